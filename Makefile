@@ -1,0 +1,62 @@
+# Everything a developer or CI runs. `make help` lists it; every target is idempotent and cached.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TENANT ?= samples/acme.yaml
+PACKAGES := core api workers operator cli
+UV_VERSION := 0.13.9
+
+.PHONY: help setup lock clamd run docs check format lint types contracts test-fast test tools
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## install everything that the other targets need
+
+$(VENV)/.ready: requirements.lock pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip --quiet install uv==$(UV_VERSION)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
+	@touch $@
+
+lock: ## resolve the dependencies anew
+	@uv=$$(command -v uv || echo $(BIN)/uv); \
+	compile() { $$uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal --upgrade \
+	  --no-emit-package media-core --no-emit-package media-api --no-emit-package media-workers --no-emit-package media-operator --no-emit-package mediactl \
+	  --custom-compile-command 'make lock' "$$@"; }; \
+	compile pyproject.toml --group dev -o requirements.lock; \
+	for p in api workers operator; do compile $$p/pyproject.toml -o $$p/requirements.lock; done
+
+clamd: ## install clamd if this machine allows it, or say how
+	@sh operator/media_operator/embedded/install_clamd.sh
+
+run: setup clamd ## serve the tenant of samples/acme.yaml on this machine
+	@exec $(BIN)/python -m media_operator.local $(TENANT)
+
+docs: setup ## write the generated pages of docs/
+	@$(BIN)/python docs/generate.py
+
+check: lint types contracts ## lint, strict types and the import contracts
+
+format: setup ## format the code
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+lint: setup
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+
+types: setup
+	@$(BIN)/mypy
+
+contracts: setup
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+-include tests/cluster/cluster.mk bench/bench.mk
+
+test-fast: setup ## tests without I/O, for the inner loop
+	@$(BIN)/pytest tests/unit
+
+test: setup clamd ## all tests, on real parts
+	@$(BIN)/pytest tests

@@ -1,0 +1,103 @@
+"""The tenant's HTTP application: routes, errors, and the description of both."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from media_api import problems
+from media_api.metrics import Metrics
+from media_api.models import Problem
+from media_api.observed import Observed
+from media_api.routes import docs, health, jobs, media, rooms, signed, transcribe, usage
+from media_api.services import Services, Wired, opened
+from media_api.settings import Settings
+from media_core.errors import Refused
+
+SUSPENDED_RETRY_AFTER: Final = 60
+
+DESCRIPTION: Final = """\
+Upload, download, transcribe, and browse files attached in a room.
+
+Every call under `/v1` takes `Authorization: Bearer <token>`. A success is `{"data": …}`, a list has `next_cursor`
+beside it. Everything else is an RFC 9457 problem whose `code` is stable. What you may not see does not exist: unknown
+ids, other tenants' ids and ids that you may not see are the same 404. Quote `X-Request-Id` when you ask for help."""
+
+TAGS: Final = [
+    {"name": "Media", "description": "Files: upload, look at, download, sign, delete."},
+    {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
+    {"name": "Jobs", "description": "Transcription, and how it goes."},
+    {"name": "Usage", "description": "Quota and what it holds."},
+    {"name": "Health", "description": "For whoever runs the service."},
+]
+
+
+async def _not_suspended(services: Wired) -> None:
+    if (await services.policy.current()).suspended:
+        raise Refused(
+            "suspended",
+            "This tenant is suspended; its files are kept, and nothing can be read or written. Ask its operator.",
+            retry_after=SUSPENDED_RETRY_AFTER,
+        )
+
+
+def create_app(settings: Settings | None, metrics: Metrics | None = None) -> FastAPI:
+    """Without `settings` the app can describe itself and serve nothing: that is for generating the reference."""
+    measured = metrics or Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings is None:
+            raise RuntimeError("this app was made for its description only")
+        async with opened(settings, measured) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Media and files API",
+        version="1.0.0",
+        summary="Upload, download, transcribe, and browse files attached in a room.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    gated = APIRouter(dependencies=[Depends(_not_suspended)])
+    for part in (media, rooms, transcribe, jobs, usage, signed):
+        gated.include_router(part.router)
+    for router in (gated, health.router, docs.router):
+        app.include_router(router)
+    problems.install(app)
+    app.add_middleware(Observed, metrics=measured)
+    app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    return app
+
+
+def services_of(app: FastAPI) -> Services | None:
+    """None before the app has started."""
+    return getattr(app.state, "services", None)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _description(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        described = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            tags=app.openapi_tags,
+            routes=app.routes,
+        )
+        described["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        app.openapi_schema = described
+    return app.openapi_schema

@@ -1,0 +1,46 @@
+"""Who is calling, and with which scopes: a dependency of every /v1 route. What an item allows: `media_core.access`."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from media_core.errors import Refused
+from media_core.tokens import Claims, TokenVerifier
+
+_bearer: Final = HTTPBearer(
+    auto_error=False,
+    bearerFormat="JWT",
+    scheme_name="bearer",
+    description="A JSON Web Token of this tenant: claims `sub`, `scope`, `rooms`, `exp`; `aud` is the tenant's id.",
+)
+
+
+def caller_with(*scopes: str) -> Callable[..., Awaitable[Claims]]:
+    """A dependency that verifies the token and asks for one of `scopes`; `admin` has every scope."""
+
+    async def caller(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> Claims:
+        if credentials is None:
+            raise Refused("unauthorized", "Send the header `Authorization: Bearer <token>`.", token="missing")  # noqa: S106 (a reason, no secret)
+        verifier: TokenVerifier = request.app.state.services.verifier
+        claims = await verifier.verify(credentials.credentials)
+        request.state.subject = claims.subject
+        if not claims.scopes & {*scopes, "admin"}:
+            raise Refused(
+                "insufficient_scope",
+                f"This call needs a token with the scope {' or '.join(scopes)}.",
+                scope=" ".join(scopes),
+            )
+        return claims
+
+    return caller
+
+
+Reader = Annotated[Claims, Depends(caller_with("media:read"))]
+Writer = Annotated[Claims, Depends(caller_with("media:write"))]
+Transcriber = Annotated[Claims, Depends(caller_with("transcribe"))]
+Admin = Annotated[Claims, Depends(caller_with("admin"))]
+JobOwner = Annotated[Claims, Depends(caller_with("transcribe", "media:read"))]

@@ -1,0 +1,213 @@
+"""What HTTP says about serving bytes: ranges, conditions, file names, and the headers that keep a browser from running
+what somebody uploaded. Everything but `respond` is pure.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, cast
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from media_api.multipart import ClientGone
+from media_core import media_types
+from media_core.errors import Refused, not_found
+from media_core.store import ObjectMissing
+
+CORP: Final = "Cross-Origin-Resource-Policy"
+
+SAFETY_HEADERS: Final[Mapping[str, str]] = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Referrer-Policy": "no-referrer",
+    CORP: "same-origin",
+}
+"""On every download (http-api.md). Content that a tenant's members upload never runs as a page of this origin."""
+
+STALLED_SECONDS: Final = 300.0
+"""A client that takes no byte for so long is cut off; it can go on with a Range."""
+
+CACHING: Final = "private, no-cache"
+"""A copy may be kept, and must be asked about each time: who may read, and whether it is clean, can change."""
+
+_RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
+_ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$&+.^_`|~-]+")
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """`start` and `length` of the bytes to send, of `size` in all."""
+
+    start: int
+    length: int
+    size: int
+
+    @property
+    def content_range(self) -> str:
+        return f"bytes {self.start}-{self.start + self.length - 1}/{self.size}"
+
+
+def byte_range(header: str | None, size: int) -> ByteRange | None:
+    """The first range that `header` asks for; None: send everything (no header, other units, nonsense: RFC 9110, 14.2).
+
+    Raises Refused `range_not_satisfiable` where it lies beyond the end.
+    """
+    unit, _, ranges = (header or "").partition("=")
+    if unit.strip().lower() != "bytes":
+        return None
+    found = [_RANGE.fullmatch(part.strip()) for part in ranges.split(",")]
+    if not found or not all(found):
+        return None
+    first = found[0]
+    assert first is not None  # noqa: S101 (all() said so)
+    start_text, end_text = first.groups()
+    if start_text:
+        start, end = int(start_text), int(end_text) if end_text else size - 1
+        if end < start and end_text:
+            return None
+    elif end_text:
+        start, end = max(0, size - int(end_text)), size - 1
+    else:
+        return None
+    if start >= size or (not start_text and int(end_text) == 0):
+        raise Refused("range_not_satisfiable", f"The file has {size} bytes; nothing lies in that range.", size=size)
+    return ByteRange(start, min(end, size - 1) - start + 1, size)
+
+
+def not_modified(if_none_match: str | None, etag: str) -> bool:
+    """Weak comparison, as If-None-Match wants it."""
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or etag in _ETAG.findall(if_none_match)
+
+
+def range_still_holds(if_range: str | None, etag: str) -> bool:
+    """Strong comparison: a weak tag or a date never matches, and the whole file is sent."""
+    return if_range is None or if_range.strip() == etag
+
+
+def content_disposition(filename: str, *, inline: bool) -> str:
+    """RFC 6266: a plain name for every client and, where it says less than the real one, the real one in UTF-8."""
+    kind = "inline" if inline else "attachment"
+    if _TOKEN.fullmatch(filename):
+        return f'{kind}; filename="{filename}"'
+    plain = "".join(
+        character if " " <= character <= "~" and character not in '"\\%;' else "_" for character in filename
+    )
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def disposition_of(filename: str, mime_type: str) -> str:
+    """Shown in place only for types that can't carry a script."""
+    return content_disposition(filename, inline=media_types.inline_allowed(mime_type))
+
+
+def prefers_jpeg(accept: str | None) -> bool:
+    """Whether a client likes JPEG better than WebP; a tie is WebP's, which is smaller."""
+    return _quality(accept, "jpeg") > _quality(accept, "webp")
+
+
+def _quality(accept: str | None, subtype: str) -> float:
+    """The weight of `image/subtype`, from the most specific range that names it (RFC 9110, 12.5.1)."""
+    weights: dict[str, float] = {}
+    for part in (accept or "*/*").lower().split(","):
+        media_range, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        try:
+            weights.setdefault(media_range, min(1.0, max(0.0, float(weight))))
+        except ValueError:
+            weights.setdefault(media_range, 0.0)
+    return next((weights[name] for name in (f"image/{subtype}", "image/*", "*/*") if name in weights), 0.0)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is served: `size` in bytes, the quoted strong `etag`, and how a browser may use it."""
+
+    size: int
+    etag: str
+    mime_type: str
+    disposition: str
+
+
+Stream = Callable[[int, int], AsyncIterator[bytes]]
+"""The bytes from an offset, so many of them; raises ObjectMissing before the first."""
+
+
+def slices_of(data: bytes) -> Stream:
+    async def stream(start: int, length: int) -> AsyncIterator[bytes]:
+        yield data[start : start + length]
+
+    return stream
+
+
+async def respond(
+    request: Request, content: Content, stream: Stream, *, embedding: str = SAFETY_HEADERS[CORP]
+) -> Response:
+    """As much of the content as the request's method, conditions and range ask for.
+
+    Raises Refused `range_not_satisfiable`, and `not_found` where the object is gone; both before anything is sent.
+    """
+    headers = {"ETag": content.etag, "Cache-Control": CACHING, **SAFETY_HEADERS, CORP: embedding}
+    if not_modified(request.headers.get("if-none-match"), content.etag):
+        return Response(status_code=304, headers=headers)
+    wanted = None
+    if request.method == "GET" and range_still_holds(request.headers.get("if-range"), content.etag):
+        wanted = byte_range(request.headers.get("range"), content.size)
+    sent = wanted or ByteRange(0, content.size, content.size)
+    headers |= {
+        "Content-Type": content.mime_type,
+        "Content-Length": str(sent.length),
+        "Content-Disposition": content.disposition,
+        "Accept-Ranges": "bytes",
+    }
+    if request.method == "HEAD":
+        return Response(headers=headers)
+    if wanted is not None:
+        headers["Content-Range"] = wanted.content_range
+    # The first chunk is read before the status is sent: an object that is gone, or a store that is away, is an answer.
+    chunks = cast("AsyncGenerator[bytes, None]", stream(sent.start, sent.length))  # both kinds of stream are generators
+    try:
+        first = await anext(chunks)
+    except ObjectMissing:
+        raise not_found() from None
+    return _Streamed(first, chunks, 200 if wanted is None else 206, headers)
+
+
+class _Streamed(Response):
+    """Sends chunks until the last, or until the client is gone or has stalled."""
+
+    def __init__(
+        self, first: bytes, rest: AsyncGenerator[bytes, None], status: int, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(None, status, headers)
+        self._first, self._rest = first, rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            async with aclosing(self._rest):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await self._send(send, self._first)
+                async for chunk in self._rest:
+                    if gone.done():
+                        raise ClientGone
+                    await self._send(send, chunk)
+            await send({"type": "http.response.body"})
+        finally:
+            gone.cancel()
+
+    @staticmethod
+    async def _send(send: Send, chunk: bytes) -> None:
+        async with asyncio.timeout(STALLED_SECONDS):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

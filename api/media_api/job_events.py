@@ -1,0 +1,72 @@
+"""Watching jobs for `/events`: one look at the database at a time for all that are watched, however many watch.
+
+A watcher is woken when its job's state differs from the one it has seen; what to tell it then reads itself.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from media_core.errors import Unavailable
+from media_core.jobs import Jobs, State
+
+POLL_SECONDS: Final = 0.5
+
+_log = structlog.stdlib.get_logger("media.api")
+
+
+class JobWatch:
+    """Run `poll` beside the app; `watched` for as long as somebody listens; `stop` before the process ends."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._watched: Counter[str] = Counter()
+        self._states: Mapping[str, State | None] = {}
+        self._somebody = asyncio.Event()
+        self._looked = asyncio.Event()
+        self.stopped = False
+
+    @contextmanager
+    def watched(self, job_id: str) -> Iterator[None]:
+        self._watched[job_id] += 1
+        self._somebody.set()
+        try:
+            yield
+        finally:
+            self._watched[job_id] -= 1
+            if not self._watched[job_id]:
+                del self._watched[job_id]
+            if not self._watched:
+                self._somebody.clear()
+
+    async def changed(self, job_id: str, seen: State | None) -> State | None:
+        """Waits until the job's state is another than `seen`. None: the job is gone, or the watch has stopped."""
+        while not self.stopped:
+            await self._looked.wait()
+            # One that came after the look had begun waits for the next.
+            if job_id in self._states and (self._states[job_id] is None or self._states[job_id] != seen):
+                return self._states[job_id]
+        return None
+
+    async def poll(self) -> None:
+        """Until cancelled. A database that is away is no news: the watchers wait on."""
+        while True:
+            await self._somebody.wait()
+            job_ids = set(self._watched)
+            try:
+                found = await self._jobs.states(job_ids)
+            except Unavailable as error:
+                _log.warning("jobs_not_seen", dependency=error.dependency)
+            else:
+                self._states = {job_id: found.get(job_id) for job_id in job_ids}
+                self._looked.set()
+                self._looked = asyncio.Event()
+            await asyncio.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        self.stopped = True
+        self._looked.set()

@@ -1,0 +1,220 @@
+"""The JSON that leaves and enters, as pydantic models: OpenAPI is made from them, and so are generated clients."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from media_core import ids, library
+from media_core.access import Item, rooms_for
+from media_core.jobs import Job as CoreJob
+from media_core.tokens import Claims
+
+T = TypeVar("T")
+
+Instant = Annotated[datetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+ScanStatus = Literal["pending", "clean", "infected", "unscannable", "error"]
+JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_MEDIA_ID = "med-01JD0Z3V5QH7W8K2M4N6P8R0T2"
+_JOB_ID = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
+
+
+class Data(BaseModel, Generic[T]):
+    """Every success: what was asked for, under `data`."""
+
+    data: T
+
+
+class Page(BaseModel, Generic[T]):
+    """A page of a list. `next_cursor` asks for the next one; null on the last."""
+
+    data: list[T]
+    next_cursor: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457. More members, by code: `limit`, `used`, `reserved`, `max_storage_mb`, `retry_after` …"""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:media-platform:problem:quota_exceeded"])
+    title: str = Field(examples=["Storage quota exceeded"])
+    status: int = Field(examples=[413])
+    detail: str = Field(description="A sentence for a person: what was wrong, and what to do.")
+    code: str = Field(description="Stable, for programs.", examples=["quota_exceeded"])
+
+
+class Media(BaseModel):
+    """One uploaded file, as the upload answers it."""
+
+    media_id: str = Field(examples=[_MEDIA_ID])
+    sha256: str = Field(description="Of the content, in hex.", examples=[_SHA256])
+    size: int = Field(description="Bytes.", examples=[184234])
+    mime_type: str = Field(description="Found in the content, whatever the client claimed.", examples=["image/jpeg"])
+    thumbnail_id: str | None = Field(
+        description="Null where the type has no thumbnail.", examples=[ids.thumbnail_id(_MEDIA_ID)]
+    )
+    width: int | None = Field(description="Pixels, as shown (EXIF orientation applied).", examples=[1920])
+    height: int | None = Field(examples=[1080])
+    scan_status: ScanStatus = Field(description="The virus scan's verdict so far.", examples=["clean"])
+
+
+class MediaInfo(Media):
+    """All there is to know of one file."""
+
+    filename: str = Field(examples=["photo.jpg"])
+    created_at: Instant = Field(examples=["2026-05-17T14:00:00Z"])
+    uploaded_by: str = Field(description="The uploader's `sub`.", examples=["ann"])
+    tenant_scope: bool = Field(description="Whether everybody of the tenant may see it.")
+    duration: float | None = Field(description="Seconds; null for what does not play.", examples=[None])
+    rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
+
+    @classmethod
+    def fields_of(cls, item: Item, caller: Claims) -> dict[str, Any]:
+        has_thumbnail = item.thumbnail_status in ("pending", "ready")
+        return {
+            "media_id": item.media_id,
+            "sha256": item.sha256,
+            "size": item.size,
+            "mime_type": item.mime_type,
+            "thumbnail_id": ids.thumbnail_id(item.media_id) if has_thumbnail else None,
+            "width": item.width,
+            "height": item.height,
+            "scan_status": item.scan_status,
+            "filename": item.filename,
+            "created_at": item.created_at,
+            "uploaded_by": item.uploaded_by,
+            "tenant_scope": item.tenant_scope,
+            "duration": item.duration,
+            "rooms": rooms_for(caller, item.rooms),
+        }
+
+    @classmethod
+    def of(cls, item: Item, caller: Claims) -> "MediaInfo":
+        return cls(**cls.fields_of(item, caller))
+
+
+class RoomFile(MediaInfo):
+    """One file of a room's index."""
+
+    added_by: str = Field(examples=["ann"])
+    added_at: Instant
+
+    @classmethod
+    def of_entry(cls, entry: library.RoomEntry, caller: Claims) -> "RoomFile":
+        return cls(**cls.fields_of(entry.item, caller), added_by=entry.added_by, added_at=entry.added_at)
+
+
+class Attachment(BaseModel):
+    """What to attach to a room."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    media_id: str = Field(max_length=64, examples=[_MEDIA_ID])
+
+
+class Signed(BaseModel):
+    """A URL that needs no header, for image tags and embedded players."""
+
+    url: str
+    expires_at: Instant = Field(examples=["2026-05-17T14:05:00Z"])
+
+
+class Limits(BaseModel):
+    """What the tenant's operator allows."""
+
+    max_storage_mb: int
+    max_upload_mb: float
+    max_transcription_minutes_per_day: int
+
+
+class Usage(BaseModel):
+    """What the tenant uses."""
+
+    limits: Limits
+    stored_bytes: int = Field(description="Each distinct content and its thumbnail, counted once.")
+    reserved_bytes: int = Field(description="Held by uploads under way.")
+    objects: int = Field(description="Distinct contents.")
+    files: int = Field(description="Uploads that refer to them.")
+    dedupe_saved_bytes: int = Field(description="Bytes that were sent and did not have to be stored again.")
+
+
+class JobError(BaseModel):
+    """Why a job failed, or why its last attempt did."""
+
+    code: str = Field(examples=["duration_exceeds_limit"])
+    detail: str
+
+
+class Word(BaseModel):
+    word: str
+    start: float
+    end: float
+    probability: float
+
+
+class Segment(BaseModel):
+    """What was said between `start` and `end`, in seconds."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int = Field(examples=[0])
+    start: float = Field(examples=[0.0])
+    end: float = Field(examples=[3.2])
+    text: str = Field(examples=["Hello"])
+    words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
+
+
+class JobAccepted(BaseModel):
+    """A job that was just queued."""
+
+    job_id: str = Field(examples=[_JOB_ID])
+    status: JobStatus = Field(examples=["queued"])
+
+
+class Job(BaseModel):
+    """A job. Once completed, its result's fields stand beside the others: for a transcription these four, for a rescan
+    `scan_status`, `scan_detail` and `scan_engine`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    job_id: str = Field(examples=[_JOB_ID])
+    kind: Literal["scan", "transcribe", "thumbnail"]
+    status: JobStatus
+    progress: float = Field(ge=0, le=1, examples=[0.42])
+    queue_position: int | None = Field(description="1: next. Null unless queued.")
+    media_id: str | None = Field(examples=[_MEDIA_ID])
+    created_at: Instant
+    started_at: Instant | None
+    finished_at: Instant | None
+    error: JobError | None
+    transcript: str = Field("", description="The whole text.")
+    segments: list[Segment] = Field([])
+    language: str | None = Field(None, description="ISO 639; null where nobody speaks.")
+    duration: float = Field(0, description="Seconds.")
+
+    @classmethod
+    def of(cls, job: CoreJob) -> "Job":
+        """Only the fields that were set are sent (`response_model_exclude_unset`)."""
+        return cls(
+            job_id=job.job_id,
+            kind=job.kind,
+            status=job.status,
+            progress=job.progress,
+            queue_position=job.queue_position,
+            media_id=job.media_id,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            error=JobError(code=job.error_code, detail=job.error_detail or "") if job.error_code else None,
+            **(job.result or {} if job.status == "completed" and job.kind != "thumbnail" else {}),
+        )
+
+
+class Health(BaseModel):
+    """`ok`, or what is not."""
+
+    status: Literal["ok", "draining", "unavailable"]
+    detail: str | None = None

@@ -1,0 +1,183 @@
+"""A multipart form, read as it arrives: the file's bytes are handed on, never gathered, never spooled to disk.
+
+Fields may stand before or after the file (the published curl sends `tenant_scope` after it), so they are complete only
+when the last chunk has been taken. Everything that is not the file is small and capped as a whole: preamble, part
+headers, fields, epilogue.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Final, TypeVar
+
+from fastapi import Request
+from multipart import (  # type: ignore[import-untyped]  # it publishes no types
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
+
+from media_core.errors import Refused
+
+MAX_FIELDS: Final = 16
+MAX_FIELD_BYTES: Final = 16 * 1024
+MAX_OVERHEAD_BYTES: Final = 256 * 1024
+"""All of the request's body that is not the file."""
+MAX_BOUNDARY_CHARACTERS: Final = 200
+MAX_FILENAME_CHARACTERS: Final = 255
+
+_TRUE: Final = frozenset({"true", "1", "yes", "on"})
+_FALSE: Final = frozenset({"false", "0", "no", "off", ""})
+
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete. There is nobody to answer."""
+
+
+class Form:
+    """One request's form. Iterate `file` to its end, then ask for the fields.
+
+    Raises Refused from wherever the form turns out wrong: `unsupported_media_type`, `invalid_request`,
+    `request_timeout` (no byte for `idle_seconds`); ClientGone when the client went away.
+    """
+
+    def __init__(self, request: Request, *, idle_seconds: float) -> None:
+        self._request = request
+        self._idle_seconds = idle_seconds
+        self._boundary = _boundary(request.headers.get("content-type", ""))
+        self._fields: dict[str, str] = {}
+        self.filename: str | None = None
+        """Name of the file part without any path; None until its part has begun, and where there is none."""
+        self.claimed_type: str | None = None
+        """The media type that the client says the file has."""
+
+    async def file(self, name: str = "file") -> AsyncGenerator[bytes]:
+        """The bytes of the file part called `name`, in chunks as they arrive; reads the whole request."""
+        overhead = 0
+        segment: MultipartSegment | None = None
+        field = bytearray()
+        is_file = False
+        with _broken_form_refused(), PushMultipartParser(self._boundary, max_segment_count=MAX_FIELDS + 1) as parser:
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    overhead += len(chunk)
+                    for event in parser.parse(chunk):
+                        if isinstance(event, MultipartSegment):
+                            segment, field = event, bytearray()
+                            is_file = self._begin(segment, name)
+                        elif event is None:
+                            if segment is not None and not is_file:
+                                self._fields[segment.name or ""] = _text(segment.name or "", field)
+                        elif is_file:
+                            overhead -= len(event)
+                            yield bytes(event)
+                        else:
+                            field += event
+                            if len(field) > MAX_FIELD_BYTES:
+                                raise _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
+                    if overhead > MAX_OVERHEAD_BYTES:
+                        raise _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
+
+    def _begin(self, segment: MultipartSegment, name: str) -> bool:
+        """Whether the part that begins is the file."""
+        if segment.name != name:
+            if segment.filename is not None:
+                raise _invalid(f"The file must be sent as the form field `{name}`.")
+            if segment.name in self._fields:
+                raise _invalid("A form field was sent twice.")
+            return False
+        if segment.filename is None and segment.content_type is None:
+            raise Refused("missing_file", f"`{name}` was sent as text, not as a file (with curl: -F {name}=@path).")
+        if self.filename is not None:
+            raise _invalid("A request takes one file.")
+        self.filename = _base_name(segment.filename or "")
+        self.claimed_type = segment.content_type
+        return True
+
+    async def _chunks(self) -> AsyncGenerator[bytes]:
+        receive = self._request.receive
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise Refused(
+                    "request_timeout", f"No byte arrived for {self._idle_seconds:g} seconds; send the request again."
+                ) from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            more = message.get("more_body", False)
+            if chunk := message.get("body", b""):
+                yield chunk
+
+    def text(self, name: str) -> str | None:
+        """The field's text; None where it was not sent or is empty."""
+        return self._fields.get(name) or None
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        value = self._fields.get(name)
+        if value is None:
+            return default
+        if value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        raise _invalid(f"`{name}` must be true or false.")
+
+    def choice(self, name: str, allowed: tuple[Choice, ...]) -> Choice:
+        """One of `allowed`, by default the first."""
+        value = self.text(name) or allowed[0]
+        for choice in allowed:
+            if choice == value:
+                return choice
+        raise _invalid(f"`{name}` must be one of {', '.join(allowed)}.")
+
+
+def _boundary(content_type: str) -> bytes:
+    kind, options = parse_options_header(content_type)
+    if kind != "multipart/form-data":
+        raise Refused(
+            "unsupported_media_type",
+            "Send a form, Content-Type: multipart/form-data (with curl: -F file=@path).",
+        )
+    boundary = str(options.get("boundary", ""))
+    if not 0 < len(boundary) <= MAX_BOUNDARY_CHARACTERS or not boundary.isascii() or not boundary.isprintable():
+        raise _invalid("The Content-Type names no usable boundary; let the client library write that header.")
+    return boundary.encode()
+
+
+def _text(name: str, value: bytearray) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise _invalid("A form field is not UTF-8.") from None
+    if "\0" in text:
+        raise _invalid("A form field holds a NUL character.")
+    return text
+
+
+def _base_name(filename: str) -> str:
+    """What is left of a client's path: the last part, printable, of a length that file systems take."""
+    last = filename.replace("\\", "/").rpartition("/")[2]
+    printable = "".join(character for character in last if character.isprintable()).strip(" .")
+    if len(printable) <= MAX_FILENAME_CHARACTERS:
+        return printable or "file"
+    stem, dot, extension = printable.rpartition(".")
+    if not dot or len(extension) > 16:
+        return printable[:MAX_FILENAME_CHARACTERS]
+    return stem[: MAX_FILENAME_CHARACTERS - len(extension) - 1] + dot + extension
+
+
+@contextmanager
+def _broken_form_refused() -> Iterator[None]:
+    try:
+        yield
+    except MultipartError as error:
+        raise _invalid(f"The multipart form is broken: {error}.") from None
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused("invalid_request", detail)

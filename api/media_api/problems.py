@@ -1,0 +1,196 @@
+"""Every error leaves as RFC 9457 `application/problem+json`: one table from stable code to status and title.
+
+Nothing of an unexpected exception reaches the client; its line in the log bears the request id that the response bears
+too. The request id stands in the header only, so that the same problem is the same body, byte for byte.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from media_core.errors import Refused, Unavailable
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:media-platform:problem:"
+RETRY_AFTER_OUTAGE: Final = 5
+"""Seconds; a dependency that is away is usually back soon, and clients must not hammer."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    status: int
+    title: str
+
+
+KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "digest_mismatch": Kind(400, "Content digest does not match"),
+        "bad_request": Kind(400, "Bad request"),
+        "unauthorized": Kind(401, "Valid bearer token needed"),
+        "insufficient_scope": Kind(403, "Token without the needed scope"),
+        "not_yours": Kind(403, "Not yours to change"),
+        "transcription_disabled": Kind(403, "Transcription not offered"),
+        "signature_invalid": Kind(403, "Signed URL not valid"),
+        "signature_expired": Kind(403, "Signed URL expired"),
+        "unscannable": Kind(403, "File could not be scanned"),
+        "not_found": Kind(404, "Not found"),
+        "no_thumbnail": Kind(404, "No thumbnail"),
+        "method_not_allowed": Kind(405, "Method not allowed"),
+        "request_timeout": Kind(408, "Request took too long"),
+        "not_completed": Kind(409, "Job not completed"),
+        "file_too_large": Kind(413, "File too large"),
+        "quota_exceeded": Kind(413, "Storage quota exceeded"),
+        "not_audio_or_video": Kind(415, "Neither audio nor video"),
+        "unsupported_media_type": Kind(415, "Unsupported media type"),
+        "range_not_satisfiable": Kind(416, "Range not satisfiable"),
+        "duration_exceeds_limit": Kind(422, "Recording too long"),
+        "empty_file": Kind(422, "Empty file"),
+        "idempotency_key_reused": Kind(422, "Idempotency key reused"),
+        "infected": Kind(422, "Infected content"),
+        "invalid_request": Kind(422, "Invalid request"),
+        "missing_file": Kind(422, "File missing"),
+        "scan_pending": Kind(425, "Not scanned yet"),
+        "thumbnail_pending": Kind(425, "Thumbnail not made yet"),
+        "transcription_limit_exceeded": Kind(429, "Transcription limit reached"),
+        "headers_too_large": Kind(431, "Request headers too large"),
+        "internal_error": Kind(500, "Internal error"),
+        "suspended": Kind(503, "Tenant suspended"),
+        "unavailable": Kind(503, "Temporarily unavailable"),
+    }
+)
+
+
+def problem(code: str, detail: str, facts: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """The body: `type, title, status, detail, code` and what a client needs to act (`limit`, `retry_after`, ...)."""
+    kind = KINDS[code]
+    return {
+        "type": TYPE_PREFIX + code,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "code": code,
+        **(facts or {}),
+    }
+
+
+def response(
+    code: str, detail: str, facts: Mapping[str, object] | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    content = problem(code, detail, facts)
+    if "retry_after" in content:
+        headers = {"Retry-After": str(content["retry_after"]), **(headers or {})}
+    body = json.dumps(content, ensure_ascii=False).encode()
+    return Response(body, KINDS[code].status, dict(headers or {}), MEDIA_TYPE)
+
+
+def internal_error() -> Response:
+    return response(
+        "internal_error",
+        "Something broke on our side. It has been logged under the X-Request-Id of this answer; please quote it.",
+    )
+
+
+def challenge(refused: Refused) -> dict[str, str]:
+    """RFC 6750, section 3: no error code when the request bore no token at all."""
+    match refused.code:
+        case "unauthorized" if refused.facts.get("token") == "missing":
+            return {"WWW-Authenticate": "Bearer"}
+        case "unauthorized":
+            return {"WWW-Authenticate": f'Bearer error="invalid_token", error_description="{refused.detail}"'}
+        case "insufficient_scope":
+            return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{refused.facts["scope"]}"'}
+        case "range_not_satisfiable":
+            return {"Content-Range": f"bytes */{refused.facts['size']}"}
+        case "request_timeout" | "headers_too_large":
+            return {"Connection": "close"}
+        case _:
+            return {}
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 (what it is registered for)
+    return response(error.code, error.detail, error.facts, challenge(error))
+
+
+async def _unavailable(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Unavailable)  # noqa: S101 (what it is registered for)
+    return response(
+        "unavailable",
+        f"The {error.dependency} does not answer at the moment; nothing was changed. Try again in a few seconds.",
+        {"retry_after": RETRY_AFTER_OUTAGE, "dependency": error.dependency},
+    )
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """One sentence for each thing that is wrong; what was sent is not echoed."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 (what it is registered for)
+    wrong = [
+        {"where": ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]), "what": entry["msg"]}
+        for entry in error.errors()
+    ]
+    detail = " ".join(f"{entry['where']}: {entry['what']}." for entry in wrong)
+    return response("invalid_request", detail, {"errors": wrong})
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    """What routing itself refuses."""
+    assert isinstance(error, HTTPException)  # noqa: S101 (what it is registered for)
+    headers = error.headers or {}
+    match error.status_code:
+        case 404:
+            return response("not_found", "There is no such address here; /openapi.json lists all there are.")
+        case 405:
+            allowed = headers.get("Allow", "")
+            return response(
+                "method_not_allowed", f"{request.method} is not for this address; it takes {allowed}.", headers=headers
+            )
+        case 400:
+            return response("bad_request", "The request could not be understood.", headers=headers)
+        case _:
+            raise error
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(Unavailable, _unavailable)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+_ALWAYS: Final = ("unauthorized", "insufficient_scope", "internal_error", "suspended", "unavailable")
+
+
+def described(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route that may answer with these codes, beside those that any route may answer with."""
+    by_status: dict[int | str, list[str]] = {}
+    for code in (*codes, *_ALWAYS):
+        by_status.setdefault(KINDS[code].status, []).append(code)
+    return {
+        status: {
+            "description": " · ".join(KINDS[code].title for code in here),
+            "headers": _HEADERS.get(status, {}),
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {code: {"value": problem(code, KINDS[code].title + ".")} for code in here},
+                }
+            },
+        }
+        for status, here in sorted(by_status.items())
+    }
+
+
+_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_HEADERS: Final[Mapping[int | str, dict[str, Any]]] = {
+    401: {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string"}}},
+    403: {"WWW-Authenticate": {"description": "RFC 6750, naming the scope.", "schema": {"type": "string"}}},
+    416: {"Content-Range": {"description": "`bytes */size`.", "schema": {"type": "string"}}},
+    425: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}

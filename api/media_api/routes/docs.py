@@ -1,0 +1,45 @@
+"""`/docs`: Swagger UI from files in this installation, so that it works without the internet and tells nobody."""
+
+from importlib.resources import files
+from typing import Final
+
+from fastapi import APIRouter, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+
+from media_core.errors import not_found
+
+router = APIRouter(include_in_schema=False)
+
+_FILES: Final = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+# The page's own start script is inline; nothing is loaded from anywhere else.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+@router.get("/docs")
+async def docs() -> Response:
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="Media and files API",
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="docs/favicon-32x32.png",
+        # The validator is a web service that would be sent the description's address.
+        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True, "validatorUrl": None},
+    )
+    page.headers["Content-Security-Policy"] = _POLICY
+    return page
+
+
+@router.get("/docs/{name}")
+async def docs_file(name: str) -> Response:
+    if name not in _FILES:
+        raise not_found()
+    content = files("fastapi_swagger.resources").joinpath(name).read_bytes()
+    return Response(content, media_type=_FILES[name], headers={"Cache-Control": "public, max-age=86400"})

@@ -1,0 +1,38 @@
+"""For whoever runs the process: alive, and able to serve. Neither needs a token nor says more than that."""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+
+from media_api import problems
+from media_api.models import Health
+from media_api.services import Wired
+from media_core.errors import Unavailable
+
+router = APIRouter(tags=["Health"])
+
+
+@router.get("/healthz")
+async def health() -> Health:
+    """The process runs. Says nothing of what it depends on, so that an outage elsewhere restarts nothing here."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    responses={503: {"model": Health, "description": "Ending, or a dependency is away"}},
+)
+async def readiness(response: Response, services: Wired) -> Health:
+    """The database and the object store answer, and the process is not ending."""
+    if services.draining:
+        response.status_code = 503
+        return Health(status="draining", detail="This process is ending.")
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.gather(services.policy.current(), services.store.probe())
+    except (Unavailable, TimeoutError) as error:
+        response.status_code = 503
+        response.headers["Retry-After"] = str(problems.RETRY_AFTER_OUTAGE)
+        away = error.dependency if isinstance(error, Unavailable) else "database or object store"
+        return Health(status="unavailable", detail=f"The {away} does not answer.")
+    return Health(status="ok")

@@ -1,0 +1,163 @@
+"""`/v1/jobs`: how work goes, its result, and how to stop it."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import StreamingResponse
+
+from media_api import downloads, problems
+from media_api.auth import JobOwner
+from media_api.models import Data, Job, Page, Segment
+from media_api.routes.parameters import JobId, next_cursor, read_cursor
+from media_api.services import Services, Wired
+from media_core import transcripts
+from media_core.errors import Refused, not_found
+from media_core.jobs import Job as CoreJob
+from media_core.jobs import State
+from media_core.tokens import Claims
+
+router = APIRouter(tags=["Jobs"])
+
+KEEP_ALIVE_SECONDS: Final = 15.0
+"""Proxies end a connection on which nothing is said for a minute or so."""
+
+
+@router.get("/v1/jobs", responses=problems.described("invalid_request"), response_model_exclude_unset=True)
+async def list_jobs(
+    caller: JobOwner,
+    services: Wired,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
+) -> Page[Job]:
+    """Your jobs, newest first, without their results."""
+    before = read_cursor(cursor, 1)[0] if cursor else None
+    found = await services.jobs.list_own(caller, before=before, limit=limit + 1)
+    page = found[:limit]
+    return Page(
+        data=[Job.of(job) for job in page],
+        next_cursor=next_cursor(page[-1].job_id) if len(found) > limit else None,
+    )
+
+
+@router.get("/v1/jobs/{job_id}", responses=problems.described("not_found"), response_model_exclude_unset=True)
+async def get_job(caller: JobOwner, services: Wired, job_id: JobId) -> Data[Job]:
+    """A job of yours. Once it is completed, its result's fields stand beside the others."""
+    return Data(data=Job.of(await services.jobs.find(caller, job_id)))
+
+
+@router.delete(
+    "/v1/jobs/{job_id}",
+    status_code=202,
+    responses=problems.described("not_found"),
+    response_model_exclude_unset=True,
+)
+async def cancel_job(caller: JobOwner, services: Wired, job_id: JobId) -> Data[Job]:
+    """Cancel a job: at once while queued, at its next segment while running. Repeatable; an ended job stays so."""
+    return Data(data=Job.of(await services.jobs.cancel(caller, job_id)))
+
+
+@router.get(
+    "/v1/jobs/{job_id}/transcript.{extension}",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The transcript.",
+            "content": {
+                media_type.partition(";")[0]: {"schema": {"type": "string"}}
+                for media_type, _ in transcripts.FORMATS.values()
+            },
+        },
+        **problems.described("not_found", "not_completed"),
+    },
+)
+async def get_transcript(
+    caller: JobOwner,
+    services: Wired,
+    job_id: JobId,
+    extension: Annotated[str, Path(json_schema_extra={"enum": list(transcripts.FORMATS)})],
+) -> Response:
+    """A completed transcription as JSON, plain text, SubRip or WebVTT."""
+    job = await services.jobs.find(caller, job_id)
+    if job.kind != "transcribe" or extension not in transcripts.FORMATS:
+        raise not_found()
+    if job.status != "completed" or job.result is None:
+        raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", status=job.status)
+    media_type, render = transcripts.FORMATS[extension]
+    text = await asyncio.to_thread(render, job.result)
+    headers = {
+        "Content-Type": media_type,
+        "Content-Disposition": downloads.content_disposition(f"{job_id}.{extension}", inline=True),
+        **downloads.SAFETY_HEADERS,
+    }
+    return Response(text.encode(), headers=headers)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Server-sent events: `progress` with the job, `segment` as they are heard (their number is "
+            "the event's id). The stream ends with the job.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems.described("not_found"),
+    },
+)
+async def watch_job(
+    caller: JobOwner,
+    services: Wired,
+    job_id: JobId,
+    last_event_id: Annotated[str | None, Header(description="Go on after this segment.")] = None,
+) -> StreamingResponse:
+    """Watch a job. May end early when the service restarts or the token expires; connect again with `Last-Event-ID`."""
+    job = await services.jobs.find(caller, job_id)
+    after = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 10 else -1
+    # Some proxies gather answers; this asks nginx not to.
+    headers = {"X-Accel-Buffering": "no"}
+    return StreamingResponse(_events(services, caller, job, after), media_type="text/event-stream", headers=headers)
+
+
+async def _events(services: Services, caller: Claims, job: CoreJob, after: int) -> AsyncIterator[str]:
+    seen: State | None = None
+    with services.watch.watched(job.job_id):
+        while True:
+            for stored in await services.jobs.segments(job.job_id, after):
+                after = stored["number"]
+                yield _event("segment", _segment(stored), after)
+            yield _event("progress", _progress(job))
+            if job.ended:
+                return
+            while True:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                        seen = await services.watch.changed(job.job_id, seen)
+                    break
+                except TimeoutError:
+                    yield ": still here\n\n"
+            if seen is None or time.time() >= caller.expires.timestamp():
+                return
+            job = await services.jobs.find(caller, job.job_id)
+
+
+def _progress(job: CoreJob) -> dict[str, Any]:
+    return Job.of(job).model_dump(mode="json", include=_PROGRESS)
+
+
+_PROGRESS: Final = {"job_id", "kind", "status", "progress", "queue_position", "error", "started_at", "finished_at"}
+
+
+def _segment(stored: dict[str, Any]) -> dict[str, Any]:
+    segment = {"id": stored["number"], **{name: stored[name] for name in ("start", "end", "text")}}
+    if stored["words"] is not None:
+        segment["words"] = stored["words"]
+    return Segment(**segment).model_dump(mode="json", exclude_unset=True)
+
+
+def _event(name: str, data: dict[str, Any], number: int | None = None) -> str:
+    identifier = f"id: {number}\n" if number is not None else ""
+    return f"event: {name}\n{identifier}data: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -1,0 +1,319 @@
+"""`/v1/media`: upload, look at, download, sign, delete."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from contextlib import aclosing
+from datetime import timedelta
+from enum import IntEnum
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from media_api import downloads, problems
+from media_api.auth import Admin, Reader, Writer
+from media_api.models import Data, JobAccepted, Media, MediaInfo, Signed
+from media_api.multipart import Form
+from media_api.routes.parameters import MediaId, is_room_id, request_id_of
+from media_api.services import Services, Wired
+from media_core import thumbnails
+from media_core.access import RETRY_AFTER_SECONDS, Item
+from media_core.errors import Refused, not_found
+from media_core.ids import media_id_of_thumbnail
+from media_core.keys import content_key, thumbnail_key
+from media_core.store import ObjectMissing
+from media_core.tokens import Claims
+from media_core.uploads import Upload, Uploaded
+
+router = APIRouter(tags=["Media"])
+
+SIGNED_FOR: Final = timedelta(minutes=5)
+"""Published: "a URL valid for the next 5 minutes"."""
+
+MASTER_TYPE: Final = "image/webp"
+MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
+
+
+class ThumbnailSize(IntEnum):
+    """`media_core.thumbnails.SIZES`; the largest is the master itself."""
+
+    SMALL = 160
+    MEDIUM = 320
+    LARGE = 640
+    LARGEST = 1024
+
+
+FILE_FIELDS: Final[Mapping[str, Any]] = {
+    "file": {"type": "string", "format": "binary", "description": "The file, one; any type."},
+    "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},
+    "room_id": {"type": "string", "description": "Attach it to this room, in the same transaction."},
+}
+_UPLOAD_FORM: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "title": "UploadForm",
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": dict(FILE_FIELDS),
+                }
+            }
+        },
+    }
+}
+_DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
+
+Digest = Annotated[
+    str | None,
+    Header(description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives."),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=255, description="The same key again within 24 hours is answered like the first time."),
+]
+
+
+@router.post(
+    "/v1/media/upload",
+    status_code=201,
+    openapi_extra=_UPLOAD_FORM,
+    responses={
+        201: {"headers": {"Location": {"description": "Where its metadata is.", "schema": {"type": "string"}}}},
+        **problems.described(
+            "digest_mismatch",
+            "bad_request",
+            "not_found",
+            "request_timeout",
+            "file_too_large",
+            "quota_exceeded",
+            "unsupported_media_type",
+            "empty_file",
+            "missing_file",
+            "infected",
+            "idempotency_key_reused",
+            "invalid_request",
+        ),
+    },
+)
+async def upload_media(
+    caller: Writer,
+    services: Wired,
+    request: Request,
+    response: Response,
+    content_digest: Digest = None,
+    repr_digest: Digest = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Data[Media]:
+    """Upload a file. The same bytes again make a new `media_id` and are stored once."""
+    digest = file_digest(content_digest, repr_digest)
+    async with await begin_upload(services, request, digest) as upload:
+        form = await read_form(services, request, upload)
+        uploaded = await keep(upload, form, caller, request, idempotency_key)
+    response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
+    return Data(data=Media(**vars(uploaded)))
+
+
+async def begin_upload(services: Services, request: Request, digest: str | None) -> Upload:
+    length = request.headers.get("content-length", "")
+    return await services.uploads.start(announced=int(length) if length.isdecimal() else None, digest=digest)
+
+
+async def read_form(services: Services, request: Request, upload: Upload) -> Form:
+    """Reads the whole request, its file's bytes into `upload`."""
+    form = Form(request, idle_seconds=services.settings.server.body_idle_seconds)
+    async with aclosing(form.file()) as chunks:
+        async for chunk in chunks:
+            await upload.write(chunk)
+    return form
+
+
+async def keep(upload: Upload, form: Form, caller: Claims, request: Request, idempotency_key: str | None) -> Uploaded:
+    if form.filename is None:
+        raise Refused("missing_file", "The form has no part `file` (with curl: -F file=@path).")
+    room_id = form.text("room_id")
+    if room_id is not None and not is_room_id(room_id):
+        raise not_found()
+    return await upload.commit(
+        caller=caller,
+        filename=form.filename,
+        claimed_type=form.claimed_type,
+        tenant_scope=form.flag("tenant_scope"),
+        room_id=room_id,
+        idempotency_key=idempotency_key,
+        request_id=request_id_of(request),
+    )
+
+
+def file_digest(*headers: str | None) -> str | None:
+    """The sha-256 in hex that Content-Digest or Repr-Digest announce; other algorithms are left alone."""
+    found: set[str] = set()
+    for header in headers:
+        for value in _DIGEST.findall(header or ""):
+            try:
+                digest = base64.b64decode(value, validate=True)
+            except (binascii.Error, ValueError):
+                digest = b""
+            if len(digest) != 32:
+                raise Refused("bad_request", "The digest header must be sha-256=:<base64 of 32 bytes>:.")
+            found.add(digest.hex())
+    if len(found) > 1:
+        raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
+    return found.pop() if found else None
+
+
+@router.get("/v1/media/{media_id}/info", responses=problems.described("not_found"))
+async def get_media_info(caller: Reader, services: Wired, media_id: MediaId) -> Data[MediaInfo]:
+    """What is known of a file. Visible to its uploader, to its rooms, to all if `tenant_scope`, and to admins."""
+    return Data(data=MediaInfo.of(await services.library.find(caller, media_id, "see"), caller))
+
+
+_UNREADABLE: Final = ("unscannable", "not_found", "no_thumbnail", "scan_pending", "thumbnail_pending")
+_BYTES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The bytes. Shown in place only for safe types, else `Content-Disposition: attachment`.",
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {
+            "ETag": {"description": "The content's sha256.", "schema": {"type": "string"}},
+            "Accept-Ranges": {"schema": {"type": "string"}},
+            "Content-Disposition": {"schema": {"type": "string"}},
+        },
+    },
+    206: {
+        "description": "The first of the ranges asked for.",
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {"Content-Range": {"schema": {"type": "string"}}},
+    },
+    304: {"description": "You have it (`If-None-Match`)."},
+}
+_DOWNLOAD: Final = "/v1/media/download/{media_id}"
+_DOWNLOAD_RESPONSES: Final = {
+    **_BYTES,
+    **problems.described(*_UNREADABLE, "range_not_satisfiable"),
+}
+_THUMBNAIL_RESPONSES: Final = {
+    200: {
+        "description": "The picture, without metadata, upright.",
+        "content": {
+            MASTER_TYPE: {"schema": {"type": "string", "format": "binary"}},
+            "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+    304: _BYTES[304],
+    **problems.described(*_UNREADABLE, "invalid_request"),
+}
+
+
+@router.head(_DOWNLOAD, name="head_media", response_class=Response, responses=_DOWNLOAD_RESPONSES)
+@router.get(_DOWNLOAD, name="download_media", response_class=Response, responses=_DOWNLOAD_RESPONSES)
+async def download_media(caller: Reader, services: Wired, request: Request, media_id: MediaId) -> Response:
+    """The bytes of a file, or of a thumbnail by its `thumbnail_id`. Takes `Range`, `If-Range`, `If-None-Match`."""
+    source = media_id_of_thumbnail(media_id)
+    item = await services.library.find(caller, source or media_id, "read")
+    if source is not None:
+        master = await _master(services, item)
+        picture = downloads.Content(len(master), f'"{item.thumbnail_sha256}"', MASTER_TYPE, _thumbnail_name(item))
+        return await downloads.respond(request, picture, downloads.slices_of(master))
+    key = content_key(services.uploads.tenant_id, item.sha256)
+    disposition = downloads.disposition_of(item.filename, item.mime_type)
+    content = downloads.Content(item.size, f'"{item.sha256}"', item.mime_type, disposition)
+    return await downloads.respond(request, content, partial(services.store.stream, key))
+
+
+@router.get("/v1/media/download/{media_id}/thumbnail", response_class=Response, responses=_THUMBNAIL_RESPONSES)
+async def download_thumbnail(
+    caller: Reader,
+    services: Wired,
+    request: Request,
+    media_id: MediaId,
+    size: Annotated[
+        ThumbnailSize, Query(description="Longest side in pixels; small pictures are not enlarged.")
+    ] = ThumbnailSize.LARGEST,
+) -> Response:
+    """A picture's or video's thumbnail: WebP, or JPEG where `Accept` prefers it."""
+    item = await services.library.find(caller, media_id_of_thumbnail(media_id) or media_id, "read")
+    image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(request.headers.get("accept")) else "webp"
+    _ready(item)
+    etag = f'"{item.thumbnail_sha256}-{size}-{image_format}"'
+    headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": downloads.CACHING, **downloads.SAFETY_HEADERS}
+    if downloads.not_modified(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    picture = await _master(services, item)
+    if (size, image_format) != (ThumbnailSize.LARGEST, "webp"):
+        picture = await thumbnails.variant(services.decoder, picture, size, image_format)
+    headers["Content-Disposition"] = _thumbnail_name(item, image_format)
+    return Response(picture, headers=headers, media_type=f"image/{image_format}")
+
+
+@router.get(
+    "/v1/media/signed/{media_id}",
+    responses=problems.described(*_UNREADABLE, "invalid_request"),
+)
+async def sign_media(
+    caller: Reader,
+    services: Wired,
+    media_id: MediaId,
+    thumbnail: Annotated[bool, Query(description="Sign the thumbnail instead.")] = False,
+) -> Data[Signed]:
+    """A URL that works without a token for five minutes, with this type and disposition only."""
+    source = media_id_of_thumbnail(media_id)
+    item = await services.library.find(caller, source or media_id, "read")
+    if thumbnail or source is not None:
+        _ready(item)
+        key, mime_type = thumbnail_key(services.uploads.tenant_id, item.sha256), MASTER_TYPE
+        disposition = _thumbnail_name(item)
+    else:
+        key, mime_type = content_key(services.uploads.tenant_id, item.sha256), item.mime_type
+        disposition = downloads.disposition_of(item.filename, item.mime_type)
+    signed = services.store.sign(key, expires_in=SIGNED_FOR, content_type=mime_type, content_disposition=disposition)
+    return Data(data=Signed(url=signed.url, expires_at=signed.expires_at))
+
+
+@router.delete("/v1/media/{media_id}", status_code=204, responses=problems.described("not_yours", "not_found"))
+async def delete_media(caller: Writer, services: Wired, media_id: MediaId) -> None:
+    """Delete a file: its uploader or an admin. The bytes go with the last upload of the same content. Repeatable."""
+    await services.library.delete(caller, media_id)
+
+
+@router.post(
+    "/v1/media/{media_id}/rescan",
+    status_code=202,
+    responses={
+        202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}},
+        **problems.described("not_found"),
+    },
+)
+async def rescan_media(
+    caller: Admin, services: Wired, request: Request, response: Response, media_id: MediaId
+) -> Data[JobAccepted]:
+    """Scan a file's content again. Admins only."""
+    job_id = await services.library.rescan(caller, media_id, request_id_of(request))
+    response.headers["Location"] = f"/v1/jobs/{job_id}"
+    return Data(data=JobAccepted(job_id=job_id, status=(await services.jobs.find(caller, job_id)).status))
+
+
+def _ready(item: Item) -> None:
+    if item.thumbnail_status == "pending":
+        raise Refused(
+            "thumbnail_pending",
+            f"The thumbnail is being made. Try again in {RETRY_AFTER_SECONDS} seconds.",
+            retry_after=RETRY_AFTER_SECONDS,
+        )
+    if item.thumbnail_status != "ready":
+        raise Refused("no_thumbnail", f"There is no thumbnail of this file ({item.mime_type}).")
+
+
+async def _master(services: Services, item: Item) -> bytes:
+    _ready(item)
+    try:
+        return await services.store.read(thumbnail_key(services.uploads.tenant_id, item.sha256), 0, MAX_MASTER_BYTES)
+    except ObjectMissing:
+        raise not_found() from None
+
+
+def _thumbnail_name(item: Item, extension: str = "webp") -> str:
+    stem = item.filename.rpartition(".")[0] or item.filename
+    return downloads.content_disposition(f"{stem}.{extension}", inline=True)

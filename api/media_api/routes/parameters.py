@@ -1,0 +1,81 @@
+"""Path and header parameters that several routes take, and how lists are paged."""
+
+import base64
+import binascii
+import json
+import re
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Path, Request
+
+from media_core.errors import Refused, not_found
+
+_ID: Final = re.compile(r"(?:med|med-thumb|job)-[0-9A-HJKMNP-TV-Z]{26}")
+
+MAX_ROOM_CHARACTERS: Final = 255
+
+
+def _media_id(
+    media_id: Annotated[str, Path(description="`med-…`", examples=["med-01JD0Z3V5QH7W8K2M4N6P8R0T2"])],
+) -> str:
+    return known_id(media_id)
+
+
+def _job_id(
+    job_id: Annotated[str, Path(description="`job-…`", examples=["job-01JD0Z3V5QH7W8K2M4N6P8R0T3"])],
+) -> str:
+    return known_id(job_id)
+
+
+def _room_id(
+    room_id: Annotated[str, Path(description="As the rooms are called elsewhere.", examples=["lobby"])],
+) -> str:
+    if not is_room_id(room_id):
+        raise not_found()
+    return room_id
+
+
+# The caller's token is looked at first: routes name these after their caller.
+MediaId = Annotated[str, Depends(_media_id)]
+JobId = Annotated[str, Depends(_job_id)]
+RoomId = Annotated[str, Depends(_room_id)]
+
+
+def known_id(identifier: str) -> str:
+    """What can't be an id is as unknown as an id that doesn't exist; it need not reach the database."""
+    if not _ID.fullmatch(identifier):
+        raise not_found()
+    return identifier
+
+
+def is_room_id(text: str) -> bool:
+    return 0 < len(text) <= MAX_ROOM_CHARACTERS and text.isprintable()
+
+
+def request_id_of(request: Request) -> str:
+    request_id: str = request.state.request_id
+    return request_id
+
+
+def next_cursor(*last_seen: str) -> str:
+    """Opaque to clients: where the list goes on."""
+    return base64.urlsafe_b64encode(json.dumps(last_seen).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str, parts: int) -> list[str]:
+    """What `next_cursor` was given. Raises Refused `invalid_request` for what it did not write."""
+    try:
+        seen: Any = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        seen = None
+    if (
+        not isinstance(seen, list)
+        or len(seen) != parts
+        or not all(isinstance(p, str) and p.isprintable() for p in seen)
+    ):
+        raise not_a_cursor()
+    return seen
+
+
+def not_a_cursor() -> Refused:
+    return Refused("invalid_request", "cursor: not one that this list gave out; start again without it.")

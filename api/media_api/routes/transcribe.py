@@ -1,0 +1,125 @@
+"""`POST /v1/transcribe`: a recording, sent along or uploaded before, becomes a job."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from media_api import problems
+from media_api.auth import Transcriber
+from media_api.models import Data, JobAccepted
+from media_api.multipart import Form
+from media_api.routes.media import FILE_FIELDS, Digest, IdempotencyKey, begin_upload, file_digest, keep, read_form
+from media_api.routes.parameters import known_id, request_id_of
+from media_api.services import Wired
+from media_core.errors import Refused
+from media_core.jobs import Transcription
+from media_core.transcripts import LANGUAGES
+from media_core.uploads import Uploaded
+
+router = APIRouter(tags=["Jobs"])
+
+_FORM: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "title": "TranscriptionForm",
+                    "type": "object",
+                    "description": "Either `file` or `media_id`.",
+                    "properties": {
+                        **FILE_FIELDS,
+                        "media_id": {"type": "string", "description": "A file that was uploaded before."},
+                        "language": {
+                            "type": "string",
+                            "description": "ISO 639-1; detected if left out.",
+                            "example": "en",
+                        },
+                        "task": {
+                            "type": "string",
+                            "enum": ["transcribe", "translate"],
+                            "default": "transcribe",
+                            "description": "`translate`: into English.",
+                        },
+                        "word_timestamps": {"type": "boolean", "default": False},
+                        "prompt": {"type": "string", "description": "What the recording is about; helps with names."},
+                        "hotwords": {"type": "string", "description": "Words to expect."},
+                        "vad": {"type": "boolean", "default": True, "description": "Skip where nobody speaks."},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/transcribe",
+    status_code=202,
+    openapi_extra=_FORM,
+    responses={
+        202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}},
+        **problems.described(
+            "digest_mismatch",
+            "bad_request",
+            "transcription_disabled",
+            "not_found",
+            "request_timeout",
+            "file_too_large",
+            "quota_exceeded",
+            "not_audio_or_video",
+            "unsupported_media_type",
+            "duration_exceeds_limit",
+            "empty_file",
+            "missing_file",
+            "infected",
+            "idempotency_key_reused",
+            "invalid_request",
+            "transcription_limit_exceeded",
+        ),
+    },
+)
+async def transcribe(
+    caller: Transcriber,
+    services: Wired,
+    request: Request,
+    response: Response,
+    content_digest: Digest = None,
+    repr_digest: Digest = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Data[JobAccepted]:
+    """Submit a recording for transcription. Answers at once; the job waits for the file's clean verdict, then runs."""
+    await services.jobs.require_enabled()
+    async with await begin_upload(services, request, file_digest(content_digest, repr_digest)) as upload:
+        form = await read_form(services, request, upload)
+        uploaded: Uploaded | None = None
+        wanted, media_id = _wanted(form), form.text("media_id")
+        if (form.filename is None) == (media_id is None):
+            raise Refused("missing_file", "Send either a `file` or the `media_id` of one that was uploaded before.")
+        if media_id is None:
+            uploaded = await keep(upload, form, caller, request, idempotency_key)
+    media_id = uploaded.media_id if uploaded else known_id(media_id or "")
+    once, request_id = idempotency_key is not None, request_id_of(request)
+    try:
+        job = await services.jobs.transcribe(caller, media_id, wanted, once=once, request_id=request_id)
+    except Refused:
+        if uploaded is not None:
+            # What came only to be transcribed is not kept when it can't be.
+            await services.library.delete(caller, media_id)
+        raise
+    response.headers["Location"] = f"/v1/jobs/{job.job_id}"
+    return Data(data=JobAccepted(job_id=job.job_id, status=job.status))
+
+
+def _wanted(form: Form) -> Transcription:
+    language = form.text("language")
+    if language is not None and language.lower() not in LANGUAGES:
+        raise Refused("invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it.")
+    return Transcription(
+        language=language.lower() if language else None,
+        task=form.choice("task", ("transcribe", "translate")),
+        word_timestamps=form.flag("word_timestamps"),
+        prompt=form.text("prompt"),
+        hotwords=form.text("hotwords"),
+        vad=form.flag("vad", default=True),
+    )

@@ -1,0 +1,142 @@
+"""uvicorn with httptools and uvloop, and with the bounds that it leaves to a proxy: request heads are limited in size
+and time, and a client that is refused while it still sends gets its answer before the connection ends.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from media_api import problems
+from media_core.ids import new_ulid
+
+MAX_HEAD_BYTES: Final = 128 * 1024
+"""Request line and headers together. A token alone may have 8 KiB; proxies allow 8 to 64 KiB in all."""
+HEAD_SECONDS: Final = 30.0
+"""From a request's first byte to the end of its headers."""
+LINGER_SECONDS: Final = 30.0
+"""How long the rest of a refused request's body is read and thrown away. Closing at once would reset the connection,
+and the client might lose the answer that says why."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    _in_head = False
+    _head_bytes = 0
+    _body_in_chunk = 0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self._body_in_chunk = 0
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data) - self._body_in_chunk
+            self._check_head(self._head_bytes)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._begin_deadline(HEAD_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._end_deadline()
+        if self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_in_chunk += len(body)
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.transport.is_closing():
+            self._end_deadline()
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self._unset_keepalive_if_required()
+            self._begin_deadline(LINGER_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("bad_request", "This is not an HTTP request that could be understood.")
+
+    def _check_head(self, size: int) -> bool:
+        if size > MAX_HEAD_BYTES:
+            self._refuse("headers_too_large", f"The request line and headers may have {MAX_HEAD_BYTES} bytes in all.")
+        return size <= MAX_HEAD_BYTES
+
+    def _begin_deadline(self, seconds: float) -> None:
+        self._end_deadline()
+        self._deadline = self.loop.call_later(seconds, self.transport.close)
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, code: str, detail: str) -> None:
+        """An answer from below the app, with the same shape."""
+        if self.transport.is_closing():
+            return
+        self._end_deadline()
+        status = problems.KINDS[code].status
+        body = json.dumps(problems.problem(code, detail)).encode()
+        head = (
+            f"HTTP/1.1 {status} {problems.KINDS[code].title}\r\nContent-Type: {problems.MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\nX-Request-Id: {new_ulid()}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Ends on SIGTERM and SIGINT by finishing what is under way, then exits 0; a second signal stops waiting.
+
+    `on_drain` hears of it first, in the event loop.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_drain = on_drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_drain()
+        await super().shutdown(sockets)
+
+
+def config(app: Any, *, shutdown_seconds: int = 60, trusted_proxies: str = "") -> uvicorn.Config:
+    """`trusted_proxies`: addresses whose X-Forwarded-* headers are believed, comma-separated; empty for none."""
+    # What the app raises once its answer has begun is in the log already, with its request id.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith("Exception in ASGI"))
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=trusted_proxies or None,
+        timeout_graceful_shutdown=shutdown_seconds,
+        timeout_keep_alive=75,
+    )

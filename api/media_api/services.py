@@ -1,0 +1,95 @@
+"""What one api process works with, opened when it starts and closed when it ends."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from media_api.job_events import JobWatch
+from media_api.metrics import Metrics
+from media_api.settings import AuthSettings, Settings
+from media_core.database import Database
+from media_core.decoding import DecodingPool
+from media_core.jobs import Jobs
+from media_core.library import Library
+from media_core.policy import PolicyReader
+from media_core.store import ObjectStore, open_store
+from media_core.tokens import JwksFile, KeySource, OidcKeys, TokenVerifier
+from media_core.uploads import Uploads
+
+
+@dataclass
+class Services:
+    """One tenant's parts, wired."""
+
+    settings: Settings
+    metrics: Metrics
+    database: Database
+    store: ObjectStore
+    policy: PolicyReader
+    decoder: DecodingPool
+    uploads: Uploads
+    library: Library
+    jobs: Jobs
+    watch: JobWatch
+    verifier: TokenVerifier
+    draining: bool = False
+
+    def drain(self) -> None:
+        """The process has been told to end: no new clients, and streams that have no end of their own end now."""
+        self.draining = True
+        self.watch.stop()
+
+
+@asynccontextmanager
+async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+    """Makes no request yet: a dependency that is away shows in `/readyz`, not in a crash."""
+    tenant_id = settings.tenant.tenant_id
+    database = Database(settings.tenant.database_url.get_secret_value(), pool_size=settings.tenant.database_pool)
+    store = open_store(settings.store, tenant_id)
+    policy = PolicyReader(database)
+    library = Library(tenant_id=tenant_id, database=database, store=store, policy=policy)
+    jobs = Jobs(database=database, library=library, max_seconds=settings.transcription.max_seconds)
+    watch = JobWatch(jobs)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(database.aclose)
+        stack.push_async_callback(store.aclose)
+        decoder = await stack.enter_async_context(DecodingPool(processes=settings.decoding.processes))
+        polling = asyncio.create_task(watch.poll())
+        stack.callback(polling.cancel)
+        yield Services(
+            settings=settings,
+            metrics=metrics,
+            database=database,
+            store=store,
+            policy=policy,
+            decoder=decoder,
+            uploads=Uploads(tenant_id=tenant_id, database=database, store=store, decoder=decoder, policy=policy),
+            library=library,
+            jobs=jobs,
+            watch=watch,
+            verifier=verifier_of(tenant_id, settings.auth),
+        )
+
+
+def verifier_of(tenant_id: str, auth: AuthSettings) -> TokenVerifier:
+    keys: KeySource
+    if auth.jwks_file is not None:
+        keys = JwksFile(auth.jwks_file)
+    else:
+        assert auth.oidc_jwks_uri is not None  # noqa: S101 (AuthSettings sees to it)
+        keys = OidcKeys(auth.oidc_jwks_uri)
+    return TokenVerifier(tenant_id, keys, audience=auth.oidc_audience, issuer=auth.oidc_issuer)
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Wired = Annotated[Services, Depends(_services)]
+"""The services, as a route's parameter."""

@@ -1,0 +1,78 @@
+"""Settings of the api, one class per concern. The docs' configuration reference is generated from this file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from media_core.settings import DecodingSettings, LogSettings, TenantSettings, TranscriptionSettings
+from media_core.store import StoreSettings
+
+
+class ServerSettings(BaseSettings):
+    """Where the api listens and how it ends."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_API_")
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` in a container."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port of the API. 0: any free one, said in the log."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address of the metrics port."""
+
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of `/metrics`, for Prometheus only; none by default. 0: any free one, said in the log."""
+
+    trusted_proxies: str = ""
+    """Addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are believed; `*` for all. Empty
+    (default): none, so that no client can put a false address into the log."""
+
+    shutdown_seconds: int = Field(default=60, ge=0)
+    """How long requests under way may take to finish after SIGTERM. Uploads that take longer are cut off and leave
+    nothing behind. Give the process at least this long (in Kubernetes: terminationGracePeriodSeconds)."""
+
+    body_idle_seconds: float = Field(default=60, gt=0)
+    """An upload from which no byte arrives for this long is ended with 408."""
+
+
+class AuthSettings(BaseSettings):
+    """Whose tokens are accepted: the tenant's own keys, or those of an OIDC issuer."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_")
+
+    jwks_file: Path | None = None
+    """The tenant's public keys, a JWK Set (RFC 7517). Read again whenever it changes: keys rotate without a restart."""
+
+    oidc_jwks_uri: str | None = None
+    """The issuer's JWK Set, instead of `jwks_file`."""
+
+    oidc_issuer: str | None = None
+    """What a token's `iss` must be; needed with `oidc_jwks_uri`."""
+
+    oidc_audience: str | None = None
+    """What a token's `aud` must hold. Default: the tenant's id."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "AuthSettings":
+        if (self.jwks_file is None) == (self.oidc_jwks_uri is None):
+            raise ValueError("set either MEDIA_JWKS_FILE or MEDIA_OIDC_JWKS_URI")
+        if self.oidc_jwks_uri is not None and self.oidc_issuer is None:
+            raise ValueError("MEDIA_OIDC_JWKS_URI needs MEDIA_OIDC_ISSUER")
+        return self
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the api reads from its environment, `MEDIA_*`. Raises pydantic's ValidationError."""
+
+    tenant: TenantSettings = field(default_factory=TenantSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)

@@ -1,0 +1,3 @@
+from mediactl.main import app
+
+app()

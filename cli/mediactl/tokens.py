@@ -1,0 +1,64 @@
+"""Reading and minting bearer tokens. Nothing here asks the API, and nothing here proves that a token is good."""
+
+import json
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from mediactl.client import Misuse
+
+SCOPES = ("media:read", "media:write", "transcribe", "admin")
+DEFAULT_SCOPES = SCOPES[:3]
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """What `token` says of itself, unverified. Raises Misuse if it is no JWT."""
+    try:
+        return dict(jwt.decode(token, options={"verify_signature": False}))
+    except jwt.PyJWTError as error:
+        raise Misuse("TOKEN is not a JSON Web Token; was it copied whole?") from error
+
+
+def expiry_of(claims: dict[str, Any]) -> datetime | None:
+    moment = claims.get("exp")
+    return datetime.fromtimestamp(moment, UTC) if isinstance(moment, (int, float)) else None
+
+
+def lifetime(text: str) -> int:
+    """Seconds of `30s`, `15m`, `12h` or `7d`."""
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if not match or int(match[1]) == 0:
+        raise Misuse(f"a lifetime looks like 30s, 15m, 12h or 7d, not {text!r}")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def mint(key_file: Path, *, subject: str, tenant: str | None, scopes: list[str], rooms: list[str], seconds: int) -> str:
+    """A token signed with the first private key in `key_file`, the JWK set that `make run` keeps for each tenant.
+
+    `tenant` None takes the name of the file's folder: `.run/acme/signing-keys.json` signs for acme. Raises Misuse where
+    the file holds no Ed25519 private key; never quotes the file.
+    """
+    try:
+        keys = json.loads(key_file.read_text())["keys"]
+        key = next(key for key in keys if key.get("crv") == "Ed25519" and key.get("d"))
+        signing = jwt.PyJWK(key, algorithm="EdDSA").key
+    except StopIteration:
+        raise Misuse(f"{key_file} holds no private Ed25519 key; a public one can't sign") from None
+    except (ValueError, LookupError, TypeError, AttributeError, jwt.PyJWTError):
+        # Without the cause: a parser's complaint may quote what it read.
+        raise Misuse(f"{key_file} is not a file of signing keys (a JWK set)") from None
+    now = int(time.time())
+    claims = {
+        "aud": tenant or key_file.resolve().parent.name,
+        "sub": subject,
+        "scope": " ".join(scopes),
+        "rooms": rooms,
+        "iat": now,
+        "exp": now + seconds,
+    }
+    return jwt.encode(claims, signing, algorithm="EdDSA", headers={"kid": key["kid"]} if key.get("kid") else None)

@@ -1,0 +1,114 @@
+"""Who may read what: one ordered chain of checks, asked by every path that shows an item or its bytes.
+
+Visibility first (an item you may not see does not exist for you), then the verdict (infected content does not exist
+for anybody), then whether bytes may leave before or without a clean verdict. The first check that objects wins.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from media_core.errors import Refused, not_found
+from media_core.policy import Policy
+from media_core.tokens import ALL, Claims
+
+Purpose = Literal["see", "read"]
+"""`see`: facts about the item. `read`: its bytes, its thumbnail, a signed URL, its words."""
+
+RETRY_AFTER_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Item:
+    """One upload with its content's facts, as every read path loads it."""
+
+    media_id: str
+    sha256: str
+    filename: str
+    uploaded_by: str
+    tenant_scope: bool
+    created_at: datetime
+    size: int
+    mime_type: str
+    width: int | None
+    height: int | None
+    duration: float | None
+    scan_status: str
+    scan_detail: str | None
+    thumbnail_status: str
+    thumbnail_sha256: str | None
+    rooms: tuple[str, ...]
+
+
+Check = Callable[[Claims, Item, Policy, Purpose], Refused | None]
+
+
+def has_room(caller: Claims, room_id: str) -> bool:
+    return "admin" in caller.scopes or caller.rooms is ALL or room_id in caller.rooms
+
+
+def rooms_for(caller: Claims, rooms: Iterable[str]) -> list[str]:
+    """Those of `rooms` that the caller may know of."""
+    return [room for room in rooms if has_room(caller, room)]
+
+
+def may_delete(caller: Claims, uploaded_by: str) -> bool:
+    return "admin" in caller.scopes or caller.subject == uploaded_by
+
+
+def _visible(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
+    seen = (
+        caller.subject == item.uploaded_by
+        or item.tenant_scope
+        or "admin" in caller.scopes
+        or any(has_room(caller, room) for room in item.rooms)
+    )
+    return None if seen else not_found()
+
+
+def _not_infected(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
+    return not_found() if item.scan_status == "infected" else None
+
+
+def _bytes_have_a_verdict(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
+    if purpose == "see" or item.scan_status not in ("pending", "error"):
+        return None
+    if item.scan_status == "pending" and (
+        not policy.scan_enabled
+        or policy.pending_access == "All"
+        or (policy.pending_access == "Uploader" and caller.subject == item.uploaded_by)
+    ):
+        return None
+    why = "has not been scanned yet" if item.scan_status == "pending" else "could not be scanned so far"
+    return Refused(
+        "scan_pending",
+        f"This file {why}; it can be read once the scan finds it clean. Try again in {RETRY_AFTER_SECONDS} seconds.",
+        retry_after=RETRY_AFTER_SECONDS,
+        scan_status=item.scan_status,
+    )
+
+
+def _bytes_are_scannable(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
+    if purpose == "see" or item.scan_status != "unscannable" or policy.unscannable == "Allow":
+        return None
+    return Refused(
+        "unscannable",
+        "The scanner could not look inside this file (encrypted, or over its limits), and this tenant does not "
+        "release such files.",
+        scan_status=item.scan_status,
+    )
+
+
+CHAIN: tuple[Check, ...] = (_visible, _not_infected, _bytes_have_a_verdict, _bytes_are_scannable)
+
+
+def require(caller: Claims, item: Item | None, policy: Policy, purpose: Purpose) -> Item:
+    """The item, if the caller may use it so. Raises Refused `not_found`, `scan_pending`, `unscannable`."""
+    if item is None:
+        raise not_found()
+    for check in CHAIN:
+        objection = check(caller, item, policy, purpose)
+        if objection is not None:
+            raise objection
+    return item

@@ -1,0 +1,280 @@
+"""Audio and video: headers, one frame, a window of samples. Runs in the child.
+
+Containers and codecs come from allow lists, and a container that asks for anything beside its own bytes (a playlist, a
+concatenation, an external track) is refused: there is no second file and no protocol to open it with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+from collections.abc import Iterator
+from typing import IO, Any, Never
+
+import av
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+
+from media_core.decoding.failures import CannotDecode
+from media_core.decoding.images import picture
+
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,flac,aac,amr,aiff,caf,avi,mpegts,mpeg"
+VIDEO_CODECS = "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,theora,mjpeg,h263,prores"
+AUDIO_CODECS = (
+    "aac,mp3,mp3float,mp2,mp2float,opus,vorbis,flac,alac,amrnb,amrwb,ac3,eac3,adpcm_ima_wav,adpcm_ms,adpcm_ima_qt,"
+    "pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,"
+    "pcm_alaw,pcm_mulaw"
+)
+MOST_PIXELS = 8192 * 4320
+"""Of a video's frame: the largest picture in use (8K DCI); a decoder keeps up to seventeen of them."""
+
+SAMPLE_RATE = 16_000
+"""Hertz; what speech models hear."""
+
+MOST_FRAMES = 150
+"""Decoded on the way from a keyframe to the wanted moment; beyond, the frame that was reached serves."""
+
+MOST_BYTES_COUNTED = 64 << 20
+"""Of a recording whose header does not say how long it is: its packets are read, not decoded, to find out."""
+
+PREROLL = 0.5
+"""Seconds decoded before a window, so that a codec's memory of earlier frames (MP3, AAC, Opus) has settled."""
+
+GAP = SAMPLE_RATE // 10
+"""Samples. A jump of the timestamps beyond it becomes silence, so that sample n is always at start + n / 16000."""
+
+_MICROSECONDS = 1_000_000
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+def warm_up() -> None:
+    """Runs every task once, since the library imports parts of itself on first use and a confined process cannot."""
+    av.logging.set_level(None)  # its messages quote the file's own text
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        picture = output.add_stream("mpeg4", rate=1, width=16, height=16, pix_fmt="yuv420p")
+        voice = output.add_stream("flac", rate=8_000, layout="mono")
+        black, silence = VideoFrame(16, 16, "yuv420p"), AudioFrame("s16", "mono", 4_000)
+        black.pts = silence.pts = 0
+        silence.rate = 8_000
+        for packet in (*picture.encode(black), *picture.encode(None), *voice.encode(silence), *voice.encode(None)):
+            output.mux(packet)
+    for task in (probe, video_frame, functools.partial(audio_window, start=0.0, seconds=1.0)):
+        file.seek(0)
+        task(file)
+
+
+def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """What the headers say. One frame of a video is decoded, since only a frame tells which way up it is shown."""
+    with _opened(file) as container:
+        video = _video(container)
+        width = height = None
+        if video is not None:
+            width, height = video.codec_context.width or None, video.codec_context.height or None
+            frame = next(_frames(container, video), None)
+            if frame is not None:
+                width, height = _displayed(frame)
+        duration = _duration(container)
+        facts = {
+            "width": width,
+            "height": height,
+            "has_audio": bool(container.streams.audio),
+            "has_video": video is not None,
+        }
+    if duration is None and file.seek(0, 2) <= MOST_BYTES_COUNTED:
+        file.seek(0)
+        with _opened(file) as container:
+            duration = _counted_duration(container)
+    return facts | {"duration": duration}, b""
+
+
+def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
+    """The frame shown at `at_seconds`, or the last one of a shorter video, upright, as WebP."""
+    with _opened(file) as container:
+        stream = _video(container)
+        if stream is None:
+            raise CannotDecode("unsupported", "there is no video in it")
+        frame = _frame_at(container, stream, at_seconds)
+        width, height = _displayed(frame)
+        scale = min(1.0, max_side / max(width, height))
+        small = frame.reformat(
+            width=max(1, round(frame.width * scale)),
+            height=max(1, round(frame.height * scale)),
+            format="rgb24",
+            threads=1,
+        )
+        image = Image.frombytes(
+            "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
+        )
+        if turn := _TURNS.get(frame.rotation % 360):
+            image = image.transpose(turn)
+        facts, encoded = picture(image, width, height)
+        return facts | {"duration": _duration(container)}, encoded
+
+
+def audio_window(file: IO[bytes], start: float, seconds: float) -> tuple[dict[str, Any], bytes | bytearray]:
+    """Samples of [start, start + seconds) as s16le mono 16 kHz; fewer at the end of the recording, none beyond it."""
+    wanted = round(seconds * SAMPLE_RATE)
+    window = bytearray()
+    position = 0  # of the next sample, counted from `start`; negative during the preroll
+    with _opened(file) as container:
+        stream = _audio(container)
+        origin = _origin(container)
+        if start > PREROLL:
+            _seek(container, start - PREROLL)
+        first = True
+        for frame in _resampled(_frames(container, stream)):
+            at = position if frame.time is None else round((frame.time - origin - start) * SAMPLE_RATE)
+            if first or at > position + GAP:
+                silence = min(at, wanted) - max(position, 0)
+                window.extend(bytes(2 * max(silence, 0)))
+                position, first = at, False
+            samples = memoryview(frame.planes[0])[: 2 * frame.samples]
+            skipped = min(max(-position, 0), frame.samples)
+            room = max(wanted - max(position, 0), 0)
+            window.extend(samples[2 * skipped : 2 * (skipped + room)])
+            position += frame.samples
+            if position >= wanted:
+                break
+    return {}, window
+
+
+def _opened(file: IO[bytes]) -> InputContainer:
+    """The container, its headers read. Raises CannotDecode("unsupported") unless its format is on the allow list."""
+
+    def refuse(*_: object) -> Never:
+        raise CannotDecode("unsupported", "the container refers to another file")
+
+    limits = {
+        "format_whitelist": CONTAINERS,
+        "codec_whitelist": f"{VIDEO_CODECS},{AUDIO_CODECS}",
+        "protocol_whitelist": "none",
+        "max_streams": "64",
+    }
+    try:
+        return av.open(
+            file,
+            mode="r",
+            options={"max_pixels": str(MOST_PIXELS)},
+            container_options=limits,
+            metadata_errors="replace",
+            io_open=refuse,
+        )
+    except av.error.ArgumentError as error:
+        raise CannotDecode("unsupported", "not audio or video in a format that is decoded here") from error
+
+
+def _video(container: InputContainer) -> VideoStream | None:
+    """The first moving picture (cover art is a still), checked against the allow list and the pixel cap."""
+    for stream in container.streams.video:
+        if stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
+            continue
+        _allow(stream, VIDEO_CODECS)
+        if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
+            raise CannotDecode("too_large", "the video's picture is larger than 8192 x 4320")
+        return stream
+    return None
+
+
+def _audio(container: InputContainer) -> AudioStream:
+    if not container.streams.audio:
+        raise CannotDecode("unsupported", "there is no sound in it")
+    stream = container.streams.audio[0]
+    _allow(stream, AUDIO_CODECS)
+    return stream
+
+
+def _allow(stream: AudioStream | VideoStream, codecs: str) -> None:
+    context = stream.codec_context
+    if context is None or context.name not in codecs.split(","):
+        raise CannotDecode("unsupported", "its codec is not decoded here")
+    context.thread_count = 1
+    context.options = {"max_pixels": str(MOST_PIXELS)}
+
+
+def _frames(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
+    """Decoded frames from the current position. Damaged packets are left out; where nothing is left, it is corrupt."""
+    found = False
+    damage: Exception | None = None
+    for packet in _until_broken(container, stream):
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.error.FFmpegError as error:
+            damage = error
+            continue
+        found = found or bool(frames)
+        yield from frames
+    if damage is not None and not found:
+        raise CannotDecode("corrupt", "nothing in it can be decoded") from damage
+
+
+def _until_broken(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
+    """The stream's packets, up to where the container breaks off."""
+    with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
+        yield from container.demux(stream)
+
+
+def _frame_at(container: InputContainer, stream: VideoStream, at_seconds: float) -> VideoFrame:
+    for moment in (at_seconds, 0.0):  # a shorter film may have nothing to show after a seek to its end
+        _seek(container, moment)
+        frame: VideoFrame | None = None
+        for decoded, frame in enumerate(_frames(container, stream), start=1):
+            if decoded == MOST_FRAMES or (frame.time or 0.0) >= _origin(container) + moment:
+                break
+        if frame is not None:
+            return frame
+    raise CannotDecode("corrupt", "there is no picture in it")
+
+
+def _origin(container: InputContainer) -> float:
+    """The timestamp, in seconds, that is shown as zero."""
+    return float((container.start_time or 0) / _MICROSECONDS)
+
+
+def _seek(container: InputContainer, seconds: float) -> None:
+    """To the last keyframe before; where a container can't, reading goes on from where it is."""
+    with contextlib.suppress(av.error.PermissionError, av.error.InvalidDataError, av.error.OSError):
+        container.seek(round((_origin(container) + seconds) * _MICROSECONDS))
+
+
+def _displayed(frame: VideoFrame) -> tuple[int, int]:
+    return (frame.height, frame.width) if frame.rotation % 180 == 90 else (frame.width, frame.height)
+
+
+def _resampled(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
+    """The same sound as s16 mono 16 kHz, also where its rate or layout changes on the way."""
+    for _, alike in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+        resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        for frame in alike:
+            yield from resampler.resample(frame)
+        yield from (rest for rest in resampler.resample(None) if rest is not None)
+
+
+def _duration(container: InputContainer) -> float | None:
+    """Seconds by the header, or by its longest stream."""
+    if container.duration:
+        return float(container.duration / _MICROSECONDS)
+    known = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
+    return max(known, default=None)
+
+
+def _counted_duration(container: InputContainer) -> float | None:
+    first = last = None
+    for packet in container.demux():
+        if packet.pts is None or packet.time_base is None:
+            continue
+        begins = float(packet.pts * packet.time_base)
+        ends = begins + float((packet.duration or 0) * packet.time_base)
+        first = begins if first is None else min(first, begins)
+        last = ends if last is None else max(last, ends)
+    return None if first is None or last is None else last - first

@@ -1,0 +1,147 @@
+"""A decoding child: `python -I -m media_core.decoding.child PARENT MEMORY`, its socket on file descriptor 0.
+
+It imports the decoders, confines itself, says that it is ready and then serves one task after the other until the
+socket closes. It asks its parent for ranges of the source and answers with a JSON header and raw bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import socket
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from media_core.decoding import audiovisual, images
+from media_core.decoding.confinement import allow_cpu, confine
+from media_core.decoding.failures import CannotDecode, failure
+from media_core.decoding.wire import BLOCK, LENGTHS, frame, header, lengths
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+CACHED_BLOCKS = 8
+READ_AHEAD = 64 << 10
+TASKS: dict[str, Callable[..., tuple[dict[str, Any], bytes | bytearray]]] = {
+    "inspect_image": images.inspect_image,
+    "thumbnail": images.thumbnail,
+    "resize_thumbnail": images.resize_thumbnail,
+    "probe": audiovisual.probe,
+    "video_frame": audiovisual.video_frame,
+    "audio_window": audiovisual.audio_window,
+}
+
+
+class Link:
+    """The blocking side of the wire."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def send(self, message: dict[str, Any], payload: bytes | bytearray = b"") -> None:
+        for buffer in frame(message, payload):
+            self._connection.sendall(buffer)
+
+    def receive(self) -> tuple[dict[str, Any], bytearray]:
+        header_length, payload_length = lengths(bytes(self._exactly(LENGTHS.size)))
+        return header(bytes(self._exactly(header_length))), self._exactly(payload_length)
+
+    def _exactly(self, count: int) -> bytearray:
+        received = bytearray(count)
+        view = memoryview(received)
+        while view:
+            read = self._connection.recv_into(view)
+            if read == 0:
+                os._exit(0)  # not an exception: a decoder in between might swallow it
+            view = view[read:]
+        return received
+
+
+class RangeReader(io.RawIOBase):
+    """The source as a seekable file: aligned blocks, fetched from the parent on first use, a few of them kept."""
+
+    def __init__(self, link: Link, size: int) -> None:
+        self._link = link
+        self.size = size
+        self._position = 0
+        self._blocks: OrderedDict[int, bytearray] = OrderedDict()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if base + offset < 0:
+            raise OSError("a position before the start")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._position >= self.size:
+            return 0
+        index, within = divmod(self._position, BLOCK)
+        chunk = memoryview(self._block(index))[within : within + len(view)]
+        view[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
+
+    def _block(self, index: int) -> bytearray:
+        if index in self._blocks:
+            self._blocks.move_to_end(index)
+            return self._blocks[index]
+        expected = min(BLOCK, self.size - index * BLOCK)
+        self._link.send({"read": [index * BLOCK, expected]})
+        answer, block = self._link.receive()
+        if "refused" in answer:
+            raise CannotDecode("too_large", str(answer["refused"]))
+        if len(block) != expected:
+            raise CannotDecode("corrupt", "the object is shorter than its recorded size")
+        self._blocks[index] = block
+        if len(self._blocks) > CACHED_BLOCKS:
+            self._blocks.popitem(last=False)
+        return block
+
+
+def serve(link: Link) -> None:
+    """Carries out tasks until the parent closes the wire, which ends this process."""
+    while True:
+        order, _ = link.receive()
+        allow_cpu(order["cpu_seconds"])
+        answer(link, order)
+        gc.collect()
+
+
+def answer(link: Link, order: dict[str, Any]) -> None:
+    """Carries out one task. A decoder may raise anything; all of it is that one source's fault."""
+    source = io.BufferedReader(RangeReader(link, order["size"]), READ_AHEAD)
+    try:
+        facts, payload = TASKS[order["task"]](source, **order["arguments"])
+    except Exception as error:
+        link.send(failure(error))
+    else:
+        link.send({"done": facts}, payload)
+
+
+def main() -> None:
+    parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    link = Link(socket.socket(fileno=0))
+    images.warm_up()
+    audiovisual.warm_up()
+    gc.collect()
+    gc.freeze()
+    link.send({"ready": confine(parent=parent, memory_bytes=memory_bytes)})
+    serve(link)
+
+
+if __name__ == "__main__":
+    main()

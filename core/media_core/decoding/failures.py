@@ -1,0 +1,38 @@
+"""Why one source could not be decoded, in a child's words; the parent turns it into DecodingFailed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+LONGEST_DETAIL = 200
+
+
+class CannotDecode(Exception):
+    """The source, not the decoder, is at fault. `code` as in DecodingFailed."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The header that reports this error. Whatever a decoder raises by surprise means a corrupt source."""
+    said = getattr(error, "strerror", None) or str(error)
+    detail = "".join(c for c in said if c.isprintable())[:LONGEST_DETAIL] or type(error).__name__
+    match error:
+        case CannotDecode():
+            code = error.code
+        case MemoryError():
+            code, detail = "memory", "decoding needs more memory than is allowed"
+        case Image.DecompressionBombError():
+            code = "too_large"
+        case UnidentifiedImageError():
+            code, detail = "unsupported", "not a picture in a format that is decoded here"
+        case ImportError():
+            code = "crashed"  # ours, not the source's: something was not loaded before the confinement
+        case _:
+            code = "corrupt"
+    return {"failed": code, "detail": detail}

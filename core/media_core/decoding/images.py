@@ -1,0 +1,181 @@
+"""Pictures: headers first, then, below the pixel caps, a small WebP in sRGB without metadata. Runs in the child.
+
+A picture's memory follows from its header, so its header decides. A sequential JPEG is decoded row by row at reduced
+scale, so even 250 megapixels take little; a progressive one and every other format is held whole, at four bytes a
+pixel and more, and stops at 50 megapixels.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from typing import IO, Any, Literal
+
+import pillow_heif
+from PIL import AvifImagePlugin, ExifTags, Image, ImageCms
+
+from media_core.decoding.failures import CannotDecode
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF")
+ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
+MOST_PIXELS = 50_000_000
+MOST_PIXELS_WEBP = 30_000_000
+"""Its decoder holds the canvas three times, 19 bytes a pixel in all."""
+
+MOST_PIXELS_SEQUENTIAL_JPEG = 250_000_000
+MOST_BYTES_HELD = 128 << 20
+"""Of an encoded file, where the decoder copies it into memory (WebP, AVIF, HEIF, most TIFFs)."""
+
+_READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def warm_up() -> None:
+    """Loads every decoder that will be needed: a confined process cannot import."""
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "cp1252"):
+        codecs.lookup(encoding)
+    for name in FORMATS:
+        encoded = io.BytesIO()
+        Image.new("RGB", (16, 16)).save(encoded, name)
+        thumbnail(io.BytesIO(encoded.getvalue()), 8)
+
+
+def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Sides as displayed, format, and whether it moves; headers only, so most pictures above the caps are told too."""
+    image = _open(file)
+    width, height = _as_displayed(image)
+    name = "JPEG" if image.format == "MPO" else image.format
+    animated = name in ANIMATIONS and bool(getattr(image, "is_animated", False))
+    return {"width": width, "height": height, "format": name, "animated": animated}, b""
+
+
+def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
+    """The picture, or an animation's first frame, upright and at most `max_side` pixels long, as WebP."""
+    image = _open(file)
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS_SEQUENTIAL_JPEG or (pixels > MOST_PIXELS and not _is_sequential_jpeg(file)):
+        raise CannotDecode("too_large", f"{image.width} x {image.height} pixels are above the cap for this format")
+    source_width, source_height = _as_displayed(image)
+    turn = _TURNS.get(_orientation(image))
+    small = to_srgb(shrunk(image, max_side))
+    return picture(small if turn is None else small.transpose(turn), source_width, source_height)
+
+
+def resize_thumbnail(file: IO[bytes], size: int, image_format: Literal["webp", "jpeg"]) -> tuple[dict[str, Any], bytes]:
+    """One of our own thumbnails, scaled down to `size` pixels on its longest side and encoded anew."""
+    small = to_srgb(shrunk(_open(file), size))
+    if image_format == "webp":
+        return {}, _webp(small)
+    encoded = io.BytesIO()
+    if small.has_transparency_data:
+        paper = Image.new("RGB", small.size, "white")
+        paper.paste(small, mask=small.getchannel("A"))
+        small = paper
+    small.convert("RGB").save(encoded, "JPEG", quality=85)
+    return {}, encoded.getvalue()
+
+
+def picture(image: Image.Image, source_width: int, source_height: int) -> tuple[dict[str, Any], bytes]:
+    """A thumbnail's answer: facts and WebP."""
+    facts = {"width": image.width, "height": image.height}
+    return facts | {"source_width": source_width, "source_height": source_height}, _webp(image)
+
+
+def shrunk(image: Image.Image, max_side: int) -> Image.Image:
+    """At most `max_side` pixels on the longest side; never larger. Eight bits a channel."""
+    image.draft(None, (max_side, max_side))
+    if image.mode.startswith("I;16"):
+        # convert("L") would clip at 255 instead of taking the high byte.
+        high = 0 if image.mode.endswith("B") else 1
+        image = Image.frombytes("L", image.size, image.tobytes()[high::2])
+    elif image.has_transparency_data:
+        # Premultiplied, or transparent pixels would bleed their colour into the edges.
+        profile = image.info.get("icc_profile")
+        image = image.convert("RGBA").convert("RGBa")
+        image.info["icc_profile"] = profile
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if image.mode in ("1", "I", "F") else "RGB")
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return image.convert("RGBA") if image.mode == "RGBa" else image
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """RGB or RGBA in sRGB. A colour profile that can't be used is ignored."""
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    if profile := image.info.get("icc_profile"):
+        try:
+            converted = ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, outputMode=mode
+            )
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass
+        else:
+            if converted is not None:
+                return converted
+    return image.convert(mode)
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    """The picture's headers. Raises CannotDecode, and what Pillow raises, before any pixel memory is taken."""
+    head = file.read(2)
+    if head not in _READ_AS_NEEDED and file.seek(0, io.SEEK_END) > MOST_BYTES_HELD:
+        raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES_HELD >> 20} MiB")
+    # Pillow refuses a WebP at twice this number before its decoder allocates the canvas; other sizes are checked here.
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS_WEBP // 2 if head == b"RI" else None
+    file.seek(0)
+    return Image.open(file, formats=FORMATS)
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow's reader turns it itself
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1  # damaged EXIF must not cost the thumbnail
+
+
+def _as_displayed(image: Image.Image) -> tuple[int, int]:
+    return (image.height, image.width) if _orientation(image) in (5, 6, 7, 8) else image.size
+
+
+def _is_sequential_jpeg(file: IO[bytes]) -> bool:
+    """Whether libjpeg decodes it row by row: Huffman-coded, not progressive, all components in the first scan.
+
+    (A baseline JPEG with a scan per component is buffered whole, like a progressive one: ITU T.81, B.2.)
+    """
+    file.seek(0)
+    if file.read(2) != b"\xff\xd8":
+        return False
+    components = 0
+    while (marker := file.read(2))[:1] == b"\xff" and len(marker) == 2:
+        if marker == b"\xff\xff":
+            file.seek(-1, io.SEEK_CUR)
+            continue
+        length = int.from_bytes(file.read(2)) - 2
+        if length < 1:
+            break
+        body = file.read(length)
+        if marker in (b"\xff\xc0", b"\xff\xc1"):
+            components = body[5]
+        elif marker == b"\xff\xda":
+            return components > 0 and body[0] == components
+    return False
+
+
+def _webp(image: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    # method 2 takes half the time of the default 4 for files 4 % larger; an empty profile, or Pillow keeps the source's
+    image.save(encoded, "WEBP", quality=80, method=2, icc_profile=b"", exif=b"", xmp=b"")
+    return encoded.getvalue()

@@ -1,0 +1,75 @@
+"""What the decoding tasks answer with.
+
+A decoding child has read hostile bytes, so what it says is data to check, never objects to load: the parent builds
+these from plain JSON values and refuses whatever does not fit (ValueError, which fails the task as "crashed").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LONGEST_SIDE = 1 << 17
+"""Pixels. Above any picture the pixel caps let through; a child that claims more is lying."""
+
+
+def _check_side(*sides: int | None) -> None:
+    for side in sides:
+        if side is not None and (type(side) is not int or not 1 <= side <= LONGEST_SIDE):
+            raise ValueError(f"not a picture's side: {side!r}")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """A picture's headers. Sides in pixels as displayed (EXIF orientation applied); `format` is Pillow's name."""
+
+    width: int
+    height: int
+    format: str
+    animated: bool
+
+    def __post_init__(self) -> None:
+        _check_side(self.width, self.height)
+        if type(self.format) is not str or len(self.format) > 16 or type(self.animated) is not bool:
+            raise ValueError("not the facts of a picture")
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """An encoded WebP picture without metadata, in sRGB. All sides in pixels; `source_*` as displayed."""
+
+    data: bytes
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    duration: float | None = None
+    """Seconds; only of a video's frame, where the container says it."""
+
+    def __post_init__(self) -> None:
+        _check_side(self.width, self.height, self.source_width, self.source_height)
+        _check_duration(self.duration)
+        if self.data[:4] != b"RIFF" or self.data[8:12] != b"WEBP":
+            raise ValueError("not a WebP picture")
+
+
+@dataclass(frozen=True)
+class MediaFacts:
+    """A container's headers. `duration` in seconds, None where it can't be known without decoding; sides in pixels."""
+
+    duration: float | None
+    width: int | None
+    height: int | None
+    has_audio: bool
+    has_video: bool
+
+    def __post_init__(self) -> None:
+        _check_side(self.width, self.height)
+        _check_duration(self.duration)
+        if type(self.has_audio) is not bool or type(self.has_video) is not bool:
+            raise ValueError("not the facts of a recording")
+
+
+def _check_duration(duration: float | None) -> None:
+    if duration is not None and (type(duration) is not float or not math.isfinite(duration) or duration < 0):
+        raise ValueError(f"not a duration: {duration!r}")

@@ -1,0 +1,30 @@
+"""Identifiers: ULIDs with a prefix that names the thing, so that ids sort by time and read well in a log."""
+
+import secrets
+import time
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_ulid() -> str:
+    """26 characters: 48 bits of milliseconds, 80 random bits (github.com/ulid/spec)."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -5, -5))
+
+
+def new_media_id() -> str:
+    return f"med-{new_ulid()}"
+
+
+def new_job_id() -> str:
+    return f"job-{new_ulid()}"
+
+
+def thumbnail_id(media_id: str) -> str:
+    """The id under which an item's thumbnail can be downloaded; it is the item's own id, marked, and needs no row."""
+    return media_id.replace("med-", "med-thumb-", 1)
+
+
+def media_id_of_thumbnail(identifier: str) -> str | None:
+    """The item behind a thumbnail id, or None when `identifier` is not one."""
+    return identifier.replace("med-thumb-", "med-", 1) if identifier.startswith("med-thumb-") else None

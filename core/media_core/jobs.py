@@ -1,0 +1,204 @@
+"""Jobs as their owners see them: asking for a transcript, watching, cancelling. The workers' side is `queue`.
+
+A job belongs to whoever asked for it; to anybody but the owner and admins it does not exist.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from sqlalchemy import Row, text
+
+from media_core import media_types, queue
+from media_core.access import Item
+from media_core.database import Database
+from media_core.errors import Refused, not_found
+from media_core.library import Library
+from media_core.tokens import Claims
+
+OPEN: Final = frozenset({"queued", "running"})
+
+_COLUMNS = """
+    job_id, kind, status, progress, owner, media_id, created_at, started_at, finished_at, error_code, error_detail,
+    cancel_requested,
+    CASE WHEN status = 'queued' THEN (
+        SELECT 1 + count(*) FROM job AS other
+        WHERE other.kind = job.kind AND other.status = 'queued'
+          AND (other.priority > job.priority
+               OR (other.priority = job.priority AND (other.run_after, other.job_id) < (job.run_after, job.job_id)))
+    ) END AS queue_position
+"""
+_FIND = text(f"SELECT {_COLUMNS}, result FROM job WHERE job_id = :job_id")  # noqa: S608 (only constants are put in)
+_LIST = text(f"""
+SELECT {_COLUMNS}, CAST(NULL AS jsonb) AS result FROM job
+WHERE owner = :owner AND (CAST(:before AS text) IS NULL OR job_id < :before)
+ORDER BY job_id DESC LIMIT :limit
+""")  # noqa: S608 (only constants are put in)
+_ASKED_BEFORE = text("""
+SELECT job_id FROM job
+WHERE kind = 'transcribe' AND owner = :owner AND media_id = :media_id AND payload = CAST(:payload AS jsonb)
+  AND created_at > now() - interval '24 hours'
+ORDER BY job_id LIMIT 1
+""")
+_TRANSCRIBED_TODAY = text(
+    "SELECT coalesce((SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date), 0)"
+)
+# One look at many jobs: what changes while a job is watched.
+_STATES = text("""
+SELECT job_id, status, progress, (SELECT max(number) FROM segment WHERE segment.job_id = job.job_id) AS last_segment
+FROM job WHERE job_id = ANY(:job_ids)
+""")
+
+
+@dataclass(frozen=True)
+class Job:
+    """`progress` is 0 to 1; `queue_position` is 1 for the next one and None unless queued; `result` once completed."""
+
+    job_id: str
+    kind: str
+    status: str
+    progress: float
+    owner: str | None
+    media_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_code: str | None
+    error_detail: str | None
+    result: dict[str, Any] | None
+    cancel_requested: bool
+    queue_position: int | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status not in OPEN
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What a client asks for; the wishes travel in the job's payload."""
+
+    language: str | None = None
+    """None: detected."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    word_timestamps: bool = False
+    prompt: str | None = None
+    hotwords: str | None = None
+    vad: bool = True
+
+
+@dataclass(frozen=True)
+class State:
+    """What a watcher compares; equal states mean that there is nothing new to tell."""
+
+    status: str
+    progress: float
+    last_segment: int | None
+
+
+class Jobs:
+    """One tenant's jobs. `max_seconds`: the longest recording that is taken."""
+
+    def __init__(self, *, database: Database, library: Library, max_seconds: float) -> None:
+        self.database = database
+        self.library = library
+        self.max_seconds = max_seconds
+
+    async def transcribe(
+        self, caller: Claims, media_id: str, wanted: Transcription, *, once: bool = False, request_id: str | None = None
+    ) -> Job:
+        """Queues a transcription of an item that the caller may see; it waits for a clean verdict.
+
+        `once`: the same wish of the last 24 hours is answered with its job. Raises Refused `not_found`,
+        `not_audio_or_video`, `duration_exceeds_limit`, `transcription_limit_exceeded`, `transcription_disabled`.
+        """
+        item = await self.library.find(caller, media_id, "see")
+        await self._check(item)
+        payload = {"sha256": item.sha256, "media_id": media_id, **asdict(wanted)}
+        wish = hashlib.sha256(json.dumps([caller.subject, payload]).encode()).hexdigest()
+        async with self.database.transaction() as tx:
+            job_id: str | None = None
+            if once:
+                parameters = {"owner": caller.subject, "media_id": media_id, "payload": json.dumps(payload)}
+                job_id = (await tx.execute(_ASKED_BEFORE, parameters)).scalar()
+            if job_id is None:
+                job_id = await queue.enqueue(
+                    tx,
+                    "transcribe",
+                    payload,
+                    owner=caller.subject,
+                    media_id=media_id,
+                    dedupe_key=wish if once else None,
+                    request_id=request_id,
+                )
+            return _job((await tx.execute(_FIND, {"job_id": job_id})).one())
+
+    async def require_enabled(self) -> None:
+        """Raises Refused `transcription_disabled`."""
+        if not (await self.library.policy.current()).transcription_enabled:
+            raise Refused("transcription_disabled", "This tenant does not offer transcription.")
+
+    async def _check(self, item: Item) -> None:
+        """What is known already need not wait for a worker to be refused. What the header hides, the worker finds."""
+        await self.require_enabled()
+        if not media_types.transcribable(item.mime_type):
+            raise Refused("not_audio_or_video", f"A file of type {item.mime_type} holds no speech; send a recording.")
+        if item.duration is None:
+            return
+        if item.duration > self.max_seconds:
+            raise Refused(
+                "duration_exceeds_limit",
+                f"This recording has {item.duration / 60:.0f} minutes; up to {self.max_seconds / 60:g} are taken.",
+                limit=self.max_seconds,
+                duration=item.duration,
+            )
+        async with self.database.transaction() as tx:
+            used = (await tx.execute(_TRANSCRIBED_TODAY)).scalar_one()
+        limit = (await self.library.policy.current()).max_transcription_seconds_per_day
+        if used + item.duration > limit:
+            raise Refused(
+                "transcription_limit_exceeded",
+                f"This tenant may transcribe {limit // 60} minutes of audio a day and has used {used // 60}; this "
+                f"recording has {-(-item.duration // 60):.0f}. The count starts anew at 00:00 UTC.",
+                limit=limit // 60,
+                used=used // 60,
+            )
+
+    async def find(self, caller: Claims, job_id: str) -> Job:
+        """Raises Refused `not_found`, also for another's job."""
+        async with self.database.transaction() as tx:
+            row = (await tx.execute(_FIND, {"job_id": job_id})).first()
+        if row is None or not (row.owner == caller.subject or "admin" in caller.scopes):
+            raise not_found()
+        return _job(row)
+
+    async def list_own(self, caller: Claims, *, before: str | None = None, limit: int = 50) -> list[Job]:
+        """Newest first, without their results; `before` is the id of the last one seen."""
+        parameters = {"owner": caller.subject, "before": before, "limit": limit}
+        async with self.database.transaction() as tx:
+            return [_job(row) for row in await tx.execute(_LIST, parameters)]
+
+    async def cancel(self, caller: Claims, job_id: str) -> Job:
+        """A queued job ends at once, a running one at its next segment; an ended one stays as it is."""
+        await self.find(caller, job_id)
+        async with self.database.transaction() as tx:
+            await queue.cancel(tx, job_id)
+        return await self.find(caller, job_id)
+
+    async def segments(self, job_id: str, after: int = -1) -> list[dict[str, Any]]:
+        """Of a job that was found: its segments numbered above `after`."""
+        async with self.database.transaction() as tx:
+            return await queue.segments_of(tx, job_id, after)
+
+    async def states(self, job_ids: Collection[str]) -> Mapping[str, State]:
+        """Of many jobs at one look; what does not exist is left out."""
+        async with self.database.transaction() as tx:
+            rows = await tx.execute(_STATES, {"job_ids": list(job_ids)})
+            return {row.job_id: State(row.status, row.progress, row.last_segment) for row in rows}
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(**row._mapping)

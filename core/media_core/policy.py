@@ -1,0 +1,88 @@
+"""The tenant's limits and rules, as the reconciler last wrote them into the one `policy` row (and `usage.max_bytes`).
+
+They take effect without a restart: readers ask at every request and see a change after at most one second.
+"""
+
+import asyncio
+import time
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from media_core.database import Database
+
+FRESH_SECONDS = 1.0
+
+PendingAccess = Literal["None", "Uploader", "All"]
+
+_APPLY = text("""
+WITH limits AS (
+    INSERT INTO usage (id, max_bytes) VALUES (1, :max_bytes)
+    ON CONFLICT (id) DO UPDATE SET max_bytes = excluded.max_bytes
+)
+INSERT INTO policy (id, max_upload_bytes, max_transcription_seconds_per_day, scan_enabled, pending_access, unscannable,
+    transcription_enabled, suspended, generation)
+VALUES (1, :max_upload_bytes, :max_transcription_seconds_per_day, :scan_enabled, :pending_access, :unscannable,
+    :transcription_enabled, :suspended, :generation)
+ON CONFLICT (id) DO UPDATE SET
+    max_upload_bytes = excluded.max_upload_bytes,
+    max_transcription_seconds_per_day = excluded.max_transcription_seconds_per_day,
+    scan_enabled = excluded.scan_enabled, pending_access = excluded.pending_access,
+    unscannable = excluded.unscannable, transcription_enabled = excluded.transcription_enabled,
+    suspended = excluded.suspended, generation = excluded.generation
+""")
+_READ = text("""
+SELECT usage.max_bytes, max_upload_bytes, max_transcription_seconds_per_day, scan_enabled, pending_access, unscannable,
+    transcription_enabled, suspended, generation
+FROM policy, usage
+""")
+
+
+@dataclass(frozen=True)
+class Policy:
+    max_bytes: int
+    max_upload_bytes: int
+    max_transcription_seconds_per_day: int
+    scan_enabled: bool = True
+    pending_access: PendingAccess = "None"
+    """Who may read content before its verdict: nobody, its uploader, everybody who may see the item."""
+    unscannable: Literal["Block", "Allow"] = "Block"
+    transcription_enabled: bool = True
+    suspended: bool = False
+    generation: int = 0
+    """Of the MediaTenant that says so."""
+
+
+async def apply(tx: AsyncConnection, policy: Policy) -> None:
+    """Idempotent; the one place that writes limits."""
+    await tx.execute(_APPLY, asdict(policy))
+
+
+async def read(tx: AsyncConnection) -> Policy | None:
+    """None until a reconciler has applied one."""
+    row = (await tx.execute(_READ)).first()
+    return Policy(**row._mapping) if row else None
+
+
+class PolicyReader:
+    """The policy, read at most once a second. A tenant without one counts as full and suspended (fail closed)."""
+
+    _CLOSED = Policy(max_bytes=0, max_upload_bytes=0, max_transcription_seconds_per_day=0, suspended=True)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._policy = self._CLOSED
+        self._read_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def current(self) -> Policy:
+        """Raises Unavailable when the database is away and the last answer is too old to stand."""
+        if time.monotonic() - self._read_at > FRESH_SECONDS:
+            async with self._lock:
+                if time.monotonic() - self._read_at > FRESH_SECONDS:
+                    async with self._database.transaction() as tx:
+                        self._policy = await read(tx) or self._CLOSED
+                    self._read_at = time.monotonic()
+        return self._policy

@@ -1,0 +1,448 @@
+"""The MediaTenant resource, `media.scaiwave.io/v1alpha1`: what a platform team may declare about one tenant.
+
+This model is the only definition: `make run` reads manifests with it and the CRD is generated from it. So it stays
+structural: plain objects with known fields, every string, number and list bounded, enums as literals, defaults that
+need no webhook, and no rule that CEL could not state. Unknown fields are refused, never dropped, and every complaint
+names the field the way the author wrote it: `spec.quota.maxStorageMb: must be at least 1, not 0`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+GROUP = "media.scaiwave.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "MediaTenant"
+
+NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+HOST = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+KEY_SOURCE = (
+    r"^(https://[^\s?#]+|http://(localhost|127\.0\.0\.1|[a-z0-9.-]+\.svc(\.[a-z0-9.-]+)?)(:[0-9]+)?(/[^\s?#]*)?)$"
+)
+CRON = r"^[-0-9A-Za-z*/,]+( +[-0-9A-Za-z*/,]+){4}$"
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+
+FORMS = {
+    NAME: "must be lower-case letters, digits and inner hyphens",
+    HOST: "must be a lower-case host name such as media.acme.example",
+    KEY_SOURCE: "must be an https URL without query (http only for this machine or a service of the cluster)",
+    CRON: 'must be a cron schedule of five fields such as "0 3 * * *"',
+    QUANTITY: "must be a Kubernetes quantity such as 500m or 2Gi",
+}
+"""What a pattern means, in words; an error message says this instead of the pattern."""
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
+    StringConstraints(pattern=QUANTITY, max_length=32),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+]
+Label = Annotated[str, StringConstraints(max_length=316)]
+
+
+class Structural(BaseModel):
+    """camelCase outside, no unknown fields, no guessing of types (YAML's `true` is not the number 1)."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=False,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Quota(Structural):
+    """What the tenant may use. Changes take effect at once, without restarting anything; lowering a limit below
+    what is used deletes nothing, it only refuses what comes next."""
+
+    max_storage_mb: int = Field(10_240, ge=1, le=1_000_000_000)
+    """MiB of stored content, each distinct content counted once, thumbnails included. Uploads beyond: 413."""
+    max_upload_mb: int = Field(512, ge=1, le=80_000)
+    """MiB of one uploaded file. The bound is S3's: 10,000 parts of 8 MiB."""
+    max_transcription_minutes_per_day: int = Field(600, ge=0, le=1_000_000)
+    """Minutes of audio per UTC day. 0 refuses every transcription."""
+
+
+class Storage(Structural):
+    """Where the objects lie."""
+
+    bucket: str | None = Field(None, min_length=3, max_length=63, pattern=NAME)
+    """Name of the bucket; default `media-<tenantId>`. Immutable. A bucket that bears another tenant's mark is never
+    touched."""
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """What happens to the bucket and the database schema when the MediaTenant is deleted."""
+
+
+class Autoscaling(Structural):
+    """A HorizontalPodAutoscaler for the api."""
+
+    min: int = Field(2, ge=1, le=100)
+    """Fewest replicas."""
+    max: int = Field(10, ge=1, le=100)
+    """Most replicas; at least `min`."""
+    target_cpu: int = Field(70, ge=1, le=100)
+    """Average CPU use to aim at, percent of the request."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max < self.min:
+            raise PydanticCustomError("field:max", "must be at least {min}, which is min", {"min": self.min})
+        return self
+
+
+class Resources(Structural):
+    """CPU and memory of one container, as Kubernetes takes them."""
+
+    requests: dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], Quantity] = Field({}, max_length=4)
+    """What the scheduler sets aside."""
+    limits: dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], Quantity] = Field({}, max_length=4)
+    """What the container may use at most."""
+
+
+class Api(Structural):
+    """The tenant's HTTP api."""
+
+    replicas: int = Field(2, ge=0, le=100)
+    """Number of api pods, unless `autoscaling` is set. On one machine there is one process."""
+    autoscaling: Autoscaling | None = None
+    """Scale on CPU use instead of a fixed number."""
+    resources: Resources = Resources()
+    """CPU and memory of one api pod."""
+    host: str | None = Field(None, max_length=253, pattern=HOST)
+    """Public host name; makes the ingress route and is what links and `status.endpoint` bear."""
+
+
+class Oidc(Structural):
+    """Tokens of an OpenID Connect issuer."""
+
+    issuer: str = Field(max_length=512, pattern=KEY_SOURCE)
+    """The `iss` that tokens must bear, exactly."""
+    audience: str | None = Field(None, min_length=1, max_length=255)
+    """The `aud` that tokens must bear; default the tenant id."""
+    jwks_uri: str | None = Field(None, max_length=512, pattern=KEY_SOURCE)
+    """Where the issuer's keys are; default: what the issuer's `/.well-known/openid-configuration` says."""
+
+
+class Auth(Structural):
+    """Whose tokens the api accepts."""
+
+    oidc: Oidc | None = None
+    """An external issuer. Default: a signing key that belongs to this tenant alone."""
+
+
+class Scan(Structural):
+    """Virus scanning."""
+
+    enabled: bool = True
+    """False: nothing is scanned and nothing waits for a verdict."""
+    pending_access: Literal["None", "Uploader", "All"] = "None"
+    """Who may read a file before its verdict. None: 425 with Retry-After for everybody."""
+    unscannable: Literal["Block", "Allow"] = "Block"
+    """Content that no scanner can look into (encrypted, over the limits): Block keeps it from all readers."""
+    max_parallel: int = Field(4, ge=1, le=50)
+    """Most scan workers at a time."""
+    rescan_schedule: str = Field("0 3 * * *", max_length=100, pattern=CRON)
+    """When stored content is scanned again if the signatures have changed since; cron, UTC."""
+
+
+class Toleration(Structural):
+    """A Kubernetes toleration."""
+
+    key: str = Field("", max_length=316)
+    """Taint key; empty with `Exists` matches all."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How `value` is compared."""
+    value: str = Field("", max_length=63)
+    """Taint value."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Taint effect; empty matches all."""
+    toleration_seconds: int | None = Field(None, ge=0, le=86_400)
+    """How long NoExecute is tolerated; default for ever."""
+
+
+class Transcription(Structural):
+    """Speech to text by faster-whisper."""
+
+    enabled: bool = True
+    """False: `POST /v1/transcribe` is refused; jobs that are queued wait."""
+    model: str = Field("small", min_length=1, max_length=512)
+    """A faster-whisper model name, or the path of a model folder that the workers can read."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model runs."""
+    compute_type: Literal["int8", "int8_float16", "float16", "float32"] = "int8"
+    """Number format of the model's weights: smaller is faster and less exact."""
+    max_parallel: int = Field(2, ge=1, le=50)
+    """Most transcription workers at a time."""
+    resources: Resources = Resources()
+    """CPU and memory of one transcription pod."""
+    node_selector: dict[Label, Label] = Field({}, max_length=16)
+    """Labels of the nodes where transcription may run."""
+    tolerations: list[Toleration] = Field([], max_length=16)
+    """Taints that transcription pods tolerate."""
+    model_cache: str | None = Field(None, max_length=253, pattern=NAME)
+    """PersistentVolumeClaim of the tenant's namespace that keeps downloaded models; default: each Job fetches them."""
+
+
+class TenantSpec(Structural):
+    """What the platform team wants."""
+
+    tenant_id: str | None = Field(None, max_length=40, pattern=NAME)
+    """The tenant's name in object keys, schema, bucket and tokens; default `metadata.name`. Immutable and unique."""
+    quota: Quota = Quota()
+    """Limits of storage, upload size and transcription."""
+    storage: Storage = Storage()
+    """Bucket and what becomes of it."""
+    api: Api = Api()
+    """The HTTP api."""
+    auth: Auth = Auth()
+    """Whose tokens are accepted."""
+    scan: Scan = Scan()
+    """Virus scanning, and who may read what before its verdict."""
+    transcription: Transcription = Transcription()
+    """Speech to text."""
+    suspended: bool = False
+    """True: requests are answered 503, no worker starts, nothing is deleted."""
+
+
+class Condition(Structural):
+    """One observation, in the form of Kubernetes' conditions."""
+
+    type: str = Field(max_length=316)
+    """What is observed, an adjective: `BucketReady`."""
+    status: Literal["True", "False", "Unknown"]
+    """Unknown: the dependency could not be asked."""
+    reason: str = Field(max_length=128)
+    """One CamelCase word for programs."""
+    message: str = Field("", max_length=1024)
+    """A sentence for people."""
+    observed_generation: int = Field(ge=0)
+    """The spec's generation this was said about."""
+    last_transition_time: datetime | None = None
+    """When `status` last changed, UTC."""
+
+
+class UsageStatus(Structural):
+    """Coarse use of the quota; exact numbers are the api's `GET /v1/usage` and the metrics."""
+
+    stored_mb: int = Field(0, ge=0)
+    """MiB of stored content."""
+    percent: int = Field(0, ge=0)
+    """Of `quota.maxStorageMb`."""
+
+
+class TenantStatus(Structural):
+    """What was observed last; written by the operator only."""
+
+    conditions: list[Condition] = Field([], max_length=16)
+    """One per type."""
+    observed_generation: int = Field(0, ge=0)
+    """The spec's generation that the conditions speak about."""
+    endpoint: str = Field("", max_length=512)
+    """Base URL of the api."""
+    bucket: str = Field("", max_length=63)
+    """Name of the bucket."""
+    usage: UsageStatus = UsageStatus()
+    """Coarse use of the quota."""
+
+
+class Metadata(BaseModel):
+    """The part of Kubernetes' ObjectMeta that is read here; the rest belongs to the API server and is left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, alias_generator=to_camel)
+
+    name: str = Field(min_length=1, max_length=253)
+    namespace: str = Field("default", min_length=1, max_length=63)
+    generation: int = Field(1, ge=1)
+    uid: str = ""
+
+
+class MediaTenant(Structural):
+    """One tenant, as declared."""
+
+    api_version: Literal["media.scaiwave.io/v1alpha1"]
+    kind: Literal["MediaTenant"]
+    metadata: Metadata
+    spec: TenantSpec = TenantSpec()
+    status: TenantStatus | None = None
+
+    @model_validator(mode="after")
+    def _name_fits_as_tenant_id(self) -> Self:
+        if self.spec.tenant_id is None:
+            try:
+                TenantSpec(tenantId=self.metadata.name)
+            except ValidationError as error:
+                words = _sentence(error.errors()[0], TenantSpec)
+                raise PydanticCustomError(
+                    "field:metadata.name", "{words}, or spec.tenantId set", {"words": words}
+                ) from None
+        return self
+
+    @property
+    def tenant_id(self) -> str:
+        return self.spec.tenant_id or self.metadata.name
+
+    @property
+    def bucket(self) -> str:
+        return self.spec.storage.bucket or f"media-{self.tenant_id}"
+
+    @property
+    def schema_name(self) -> str:
+        """Postgres schema and role: `tenant_<id>`, hyphens as underscores (ids hold no underscore, so no two meet)."""
+        return "tenant_" + self.tenant_id.replace("-", "_")
+
+    @classmethod
+    def read(cls, document: object) -> Self:
+        """A MediaTenant from a parsed manifest; raises `SpecInvalid` with every complaint at once."""
+        if not isinstance(document, Mapping):
+            raise SpecInvalid([FieldError("", f"must be a {KIND} object, not {_shown(document)}")])
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise SpecInvalid([_field_error(details) for details in error.errors()]) from None
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """`path` as the author writes it (`spec.quota.maxStorageMb`), `sentence` what is wrong there."""
+
+    path: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.sentence}" if self.path else self.sentence
+
+
+class SpecInvalid(Exception):
+    """A manifest that is not a valid MediaTenant."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+
+
+def refuse_immutable_changes(old: MediaTenant, new: MediaTenant) -> None:
+    """Raises `SpecInvalid` if `new` is another tenant than `old`: names that data is filed under never change."""
+    pairs = {
+        "metadata.name": (old.metadata.name, new.metadata.name),
+        "spec.tenantId": (old.tenant_id, new.tenant_id),
+        "spec.storage.bucket": (old.bucket, new.bucket),
+    }
+    errors = [
+        FieldError(path, f"is immutable: it is {before!r} and cannot become {after!r}")
+        for path, (before, after) in pairs.items()
+        if before != after
+    ]
+    if errors:
+        raise SpecInvalid(errors)
+
+
+def changes(old: MediaTenant, new: MediaTenant) -> Iterator[tuple[str, object, object]]:
+    """(path, before, after) of each leaf of the spec that differs, defaults filled in."""
+    before, after = (dict(_leaves("spec", tenant.spec.model_dump(by_alias=True))) for tenant in (old, new))
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            yield path, before.get(path), after.get(path)
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{path}.{name}", inner)
+    else:
+        yield path, value
+
+
+def _field_error(details: ErrorDetails) -> FieldError:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"] if part != "[key]")
+    if details["type"].startswith("field:"):  # a rule about two fields, filed under the one to change
+        path += "." + details["type"].removeprefix("field:")
+    return FieldError(path.removeprefix("."), _sentence(details, _model_at(details["loc"][:-1])))
+
+
+def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
+    model: type[BaseModel] = MediaTenant
+    for part in location:
+        field = next((field for field in model.model_fields.values() if field.alias == part), None)
+        if field is None:
+            continue
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
+    return model
+
+
+def _sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
+    """pydantic's complaint in the words of the one who edits the manifest."""
+    context, given = details.get("ctx", {}), f", not {_shown(details['input'])}"
+    match details["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            known = [field.alias or name for name, field in model.model_fields.items()]
+            return "is not a known field" + _nearest(str(details["loc"][-1]), known)
+        case "literal_error":
+            options = [option.strip("'") for option in context["expected"].replace(" or ", ", ").split(", ")]
+            choice = f"must be {options[0]}" if len(options) == 1 else f"must be one of {', '.join(options)}"
+            return choice + given + _nearest(str(details["input"]), options, alternatives=False)
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}{given}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}{given}"
+        case "int_type" | "int_from_float":
+            return f"must be a whole number{given}"
+        case "bool_type":
+            return f"must be true or false{given}"
+        case "string_type":
+            return f"must be a text{given}"
+        case "string_pattern_mismatch":
+            return FORMS[context["pattern"]] + given
+        case "string_too_long":
+            return f"must be at most {context['max_length']} characters long"
+        case "string_too_short":
+            return f"must be at least {context['min_length']} characters long"
+        case "too_long":
+            return f"must hold at most {context['max_length']} entries"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"must be an object{given}"
+        case "list_type":
+            return f"must be a list{given}"
+        case _:
+            return details["msg"][:1].lower() + details["msg"][1:]
+
+
+def _nearest(name: str, known: Sequence[str], *, alternatives: bool = True) -> str:
+    folded = {option.lower().replace("_", ""): option for option in known}
+    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {folded[near[0]]}?"
+    return f"; known here: {', '.join(known)}" if alternatives else ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

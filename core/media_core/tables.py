@@ -1,0 +1,206 @@
+"""The tables of one tenant's schema.
+
+No table names its schema: the tenant's role has it as its search_path, so the same code serves every tenant and a bug
+can't reach another one's rows. Invariants that span tables are kept by `uploads`, `library`, `quota` and `queue`.
+"""
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, ForeignKey, Index, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+NOW = text("now()")
+
+
+def _time(*, nullable: bool = False, default_now: bool = False) -> Any:
+    return Column(DateTime(timezone=True), nullable=nullable, server_default=NOW if default_now else None)
+
+
+class Blob(SQLModel, table=True):
+    """One row per distinct content. An infected one stays as a tombstone: the same bytes are refused for ever."""
+
+    __table_args__ = (
+        CheckConstraint("scan_status IN ('pending','clean','infected','unscannable','error')", name="blob_scan_status"),
+        CheckConstraint("thumbnail_status IN ('none','pending','ready','failed')", name="blob_thumbnail_status"),
+        Index("blob_doomed", "doomed_at", postgresql_where=text("doomed_at IS NOT NULL")),
+        Index("blob_open_verdict", "scan_status", postgresql_where=text("scan_status IN ('pending','error')")),
+    )
+
+    sha256: str = Field(primary_key=True, sa_type=Text)
+    size: int = Field(sa_type=BigInteger)
+    mime_type: str = Field(sa_type=Text)
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
+    """Seconds, as the container's header says."""
+    scan_status: str = Field(sa_column=Column(Text, nullable=False, server_default="pending"))
+    scan_detail: str | None = Field(default=None, sa_type=Text)
+    scan_engine: str | None = Field(default=None, sa_type=Text)
+    scanned_at: datetime | None = Field(sa_column=_time(nullable=True))
+    thumbnail_status: str = Field(sa_column=Column(Text, nullable=False, server_default="none"))
+    thumbnail_sha256: str | None = Field(default=None, sa_type=Text)
+    thumbnail_size: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    doomed_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """Set when the objects must go: the last reference went, or the content is infected."""
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class Media(SQLModel, table=True):
+    """One row per upload."""
+
+    __table_args__ = (Index("media_sha256", "sha256"),)
+
+    media_id: str = Field(primary_key=True, sa_type=Text)
+    sha256: str = Field(sa_column=Column(Text, ForeignKey("blob.sha256"), nullable=False))
+    filename: str = Field(sa_type=Text)
+    claimed_type: str | None = Field(default=None, sa_type=Text)
+    uploaded_by: str = Field(sa_type=Text)
+    tenant_scope: bool = False
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class MediaTombstone(SQLModel, table=True):
+    """Who deleted what, for 30 days, so that repeating a DELETE is answered like the first one."""
+
+    __tablename__ = "media_tombstone"
+
+    media_id: str = Field(primary_key=True, sa_type=Text)
+    uploaded_by: str = Field(sa_type=Text)
+    deleted_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class RoomFile(SQLModel, table=True):
+    __tablename__ = "room_file"
+    __table_args__ = (
+        Index("room_file_newest", "room_id", "added_at", "media_id"),
+        Index("room_file_media", "media_id"),
+    )
+
+    room_id: str = Field(primary_key=True, sa_type=Text)
+    media_id: str = Field(sa_column=Column(Text, ForeignKey("media.media_id", ondelete="CASCADE"), primary_key=True))
+    added_by: str = Field(sa_type=Text)
+    added_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class Usage(SQLModel, table=True):
+    """One row. `stored_bytes` counts each content and thumbnail once; `reserved_bytes` is the sum of `reservation`."""
+
+    __table_args__ = (CheckConstraint("id = 1", name="usage_one_row"),)
+
+    id: int = Field(primary_key=True, default=1)
+    stored_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    reserved_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    max_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+
+
+class Reservation(SQLModel, table=True):
+    """Bytes an upload in flight may still store. One that outlives `expires_at` belongs to a dead process."""
+
+    __table_args__ = (Index("reservation_expires", "expires_at"),)
+
+    reservation_id: str = Field(primary_key=True, sa_type=Text)
+    bytes: int = Field(sa_type=BigInteger)
+    expires_at: datetime = Field(sa_column=_time())
+
+
+class Policy(SQLModel, table=True):
+    """One row: the MediaTenant's limits and rules, written by whoever reconciles it, read by api and workers."""
+
+    __table_args__ = (
+        CheckConstraint("id = 1", name="policy_one_row"),
+        CheckConstraint("pending_access IN ('None','Uploader','All')", name="policy_pending_access"),
+        CheckConstraint("unscannable IN ('Block','Allow')", name="policy_unscannable"),
+    )
+
+    id: int = Field(primary_key=True, default=1)
+    max_upload_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="536870912"))
+    max_transcription_seconds_per_day: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="36000"))
+    scan_enabled: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
+    pending_access: str = Field(sa_column=Column(Text, nullable=False, server_default="None"))
+    unscannable: str = Field(sa_column=Column(Text, nullable=False, server_default="Block"))
+    transcription_enabled: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
+    suspended: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    generation: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+
+
+class Idempotency(SQLModel, table=True):
+    """The answer once given under an Idempotency-Key, for 24 hours."""
+
+    subject: str = Field(primary_key=True, sa_type=Text)
+    key: str = Field(primary_key=True, sa_type=Text)
+    fingerprint: str = Field(sa_type=Text)
+    """What the request asked for; the same key with another fingerprint is refused."""
+    answer: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class Job(SQLModel, table=True):
+    """One unit of work of one worker kind. See `queue` for the state machine."""
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('scan','transcribe','thumbnail')", name="job_kind"),
+        CheckConstraint("status IN ('queued','running','completed','failed','cancelled')", name="job_status"),
+        Index(
+            "job_ready",
+            "kind",
+            text("priority DESC"),
+            "run_after",
+            "job_id",
+            postgresql_where=text("status IN ('queued','running')"),
+        ),
+        Index(
+            "job_once",
+            "kind",
+            "dedupe_key",
+            unique=True,
+            postgresql_where=text("status IN ('queued','running')"),
+        ),
+        Index("job_owner", "owner", "job_id"),
+    )
+
+    job_id: str = Field(primary_key=True, sa_type=Text)
+    kind: str = Field(sa_type=Text)
+    status: str = Field(sa_column=Column(Text, nullable=False, server_default="queued"))
+    priority: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    owner: str | None = Field(default=None, sa_type=Text)
+    media_id: str | None = Field(default=None, sa_type=Text)
+    dedupe_key: str | None = Field(default=None, sa_type=Text)
+    """While one job with this key is open, another one is not queued."""
+    payload: dict[str, Any] = Field(sa_type=JSONB)
+    result: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    error_code: str | None = Field(default=None, sa_type=Text)
+    error_detail: str | None = Field(default=None, sa_type=Text)
+    progress: float = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    charged_seconds: int | None = None
+    """Audio seconds counted against the day's transcription limit; None until counted."""
+    cancel_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    request_id: str | None = Field(default=None, sa_type=Text)
+    """X-Request-Id of the request that queued it, so that a worker's log lines can be found from it."""
+    worker: str | None = Field(default=None, sa_type=Text)
+    lease_token: str | None = Field(default=None, sa_type=Text)
+    lease_until: datetime | None = Field(sa_column=_time(nullable=True))
+    run_after: datetime = Field(sa_column=_time(default_now=True))
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+    started_at: datetime | None = Field(sa_column=_time(nullable=True))
+    finished_at: datetime | None = Field(sa_column=_time(nullable=True))
+
+
+class Segment(SQLModel, table=True):
+    """A transcript as it grows: what a pre-empted job continues from, and what `/events` streams."""
+
+    job_id: str = Field(sa_column=Column(Text, ForeignKey("job.job_id", ondelete="CASCADE"), primary_key=True))
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    start: float
+    end: float
+    text: str = Field(sa_type=Text)
+    words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
+
+
+class TranscriptionDay(SQLModel, table=True):
+    __tablename__ = "transcription_day"
+
+    day: date = Field(primary_key=True)
+    seconds: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))

@@ -1,0 +1,32 @@
+"""One master thumbnail per content, and its variants.
+
+The master is WebP in sRGB, without metadata, its longest side at most 1024 pixels and never larger than the source.
+Variants are made from the master alone, so a download decodes no untrusted bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, Source, Thumbnail
+from media_core.media_types import category, has_thumbnail
+
+SIZES = (160, 320, 640, 1024)
+"""Longest sides in pixels that a client may ask for."""
+
+
+async def make_thumbnail(pool: DecodingPool, source: Source, mime_type: str) -> Thumbnail:
+    """The master thumbnail of an image, or of a video's frame at about one second.
+
+    Raises DecodingFailed; code "unsupported" where the type has no thumbnail.
+    """
+    if not has_thumbnail(mime_type):
+        raise DecodingFailed("unsupported", f"{mime_type} has no thumbnail")
+    task = "video_frame" if category(mime_type) == "video" else "thumbnail"
+    thumbnail: Thumbnail = await pool.run(task, source, max_side=SIZES[-1])
+    return thumbnail
+
+
+async def variant(pool: DecodingPool, master: bytes, size: int, image_format: Literal["webp", "jpeg"]) -> bytes:
+    """The master thumbnail scaled down to a longest side of `size` (one of SIZES), encoded anew. Never scaled up."""
+    return bytes(await pool.run("resize_thumbnail", BytesSource(master), size=size, image_format=image_format))

@@ -1,0 +1,349 @@
+"""Bearer tokens: who mints them, and the one way they are verified.
+
+Invariants (http-api.md, "Who may do what"):
+- The key decides the algorithm, never the token: a JWK stands for exactly one of `ALGORITHMS` (no HS*, no none).
+- `aud` is the tenant, `exp` and `sub` are required, the clock may differ by `LEEWAY`.
+- Nothing of a token longer than `MAX_TOKEN_BYTES` is parsed.
+- Whatever can't be verified is refused, also when the keys can't be had (fail closed).
+- A verified token is remembered for a few seconds, never past its own `exp` and never past a change of the keys.
+Private keys live only with whoever mints; the api holds the public JWKS.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, TypeGuard
+
+import jwt
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
+
+from media_core.errors import Refused
+
+ALGORITHMS: Final = frozenset({"EdDSA", "ES256", "RS256", "PS256"})
+SCOPES: Final = frozenset({"media:read", "media:write", "transcribe", "admin"})
+LEEWAY: Final = timedelta(seconds=10)
+MAX_TOKEN_BYTES: Final = 8192
+
+Jwk = dict[str, Any]
+"""One JSON Web Key (RFC 7517)."""
+
+_log = structlog.stdlib.get_logger("media.tokens")
+
+
+class AllRooms(Enum):
+    """The claim `rooms: ["*"]`: every room of the tenant."""
+
+    ALL = "*"
+
+
+ALL: Final = AllRooms.ALL
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a verified token says. Scopes that this platform doesn't know are left out."""
+
+    subject: str
+    scopes: frozenset[str]
+    rooms: frozenset[str] | Literal[AllRooms.ALL]
+    expires: datetime
+
+
+def generate_key() -> Jwk:
+    """A new Ed25519 private key as a JWK with `kid`, `alg` and `use`."""
+    key: Jwk = json.loads(OKPAlgorithm.to_jwk(Ed25519PrivateKey.generate()))
+    return {**key, "kid": secrets.token_urlsafe(9), "alg": "EdDSA", "use": "sig"}
+
+
+def public_jwks(private_keys: Iterable[Jwk]) -> dict[str, list[Jwk]]:
+    """The JWK Set with the public halves of `private_keys`, for the api's `MEDIA_JWKS_FILE`."""
+    return {"keys": [{name: value for name, value in key.items() if name != "d"} for key in private_keys]}
+
+
+def save_public_jwks(path: Path, private_keys: Iterable[Jwk]) -> None:
+    """Replaces `path` atomically, so that a running api never reads half a file."""
+    _replace(path, public_jwks(private_keys), mode=0o644)
+
+
+def save_signing_keys(path: Path, private_keys: Sequence[Jwk]) -> None:
+    """Writes the private keys, the one that mints first, readable by the owner only."""
+    _replace(path, {"keys": list(private_keys)}, mode=0o600)
+
+
+def load_signing_keys(path: Path) -> list[Jwk]:
+    """The private keys in `path`, the one that mints first; an empty list when there is no such file."""
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        return []
+    keys: list[Jwk] = document["keys"]
+    return keys
+
+
+def _replace(path: Path, document: dict[str, Any], *, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(document, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def mint(
+    private_jwk: Jwk,
+    *,
+    tenant_id: str,
+    subject: str,
+    scopes: Iterable[str],
+    rooms: Iterable[str] | Literal[AllRooms.ALL] = (),
+    lifetime: timedelta,
+) -> str:
+    """A signed token for `subject`. A negative `lifetime` makes one that has already expired."""
+    now = datetime.now(UTC)
+    claims = {
+        "aud": tenant_id,
+        "sub": subject,
+        "scope": " ".join(scopes),
+        "rooms": ["*"] if rooms is ALL else list(rooms),
+        "iat": min(now, now + lifetime),
+        "exp": now + lifetime,
+    }
+    key = jwt.PyJWK(private_jwk)
+    return jwt.encode(claims, key.key, algorithm=key.algorithm_name, headers={"kid": private_jwk["kid"]})
+
+
+class KeySource(Protocol):
+    """Where the verifier's public keys come from."""
+
+    def version(self) -> object:
+        """Changes whenever a key may have been added or taken away."""
+
+    async def find(self, kid: str | None) -> jwt.PyJWK | None:
+        """The key named `kid`; without `kid` the only key there is. None when there is no such key now."""
+
+
+def _choose(keys: Sequence[jwt.PyJWK], kid: str | None) -> jwt.PyJWK | None:
+    if kid is None:
+        return keys[0] if len(keys) == 1 else None
+    return next((key for key in keys if key.key_id == kid), None)
+
+
+def _usable(keys: Iterable[jwt.PyJWK]) -> list[jwt.PyJWK]:
+    return [key for key in keys if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")]
+
+
+class JwksFile:
+    """The tenant's own keys in a JWK Set file, read again as soon as the file has changed: rotation needs no restart.
+
+    A file that is gone leaves no key. One that is no JWK Set leaves the keys as they were, with a warning in the log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: object = None
+        self._keys: list[jwt.PyJWK] = []
+
+    def version(self) -> object:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_ino, status.st_size)
+
+    async def find(self, kid: str | None) -> jwt.PyJWK | None:
+        version = self.version()
+        if version is None:
+            self._keys = []
+            _log.warning("signing_keys_missing", path=str(self._path))
+        elif version != self._seen:
+            self._read()
+        self._seen = version
+        return _choose(self._keys, kid)
+
+    def _read(self) -> None:
+        try:
+            self._keys = _usable(jwt.PyJWKSet.from_json(self._path.read_text()).keys)
+        except (OSError, ValueError, AttributeError, jwt.PyJWTError):
+            # The reason may quote the document, so it stays out of the log.
+            _log.warning("signing_keys_unreadable", path=str(self._path))
+        else:
+            _log.info("signing_keys_loaded", kids=[key.key_id for key in self._keys])
+
+
+class OidcKeys:
+    """An OIDC issuer's keys by `jwks_uri`, fetched in a thread.
+
+    Keys are refetched every `lifespan`, and at once for an unknown `kid`, but not more often than every `cooldown`, so
+    that tokens with made-up key ids cause no traffic. While the issuer is away its last keys hold for `max_stale`.
+    """
+
+    def __init__(
+        self,
+        jwks_uri: str,
+        *,
+        timeout: timedelta = timedelta(seconds=5),
+        lifespan: timedelta = timedelta(minutes=5),
+        cooldown: timedelta = timedelta(seconds=10),
+        max_stale: timedelta = timedelta(hours=1),
+    ) -> None:
+        self._client = jwt.PyJWKClient(jwks_uri, cache_jwk_set=False, timeout=timeout.total_seconds())
+        self._lifespan, self._cooldown, self._max_stale = lifespan, cooldown, max_stale
+        self._keys: list[jwt.PyJWK] = []
+        self._version = 0
+        self._fetched: float | None = None
+        self._tried: float | None = None
+        self._fetching = asyncio.Lock()
+
+    def version(self) -> object:
+        return self._version
+
+    async def find(self, kid: str | None) -> jwt.PyJWK | None:
+        key = _choose(self._keys, kid)
+        if key is None or self._age() > self._lifespan:
+            await self._fetch()
+            key = _choose(self._keys, kid)
+        return key if self._age() <= self._max_stale else None
+
+    def _age(self) -> timedelta:
+        return timedelta.max if self._fetched is None else timedelta(seconds=time.monotonic() - self._fetched)
+
+    async def _fetch(self) -> None:
+        async with self._fetching:
+            if self._tried is not None and time.monotonic() - self._tried < self._cooldown.total_seconds():
+                return
+            try:
+                keys = _usable(await asyncio.to_thread(self._client.get_signing_keys))
+            except (jwt.PyJWTError, OSError, ValueError) as error:
+                _log.warning("issuer_keys_not_fetched", jwks_uri=self._client.uri, reason=type(error).__name__)
+            else:
+                self._keys, self._fetched = keys, time.monotonic()
+                self._version += 1
+            finally:
+                self._tried = time.monotonic()
+
+
+class TokenVerifier:
+    """Verifies bearer tokens of one tenant.
+
+    `audience` is what `aud` must hold, by default the tenant's id; `issuer`, when given, is what `iss` must be.
+    """
+
+    def __init__(
+        self,
+        tenant_id: str,
+        keys: KeySource,
+        *,
+        audience: str | None = None,
+        issuer: str | None = None,
+        remember: timedelta = timedelta(seconds=5),
+        remember_at_most: int = 1024,
+    ) -> None:
+        self._audience = audience or tenant_id
+        self._issuer = issuer
+        self._keys = keys
+        self._remember, self._remember_at_most = remember, remember_at_most
+        self._verified: dict[bytes, tuple[Claims, object, float]] = {}
+
+    async def verify(self, token: str) -> Claims:
+        """The token's claims. Raises Refused("unauthorized") with a sentence that says what is wrong with it."""
+        if len(token) > MAX_TOKEN_BYTES:
+            raise _refused(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        remembered = self._verified.get(digest)
+        version = self._keys.version()
+        if remembered is not None:
+            claims, known_version, until = remembered
+            if known_version == version and time.time() < until:
+                return claims
+            self._verified.pop(digest, None)
+        claims = await self._verify(token)
+        until = min(time.time() + self._remember.total_seconds(), claims.expires.timestamp())
+        while len(self._verified) >= self._remember_at_most:
+            self._verified.pop(next(iter(self._verified)))
+        self._verified[digest] = (claims, version, until)
+        return claims
+
+    async def _verify(self, token: str) -> Claims:
+        try:
+            kid = jwt.get_unverified_header(token).get("kid")
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise _refused("The bearer token is not a JSON Web Token.") from None
+        key = await self._keys.find(kid)
+        if key is None:
+            raise _refused(
+                "The token names no signing key (`kid`), and it must where there is more than one."
+                if kid is None
+                else "The token is not signed with a key of this tenant."
+            )
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY,
+                options={"require": ["exp", "aud", "sub"], "enforce_minimum_key_length": True},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise _refused(_reason(error)) from None
+        return _claims(claims)
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "The token has expired."
+        case jwt.ImmatureSignatureError():
+            return "The token is not valid yet."
+        case jwt.InvalidAudienceError():
+            return "The token is for another audience than this tenant."
+        case jwt.InvalidIssuerError():
+            return "The token comes from another issuer than this tenant's."
+        case jwt.MissingRequiredClaimError():
+            return f"The token has no claim `{error.claim}`."
+        case jwt.InvalidAlgorithmError():
+            return "The token is signed with another algorithm than its key is for."
+        case jwt.InvalidSignatureError():
+            return "The token is not signed with a key of this tenant."
+        case _:
+            return "The token is malformed."
+
+
+def _claims(raw: dict[str, Any]) -> Claims:
+    subject, scope, rooms = raw["sub"], raw.get("scope", ""), raw.get("rooms", [])
+    if not _is_text(subject) or not 0 < len(subject) <= 255:
+        raise _refused("The token's claim `sub` must be 1 to 255 characters.")
+    if not isinstance(scope, str):
+        raise _refused("The token's claim `scope` must be words separated by spaces.")
+    if not isinstance(rooms, list) or not all(_is_text(room) for room in rooms):
+        raise _refused("The token's claim `rooms` must be a list of room ids.")
+    try:
+        expires = datetime.fromtimestamp(int(raw["exp"]), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise _refused("The token's claim `exp` is out of range.") from None
+    return Claims(subject, frozenset(scope.split()) & SCOPES, ALL if "*" in rooms else frozenset(rooms), expires)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether the database can hold it: PostgreSQL's text has no NUL and no lone surrogates."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _refused(detail: str) -> Refused:
+    return Refused("unauthorized", detail)

@@ -1,0 +1,98 @@
+"""A transcript's renderings: plain text, SubRip, WebVTT, JSON. Pure; the api serves them, the workers build the result.
+
+A segment is `{"id", "start", "end", "text"}`, seconds from the start of the recording, with `"words"` when they were
+asked for: `[{"word", "start", "end", "probability"}]`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+Segment = Mapping[str, Any]
+
+_ARROW = re.compile("-{2,}>")
+# The languages that Whisper writes without spaces between words; openai-whisper splits their words by character.
+_UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+
+LANGUAGES = frozenset(
+    (  # noqa: SIM905 (as a list it would take a hundred lines)
+        "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy "
+        "id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru "
+        "sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh"
+    ).split()
+)
+"""The language codes that multilingual Whisper models know."""
+
+
+def transcript(segments: Iterable[Segment], language: str | None) -> str:
+    """The whole text on one line."""
+    return ("" if language in _UNSPACED else " ").join(segment["text"] for segment in segments)
+
+
+def result(segments: list[dict[str, Any]], language: str | None, duration: float) -> dict[str, Any]:
+    """The finished job's result, as the published page shows it. `duration` is the recording's, in seconds."""
+    return {
+        "transcript": transcript(segments, language),
+        "segments": segments,
+        "language": language,
+        "duration": round(duration, 3),
+    }
+
+
+def txt(result: Mapping[str, Any]) -> str:
+    """One line a segment."""
+    return "".join(f"{_line(segment)}\n" for segment in result["segments"])
+
+
+def srt(result: Mapping[str, Any]) -> str:
+    """SubRip. It has no way to escape its arrow, so an arrow in the text is shortened."""
+    cues = (
+        f"{number}\n{_span(segment, ',')}\n{_ARROW.sub('->', _line(segment))}\n"
+        for number, segment in enumerate(result["segments"], 1)
+    )
+    return "\n".join(cues)
+
+
+def vtt(result: Mapping[str, Any]) -> str:
+    """WebVTT (W3C): `&`, `<` and `>` escaped, so that neither an arrow nor a tag in the text is taken for markup."""
+    cues = (
+        f"\n{_span(segment, '.')}\n{_line(segment).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}\n"
+        for segment in result["segments"]
+    )
+    return "WEBVTT\n" + "".join(cues)
+
+
+def as_json(result: Mapping[str, Any]) -> str:
+    return json.dumps(dict(result), ensure_ascii=False)
+
+
+FORMATS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = MappingProxyType(
+    {
+        "json": ("application/json", as_json),
+        "txt": ("text/plain; charset=utf-8", txt),
+        "srt": ("application/x-subrip; charset=utf-8", srt),
+        "vtt": ("text/vtt; charset=utf-8", vtt),
+    }
+)
+"""By file extension: the media type and what renders a finished job's result into it."""
+
+
+def _line(segment: Segment) -> str:
+    # A blank line ends a cue in both subtitle formats.
+    return " ".join(segment["text"].split())
+
+
+def _span(segment: Segment, decimal: str) -> str:
+    start = round(segment["start"] * 1000)
+    # WebVTT wants a cue to end after it starts, and players skip SubRip cues that don't.
+    end = max(round(segment["end"] * 1000), start + 1)
+    return f"{_clock(start, decimal)} --> {_clock(end, decimal)}"
+
+
+def _clock(milliseconds: int, decimal: str) -> str:
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{decimal}{milliseconds:03d}"

@@ -1,0 +1,451 @@
+"""One upload, from the first byte to the committed row.
+
+    read: hash + buffer (8 MiB) or staging object  ->  sniff, thumbnail  ->  one transaction  ->  answer
+
+Invariants: a row never stands without its object, and an upload that ends anywhere before its commit leaves no
+reservation, no object and no row. The transaction first takes the content's `blob` row (inserting or locking it), then
+puts the object under its final key, then writes the rest. Deleting takes the same row lock before it removes the
+object (`library.collect`), so for one content the two can't interleave. Should the process die after the object is put
+and before the commit, the object has no row: garbage, swept later.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from media_core import media_types, queue
+from media_core.access import has_room
+from media_core.database import Database
+from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, MediaFacts, Source, Thumbnail
+from media_core.errors import Refused, Unavailable, not_found
+from media_core.ids import new_media_id, new_ulid, thumbnail_id
+from media_core.keys import content_key, thumbnail_key
+from media_core.policy import Policy, PolicyReader
+from media_core.quota import MIB, Reservation
+from media_core.store import ObjectStore, StagedObject
+from media_core.thumbnails import make_thumbnail
+from media_core.tokens import Claims
+
+BUFFER_BYTES = 8 * MIB
+"""Up to this size a file is kept in memory and put in one request; beyond, it streams to a staging object."""
+STEP_BYTES = MIB
+FORM_OVERHEAD_BYTES = 64 * 1024
+"""How much of a request's Content-Length may be form fields and boundaries rather than file."""
+EXTEND_SECONDS = 60.0
+SNIFF_BYTES = 16 * 1024
+
+_log = structlog.stdlib.get_logger("media.uploads")
+
+_KNOWN = text("SELECT scan_status, doomed_at FROM blob WHERE sha256 = :sha256")
+_NEW_BLOB = text("""
+INSERT INTO blob (sha256, size, mime_type) VALUES (:sha256, :size, :mime_type)
+ON CONFLICT (sha256) DO NOTHING RETURNING sha256
+""")
+_LOCK_BLOB = text("""
+SELECT size, mime_type, width, height, scan_status, thumbnail_status, doomed_at FROM blob
+WHERE sha256 = :sha256 FOR NO KEY UPDATE
+""")
+_DESCRIBE = text("""
+UPDATE blob SET mime_type = :mime_type, width = :width, height = :height, duration = :duration,
+    thumbnail_status = :thumbnail_status, thumbnail_sha256 = :thumbnail_sha256, thumbnail_size = :thumbnail_size,
+    scan_status = 'pending', doomed_at = NULL
+WHERE sha256 = :sha256
+""")
+_NEW_MEDIA = text("""
+INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope)
+VALUES (:media_id, :sha256, :filename, :claimed_type, :uploaded_by, :tenant_scope)
+""")
+_ATTACH = text("INSERT INTO room_file (room_id, media_id, added_by) VALUES (:room_id, :media_id, :added_by)")
+_CLAIM_KEY = text("""
+INSERT INTO idempotency (subject, key, fingerprint) VALUES (:subject, :key, :fingerprint)
+ON CONFLICT (subject, key) DO UPDATE
+SET fingerprint = excluded.fingerprint, answer = NULL, created_at = now()
+WHERE idempotency.created_at < now() - interval '24 hours'
+RETURNING key
+""")
+_EARLIER = text("SELECT fingerprint, answer FROM idempotency WHERE subject = :subject AND key = :key")
+_REMEMBER = text("UPDATE idempotency SET answer = CAST(:answer AS jsonb) WHERE subject = :subject AND key = :key")
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """The published answer. `thumbnail_id` is None where the type has none; width and height in pixels."""
+
+    media_id: str
+    sha256: str
+    size: int
+    mime_type: str
+    thumbnail_id: str | None
+    width: int | None
+    height: int | None
+    scan_status: str
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the bytes are, found before the transaction."""
+
+    mime_type: str
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
+    thumbnail: Thumbnail | None = None
+    thumbnail_status: str = "none"
+
+
+class Uploads:
+    """One tenant's door for new content."""
+
+    def __init__(
+        self, *, tenant_id: str, database: Database, store: ObjectStore, decoder: DecodingPool, policy: PolicyReader
+    ) -> None:
+        self.tenant_id = tenant_id
+        self.database = database
+        self.store = store
+        self.decoder = decoder
+        self.policy = policy
+
+    async def start(self, *, announced: int | None = None, digest: str | None = None) -> "Upload":
+        """Begins an upload of a request that announces `announced` bytes in all (Content-Length), or an unknown number.
+
+        `digest`: the file's sha256 in hex if the client sent one. Use the result as a context manager. Raises Refused
+        `file_too_large` before a byte is read when the announced size can't pass.
+        """
+        policy = await self.policy.current()
+        at_least = 0 if announced is None else max(0, announced - FORM_OVERHEAD_BYTES)
+        if at_least > policy.max_upload_bytes:
+            raise _too_large(policy)
+        return Upload(self, policy, at_least, digest)
+
+
+class Upload:
+    """`write` the file's bytes in order, then `commit`. Leaving the context without it undoes everything."""
+
+    def __init__(self, uploads: Uploads, policy: Policy, at_least: int, digest: str | None) -> None:
+        self._uploads = uploads
+        self._policy = policy
+        self._at_least = at_least
+        self._digest = digest
+        self._hash = hashlib.sha256()
+        self._buffer = bytearray()
+        self._hashed = 0
+        self._head = b""
+        self._staged: StagedObject | None = None
+        self._known_by_digest = False
+        self._reservation = Reservation(uploads.database)
+        self._extended_at = time.monotonic()
+        self.size = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Shielded: a client that goes away cancels the request, and the clean-up must still run to its end.
+        await asyncio.shield(asyncio.ensure_future(self._leave()))
+
+    async def _leave(self) -> None:
+        self._buffer = bytearray()
+        try:
+            if self._staged is not None:
+                await self._staged.discard()
+        except Unavailable as error:
+            _log.warning("staging_left_to_the_sweep", detail=error.detail)
+        try:
+            await self._reservation.release()
+        except Unavailable as error:
+            _log.warning("reservation_left_to_expire", detail=error.detail)
+
+    async def write(self, chunk: bytes) -> None:
+        """Raises Refused `file_too_large`, `quota_exceeded` as soon as it is certain."""
+        self.size += len(chunk)
+        if self.size > self._policy.max_upload_bytes:
+            raise _too_large(self._policy)
+        self._buffer += chunk
+        if self._staged is None and not self._known_by_digest:
+            if self.size > BUFFER_BYTES:
+                await self._overflow()
+            elif len(self._buffer) - self._hashed >= STEP_BYTES:
+                self._hash_buffer()
+        elif len(self._buffer) >= STEP_BYTES:
+            await self._step()
+
+    async def commit(
+        self,
+        *,
+        caller: Claims,
+        filename: str,
+        claimed_type: str | None = None,
+        tenant_scope: bool = False,
+        room_id: str | None = None,
+        idempotency_key: str | None = None,
+        request_id: str | None = None,
+    ) -> Uploaded:
+        """Stores what was written and answers, or raises Refused.
+
+        Codes: `empty_file`, `digest_mismatch`, `infected` (bytes known to be), `quota_exceeded`, `not_found` (a room
+        the caller has no claim to), `idempotency_key_reused`.
+        """
+        if room_id is not None and not has_room(caller, room_id):
+            raise not_found()
+        if self.size == 0:
+            raise Refused("empty_file", "The file is empty; send at least one byte.")
+        if self._staged is not None or self._known_by_digest:
+            await self._step()
+        else:
+            self._hash_buffer()
+        sha256 = self._hash.hexdigest()
+        if self._digest is not None and sha256 != self._digest:
+            raise Refused(
+                "digest_mismatch",
+                f"The file that arrived has sha-256 {sha256}, the request announced {self._digest}. Send it again.",
+            )
+        if self._staged is not None:
+            await self._staged.finish()
+        facts = None
+        if not await self._is_known(sha256):
+            if self._known_by_digest:
+                raise _deleted_meanwhile()
+            facts = await self._examine(filename, claimed_type)
+            await self._reservation.grow_to(self.size)
+            facts = await self._fit_thumbnail(facts)
+        fingerprint = f"upload {sha256} {filename} {tenant_scope} {room_id}"
+        async with self._uploads.database.transaction() as tx:
+            key = {"subject": caller.subject, "key": idempotency_key}
+            if idempotency_key is not None:
+                earlier = await _claim(tx, key, fingerprint)
+                if earlier is not None:
+                    return Uploaded(**earlier)
+            uploaded = await self._keep(tx, sha256, facts, filename, claimed_type, request_id)
+            await tx.execute(
+                _NEW_MEDIA,
+                {
+                    "media_id": uploaded.media_id,
+                    "sha256": sha256,
+                    "filename": filename,
+                    "claimed_type": claimed_type,
+                    "uploaded_by": caller.subject,
+                    "tenant_scope": tenant_scope,
+                },
+            )
+            if room_id is not None:
+                await tx.execute(
+                    _ATTACH, {"room_id": room_id, "media_id": uploaded.media_id, "added_by": caller.subject}
+                )
+            if idempotency_key is not None:
+                await tx.execute(_REMEMBER, {**key, "answer": json.dumps(asdict(uploaded))})
+        return uploaded
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def _hash_buffer(self) -> None:
+        with memoryview(self._buffer) as view:
+            self._hash.update(view[self._hashed :])
+        self._hashed = len(self._buffer)
+
+    async def _overflow(self) -> None:
+        """The file is larger than the buffer: from here on it goes to staging in steps."""
+        self._hash_buffer()
+        self._head = bytes(self._buffer[:SNIFF_BYTES])
+        if self._digest is not None and await self._is_known(self._digest):
+            # The bytes must still be sent (knowing a hash grants nothing), but need not be stored a second time.
+            self._known_by_digest = True
+        else:
+            await self._reservation.grow_to(max(self._at_least, self.size))
+            self._staged = await self._uploads.store.stage(new_ulid())
+            with memoryview(self._buffer) as view:
+                for start in range(0, len(view), STEP_BYTES):
+                    await self._staged.write(bytes(view[start : start + STEP_BYTES]))
+        self._buffer = bytearray()
+        self._hashed = 0
+
+    async def _step(self) -> None:
+        """Hashes and stages what has gathered; hashing and writing overlap, both outside the event loop's thread."""
+        chunk = bytes(self._buffer)
+        self._buffer.clear()
+        if not chunk:
+            return
+        if self._staged is None:
+            await asyncio.to_thread(self._hash.update, chunk)
+            return
+        if self.size > self._reservation.bytes:
+            await self._reservation.grow_to(self.size + BUFFER_BYTES if self._at_least == 0 else self.size)
+        elif time.monotonic() - self._extended_at > EXTEND_SECONDS:
+            await self._reservation.extend()
+            self._extended_at = time.monotonic()
+        await asyncio.gather(asyncio.to_thread(self._hash.update, chunk), self._staged.write(chunk))
+
+    # -- knowing -------------------------------------------------------------------------------------------------
+
+    async def _is_known(self, sha256: str) -> bool:
+        """Whether the content is stored already. Raises Refused `infected` for content known to be."""
+        async with self._uploads.database.transaction() as tx:
+            row = (await tx.execute(_KNOWN, {"sha256": sha256})).first()
+        if row is not None and row.scan_status == "infected":
+            raise _infected()
+        return row is not None and row.doomed_at is None
+
+    def _source(self) -> Source:
+        if self._staged is None:
+            return BytesSource(self._buffer)
+        return self._staged
+
+    async def _examine(self, filename: str, claimed_type: str | None) -> _Facts:
+        """What only the content can tell. Bytes that can't be decoded are a file like any other, without a picture."""
+        mime_type = media_types.sniff(self._head or bytes(self._buffer[:SNIFF_BYTES]), filename, claimed_type)
+        decoder = self._uploads.decoder
+        try:
+            if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
+                thumbnail = await make_thumbnail(decoder, self._source(), mime_type)
+                return _Facts(
+                    mime_type,
+                    thumbnail.source_width,
+                    thumbnail.source_height,
+                    thumbnail=thumbnail,
+                    thumbnail_status="ready",
+                )
+            if media_types.transcribable(mime_type):
+                facts: MediaFacts = await decoder.run("probe", self._source())
+                mime_type = media_types.settled(mime_type, has_video=facts.has_video)
+                video = facts.has_video and media_types.has_thumbnail(mime_type)
+                return _Facts(
+                    mime_type,
+                    facts.width,
+                    facts.height,
+                    facts.duration,
+                    thumbnail_status="pending" if video else "none",
+                )
+        except DecodingFailed as error:
+            _log.info("not_decoded", mime_type=mime_type, size=self.size, code=error.code, detail=error.detail)
+        return _Facts(mime_type)
+
+    async def _fit_thumbnail(self, facts: _Facts) -> _Facts:
+        """A thumbnail counts against the quota too; where there is no room for it the file goes without."""
+        if facts.thumbnail is None:
+            return facts
+        try:
+            await self._reservation.grow_to(self.size + len(facts.thumbnail.data))
+        except Refused:
+            return _Facts(facts.mime_type, facts.width, facts.height, thumbnail_status="failed")
+        return facts
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    async def _keep(
+        self,
+        tx: AsyncConnection,
+        sha256: str,
+        facts: _Facts | None,
+        filename: str,
+        claimed_type: str | None,
+        request_id: str | None,
+    ) -> Uploaded:
+        """Takes the content's row and, unless it stands already, puts the object and describes it."""
+        media_id = new_media_id()
+        parameters = {"sha256": sha256, "size": self.size, "mime_type": "application/octet-stream"}
+        while True:
+            new = (await tx.execute(_NEW_BLOB, parameters)).first() is not None
+            row = (await tx.execute(_LOCK_BLOB, {"sha256": sha256})).first()
+            if row is not None:  # else it was collected between the two statements
+                break
+        if row.scan_status == "infected":
+            raise _infected()
+        if not new and row.doomed_at is None:
+            await self._reservation.settle(tx, 0)
+            has_thumbnail = row.thumbnail_status in ("pending", "ready")
+            return Uploaded(
+                media_id,
+                sha256,
+                row.size,
+                row.mime_type,
+                thumbnail_id(media_id) if has_thumbnail else None,
+                row.width,
+                row.height,
+                row.scan_status,
+            )
+        if self._known_by_digest:
+            raise _deleted_meanwhile()
+        if facts is None:  # it was known a moment ago and is gone now
+            facts = await self._examine(filename, claimed_type)
+            await self._reservation.grow_to(self.size)
+            facts = await self._fit_thumbnail(facts)
+        await self._put(sha256, facts)
+        thumbnail = facts.thumbnail
+        await tx.execute(
+            _DESCRIBE,
+            {
+                "sha256": sha256,
+                "mime_type": facts.mime_type,
+                "width": facts.width,
+                "height": facts.height,
+                "duration": facts.duration,
+                "thumbnail_status": facts.thumbnail_status,
+                "thumbnail_sha256": hashlib.sha256(thumbnail.data).hexdigest() if thumbnail else None,
+                "thumbnail_size": len(thumbnail.data) if thumbnail else 0,
+            },
+        )
+        payload: dict[str, Any] = {"sha256": sha256}
+        if self._policy.scan_enabled:
+            await queue.enqueue(tx, "scan", payload, dedupe_key=sha256, request_id=request_id)
+        if facts.thumbnail_status == "pending":
+            await queue.enqueue(tx, "thumbnail", payload, dedupe_key=sha256, request_id=request_id)
+        await self._reservation.settle(tx, self.size + (len(thumbnail.data) if thumbnail else 0))
+        return Uploaded(
+            media_id,
+            sha256,
+            self.size,
+            facts.mime_type,
+            thumbnail_id(media_id) if facts.thumbnail_status in ("pending", "ready") else None,
+            facts.width,
+            facts.height,
+            "pending",
+        )
+
+    async def _put(self, sha256: str, facts: _Facts) -> None:
+        store, tenant_id = self._uploads.store, self._uploads.tenant_id
+        if facts.thumbnail is not None:
+            await store.put(thumbnail_key(tenant_id, sha256), facts.thumbnail.data)
+        if self._staged is not None:
+            await self._staged.promote(content_key(tenant_id, sha256))
+        else:
+            await store.put(content_key(tenant_id, sha256), self._buffer)
+
+
+async def _claim(tx: AsyncConnection, key: dict[str, str | None], fingerprint: str) -> dict[str, Any] | None:
+    """None: the key is ours now. Otherwise the answer already given; waits for a request under way with this key."""
+    if (await tx.execute(_CLAIM_KEY, {**key, "fingerprint": fingerprint})).first() is not None:
+        return None
+    row = (await tx.execute(_EARLIER, key)).one()
+    if row.fingerprint != fingerprint:
+        raise Refused(
+            "idempotency_key_reused",
+            "This Idempotency-Key was used for another request in the last 24 hours; use a new key.",
+        )
+    answer: dict[str, Any] = row.answer
+    return answer
+
+
+def _too_large(policy: Policy) -> Refused:
+    limit = policy.max_upload_bytes
+    return Refused(
+        "file_too_large",
+        f"A file may have at most {limit:,} bytes ({limit / MIB:g} MiB) here. Send a smaller one.",
+        limit=limit,
+    )
+
+
+def _deleted_meanwhile() -> Unavailable:
+    return Unavailable("object store", "this content was deleted while it was being sent again; send it once more")
+
+
+def _infected() -> Refused:
+    return Refused("infected", "This content was found infected before and is not accepted.")

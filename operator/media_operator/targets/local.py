@@ -1,0 +1,443 @@
+"""The target of `make run`: this machine. Embedded PostgreSQL, folders for buckets, api and workers as child processes.
+
+Everything of it lies in one folder, so that a second run finds the first one's data:
+
+    postgres/  clamd/  logs/  buckets/<bucket>/          the machine's parts
+    <tenant>/signing-keys.json  jwks.json  secrets.json  what belongs to one tenant, 0700
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psycopg
+
+from media_core import plan, policy, tokens
+from media_core.database import Database, migrate
+from media_core.errors import Unavailable
+from media_core.queue import Depth, Queue
+from media_core.spec import MediaTenant, Oidc
+from media_operator import databases
+from media_operator.embedded.clamd import ClamdFailed, EmbeddedClamd
+from media_operator.embedded.postgres import EmbeddedPostgres, PostgresFailed
+from media_operator.embedded.processes import Service, delay_after, end, ending, last_line, spawn
+from media_operator.reconcile import StepFailed
+from media_operator.settings import RunSettings
+
+RESERVED = ("postgres", "clamd", "logs", "buckets")
+"""Names in the run folder that no tenant can have."""
+OWN_SETTINGS = {f"MEDIA_{name.upper()}" for name in RunSettings.model_fields}
+"""Not passed on: to a worker `MEDIA_METRICS_PORT` would mean its own."""
+API_SHUTDOWN_SECONDS = 30
+"""What uploads in flight get at the end."""
+API_GRACE = API_SHUTDOWN_SECONDS + 10.0
+WORKER_GRACE = 15.0
+API_START_SECONDS = 30
+SCANNER_RETRY_SECONDS = 30.0
+FIRST_SWEEP_SECONDS = 60.0
+SWEEP_SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the one tenant is served: run folder and addresses."""
+
+    folder: Path
+    host: str
+    port: int
+    metrics_port: int
+
+    @property
+    def base(self) -> str:
+        """For this machine."""
+        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"  # noqa: S104  not bound here
+
+    def bucket(self, tenant: MediaTenant) -> Path:
+        return self.folder / "buckets" / tenant.bucket
+
+    def of(self, tenant: MediaTenant) -> Path:
+        return self.folder / tenant.tenant_id
+
+    def signing_keys(self, tenant: MediaTenant) -> Path:
+        return self.of(tenant) / "signing-keys.json"
+
+    def jwks(self, tenant: MediaTenant) -> Path:
+        return self.of(tenant) / "jwks.json"
+
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+
+class LocalTarget:
+    """Implements `reconcile.Target` for one tenant. `changed`: observe again; `report`: one line for the person."""
+
+    def __init__(
+        self,
+        place: Place,
+        postgres: EmbeddedPostgres,
+        clamd: EmbeddedClamd,
+        changed: Callable[[], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.place = place
+        self.workers = LocalWorkers(place, self._worker_environment, changed, report)
+        self._postgres = postgres
+        self._clamd = clamd
+        self._changed = changed
+        self._report = report
+        self._scanner = plan.Scanner(ready=False, detail="clamd is being started")
+        self._scanner_task: asyncio.Task[None] | None = None
+        self._api = Service("api", place.log("api"), grace=API_GRACE, changed=changed, report=report)
+        self._api_shape: plan.ApiShape | None = None
+        self._database: Database | None = None
+        self._environment: dict[str, str] = {}
+
+    # --- observe ------------------------------------------------------------------------------------------------
+
+    async def observe(self, tenant: MediaTenant) -> plan.Observed:
+        database, applied = await self._observe_database(tenant)
+        return plan.Observed(
+            bucket=self._observe_bucket(tenant),
+            database=database,
+            signing_keys=len(tokens.load_signing_keys(self.place.signing_keys(tenant))),
+            policy=applied,
+            scanner=self._observe_scanner(),
+            api=plan.Api(self._api_shape, wanted=1, ready=await self._api_ready(), trouble=self._api.trouble),
+            workers=plan.Workers(self.workers.shape, dict(self.workers.trouble)),
+        )
+
+    def _observe_bucket(self, tenant: MediaTenant) -> plan.Bucket | plan.Unreachable:
+        folder, mark = self.place.bucket(tenant), _mark(self.place.bucket(tenant))
+        try:
+            return plan.Bucket(folder.is_dir(), mark.read_text() if mark.exists() else None)
+        except OSError as error:
+            return plan.Unreachable(f"{folder}: {error.strerror}")
+
+    async def _observe_database(
+        self, tenant: MediaTenant
+    ) -> tuple[plan.Database | plan.Unreachable, policy.Policy | plan.Unreachable | None]:
+        try:
+            self._postgres.start()  # a server that has died starts again at its address
+            async with await self._admin() as admin:
+                facts = await databases.observe(admin, tenant.schema_name)
+            if "database_password" not in self._secrets(tenant):
+                facts = replace(facts, complete=False)
+        except (psycopg.Error, PostgresFailed) as error:
+            away = plan.Unreachable(_sentence(error))
+            return away, away
+        if facts.revision not in facts.known_revisions:
+            return facts, None
+        try:
+            async with self._tenant_database(tenant).transaction() as tx:
+                return facts, await policy.read(tx)
+        except Unavailable as error:
+            return facts, plan.Unreachable(error.detail)
+
+    def _observe_scanner(self) -> plan.Scanner:
+        if self._scanner_task is None:
+            self._scanner_task = asyncio.create_task(self._start_scanner(), name="clamd")
+        if self._scanner.ready and self._clamd.pid is None:
+            return plan.Scanner(False, "clamd has ended and is being started again")
+        return self._scanner
+
+    async def _start_scanner(self) -> None:
+        """Until it runs: clamd may be installed meanwhile."""
+        while not self._scanner.ready:
+            try:
+                address = await self._clamd.start(self.place.folder)
+            except ClamdFailed as error:
+                self._scanner = plan.Scanner(False, str(error))
+                self._changed()
+                await asyncio.sleep(SCANNER_RETRY_SECONDS)
+            else:
+                known = "the official signatures"
+                if address.signatures == "local":
+                    known = "ONLY THE EICAR TEST FILE: no official signatures could be had, real viruses pass as clean"
+                self._scanner = plan.Scanner(True, f"clamd on port {address.port} knows {known}")
+                self._changed()
+
+    async def _api_ready(self) -> int:
+        if self._api.pid is None or not await asyncio.to_thread(_answers, f"{self.place.base}/readyz"):
+            return 0
+        self._api.steady()
+        return 1
+
+    # --- carry out ----------------------------------------------------------------------------------------------
+
+    async def carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+        try:
+            await self._carry_out(tenant, step)
+        except (psycopg.Error, PostgresFailed, databases.NotOwned) as error:
+            raise StepFailed(f"database: {_sentence(error)}") from error
+        except Unavailable as error:
+            raise StepFailed(str(error)) from error
+        except OSError as error:
+            raise StepFailed(f"{error.filename}: {error.strerror}") from error
+
+    async def _carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+        match step:
+            case plan.CreateBucket(_, owner):
+                _mark(self.place.bucket(tenant)).parent.mkdir(mode=0o700, exist_ok=True)
+                _mark(self.place.bucket(tenant)).write_text(owner)
+                self.place.bucket(tenant).mkdir(mode=0o700, exist_ok=True)
+            case plan.CreateDatabase(schema, owner):
+                password = secrets.token_urlsafe(24)
+                async with await self._admin() as admin:
+                    await databases.create(admin, schema, owner, password)
+                self._save_secrets(tenant, database_password=password)
+            case plan.MigrateDatabase():
+                await asyncio.to_thread(migrate, self._url(tenant))
+            case plan.MakeSigningKey():
+                self.place.of(tenant).mkdir(mode=0o700, exist_ok=True)
+                keys = [tokens.generate_key()]
+                tokens.save_signing_keys(self.place.signing_keys(tenant), keys)
+            case plan.ApplyPolicy(wanted):
+                async with self._tenant_database(tenant).transaction() as tx:
+                    await policy.apply(tx, wanted)
+            case plan.RunApi(shape):
+                await self._run_api(tenant, shape)
+            case plan.ShapeWorkers(shape):
+                self._environment = self._tenant_environment(tenant)
+                await self.workers.reshape(shape)
+
+    async def _run_api(self, tenant: MediaTenant, shape: plan.ApiShape) -> None:
+        """Starts the api, or starts it anew; returns when it answers, or has ended, or takes too long."""
+        oidc = shape.oidc
+        if self._api_shape is None or self._api_shape.oidc != oidc:
+            tokens.save_public_jwks(self.place.jwks(tenant), tokens.load_signing_keys(self.place.signing_keys(tenant)))
+            environment: dict[str, str] = self._tenant_environment(tenant) | {
+                "MEDIA_API_HOST": self.place.host,
+                "MEDIA_API_PORT": str(self.place.port),
+                "MEDIA_API_METRICS_PORT": str(self.place.metrics_port),
+                "MEDIA_API_SHUTDOWN_SECONDS": str(API_SHUTDOWN_SECONDS),
+                "MEDIA_STORE_SIGNING_KEY": self._secret(tenant, "store_signing_key"),
+            }
+            if oidc is None:
+                environment["MEDIA_JWKS_FILE"] = str(self.place.jwks(tenant))
+            else:
+                environment["MEDIA_OIDC_ISSUER"] = oidc.issuer
+                environment["MEDIA_OIDC_AUDIENCE"] = oidc.audience or tenant.tenant_id
+                environment["MEDIA_OIDC_JWKS_URI"] = await asyncio.to_thread(_key_source, oidc)
+            await self._api.start([sys.executable, "-m", "media_api"], environment)
+        self._api_shape = shape
+        for _ in range(API_START_SECONDS * 10):
+            if self._api.trouble is not None or await self._api_ready():
+                return
+            await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        """Ends everything but PostgreSQL, which its owner stops last."""
+        await self.workers.stop()
+        await self._api.stop()
+        if self._scanner_task is not None:
+            self._scanner_task.cancel()
+            await asyncio.gather(self._scanner_task, return_exceptions=True)
+        await self._clamd.stop()
+        if self._database is not None:
+            await self._database.aclose()
+
+    def kill(self) -> None:
+        """At once, uploads in flight or not; PostgreSQL and clamd hear from the kernel."""
+        for pid in (self._api.pid, *self.workers.pids()):
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+
+    # --- for the dispatcher -------------------------------------------------------------------------------------
+
+    async def depths(self, tenant: MediaTenant) -> Mapping[str, Depth]:
+        """Raises Unavailable."""
+        if self.workers.shape is None:
+            raise Unavailable("queue", "the tenant is still being set up")
+        return await Queue(self._tenant_database(tenant)).depth()
+
+    def limits(self) -> Mapping[str, int]:
+        """What the spec allows, minus what cannot work now: without a scanner, scan jobs wait and lose no attempt."""
+        shape = self.workers.shape
+        if shape is None:
+            return {}
+        return dict(shape.parallel) if self._observe_scanner().ready else {**shape.parallel, "scan": 0}
+
+    # --- what the processes are told ----------------------------------------------------------------------------
+
+    def _tenant_environment(self, tenant: MediaTenant) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
+        return inherited | {
+            "PYTHONUNBUFFERED": "1",
+            "MEDIA_LOG_FORMAT": os.environ.get("MEDIA_LOG_FORMAT", "text"),
+            "MEDIA_TENANT_ID": tenant.tenant_id,
+            "MEDIA_DATABASE_URL": self._url(tenant),
+            "MEDIA_STORE": "folder",
+            "MEDIA_STORE_FOLDER": str(self.place.bucket(tenant)),
+            "MEDIA_PUBLIC_URL": os.environ.get("MEDIA_PUBLIC_URL", self.place.base),
+        }
+
+    def _worker_environment(self, kind: str, shape: plan.WorkerShape) -> Mapping[str, str]:
+        told = dict(self._environment)
+        if kind == "scan":
+            address = self._clamd.address
+            told |= {"MEDIA_CLAMD_HOST": address.host, "MEDIA_CLAMD_PORT": str(address.port)}
+        if kind == "transcribe":
+            wanted = {
+                "MEDIA_WHISPER_MODEL": shape.model,
+                "MEDIA_WHISPER_DEVICE": shape.device,
+                "MEDIA_WHISPER_COMPUTE_TYPE": shape.compute_type,
+            }
+            told = wanted | told  # who sets it in the environment of `make run` means it for this machine
+        return told
+
+    def _url(self, tenant: MediaTenant) -> str:
+        return self._postgres.url("postgres", tenant.schema_name, self._secrets(tenant).get("database_password"))
+
+    def _tenant_database(self, tenant: MediaTenant) -> Database:
+        if self._database is None:
+            self._database = Database(self._url(tenant), pool_size=3)
+        return self._database
+
+    async def _admin(self) -> psycopg.AsyncConnection:
+        return await psycopg.AsyncConnection.connect(
+            self._postgres.admin_url.replace("postgresql+psycopg", "postgresql"), autocommit=True, connect_timeout=5
+        )
+
+    def _secret(self, tenant: MediaTenant, name: str) -> str:
+        if name not in self._secrets(tenant):
+            self._save_secrets(tenant, **{name: secrets.token_urlsafe(48)})
+        return self._secrets(tenant)[name]
+
+    def _secrets(self, tenant: MediaTenant) -> dict[str, str]:
+        path = self.place.of(tenant) / "secrets.json"
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        return known
+
+    def _save_secrets(self, tenant: MediaTenant, **added: str) -> None:
+        path = self.place.of(tenant) / "secrets.json"
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        known = self._secrets(tenant) | added
+        fresh = path.with_name(".secrets.json")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_text(json.dumps(known))
+        fresh.replace(path)
+
+
+class LocalWorkers:
+    """`dispatch.JobLauncher`: workers as child processes that drain their queue and end by themselves."""
+
+    def __init__(
+        self,
+        place: Place,
+        environment: Callable[[str, plan.WorkerShape], Mapping[str, str]],
+        changed: Callable[[], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.shape: plan.WorkerShape | None = None
+        self.trouble: dict[str, str] = {}
+        self._place = place
+        self._environment = environment
+        self._changed = changed
+        self._report = report
+        self._processes: dict[asyncio.Task[None], tuple[str, asyncio.subprocess.Process]] = {}
+        self._dismissed: set[int] = set()
+        self._failures: dict[str, int] = {}
+        self._held_until: dict[str, float] = {}
+
+    async def running(self, kind: str) -> int | None:
+        return sum(running == kind for running, _ in self._processes.values())
+
+    def pids(self) -> list[int]:
+        return [process.pid for _, process in self._processes.values()]
+
+    async def launch(self, kind: str) -> bool:
+        if self.shape is None or time.monotonic() < self._held_until.get(kind, 0):
+            return False
+        log = self._place.log(kind)
+        process = await spawn([sys.executable, "-m", "media_workers", kind], self._environment(kind, self.shape), log)
+        task = asyncio.create_task(self._attend(kind, process, log), name=f"{kind} worker")
+        self._processes[task] = (kind, process)
+        task.add_done_callback(lambda done: self._processes.pop(done, None))
+        return True
+
+    async def reshape(self, shape: plan.WorkerShape) -> None:
+        """Workers that may not run any more, or have another model than wanted, hand their job back and end."""
+        before, self.shape = self.shape, shape
+        gone = {kind for kind, limit in shape.parallel.items() if limit == 0}
+        if before is not None and replace(before, parallel=shape.parallel) != shape:
+            gone.add("transcribe")
+        await self._end(gone)
+
+    async def stop(self) -> None:
+        self.shape = None
+        await self._end({kind for kind, _ in self._processes.values()})
+
+    async def _end(self, kinds: set[str]) -> None:
+        leaving = [(task, process) for task, (kind, process) in self._processes.items() if kind in kinds]
+        self._dismissed |= {process.pid for _, process in leaving}
+        await asyncio.gather(*(end(process, WORKER_GRACE) for _, process in leaving))
+        await asyncio.gather(*(task for task, _ in leaving))
+
+    async def _attend(self, kind: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        returncode = await process.wait()
+        if process.pid in self._dismissed:  # a worker that is told to end before it is up has no status worth a word
+            self._dismissed.discard(process.pid)
+        elif returncode == 0:
+            self._failures.pop(kind, None)
+            self.trouble.pop(kind, None)
+        else:
+            failures = self._failures[kind] = self._failures.get(kind, 0) + 1
+            delay = delay_after(failures)
+            self._held_until[kind] = time.monotonic() + delay
+            words = last_line(log)
+            self.trouble[kind] = f"a {kind} worker {ending(returncode)}" + (f": {words}" if words else "")
+            self._report(f"{self.trouble[kind]} (log: {log}); the next one starts in {delay:g} s at the earliest")
+        self._changed()
+
+
+async def sweep_regularly(target: LocalTarget) -> None:
+    """Until cancelled: what killed processes left behind is put right, soon after the start and then regularly."""
+    await asyncio.sleep(FIRST_SWEEP_SECONDS)
+    while True:
+        await target.workers.launch("sweep")
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+def _mark(bucket: Path) -> Path:
+    """Beside the bucket, not in it: objects of ours only."""
+    return bucket.with_name(bucket.name + ".owner")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  our own address
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _key_source(oidc: Oidc) -> str:
+    """The issuer's JWK Set, as the spec or the issuer says (OpenID Connect Discovery 1.0). Raises StepFailed."""
+    if oidc.jwks_uri is not None:
+        return oidc.jwks_uri
+    url = oidc.issuer.rstrip("/") + "/.well-known/openid-configuration"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  the spec allows http(s) only
+            return str(json.load(answer)["jwks_uri"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = type(error).__name__
+        raise StepFailed(f"{url} does not name the keys ({reason}): set spec.auth.oidc.jwksUri") from None
+
+
+def _sentence(error: Exception) -> str:
+    """A driver's first line says it all; it names no secret."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

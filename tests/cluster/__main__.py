@@ -1,0 +1,48 @@
+"""`python -m tests.cluster up|down|images|load|tools`: what the Makefile's targets of the same names run."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from tests.cluster import docker as dockers
+from tests.cluster import images, kind
+from tests.cluster.docker import Missing, say
+from tests.tools import build
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.cluster", description=__doc__)
+    parser.add_argument("action", choices=["up", "down", "images", "load"])
+    parser.add_argument("names", nargs="*", help="images or tools; all without names")
+    given = parser.parse_args()
+    try:
+        if given.action == "up":
+            _say_how_to_use(kind.up())
+        elif given.action == "down":
+            kind.down()
+        elif given.action == "images":
+            images.make(dockers.ensure(), *given.names)
+        else:
+            cluster = kind.up()
+            cluster.load(*images.make(cluster.docker, *given.names))
+    except (Missing, build.BuildFailed) as failed:
+        say(str(failed))
+        return 1
+    except subprocess.CalledProcessError as failed:
+        say(f"{failed}\n{failed.stderr or ''}".strip())
+        return 1
+    return 0
+
+
+def _say_how_to_use(cluster: kind.Cluster) -> None:
+    print(f"export KUBECONFIG={cluster.kubeconfig}")
+    if cluster.docker.host:
+        print(f"export DOCKER_HOST={cluster.docker.host}")
+    for tool in ("kubectl", "helm"):
+        print(f"# {tool}: {build.provide(build.TOOLS[tool])}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The Kubernetes API by its paths: plain dicts over HTTP, so that a test sees what the server says and nothing else."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self
+
+import httpx
+
+from tests.cluster.control_plane import ControlPlane
+
+Object = dict[str, Any]
+
+
+class ApiError(Exception):
+    """An answer above 399. `status` is the code, the text is the server's reason and message."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        body = response.json() if "json" in response.headers.get("content-type", "") else {}
+        super().__init__(f"{self.status} {body.get('reason', '')}: {body.get('message', response.text)}")
+
+
+class Api:
+    """As the administrator, unless another `token` is given; through a proxy with its `url`."""
+
+    def __init__(self, control_plane: ControlPlane, *, url: str | None = None, token: str | None = None) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=url or control_plane.url,
+            headers={"Authorization": f"Bearer {token or control_plane.token}"},
+            verify=control_plane.trust(),
+            timeout=15,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def get(self, path: str, **query: str) -> Object:
+        return await self._send("GET", path, query)
+
+    async def create(self, path: str, body: Object) -> Object:
+        return await self._send("POST", path, {}, body)
+
+    async def apply(self, path: str, body: Object, *, manager: str, force: bool = False) -> Object:
+        """Server-side apply of the object at `path`."""
+        query = {"fieldManager": manager, "force": str(force).lower()}
+        return await self._send("PATCH", path, query, body, "application/apply-patch+yaml")
+
+    async def patch(self, path: str, body: Object) -> Object:
+        return await self._send("PATCH", path, {}, body, "application/merge-patch+json")
+
+    async def delete(self, path: str, **options: Any) -> Object:
+        return await self._send("DELETE", path, {}, options or None)
+
+    async def watch(self, path: str, **query: str) -> AsyncIterator[Object]:
+        """Events as they come; ends when the server ends it, raises httpx.TransportError when the connection breaks."""
+        parameters = {"watch": "true", **query}
+        async with self._client.stream("GET", path, params=parameters, timeout=None) as response:
+            if response.is_error:
+                await response.aread()
+                raise ApiError(response)
+            async for line in response.aiter_lines():
+                yield json.loads(line)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: Object | None = None,
+        content: str = "application/json",
+    ) -> Object:
+        response = await self._client.request(
+            method,
+            path,
+            params=query,
+            content=None if body is None else json.dumps(body),
+            headers={"Content-Type": content} if body is not None else {},
+        )
+        if response.is_error:
+            raise ApiError(response)
+        return dict(response.json())
+
+
+async def seen(api: Api, path: str, wanted: Callable[[Object], bool], *, seconds: float = 30) -> Object:
+    """Watches the object at `path` until it is as wanted, and returns it so."""
+    collection, name = path.rsplit("/", 1)
+    async with asyncio.timeout(seconds):
+        async for event in api.watch(collection, fieldSelector=f"metadata.name={name}"):
+            if event["type"] != "DELETED" and wanted(event["object"]):
+                return dict(event["object"])
+    raise AssertionError(f"the watch of {path} ended")
+
+
+async def gone(api: Api, path: str, *, seconds: float = 30) -> None:
+    """Returns when there is no object at `path`."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                await api.get(path)
+            except ApiError as error:
+                if error.status == 404:
+                    return
+                raise
+            await asyncio.sleep(0.1)

@@ -1,0 +1,73 @@
+"""The two kinds of cluster: a bare control plane for what needs no pod, and kind for what does."""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import kind
+from tests.cluster.api import Api, seen
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.docker import Missing
+from tests.cluster.fault_proxy import FaultProxy
+from tests.tools.build import BuildFailed
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes the cluster down comes last."""
+    items.sort(key=lambda item: item.path.name == "test_teardown.py")
+
+
+@pytest.fixture(scope="session")
+async def control_plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
+    control_plane = ControlPlane(tmp_path_factory.mktemp("control-plane"))
+    try:
+        await control_plane.start()
+        yield control_plane
+    finally:
+        control_plane.stop()
+
+
+@pytest.fixture
+async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
+    async with Api(control_plane) as api:
+        yield api
+
+
+@pytest.fixture
+async def namespace(api: Api) -> AsyncIterator[str]:
+    """The name of a namespace of the test's own, in which pods could be made. It goes, with all in it, on its own."""
+    name = f"test-{secrets.token_hex(4)}"
+    await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True)
+    yield name
+    await api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+async def faults(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[FaultProxy]:
+    """A way to the API server on which it can be made to fail."""
+    async with FaultProxy(control_plane, tmp_path) as faults:
+        yield faults
+
+
+@pytest.fixture(scope="session")
+def kept_cluster() -> bool:
+    """Whether the cluster was there before the tests, or is to stay after them."""
+    return kind.current() is not None or "MEDIA_KEEP_CLUSTER" in os.environ
+
+
+@pytest.fixture(scope="session")
+def cluster(kept_cluster: bool) -> Iterator[kind.Cluster]:
+    """kind, up. Where it can't be had the tests are skipped with the reason, in CI they fail."""
+    try:
+        cluster = kind.up()
+    except (Missing, BuildFailed) as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+    yield cluster
+    if not kept_cluster:
+        kind.down()

@@ -1,0 +1,229 @@
+"""A Kubernetes control plane without nodes: etcd, kube-apiserver and kube-controller-manager on loopback, as any user.
+
+All that needs no running pod is real here: validation and CEL, server-side apply, RBAC, garbage collection, quota,
+Jobs and their pods as objects. Pods stay Pending; a test that needs a finished one writes its status itself, as a
+kubelet would. Everything lies in one folder and ends with the test process, however that ends.
+"""
+
+import asyncio
+import base64
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+
+from media_operator.embedded.processes import die_with_parent
+from tests.cluster.certificates import Authority, write_key
+from tests.tools import build
+
+TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager")
+START_SECONDS = 60.0
+"""Far more than it takes (3 s on an idle machine): two cores may be busy with other tests."""
+
+
+@dataclass(frozen=True)
+class _Ports:
+    etcd: int
+    etcd_peer: int
+    apiserver: int
+    controller_manager: int
+
+
+class ControlPlane:
+    """`kubeconfig` names an administrator. `start` may be called once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports = _Ports(*_free_ports(4))
+        self._token = secrets.token_urlsafe(24)
+        self.url = f"https://127.0.0.1:{self._ports.apiserver}"
+        self.kubeconfig = folder / "kubeconfig"
+
+    async def start(self) -> None:
+        """Returns when the API answers and the controllers run."""
+        for tool in TOOLS:
+            await asyncio.to_thread(build.provide, build.TOOLS[tool])
+        self._write_files()
+        self._start_etcd()
+        self._start_apiserver()
+        await self._ready()
+        self._start_controller_manager()
+        await self._answers(f"https://127.0.0.1:{self._ports.controller_manager}/healthz", "kube-controller-manager")
+
+    def stop(self) -> None:
+        for name in reversed(list(self._processes)):
+            self._kill(name)
+
+    # --- what production does to an operator ------------------------------------------------------------------------
+
+    async def restart_apiserver(self, *, down_seconds: float = 0) -> None:
+        """Kills it: connections break, watches end, and for `down_seconds` nobody listens. Returns when it is back."""
+        self._kill("kube-apiserver")
+        await asyncio.sleep(down_seconds)
+        self._start_apiserver()
+        await self._ready()
+
+    async def compact_etcd(self) -> None:
+        """Forgets every older revision: a watch resumed from before gets 410 Gone, as after five busy minutes."""
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._ports.etcd}") as etcd:
+            status = (await etcd.post("/v3/maintenance/status", json={})).json()
+            compacted = await etcd.post("/v3/kv/compaction", json={"revision": status["header"]["revision"]})
+            compacted.raise_for_status()
+
+    # --- for clients ------------------------------------------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        return self._token
+
+    @property
+    def authority(self) -> Authority:
+        return self._authority
+
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self._authority.certificate))
+
+    def write_kubeconfig(self, path: Path, *, url: str | None = None, token: str | None = None) -> Path:
+        """For another address of the same API (a proxy), or another user."""
+        path.touch(mode=0o600)
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "tests", "cluster": self._cluster(url or self.url)}],
+                    "users": [{"name": "tests", "user": {"token": token or self._token}}],
+                    "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
+                    "current-context": "tests",
+                }
+            )
+        )
+        return path
+
+    def log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _cluster(self, url: str) -> dict[str, str]:
+        authority = base64.b64encode(self._authority.certificate.read_bytes()).decode()
+        return {"server": url, "certificate-authority-data": authority}
+
+    def _write_files(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._authority = Authority(self._folder)
+        self._certificate, self._key = self._authority.issue_server("kube-apiserver", "localhost", "kubernetes")
+        self._signing_key = write_key(self._folder / "service-accounts.key")
+        tokens = self._folder / "tokens.csv"
+        tokens.touch(mode=0o600)
+        controllers_token = secrets.token_urlsafe(24)
+        tokens.write_text(
+            f"{self._token},admin,admin,system:masters\n"
+            f"{controllers_token},system:kube-controller-manager,system:kube-controller-manager\n"
+        )
+        self.write_kubeconfig(self.kubeconfig)
+        self.write_kubeconfig(self._folder / "controllers.kubeconfig", token=controllers_token)
+
+    def _start_etcd(self) -> None:
+        clients, peers = (f"http://127.0.0.1:{port}" for port in (self._ports.etcd, self._ports.etcd_peer))
+        self._run(
+            "etcd",
+            "--name=tests",
+            f"--data-dir={self._folder / 'etcd'}",
+            f"--listen-client-urls={clients}",
+            f"--advertise-client-urls={clients}",
+            f"--listen-peer-urls={peers}",
+            f"--initial-advertise-peer-urls={peers}",
+            f"--initial-cluster=tests={peers}",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        )
+
+    def _start_apiserver(self) -> None:
+        self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._ports.etcd}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self._ports.apiserver}",
+            "--endpoint-reconciler-type=none",  # the kubernetes Service would need an address that is not loopback
+            f"--tls-cert-file={self._certificate}",
+            f"--tls-private-key-file={self._key}",
+            f"--token-auth-file={self._folder / 'tokens.csv'}",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self._signing_key}",
+            f"--service-account-signing-key-file={self._signing_key}",
+            "--allow-privileged=true",
+        )
+
+    def _start_controller_manager(self) -> None:
+        kubeconfig = self._folder / "controllers.kubeconfig"
+        self._run(
+            "kube-controller-manager",
+            f"--kubeconfig={kubeconfig}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self._ports.controller_manager}",
+            f"--tls-cert-file={self._certificate}",
+            f"--tls-private-key-file={self._key}",
+            "--leader-elect=false",
+            "--use-service-account-credentials",
+            f"--root-ca-file={self._authority.certificate}",
+            f"--service-account-private-key-file={self._signing_key}",
+            # What has no nodes, clouds or volumes to look after.
+            "--controllers=*,-node-ipam-controller,-node-lifecycle-controller,-cloud-node-lifecycle-controller,"
+            "-node-route-controller,-service-lb-controller,-persistentvolume-attach-detach-controller,"
+            "-persistentvolume-binder-controller,-persistentvolume-expander-controller,-ttl-controller",
+        )
+
+    def _run(self, tool: str, *arguments: str) -> None:
+        with self.log(tool).open("ab") as log:
+            self._processes[tool] = subprocess.Popen(
+                [build.provide(build.TOOLS[tool]), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
+
+    def _kill(self, name: str) -> None:
+        process = self._processes.pop(name)
+        process.kill()  # a clean end of the API server takes 5 s, and nothing here is worth keeping
+        process.wait()
+
+    async def _ready(self) -> None:
+        await self._answers(f"{self.url}/readyz", "kube-apiserver")
+
+    async def _answers(self, url: str, tool: str) -> None:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        async with httpx.AsyncClient(verify=self.trust(), headers=headers) as client, asyncio.timeout(START_SECONDS):
+            while True:
+                for name, process in self._processes.items():
+                    if process.poll() is not None:
+                        raise RuntimeError(f"{name} ended:\n{self.log(name).read_text()[-3000:]}")
+                try:
+                    if (await client.get(url)).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(0.05)  # neither tells when it is ready
+
+
+def _free_ports(count: int) -> list[int]:
+    """All different: every socket stays bound until the last port is known."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,148 @@
+"""The cluster `media`: kind on the daemon of `docker`, with the node of `images`. Standard library only.
+
+`up` and `down` may be called at any time, in any state, by several processes: one at a time does its work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import docker as dockers
+from tests.cluster import images
+from tests.cluster.docker import HERE, Docker, Missing, home, say
+from tests.tools import build
+
+NAME = "media"
+NODE = f"{NAME}-control-plane"
+CONFIG = HERE / "kind.yaml"
+OWN_NODE_CONFIG = HERE / "kind-own-node.yaml"
+READY_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One that is up."""
+
+    docker: Docker
+    kubeconfig: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self.docker.environment, "KUBECONFIG": str(self.kubeconfig)}
+
+    def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+        """`kubectl ARGUMENTS` with `given` as its input; what it printed. Raises CalledProcessError with its errors."""
+        return self._run("kubectl", *arguments, given=given, check=check)
+
+    def helm(self, *arguments: str) -> str:
+        return self._run("helm", *arguments)
+
+    def load(self, *names: str) -> None:
+        """Images of Docker become images of the node."""
+        started = time.monotonic()
+        self._run("kind", "load", "docker-image", "--name", NAME, *names)
+        say(f"loaded {', '.join(names)}: {time.monotonic() - started:.1f} s")
+
+    def node(self, *command: str) -> str:
+        """Runs a command on the node."""
+        return self.docker.run("exec", NODE, *command)
+
+    def _run(self, tool: str, *arguments: str, given: str | None = None, check: bool = True) -> str:
+        ran = subprocess.run(
+            [build.provide(build.TOOLS[tool]), *arguments],
+            env=self.environment,
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and ran.returncode != 0:
+            raise subprocess.CalledProcessError(ran.returncode, ran.args, ran.stdout, ran.stderr)
+        return ran.stdout
+
+
+def kubeconfig() -> Path:
+    return home() / "kubeconfig"
+
+
+def current() -> Cluster | None:
+    """The cluster, if it is up and answers."""
+    if not kubeconfig().exists() or not (docker := dockers.running()):
+        return None
+    cluster = Cluster(docker, kubeconfig())
+    return cluster if _answers(cluster) else None
+
+
+def up() -> Cluster:
+    """A cluster that is ready, from whatever state the machine is in. Raises Missing."""
+    with _alone():
+        if cluster := current():
+            return cluster
+        docker = dockers.ensure()
+        kind = build.provide(build.TOOLS["kind"])
+        image = images.node(docker)
+        _delete(docker)  # stopped or half made; a new one is 20 s away
+        docker.ensure_network()
+        started = time.monotonic()
+        say(f"kind cluster {NAME}: creating ... ", end="")
+        config = CONFIG if image == images.KINDEST_NODE else OWN_NODE_CONFIG
+        command: list[str | Path] = [kind, "create", "cluster", "--name", NAME, "--image", image, "--config", config]
+        command += ["--kubeconfig", kubeconfig(), "--wait", f"{READY_SECONDS}s"]
+        ran = subprocess.run(command, env=docker.environment, capture_output=True, text=True, check=False)
+        if ran.returncode != 0:
+            say("failed")
+            _delete(docker)
+            raise Missing(f"kind could not create the cluster:\n{ran.stderr.strip()[-3000:]}")
+        cluster = Cluster(docker, kubeconfig())
+        wait = f"--timeout={READY_SECONDS}s"
+        cluster.kubectl("wait", "--namespace", "kube-system", "--for=condition=Available", "deployment/coredns", wait)
+        say(f"{time.monotonic() - started:.0f} s")
+        return cluster
+
+
+def down() -> None:
+    """Removes the cluster, and the daemon if it is ours. Images stay in the cache."""
+    with _alone():
+        if docker := dockers.running():
+            _delete(docker)
+            docker.remove_network()
+        dockers.stop()
+        kubeconfig().unlink(missing_ok=True)
+        for leftover in home().glob(".*-*"):  # contexts of builds that were killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _answers(cluster: Cluster) -> bool:
+    with contextlib.suppress(subprocess.CalledProcessError, json.JSONDecodeError):
+        nodes = json.loads(cluster.kubectl("get", "nodes", "--output", "json", "--request-timeout", "5s"))["items"]
+        conditions = [condition for node in nodes for condition in node["status"]["conditions"]]
+        return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return False
+
+
+def _delete(docker: Docker) -> None:
+    """What `kind delete cluster` does, without the need to have kind."""
+    nodes = docker.run("ps", "--all", "--quiet", "--filter", f"label=io.x-k8s.kind.cluster={NAME}").split()
+    if nodes:
+        docker.run("rm", "--force", "--volumes", *nodes)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another process that works on the cluster")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,82 @@
+"""After `make cluster-down` the machine is as it was before `make cluster`, however the cluster came to its end.
+
+Runs after all other tests, and not where a cluster is kept. Where Docker was there before, only what is the cluster's
+goes; what Docker itself keeps is its own.
+"""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import docker as dockers
+from tests.cluster import images, kind, machine
+
+pytestmark = pytest.mark.node
+
+
+@pytest.fixture
+def before(kept_cluster: bool) -> machine.Machine:
+    """The machine without a cluster."""
+    if kept_cluster:
+        pytest.skip("a cluster that is to be kept is running")
+    if (docker := dockers.running()) and docker.host is None:
+        pytest.skip("a Docker daemon that is not ours is running: its own traces can't be told from the cluster's")
+    kind.down()
+    return machine.look()
+
+
+def test_nothing_of_a_cluster_stays_behind(before: machine.Machine) -> None:
+    kind.up()
+    inhabitants = machine.inhabitants()
+    assert any("kubelet" in name for name in inhabitants), "the comparison sees no process of the cluster"
+    assert machine.look().changes_since(before).keys() >= {"processes", "interfaces", "cgroups"}
+
+    kind.down()
+
+    assert machine.look().changes_since(before) == {}
+    own_namespaces = set().union(*inhabitants.values()) - machine.living_namespaces()
+    assert own_namespaces, "namespaces of the cluster were seen, and are gone"
+    assert {name.split(" ", 1)[0] for name in inhabitants} & {path.name for path in Path("/proc").iterdir()} == set()
+
+
+@pytest.mark.parametrize("victim", ["dockerd", "unshare", "containerd", "kube-apiserver", "kubelet"])
+def test_nothing_stays_behind_after_kill_9(before: machine.Machine, victim: str) -> None:
+    kind.up()
+    victims = [pid for pid in map(pid_of, machine.inhabitants()) if name_of(pid) == victim]
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+
+    kind.down()
+    assert machine.look().changes_since(before) == {}
+    kind.down()
+    assert machine.look().changes_since(before) == {}
+
+
+def test_a_start_that_is_killed_halfway_is_made_good_by_the_next_one(before: machine.Machine) -> None:
+    command = ["python3", "-m", "tests.cluster", "up"]
+    starting = subprocess.Popen(command, cwd=images.ROOT, stderr=subprocess.PIPE)
+    assert starting.stderr
+    while b"creating" not in os.read(starting.stderr.fileno(), 4096):
+        assert starting.poll() is None
+    starting.kill()
+    starting.wait()
+    starting.stderr.close()
+
+    cluster = kind.up()
+    assert "Ready" in cluster.kubectl("get", "nodes")
+    assert kind.up() == cluster
+
+    kind.down()
+    assert machine.look().changes_since(before) == {}
+
+
+def pid_of(inhabitant: str) -> int:
+    return int(inhabitant.split(" ", 1)[0])
+
+
+def name_of(pid: int) -> str:
+    return (Path(f"/proc/{pid}/comm")).read_text().strip()

@@ -1,0 +1,374 @@
+"""The real api on a real socket: in a thread (uvloop, httptools, the app), or as the process that a tenant runs.
+
+Both serve a fresh tenant with an embedded PostgreSQL schema and a folder store; what a worker would do (a verdict, a
+thumbnail, a transcript) is done through the same `Library` and `Queue` that workers use.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import create_engine, text
+
+from media_api import server
+from media_api.app import create_app, services_of
+from media_api.metrics import Metrics
+from media_api.settings import AuthSettings, ServerSettings, Settings
+from media_core import policy
+from media_core.database import Database, migrate
+from media_core.library import Library
+from media_core.policy import Policy, PolicyReader
+from media_core.queue import Lease, Queue
+from media_core.settings import DecodingSettings, TenantSettings
+from media_core.store import FolderStore, StoreSettings
+from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
+from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.integration.tenancy import GENEROUS, TenantDatabase
+
+USER = ("media:read", "media:write", "transcribe")
+Rooms = Iterable[str] | Literal[AllRooms.ALL]
+
+
+_NO_TLS = ssl.create_default_context()
+"""Made once: a client makes its own otherwise, which takes longer than most calls here."""
+
+
+@dataclass
+class Api:
+    """A tenant's api that is being served, and the tenant's parts as a worker would have them."""
+
+    base: str
+    metrics_base: str | None
+    tenant: TenantDatabase
+    key: Jwk
+    jwks_file: Path
+    database: Database
+    store: FolderStore
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        url = httpx.URL(self.base)
+        return url.host, url.port or 80
+
+    @property
+    def library(self) -> Library:
+        return Library(
+            tenant_id=self.tenant.tenant_id,
+            database=self.database,
+            store=self.store,
+            policy=PolicyReader(self.database),
+        )
+
+    def token(
+        self,
+        subject: str = "alice",
+        *,
+        rooms: Rooms = ("garden",),
+        scopes: Iterable[str] = USER,
+        lifetime: timedelta = timedelta(minutes=30),
+        tenant_id: str | None = None,
+        key: Jwk | None = None,
+    ) -> str:
+        return mint(
+            key or self.key,
+            tenant_id=tenant_id or self.tenant.tenant_id,
+            subject=subject,
+            scopes=scopes,
+            rooms=rooms,
+            lifetime=lifetime,
+        )
+
+    def client(self, subject: str = "alice", **claims: Any) -> httpx.AsyncClient:
+        """An HTTP client with a token; `subject="root"` is an admin who has no other scope."""
+        if subject == "root":
+            claims = {"scopes": ["admin"], "rooms": ALL, **claims}
+        headers = {"Authorization": f"Bearer {self.token(subject, **claims)}"}
+        return httpx.AsyncClient(base_url=self.base, headers=headers, timeout=30, verify=_NO_TLS)
+
+    async def apply(self, changed: Policy) -> None:
+        """What the reconciler does; in effect within a second, which is waited for."""
+        async with self.database.transaction() as tx:
+            await policy.apply(tx, changed)
+        await asyncio.sleep(policy.FRESH_SECONDS + 0.05)
+
+    async def verdict(self, sha256: str, status: str = "clean") -> None:
+        """What a scan worker does once clamd has answered."""
+        lease = await self._lease("scan", sha256)
+        detail = "Eicar-Test-Signature" if status == "infected" else None
+        await self.library.record_verdict(Queue(self.database), lease, status=status, detail=detail, engine="test")
+
+    async def thumbnail(self, sha256: str, webp: bytes) -> None:
+        """What a thumbnail worker does with a video."""
+        lease = await self._lease("thumbnail", sha256)
+        await self.library.keep_thumbnail(
+            Queue(self.database), lease, data=webp, digest=secrets.token_hex(32), width=64, height=48
+        )
+
+    async def lease(self, job_id: str) -> Lease:
+        return await self._lease_of(lambda lease: lease.job_id == job_id, "transcribe")
+
+    async def _lease(self, kind: str, sha256: str) -> Lease:
+        return await self._lease_of(lambda lease: lease.payload["sha256"] == sha256, kind)
+
+    async def _lease_of(self, wanted: Callable[[Lease], bool], kind: str) -> Lease:
+        queue = Queue(self.database)
+        others: list[Lease] = []
+        try:
+            while True:
+                lease = await queue.lease(kind, worker="test", seconds=60)
+                assert lease is not None, f"no such {kind} job"
+                if wanted(lease):
+                    return lease
+                others.append(lease)
+        finally:
+            for other in others:
+                await queue.release(other)
+
+
+def anybody(base: str = "") -> httpx.AsyncClient:
+    """An HTTP client without a token."""
+    return httpx.AsyncClient(base_url=base, timeout=30, verify=_NO_TLS)
+
+
+async def upload(client: httpx.AsyncClient, data: bytes, name: str = "a.bin", **fields: str) -> dict[str, Any]:
+    """A successful upload's `data`."""
+    answer = await client.post("/v1/media/upload", files={"file": (name, data)}, data=fields)
+    assert answer.status_code == 201, answer.text
+    uploaded: dict[str, Any] = answer.json()["data"]
+    return uploaded
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a tenant holds; a refused or broken upload must leave it as it was."""
+
+    blobs: int
+    media: int
+    reserved: int
+    reservations: int
+    objects: int
+    staged: int
+
+
+async def left(api: Api) -> Left:
+    async with api.database.transaction() as tx:
+        row = (
+            await tx.execute(
+                text(
+                    "SELECT (SELECT count(*) FROM blob) AS blobs, (SELECT count(*) FROM media) AS media, "
+                    "(SELECT reserved_bytes FROM usage) AS reserved, (SELECT count(*) FROM reservation) AS reservations"
+                )
+            )
+        ).one()
+    objects = sum([1 async for _ in api.store.list()])
+    staging = Path(api.store._root) / "tenant" / api.tenant.tenant_id / ".staging"
+    return Left(*row, objects, len(list(staging.glob("*"))) if staging.exists() else 0)
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The body of an answer that must be this problem."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    body: dict[str, Any] = answer.json()
+    assert body["code"] == code, body
+    assert {"type", "title", "status", "detail", "code"} <= body.keys()
+    assert body["status"] == status
+    assert answer.headers["x-request-id"]
+    return body
+
+
+@contextmanager
+def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
+    tenant_id = f"t{secrets.token_hex(6)}"
+    schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
+    engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as admin:
+        admin.execute(text(f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'"))
+        admin.execute(text(f"CREATE SCHEMA {schema} AUTHORIZATION {schema}"))
+        admin.execute(text(f"ALTER ROLE {schema} SET search_path = {schema}"))
+    url = postgres.url("postgres", user=schema, password=password)
+    migrate(url)
+    yield TenantDatabase(tenant_id, schema, url)
+    with engine.connect() as admin:
+        admin.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = :role"), {"role": schema}
+        )
+        admin.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+        admin.execute(text(f"DROP ROLE {schema}"))
+    engine.dispose()
+
+
+@dataclass
+class _Place:
+    tenant: TenantDatabase
+    key: Jwk
+    jwks_file: Path
+    bucket: Path
+    signing_key: str
+    port: int
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def _place(postgres: EmbeddedPostgres, folder: Path, port: int) -> AsyncIterator[_Place]:
+    with new_tenant(postgres) as tenant:
+        key = generate_key()
+        jwks_file = folder / "jwks.json"
+        save_public_jwks(jwks_file, [key])
+        yield _Place(tenant, key, jwks_file, folder / "bucket", secrets.token_hex(32), port)
+
+
+@asynccontextmanager
+async def _api(place: _Place, applied: Policy) -> AsyncIterator[Api]:
+    database = Database(place.tenant.url, pool_size=4)
+    async with database.transaction() as tx:
+        await policy.apply(tx, applied)
+    store = FolderStore(place.bucket, place.tenant.tenant_id, place.signing_key.encode(), place.base)
+    yield Api(place.base, None, place.tenant, place.key, place.jwks_file, database, store)
+    await database.aclose()
+
+
+@asynccontextmanager
+async def serving(
+    postgres: EmbeddedPostgres,
+    folder: Path,
+    *,
+    applied: Policy = GENEROUS,
+    auth: AuthSettings | None = None,
+    **server_settings: Any,
+) -> AsyncIterator[Api]:
+    """The api in a thread of this process, with an event loop of its own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with (
+        _place(postgres, folder, listener.getsockname()[1]) as place,
+        _api(place, applied) as api,
+    ):
+        settings = Settings(
+            tenant=TenantSettings(tenant_id=place.tenant.tenant_id, database_url=SecretStr(place.tenant.url)),
+            store=StoreSettings(
+                store="folder",
+                store_folder=place.bucket,
+                store_signing_key=SecretStr(place.signing_key),
+                public_url=place.base,
+            ),
+            auth=auth or AuthSettings(jwks_file=place.jwks_file),
+            server=ServerSettings(**server_settings),
+            decoding=DecodingSettings(processes=1),
+        )
+        metrics = Metrics()
+        api.metrics_base = f"http://127.0.0.1:{metrics.serve('127.0.0.1', 0)}"
+        app = create_app(settings, metrics)
+
+        def drain() -> None:
+            if (services := services_of(app)) is not None:
+                services.drain()
+
+        running = server.Server(server.config(app, shutdown_seconds=5), drain)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            await eventually(lambda: _answers(api.base))
+            yield api
+        finally:
+            running.should_exit = True
+            await asyncio.to_thread(thread.join)
+
+
+@pytest.fixture(scope="session")
+async def api(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """One api for all tests that mind neither totals nor policy; they keep apart by subjects, rooms and contents."""
+    async with serving(postgres, tmp_path_factory.mktemp("api")) as one:
+        yield one
+
+
+@pytest.fixture
+async def fresh_api(postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[Api]:
+    """An api whose tenant is this test's alone."""
+    async with serving(postgres, tmp_path) as one:
+        yield one
+
+
+@asynccontextmanager
+async def process(
+    postgres: EmbeddedPostgres, folder: Path, *, applied: Policy = GENEROUS, **environment: str
+) -> AsyncIterator[Api]:
+    """The api as a child process, as a tenant runs it. Its log is `api.log` in `folder`."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with _place(postgres, folder, port) as place, _api(place, applied) as api:
+        told = {
+            "MEDIA_TENANT_ID": place.tenant.tenant_id,
+            "MEDIA_DATABASE_URL": place.tenant.url,
+            "MEDIA_STORE": "folder",
+            "MEDIA_STORE_FOLDER": str(place.bucket),
+            "MEDIA_STORE_SIGNING_KEY": place.signing_key,
+            "MEDIA_PUBLIC_URL": place.base,
+            "MEDIA_JWKS_FILE": str(place.jwks_file),
+            "MEDIA_API_PORT": str(port),
+            "MEDIA_API_METRICS_PORT": "0",
+            **environment,
+        }
+        with (folder / "api.log").open("wb") as log:
+            child = start(told, log)
+            api.process = child
+            try:
+                await eventually(lambda: _answers(api.base))
+                api.metrics_base = f"http://127.0.0.1:{_listening(folder)['metrics_port']}"
+                yield api
+            finally:
+                child.kill()
+                await asyncio.to_thread(child.wait)
+
+
+def start(environment: dict[str, str], log: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MEDIA_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "media_api"], env=kept | environment, stdout=subprocess.DEVNULL, stderr=log
+    )
+
+
+def log_lines(folder: Path) -> list[dict[str, Any]]:
+    """What the api process has logged so far."""
+    lines = []
+    for line in (folder / "api.log").read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def _listening(folder: Path) -> dict[str, Any]:
+    return next(line for line in log_lines(folder) if line["event"] == "listening")
+
+
+async def _answers(base: str) -> bool:
+    async with anybody(base) as client:
+        try:
+            return (await client.get("/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+    """Asks until it holds; for what another process does in its own time."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 (there is no event to wait for in another process)
+            await asyncio.sleep(0.02)

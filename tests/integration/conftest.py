@@ -1,0 +1,96 @@
+"""The real parts that tests share: one embedded PostgreSQL a session, one fresh tenant schema a test."""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from media_core import policy
+from media_core.database import Database, migrate
+from media_core.decoding import DecodingPool
+from media_core.library import Library
+from media_core.policy import PolicyReader
+from media_core.store.folder import FolderStore
+from media_core.uploads import Uploads
+from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.integration.api_server import api, fresh_api  # noqa: F401  (fixtures)
+from tests.integration.clamd_server import clamd  # noqa: F401  (a fixture)
+from tests.integration.tenancy import GENEROUS, TenantDatabase
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
+    folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
+    folder.chmod(0o755)
+    server = EmbeddedPostgres(folder / "data", durable=False)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def tenant_database(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
+    tenant_id = f"t{secrets.token_hex(6)}"
+    schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
+    engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as admin:
+        admin.execute(text(f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'"))
+        admin.execute(text(f"CREATE SCHEMA {schema} AUTHORIZATION {schema}"))
+        admin.execute(text(f"ALTER ROLE {schema} SET search_path = {schema}"))
+    url = postgres.url("postgres", user=schema, password=password)
+    migrate(url)
+    yield TenantDatabase(tenant_id, schema, url)
+    with engine.connect() as admin:
+        admin.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = :role"), {"role": schema}
+        )
+        admin.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+        admin.execute(text(f"DROP ROLE {schema}"))
+    engine.dispose()
+
+
+@pytest.fixture
+async def database(tenant_database: TenantDatabase) -> AsyncIterator[Database]:
+    """With a generous policy applied; tests that need another one apply it themselves."""
+    database = Database(tenant_database.url)
+    async with database.transaction() as tx:
+        await policy.apply(tx, GENEROUS)
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture(scope="session")
+async def decoding_pool() -> AsyncIterator[DecodingPool]:
+    async with DecodingPool(processes=1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def folder_store(tmp_path: Path, tenant_database: TenantDatabase) -> FolderStore:
+    return FolderStore(tmp_path / "bucket", tenant_database.tenant_id, secrets.token_bytes(32), "http://127.0.0.1:1")
+
+
+@pytest.fixture
+def uploads(
+    tenant_database: TenantDatabase, database: Database, folder_store: FolderStore, decoding_pool: DecodingPool
+) -> Uploads:
+    return Uploads(
+        tenant_id=tenant_database.tenant_id,
+        database=database,
+        store=folder_store,
+        decoder=decoding_pool,
+        policy=PolicyReader(database),
+    )
+
+
+@pytest.fixture
+def library(tenant_database: TenantDatabase, database: Database, folder_store: FolderStore) -> Library:
+    return Library(
+        tenant_id=tenant_database.tenant_id, database=database, store=folder_store, policy=PolicyReader(database)
+    )

@@ -1,0 +1,133 @@
+"""Real S3 servers for tests: versitygw and MinIO on free loopback ports, and one named by the environment.
+
+`MEDIA_TEST_S3_ENDPOINT`, `_ACCESS_KEY`, `_SECRET_KEY`, `_BUCKET` (and `_REGION`) name a server of yours; the tests
+write below `tenant/t...` in that bucket and remove what they wrote.
+"""
+
+import asyncio
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from media_core.errors import Unavailable
+from media_core.store import S3Settings, S3Store
+from tests.tools import build
+
+NAMED = "MEDIA_TEST_S3_ENDPOINT"
+KINDS = ("versitygw", "minio", *(["named"] if NAMED in os.environ else []))
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """One that answers. `folder` holds its data and log; None for a server that is not ours."""
+
+    settings: S3Settings
+    folder: Path | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)  # a stopped one would not see the next signal
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+async def start(kind: str, folder: Path, like: S3Server | None = None) -> S3Server:
+    """Starts a server of this kind on the data in `folder`, and returns once it has its bucket.
+
+    `like`: an ended one whose address and keys it takes over.
+    """
+    if kind == "named":
+        return S3Server(_named())
+    settings = like.settings if like else nobody()
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    tool = await asyncio.to_thread(build.provide, build.TOOLS[kind])
+    address = settings.endpoint.removeprefix("http://")
+    access_key, secret_key = settings.access_key_id, settings.secret_access_key.get_secret_value()
+    commands: dict[str, tuple[list[str | Path], dict[str, str]]] = {
+        "versitygw": (
+            [tool, "--port", address, "--quiet", "posix", data],
+            {"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key},
+        ),
+        "minio": (
+            [tool, "server", "--quiet", "--address", address, data],
+            {"MINIO_ROOT_USER": access_key, "MINIO_ROOT_PASSWORD": secret_key, "MINIO_BROWSER": "off"},
+        ),
+    }
+    command, environment = commands[kind]
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220 - starting takes a moment only
+            command,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_end_with_the_tests,
+        )
+    server = S3Server(settings, folder, process)
+    try:
+        await _answers(server)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+async def _answers(server: S3Server) -> None:
+    assert server.process
+    assert server.folder
+    store = S3Store(server.settings, "t")
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await store.ensure_bucket()
+                return await store.aclose()
+            except Unavailable:
+                if server.process.poll() is not None:
+                    raise RuntimeError((server.folder / "server.log").read_text()[-2000:]) from None
+                await asyncio.sleep(0.05)  # no server tells when it listens
+
+
+def nobody() -> S3Settings:
+    """Fresh keys, and an address where nobody listens yet."""
+    return S3Settings(
+        endpoint=f"http://127.0.0.1:{_free_port()}",
+        bucket="media-tests",
+        access_key_id="tests",
+        secret_access_key=SecretStr(secrets.token_hex(16)),
+    )
+
+
+def _named() -> S3Settings:
+    given = {name: os.environ.get(f"MEDIA_TEST_S3_{name}", "") for name in ("ACCESS_KEY", "SECRET_KEY", "BUCKET")}
+    if missing := [f"MEDIA_TEST_S3_{name}" for name, value in given.items() if not value]:
+        raise RuntimeError(f"{NAMED} is set, but not {', '.join(missing)}")
+    return S3Settings(
+        endpoint=os.environ[NAMED],
+        bucket=given["BUCKET"],
+        region=os.environ.get("MEDIA_TEST_S3_REGION", "us-east-1"),
+        access_key_id=given["ACCESS_KEY"],
+        secret_access_key=SecretStr(given["SECRET_KEY"]),
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end_with_the_tests() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when pytest itself is killed

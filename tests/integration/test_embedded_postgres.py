@@ -1,0 +1,177 @@
+"""The supervisor around the real server: what survives, and what does not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from media_operator.embedded import postgres as embedded
+from media_operator.embedded.postgres import EmbeddedPostgres, PostgresFailed
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not tmp_path: as root the server runs as another user, who must be able to reach it."""
+    made = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def ask(url: str, query: str) -> object:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        cursor = connection.execute(query.encode())
+        row = cursor.fetchone() if cursor.description else None
+        return row and row[0]
+
+
+def test_data_written_by_one_run_is_there_in_the_next(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as server:
+        ask(server.admin_url, "CREATE TABLE kept AS SELECT 7 AS n")
+    with EmbeddedPostgres(folder) as server:
+        assert ask(server.admin_url, "SELECT n FROM kept") == 7
+        assert ask(server.admin_url, "SHOW fsync") == "on"
+
+
+def test_nobody_gets_in_without_a_password(folder: Path) -> None:
+    with EmbeddedPostgres(folder, durable=False) as server:
+        ask(server.admin_url, "CREATE ROLE guest LOGIN PASSWORD 'p@ss/w:rd'")
+        assert ask(server.url("postgres", "guest", "p@ss/w:rd"), "SELECT current_user") == "guest"
+        for user, password in (("guest", "wrong"), ("guest", ""), ("postgres", "wrong")):
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                ask(server.url("postgres", user, password), "SELECT 1")
+
+
+def test_the_server_listens_on_no_port_and_its_socket_is_private(folder: Path) -> None:
+    with EmbeddedPostgres(folder, durable=False) as server:
+        assert server.socket_folder is not None
+        assert server.socket_folder.stat().st_mode & 0o777 == 0o700
+        assert server.pid is not None
+        assert [c for c in psutil.Process(server.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN] == []
+        assert (folder / "admin-password").stat().st_mode & 0o777 == 0o600
+
+
+def test_stop_leaves_no_process_and_no_socket(folder: Path) -> None:
+    server = EmbeddedPostgres(folder, durable=False)
+    server.start()
+    pid, sockets = server.pid, server.socket_folder
+    assert pid is not None
+    assert sockets is not None
+    server.stop()
+    server.stop()
+    assert not psutil.pid_exists(pid)
+    assert not sockets.exists()
+
+
+def test_a_second_start_in_the_same_folder_is_refused_in_words(folder: Path) -> None:
+    with (
+        EmbeddedPostgres(folder, durable=False),
+        pytest.raises(PostgresFailed, match="in use by another process"),
+    ):
+        EmbeddedPostgres(folder, durable=False).start()
+
+
+def test_a_killed_server_starts_again_with_its_data_at_the_same_address(folder: Path) -> None:
+    with EmbeddedPostgres(folder) as server:
+        url = server.admin_url
+        ask(url, "CREATE TABLE kept AS SELECT 7 AS n")
+        assert server.pid is not None
+        process = psutil.Process(server.pid)
+        process.kill()
+        process.wait(10)
+        assert not server.running
+        server.start()
+        assert server.admin_url == url
+        assert ask(url, "SELECT n FROM kept") == 7
+
+
+STARTER = """
+import sys, signal
+from pathlib import Path
+from media_operator.embedded.postgres import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+server.start()
+print(server.pid, server.socket_folder, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_server_dies_with_whoever_started_it_and_the_next_one_takes_over(folder: Path, how: int) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    pid, sockets = starter.stdout.readline().split()
+    server_process = psutil.Process(int(pid))
+    starter.send_signal(how)
+    starter.wait()
+    with EmbeddedPostgres(folder, durable=False) as server:  # at once: the old one may still be shutting down
+        assert ask(server.admin_url, "SELECT 1") == 1
+        assert not server_process.is_running() or server_process.status() == psutil.STATUS_ZOMBIE
+        assert not Path(sockets).exists()
+
+
+def test_a_stale_pid_file_that_names_a_foreign_process_stops_nothing(folder: Path) -> None:
+    with EmbeddedPostgres(folder, durable=False) as server:
+        data = server.data
+    stranger = subprocess.Popen(["sleep", "60"], **_as_server_user())
+    try:
+        # PostgreSQL itself refuses to start here: the pid is alive and belongs to its user.
+        (data / "postmaster.pid").write_text(f"{stranger.pid}\n{data}\n1\n5432\n/nowhere\n\n0 0\nready\n")
+        with EmbeddedPostgres(folder, durable=False) as server:
+            assert ask(server.admin_url, "SELECT 1") == 1
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def _as_server_user() -> dict[str, object]:
+    return {"user": "nobody"} if os.geteuid() == 0 else {}
+
+
+def test_an_interrupted_first_start_is_made_good_by_the_next(folder: Path) -> None:
+    (folder / "data.unfinished" / "base").mkdir(parents=True)
+    with EmbeddedPostgres(folder, durable=False) as server:
+        assert ask(server.admin_url, "SELECT 1") == 1
+
+
+def test_a_server_that_cannot_start_says_why_in_one_sentence(folder: Path) -> None:
+    with EmbeddedPostgres(folder, durable=False) as server:
+        data = server.data
+    (data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(PostgresFailed, match=r"FATAL: .*incompatible"):
+        EmbeddedPostgres(folder, durable=False).start()
+
+
+def test_data_without_its_password_is_not_overwritten(folder: Path) -> None:
+    with EmbeddedPostgres(folder, durable=False):
+        pass
+    (folder / "admin-password").unlink()
+    with pytest.raises(PostgresFailed, match="admin-password is missing"):
+        EmbeddedPostgres(folder, durable=False).start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+def test_a_checkout_that_only_root_can_enter_moves_data_and_binaries_to_where_the_server_can_reach_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "DATA", folder / "lib")
+    monkeypatch.setattr(embedded, "CACHE", folder / "cache")
+    private = folder / "root-only"
+    private.mkdir(mode=0o700)
+    open_to_all = embedded._open_to_all
+    monkeypatch.setattr(embedded, "_open_to_all", lambda path: "site-packages" not in str(path) and open_to_all(path))
+    for _ in range(2):  # the second start finds both
+        with EmbeddedPostgres(private / "run", durable=False) as server:
+            assert ask(server.admin_url, "SELECT 1") == 1
+            assert server.pid is not None
+            assert Path(psutil.Process(server.pid).exe()).is_relative_to(folder / "cache")
+            assert server.data.is_relative_to(folder / "lib")

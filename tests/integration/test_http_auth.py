@@ -1,0 +1,303 @@
+"""Who may do what: tokens, scopes, and who sees which file, on every path."""
+
+import asyncio
+import http.server
+import itertools
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+
+from media_api.settings import AuthSettings
+from media_core.tokens import ALL, generate_key, public_jwks, save_public_jwks
+from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.fixtures.media import photo
+from tests.integration.api_server import Api, anybody, problem, serving, upload
+
+UNKNOWN = "med-01JD0Z3V5QH7W8K2M4N6P8R0T2"
+NO_JOB = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
+
+CALLS = {
+    ("POST", "/v1/media/upload"): "media:write",
+    ("GET", f"/v1/media/{UNKNOWN}/info"): "media:read",
+    ("GET", f"/v1/media/download/{UNKNOWN}"): "media:read",
+    ("HEAD", f"/v1/media/download/{UNKNOWN}"): "media:read",
+    ("GET", f"/v1/media/download/{UNKNOWN}/thumbnail"): "media:read",
+    ("GET", f"/v1/media/signed/{UNKNOWN}"): "media:read",
+    ("DELETE", f"/v1/media/{UNKNOWN}"): "media:write",
+    ("POST", f"/v1/media/{UNKNOWN}/rescan"): "admin",
+    ("GET", "/v1/rooms/garden/files"): "media:read",
+    ("POST", "/v1/rooms/garden/files"): "media:write",
+    ("DELETE", f"/v1/rooms/garden/files/{UNKNOWN}"): "media:write",
+    ("POST", "/v1/transcribe"): "transcribe",
+    ("GET", "/v1/jobs"): "transcribe",
+    ("GET", f"/v1/jobs/{NO_JOB}"): "transcribe",
+    ("DELETE", f"/v1/jobs/{NO_JOB}"): "transcribe",
+    ("GET", f"/v1/jobs/{NO_JOB}/events"): "transcribe",
+    ("GET", f"/v1/jobs/{NO_JOB}/transcript.srt"): "transcribe",
+    ("GET", "/v1/usage"): "media:read",
+}
+"""Every call and a scope that is enough for it."""
+
+
+async def test_every_call_is_in_the_table(api: Api) -> None:
+    async with anybody(api.base) as nobody:
+        described = (await nobody.get("/openapi.json")).json()["paths"]
+    under_v1 = {
+        (method.upper(), path) for path, calls in described.items() for method in calls if path.startswith("/v1/")
+    }
+    assert len(under_v1) == len(CALLS)
+
+
+async def test_without_a_token_every_call_is_401(api: Api) -> None:
+    async with anybody(api.base) as nobody:
+        for method, path in CALLS:
+            for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}, {"Authorization": "x"}):
+                answer = await nobody.request(method, path, headers=headers)
+                assert answer.status_code == 401, (method, path, headers)
+                assert answer.headers["www-authenticate"] == "Bearer"
+        problem(await nobody.get("/v1/usage"), 401, "unauthorized")
+
+
+async def test_bad_tokens_are_401_on_every_call(api: Api) -> None:
+    stranger = generate_key()
+    bad = {
+        "expired": api.token(lifetime=timedelta(minutes=-1)),
+        "other audience": api.token(tenant_id="globex"),
+        "other key": api.token(key=stranger),
+        "other key under our id": api.token(key={**stranger, "kid": api.key["kid"]}),
+        "none": jwt.encode({"sub": "a", "aud": api.tenant.tenant_id, "exp": 2**31}, None, algorithm="none"),
+        "garbage": "garbage",
+        "dots": "..",
+        "64 KiB": "x" * 65536,
+        "not ascii": "ä" * 10,
+    }
+    async with anybody(api.base) as nobody:
+        for name, token in bad.items():
+            headers = {"Authorization": f"Bearer {token}".encode("latin-1")}
+            answer = await nobody.get("/v1/usage", headers=headers)
+            problem(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"].startswith('Bearer error="invalid_token"'), name
+            assert token not in answer.text
+        for method, path in CALLS:
+            headers = {"Authorization": f"Bearer {bad['expired']}"}
+            assert (await nobody.request(method, path, headers=headers)).status_code == 401
+
+
+async def test_a_valid_token_without_the_scope_is_403_and_names_the_scope(api: Api) -> None:
+    scopes = ["media:read", "media:write", "transcribe"]
+    for (method, path), needed in CALLS.items():
+        enough = {"media:read", needed} if "/jobs" in path else {needed}
+        async with api.client(scopes=[scope for scope in scopes if scope not in enough]) as client:
+            answer = await client.request(method, path)
+            assert answer.status_code == 403, (method, path)
+            assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
+            assert needed in answer.headers["www-authenticate"]
+        for granted in (needed, "admin"):
+            async with api.client(scopes=[granted]) as client:
+                assert (await client.request(method, path)).status_code not in (401, 403), (method, path, granted)
+
+
+async def test_keys_rotate_while_the_api_runs(api: Api) -> None:
+    new = generate_key()
+    async with anybody(api.base) as nobody:
+
+        async def status(**how: Any) -> int:
+            return (await nobody.get("/v1/usage", headers={"Authorization": f"Bearer {api.token(**how)}"})).status_code
+
+        try:
+            assert await status(key=new) == 401
+            save_public_jwks(api.jwks_file, [new, api.key])
+            assert (await status(key=new), await status()) == (200, 200)
+            save_public_jwks(api.jwks_file, [new])
+            assert (await status(key=new), await status()) == (200, 401)
+        finally:
+            save_public_jwks(api.jwks_file, [api.key])
+        assert (await status(key=new), await status()) == (401, 200)
+
+
+# -- visibility ------------------------------------------------------------------------------------------------------
+
+
+async def paths_of(client: httpx.AsyncClient, media_id: str) -> dict[str, httpx.Response]:
+    """Every path that takes an item's id and could tell that it exists."""
+    thumbnail = media_id.replace("med-", "med-thumb-")
+    return {
+        "info": await client.get(f"/v1/media/{media_id}/info"),
+        "download": await client.get(f"/v1/media/download/{media_id}"),
+        "head": await client.head(f"/v1/media/download/{media_id}"),
+        "range": await client.get(f"/v1/media/download/{media_id}", headers={"Range": "bytes=0-"}),
+        "thumbnail": await client.get(f"/v1/media/download/{media_id}/thumbnail"),
+        "thumbnail id": await client.get(f"/v1/media/download/{thumbnail}"),
+        "signed": await client.get(f"/v1/media/signed/{media_id}"),
+        "delete": await client.delete(f"/v1/media/{media_id}"),
+        "attach": await client.post("/v1/rooms/garden/files", json={"media_id": media_id}),
+        "transcribe": await client.post("/v1/transcribe", files={"media_id": (None, media_id)}),
+    }
+
+
+async def test_unknown_invisible_and_foreign_ids_are_the_same_404_byte_for_byte(
+    api: Api, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with api.client() as client, serving(postgres, tmp_path) as other_tenant:
+        hidden = await upload(client, photo(31, 31))
+        await api.verdict(hidden["sha256"])
+        async with other_tenant.client() as other:
+            foreign = await upload(other, photo(31, 32))
+        async with api.client("stranger", rooms=["cellar", "garden"]) as stranger:
+            answers = {
+                media_id: await paths_of(stranger, media_id)
+                for media_id in (hidden["media_id"], foreign["media_id"], UNKNOWN, "med-nonsense", "x", "%00", "a%00b")
+            }
+        for path in answers[UNKNOWN]:
+            seen = {(a[path].status_code, a[path].content, _comparable(a[path])) for a in answers.values()}
+            assert len(seen) == 1, (path, seen)
+            if path != "head":
+                problem(answers[UNKNOWN][path], 404, "not_found")
+        assert (await paths_of(client, hidden["media_id"]))["info"].status_code == 200
+
+
+def _comparable(answer: httpx.Response) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((n, v) for n, v in answer.headers.items() if n not in ("x-request-id", "date")))
+
+
+async def test_who_sees_a_file(api: Api) -> None:
+    """Its uploader; everybody if tenant_scope; whoever has one of its rooms; admins. Nobody else."""
+    callers: dict[str, dict[str, Any]] = {
+        "alice": {},
+        "same room": {"rooms": ["garden", "attic"]},
+        "other room": {"rooms": ["cellar"]},
+        "no room": {"rooms": []},
+        "all rooms": {"rooms": ALL},
+        "admin": {"scopes": ["admin"], "rooms": []},
+    }
+    expected = {
+        (False, False): {"alice", "admin"},
+        (False, True): {"alice", "admin", "same room", "all rooms"},
+        (True, False): set(callers),
+        (True, True): set(callers),
+    }
+    for (scope, room), wanted in expected.items():
+        fields = {"tenant_scope": str(scope).lower(), **({"room_id": "garden"} if room else {})}
+        async with api.client() as owner:
+            uploaded = await upload(owner, photo(32, 40 + 2 * scope + room), **fields)
+            await api.verdict(uploaded["sha256"])
+        for read in (
+            "/v1/media/{}/info",
+            "/v1/media/download/{}",
+            "/v1/media/download/{}/thumbnail",
+            "/v1/media/signed/{}",
+        ):
+            seen = set()
+            for name, claims in callers.items():
+                async with api.client(name, **claims) as client:
+                    status = (await client.get(read.format(uploaded["media_id"]))).status_code
+                    assert status in (200, 404)
+                    if status == 200:
+                        seen.add(name)
+            assert seen == wanted, (scope, room, read)
+
+
+async def test_only_the_rooms_that_the_caller_may_see_are_told(api: Api) -> None:
+    async with api.client(rooms=["garden", "attic", "cellar"]) as owner:
+        uploaded = await upload(owner, b"in three rooms", room_id="garden", tenant_scope="true")
+        for room in ("attic", "cellar"):
+            assert (await owner.post(f"/v1/rooms/{room}/files", json={"media_id": uploaded["media_id"]})).is_success
+    for rooms, told in ((["garden", "cellar"], ["cellar", "garden"]), ([], []), (ALL, ["attic", "cellar", "garden"])):
+        async with api.client("bob", rooms=rooms) as client:
+            info = (await client.get(f"/v1/media/{uploaded['media_id']}/info")).json()["data"]
+            assert info["rooms"] == told
+
+
+# -- OIDC ------------------------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """A real HTTP server with a JWK Set that can rotate and break."""
+
+    def __init__(self) -> None:
+        self.keys = [generate_key()]
+        self.fetched = 0
+        self.broken = False
+        issuer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.fetched += 1
+                body = b"oops" if issuer.broken else json.dumps(public_jwks(issuer.keys)).encode()
+                self.send_response(500 if issuer.broken else 200)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+
+@contextmanager
+def issuing() -> Iterator[Issuer]:
+    issuer = Issuer()
+    thread = threading.Thread(target=issuer.server.serve_forever)
+    thread.start()
+    try:
+        yield issuer
+    finally:
+        issuer.server.shutdown()
+        issuer.server.server_close()
+        thread.join()
+
+
+@asynccontextmanager
+async def behind(issuer: Issuer, postgres: EmbeddedPostgres, folder: Path) -> AsyncIterator[Api]:
+    auth = AuthSettings(
+        oidc_jwks_uri=f"{issuer.url}/jwks", oidc_issuer="https://id.example", oidc_audience="media", jwks_file=None
+    )
+    async with serving(postgres, folder, auth=auth) as api:
+        yield api
+
+
+async def test_an_oidc_issuers_tokens_are_taken_by_its_jwks(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    with issuing() as issuer:
+        async with behind(issuer, postgres, tmp_path) as api, anybody(api.base) as http_client:
+            numbers = itertools.count()
+
+            async def status(key: Any = None, **changes: Any) -> int:
+                claims = {
+                    "iss": "https://id.example",
+                    "aud": "media",
+                    "sub": "ann",
+                    "exp": 2**31,
+                    "scope": "media:read",
+                }
+                claims |= {"jti": str(next(numbers)), **changes}
+                key = key or issuer.keys[0]
+                token = jwt.encode(claims, jwt.PyJWK(key).key, algorithm="EdDSA", headers={"kid": key["kid"]})
+                answer = await http_client.get("/v1/usage", headers={"Authorization": f"Bearer {token}"})
+                return answer.status_code
+
+            assert await asyncio.gather(*(status() for _ in range(8))) == [200] * 8
+            assert issuer.fetched == 1
+            assert await status(iss="https://evil.example") == 401
+            assert await status(aud=api.tenant.tenant_id) == 401
+            assert [await status(generate_key()) for _ in range(5)] == [401] * 5
+            assert issuer.fetched == 1, "made-up key ids cause no traffic while the keys are fresh"
+            issuer.broken = True
+            assert await status() == 200, "an issuer that is away for a moment locks nobody out"
+
+
+async def test_while_an_issuer_never_answered_nobody_gets_in(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    with issuing() as issuer:
+        issuer.broken = True
+        async with behind(issuer, postgres, tmp_path) as api, api.client(key=issuer.keys[0]) as client:
+            problem(await client.get("/v1/usage"), 401, "unauthorized")

@@ -1,0 +1,50 @@
+"""The migrations and the declared tables say the same, and migrating is safe from several processes at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+from sqlmodel import SQLModel
+
+from media_core import tables
+from media_core.database import migrate
+from tests.integration.tenancy import TenantDatabase
+
+
+def test_the_migrated_schema_is_the_declared_one(tenant_database: TenantDatabase) -> None:
+    assert tables.Blob.__tablename__ == "blob"
+    engine = create_engine(tenant_database.url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        differences = compare_metadata(context, SQLModel.metadata)
+    engine.dispose()
+    assert differences == []
+
+
+def test_migrating_again_and_at_once_changes_nothing(tenant_database: TenantDatabase) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, [tenant_database.url] * 4))
+
+
+def test_several_processes_may_migrate_an_empty_schema_at_once(tenant_database: TenantDatabase) -> None:
+    engine = create_engine(tenant_database.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        tables_there = connection.execute(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+        ).scalars()
+        for table in list(tables_there):
+            connection.execute(text(f"DROP TABLE {table} CASCADE"))
+    engine.dispose()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, [tenant_database.url] * 4))
+
+
+def test_a_tenants_role_sees_nothing_of_another_tenant(tenant_database: TenantDatabase) -> None:
+    engine = create_engine(tenant_database.url)
+    with engine.connect() as connection:
+        schemas = connection.execute(
+            text("SELECT DISTINCT table_schema FROM information_schema.tables WHERE table_schema LIKE 'tenant_%'")
+        ).scalars()
+        assert list(schemas) == [tenant_database.schema]
+    engine.dispose()

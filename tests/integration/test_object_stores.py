@@ -1,0 +1,771 @@
+"""One contract, every store: a folder, versitygw, MinIO and, if the environment names one, an S3 server of yours."""
+
+import asyncio
+import hashlib
+import http.server
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import boto3
+import httpx
+import pytest
+
+from media_core.errors import Refused, Unavailable
+from media_core.keys import content_key, thumbnail_key
+from media_core.store import FolderStore, ObjectMissing, ObjectStore, S3Store, StoreSettings, open_store
+from media_core.store import folder as folder_module
+from media_core.store import s3 as s3_module
+from tests.integration import s3_servers
+from tests.integration.s3_servers import S3Server
+
+MIB = 1024 * 1024
+CHILD = Path(__file__).with_name("store_child.py")
+NOW = timedelta(0)
+
+
+@dataclass
+class Opened:
+    """A tenant's store, and what a child process needs to open the same one."""
+
+    store: ObjectStore
+    tenant_id: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def key(self, name: str = "") -> str:
+        return content_key(self.tenant_id, hashlib.sha256(name.encode()).hexdigest())
+
+    def again(self, tenant_id: str | None = None) -> ObjectStore:
+        """The same store, or another tenant's in the same place, opened as a process opens it."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            return open_store(StoreSettings(), tenant_id or self.tenant_id)
+
+    def everything(self, staging_name: str) -> list[str]:
+        """What lies in the tenant's part of the backend, seen from behind: objects, files, unfinished uploads."""
+        prefix = f"tenant/{self.tenant_id}/"
+        if "MEDIA_STORE_FOLDER" in self.environment:
+            root = Path(self.environment["MEDIA_STORE_FOLDER"])
+            return sorted(str(path.relative_to(root)) for path in (root / prefix).rglob("*") if path.is_file())
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.environment["MEDIA_S3_ENDPOINT"],
+            region_name=self.environment["MEDIA_S3_REGION"],
+            aws_access_key_id=self.environment["MEDIA_S3_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["MEDIA_S3_SECRET_ACCESS_KEY"],
+        )
+        bucket = self.environment["MEDIA_S3_BUCKET"]
+        objects = client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}.staging/{staging_name}")
+        return sorted(
+            [found["Key"] for found in objects] + [f"unfinished {u['Key']}" for u in uploads.get("Uploads", [])]
+        )
+
+
+@pytest.fixture(scope="session")
+async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, S3Server]]:
+    """Started by the first test that asks, ended with the session."""
+    running: dict[str, S3Server] = {}
+    yield running
+    for server in running.values():
+        server.stop()
+
+
+async def the_server(servers: dict[str, S3Server], kind: str, folders: pytest.TempPathFactory) -> S3Server:
+    if kind not in servers:
+        servers[kind] = await s3_servers.start(kind, folders.mktemp(kind))
+    return servers[kind]
+
+
+def opened_s3(server: S3Server, tenant_id: str) -> Opened:
+    settings = server.settings
+    return Opened(
+        S3Store(settings, tenant_id),
+        tenant_id,
+        {
+            "MEDIA_STORE": "s3",
+            "MEDIA_S3_ENDPOINT": settings.endpoint,
+            "MEDIA_S3_BUCKET": settings.bucket,
+            "MEDIA_S3_REGION": settings.region,
+            "MEDIA_S3_ACCESS_KEY_ID": settings.access_key_id,
+            "MEDIA_S3_SECRET_ACCESS_KEY": settings.secret_access_key.get_secret_value(),
+        },
+    )
+
+
+@pytest.fixture(params=["folder", *s3_servers.KINDS])
+async def opened(
+    request: pytest.FixtureRequest,
+    servers: dict[str, S3Server],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Opened]:
+    tenant_id = f"t{secrets.token_hex(6)}"
+    if request.param == "folder":
+        signing_key = secrets.token_hex(16)
+        with served_folder() as front:
+            store = FolderStore(tmp_path / "objects", tenant_id, signing_key.encode(), front.url)
+            front.store = store
+            environment = {
+                "MEDIA_STORE_FOLDER": str(tmp_path / "objects"),
+                "MEDIA_STORE_SIGNING_KEY": signing_key,
+                "MEDIA_PUBLIC_URL": front.url,
+            }
+            yield Opened(store, tenant_id, environment)
+        return
+    made = opened_s3(await the_server(servers, request.param, tmp_path_factory), tenant_id)
+    yield made
+    await made.store.delete(*[entry.key async for entry in made.store.list()])
+    await made.store.sweep_staging(NOW)
+    await made.store.aclose()
+
+
+@pytest.fixture
+def store(opened: Opened) -> ObjectStore:
+    return opened.store
+
+
+@pytest.fixture(params=s3_servers.KINDS)
+async def s3(
+    request: pytest.FixtureRequest, servers: dict[str, S3Server], tmp_path_factory: pytest.TempPathFactory
+) -> S3Server:
+    return await the_server(servers, request.param, tmp_path_factory)
+
+
+class ServedFolder(http.server.ThreadingHTTPServer):
+    """What the api does with a signed URL, in a few lines."""
+
+    store: FolderStore
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class ObjectRequest(http.server.BaseHTTPRequestHandler):
+    server: ServedFolder
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        try:
+            request = self.server.store.verify(
+                parts.path.removeprefix("/objects/"), dict(parse_qsl(parts.query)), datetime.now(UTC)
+            )
+        except Refused:
+            return self.send_error(403)
+        data = asyncio.run(self.server.store.read(request.key, 0, 64 * MIB))
+        self.send_response(200)
+        self.send_header("Content-Type", request.content_type)
+        self.send_header("Content-Disposition", request.content_disposition)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        return None
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class served_folder:  # noqa: N801 - used as a context manager, like a function
+    def __enter__(self) -> ServedFolder:
+        self._server = ServedFolder(("127.0.0.1", 0), ObjectRequest)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self._server
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+async def everything_in(stream: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in stream])
+
+
+async def listed(store: ObjectStore, prefix: str = "") -> list[str]:
+    return sorted([entry.key async for entry in store.list(prefix)])
+
+
+# --- small objects
+
+
+async def test_what_was_put_is_there(opened: Opened, store: ObjectStore) -> None:
+    key, data = opened.key(), secrets.token_bytes(100_000)
+    before = datetime.now(UTC)
+    await store.put(key, data)
+    info = await store.head(key)
+    assert info
+    assert (info.key, info.size) == (key, len(data))
+    assert abs(info.modified - before) < timedelta(minutes=1)
+    assert await store.read(key, 0, len(data)) == data
+    assert await everything_in(store.stream(key)) == data
+    (entry,) = [entry async for entry in store.list()]
+    assert (entry.key, entry.size, entry.modified.replace(microsecond=0)) == (
+        info.key,
+        info.size,
+        info.modified.replace(microsecond=0),
+    )
+
+
+async def test_a_second_put_replaces_the_first(opened: Opened, store: ObjectStore) -> None:
+    await store.put(opened.key(), b"a longer first version")
+    await store.put(opened.key(), b"second")
+    assert await everything_in(store.stream(opened.key())) == b"second"
+    assert await listed(store) == [opened.key()]
+
+
+async def test_an_empty_object_is_an_object(opened: Opened, store: ObjectStore) -> None:
+    await store.put(opened.key(), b"")
+    info = await store.head(opened.key())
+    assert info
+    assert info.size == 0
+    assert await store.read(opened.key(), 0, 10) == b""
+    assert await everything_in(store.stream(opened.key())) == b""
+    assert await everything_in(store.stream(opened.key(), 0, 10)) == b""
+
+
+@pytest.mark.parametrize(
+    ("start", "length"), [(0, 1), (0, 0), (3, 0), (999, 1), (990, 100), (1000, 10), (5000, 10), (0, 1000), (0, 5000)]
+)
+async def test_a_range_is_what_slicing_gives(opened: Opened, store: ObjectStore, start: int, length: int) -> None:
+    data = secrets.token_bytes(1000)
+    await store.put(opened.key(), data)
+    assert await store.read(opened.key(), start, length) == data[start : start + length]
+    assert await everything_in(store.stream(opened.key(), start, length)) == data[start : start + length]
+    assert await everything_in(store.stream(opened.key(), start)) == data[start:]
+
+
+async def test_a_large_object_is_streamed_in_chunks(opened: Opened, store: ObjectStore) -> None:
+    data = secrets.token_bytes(5 * MIB + 17)
+    await store.put(opened.key(), data)
+    chunks = [chunk async for chunk in store.stream(opened.key(), 5, 5 * MIB)]
+    assert b"".join(chunks) == data[5 : 5 + 5 * MIB]
+    assert all(MIB / 2 < len(chunk) < 3 * MIB for chunk in chunks[:-1])
+
+
+async def test_a_stream_may_be_left_early(opened: Opened, store: ObjectStore) -> None:
+    data = secrets.token_bytes(4 * MIB)
+    await store.put(opened.key(), data)
+    async with aclosing(store.stream(opened.key())) as stream:
+        async for chunk in stream:
+            assert data.startswith(chunk)
+            break
+    assert await store.read(opened.key(), 0, 10) == data[:10]
+
+
+async def test_an_absent_object_is_missing_and_deleting_it_is_a_no_op(opened: Opened, store: ObjectStore) -> None:
+    key = opened.key()
+    assert await store.head(key) is None
+    for length in (0, 10):
+        with pytest.raises(ObjectMissing):
+            await store.read(key, 0, length)
+        with pytest.raises(ObjectMissing):
+            await anext(store.stream(key, 0, length))
+    with pytest.raises(ObjectMissing):
+        await anext(store.stream(key))
+    await store.delete(key)
+    await store.delete()
+
+
+async def test_deleting_removes_what_it_names_and_nothing_else(opened: Opened, store: ObjectStore) -> None:
+    thumbnail = thumbnail_key(opened.tenant_id, "ab" * 32)
+    for key in (opened.key("a"), opened.key("b"), opened.key("c"), thumbnail):
+        await store.put(key, b"x")
+    await store.delete(opened.key("a"), opened.key("absent"), thumbnail)
+    assert await listed(store) == sorted([opened.key("b"), opened.key("c")])
+    assert await store.head(opened.key("a")) is None
+
+
+async def test_one_tenant_neither_lists_nor_reaches_another(opened: Opened, store: ObjectStore) -> None:
+    other = opened.again(f"{opened.tenant_id}x")  # its id begins like ours: a careless prefix would show it
+    theirs = content_key(f"{opened.tenant_id}x", "ab" * 32)
+    await other.put(theirs, b"theirs")
+    await store.put(opened.key(), b"ours")
+    assert await listed(store) == [opened.key()]
+    assert await listed(store, theirs) == []
+    for call in (store.put(theirs, b""), store.read(theirs, 0, 1), store.head(theirs), store.delete(theirs)):
+        with pytest.raises(ValueError, match="not a key of tenant"):
+            await call
+    with pytest.raises(ValueError, match="not a key of tenant"):
+        await anext(store.stream(theirs))
+    with pytest.raises(ValueError, match="not a key of tenant"):
+        store.sign(theirs, expires_in=timedelta(minutes=1), content_type="a/b", content_disposition="inline")
+    await other.delete(theirs)
+    await other.aclose()
+
+
+async def test_a_listing_is_by_the_keys_first_characters(opened: Opened, store: ObjectStore) -> None:
+    prefix = f"tenant/{opened.tenant_id}/"
+    keys = [f"{prefix}{name}" for name in ("aa1", "aa2", "ab", ".thumbnails/aa1", ".thumbnails/ab")]
+    for key in keys:
+        await store.put(key, b"x")
+    await store.stage("waiting")
+    assert await listed(store) == sorted(keys)
+    assert await listed(store, "tenant/") == sorted(keys)
+    assert await listed(store, prefix) == sorted(keys)
+    assert await listed(store, f"{prefix}aa") == keys[:2]
+    assert await listed(store, keys[0]) == [keys[0]]
+    assert await listed(store, f"{prefix}.thumbnails/") == sorted(keys[3:])
+    assert await listed(store, f"{prefix}.thumbnails/aa") == [keys[3]]
+    assert await listed(store, f"{prefix}.staging/") == []
+    assert await listed(store, f"{prefix}zz/y") == []
+
+
+async def test_a_listing_goes_on_after_a_thousand_keys(opened: Opened, store: ObjectStore) -> None:
+    keys = [opened.key(str(number)) for number in range(1005)]
+    turns = asyncio.Semaphore(16)
+
+    async def put(key: str) -> None:
+        async with turns:
+            await store.put(key, b"x")
+
+    await asyncio.gather(*map(put, keys))
+    assert await listed(store) == sorted(keys)
+    await store.delete(*keys)
+    assert await listed(store) == []
+
+
+async def test_puts_of_one_key_at_the_same_time_leave_one_of_them_whole(opened: Opened, store: ObjectStore) -> None:
+    versions = [bytes([number]) * (2 * MIB) for number in range(8)]
+    await asyncio.gather(*(store.put(opened.key(), version) for version in versions))
+    assert await everything_in(store.stream(opened.key())) in versions
+    assert opened.everything("") == [opened.key()]
+
+
+# --- large objects
+
+
+async def staged(store: ObjectStore, data: bytes, name: str = "upload", chunk: int = 300_000) -> Any:
+    upload = await store.stage(name)
+    for start in range(0, len(data), chunk):
+        await upload.write(data[start : start + chunk])
+    return upload
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk"), [(40 * MIB + 1, 300_000), (16 * MIB, 16 * MIB), (9 * MIB, 64 * 1024), (3, 1)]
+)
+async def test_a_large_object_appears_whole_when_it_is_promoted(
+    opened: Opened, store: ObjectStore, size: int, chunk: int
+) -> None:
+    data = secrets.token_bytes(size)
+    upload = await staged(store, data, chunk=chunk)
+    assert upload.size == size
+    assert await listed(store) == []
+    await upload.finish()
+    assert await listed(store) == []
+    assert await store.head(opened.key()) is None
+    await upload.promote(opened.key())
+    await upload.discard()
+    digest = hashlib.sha256()
+    async for part in store.stream(opened.key()):
+        digest.update(part)
+    assert digest.digest() == hashlib.sha256(data).digest()
+    assert opened.everything("upload") == [opened.key()]
+
+
+async def test_promoting_is_repeatable_until_it_is_discarded(opened: Opened, store: ObjectStore) -> None:
+    await store.put(opened.key("a"), b"what was there before")
+    upload = await staged(store, b"staged" * 1000)
+    await upload.finish()
+    for name in ("a", "a", "b"):
+        await upload.promote(opened.key(name))
+    await upload.discard()
+    await upload.discard()
+    for name in ("a", "b"):
+        assert await everything_in(store.stream(opened.key(name))) == b"staged" * 1000
+    assert opened.everything("upload") == sorted([opened.key("a"), opened.key("b")])
+
+
+async def test_the_moment_of_promotion_is_when_the_object_was_modified(opened: Opened, store: ObjectStore) -> None:
+    upload = await staged(store, b"x")
+    await upload.finish()
+    await asyncio.sleep(1.1)  # S3 tells whole seconds
+    await upload.promote(opened.key("a"))
+    await store.put(opened.key("b"), b"x")
+    promoted, put = await store.head(opened.key("a")), await store.head(opened.key("b"))
+    await upload.discard()
+    assert promoted
+    assert put
+    assert put.modified - promoted.modified < timedelta(seconds=1.1)
+
+
+async def test_finished_staged_bytes_can_be_read_before_they_have_a_key(opened: Opened, store: ObjectStore) -> None:
+    data = secrets.token_bytes(9 * MIB)
+    upload = await staged(store, data)
+    await upload.finish()
+    assert await upload.read(8 * MIB - 5, 10) == data[8 * MIB - 5 : 8 * MIB + 5]
+    assert await upload.read(len(data) - 5, 10) == data[-5:]
+    await upload.discard()
+
+
+async def test_an_empty_staged_object_is_an_empty_object(opened: Opened, store: ObjectStore) -> None:
+    upload = await store.stage("upload")
+    await upload.write(b"")
+    await upload.finish()
+    await upload.promote(opened.key())
+    await upload.discard()
+    info = await store.head(opened.key())
+    assert info
+    assert info.size == 0
+
+
+async def test_an_unfinished_object_is_not_promoted(opened: Opened, store: ObjectStore) -> None:
+    upload = await staged(store, b"x" * 100)
+    with pytest.raises(RuntimeError, match="after finish"):
+        await upload.promote(opened.key())
+    await upload.discard()
+
+
+@pytest.mark.parametrize("size", [0, 100, 20 * MIB])
+async def test_discarding_before_the_end_leaves_nothing(opened: Opened, store: ObjectStore, size: int) -> None:
+    upload = await staged(store, bytes(size))
+    await upload.discard()
+    await upload.discard()
+    assert opened.everything("upload") == []
+
+
+async def test_an_upload_that_is_cancelled_in_a_write_can_be_discarded(opened: Opened, store: ObjectStore) -> None:
+    upload = await staged(store, bytes(9 * MIB))
+    writing = asyncio.create_task(upload.write(bytes(30 * MIB)))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.wait({writing})
+    await upload.discard()
+    assert opened.everything("upload") == []
+
+
+async def test_uploads_at_the_same_time_do_not_mix(opened: Opened, store: ObjectStore) -> None:
+    async def one(number: int) -> None:
+        upload = await staged(store, bytes([number]) * (9 * MIB), name=f"upload-{number}")
+        await upload.finish()
+        await upload.promote(opened.key(str(number)))
+        await upload.discard()
+
+    await asyncio.gather(*map(one, range(6)))
+    for number in range(6):
+        data = await everything_in(store.stream(opened.key(str(number))))
+        assert data == bytes([number]) * (9 * MIB)
+
+
+async def test_memory_does_not_grow_with_the_object(opened: Opened) -> None:
+    """The child stages and streams 8 MiB, then 160 MiB, and says how far its peak memory rose between."""
+    async with child(opened, "measure", opened.key()) as running:
+        grown = int(await line(running))
+        assert grown < 24 * MIB, f"{grown / MIB:.0f} MiB more"
+
+
+async def test_a_copy_beyond_one_requests_size_is_made_in_parts(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "COPY_PART_BYTES", 5 * MIB)  # S3's smallest; really 512 MiB
+    opened = opened_s3(s3, f"t{secrets.token_hex(6)}")
+    data = secrets.token_bytes(12 * MIB + 5)
+    upload = await staged(opened.store, data)
+    await upload.finish()
+    await upload.promote(opened.key())
+    await upload.promote(opened.key())
+    await upload.discard()
+    assert await everything_in(opened.store.stream(opened.key())) == data
+    assert opened.everything("upload") == [opened.key()]
+    await opened.store.delete(opened.key())
+    await opened.store.aclose()
+
+
+# --- processes that die
+
+
+@asynccontextmanager
+async def child(opened: Opened, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        CHILD,
+        *arguments,
+        env={**os.environ, **opened.environment, "MEDIA_TENANT_ID": opened.tenant_id},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
+
+
+async def line(running: asyncio.subprocess.Process) -> str:
+    assert running.stdout
+    return (await asyncio.wait_for(running.stdout.readline(), 60)).decode().strip()
+
+
+@pytest.mark.parametrize("state", ["writing", "finished"])
+async def test_what_a_killed_upload_leaves_is_not_visible_and_is_swept(
+    opened: Opened, store: ObjectStore, state: str
+) -> None:
+    async with child(opened, "stage", state) as running:
+        assert await line(running) == state
+        running.kill()
+        await running.wait()
+    await store.put(opened.key(), b"bystander")
+    assert await listed(store) == [opened.key()]
+    assert await store.sweep_staging(timedelta(hours=1)) == 0
+    assert len(opened.everything("upload")) > 1
+    assert await store.sweep_staging(NOW) >= 1
+    assert opened.everything("upload") == [opened.key()]
+    assert await store.sweep_staging(NOW) == 0
+
+
+async def test_a_put_cut_by_kill_9_leaves_the_old_bytes_or_the_new(opened: Opened, store: ObjectStore) -> None:
+    versions = {bytes([byte]) * (8 * MIB) for byte in b"ab"}
+    for patience in (0.005, 0.03):
+        async with child(opened, "put", opened.key()) as running:
+            assert await line(running) == "started"
+            await asyncio.sleep(patience)  # somewhere inside one of its puts, which never end
+            running.kill()
+            await running.wait()
+        assert await everything_in(store.stream(opened.key())) in versions
+    await store.sweep_staging(NOW)
+    assert opened.everything("") == [opened.key()]
+
+
+# --- signed URLs
+
+
+def the_clock_goes_wrong(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
+    """URLs are signed as if it were another time: what has expired need not be waited for."""
+    monkeypatch.setattr(folder_module, "_now", lambda: datetime.now(UTC) + by)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: datetime.now(UTC).replace(tzinfo=None) + by)
+
+
+@pytest.fixture
+def fetch() -> Iterator[httpx.Client]:
+    with httpx.Client(trust_env=False) as client:
+        yield client
+
+
+DISPOSITION = "attachment; filename=\"na_ve.png\"; filename*=UTF-8''na%C3%AFve%20%26%20more.png"
+
+
+async def test_a_plain_client_gets_the_bytes_under_the_signed_type_and_disposition(
+    opened: Opened, store: ObjectStore, fetch: httpx.Client
+) -> None:
+    data = secrets.token_bytes(300_000)
+    await store.put(opened.key(), data)
+    signed = store.sign(
+        opened.key(), expires_in=timedelta(minutes=5), content_type="image/png", content_disposition=DISPOSITION
+    )
+    answer = await asyncio.to_thread(fetch.get, signed.url)
+    assert answer.status_code == 200
+    assert answer.content == data
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"] == DISPOSITION
+    assert timedelta(minutes=4, seconds=50) < signed.expires_at - datetime.now(UTC) <= timedelta(minutes=5)
+
+
+async def test_a_url_that_was_tampered_with_is_refused(opened: Opened, store: ObjectStore, fetch: httpx.Client) -> None:
+    await store.put(opened.key("a"), b"ours to give")
+    await store.put(opened.key("b"), b"not signed for")
+    url = store.sign(
+        opened.key("a"), expires_in=timedelta(minutes=5), content_type="image/png", content_disposition="inline"
+    ).url
+    parts = httpx.URL(url)
+    tampered = {
+        "another key": url.replace(opened.key("a"), opened.key("b")),
+        "no query": str(parts.copy_with(query=None)),
+        **{
+            f"{name} changed": str(parts.copy_set_param(name, changed(value)))
+            for name, value in parts.params.items()
+            if name != "X-Amz-Algorithm"
+        },
+        **{f"{name} gone": str(parts.copy_remove_param(name)) for name in parts.params},
+    }
+    for change, address in tampered.items():
+        answer = await asyncio.to_thread(fetch.get, address)
+        assert answer.status_code in (400, 403), f"{change}: {answer.status_code}"
+        assert b"ours to give" not in answer.content
+    assert (await asyncio.to_thread(fetch.get, url)).content == b"ours to give"
+
+
+def changed(value: str) -> str:
+    return "text/html" if "/" in value and value.count("/") == 1 else value[:-1] + ("1" if value[-1] != "1" else "2")
+
+
+async def test_an_expired_url_is_refused(
+    opened: Opened, store: ObjectStore, fetch: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put(opened.key(), b"too late")
+    the_clock_goes_wrong(monkeypatch, -timedelta(minutes=6))
+    url = store.sign(
+        opened.key(), expires_in=timedelta(minutes=5), content_type="image/png", content_disposition="inline"
+    ).url
+    answer = await asyncio.to_thread(fetch.get, url)
+    assert answer.status_code == 403
+    assert b"too late" not in answer.content
+
+
+async def test_urls_are_signed_for_the_public_endpoint(s3: S3Server, fetch: httpx.Client) -> None:
+    public = s3.settings.endpoint.replace("127.0.0.1", "localhost")
+    if public == s3.settings.endpoint:
+        pytest.skip("this server is not known by a second name")
+    store = S3Store(s3.settings.model_copy(update={"public_endpoint": public}), "tpublic")
+    key = content_key("tpublic", "ab" * 32)
+    await store.put(key, b"seen from outside")
+    url = store.sign(key, expires_in=timedelta(minutes=5), content_type="a/b", content_disposition="inline").url
+    assert url.startswith(f"{public}/")
+    assert (await asyncio.to_thread(fetch.get, url)).content == b"seen from outside"
+    wrong_host = url.replace("localhost", "127.0.0.1")
+    assert (await asyncio.to_thread(fetch.get, wrong_host)).status_code == 403
+    await store.delete(key)
+    await store.aclose()
+
+
+# --- outages
+
+
+async def every_call_is_unavailable(store: ObjectStore, key: str, wanted: str = "") -> None:
+    """None of them takes minutes: the bound is far above what was seen, and far below a client's patience."""
+    async with asyncio.timeout(60):
+        for call in (
+            store.put(key, b"x"),
+            store.stage("upload"),
+            store.read(key, 0, 1),
+            anext(store.stream(key)),
+            store.head(key),
+            store.delete(key),
+            anext(store.list()),
+            store.sweep_staging(NOW),
+            store.probe(),
+        ):
+            with pytest.raises(Unavailable, match=wanted) as outage:
+                await call
+            assert outage.value.dependency == "object store"
+            assert len(outage.value.detail) < 300
+
+
+async def test_a_server_that_is_not_there_is_unavailable_within_seconds() -> None:
+    store = S3Store(s3_servers.nobody(), "tdown")
+    await every_call_is_unavailable(store, content_key("tdown", "ab" * 32), "S3 did not answer")
+
+
+async def test_a_server_that_says_nothing_is_unavailable_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ANSWER_TIMEOUT", "COPY_TIMEOUT", "PROBE_TIMEOUT"):
+        monkeypatch.setattr(s3_module, name, timedelta(milliseconds=300))
+    monkeypatch.setattr(s3_module, "RETRY_TIMEOUT", timedelta(milliseconds=500))
+    server = await s3_servers.start("versitygw", tmp_path)
+    assert server.process
+    store = S3Store(server.settings, "thung")
+    await store.put(content_key("thung", "ab" * 32), b"x")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        await every_call_is_unavailable(store, content_key("thung", "ab" * 32), "S3 did not answer")
+    finally:
+        server.stop()
+
+
+async def test_a_server_that_dies_under_an_upload_ends_it_and_the_rest_is_swept_later(tmp_path: Path) -> None:
+    server = await s3_servers.start("versitygw", tmp_path)
+    assert server.process
+    assert server.folder
+    opened = opened_s3(server, "tdies")
+    upload = await staged(opened.store, bytes(20 * MIB))
+    server.process.kill()
+    server.process.wait()
+    async with asyncio.timeout(60):
+        with pytest.raises(Unavailable):
+            for _ in range(100):
+                await upload.write(bytes(MIB))
+        with pytest.raises(Unavailable):
+            await upload.finish()
+        with pytest.raises(Unavailable):
+            await upload.discard()
+    back = await s3_servers.start("versitygw", server.folder, like=server)
+    try:
+        await opened.store.probe()
+        assert await opened.store.sweep_staging(NOW) >= 1
+        assert opened.everything("upload") == []
+    finally:
+        back.stop()
+
+
+async def test_a_wrong_secret_is_unavailable_and_stays_a_secret(s3: S3Server) -> None:
+    wrong = s3.settings.model_copy(update={"secret_access_key": type(s3.settings.secret_access_key)("wrong-secret")})
+    store = S3Store(wrong, "twrong")
+    with pytest.raises(Unavailable, match="S3 answered SignatureDoesNotMatch") as outage:
+        await store.put(content_key("twrong", "ab" * 32), b"x")
+    assert "wrong-secret" not in str(outage.value)
+    assert outage.value.__cause__ is None
+    with pytest.raises(Unavailable, match="S3 answered SignatureDoesNotMatch"):
+        await store.probe()
+    assert "wrong-secret" not in repr(wrong)
+
+
+async def test_a_missing_bucket_is_an_outage_not_a_missing_object(s3: S3Server) -> None:
+    store = S3Store(s3.settings.model_copy(update={"bucket": f"absent-{secrets.token_hex(4)}"}), "tabsent")
+    key = content_key("tabsent", "ab" * 32)
+    for call in (store.put(key, b"x"), store.read(key, 0, 1), anext(store.stream(key)), store.probe()):
+        with pytest.raises(Unavailable, match="S3 answered NoSuchBucket"):
+            await call
+
+
+async def test_making_the_bucket_again_is_a_no_op(s3: S3Server) -> None:
+    if s3.process is None:
+        pytest.skip("buckets of a named server are not ours to make")
+    store = S3Store(s3.settings, "tbucket")
+    await store.ensure_bucket()
+    await store.probe()
+
+
+async def test_credentials_in_the_environment_are_not_sent(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "of-somebody-else")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    store = S3Store(s3.settings, "tenv")
+    key = content_key("tenv", "ab" * 32)
+    await store.put(key, b"x")
+    await store.probe()
+    await store.delete(key)
+
+
+async def test_a_folder_that_can_not_be_used_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "objects").write_text("a file where the folder should be")
+    store = FolderStore(tmp_path / "objects", "tfile", b"", "http://127.0.0.1:1")
+    key = content_key("tfile", "ab" * 32)
+    for call in (store.put(key, b"x"), store.stage("upload"), store.probe()):
+        with pytest.raises(Unavailable, match="the folder failed"):
+            await call
+
+
+async def test_a_store_that_answers_passes_the_probe(store: ObjectStore) -> None:
+    await store.probe()
+
+
+# --- settings
+
+
+def test_settings_that_can_not_be_are_refused_when_the_store_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIA_STORE", "folder")
+    with pytest.raises(ValueError, match="MEDIA_STORE_FOLDER"):
+        open_store(StoreSettings(), "acme")
+    monkeypatch.setenv("MEDIA_STORE", "s3")
+    with pytest.raises(ValueError, match="endpoint"):
+        open_store(StoreSettings(), "acme")
+    monkeypatch.setenv("MEDIA_S3_ENDPOINT", "http://key:secret@127.0.0.1:1")
+    with pytest.raises(ValueError, match="endpoint"):
+        open_store(StoreSettings(), "acme")
+
+
+async def test_a_store_opened_from_the_environment_is_the_same_store(opened: Opened, store: ObjectStore) -> None:
+    await store.put(opened.key(), b"x")
+    again = opened.again()
+    assert await again.read(opened.key(), 0, 1) == b"x"
+    await again.aclose()

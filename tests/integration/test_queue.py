@@ -1,0 +1,243 @@
+"""The queue's promises, on a real PostgreSQL."""
+
+import asyncio
+import sys
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from media_core.database import Database
+from media_core.queue import CHANNEL, MAX_ATTEMPTS, Cancelled, Lease, Queue, cancel, enqueue
+from tests.integration.tenancy import TenantDatabase
+
+
+@pytest.fixture
+def queue(database: Database) -> Queue:
+    return Queue(database, retry_base=timedelta(milliseconds=1))
+
+
+async def put(database: Database, kind: str = "transcribe", **options: Any) -> str:
+    async with database.transaction() as tx:
+        return await enqueue(tx, kind, {"sha256": options.pop("sha256", "0" * 64)}, **options)
+
+
+async def row(database: Database, job_id: str) -> Any:
+    async with database.transaction() as tx:
+        return (await tx.execute(text("SELECT * FROM job WHERE job_id = :id"), {"id": job_id})).one()
+
+
+async def take(queue: Queue, kind: str = "transcribe", seconds: float = 30) -> Lease:
+    lease = await queue.lease(kind, worker="test", seconds=seconds)
+    assert lease is not None
+    return lease
+
+
+async def expire(database: Database, job_id: str) -> None:
+    async with database.transaction() as tx:
+        await tx.execute(
+            text("UPDATE job SET lease_until = now() - interval '1 second' WHERE job_id = :id"), {"id": job_id}
+        )
+
+
+async def test_jobs_are_leased_by_priority_then_age(database: Database, queue: Queue) -> None:
+    first = await put(database)
+    second = await put(database)
+    urgent = await put(database, priority=1)
+    assert [(await take(queue)).job_id for _ in range(3)] == [urgent, first, second]
+    assert await queue.lease("transcribe", worker="test", seconds=30) is None
+
+
+async def test_a_job_queued_in_a_rolled_back_transaction_never_was(database: Database, queue: Queue) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as tx:
+            await enqueue(tx, "scan", {"sha256": "1" * 64})
+            raise ZeroDivisionError
+    assert await queue.lease("scan", worker="test", seconds=30) is None
+
+
+async def test_while_a_job_is_open_its_twin_is_not_queued(database: Database, queue: Queue) -> None:
+    job_id = await put(database, "scan", dedupe_key="same")
+    assert await put(database, "scan", dedupe_key="same") == job_id
+    lease = await take(queue, "scan")
+    assert await put(database, "scan", dedupe_key="same") == job_id
+    await queue.finish(lease, {})
+    assert await put(database, "scan", dedupe_key="same") != job_id
+
+
+async def test_many_workers_never_lease_one_job_twice(database: Database, queue: Queue) -> None:
+    jobs = {await put(database) for _ in range(40)}
+    taken: list[str] = []
+
+    async def worker(name: str) -> None:
+        while lease := await queue.lease("transcribe", worker=name, seconds=30):
+            taken.append(lease.job_id)
+
+    await asyncio.gather(*(worker(f"w{n}") for n in range(8)))
+    assert sorted(taken) == sorted(jobs)
+
+
+async def test_an_expired_lease_is_taken_over_and_its_first_holder_can_write_nothing(
+    database: Database, queue: Queue
+) -> None:
+    job_id = await put(database)
+    dead = await take(queue)
+    await expire(database, job_id)
+    alive = await take(queue)
+    assert (alive.job_id, alive.attempts) == (job_id, 2)
+    assert not await queue.renew(dead, seconds=30)
+    assert not await queue.append_segments(dead, [{"number": 0, "start": 0, "end": 1, "text": "stale"}])
+    assert not await queue.finish(dead, {"transcript": "stale"})
+    assert not await queue.fail(dead, "stale", "stale", retry=False)
+    assert not await queue.release(dead)
+    assert await queue.finish(alive, {"transcript": "fresh"})
+    assert (await row(database, job_id)).result == {"transcript": "fresh"}
+    assert await queue.segments(job_id) == []
+
+
+async def test_a_renewed_lease_is_not_taken_over(database: Database, queue: Queue) -> None:
+    await put(database)
+    lease = await take(queue, seconds=0.2)
+    assert await queue.renew(lease, seconds=30, progress=0.5)
+    async with database.transaction() as tx:
+        await tx.execute(text("SELECT pg_sleep(0.3)"))  # past the first deadline, by the database's own clock
+    assert await queue.lease("transcribe", worker="other", seconds=30) is None
+    assert (await row(database, lease.job_id)).progress == 0.5
+
+
+async def test_a_failed_job_is_retried_after_a_growing_jittered_delay_then_fails_with_the_reason(
+    database: Database,
+) -> None:
+    queue = Queue(database, retry_base=timedelta(seconds=100))
+    job_id = await put(database)
+    delays = []
+    for attempt in range(1, MAX_ATTEMPTS["transcribe"] + 1):
+        lease = await take(queue)
+        assert lease.attempts == attempt
+        await queue.fail(lease, "unavailable", "object store: away", retry=True)
+        async with database.transaction() as tx:
+            delay = await tx.scalar(
+                text("SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = :id"), {"id": job_id}
+            )
+            delays.append(float(delay))
+            await tx.execute(text("UPDATE job SET run_after = now()"))
+    for attempt, delay in enumerate(delays[:-1]):
+        assert 50 * 2**attempt - 1 <= delay <= 150 * 2**attempt
+    ended = await row(database, job_id)
+    assert (ended.status, ended.error_code, ended.error_detail) == ("failed", "unavailable", "object store: away")
+    assert ended.finished_at is not None
+
+
+async def test_a_job_that_kills_its_worker_every_time_ends_as_failed_not_in_a_loop(
+    database: Database, queue: Queue
+) -> None:
+    job_id = await put(database)
+    for _ in range(MAX_ATTEMPTS["transcribe"]):
+        await take(queue)
+        await expire(database, job_id)
+    assert await queue.lease("transcribe", worker="test", seconds=30) is None
+    ended = await row(database, job_id)
+    assert (ended.status, ended.error_code) == ("failed", "worker_lost")
+
+
+async def test_a_released_job_is_ready_again_and_the_attempt_was_free(database: Database, queue: Queue) -> None:
+    await put(database)
+    await queue.release(await take(queue))
+    again = await take(queue)
+    assert again.attempts == 1
+    await queue.release(again, timedelta(minutes=5))
+    assert await queue.lease("transcribe", worker="test", seconds=30) is None
+    assert (await queue.depth())["transcribe"].waiting == 1
+
+
+async def test_cancelling_stops_a_queued_job_at_once_and_a_running_one_at_its_next_renewal(
+    database: Database, queue: Queue
+) -> None:
+    queued, running = await put(database, priority=-1), await put(database)
+    lease = await take(queue)
+    async with database.transaction() as tx:
+        await cancel(tx, queued)
+        await cancel(tx, running)
+    assert (await row(database, queued)).status == "cancelled"
+    assert (await row(database, running)).status == "running"
+    with pytest.raises(Cancelled):
+        await queue.renew(lease, seconds=30)
+    assert await queue.cancelled(lease)
+    assert (await row(database, running)).status == "cancelled"
+
+
+async def test_a_cancelled_job_whose_worker_died_ends_as_cancelled(database: Database, queue: Queue) -> None:
+    job_id = await put(database)
+    await take(queue)
+    async with database.transaction() as tx:
+        await cancel(tx, job_id)
+    await expire(database, job_id)
+    assert await queue.lease("transcribe", worker="test", seconds=30) is None
+    assert (await row(database, job_id)).status == "cancelled"
+
+
+async def test_segments_are_stored_once_and_read_in_order(database: Database, queue: Queue) -> None:
+    job_id = await put(database)
+    lease = await take(queue)
+    first = {"number": 0, "start": 0.0, "end": 1.5, "text": "hello", "words": None}
+    second = {"number": 1, "start": 1.5, "end": 2.0, "text": "world", "words": [{"word": "world", "start": 1.5}]}
+    assert await queue.append_segments(lease, [second, first])
+    assert await queue.append_segments(lease, [{**first, "text": "again"}])
+    assert await queue.segments(job_id) == [first, second]
+    assert await queue.segments(job_id, after=0) == [second]
+
+
+async def test_depth_tells_ready_leased_and_waiting_apart(database: Database, queue: Queue) -> None:
+    for _ in range(4):
+        await put(database)
+    await take(queue)
+    await queue.release(await take(queue), timedelta(hours=1))
+    stalled = await take(queue)
+    await expire(database, stalled.job_id)
+    depth = (await queue.depth())["transcribe"]
+    assert (depth.ready, depth.leased, depth.waiting) == (2, 1, 1)
+    assert (await queue.depth())["scan"].ready == 0
+
+
+async def test_whoever_listens_hears_of_new_work_when_it_is_committed(
+    database: Database, tenant_database: TenantDatabase
+) -> None:
+    plain = tenant_database.url.replace("postgresql+psycopg", "postgresql")
+    async with await psycopg.AsyncConnection.connect(plain, autocommit=True) as listener:
+        await listener.execute(f"LISTEN {CHANNEL}")
+        await put(database)
+        heard = [note.payload async for note in listener.notifies(timeout=10, stop_after=1)]
+    assert heard == [tenant_database.schema]
+
+
+VICTIM = """
+import asyncio, sys
+from media_core.database import Database
+from media_core.queue import Queue
+async def main():
+    lease = await Queue(Database(sys.argv[1])).lease("transcribe", worker="victim", seconds=0.5)
+    print(lease.job_id, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+async def test_after_kill_9_the_job_goes_to_the_next_worker_when_the_lease_is_over(
+    database: Database, queue: Queue, tenant_database: TenantDatabase
+) -> None:
+    job_id = await put(database)
+    victim = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", VICTIM, tenant_database.url, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert victim.stdout is not None
+        assert (await victim.stdout.readline()).decode().strip() == job_id
+    finally:
+        victim.kill()
+        await victim.wait()
+    async with database.transaction() as tx:
+        await tx.execute(text("SELECT pg_sleep(0.6)"))  # the lease ends by the database's clock
+    successor = await take(queue)
+    assert (successor.job_id, successor.attempts) == (job_id, 2)

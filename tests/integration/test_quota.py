@@ -1,0 +1,148 @@
+"""No set of requests, however timed, gets a tenant over its quota."""
+
+import asyncio
+import secrets
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from media_core import policy, quota
+from media_core.database import Database
+from media_core.errors import Refused
+from media_core.policy import PolicyReader
+from media_core.queue import enqueue
+from media_core.quota import Reservation, Usage
+from media_core.store.folder import FolderStore
+from media_core.uploads import Uploads
+from tests.integration.tenancy import ALICE, GENEROUS
+
+
+async def usage(database: Database) -> Usage:
+    async with database.transaction() as tx:
+        return await quota.read(tx)
+
+
+async def allow(database: Database, max_bytes: int) -> None:
+    async with database.transaction() as tx:
+        await policy.apply(tx, replace(GENEROUS, max_bytes=max_bytes))
+
+
+async def test_a_reservation_grows_settles_and_gives_back_the_rest(database: Database) -> None:
+    await allow(database, 1000)
+    reservation = Reservation(database)
+    await reservation.grow_to(300)
+    await reservation.grow_to(800)
+    await reservation.grow_to(500)
+    assert await usage(database) == Usage(stored=0, reserved=800, maximum=1000)
+    async with database.transaction() as tx:
+        await reservation.settle(tx, 600)
+    await reservation.release()
+    assert await usage(database) == Usage(stored=600, reserved=0, maximum=1000)
+
+
+async def test_what_does_not_fit_is_refused_with_the_numbers_that_a_client_needs(database: Database) -> None:
+    await allow(database, 1000)
+    await Reservation(database).grow_to(800)
+    with pytest.raises(Refused) as refused:
+        await Reservation(database).grow_to(201)
+    assert refused.value.code == "quota_exceeded"
+    assert refused.value.facts == {"max_storage_mb": 0, "used": 0, "reserved": 800, "limit": 1000}
+    await Reservation(database).grow_to(200)
+
+
+async def test_what_a_killed_process_reserved_is_given_back_when_someone_needs_it(database: Database) -> None:
+    await allow(database, 1000)
+    await Reservation(database).grow_to(900)
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE reservation SET expires_at = now() - interval '1 second'"))
+    successor = Reservation(database)
+    await successor.grow_to(500)
+    assert await usage(database) == Usage(stored=0, reserved=500, maximum=1000)
+
+
+async def test_an_expired_reservation_can_not_be_settled(database: Database) -> None:
+    await allow(database, 1000)
+    late = Reservation(database)
+    await late.grow_to(900)
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE reservation SET expires_at = now() - interval '1 second'"))
+    async with database.transaction() as tx:
+        assert await quota.release_expired(tx) == 1
+    with pytest.raises(Refused, match="do not fit"):
+        async with database.transaction() as tx:
+            await late.settle(tx, 900)
+    await late.release()
+    assert await usage(database) == Usage(stored=0, reserved=0, maximum=1000)
+
+
+async def test_a_limit_lowered_below_what_is_stored_stops_growth_only(database: Database) -> None:
+    await allow(database, 1000)
+    reservation = Reservation(database)
+    await reservation.grow_to(900)
+    async with database.transaction() as tx:
+        await reservation.settle(tx, 900)
+    await allow(database, 500)
+    assert (await usage(database)).stored == 900
+    with pytest.raises(Refused):
+        await Reservation(database).grow_to(1)
+
+
+async def test_100_parallel_uploads_against_a_nearly_full_quota_end_with_0_bytes_over(
+    database: Database, uploads: Uploads, folder_store: FolderStore
+) -> None:
+    size, room_for = 10_000, 7
+    await allow(database, size * room_for + size // 2)
+    uploads.policy = PolicyReader(database)
+
+    async def upload() -> str:
+        try:
+            async with await uploads.start(announced=size + 200) as one:
+                await one.write(secrets.token_bytes(size))
+                return (await one.commit(caller=ALICE, filename="x.bin")).sha256
+        except Refused as refused:
+            return refused.code
+
+    ends = await asyncio.gather(*(upload() for _ in range(100)))
+    kept = {end for end in ends if end != "quota_exceeded"}
+    assert len(kept) == room_for
+    assert await usage(database) == Usage(size * room_for, 0, size * room_for + size // 2)
+    objects = {entry.key.rpartition("/")[2] async for entry in folder_store.list()}
+    assert objects == kept  # what was refused is gone
+    async with database.transaction() as tx:
+        assert await tx.scalar(text("SELECT count(*) FROM blob")) == room_for
+        assert await tx.scalar(text("SELECT count(*) FROM reservation")) == 0
+
+
+async def test_transcription_is_charged_once_per_job_and_never_beyond_the_day(database: Database) -> None:
+    async def job() -> str:
+        async with database.transaction() as tx:
+            return await enqueue(tx, "transcribe", {"sha256": "0" * 64})
+
+    async def charge(job_id: str, seconds: int) -> None:
+        async with database.transaction() as tx:
+            await quota.charge_transcription(tx, job_id, seconds, 100)
+
+    first = await job()
+    await charge(first, 60)
+    await charge(first, 60)  # the same job, tried again
+    with pytest.raises(Refused) as refused:
+        await charge(await job(), 41)
+    assert refused.value.code == "transcription_limit_exceeded"
+    await charge(await job(), 40)
+    with pytest.raises(Refused):
+        await charge(await job(), 1)
+
+
+async def test_parallel_transcriptions_never_pass_the_day_limit(database: Database) -> None:
+    async def attempt() -> int:
+        async with database.transaction() as tx:
+            job_id = await enqueue(tx, "transcribe", {"sha256": "0" * 64})
+        try:
+            async with database.transaction() as tx:
+                await quota.charge_transcription(tx, job_id, 10, 55)
+        except Refused:
+            return 0
+        return 10
+
+    assert sum(await asyncio.gather(*(attempt() for _ in range(20)))) == 50

@@ -1,0 +1,252 @@
+"""Scan jobs from the upload to the row: PostgreSQL, an object store and clamd, all real."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from media_core.database import Database
+from media_core.decoding import DecodingPool
+from media_core.errors import Refused, Unavailable
+from media_core.keys import content_key, thumbnail_key
+from media_core.library import Library
+from media_core.queue import MAX_ATTEMPTS, Lease, LeaseLost, Queue
+from media_core.store import FolderStore
+from media_core.sweep import sweep
+from media_core.uploads import Uploaded, Uploads
+from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
+from media_workers.canaries import EICAR
+from media_workers.main import Drain, Work
+from media_workers.scan import Scanner
+from media_workers.settings import ClamdSettings, DrainSettings
+from tests.fixtures.media import photo
+from tests.integration.clamd_server import LIMITS, MARKER, encrypted_zip, nested, settings_for, zipped
+from tests.integration.tenancy import ADMIN, ALICE, BOB
+from tests.integration.test_quota import usage
+from tests.integration.test_uploads import upload
+
+TEXT = b"An ordinary text."
+
+
+@pytest.fixture
+def work(
+    database: Database, library: Library, folder_store: FolderStore, decoding_pool: DecodingPool, uploads: Uploads
+) -> Work:
+    queue = Queue(database, retry_base=timedelta(0))
+    return Work(database, queue, library, folder_store, decoding_pool, uploads.policy)
+
+
+@pytest.fixture
+def scanner(clamd: ClamdAddress) -> Scanner:
+    return Scanner(settings_for(clamd))
+
+
+@pytest.fixture
+def nowhere() -> ClamdSettings:
+    """A clamd that is down."""
+    with socket.socket() as closed_port:
+        closed_port.bind(("127.0.0.1", 0))
+        return ClamdSettings(port=closed_port.getsockname()[1])
+
+
+async def drain(scanner: Scanner, work: Work) -> int:
+    """Works the queue off; how many attempts that took."""
+    one = Drain("scan", scanner, work, DrainSettings(linger_seconds=0))
+    await one.run()
+    return one.handled
+
+
+async def blob(database: Database, sha256: str) -> Any:
+    async with database.transaction() as tx:
+        return (await tx.execute(text("SELECT * FROM blob WHERE sha256 = :sha256"), {"sha256": sha256})).one_or_none()
+
+
+async def last_job(database: Database) -> Any:
+    async with database.transaction() as tx:
+        return (await tx.execute(text("SELECT * FROM job ORDER BY created_at DESC, job_id DESC LIMIT 1"))).one()
+
+
+async def leased(work: Work) -> Lease:
+    lease = await work.queue.lease("scan", worker="test", seconds=30)
+    assert lease is not None
+    return lease
+
+
+async def readable(library: Library, item: Uploaded) -> bool:
+    try:
+        await library.find(ALICE, item.media_id, "read")
+    except Refused:
+        return False
+    return True
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------
+
+
+async def test_clean_content_becomes_readable_and_says_by_whom_it_was_scanned(
+    uploads: Uploads, work: Work, scanner: Scanner
+) -> None:
+    item = await upload(uploads, TEXT)
+    assert not await readable(work.library, item)
+    await drain(scanner, work)
+    assert await readable(work.library, item)
+    row = await blob(work.database, item.sha256)
+    assert (row.scan_status, row.scan_detail, row.scan_engine[:7]) == ("clean", None, "ClamAV ")
+    assert row.scanned_at is not None
+
+
+@pytest.mark.parametrize("content", [EICAR, nested(EICAR, 3), photo(320, 240) + EICAR], ids=["plain", "zips", "photo"])
+async def test_infected_content_is_gone_from_everywhere_and_refused_when_it_comes_again(
+    uploads: Uploads, work: Work, scanner: Scanner, folder_store: FolderStore, content: bytes
+) -> None:
+    items = [await upload(uploads, content, room_id="garden"), await upload(uploads, content, caller=BOB)]
+    await drain(scanner, work)
+    for caller, item in ((ALICE, items[0]), (BOB, items[1]), (ADMIN, items[0])):
+        for purpose in ("see", "read"):
+            with pytest.raises(Refused, match="nothing here"):
+                await work.library.find(caller, item.media_id, purpose)
+    assert await work.library.list_room(ALICE, "garden") == []
+    sha256 = items[0].sha256
+    assert await folder_store.head(content_key(uploads.tenant_id, sha256)) is None
+    assert await folder_store.head(thumbnail_key(uploads.tenant_id, sha256)) is None
+    assert (await usage(work.database)).stored == 0
+    assert (await blob(work.database, sha256)).scan_detail == "Eicar-Test-Signature.UNOFFICIAL"
+    with pytest.raises(Refused) as again:
+        await upload(uploads, content)
+    assert again.value.code == "infected"
+
+
+async def test_content_that_clamd_can_not_look_into_is_unscannable_and_stays_closed(
+    uploads: Uploads, work: Work, scanner: Scanner
+) -> None:
+    item = await upload(uploads, encrypted_zip(TEXT))
+    await drain(scanner, work)
+    with pytest.raises(Refused) as closed:
+        await work.library.find(ALICE, item.media_id, "read")
+    assert closed.value.code == "unscannable"
+    assert (await blob(work.database, item.sha256)).scan_detail == "Heuristics.Encrypted.Zip"
+
+
+async def test_many_scans_by_two_workers_each_get_their_own_verdict(
+    uploads: Uploads, work: Work, clamd: ClamdAddress
+) -> None:
+    expected = {}
+    for number in range(12):
+        content, status = [(TEXT, "clean"), (MARKER, "infected"), (encrypted_zip(TEXT), "unscannable")][number % 3]
+        expected[(await upload(uploads, content + b" %d" % number)).sha256] = status
+    handled = await asyncio.gather(*(drain(Scanner(settings_for(clamd)), work) for _ in range(2)))
+    assert sum(handled) == len(expected)
+    assert {sha256: (await blob(work.database, sha256)).scan_status for sha256 in expected} == expected
+
+
+async def test_new_signatures_find_at_the_rescan_what_the_old_ones_passed(
+    uploads: Uploads, work: Work, scanner: Scanner, tmp_path: Path
+) -> None:
+    item = await upload(uploads, zipped(MARKER))
+    old = EmbeddedClamd(limits=LIMITS, official=None, mirror=None)
+    try:
+        await drain(Scanner(settings_for(await old.start(tmp_path))), work)
+    finally:
+        await old.stop()
+    assert await readable(work.library, item)
+    await work.library.rescan(ADMIN, item.media_id)
+    await drain(scanner, work)
+    assert not await readable(work.library, item)
+    assert (await blob(work.database, item.sha256)).scan_status == "infected"
+
+
+# --- no verdict -------------------------------------------------------------------------------------------------
+
+
+async def test_without_clamd_content_stays_closed_and_is_scanned_once_clamd_is_back(
+    uploads: Uploads, work: Work, scanner: Scanner, nowhere: ClamdSettings
+) -> None:
+    item = await upload(uploads, TEXT)
+    assert await drain(Scanner(nowhere), work) == MAX_ATTEMPTS["scan"]
+    assert not await readable(work.library, item)
+    assert (await blob(work.database, item.sha256)).scan_status == "error"
+    job = await last_job(work.database)
+    assert (job.status, job.error_code) == ("failed", "unavailable")
+    assert "clamd" in job.error_detail
+
+    async with work.database.transaction() as tx:
+        past = "now() - interval '1 hour'"
+        await tx.execute(text(f"UPDATE blob SET created_at = {past}, scanned_at = {past}"))  # noqa: S608 (constants)
+    assert (await sweep(work.library)).scans == 1
+    await drain(scanner, work)
+    assert await readable(work.library, item)
+
+
+async def test_an_object_cut_short_in_the_store_is_not_clean(
+    uploads: Uploads, work: Work, scanner: Scanner, folder_store: FolderStore, tmp_path: Path
+) -> None:
+    item = await upload(uploads, TEXT)
+    os.truncate(tmp_path / "bucket" / content_key(uploads.tenant_id, item.sha256), 5)
+    with pytest.raises(Unavailable, match="5 bytes"):
+        await scanner(await leased(work), work)
+    assert (await blob(work.database, item.sha256)).scan_status == "pending"
+
+
+async def test_an_object_missing_under_its_row_is_not_clean(
+    uploads: Uploads, work: Work, scanner: Scanner, folder_store: FolderStore
+) -> None:
+    item = await upload(uploads, TEXT)
+    await folder_store.delete(content_key(uploads.tenant_id, item.sha256))
+    with pytest.raises(Unavailable, match="missing"):
+        await scanner(await leased(work), work)
+    assert (await blob(work.database, item.sha256)).scan_status == "pending"
+
+
+async def test_a_worker_that_lost_its_lease_writes_no_verdict(uploads: Uploads, work: Work, scanner: Scanner) -> None:
+    item = await upload(uploads, TEXT)
+    lost = await leased(work)
+    async with work.database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET lease_until = now() - interval '1 second'"))
+    await leased(work)
+    with pytest.raises(LeaseLost):
+        await scanner(lost, work)
+    assert (await blob(work.database, item.sha256)).scan_status == "pending"
+
+
+# --- nothing left to scan -----------------------------------------------------------------------------------------
+
+
+async def test_content_deleted_before_its_scan_is_no_failure(uploads: Uploads, work: Work, scanner: Scanner) -> None:
+    item = await upload(uploads, TEXT)
+    await work.library.delete(ALICE, item.media_id)
+    await drain(scanner, work)
+    assert (await last_job(work.database)).status == "completed"
+    assert await blob(work.database, item.sha256) is None
+
+
+async def test_content_deleted_while_its_scan_begins_is_no_failure(
+    uploads: Uploads, work: Work, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = await upload(uploads, TEXT)
+    stream = work.store.stream
+
+    async def deleted_first(key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        await work.library.delete(ALICE, item.media_id)
+        async for chunk in stream(key, start, length):
+            yield chunk
+
+    monkeypatch.setattr(work.store, "stream", deleted_first)
+    await drain(scanner, work)
+    assert (await last_job(work.database)).status == "completed"
+
+
+async def test_infected_content_is_not_scanned_again(uploads: Uploads, work: Work, scanner: Scanner) -> None:
+    """Its row stays and its object is gone: a job left over from before must not fail on that, or revive it."""
+    item = await upload(uploads, EICAR)
+    await drain(scanner, work)
+    async with work.database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET status = 'queued', run_after = now(), finished_at = NULL"))
+    await drain(scanner, work)
+    assert (await last_job(work.database)).status == "completed"
+    assert (await blob(work.database, item.sha256)).scan_status == "infected"

@@ -1,0 +1,394 @@
+"""Thumbnails: upright, in sRGB, without metadata, and never at the price of the machine's memory."""
+
+import asyncio
+import functools
+import io
+import struct
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image, ImageCms
+
+from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, Limits, Thumbnail
+from media_core.thumbnails import SIZES, make_thumbnail, variant
+from tests.fixtures import media
+
+FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "TIFF": "image/tiff"}
+MODERN = {"HEIF": "image/heic", "AVIF": "image/avif"}
+
+
+def shown(thumbnail: Thumbnail | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(thumbnail if isinstance(thumbnail, bytes) else thumbnail.data))
+
+
+def assert_close(pixel: tuple[int, ...], expected: tuple[int, ...], tolerance: int = 16) -> None:
+    assert all(abs(a - b) <= tolerance for a, b in zip(pixel, expected, strict=True)), (pixel, expected)
+
+
+def assert_quadrants(image: Image.Image, tolerance: int = 16) -> None:
+    image = image.convert("RGB")
+    for index, colour in enumerate(media.QUADRANTS):
+        at = ((1 + 2 * (index % 2)) * image.width // 4, (1 + 2 * (index // 2)) * image.height // 4)
+        pixel = image.getpixel(at)
+        assert isinstance(pixel, tuple)
+        assert_close(pixel, colour, tolerance)
+
+
+def chunks(webp: bytes) -> list[bytes]:
+    found, at = [], 12
+    while at < len(webp):
+        found.append(webp[at : at + 4])
+        at += 8 + (struct.unpack("<I", webp[at + 4 : at + 8])[0] + 1) // 2 * 2
+    return found
+
+
+# What a picture looks like
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", [*FORMATS, *MODERN])
+async def test_a_picture_is_shown_upright(decoding_pool: DecodingPool, image_format: str, orientation: int) -> None:
+    source = BytesSource(media.oriented(orientation, image_format))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert (facts.width, facts.height, facts.format) == (240, 160, image_format)
+    thumbnail = await make_thumbnail(decoding_pool, source, (FORMATS | MODERN)[image_format])
+    assert (thumbnail.source_width, thumbnail.source_height) == (240, 160)
+    assert (thumbnail.width, thumbnail.height) == shown(thumbnail).size == (240, 160)
+    assert_quadrants(shown(thumbnail))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "P", "RGBA", "LA", "I;16", "RGB;16"])
+async def test_every_kind_of_pixel_becomes_rgb(decoding_pool: DecodingPool, mode: str) -> None:
+    picture = media.quadrants(240, 160)
+    grey = picture.convert("L")
+    if mode == "I;16":
+        pixels = b"".join(struct.pack("<H", 257 * value) for value in grey.tobytes())
+        data = media.encoded(Image.frombytes("I;16", grey.size, pixels), "PNG")
+    elif mode == "RGB;16":
+        data = media.deep_png(picture)
+    else:
+        data = media.encoded(picture.convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/png")
+    expected = {"L": grey, "LA": grey, "I;16": grey, "1": picture.convert("1")}.get(mode, picture)
+    result = shown(thumbnail).convert("RGB")
+    for at in ((60, 40), (180, 40), (60, 120), (180, 120)):
+        want = expected.convert("RGB").resize((24, 16), Image.Resampling.BOX).getpixel((at[0] // 10, at[1] // 10))
+        got = result.resize((24, 16), Image.Resampling.BOX).getpixel((at[0] // 10, at[1] // 10))
+        assert isinstance(want, tuple)
+        assert isinstance(got, tuple)
+        assert_close(got, want, 24)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "palette with one transparent colour"])
+async def test_transparency_is_kept(decoding_pool: DecodingPool, kind: str) -> None:
+    picture = media.quadrants(240, 160).convert("RGBA")
+    picture.paste((0, 0, 0, 0), (0, 0, 120, 80))
+    if kind == "RGBA":
+        data = media.encoded(picture, "PNG")
+    elif kind == "LA":
+        data = media.encoded(picture.convert("LA"), "PNG")
+    elif kind == "palette":
+        data = media.encoded(picture.quantize(16), "PNG")
+    else:
+        data = media.encoded(picture, "GIF")
+    result = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png"))
+    assert result.mode == "RGBA"
+    clear, solid = result.getpixel((30, 30)), result.getpixel((180, 120))
+    assert isinstance(clear, tuple)
+    assert isinstance(solid, tuple)
+    assert clear[3] == 0
+    assert solid[3] == 255
+
+
+async def test_transparent_pixels_do_not_colour_the_edge(decoding_pool: DecodingPool) -> None:
+    picture = Image.new("RGBA", (4_000, 40), (255, 255, 255, 255))
+    picture.paste((255, 0, 0, 0), (0, 0, 2_001, 40))
+    result = shown(await make_thumbnail(decoding_pool, BytesSource(media.encoded(picture, "PNG")), "image/png"))
+    edge = result.getpixel((result.width // 2 + 2, 5))
+    assert isinstance(edge, tuple)
+    assert_close(edge, (255, 255, 255, 255), 8)
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "AVIF"])
+async def test_an_animation_shows_its_first_picture(decoding_pool: DecodingPool, image_format: str) -> None:
+    first, *others = (Image.new("RGB", (120, 80), colour) for colour in (media.RED, media.GREEN, media.BLUE))
+    options = {"save_all": True, "append_images": others, "duration": 100}
+    data = media.encoded(first, image_format, **options)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert facts.animated
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/gif")
+    pixel = shown(thumbnail).convert("RGB").getpixel((60, 40))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, media.RED)
+
+
+async def test_nothing_of_the_cameras_notes_survives(decoding_pool: DecodingPool) -> None:
+    data = media.located_photo()
+    assert b"Secret Camera Works" in data
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    small = await variant(decoding_pool, thumbnail.data, 160, "jpeg")
+    for result in (thumbnail.data, small):
+        assert b"Secret" not in result
+        assert b"private" not in result
+        assert b"Exif" not in result
+    assert set(chunks(thumbnail.data)) <= {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+    assert not shown(small).getexif()
+
+
+async def test_colours_are_converted_to_srgb(decoding_pool: DecodingPool) -> None:
+    # A profile whose red primary is sRGB's green, and the other way round.
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
+    data = media.encoded(Image.new("RGB", (100, 100), (255, 0, 0)), "PNG", icc_profile=swapped)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/png")
+    pixel = shown(thumbnail).convert("RGB").getpixel((50, 50))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, (0, 255, 0))
+    assert b"ICCP" not in chunks(thumbnail.data)
+
+
+async def test_a_damaged_colour_profile_or_exif_costs_nothing(decoding_pool: DecodingPool) -> None:
+    data = media.encoded(media.quadrants(240, 160), "JPEG", icc_profile=b"nonsense" * 50, exif=b"Exif\0\0MM\0*\xff\xff")
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")))
+
+
+# How large it is
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ((4_000, 3_000), (1_024, 768)),
+        ((3_000, 4_000), (768, 1_024)),
+        ((300, 200), (300, 200)),
+        ((5_000, 2), (1_024, 1)),
+    ],
+)
+async def test_the_longest_side_is_at_most_1024_and_never_enlarged(
+    decoding_pool: DecodingPool, source: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(media.photo(*source)), "image/jpeg")
+    assert (thumbnail.width, thumbnail.height) == shown(thumbnail).size == expected
+    assert (thumbnail.source_width, thumbnail.source_height) == source
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_variants_come_from_the_master(decoding_pool: DecodingPool, size: int) -> None:
+    picture = media.quadrants(1_500, 1_000).convert("RGBA")
+    picture.paste((0, 0, 0, 0), (700, 400, 800, 600))
+    master = await make_thumbnail(decoding_pool, BytesSource(media.encoded(picture, "PNG")), "image/png")
+    for image_format in ("webp", "jpeg"):
+        small = shown(await variant(decoding_pool, master.data, size, image_format))  # type: ignore[arg-type]
+        assert (small.format, small.width) == (image_format.upper(), size)
+        assert_quadrants(small)
+        middle = small.getpixel((small.width // 2, small.height // 2))
+        assert isinstance(middle, tuple)
+        if image_format == "jpeg":
+            assert_close(middle, (255, 255, 255))
+        else:
+            assert middle[3] == 0
+    tiny = await make_thumbnail(decoding_pool, BytesSource(media.photo(100, 50)), "image/jpeg")
+    assert shown(await variant(decoding_pool, tiny.data, size, "webp")).size == (100, 50)
+
+
+# What it must not cost
+
+
+@pytest.fixture
+async def fresh() -> AsyncIterator[tuple[DecodingPool, psutil.Process]]:
+    before = {child.pid for child in psutil.Process().children()}
+    async with DecodingPool(processes=1) as pool:
+        (child,) = [child for child in psutil.Process().children() if child.pid not in before]
+        await pool.run("thumbnail", BytesSource(media.photo(400, 300)))
+        yield pool, child
+
+
+async def peak(child: psutil.Process) -> int:
+    """Most resident bytes so far."""
+    status = await asyncio.to_thread(Path(f"/proc/{child.pid}/status").read_text)
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+PNG_BOMB = functools.cache(lambda: media.png_bomb(13_000, 13_000))
+
+
+def bomb(name: str) -> bytes:
+    jpeg = media.photo(64, 48)
+    match name:
+        case "png":
+            return PNG_BOMB()
+        case "progressive jpeg":
+            return media.resized_header(media.photo(64, 48, progressive=True), 9_000, 8_000)
+        case "jpeg with a scan a component":
+            at = jpeg.index(b"\xff\xda") + 4
+            return media.resized_header(jpeg[:at] + b"\1" + jpeg[at + 1 :], 9_000, 8_000)
+        case "jpeg beyond all cameras":
+            return media.resized_header(jpeg, 30_000, 30_000)
+        case "webp":
+            webp = bytearray(media.oriented(1, "WEBP"))
+            webp[24:30] = (16_000 - 1).to_bytes(3, "little") * 2
+            return bytes(webp)
+        case "gif":
+            gif = media.photo(64, 48, "GIF")
+            return gif[:6] + struct.pack("<HH", 60_000, 60_000) + gif[10:]
+        case "bmp":
+            return struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    raise ValueError(name)
+
+
+BOMBS = {
+    "png": "image/png",
+    "progressive jpeg": "image/jpeg",
+    "jpeg with a scan a component": "image/jpeg",
+    "jpeg beyond all cameras": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "bmp": "image/bmp",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+async def test_a_bomb_is_refused_at_once_and_without_memory(
+    fresh: tuple[DecodingPool, psutil.Process], name: str
+) -> None:
+    pool, child = fresh
+    data = bomb(name)
+    assert len(data) < 1_000_000
+    before, taken = await peak(child), []
+    for _ in range(3):
+        started = time.perf_counter()
+        with pytest.raises(DecodingFailed) as failed:
+            await make_thumbnail(pool, BytesSource(data), BOMBS[name])
+        taken.append(time.perf_counter() - started)
+        assert failed.value.code == "too_large"
+    assert min(taken) < 0.1
+    assert await peak(child) - before < 8 << 20
+
+
+async def test_a_bomb_still_says_how_large_it_claims_to_be(decoding_pool: DecodingPool) -> None:
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(PNG_BOMB()))
+    assert facts == ImageFacts(13_000, 13_000, "PNG", False)
+
+
+@pytest.mark.parametrize("sides", [(8_064, 6_048), (9_248, 6_936)])
+async def test_a_phones_48_and_64_megapixels_pass_in_little_memory(
+    fresh: tuple[DecodingPool, psutil.Process], sides: tuple[int, int]
+) -> None:
+    pool, child = fresh
+    before = await peak(child)
+    thumbnail = await make_thumbnail(pool, BytesSource(media.photo(*sides)), "image/jpeg")
+    assert (thumbnail.width, thumbnail.height) == (1_024, 768)
+    assert_quadrants(shown(thumbnail))
+    assert await peak(child) - before < 64 << 20
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "WEBP", "PNG", "progressive"])
+async def test_twelve_megapixels_of_any_format_pass(decoding_pool: DecodingPool, kind: str) -> None:
+    options: dict[str, object] = {
+        "HEIF": {"quality": 30, "enc_params": {"preset": "ultrafast"}},
+        "AVIF": {"speed": 10},
+        "WEBP": {"method": 0},
+        "PNG": {"compress_level": 1},
+        "progressive": {"progressive": True},
+    }[kind]  # type: ignore[assignment]
+    data = media.photo(4_032, 3_024, "JPEG" if kind == "progressive" else kind, **options)  # type: ignore[arg-type]
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    assert (thumbnail.width, thumbnail.height) == (1_024, 768)
+    assert_quadrants(shown(thumbnail))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "WEBP"])
+async def test_the_largest_allowed_picture_fits_the_memory_limit(image_format: str) -> None:
+    side = 5_400 if image_format == "WEBP" else 7_000
+    options = {"WEBP": {"method": 0, "quality": 10}, "PNG": {"compress_level": 1}, "BMP": {}}[image_format]
+    picture = Image.new("RGB" if image_format == "BMP" else "RGBA", (side, side), media.GREEN)
+    async with DecodingPool(processes=1, limits=Limits()) as pool:
+        thumbnail = await make_thumbnail(
+            pool, BytesSource(media.encoded(picture, image_format, **options)), "image/png"
+        )
+    assert (thumbnail.width, thumbnail.height) == (1_024, 1_024)
+
+
+# What has none
+
+
+@pytest.mark.parametrize("mime_type", ["image/svg+xml", "application/pdf", "text/html", "audio/mpeg"])
+async def test_a_type_without_thumbnails_is_never_decoded(decoding_pool: DecodingPool, mime_type: str) -> None:
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(decoding_pool, BytesSource(media.photo(40, 30)), mime_type)
+    assert failed.value.code == "unsupported"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"P6 1 1 255\n\0\0\0", b"8BPS\0\1"],
+)
+async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, data: bytes) -> None:
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(decoding_pool, BytesSource(data), "image/png")
+    assert failed.value.code == "unsupported"
+
+
+async def test_a_picture_cut_short_is_corrupt(decoding_pool: DecodingPool) -> None:
+    for image_format in ("JPEG", "PNG", "WEBP", "GIF"):
+        data = media.photo(800, 600, image_format)
+        with pytest.raises(DecodingFailed) as failed:
+            await make_thumbnail(decoding_pool, BytesSource(data[: len(data) // 2]), "image/jpeg")
+        assert failed.value.code == "corrupt"
+
+
+# Films
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("mov", "libx264")])
+async def test_a_film_is_shown_as_it_is_after_one_second(
+    decoding_pool: DecodingPool, container: str, codec: str
+) -> None:
+    film = media.film(3, container=container, codec=codec)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), f"video/{container}".replace("mov", "quicktime"))
+    assert (thumbnail.width, thumbnail.height) == (320, 240)
+    assert thumbnail.duration == pytest.approx(3, abs=0.1)
+    pixel = shown(thumbnail).convert("RGB").getpixel((160, 120))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, media.FILM[1])
+
+
+@pytest.mark.parametrize("container", ["mp4", "webm", "mpegts"])
+async def test_a_film_shorter_than_a_second_shows_its_last_picture(decoding_pool: DecodingPool, container: str) -> None:
+    film = media.film(1, rate=4, container=container, codec="libvpx" if container == "webm" else "libx264")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    pixel = shown(thumbnail).convert("RGB").getpixel((160, 120))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, media.FILM[0])
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+async def test_a_film_held_sideways_is_shown_upright(decoding_pool: DecodingPool, degrees: int) -> None:
+    stored = media.quadrants(320, 240).transpose(
+        {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}[degrees]
+    )
+    film = media.turned(media.still_film(stored), degrees)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert (thumbnail.width, thumbnail.height) == shown(thumbnail).size == (320, 240)
+    assert (thumbnail.source_width, thumbnail.source_height) == (320, 240)
+    assert_quadrants(shown(thumbnail), 40)
+
+
+async def test_a_large_film_is_not_read_whole(decoding_pool: DecodingPool) -> None:
+    film = media.film(10, size=(640, 480), noise=True)
+    assert len(film) > 15_000_000
+
+    class Counted(BytesSource):
+        read_bytes = 0
+
+        async def read(self, start: int, length: int) -> bytes:
+            self.read_bytes += length
+            return await super().read(start, length)
+
+    source = Counted(film)
+    thumbnail = await make_thumbnail(decoding_pool, source, "video/mp4")
+    assert (thumbnail.width, thumbnail.height) == (640, 480)
+    assert source.read_bytes < 6_000_000

@@ -1,0 +1,619 @@
+"""Transcription with the real faster-whisper, the real decoding children, the real queue and store."""
+
+import asyncio
+import difflib
+import hashlib
+import io
+import itertools
+import json
+import os
+import struct
+import sys
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from faster_whisper.tokenizer import _LANGUAGE_CODES
+from sqlalchemy import Row, text
+
+from media_core import policy, transcripts
+from media_core.database import Database
+from media_core.decoding import DecodingPool, Source
+from media_core.ids import new_media_id
+from media_core.keys import content_key
+from media_core.library import Library
+from media_core.policy import PolicyReader
+from media_core.queue import Lease, Queue, cancel, enqueue
+from media_core.settings import TranscriptionSettings
+from media_core.store.folder import FolderStore
+from media_workers.main import Drain, Work
+from media_workers.settings import DrainSettings, WhisperSettings
+from media_workers.transcribe import Transcriber, Window
+from media_workers.whisper import SAMPLE_RATE, Heard, Whisper
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words"
+MODEL = FIXTURE / "model"
+SAMPLES = FIXTURE / "samples"
+SPOKEN: dict[str, dict[str, Any]] = json.loads((SAMPLES / "transcripts.json").read_text())
+CLEAN = [
+    "greeting_en.wav",
+    "greeting_en_female.wav",
+    "digits_en.wav",
+    "two_phrases_en.wav",
+    "gruss_de.wav",
+    "zahlen_de.wav",
+]
+LEASE_SECONDS = 60.0
+
+
+@pytest.fixture(scope="session")
+def whisper() -> Whisper:
+    return Whisper(WhisperSettings(model=str(MODEL), local_files_only=True))
+
+
+@dataclass
+class Tenant:
+    """One tenant's stored recordings and transcription jobs."""
+
+    work: Work
+    whisper: Whisper
+    limits: TranscriptionSettings
+
+    async def keep(self, data: bytes, scan_status: str = "clean") -> str:
+        sha256 = hashlib.sha256(data).hexdigest()
+        media_id = new_media_id()
+        await self.work.store.put(content_key(self.work.library.tenant_id, sha256), data)
+        async with self.work.database.transaction() as tx:
+            await tx.execute(
+                text(
+                    "INSERT INTO blob (sha256, size, mime_type, scan_status)"
+                    " VALUES (:sha256, :size, 'audio/wav', :status) ON CONFLICT (sha256) DO NOTHING"
+                ),
+                {"sha256": sha256, "size": len(data), "status": scan_status},
+            )
+            await tx.execute(
+                text(
+                    "INSERT INTO media (media_id, sha256, filename, uploaded_by, tenant_scope)"
+                    " VALUES (:media_id, :sha256, 'talk', 'anna', false)"
+                ),
+                {"media_id": media_id, "sha256": sha256},
+            )
+        return media_id
+
+    async def submit(self, media_id: str, **options: Any) -> str:
+        async with self.work.database.transaction() as tx:
+            sha256 = (
+                await tx.execute(text("SELECT sha256 FROM media WHERE media_id = :id"), {"id": media_id})
+            ).scalar_one()
+            payload = {"sha256": sha256, "media_id": media_id, "language": None, **options}
+            return await enqueue(tx, "transcribe", payload, owner="anna", media_id=media_id)
+
+    async def transcribe(self, data: bytes, **options: Any) -> dict[str, Any]:
+        """The finished job's result."""
+        job_id = await self.submit(await self.keep(data), **options)
+        await self.drain()
+        job = await self.job(job_id)
+        assert job.status == "completed", (job.status, job.error_code, job.error_detail)
+        result: dict[str, Any] = job.result
+        return result
+
+    async def refusal(self, data: bytes, scan_status: str = "clean", **options: Any) -> tuple[str, str]:
+        """Why the job failed: code and sentence."""
+        job_id = await self.submit(await self.keep(data, scan_status), **options)
+        await self.drain()
+        job = await self.job(job_id)
+        assert job.status == "failed", (job.status, job.result)
+        return job.error_code, job.error_detail
+
+    async def drain(self, *, window_seconds: float = 300.0, **parts: Any) -> None:
+        """Works off the queue; `parts` replace parts of the work (a queue, a decoder)."""
+        handler = Transcriber(self.whisper, self.limits, lease_seconds=LEASE_SECONDS, window_seconds=window_seconds)
+        settings = DrainSettings(linger_seconds=0, lease_seconds=LEASE_SECONDS)
+        await Drain("transcribe", handler, replace(self.work, **parts), settings).run()
+
+    async def job(self, job_id: str) -> Row[Any]:
+        async with self.work.database.transaction() as tx:
+            return (await tx.execute(text("SELECT * FROM job WHERE job_id = :id"), {"id": job_id})).one()
+
+    async def segments(self, job_id: str) -> list[dict[str, Any]]:
+        return await self.work.queue.segments(job_id)
+
+    async def allow(self, **changes: Any) -> None:
+        async with self.work.database.transaction() as tx:
+            await policy.apply(tx, replace(await self.work.policy.current(), **changes))
+        self.work.policy = PolicyReader(self.work.database)
+
+
+@pytest.fixture
+def tenant(
+    database: Database, folder_store: FolderStore, library: Library, decoding_pool: DecodingPool, whisper: Whisper
+) -> Tenant:
+    work = Work(database, Queue(database), library, folder_store, decoding_pool, PolicyReader(database))
+    return Tenant(work, whisper, TranscriptionSettings())
+
+
+class WatchedQueue(Queue):
+    """The real queue; says what progress was reported and calls `after_segment(lease, number)` behind each segment."""
+
+    def __init__(self, database: Database, after_segment: Callable[[Lease, int], Any] | None = None) -> None:
+        super().__init__(database)
+        self.progress: list[float] = []
+        self._after_segment = after_segment
+
+    async def renew(self, lease: Lease, *, seconds: float, progress: float | None = None) -> bool:
+        if progress is not None:
+            self.progress.append(progress)
+        return await super().renew(lease, seconds=seconds, progress=progress)
+
+    async def append_segments(self, lease: Lease, segments: Any) -> bool:
+        held = await super().append_segments(lease, segments)
+        if self._after_segment is not None:
+            await self._after_segment(lease, segments[-1]["number"])
+        return held
+
+
+class WatchedDecoder(DecodingPool):
+    """A window on the real pool that notes which tasks it was given."""
+
+    def __init__(self, pool: DecodingPool) -> None:
+        self._pool = pool
+        self.windows: list[float] = []
+
+    async def run(self, task: str, source: Source, **arguments: Any) -> Any:
+        if task == "audio_window":
+            self.windows.append(arguments["start"])
+        return await self._pool.run(task, source, **arguments)
+
+
+def sample(name: str) -> bytes:
+    return (SAMPLES / name).read_bytes()
+
+
+def wav(samples: "np.ndarray[Any, Any]") -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return out.getvalue()
+
+
+def samples_of(name: str) -> "np.ndarray[Any, Any]":
+    with av.open(str(SAMPLES / name)) as container:
+        resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+        frames = itertools.chain(container.decode(audio=0), [None])
+        parts = [out.to_ndarray()[0] for frame in frames for out in resampler.resample(frame)]
+    return np.concatenate(parts).astype(np.float32) / 32768
+
+
+def encoded(name: str, container: str, codec: str, rate: int, picture: bool = False) -> bytes:
+    """A sample in another container and codec, with a moving picture beside it if wanted."""
+    out = io.BytesIO()
+    with av.open(str(SAMPLES / name)) as source, av.open(out, "w", format=container) as target:
+        sound = target.add_stream(codec, rate=rate, layout="mono")
+        if picture:
+            video = target.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
+            for _ in range(30):
+                target.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+            target.mux(video.encode(None))
+        resampler = av.AudioResampler(sound.codec_context.format or "s16", "mono", rate)
+        for frame in itertools.chain(source.decode(audio=0), [None]):
+            for converted in resampler.resample(frame):
+                target.mux(sound.encode(converted))
+        target.mux(sound.encode(None))
+    return out.getvalue()
+
+
+def alike(left: str, right: str) -> float:
+    return difflib.SequenceMatcher(None, left.split(), right.split(), autojunk=False).ratio()
+
+
+def unheard(segments: list[dict[str, Any]], spoken: list[dict[str, Any]], offset: float = 0.0) -> list[dict[str, Any]]:
+    """What was said, and less than half of it lies within the segments."""
+
+    def overlap(said: dict[str, Any]) -> float:
+        start, end = said["start"] + offset, said["end"] + offset
+        return sum(max(min(s["end"], end) - max(s["start"], start), 0) for s in segments)
+
+    return [said for said in spoken if overlap(said) < (said["end"] - said["start"]) / 2]
+
+
+def in_order(segments: list[dict[str, Any]]) -> bool:
+    times = [moment for segment in segments for moment in (segment["start"], segment["end"])]
+    return times == sorted(times)
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+async def test_clean_speech_is_transcribed_word_for_word_in_its_language(tenant: Tenant) -> None:
+    jobs = {name: await tenant.submit(await tenant.keep(sample(name))) for name in CLEAN}
+    await tenant.drain()
+    for name, job_id in jobs.items():
+        job, expected = await tenant.job(job_id), SPOKEN[name]
+        assert (job.status, job.progress) == ("completed", 1)
+        assert (job.result["transcript"], job.result["language"]) == (expected["text"], expected["language"]), name
+        assert job.result["duration"] == pytest.approx(expected["duration"], abs=0.01)
+        segments = job.result["segments"]
+        assert [segment["id"] for segment in segments] == list(range(len(expected["segments"])))
+        assert [segment["text"] for segment in segments] == [segment["text"] for segment in expected["segments"]]
+        for said, meant in zip(segments, expected["segments"], strict=True):
+            assert set(said) == {"id", "start", "end", "text"}
+            assert said["start"] == pytest.approx(meant["start"], abs=0.5)
+            assert said["end"] == pytest.approx(meant["end"], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate", "picture"),
+    [
+        ("ipod", "aac", 44100, False),
+        ("mp3", "libmp3lame", 44100, False),
+        ("ogg", "libopus", 48000, False),
+        ("webm", "libopus", 48000, False),
+        ("flac", "flac", 16000, False),
+        ("mp4", "aac", 48000, True),
+    ],
+)
+async def test_the_container_and_codec_make_no_difference(
+    tenant: Tenant, container: str, codec: str, rate: int, picture: bool
+) -> None:
+    result = await tenant.transcribe(encoded("digits_en.wav", container, codec, rate, picture))
+    assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
+    assert result["duration"] == pytest.approx(SPOKEN["digits_en.wav"]["duration"], abs=0.1)
+
+
+async def test_words_come_with_their_times_when_asked_for(tenant: Tenant) -> None:
+    result = await tenant.transcribe(sample("two_phrases_en.wav"), word_timestamps=True)
+    words = [word for segment in result["segments"] for word in segment["words"]]
+    expected = SPOKEN["two_phrases_en.wav"]["words"]
+    assert [word["word"] for word in words] == [word["word"] for word in expected]
+    for said, meant in zip(words, expected, strict=True):
+        assert said["start"] <= said["end"]
+        assert said["start"] == pytest.approx(meant["start"], abs=0.6)
+        assert 0 <= said["probability"] <= 1
+
+
+async def test_a_translation_is_english_and_names_the_language_that_was_spoken(tenant: Tenant) -> None:
+    result = await tenant.transcribe(sample("gruss_de.wav"), task="translate")
+    assert (result["transcript"], result["language"]) == ("good morning world five and eight", "de")
+
+
+@pytest.mark.parametrize("hint", ["report", "open the new report " * 300])
+async def test_hints_of_any_length_are_taken_and_the_language_may_be_given(tenant: Tenant, hint: str) -> None:
+    result = await tenant.transcribe(sample("digits_en.wav"), language="en", prompt=hint, hotwords=hint, vad=False)
+    assert result["language"] == "en"
+    assert alike(result["transcript"], SPOKEN["digits_en.wav"]["text"]) > 0.6
+
+
+async def test_the_language_is_that_of_the_first_speech_however_late_it_comes(tenant: Tenant) -> None:
+    late = np.concatenate([np.zeros(50 * SAMPLE_RATE, np.float32), samples_of("gruss_de.wav")])
+    job_id = await tenant.submit(await tenant.keep(wav(late)))
+    await tenant.drain(window_seconds=30.0)
+    result = (await tenant.job(job_id)).result
+    assert (result["transcript"], result["language"]) == (SPOKEN["gruss_de.wav"]["text"], "de")
+    assert result["segments"][0]["start"] == pytest.approx(50.3, abs=1.0)
+
+
+@pytest.mark.parametrize("vad", [True, False])
+async def test_where_nobody_speaks_there_is_no_text_and_no_language(tenant: Tenant, vad: bool) -> None:
+    noise = np.random.default_rng(7).standard_normal(5 * SAMPLE_RATE).astype(np.float32) * 0.02
+    for data in (sample("tone_no_speech.wav"), wav(np.zeros(35 * SAMPLE_RATE, np.float32)), wav(noise)):
+        result = await tenant.transcribe(data, vad=vad)
+        assert (result["transcript"], result["segments"], result["language"]) == ("", [], None)
+        assert result["duration"] > 2.9
+
+
+def test_core_names_the_languages_that_the_models_know() -> None:
+    assert frozenset(_LANGUAGE_CODES) == transcripts.LANGUAGES
+
+
+# -- long recordings ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window_seconds", [300.0, 30.0])
+async def test_a_long_recording_reports_rising_progress_and_loses_nothing_between_windows(
+    tenant: Tenant, window_seconds: float
+) -> None:
+    job_id = await tenant.submit(await tenant.keep(sample("long_en.m4a")))
+    queue = WatchedQueue(tenant.work.database)
+    decoder = WatchedDecoder(tenant.work.decoder)
+    await tenant.drain(window_seconds=window_seconds, queue=queue, decoder=decoder)
+
+    expected, result = SPOKEN["long_en.m4a"], (await tenant.job(job_id)).result
+    assert result["language"] == "en"
+    assert result["duration"] == pytest.approx(expected["duration"], abs=0.05)
+    assert alike(result["transcript"], expected["text"]) > 0.9
+    assert in_order(result["segments"])
+    assert unheard(result["segments"], expected["segments"]) == []
+    assert len(set(queue.progress)) >= len(result["segments"])
+    assert queue.progress == sorted(queue.progress)
+    assert 0 < queue.progress[0] < 0.1
+    assert 0.9 < queue.progress[-1] <= 1
+    assert len(decoder.windows) == (1 if window_seconds > 70 else 3)
+    assert await tenant.segments(job_id) == [
+        {"number": s["id"], "start": s["start"], "end": s["end"], "text": s["text"], "words": None}
+        for s in result["segments"]
+    ]
+
+
+def window(seconds: float, *, start: float = 0.0, last: bool = False) -> Window:
+    return Window(start, np.zeros(int(seconds * SAMPLE_RATE), np.float32), last)
+
+
+def heard(start: float, end: float) -> Heard:
+    return Heard(start, end, "hello", None)
+
+
+def test_a_segment_at_the_windows_end_is_heard_again_from_just_before_its_start() -> None:
+    first = window(300, start=600)
+    assert first.cuts(heard(290, 299.5))
+    assert first.next_start(said_until=880, cut=heard(290, 299.5)) == 889.5
+    assert first.next_start(said_until=890, cut=heard(290, 299.5)) == 890
+    assert not first.cuts(heard(290, 298.5))
+    assert not window(300, start=600, last=True).cuts(heard(290, 300))
+
+
+def test_a_segment_as_long_as_the_window_is_kept_so_that_listening_moves_on() -> None:
+    first = window(300)
+    assert not first.cuts(heard(0, 300))
+    assert first.next_start(said_until=300, cut=None) == 300
+
+
+def test_a_silent_window_is_left_with_a_little_overlap() -> None:
+    assert window(300, start=300).next_start(said_until=12, cut=None) == 595
+
+
+def test_segments_stay_in_order_and_inside_their_window() -> None:
+    words = [{"word": "hello", "start": 1.0, "end": 2.0, "probability": 0.5}]
+    placed = window(30, start=60).placed(Heard(1.0, 31.0, "hello", words), after=61.5)
+    assert placed == {
+        "start": 61.5,
+        "end": 90.0,
+        "text": "hello",
+        "words": [{"word": "hello", "start": 61.0, "end": 62.0, "probability": 0.5}],
+    }
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_job_stops_after_the_segment_it_is_at(tenant: Tenant) -> None:
+    job_id = await tenant.submit(await tenant.keep(sample("long_en.m4a")))
+
+    async def cancel_at_the_third(lease: Lease, number: int) -> None:
+        if number == 2:
+            async with tenant.work.database.transaction() as tx:
+                await cancel(tx, lease.job_id)
+
+    await tenant.drain(queue=WatchedQueue(tenant.work.database, cancel_at_the_third))
+    job = await tenant.job(job_id)
+    assert (job.status, job.result, job.error_code) == ("cancelled", None, None)
+    assert len(await tenant.segments(job_id)) == 3
+
+
+async def test_two_workers_never_write_one_job_twice(tenant: Tenant) -> None:
+    job_id = await tenant.submit(await tenant.keep(sample("long_en.m4a")), language="en")
+    decoder = WatchedDecoder(tenant.work.decoder)
+    stalled, overtaken = asyncio.Event(), asyncio.Event()
+
+    async def stall_at_the_fourth(lease: Lease, number: int) -> None:
+        if number == 3:
+            stalled.set()
+            await overtaken.wait()
+
+    slow = asyncio.create_task(tenant.drain(queue=WatchedQueue(tenant.work.database, stall_at_the_fourth)))
+    await stalled.wait()
+    between = await tenant.segments(job_id)
+    async with tenant.work.database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET lease_until = now() - interval '1 second'"))
+    await tenant.drain(decoder=decoder)
+    finished = await tenant.job(job_id)
+    overtaken.set()
+    await slow
+
+    assert (finished.status, finished.attempts) == ("completed", 2)
+    assert await tenant.job(job_id) == finished
+    segments = await tenant.segments(job_id)
+    assert segments[: len(between)] == between
+    assert decoder.windows == [between[-1]["end"]]
+    assert [segment["number"] for segment in segments] == list(range(len(segments)))
+    assert in_order(segments)
+    assert unheard(segments, SPOKEN["long_en.m4a"]["segments"]) == []
+
+
+async def test_after_kill_9_another_worker_goes_on_from_the_last_stored_segment(
+    tenant: Tenant, tenant_database: Any, tmp_path: Path
+) -> None:
+    once = samples_of("long_en.m4a")
+    job_id = await tenant.submit(await tenant.keep(wav(np.tile(once, 2))))
+    environment = os.environ | {
+        "MEDIA_TENANT_ID": tenant_database.tenant_id,
+        "MEDIA_DATABASE_URL": tenant_database.url,
+        "MEDIA_STORE": "folder",
+        "MEDIA_STORE_FOLDER": str(tmp_path / "bucket"),
+        "MEDIA_STORE_SIGNING_KEY": "00" * 32,
+        "MEDIA_PUBLIC_URL": "http://127.0.0.1:1",
+        "MEDIA_WHISPER_MODEL": str(MODEL),
+        "MEDIA_WORKER_LEASE_SECONDS": "1.5",
+    }
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "media_workers", "transcribe", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        while not await tenant.segments(job_id):
+            assert worker.returncode is None, (await worker.stderr.read()).decode()  # type: ignore[union-attr]
+            await asyncio.sleep(0.02)  # another process's progress: there is nothing to await
+        async with tenant.work.database.transaction() as tx:
+            # Nothing can be written to the job while it is locked, so it dies between two segments.
+            await tx.execute(text("SELECT FROM job WHERE job_id = :id FOR UPDATE"), {"id": job_id})
+            before = await tenant.segments(job_id)
+            worker.kill()
+            await worker.wait()
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
+    assert (await tenant.job(job_id)).status == "running"
+
+    decoder = WatchedDecoder(tenant.work.decoder)
+    while (await tenant.job(job_id)).status == "running":
+        await tenant.drain(decoder=decoder)  # leases it once the dead worker's lease has run out
+        await asyncio.sleep(0.1)
+
+    job, after = await tenant.job(job_id), await tenant.segments(job_id)
+    assert (job.status, job.attempts, job.result["language"]) == ("completed", 2, "en")
+    assert after[: len(before)] == before
+    # The language is detected where it was first heard; then the first windows are not listened to again.
+    assert decoder.windows[0] == before[0]["start"]
+    assert min(decoder.windows[1:]) == before[-1]["end"]
+    assert in_order(after)
+    for repetition in range(2):
+        assert unheard(after, SPOKEN["long_en.m4a"]["segments"], repetition * len(once) / SAMPLE_RATE) == []
+
+
+# -- what is not transcribed -------------------------------------------------------------------------------------------
+
+
+async def test_a_recording_over_the_cap_is_refused_before_anything_is_decoded(tenant: Tenant) -> None:
+    tenant.limits = TranscriptionSettings(max_seconds=60)
+    job_id = await tenant.submit(await tenant.keep(sample("long_en.m4a")))
+    decoder = WatchedDecoder(tenant.work.decoder)
+    await tenant.drain(decoder=decoder)
+    job = await tenant.job(job_id)
+    assert (job.status, job.error_code, job.attempts) == ("failed", "duration_exceeds_limit", 1)
+    assert "1 minutes" in job.error_detail
+    assert decoder.windows == []
+
+
+async def test_a_header_that_lies_about_the_duration_does_not_get_round_the_cap(tenant: Tenant) -> None:
+    tenant.limits = TranscriptionSettings(max_seconds=60)
+    honest = encoded("long_en.m4a", "matroska", "libopus", 48000)
+    place = honest.index(b"\x44\x89\x88") + 3  # the Duration element: a float64 of milliseconds
+    lying = honest[:place] + struct.pack(">d", 5000.0) + honest[place + 8 :]
+    job_id = await tenant.submit(await tenant.keep(lying))
+    await tenant.drain(window_seconds=30.0)
+    job = await tenant.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "duration_exceeds_limit")
+
+
+async def test_a_day_that_is_used_up_refuses_the_rest(tenant: Tenant) -> None:
+    await tenant.allow(max_transcription_seconds_per_day=5)
+    assert (await tenant.transcribe(sample("greeting_en.wav")))["language"] == "en"
+    code, sentence = await tenant.refusal(sample("digits_en.wav"))
+    assert code == "transcription_limit_exceeded", sentence
+
+
+async def test_what_holds_no_sound_is_refused(tenant: Tenant) -> None:
+    assert (await tenant.refusal(silent_film()))[0] == "not_audio_or_video"
+    assert (await tenant.refusal(b"just some text, not a recording\n" * 100))[0] in ("not_audio_or_video", "corrupt")
+
+
+def silent_film() -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as target:
+        video = target.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
+        for _ in range(10):
+            target.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        target.mux(video.encode(None))
+    return out.getvalue()
+
+
+async def test_a_language_the_model_does_not_know_is_refused(tenant: Tenant) -> None:
+    code, sentence = await tenant.refusal(sample("greeting_en.wav"), language="xx")
+    assert code == "unsupported_language"
+    assert "'xx'" in sentence
+
+
+async def test_a_job_waits_for_the_verdict_without_using_up_attempts(tenant: Tenant) -> None:
+    data = sample("greeting_en.wav")
+    job_id = await tenant.submit(await tenant.keep(data, "pending"))
+    await tenant.drain()
+    job = await tenant.job(job_id)
+    assert (job.status, job.attempts) == ("queued", 0)
+    assert job.run_after > job.created_at
+
+    await tenant.allow(scan_enabled=False)
+    async with tenant.work.database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET run_after = now()"))
+    await tenant.drain()
+    assert (await tenant.job(job_id)).status == "completed"
+
+
+async def test_infected_deleted_and_unscannable_recordings_are_not_opened(tenant: Tenant) -> None:
+    decoder = WatchedDecoder(tenant.work.decoder)
+    expected = {"infected": "not_found", "unscannable": "unscannable", "error": "scan_failed", "deleted": "not_found"}
+    jobs = {}
+    for number, status in enumerate(expected):
+        recording = wav(np.zeros(SAMPLE_RATE + number, np.float32))
+        media_id = await tenant.keep(recording, "clean" if status == "deleted" else status)
+        jobs[status] = await tenant.submit(media_id)
+        if status == "deleted":
+            async with tenant.work.database.transaction() as tx:
+                await tx.execute(text("DELETE FROM media WHERE media_id = :id"), {"id": media_id})
+    await tenant.drain(decoder=decoder)
+    assert {status: (await tenant.job(job_id)).error_code for status, job_id in jobs.items()} == expected
+    assert decoder.windows == []
+
+
+async def test_a_tenant_may_allow_what_the_scanner_could_not_look_into(tenant: Tenant) -> None:
+    await tenant.allow(unscannable="Allow")
+    job_id = await tenant.submit(await tenant.keep(sample("greeting_en.wav"), "unscannable"))
+    await tenant.drain()
+    assert (await tenant.job(job_id)).result["transcript"] == SPOKEN["greeting_en.wav"]["text"]
+
+
+async def test_a_scan_still_under_way_is_waited_for_even_after_an_error(tenant: Tenant) -> None:
+    media_id = await tenant.keep(sample("greeting_en.wav"), "error")
+    job_id = await tenant.submit(media_id)
+    async with tenant.work.database.transaction() as tx:
+        sha256 = hashlib.sha256(sample("greeting_en.wav")).hexdigest()
+        await enqueue(tx, "scan", {"sha256": sha256}, dedupe_key=sha256)
+    await tenant.drain()
+    assert (await tenant.job(job_id)).status == "queued"
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model": "gigantic"}, "MEDIA_WHISPER_MODEL is 'gigantic', which is neither a folder nor a model"),
+        ({"model": "/no/such/folder"}, "MEDIA_WHISPER_MODEL is '/no/such/folder', and there is no such folder"),
+        ({"model": "{empty}"}, "and that folder holds no model.bin"),
+        ({"model": "{broken}"}, "can't be loaded on cpu"),
+        ({"model": "small", "download_root": "{empty}"}, "MEDIA_WHISPER_LOCAL_FILES_ONLY forbids to download it"),
+        ({"model": str(MODEL), "compute_type": "int3"}, "MEDIA_WHISPER_COMPUTE_TYPE is 'int3'"),
+        pytest.param(
+            {"model": str(MODEL), "device": "cuda"},
+            "MEDIA_WHISPER_DEVICE is 'cuda', but this machine has no CUDA device that can be used; set it to cpu.",
+            marks=pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU"),
+        ),
+    ],
+)
+async def test_a_model_that_cant_be_had_fails_the_job_with_the_setting_to_change(
+    tenant: Tenant, tmp_path: Path, settings: dict[str, str], says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.bin").write_bytes(b"not a model" * 10)
+    places = {"{empty}": str(tmp_path / "empty"), "{broken}": str(tmp_path / "broken")}
+    named: dict[str, Any] = {name: places.get(value, value) for name, value in settings.items()}
+    tenant.whisper = Whisper(WhisperSettings(local_files_only=True, **named))
+    job_id = await tenant.submit(await tenant.keep(sample("greeting_en.wav")))
+    await tenant.drain()
+    job = await tenant.job(job_id)
+    assert (job.status, job.error_code, job.attempts) == ("failed", "model_unavailable", 1)
+    assert says in job.error_detail
+    assert "\n" not in job.error_detail
+
+
+async def test_the_model_is_loaded_once_for_all_jobs_of_a_worker(whisper: Whisper) -> None:
+    first, second = await asyncio.gather(whisper.model(), whisper.model())
+    assert first is second

@@ -1,0 +1,234 @@
+"""What content is taken for, and what a browser may do with it."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from media_core import media_types
+from media_core.media_types import category, has_thumbnail, inline_allowed, settled, sniff, transcribable
+from tests.fixtures import media
+
+
+def ftyp(major: bytes, *compatible: bytes) -> bytes:
+    brands = b"".join(compatible)
+    return struct.pack(">I", 16 + len(brands)) + b"ftyp" + major + bytes(4) + brands + b"\0\0\0\x08free" + bytes(64)
+
+
+def ogg(first_packet: bytes) -> bytes:
+    return b"OggS\0\2" + bytes(20) + bytes([1, len(first_packet)]) + first_packet
+
+
+def docx() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("[Content_Types].xml", "_rels/.rels", "word/document.xml"):
+            archive.writestr(name, "<x/>")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (media.photo(20, 20, "JPEG"), "image/jpeg"),
+        (media.photo(20, 20, "PNG"), "image/png"),
+        (media.photo(20, 20, "GIF"), "image/gif"),
+        (media.photo(20, 20, "WEBP"), "image/webp"),
+        (media.photo(20, 20, "BMP"), "image/bmp"),
+        (media.photo(20, 20, "TIFF"), "image/tiff"),
+        (media.photo(20, 20, "AVIF"), "image/avif"),
+        (media.photo(20, 20, "HEIF"), "image/heic"),
+        (ftyp(b"mif1", b"mif1", b"heic"), "image/heic"),
+        (ftyp(b"mif1", b"avif", b"miaf"), "image/avif"),
+        (ftyp(b"mif1", b"miaf"), "image/heif"),
+        (ftyp(b"M4A ", b"isom"), "audio/mp4"),
+        (ftyp(b"isom", b"mp41"), "video/mp4"),
+        (ftyp(b"mp42"), "video/mp4"),
+        (ftyp(b"qt  "), "video/quicktime"),
+        (ftyp(b"3gp4", b"isom"), "video/3gpp"),
+        (ogg(b"OpusHead\1\1"), "audio/ogg"),
+        (ogg(b"\x01vorbis"), "audio/ogg"),
+        (ogg(b"\x80theora"), "video/ogg"),
+        (b"\x1a\x45\xdf\xa3\x9fB\x86\x81\1B\xf7\x81\1B\xf2\x81\4B\xf3\x81\x08B\x82\x84webm", "video/webm"),
+        (b"\x1a\x45\xdf\xa3\x9fB\x86\x81\1B\xf7\x81\1B\xf2\x81\4B\xf3\x81\x08B\x82\x88matroska", "video/x-matroska"),
+        (b"ID3\4\0\0\0\0\0\x23TSSE" + bytes(200), "audio/mpeg"),
+        (b"\xff\xfb\x90\x64" + bytes(400), "audio/mpeg"),
+        (b"\xff\xf3\x84\xc4" + bytes(400), "audio/mpeg"),
+        (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(400), "audio/aac"),
+        (b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0" + bytes(40), "audio/wav"),
+        (b"fLaC\0\0\0\x22" + bytes(60), "audio/flac"),
+        (b"#!AMR\n" + bytes(60), "audio/amr"),
+        ((b"G\x40\0\x10" + bytes(184)) * 3, "video/mp2t"),
+        (b"RIFF\x24\0\0\0AVI LIST" + bytes(60), "video/x-msvideo"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "application/pdf"),
+        (docx(), "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+        (b"\x1f\x8b\x08\0" + bytes(20), "application/gzip"),
+        ("Grüße aus Wien\n".encode(), "text/plain"),
+        (b'{"a": [1, 2]}', "application/json"),
+        (b"\0\1\xde\xad" * 20, "application/octet-stream"),
+        (b"", "application/octet-stream"),
+    ],
+)
+def test_content_decides(head: bytes, expected: str) -> None:
+    assert sniff(head) == expected
+    assert sniff(head, "holiday.txt", "text/plain") == expected
+    assert sniff(head, "page.html", "text/html") == expected
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"\xef\xbb\xbf<svg/>",
+        b" \r\n\t<!-- a comment --><!-- > --><svg onload=alert(1)>",
+        b"<?xml version='1.0'?>\n<!DOCTYPE svg PUBLIC '-//W3C//DTD SVG 1.1//EN' ''>\n<svg/>",
+        b"<?xml version='1.0'?><x:svg xmlns:x='http://www.w3.org/2000/svg'/>",
+        "\ufeff<SVG>".encode("utf-16-le"),
+    ],
+)
+def test_svg_is_svg_wherever_it_begins(head: bytes) -> None:
+    assert sniff(head, "photo.png", "image/png") == "image/svg+xml"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"<!DOCTYPE html><title>x</title>",
+        b"<HTML>",
+        b"\xef\xbb\xbf\n\n<!-- hello --> <body>",
+        b"<!--" + b"x" * 5_000,
+        b"<script>alert(1)</script>",
+        b"<img src=x onerror=alert(1)>",
+        b"plain words, then <script>alert(1)</script>",
+        b"words <iframe src=javascript:alert(1)>",
+        "\ufeff<script>".encode("utf-16-be"),
+        b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'>",
+    ],
+)
+def test_html_is_html_whatever_it_is_called(head: bytes) -> None:
+    for filename in (None, "notes.txt", "photo.jpg", "readme.md", "data.csv"):
+        assert sniff(head, filename, "text/plain") == "text/html"
+
+
+@pytest.mark.parametrize("head", [b"<?xml version='1.0'?><a/>", b"<?xml version='1.0'?>", b"<note><to>you</to></note>"])
+def test_xml_is_xml(head: bytes) -> None:
+    assert sniff(head, "notes.txt", "text/plain") == "application/xml"
+
+
+def test_hostile_markup_is_read_in_no_time() -> None:
+    for head in (b"<!---->" * 600, b"<?" * 2_000, b"<!-- " * 800, b"< " * 2_000, b"<!doctype " + b"x" * 4_000):
+        sniff(head)
+
+
+@pytest.mark.parametrize(
+    ("filename", "expected"),
+    [
+        ("a.csv", "text/csv"),
+        ("a.md", "text/markdown"),
+        ("A.MD", "text/markdown"),
+        ("a.json", "application/json"),
+        ("a.srt", "application/x-subrip"),
+        ("a.vtt", "text/vtt"),
+        ("a.txt", "text/plain"),
+        ("a", "text/plain"),
+        (None, "text/plain"),
+        ("a.html", "text/plain"),
+        ("a.svg", "text/plain"),
+        ("a.js", "text/plain"),
+        ("a.png", "text/plain"),
+        ("a.md.exe", "text/plain"),
+    ],
+)
+def test_a_name_makes_only_harmless_text_of_text(filename: str | None, expected: str) -> None:
+    assert sniff(b"just some words\nand some more\n", filename, "text/html") == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "filename", "claimed", "expected"),
+    [
+        (ftyp(b"isom"), "meeting.m4a", None, "audio/mp4"),
+        (ftyp(b"mp42"), None, "audio/mp4", "audio/mp4"),
+        (ftyp(b"mp42"), "film.mp4", "video/mp4", "video/mp4"),
+        (ftyp(b"mp42"), "film.mp4", "image/png", "video/mp4"),
+        (b"\x1a\x45\xdf\xa3B\x82\x84webm", "voice.webm", "audio/webm;codecs=opus", "audio/webm"),
+        (ftyp(b"heic"), "voice.m4a", "audio/mp4", "image/heic"),
+        (media.photo(20, 20), "voice.m4a", "audio/mp4", "image/jpeg"),
+    ],
+)
+def test_a_claim_of_sound_chooses_within_the_family(
+    head: bytes, filename: str | None, claimed: str | None, expected: str
+) -> None:
+    assert sniff(head, filename, claimed) == expected
+
+
+def test_a_probe_settles_whether_there_are_pictures() -> None:
+    assert settled("video/webm", has_video=False) == "audio/webm"
+    assert settled("video/webm", has_video=True) == "video/webm"
+    assert settled("video/mp4", has_video=False) == "audio/mp4"
+    assert settled("audio/mpeg", has_video=False) == "audio/mpeg"
+    assert settled("application/pdf", has_video=False) == "application/pdf"
+
+
+@pytest.mark.parametrize(
+    "mime_type",
+    [
+        "image/svg+xml",
+        "text/html",
+        "application/xml",
+        "application/xhtml+xml",
+        "text/javascript",
+        "application/zip",
+        "",
+    ],
+)
+def test_what_a_browser_could_run_is_never_inline(mime_type: str) -> None:
+    assert not inline_allowed(mime_type)
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "kind", "thumbnail", "speech"),
+    [
+        ("image/jpeg", "image", True, False),
+        ("image/heic", "image", True, False),
+        ("image/svg+xml", "image", False, False),
+        ("audio/mpeg", "audio", False, True),
+        ("audio/midi", "audio", False, False),
+        ("video/mp4", "video", True, True),
+        ("video/x-ms-asf", "video", False, False),
+        ("application/pdf", "document", False, False),
+        ("text/plain", "document", False, False),
+        ("application/octet-stream", "document", False, False),
+    ],
+)
+def test_types_have_a_kind_and_abilities(mime_type: str, kind: str, thumbnail: bool, speech: bool) -> None:
+    assert (category(mime_type), has_thumbnail(mime_type), transcribable(mime_type)) == (kind, thumbnail, speech)
+
+
+def test_many_threads_may_sniff_at_once() -> None:
+    heads = [media.photo(20, 20, "PNG"), b"%PDF-1.7\n", b"just words\n", media.photo(20, 20, "GIF")] * 100
+    expected = ["image/png", "application/pdf", "text/plain", "image/gif"] * 100
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(sniff, heads)) == expected
+
+
+def test_the_bundled_library_is_used_and_the_environment_left_alone() -> None:
+    program = (
+        "import os; before = dict(os.environ)\n"
+        "from media_core import media_types\n"
+        "maps = open('/proc/self/maps').read()\n"
+        "print(dict(os.environ) == before, [l.split()[-1] for l in maps.splitlines() if 'libmagic' in l][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={})
+    unchanged, library = done.stdout.split()
+    assert unchanged == "True"
+    assert f"{os.sep}pylibmagic{os.sep}" in library
+
+
+def test_only_the_head_is_looked_at() -> None:
+    assert sniff(b"words " * 1_000 + b"<script>") == "text/plain"
+    assert media_types.HEAD == 4096

@@ -1,0 +1,676 @@
+"""`mediactl` against a loopback server that speaks the contract, and breaks it where a test says so.
+
+The real api is in tests/integration/test_mediactl.py; here are the answers that it gives only on a bad day.
+"""
+
+import email
+import email.policy
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mediactl import client, transfer
+from mediactl.main import app
+
+Answer = Callable[["Handler"], None]
+
+
+@dataclass
+class Script:
+    """`answers[(method, path)]` are given in turn, the last one for ever; `seen` is what the server was asked."""
+
+    answers: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
+    seen: list["Handler"] = field(default_factory=list)
+    base: str = ""
+    refuses_unread: set[str] = field(default_factory=set)
+    """Methods that are answered before the request's body has come."""
+
+    def on(self, method: str, path: str, *answers: Answer) -> None:
+        self.answers[method, path] = list(answers)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    script: Script
+    body: bytes
+    query: dict[str, list[str]]
+
+    def answer(self) -> None:
+        self.body = b"" if self.command in self.script.refuses_unread else self._read_body()
+        address = urlsplit(self.path)
+        self.query = parse_qs(address.query)
+        self.script.seen.append(self)
+        answers = self.script.answers.get((self.command, address.path), [problem(404, "not_found", "Nothing here.")])
+        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+
+    do_GET = do_POST = do_DELETE = answer  # noqa: N815  # the names that http.server looks for
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while length := int(self.rfile.readline(), 16):
+                body += self.rfile.read(length)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def form(self) -> dict[str, Any]:
+        """The multipart body by an independent parser."""
+        text = b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + self.body
+        message = email.message_from_bytes(text, policy=email.policy.HTTP)
+        return {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is part of what is tested."""
+
+
+def data(value: Any, status: int = 200, **more: Any) -> Answer:
+    return lambda handler: handler.send(
+        status, json.dumps({"data": value, **more}).encode(), Content_Type="application/json"
+    )
+
+
+def problem(status: int, code: str, detail: str, retry_after: str | None = None, **facts: Any) -> Answer:
+    body = json.dumps({"type": "about:blank", "status": status, "code": code, "detail": detail, **facts}).encode()
+    headers = {"Content_Type": "application/problem+json", "X_Request_Id": "req-1"}
+    if retry_after is not None:
+        headers["Retry_After"] = retry_after
+    return lambda handler: handler.send(status, body, **headers)
+
+
+def nothing(handler: Handler) -> None:
+    handler.send(204, b"")
+
+
+@pytest.fixture
+def server() -> Iterator[Script]:
+    script = Script()
+    http = Server(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
+    script.base = f"http://127.0.0.1:{http.server_address[1]}"
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield script
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses it wanted to make; none is made."""
+    made: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", made.append)
+    return made
+
+
+def mediactl(server: Script, *arguments: str | Path, code: int = 0, **env: str) -> Result:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"BASE": server.base, "TOKEN": "a.b.c", **env})
+    assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
+    assert "Traceback" not in result.stderr
+    if code:
+        assert result.stderr.count("\n") == 1, result.stderr
+    return result
+
+
+def started(server: Script, *arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mediactl", *map(str, arguments)],
+        env={**os.environ, "BASE": server.base, "TOKEN": "a.b.c"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+ITEM = {
+    "media_id": "med-1",
+    "sha256": hashlib.sha256(b"hello").hexdigest(),
+    "size": 5,
+    "mime_type": "text/plain",
+    "thumbnail_id": None,
+    "width": None,
+    "height": None,
+    "scan_status": "pending",
+}
+INFO = {**ITEM, "filename": "a.txt", "created_at": "2026-05-17T14:00:00Z", "uploaded_by": "alice", "rooms": ["r"]}
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_base_says_how_to_get_one(server: Script) -> None:
+    assert "make run" in mediactl(server, "usage", code=2, BASE="").stderr
+
+
+def test_a_missing_token_says_how_to_get_one(server: Script) -> None:
+    assert "mediactl token --signing-key" in mediactl(server, "usage", code=2, TOKEN="").stderr
+
+
+def test_base_and_token_can_be_given_as_options(server: Script) -> None:
+    server.on("GET", "/v1/media/med-1/info", data(INFO))
+    mediactl(server, "info", "med-1", "--base", server.base, "--token", "other", BASE="http://127.0.0.1:1", TOKEN="x")
+    assert server.seen[0].headers["Authorization"] == "Bearer other"
+
+
+def test_nobody_at_base_is_said_with_the_address_and_the_way_to_start_it(server: Script) -> None:
+    shown = mediactl(server, "usage", code=3, BASE="http://127.0.0.1:1").stderr
+    assert "http://127.0.0.1:1 (connection refused)" in shown
+    assert "make run" in shown
+
+
+def test_a_refusal_is_one_line_from_the_problem(server: Script) -> None:
+    server.on("GET", "/v1/media/med-1/info", problem(404, "not_found", "There is nothing here."))
+    assert mediactl(server, "info", "med-1", code=1).stderr == "mediactl: There is nothing here\n"
+
+
+def test_a_refused_token_says_how_to_get_another(server: Script) -> None:
+    server.on("GET", "/v1/usage", problem(401, "unauthorized", "The token has expired."))
+    assert "The token has expired; `source .run/env`" in mediactl(server, "usage", code=1).stderr
+
+
+def test_a_script_gets_the_problem_as_json(server: Script) -> None:
+    server.on("DELETE", "/v1/media/med-1", problem(403, "not_yours", "Only its uploader.", limit=3))
+    told = json.loads(mediactl(server, "rm", "med-1", "--json", code=1).stderr)
+    assert told == {
+        "detail": "Only its uploader.",
+        "status": 403,
+        "code": "not_yours",
+        "request_id": "req-1",
+        "limit": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (lambda h: h.send(502, b"<html>Bad Gateway</html>", Content_Type="text/html"), 1, "answered 502 Bad Gateway"),
+        (lambda h: h.send(200, b"<html>Welcome</html>", Content_Type="text/html"), 3, "is not the media API"),
+        (lambda h: h.send(301, b"", Location="https://media.example/"), 1, "redirects to https://media.example/"),
+        (lambda h: h.send(200, b"{}", Content_Length="50"), 3, "broke"),
+        (lambda h: h.send(500, b"x" * 10_000_000), 1, "answered 500"),
+    ],
+)
+def test_what_is_no_answer_of_the_api_is_one_line_too(server: Script, answer: Answer, code: int, words: str) -> None:
+    def then_hang_up(handler: Handler) -> None:
+        answer(handler)
+        handler.close_connection = True
+
+    server.on("GET", "/v1/media/med-1/info", then_hang_up)
+    assert words in mediactl(server, "info", "med-1", code=code).stderr
+
+
+def test_an_error_of_our_own_is_one_line(server: Script) -> None:
+    server.on("GET", "/v1/media/med-1/info", data({"nothing": "that info needs"}))
+    assert "unexpected KeyError" in mediactl(server, "info", "med-1", code=1).stderr
+
+
+@pytest.mark.parametrize("status", [425, 429, 503])
+def test_later_is_honoured_as_the_api_says(server: Script, status: int, pauses: list[float]) -> None:
+    later = problem(status, "scan_pending", "Not yet.", retry_after="7")
+    server.on("GET", "/v1/media/med-1/info", later, later, data(INFO))
+    assert "clean" not in mediactl(server, "info", "med-1").stdout
+    assert pauses == [7.0, 7.0]
+
+
+def test_waiting_ends(server: Script, pauses: list[float]) -> None:
+    server.on("GET", "/v1/media/med-1/info", problem(503, "unavailable", "The database is away.", retry_after="25"))
+    shown = mediactl(server, "info", "med-1", code=1).stderr
+    assert pauses == [25.0, 25.0]
+    assert "The database is away; try again in 25 s; request req-1" in shown
+
+
+def test_later_than_anybody_waits_is_said_at_once(server: Script, pauses: list[float]) -> None:
+    server.on("POST", "/v1/transcribe", problem(429, "transcription_limit_exceeded", "600 minutes.", "20000"))
+    shown = mediactl(server, "transcribe", "med-1", code=1).stderr
+    assert pauses == []
+    assert "600 minutes; try again in 5 h 33 min" in shown
+
+
+def test_a_suspended_tenant_is_not_waited_for(server: Script, pauses: list[float]) -> None:
+    server.on("GET", "/v1/media/med-1/info", problem(503, "suspended", "This tenant is suspended.", retry_after="1"))
+    mediactl(server, "info", "med-1", code=1)
+    assert pauses == []
+
+
+def test_an_id_is_one_segment_whatever_it_holds(server: Script) -> None:
+    mediactl(server, "rooms", "detach", "../a b", "med/../../x?y", code=1)
+    assert server.seen[0].path == "/v1/rooms/..%2Fa%20b/files/med%2F..%2F..%2Fx%3Fy"
+
+
+# --- upload ----------------------------------------------------------------------------------------------------------
+
+
+def test_upload_sends_a_form_and_prints_id_and_status(server: Script, tmp_path: Path) -> None:
+    file = tmp_path / 'Grü"ße.txt'
+    file.write_bytes(b"hello")
+    server.on("POST", "/v1/media/upload", data(ITEM, 201))
+    shown = mediactl(server, "upload", file, "--room", "kitchen", "--tenant-scope").stdout
+    assert shown == 'med-1\tpending\t5 bytes\ttext/plain\tGrü"ße.txt\n'
+    request = server.seen[0]
+    assert int(request.headers["Content-Length"]) == len(request.body)
+    form = request.form()
+    assert list(form) == ["tenant_scope", "room_id", "file"]
+    assert form["room_id"].get_content().strip() == "kitchen"
+    assert form["file"].get_payload(decode=True) == b"hello"
+    assert form["file"].get_content_type() == "text/plain"
+    assert 'filename="Grü%22ße.txt"'.encode() in request.body
+
+
+def test_upload_tells_when_other_bytes_arrived(server: Script, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"HELLO")
+    server.on("POST", "/v1/media/upload", data(ITEM, 201))
+    assert "arrived as med-1 with other bytes" in mediactl(server, "upload", tmp_path / "a.txt", code=1).stderr
+
+
+def test_an_upload_told_to_come_later_sends_the_same_bytes_again(
+    server: Script, tmp_path: Path, pauses: list[float]
+) -> None:
+    (tmp_path / "a.txt").write_bytes(b"hello")
+    server.on("POST", "/v1/media/upload", problem(503, "unavailable", "S3 is away.", "1"), data(ITEM, 201))
+    mediactl(server, "upload", tmp_path / "a.txt")
+    first, second = server.seen
+    assert first.body == second.body
+    assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
+
+
+def test_a_refusal_is_heard_while_the_file_is_still_going_out(server: Script, tmp_path: Path) -> None:
+    with (tmp_path / "big.bin").open("wb") as file:
+        file.truncate(2 << 40)
+
+    def refuse(handler: Handler) -> None:
+        problem(413, "file_too_large", "A file may have at most 536,870,912 bytes.")(handler)
+        handler.close_connection = True
+        handler.connection.settimeout(5)
+        while handler.rfile.read1(1 << 20):
+            pass
+
+    server.refuses_unread.add("POST")
+    server.on("POST", "/v1/media/upload", refuse)
+    assert "at most 512 MiB" in mediactl(server, "upload", tmp_path / "big.bin", code=1).stderr
+
+
+def test_one_bad_file_does_not_stop_the_others(server: Script, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"hello")
+    server.on("POST", "/v1/media/upload", data(ITEM, 201))
+    result = CliRunner().invoke(
+        app, ["upload", str(tmp_path / "none"), str(tmp_path), str(tmp_path / "a.txt")],
+        env={"BASE": server.base, "TOKEN": "t"},
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "No such file" in result.stderr
+    assert "is a folder" in result.stderr
+    assert result.stdout.startswith("med-1\tpending")
+
+
+def test_upload_waits_for_the_verdict(server: Script, tmp_path: Path, pauses: list[float]) -> None:
+    (tmp_path / "a.txt").write_bytes(b"hello")
+    server.on("POST", "/v1/media/upload", data(ITEM, 201))
+    server.on(
+        "GET", "/v1/media/med-1/info", data(INFO), data({**INFO, "scan_status": "error"}),
+        data({**INFO, "scan_status": "clean"}),
+    )  # fmt: skip
+    assert "\tclean\t" in mediactl(server, "upload", "--wait", tmp_path / "a.txt").stdout
+
+
+def test_infected_content_is_told_by_its_404(server: Script, tmp_path: Path, pauses: list[float]) -> None:
+    (tmp_path / "a.txt").write_bytes(b"hello")
+    server.on("POST", "/v1/media/upload", data(ITEM, 201))
+    server.on("GET", "/v1/media/med-1/info", data(INFO), problem(404, "not_found", "Nothing here."))
+    result = CliRunner().invoke(
+        app, ["upload", "--wait", str(tmp_path / "a.txt")], env={"BASE": server.base, "TOKEN": "t"}
+    )
+    assert (result.exit_code, "\tinfected\t" in result.stdout) == (1, True)
+
+
+def test_standard_input_is_streamed_under_a_given_name(server: Script) -> None:
+    server.on("POST", "/v1/media/upload", data(ITEM, 201))
+    process = started(server, "upload", "-", "--name", "note.txt", stdin=subprocess.PIPE)
+    out, err = process.communicate(b"hello", timeout=20)
+    assert (process.returncode, err) == (0, b"")
+    assert out.startswith(b"med-1\tpending")
+    assert server.seen[0].headers["Transfer-Encoding"] == "chunked"
+    assert server.seen[0].form()["file"].get_payload(decode=True) == b"hello"
+    assert server.seen[0].form()["file"].get_filename() == "note.txt"
+
+
+def test_standard_input_needs_a_name(server: Script) -> None:
+    assert "--name" in mediactl(server, "upload", "-", code=2).stderr
+
+
+# --- download --------------------------------------------------------------------------------------------------------
+
+CONTENT = os.urandom(300_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+PATH = "/v1/media/download/med-1"
+
+
+def file_of(content: bytes = CONTENT, digest: str = DIGEST, name: str = "a.bin", stop: int | None = None) -> Answer:
+    """An object with Range and If-Range; the connection breaks after `stop` bytes."""
+
+    def answer(handler: Handler) -> None:
+        headers = {"ETag": f'"{digest}"', "Content_Disposition": f'attachment; filename="{name}"'}
+        start = 0
+        if "Range" in handler.headers and handler.headers.get("If-Range") == headers["ETag"]:
+            start = int(handler.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        body = content[start:]
+        if stop is not None:
+            headers["Content_Length"] = str(len(body))
+            body = body[:stop]
+            handler.close_connection = True
+        handler.send(206 if start else 200, body, **headers)
+
+    return answer
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_download_takes_the_files_own_name(server: Script, here: Path) -> None:
+    server.on("GET", PATH, file_of())
+    assert mediactl(server, "download", "med-1").stdout == "a.bin\t293 KiB\tverified\n"
+    assert [path.name for path in here.iterdir()] == ["a.bin"]
+    assert (here / "a.bin").read_bytes() == CONTENT
+
+
+def test_download_overwrites_nothing_unasked(server: Script, here: Path) -> None:
+    server.on("GET", PATH, file_of())
+    (here / "a.bin").write_bytes(b"mine")
+    assert "-o a.bin replaces it" in mediactl(server, "download", "med-1", code=2).stderr
+    assert (here / "a.bin").read_bytes() == b"mine"
+    mediactl(server, "download", "med-1", "-o", "a.bin")
+    assert (here / "a.bin").read_bytes() == CONTENT
+    assert "was here" in mediactl(server, "download", "med-1").stdout
+
+
+def test_a_download_that_breaks_goes_on_by_itself(server: Script, here: Path, pauses: list[float]) -> None:
+    server.on("GET", PATH, file_of(stop=100_000), file_of(stop=100_000), file_of())
+    mediactl(server, "download", "med-1")
+    assert (here / "a.bin").read_bytes() == CONTENT
+    assert len(server.seen) == 3
+    assert server.seen[2].headers["If-Range"] == f'"{DIGEST}"'
+
+
+def test_a_download_that_gave_up_goes_on_next_time(server: Script, here: Path, pauses: list[float]) -> None:
+    server.on("GET", PATH, file_of(stop=200_000), file_of(stop=0))
+    assert "broke at " in mediactl(server, "download", "med-1", code=3).stderr
+    [part] = here.iterdir()
+    assert part.name == f"a.bin.{DIGEST[:12]}.part"
+    kept = part.stat().st_size
+    assert kept > 100_000
+    server.seen.clear()
+    server.on("GET", PATH, file_of())
+    mediactl(server, "download", "med-1")
+    assert server.seen[-1].headers["Range"] == f"bytes={kept}-"
+    assert (here / "a.bin").read_bytes() == CONTENT
+    assert not part.exists()
+
+
+def test_a_part_that_is_whole_is_only_checked_and_named(server: Script, here: Path) -> None:
+    (here / f"a.bin.{DIGEST[:12]}.part").write_bytes(CONTENT)
+    server.on("GET", PATH, file_of())
+    mediactl(server, "download", "med-1")
+    assert len(server.seen) == 1
+    assert (here / "a.bin").read_bytes() == CONTENT
+
+
+def test_another_files_part_is_never_continued(server: Script, here: Path) -> None:
+    (here / "a.bin.000000000000.part").write_bytes(b"other")
+    server.on("GET", PATH, file_of())
+    mediactl(server, "download", "med-1")
+    assert (here / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", [b"", b"x" * 1000, b"x" * 400_000])
+def test_wrong_bytes_are_never_kept(server: Script, here: Path, part: bytes) -> None:
+    (here / f"a.bin.{DIGEST[:12]}.part").write_bytes(part)
+    server.on("GET", PATH, file_of(content=bytes(300_000)))
+    assert "does not have the sha256" in mediactl(server, "download", "med-1", code=1).stderr
+    assert list(here.iterdir()) == []
+
+
+def test_two_downloads_never_write_into_one_part(server: Script, here: Path) -> None:
+    with (here / f"a.bin.{DIGEST[:12]}.part").open("wb") as other:
+        transfer.fcntl.flock(other, transfer.fcntl.LOCK_EX)
+        server.on("GET", PATH, file_of())
+        assert "under way" in mediactl(server, "download", "med-1", code=2).stderr
+
+
+def test_standard_output_gets_the_bytes_and_nothing_else(server: Script) -> None:
+    server.on("GET", PATH, file_of(stop=100_000), file_of())
+    process = started(server, "download", "med-1", "-o", "-")
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err, out == CONTENT) == (0, b"", True)
+
+
+def test_a_thumbnail_is_asked_for_in_its_size(server: Script, here: Path) -> None:
+    server.on("GET", f"{PATH}/thumbnail", file_of(name="a.webp"))
+    mediactl(server, "download", "med-1", "--thumbnail", "--size", "320", "-o", here)
+    assert server.seen[0].query == {"size": ["320"]}
+    assert (here / "a.webp").exists()
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+def page_of(handler: Handler) -> None:
+    start = int(handler.query.get("cursor", ["0"])[0])
+    count = int(handler.query["limit"][0])
+    items = [
+        {
+            **INFO,
+            "media_id": f"med-{n}",
+            "added_at": "2026-05-17T14:00:00Z",
+            "added_by": "bob",
+            "filename": f"{n}\t\x1b",
+        }
+        for n in range(start, min(start + count, 450))
+    ]
+    data(items, next_cursor=str(start + count) if start + count < 450 else None)(handler)
+
+
+def test_ls_in_a_pipe_is_one_line_a_file(server: Script) -> None:
+    server.on("GET", "/v1/rooms/kitchen/files", page_of)
+    lines = mediactl(server, "ls", "kitchen", "--limit", "3", "--type", "image").stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split("\t")[0] == "0��"
+    assert all(len(line.split("\t")) == 7 for line in lines)
+    assert server.seen[0].query == {"limit": ["3"], "type": ["image"]}
+
+
+@pytest.mark.parametrize(("arguments", "count"), [(["--all"], 450), (["--limit", "250"], 250), ([], 50)])
+def test_ls_follows_pages_as_far_as_it_was_asked(server: Script, arguments: list[str], count: int) -> None:
+    server.on("GET", "/v1/rooms/kitchen/files", page_of)
+    for words in (["ls"], ["rooms", "ls"]):
+        assert len(json.loads(mediactl(server, *words, "kitchen", "--json", *arguments).stdout)) == count
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(server: Script) -> None:
+    server.on("GET", "/v1/rooms/kitchen/files", page_of)
+    process = started(server, "ls", "kitchen", "--all")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait(20)
+
+
+# --- transcription ---------------------------------------------------------------------------------------------------
+
+JOB: dict[str, Any] = {
+    "job_id": "job-1",
+    "kind": "transcribe",
+    "status": "running",
+    "progress": 0.5,
+    "queue_position": None,
+    "error": None,
+}
+DONE = {
+    **JOB,
+    "status": "completed",
+    "progress": 1.0,
+    "transcript": "Hello there.",
+    "segments": [{"id": 0, "start": 0, "end": 1, "text": "Hello"}, {"id": 1, "start": 1, "end": 2, "text": "there."}],
+    "language": "en",
+    "duration": 2.0,
+}
+
+
+def stream_of(*messages: dict[str, Any]) -> Answer:
+    body = "".join(f"id: {n}\ndata: {json.dumps(m)}\n\n" for n, m in enumerate(messages)).encode()
+
+    def answer(handler: Handler) -> None:
+        handler.send(200, body, Content_Type="text/event-stream")
+
+    return answer
+
+
+def test_transcribe_prints_the_job_and_goes(server: Script) -> None:
+    server.on("POST", "/v1/transcribe", data({"job_id": "job-1", "status": "queued"}, 202))
+    assert mediactl(server, "transcribe", "med-1", "--language", "en", "--words").stdout == "job-1\tqueued\n"
+    fields = {name: part.get_content().strip() for name, part in server.seen[0].form().items()}
+    assert fields == {"media_id": "med-1", "language": "en", "word_timestamps": "true"}
+
+
+def test_transcribe_sends_a_file_that_is_here(server: Script, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    server.on("POST", "/v1/transcribe", data({"job_id": "job-1", "status": "queued"}, 202))
+    mediactl(server, "transcribe", tmp_path / "a.wav", "--translate")
+    form = server.seen[0].form()
+    assert form["task"].get_content().strip() == "translate"
+    assert form["file"].get_payload(decode=True) == b"RIFF"
+
+
+def test_transcribe_waits_and_prints_the_text(server: Script, pauses: list[float]) -> None:
+    server.on("POST", "/v1/transcribe", data({"job_id": "job-1", "status": "queued"}, 202))
+    server.on("GET", "/v1/jobs/job-1/events", stream_of(JOB, {"id": 0, "start": 0, "end": 1, "text": "Hello"}, DONE))
+    server.on("GET", "/v1/jobs/job-1", data(DONE))
+    assert mediactl(server, "transcribe", "med-1", "--wait").stdout == "Hello there.\n"
+    assert json.loads(mediactl(server, "transcribe", "med-1", "--wait", "--json").stdout) == DONE
+    assert pauses == []
+
+
+@pytest.mark.parametrize(
+    "events", [problem(404, "not_found", "No."), lambda h: h.send(200, b"{}"), stream_of(JOB), stream_of()]
+)
+def test_without_a_stream_it_asks_once_a_second(server: Script, events: Answer, pauses: list[float]) -> None:
+    server.on("GET", "/v1/jobs/job-1/events", events)
+    server.on("GET", "/v1/jobs/job-1", data(JOB), data(JOB), data(DONE))
+    assert mediactl(server, "jobs", "get", "job-1", "--wait").stdout == "Hello there.\n"
+    assert pauses == [1, 1]
+
+
+def test_a_format_is_printed_as_the_api_wrote_it(server: Script) -> None:
+    server.on("GET", "/v1/jobs/job-1", data(DONE))
+    server.on("GET", "/v1/jobs/job-1/transcript.srt", lambda h: h.send(200, "1\n00:00 --> 00:01\nGrüße\n".encode()))
+    assert mediactl(server, "jobs", "get", "job-1", "--format", "srt").stdout == "1\n00:00 --> 00:01\nGrüße\n"
+
+
+def test_a_job_that_failed_is_a_failure(server: Script) -> None:
+    failed = {**JOB, "status": "failed", "error": {"code": "duration_exceeds_limit", "detail": "Too long."}}
+    server.on("GET", "/v1/jobs/job-1", data(failed))
+    assert "job-1 failed: Too long." in mediactl(server, "jobs", "get", "job-1", "--wait", code=1).stderr
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_its_id(server: Script) -> None:
+    listening = threading.Event()
+
+    def endless(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b'data: {"status": "running", "progress": 0.1}\n\n')
+        listening.set()
+        handler.rfile.read(1)
+
+    server.on("GET", "/v1/jobs/job-1/events", endless)
+    process = started(server, "jobs", "get", "job-1", "--wait")
+    assert listening.wait(20)
+    time.sleep(0.2)  # until the client is back in its read; there is nothing on this side to await
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "job-1 goes on without you" in err.decode()
+    assert all(request.command == "GET" for request in server.seen)
+
+
+# --- usage -----------------------------------------------------------------------------------------------------------
+
+
+def test_usage_is_told_in_human_units(server: Script) -> None:
+    limits = {"max_storage_mb": 10240, "max_upload_mb": 512.0, "max_transcription_minutes_per_day": 600}
+    facts = {"stored_bytes": 5 << 30, "reserved_bytes": 1 << 20, "objects": 3, "files": 4, "dedupe_saved_bytes": 2048}
+    server.on("GET", "/v1/usage", data({"limits": limits, **facts}))
+    assert mediactl(server, "usage").stdout.splitlines() == [
+        "storage\t5 GiB of 10 GiB, 1 MiB reserved by uploads under way",
+        "files\t4, of 3 distinct contents",
+        "saved\t2 KiB by storing the same bytes once",
+        "one upload\tup to 512 MiB",
+        "transcription\tup to 10 h of audio a day",
+    ]
+
+
+# --- token -----------------------------------------------------------------------------------------------------------
+
+
+def test_token_says_what_it_carries_and_that_nobody_checked(server: Script, tmp_path: Path) -> None:
+    from media_core import tokens
+
+    keys = tmp_path / "acme" / "signing-keys.json"
+    keys.parent.mkdir()
+    tokens.save_signing_keys(keys, [tokens.generate_key()])
+    minted = mediactl(server, "token", "--signing-key", keys, "--sub", "alice", "--room", "*").stdout
+    assert minted.count("\n") == 1
+    shown = mediactl(server, "token", TOKEN=minted).stdout
+    assert dict(line.split("\t") for line in shown.splitlines()[:4]) == {
+        "subject": "alice", "tenant": "acme", "scopes": "media:read media:write transcribe", "rooms": "all"
+    }  # fmt: skip
+    assert "expires\tin 12 h" in shown
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--signing-key", "k.json"], "--sub"),
+        (["--sub", "alice"], "--signing-key"),
+        (["--signing-key", "k.json", "--sub", "a", "--scope", "root"], "no such scope: root"),
+        (["--signing-key", "k.json", "--sub", "a", "--lifetime", "long"], "looks like 30s"),
+        (["--signing-key", "no-such-file", "--sub", "a"], "no-such-file: No such file"),
+        ([], "is not a JSON Web Token"),
+    ],
+)
+def test_a_token_that_cannot_be_made_or_read_says_why(server: Script, arguments: list[str], words: str) -> None:
+    assert words in mediactl(server, "token", *arguments, code=2).stderr

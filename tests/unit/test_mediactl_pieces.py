@@ -1,0 +1,159 @@
+"""What `mediactl` shows and reads, without a server."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
+
+from mediactl import render, tokens
+from mediactl.client import Api, Misuse, events, seconds_of
+from mediactl.transfer import _file_name
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1024, "1 KiB"),
+        (184234, "180 KiB"),
+        (512 * 2**20, "512 MiB"),
+        (1020 * 2**20, "0.996 GiB"),
+        (10 * 2**30, "10 GiB"),
+        (3 * 2**50, "3072 TiB"),
+        (None, "-"),
+    ],
+)
+def test_sizes_read_like_the_limits_do(count: int | None, shown: str) -> None:
+    assert render.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.25, "0.2 s"), (2, "2 s"), (3.214, "3.21 s"), (42, "42 s"), (600, "10 min"), (12_000, "3 h 20 min"),
+     (43_200, "12 h"), (604_800, "7 days")],
+)  # fmt: skip
+def test_lengths_of_time_read_like_speech(seconds: float, shown: str) -> None:
+    assert render.span(seconds) == shown
+
+
+def test_positions_in_a_recording() -> None:
+    assert [render.clock(s) for s in (7.9, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
+
+
+def test_long_byte_counts_in_a_sentence_get_units() -> None:
+    assert (
+        render.in_units("52,428,800 bytes do not fit: this tenant stores 10,716,446,720 of 10,737,418,240 bytes")
+        == "50 MiB do not fit: this tenant stores 9.98 GiB of 10 GiB"
+    )
+    assert render.in_units("1,200 minutes") == "1,200 minutes"
+
+
+def test_a_name_can_neither_colour_the_terminal_nor_split_a_line() -> None:
+    assert render.printable("a\x1b[31mb\nc\td\u202egpj.exe") == "a�[31mb�c�d�gpj.exe"
+    assert render.printable("Grüße 音声.m4a") == "Grüße 音声.m4a"
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('attachment; filename="photo.jpg"', "photo.jpg"),
+        ("attachment; filename=\"x.txt\"; filename*=UTF-8''Gr%C3%BC%C3%9Fe.txt", "Grüße.txt"),
+        ('attachment; filename="a \\"b\\".txt"', 'a "b".txt'),
+        ('attachment; filename="../../etc/passwd"', "passwd"),
+        ("attachment; filename*=UTF-8''..%2F..%2F.bashrc", "_bashrc"),
+        ('attachment; filename=".."', "_."),
+        ('attachment; filename="a\x1b[31m.txt"', "a_[31m.txt"),
+        ("attachment; filename*=UTF-8''" + "%C3%BC" * 200, "ü" * 110),
+        ("inline", "med-1"),
+        (None, "med-1"),
+    ],
+)
+def test_a_name_from_the_api_is_made_harmless(disposition: str | None, name: str) -> None:
+    assert _file_name(disposition, "med-1") == name
+
+
+def test_events_survive_any_cut_and_any_line_end() -> None:
+    stream = (
+        b': ping\n\nid: 1\nevent: segment\ndata: {"text":"one \xe2\x80\xa8 line"}\n\n'
+        b"data:first\r\ndata: second\r\n\r\nid:2\rdata: x\r\rdata: unfinished"
+    )
+    expected = [("1", '{"text":"one \u2028 line"}'), ("1", "first\nsecond"), ("2", "x")]
+    for width in range(1, len(stream) + 1):
+        assert list(events(stream[i : i + width] for i in range(0, len(stream), width))) == expected
+
+
+def test_retry_after_is_read_in_both_its_forms() -> None:
+    assert seconds_of("2") == 2.0
+    assert seconds_of(None) is None
+    assert seconds_of("soon") is None
+    assert seconds_of("nan") is None
+    moment = datetime.now(UTC) + timedelta(seconds=90)
+    assert 85 < (seconds_of(moment.strftime("%a, %d %b %Y %H:%M:%S GMT")) or 0) <= 90
+    assert seconds_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+
+
+@pytest.mark.parametrize("base", ["localhost:8080", "ftp://x", "http://", "http://[::1"])
+def test_a_base_that_is_no_address_is_named(base: str) -> None:
+    with pytest.raises(Misuse, match="BASE is"):
+        Api(base, "t")
+
+
+def test_a_token_with_foreign_characters_is_refused_and_not_repeated() -> None:
+    with pytest.raises(Misuse) as refused:
+        Api("http://x", "secret\nX-Evil: 1")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.fixture
+def signing_keys(tmp_path: Path) -> tuple[Path, Ed25519PrivateKey]:
+    private = Ed25519PrivateKey.generate()
+    key = json.loads(OKPAlgorithm.to_jwk(private)) | {"kid": "k1", "alg": "EdDSA", "use": "sig"}
+    folder = tmp_path / "acme"
+    folder.mkdir()
+    file = folder / "signing-keys.json"
+    file.write_text(json.dumps({"keys": [key]}))
+    return file, private
+
+
+def test_a_minted_token_carries_what_the_contract_asks(signing_keys: tuple[Path, Ed25519PrivateKey]) -> None:
+    file, private = signing_keys
+    token = tokens.mint(file, subject="alice", tenant=None, scopes=["media:read"], rooms=["*"], seconds=60)
+    claims = jwt.decode(token, private.public_key(), algorithms=["EdDSA"], audience="acme")
+    assert (claims["sub"], claims["scope"], claims["rooms"]) == ("alice", "media:read", ["*"])
+    assert claims["exp"] - claims["iat"] == 60
+    assert jwt.get_unverified_header(token) == {"alg": "EdDSA", "kid": "k1", "typ": "JWT"}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"keys": 3}', '{"keys": [{"crv": "Ed25519", "d": "s3cret"}]}'])
+def test_a_broken_key_file_is_refused_without_quoting_it(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(content)
+    with pytest.raises(Misuse) as refused:
+        tokens.mint(file, subject="a", tenant="t", scopes=[], rooms=[], seconds=1)
+    assert "s3cret" not in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_a_public_key_cannot_sign(signing_keys: tuple[Path, Ed25519PrivateKey]) -> None:
+    file, _ = signing_keys
+    key = json.loads(file.read_text())["keys"][0]
+    del key["d"]
+    file.write_text(json.dumps({"keys": [key]}))
+    with pytest.raises(Misuse, match="no private Ed25519 key"):
+        tokens.mint(file, subject="a", tenant="t", scopes=[], rooms=[], seconds=1)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("12h", 43_200), ("7d", 604_800)])
+def test_lifetimes(text: str, seconds: int) -> None:
+    assert tokens.lifetime(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["12", "h", "-1h", "0s", "1.5h", "12 h"])
+def test_a_lifetime_that_cannot_be_read_is_shown_one_that_can(text: str) -> None:
+    with pytest.raises(Misuse, match="looks like 30s"):
+        tokens.lifetime(text)

@@ -1,0 +1,261 @@
+"""Forms as they arrive: in any pieces, with fields before or after the file, and broken in every way."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from fastapi import Request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from media_api.multipart import MAX_FIELD_BYTES, MAX_FIELDS, MAX_OVERHEAD_BYTES, ClientGone, Form
+from media_core.errors import Refused
+
+BOUNDARY = "----boundary"
+
+
+def part(name: str, value: bytes | str, filename: str | None = None, content_type: str | None = None) -> bytes:
+    head = f'Content-Disposition: form-data; name="{name}"'
+    if filename is not None:
+        head += f'; filename="{filename}"'
+    if content_type is not None:
+        head += f"\r\nContent-Type: {content_type}"
+    data = value.encode() if isinstance(value, str) else value
+    return f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + data + b"\r\n"
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+def body_of(*parts: bytes) -> bytes:
+    return b"".join(parts) + END
+
+
+def request(
+    pieces: Iterable[bytes],
+    *,
+    content_type: str = f"multipart/form-data; boundary={BOUNDARY}",
+    gone: bool = False,
+    silent: bool = False,
+) -> Request:
+    waiting = list(pieces)
+
+    async def receive() -> dict[str, Any]:
+        if waiting:
+            piece = waiting.pop(0)
+            return {"type": "http.request", "body": piece, "more_body": bool(waiting) or gone or silent}
+        if silent:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"} if gone else {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type.encode("latin-1"))]}
+    return Request(scope, receive)
+
+
+async def read(*pieces: bytes, **options: Any) -> tuple[Form, bytes]:
+    form = Form(request(pieces, **options), idle_seconds=options.pop("idle", 5))
+    data = b"".join([chunk async for chunk in form.file()])
+    return form, data
+
+
+async def refusal(*pieces: bytes, code: str = "invalid_request", **options: Any) -> str:
+    with pytest.raises(Refused) as refused:
+        await read(*pieces, **options)
+    assert refused.value.code == code, refused.value.detail
+    return refused.value.detail
+
+
+async def test_a_file_and_its_fields_come_apart() -> None:
+    body = body_of(part("tenant_scope", "true"), part("file", b"\x00\xff", "a.bin", "image/png"), part("room_id", "r"))
+    form, data = await read(body)
+    assert data == b"\x00\xff"
+    assert (form.filename, form.claimed_type) == ("a.bin", "image/png")
+    assert form.flag("tenant_scope") is True
+    assert form.text("room_id") == "r"
+
+
+@given(
+    st.binary(max_size=300).filter(lambda data: BOUNDARY.encode() not in data),
+    st.lists(st.integers(1, 40), min_size=1, max_size=60),
+)
+async def test_the_pieces_in_which_it_arrives_make_no_difference(data: bytes, cuts: list[int]) -> None:
+    body = body_of(part("before", "ä"), part("file", data, "x"), part("after", "ö"))
+    pieces = []
+    for cut in cuts:
+        pieces.append(body[:cut])
+        body = body[cut:]
+    form, received = await read(*[piece for piece in (*pieces, body) if piece])
+    assert received == data
+    assert (form.text("before"), form.text("after")) == ("ä", "ö")
+
+
+async def test_line_breaks_and_dashes_in_the_file_stay_in_the_file() -> None:
+    for data in (b"\r\n", b"\r\n--", b"--" + BOUNDARY.encode()[:-1], b"\r\n\r\n--\r\n", b"\r" * 70_000):
+        _, received = await read(body_of(part("file", data, "x")))
+        assert received == data
+
+
+async def test_a_form_without_a_file_has_none() -> None:
+    form, data = await read(body_of(part("media_id", "med-1")))
+    assert (form.filename, data, form.text("media_id")) == (None, b"", "med-1")
+
+
+async def test_an_empty_form_has_neither_file_nor_fields() -> None:
+    form, _ = await read(END)
+    assert (form.filename, form.text("a")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("photo.jpg", "photo.jpg"),
+        ("C:\\Users\\ann\\photo.jpg", "photo.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("/etc/passwd", "passwd"),
+        ("a\tb\x7f.txt", "ab.txt"),
+        ("..", "file"),
+        (".", "file"),
+        ("", "file"),
+        ("folder/", "file"),
+        ("名前.png", "名前.png"),
+        ("x" * 300 + ".jpeg", "x" * 250 + ".jpeg"),
+        ("y" * 300, "y" * 255),
+        ("evil\u202egnp.exe", "evilgnp.exe"),
+    ],
+)
+async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, kept: str) -> None:
+    form, _ = await read(body_of(part("file", b"x", sent)))
+    assert form.filename == kept
+
+
+async def test_a_file_part_may_do_without_a_name_if_it_says_its_type() -> None:
+    form, data = await read(body_of(part("file", b"x", None, "audio/wav")))
+    assert (form.filename, form.claimed_type, data) == ("file", "audio/wav", b"x")
+
+
+async def test_a_forgotten_at_sign_is_told() -> None:
+    assert "-F file=@path" in await refusal(body_of(part("file", "./photo.jpg")), code="missing_file")
+
+
+async def test_a_second_file_is_refused() -> None:
+    assert "one file" in await refusal(body_of(part("file", b"x", "a"), part("file", b"y", "b")))
+
+
+async def test_a_file_under_another_name_is_refused_with_the_right_one() -> None:
+    assert "`file`" in await refusal(body_of(part("upload", b"x", "a")))
+
+
+async def test_a_field_sent_twice_is_refused() -> None:
+    assert "twice" in await refusal(body_of(part("room_id", "a"), part("room_id", "b")))
+
+
+@pytest.mark.parametrize("value", ["true", "1", "YES", "on"])
+async def test_what_counts_as_true(value: str) -> None:
+    form, _ = await read(body_of(part("flag", value)))
+    assert form.flag("flag")
+
+
+@pytest.mark.parametrize("value", ["false", "0", "No", "off", ""])
+async def test_what_counts_as_false(value: str) -> None:
+    form, _ = await read(body_of(part("flag", value)))
+    assert not form.flag("flag", default=True)
+
+
+async def test_a_flag_that_is_neither_and_a_choice_that_is_none_are_refused() -> None:
+    form, _ = await read(body_of(part("flag", "maybe"), part("task", "sing")))
+    with pytest.raises(Refused, match="`flag` must be true or false"):
+        form.flag("flag")
+    with pytest.raises(Refused, match="`task` must be one of transcribe, translate"):
+        form.choice("task", ("transcribe", "translate"))
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"a\0b"])
+async def test_a_field_that_is_no_text_is_refused(value: bytes) -> None:
+    await refusal(body_of(part("room_id", value)))
+
+
+async def test_fields_are_few_and_small() -> None:
+    await refusal(body_of(part("prompt", "x" * (MAX_FIELD_BYTES + 1))))
+    await refusal(body_of(*(part(f"f{number}", "x") for number in range(MAX_FIELDS + 2))))
+    await refusal(body_of(part("x" * 5000, "y")))
+    await refusal(f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="a"\r\n'.encode() + b"X: y\r\n" * 20)
+
+
+async def test_what_surrounds_the_parts_is_bounded_too() -> None:
+    padding = b"p" * 70_000
+    before = [padding] * (MAX_OVERHEAD_BYTES // len(padding) + 1)
+    await refusal(*before, b"\r\n" + body_of(part("file", b"x", "a")))
+    await refusal(body_of(part("file", b"x", "a")), *before)
+
+
+async def test_a_large_file_is_no_overhead() -> None:
+    piece = b"d" * 65536
+    whole = [part("file", b"", "a")[:-2], *[piece] * 16, b"\r\n" + END]
+    _, data = await read(*whole)
+    assert len(data) == 16 * 65536
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["", "application/json", "application/x-www-form-urlencoded", "multipart/mixed; boundary=x", "garbage\xff"],
+)
+async def test_another_content_type_is_told_what_to_send(content_type: str) -> None:
+    assert "multipart/form-data" in await refusal(b"x", content_type=content_type, code="unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        'multipart/form-data; boundary=""',
+        "multipart/form-data; boundary=" + "x" * 201,
+        "multipart/form-data; boundary=\xe4\xf6",
+        "multipart/form-data; charset=utf-8",
+    ],
+)
+async def test_a_content_type_without_a_usable_boundary_is_refused(content_type: str) -> None:
+    assert "boundary" in await refusal(b"x", content_type=content_type)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"garbage",
+        b"\r\n\r\n",
+        f"--{BOUNDARY}".encode(),
+        f"--{BOUNDARY}\n".encode(),
+        f"--{BOUNDARY}xx\r\n".encode(),
+        f"--{BOUNDARY}\r\n\r\nx\r\n--{BOUNDARY}--".encode(),
+        f"--{BOUNDARY}\r\nContent-Disposition: attachment\r\n\r\nx\r\n--{BOUNDARY}--".encode(),
+        f"--{BOUNDARY}\r\nno colon here\r\n\r\nx\r\n--{BOUNDARY}--".encode(),
+        f"--{BOUNDARY}\r\n\xff\xfe: x\r\n\r\nx\r\n--{BOUNDARY}--".encode("latin-1"),
+        part("file", b"x", "a"),
+        part("file", b"x", "a")[:-1],
+        part("file", b"x" * 100, "a")[:-50],
+    ],
+)
+async def test_a_broken_form_is_refused(body: bytes) -> None:
+    assert "broken" in await refusal(body)
+
+
+@given(st.binary(max_size=400), st.sampled_from([b"", body_of(part("file", b"abc", "a"))]))
+async def test_no_bytes_do_worse_than_a_refusal(garbage: bytes, rest: bytes) -> None:
+    for body in (garbage + rest, f"--{BOUNDARY}\r\n".encode() + garbage + rest):
+        with contextlib.suppress(Refused):
+            await read(body)
+
+
+async def test_a_client_that_goes_away_is_no_refusal() -> None:
+    with pytest.raises(ClientGone):
+        await read(part("file", b"x", "a"), gone=True)
+
+
+async def test_a_client_that_falls_silent_is_ended() -> None:
+    form = Form(request([part("file", b"x", "a")], silent=True), idle_seconds=0.01)
+    with pytest.raises(Refused) as refused:
+        [chunk async for chunk in form.file()]
+    assert refused.value.code == "request_timeout"

@@ -1,0 +1,203 @@
+from typing import Any
+
+import pytest
+
+from media_core.spec import FieldError, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
+
+
+def manifest(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "media.scaiwave.io/v1alpha1",
+        "kind": "MediaTenant",
+        "metadata": {"name": "acme"},
+        "spec": spec,
+    }
+
+
+def complaints(document: object) -> list[str]:
+    with pytest.raises(SpecInvalid) as caught:
+        MediaTenant.read(document)
+    return [str(error) for error in caught.value.errors]
+
+
+def test_an_empty_spec_gets_every_default() -> None:
+    tenant = MediaTenant.read(manifest())
+    assert (tenant.tenant_id, tenant.bucket, tenant.schema_name) == ("acme", "media-acme", "tenant_acme")
+    assert tenant.spec.quota.max_storage_mb == 10_240
+    assert tenant.spec.scan.pending_access == "None"
+    assert tenant.spec.storage.deletion_policy == "Retain"
+    assert tenant.spec.scan.unscannable == "Block"
+
+
+def test_a_manifest_without_spec_is_a_tenant_of_defaults() -> None:
+    document = manifest()
+    del document["spec"]
+    assert MediaTenant.read(document) == MediaTenant.read(manifest())
+
+
+def test_fields_are_written_in_camel_case_only() -> None:
+    assert MediaTenant.read(manifest(quota={"maxStorageMb": 5})).spec.quota.max_storage_mb == 5
+    assert complaints(manifest(quota={"max_storage_mb": 5})) == [
+        "spec.quota.max_storage_mb: is not a known field; did you mean maxStorageMb?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ({"quota": {"maxStorageMb": 0}}, "spec.quota.maxStorageMb: must be at least 1, not 0"),
+        ({"quota": {"maxStorageMb": "ten"}}, "spec.quota.maxStorageMb: must be a whole number, not 'ten'"),
+        ({"quota": {"maxStorageMb": "10"}}, "spec.quota.maxStorageMb: must be a whole number, not '10'"),
+        ({"quota": {"maxStorageMb": True}}, "spec.quota.maxStorageMb: must be a whole number, not true"),
+        ({"quota": {"maxStorageMb": 1.5}}, "spec.quota.maxStorageMb: must be a whole number, not 1.5"),
+        ({"quota": {"maxUploadMb": 80_001}}, "spec.quota.maxUploadMb: must be at most 80000, not 80001"),
+        ({"quota": []}, "spec.quota: must be an object, not a list"),
+        ({"quota": None}, "spec.quota: must be an object, not null"),
+        ({"qouta": {}}, "spec.qouta: is not a known field; did you mean quota?"),
+        (
+            {"scan": {"pendingAcces": "All"}},
+            "spec.scan.pendingAcces: is not a known field; did you mean pendingAccess?",
+        ),
+        (
+            {"scan": {"pendingAccess": "all"}},
+            "spec.scan.pendingAccess: must be one of None, Uploader, All, not 'all'; did you mean All?",
+        ),
+        (
+            {"scan": {"pendingAccess": None}},
+            "spec.scan.pendingAccess: must be one of None, Uploader, All, not null; did you mean None?",
+        ),
+        ({"scan": {"rescanSchedule": "daily"}}, "spec.scan.rescanSchedule: must be a cron schedule of five fields"),
+        ({"suspended": "yes"}, "spec.suspended: must be true or false, not 'yes'"),
+        ({"tenantId": "Acme"}, "spec.tenantId: must be lower-case letters, digits and inner hyphens, not 'Acme'"),
+        ({"tenantId": "a" * 41}, "spec.tenantId: must be at most 40 characters long"),
+        ({"tenantId": "a\n"}, "spec.tenantId: must be lower-case letters, digits and inner hyphens"),
+        ({"storage": {"bucket": "x"}}, "spec.storage.bucket: must be at least 3 characters long"),
+        ({"auth": {"oidc": {}}}, "spec.auth.oidc.issuer: is required"),
+        ({"auth": {"oidc": {"issuer": "http://login.example"}}}, "spec.auth.oidc.issuer: must be an https URL"),
+        (
+            {"api": {"autoscaling": {"min": 5, "max": 2}}},
+            "spec.api.autoscaling.max: must be at least 5, which is min",
+        ),
+        (
+            {"api": {"resources": {"limits": {"memory": "much"}}}},
+            "spec.api.resources.limits.memory: must be a Kubernetes quantity such as 500m or 2Gi, not 'much'",
+        ),
+        (
+            {"api": {"resources": {"limits": {"memoryy": "1Gi"}}}},
+            "spec.api.resources.limits.memoryy: must be one of cpu, memory,",
+        ),
+        (
+            {"transcription": {"tolerations": [{"kee": "gpu"}]}},
+            "spec.transcription.tolerations[0].kee: is not a known field; did you mean key?",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_path_as_it_was_written(spec: dict[str, Any], complaint: str) -> None:
+    (found,) = complaints(manifest(**spec))
+    assert found.startswith(complaint)
+
+
+def test_a_field_that_resembles_nothing_is_answered_with_what_is_known_there() -> None:
+    assert complaints(manifest(quota={"zzz": 1})) == [
+        "spec.quota.zzz: is not a known field; known here: maxStorageMb, maxUploadMb, maxTranscriptionMinutesPerDay"
+    ]
+
+
+def test_all_complaints_come_at_once() -> None:
+    assert len(complaints(manifest(quota={"maxStorageMb": 0, "maxUploadMb": 0}, suspended=1))) == 3
+
+
+@pytest.mark.parametrize("document", [None, "text", [], 7])
+def test_what_is_no_object_is_refused_in_words(document: object) -> None:
+    (found,) = complaints(document)
+    assert found.startswith("must be a MediaTenant object, not ")
+
+
+def test_another_kind_is_refused() -> None:
+    assert complaints({**manifest(), "kind": "Deployment"}) == ["kind: must be MediaTenant, not 'Deployment'"]
+
+
+def test_a_name_that_cannot_be_a_tenant_id_needs_one_of_its_own() -> None:
+    document = manifest()
+    document["metadata"]["name"] = "acme.example"
+    (found,) = complaints(document)
+    assert found.startswith("metadata.name: must be lower-case letters")
+    document["spec"] = {"tenantId": "acme"}
+    assert MediaTenant.read(document).tenant_id == "acme"
+
+
+def test_what_the_api_server_adds_to_metadata_is_left_alone() -> None:
+    document = manifest()
+    document["metadata"] |= {"resourceVersion": "7", "managedFields": [], "generation": 3, "uid": "u-1"}
+    assert MediaTenant.read(document).metadata.generation == 3
+
+
+def test_two_tenant_ids_never_share_a_schema() -> None:
+    names = {
+        MediaTenant.read(manifest(tenantId=name)).schema_name
+        for name in ("a-b", "ab", "a-b-", "a--b")
+        if name[-1] != "-"
+    }
+    assert names == {"tenant_a_b", "tenant_ab", "tenant_a__b"}
+
+
+def test_quantities_may_be_written_as_numbers() -> None:
+    tenant = MediaTenant.read(manifest(api={"resources": {"requests": {"cpu": 2, "memory": "1.5Gi"}}}))
+    assert tenant.spec.api.resources.requests == {"cpu": "2", "memory": "1.5Gi"}
+
+
+@pytest.mark.parametrize(
+    ("field", "edited"),
+    [
+        ("spec.tenantId", manifest(tenantId="other")),
+        ("spec.storage.bucket", manifest(storage={"bucket": "elsewhere"})),
+        ("metadata.name", {**manifest(tenantId="acme"), "metadata": {"name": "renamed"}}),
+    ],
+)
+def test_names_that_data_is_filed_under_are_immutable(field: str, edited: dict[str, Any]) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        refuse_immutable_changes(MediaTenant.read(manifest()), MediaTenant.read(edited))
+    assert field in [error.path for error in caught.value.errors]
+
+
+def test_spelling_out_a_default_is_no_change() -> None:
+    old, new = MediaTenant.read(manifest()), MediaTenant.read(manifest(tenantId="acme", quota={"maxUploadMb": 512}))
+    refuse_immutable_changes(old, new)
+    assert [path for path, _, _ in changes(old, new)] == ["spec.tenantId"]
+
+
+def test_changes_are_listed_leaf_by_leaf() -> None:
+    old = MediaTenant.read(manifest())
+    new = MediaTenant.read(manifest(quota={"maxStorageMb": 20}, suspended=True))
+    assert list(changes(old, new)) == [("spec.quota.maxStorageMb", 10_240, 20), ("spec.suspended", False, True)]
+
+
+def test_every_field_of_the_spec_is_described_and_bounded() -> None:
+    """What the CRD is generated from: Kubernetes asks for bounds, readers for descriptions."""
+    schema = MediaTenant.model_json_schema()
+    bare = [
+        f"{name}.{field}"
+        for name, definition in schema["$defs"].items()
+        if name != "Metadata"
+        for field, rule in definition.get("properties", {}).items()
+        if "description" not in rule or not _bounded(rule)
+    ]
+    assert bare == []
+
+
+def _bounded(rule: dict[str, Any]) -> bool:
+    if "anyOf" in rule:
+        return all(_bounded(option) for option in rule["anyOf"])
+    bound = {"integer": "minimum", "string": "maxLength", "array": "maxItems", "object": "maxProperties"}
+    kind = rule.get("type")
+    return (
+        kind not in bound
+        or bound[kind] in rule
+        or "enum" in rule
+        or "const" in rule
+        or rule.get("format") == "date-time"
+    )
+
+
+def test_a_field_error_reads_as_one_sentence() -> None:
+    assert str(FieldError("spec.x", "is required")) == "spec.x: is required"

@@ -1,0 +1,46 @@
+"""Scan jobs: an object goes through clamd, and its verdict into the row.
+
+Invariant: only a verdict that clamd gave on the whole content is recorded. Whatever else happens raises `Unavailable`:
+the queue tries again later, and when it gives up the content is "error", which is as closed as "pending".
+"""
+
+from media_core.errors import Unavailable
+from media_core.keys import content_key
+from media_core.queue import Lease, LeaseLost
+from media_core.store import ObjectMissing
+from media_workers.clamd import Clamd
+from media_workers.main import Work
+from media_workers.settings import ClamdSettings
+
+
+class Scanner:
+    """The handler of "scan" jobs; their payload is `{"sha256"}`."""
+
+    def __init__(self, settings: ClamdSettings) -> None:
+        self._clamd = Clamd(settings)
+
+    async def __call__(self, lease: Lease, work: Work) -> None:
+        """Completes the job with clamd's verdict, or with nothing if the content is gone. Raises as `Handler` may."""
+        sha256 = lease.payload["sha256"]
+        content = await work.library.content(sha256)
+        if content is None or content.scan_status == "infected":  # infected is final: its object is gone, its row stays
+            await _nothing_to_scan(lease, work)
+            return
+        try:
+            stream = work.store.stream(content_key(work.library.tenant_id, sha256))
+            verdict = await self._clamd.scan(stream, content.size)
+        except ObjectMissing:
+            if await work.library.content(sha256) is not None:
+                raise Unavailable("object store", "the object of this content is missing") from None
+            await _nothing_to_scan(lease, work)  # deleted since we looked
+            return
+        if verdict.status == "error":
+            raise Unavailable("clamd", verdict.detail or "no verdict")
+        await work.library.record_verdict(
+            work.queue, lease, status=verdict.status, detail=verdict.detail, engine=verdict.engine
+        )
+
+
+async def _nothing_to_scan(lease: Lease, work: Work) -> None:
+    if not await work.queue.finish(lease, {}):
+        raise LeaseLost(lease.job_id)

@@ -1,0 +1,89 @@
+"""Settings of the workers, one class per concern. The docs' configuration reference is generated from this file."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WhisperSettings(BaseSettings):
+    """The speech-to-text model. A model that can't be had fails the jobs with `model_unavailable`, not the worker."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_WHISPER_")
+
+    model: str = "small"
+    """A folder with a faster-whisper (CTranslate2) model, a name that faster-whisper knows (`tiny`, `base`, `small`,
+    `medium`, `large-v3`, `turbo` ...) or a model hub id (`owner/name`); the last two are downloaded once, at the first
+    transcription. Default `small`: about 0.5 GB to download. Larger models hear better and take longer."""
+
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where it computes. `cuda` without a usable GPU fails the jobs; `auto` takes the GPU if there is one."""
+
+    compute_type: str = "int8"
+    """CTranslate2's number type: `int8` (default; smallest), `float16` (GPU), `float32`, `default` (as the model was
+    saved) or `auto` (the fastest that the device has)."""
+
+    cpu_threads: int = Field(default=0, ge=0)
+    """Threads that one transcription computes with on the CPU. 0 (default): as many as there are cores, at most 4."""
+
+    download_root: Path | None = None
+    """Folder that keeps downloaded models. Default: the Hugging Face cache in the home folder."""
+
+    local_files_only: bool = False
+    """True: never download; a named model must be in `download_root` already."""
+
+
+class DrainSettings(BaseSettings):
+    """How long a worker process lives and how it holds its leases."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_WORKER_")
+
+    lease_seconds: float = Field(default=30, gt=0)
+    """How long a job stays with a worker that has gone silent; renewed four times in that time. Shorter finds a dead
+    worker sooner, and loses the job of one that only stalls."""
+
+    linger_seconds: float = Field(default=10, ge=0)
+    """How long an idle worker waits for more before it exits 0."""
+
+    poll_seconds: float = Field(default=0.25, gt=0)
+    """How often an idle worker looks into the queue."""
+
+    max_jobs: int = Field(default=1000, ge=1)
+    """A worker exits after this many jobs, so that nothing grows for ever."""
+
+    max_seconds: float = Field(default=3600, gt=0)
+    """A worker takes no new job after this time."""
+
+
+class ClamdSettings(BaseSettings):
+    """The scanner that all tenants share."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_CLAMD_")
+
+    host: str = "127.0.0.1"
+    """Where clamd listens."""
+
+    port: int = 3310
+    """Its TCP port."""
+
+    connect_timeout: float = Field(default=5, gt=0)
+    """Seconds to wait for a connection; then the scan is tried again later."""
+
+    reply_timeout: float = Field(default=240, gt=0)
+    """Seconds without any progress (a MiB taken or the answer given) after which clamd counts as stalled. More than its
+    MaxScanTime (120 s), so that it is clamd that gives up first, with a verdict."""
+
+    scan_timeout: float = Field(default=1800, gt=0)
+    """Seconds for one scan from the first byte to the verdict, the object store's part included."""
+
+    max_bytes: int = Field(default=2000 * 1024 * 1024, ge=1)
+    """Larger content is unscannable without being sent. At most clamd's StreamMaxLength and MaxFileSize, which end at
+    2 GiB; a smaller value saves the time of sending what clamd would refuse."""
+
+
+class MetricsSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="MEDIA_METRICS_")
+
+    port: int | None = None
+    """Port that serves Prometheus metrics; none by default."""

@@ -1,0 +1,270 @@
+"""One transcription job: a stored recording becomes segments, window by window, under a lease that may be lost.
+
+Memory is that of one window, whatever the recording's length. Segments are stored as they are heard, each write fenced
+by the lease, so a worker that lost it adds nothing; whoever takes the job over continues where the last stored segment
+ends. A segment that touches a window's end was probably cut in two: it is dropped, and the next window starts where it
+started.
+"""
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy import text
+
+from media_core import quota, transcripts
+from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, Source, StoreSource
+from media_core.errors import Refused, Unavailable, not_found
+from media_core.keys import content_key
+from media_core.queue import Lease, LeaseLost, NotYet
+from media_core.settings import TranscriptionSettings
+from media_core.store.base import ObjectMissing
+from media_workers.main import Work
+from media_workers.whisper import SAMPLE_RATE, Heard, Options, Samples, Whisper
+
+WINDOW_SECONDS = 300.0
+"""A multiple of the model's own 30 s. Five minutes take about 0.2 GB while their spectrogram is made."""
+
+_TOUCHES = 1.0
+"""Seconds before a window's end from which on a segment counts as cut by it; the model's clock is that coarse."""
+_LEAD_IN = 0.5
+"""Seconds before a dropped segment from which it is heard again, for the same reason."""
+_OVERLAP = 5.0
+"""Seconds heard twice where a window ends in silence: half a word there may have gone unnoticed."""
+_ROUNDING = 0.25
+"""Seconds by which a window may miss its length without being the recording's last."""
+_VERDICT_DUE = timedelta(seconds=5)
+
+_CONTENT = text("""
+SELECT blob.size, blob.scan_status,
+    EXISTS (
+        SELECT 1 FROM job
+        WHERE kind = 'scan' AND status IN ('queued', 'running') AND payload ->> 'sha256' = blob.sha256
+    ) AS being_scanned
+FROM media JOIN blob USING (sha256)
+WHERE media_id = :media_id AND doomed_at IS NULL
+""")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the client asked for, as queued by `POST /v1/transcribe`."""
+
+    media_id: str
+    sha256: str
+    language: str | None
+    """None: detect it."""
+    options: Options
+
+    @classmethod
+    def of(cls, payload: dict[str, Any]) -> "Request":
+        return cls(
+            media_id=payload["media_id"],
+            sha256=payload["sha256"],
+            language=payload.get("language"),
+            options=Options(
+                task=payload.get("task") or "transcribe",
+                words=bool(payload.get("word_timestamps")),
+                prompt=payload.get("prompt"),
+                hotwords=payload.get("hotwords"),
+                vad=payload.get("vad") is not False,
+            ),
+        )
+
+
+class Transcriber:
+    """The handler of `transcribe` jobs. The model is loaded for the first of them and kept.
+
+    `lease_seconds` is what each segment renews the lease for; between segments the drain loop renews it by the clock.
+    """
+
+    def __init__(
+        self,
+        whisper: Whisper,
+        limits: TranscriptionSettings,
+        *,
+        lease_seconds: float,
+        window_seconds: float = WINDOW_SECONDS,
+    ) -> None:
+        self._whisper = whisper
+        self._max_seconds = limits.max_seconds
+        self._lease_seconds = lease_seconds
+        self._window_seconds = window_seconds
+
+    async def __call__(self, lease: Lease, work: Work) -> None:
+        """Completes the job with `transcript, segments, language, duration`; language is None where nobody speaks.
+
+        Raises NotYet while the verdict is due, Cancelled, LeaseLost, Unavailable, and Refused for good: `not_found`,
+        `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
+        `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`.
+        """
+        request = Request.of(lease.payload)
+        source = await _readable(request, work)
+        recording = Recording(work.decoder, source, max_seconds=self._max_seconds, window_seconds=self._window_seconds)
+        announced = await recording.duration()
+        await _charge(lease, work, announced or 0.0)
+        model = await self._whisper.model()
+        language = request.language
+        if language is not None and language not in model.languages:
+            raise Refused(
+                "unsupported_language",
+                f"The model knows no language {language!r}; it knows {', '.join(sorted(model.languages))}.",
+            )
+        segments = [_segment(**stored) for stored in await work.queue.segments(lease.job_id)]
+        if segments and language is None:
+            # Where it was heard first, so that a job that changed hands ends like one that did not.
+            first = await recording.window(segments[0]["start"])
+            language = await asyncio.to_thread(model.language_of, first.audio)
+
+        said_until = segments[-1]["end"] if segments else 0.0
+        window = await recording.window(said_until)
+        while True:
+            await _charge(lease, work, window.end)
+            cut: Heard | None = None
+            if await asyncio.to_thread(model.has_voice, window.audio):
+                spoken = language or str(await asyncio.to_thread(model.language_of, window.audio))
+                steps = model.listen(window.audio, spoken, request.options)
+                while (heard := await asyncio.to_thread(next, steps, None)) is not None:
+                    if window.cuts(heard):
+                        cut = heard
+                        break
+                    stored = {"number": len(segments), **window.placed(heard, after=said_until)}
+                    if not await work.queue.append_segments(lease, [stored]):
+                        raise LeaseLost(lease.job_id)
+                    segments.append(_segment(**stored))
+                    said_until, language = stored["end"], spoken
+                    await self._renew(lease, work, said_until, announced)
+            if window.last:
+                break
+            next_start = window.next_start(said_until, cut)
+            await self._renew(lease, work, next_start, announced)
+            window = await recording.window(next_start)
+
+        # The header's figure is what the item's info shows; where it lies, what was there to hear counts.
+        duration = announced if announced is not None and abs(announced - window.end) < 1 else window.end
+        result = transcripts.result(segments, language if segments else None, duration)
+        if not await work.queue.finish(lease, result):
+            raise LeaseLost(lease.job_id)
+
+    async def _renew(self, lease: Lease, work: Work, reached: float, announced: float | None) -> None:
+        progress = min(reached / announced, 1.0) if announced else None
+        if not await work.queue.renew(lease, seconds=self._lease_seconds, progress=progress):
+            raise LeaseLost(lease.job_id)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a recording: `start` in seconds from its beginning; `last` if the recording ends with it."""
+
+    start: float
+    audio: Samples
+    last: bool
+
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+    @property
+    def end(self) -> float:
+        return self.start + self.seconds
+
+    def cuts(self, heard: Heard) -> bool:
+        """Whether the window's end probably cut this segment in two.
+
+        One that fills (nearly) the whole window is taken as it is: heard again, it would only be cut again.
+        """
+        return not self.last and heard.end > self.seconds - _TOUCHES and heard.start > self.seconds / 10
+
+    def next_start(self, said_until: float, cut: Heard | None) -> float:
+        """Where to listen on; always later than this window's start, never before the last segment that was kept."""
+        return max(said_until, self.end - _OVERLAP if cut is None else self.start + cut.start - _LEAD_IN)
+
+    def placed(self, heard: Heard, after: float) -> dict[str, Any]:
+        """The segment on the recording's clock: within the window, not before `after`, where the one before ends."""
+        start = max(self.start + heard.start, after)
+        end = max(min(self.start + heard.end, self.end), start)
+        words = heard.words and [
+            word | {"start": round(self.start + word["start"], 3), "end": round(self.start + word["end"], 3)}
+            for word in heard.words
+        ]
+        return {"start": round(start, 3), "end": round(end, 3), "text": heard.text, "words": words}
+
+
+class Recording:
+    """The sound of stored content, decoded in the limited children only, never longer than `max_seconds`."""
+
+    def __init__(self, decoder: DecodingPool, source: Source, *, max_seconds: float, window_seconds: float) -> None:
+        self._decoder = decoder
+        self._source = source
+        self._max_seconds = max_seconds
+        self._window_seconds = window_seconds
+
+    async def duration(self) -> float | None:
+        """Seconds, as the container's header says; None where it says nothing. Raises Refused, before any decoding."""
+        facts: MediaFacts = await self._run("probe")
+        if not facts.has_audio:
+            raise Refused("not_audio_or_video", "This file holds no sound that could be transcribed.")
+        if facts.duration is not None:
+            self._check(facts.duration)
+        return facts.duration
+
+    async def window(self, start: float) -> Window:
+        """Raises Refused `duration_exceeds_limit` as soon as there is more to hear than the header owned up to."""
+        pcm = await self._run("audio_window", start=start, seconds=self._window_seconds)
+        audio = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
+        window = Window(start, audio, last=len(audio) < (self._window_seconds - _ROUNDING) * SAMPLE_RATE)
+        self._check(window.end)
+        return window
+
+    def _check(self, seconds: float) -> None:
+        if seconds > self._max_seconds + _ROUNDING:
+            raise Refused(
+                "duration_exceeds_limit",
+                f"This recording is longer than the {self._max_seconds / 60:g} minutes that are transcribed at once.",
+                limit=self._max_seconds,
+            )
+
+    async def _run(self, task: str, **arguments: float) -> Any:
+        try:
+            return await self._decoder.run(task, self._source, **arguments)
+        except ObjectMissing as error:  # found infected or deleted since
+            raise not_found() from error
+        except DecodingFailed as error:
+            if error.code in ("timeout", "crashed"):
+                raise Unavailable("decoder", error.detail) from error
+            if error.code == "unsupported":
+                raise Refused("not_audio_or_video", f"This file can't be decoded as sound: {error.detail}") from error
+            raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error
+
+
+async def _readable(request: Request, work: Work) -> Source:
+    """The content, once its verdict allows to open it."""
+    async with work.database.transaction() as tx:
+        row = (await tx.execute(_CONTENT, {"media_id": request.media_id})).first()
+    policy = await work.policy.current()
+    if row is None or row.scan_status == "infected":
+        raise not_found()
+    if row.scan_status == "unscannable" and policy.unscannable == "Block":
+        raise Refused("unscannable", "The scanner could not look inside this file, so it is not opened here either.")
+    if row.scan_status == "error" and not row.being_scanned:
+        raise Refused(
+            "scan_failed", "This file could not be scanned, so it is not opened; an admin can have it rescanned."
+        )
+    if row.scan_status == "error" or (row.scan_status == "pending" and policy.scan_enabled):
+        raise NotYet(_VERDICT_DUE)
+    return StoreSource(work.store, content_key(work.library.tenant_id, request.sha256), row.size)
+
+
+async def _charge(lease: Lease, work: Work, seconds: float) -> None:
+    """Counts against the day's limit what is known of the recording's length so far, each second once."""
+    limit = (await work.policy.current()).max_transcription_seconds_per_day
+    async with work.database.transaction() as tx:
+        await quota.charge_transcription(tx, lease.job_id, math.ceil(seconds), limit)
+
+
+def _segment(number: int, start: float, end: float, text: str, words: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """A stored segment as the API shows it."""
+    return {"id": number, "start": start, "end": end, "text": text} | ({} if words is None else {"words": words})

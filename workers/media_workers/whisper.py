@@ -1,0 +1,222 @@
+"""The speech model: faster-whisper, loaded once, fed one window of samples at a time.
+
+It is given samples, never files: containers are opened only by the limited children of `media_core.decoding`.
+
+Silence must not become words. Three gates, from cheap to dear: a window in which the voice detector (Silero) hears no
+trace of a voice is not given to the model at all; with `vad` on, the detector also cuts the pauses out of the rest;
+what remains is dropped by the model's own judgement (probability of no speech above 0.6 while the words' mean log
+probability is below -1). Text is never fed back as context for the next 30 seconds: that is what makes Whisper repeat
+itself, and without it a transcript does not depend on where a killed worker stopped.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+from faster_whisper import WhisperModel, available_models
+from faster_whisper.utils import download_model
+from faster_whisper.vad import VadOptions, get_speech_timestamps
+from numpy.typing import NDArray
+
+from media_core.errors import Refused
+from media_workers.settings import WhisperSettings
+
+SAMPLE_RATE = 16_000
+
+Samples = NDArray[np.float32]
+"""Mono, 16 kHz, -1..1."""
+
+# Low, since this gate also stands when the client turned `vad` off for the sake of faint or sung voices.
+_TRACE_OF_A_VOICE = VadOptions(threshold=0.2)
+_CHUNKS_FOR_LANGUAGE = 4
+# What faster-whisper cuts each hint to: half of the model's 448 positions, less one.
+_HINT_TOKENS = 223
+
+
+@dataclass(frozen=True)
+class Options:
+    task: str = "transcribe"
+    words: bool = False
+    prompt: str | None = None
+    hotwords: str | None = None
+    vad: bool = True
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One segment; seconds from the start of the window it was heard in."""
+
+    start: float
+    end: float
+    text: str
+    words: list[dict[str, Any]] | None
+
+
+class Model:
+    """A loaded model. Its methods block for seconds: call them in a thread, one at a time."""
+
+    def __init__(self, whisper: Any) -> None:
+        self._whisper = whisper
+        # Older models lack some of the languages that faster-whisper lists.
+        self.languages: frozenset[str] = frozenset(
+            code
+            for code in whisper.supported_languages
+            if len(whisper.supported_languages) == 1 or whisper.hf_tokenizer.token_to_id(f"<|{code}|>") is not None
+        )
+
+    def has_voice(self, audio: Samples) -> bool:
+        return bool(get_speech_timestamps(audio, _TRACE_OF_A_VOICE))
+
+    def language_of(self, audio: Samples) -> str:
+        """The language spoken, from up to two minutes of what the detector takes for speech."""
+        if len(self.languages) == 1:
+            return next(iter(self.languages))
+        language, _, _ = self._whisper.detect_language(
+            audio, vad_filter=True, language_detection_segments=_CHUNKS_FOR_LANGUAGE
+        )
+        return str(language)
+
+    def listen(self, audio: Samples, language: str, options: Options) -> Iterator[Heard]:
+        """Segments as they are heard, in order; each step of the iterator takes up to one 30 s chunk's inference."""
+        segments, _ = self._whisper.transcribe(
+            audio,
+            language=language,
+            task=options.task,
+            word_timestamps=options.words,
+            initial_prompt=self._prompt(options),
+            hotwords=options.hotwords,
+            vad_filter=options.vad,
+            condition_on_previous_text=False,
+        )
+        for segment in segments:
+            yield Heard(
+                start=float(segment.start),
+                end=float(segment.end),
+                # PostgreSQL stores any character but this one.
+                text=segment.text.replace("\0", "").strip(),
+                words=[_word(word) for word in segment.words or ()] if options.words else None,
+            )
+
+    def _prompt(self, options: Options) -> list[int] | None:
+        """The end of the prompt, as tokens, in the room that the hot words leave: both at full length are an error."""
+        if options.prompt is None:
+            return None
+        hotwords = len(self._tokens(options.hotwords)) if options.hotwords else 0
+        room = max(_HINT_TOKENS - hotwords, 0)
+        return self._tokens(options.prompt)[-room:] if room else None
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._whisper.hf_tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
+        return ids
+
+
+class Whisper:
+    """The model that the settings name, loaded at the first use and kept for the life of the process."""
+
+    def __init__(self, settings: WhisperSettings) -> None:
+        self._settings = settings
+        self._model: Model | None = None
+        self._loading = asyncio.Lock()
+
+    async def model(self) -> Model:
+        """Raises Refused `model_unavailable` with the sentence that says which setting to change."""
+        async with self._loading:
+            if self._model is None:
+                self._model = await asyncio.to_thread(_load, self._settings)
+            return self._model
+
+
+def _load(settings: WhisperSettings) -> Model:
+    device = _device(settings)
+    supported = ctranslate2.get_supported_compute_types(device)
+    if settings.compute_type not in {"default", "auto", *supported}:
+        raise _unavailable(
+            f"MEDIA_WHISPER_COMPUTE_TYPE is {settings.compute_type!r}, which this machine's {device} can't compute; "
+            f"set it to one of {', '.join(sorted(supported))}."
+        )
+    folder = _folder(settings)
+    try:
+        whisper = WhisperModel(
+            str(folder),
+            device=device,
+            compute_type=settings.compute_type,
+            cpu_threads=settings.cpu_threads,
+            local_files_only=settings.local_files_only,
+        )
+        if device == "cuda":
+            # The CUDA libraries are looked for at the first computation only.
+            whisper.detect_language(np.zeros(SAMPLE_RATE, np.float32))
+    except Exception as error:  # ctranslate2 and tokenizers raise what they like; the chain keeps it for the log
+        raise _unavailable(
+            f"The model in {settings.model!r} can't be loaded on {device} ({_first_line(error)}); set "
+            "MEDIA_WHISPER_MODEL to a complete faster-whisper (CTranslate2) model, or MEDIA_WHISPER_DEVICE to cpu."
+        ) from error
+    return Model(whisper)
+
+
+def _device(settings: WhisperSettings) -> str:
+    has_cuda = ctranslate2.get_cuda_device_count() > 0
+    if settings.device == "cuda" and not has_cuda:
+        raise _unavailable(
+            "MEDIA_WHISPER_DEVICE is 'cuda', but this machine has no CUDA device that can be used; set it to cpu."
+        )
+    if settings.device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    return settings.device
+
+
+def _folder(settings: WhisperSettings) -> Path:
+    named = settings.model
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or named.startswith((".", "~")):
+            raise _unavailable(f"MEDIA_WHISPER_MODEL is {named!r}, and there is no such folder; set it to one.")
+        if "/" not in named and named not in available_models():
+            raise _unavailable(
+                f"MEDIA_WHISPER_MODEL is {named!r}, which is neither a folder nor a model that faster-whisper knows; "
+                f"set it to a model's folder or to one of {', '.join(available_models())}."
+            )
+        root = settings.download_root
+        try:
+            folder = Path(
+                download_model(
+                    named, local_files_only=settings.local_files_only, cache_dir=None if root is None else str(root)
+                )
+            )
+        except Exception as error:  # huggingface_hub's errors share no useful base; the chain keeps it for the log
+            raise _unavailable(
+                f"MEDIA_WHISPER_MODEL is {named!r}, which is not on this machine and "
+                + (
+                    "MEDIA_WHISPER_LOCAL_FILES_ONLY forbids to download it; allow that, or set MEDIA_WHISPER_MODEL "
+                    if settings.local_files_only
+                    else "could not be downloaded; let this machine reach the model hub, or set MEDIA_WHISPER_MODEL "
+                )
+                + "to the folder of a model that is here."
+            ) from error
+    if not (folder / "model.bin").is_file():
+        raise _unavailable(
+            f"MEDIA_WHISPER_MODEL is {named!r}, and that folder holds no model.bin; set it to the folder of a "
+            "faster-whisper (CTranslate2) model."
+        )
+    return folder
+
+
+def _word(word: Any) -> dict[str, Any]:
+    return {
+        "word": word.word.replace("\0", "").strip(),
+        "start": round(float(word.start), 3),
+        "end": round(float(word.end), 3),
+        "probability": round(float(word.probability), 3),
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _unavailable(sentence: str) -> Refused:
+    return Refused("model_unavailable", sentence)
