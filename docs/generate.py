@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from media_api.app import openapi_document
+from media_api.app import create_app
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
@@ -75,7 +75,7 @@ def configuration() -> str:
 
 
 def _default(value: Any) -> str:
-    return "none" if value is None else f"`{value}`"
+    return f"`{value}`" if str(value) not in ("", "None") else "none"
 
 
 def http_api(document: dict[str, Any]) -> str:
@@ -165,7 +165,7 @@ def _one_line(words: str) -> str:
 
 def pages() -> dict[str, str]:
     """File name below docs/ -> content."""
-    document = openapi_document()
+    document = create_app(None).openapi()
     return {
         "configuration.md": configuration(),
         "http-api.md": http_api(document),

@@ -1,5 +1,6 @@
 """The tenant's HTTP application: routes, errors, and the description of both."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -11,13 +12,14 @@ from fastapi.routing import APIRoute
 from media_api import problems
 from media_api.metrics import Metrics
 from media_api.models import Problem
-from media_api.observed import Observed
+from media_api.observed import InFlight, Observed
 from media_api.routes import docs, health, jobs, media, rooms, signed, transcribe, usage
 from media_api.services import Services, Wired, opened
 from media_api.settings import Settings
 from media_core.errors import Refused
 
 SUSPENDED_RETRY_AFTER: Final = 60
+CLEAN_UP_SECONDS: Final = 10
 
 DESCRIPTION: Final = """\
 Upload, download, transcribe, and browse files attached in a room.
@@ -46,7 +48,7 @@ async def _not_suspended(services: Wired) -> None:
 
 def create_app(settings: Settings | None, metrics: Metrics | None = None) -> FastAPI:
     """Without `settings` the app can describe itself and serve nothing: that is for generating the reference."""
-    measured = metrics or Metrics()
+    measured, in_flight = metrics or Metrics(), InFlight()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,6 +57,10 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None) -> Fas
         async with opened(settings, measured) as services:
             app.state.services = services
             yield
+            # The server has cut off what took too long to finish; what it held is still being given back.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLEAN_UP_SECONDS):
+                    await in_flight.ended()
 
     app = FastAPI(
         title="Media and files API",
@@ -74,7 +80,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None) -> Fas
     for router in (gated, health.router, docs.router):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Observed, metrics=measured)
+    app.add_middleware(Observed, metrics=measured, in_flight=in_flight)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 
@@ -98,6 +104,14 @@ def _description(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
             routes=app.routes,
         )
-        described["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        schemas = described["components"]["schemas"]
+        schemas["Problem"] = Problem.model_json_schema()
+        # FastAPI adds its own 422 to whatever has a parameter; ours is a problem, and stands where it can happen.
+        for calls in described["paths"].values():
+            for call in calls.values():
+                if "application/json" in call["responses"].get("422", {}).get("content", {}):
+                    del call["responses"]["422"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
         app.openapi_schema = described
     return app.openapi_schema

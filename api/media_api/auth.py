@@ -24,7 +24,7 @@ def caller_with(*scopes: str) -> Callable[..., Awaitable[Claims]]:
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> Claims:
         if credentials is None:
-            raise Refused("unauthorized", "Send the header `Authorization: Bearer <token>`.", token="missing")  # noqa: S106 (a reason, no secret)
+            raise Refused("unauthorized", "Send the header `Authorization: Bearer <token>`.")
         verifier: TokenVerifier = request.app.state.services.verifier
         claims = await verifier.verify(credentials.credentials)
         request.state.subject = claims.subject

@@ -3,8 +3,11 @@
 Pure ASGI, because it must neither buffer nor slow down a stream of bytes.
 """
 
+import asyncio
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -28,19 +31,47 @@ _QUIET: Final = frozenset({"/healthz", "/readyz"})
 _log = structlog.stdlib.get_logger("media.api")
 
 
+class InFlight:
+    """The requests under way, for whoever must not close what they work with."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._none.set()
+
+    async def ended(self) -> None:
+        await self._none.wait()
+
+
 class Observed:
     """The outermost layer of the app."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, in_flight: InFlight) -> None:
         self._app = app
         self._metrics = metrics
+        self._in_flight = in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
-        with self._metrics.in_flight.track_inprogress(), logs.bound(request_id=exchange.request_id):
+        with (
+            self._in_flight.one(),
+            self._metrics.in_flight.track_inprogress(),
+            logs.bound(request_id=exchange.request_id),
+        ):
             try:
                 await self._app(scope, exchange.receive, exchange.send)
             except ClientGone:

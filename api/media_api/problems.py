@@ -69,14 +69,14 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
 def problem(code: str, detail: str, facts: Mapping[str, object] | None = None) -> dict[str, Any]:
     """The body: `type, title, status, detail, code` and what a client needs to act (`limit`, `retry_after`, ...)."""
     kind = KINDS[code]
-    return {
+    members = {
         "type": TYPE_PREFIX + code,
         "title": kind.title,
         "status": kind.status,
         "detail": detail,
         "code": code,
-        **(facts or {}),
     }
+    return {**members, **(facts or {}), **members}  # a fact never takes a member's place
 
 
 def response(
@@ -96,10 +96,10 @@ def internal_error() -> Response:
     )
 
 
-def challenge(refused: Refused) -> dict[str, str]:
-    """RFC 6750, section 3: no error code when the request bore no token at all."""
+def challenge(refused: Refused, *, token_sent: bool) -> dict[str, str]:
+    """What a refusal says in headers. RFC 6750, section 3: no error code when the request bore no token at all."""
     match refused.code:
-        case "unauthorized" if refused.facts.get("token") == "missing":
+        case "unauthorized" if not token_sent:
             return {"WWW-Authenticate": "Bearer"}
         case "unauthorized":
             return {"WWW-Authenticate": f'Bearer error="invalid_token", error_description="{refused.detail}"'}
@@ -113,9 +113,11 @@ def challenge(refused: Refused) -> dict[str, str]:
             return {}
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)  # noqa: S101 (what it is registered for)
-    return response(error.code, error.detail, error.facts, challenge(error))
+    return response(
+        error.code, error.detail, error.facts, challenge(error, token_sent="authorization" in request.headers)
+    )
 
 
 async def _unavailable(_request: Request, error: Exception) -> Response:

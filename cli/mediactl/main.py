@@ -110,6 +110,8 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
             session = Session(base, token, as_json)
             with _failures_as_exit_codes(as_json):
                 function(session, **arguments)  # type: ignore[call-arg]  # typer passes what the signature below names
+                # Here and not at exit, where a reader that has gone would be complained about.
+                sys.stdout.flush()
 
         own = list(inspect.signature(function).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY

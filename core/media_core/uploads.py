@@ -12,6 +12,7 @@ and before the commit, the object has no row: garbage, swept later.
 import asyncio
 import hashlib
 import json
+import mmap
 import time
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -101,6 +102,38 @@ class _Facts:
     thumbnail_status: str = "none"
 
 
+class _Buffer:
+    """Room for BUFFER_BYTES, which takes memory only for what is written and gives all of it back with its last
+    reference. (A bytearray that grows is moved about, and leaves the allocator with holes of nearly its own size.)
+    """
+
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+        self._size = 0
+        self._hashed = 0
+
+    def append(self, chunk: bytes) -> None:
+        if self._memory is None:
+            self._memory = mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        end = self._size + len(chunk)
+        self._memory[self._size : end] = chunk
+        self._size = end
+
+    @property
+    def unhashed(self) -> int:
+        return self._size - self._hashed
+
+    def hash_into(self, digest: "hashlib._Hash") -> None:
+        digest.update(self.view()[self._hashed :])
+        self._hashed = self._size
+
+    def read(self, start: int, length: int) -> bytes:
+        return bytes(self.view()[start : start + length])
+
+    def view(self) -> memoryview:
+        return memoryview(self._memory or b"")[: self._size]
+
+
 class Uploads:
     """One tenant's door for new content."""
 
@@ -135,9 +168,10 @@ class Upload:
         self._at_least = at_least
         self._digest = digest
         self._hash = hashlib.sha256()
-        self._buffer = bytearray()
-        self._hashed = 0
+        self._buffer = _Buffer()
         self._head = b""
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._staged: StagedObject | None = None
         self._known_by_digest = False
         self._reservation = Reservation(uploads.database)
@@ -154,7 +188,8 @@ class Upload:
         await asyncio.shield(asyncio.ensure_future(self._leave()))
 
     async def _leave(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = _Buffer()
+        self._gathered = []
         try:
             if self._staged is not None:
                 await self._staged.discard()
@@ -170,13 +205,16 @@ class Upload:
         self.size += len(chunk)
         if self.size > self._policy.max_upload_bytes:
             raise _too_large(self._policy)
-        self._buffer += chunk
         if self._staged is None and not self._known_by_digest:
-            if self.size > BUFFER_BYTES:
-                await self._overflow()
-            elif len(self._buffer) - self._hashed >= STEP_BYTES:
-                self._hash_buffer()
-        elif len(self._buffer) >= STEP_BYTES:
+            if self.size <= BUFFER_BYTES:
+                self._buffer.append(chunk)
+                if self._buffer.unhashed >= STEP_BYTES:
+                    await asyncio.to_thread(self._buffer.hash_into, self._hash)
+                return
+            await self._overflow(self.size - len(chunk))
+        self._gathered.append(chunk)
+        self._gathered_bytes += len(chunk)
+        if self._gathered_bytes >= STEP_BYTES:
             await self._step()
 
     async def commit(
@@ -202,7 +240,7 @@ class Upload:
         if self._staged is not None or self._known_by_digest:
             await self._step()
         else:
-            self._hash_buffer()
+            self._buffer.hash_into(self._hash)
         sha256 = self._hash.hexdigest()
         if self._digest is not None and sha256 != self._digest:
             raise Refused(
@@ -247,31 +285,24 @@ class Upload:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def _hash_buffer(self) -> None:
-        with memoryview(self._buffer) as view:
-            self._hash.update(view[self._hashed :])
-        self._hashed = len(self._buffer)
-
-    async def _overflow(self) -> None:
+    async def _overflow(self, buffered: int) -> None:
         """The file is larger than the buffer: from here on it goes to staging in steps."""
-        self._hash_buffer()
-        self._head = bytes(self._buffer[:SNIFF_BYTES])
+        self._buffer.hash_into(self._hash)
+        self._head = self._buffer.read(0, SNIFF_BYTES)
         if self._digest is not None and await self._is_known(self._digest):
             # The bytes must still be sent (knowing a hash grants nothing), but need not be stored a second time.
             self._known_by_digest = True
         else:
             await self._reservation.grow_to(max(self._at_least, self.size))
             self._staged = await self._uploads.store.stage(new_ulid())
-            with memoryview(self._buffer) as view:
-                for start in range(0, len(view), STEP_BYTES):
-                    await self._staged.write(bytes(view[start : start + STEP_BYTES]))
-        self._buffer = bytearray()
-        self._hashed = 0
+            for start in range(0, buffered, STEP_BYTES):
+                await self._staged.write(self._buffer.view()[start : start + STEP_BYTES])
+        self._buffer = _Buffer()
 
     async def _step(self) -> None:
         """Hashes and stages what has gathered; hashing and writing overlap, both outside the event loop's thread."""
-        chunk = bytes(self._buffer)
-        self._buffer.clear()
+        chunk = b"".join(self._gathered)
+        self._gathered, self._gathered_bytes = [], 0
         if not chunk:
             return
         if self._staged is None:
@@ -296,12 +327,12 @@ class Upload:
 
     def _source(self) -> Source:
         if self._staged is None:
-            return BytesSource(self._buffer)
+            return BytesSource(self._buffer.view())
         return self._staged
 
     async def _examine(self, filename: str, claimed_type: str | None) -> _Facts:
         """What only the content can tell. Bytes that can't be decoded are a file like any other, without a picture."""
-        mime_type = media_types.sniff(self._head or bytes(self._buffer[:SNIFF_BYTES]), filename, claimed_type)
+        mime_type = media_types.sniff(self._head or self._buffer.read(0, SNIFF_BYTES), filename, claimed_type)
         decoder = self._uploads.decoder
         try:
             if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
@@ -417,7 +448,7 @@ class Upload:
         if self._staged is not None:
             await self._staged.promote(content_key(tenant_id, sha256))
         else:
-            await store.put(content_key(tenant_id, sha256), self._buffer)
+            await store.put(content_key(tenant_id, sha256), self._buffer.view())
 
 
 async def _claim(tx: AsyncConnection, key: dict[str, str | None], fingerprint: str) -> dict[str, Any] | None:
@@ -438,7 +469,7 @@ def _too_large(policy: Policy) -> Refused:
     limit = policy.max_upload_bytes
     return Refused(
         "file_too_large",
-        f"A file may have at most {limit:,} bytes ({limit / MIB:g} MiB) here. Send a smaller one.",
+        f"A file may have at most {limit:,} bytes here. Send a smaller one, or ask for a larger limit.",
         limit=limit,
     )
 

@@ -98,9 +98,9 @@ def curl_lines(folder: Path) -> list[str]:
     """Upload, list, download; they work when pasted one after the other."""
     answer, copy = (shlex.quote(str(_short(folder / name))) for name in ("upload.json", "photo.jpg"))
     bearer = '-H "Authorization: Bearer $TOKEN"'
-    sample = shlex.quote(str(_short(SAMPLE.absolute())))
+    file = shlex.quote(f"file=@{_short(SAMPLE.absolute())}")
     return [
-        f'curl -sS "$BASE/v1/media/upload" {bearer} -F "file=@"{sample} -F room_id=lobby | tee {answer}; echo',
+        f'curl -sS "$BASE/v1/media/upload" {bearer} -F {file} -F room_id=lobby | tee {answer}; echo',
         f'curl -sS "$BASE/v1/rooms/lobby/files" {bearer}; echo',
         f"curl -sS \"$BASE/v1/media/download/$(grep -o 'med-[0-9A-Z]\\{{26\\}}' {answer})\" {bearer} -o {copy}"
         f" && ls -l {copy}",

@@ -24,7 +24,7 @@ NETWORK = "media-kind"
 BRIDGE = "media-kind"
 CGROUP = "media-cluster"
 START_SECONDS = 60.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 5.0
 
 
 class Missing(Exception):

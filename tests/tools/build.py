@@ -143,6 +143,13 @@ TOOLS = {
             "kind", folder="kind", module="sigs.k8s.io/kind", package="sigs.k8s.io/kind", version_arguments=("version",)
         ),
         Tool(
+            "coredns",
+            folder="coredns",
+            module="github.com/coredns/coredns",
+            package=".",
+            version_arguments=("-version",),
+        ),
+        Tool(
             "helm",
             folder="helm",
             module="helm.sh/helm/v4",
@@ -157,13 +164,6 @@ TOOLS = {
             package="github.com/yannh/kubeconform/cmd/kubeconform",
             link="-X main.version={version}",
             version_arguments=("-v",),
-        ),
-        Tool(
-            "coredns",
-            folder="coredns",
-            module="github.com/coredns/coredns",
-            package="github.com/coredns/coredns",
-            version_arguments=("-version",),
         ),
     )
 }

@@ -516,14 +516,15 @@ def test_ls_follows_pages_as_far_as_it_was_asked(server: Script, arguments: list
         assert len(json.loads(mediactl(server, *words, "kitchen", "--json", *arguments).stdout)) == count
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(server: Script) -> None:
+@pytest.mark.parametrize("count", ["1", "450"])
+def test_a_reader_that_has_seen_enough_is_no_error(server: Script, count: str) -> None:
     server.on("GET", "/v1/rooms/kitchen/files", page_of)
-    process = started(server, "ls", "kitchen", "--all")
+    process = started(server, "ls", "kitchen", "--limit", count)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b""
-    process.wait(20)
+    assert process.wait(20) == 0
 
 
 # --- transcription ---------------------------------------------------------------------------------------------------

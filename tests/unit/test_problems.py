@@ -75,7 +75,6 @@ def test_a_problem_bears_what_a_client_needs_to_act() -> None:
 @pytest.mark.parametrize(
     ("refused", "headers"),
     [
-        (Refused("unauthorized", "Send one.", token="missing"), {"WWW-Authenticate": "Bearer"}),
         (
             Refused("unauthorized", "It has expired."),
             {"WWW-Authenticate": 'Bearer error="invalid_token", error_description="It has expired."'},
@@ -89,7 +88,18 @@ def test_a_problem_bears_what_a_client_needs_to_act() -> None:
     ],
 )
 def test_some_problems_answer_in_headers_too(refused: Refused, headers: dict[str, str]) -> None:
-    assert problems.challenge(refused) == headers
+    assert problems.challenge(refused, token_sent=True) == headers
+
+
+def test_a_request_without_a_token_is_not_told_that_its_token_is_bad() -> None:
+    assert problems.challenge(Refused("unauthorized", "Send one."), token_sent=False) == {"WWW-Authenticate": "Bearer"}
+
+
+def test_a_fact_never_takes_the_place_of_a_member() -> None:
+    assert problems.problem("not_found", "Nothing.", {"status": "running", "code": "x", "more": 1}) == {
+        **problems.problem("not_found", "Nothing."),
+        "more": 1,
+    }
 
 
 def test_the_internal_error_says_where_to_look_and_nothing_else() -> None:

@@ -83,6 +83,8 @@ class ClamdSettings(BaseSettings):
 
 
 class MetricsSettings(BaseSettings):
+    """What a worker tells Prometheus."""
+
     model_config = SettingsConfigDict(env_prefix="MEDIA_METRICS_")
 
     port: int | None = None

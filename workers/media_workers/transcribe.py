@@ -6,8 +6,8 @@ ends. A segment that touches a window's end was probably cut in two: it is dropp
 started.
 """
 
-import asyncio
 import math
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from media_core.queue import Lease, LeaseLost, NotYet
 from media_core.settings import TranscriptionSettings
 from media_core.store.base import ObjectMissing
 from media_workers.main import Work
-from media_workers.whisper import SAMPLE_RATE, Heard, Options, Samples, Whisper
+from media_workers.whisper import SAMPLE_RATE, Heard, Model, Options, Samples, Whisper
 
 WINDOW_SECONDS = 300.0
 """A multiple of the model's own 30 s. Five minutes take about 0.2 GB while their spectrogram is made."""
@@ -107,52 +107,71 @@ class Transcriber:
         announced = await recording.duration()
         await _charge(lease, work, announced or 0.0)
         model = await self._whisper.model()
-        language = request.language
-        if language is not None and language not in model.languages:
+        if request.language is not None and request.language not in model.languages:
             raise Refused(
                 "unsupported_language",
-                f"The model knows no language {language!r}; it knows {', '.join(sorted(model.languages))}.",
+                f"The model knows no language {request.language!r}; it knows {', '.join(sorted(model.languages))}.",
             )
-        segments = [_segment(**stored) for stored in await work.queue.segments(lease.job_id)]
-        if segments and language is None:
+        transcript = Transcript(lease, work, self._lease_seconds, request.language, announced)
+        await transcript.resume()
+        if transcript.segments and transcript.language is None:
             # Where it was heard first, so that a job that changed hands ends like one that did not.
-            first = await recording.window(segments[0]["start"])
-            language = await asyncio.to_thread(model.language_of, first.audio)
+            first = await recording.window(transcript.segments[0]["start"])
+            transcript.language = await model.language_of(first.audio)
 
-        said_until = segments[-1]["end"] if segments else 0.0
-        window = await recording.window(said_until)
+        position = transcript.said_until
         while True:
+            window = await recording.window(position)
             await _charge(lease, work, window.end)
-            cut: Heard | None = None
-            if await asyncio.to_thread(model.has_voice, window.audio):
-                spoken = language or str(await asyncio.to_thread(model.language_of, window.audio))
-                steps = model.listen(window.audio, spoken, request.options)
-                while (heard := await asyncio.to_thread(next, steps, None)) is not None:
-                    if window.cuts(heard):
-                        cut = heard
-                        break
-                    stored = {"number": len(segments), **window.placed(heard, after=said_until)}
-                    if not await work.queue.append_segments(lease, [stored]):
-                        raise LeaseLost(lease.job_id)
-                    segments.append(_segment(**stored))
-                    said_until, language = stored["end"], spoken
-                    await self._renew(lease, work, said_until, announced)
+            cut = await _listen(model, window, request.options, transcript)
             if window.last:
                 break
-            next_start = window.next_start(said_until, cut)
-            await self._renew(lease, work, next_start, announced)
-            window = await recording.window(next_start)
+            position = window.next_start(transcript.said_until, cut)
+            await transcript.renew(position)
+        if not await work.queue.finish(lease, transcript.result(window.end)):
+            raise LeaseLost(lease.job_id)
 
+
+class Transcript:
+    """A job's segments so far, stored one by one. Everything that is written raises LeaseLost or Cancelled instead."""
+
+    def __init__(
+        self, lease: Lease, work: Work, lease_seconds: float, language: str | None, announced: float | None
+    ) -> None:
+        self.segments: list[dict[str, Any]] = []
+        self.language = language
+        self._lease = lease
+        self._queue = work.queue
+        self._lease_seconds = lease_seconds
+        self._announced = announced
+
+    @property
+    def said_until(self) -> float:
+        """Seconds; where the last segment ends."""
+        return float(self.segments[-1]["end"]) if self.segments else 0.0
+
+    async def resume(self) -> None:
+        """Takes up what an earlier holder of the job has stored."""
+        self.segments = [_segment(**stored) for stored in await self._queue.segments(self._lease.job_id)]
+
+    async def add(self, placed: dict[str, Any]) -> None:
+        stored = {"number": len(self.segments), **placed}
+        if not await self._queue.append_segments(self._lease, [stored]):
+            raise LeaseLost(self._lease.job_id)
+        self.segments.append(_segment(**stored))
+        await self.renew(self.said_until)
+
+    async def renew(self, reached: float) -> None:
+        """Holds the job for longer and says how far it is, if the recording's length is known."""
+        progress = min(reached / self._announced, 1.0) if self._announced else None
+        if not await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress):
+            raise LeaseLost(self._lease.job_id)
+
+    def result(self, heard_until: float) -> dict[str, Any]:
         # The header's figure is what the item's info shows; where it lies, what was there to hear counts.
-        duration = announced if announced is not None and abs(announced - window.end) < 1 else window.end
-        result = transcripts.result(segments, language if segments else None, duration)
-        if not await work.queue.finish(lease, result):
-            raise LeaseLost(lease.job_id)
-
-    async def _renew(self, lease: Lease, work: Work, reached: float, announced: float | None) -> None:
-        progress = min(reached / announced, 1.0) if announced else None
-        if not await work.queue.renew(lease, seconds=self._lease_seconds, progress=progress):
-            raise LeaseLost(lease.job_id)
+        announced = heard_until if self._announced is None else self._announced
+        duration = announced if abs(announced - heard_until) < 1 else heard_until
+        return transcripts.result(self.segments, self.language if self.segments else None, duration)
 
 
 @dataclass(frozen=True)
@@ -238,6 +257,20 @@ class Recording:
             if error.code == "unsupported":
                 raise Refused("not_audio_or_video", f"This file can't be decoded as sound: {error.detail}") from error
             raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error
+
+
+async def _listen(model: Model, window: Window, options: Options, transcript: Transcript) -> Heard | None:
+    """Adds what is said in the window; returns the segment that its end cut in two, if there is one."""
+    if not await model.has_voice(window.audio):
+        return None
+    language = transcript.language or await model.language_of(window.audio)
+    async with aclosing(model.listen(window.audio, language, options)) as listening:
+        async for heard in listening:
+            if window.cuts(heard):
+                return heard
+            await transcript.add(window.placed(heard, after=transcript.said_until))
+            transcript.language = language
+    return None
 
 
 async def _readable(request: Request, work: Work) -> Source:

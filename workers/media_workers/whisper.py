@@ -10,8 +10,10 @@ itself, and without it a transcript does not depend on where a killed worker sto
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,15 @@ class Heard:
 
 
 class Model:
-    """A loaded model. Its methods block for seconds: call them in a thread, one at a time."""
+    """A loaded model. It computes in one thread of its own, one call after the other.
+
+    One thread, since each that has held a window's arrays keeps its own arena of freed memory; and a chunk whose job
+    was taken away (cancelled, lease lost) can't be interrupted, so the next job's waits for its end.
+    """
 
     def __init__(self, whisper: Any) -> None:
         self._whisper = whisper
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="whisper")
         # Older models lack some of the languages that faster-whisper lists.
         self.languages: frozenset[str] = frozenset(
             code
@@ -68,22 +75,23 @@ class Model:
             if len(whisper.supported_languages) == 1 or whisper.hf_tokenizer.token_to_id(f"<|{code}|>") is not None
         )
 
-    def has_voice(self, audio: Samples) -> bool:
-        return bool(get_speech_timestamps(audio, _TRACE_OF_A_VOICE))
+    async def has_voice(self, audio: Samples) -> bool:
+        return bool(await self._computed(get_speech_timestamps, audio, _TRACE_OF_A_VOICE))
 
-    def language_of(self, audio: Samples) -> str:
+    async def language_of(self, audio: Samples) -> str:
         """The language spoken, from up to two minutes of what the detector takes for speech."""
         if len(self.languages) == 1:
             return next(iter(self.languages))
-        language, _, _ = self._whisper.detect_language(
-            audio, vad_filter=True, language_detection_segments=_CHUNKS_FOR_LANGUAGE
+        detect = partial(
+            self._whisper.detect_language, vad_filter=True, language_detection_segments=_CHUNKS_FOR_LANGUAGE
         )
+        language, _, _ = await self._computed(detect, audio)
         return str(language)
 
-    def listen(self, audio: Samples, language: str, options: Options) -> Iterator[Heard]:
-        """Segments as they are heard, in order; each step of the iterator takes up to one 30 s chunk's inference."""
-        segments, _ = self._whisper.transcribe(
-            audio,
+    async def listen(self, audio: Samples, language: str, options: Options) -> AsyncGenerator[Heard, None]:
+        """Segments as they are heard, in order, up to 30 seconds of audio at a time."""
+        transcribe = partial(
+            self._whisper.transcribe,
             language=language,
             task=options.task,
             word_timestamps=options.words,
@@ -92,7 +100,8 @@ class Model:
             vad_filter=options.vad,
             condition_on_previous_text=False,
         )
-        for segment in segments:
+        segments, _ = await self._computed(transcribe, audio)
+        while (segment := await self._computed(next, segments, None)) is not None:
             yield Heard(
                 start=float(segment.start),
                 end=float(segment.end),
@@ -100,6 +109,9 @@ class Model:
                 text=segment.text.replace("\0", "").strip(),
                 words=[_word(word) for word in segment.words or ()] if options.words else None,
             )
+
+    async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _prompt(self, options: Options) -> list[int] | None:
         """The end of the prompt, as tokens, in the room that the hot words leave: both at full length are an error."""

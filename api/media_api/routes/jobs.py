@@ -85,7 +85,7 @@ async def get_transcript(
     if job.kind != "transcribe" or extension not in transcripts.FORMATS:
         raise not_found()
     if job.status != "completed" or job.result is None:
-        raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", status=job.status)
+        raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", job_status=job.status)
     media_type, render = transcripts.FORMATS[extension]
     text = await asyncio.to_thread(render, job.result)
     headers = {

@@ -18,7 +18,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
@@ -34,7 +34,7 @@ AUDIO_CODECS = (
     "pcm_alaw,pcm_mulaw"
 )
 MOST_PIXELS = 8192 * 4320
-"""Of a video's frame: the largest picture in use (8K DCI); a decoder keeps up to seventeen of them."""
+"""Of a video's frame: the largest in use (8K DCI). How many of them a decoder keeps is left to the memory limit."""
 
 SAMPLE_RATE = 16_000
 """Hertz; what speech models hear."""
@@ -60,12 +60,12 @@ def warm_up() -> None:
     av.logging.set_level(None)  # its messages quote the file's own text
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
-        picture = output.add_stream("mpeg4", rate=1, width=16, height=16, pix_fmt="yuv420p")
+        film = output.add_stream("mpeg4", rate=1, width=16, height=16, pix_fmt="yuv420p")
         voice = output.add_stream("flac", rate=8_000, layout="mono")
         black, silence = VideoFrame(16, 16, "yuv420p"), AudioFrame("s16", "mono", 4_000)
         black.pts = silence.pts = 0
         silence.rate = 8_000
-        for packet in (*picture.encode(black), *picture.encode(None), *voice.encode(silence), *voice.encode(None)):
+        for packet in (*film.encode(black), *film.encode(None), *voice.encode(silence), *voice.encode(None)):
             output.mux(packet)
     for task in (probe, video_frame, functools.partial(audio_window, start=0.0, seconds=1.0)):
         file.seek(0)
@@ -79,9 +79,8 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         width = height = None
         if video is not None:
             width, height = video.codec_context.width or None, video.codec_context.height or None
-            frame = next(_frames(container, video), None)
-            if frame is not None:
-                width, height = _displayed(frame)
+            with contextlib.suppress(CannotDecode, StopIteration):
+                width, height = _displayed(next(_frames(container, video)))
         duration = _duration(container)
         facts = {
             "width": width,
@@ -219,7 +218,9 @@ def _frames(container: InputContainer, stream: AudioStream | VideoStream) -> Ite
 
 
 def _until_broken(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
-    """The stream's packets, up to where the container breaks off."""
+    """The stream's packets, up to where the container breaks off. Long stretches of other streams are not read."""
+    for other in container.streams:
+        other.discard = Discard.default if other.index == stream.index else Discard.all
     with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
         yield from container.demux(stream)
 

@@ -22,7 +22,7 @@ class Source(Protocol):
 class BytesSource:
     """Bytes that are in memory already."""
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._data = data
         self.size = len(data)
 

@@ -63,7 +63,7 @@ class StagedObject(Protocol):
     def size(self) -> int:
         """Bytes written so far."""
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes | memoryview) -> None:
         """Appends; chunks may be of any size, also empty. Waits while the backend is behind."""
 
     async def finish(self) -> None:
@@ -86,7 +86,7 @@ class StagedObject(Protocol):
 class ObjectStore(Protocol):
     """One tenant's objects. Keys are whole keys (`media_core.keys`); a foreign or malformed one is a ValueError."""
 
-    async def put(self, key: str, data: bytes | bytearray) -> None:
+    async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Stores a small object (one request's worth, at most some MiB) in place of what was there."""
 
     async def stage(self, name: str) -> StagedObject:

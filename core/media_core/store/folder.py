@@ -72,7 +72,7 @@ class FolderStore:
         self._signing_key = signing_key
         self._public_url = public_url.rstrip("/")
 
-    async def put(self, key: str, data: bytes | bytearray) -> None:
+    async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         await _in_thread(self._put, self._path(key), data)
 
     async def stage(self, name: str) -> "FolderStagedObject":
@@ -153,7 +153,7 @@ class FolderStore:
         message = b"".join(len(field).to_bytes(8, "big") + field for field in fields)
         return hmac.new(self._signing_key, message, hashlib.sha256).hexdigest()
 
-    def _put(self, path: Path, data: bytes | bytearray) -> None:
+    def _put(self, path: Path, data: bytes | bytearray | memoryview) -> None:
         _make_folder(self._staging)
         unfinished = self._staging / f"put-{secrets.token_hex(16)}"
         try:
@@ -218,7 +218,7 @@ class FolderStagedObject:
         self._finished = False
         self._lock = threading.Lock()
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes | memoryview) -> None:
         await _in_thread(self._write, chunk)
         self.size += len(chunk)
 
@@ -237,7 +237,7 @@ class FolderStagedObject:
     async def discard(self) -> None:
         await _in_thread(self._discard)
 
-    def _write(self, chunk: bytes) -> None:
+    def _write(self, chunk: bytes | memoryview) -> None:
         with self._lock:
             self._file.write(chunk)
 

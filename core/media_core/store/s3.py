@@ -101,7 +101,7 @@ class S3Store:
         self._prober = _open_client(settings, settings.endpoint, PROBE_TIMEOUT, attempts=1)
         self._signer = _open_client(settings, settings.public_endpoint or settings.endpoint, PROBE_TIMEOUT, attempts=1)
 
-    async def put(self, key: str, data: bytes | bytearray) -> None:
+    async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         await self._put(checked_key(self._tenant_id, key), data)
 
     async def stage(self, name: str) -> "S3StagedObject":
@@ -193,7 +193,7 @@ class S3Store:
             if _code(error) != "BucketAlreadyOwnedByYou":
                 raise
 
-    async def _put(self, key: str, data: bytes | bytearray) -> None:
+    async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         with _outages():
             await obstore.put_async(self._objects, key, data, use_multipart=False)
 
@@ -294,7 +294,7 @@ class S3StagedObject:
         self._sending: asyncio.Task[None] | None = None
         self._finished = False
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes | memoryview) -> None:
         self._gathered.append(bytes(chunk))  # obstore keeps a reference until the part is sent: it must not change
         self._gathered_bytes += len(chunk)
         self.size += len(chunk)

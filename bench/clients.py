@@ -1,0 +1,166 @@
+"""HTTP clients that cost as little as a client can: a plain blocking socket each, one request at a time."""
+
+import base64
+import hashlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Self, TypeVar
+
+from bench.resources import MIB
+
+UPLOAD = "/v1/media/upload"
+TIMEOUT_SECONDS = 120.0
+ONE_PACKET = 60_000
+"""Loopback's MTU is 64 KiB; a request that fits is sent at once."""
+
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
+
+
+class Content:
+    """`size` bytes that nobody has stored before, in pieces of a MiB: one random MiB, repeated, with a new beginning."""
+
+    _BLOCK = os.urandom(MIB)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._first = secrets.token_bytes(32) + self._BLOCK[32:]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        yield memoryview(self._first)[: self.size]
+        block = memoryview(self._BLOCK)
+        for left in range(self.size - MIB, 0, -MIB):
+            yield block[:left]
+
+    def sha256(self) -> bytes:
+        digest = hashlib.sha256()
+        for piece in self:
+            digest.update(piece)
+        return digest.digest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Client:
+    """One connection that is kept alive. Every method blocks; an answer that is no success raises RuntimeError."""
+
+    def __init__(self, address: tuple[str, int], token: str = "") -> None:
+        self._socket = socket.create_connection(address, TIMEOUT_SECONDS)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._host = f"{address[0]}:{address[1]}"
+        self._token = token
+        self._buffer = bytearray(MIB)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()
+
+    def upload(
+        self, pieces: Iterable[bytes | memoryview], size: int, *, path: str = UPLOAD, sha256: bytes | None = None
+    ) -> Answer:
+        """Sends `pieces`, `size` bytes in all, as the form's file; `sha256` announces their digest."""
+        boundary = b"----bench"
+        before = b"--%b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"bench.bin\"\r\n\r\n" % boundary
+        after = b"\r\n--%b--\r\n" % boundary
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary.decode()}",
+            "Content-Length": str(len(before) + size + len(after)),
+        }
+        if sha256 is not None:
+            headers["Content-Digest"] = f"sha-256=:{base64.b64encode(sha256).decode()}:"
+        parts = chain([self._head("POST", path, headers) + before], pieces, [after])
+        for part in [b"".join(parts)] if size <= ONE_PACKET else parts:
+            self._socket.sendall(part)
+        return self._answer()
+
+    def download(self, path: str) -> int:
+        """How many bytes came; they are thrown away."""
+        self._socket.sendall(self._head("GET", path, {}))
+        status, headers, start = self._answer_head()
+        length = int(headers["content-length"])
+        left = length - len(start)
+        while left:
+            received = self._socket.recv_into(self._buffer, min(left, MIB))
+            if not received:
+                raise RuntimeError(f"the server closed the connection {left} bytes before the end")
+            left -= received
+        return _successful(Answer(status, headers, b"")) and length
+
+    def request(self, method: str, path: str) -> Answer:
+        self._socket.sendall(self._head(method, path, {}))
+        return self._answer()
+
+    def _head(self, method: str, path: str, headers: dict[str, str]) -> bytes:
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    def _answer(self) -> Answer:
+        status, headers, body = self._answer_head()
+        length = int(headers.get("content-length", 0))
+        while len(body) < length:
+            received = self._socket.recv_into(self._buffer)
+            if not received:
+                raise RuntimeError("the server closed the connection in the middle of its answer")
+            body += self._buffer[:received]
+        answer = Answer(status, headers, body)
+        _successful(answer)
+        return answer
+
+    def _answer_head(self) -> tuple[int, dict[str, str], bytes]:
+        received = b""
+        while b"\r\n\r\n" not in received:
+            count = self._socket.recv_into(self._buffer)
+            if not count:
+                raise RuntimeError("the server closed the connection without an answer")
+            received += self._buffer[:count]
+        head, _, rest = received.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        pairs = (line.partition(":") for line in lines)
+        return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in pairs}, rest
+
+
+def _successful(answer: Answer) -> bool:
+    if not 200 <= answer.status < 300:
+        raise RuntimeError(f"answered {answer.status}: {answer.body[:500]!r}")
+    return True
+
+
+class Crowd:
+    """`size` clients, each in a thread of its own."""
+
+    def __init__(self, size: int, connect: Callable[[], Client]) -> None:
+        self._clients = [connect() for _ in range(size)]
+        self._threads = ThreadPoolExecutor(size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._threads.shutdown()
+        for client in self._clients:
+            client.__exit__()
+
+    def share(self, jobs: Iterable[Job], work: Callable[[Client, Job], Outcome]) -> list[Outcome]:
+        """Works off `jobs`, as many at once as there are clients, each on a connection that is its own meanwhile."""
+        left: Iterator[Job] = iter(list(jobs))
+
+        def one(client: Client) -> list[Outcome]:
+            return [work(client, job) for job in left]
+
+        done: Any = self._threads.map(one, self._clients)
+        return [outcome for part in done for outcome in part]

@@ -1,0 +1,392 @@
+"""Transcription over HTTP: asking, watching, its formats, cancelling. The worker's part is done by the test."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from media_core import transcripts
+from media_core.queue import Cancelled, Queue
+from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.fixtures.media import film, photo, recording
+from tests.integration.api_server import Api, left, problem, serving, upload
+from tests.integration.tenancy import GENEROUS
+
+NO_JOB = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
+SEGMENTS = [
+    {"id": 0, "start": 0.0, "end": 1.5, "text": "Hello there."},
+    {"id": 1, "start": 1.5, "end": 3.25, "text": "Grüße & <b>thanks</b>."},
+]
+
+
+def speech(seconds: int = 2, first: int = 440) -> bytes:
+    """A recording; each `first` makes another content."""
+    return recording([first] * seconds, "wav", "pcm_s16le")
+
+
+async def submit(client: httpx.AsyncClient, data: bytes, **fields: str) -> str:
+    answer = await client.post("/v1/transcribe", files={"file": ("talk.wav", data)}, data=fields)
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json()["data"]["job_id"]
+    return job_id
+
+
+async def job_of(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    answer = await client.get(f"/v1/jobs/{job_id}")
+    assert answer.status_code == 200, answer.text
+    job: dict[str, Any] = answer.json()["data"]
+    return job
+
+
+async def transcribe(api: Api, job_id: str) -> None:
+    """What a worker does with a job."""
+    queue = Queue(api.database)
+    lease = await api.lease(job_id)
+    for number, segment in enumerate(SEGMENTS):
+        stored = {"number": number, "words": None, **{n: segment[n] for n in ("start", "end", "text")}}
+        assert await queue.append_segments(lease, [stored])
+        assert await queue.renew(lease, seconds=60, progress=(number + 1) / 2)
+    assert await queue.finish(lease, transcripts.result([dict(s) for s in SEGMENTS], "en", 3.25))
+
+
+# -- asking ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_recording_becomes_a_job_and_then_a_transcript_as_published(api: Api) -> None:
+    async with api.client() as client:
+        answer = await client.post("/v1/transcribe", files={"file": ("meeting.wav", speech())}, data={"language": "en"})
+        assert answer.status_code == 202
+        job = answer.json()["data"]
+        assert job == {"job_id": job["job_id"], "status": "queued"}
+        assert answer.headers["location"] == f"/v1/jobs/{job['job_id']}"
+        queued = await job_of(client, job["job_id"])
+        assert (queued["kind"], queued["status"], queued["progress"], queued["error"]) == (
+            "transcribe",
+            "queued",
+            0,
+            None,
+        )
+        assert queued["queue_position"] >= 1
+        assert queued["media_id"].startswith("med-")
+        assert "transcript" not in queued
+        await transcribe(api, job["job_id"])
+        done = await job_of(client, job["job_id"])
+    assert (done["status"], done["progress"], done["queue_position"]) == ("completed", 1, None)
+    assert (done["transcript"], done["segments"], done["language"], done["duration"]) == (
+        "Hello there. Grüße & <b>thanks</b>.",
+        SEGMENTS,
+        "en",
+        3.25,
+    )
+    assert done["created_at"] <= done["started_at"] <= done["finished_at"]
+
+
+async def test_what_was_uploaded_before_can_be_transcribed_by_whoever_sees_it(api: Api) -> None:
+    async with api.client() as client, api.client("bob") as bob, api.client("eve", rooms=[]) as eve:
+        uploaded = await upload(client, speech(1, 450), "a.wav", room_id="garden")
+        by_id = {"media_id": (None, uploaded["media_id"])}
+        answer = await bob.post("/v1/transcribe", files=by_id)
+        assert answer.status_code == 202
+        assert (await job_of(bob, answer.json()["data"]["job_id"]))["media_id"] == uploaded["media_id"]
+        problem(await eve.post("/v1/transcribe", files=by_id), 404, "not_found")
+
+
+async def test_the_wishes_reach_the_worker(api: Api) -> None:
+    async with api.client() as client:
+        wishes = {
+            "language": "EN",
+            "task": "translate",
+            "word_timestamps": "true",
+            "prompt": "About gardens",
+            "hotwords": "rose, tulip",
+            "vad": "false",
+        }
+        job_id = await submit(client, speech(1, 460), **wishes)
+    lease = await api.lease(job_id)
+    await Queue(api.database).release(lease)
+    assert {name: lease.payload[name] for name in wishes} == {
+        "language": "en",
+        "task": "translate",
+        "word_timestamps": True,
+        "prompt": "About gardens",
+        "hotwords": "rose, tulip",
+        "vad": False,
+    }
+    assert lease.request_id
+
+
+async def test_the_request_id_travels_to_the_worker(api: Api) -> None:
+    async with api.client() as client:
+        answer = await client.post(
+            "/v1/transcribe", files={"file": ("a.wav", speech(1, 465))}, headers={"X-Request-Id": "trace-7"}
+        )
+        lease = await api.lease(answer.json()["data"]["job_id"])
+        await Queue(api.database).release(lease)
+    assert lease.request_id == "trace-7"
+
+
+async def test_what_can_not_be_transcribed_is_refused_and_not_kept(fresh_api: Api) -> None:
+    before = await left(fresh_api)
+    async with fresh_api.client() as client:
+
+        async def post(file: bytes | None = None, **fields: str) -> httpx.Response:
+            parts: dict[str, Any] = {name: (None, value) for name, value in fields.items()}
+            if file is not None:
+                parts["file"] = ("a.bin", file)
+            return await client.post("/v1/transcribe", files=parts)
+
+        problem(await post(photo(20, 20)), 415, "not_audio_or_video")
+        problem(await post(b"just words"), 415, "not_audio_or_video")
+        problem(await post(note="nothing"), 422, "missing_file")
+        problem(await post(speech(), media_id=NO_JOB), 422, "missing_file")
+        problem(await post(b""), 422, "empty_file")
+        problem(await post(speech(), language="klingon"), 422, "invalid_request")
+        problem(await post(speech(), task="sing"), 422, "invalid_request")
+        problem(await post(speech(), vad="perhaps"), 422, "invalid_request")
+        problem(await client.post("/v1/transcribe", json={"media_id": NO_JOB}), 415, "unsupported_media_type")
+    assert await left(fresh_api) == before
+
+
+async def test_a_video_with_sound_can_be_transcribed(api: Api) -> None:
+    async with api.client() as client:
+        assert await submit(client, film(2))
+
+
+async def test_a_recording_over_the_limits_is_refused_before_a_worker_sees_it(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    short_days = replace(GENEROUS, max_transcription_seconds_per_day=5)
+    async with serving(postgres, tmp_path, applied=short_days) as api, api.client() as client:
+        before = await left(api)
+        answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(6))})
+        body = problem(answer, 429, "transcription_limit_exceeded")
+        assert "00:00 UTC" in body["detail"]
+        assert await left(api) == before
+        await api.apply(replace(GENEROUS, transcription_enabled=False))
+        answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(1))})
+        problem(answer, 403, "transcription_disabled")
+
+
+async def test_a_recording_longer_than_is_taken_at_once_is_refused(
+    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDIA_TRANSCRIPTION_MAX_SECONDS", "2")
+    async with serving(postgres, tmp_path) as api, api.client() as client:
+        assert await submit(client, speech(2))
+        answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(4))})
+        assert problem(answer, 422, "duration_exceeds_limit")["limit"] == 2
+
+
+async def test_an_idempotency_key_makes_one_job(api: Api) -> None:
+    async with api.client() as client:
+        answers = [
+            await client.post(
+                "/v1/transcribe", files={"file": ("a.wav", speech(1, 470))}, headers={"Idempotency-Key": "transcript-1"}
+            )
+            for _ in range(2)
+        ]
+        assert answers[0].json()["data"]["job_id"] == answers[1].json()["data"]["job_id"]
+        assert await submit(client, speech(1, 470)) != answers[0].json()["data"]["job_id"]
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_its_owners_and_admins_only(api: Api) -> None:
+    async with api.client() as client, api.client("bob") as bob, api.client("root") as admin:
+        job_id = await submit(client, speech(1, 480))
+        for path in ("", "/events", "/transcript.json", "/transcript.txt"):
+            theirs = await bob.get(f"/v1/jobs/{job_id}{path}")
+            problem(theirs, 404, "not_found")
+            assert theirs.content == (await bob.get(f"/v1/jobs/{NO_JOB}{path}")).content
+        assert (await bob.delete(f"/v1/jobs/{job_id}")).status_code == 404
+        assert (await job_of(admin, job_id))["status"] == "queued"
+        assert job_id not in [job["job_id"] for job in (await bob.get("/v1/jobs")).json()["data"]]
+
+
+async def test_own_jobs_are_listed_newest_first_page_by_page(api: Api) -> None:
+    async with api.client("lister") as client:
+        job_ids = [await submit(client, speech(1, 490)) for _ in range(5)][::-1]
+        await transcribe(api, job_ids[0])
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = (await client.get("/v1/jobs", params={"limit": 2, **({"cursor": cursor} if cursor else {})})).json()
+            found += page["data"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        for bad in ("nonsense", "WyJhIl0x", "WzFd"):
+            answer = await client.get("/v1/jobs", params={"cursor": bad})
+            assert answer.status_code in (200, 422)
+        problem(await client.get("/v1/jobs", params={"limit": 201}), 422, "invalid_request")
+    assert [job["job_id"] for job in found] == job_ids
+    assert found[0]["status"] == "completed"
+    assert "transcript" not in found[0]
+
+
+async def test_a_failed_job_says_why(api: Api) -> None:
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 500))
+        await Queue(api.database).fail(await api.lease(job_id), "corrupt", "The recording is damaged.", retry=False)
+        failed = await job_of(client, job_id)
+        problem(await client.get(f"/v1/jobs/{job_id}/transcript.txt"), 409, "not_completed")
+    assert (failed["status"], failed["error"]) == ("failed", {"code": "corrupt", "detail": "The recording is damaged."})
+
+
+async def test_a_transcript_comes_in_four_formats(api: Api) -> None:
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 510))
+        problem(await client.get(f"/v1/jobs/{job_id}/transcript.srt"), 409, "not_completed")
+        await transcribe(api, job_id)
+        got = {name: await client.get(f"/v1/jobs/{job_id}/transcript.{name}") for name in ("json", "txt", "srt", "vtt")}
+        for unknown in ("pdf", "", "srt.exe"):
+            problem(await client.get(f"/v1/jobs/{job_id}/transcript.{unknown}"), 404, "not_found")
+    assert {name: answer.headers["content-type"] for name, answer in got.items()} == {
+        "json": "application/json",
+        "txt": "text/plain; charset=utf-8",
+        "srt": "application/x-subrip; charset=utf-8",
+        "vtt": "text/vtt; charset=utf-8",
+    }
+    assert got["json"].json()["segments"] == SEGMENTS
+    assert got["txt"].text == "Hello there.\nGrüße & <b>thanks</b>.\n"
+    assert got["srt"].text.startswith("1\n00:00:00,000 --> 00:00:01,500\nHello there.\n\n2\n")
+    assert "Grüße &amp; &lt;b&gt;thanks&lt;/b&gt;." in got["vtt"].text
+    for answer in got.values():
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-disposition"].startswith(f'inline; filename="{job_id}.')
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_queued_job_is_cancelled_at_once_and_a_running_one_at_its_next_segment(api: Api) -> None:
+    async with api.client() as client:
+        queued = await submit(client, speech(1, 520))
+        for _ in range(2):
+            answer = await client.delete(f"/v1/jobs/{queued}")
+            assert (answer.status_code, answer.json()["data"]["status"]) == (202, "cancelled")
+        running = await submit(client, speech(1, 521))
+        lease = await api.lease(running)
+        assert (await client.delete(f"/v1/jobs/{running}")).json()["data"]["status"] == "running"
+        queue = Queue(api.database)
+        with pytest.raises(Cancelled):
+            await queue.renew(lease, seconds=60)
+        await queue.cancelled(lease)
+        assert (await job_of(client, running))["status"] == "cancelled"
+        done = await submit(client, speech(1, 522))
+        await transcribe(api, done)
+        assert (await client.delete(f"/v1/jobs/{done}")).json()["data"]["status"] == "completed"
+        problem(await client.delete(f"/v1/jobs/{NO_JOB}"), 404, "not_found")
+
+
+# -- watching --------------------------------------------------------------------------------------------------------
+
+
+class Events:
+    """A job's server-sent events as they come."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> tuple[str, str | None, dict[str, Any]] | None:
+        """Name, id and data; None at the end."""
+        fields: dict[str, str] = {}
+        async for line in self._lines:
+            if not line and fields:
+                return fields["event"], fields.get("id"), json.loads(fields["data"])
+            name, _, value = line.partition(": ")
+            if name:
+                fields[name] = value
+        return None
+
+    async def rest(self) -> list[tuple[str, str | None, dict[str, Any]]]:
+        found = []
+        while (event := await self.next()) is not None:
+            found.append(event)
+        return found
+
+
+@asynccontextmanager
+async def watching(client: httpx.AsyncClient, job_id: str, **headers: str) -> AsyncIterator[Events]:
+    async with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        yield Events(answer)
+
+
+async def test_a_watcher_sees_the_segments_as_they_are_heard_and_the_end(api: Api) -> None:
+    queue = Queue(api.database)
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 530))
+        async with watching(client, job_id) as events, asyncio.timeout(20):
+            first = await events.next()
+            assert first is not None
+            assert (first[0], first[2]["job_id"], first[2]["status"]) == ("progress", job_id, "queued")
+            lease = await api.lease(job_id)
+            await queue.append_segments(lease, [{"number": 0, "start": 0, "end": 1.5, "text": "Hello", "words": None}])
+            await queue.renew(lease, seconds=60, progress=0.5)
+            seen = []
+            while not any(name == "segment" for name, _, _ in seen):
+                event = await events.next()
+                assert event is not None
+                seen.append(event)
+            assert seen[-1] == ("segment", "0", {"id": 0, "start": 0.0, "end": 1.5, "text": "Hello"})
+            await queue.finish(lease, transcripts.result([dict(SEGMENTS[0])], "en", 1.5))
+            rest = await events.rest()
+    assert rest[-1][0] == "progress"
+    assert (rest[-1][2]["status"], rest[-1][2]["progress"]) == ("completed", 1)
+    assert "transcript" not in rest[-1][2]
+
+
+async def test_an_ended_job_is_told_whole_and_a_late_watcher_goes_on_where_it_was(api: Api) -> None:
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 540))
+        await transcribe(api, job_id)
+        async with watching(client, job_id) as events:
+            whole = await events.rest()
+        async with watching(client, job_id, **{"Last-Event-ID": "0"}) as events:
+            late = await events.rest()
+        async with watching(client, job_id, **{"Last-Event-ID": "nonsense"}) as events:
+            confused = await events.rest()
+    assert [(name, identifier) for name, identifier, _ in whole] == [
+        ("segment", "0"),
+        ("segment", "1"),
+        ("progress", None),
+    ]
+    assert late == whole[1:]
+    assert confused == whole
+
+
+async def test_a_watched_job_that_vanishes_ends_the_stream(api: Api) -> None:
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 550))
+        async with watching(client, job_id) as events, asyncio.timeout(20):
+            await events.next()
+            async with api.database.transaction() as tx:
+                await tx.execute(text("DELETE FROM job WHERE job_id = :job_id"), {"job_id": job_id})
+            await events.rest()
+
+
+async def test_many_watchers_ask_the_database_once_for_all(api: Api) -> None:
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 560))
+
+        async def last() -> str:
+            async with watching(client, job_id) as events:
+                status: str = (await events.rest())[-1][2]["status"]
+                return status
+
+        watchers = [asyncio.create_task(last()) for _ in range(20)]
+        await asyncio.sleep(0)
+        await transcribe(api, job_id)
+        async with asyncio.timeout(20):
+            assert await asyncio.gather(*watchers) == ["completed"] * 20

@@ -1,0 +1,138 @@
+"""The description that clients are generated from is complete and true, and /docs needs no internet."""
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from media_api import problems
+from tests.integration.api_server import Api, anybody
+
+PUBLISHED = {
+    ("post", "/v1/media/upload"),
+    ("get", "/v1/media/{media_id}/info"),
+    ("get", "/v1/media/download/{media_id}"),
+    ("head", "/v1/media/download/{media_id}"),
+    ("get", "/v1/media/download/{media_id}/thumbnail"),
+    ("get", "/v1/media/signed/{media_id}"),
+    ("delete", "/v1/media/{media_id}"),
+    ("post", "/v1/media/{media_id}/rescan"),
+    ("get", "/v1/usage"),
+    ("post", "/v1/transcribe"),
+    ("get", "/v1/jobs/{job_id}"),
+    ("get", "/v1/jobs"),
+    ("delete", "/v1/jobs/{job_id}"),
+    ("get", "/v1/jobs/{job_id}/events"),
+    ("get", "/v1/jobs/{job_id}/transcript.{extension}"),
+    ("get", "/v1/rooms/{room_id}/files"),
+    ("post", "/v1/rooms/{room_id}/files"),
+    ("delete", "/v1/rooms/{room_id}/files/{media_id}"),
+    ("get", "/healthz"),
+    ("get", "/readyz"),
+}
+
+
+@pytest.fixture(scope="module")
+async def described(api: Api) -> dict[str, Any]:
+    async with anybody(api.base) as client:
+        answer = await client.get("/openapi.json")
+    assert answer.status_code == 200
+    description: dict[str, Any] = answer.json()
+    return description
+
+
+def operations(described: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(method, path, call) for path, calls in described["paths"].items() for method, call in calls.items()]
+
+
+def test_it_describes_just_what_there_is(described: dict[str, Any]) -> None:
+    assert {(method, path) for method, path, _ in operations(described)} == PUBLISHED
+
+
+def test_every_call_has_a_name_of_its_own_a_summary_and_a_tag(described: dict[str, Any]) -> None:
+    names = [call["operationId"] for _, _, call in operations(described)]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in names)
+    tags = {tag["name"] for tag in described["tags"]}
+    for _, path, call in operations(described):
+        assert call["summary"], path
+        assert call["description"], path
+        assert set(call["tags"]) <= tags
+
+
+def test_every_reference_leads_somewhere(described: dict[str, Any]) -> None:
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [found for value in node.values() for found in references(value)]
+        return [found for value in node for found in references(value)] if isinstance(node, list) else []
+
+    for reference in references(described):
+        node: Any = described
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+    assert "HTTPValidationError" not in described["components"]["schemas"]
+
+
+def test_every_error_is_described_as_a_problem_with_its_codes(described: dict[str, Any]) -> None:
+    seen = set()
+    for method, path, call in operations(described):
+        if not path.startswith("/v1/"):
+            continue
+        assert {"401", "403", "500", "503"} <= call["responses"].keys(), path
+        for status, answer in call["responses"].items():
+            if int(status) < 400:
+                continue
+            assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+            examples = answer["content"]["application/problem+json"]["examples"]
+            for code in examples:
+                assert problems.KINDS[code].status == int(status)
+                seen.add(code)
+    not_of_a_call = {"signature_invalid", "signature_expired", "method_not_allowed", "headers_too_large"}
+    assert seen == set(problems.KINDS) - not_of_a_call
+
+
+def test_every_call_under_v1_wants_a_bearer_token_and_no_other_does(described: dict[str, Any]) -> None:
+    assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    for _, path, call in operations(described):
+        assert (call.get("security") == [{"bearer": []}]) is path.startswith("/v1/"), path
+
+
+def test_forms_are_described_with_their_file(described: dict[str, Any]) -> None:
+    for path in ("/v1/media/upload", "/v1/transcribe"):
+        form = described["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert form["properties"]["file"]["format"] == "binary"
+        assert {"tenant_scope", "room_id"} <= form["properties"].keys()
+
+
+class Resources(HTMLParser):
+    """What a page makes a browser load."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attributes if name in ("src", "href")]
+
+
+async def test_docs_load_nothing_from_elsewhere(api: Api) -> None:
+    async with anybody(api.base) as client:
+        page = await client.get("/docs")
+        assert page.status_code == 200
+        assert "https://" not in page.text
+        assert "http://" not in page.text
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "http" not in policy
+        resources = Resources(page.text).found
+        assert len(resources) == 3
+        for resource in resources:
+            loaded = await client.get(f"/{resource}")
+            assert loaded.status_code == 200, resource
+            assert loaded.headers["x-content-type-options"] == "nosniff"
+            assert len(loaded.content) > 100
+        assert "url: 'openapi.json'" in page.text
+        assert '"validatorUrl": null' in page.text
