@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import secrets
 import socket
@@ -23,7 +24,7 @@ Outcome = TypeVar("Outcome")
 
 
 class Content:
-    """`size` bytes that nobody has stored before, in pieces of a MiB: one random MiB, repeated, with a new beginning."""
+    """`size` bytes that nobody has stored before: one random MiB, repeated, with a new beginning; in MiB pieces."""
 
     _BLOCK = os.urandom(MIB)
 
@@ -51,6 +52,14 @@ class Answer:
     body: bytes
 
 
+def name_in(answer: Answer) -> str:
+    """Of what was uploaded: the media id; with the bare server and the peer, the file's name."""
+    if not answer.body.startswith((b"{", b'"')):
+        return answer.body.decode()
+    body = json.loads(answer.body)
+    return str(body["data"]["media_id"] if isinstance(body, dict) else body)
+
+
 class Client:
     """One connection that is kept alive. Every method blocks; an answer that is no success raises RuntimeError."""
 
@@ -72,7 +81,7 @@ class Client:
     ) -> Answer:
         """Sends `pieces`, `size` bytes in all, as the form's file; `sha256` announces their digest."""
         boundary = b"----bench"
-        before = b"--%b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"bench.bin\"\r\n\r\n" % boundary
+        before = b'--%b\r\nContent-Disposition: form-data; name="file"; filename="bench.bin"\r\n\r\n' % boundary
         after = b"\r\n--%b--\r\n" % boundary
         headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary.decode()}",

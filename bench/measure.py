@@ -91,7 +91,7 @@ async def _turn(contender: Contender) -> Figures:
 
 async def _call(work: Callable[[], object]) -> float:
     done = await work() if inspect.iscoroutinefunction(work) else await asyncio.to_thread(work)
-    return float(done or 0)
+    return done if isinstance(done, float | int) else 0
 
 
 def _median(figures: Sequence[Figures]) -> Figures:
@@ -115,10 +115,12 @@ def table(rows: Sequence[Row]) -> str:
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     head, *rest = [
-        "| " + " | ".join(
+        "| "
+        + " | ".join(
             cell.ljust(width) if index == 0 else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ) + " |"
+        )
+        + " |"
         for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 1) + ("-" if index == 0 else ":") for index, width in enumerate(widths)) + "|"

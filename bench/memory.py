@@ -1,4 +1,4 @@
-"""How far the api's memory rises while it takes uploads: the figures that the design promises, and how they are seen."""
+"""How far the api's memory rises while it takes uploads, as the kernel counts it."""
 
 import threading
 import time
@@ -11,7 +11,8 @@ from media_core.uploads import BUFFER_BYTES
 
 ALLOWED_BESIDE_BUFFERS = 10 * MIB
 CROWD = 32
-CROWD_SIZE = BUFFER_BYTES + 2 * MIB
+CROWD_SIZE = BUFFER_BYTES + 4096
+"""Too little over it to be known by the request's Content-Length, which covers the form as well."""
 
 
 def large_upload(address: tuple[str, int], token: str, used: Resources, size: int) -> int:

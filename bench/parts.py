@@ -12,13 +12,14 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.integration.api_server import Api, process
+
 from bench.clients import Client
-from bench.resources import MIB, Resources
+from bench.resources import Resources
 from media_core.policy import Policy
 from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
 from media_operator.embedded.postgres import EmbeddedPostgres
 from media_operator.embedded.processes import die_with_parent
-from tests.integration.api_server import Api, process
 
 POLICY = Policy(
     max_bytes=1 << 40, max_upload_bytes=1 << 40, max_transcription_seconds_per_day=1 << 30, pending_access="All"
@@ -36,8 +37,9 @@ class Served:
     used: Resources
     folder: Path
 
-    def remove(self, name: str) -> None:
-        (self.folder / name).unlink()
+    def remove(self, names: list[str]) -> None:
+        for name in names:
+            (self.folder / name).unlink()
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,16 @@ class Parts:
     def client(self) -> Client:
         return Client(self.api.address, self.token)
 
-    def delete(self, media_id: str) -> None:
+    def delete(self, media_ids: list[str]) -> None:
         with self.client() as client:
-            client.request("DELETE", f"/v1/media/{media_id}")
+            for media_id in media_ids:
+                client.request("DELETE", f"/v1/media/{media_id}")
 
 
 @asynccontextmanager
 async def started(*, with_clamd: bool) -> AsyncIterator[Parts]:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="media-bench-")))
-        folder.chmod(0o755)  # as root PostgreSQL and clamd run as other users, who must pass
+        folder = stack.enter_context(_folder())
         postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
         bare = stack.enter_context(_served("bench.bare", folder / "bare"))
         peer = stack.enter_context(_served("bench.peer", folder / "peer"))
@@ -87,6 +89,13 @@ async def started(*, with_clamd: bool) -> AsyncIterator[Parts]:
 
 
 @contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="media-bench-") as name:
+        Path(name).chmod(0o755)  # as root PostgreSQL and clamd run as other users, who must pass
+        yield Path(name)
+
+
+@contextmanager
 def _served(module: str, folder: Path) -> Iterator[Served]:
     folder.mkdir()
     child = subprocess.Popen(
@@ -103,10 +112,3 @@ def _served(module: str, folder: Path) -> Iterator[Served]:
     finally:
         child.kill()
         child.wait()
-
-
-def fits(folder: Path, size: int) -> bool:
-    """Whether three files of `size` bytes find room."""
-    import shutil
-
-    return shutil.disk_usage(folder).free > 3 * size + 512 * MIB

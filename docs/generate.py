@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from media_api.app import create_app
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
+
+from media_api.app import create_app
 
 HERE = Path(__file__).parent
 SETTINGS = (

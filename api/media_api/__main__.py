@@ -11,6 +11,7 @@ from media_api.app import create_app, services_of
 from media_api.metrics import Metrics
 from media_api.settings import Settings
 from media_core import logs
+from media_core.settings import complaints
 
 _log = structlog.stdlib.get_logger("media.api")
 
@@ -19,10 +20,7 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        for wrong in error.errors(include_input=False, include_url=False):
-            prefix = {"ServerSettings": "MEDIA_API_", "LogSettings": "MEDIA_LOG_"}.get(error.title, "MEDIA_")
-            name = prefix + "_".join(str(part) for part in wrong["loc"]).upper() if wrong["loc"] else error.title
-            print(f"{name}: {wrong['msg']}", file=sys.stderr)
+        print("\n".join(complaints(error)), file=sys.stderr)
         return 2
     logs.configure(settings.log.format, settings.log.level)
     bind = settings.server

@@ -73,13 +73,12 @@ class MediaInfo(Media):
 
     @classmethod
     def fields_of(cls, item: Item, caller: Claims) -> dict[str, Any]:
-        has_thumbnail = item.thumbnail_status in ("pending", "ready")
         return {
             "media_id": item.media_id,
             "sha256": item.sha256,
             "size": item.size,
             "mime_type": item.mime_type,
-            "thumbnail_id": ids.thumbnail_id(item.media_id) if has_thumbnail else None,
+            "thumbnail_id": ids.thumbnail_id_if(item.thumbnail_status, item.media_id),
             "width": item.width,
             "height": item.height,
             "scan_status": item.scan_status,

@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,40 +19,74 @@ from media_core.ids import new_ulid
 MAX_HEAD_BYTES: Final = 128 * 1024
 """Request line and headers together. A token alone may have 8 KiB; proxies allow 8 to 64 KiB in all."""
 HEAD_SECONDS: Final = 30.0
-"""From a request's first byte to the end of its headers."""
+"""From a connection's or a request's first byte to the end of its headers."""
 LINGER_SECONDS: Final = 30.0
 """How long the rest of a refused request's body is read and thrown away. Closing at once would reset the connection,
 and the client might lose the answer that says why."""
 
 
+class _Gentle:
+    """A connection's transport, whose first `close` while the client is still sending only ends our side of it."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: "BoundedProtocol") -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self.lingering = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.lingering or not self._protocol.still_sending or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self.lingering = True
+        self._transport.write_eof()
+        self._protocol.flow.resume_reading()
+        self._protocol.begin_deadline(LINGER_SECONDS)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
+    still_sending = False
+    """Whether the client has begun a request whose end has not come."""
     _in_head = False
     _head_bytes = 0
     _body_in_chunk = 0
     _deadline: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", _Gentle(transport, self))
+        self.begin_deadline(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_deadline()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing() and self._in_head:
+            return  # what follows a head that was refused
         self._body_in_chunk = 0
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data) - self._body_in_chunk
             self._check_head(self._head_bytes)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_deadline()
-        super().connection_lost(exc)
-
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
-        self._begin_deadline(HEAD_SECONDS)
+        self.still_sending = self._in_head = True
+        self._head_bytes = 0
+        self.begin_deadline(HEAD_SECONDS)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._end_deadline()
         if self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
+            self._in_head = False
+            self._end_deadline()
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -61,46 +95,54 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self.transport.is_closing():
+        self.still_sending = False
+        if self.transport.is_closing():
+            self.transport.close()
+        else:
             self._end_deadline()
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body:
+        if self.still_sending and not self.transport.is_closing():
             self._unset_keepalive_if_required()
-            self._begin_deadline(LINGER_SECONDS)
+            self.begin_deadline(LINGER_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse("bad_request", "This is not an HTTP request that could be understood.")
 
-    def _check_head(self, size: int) -> bool:
-        if size > MAX_HEAD_BYTES:
-            self._refuse("headers_too_large", f"The request line and headers may have {MAX_HEAD_BYTES} bytes in all.")
-        return size <= MAX_HEAD_BYTES
-
-    def _begin_deadline(self, seconds: float) -> None:
+    def begin_deadline(self, seconds: float) -> None:
+        """In so many seconds the connection is cut, unless what is waited for comes first."""
         self._end_deadline()
-        self._deadline = self.loop.call_later(seconds, self.transport.close)
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def _end_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
+    def _check_head(self, size: int) -> bool:
+        if size > MAX_HEAD_BYTES:
+            self._refuse("headers_too_large", f"The request line and headers may have {MAX_HEAD_BYTES} bytes in all.")
+        return size <= MAX_HEAD_BYTES
+
     def _refuse(self, code: str, detail: str) -> None:
-        """An answer from below the app, with the same shape."""
+        """An answer from below the app, with the same shape; none where the app's own has begun."""
         if self.transport.is_closing():
             return
-        self._end_deadline()
-        status = problems.KINDS[code].status
-        body = json.dumps(problems.problem(code, detail)).encode()
-        head = (
-            f"HTTP/1.1 {status} {problems.KINDS[code].title}\r\nContent-Type: {problems.MEDIA_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nX-Request-Id: {new_ulid()}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            kind = problems.KINDS[code]
+            body = json.dumps(problems.problem(code, detail)).encode()
+            head = (
+                f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {problems.MEDIA_TYPE}\r\n"
+                f"Content-Length: {len(body)}\r\nX-Request-Id: {new_ulid()}\r\nConnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self._in_head = True  # nothing that follows is read as a request
         self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
 
 class Server(uvicorn.Server):

@@ -4,13 +4,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from media_core.settings import DecodingSettings, LogSettings, TenantSettings, TranscriptionSettings
+from media_core.settings import (
+    DecodingSettings,
+    EnvironmentSettings,
+    LogSettings,
+    TenantSettings,
+    TranscriptionSettings,
+)
 from media_core.store import StoreSettings
 
 
-class ServerSettings(BaseSettings):
+class ServerSettings(EnvironmentSettings):
     """Where the api listens and how it ends."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_API_")
@@ -39,7 +45,7 @@ class ServerSettings(BaseSettings):
     """An upload from which no byte arrives for this long is ended with 408."""
 
 
-class AuthSettings(BaseSettings):
+class AuthSettings(EnvironmentSettings):
     """Whose tokens are accepted: the tenant's own keys, or those of an OIDC issuer."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_")
@@ -76,3 +82,7 @@ class Settings:
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
+
+    def __post_init__(self) -> None:
+        if self.store.store == "s3":
+            _ = self.store.s3  # so that what is missing is said at the start

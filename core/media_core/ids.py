@@ -25,6 +25,11 @@ def thumbnail_id(media_id: str) -> str:
     return media_id.replace("med-", "med-thumb-", 1)
 
 
+def thumbnail_id_if(thumbnail_status: str, media_id: str) -> str | None:
+    """The thumbnail's id where there is one or one is being made; None where the content has none."""
+    return thumbnail_id(media_id) if thumbnail_status in ("pending", "ready") else None
+
+
 def media_id_of_thumbnail(identifier: str) -> str | None:
     """The item behind a thumbnail id, or None when `identifier` is not one."""
     return identifier.replace("med-thumb-", "med-", 1) if identifier.startswith("med-thumb-") else None

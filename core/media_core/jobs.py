@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Row, text
 
-from media_core import media_types, queue
+from media_core import media_types, queue, quota
 from media_core.access import Item
 from media_core.database import Database
 from media_core.errors import Refused, not_found
@@ -43,9 +43,6 @@ WHERE kind = 'transcribe' AND owner = :owner AND media_id = :media_id AND payloa
   AND created_at > now() - interval '24 hours'
 ORDER BY job_id LIMIT 1
 """)
-_TRANSCRIBED_TODAY = text(
-    "SELECT coalesce((SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date), 0)"
-)
 # One look at many jobs: what changes while a job is watched.
 _STATES = text("""
 SELECT job_id, status, progress, (SELECT max(number) FROM segment WHERE segment.job_id = job.job_id) AS last_segment
@@ -155,17 +152,9 @@ class Jobs:
                 limit=self.max_seconds,
                 duration=item.duration,
             )
-        async with self.database.transaction() as tx:
-            used = (await tx.execute(_TRANSCRIBED_TODAY)).scalar_one()
         limit = (await self.library.policy.current()).max_transcription_seconds_per_day
-        if used + item.duration > limit:
-            raise Refused(
-                "transcription_limit_exceeded",
-                f"This tenant may transcribe {limit // 60} minutes of audio a day and has used {used // 60}; this "
-                f"recording has {-(-item.duration // 60):.0f}. The count starts anew at 00:00 UTC.",
-                limit=limit // 60,
-                used=used // 60,
-            )
+        async with self.database.transaction() as tx:
+            await quota.check_transcription(tx, item.duration, limit)
 
     async def find(self, caller: Claims, job_id: str) -> Job:
         """Raises Refused `not_found`, also for another's job."""

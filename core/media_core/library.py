@@ -7,7 +7,7 @@ makes it unreachable and gives its bytes back to the quota; only then, under the
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Row, text
 
@@ -16,12 +16,11 @@ from media_core.access import Item, Purpose
 from media_core.database import Database
 from media_core.errors import Refused, not_found
 from media_core.keys import content_key, thumbnail_key
+from media_core.media_types import Category
 from media_core.policy import PolicyReader
-from media_core.queue import Lease, LeaseLost, Queue, enqueue
+from media_core.queue import Lease, LeaseLost, Queue, enqueue_for_content
 from media_core.store import ObjectStore
 from media_core.tokens import Claims
-
-Category = Literal["image", "audio", "video", "document"]
 
 _ITEM_COLUMNS = """
     media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
@@ -90,6 +89,13 @@ SELECT count(DISTINCT standing.sha256) AS objects, count(*) AS items, coalesce(s
     (SELECT coalesce(sum(size), 0)::bigint FROM standing) AS distinct_bytes
 FROM media JOIN standing USING (sha256)
 """)
+
+
+_CONTENT = text("""
+SELECT sha256, size, mime_type, duration, scan_status FROM blob
+WHERE sha256 = :sha256 AND doomed_at IS NULL
+""")
+_KEEP_MEDIA = text("SELECT media_id FROM media WHERE media_id = :media_id FOR KEY SHARE")
 
 
 @dataclass(frozen=True)
@@ -265,15 +271,8 @@ class Library:
         """Queues a scan of the item's content and returns the job's id; one already open is joined. Admins only."""
         item = await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
-            return await enqueue(
-                tx,
-                "scan",
-                {"sha256": item.sha256},
-                owner=caller.subject,
-                media_id=media_id,
-                dedupe_key=item.sha256,
-                priority=1,
-                request_id=request_id,
+            return await enqueue_for_content(
+                tx, "scan", item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
             )
 
     async def keep_thumbnail(
@@ -305,13 +304,6 @@ class Library:
                     raise LeaseLost(lease.job_id)
         finally:
             await reservation.release()
-
-
-_CONTENT = text("""
-SELECT sha256, size, mime_type, duration, scan_status FROM blob
-WHERE sha256 = :sha256 AND doomed_at IS NULL
-""")
-_KEEP_MEDIA = text("SELECT media_id FROM media WHERE media_id = :media_id FOR KEY SHARE")
 
 
 def _item(row: Row[Any]) -> Item:

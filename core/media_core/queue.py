@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -81,7 +81,8 @@ RETURNING job_id
 """)
 _FAIL = text("""
 UPDATE job SET
-    status = CASE WHEN :retry AND attempts < :max_attempts AND NOT cancel_requested THEN 'queued' ELSE 'failed' END,
+    status = CASE WHEN cancel_requested THEN 'cancelled'
+             WHEN :retry AND attempts < :max_attempts THEN 'queued' ELSE 'failed' END,
     run_after = now() + least(3600, :base_seconds * power(2, attempts - 1)) * (0.5 + random()) * interval '1 second',
     error_code = :code, error_detail = :detail,
     finished_at = CASE WHEN :retry AND attempts < :max_attempts AND NOT cancel_requested THEN NULL ELSE now() END,
@@ -90,7 +91,8 @@ WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
 RETURNING kind, status, payload, error_detail
 """)
 _RELEASE = text("""
-UPDATE job SET status = 'queued', attempts = attempts - 1, run_after = now() + :after, lease_token = NULL,
+UPDATE job SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END, attempts = attempts - 1,
+    finished_at = CASE WHEN cancel_requested THEN now() END, run_after = now() + :after, lease_token = NULL,
     lease_until = NULL
 WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
 RETURNING pg_notify(:channel, current_schema())
@@ -212,6 +214,29 @@ async def enqueue(
         row = row or (await tx.execute(_OPEN, {"kind": kind, "dedupe_key": dedupe_key})).first()
         if row:  # else the open one ended between the two statements: queue again
             return str(row.job_id)
+
+
+async def enqueue_for_content(
+    tx: AsyncConnection,
+    kind: Literal["scan", "thumbnail"],
+    sha256: str,
+    *,
+    owner: str | None = None,
+    media_id: str | None = None,
+    priority: int = 0,
+    request_id: str | None = None,
+) -> str:
+    """A job that a content needs once, however often it is asked for; the id of the one already open, if any."""
+    return await enqueue(
+        tx,
+        kind,
+        {"sha256": sha256},
+        owner=owner,
+        media_id=media_id,
+        dedupe_key=sha256,
+        priority=priority,
+        request_id=request_id,
+    )
 
 
 async def cancel(tx: AsyncConnection, job_id: str) -> None:

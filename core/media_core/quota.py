@@ -123,14 +123,19 @@ class Reservation:
         Raises Refused `quota_exceeded` when the reservation has expired meanwhile or is smaller than `stored`.
         """
         if stored == 0:
-            await tx.execute(_RELEASE, {"reservation_id": self._id})
+            if self.bytes:
+                await tx.execute(_RELEASE, {"reservation_id": self._id})
             return
         settled = (await tx.execute(_SETTLE, {"reservation_id": self._id, "bytes": stored})).first()
         if settled is None:
             raise exceeded(await read(tx), stored)
 
+    def forget(self) -> None:
+        """After the commit of the transaction that settled it: `release` has nothing left to do."""
+        self.bytes = 0
+
     async def release(self) -> None:
-        """Idempotent; also after `settle`."""
+        """Idempotent; also after `settle`, whose transaction may have failed."""
         if self.bytes:
             async with self._database.transaction() as tx:
                 await tx.execute(_RELEASE, {"reservation_id": self._id})
@@ -156,14 +161,28 @@ async def charge_transcription(tx: AsyncConnection, job_id: str, seconds: int, l
     """
     row = (await tx.execute(_CHARGE, {"job_id": job_id, "seconds": seconds, "limit": limit})).one()
     if row.due and not row.marked:
-        used = (await tx.execute(_CHARGED_TODAY)).scalar() or 0
-        raise Refused(
-            "transcription_limit_exceeded",
-            f"This tenant may transcribe {limit // 60} minutes of audio a day and has used {used // 60}; "
-            f"this recording has {-(-seconds // 60)}. The count starts anew at 00:00 UTC.",
-            limit=limit // 60,
-            used=used // 60,
-        )
+        raise _day_exceeded(await _charged_today(tx), seconds, limit)
+
+
+async def check_transcription(tx: AsyncConnection, seconds: float, limit: int) -> None:
+    """Refuses early what `charge_transcription` would refuse now; charges nothing."""
+    used = await _charged_today(tx)
+    if used + seconds > limit:
+        raise _day_exceeded(used, seconds, limit)
+
+
+async def _charged_today(tx: AsyncConnection) -> int:
+    return (await tx.execute(_CHARGED_TODAY)).scalar() or 0
+
+
+def _day_exceeded(used: int, seconds: float, limit: int) -> Refused:
+    return Refused(
+        "transcription_limit_exceeded",
+        f"This tenant may transcribe {limit // 60} minutes of audio a day and has used {used // 60}; "
+        f"this recording has {-(-seconds // 60):.0f}. The count starts anew at 00:00 UTC.",
+        limit=limit // 60,
+        used=used // 60,
+    )
 
 
 def exceeded(usage: Usage, wanted: int) -> Refused:

@@ -2,11 +2,28 @@
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class TenantSettings(BaseSettings):
+class EnvironmentSettings(BaseSettings):
+    """What every settings class stands on: read from the environment, and no value of it in an error."""
+
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """`MEDIA_PORT: Input should be ...`, one a wrong variable, for a person who starts the process."""
+    classes = {cls.__name__: cls for cls in EnvironmentSettings.__subclasses__()}
+    prefix = classes[error.title].model_config["env_prefix"] if error.title in classes else "MEDIA_"
+    lines = []
+    for wrong in error.errors(include_input=False, include_url=False):
+        variable = f"{prefix}{'_'.join(str(part) for part in wrong['loc'])}".upper() if wrong["loc"] else error.title
+        lines.append(f"{variable}: {wrong['msg'].removeprefix('Value error, ')}")
+    return lines
+
+
+class TenantSettings(EnvironmentSettings):
     """Which tenant this process serves, and where its rows are."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_")
@@ -21,7 +38,7 @@ class TenantSettings(BaseSettings):
     """Connections that one process opens at most. The role's connection limit must hold for all of a tenant's pods."""
 
 
-class LogSettings(BaseSettings):
+class LogSettings(EnvironmentSettings):
     """What the process writes to stderr."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_LOG_")
@@ -33,7 +50,7 @@ class LogSettings(BaseSettings):
     """The least severe level that is written."""
 
 
-class DecodingSettings(BaseSettings):
+class DecodingSettings(EnvironmentSettings):
     """The limited child processes in which untrusted bytes are decoded."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_DECODING_")
@@ -42,7 +59,7 @@ class DecodingSettings(BaseSettings):
     """How many at once; each takes about 60 MB when warm, and up to its memory limit on a large picture."""
 
 
-class TranscriptionSettings(BaseSettings):
+class TranscriptionSettings(EnvironmentSettings):
     """What is accepted for transcription."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_TRANSCRIPTION_")

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from media_core import quota
 from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
-from media_core.queue import enqueue
+from media_core.queue import enqueue_for_content
 
 STALE_STAGING = timedelta(hours=24)
 GRACE = timedelta(hours=1)
@@ -71,10 +71,10 @@ async def sweep(library: Library) -> Swept:
         doomed = list((await tx.execute(_DOOMED)).scalars())
         if policy.scan_enabled:
             for sha256 in (await tx.execute(_OPEN_VERDICTS)).scalars().all():
-                await enqueue(tx, "scan", {"sha256": sha256}, dedupe_key=sha256, priority=-1)
+                await enqueue_for_content(tx, "scan", sha256, priority=-1)
                 swept.scans += 1
         for sha256 in (await tx.execute(_PENDING_THUMBNAILS)).scalars().all():
-            await enqueue(tx, "thumbnail", {"sha256": sha256}, dedupe_key=sha256, priority=-1)
+            await enqueue_for_content(tx, "thumbnail", sha256, priority=-1)
             swept.thumbnails += 1
     for sha256 in doomed:
         await library.collect(sha256)

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from media_core import media_types, queue
@@ -27,7 +27,7 @@ from media_core.access import has_room
 from media_core.database import Database
 from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, MediaFacts, Source, Thumbnail
 from media_core.errors import Refused, Unavailable, not_found
-from media_core.ids import new_media_id, new_ulid, thumbnail_id
+from media_core.ids import new_media_id, new_ulid, thumbnail_id_if
 from media_core.keys import content_key, thumbnail_key
 from media_core.policy import Policy, PolicyReader
 from media_core.quota import MIB, Reservation
@@ -36,7 +36,8 @@ from media_core.thumbnails import make_thumbnail
 from media_core.tokens import Claims
 
 BUFFER_BYTES = 8 * MIB
-"""Up to this size a file is kept in memory and put in one request; beyond, it streams to a staging object."""
+"""Up to this size a file is kept in memory and put in one request; a larger one streams to a staging object, from its
+first byte on if the request announces it."""
 STEP_BYTES = MIB
 FORM_OVERHEAD_BYTES = 64 * 1024
 """How much of a request's Content-Length may be form fields and boundaries rather than file."""
@@ -47,7 +48,8 @@ _log = structlog.stdlib.get_logger("media.uploads")
 
 _KNOWN = text("SELECT scan_status, doomed_at FROM blob WHERE sha256 = :sha256")
 _NEW_BLOB = text("""
-INSERT INTO blob (sha256, size, mime_type) VALUES (:sha256, :size, :mime_type)
+INSERT INTO blob (sha256, size, mime_type, width, height, duration, thumbnail_status, thumbnail_sha256, thumbnail_size)
+VALUES (:sha256, :size, :mime_type, :width, :height, :duration, :thumbnail_status, :thumbnail_sha256, :thumbnail_size)
 ON CONFLICT (sha256) DO NOTHING RETURNING sha256
 """)
 _LOCK_BLOB = text("""
@@ -176,6 +178,7 @@ class Upload:
         self._known_by_digest = False
         self._reservation = Reservation(uploads.database)
         self._extended_at = time.monotonic()
+        self._to_store = 0
         self.size = 0
 
     async def __aenter__(self) -> Self:
@@ -206,7 +209,7 @@ class Upload:
         if self.size > self._policy.max_upload_bytes:
             raise _too_large(self._policy)
         if self._staged is None and not self._known_by_digest:
-            if self.size <= BUFFER_BYTES:
+            if self.size <= BUFFER_BYTES and self._at_least <= BUFFER_BYTES:
                 self._buffer.append(chunk)
                 if self._buffer.unhashed >= STEP_BYTES:
                     await asyncio.to_thread(self._buffer.hash_into, self._hash)
@@ -253,9 +256,7 @@ class Upload:
         if not await self._is_known(sha256):
             if self._known_by_digest:
                 raise _deleted_meanwhile()
-            facts = await self._examine(filename, claimed_type)
-            await self._reservation.grow_to(self.size)
-            facts = await self._fit_thumbnail(facts)
+            facts = await self._new_facts(filename, claimed_type)
         fingerprint = f"upload {sha256} {filename} {tenant_scope} {room_id}"
         async with self._uploads.database.transaction() as tx:
             key = {"subject": caller.subject, "key": idempotency_key}
@@ -281,6 +282,9 @@ class Upload:
                 )
             if idempotency_key is not None:
                 await tx.execute(_REMEMBER, {**key, "answer": json.dumps(asdict(uploaded))})
+            # Last: all uploads of the tenant wait for its row, from here to the commit.
+            await self._reservation.settle(tx, self._to_store)
+        self._reservation.forget()
         return uploaded
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -305,6 +309,7 @@ class Upload:
         self._gathered, self._gathered_bytes = [], 0
         if not chunk:
             return
+        self._head = self._head or chunk[:SNIFF_BYTES]
         if self._staged is None:
             await asyncio.to_thread(self._hash.update, chunk)
             return
@@ -359,14 +364,18 @@ class Upload:
             _log.info("not_decoded", mime_type=mime_type, size=self.size, code=error.code, detail=error.detail)
         return _Facts(mime_type)
 
-    async def _fit_thumbnail(self, facts: _Facts) -> _Facts:
-        """A thumbnail counts against the quota too; where there is no room for it the file goes without."""
-        if facts.thumbnail is None:
-            return facts
-        try:
-            await self._reservation.grow_to(self.size + len(facts.thumbnail.data))
-        except Refused:
-            return _Facts(facts.mime_type, facts.width, facts.height, thumbnail_status="failed")
+    async def _new_facts(self, filename: str, claimed_type: str | None) -> _Facts:
+        """Examines content that is to be stored, and reserves what it takes.
+
+        A thumbnail counts against the quota too; where there is no room for it the file goes without.
+        """
+        facts = await self._examine(filename, claimed_type)
+        if facts.thumbnail is not None:
+            try:
+                await self._reservation.grow_to(self.size + len(facts.thumbnail.data))
+            except Refused:
+                facts = _Facts(facts.mime_type, facts.width, facts.height, thumbnail_status="failed")
+        await self._reservation.grow_to(self.size)
         return facts
 
     # -- keeping -------------------------------------------------------------------------------------------------
@@ -382,64 +391,63 @@ class Upload:
     ) -> Uploaded:
         """Takes the content's row and, unless it stands already, puts the object and describes it."""
         media_id = new_media_id()
-        parameters = {"sha256": sha256, "size": self.size, "mime_type": "application/octet-stream"}
+        row: Row[Any] | None = None
         while True:
-            new = (await tx.execute(_NEW_BLOB, parameters)).first() is not None
-            row = (await tx.execute(_LOCK_BLOB, {"sha256": sha256})).first()
-            if row is not None:  # else it was collected between the two statements
+            if facts is not None and (await tx.execute(_NEW_BLOB, self._described(sha256, facts))).first() is not None:
                 break
-        if row.scan_status == "infected":
-            raise _infected()
-        if not new and row.doomed_at is None:
-            await self._reservation.settle(tx, 0)
-            has_thumbnail = row.thumbnail_status in ("pending", "ready")
-            return Uploaded(
-                media_id,
-                sha256,
-                row.size,
-                row.mime_type,
-                thumbnail_id(media_id) if has_thumbnail else None,
-                row.width,
-                row.height,
-                row.scan_status,
-            )
-        if self._known_by_digest:
-            raise _deleted_meanwhile()
-        if facts is None:  # it was known a moment ago and is gone now
-            facts = await self._examine(filename, claimed_type)
-            await self._reservation.grow_to(self.size)
-            facts = await self._fit_thumbnail(facts)
+            row = (await tx.execute(_LOCK_BLOB, {"sha256": sha256})).first()
+            if row is not None and row.scan_status == "infected":
+                raise _infected()
+            if row is not None and row.doomed_at is None:
+                return Uploaded(
+                    media_id,
+                    sha256,
+                    row.size,
+                    row.mime_type,
+                    thumbnail_id_if(row.thumbnail_status, media_id),
+                    row.width,
+                    row.height,
+                    row.scan_status,
+                )
+            if self._known_by_digest:
+                raise _deleted_meanwhile()
+            if facts is None:  # it was known a moment ago and is going or gone now
+                facts = await self._new_facts(filename, claimed_type)
+            if row is not None:
+                break
         await self._put(sha256, facts)
-        thumbnail = facts.thumbnail
-        await tx.execute(
-            _DESCRIBE,
-            {
-                "sha256": sha256,
-                "mime_type": facts.mime_type,
-                "width": facts.width,
-                "height": facts.height,
-                "duration": facts.duration,
-                "thumbnail_status": facts.thumbnail_status,
-                "thumbnail_sha256": hashlib.sha256(thumbnail.data).hexdigest() if thumbnail else None,
-                "thumbnail_size": len(thumbnail.data) if thumbnail else 0,
-            },
-        )
-        payload: dict[str, Any] = {"sha256": sha256}
+        if row is not None:
+            await tx.execute(_DESCRIBE, self._described(sha256, facts))
         if self._policy.scan_enabled:
-            await queue.enqueue(tx, "scan", payload, dedupe_key=sha256, request_id=request_id)
+            await queue.enqueue_for_content(tx, "scan", sha256, request_id=request_id)
         if facts.thumbnail_status == "pending":
-            await queue.enqueue(tx, "thumbnail", payload, dedupe_key=sha256, request_id=request_id)
-        await self._reservation.settle(tx, self.size + (len(thumbnail.data) if thumbnail else 0))
+            await queue.enqueue_for_content(tx, "thumbnail", sha256, request_id=request_id)
+        self._to_store = self.size + (len(facts.thumbnail.data) if facts.thumbnail else 0)
         return Uploaded(
             media_id,
             sha256,
             self.size,
             facts.mime_type,
-            thumbnail_id(media_id) if facts.thumbnail_status in ("pending", "ready") else None,
+            thumbnail_id_if(facts.thumbnail_status, media_id),
             facts.width,
             facts.height,
             "pending",
         )
+
+    def _described(self, sha256: str, facts: _Facts) -> dict[str, Any]:
+        """The columns of the content's row."""
+        thumbnail = facts.thumbnail
+        return {
+            "sha256": sha256,
+            "size": self.size,
+            "mime_type": facts.mime_type,
+            "width": facts.width,
+            "height": facts.height,
+            "duration": facts.duration,
+            "thumbnail_status": facts.thumbnail_status,
+            "thumbnail_sha256": hashlib.sha256(thumbnail.data).hexdigest() if thumbnail else None,
+            "thumbnail_size": len(thumbnail.data) if thumbnail else 0,
+        }
 
     async def _put(self, sha256: str, facts: _Facts) -> None:
         store, tenant_id = self._uploads.store, self._uploads.tenant_id

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from media_core import logs, tokens
 from media_core.plan import with_transitions
+from media_core.settings import complaints
 from media_core.spec import Condition, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
 from media_operator.dispatch import Dispatcher, listen
 from media_operator.embedded.clamd import EmbeddedClamd
@@ -314,8 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warn(f"{_short(manifest)}: {complaint}")
         return 2
     except ValidationError as error:
-        for details in error.errors():
-            warn(f"MEDIA_{str(details['loc'][0]).upper()}: {details['msg']}")
+        for line in complaints(error):
+            warn(line)
         return 2
     except (CannotRun, PostgresFailed) as error:
         warn(str(error))

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from media_core.settings import EnvironmentSettings
 
 
-class RunSettings(BaseSettings):
+class RunSettings(EnvironmentSettings):
     """Where a single machine serves its tenant. The tenant itself is declared in its manifest."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_")

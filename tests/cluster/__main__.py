@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up|down|images|load|tools`: what the Makefile's targets of the same names run."""
+"""`python -m tests.cluster up|down|images|load`: what the Makefile's targets of the same names run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.tools import build
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.cluster", description=__doc__)
     parser.add_argument("action", choices=["up", "down", "images", "load"])
-    parser.add_argument("names", nargs="*", help="images or tools; all without names")
+    parser.add_argument("names", nargs="*", help="images; all without names")
     given = parser.parse_args()
     try:
         if given.action == "up":
@@ -40,8 +40,7 @@ def _say_how_to_use(cluster: kind.Cluster) -> None:
     print(f"export KUBECONFIG={cluster.kubeconfig}")
     if cluster.docker.host:
         print(f"export DOCKER_HOST={cluster.docker.host}")
-    for tool in ("kubectl", "helm"):
-        print(f"# {tool}: {build.provide(build.TOOLS[tool])}")
+    print(f"# kubectl: {build.provide(build.TOOLS['kubectl'])}")
 
 
 if __name__ == "__main__":

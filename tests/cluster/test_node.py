@@ -182,7 +182,7 @@ def test_helm_installs_a_chart(loaded: Cluster, workspace: Workspace, tmp_path: 
 
 @pytest.mark.parametrize(
     ("image", "module"),
-    [("api", "media_api.app"), ("workers", "media_workers.main"), ("operator", "media_operator.reconcile")],
+    [("api", "media_api.app"), ("workers", "media_workers.drain"), ("operator", "media_operator.reconcile")],
 )
 def test_the_projects_images_hold_what_they_run_and_no_compiler(workspace: Workspace, image: str, module: str) -> None:
     look = f"""

@@ -367,7 +367,7 @@ async def _answers(base: str) -> bool:
             return False
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
     """Asks until it holds; for what another process does in its own time."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 (there is no event to wait for in another process)

@@ -15,7 +15,7 @@ from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Lease, NotYet, Queue, cancel, enqueue
 from media_core.store.folder import FolderStore
-from media_workers.main import Drain, Handler, Work
+from media_workers.drain import Drain, Handler, Work
 from media_workers.settings import DrainSettings
 
 QUICK = DrainSettings(lease_seconds=0.4, linger_seconds=0.05, poll_seconds=0.01)

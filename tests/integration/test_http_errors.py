@@ -1,6 +1,7 @@
 """What goes wrong: every error is a problem, says what to do, leaks nothing, and leaves a line in the log."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from media_api import server
 from media_operator.embedded.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, anybody, eventually, log_lines, problem, process, upload
 from tests.integration.tenancy import GENEROUS
@@ -104,6 +106,29 @@ async def test_a_head_that_is_too_large_is_a_431_problem(api: Api, endless: bool
     assert body["code"] == "headers_too_large"
     head, body = await raw(api, b"GET /" + b"x" * 140_000 + (b"" if endless else b" HTTP/1.1\r\nHost: x\r\n\r\n"))
     assert head.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost:", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_request_that_would_upgrade_is_answered_as_it_is(api: Api) -> None:
+    reader, writer = await asyncio.open_connection(*api.address)
+    for upgrade in ("h2c", "websocket"):
+        head = f"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
+        writer.write(head.encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        await reader.readexactly(len(b'{"status":"ok","detail":null}'))
+    writer.close()
 
 
 async def test_a_head_within_the_limit_is_served(api: Api) -> None:

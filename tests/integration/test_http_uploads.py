@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from media_api import server
 from media_operator.embedded.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration.api_server import Api, Left, anybody, eventually, left, problem, serving, upload
@@ -322,6 +323,37 @@ async def test_the_connection_serves_on_after_a_refusal_when_the_client_sends_it
     writer.close()
 
 
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+async def test_a_client_that_reads_only_after_sending_everything_still_gets_the_refusal(api: Api, version: str) -> None:
+    """Proxies and simple clients say Connection: close and send it all first; a reset would lose them the answer."""
+    body = form(b"x" * 9 * MIB)
+    head = head_of(api, len(body), "Idempotency-Key: " + "k" * 300, "Connection: close")
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(head.replace(b"HTTP/1.1", version.encode(), 1))
+    for start in range(0, len(body), MIB):
+        writer.write(body[start : start + MIB])
+        await writer.drain()
+        await asyncio.sleep(0.01)
+    status, headers, answer = await read_answer(reader)
+    assert (status, headers["connection"], json.loads(answer)["code"]) == (422, "close", "invalid_request")
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_the_rest_of_a_refused_body_is_not_read_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.2)
+    for more in ((), ("Connection: close",)):
+        reader, writer = await asyncio.open_connection(*api.address)
+        writer.write(head_of(api, 10**12, *more))
+        assert (await read_answer(reader))[0] == 413
+        async with asyncio.timeout(10):
+            with pytest.raises(ConnectionError):
+                while True:
+                    writer.write(b"x" * 65536)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+
+
 async def test_a_client_that_waits_for_100_continue_gets_it_or_the_refusal(api: Api) -> None:
     body = form(secrets.token_bytes(100))
     reader, writer = await asyncio.open_connection(*api.address)
@@ -387,3 +419,18 @@ async def test_thirty_two_slow_clients_hold_up_nobody(api: Api) -> None:
     answers = await asyncio.gather(*slow)
     assert [status for status, _ in answers] == [201] * 32
     assert len({json.loads(answer)["data"]["media_id"] for _, answer in answers}) == 32
+
+
+async def test_a_hundred_uploads_at_once_never_exceed_the_quota(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    small = replace(GENEROUS, max_bytes=2 * MIB)
+    async with serving(postgres, tmp_path, applied=small) as api, api.client() as client:
+        files = [secrets.token_bytes(100_000) for _ in range(100)]
+        answers = await asyncio.gather(*(client.post(UPLOAD, files={"file": ("a", data)}) for data in files))
+        kept = [answer for answer in answers if answer.status_code == 201]
+        for answer in answers:
+            if answer.status_code != 201:
+                problem(answer, 413, "quota_exceeded")
+        usage = (await client.get("/v1/usage")).json()["data"]
+        assert 0 < len(kept) <= 2 * MIB // 100_000
+        assert usage["stored_bytes"] == len(kept) * 100_000
+        assert await left(api) == Left(len(kept), len(kept), 0, 0, len(kept), 0)

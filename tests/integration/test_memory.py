@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-
 from bench.memory import ALLOWED_BESIDE_BUFFERS, CROWD, crowd_of_uploads, large_upload
 from bench.resources import MIB, Resources
+
 from media_core.policy import Policy
 from media_core.uploads import BUFFER_BYTES
 from media_operator.embedded.postgres import EmbeddedPostgres

@@ -241,3 +241,16 @@ async def test_after_kill_9_the_job_goes_to_the_next_worker_when_the_lease_is_ov
         await tx.execute(text("SELECT pg_sleep(0.6)"))  # the lease ends by the database's clock
     successor = await take(queue)
     assert (successor.job_id, successor.attempts) == (job_id, 2)
+
+
+async def test_a_cancelled_job_ends_as_cancelled_however_its_worker_lets_go(database: Database, queue: Queue) -> None:
+    handed_back, failed = await put(database, priority=1), await put(database)
+    first, second = await take(queue), await take(queue)
+    async with database.transaction() as tx:
+        await cancel(tx, handed_back)
+        await cancel(tx, failed)
+    await queue.release(first, timedelta(seconds=5))
+    await queue.fail(second, "unavailable", "clamd: away", retry=True)
+    for job_id in (handed_back, failed):
+        ended = await row(database, job_id)
+        assert (ended.status, ended.finished_at is not None) == ("cancelled", True)

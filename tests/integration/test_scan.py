@@ -22,7 +22,7 @@ from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
 from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
 from media_workers.canaries import EICAR
-from media_workers.main import Drain, Work
+from media_workers.drain import Drain, Work
 from media_workers.scan import Scanner
 from media_workers.settings import ClamdSettings, DrainSettings
 from tests.fixtures.media import photo

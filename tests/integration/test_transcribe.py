@@ -31,7 +31,7 @@ from media_core.policy import PolicyReader
 from media_core.queue import Lease, Queue, cancel, enqueue
 from media_core.settings import TranscriptionSettings
 from media_core.store.folder import FolderStore
-from media_workers.main import Drain, Work
+from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings, WhisperSettings
 from media_workers.transcribe import Transcriber, Window
 from media_workers.whisper import SAMPLE_RATE, Heard, Whisper
@@ -110,11 +110,14 @@ class Tenant:
         assert job.status == "failed", (job.status, job.result)
         return job.error_code, job.error_detail
 
-    async def drain(self, *, window_seconds: float = 300.0, **parts: Any) -> None:
-        """Works off the queue; `parts` replace parts of the work (a queue, a decoder)."""
+    def worker(self, *, window_seconds: float = 300.0, **parts: Any) -> Drain:
+        """One worker's drain loop; `parts` replace parts of the work (a queue, a decoder)."""
         handler = Transcriber(self.whisper, self.limits, lease_seconds=LEASE_SECONDS, window_seconds=window_seconds)
         settings = DrainSettings(linger_seconds=0, lease_seconds=LEASE_SECONDS)
-        await Drain("transcribe", handler, replace(self.work, **parts), settings).run()
+        return Drain("transcribe", handler, replace(self.work, **parts), settings)
+
+    async def drain(self, **parts: Any) -> None:
+        await self.worker(**parts).run()
 
     async def job(self, job_id: str) -> Row[Any]:
         async with self.work.database.transaction() as tx:
@@ -395,6 +398,28 @@ async def test_a_cancelled_job_stops_after_the_segment_it_is_at(tenant: Tenant) 
     job = await tenant.job(job_id)
     assert (job.status, job.result, job.error_code) == ("cancelled", None, None)
     assert len(await tenant.segments(job_id)) == 3
+
+
+async def test_a_stopped_worker_hands_the_job_back_and_the_next_one_goes_on(tenant: Tenant) -> None:
+    job_id = await tenant.submit(await tenant.keep(sample("long_en.m4a")), language="en")
+
+    async def stop_at_the_third(lease: Lease, number: int) -> None:
+        if number == 2:
+            worker.stop.set()
+
+    worker = tenant.worker(queue=WatchedQueue(tenant.work.database, stop_at_the_third))
+    await worker.run()
+    job, before = await tenant.job(job_id), await tenant.segments(job_id)
+    assert (job.status, job.attempts) == ("queued", 0)
+    assert 0 < job.progress < 0.2
+
+    decoder = WatchedDecoder(tenant.work.decoder)
+    await tenant.drain(decoder=decoder)
+    job, after = await tenant.job(job_id), await tenant.segments(job_id)
+    assert (job.status, job.attempts, job.result["language"]) == ("completed", 1, "en")
+    assert after[: len(before)] == before
+    assert decoder.windows == [before[-1]["end"]]
+    assert unheard(after, SPOKEN["long_en.m4a"]["segments"]) == []
 
 
 async def test_two_workers_never_write_one_job_twice(tenant: Tenant) -> None:

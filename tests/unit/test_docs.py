@@ -35,7 +35,7 @@ def test_every_dependency_earns_its_place_in_a_line() -> None:
     import tomllib
 
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    for project in sorted(ROOT.glob("*/pyproject.toml")) + [ROOT / "pyproject.toml"]:
+    for project in [*sorted(ROOT.glob("*/pyproject.toml")), ROOT / "pyproject.toml"]:
         metadata = tomllib.loads(project.read_text())
         groups = [*metadata["project"].get("optional-dependencies", {}).values()]
         groups += metadata.get("dependency-groups", {}).values()

@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import sys
+from dataclasses import dataclass, field
 
 import structlog
+from pydantic import ValidationError
 
 from media_core import logs
 from media_core.database import Database
@@ -13,45 +15,60 @@ from media_core.errors import Unavailable
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import KINDS, Queue
-from media_core.settings import LogSettings, TenantSettings, TranscriptionSettings
+from media_core.settings import LogSettings, TenantSettings, TranscriptionSettings, complaints
 from media_core.store import StoreSettings, open_store
 from media_core.sweep import sweep
 from media_workers import metrics
-from media_workers.main import Drain, Handler, Work, stop_on_signals
+from media_workers.drain import Drain, Handler, Work, stop_on_signals
 from media_workers.settings import ClamdSettings, DrainSettings, MetricsSettings, WhisperSettings
 
 
-def handler_of(kind: str) -> Handler:
+@dataclass(frozen=True)
+class Settings:
+    """All that a worker reads from its environment. Raises pydantic's ValidationError."""
+
+    tenant: TenantSettings = field(default_factory=TenantSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    drain: DrainSettings = field(default_factory=DrainSettings)
+    clamd: ClamdSettings = field(default_factory=ClamdSettings)
+    whisper: WhisperSettings = field(default_factory=WhisperSettings)
+    transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+
+def handler_of(kind: str, settings: Settings) -> Handler:
     """Imports only what this kind needs: a scan worker never loads a speech model."""
     if kind == "scan":
         from media_workers.scan import Scanner
 
-        return Scanner(ClamdSettings())
+        return Scanner(settings.clamd)
     if kind == "transcribe":
         from media_workers.transcribe import Transcriber
         from media_workers.whisper import Whisper
 
-        lease_seconds = DrainSettings().lease_seconds
-        return Transcriber(Whisper(WhisperSettings()), TranscriptionSettings(), lease_seconds=lease_seconds)
-    from media_workers.frames import make_video_thumbnail
+        return Transcriber(
+            Whisper(settings.whisper), settings.transcription, lease_seconds=settings.drain.lease_seconds
+        )
+    from media_workers.thumbnail import make_video_thumbnail
 
     return make_video_thumbnail
 
 
-async def run(kind: str) -> None:
-    tenant = TenantSettings()
+async def run(kind: str, settings: Settings) -> None:
+    tenant = settings.tenant
     database = Database(tenant.database_url.get_secret_value(), pool_size=min(4, tenant.database_pool), relaxed=True)
-    store = open_store(StoreSettings(), tenant.tenant_id)
+    store = open_store(settings.store, tenant.tenant_id)
     policy = PolicyReader(database)
     library = Library(tenant_id=tenant.tenant_id, database=database, store=store, policy=policy)
     try:
         if kind == "sweep":
             await sweep(library)
             return
-        handler = handler_of(kind)
+        handler = handler_of(kind, settings)
         async with DecodingPool(processes=1) as decoder:
             work = Work(database, Queue(database), library, store, decoder, policy)
-            drain = Drain(kind, handler, work, DrainSettings())
+            drain = Drain(kind, handler, work, settings.drain)
             stop_on_signals(drain.stop)
             await drain.run()
     finally:
@@ -63,11 +80,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="media_workers", description=__doc__)
     parser.add_argument("kind", choices=[*KINDS, "sweep"])
     kind = parser.parse_args().kind
-    log = LogSettings()
-    logs.configure(log.format, log.level)
-    metrics.serve(MetricsSettings().port)
     try:
-        asyncio.run(run(kind))
+        settings = Settings()
+        if settings.store.store == "s3":
+            _ = settings.store.s3  # so that what is missing is said now
+    except ValidationError as error:
+        print("\n".join(complaints(error)), file=sys.stderr)
+        return 2
+    logs.configure(settings.log.format, settings.log.level)
+    metrics.serve(settings.metrics.port)
+    try:
+        asyncio.run(run(kind, settings))
     except Unavailable as error:
         # The launcher starts another one while there is work; nothing is lost.
         structlog.stdlib.get_logger("media.worker").error(

@@ -9,7 +9,7 @@ from media_core.keys import content_key
 from media_core.queue import Lease, LeaseLost
 from media_core.store import ObjectMissing
 from media_workers.clamd import Clamd
-from media_workers.main import Work
+from media_workers.drain import Work
 from media_workers.settings import ClamdSettings
 
 

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from media_core.settings import EnvironmentSettings
 
 
-class WhisperSettings(BaseSettings):
+class WhisperSettings(EnvironmentSettings):
     """The speech-to-text model. A model that can't be had fails the jobs with `model_unavailable`, not the worker."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_WHISPER_")
@@ -34,7 +36,7 @@ class WhisperSettings(BaseSettings):
     """True: never download; a named model must be in `download_root` already."""
 
 
-class DrainSettings(BaseSettings):
+class DrainSettings(EnvironmentSettings):
     """How long a worker process lives and how it holds its leases."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_WORKER_")
@@ -56,7 +58,7 @@ class DrainSettings(BaseSettings):
     """A worker takes no new job after this time."""
 
 
-class ClamdSettings(BaseSettings):
+class ClamdSettings(EnvironmentSettings):
     """The scanner that all tenants share."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_CLAMD_")
@@ -82,7 +84,7 @@ class ClamdSettings(BaseSettings):
     2 GiB; a smaller value saves the time of sending what clamd would refuse."""
 
 
-class MetricsSettings(BaseSettings):
+class MetricsSettings(EnvironmentSettings):
     """What a worker tells Prometheus."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_METRICS_")

@@ -22,7 +22,7 @@ from media_core.keys import content_key
 from media_core.queue import Lease, LeaseLost, NotYet
 from media_core.settings import TranscriptionSettings
 from media_core.store.base import ObjectMissing
-from media_workers.main import Work
+from media_workers.drain import Work
 from media_workers.whisper import SAMPLE_RATE, Heard, Model, Options, Samples, Whisper
 
 WINDOW_SECONDS = 300.0
@@ -35,7 +35,7 @@ _LEAD_IN = 0.5
 _OVERLAP = 5.0
 """Seconds heard twice where a window ends in silence: half a word there may have gone unnoticed."""
 _ROUNDING = 0.25
-"""Seconds by which a window may miss its length without being the recording's last."""
+"""Seconds by which what is decoded may differ from what was asked for or announced: resamplers and codecs pad."""
 _VERDICT_DUE = timedelta(seconds=5)
 
 _CONTENT = text("""
@@ -122,7 +122,7 @@ class Transcriber:
         position = transcript.said_until
         while True:
             window = await recording.window(position)
-            await _charge(lease, work, window.end)
+            await _charge(lease, work, window.end - _ROUNDING)
             cut = await _listen(model, window, request.options, transcript)
             if window.last:
                 break

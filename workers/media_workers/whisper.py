@@ -161,7 +161,7 @@ def _load(settings: WhisperSettings) -> Model:
         )
         if device == "cuda":
             # The CUDA libraries are looked for at the first computation only.
-            whisper.detect_language(np.zeros(SAMPLE_RATE, np.float32))
+            list(whisper.transcribe(np.zeros(SAMPLE_RATE, np.float32), language="en")[0])
     except Exception as error:  # ctranslate2 and tokenizers raise what they like; the chain keeps it for the log
         raise _unavailable(
             f"The model in {settings.model!r} can't be loaded on {device} ({_first_line(error)}); set "

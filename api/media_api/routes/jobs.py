@@ -1,6 +1,7 @@
 """`/v1/jobs`: how work goes, its result, and how to stop it."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from media_api.models import Data, Job, Page, Segment
 from media_api.routes.parameters import JobId, next_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core import transcripts
-from media_core.errors import Refused, not_found
+from media_core.errors import Refused, Unavailable, not_found
 from media_core.jobs import Job as CoreJob
 from media_core.jobs import State
 from media_core.tokens import Claims
@@ -124,7 +125,9 @@ async def watch_job(
 
 async def _events(services: Services, caller: Claims, job: CoreJob, after: int) -> AsyncIterator[str]:
     seen: State | None = None
-    with services.watch.watched(job.job_id):
+    # Once the stream has begun there is no other answer: a job that vanished or a database that is away ends it, and
+    # the client asks again.
+    with services.watch.watched(job.job_id), contextlib.suppress(Refused, Unavailable):
         while True:
             for stored in await services.jobs.segments(job.job_id, after):
                 after = stored["number"]

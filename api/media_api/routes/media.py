@@ -20,7 +20,8 @@ from media_api.routes.parameters import MediaId, is_room_id, request_id_of
 from media_api.services import Services, Wired
 from media_core import thumbnails
 from media_core.access import RETRY_AFTER_SECONDS, Item
-from media_core.errors import Refused, not_found
+from media_core.decoding import DecodingFailed
+from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import media_id_of_thumbnail
 from media_core.keys import content_key, thumbnail_key
 from media_core.store import ObjectMissing
@@ -243,7 +244,10 @@ async def download_thumbnail(
         return Response(status_code=304, headers=headers)
     picture = await _master(services, item)
     if (size, image_format) != (ThumbnailSize.LARGEST, "webp"):
-        picture = await thumbnails.variant(services.decoder, picture, size, image_format)
+        try:
+            picture = await thumbnails.variant(services.decoder, picture, size, image_format)
+        except DecodingFailed as error:  # of a picture that we made: the decoder is out of time or memory
+            raise Unavailable("thumbnail decoder", error.code) from error
     headers["Content-Disposition"] = _thumbnail_name(item, image_format)
     return Response(picture, headers=headers, media_type=f"image/{image_format}")
 

@@ -13,7 +13,7 @@ from media_api.multipart import ClientGone
 from media_api.routes.parameters import MediaId, RoomId, known_id, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
 from media_core.errors import Refused
-from media_core.library import Category
+from media_core.media_types import Category
 
 router = APIRouter(tags=["Rooms"])
 

@@ -1,11 +1,13 @@
 """One tenant's objects; see `base` for the contract. `open_store` picks the driver that the settings name."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from media_core.settings import EnvironmentSettings
 from media_core.store.base import ObjectInfo, ObjectMissing, ObjectStore, SignedUrl, StagedObject
 from media_core.store.folder import FolderStore, SignedRequest
 from media_core.store.s3 import S3Settings, S3Store
@@ -25,7 +27,7 @@ __all__ = [
 ]
 
 
-class StoreSettings(BaseSettings):
+class StoreSettings(EnvironmentSettings):
     """Where the tenant's objects lie. With `store=s3`, `S3Settings` says which bucket."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_")
@@ -43,15 +45,25 @@ class StoreSettings(BaseSettings):
     public_url: str = "http://127.0.0.1:8000"
     """Where clients reach the api; the folder's signed URLs lead there."""
 
+    @cached_property
+    def s3(self) -> S3Settings:
+        """Read only where the store is S3. Raises pydantic's ValidationError."""
+        return S3Settings()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "StoreSettings":
+        if self.store == "folder" and self.store_folder is None:
+            raise ValueError("MEDIA_STORE=folder needs MEDIA_STORE_FOLDER")
+        return self
+
 
 def open_store(settings: StoreSettings, tenant_id: str) -> ObjectStore:
-    """The tenant's store; `MEDIA_S3_*` is read where it is S3. Makes no request and no folder yet.
+    """The tenant's store. Makes no request and no folder yet.
 
-    Raises ValueError for settings that can't be: one that is missing, an impossible tenant id, a short signing key.
+    Raises ValueError for an impossible tenant id or a short signing key, ValidationError for missing S3 settings.
     """
     if settings.store == "s3":
-        return S3Store(S3Settings(), tenant_id)
-    if settings.store_folder is None:
-        raise ValueError("store=folder needs store_folder (MEDIA_STORE_FOLDER)")
+        return S3Store(settings.s3, tenant_id)
+    assert settings.store_folder is not None  # noqa: S101 (the settings see to it)
     key = settings.store_signing_key.get_secret_value().encode()
     return FolderStore(settings.store_folder, tenant_id, key, settings.public_url)

@@ -25,8 +25,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from media_core.settings import EnvironmentSettings
 from media_core.store.base import (
     CHUNK_BYTES,
     STAGING,
@@ -63,7 +64,7 @@ RETRY_TIMEOUT = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=3)
 
 
-class S3Settings(BaseSettings):
+class S3Settings(EnvironmentSettings):
     """Environment variables `MEDIA_S3_*`."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_S3_")

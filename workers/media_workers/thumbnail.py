@@ -8,7 +8,7 @@ from media_core.keys import content_key
 from media_core.queue import Lease
 from media_core.store import ObjectMissing
 from media_core.thumbnails import make_thumbnail
-from media_workers.main import Work
+from media_workers.drain import Work
 
 
 async def make_video_thumbnail(lease: Lease, work: Work) -> None:
