@@ -12,6 +12,7 @@ from media_api.metrics import Metrics
 from media_api.settings import Settings
 from media_core import logs
 from media_core.settings import complaints
+from media_core.store import open_store
 
 _log = structlog.stdlib.get_logger("media.api")
 
@@ -19,8 +20,12 @@ _log = structlog.stdlib.get_logger("media.api")
 def main() -> int:
     try:
         settings = Settings()
+        open_store(settings.store, settings.tenant.tenant_id)  # makes no request; says now what can't be
     except ValidationError as error:
         print("\n".join(complaints(error)), file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"MEDIA_STORE: {error}", file=sys.stderr)
         return 2
     logs.configure(settings.log.format, settings.log.level)
     bind = settings.server

@@ -55,6 +55,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "infected": Kind(422, "Infected content"),
         "invalid_request": Kind(422, "Invalid request"),
         "missing_file": Kind(422, "File missing"),
+        "scan_failed": Kind(422, "File could not be scanned"),
         "scan_pending": Kind(425, "Not scanned yet"),
         "thumbnail_pending": Kind(425, "Thumbnail not made yet"),
         "transcription_limit_exceeded": Kind(429, "Transcription limit reached"),
@@ -115,9 +116,8 @@ def challenge(refused: Refused, *, token_sent: bool) -> dict[str, str]:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)  # noqa: S101 (what it is registered for)
-    return response(
-        error.code, error.detail, error.facts, challenge(error, token_sent="authorization" in request.headers)
-    )
+    sent = request.headers.get("authorization", "").lower()
+    return response(error.code, error.detail, error.facts, challenge(error, token_sent=sent.startswith("bearer ")))
 
 
 async def _unavailable(_request: Request, error: Exception) -> Response:

@@ -108,6 +108,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self.begin_deadline(LINGER_SECONDS)
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self.transport.close()  # the process ends: no lingering
+
     def send_400_response(self, msg: str) -> None:
         self._refuse("bad_request", "This is not an HTTP request that could be understood.")
 

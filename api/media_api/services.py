@@ -86,7 +86,7 @@ def verifier_of(tenant_id: str, auth: AuthSettings) -> TokenVerifier:
     return TokenVerifier(tenant_id, keys, audience=auth.oidc_audience, issuer=auth.oidc_issuer)
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

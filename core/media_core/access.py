@@ -6,17 +6,21 @@ for anybody), then whether bytes may leave before or without a clean verdict. Th
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from media_core.errors import Refused, not_found
 from media_core.policy import Policy
+from media_core.queue import NotYet
 from media_core.tokens import ALL, Claims
 
 Purpose = Literal["see", "read"]
 """`see`: facts about the item. `read`: its bytes, its thumbnail, a signed URL, its words."""
 
 RETRY_AFTER_SECONDS = 5
+
+VERDICT_DUE = timedelta(seconds=10)
+"""How long a worker leaves content alone that has no verdict yet; the verdict itself ends the wait (`queue.hurry`)."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +116,20 @@ def require(caller: Claims, item: Item | None, policy: Policy, purpose: Purpose)
         if objection is not None:
             raise objection
     return item
+
+
+def require_workable(scan_status: str, policy: Policy, *, being_scanned: bool) -> None:
+    """The same verdicts, for a worker that is to open content on a caller's behalf.
+
+    Raises NotYet while a verdict is due, and Refused `not_found`, `unscannable`, `scan_failed` when none will help.
+    """
+    if scan_status == "infected":
+        raise not_found()
+    if scan_status == "unscannable" and policy.unscannable == "Block":
+        raise Refused("unscannable", "The scanner could not look inside this file, so it is not opened here either.")
+    if scan_status == "error" and not being_scanned:
+        raise Refused(
+            "scan_failed", "This file could not be scanned, so it is not opened; an admin can have it rescanned."
+        )
+    if scan_status == "error" or (scan_status == "pending" and policy.scan_enabled):
+        raise NotYet(VERDICT_DUE)

@@ -4,20 +4,26 @@ Nothing here or above relies on session state: search_path and limits hang on th
 prepared by name, locks live as long as their transaction. So the api works behind PgBouncer in transaction mode.
 """
 
+import math
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from media_core.errors import Unavailable
 
 MIGRATION_LOCK = 0x6D65646961  # "media"; two pods that start together migrate one after the other
+
+TRUSTED_SECONDS = 1.0
+"""A connection that answered so long ago is asked whether it is still there before it is used."""
 
 
 class Database:
@@ -34,26 +40,47 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
-            pool_pre_ping=True,
             connect_args={"prepare_threshold": None, "connect_timeout": 5, **options},
         )
+        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        dialect = self.engine.dialect
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        @event.listens_for(self.engine.sync_engine, "checkin")
+        def _returned(connection: Any, record: Any) -> None:
+            record.info["returned"] = time.monotonic()
+
+        @event.listens_for(self.engine.sync_engine, "checkout")
+        def _taken(connection: Any, record: Any, proxy: Any) -> None:
+            if time.monotonic() - record.info.get("returned", math.inf) > TRUSTED_SECONDS:
+                try:
+                    dialect.do_ping(connection)
+                except dialect.loaded_dbapi.Error as error:
+                    raise DisconnectionError from error
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Commits at the end of the block, rolls back on any exception. Raises Unavailable when Postgres is away."""
-        try:
-            async with self.engine.begin() as connection:
-                yield connection
-        except PoolTimeout as error:
-            raise Unavailable("database", "all connections are busy") from error
-        except DBAPIError as error:
-            if isinstance(error, OperationalError) or error.connection_invalidated:
-                # The driver's message names hosts and roles; it goes to the log through __cause__, not to a client.
-                raise Unavailable("database", "PostgreSQL does not answer") from error
-            raise
+        return _available(self.engine.begin())
+
+    def statement(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Each statement commits by itself, without a BEGIN and COMMIT to wait for. Raises Unavailable likewise."""
+        return _available(self._single.connect())
 
     async def aclose(self) -> None:
         await self.engine.dispose()
+
+
+@asynccontextmanager
+async def _available(opening: AbstractAsyncContextManager[AsyncConnection]) -> AsyncIterator[AsyncConnection]:
+    try:
+        async with opening as connection:
+            yield connection
+    except PoolTimeout as error:
+        raise Unavailable("database", "all connections are busy") from error
+    except DBAPIError as error:
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            # The driver's message names hosts and roles; it goes to the log through __cause__, not to a client.
+            raise Unavailable("database", "PostgreSQL does not answer") from error
+        raise
 
 
 def migrate(url: str) -> None:

@@ -6,7 +6,7 @@ A job belongs to whoever asked for it; to anybody but the owner and admins it do
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -85,6 +85,11 @@ class Transcription:
     prompt: str | None = None
     hotwords: str | None = None
     vad: bool = True
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> "Transcription":
+        """As it was queued; what is not said there has its default."""
+        return cls(**{wish.name: payload[wish.name] for wish in fields(cls) if payload.get(wish.name) is not None})
 
 
 @dataclass(frozen=True)

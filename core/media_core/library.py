@@ -11,14 +11,14 @@ from typing import Any
 
 from sqlalchemy import Row, text
 
-from media_core import access, quota
+from media_core import access, queue, quota
 from media_core.access import Item, Purpose
 from media_core.database import Database
 from media_core.errors import Refused, not_found
 from media_core.keys import content_key, thumbnail_key
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
-from media_core.queue import Lease, LeaseLost, Queue, enqueue_for_content
+from media_core.queue import Lease
 from media_core.store import ObjectStore
 from media_core.tokens import Claims
 
@@ -92,8 +92,14 @@ FROM media JOIN standing USING (sha256)
 
 
 _CONTENT = text("""
-SELECT sha256, size, mime_type, duration, scan_status FROM blob
+SELECT sha256, size, mime_type, scan_status FROM blob
 WHERE sha256 = :sha256 AND doomed_at IS NULL
+""")
+_CONTENT_OF = text("""
+SELECT blob.sha256, blob.size, blob.mime_type, blob.scan_status, EXISTS (
+    SELECT FROM job WHERE kind = 'scan' AND dedupe_key = blob.sha256 AND status IN ('queued','running')
+) AS being_scanned
+FROM media JOIN blob USING (sha256) WHERE media_id = :media_id AND doomed_at IS NULL
 """)
 _KEEP_MEDIA = text("SELECT media_id FROM media WHERE media_id = :media_id FOR KEY SHARE")
 
@@ -122,7 +128,6 @@ class Content:
     sha256: str
     size: int
     mime_type: str
-    duration: float | None
     scan_status: str
 
 
@@ -140,22 +145,38 @@ class Library:
     async def find(self, caller: Claims, media_id: str, purpose: Purpose) -> Item:
         """Raises Refused as `access.require` does."""
         policy = await self.policy.current()
-        async with self.database.transaction() as tx:
+        async with self.database.statement() as tx:
             row = (await tx.execute(_FIND, {"media_id": media_id})).first()
         return access.require(caller, _item(row) if row else None, policy, purpose)
 
     async def servable(self, sha256: str) -> None:
         """The gate of a URL signed earlier: the content must still stand and not be infected. Raises `not_found`."""
-        async with self.database.transaction() as tx:
+        async with self.database.statement() as tx:
             row = (await tx.execute(_SERVABLE, {"sha256": sha256})).first()
         if row is None or row.scan_status == "infected":
             raise not_found()
 
     async def content(self, sha256: str) -> Content | None:
         """For workers; None when the content is gone or going."""
-        async with self.database.transaction() as tx:
+        async with self.database.statement() as tx:
             row = (await tx.execute(_CONTENT, {"sha256": sha256})).first()
         return Content(**row._mapping) if row else None
+
+    async def content_for_work(self, media_id: str) -> Content:
+        """For a worker that opens what it is given: the content of an item, once its verdict allows that.
+
+        Raises NotYet while the verdict is due, Refused `not_found` (gone or infected), `unscannable` (and the tenant
+        does not release such content), `scan_failed` (no verdict came and nobody is at it).
+        """
+        async with self.database.statement() as tx:
+            row = (await tx.execute(_CONTENT_OF, {"media_id": media_id})).first()
+        policy = await self.policy.current()
+        if row is None:
+            raise not_found()
+        *facts, being_scanned = row
+        content = Content(*facts)
+        access.require_workable(content.scan_status, policy, being_scanned=being_scanned)
+        return content
 
     async def totals(self) -> Totals:
         async with self.database.transaction() as tx:
@@ -246,9 +267,7 @@ class Library:
 
     # -- verdicts and thumbnails -----------------------------------------------------------------------------------
 
-    async def record_verdict(
-        self, queue: Queue, lease: Lease, *, status: str, detail: str | None, engine: str | None
-    ) -> None:
+    async def record_verdict(self, lease: Lease, *, status: str, detail: str | None, engine: str | None) -> None:
         """Writes the verdict on the content of a scan job and completes the job, in one transaction.
 
         Fenced by the lease: raises LeaseLost and writes nothing if another worker has the job. From the commit on,
@@ -262,8 +281,8 @@ class Library:
             if row is not None:
                 await quota.shrink(tx, row.bytes)
             result: dict[str, Any] = {"scan_status": status, "scan_detail": detail, "scan_engine": engine}
-            if not await queue.finish(lease, result, tx):
-                raise LeaseLost(lease.job_id)
+            await queue.finish(tx, lease, result)
+            await queue.hurry(tx, sha256)
         if status == "infected":
             await self.collect(sha256)
 
@@ -271,12 +290,12 @@ class Library:
         """Queues a scan of the item's content and returns the job's id; one already open is joined. Admins only."""
         item = await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
-            return await enqueue_for_content(
+            return await queue.enqueue_for_content(
                 tx, "scan", item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
             )
 
     async def keep_thumbnail(
-        self, queue: Queue, lease: Lease, *, data: bytes, digest: str, width: int | None, height: int | None
+        self, lease: Lease, *, data: bytes, digest: str, width: int | None, height: int | None
     ) -> None:
         """Stores the thumbnail of a job's content within the quota and completes the job. Raises LeaseLost.
 
@@ -300,8 +319,7 @@ class Library:
                 if made.first() is not None:  # the row is locked now, so the object can't outlive it
                     await self.store.put(thumbnail_key(self.tenant_id, sha256), data)
                     await reservation.settle(tx, len(data))
-                if not await queue.finish(lease, {"thumbnail_sha256": digest}, tx):
-                    raise LeaseLost(lease.job_id)
+                await queue.finish(tx, lease, {"thumbnail_sha256": digest})
         finally:
             await reservation.release()
 

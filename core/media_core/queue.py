@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Row, text
+from sqlalchemy import CursorResult, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from media_core.database import Database
@@ -103,6 +103,15 @@ UPDATE job SET
     finished_at = CASE WHEN status = 'queued' THEN now() ELSE finished_at END,
     cancel_requested = true
 WHERE job_id = :job_id AND status IN ('queued','running')
+""")
+_HURRY = text("""
+WITH due AS (
+    UPDATE job SET run_after = now()
+    WHERE kind = 'transcribe' AND status = 'queued' AND run_after > now() AND attempts = 0
+      AND payload ->> 'sha256' = :sha256
+    RETURNING job_id
+)
+SELECT pg_notify(:channel, current_schema()) FROM due LIMIT 1
 """)
 _APPEND = text("""
 WITH held AS (
@@ -250,7 +259,10 @@ async def segments_of(tx: AsyncConnection, job_id: str, after: int = -1) -> list
 
 
 class Queue:
-    """The worker's side. `retry_base` is the first retry's mean delay; it doubles with each attempt, up to an hour."""
+    """The worker's side. `retry_base` is the first retry's mean delay; it doubles with each attempt, up to an hour.
+
+    Whatever takes a lease raises LeaseLost, and has written nothing, when the job is no longer held by its token.
+    """
 
     def __init__(self, database: Database, *, retry_base: timedelta = timedelta(seconds=2)) -> None:
         self._database = database
@@ -267,42 +279,32 @@ class Queue:
             ).first()
         return Lease(token=token, **row._mapping) if row else None
 
-    async def renew(self, lease: Lease, *, seconds: float, progress: float | None = None) -> bool:
-        """False: the lease is lost, stop now. Raises Cancelled when the client asked for it."""
-        async with self._database.transaction() as tx:
-            row = (
+    async def renew(self, lease: Lease, *, seconds: float, progress: float | None = None) -> None:
+        """Holds the job for `seconds` from now. Raises Cancelled when the client asked for it."""
+        async with self._database.statement() as tx:
+            row = _held(
+                lease,
                 await tx.execute(
-                    _RENEW,
-                    {"job_id": lease.job_id, "token": lease.token, "seconds": seconds, "progress": progress},
-                )
-            ).first()
-        if row and row.cancel_requested:
+                    _RENEW, {"job_id": lease.job_id, "token": lease.token, "seconds": seconds, "progress": progress}
+                ),
+            )
+        if row.cancel_requested:
             raise Cancelled(lease.job_id)
-        return row is not None
 
-    async def finish(self, lease: Lease, result: dict[str, Any], tx: AsyncConnection | None = None) -> bool:
-        """Completes the job, in the caller's transaction when the result touches other rows. False: lease lost."""
-        return await self._end(lease, "completed", result, tx)
+    async def finish(self, lease: Lease, result: dict[str, Any]) -> None:
+        """Completes a job whose result touches no other row; else see the function of this name."""
+        async with self._database.transaction() as tx:
+            await finish(tx, lease, result)
 
-    async def cancelled(self, lease: Lease) -> bool:
-        return await self._end(lease, "cancelled", None, None)
+    async def cancelled(self, lease: Lease) -> None:
+        async with self._database.transaction() as tx:
+            await _end(tx, lease, "cancelled", None)
 
-    async def _end(self, lease: Lease, status: str, result: dict[str, Any] | None, tx: AsyncConnection | None) -> bool:
-        parameters = {
-            "job_id": lease.job_id,
-            "token": lease.token,
-            "status": status,
-            "result": None if result is None else json.dumps(result),
-        }
-        if tx is not None:
-            return (await tx.execute(_FINISH, parameters)).first() is not None
-        async with self._database.transaction() as own:
-            return (await own.execute(_FINISH, parameters)).first() is not None
-
-    async def fail(self, lease: Lease, code: str, detail: str, *, retry: bool) -> bool:
+    async def fail(self, lease: Lease, code: str, detail: str, *, retry: bool) -> None:
         """Ends the job, or with `retry` queues it again after a growing, jittered delay while attempts are left."""
         async with self._database.transaction() as tx:
-            row = (
+            ended = _held(
+                lease,
                 await tx.execute(
                     _FAIL,
                     {
@@ -314,36 +316,32 @@ class Queue:
                         "max_attempts": MAX_ATTEMPTS[lease.kind],
                         "base_seconds": self._retry_base,
                     },
-                )
-            ).first()
-            if row is not None:
-                await _left_behind(tx, row)
-        return row is not None
+                ),
+            )
+            await _left_behind(tx, ended)
 
-    async def release(self, lease: Lease, after: timedelta = timedelta(0)) -> bool:
+    async def release(self, lease: Lease, after: timedelta = timedelta(0)) -> None:
         """Hands the job back as if it had not been taken: on SIGTERM, or to wait for a verdict."""
         async with self._database.transaction() as tx:
-            row = (
+            _held(
+                lease,
                 await tx.execute(
-                    _RELEASE,
-                    {"job_id": lease.job_id, "token": lease.token, "after": after, "channel": CHANNEL},
-                )
-            ).first()
-        return row is not None
+                    _RELEASE, {"job_id": lease.job_id, "token": lease.token, "after": after, "channel": CHANNEL}
+                ),
+            )
 
-    async def append_segments(self, lease: Lease, segments: Sequence[dict[str, Any]]) -> bool:
-        """Stores segments `{number, start, end, text, words}`; numbers already stored stay. False: lease lost."""
+    async def append_segments(self, lease: Lease, segments: Sequence[dict[str, Any]]) -> None:
+        """Stores segments `{number, start, end, text, words}`; numbers already stored stay."""
         async with self._database.transaction() as tx:
-            row = (
+            _held(
+                lease,
                 await tx.execute(
-                    _APPEND,
-                    {"job_id": lease.job_id, "token": lease.token, "segments": json.dumps(list(segments))},
-                )
-            ).first()
-        return row is not None
+                    _APPEND, {"job_id": lease.job_id, "token": lease.token, "segments": json.dumps(list(segments))}
+                ),
+            )
 
     async def segments(self, job_id: str, after: int = -1) -> list[dict[str, Any]]:
-        async with self._database.transaction() as tx:
+        async with self._database.statement() as tx:
             return await segments_of(tx, job_id, after)
 
     async def depth(self) -> dict[str, Depth]:
@@ -352,6 +350,39 @@ class Queue:
             rows = await tx.execute(_DEPTH)
             found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest) for row in rows}
         return {kind: found.get(kind, Depth()) for kind in KINDS}
+
+
+async def finish(tx: AsyncConnection, lease: Lease, result: dict[str, Any]) -> None:
+    """Completes the job in the transaction that writes its result elsewhere. Raises LeaseLost: roll back."""
+    await _end(tx, lease, "completed", result)
+
+
+async def hurry(tx: AsyncConnection, sha256: str) -> None:
+    """What waits for the verdict of this content need not wait any longer."""
+    await tx.execute(_HURRY, {"sha256": sha256, "channel": CHANNEL})
+
+
+async def _end(tx: AsyncConnection, lease: Lease, status: str, result: dict[str, Any] | None) -> None:
+    _held(
+        lease,
+        await tx.execute(
+            _FINISH,
+            {
+                "job_id": lease.job_id,
+                "token": lease.token,
+                "status": status,
+                "result": None if result is None else json.dumps(result),
+            },
+        ),
+    )
+
+
+def _held(lease: Lease, written: CursorResult[Any]) -> Row[Any]:
+    """The row that a fenced statement wrote; none means that the token is no longer the job's."""
+    row = written.first()
+    if row is None:
+        raise LeaseLost(lease.job_id)
+    return row
 
 
 async def _left_behind(tx: AsyncConnection, ended: Row[Any]) -> None:

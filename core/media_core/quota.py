@@ -103,7 +103,8 @@ class Reservation:
         if wanted <= 0:
             return
         parameters = {"bytes": wanted, "reservation_id": self._id, "lifetime": RESERVATION_LIFETIME}
-        async with self._database.transaction() as tx:
+        # Statements of their own: others wait for the usage row only as long as one of them takes.
+        async with self._database.statement() as tx:
             granted = (await tx.execute(_RESERVE, parameters)).first()
             if granted is None and (await tx.execute(_RELEASE_EXPIRED)).first() is not None:
                 granted = (await tx.execute(_RESERVE, parameters)).first()
@@ -114,7 +115,7 @@ class Reservation:
     async def extend(self) -> None:
         """Moves the deadline forward while a slow client is still sending."""
         if self.bytes:
-            async with self._database.transaction() as tx:
+            async with self._database.statement() as tx:
                 await tx.execute(_EXTEND, {"reservation_id": self._id, "lifetime": RESERVATION_LIFETIME})
 
     async def settle(self, tx: AsyncConnection, stored: int) -> None:
@@ -137,7 +138,7 @@ class Reservation:
     async def release(self) -> None:
         """Idempotent; also after `settle`, whose transaction may have failed."""
         if self.bytes:
-            async with self._database.transaction() as tx:
+            async with self._database.statement() as tx:
                 await tx.execute(_RELEASE, {"reservation_id": self._id})
             self.bytes = 0
 

@@ -96,3 +96,9 @@ def _clock(milliseconds: int, decimal: str) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{seconds:02d}{decimal}{milliseconds:03d}"
+
+
+def published(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored segment (`number, start, end, text, words`) as results and events show it: `id`, and words if asked."""
+    segment = {"id": stored["number"], **{name: stored[name] for name in ("start", "end", "text")}}
+    return segment if stored["words"] is None else segment | {"words": stored["words"]}

@@ -324,7 +324,7 @@ class Upload:
 
     async def _is_known(self, sha256: str) -> bool:
         """Whether the content is stored already. Raises Refused `infected` for content known to be."""
-        async with self._uploads.database.transaction() as tx:
+        async with self._uploads.database.statement() as tx:
             row = (await tx.execute(_KNOWN, {"sha256": sha256})).first()
         if row is not None and row.scan_status == "infected":
             raise _infected()

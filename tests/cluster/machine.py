@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,6 +34,13 @@ class Machine:
             if changed:
                 changes[field.name] = changed
         return changes
+
+
+def slowness() -> float:
+    """How much longer than on a core of its own a computation takes now: 1, and more while others use the machine."""
+    spent, began = time.thread_time(), time.monotonic()
+    sum(range(20_000_000))
+    return max(1.0, (time.monotonic() - began) / (time.thread_time() - spent))
 
 
 def look() -> Machine:

@@ -11,6 +11,7 @@ import pytest
 from tests.cluster.api import Api, ApiError, gone, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.machine import slowness
 
 pytestmark = pytest.mark.control_plane
 
@@ -91,17 +92,10 @@ async def test_it_is_ready_within_5_seconds_and_leaves_nothing(tmp_path: Path) -
             assert (await api.get("/version"))["gitVersion"].startswith("v1.")
     finally:
         another.stop()
-    assert took < 5 * await slowness()
+    assert took < 5 * slowness()
     with pytest.raises(httpx.ConnectError):
         async with Api(another) as api:
             await api.get("/version")
-
-
-async def slowness() -> float:
-    """How much longer this machine takes now than an idle core: 1, and more while others use it."""
-    spent, began = time.process_time(), time.monotonic()
-    await asyncio.to_thread(sum, range(20_000_000))
-    return max(1.0, (time.monotonic() - began) / (time.process_time() - spent))
 
 
 async def test_server_side_apply_keeps_what_other_managers_own(api: Api, namespace: str) -> None:

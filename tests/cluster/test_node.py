@@ -14,6 +14,7 @@ import yaml
 
 from tests.cluster import images
 from tests.cluster.kind import Cluster
+from tests.cluster.machine import slowness
 
 pytestmark = pytest.mark.node
 
@@ -207,7 +208,7 @@ def test_a_changed_source_is_in_the_cluster_within_15_seconds(loaded: Cluster, t
     took = time.monotonic() - started
 
     loaded.load(*images.make(loaded.docker, "api"))
-    assert took < 15
+    assert took < 15 * slowness()
 
 
 def test_versitygw_gives_a_key_to_a_user_for_one_prefix_alone(workspace: Workspace) -> None:

@@ -112,14 +112,12 @@ class Api:
         """What a scan worker does once clamd has answered."""
         lease = await self._lease("scan", sha256)
         detail = "Eicar-Test-Signature" if status == "infected" else None
-        await self.library.record_verdict(Queue(self.database), lease, status=status, detail=detail, engine="test")
+        await self.library.record_verdict(lease, status=status, detail=detail, engine="test")
 
     async def thumbnail(self, sha256: str, webp: bytes) -> None:
         """What a thumbnail worker does with a video."""
         lease = await self._lease("thumbnail", sha256)
-        await self.library.keep_thumbnail(
-            Queue(self.database), lease, data=webp, digest=secrets.token_hex(32), width=64, height=48
-        )
+        await self.library.keep_thumbnail(lease, data=webp, digest=secrets.token_hex(32), width=64, height=48)
 
     async def lease(self, job_id: str) -> Lease:
         return await self._lease_of(lambda lease: lease.job_id == job_id, "transcribe")

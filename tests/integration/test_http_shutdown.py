@@ -149,6 +149,14 @@ def test_settings_that_are_missing_or_wrong_are_named_one_a_line() -> None:
     assert all(line.startswith("MEDIA_") for line in lines)
 
 
+def test_a_store_that_can_not_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
+    for wrong in ({"MEDIA_STORE_SIGNING_KEY": "short"}, {"MEDIA_STORE_SIGNING_KEY": ""}, {"MEDIA_STORE": "s3"}):
+        code, said = run(**complete(tmp_path, **wrong))
+        assert code == 2
+        assert all(line.startswith("MEDIA_S") for line in said.splitlines())
+        assert "Traceback" not in said
+
+
 def complete(folder: Path, **changed: str) -> dict[str, str]:
     return {
         "MEDIA_TENANT_ID": "acme",

@@ -10,7 +10,7 @@ from media_core.database import Database
 from media_core.errors import Refused
 from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
-from media_core.queue import Lease, LeaseLost, Queue
+from media_core.queue import Lease, LeaseLost, NotYet, Queue, enqueue
 from media_core.quota import Usage
 from media_core.store.folder import FolderStore
 from media_core.sweep import sweep
@@ -33,7 +33,7 @@ async def judge(library: Library, database: Database, uploaded: Uploaded, status
     queue = Queue(database)
     while lease := await queue.lease("scan", worker="test", seconds=30):
         if lease.payload["sha256"] == uploaded.sha256:
-            await library.record_verdict(queue, lease, status=status, detail=None, engine="test")
+            await library.record_verdict(lease, status=status, detail=None, engine="test")
             return
     raise AssertionError("no scan job for this content")
 
@@ -63,9 +63,9 @@ async def test_a_verdict_needs_the_lease(uploads: Uploads, library: Library, dat
     assert lease is not None
     stale = Lease(lease.job_id, "scan", "another token", lease.payload, 1, 0)
     with pytest.raises(LeaseLost):
-        await library.record_verdict(queue, stale, status="clean", detail=None, engine="stale")
+        await library.record_verdict(stale, status="clean", detail=None, engine="stale")
     assert await refusal(library.find(ALICE, uploaded.media_id, "read")) == "scan_pending"
-    await library.record_verdict(queue, lease, status="clean", detail=None, engine="test")
+    await library.record_verdict(lease, status="clean", detail=None, engine="test")
     assert (await library.find(ALICE, uploaded.media_id, "read")).scan_status == "clean"
 
 
@@ -221,3 +221,21 @@ async def test_callers_see_only_their_own_rooms_of_an_item(uploads: Uploads, lib
     uploaded = await upload(uploads, b"x", caller=both, room_id="garden")
     await library.attach(both, "cellar", uploaded.media_id)
     assert (await library.find(BOB, uploaded.media_id, "see")).media_id == uploaded.media_id
+
+
+async def test_a_verdict_ends_the_wait_of_the_transcription_that_needs_it(
+    uploads: Uploads, library: Library, database: Database
+) -> None:
+    uploaded = await upload(uploads, b"x")
+    queue = Queue(database)
+    async with database.transaction() as tx:
+        await enqueue(tx, "transcribe", {"sha256": uploaded.sha256, "media_id": uploaded.media_id})
+    waiting = await queue.lease("transcribe", worker="test", seconds=30)
+    assert waiting is not None
+    with pytest.raises(NotYet) as wait:
+        await library.content_for_work(uploaded.media_id)
+    await queue.release(waiting, wait.value.after)
+    assert await queue.lease("transcribe", worker="test", seconds=30) is None
+    await judge(library, database, uploaded, "clean")
+    assert await queue.lease("transcribe", worker="test", seconds=30) is not None
+    assert (await library.content_for_work(uploaded.media_id)).size == 1

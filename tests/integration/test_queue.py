@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from media_core.database import Database
-from media_core.queue import CHANNEL, MAX_ATTEMPTS, Cancelled, Lease, Queue, cancel, enqueue
+from media_core.queue import CHANNEL, MAX_ATTEMPTS, Cancelled, Lease, LeaseLost, Queue, cancel, enqueue
 from tests.integration.tenancy import TenantDatabase
 
 
@@ -87,12 +87,17 @@ async def test_an_expired_lease_is_taken_over_and_its_first_holder_can_write_not
     await expire(database, job_id)
     alive = await take(queue)
     assert (alive.job_id, alive.attempts) == (job_id, 2)
-    assert not await queue.renew(dead, seconds=30)
-    assert not await queue.append_segments(dead, [{"number": 0, "start": 0, "end": 1, "text": "stale"}])
-    assert not await queue.finish(dead, {"transcript": "stale"})
-    assert not await queue.fail(dead, "stale", "stale", retry=False)
-    assert not await queue.release(dead)
-    assert await queue.finish(alive, {"transcript": "fresh"})
+    for stale in (
+        queue.renew(dead, seconds=30),
+        queue.append_segments(dead, [{"number": 0, "start": 0, "end": 1, "text": "stale"}]),
+        queue.finish(dead, {"transcript": "stale"}),
+        queue.fail(dead, "stale", "stale", retry=False),
+        queue.cancelled(dead),
+        queue.release(dead),
+    ):
+        with pytest.raises(LeaseLost):
+            await stale
+    await queue.finish(alive, {"transcript": "fresh"})
     assert (await row(database, job_id)).result == {"transcript": "fresh"}
     assert await queue.segments(job_id) == []
 
@@ -100,7 +105,7 @@ async def test_an_expired_lease_is_taken_over_and_its_first_holder_can_write_not
 async def test_a_renewed_lease_is_not_taken_over(database: Database, queue: Queue) -> None:
     await put(database)
     lease = await take(queue, seconds=0.2)
-    assert await queue.renew(lease, seconds=30, progress=0.5)
+    await queue.renew(lease, seconds=30, progress=0.5)
     async with database.transaction() as tx:
         await tx.execute(text("SELECT pg_sleep(0.3)"))  # past the first deadline, by the database's own clock
     assert await queue.lease("transcribe", worker="other", seconds=30) is None
@@ -164,7 +169,7 @@ async def test_cancelling_stops_a_queued_job_at_once_and_a_running_one_at_its_ne
     assert (await row(database, running)).status == "running"
     with pytest.raises(Cancelled):
         await queue.renew(lease, seconds=30)
-    assert await queue.cancelled(lease)
+    await queue.cancelled(lease)
     assert (await row(database, running)).status == "cancelled"
 
 
@@ -183,8 +188,8 @@ async def test_segments_are_stored_once_and_read_in_order(database: Database, qu
     lease = await take(queue)
     first = {"number": 0, "start": 0.0, "end": 1.5, "text": "hello", "words": None}
     second = {"number": 1, "start": 1.5, "end": 2.0, "text": "world", "words": [{"word": "world", "start": 1.5}]}
-    assert await queue.append_segments(lease, [second, first])
-    assert await queue.append_segments(lease, [{**first, "text": "again"}])
+    await queue.append_segments(lease, [second, first])
+    await queue.append_segments(lease, [{**first, "text": "again"}])
     assert await queue.segments(job_id) == [first, second]
     assert await queue.segments(job_id, after=0) == [second]
 

@@ -129,7 +129,7 @@ class Tenant:
     async def allow(self, **changes: Any) -> None:
         async with self.work.database.transaction() as tx:
             await policy.apply(tx, replace(await self.work.policy.current(), **changes))
-        self.work.policy = PolicyReader(self.work.database)
+        self.work.policy = self.work.library.policy = PolicyReader(self.work.database)
 
 
 @pytest.fixture
@@ -148,16 +148,15 @@ class WatchedQueue(Queue):
         self.progress: list[float] = []
         self._after_segment = after_segment
 
-    async def renew(self, lease: Lease, *, seconds: float, progress: float | None = None) -> bool:
+    async def renew(self, lease: Lease, *, seconds: float, progress: float | None = None) -> None:
         if progress is not None:
             self.progress.append(progress)
-        return await super().renew(lease, seconds=seconds, progress=progress)
+        await super().renew(lease, seconds=seconds, progress=progress)
 
-    async def append_segments(self, lease: Lease, segments: Any) -> bool:
-        held = await super().append_segments(lease, segments)
+    async def append_segments(self, lease: Lease, segments: Any) -> None:
+        await super().append_segments(lease, segments)
         if self._after_segment is not None:
             await self._after_segment(lease, segments[-1]["number"])
-        return held
 
 
 class WatchedDecoder(DecodingPool):

@@ -13,6 +13,10 @@ from media_api import problems
 from media_core.errors import Refused
 
 
+ONLY_A_JOB_ENDS_WITH = {"scan_failed"}
+"""Never an answer: a job's `error`."""
+
+
 def _raised(package: Path) -> Iterator[str]:
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -24,7 +28,7 @@ def _raised(package: Path) -> Iterator[str]:
 
 def test_every_code_that_core_and_api_raise_has_a_status() -> None:
     raised = {code for package in (media_core, media_api) for code in _raised(Path(package.__file__ or "").parent)}
-    assert raised - set(problems.KINDS) == set()
+    assert raised - set(problems.KINDS) == ONLY_A_JOB_ENDS_WITH
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ async def test_a_token_must_bear(claim: str) -> None:
         {"exp": float("inf")},
         {"exp": 10**30},
         {"exp": "soon"},
-        {"nbf": int(time.time()) + 60},
-        {"iat": int(time.time()) + 60},
+        {"nbf": 4_000_000_000},
+        {"iat": 4_000_000_000},
     ],
 )
 async def test_a_signed_token_with_nonsense_in_it_is_refused(claims: dict[str, Any]) -> None:

@@ -90,6 +90,8 @@ class Drain:
         with bound(job_id=lease.job_id, kind=lease.kind, request_id=lease.request_id):
             try:
                 outcome = await self._settle(lease)
+            except LeaseLost:
+                outcome = "lease_lost"
             except Unavailable as error:
                 # Not even the outcome could be written: the lease runs out and somebody takes the job over.
                 outcome = "unavailable"
@@ -116,7 +118,7 @@ class Drain:
             await queue.cancelled(lease)
             return "cancelled"
         except LeaseLost:
-            return "lease_lost"
+            raise
         except asyncio.CancelledError:
             if not self.stop.is_set():
                 raise
@@ -153,8 +155,7 @@ class Drain:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 4)
             try:
-                if not await self._work.queue.renew(lease, seconds=self._settings.lease_seconds):
-                    raise LeaseLost(lease.job_id)
+                await self._work.queue.renew(lease, seconds=self._settings.lease_seconds)
                 held_until = time.monotonic() + self._settings.lease_seconds
             except Unavailable as error:
                 if time.monotonic() >= held_until:

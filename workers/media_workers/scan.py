@@ -6,7 +6,7 @@ the queue tries again later, and when it gives up the content is "error", which 
 
 from media_core.errors import Unavailable
 from media_core.keys import content_key
-from media_core.queue import Lease, LeaseLost
+from media_core.queue import Lease
 from media_core.store import ObjectMissing
 from media_workers.clamd import Clamd
 from media_workers.drain import Work
@@ -24,7 +24,7 @@ class Scanner:
         sha256 = lease.payload["sha256"]
         content = await work.library.content(sha256)
         if content is None or content.scan_status == "infected":  # infected is final: its object is gone, its row stays
-            await _nothing_to_scan(lease, work)
+            await work.queue.finish(lease, {})
             return
         try:
             stream = work.store.stream(content_key(work.library.tenant_id, sha256))
@@ -32,15 +32,8 @@ class Scanner:
         except ObjectMissing:
             if await work.library.content(sha256) is not None:
                 raise Unavailable("object store", "the object of this content is missing") from None
-            await _nothing_to_scan(lease, work)  # deleted since we looked
+            await work.queue.finish(lease, {})  # deleted since we looked
             return
         if verdict.status == "error":
             raise Unavailable("clamd", verdict.detail or "no verdict")
-        await work.library.record_verdict(
-            work.queue, lease, status=verdict.status, detail=verdict.detail, engine=verdict.engine
-        )
-
-
-async def _nothing_to_scan(lease: Lease, work: Work) -> None:
-    if not await work.queue.finish(lease, {}):
-        raise LeaseLost(lease.job_id)
+        await work.library.record_verdict(lease, status=verdict.status, detail=verdict.detail, engine=verdict.engine)

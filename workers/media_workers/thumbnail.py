@@ -27,7 +27,6 @@ async def make_video_thumbnail(lease: Lease, work: Work) -> None:
             raise Unavailable("decoder", error.detail) from error  # once more: the child may have been a victim
         raise Refused(error.code, error.detail) from error
     await work.library.keep_thumbnail(
-        work.queue,
         lease,
         data=thumbnail.data,
         digest=hashlib.sha256(thumbnail.data).hexdigest(),

@@ -9,21 +9,21 @@ started.
 import math
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import text
 
 from media_core import quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, Source, StoreSource
 from media_core.errors import Refused, Unavailable, not_found
+from media_core.jobs import Transcription
 from media_core.keys import content_key
-from media_core.queue import Lease, LeaseLost, NotYet
+from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
 from media_core.store.base import ObjectMissing
+from media_core.transcripts import published
 from media_workers.drain import Work
-from media_workers.whisper import SAMPLE_RATE, Heard, Model, Options, Samples, Whisper
+from media_workers.whisper import SAMPLE_RATE, Heard, Model, Samples, Whisper
 
 WINDOW_SECONDS = 300.0
 """A multiple of the model's own 30 s. Five minutes take about 0.2 GB while their spectrogram is made."""
@@ -36,43 +36,6 @@ _OVERLAP = 5.0
 """Seconds heard twice where a window ends in silence: half a word there may have gone unnoticed."""
 _ROUNDING = 0.25
 """Seconds by which what is decoded may differ from what was asked for or announced: resamplers and codecs pad."""
-_VERDICT_DUE = timedelta(seconds=5)
-
-_CONTENT = text("""
-SELECT blob.size, blob.scan_status,
-    EXISTS (
-        SELECT 1 FROM job
-        WHERE kind = 'scan' AND status IN ('queued', 'running') AND payload ->> 'sha256' = blob.sha256
-    ) AS being_scanned
-FROM media JOIN blob USING (sha256)
-WHERE media_id = :media_id AND doomed_at IS NULL
-""")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the client asked for, as queued by `POST /v1/transcribe`."""
-
-    media_id: str
-    sha256: str
-    language: str | None
-    """None: detect it."""
-    options: Options
-
-    @classmethod
-    def of(cls, payload: dict[str, Any]) -> "Request":
-        return cls(
-            media_id=payload["media_id"],
-            sha256=payload["sha256"],
-            language=payload.get("language"),
-            options=Options(
-                task=payload.get("task") or "transcribe",
-                words=bool(payload.get("word_timestamps")),
-                prompt=payload.get("prompt"),
-                hotwords=payload.get("hotwords"),
-                vad=payload.get("vad") is not False,
-            ),
-        )
 
 
 class Transcriber:
@@ -101,21 +64,22 @@ class Transcriber:
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
         `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`.
         """
-        request = Request.of(lease.payload)
-        source = await _readable(request, work)
+        wanted = Transcription.of(lease.payload)
+        content = await work.library.content_for_work(lease.payload["media_id"])
+        source = StoreSource(work.store, content_key(work.library.tenant_id, content.sha256), content.size)
         recording = Recording(work.decoder, source, max_seconds=self._max_seconds, window_seconds=self._window_seconds)
         announced = await recording.duration()
         await _charge(lease, work, announced or 0.0)
         model = await self._whisper.model()
-        if request.language is not None and request.language not in model.languages:
+        if wanted.language is not None and wanted.language not in model.languages:
             raise Refused(
                 "unsupported_language",
-                f"The model knows no language {request.language!r}; it knows {', '.join(sorted(model.languages))}.",
+                f"The model knows no language {wanted.language!r}; it knows {', '.join(sorted(model.languages))}.",
             )
-        transcript = Transcript(lease, work, self._lease_seconds, request.language, announced)
+        transcript = Transcript(lease, work, self._lease_seconds, wanted.language, announced)
         await transcript.resume()
         if transcript.segments and transcript.language is None:
-            # Where it was heard first, so that a job that changed hands ends like one that did not.
+            # Where it was heard first, so that a job that changed hands keeps its language.
             first = await recording.window(transcript.segments[0]["start"])
             transcript.language = await model.language_of(first.audio)
 
@@ -123,17 +87,16 @@ class Transcriber:
         while True:
             window = await recording.window(position)
             await _charge(lease, work, window.end - _ROUNDING)
-            cut = await _listen(model, window, request.options, transcript)
+            cut = await _listen(model, window, wanted, transcript)
             if window.last:
                 break
             position = window.next_start(transcript.said_until, cut)
             await transcript.renew(position)
-        if not await work.queue.finish(lease, transcript.result(window.end)):
-            raise LeaseLost(lease.job_id)
+        await work.queue.finish(lease, transcript.result(window.end))
 
 
 class Transcript:
-    """A job's segments so far, stored one by one. Everything that is written raises LeaseLost or Cancelled instead."""
+    """A job's segments so far, stored one by one. Raises LeaseLost or Cancelled when the job is not ours."""
 
     def __init__(
         self, lease: Lease, work: Work, lease_seconds: float, language: str | None, announced: float | None
@@ -152,20 +115,18 @@ class Transcript:
 
     async def resume(self) -> None:
         """Takes up what an earlier holder of the job has stored."""
-        self.segments = [_segment(**stored) for stored in await self._queue.segments(self._lease.job_id)]
+        self.segments = [published(stored) for stored in await self._queue.segments(self._lease.job_id)]
 
     async def add(self, placed: dict[str, Any]) -> None:
         stored = {"number": len(self.segments), **placed}
-        if not await self._queue.append_segments(self._lease, [stored]):
-            raise LeaseLost(self._lease.job_id)
-        self.segments.append(_segment(**stored))
+        await self._queue.append_segments(self._lease, [stored])
+        self.segments.append(published(stored))
         await self.renew(self.said_until)
 
     async def renew(self, reached: float) -> None:
         """Holds the job for longer and says how far it is, if the recording's length is known."""
         progress = min(reached / self._announced, 1.0) if self._announced else None
-        if not await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress):
-            raise LeaseLost(self._lease.job_id)
+        await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress)
 
     def result(self, heard_until: float) -> dict[str, Any]:
         # The header's figure is what the item's info shows; where it lies, what was there to hear counts.
@@ -259,12 +220,12 @@ class Recording:
             raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error
 
 
-async def _listen(model: Model, window: Window, options: Options, transcript: Transcript) -> Heard | None:
+async def _listen(model: Model, window: Window, wanted: Transcription, transcript: Transcript) -> Heard | None:
     """Adds what is said in the window; returns the segment that its end cut in two, if there is one."""
     if not await model.has_voice(window.audio):
         return None
     language = transcript.language or await model.language_of(window.audio)
-    async with aclosing(model.listen(window.audio, language, options)) as listening:
+    async with aclosing(model.listen(window.audio, language, wanted)) as listening:
         async for heard in listening:
             if window.cuts(heard):
                 return heard
@@ -273,31 +234,8 @@ async def _listen(model: Model, window: Window, options: Options, transcript: Tr
     return None
 
 
-async def _readable(request: Request, work: Work) -> Source:
-    """The content, once its verdict allows to open it."""
-    async with work.database.transaction() as tx:
-        row = (await tx.execute(_CONTENT, {"media_id": request.media_id})).first()
-    policy = await work.policy.current()
-    if row is None or row.scan_status == "infected":
-        raise not_found()
-    if row.scan_status == "unscannable" and policy.unscannable == "Block":
-        raise Refused("unscannable", "The scanner could not look inside this file, so it is not opened here either.")
-    if row.scan_status == "error" and not row.being_scanned:
-        raise Refused(
-            "scan_failed", "This file could not be scanned, so it is not opened; an admin can have it rescanned."
-        )
-    if row.scan_status == "error" or (row.scan_status == "pending" and policy.scan_enabled):
-        raise NotYet(_VERDICT_DUE)
-    return StoreSource(work.store, content_key(work.library.tenant_id, request.sha256), row.size)
-
-
 async def _charge(lease: Lease, work: Work, seconds: float) -> None:
     """Counts against the day's limit what is known of the recording's length so far, each second once."""
     limit = (await work.policy.current()).max_transcription_seconds_per_day
     async with work.database.transaction() as tx:
         await quota.charge_transcription(tx, lease.job_id, math.ceil(seconds), limit)
-
-
-def _segment(number: int, start: float, end: float, text: str, words: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """A stored segment as the API shows it."""
-    return {"id": number, "start": start, "end": end, "text": text} | ({} if words is None else {"words": words})

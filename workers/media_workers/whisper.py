@@ -5,8 +5,7 @@ It is given samples, never files: containers are opened only by the limited chil
 Silence must not become words. Three gates, from cheap to dear: a window in which the voice detector (Silero) hears no
 trace of a voice is not given to the model at all; with `vad` on, the detector also cuts the pauses out of the rest;
 what remains is dropped by the model's own judgement (probability of no speech above 0.6 while the words' mean log
-probability is below -1). Text is never fed back as context for the next 30 seconds: that is what makes Whisper repeat
-itself, and without it a transcript does not depend on where a killed worker stopped.
+probability is below -1). Text is never fed back as context for the next 30 seconds: that makes Whisper repeat itself.
 """
 
 import asyncio
@@ -25,6 +24,7 @@ from faster_whisper.vad import VadOptions, get_speech_timestamps
 from numpy.typing import NDArray
 
 from media_core.errors import Refused
+from media_core.jobs import Transcription
 from media_workers.settings import WhisperSettings
 
 SAMPLE_RATE = 16_000
@@ -37,15 +37,6 @@ _TRACE_OF_A_VOICE = VadOptions(threshold=0.2)
 _CHUNKS_FOR_LANGUAGE = 4
 # What faster-whisper cuts each hint to: half of the model's 448 positions, less one.
 _HINT_TOKENS = 223
-
-
-@dataclass(frozen=True)
-class Options:
-    task: str = "transcribe"
-    words: bool = False
-    prompt: str | None = None
-    hotwords: str | None = None
-    vad: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,16 +79,16 @@ class Model:
         language, _, _ = await self._computed(detect, audio)
         return str(language)
 
-    async def listen(self, audio: Samples, language: str, options: Options) -> AsyncGenerator[Heard, None]:
+    async def listen(self, audio: Samples, language: str, wanted: Transcription) -> AsyncGenerator[Heard, None]:
         """Segments as they are heard, in order, up to 30 seconds of audio at a time."""
         transcribe = partial(
             self._whisper.transcribe,
             language=language,
-            task=options.task,
-            word_timestamps=options.words,
-            initial_prompt=self._prompt(options),
-            hotwords=options.hotwords,
-            vad_filter=options.vad,
+            task=wanted.task,
+            word_timestamps=wanted.word_timestamps,
+            initial_prompt=self._prompt(wanted),
+            hotwords=wanted.hotwords,
+            vad_filter=wanted.vad,
             condition_on_previous_text=False,
         )
         segments, _ = await self._computed(transcribe, audio)
@@ -107,19 +98,19 @@ class Model:
                 end=float(segment.end),
                 # PostgreSQL stores any character but this one.
                 text=segment.text.replace("\0", "").strip(),
-                words=[_word(word) for word in segment.words or ()] if options.words else None,
+                words=[_word(word) for word in segment.words or ()] if wanted.word_timestamps else None,
             )
 
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def _prompt(self, options: Options) -> list[int] | None:
+    def _prompt(self, wanted: Transcription) -> list[int] | None:
         """The end of the prompt, as tokens, in the room that the hot words leave: both at full length are an error."""
-        if options.prompt is None:
+        if wanted.prompt is None:
             return None
-        hotwords = len(self._tokens(options.hotwords)) if options.hotwords else 0
+        hotwords = len(self._tokens(wanted.hotwords)) if wanted.hotwords else 0
         room = max(_HINT_TOKENS - hotwords, 0)
-        return self._tokens(options.prompt)[-room:] if room else None
+        return self._tokens(wanted.prompt)[-room:] if room else None
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self._whisper.hf_tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids

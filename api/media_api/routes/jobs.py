@@ -20,6 +20,7 @@ from media_core.errors import Refused, Unavailable, not_found
 from media_core.jobs import Job as CoreJob
 from media_core.jobs import State
 from media_core.tokens import Claims
+from media_core.transcripts import published
 
 router = APIRouter(tags=["Jobs"])
 
@@ -155,10 +156,7 @@ _PROGRESS: Final = {"job_id", "kind", "status", "progress", "queue_position", "e
 
 
 def _segment(stored: dict[str, Any]) -> dict[str, Any]:
-    segment = {"id": stored["number"], **{name: stored[name] for name in ("start", "end", "text")}}
-    if stored["words"] is not None:
-        segment["words"] = stored["words"]
-    return Segment(**segment).model_dump(mode="json", exclude_unset=True)
+    return Segment(**published(stored)).model_dump(mode="json", exclude_unset=True)
 
 
 def _event(name: str, data: dict[str, Any], number: int | None = None) -> str:

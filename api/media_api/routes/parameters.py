@@ -15,19 +15,19 @@ _ID: Final = re.compile(r"(?:med|med-thumb|job)-[0-9A-HJKMNP-TV-Z]{26}")
 MAX_ROOM_CHARACTERS: Final = 255
 
 
-def _media_id(
+async def _media_id(
     media_id: Annotated[str, Path(description="`med-…`", examples=["med-01JD0Z3V5QH7W8K2M4N6P8R0T2"])],
 ) -> str:
     return known_id(media_id)
 
 
-def _job_id(
+async def _job_id(
     job_id: Annotated[str, Path(description="`job-…`", examples=["job-01JD0Z3V5QH7W8K2M4N6P8R0T3"])],
 ) -> str:
     return known_id(job_id)
 
 
-def _room_id(
+async def _room_id(
     room_id: Annotated[str, Path(description="As the rooms are called elsewhere.", examples=["lobby"])],
 ) -> str:
     if not is_room_id(room_id):
