@@ -55,7 +55,6 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "infected": Kind(422, "Infected content"),
         "invalid_request": Kind(422, "Invalid request"),
         "missing_file": Kind(422, "File missing"),
-        "scan_failed": Kind(422, "File could not be scanned"),
         "scan_pending": Kind(425, "Not scanned yet"),
         "thumbnail_pending": Kind(425, "Thumbnail not made yet"),
         "transcription_limit_exceeded": Kind(429, "Transcription limit reached"),

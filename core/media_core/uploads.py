@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from media_core import media_types, queue
 from media_core.access import has_room
 from media_core.database import Database
-from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, MediaFacts, Source, Thumbnail
+from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, MediaFacts, Source, Thumbnail
 from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import new_media_id, new_ulid, thumbnail_id_if
 from media_core.keys import content_key, thumbnail_key
@@ -362,7 +362,17 @@ class Upload:
                 )
         except DecodingFailed as error:
             _log.info("not_decoded", mime_type=mime_type, size=self.size, code=error.code, detail=error.detail)
+            if media_types.category(mime_type) == "image":
+                return await self._measure(mime_type)
         return _Facts(mime_type)
+
+    async def _measure(self, mime_type: str) -> _Facts:
+        """A picture too large for a thumbnail, or damaged further down, still says its size in the header."""
+        try:
+            image: ImageFacts = await self._uploads.decoder.run("inspect_image", self._source())
+        except DecodingFailed:
+            return _Facts(mime_type)
+        return _Facts(mime_type, image.width, image.height)
 
     async def _new_facts(self, filename: str, claimed_type: str | None) -> _Facts:
         """Examines content that is to be stored, and reserves what it takes.

@@ -79,7 +79,7 @@ class Dispatcher:
             try:
                 depths = await self._depths()
             except Unavailable as error:
-                _log.warning("queue unreadable", tenant=self._tenant_id, reason=error.detail)
+                _log.warning("queue_unreadable", tenant=self._tenant_id, reason=error.detail)
                 return started
             for kind, limit in self._limits().items():
                 depth = depths.get(kind)
@@ -118,6 +118,6 @@ async def listen(url: Callable[[], str], wake: Callable[[str | None], None]) -> 
                 async for notification in connection.notifies():
                     wake(notification.payload)
         except psycopg.Error as error:
-            _log.warning("not listening", reason=type(error).__name__, again_in=round(delay, 1))
+            _log.warning("not_listening", reason=type(error).__name__, again_in=round(delay, 1))
         await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311  jitter, not a secret
         delay = min(LONGEST_RECONNECT, delay * 2)

@@ -46,7 +46,7 @@ async def reconcile(tenant: MediaTenant, target: Target) -> Plan:
                 await target.carry_out(tenant, step)
             except StepFailed as error:
                 failures[name] = str(error)
-                _log.warning("step failed", tenant=tenant.tenant_id, step=name, reason=str(error))
+                _log.warning("step_failed", tenant=tenant.tenant_id, step=name, reason=str(error))
                 break  # later steps may need this one: look again first
-            _log.info("step done", tenant=tenant.tenant_id, step=name)
+            _log.info("step_done", tenant=tenant.tenant_id, step=name)
     return current

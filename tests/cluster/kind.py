@@ -129,7 +129,9 @@ def down() -> None:
     """Removes the cluster, and the daemon if it is ours. Images stay in the cache."""
     with _alone():
         if docker := dockers.running():
-            _delete(docker)
+            # Our own daemon goes in any case, and the next one removes what a wounded one could not.
+            with contextlib.suppress(*[subprocess.CalledProcessError] if docker.host else []):
+                _delete(docker)
             docker.remove_network()
         dockers.stop()
         kubeconfig().unlink(missing_ok=True)

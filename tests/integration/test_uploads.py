@@ -19,7 +19,7 @@ from media_core.queue import Queue
 from media_core.quota import Usage
 from media_core.store.folder import FolderStore
 from media_core.uploads import BUFFER_BYTES, Uploaded, Uploads
-from tests.fixtures.media import photo
+from tests.fixtures.media import photo, png_bomb
 from tests.integration.tenancy import ALICE, BOB, GENEROUS, MIB, STRANGER
 from tests.integration.test_quota import usage
 
@@ -195,6 +195,11 @@ async def test_without_room_for_the_thumbnail_the_photo_goes_without(uploads: Up
     uploaded = await upload(uploads, data, filename="photo.jpg")
     assert uploaded.thumbnail_id is None
     assert (await usage(database)).stored == len(data)
+
+
+async def test_a_picture_too_large_to_decode_is_kept_with_its_size_and_no_thumbnail(uploads: Uploads) -> None:
+    uploaded = await upload(uploads, png_bomb(13_000, 13_000), filename="huge.png")
+    assert (uploaded.width, uploaded.height, uploaded.thumbnail_id) == (13_000, 13_000, None)
 
 
 async def test_a_damaged_photo_is_kept_as_a_file_without_a_picture(uploads: Uploads) -> None:

@@ -12,7 +12,6 @@ import media_core
 from media_api import problems
 from media_core.errors import Refused
 
-
 ONLY_A_JOB_ENDS_WITH = {"scan_failed"}
 """Never an answer: a job's `error`."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import signal
@@ -20,11 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+import structlog
+
 from media_core.decoding.results import ImageFacts, MediaFacts, Thumbnail
 from media_core.decoding.sources import Source
 from media_core.decoding.wire import BLOCK, LENGTHS, LONGEST_PAYLOAD, WireError, frame, header, lengths
 
-logger = logging.getLogger(__name__)
+_log = structlog.stdlib.get_logger("media.decoding")
 
 START_SECONDS = 60.0
 TASKS_PER_CHILD = 200
@@ -117,7 +118,7 @@ class DecodingPool:
             await self.__aexit__()
             raise
         for layer in sorted({layer for child in children for layer in child.missing}):
-            logger.warning("decoding children run without this layer of confinement: %s", layer)
+            _log.warning("decoding_less_confined", missing=layer)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
