@@ -6,8 +6,9 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from media_api.services import Wired
 from media_core.errors import Refused
-from media_core.tokens import Claims, TokenVerifier
+from media_core.tokens import Claims
 
 _bearer: Final = HTTPBearer(
     auto_error=False,
@@ -21,12 +22,11 @@ def caller_with(*scopes: str) -> Callable[..., Awaitable[Claims]]:
     """A dependency that verifies the token and asks for one of `scopes`; `admin` has every scope."""
 
     async def caller(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        services: Wired, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> Claims:
         if credentials is None:
             raise Refused("unauthorized", "Send the header `Authorization: Bearer <token>`.")
-        verifier: TokenVerifier = request.app.state.services.verifier
-        claims = await verifier.verify(credentials.credentials)
+        claims = await services.verifier.verify(credentials.credentials)
         request.state.subject = claims.subject
         if not claims.scopes & {*scopes, "admin"}:
             raise Refused(

@@ -26,6 +26,7 @@ from media_core.uploads import Uploads
 class Services:
     """One tenant's parts, wired."""
 
+    tenant_id: str
     settings: Settings
     metrics: Metrics
     database: Database
@@ -62,6 +63,7 @@ async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Services
         polling = asyncio.create_task(watch.poll())
         stack.callback(polling.cancel)
         yield Services(
+            tenant_id=tenant_id,
             settings=settings,
             metrics=metrics,
             database=database,

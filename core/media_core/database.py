@@ -39,6 +39,7 @@ class Database:
             url,
             pool_size=pool_size,
             max_overflow=0,
+            hide_parameters=True,  # file names and prompts stay out of logged tracebacks
             pool_timeout=10,
             connect_args={"prepare_threshold": None, "connect_timeout": 5, **options},
         )

@@ -118,24 +118,25 @@ class Jobs:
         `not_audio_or_video`, `duration_exceeds_limit`, `transcription_limit_exceeded`, `transcription_disabled`.
         """
         item = await self.library.find(caller, media_id, "see")
-        await self._check(item)
         payload = {"sha256": item.sha256, "media_id": media_id, **asdict(wanted)}
+        if once:
+            parameters = {"owner": caller.subject, "media_id": media_id, "payload": json.dumps(payload)}
+            async with self.database.statement() as tx:
+                earlier = (await tx.execute(_ASKED_BEFORE, parameters)).scalar()
+            if earlier is not None:
+                return await self.find(caller, earlier)
+        await self._check(item)
         wish = hashlib.sha256(json.dumps([caller.subject, payload]).encode()).hexdigest()
         async with self.database.transaction() as tx:
-            job_id: str | None = None
-            if once:
-                parameters = {"owner": caller.subject, "media_id": media_id, "payload": json.dumps(payload)}
-                job_id = (await tx.execute(_ASKED_BEFORE, parameters)).scalar()
-            if job_id is None:
-                job_id = await queue.enqueue(
-                    tx,
-                    "transcribe",
-                    payload,
-                    owner=caller.subject,
-                    media_id=media_id,
-                    dedupe_key=wish if once else None,
-                    request_id=request_id,
-                )
+            job_id = await queue.enqueue(
+                tx,
+                "transcribe",
+                payload,
+                owner=caller.subject,
+                media_id=media_id,
+                dedupe_key=wish if once else None,
+                request_id=request_id,
+            )
             return _job((await tx.execute(_FIND, {"job_id": job_id})).one())
 
     async def require_enabled(self) -> None:

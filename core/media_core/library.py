@@ -58,6 +58,7 @@ _DELETE_MEDIA = text("DELETE FROM media WHERE media_id = :media_id RETURNING upl
 _REMEMBER_DELETED = text("""
 INSERT INTO media_tombstone (media_id, uploaded_by) VALUES (:media_id, :uploaded_by) ON CONFLICT DO NOTHING
 """)
+_FORGET_ANSWER = text("DELETE FROM idempotency WHERE answer ->> 'media_id' = :media_id")
 _DOOM_UNREFERENCED = text("""
 UPDATE blob SET doomed_at = now()
 WHERE sha256 = :sha256 AND doomed_at IS NULL AND scan_status <> 'infected'
@@ -234,8 +235,11 @@ class Library:
 
     # -- deleting ------------------------------------------------------------------------------------------------
 
-    async def delete(self, caller: Claims, media_id: str) -> None:
-        """The bytes go with the last reference. Repeating a delete of one's own is no error (http-api.md)."""
+    async def delete(self, caller: Claims, media_id: str, *, forget_answer: bool = False) -> None:
+        """The bytes go with the last reference. Repeating a delete of one's own is no error (http-api.md).
+
+        `forget_answer`: the upload is undone altogether, so that its Idempotency-Key is as good as new.
+        """
         async with self.database.transaction() as tx:
             row = (await tx.execute(_FIND, {"media_id": media_id})).first()
             if row is None:
@@ -249,6 +253,8 @@ class Library:
             await tx.execute(_LOCK_BLOB, {"sha256": item.sha256})
             if (await tx.execute(_DELETE_MEDIA, {"media_id": media_id})).first() is None:
                 return  # somebody else deleted it a moment ago
+            if forget_answer:
+                await tx.execute(_FORGET_ANSWER, {"media_id": media_id})
             await tx.execute(_REMEMBER_DELETED, {"media_id": media_id, "uploaded_by": item.uploaded_by})
             doomed = (await tx.execute(_DOOM_UNREFERENCED, {"sha256": item.sha256})).first()
             if doomed is not None:

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class EnvironmentSettings(BaseSettings):
     """What every settings class stands on: read from the environment, and no value of it in an error."""
 
-    model_config = SettingsConfigDict(hide_input_in_errors=True)
+    model_config = SettingsConfigDict(hide_input_in_errors=True, env_ignore_empty=True)
 
 
 def complaints(error: ValidationError) -> list[str]:

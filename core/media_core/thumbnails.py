@@ -13,6 +13,8 @@ from media_core.media_types import category, has_thumbnail
 
 __all__ = ["SIZES", "Thumbnail", "make_thumbnail", "variant"]
 
+MASTER_TYPE = "image/webp"
+
 SIZES = (160, 320, 640, 1024)
 """Longest sides in pixels that a client may ask for."""
 

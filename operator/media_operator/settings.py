@@ -11,7 +11,7 @@ from media_core.settings import EnvironmentSettings
 class RunSettings(EnvironmentSettings):
     """Where a single machine serves its tenant. The tenant itself is declared in its manifest."""
 
-    model_config = SettingsConfigDict(env_prefix="MEDIA_")
+    model_config = SettingsConfigDict(env_prefix="MEDIA_", env_ignore_empty=False)  # an empty mirror means none
 
     run_folder: Path = Path(".run")
     """Holds all data, keys and logs. Removing it, while nothing runs, removes the tenant."""

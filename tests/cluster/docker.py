@@ -165,7 +165,10 @@ def _start() -> Docker:
 
 def _sweep() -> None:
     """What outlives a killed daemon outside its namespaces."""
-    subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
+    # Its ports by name: the kernel takes them down with their containers, but not at once.
+    ports = [port.name for port in Path(f"/sys/class/net/{BRIDGE}/brif").glob("*")]
+    for interface in (*ports, BRIDGE):
+        subprocess.run(["ip", "link", "delete", interface], capture_output=True, check=False)
     for controllers in [*Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"), Path("/sys/fs/cgroup") / CGROUP]:
         for folder, _, _ in os.walk(controllers, topdown=False):
             with contextlib.suppress(OSError):

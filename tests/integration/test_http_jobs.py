@@ -199,6 +199,33 @@ async def test_an_idempotency_key_makes_one_job(api: Api) -> None:
 # -- looking ---------------------------------------------------------------------------------------------------------
 
 
+async def test_a_refusal_is_the_same_under_the_same_idempotency_key(api: Api) -> None:
+    async with api.client("ivy") as ivy:
+        answers = [
+            await ivy.post(
+                "/v1/transcribe", files={"file": ("a.txt", b"no speech here")}, headers={"Idempotency-Key": "refused"}
+            )
+            for _ in range(2)
+        ]
+    assert [answer.status_code for answer in answers] == [415, 415]
+    assert answers[0].json() == answers[1].json()
+
+
+async def test_a_repeated_request_keeps_its_job_though_the_days_limit_is_used_up_since(fresh_api: Api) -> None:
+    async with fresh_api.client("alice") as alice:
+
+        async def ask() -> httpx.Response:
+            return await alice.post(
+                "/v1/transcribe", files={"file": ("a.wav", speech(2, 470))}, headers={"Idempotency-Key": "once"}
+            )
+
+        first = await ask()
+        await fresh_api.apply(replace(GENEROUS, max_transcription_seconds_per_day=1))
+        again = await ask()
+        assert (again.status_code, again.json()) == (202, first.json())
+        assert len((await alice.get("/v1/jobs")).json()["data"]) == 1
+
+
 async def test_a_job_is_its_owners_and_admins_only(api: Api) -> None:
     async with api.client() as client, api.client("bob") as bob, api.client("root") as admin:
         job_id = await submit(client, speech(1, 480))

@@ -1,22 +1,26 @@
 """`/v1/media`: upload, look at, download, sign, delete."""
 
-import base64
-import binascii
-import re
-from collections.abc import Mapping
-from contextlib import aclosing
 from datetime import timedelta
 from enum import IntEnum
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from media_api import downloads, problems
 from media_api.auth import Admin, Reader, Writer
 from media_api.models import Data, JobAccepted, Media, MediaInfo, Signed
-from media_api.multipart import Form
-from media_api.routes.parameters import MediaId, is_room_id, request_id_of
+from media_api.receiving import (
+    FILE_FIELDS,
+    REFUSALS,
+    Digest,
+    IdempotencyKey,
+    begin_upload,
+    file_digest,
+    keep,
+    read_form,
+)
+from media_api.routes.parameters import MediaId, request_id_of
 from media_api.services import Services, Wired
 from media_core import thumbnails
 from media_core.access import RETRY_AFTER_SECONDS, Item
@@ -25,15 +29,12 @@ from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import media_id_of_thumbnail
 from media_core.keys import content_key, thumbnail_key
 from media_core.store import ObjectMissing
-from media_core.tokens import Claims
-from media_core.uploads import Upload, Uploaded
 
 router = APIRouter(tags=["Media"])
 
 SIGNED_FOR: Final = timedelta(minutes=5)
 """Published: "a URL valid for the next 5 minutes"."""
 
-MASTER_TYPE: Final = "image/webp"
 MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -46,11 +47,6 @@ class ThumbnailSize(IntEnum):
     LARGEST = 1024
 
 
-FILE_FIELDS: Final[Mapping[str, Any]] = {
-    "file": {"type": "string", "format": "binary", "description": "The file, one; any type."},
-    "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},
-    "room_id": {"type": "string", "description": "Attach it to this room, in the same transaction."},
-}
 _UPLOAD_FORM: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -66,16 +62,6 @@ _UPLOAD_FORM: Final[dict[str, Any]] = {
         },
     }
 }
-_DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
-
-Digest = Annotated[
-    str | None,
-    Header(description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives."),
-]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(max_length=255, description="The same key again within 24 hours is answered like the first time."),
-]
 
 
 @router.post(
@@ -84,20 +70,7 @@ IdempotencyKey = Annotated[
     openapi_extra=_UPLOAD_FORM,
     responses={
         201: {"headers": {"Location": {"description": "Where its metadata is.", "schema": {"type": "string"}}}},
-        **problems.described(
-            "digest_mismatch",
-            "bad_request",
-            "not_found",
-            "request_timeout",
-            "file_too_large",
-            "quota_exceeded",
-            "unsupported_media_type",
-            "empty_file",
-            "missing_file",
-            "infected",
-            "idempotency_key_reused",
-            "invalid_request",
-        ),
+        **problems.described(*REFUSALS),
     },
 )
 async def upload_media(
@@ -116,54 +89,6 @@ async def upload_media(
         uploaded = await keep(upload, form, caller, request, idempotency_key)
     response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
     return Data(data=Media(**vars(uploaded)))
-
-
-async def begin_upload(services: Services, request: Request, digest: str | None) -> Upload:
-    length = request.headers.get("content-length", "")
-    return await services.uploads.start(announced=int(length) if length.isdecimal() else None, digest=digest)
-
-
-async def read_form(services: Services, request: Request, upload: Upload) -> Form:
-    """Reads the whole request, its file's bytes into `upload`."""
-    form = Form(request, idle_seconds=services.settings.server.body_idle_seconds)
-    async with aclosing(form.file()) as chunks:
-        async for chunk in chunks:
-            await upload.write(chunk)
-    return form
-
-
-async def keep(upload: Upload, form: Form, caller: Claims, request: Request, idempotency_key: str | None) -> Uploaded:
-    if form.filename is None:
-        raise Refused("missing_file", "The form has no part `file` (with curl: -F file=@path).")
-    room_id = form.text("room_id")
-    if room_id is not None and not is_room_id(room_id):
-        raise not_found()
-    return await upload.commit(
-        caller=caller,
-        filename=form.filename,
-        claimed_type=form.claimed_type,
-        tenant_scope=form.flag("tenant_scope"),
-        room_id=room_id,
-        idempotency_key=idempotency_key,
-        request_id=request_id_of(request),
-    )
-
-
-def file_digest(*headers: str | None) -> str | None:
-    """The sha-256 in hex that Content-Digest or Repr-Digest announce; other algorithms are left alone."""
-    found: set[str] = set()
-    for header in headers:
-        for value in _DIGEST.findall(header or ""):
-            try:
-                digest = base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                digest = b""
-            if len(digest) != 32:
-                raise Refused("bad_request", "The digest header must be sha-256=:<base64 of 32 bytes>:.")
-            found.add(digest.hex())
-    if len(found) > 1:
-        raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
-    return found.pop() if found else None
 
 
 @router.get("/v1/media/{media_id}/info", responses=problems.described("not_found"))
@@ -199,7 +124,7 @@ _THUMBNAIL_RESPONSES: Final = {
     200: {
         "description": "The picture, without metadata, upright.",
         "content": {
-            MASTER_TYPE: {"schema": {"type": "string", "format": "binary"}},
+            thumbnails.MASTER_TYPE: {"schema": {"type": "string", "format": "binary"}},
             "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
         },
     },
@@ -216,9 +141,11 @@ async def download_media(caller: Reader, services: Wired, request: Request, medi
     item = await services.library.find(caller, source or media_id, "read")
     if source is not None:
         master = await _master(services, item)
-        picture = downloads.Content(len(master), f'"{item.thumbnail_sha256}"', MASTER_TYPE, _thumbnail_name(item))
+        picture = downloads.Content(
+            len(master), f'"{item.thumbnail_sha256}"', thumbnails.MASTER_TYPE, _thumbnail_name(item)
+        )
         return await downloads.respond(request, picture, downloads.slices_of(master))
-    key = content_key(services.uploads.tenant_id, item.sha256)
+    key = content_key(services.tenant_id, item.sha256)
     disposition = downloads.disposition_of(item.filename, item.mime_type)
     content = downloads.Content(item.size, f'"{item.sha256}"', item.mime_type, disposition)
     return await downloads.respond(request, content, partial(services.store.stream, key))
@@ -267,10 +194,10 @@ async def sign_media(
     item = await services.library.find(caller, source or media_id, "read")
     if thumbnail or source is not None:
         _ready(item)
-        key, mime_type = thumbnail_key(services.uploads.tenant_id, item.sha256), MASTER_TYPE
+        key, mime_type = thumbnail_key(services.tenant_id, item.sha256), thumbnails.MASTER_TYPE
         disposition = _thumbnail_name(item)
     else:
-        key, mime_type = content_key(services.uploads.tenant_id, item.sha256), item.mime_type
+        key, mime_type = content_key(services.tenant_id, item.sha256), item.mime_type
         disposition = downloads.disposition_of(item.filename, item.mime_type)
     signed = services.store.sign(key, expires_in=SIGNED_FOR, content_type=mime_type, content_disposition=disposition)
     return Data(data=Signed(url=signed.url, expires_at=signed.expires_at))
@@ -313,7 +240,7 @@ def _ready(item: Item) -> None:
 async def _master(services: Services, item: Item) -> bytes:
     _ready(item)
     try:
-        return await services.store.read(thumbnail_key(services.uploads.tenant_id, item.sha256), 0, MAX_MASTER_BYTES)
+        return await services.store.read(thumbnail_key(services.tenant_id, item.sha256), 0, MAX_MASTER_BYTES)
     except ObjectMissing:
         raise not_found() from None
 

@@ -23,7 +23,7 @@ FOR_ANY_PAGE: Final = "cross-origin"
 
 @router.api_route("/objects/{key:path}", methods=["GET", "HEAD"], response_class=Response)
 async def signed_object(services: Wired, request: Request, key: str) -> Response:
-    store, tenant_id = services.store, services.uploads.tenant_id
+    store, tenant_id = services.store, services.tenant_id
     if not isinstance(store, FolderStore):
         raise not_found()
     signed = store.verify(key, request.query_params, datetime.now(UTC))

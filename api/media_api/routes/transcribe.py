@@ -8,7 +8,16 @@ from media_api import problems
 from media_api.auth import Transcriber
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
-from media_api.routes.media import FILE_FIELDS, Digest, IdempotencyKey, begin_upload, file_digest, keep, read_form
+from media_api.receiving import (
+    FILE_FIELDS,
+    REFUSALS,
+    Digest,
+    IdempotencyKey,
+    begin_upload,
+    file_digest,
+    keep,
+    read_form,
+)
 from media_api.routes.parameters import known_id, request_id_of
 from media_api.services import Wired
 from media_core.errors import Refused
@@ -60,21 +69,10 @@ _FORM: Final[dict[str, Any]] = {
     responses={
         202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}},
         **problems.described(
-            "digest_mismatch",
-            "bad_request",
+            *REFUSALS,
             "transcription_disabled",
-            "not_found",
-            "request_timeout",
-            "file_too_large",
-            "quota_exceeded",
             "not_audio_or_video",
-            "unsupported_media_type",
             "duration_exceeds_limit",
-            "empty_file",
-            "missing_file",
-            "infected",
-            "idempotency_key_reused",
-            "invalid_request",
             "transcription_limit_exceeded",
         ),
     },
@@ -103,9 +101,9 @@ async def transcribe(
     try:
         job = await services.jobs.transcribe(caller, media_id, wanted, once=once, request_id=request_id)
     except Refused:
-        if uploaded is not None:
-            # What came only to be transcribed is not kept when it can't be.
-            await services.library.delete(caller, media_id)
+        if uploaded is not None and not upload.replayed:
+            # What came only to be transcribed is not kept when it can't be; the same request again is a new one.
+            await services.library.delete(caller, media_id, forget_answer=True)
         raise
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
     return Data(data=JobAccepted(job_id=job.job_id, status=job.status))

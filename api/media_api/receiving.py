@@ -1,0 +1,97 @@
+"""Receiving a file over HTTP, for every route that takes one: its form, its headers, its refusals."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Annotated, Any, Final
+
+from fastapi import Header, Request
+
+from media_api.multipart import Form
+from media_api.routes.parameters import is_room_id, request_id_of
+from media_api.services import Services
+from media_core.errors import Refused, not_found
+from media_core.tokens import Claims
+from media_core.uploads import Upload, Uploaded
+
+REFUSALS: Final = (
+    "digest_mismatch",
+    "bad_request",
+    "not_found",
+    "request_timeout",
+    "file_too_large",
+    "quota_exceeded",
+    "unsupported_media_type",
+    "empty_file",
+    "missing_file",
+    "infected",
+    "idempotency_key_reused",
+    "invalid_request",
+)
+"""Codes that any of these routes may answer with."""
+
+FILE_FIELDS: Final[Mapping[str, Any]] = {
+    "file": {"type": "string", "format": "binary", "description": "The file, one; any type."},
+    "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},
+    "room_id": {"type": "string", "description": "Attach it to this room, in the same transaction."},
+}
+_DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
+
+Digest = Annotated[
+    str | None,
+    Header(description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives."),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=255, description="The same key again within 24 hours is answered like the first time."),
+]
+
+
+async def begin_upload(services: Services, request: Request, digest: str | None) -> Upload:
+    length = request.headers.get("content-length", "")
+    return await services.uploads.start(announced=int(length) if length.isdecimal() else None, digest=digest)
+
+
+async def read_form(services: Services, request: Request, upload: Upload) -> Form:
+    """Reads the whole request, its file's bytes into `upload`."""
+    form = Form(request, idle_seconds=services.settings.server.body_idle_seconds)
+    async with aclosing(form.file()) as chunks:
+        async for chunk in chunks:
+            await upload.write(chunk)
+    return form
+
+
+async def keep(upload: Upload, form: Form, caller: Claims, request: Request, idempotency_key: str | None) -> Uploaded:
+    if form.filename is None:
+        raise Refused("missing_file", "The form has no part `file` (with curl: -F file=@path).")
+    room_id = form.text("room_id")
+    if room_id is not None and not is_room_id(room_id):
+        raise not_found()
+    return await upload.commit(
+        caller=caller,
+        filename=form.filename,
+        claimed_type=form.claimed_type,
+        tenant_scope=form.flag("tenant_scope"),
+        room_id=room_id,
+        idempotency_key=idempotency_key,
+        request_id=request_id_of(request),
+    )
+
+
+def file_digest(*headers: str | None) -> str | None:
+    """The sha-256 in hex that Content-Digest or Repr-Digest announce; other algorithms are left alone."""
+    found: set[str] = set()
+    for header in headers:
+        for value in _DIGEST.findall(header or ""):
+            try:
+                digest = base64.b64decode(value, validate=True)
+            except (binascii.Error, ValueError):
+                digest = b""
+            if len(digest) != 32:
+                raise Refused("bad_request", "The digest header must be sha-256=:<base64 of 32 bytes>:.")
+            found.add(digest.hex())
+    if len(found) > 1:
+        raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
+    return found.pop() if found else None
