@@ -39,9 +39,13 @@ def crowd_of_uploads(address: tuple[str, int], token: str, used: Resources) -> i
 def _held(content: Content, full: threading.Barrier) -> Iterator[memoryview]:
     sent = 0
     for piece in content:
-        if sent == BUFFER_BYTES:
+        room = BUFFER_BYTES - sent
+        if 0 < room <= len(piece):
+            yield piece[:room]
             full.wait()
-        yield piece
+            yield piece[room:]
+        else:
+            yield piece
         sent += len(piece)
 
 

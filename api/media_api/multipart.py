@@ -26,6 +26,7 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 """All of the request's body that is not the file."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_FILENAME_CHARACTERS: Final = 255
+MAX_TYPE_CHARACTERS: Final = 127
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off", ""})
@@ -81,6 +82,7 @@ class Form:
                                 raise _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
                     if overhead > MAX_OVERHEAD_BYTES:
                         raise _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
+                    chunk = event = b""  # a quarter of a MiB that would be kept while the next one is waited for
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
@@ -95,7 +97,8 @@ class Form:
         if self.filename is not None:
             raise _invalid("A request takes one file.")
         self.filename = _base_name(segment.filename or "")
-        self.claimed_type = segment.content_type
+        claimed = segment.content_type or ""
+        self.claimed_type = claimed if claimed.isprintable() and 0 < len(claimed) <= MAX_TYPE_CHARACTERS else None
         return True
 
     async def _chunks(self) -> AsyncGenerator[bytes]:
@@ -112,8 +115,8 @@ class Form:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             more = message.get("more_body", False)
-            if chunk := message.get("body", b""):
-                yield chunk
+            if message.get("body"):
+                yield message.pop("body")
 
     def text(self, name: str) -> str | None:
         """The field's text; None where it was not sent or is empty."""
@@ -175,8 +178,10 @@ def _base_name(filename: str) -> str:
 def _broken_form_refused() -> Iterator[None]:
     try:
         yield
-    except MultipartError as error:
-        raise _invalid(f"The multipart form is broken: {error}.") from None
+    except MultipartError:
+        raise _invalid(
+            "The multipart form is broken: it ends early, or a part's head is not as RFC 7578 has it."
+        ) from None
 
 
 def _invalid(detail: str) -> Refused:

@@ -58,6 +58,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "scan_pending": Kind(425, "Not scanned yet"),
         "thumbnail_pending": Kind(425, "Thumbnail not made yet"),
         "transcription_limit_exceeded": Kind(429, "Transcription limit reached"),
+        "too_many_jobs": Kind(429, "Too many jobs"),
         "headers_too_large": Kind(431, "Request headers too large"),
         "internal_error": Kind(500, "Internal error"),
         "suspended": Kind(503, "Tenant suspended"),

@@ -5,7 +5,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Header, Request
 
@@ -60,10 +60,19 @@ async def read_form(services: Services, request: Request, upload: Upload) -> For
     async with aclosing(form.file()) as chunks:
         async for chunk in chunks:
             await upload.write(chunk)
+            del chunk  # or it is kept while the next one is waited for
     return form
 
 
-async def keep(upload: Upload, form: Form, caller: Claims, request: Request, idempotency_key: str | None) -> Uploaded:
+async def keep(
+    upload: Upload,
+    form: Form,
+    caller: Claims,
+    request: Request,
+    idempotency_key: str | None,
+    *,
+    operation: Literal["upload", "transcribe"] = "upload",
+) -> Uploaded:
     if form.filename is None:
         raise Refused("missing_file", "The form has no part `file` (with curl: -F file=@path).")
     room_id = form.text("room_id")
@@ -75,7 +84,8 @@ async def keep(upload: Upload, form: Form, caller: Claims, request: Request, ide
         claimed_type=form.claimed_type,
         tenant_scope=form.flag("tenant_scope"),
         room_id=room_id,
-        idempotency_key=idempotency_key,
+        idempotency_key=idempotency_key or None,
+        operation=operation,
         request_id=request_id_of(request),
     )
 

@@ -56,6 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Whether the client has begun a request whose end has not come."""
     _in_head = False
     _head_bytes = 0
+    _trailer_bytes = 0
     _body_in_chunk = 0
     _deadline: asyncio.TimerHandle | None = None
 
@@ -73,6 +74,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return  # what follows a head that was refused
         self._body_in_chunk = 0
         super().data_received(data)
+        if self.still_sending and not self._in_head:
+            self._check_trailer(len(data))
         if self._in_head:
             self._head_bytes += len(data) - self._body_in_chunk
             self._check_head(self._head_bytes)
@@ -80,8 +83,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.still_sending = self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._trailer_bytes = 0
         self.begin_deadline(HEAD_SECONDS)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it is a trailer, which nobody here reads
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
@@ -130,6 +137,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES:
             self._refuse("headers_too_large", f"The request line and headers may have {MAX_HEAD_BYTES} bytes in all.")
         return size <= MAX_HEAD_BYTES
+
+    def _check_trailer(self, received: int) -> None:
+        """What comes after the head and is no body is a chunk's length, or the trailer: short, or an attack."""
+        self._trailer_bytes = 0 if self._body_in_chunk else self._trailer_bytes + received
+        if self._trailer_bytes > MAX_HEAD_BYTES:
+            self.transport.abort()
 
     def _refuse(self, code: str, detail: str) -> None:
         """An answer from below the app, with the same shape; none where the app's own has begun."""

@@ -14,8 +14,8 @@ from media_core.policy import Policy
 from media_core.queue import NotYet
 from media_core.tokens import ALL, Claims
 
-Purpose = Literal["see", "read"]
-"""`see`: facts about the item. `read`: its bytes, its thumbnail, a signed URL, its words."""
+Purpose = Literal["see", "read", "share"]
+"""`see`: facts about the item. `read`: its bytes, its thumbnail. `share`: a URL with which anybody may read them."""
 
 RETRY_AFTER_SECONDS = 5
 
@@ -57,6 +57,19 @@ def rooms_for(caller: Claims, rooms: Iterable[str]) -> list[str]:
     return [room for room in rooms if has_room(caller, room)]
 
 
+def open_to_all(scan_status: str, policy: Policy) -> bool:
+    """Whether the verdict, or the policy for want of one, lets bytes out to whoever may see the item."""
+    match scan_status:
+        case "clean":
+            return True
+        case "pending":
+            return not policy.scan_enabled or policy.pending_access == "All"
+        case "unscannable":
+            return policy.unscannable == "Allow"
+        case _:
+            return False
+
+
 def may_delete(caller: Claims, uploaded_by: str) -> bool:
     return "admin" in caller.scopes or caller.subject == uploaded_by
 
@@ -78,10 +91,9 @@ def _not_infected(caller: Claims, item: Item, policy: Policy, purpose: Purpose) 
 def _bytes_have_a_verdict(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
     if purpose == "see" or item.scan_status not in ("pending", "error"):
         return None
-    if item.scan_status == "pending" and (
-        not policy.scan_enabled
-        or policy.pending_access == "All"
-        or (policy.pending_access == "Uploader" and caller.subject == item.uploaded_by)
+    own = caller.subject == item.uploaded_by and purpose == "read"
+    if open_to_all(item.scan_status, policy) or (
+        item.scan_status == "pending" and policy.pending_access == "Uploader" and own
     ):
         return None
     why = "has not been scanned yet" if item.scan_status == "pending" else "could not be scanned so far"

@@ -22,6 +22,9 @@ from media_core.errors import Unavailable
 
 MIGRATION_LOCK = 0x6D65646961  # "media"; two pods that start together migrate one after the other
 
+DURABLE = text("SET LOCAL synchronous_commit = on")
+"""For a transaction whose commit precedes something that can't be taken back, also in a `relaxed` worker."""
+
 TRUSTED_SECONDS = 1.0
 """A connection that answered so long ago is asked whether it is still there before it is used."""
 

@@ -21,9 +21,15 @@ from media_core.tokens import Claims
 
 OPEN: Final = frozenset({"queued", "running"})
 
+MAX_OPEN_JOBS: Final = 100
+"""Most jobs that one subject may have waiting or running."""
+
 _COLUMNS = """
     job_id, kind, status, progress, owner, media_id, created_at, started_at, finished_at, error_code, error_detail,
-    cancel_requested,
+    cancel_requested
+"""
+# Counted for one job at a time: for a whole list it would read the queue once per row.
+_POSITION = """
     CASE WHEN status = 'queued' THEN (
         SELECT 1 + count(*) FROM job AS other
         WHERE other.kind = job.kind AND other.status = 'queued'
@@ -31,10 +37,17 @@ _COLUMNS = """
                OR (other.priority = job.priority AND (other.run_after, other.job_id) < (job.run_after, job.job_id)))
     ) END AS queue_position
 """
-_FIND = text(f"SELECT {_COLUMNS}, result FROM job WHERE job_id = :job_id")  # noqa: S608 (only constants are put in)
+# A transcript is its recording's words: found infected, neither exists any more.
+_STANDING = """
+    NOT (kind = 'transcribe' AND EXISTS (
+        SELECT FROM blob WHERE sha256 = job.payload ->> 'sha256' AND scan_status = 'infected'))
+"""
+_FIND = text(f"""
+SELECT {_COLUMNS}, {_POSITION}, result FROM job WHERE job_id = :job_id AND {_STANDING}
+""")  # noqa: S608 (only constants are put in)
 _LIST = text(f"""
-SELECT {_COLUMNS}, CAST(NULL AS jsonb) AS result FROM job
-WHERE owner = :owner AND (CAST(:before AS text) IS NULL OR job_id < :before)
+SELECT {_COLUMNS}, CAST(NULL AS integer) AS queue_position, CAST(NULL AS jsonb) AS result FROM job
+WHERE owner = :owner AND {_STANDING} AND (CAST(:before AS text) IS NULL OR job_id < :before)
 ORDER BY job_id DESC LIMIT :limit
 """)  # noqa: S608 (only constants are put in)
 _ASKED_BEFORE = text("""
@@ -43,6 +56,7 @@ WHERE kind = 'transcribe' AND owner = :owner AND media_id = :media_id AND payloa
   AND created_at > now() - interval '24 hours'
 ORDER BY job_id LIMIT 1
 """)
+_OPEN_OF = text("SELECT count(*) FROM job WHERE owner = :owner AND status IN ('queued','running')")
 # One look at many jobs: what changes while a job is watched.
 _STATES = text("""
 SELECT job_id, status, progress, (SELECT max(number) FROM segment WHERE segment.job_id = job.job_id) AS last_segment
@@ -52,7 +66,7 @@ FROM job WHERE job_id = ANY(:job_ids)
 
 @dataclass(frozen=True)
 class Job:
-    """`progress` is 0 to 1; `queue_position` is 1 for the next one and None unless queued; `result` once completed."""
+    """`progress` is 0 to 1; `result` is there once completed; `queue_position` is 1 for the next one, None in lists."""
 
     job_id: str
     kind: str
@@ -126,6 +140,7 @@ class Jobs:
             if earlier is not None:
                 return await self.find(caller, earlier)
         await self._check(item)
+        await self._check_share(caller)
         wish = hashlib.sha256(json.dumps([caller.subject, payload]).encode()).hexdigest()
         async with self.database.transaction() as tx:
             job_id = await queue.enqueue(
@@ -161,6 +176,19 @@ class Jobs:
         limit = (await self.library.policy.current()).max_transcription_seconds_per_day
         async with self.database.transaction() as tx:
             await quota.check_transcription(tx, item.duration, limit)
+
+    async def _check_share(self, caller: Claims) -> None:
+        """One caller can't fill the queue for everybody else."""
+        async with self.database.statement() as tx:
+            waiting = (await tx.execute(_OPEN_OF, {"owner": caller.subject})).scalar_one()
+        if waiting >= MAX_OPEN_JOBS:
+            raise Refused(
+                "too_many_jobs",
+                f"You have {waiting} jobs waiting or running, and {MAX_OPEN_JOBS} is the most; wait until some have "
+                "ended, or cancel some.",
+                limit=MAX_OPEN_JOBS,
+                retry_after=60,
+            )
 
     async def find(self, caller: Claims, job_id: str) -> Job:
         """Raises Refused `not_found`, also for another's job."""

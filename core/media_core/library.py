@@ -13,7 +13,7 @@ from sqlalchemy import Row, text
 
 from media_core import access, queue, quota
 from media_core.access import Item, Purpose
-from media_core.database import Database
+from media_core.database import DURABLE, Database
 from media_core.errors import Refused, not_found
 from media_core.keys import content_key, thumbnail_key
 from media_core.media_types import Category
@@ -51,7 +51,12 @@ SELECT {_ITEM_COLUMNS}, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
 WHERE room_file.room_id = :room_id AND room_file.media_id = :media_id
 """)  # noqa: S608 (only constants are put in)
-_DETACH = text("DELETE FROM room_file WHERE room_id = :room_id AND media_id = :media_id RETURNING media_id")
+_DETACH = text("""
+DELETE FROM room_file USING media, blob
+WHERE room_file.room_id = :room_id AND room_file.media_id = :media_id
+  AND media.media_id = room_file.media_id AND blob.sha256 = media.sha256 AND blob.scan_status <> 'infected'
+RETURNING room_file.media_id
+""")
 _DELETED_BEFORE = text("SELECT uploaded_by FROM media_tombstone WHERE media_id = :media_id")
 _LOCK_BLOB = text("SELECT scan_status FROM blob WHERE sha256 = :sha256 FOR UPDATE")
 _DELETE_MEDIA = text("DELETE FROM media WHERE media_id = :media_id RETURNING uploaded_by")
@@ -151,10 +156,10 @@ class Library:
         return access.require(caller, _item(row) if row else None, policy, purpose)
 
     async def servable(self, sha256: str) -> None:
-        """The gate of a URL signed earlier: the content must still stand and not be infected. Raises `not_found`."""
+        """The gate of a URL signed earlier: the content's verdict must still let bytes out. Raises `not_found`."""
         async with self.database.statement() as tx:
             row = (await tx.execute(_SERVABLE, {"sha256": sha256})).first()
-        if row is None or row.scan_status == "infected":
+        if row is None or not access.open_to_all(row.scan_status, await self.policy.current()):
             raise not_found()
 
     async def content(self, sha256: str) -> Content | None:
@@ -265,6 +270,7 @@ class Library:
     async def collect(self, sha256: str) -> None:
         """Deletes the objects of doomed content, then its row; an infected one keeps its row. No-op if revived."""
         async with self.database.transaction() as tx:
+            await tx.execute(DURABLE)
             row = (await tx.execute(_DOOMED, {"sha256": sha256})).first()
             if row is None:
                 return
@@ -281,6 +287,7 @@ class Library:
         """
         sha256 = lease.payload["sha256"]
         async with self.database.transaction() as tx:
+            await tx.execute(DURABLE)
             row = (
                 await tx.execute(_VERDICT, {"sha256": sha256, "status": status, "detail": detail, "engine": engine})
             ).first()

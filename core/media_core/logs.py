@@ -74,6 +74,13 @@ def bound(**values: object) -> Iterator[None]:
         yield
 
 
+def _plain(words: str) -> str:
+    """Without the control characters that a request may carry into a terminal; a traceback keeps its lines."""
+    if words.isprintable():
+        return words
+    return "".join(one if one.isprintable() or one in "\n\t" else f"\\x{ord(one):02x}" for one in words)
+
+
 def _mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: _masked(name, value) for name, value in event.items()}
 
@@ -82,7 +89,7 @@ def _masked(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name) and isinstance(value, str | bytes):
         return _MASK
     if isinstance(value, str):
-        return _SECRET_TEXT.sub(lambda found: (found["before"] or "") + _MASK, value)
+        return _plain(_SECRET_TEXT.sub(lambda found: (found["before"] or "") + _MASK, value))
     if isinstance(value, Mapping):
         return {key: _masked(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

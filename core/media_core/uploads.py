@@ -10,6 +10,7 @@ and before the commit, the object has no row: garbage, swept later.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import mmap
@@ -35,14 +36,19 @@ from media_core.store import ObjectStore, StagedObject
 from media_core.thumbnails import make_thumbnail
 from media_core.tokens import Claims
 
-BUFFER_BYTES = 8 * MIB
+BUFFER_BYTES = 8 * MIB - MIB // 2
 """Up to this size a file is kept in memory and put in one request; a larger one streams to a staging object, from its
-first byte on if the request announces it."""
+first byte on if the request announces it. With what its connection holds beside it (a read of 256 KiB and the rest of
+the one before) an upload takes up to 8 MiB of memory."""
 STEP_BYTES = MIB
 FORM_OVERHEAD_BYTES = 64 * 1024
 """How much of a request's Content-Length may be form fields and boundaries rather than file."""
 EXTEND_SECONDS = 60.0
 SNIFF_BYTES = 16 * 1024
+THUMBNAIL_SECONDS = 5.0
+"""How long an upload waits for its thumbnail, other uploads' pictures before it included."""
+MOST_BUFFERED_BYTES = 512 * MIB
+"""What the buffers of one process may hold together; with so much in them, new uploads are asked to come again."""
 
 _log = structlog.stdlib.get_logger("media.uploads")
 
@@ -156,6 +162,7 @@ class Uploads:
         self.store = store
         self.decoder = decoder
         self.policy = policy
+        self.in_flight: set[Upload] = set()
 
     async def start(self, *, announced: int | None = None, digest: str | None = None) -> "Upload":
         """Begins an upload of a request that announces `announced` bytes in all (Content-Length), or an unknown number.
@@ -167,6 +174,8 @@ class Uploads:
         at_least = 0 if announced is None else max(0, announced - FORM_OVERHEAD_BYTES)
         if at_least > policy.max_upload_bytes:
             raise _too_large(policy)
+        if sum(upload.buffered for upload in self.in_flight) >= MOST_BUFFERED_BYTES:
+            raise Unavailable("api", "too many uploads are under way; send yours again in a moment")
         return Upload(self, policy, at_least, digest)
 
 
@@ -190,7 +199,13 @@ class Upload:
         self.replayed = False
         """Whether `commit` gave the answer of an earlier request with the same Idempotency-Key."""
 
+    @property
+    def buffered(self) -> int:
+        """Bytes in memory."""
+        return self._buffer.size
+
     async def __aenter__(self) -> Self:
+        self._uploads.in_flight.add(self)
         return self
 
     async def __aexit__(
@@ -200,6 +215,7 @@ class Upload:
         await asyncio.shield(asyncio.ensure_future(self._leave()))
 
     async def _leave(self) -> None:
+        self._uploads.in_flight.discard(self)
         self._buffer = _Buffer(0)
         try:
             if self._staged is not None:
@@ -236,6 +252,7 @@ class Upload:
         tenant_scope: bool = False,
         room_id: str | None = None,
         idempotency_key: str | None = None,
+        operation: str = "upload",
         request_id: str | None = None,
     ) -> Uploaded:
         """Stores what was written and answers, or raises Refused.
@@ -264,7 +281,7 @@ class Upload:
             if self._known_by_digest:
                 raise _deleted_meanwhile()
             facts = await self._new_facts(filename, claimed_type)
-        fingerprint = f"upload {sha256} {filename} {tenant_scope} {room_id}"
+        fingerprint = json.dumps([operation, sha256, filename, tenant_scope, room_id])
         async with self._uploads.database.transaction() as tx:
             key = {"subject": caller.subject, "key": idempotency_key}
             if idempotency_key is not None:
@@ -306,9 +323,12 @@ class Upload:
         buffered, self._buffer = self._buffer, _Buffer(STEP_BYTES)
         buffered.hash_into(self._hash)
         self._head = bytes(buffered.view()[:SNIFF_BYTES])
-        if self._digest is not None and await self._is_known(self._digest):
-            # The bytes must still be sent (knowing a hash grants nothing), but need not be stored a second time.
+        if self._digest is not None and await self._stands(self._digest):
+            # The bytes must still be sent (knowing a hash grants nothing), but need not be stored a second time. They
+            # are reserved where there is room, so that nobody learns from the usage what stands here already.
             self._known_by_digest = True
+            with contextlib.suppress(Refused):
+                await self._reservation.grow_to(max(self._at_least, self.size))
             return
         await self._reservation.grow_to(max(self._at_least, self.size))
         self._staged = await self._uploads.store.stage(new_ulid())
@@ -319,22 +339,34 @@ class Upload:
         """Hashes and stages what has gathered; hashing and writing overlap, both outside the event loop's thread."""
         chunk = self._buffer.view()
         self._head = self._head or bytes(chunk[:SNIFF_BYTES])
-        hashing = asyncio.to_thread(self._buffer.hash_into, self._hash)
         if self._staged is None:
-            await hashing
+            await asyncio.to_thread(self._hash.update, chunk)
         else:
             if self.size > self._reservation.bytes:
-                await self._reservation.grow_to(self.size + BUFFER_BYTES if self._at_least == 0 else self.size)
+                await self._reserve_ahead()
             elif time.monotonic() - self._extended_at > EXTEND_SECONDS:
                 await self._reservation.extend()
                 self._extended_at = time.monotonic()
-            await asyncio.gather(hashing, self._staged.write(chunk))
+            await asyncio.gather(asyncio.to_thread(self._hash.update, chunk), self._staged.write(chunk))
         self._buffer.clear()
+
+    async def _reserve_ahead(self) -> None:
+        """For a body that did not say its size: a buffer's worth at a time, at the end what is left."""
+        try:
+            await self._reservation.grow_to(self.size + BUFFER_BYTES if self._at_least == 0 else self.size)
+        except Refused:
+            await self._reservation.grow_to(self.size)
 
     # -- knowing -------------------------------------------------------------------------------------------------
 
+    async def _stands(self, sha256: str) -> bool:
+        """Whether bytes of this hash need not be stored. Infected ones are told apart only to who has sent them."""
+        async with self._uploads.database.statement() as tx:
+            row = (await tx.execute(_KNOWN, {"sha256": sha256})).first()
+        return row is not None and (row.doomed_at is None or row.scan_status == "infected")
+
     async def _is_known(self, sha256: str) -> bool:
-        """Whether the content is stored already. Raises Refused `infected` for content known to be."""
+        """Whether content that was sent is stored already. Raises Refused `infected` for content known to be."""
         async with self._uploads.database.statement() as tx:
             row = (await tx.execute(_KNOWN, {"sha256": sha256})).first()
         if row is not None and row.scan_status == "infected":
@@ -352,7 +384,8 @@ class Upload:
         decoder = self._uploads.decoder
         try:
             if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
-                thumbnail = await make_thumbnail(decoder, self._source(), mime_type)
+                async with asyncio.timeout(THUMBNAIL_SECONDS):
+                    thumbnail = await make_thumbnail(decoder, self._source(), mime_type)
                 return _Facts(
                     mime_type,
                     thumbnail.source_width,
@@ -371,6 +404,8 @@ class Upload:
                     facts.duration,
                     thumbnail_status="pending" if video else "none",
                 )
+        except TimeoutError:
+            return _Facts(mime_type, thumbnail_status="pending")  # a worker's job then, as for videos
         except DecodingFailed as error:
             _log.info("not_decoded", mime_type=mime_type, size=self.size, code=error.code, detail=error.detail)
             if media_types.category(mime_type) == "image":
@@ -390,13 +425,13 @@ class Upload:
 
         A thumbnail counts against the quota too; where there is no room for it the file goes without.
         """
+        await self._reservation.grow_to(self.size)  # first: a full tenant's refusals must not cost a decoding
         facts = await self._examine(filename, claimed_type)
         if facts.thumbnail is not None:
             try:
                 await self._reservation.grow_to(self.size + len(facts.thumbnail.data))
             except Refused:
                 facts = _Facts(facts.mime_type, facts.width, facts.height, thumbnail_status="failed")
-        await self._reservation.grow_to(self.size)
         return facts
 
     # -- keeping -------------------------------------------------------------------------------------------------

@@ -23,7 +23,11 @@ def main() -> int:
         elif given.action == "down":
             kind.down()
         elif given.action == "images":
-            images.make(dockers.ensure(), *given.names)
+            docker = dockers.ensure()
+            images.make(docker, *given.names)
+            for name in images.PROJECT:
+                if name in (given.names or images.PROJECT):
+                    say(f"biggest in {images.tag(name)}: {images.biggest(docker, name)}")
         else:
             cluster = kind.up()
             cluster.load(*images.make(cluster.docker, *given.names))

@@ -95,7 +95,9 @@ def ensure() -> Docker:
     if docker := running():
         return docker
     if sys.platform != "linux" or os.geteuid() != 0:
-        raise Missing("No Docker daemon answers: start Docker (as root on Debian, it is installed and started for you)")
+        raise Missing(
+            "No Docker daemon answers: start yours, or sudo apt-get install docker.io (as root, done for you)"
+        )
     if not shutil.which("dockerd"):
         install("docker.io")
         if docker := running():  # where systemd starts what is installed
@@ -137,6 +139,8 @@ def stop() -> None:
 
 
 def _start() -> Docker:
+    if not shutil.which("ip"):
+        install("iproute2")
     _sweep()
     data = home() / "docker"
     data.mkdir(parents=True, exist_ok=True)
@@ -168,7 +172,8 @@ def _sweep() -> None:
     # Its ports by name: the kernel takes them down with their containers, but not at once.
     ports = [port.name for port in Path(f"/sys/class/net/{BRIDGE}/brif").glob("*")]
     for interface in (*ports, BRIDGE):
-        subprocess.run(["ip", "link", "delete", interface], capture_output=True, check=False)
+        if Path(f"/sys/class/net/{interface}").exists():
+            subprocess.run(["ip", "link", "delete", interface], capture_output=True, check=False)
     for controllers in [*Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"), Path("/sys/fs/cgroup") / CGROUP]:
         for folder, _, _ in os.walk(controllers, topdown=False):
             with contextlib.suppress(OSError):

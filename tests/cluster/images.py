@@ -72,6 +72,13 @@ def _make(docker: Docker, name: str, root: Path) -> str:
     return tag(name)
 
 
+def biggest(docker: Docker, name: str) -> str:
+    """What takes most room among the Python packages of one of the project's images."""
+    look = "du -sm /opt/venv/lib/python3*/site-packages/* | sort -rn | head -5"
+    lines = docker.run("run", "--rm", "--network=none", "--entrypoint=sh", tag(name), "-c", look).splitlines()
+    return ", ".join(f"{Path(path).name} {size} MB" for size, path in (line.split() for line in lines))
+
+
 def node(docker: Docker) -> str:
     """kind's node image: the stock one where it can be pulled, else ours, built once for all that goes into it."""
     if docker.has(KINDEST_NODE) or docker.pull(KINDEST_NODE):

@@ -132,7 +132,8 @@ def down() -> None:
             # Our own daemon goes in any case, and the next one removes what a wounded one could not.
             with contextlib.suppress(*[subprocess.CalledProcessError] if docker.host else []):
                 _delete(docker)
-            docker.remove_network()
+            if not docker.host:
+                docker.remove_network()
         dockers.stop()
         kubeconfig().unlink(missing_ok=True)
         for leftover in home().glob(".*-*"):  # contexts of builds that were killed

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.cluster.docker import CGROUP, home
 
+CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
@@ -49,7 +50,7 @@ def look() -> Machine:
         mounts=frozenset(line.split(" ", 3)[3] for line in _lines("/proc/self/mountinfo")),
         interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
         rules=frozenset(_rules()),
-        cgroups=frozenset(str(path) for path in Path("/sys/fs/cgroup").rglob("*") if path.is_dir()),
+        cgroups=frozenset(str(path) for depth in ("*", "*/*") for path in CGROUPS.glob(depth) if path.is_dir()),
         named_namespaces=frozenset(str(path) for path in Path("/run").glob("*netns/*")),
         kernel_settings=frozenset(_kernel_settings()),
     )

@@ -1,9 +1,10 @@
 """After `make cluster-down` the machine is as it was before `make cluster`, however the cluster came to its end.
 
-Runs after all other tests, and not where a cluster is kept. Where Docker was there before, only what is the cluster's
-goes; what Docker itself keeps is its own.
+Runs after all other tests; not where a cluster is kept, nor on a Docker daemon that was there before, whose own traces
+can't be told from the cluster's.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from tests.cluster import docker as dockers
 from tests.cluster import images, kind, machine
+from tests.cluster.docker import Missing
 
 pytestmark = pytest.mark.node
 
@@ -22,8 +24,12 @@ def before(kept_cluster: bool) -> machine.Machine:
     """The machine without a cluster."""
     if kept_cluster:
         pytest.skip("a cluster that is to be kept is running")
-    if (docker := dockers.running()) and docker.host is None:
-        pytest.skip("a Docker daemon that is not ours is running: its own traces can't be told from the cluster's")
+    try:
+        docker = dockers.ensure()  # installed now, if need be: packages are not what is compared
+    except Missing as missing:
+        pytest.skip(str(missing))
+    if docker.host is None:
+        pytest.skip("the machine's own Docker daemon is used")
     kind.down()
     return machine.look()
 
@@ -79,4 +85,7 @@ def pid_of(inhabitant: str) -> int:
 
 
 def name_of(pid: int) -> str:
-    return (Path(f"/proc/{pid}/comm")).read_text().strip()
+    """Empty once it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""

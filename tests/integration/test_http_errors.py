@@ -121,6 +121,22 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     writer.close()
 
 
+@pytest.mark.parametrize("trailer", [b"x: y\r\n", b"x" * 4096], ids=["many", "one without end"])
+async def test_an_endless_trailer_is_cut_off_and_kept_nowhere(api: Api, trailer: bytes) -> None:
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(b"POST /v1/media/upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 64 * server.MAX_HEAD_BYTES:
+            writer.write(trailer * (4096 // len(trailer)))
+            await writer.drain()
+            sent += 4096
+            await asyncio.sleep(0)  # lets the server, in this same loop, read
+        raise AssertionError(f"{sent} bytes of trailer were taken")
+    writer.close()
+    reader.feed_eof()
+
+
 async def test_a_request_that_would_upgrade_is_answered_as_it_is(api: Api) -> None:
     reader, writer = await asyncio.open_connection(*api.address)
     for upgrade in ("h2c", "websocket"):

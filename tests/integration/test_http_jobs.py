@@ -1,6 +1,7 @@
 """Transcription over HTTP: asking, watching, its formats, cancelling. The worker's part is done by the test."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -194,6 +195,28 @@ async def test_an_idempotency_key_makes_one_job(api: Api) -> None:
         ]
         assert answers[0].json()["data"]["job_id"] == answers[1].json()["data"]["job_id"]
         assert await submit(client, speech(1, 470)) != answers[0].json()["data"]["job_id"]
+
+
+async def test_a_transcript_is_gone_with_its_recording_when_that_is_found_infected(api: Api) -> None:
+    async with api.client("jill") as jill:
+        data = speech(1, 613)
+        job_id = await submit(jill, data)
+        lease = await api.lease(job_id)
+        await Queue(api.database).finish(lease, transcripts.result([dict(s) for s in SEGMENTS], "en", 3.25))
+        assert (await jill.get(f"/v1/jobs/{job_id}")).status_code == 200
+        await api.verdict(hashlib.sha256(data).hexdigest(), "infected")
+        for path in ("", "/transcript.txt", "/events"):
+            problem(await jill.get(f"/v1/jobs/{job_id}{path}"), 404, "not_found")
+        assert (await jill.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_one_caller_can_not_fill_the_queue(fresh_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("media_core.jobs.MAX_OPEN_JOBS", 1)
+    async with fresh_api.client("alice") as alice, fresh_api.client("bob") as bob:
+        await submit(alice, speech(1, 471))
+        answer = await alice.post("/v1/transcribe", files={"file": ("a.wav", speech(1, 472))})
+        assert problem(answer, 429, "too_many_jobs")["limit"] == 1
+        await submit(bob, speech(1, 473))
 
 
 # -- looking ---------------------------------------------------------------------------------------------------------

@@ -15,27 +15,16 @@ from media_core.quota import Usage
 from media_core.store.folder import FolderStore
 from media_core.sweep import sweep
 from media_core.tokens import Claims
-from media_core.uploads import Uploaded, Uploads
+from media_core.uploads import Uploads
 from tests.fixtures.media import photo
+from tests.integration.acting import judge, left_behind, upload, usage
 from tests.integration.tenancy import ADMIN, ALICE, BOB, GENEROUS, STRANGER
-from tests.integration.test_quota import usage
-from tests.integration.test_uploads import left_behind, upload
 
 
 async def refusal(coroutine: object) -> str:
     with pytest.raises(Refused) as refused:
         await coroutine  # type: ignore[misc]  # any awaitable
     return refused.value.code
-
-
-async def judge(library: Library, database: Database, uploaded: Uploaded, status: str) -> None:
-    """Gives the verdict through the queue, as a worker does."""
-    queue = Queue(database)
-    while lease := await queue.lease("scan", worker="test", seconds=30):
-        if lease.payload["sha256"] == uploaded.sha256:
-            await library.record_verdict(lease, status=status, detail=None, engine="test")
-            return
-    raise AssertionError("no scan job for this content")
 
 
 async def test_infected_content_is_gone_from_every_path_and_from_the_quota_and_refused_when_it_comes_again(

@@ -15,12 +15,8 @@ from media_core.queue import enqueue
 from media_core.quota import Reservation, Usage
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploads
+from tests.integration.acting import usage
 from tests.integration.tenancy import ALICE, GENEROUS
-
-
-async def usage(database: Database) -> Usage:
-    async with database.transaction() as tx:
-        return await quota.read(tx)
 
 
 async def allow(database: Database, max_bytes: int) -> None:

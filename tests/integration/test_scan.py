@@ -26,10 +26,9 @@ from media_workers.drain import Drain, Work
 from media_workers.scan import Scanner
 from media_workers.settings import ClamdSettings, DrainSettings
 from tests.fixtures.media import photo
+from tests.integration.acting import upload, usage
 from tests.integration.clamd_server import LIMITS, MARKER, encrypted_zip, nested, settings_for, zipped
 from tests.integration.tenancy import ADMIN, ALICE, BOB
-from tests.integration.test_quota import usage
-from tests.integration.test_uploads import upload
 
 TEXT = b"An ordinary text."
 

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import secrets
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
@@ -18,35 +17,10 @@ from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.quota import Usage
 from media_core.store.folder import FolderStore
-from media_core.uploads import BUFFER_BYTES, Uploaded, Uploads
+from media_core.uploads import BUFFER_BYTES, Uploads
 from tests.fixtures.media import photo, png_bomb
+from tests.integration.acting import judge, left_behind, upload, usage
 from tests.integration.tenancy import ALICE, BOB, GENEROUS, MIB, STRANGER
-from tests.integration.test_quota import usage
-
-
-async def upload(
-    uploads: Uploads, data: bytes, *, chunk: int = 64 * 1024, digest: str | None = None, **options: object
-) -> Uploaded:
-    async with await uploads.start(announced=len(data) + 300, digest=digest) as one:
-        for start in range(0, len(data), chunk):
-            await one.write(data[start : start + chunk])
-        return await one.commit(**{"caller": ALICE, "filename": "a.bin", **options})  # type: ignore[arg-type]  # a test's options
-
-
-async def left_behind(database: Database, store: FolderStore) -> tuple[int, int, int, int, int]:
-    """Rows in blob and media, reservations, objects, staged objects."""
-    async with database.transaction() as tx:
-        counts = (
-            await tx.execute(
-                text(
-                    "SELECT (SELECT count(*) FROM blob), (SELECT count(*) FROM media),"
-                    " (SELECT count(*) FROM reservation)"
-                )
-            )
-        ).one()
-    objects = [entry async for entry in store.list()]
-    staged = await store.sweep_staging(older_than=timedelta(0))
-    return (*counts, len(objects), staged)
 
 
 @pytest.mark.parametrize("size", [1, 10_000, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 12345])
@@ -271,3 +245,73 @@ async def test_a_stranger_to_the_room_can_not_attach_by_uploading(uploads: Uploa
     with pytest.raises(Refused) as refused:
         await upload(uploads, b"x", caller=STRANGER, room_id="garden")
     assert refused.value.code == "not_found"
+
+
+async def test_a_body_of_unknown_size_that_fits_is_taken_to_the_last_byte(uploads: Uploads, database: Database) -> None:
+    size = BUFFER_BYTES + MIB
+    async with database.transaction() as tx:
+        await policy.apply(tx, replace(GENEROUS, max_bytes=size))
+    data = secrets.token_bytes(size)
+    async with await uploads.start() as one:
+        for start in range(0, size, MIB):
+            await one.write(data[start : start + MIB])
+        await one.commit(caller=ALICE, filename="a.bin")
+    assert await usage(database) == Usage(size, 0, size)
+
+
+@pytest.mark.parametrize("status", ["clean", "infected"])
+async def test_a_digest_of_content_that_stands_here_tells_nothing_to_who_has_not_sent_it(
+    uploads: Uploads, library: Library, database: Database, status: str
+) -> None:
+    stored = await upload(uploads, secrets.token_bytes(BUFFER_BYTES + 10))
+    await judge(library, database, stored, status)
+    before = (await usage(database)).reserved
+
+    async def reserved_for(digest: str) -> int:
+        async with await uploads.start(announced=3 * BUFFER_BYTES, digest=digest) as one:
+            for _ in range(9):
+                await one.write(bytes(MIB))
+            return (await usage(database)).reserved - before
+
+    assert await reserved_for(stored.sha256) == await reserved_for("0" * 64) > 0
+
+
+async def test_one_idempotency_key_does_not_serve_two_operations(uploads: Uploads) -> None:
+    await upload(uploads, b"x", idempotency_key="k")
+    with pytest.raises(Refused) as refused:
+        await upload(uploads, b"x", idempotency_key="k", operation="transcribe")
+    assert refused.value.code == "idempotency_key_reused"
+
+
+async def test_a_picture_that_takes_too_long_is_kept_and_its_thumbnail_left_to_a_worker(
+    uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("media_core.uploads.THUMBNAIL_SECONDS", 0.0)
+    uploaded = await upload(uploads, photo(640, 480), filename="slow.jpg")
+    assert uploaded.thumbnail_id is not None
+    assert (await Queue(database).depth())["thumbnail"].ready == 1
+
+
+async def test_a_process_whose_buffers_are_full_asks_new_uploads_to_come_again(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("media_core.uploads.MOST_BUFFERED_BYTES", MIB)
+    async with await uploads.start() as one:
+        await one.write(bytes(MIB))
+        with pytest.raises(Unavailable):
+            await uploads.start()
+    async with await uploads.start():
+        pass
+
+
+async def test_a_full_tenant_decodes_nothing_that_it_refuses(
+    uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def decoded(*_: object, **__: object) -> None:
+        raise AssertionError("decoded before the quota was asked")
+
+    async with database.transaction() as tx:
+        await policy.apply(tx, replace(GENEROUS, max_bytes=1))
+    monkeypatch.setattr(uploads.decoder, "run", decoded)
+    with pytest.raises(Refused, match="do not fit"):
+        await upload(uploads, photo(640, 480))

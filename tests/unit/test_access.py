@@ -114,3 +114,20 @@ def test_unscannable_bytes_follow_their_own_policy() -> None:
 def test_a_caller_learns_only_of_rooms_it_has() -> None:
     assert rooms_for(MEMBER, ("cellar", "garden")) == ["garden"]
     assert rooms_for(ADMIN, ("cellar", "garden")) == ["cellar", "garden"]
+
+
+@pytest.mark.parametrize(
+    ("scan_status", "pending_access", "expected"),
+    [
+        ("clean", "None", "allowed"),
+        ("pending", "Uploader", "scan_pending"),
+        ("pending", "All", "allowed"),
+        ("unscannable", "All", "unscannable"),
+        ("error", "All", "scan_pending"),
+    ],
+)
+def test_a_url_that_anybody_can_open_is_given_only_for_bytes_that_everybody_may_read(
+    scan_status: str, pending_access: str, expected: str
+) -> None:
+    policy = replace(POLICY, pending_access=pending_access)  # type: ignore[arg-type]  # a Literal, from the list above
+    assert outcome(UPLOADER, replace(ITEM, scan_status=scan_status), policy, "share") == expected

@@ -191,7 +191,7 @@ async def sign_media(
 ) -> Data[Signed]:
     """A URL that works without a token for five minutes, with this type and disposition only."""
     source = media_id_of_thumbnail(media_id)
-    item = await services.library.find(caller, source or media_id, "read")
+    item = await services.library.find(caller, source or media_id, "share")
     if thumbnail or source is not None:
         _ready(item)
         key, mime_type = thumbnail_key(services.tenant_id, item.sha256), thumbnails.MASTER_TYPE

@@ -1,5 +1,6 @@
 """`POST /v1/transcribe`: a recording, sent along or uploaded before, becomes a job."""
 
+import contextlib
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -20,7 +21,7 @@ from media_api.receiving import (
 )
 from media_api.routes.parameters import known_id, request_id_of
 from media_api.services import Wired
-from media_core.errors import Refused
+from media_core.errors import Refused, Unavailable
 from media_core.jobs import Transcription
 from media_core.transcripts import LANGUAGES
 from media_core.uploads import Uploaded
@@ -74,6 +75,7 @@ _FORM: Final[dict[str, Any]] = {
             "not_audio_or_video",
             "duration_exceeds_limit",
             "transcription_limit_exceeded",
+            "too_many_jobs",
         ),
     },
 )
@@ -95,15 +97,16 @@ async def transcribe(
         if (form.filename is None) == (media_id is None):
             raise Refused("missing_file", "Send either a `file` or the `media_id` of one that was uploaded before.")
         if media_id is None:
-            uploaded = await keep(upload, form, caller, request, idempotency_key)
+            uploaded = await keep(upload, form, caller, request, idempotency_key, operation="transcribe")
     media_id = uploaded.media_id if uploaded else known_id(media_id or "")
     once, request_id = idempotency_key is not None, request_id_of(request)
     try:
         job = await services.jobs.transcribe(caller, media_id, wanted, once=once, request_id=request_id)
-    except Refused:
+    except (Refused, Unavailable):
         if uploaded is not None and not upload.replayed:
             # What came only to be transcribed is not kept when it can't be; the same request again is a new one.
-            await services.library.delete(caller, media_id, forget_answer=True)
+            with contextlib.suppress(Unavailable):
+                await services.library.delete(caller, media_id, forget_answer=True)
         raise
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
     return Data(data=JobAccepted(job_id=job.job_id, status=job.status))
