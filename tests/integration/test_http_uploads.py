@@ -52,6 +52,15 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
 # -- what is answered ------------------------------------------------------------------------------------------------
 
 
+async def test_a_type_that_is_none_is_not_kept(api: Api) -> None:
+    part = form(b"x").replace(b"\r\n\r\nx", b"\r\nContent-Type: image/\x00png\r\n\r\nx")
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(head_of(api, len(part)) + part)
+    status, _, _ = await read_answer(reader)
+    writer.close()
+    assert status in (201, 422)
+
+
 async def test_an_upload_is_answered_as_published(api: Api) -> None:
     data = secrets.token_bytes(1000)
     async with api.client() as client:
