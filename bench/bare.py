@@ -10,6 +10,7 @@ reads it, `POST /hash` reads and hashes it, `GET /name` sends a file by sendfile
 import hashlib
 import os
 import secrets
+import socket
 import socketserver
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
 
 class Bare(socketserver.BaseRequestHandler):
     def handle(self) -> None:
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(MIB)
         self._view = memoryview(self._buffer)
         while head := self._head():

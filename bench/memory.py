@@ -9,8 +9,10 @@ from bench.clients import Client, Content, Crowd
 from bench.resources import MIB, Resources
 from media_core.uploads import BUFFER_BYTES
 
-ALLOWED_BESIDE_BUFFERS = 10 * MIB
 CROWD = 32
+LARGE_MAY_TAKE = 10_000_000
+CROWD_MAY_TAKE = CROWD * 8 * MIB + LARGE_MAY_TAKE
+"""Bytes, as the design promises them."""
 CROWD_SIZE = BUFFER_BYTES + 4096
 """Too little over it to be known by the request's Content-Length, which covers the form as well."""
 

@@ -198,7 +198,7 @@ print([str(path) for path in pathlib.Path('/root').glob('.cache/*')] if os.acces
 
 
 def test_a_changed_source_is_in_the_cluster_within_15_seconds(loaded: Cluster, tmp_path: Path) -> None:
-    for part in ("core/media_core", "api"):
+    for part in ("core", "api"):
         shutil.copytree(images.ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(images.ROOT / ".dockerignore", tmp_path)
     (tmp_path / "api/media_api/__init__.py").open("a").write(f"# {secrets.token_hex(8)}\n")

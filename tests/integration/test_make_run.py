@@ -417,7 +417,7 @@ async def test_a_worker_that_fails_is_not_started_again_at_once(tmp_path: Path) 
     assert await workers.launch("scan")
     assert await workers.running("scan") == 1
     await asyncio.wait_for(ended.wait(), PATIENCE)  # it has no settings
-    assert "a scan worker exited with 1" in workers.trouble["scan"]
+    assert workers.trouble["scan"].startswith("a scan worker exited with 2: MEDIA_")
     assert "the next one starts in 0.5 s at the earliest" in said[0]
     assert not await workers.launch("scan")
 
