@@ -51,7 +51,12 @@ def attribute_docs(cls: type) -> dict[str, str]:
 def settings_of(module_name: str) -> Iterator[type[BaseSettings]]:
     module = importlib.import_module(module_name)
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, BaseSettings) and value.__module__ == module_name:
+        if (
+            isinstance(value, type)
+            and issubclass(value, BaseSettings)
+            and value.__module__ == module_name
+            and value.model_fields
+        ):
             yield value
 
 

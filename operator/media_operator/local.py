@@ -42,6 +42,12 @@ from media_operator.targets.local import RESERVED, LocalTarget, Place, sweep_reg
 TOKEN_LIFETIME = timedelta(hours=12)
 RESYNC_SECONDS = 10.0
 SAMPLE = Path("samples/photo.jpg")
+STRONGER = {
+    "spec.transcription.model": "MEDIA_WHISPER_MODEL",
+    "spec.transcription.device": "MEDIA_WHISPER_DEVICE",
+    "spec.transcription.computeType": "MEDIA_WHISPER_COMPUTE_TYPE",
+}
+"""What the environment of `make run` says of this machine goes before what the manifest says of every machine."""
 
 
 class CannotRun(Exception):
@@ -68,18 +74,20 @@ def read_manifest(path: Path) -> MediaTenant:
     try:
         documents = [document for document in yaml.load_all(path.read_text(), _UniqueKeys) if document is not None]
     except OSError as error:
-        raise CannotRun(f"{path}: {error.strerror}") from None
+        raise CannotRun(f"{_short(path)}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise CannotRun(f"{path}: is not text") from None
+        raise CannotRun(f"{_short(path)}: is not text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise CannotRun(f"{path}: is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
+        raise CannotRun(f"{_short(path)}: is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
     if len(documents) != 1:
-        raise CannotRun(f"{path}: holds {len(documents)} documents; one MediaTenant is expected")
+        raise CannotRun(f"{_short(path)}: holds {len(documents)} documents; one MediaTenant is expected")
     tenant = MediaTenant.read(documents[0])
     if tenant.tenant_id in RESERVED:
-        raise CannotRun(f"{path}: a tenant on one machine cannot be called {tenant.tenant_id}: set spec.tenantId")
+        raise CannotRun(
+            f"{_short(path)}: a tenant on one machine cannot be called {tenant.tenant_id}: set spec.tenantId"
+        )
     return tenant
 
 
@@ -165,6 +173,7 @@ class Run:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await target.stop()
+            say("stopped")
 
     @staticmethod
     async def _first_of(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -236,7 +245,9 @@ class Run:
             update={"metadata": edited.metadata.model_copy(update={"generation": generation})}
         )
         for path, before, after in edits:
-            say(f"{path}: {json.dumps(before)} -> {json.dumps(after)}")
+            stronger = STRONGER.get(path)
+            but = f" (but {stronger} is set, and wins on this machine)" if stronger and stronger in os.environ else ""
+            say(f"{path}: {json.dumps(before)} -> {json.dumps(after)}{but}")
         self._wake()
 
     def _introduce(self) -> None:
@@ -260,6 +271,10 @@ class Run:
         if oidc is not None:
             say(f"# TOKEN: one that {oidc.issuer} issues")
         say("\n" + "\n".join(curl_lines(self.place.folder)) + "\n")
+        say(
+            f"The whole API: {self.place.base}/docs. Logs: {_short(self.place.folder)}/logs/. "
+            f"The token holds for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
+        )
 
 
 def _write_private(path: Path, content: str) -> None:

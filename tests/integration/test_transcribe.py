@@ -608,8 +608,8 @@ async def test_a_scan_still_under_way_is_waited_for_even_after_an_error(tenant: 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"model": "gigantic"}, "MEDIA_WHISPER_MODEL is 'gigantic', which is neither a folder nor a model"),
-        ({"model": "/no/such/folder"}, "MEDIA_WHISPER_MODEL is '/no/such/folder', and there is no such folder"),
+        ({"model": "gigantic"}, "is 'gigantic', which is neither a folder nor a model"),
+        ({"model": "/no/such/folder"}, "is '/no/such/folder', and there is no such folder"),
         ({"model": "{empty}"}, "and that folder holds no model.bin"),
         ({"model": "{broken}"}, "can't be loaded on cpu"),
         ({"model": "small", "download_root": "{empty}"}, "MEDIA_WHISPER_LOCAL_FILES_ONLY forbids to download it"),

@@ -34,6 +34,7 @@ Samples = NDArray[np.float32]
 
 # Low, since this gate also stands when the client turned `vad` off for the sake of faint or sung voices.
 _TRACE_OF_A_VOICE = VadOptions(threshold=0.2)
+_SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
 _CHUNKS_FOR_LANGUAGE = 4
 # What faster-whisper cuts each hint to: half of the model's 448 positions, less one.
 _HINT_TOKENS = 223
@@ -177,10 +178,10 @@ def _folder(settings: WhisperSettings) -> Path:
     folder = Path(named).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or named.startswith((".", "~")):
-            raise _unavailable(f"MEDIA_WHISPER_MODEL is {named!r}, and there is no such folder; set it to one.")
+            raise _unavailable(f"{_SETTING} is {named!r}, and there is no such folder; set it to one.")
         if "/" not in named and named not in available_models():
             raise _unavailable(
-                f"MEDIA_WHISPER_MODEL is {named!r}, which is neither a folder nor a model that faster-whisper knows; "
+                f"{_SETTING} is {named!r}, which is neither a folder nor a model that faster-whisper knows; "
                 f"set it to a model's folder or to one of {', '.join(available_models())}."
             )
         root = settings.download_root
@@ -192,7 +193,7 @@ def _folder(settings: WhisperSettings) -> Path:
             )
         except Exception as error:  # huggingface_hub's errors share no useful base; the chain keeps it for the log
             raise _unavailable(
-                f"MEDIA_WHISPER_MODEL is {named!r}, which is not on this machine and "
+                f"{_SETTING} is {named!r}, which is not on this machine and "
                 + (
                     "MEDIA_WHISPER_LOCAL_FILES_ONLY forbids to download it; allow that, or set MEDIA_WHISPER_MODEL "
                     if settings.local_files_only
@@ -202,7 +203,7 @@ def _folder(settings: WhisperSettings) -> Path:
             ) from error
     if not (folder / "model.bin").is_file():
         raise _unavailable(
-            f"MEDIA_WHISPER_MODEL is {named!r}, and that folder holds no model.bin; set it to the folder of a "
+            f"{_SETTING} is {named!r}, and that folder holds no model.bin; set it to the folder of a "
             "faster-whisper (CTranslate2) model."
         )
     return folder
