@@ -28,7 +28,7 @@ lock: ## resolve the dependencies anew
 	  --no-emit-package media-core --no-emit-package media-api --no-emit-package media-workers --no-emit-package media-operator --no-emit-package mediactl \
 	  --custom-compile-command 'make lock' "$$@"; }; \
 	compile pyproject.toml --group dev -o requirements.lock; \
-	for p in api workers operator; do compile $$p/pyproject.toml -o $$p/requirements.lock; done
+	for p in core api workers operator; do compile $$p/pyproject.toml -o $$p/requirements.lock; done
 
 clamd: ## install clamd if this machine allows it, or say how
 	@sh operator/media_operator/embedded/install_clamd.sh

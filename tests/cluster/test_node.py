@@ -67,7 +67,10 @@ class Workspace:
     def run(self, script: str, **environment: str) -> str:
         """What a Python script prints in a pod of its own, in the api's image."""
         name = f"run-{secrets.token_hex(3)}"
-        self.apply(pod(name, "python3", "-c", script, environment=environment))
+        running = pod(name, "python3", "-c", script, environment=environment)
+        # kube-proxy may not know yet that a Service has pods; a client that is refused tries again.
+        running["spec"]["restartPolicy"] = "OnFailure"
+        self.apply(running)
         self.wait(f"pod/{name}", "jsonpath={.status.phase}=Succeeded")
         return self.kubectl("logs", name).strip()
 
