@@ -67,6 +67,8 @@ class Api:
             address = urlsplit("")
         if address.scheme not in {"http", "https"} or not address.hostname:
             raise Misuse(f"BASE is {base!r}; it must be an address such as http://127.0.0.1:8080")
+        if address.path.rstrip("/").endswith("/v1"):
+            raise Misuse(f"BASE is given without /v1: {base.rstrip('/').removesuffix('/v1')}")
         if token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
             raise Misuse("TOKEN holds characters that no token has; was it copied whole?")
         self.base = base.rstrip("/")

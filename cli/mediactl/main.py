@@ -13,11 +13,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 from rich.progress import Progress, TaskID
@@ -33,10 +33,12 @@ HOW_TO_SIGN_IN = (
 )
 HINTS = {
     "unauthorized": HOW_TO_SIGN_IN,
-    "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm` makes room",
+    "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room. `mediactl ls ROOM` names "
+    "ids; a file uploaded without a room is found only by its id, which `upload` printed",
     "scan_pending": "`mediactl info` shows the verdict when it is there",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }
+PREVIEW_SIZES = (160, 320, 640, 1024)
 VERDICT_WITHIN = 600.0
 """Seconds that `upload --wait` waits for a verdict."""
 
@@ -84,12 +86,13 @@ jobs = typer.Typer(help="Background work: transcriptions and scans.", no_args_is
 app.add_typer(rooms, name="rooms")
 app.add_typer(jobs, name="jobs")
 
-SHARED = "Every command"
+SHARED = "Before or after any command"
 MINTING = "Minting a token"
 Base = Annotated[
-    str | None, typer.Option(metavar="URL", help="Where the API is.", envvar="BASE", rich_help_panel=SHARED)
+    str | None,
+    typer.Option(metavar="URL", help="Where the API is, without /v1. Default: $BASE.", rich_help_panel=SHARED),
 ]
-Token = Annotated[str | None, typer.Option(metavar="JWT", help="Who asks.", envvar="TOKEN", rich_help_panel=SHARED)]
+Token = Annotated[str | None, typer.Option(metavar="JWT", help="Who asks. Default: $TOKEN.", rich_help_panel=SHARED)]
 Json = Annotated[bool, typer.Option("--json", help="Print the API's data, for scripts.", rich_help_panel=SHARED)]
 MediaId = Annotated[str, typer.Argument(metavar="ID", help="A media id, med-…")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job id, job-…")]
@@ -98,6 +101,7 @@ Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
 All = Annotated[bool, typer.Option("--all", help="No limit.")]
 
 P = ParamSpec("P")
+T = TypeVar("T")
 Command = Callable[Concatenate[Session, P], None]
 
 
@@ -106,9 +110,16 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
 
     def register(function: Command[P]) -> Command[P]:
         @functools.wraps(function)
-        def run(*, base: str | None, token: str | None, as_json: bool, **arguments: Any) -> None:
-            session = Session(base, token, as_json)
-            with _failures_as_exit_codes(as_json):
+        def run(
+            *, context: typer.Context, base: str | None, token: str | None, as_json: bool, **arguments: Any
+        ) -> None:
+            before: dict[str, Any] = context.find_root().params
+            session = Session(
+                before["base"] if base is None else base,
+                before["token"] if token is None else token,
+                as_json or before["as_json"],
+            )
+            with _failures_as_exit_codes(session.as_json):
                 function(session, **arguments)  # type: ignore[call-arg]  # typer passes what the signature below names
                 # Here and not at exit, where a reader that has gone would be complained about.
                 sys.stdout.flush()
@@ -116,6 +127,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
         own = list(inspect.signature(function).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY
         shared = [
+            inspect.Parameter("context", keyword, annotation=typer.Context),
             inspect.Parameter("base", keyword, default=None, annotation=Base),
             inspect.Parameter("token", keyword, default=None, annotation=Token),
             inspect.Parameter("as_json", keyword, default=False, annotation=Json),
@@ -130,13 +142,32 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
     return register
 
 
+@app.callback()
+def before_the_command(
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the API is, without /v1.", envvar="BASE", rich_help_panel=SHARED),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="JWT", help="Who asks.", envvar="TOKEN", rich_help_panel=SHARED)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What every command takes; each reads it from the root's parameters."""
+
+
 @contextlib.contextmanager
-def _failures_as_exit_codes(as_json: bool) -> Iterator[None]:
+def _failures_as_exit_codes(as_json: bool, argument: str | None = None) -> Iterator[None]:
+    """A failure as one line and its exit code; `argument` is the one of several that it is about."""
+
     def fail(exit_code: int, sentence: str, /, **facts: object) -> typer.Exit:
         if as_json:
+            facts = facts if argument is None else {"argument": argument, **facts}
             print(json.dumps({"detail": sentence, **facts}, ensure_ascii=False), file=sys.stderr)
-        else:
+        elif argument is None or sentence.startswith(f"{argument}: "):
             render.failure(sentence)
+        else:
+            render.failure(f"{argument}: {sentence}")
         return typer.Exit(exit_code)
 
     try:
@@ -167,6 +198,35 @@ def _failures_as_exit_codes(as_json: bool) -> Iterator[None]:
         if os.environ.get("MEDIACTL_DEBUG"):
             raise
         raise fail(1, f"unexpected {type(error).__name__}: {error} (MEDIACTL_DEBUG=1 shows where)") from None
+
+
+def _each(session: Session, arguments: Sequence[T], act: Callable[[T], None]) -> None:
+    """`act` on every argument, whatever is wrong with another; exit code 1 at the end if something was.
+
+    Only where nobody answers, or somebody interrupts, there is no point in going on.
+    """
+    if len(arguments) == 1:
+        act(arguments[0])
+        return
+    failed = False
+    for argument in arguments:
+        try:
+            with _failures_as_exit_codes(session.as_json, str(argument)):
+                act(argument)
+        except typer.Exit as ended:
+            if ended.exit_code in {3, 130}:
+                raise
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+def _room_id(text: str) -> str:
+    """`text` if the API can have a room of that name. Raises Misuse; the rule is that of its paths."""
+    # `.` and `..` would be resolved away before the request leaves.
+    if not 0 < len(text) <= 255 or not text.isprintable() or "/" in text or text in {".", ".."}:
+        raise Misuse(f"{text!r} is no room id: one has 1-255 printable characters and no /")
+    return text
 
 
 def _sentence(problem: Problem) -> str:
@@ -237,7 +297,7 @@ def token(
             subject=sub,
             tenant=tenant,
             scopes=scopes,
-            rooms=room or [],
+            rooms=[_room_id(one) for one in room or []],
             seconds=tokens.lifetime(lifetime),
         )
         if session.as_json:
@@ -290,30 +350,23 @@ def upload(
         raise Misuse("--name is for one file; these are several")
     fields = {"tenant_scope": "true"} if tenant_scope else {}
     if room is not None:
-        fields["room_id"] = room
-    failed = False
-    for path in files:
-        # Whatever is wrong with one file, the others still go; only when nobody answers is there no point.
-        try:
-            with _failures_as_exit_codes(session.as_json), open_source(path, name) as source:
-                item = _send_with_bar(session, path_of("media", "upload"), source, fields)
-                name_shown = source.name
-                if wait:
-                    item = _await_verdict(session, item)
-                if session.as_json:
-                    render.data(item)
-                else:
-                    render.line(
-                        item["media_id"], item["scan_status"], render.size(item["size"]), item["mime_type"], name_shown
-                    )
-                if wait and item["scan_status"] != "clean":
-                    failed = True
-        except typer.Exit as ended:
-            if ended.exit_code in {3, 130} or len(files) == 1:
-                raise
-            failed = True
-    if failed:
-        raise typer.Exit(1)
+        fields["room_id"] = _room_id(room)
+
+    def one(path: Path) -> None:
+        with open_source(path, name) as source:
+            item = _send_with_bar(session, path_of("media", "upload"), source, fields)
+            if wait:
+                item = _await_verdict(session, item)
+            if session.as_json:
+                render.data(item)
+            else:
+                render.line(
+                    item["media_id"], item["scan_status"], render.size(item["size"]), item["mime_type"], source.name
+                )
+        if wait and item["scan_status"] != "clean":
+            raise typer.Exit(1)
+
+    _each(session, files, one)
 
 
 def _send_with_bar(session: Session, path: str, source: Source, fields: dict[str, str]) -> dict[str, Any]:
@@ -357,6 +410,8 @@ def download(
     """
     if size is not None and not thumbnail:
         raise Misuse("--size is for --thumbnail")
+    if size is not None and size not in PREVIEW_SIZES:
+        raise Misuse(f"--size {size}: there are {', '.join(map(str, PREVIEW_SIZES))}")
     segments = ("media", "download", media_id, *(["thumbnail"] if thumbnail else []))
     jpeg = output is not None and output.suffix.lower() in {".jpg", ".jpeg"}
     request: dict[str, Any] = {
@@ -414,12 +469,15 @@ def info(session: Session, media_id: MediaId) -> None:
 @command(app, "rm")
 def rm(session: Session, media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")]) -> None:
     """Delete files for good, for everybody."""
-    for media_id in media_ids:
+
+    def one(media_id: str) -> None:
         session.api.call("DELETE", path_of("media", media_id))
         if session.as_json:
             render.data({"media_id": media_id, "deleted": True})
         else:
             render.line("deleted", media_id)
+
+    _each(session, media_ids, one)
 
 
 @command(app, "url")
@@ -437,6 +495,27 @@ def url(
     render.note(f"Valid until {render.when(signed['expires_at'])} for anybody who has it.")
 
 
+@command(app, "rescan")
+def rescan(
+    session: Session,
+    media_id: MediaId,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the scanner's verdict.")] = False,
+) -> None:
+    """Scan a file again (admins only).
+
+    With --wait anything but clean is a failure.
+    """
+    job = session.api.call("POST", path_of("media", media_id, "rescan"))
+    if wait:
+        job = _follow(session, job["job_id"], None)
+        if job.get("scan_status") != "clean":
+            raise typer.Exit(1)
+    elif session.as_json:
+        render.data(job)
+    else:
+        render.line(job["job_id"], job["status"])
+
+
 # --- rooms -----------------------------------------------------------------------------------------------------------
 
 
@@ -444,13 +523,18 @@ def url(
 @command(app, "ls")
 def ls(
     session: Session,
-    room: Room,
+    room: Annotated[str | None, typer.Argument(metavar="ROOM", help="A room's id.")] = None,
     type_: Annotated[MediaType | None, typer.Option("--type", help="Only these.")] = None,
     limit: Limit = 50,
     everything: All = False,
 ) -> None:
-    """The files of a room, newest first."""
-    found, more = _listed(session, "rooms", room, "files", limit=0 if everything else limit, type=type_)
+    """The files of a room, newest first.
+
+    The API lists files by room only: one uploaded without a room is found only by its id, which `upload` printed.
+    """
+    if room is None:
+        raise Misuse("give a room; a file uploaded without one is found only by its id, which `upload` printed")
+    found, more = _listed(session, "rooms", _room_id(room), "files", limit=0 if everything else limit, type=type_)
     if session.as_json:
         render.data(found)
         return
@@ -491,8 +575,8 @@ def _listed(session: Session, *segments: str, limit: int, **params: Any) -> tupl
 
 @command(rooms, "attach")
 def attach(session: Session, room: Room, media_id: MediaId) -> None:
-    """Show a file that is already uploaded in a room."""
-    item = session.api.call("POST", path_of("rooms", room, "files"), json={"media_id": media_id})
+    """Put a file that is uploaded already into a room."""
+    item = session.api.call("POST", path_of("rooms", _room_id(room), "files"), json={"media_id": media_id})
     if session.as_json:
         render.data(item)
     else:
@@ -502,7 +586,7 @@ def attach(session: Session, room: Room, media_id: MediaId) -> None:
 @command(rooms, "detach")
 def detach(session: Session, room: Room, media_id: MediaId) -> None:
     """Take a file out of a room; the file itself stays."""
-    session.api.call("DELETE", path_of("rooms", room, "files", media_id))
+    session.api.call("DELETE", path_of("rooms", _room_id(room), "files", media_id))
     if session.as_json:
         render.data({"media_id": media_id, "room_id": room, "detached": True})
     else:
@@ -588,8 +672,8 @@ def get_job(
             "duration": render.clock(job["duration"]) if job.get("duration") else None,
         }
     )
-    if job.get("transcript"):
-        print(_paragraph(job["transcript"]))
+    if job["status"] == "completed" and job.get("kind") == "transcribe":
+        _print_text(job)
 
 
 @command(jobs, "ls")
@@ -636,8 +720,8 @@ def cancel(session: Session, job_id: JobId) -> None:
         render.line(job_id, (job or {}).get("status", "cancelled"))
 
 
-def _follow(session: Session, job_id: str, format_: Format | None) -> None:
-    """Show a job until it ends, then its result: live lines on a terminal, else the transcript alone."""
+def _follow(session: Session, job_id: str, format_: Format | None) -> dict[str, Any]:
+    """Show a job until it ends, then its result: live lines on a terminal, else the transcript or verdict alone."""
     live = render.out.is_terminal and format_ is None and not session.as_json
     shown = 0
     job: dict[str, Any] = {}
@@ -667,16 +751,35 @@ def _follow(session: Session, job_id: str, format_: Format | None) -> None:
         raise Failed(f"{job_id} {job['status']}" + (f": {_job_error(job)}" if job.get("error") else ""))
     if format_ is not None:
         with session.api.open("GET", path_of("jobs", job_id, f"transcript.{format_}")) as response:
-            sys.stdout.write(response.read().decode())
+            text = response.read().decode()
+        if text.strip():
+            sys.stdout.write(text)
+        if not job.get("transcript"):
+            _say_silence()
     elif session.as_json:
         render.data(job)
-    elif live:
+    elif job.get("kind", "transcribe") != "transcribe":
+        render.line(job_id, job.get("scan_status") or job["status"])
+    elif live and job.get("transcript"):
         for segment in job.get("segments", [])[shown:]:
             render.spoken(render.out, segment)
         words = [job.get("language"), render.clock(job["duration"]) if job.get("duration") else None, job_id]
         render.note(" · ".join(word for word in words if word))
     else:
-        print(_paragraph(job.get("transcript", "")))
+        _print_text(job)
+    return job
+
+
+def _print_text(job: dict[str, Any]) -> None:
+    if text := _paragraph(job.get("transcript", "")):
+        print(text)
+    else:
+        _say_silence()
+
+
+def _say_silence() -> None:
+    """On standard error even of a script: else an empty answer looks like one that got lost."""
+    render.err.print("no speech was heard")
 
 
 def _show_state(progress: Progress, task: TaskID, job: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def open_source(path: Path, name: str | None = None) -> Iterator[Source]:
             facts = os.fstat(file.fileno())
             yield Source(file, name or path.name, facts.st_size if stat.S_ISREG(facts.st_mode) else None)
     except IsADirectoryError:
-        raise Misuse(f"{path} is a folder; name the files in it") from None
+        raise Misuse(f"{path}: is a folder; name the files in it") from None
 
 
 def send(
@@ -131,6 +131,8 @@ class Download:
         name in itself; a file is replaced. Raises Misuse, Corrupt, Problem, Unreachable, OSError.
         """
         explicit = target is not None and not target.is_dir()
+        if target is not None and explicit and not target.parent.is_dir():
+            raise Misuse(f"there is no folder {target.parent}")
         with contextlib.ExitStack() as first:
             response = first.enter_context(self._open(0))
             self._learn(response)
@@ -142,6 +144,10 @@ class Download:
                 raise Misuse(f"{target} exists and holds something else; -o {target} replaces it")
             mark = re.sub(r"\W", "", self._etag or "")[:12]
             part = target.with_name(f"{target.name}.{mark}.part" if mark else f"{target.name}.part")
+            try:
+                part.touch()
+            except OSError as error:
+                raise Misuse(f"nothing can be written into the folder {target.parent}: {error.strerror}") from None
             with part.open("ab+") as file:
                 try:
                     # Two writers would each see a right hash over a wrong file.

@@ -305,6 +305,18 @@ async def test_ls_follows_the_apis_cursors(api: Api, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+async def test_an_admin_scans_a_file_again(api: Api, alice: Cli) -> None:
+    data = secrets.token_bytes(1000)
+    media_id = (await alice("upload", alice.file("a.bin", data), "--json")).data["media_id"]
+    await api.verdict(hashlib.sha256(data).hexdigest())
+    assert "admin" in (await alice("rescan", media_id, code=1)).err
+    root = Cli(api, api.token("root", scopes=["admin"]), alice.folder)
+    job_id, status = (await root("rescan", media_id)).out.strip().split("\t")
+    assert status == "queued"
+    await api.verdict(hashlib.sha256(data).hexdigest())
+    assert (await root("jobs", "get", job_id, "--wait")).out == f"{job_id}\tclean\n"
+
+
 async def test_a_recording_is_transcribed_and_printed_in_every_format(
     api: Api, alice: Cli, decoding_pool: DecodingPool
 ) -> None:

@@ -131,6 +131,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return made
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def mediactl(server: Script, *arguments: str | Path, code: int = 0, **env: str) -> Result:
     result = CliRunner().invoke(app, [str(a) for a in arguments], env={"BASE": server.base, "TOKEN": "a.b.c", **env})
     assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
@@ -178,6 +184,20 @@ def test_base_and_token_can_be_given_as_options(server: Script) -> None:
     server.on("GET", "/v1/media/med-1/info", data(INFO))
     mediactl(server, "info", "med-1", "--base", server.base, "--token", "other", BASE="http://127.0.0.1:1", TOKEN="x")
     assert server.seen[0].headers["Authorization"] == "Bearer other"
+
+
+def test_base_token_and_json_can_come_before_the_command_too(server: Script) -> None:
+    server.on("GET", "/v1/media/med-1/info", data(INFO))
+    before = ("--base", server.base, "--token", "other", "--json")
+    shown = mediactl(server, *before, "info", "med-1", BASE="http://127.0.0.1:1", TOKEN="x").stdout
+    assert json.loads(shown) == INFO
+    assert server.seen[0].headers["Authorization"] == "Bearer other"
+    mediactl(server, "--base", "http://127.0.0.1:1", "info", "med-1", "--base", server.base)
+
+
+def test_a_base_that_ends_in_the_apis_version_is_told_the_right_one(server: Script) -> None:
+    shown = mediactl(server, "usage", code=2, BASE=f"{server.base}/v1/").stderr
+    assert shown == f"mediactl: BASE is given without /v1: {server.base}\n"
 
 
 def test_nobody_at_base_is_said_with_the_address_and_the_way_to_start_it(server: Script) -> None:
@@ -261,8 +281,8 @@ def test_a_suspended_tenant_is_not_waited_for(server: Script, pauses: list[float
 
 
 def test_an_id_is_one_segment_whatever_it_holds(server: Script) -> None:
-    mediactl(server, "rooms", "detach", "../a b", "med/../../x?y", code=1)
-    assert server.seen[0].path == "/v1/rooms/..%2Fa%20b/files/med%2F..%2F..%2Fx%3Fy"
+    mediactl(server, "rooms", "detach", "a b?", "med/../../x?y", code=1)
+    assert server.seen[0].path == "/v1/rooms/a%20b%3F/files/med%2F..%2F..%2Fx%3Fy"
 
 
 # --- upload ----------------------------------------------------------------------------------------------------------
@@ -317,17 +337,74 @@ def test_a_refusal_is_heard_while_the_file_is_still_going_out(server: Script, tm
     assert "at most 512 MiB" in mediactl(server, "upload", tmp_path / "big.bin", code=1).stderr
 
 
-def test_one_bad_file_does_not_stop_the_others(server: Script, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"hello")
-    server.on("POST", "/v1/media/upload", data(ITEM, 201))
-    result = CliRunner().invoke(
-        app, ["upload", str(tmp_path / "none"), str(tmp_path), str(tmp_path / "a.txt")],
-        env={"BASE": server.base, "TOKEN": "t"},
-    )  # fmt: skip
-    assert result.exit_code == 1
-    assert "No such file" in result.stderr
-    assert "is a folder" in result.stderr
-    assert result.stdout.startswith("med-1\tpending")
+def several(server: Script, *arguments: str | Path) -> Result:
+    """A command that fails for some of its arguments."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"BASE": server.base, "TOKEN": "t"})
+    assert result.exit_code == 1, (result.exit_code, result.stdout, result.stderr)
+    return result
+
+
+def test_of_several_files_each_failure_names_its_own_and_the_others_go_up(server: Script, here: Path) -> None:
+    (here / "empty.txt").touch()
+    (here / "a.txt").write_bytes(b"hello")
+    (here / "folder").mkdir()
+    server.on("POST", "/v1/media/upload", problem(422, "empty_file", "The file is empty."), data(ITEM, 201))
+    result = several(server, "upload", "none", "folder", "empty.txt", "a.txt")
+    assert result.stderr.splitlines() == [
+        "mediactl: none: No such file or directory",
+        "mediactl: folder: is a folder; name the files in it",
+        "mediactl: empty.txt: The file is empty",
+    ]
+    assert result.stdout == "med-1\tpending\t5 bytes\ttext/plain\ta.txt\n"
+
+
+def test_nobody_answering_is_said_once_however_many_files(server: Script, here: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (here / name).write_bytes(b"hello")
+    mediactl(server, "upload", "a.txt", "b.txt", code=3, BASE="http://127.0.0.1:1")
+
+
+def test_of_several_ids_each_failure_names_its_own_and_the_others_are_deleted(server: Script) -> None:
+    server.on("DELETE", "/v1/media/med-2", nothing)
+    result = several(server, "rm", "med-1", "med-2")
+    assert (result.stdout, result.stderr) == ("deleted\tmed-2\n", "mediactl: med-1: Nothing here\n")
+    told = json.loads(several(server, "rm", "med-1", "med-2", "--json").stderr)
+    assert (told["argument"], told["code"]) == ("med-1", "not_found")
+
+
+@pytest.mark.parametrize("room", ["", "a/b", "..", "a\nb", "x" * 256])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["upload", "a.txt", "--room"],
+        ["ls"],
+        ["rooms", "attach", "ROOM", "med-1"],
+        ["rooms", "detach", "ROOM", "med-1"],
+        ["token", "--signing-key", "k.json", "--sub", "a", "--room"],
+    ],
+)
+def test_what_cannot_be_a_room_is_refused_here(server: Script, here: Path, arguments: list[str], room: str) -> None:
+    (here / "a.txt").write_bytes(b"hello")
+    given = [room if word == "ROOM" else word for word in arguments] + ([] if "ROOM" in arguments else [room])
+    assert "1-255 printable characters and no /" in mediactl(server, *given, code=2).stderr
+    assert server.seen == []
+
+
+def test_the_longest_room_is_asked_for(server: Script) -> None:
+    server.on("GET", f"/v1/rooms/{'x' * 255}/files", data([], next_cursor=None))
+    mediactl(server, "ls", "x" * 255)
+
+
+def test_ls_without_a_room_says_how_files_are_found(server: Script) -> None:
+    assert "found only by its id, which `upload` printed" in mediactl(server, "ls", code=2).stderr
+
+
+def test_a_full_quota_says_what_to_delete(server: Script, here: Path) -> None:
+    (here / "a.txt").write_bytes(b"hello")
+    server.on("POST", "/v1/media/upload", problem(413, "quota_exceeded", "It is full."))
+    shown = mediactl(server, "upload", "a.txt", code=1).stderr
+    assert "`mediactl rm ID` makes room" in shown
+    assert "found only by its id" in shown
 
 
 def test_upload_waits_for_the_verdict(server: Script, tmp_path: Path, pauses: list[float]) -> None:
@@ -389,12 +466,6 @@ def file_of(content: bytes = CONTENT, digest: str = DIGEST, name: str = "a.bin",
         handler.send(206 if start else 200, body, **headers)
 
     return answer
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_download_takes_the_files_own_name(server: Script, here: Path) -> None:
@@ -479,6 +550,24 @@ def test_a_thumbnail_is_asked_for_in_its_size(server: Script, here: Path) -> Non
     mediactl(server, "download", "med-1", "--thumbnail", "--size", "320", "-o", here)
     assert server.seen[0].query == {"size": ["320"]}
     assert (here / "a.webp").exists()
+
+
+def test_a_size_that_no_thumbnail_has_is_refused_with_those_there_are(server: Script) -> None:
+    shown = mediactl(server, "download", "med-1", "--thumbnail", "--size", "99", code=2).stderr
+    assert shown == "mediactl: --size 99: there are 160, 320, 640, 1024\n"
+
+
+def test_a_folder_that_does_not_exist_is_named_before_anything_is_asked(server: Script, here: Path) -> None:
+    shown = mediactl(server, "download", "med-1", "-o", here / "nope" / "x", code=2).stderr
+    assert shown == f"mediactl: there is no folder {here / 'nope'}\n"
+    assert server.seen == []
+
+
+def test_a_folder_that_takes_no_file_is_named_and_not_the_part(server: Script) -> None:
+    server.on("GET", PATH, file_of())
+    shown = mediactl(server, "download", "med-1", "-o", "/proc", code=2).stderr
+    assert shown.startswith("mediactl: nothing can be written into the folder /proc: ")
+    assert ".part" not in shown
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -598,6 +687,29 @@ def test_a_format_is_printed_as_the_api_wrote_it(server: Script) -> None:
     assert mediactl(server, "jobs", "get", "job-1", "--format", "srt").stdout == "1\n00:00 --> 00:01\nGrüße\n"
 
 
+SILENT = {**DONE, "transcript": "", "segments": [], "language": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "printed"),
+    [
+        (["--wait"], "", ""),
+        ([], "", None),
+        (["--format", "txt"], "\n", ""),
+        (["--format", "vtt"], "WEBVTT\n", "WEBVTT\n"),
+    ],
+)
+def test_silence_is_said_beside_an_empty_answer(
+    server: Script, arguments: list[str], text: str, printed: str | None
+) -> None:
+    server.on("GET", "/v1/jobs/job-1", data(SILENT))
+    for name in ("txt", "vtt"):
+        server.on("GET", f"/v1/jobs/job-1/transcript.{name}", lambda handler: handler.send(200, text.encode()))
+    result = mediactl(server, "jobs", "get", "job-1", *arguments)
+    assert result.stderr == "no speech was heard\n"
+    assert printed is None or result.stdout == printed
+
+
 def test_a_job_that_failed_is_a_failure(server: Script) -> None:
     failed = {**JOB, "status": "failed", "error": {"code": "duration_exceeds_limit", "detail": "Too long."}}
     server.on("GET", "/v1/jobs/job-1", data(failed))
@@ -625,6 +737,18 @@ def test_ctrl_c_leaves_the_job_running_and_says_its_id(server: Script) -> None:
     assert process.returncode == 130
     assert "job-1 goes on without you" in err.decode()
     assert all(request.command == "GET" for request in server.seen)
+
+
+# --- rescan ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("clean", 0), ("infected", 1)])
+def test_rescan_prints_its_job_or_waits_for_the_verdict(server: Script, verdict: str, code: int) -> None:
+    server.on("POST", "/v1/media/med-1/rescan", data({"job_id": "job-1", "status": "queued"}, 202))
+    server.on("GET", "/v1/jobs/job-1", data({**JOB, "kind": "scan", "status": "completed", "scan_status": verdict}))
+    assert mediactl(server, "rescan", "med-1").stdout == "job-1\tqueued\n"
+    result = CliRunner().invoke(app, ["rescan", "med-1", "--wait"], env={"BASE": server.base, "TOKEN": "t"})
+    assert (result.exit_code, result.stdout, result.stderr) == (code, f"job-1\t{verdict}\n", "")
 
 
 # --- usage -----------------------------------------------------------------------------------------------------------
