@@ -128,11 +128,14 @@ class Download:
         """The file's path, its size, and `verified`, `complete` (the API names no sha256) or `was here`.
 
         `target` None takes the name the API gives, in the current folder, and overwrites nothing; a folder takes that
-        name in itself; a file is replaced. Raises Misuse, Corrupt, Problem, Unreachable, OSError.
+        name in itself; a file is replaced, a device or pipe written to. Raises Misuse, Corrupt, Problem, Unreachable, OSError.
         """
         explicit = target is not None and not target.is_dir()
         if target is not None and explicit and not target.parent.is_dir():
             raise Misuse(f"there is no folder {target.parent}")
+        if target is not None and explicit and target.exists() and not target.is_file():
+            with target.open("wb") as sink:  # a device or a pipe is written to, never replaced
+                return target, self.to_stream(sink), "complete" if self._sha256() is None else "verified"
         with contextlib.ExitStack() as first:
             response = first.enter_context(self._open(0))
             self._learn(response)

@@ -545,6 +545,16 @@ def test_standard_output_gets_the_bytes_and_nothing_else(server: Script) -> None
     assert (process.returncode, err, out == CONTENT) == (0, b"", True)
 
 
+def test_a_device_or_pipe_is_written_to_and_never_replaced(server: Script, here: Path) -> None:
+    pipe = here / "pipe"
+    os.mkfifo(pipe)
+    server.on("GET", PATH, file_of())
+    process = started(server, "download", "med-1", "-o", str(pipe))
+    assert pipe.read_bytes() == CONTENT
+    assert process.wait(20) == 0
+    assert pipe.is_fifo()
+
+
 def test_a_thumbnail_is_asked_for_in_its_size(server: Script, here: Path) -> None:
     server.on("GET", f"{PATH}/thumbnail", file_of(name="a.webp"))
     mediactl(server, "download", "med-1", "--thumbnail", "--size", "320", "-o", here)
