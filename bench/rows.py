@@ -53,8 +53,8 @@ class Effort:
     gigabyte: int
 
 
-QUICK = Effort(3, 128 * MIB, 200, 4, 32 * MIB, 20, 256 * MIB)
-FULL = Effort(5, 512 * MIB, 800, 10, 128 * MIB, 50, 1024 * MIB)
+QUICK = Effort(3, 128 * MIB, 200, 3, 16 * MIB, 15, 256 * MIB)
+FULL = Effort(5, 512 * MIB, 500, 8, 64 * MIB, 40, 1024 * MIB)
 
 
 class _Sent:

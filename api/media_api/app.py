@@ -22,8 +22,6 @@ SUSPENDED_RETRY_AFTER: Final = 60
 CLEAN_UP_SECONDS: Final = 10
 
 DESCRIPTION: Final = """\
-Upload, download, transcribe, and browse files attached in a room.
-
 Every call under `/v1` takes `Authorization: Bearer <token>`. A success is `{"data": …}`, a list has `next_cursor`
 beside it. Everything else is an RFC 9457 problem whose `code` is stable. What you may not see does not exist: unknown
 ids, other tenants' ids and ids that you may not see are the same 404. Quote `X-Request-Id` when you ask for help."""

@@ -14,7 +14,8 @@ _bearer: Final = HTTPBearer(
     auto_error=False,
     bearerFormat="JWT",
     scheme_name="bearer",
-    description="A JSON Web Token of this tenant: claims `sub`, `scope`, `rooms`, `exp`; `aud` is the tenant's id.",
+    description="The token alone, without `Bearer`; `make run` writes one to .run/env. It is a JSON Web Token of this "
+    "tenant: claims `sub`, `scope`, `rooms`, `exp`; `aud` is the tenant's id.",
 )
 
 
@@ -26,6 +27,8 @@ def caller_with(*scopes: str) -> Callable[..., Awaitable[Claims]]:
     ) -> Claims:
         if credentials is None:
             raise Refused("unauthorized", "Send the header `Authorization: Bearer <token>`.")
+        if credentials.credentials[:7].lower() == "bearer ":
+            raise Refused("unauthorized", "The header says `Bearer` twice; give the token alone, without `Bearer`.")
         claims = await services.verifier.verify(credentials.credentials)
         request.state.subject = claims.subject
         if not claims.scopes & {*scopes, "admin"}:

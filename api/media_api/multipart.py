@@ -6,7 +6,8 @@ headers, fields, epilogue.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+import difflib
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar
 
@@ -27,9 +28,10 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_FILENAME_CHARACTERS: Final = 255
 MAX_TYPE_CHARACTERS: Final = 127
+MAX_SHOWN_CHARACTERS: Final = 64
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
-_FALSE: Final = frozenset({"false", "0", "no", "off", ""})
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
 
 
 Choice = TypeVar("Choice", bound=str)
@@ -40,14 +42,15 @@ class ClientGone(Exception):
 
 
 class Form:
-    """One request's form. Iterate `file` to its end, then ask for the fields.
+    """One request's form. Iterate `file` to its end, then ask for the fields; only those named in `fields` may come.
 
     Raises Refused from wherever the form turns out wrong: `unsupported_media_type`, `invalid_request`,
     `request_timeout` (no byte for `idle_seconds`); ClientGone when the client went away.
     """
 
-    def __init__(self, request: Request, *, idle_seconds: float) -> None:
+    def __init__(self, request: Request, fields: Collection[str], *, idle_seconds: float) -> None:
         self._request = request
+        self._known = fields
         self._idle_seconds = idle_seconds
         self._boundary = _boundary(request.headers.get("content-type", ""))
         self._fields: dict[str, str] = {}
@@ -77,6 +80,11 @@ class Form:
                             overhead -= len(event)
                             yield bytes(event)
                         else:
+                            if event and segment is not None and segment.name == name:
+                                raise Refused(
+                                    "missing_file",
+                                    f"`{name}` was sent as text, not as a file (with curl: -F {name}=@path).",
+                                )
                             field += event
                             if len(field) > MAX_FIELD_BYTES:
                                 raise _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
@@ -89,11 +97,13 @@ class Form:
         if segment.name != name:
             if segment.filename is not None:
                 raise _invalid(f"The file must be sent as the form field `{name}`.")
+            if segment.name not in self._known:
+                raise _invalid(_unknown(segment.name or "", self._known))
             if segment.name in self._fields:
                 raise _invalid("A form field was sent twice.")
             return False
         if segment.filename is None and segment.content_type is None:
-            raise Refused("missing_file", f"`{name}` was sent as text, not as a file (with curl: -F {name}=@path).")
+            return False  # a file that was left out of a form in a browser is an empty text; any other is refused
         if self.filename is not None:
             raise _invalid("A request takes one file.")
         self.filename = _base_name(segment.filename or "")
@@ -123,7 +133,7 @@ class Form:
         return self._fields.get(name) or None
 
     def flag(self, name: str, *, default: bool = False) -> bool:
-        value = self._fields.get(name)
+        value = self.text(name)
         if value is None:
             return default
         if value.lower() in _TRUE | _FALSE:
@@ -160,6 +170,13 @@ def _text(name: str, value: bytearray) -> str:
     if "\0" in text:
         raise _invalid("A form field holds a NUL character.")
     return text
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    called = f"`{name}`" if name.isprintable() and 0 < len(name) <= MAX_SHOWN_CHARACTERS else "That"
+    near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS].lower(), known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(f'`{field}`' for field in known)}."
+    return f"{called} is not a field of this form; {hint}"
 
 
 def _base_name(filename: str) -> str:

@@ -3,16 +3,16 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Header, Request
 
 from media_api.multipart import Form
-from media_api.routes.parameters import is_room_id, request_id_of
+from media_api.routes.parameters import known_room, request_id_of
 from media_api.services import Services
-from media_core.errors import Refused, not_found
+from media_core.errors import Refused
 from media_core.tokens import Claims
 from media_core.uploads import Upload, Uploaded
 
@@ -32,10 +32,16 @@ REFUSALS: Final = (
 )
 """Codes that any of these routes may answer with."""
 
+
+def text_field(description: str) -> dict[str, Any]:
+    """A text that may be left out. Without the default, Swagger fills in the word `string`, and sends it."""
+    return {"type": "string", "default": "", "description": description}
+
+
 FILE_FIELDS: Final[Mapping[str, Any]] = {
     "file": {"type": "string", "format": "binary", "description": "The file, one; any type."},
     "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},
-    "room_id": {"type": "string", "description": "Attach it to this room, in the same transaction."},
+    "room_id": text_field("Attach it to this room, in the same transaction."),
 }
 _DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
 
@@ -54,13 +60,16 @@ async def begin_upload(services: Services, request: Request, digest: str | None)
     return await services.uploads.start(announced=int(length) if length.isdecimal() else None, digest=digest)
 
 
-async def read_form(services: Services, request: Request, upload: Upload) -> Form:
-    """Reads the whole request, its file's bytes into `upload`."""
-    form = Form(request, idle_seconds=services.settings.server.body_idle_seconds)
+async def read_form(services: Services, request: Request, upload: Upload, fields: Collection[str]) -> Form:
+    """Reads the whole request, its file's bytes into `upload`. `fields`: the names that the form may have."""
+    form = Form(request, fields, idle_seconds=services.settings.server.body_idle_seconds)
     async with aclosing(form.file()) as chunks:
         async for chunk in chunks:
             await upload.write(chunk)
             del chunk  # or it is kept while the next one is waited for
+    room_id = form.text("room_id")
+    if room_id is not None:
+        known_room(room_id)
     return form
 
 
@@ -75,15 +84,12 @@ async def keep(
 ) -> Uploaded:
     if form.filename is None:
         raise Refused("missing_file", "The form has no part `file` (with curl: -F file=@path).")
-    room_id = form.text("room_id")
-    if room_id is not None and not is_room_id(room_id):
-        raise not_found()
     return await upload.commit(
         caller=caller,
         filename=form.filename,
         claimed_type=form.claimed_type,
         tenant_scope=form.flag("tenant_scope"),
-        room_id=room_id,
+        room_id=form.text("room_id"),
         idempotency_key=idempotency_key or None,
         operation=operation,
         request_id=request_id_of(request),

@@ -128,7 +128,8 @@ class Download:
         """The file's path, its size, and `verified`, `complete` (the API names no sha256) or `was here`.
 
         `target` None takes the name the API gives, in the current folder, and overwrites nothing; a folder takes that
-        name in itself; a file is replaced, a device or pipe written to. Raises Misuse, Corrupt, Problem, Unreachable, OSError.
+        name in itself; a file is replaced, a device or pipe written to. Raises Misuse, Corrupt, Problem, Unreachable,
+        OSError.
         """
         explicit = target is not None and not target.is_dir()
         if target is not None and explicit and not target.parent.is_dir():

@@ -274,8 +274,6 @@ class Upload:
                 "digest_mismatch",
                 f"The file that arrived has sha-256 {sha256}, the request announced {self._digest}. Send it again.",
             )
-        if self._staged is not None:
-            await self._staged.finish()
         facts = None
         if not await self._is_known(sha256):
             if self._known_by_digest:
@@ -426,6 +424,8 @@ class Upload:
         A thumbnail counts against the quota too; where there is no room for it the file goes without.
         """
         await self._reservation.grow_to(self.size)  # first: a full tenant's refusals must not cost a decoding
+        if self._staged is not None:
+            await self._staged.finish()  # not sooner: a duplicate's staged bytes need not become durable
         facts = await self._examine(filename, claimed_type)
         if facts.thumbnail is not None:
             try:

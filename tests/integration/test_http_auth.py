@@ -65,6 +65,13 @@ async def test_without_a_token_every_call_is_401(api: Api) -> None:
         problem(await nobody.get("/v1/usage"), 401, "unauthorized")
 
 
+async def test_a_token_pasted_with_its_bearer_is_told_apart_from_a_bad_one(api: Api) -> None:
+    async with anybody(api.base) as nobody:
+        headers = {"Authorization": f"Bearer Bearer {api.token()}"}
+        body = problem(await nobody.get("/v1/usage", headers=headers), 401, "unauthorized")
+    assert "without `Bearer`" in body["detail"]
+
+
 async def test_bad_tokens_are_401_on_every_call(api: Api) -> None:
     stranger = generate_key()
     bad = {

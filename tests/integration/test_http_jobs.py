@@ -123,6 +123,19 @@ async def test_the_wishes_reach_the_worker(api: Api) -> None:
     assert lease.request_id
 
 
+async def test_empty_fields_are_as_good_as_none(api: Api) -> None:
+    empty = dict.fromkeys(("room_id", "tenant_scope", "language", "task", "prompt", "hotwords", "vad"), "")
+    async with api.client() as client:
+        uploaded = await upload(client, speech(1, 462), "a.wav")
+        job_id = await submit(client, speech(1, 463), media_id="", **empty)
+        by_id = {name: (None, value) for name, value in {**empty, "file": "", "media_id": uploaded["media_id"]}.items()}
+        assert (await client.post("/v1/transcribe", files=by_id)).status_code == 202
+    lease = await api.lease(job_id)
+    await Queue(api.database).release(lease)
+    wishes = {name: lease.payload[name] for name in ("language", "task", "prompt", "hotwords", "vad")}
+    assert wishes == {"language": None, "task": "transcribe", "prompt": None, "hotwords": None, "vad": True}
+
+
 async def test_the_request_id_travels_to_the_worker(api: Api) -> None:
     async with api.client() as client:
         answer = await client.post(
@@ -145,8 +158,12 @@ async def test_what_can_not_be_transcribed_is_refused_and_not_kept(fresh_api: Ap
 
         problem(await post(photo(20, 20)), 415, "not_audio_or_video")
         problem(await post(b"just words"), 415, "not_audio_or_video")
-        problem(await post(note="nothing"), 422, "missing_file")
-        problem(await post(speech(), media_id=NO_JOB), 422, "missing_file")
+        problem(await post(task="translate"), 422, "missing_file")
+        both = problem(await post(speech(), media_id=NO_JOB), 422, "invalid_request")
+        assert both["detail"] == "Send `file` or `media_id`, not both."
+        unknown = problem(await post(speech(), lang="en"), 422, "invalid_request")
+        assert unknown["detail"] == "`lang` is not a field of this form; did you mean `language`?"
+        problem(await post(speech(), room_id="a/b"), 422, "invalid_request")
         problem(await post(b""), 422, "empty_file")
         problem(await post(speech(), language="klingon"), 422, "invalid_request")
         problem(await post(speech(), task="sing"), 422, "invalid_request")

@@ -106,6 +106,20 @@ def test_forms_are_described_with_their_file(described: dict[str, Any]) -> None:
         assert {"tenant_scope", "room_id"} <= form["properties"].keys()
 
 
+def test_what_a_form_is_filled_with_beforehand_does_no_harm_when_it_is_sent(described: dict[str, Any]) -> None:
+    for path in ("/v1/media/upload", "/v1/transcribe"):
+        form = described["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        for name, field in form["properties"].items():
+            assert "example" not in field, name
+            if field["type"] == "string" and name != "file" and "enum" not in field:
+                assert field["default"] == "", name
+
+
+def test_no_description_begins_with_its_summary(described: dict[str, Any]) -> None:
+    for part in (described["info"], *(call for _, _, call in operations(described))):
+        assert not part["description"].startswith(part["summary"])
+
+
 class Resources(HTMLParser):
     """What a page makes a browser load."""
 
@@ -127,6 +141,7 @@ async def test_docs_load_nothing_from_elsewhere(api: Api) -> None:
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "http" not in policy
+        assert "img-src 'self' data: blob:; media-src blob:" in policy
         resources = Resources(page.text).found
         assert len(resources) == 3
         for resource in resources:

@@ -150,11 +150,20 @@ async def test_a_room_is_joined_in_the_same_transaction_or_nothing_is_stored(fre
         uploaded = await upload(client, b"in the garden", room_id="garden")
         listed = (await client.get("/v1/rooms/garden/files")).json()["data"]
         before = await left(fresh_api)
-        for room in ("cellar", "x" * 256, "a\u2028b"):
+        refused = await client.post(UPLOAD, files={"file": ("a", b"elsewhere")}, data={"room_id": "cellar"})
+        problem(refused, 404, "not_found")
+        for room in ("x" * 256, "a\u2028b", "a\tb", "a/b"):
             refused = await client.post(UPLOAD, files={"file": ("a", b"elsewhere")}, data={"room_id": room})
-            problem(refused, 404, "not_found")
+            assert "1 to 255 printable characters" in problem(refused, 422, "invalid_request")["detail"]
     assert [entry["media_id"] for entry in listed] == [uploaded["media_id"]]
     assert await left(fresh_api) == before
+
+
+async def test_empty_fields_are_as_good_as_none(api: Api) -> None:
+    async with api.client() as client:
+        uploaded = await upload(client, secrets.token_bytes(30), room_id="", tenant_scope="")
+        info = (await client.get(f"/v1/media/{uploaded['media_id']}/info")).json()["data"]
+    assert (info["rooms"], info["tenant_scope"]) == ([], False)
 
 
 # -- digests and idempotency -----------------------------------------------------------------------------------------
@@ -211,7 +220,9 @@ async def test_requests_that_are_no_upload_are_told_what_to_send(fresh_api: Api)
         problem(await client.post(UPLOAD, files=two), 422, "invalid_request")
         scope = {"tenant_scope": "perhaps"}
         problem(await client.post(UPLOAD, files={"file": ("a", b"x")}, data=scope), 422, "invalid_request")
-        problem(await client.post(UPLOAD, files={"note": (None, b"x")}), 422, "missing_file")
+        problem(await client.post(UPLOAD, files={"tenant_scope": (None, b"true")}), 422, "missing_file")
+        wrong = await client.post(UPLOAD, files={"file": ("a", b"x")}, data={"roomid": "garden"})
+        assert "did you mean `room_id`?" in problem(wrong, 422, "invalid_request")["detail"]
         problem(await client.post(UPLOAD, files={"file": ("a", b"")}), 422, "empty_file")
     assert await left(fresh_api) == before
 

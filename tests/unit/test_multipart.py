@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from media_api.multipart import MAX_FIELD_BYTES, MAX_FIELDS, MAX_OVERHEAD_BYTES,
 from media_core.errors import Refused
 
 BOUNDARY = "----boundary"
+FIELDS = ("tenant_scope", "room_id", "media_id", "prompt", "task", "before", "after", "flag")
 
 
 def part(name: str, value: bytes | str, filename: str | None = None, content_type: str | None = None) -> bytes:
@@ -54,8 +55,8 @@ def request(
     return Request(scope, receive)
 
 
-async def read(*pieces: bytes, **options: Any) -> tuple[Form, bytes]:
-    form = Form(request(pieces, **options), idle_seconds=options.pop("idle", 5))
+async def read(*pieces: bytes, fields: Collection[str] = FIELDS, **options: Any) -> tuple[Form, bytes]:
+    form = Form(request(pieces, **options), fields, idle_seconds=options.pop("idle", 5))
     data = b"".join([chunk async for chunk in form.file()])
     return form, data
 
@@ -158,10 +159,33 @@ async def test_what_counts_as_true(value: str) -> None:
     assert form.flag("flag")
 
 
-@pytest.mark.parametrize("value", ["false", "0", "No", "off", ""])
+@pytest.mark.parametrize("value", ["false", "0", "No", "off"])
 async def test_what_counts_as_false(value: str) -> None:
     form, _ = await read(body_of(part("flag", value)))
     assert not form.flag("flag", default=True)
+
+
+async def test_an_empty_field_is_one_that_was_not_sent() -> None:
+    form, _ = await read(body_of(*(part(name, "") for name in ("file", "room_id", "flag", "task"))))
+    assert (form.filename, form.text("room_id")) == (None, None)
+    assert (form.flag("flag"), form.flag("flag", default=True)) == (False, True)
+    assert form.choice("task", ("transcribe", "translate")) == "transcribe"
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("roomid", "`roomid` is not a field of this form; did you mean `room_id`?"),
+        ("TenantScope", "`TenantScope` is not a field of this form; did you mean `tenant_scope`?"),
+        ("xyz", "`xyz` is not a field of this form; it has `file`, `room_id`, `tenant_scope`."),
+        ("", "That is not a field of this form; it has `file`, `room_id`, `tenant_scope`."),
+        ("\u202eroom_id", "That is not a field of this form; did you mean `room_id`?"),
+        ("q" * 2000, "That is not a field of this form; it has `file`, `room_id`, `tenant_scope`."),
+    ],
+)
+async def test_a_field_that_the_form_does_not_have_is_refused_with_the_nearest_it_has(sent: str, told: str) -> None:
+    fields = ("file", "room_id", "tenant_scope")
+    assert await refusal(body_of(part("file", b"x", "a"), part(sent, "attic")), fields=fields) == told
 
 
 async def test_a_flag_that_is_neither_and_a_choice_that_is_none_are_refused() -> None:
@@ -178,8 +202,9 @@ async def test_a_field_that_is_no_text_is_refused(value: bytes) -> None:
 
 
 async def test_fields_are_few_and_small() -> None:
+    many = [f"f{number}" for number in range(MAX_FIELDS + 2)]
     await refusal(body_of(part("prompt", "x" * (MAX_FIELD_BYTES + 1))))
-    await refusal(body_of(*(part(f"f{number}", "x") for number in range(MAX_FIELDS + 2))))
+    await refusal(body_of(*(part(name, "x") for name in many)), fields=many)
     await refusal(body_of(part("x" * 5000, "y")))
     await refusal(f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="a"\r\n'.encode() + b"X: y\r\n" * 20)
 
@@ -257,7 +282,7 @@ async def test_a_client_that_goes_away_is_no_refusal() -> None:
 
 
 async def test_a_client_that_falls_silent_is_ended() -> None:
-    form = Form(request([part("file", b"x", "a")], silent=True), idle_seconds=0.01)
+    form = Form(request([part("file", b"x", "a")], silent=True), FIELDS, idle_seconds=0.01)
     with pytest.raises(Refused) as refused:
         [chunk async for chunk in form.file()]
     assert refused.value.code == "request_timeout"

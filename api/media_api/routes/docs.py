@@ -15,10 +15,11 @@ _FILES: Final = {
     "swagger-ui.css": "text/css; charset=utf-8",
     "favicon-32x32.png": "image/png",
 }
-# The page's own start script is inline; nothing is loaded from anywhere else.
+# The page's own start script is inline, and it shows an answer's picture or sound from a blob: URL of its own;
+# nothing is loaded from anywhere else.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "img-src 'self' data: blob:; media-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
 

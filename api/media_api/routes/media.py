@@ -85,7 +85,7 @@ async def upload_media(
     """Upload a file. The same bytes again make a new `media_id` and are stored once."""
     digest = file_digest(content_digest, repr_digest)
     async with await begin_upload(services, request, digest) as upload:
-        form = await read_form(services, request, upload)
+        form = await read_form(services, request, upload, FILE_FIELDS)
         uploaded = await keep(upload, form, caller, request, idempotency_key)
     response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
     return Data(data=Media(**vars(uploaded)))

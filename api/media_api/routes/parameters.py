@@ -30,9 +30,7 @@ async def _job_id(
 async def _room_id(
     room_id: Annotated[str, Path(description="As the rooms are called elsewhere.", examples=["lobby"])],
 ) -> str:
-    if not is_room_id(room_id):
-        raise not_found()
-    return room_id
+    return known_room(room_id)
 
 
 # The caller's token is looked at first: routes name these after their caller.
@@ -48,8 +46,14 @@ def known_id(identifier: str) -> str:
     return identifier
 
 
-def is_room_id(text: str) -> bool:
-    return 0 < len(text) <= MAX_ROOM_CHARACTERS and text.isprintable()
+def known_room(room_id: str) -> str:
+    """What can be a room on every path. Raises Refused `invalid_request`, which tells nobody whether a room exists."""
+    if not 0 < len(room_id) <= MAX_ROOM_CHARACTERS or "/" in room_id or not room_id.isprintable():
+        raise Refused(
+            "invalid_request",
+            f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`.",
+        )
+    return room_id
 
 
 def request_id_of(request: Request) -> str:

@@ -92,7 +92,11 @@ async def _attachment(request: Request) -> Attachment:
         raise Refused("invalid_request", 'The body must be {"media_id": "med-…"}.') from None
 
 
-@router.delete("/v1/rooms/{room_id}/files/{media_id}", status_code=204, responses=problems.described("not_found"))
+@router.delete(
+    "/v1/rooms/{room_id}/files/{media_id}",
+    status_code=204,
+    responses=problems.described("not_found", "invalid_request"),
+)
 async def detach_room_file(caller: Writer, services: Wired, room_id: RoomId, media_id: MediaId) -> None:
     """Take a file out of the room's index. The file itself stays."""
     await services.library.detach(caller, room_id, media_id)

@@ -18,6 +18,7 @@ from media_api.receiving import (
     file_digest,
     keep,
     read_form,
+    text_field,
 )
 from media_api.routes.parameters import known_id, request_id_of
 from media_api.services import Wired
@@ -28,6 +29,21 @@ from media_core.uploads import Uploaded
 
 router = APIRouter(tags=["Jobs"])
 
+_FIELDS: Final[dict[str, Any]] = {
+    **FILE_FIELDS,
+    "media_id": text_field("A file that was uploaded before."),
+    "language": text_field("ISO 639-1, such as `en`; detected if left out."),
+    "task": {
+        "type": "string",
+        "enum": ["transcribe", "translate"],
+        "default": "transcribe",
+        "description": "`translate`: into English.",
+    },
+    "word_timestamps": {"type": "boolean", "default": False},
+    "prompt": text_field("What the recording is about; helps with names."),
+    "hotwords": text_field("Words to expect."),
+    "vad": {"type": "boolean", "default": True, "description": "Skip where nobody speaks."},
+}
 _FORM: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -37,25 +53,7 @@ _FORM: Final[dict[str, Any]] = {
                     "title": "TranscriptionForm",
                     "type": "object",
                     "description": "Either `file` or `media_id`.",
-                    "properties": {
-                        **FILE_FIELDS,
-                        "media_id": {"type": "string", "description": "A file that was uploaded before."},
-                        "language": {
-                            "type": "string",
-                            "description": "ISO 639-1; detected if left out.",
-                            "example": "en",
-                        },
-                        "task": {
-                            "type": "string",
-                            "enum": ["transcribe", "translate"],
-                            "default": "transcribe",
-                            "description": "`translate`: into English.",
-                        },
-                        "word_timestamps": {"type": "boolean", "default": False},
-                        "prompt": {"type": "string", "description": "What the recording is about; helps with names."},
-                        "hotwords": {"type": "string", "description": "Words to expect."},
-                        "vad": {"type": "boolean", "default": True, "description": "Skip where nobody speaks."},
-                    },
+                    "properties": _FIELDS,
                 }
             }
         },
@@ -91,10 +89,12 @@ async def transcribe(
     """Submit a recording for transcription. Answers at once; the job waits for the file's clean verdict, then runs."""
     await services.jobs.require_enabled()
     async with await begin_upload(services, request, file_digest(content_digest, repr_digest)) as upload:
-        form = await read_form(services, request, upload)
+        form = await read_form(services, request, upload, _FIELDS)
         uploaded: Uploaded | None = None
         wanted, media_id = _wanted(form), form.text("media_id")
-        if (form.filename is None) == (media_id is None):
+        if form.filename is not None and media_id is not None:
+            raise Refused("invalid_request", "Send `file` or `media_id`, not both.")
+        if form.filename is None and media_id is None:
             raise Refused("missing_file", "Send either a `file` or the `media_id` of one that was uploaded before.")
         if media_id is None:
             uploaded = await keep(upload, form, caller, request, idempotency_key, operation="transcribe")
