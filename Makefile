@@ -59,4 +59,4 @@ test-fast: setup ## tests without I/O, for the inner loop
 	@$(BIN)/pytest tests/unit
 
 test: setup clamd ## all tests, on real parts
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest tests/unit tests/integration tests/cluster

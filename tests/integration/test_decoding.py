@@ -45,8 +45,14 @@ class Watched(BytesSource):
 
 
 def children(parent: int | None = None) -> list[psutil.Process]:
-    found = psutil.Process(parent).children(recursive=True)
-    return [child for child in found if "media_core.decoding.child" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(parent).children(recursive=True) if _decodes(child)]
+
+
+def _decodes(process: psutil.Process) -> bool:
+    try:
+        return "media_core.decoding.child" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended meanwhile, or waits to be reaped by another test's server
+        return False
 
 
 @pytest.fixture
