@@ -7,17 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from media_core import policy
-from media_core.database import Database, migrate
+from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploads
 from media_operator.embedded.postgres import EmbeddedPostgres
-from tests.integration.api_server import api, fresh_api  # noqa: F401  (fixtures)
+from tests.integration.api_server import api, fresh_api, new_tenant  # noqa: F401  (api and fresh_api are fixtures)
 from tests.integration.clamd_server import clamd  # noqa: F401  (a fixture)
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
@@ -36,23 +35,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def tenant_database(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
-    tenant_id = f"t{secrets.token_hex(6)}"
-    schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
-    engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as admin:
-        admin.execute(text(f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'"))
-        admin.execute(text(f"CREATE SCHEMA {schema} AUTHORIZATION {schema}"))
-        admin.execute(text(f"ALTER ROLE {schema} SET search_path = {schema}"))
-    url = postgres.url("postgres", user=schema, password=password)
-    migrate(url)
-    yield TenantDatabase(tenant_id, schema, url)
-    with engine.connect() as admin:
-        admin.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = :role"), {"role": schema}
-        )
-        admin.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-        admin.execute(text(f"DROP ROLE {schema}"))
-    engine.dispose()
+    with new_tenant(postgres) as tenant:
+        yield tenant
 
 
 @pytest.fixture
