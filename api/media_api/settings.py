@@ -84,7 +84,5 @@ class Settings:
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
 
     def __post_init__(self) -> None:
-        if self.store.store == "s3":
-            _ = self.store.s3  # so that what is missing is said at the start
-        elif not self.store.store_signing_key.get_secret_value():
+        if self.store.store == "folder" and not self.store.store_signing_key.get_secret_value():
             raise ValueError("folder needs MEDIA_STORE_SIGNING_KEY, which signs the download URLs")
