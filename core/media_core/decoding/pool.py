@@ -260,8 +260,11 @@ class _Child:
 
     def kill(self) -> None:
         """Ends the process at once; the event loop reaps it."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        # Not `Process.kill`: that looks first whether the process has ended, and so takes its exit status away from the
+        # event loop, which then says 255 where the kernel had said SIGXCPU.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
         self._writer.close()
 
     async def end(self) -> int:
