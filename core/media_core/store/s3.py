@@ -4,8 +4,11 @@ obstore moves the bytes (a fraction of boto3's CPU); boto3 presigns, copies and 
 multipart upload to its staging key, and a server-side copy gives it its final key. S3 shows neither before it is whole.
 
 Before the multipart upload an empty object is put under the staging key: MinIO lists unfinished uploads only by their
-exact key, so this marker is what `sweep_staging` can find everywhere. Payloads are not signed (the body's SHA-256 would
-cost more CPU than sending it): use https where the network between here and S3 is not trusted.
+exact key, so this marker is what `sweep_staging` can find everywhere.
+
+The payload of a single put is signed: versitygw keeps what arrived of an unsigned one whose connection breaks, under
+the final key. Parts are not signed (the body's SHA-256 would cost more CPU than sending it), since a part that was cut
+has an ETag nobody asks for: use https where the network between here and S3 is not trusted.
 
 Limit: S3's 10,000 parts make 48 GiB per object.
 """
@@ -98,6 +101,7 @@ class S3Store:
         self._prefix = tenant_prefix(tenant_id)
         self._staging = f"{self._prefix}{STAGING}/"
         self._objects = _open_objects(settings)
+        self._whole = _open_objects(settings, signed=True)
         self._copier = _open_client(settings, settings.endpoint, COPY_TIMEOUT, attempts=2)
         self._prober = _open_client(settings, settings.endpoint, PROBE_TIMEOUT, attempts=1)
         self._signer = _open_client(settings, settings.public_endpoint or settings.endpoint, PROBE_TIMEOUT, attempts=1)
@@ -196,7 +200,7 @@ class S3Store:
 
     async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         with _outages():
-            await obstore.put_async(self._objects, key, data, use_multipart=False)
+            await obstore.put_async(self._whole, key, data, use_multipart=False)
 
     async def _read(self, key: str, start: int, length: int) -> bytes:
         with _outages(key):
@@ -363,7 +367,7 @@ class S3StagedObject:
             yield block
 
 
-def _open_objects(settings: S3Settings) -> Bucket:
+def _open_objects(settings: S3Settings, *, signed: bool = False) -> Bucket:
     def credentials() -> "S3Credential":
         return {
             "access_key_id": settings.access_key_id,
@@ -377,7 +381,7 @@ def _open_objects(settings: S3Settings) -> Bucket:
         endpoint=settings.endpoint,
         region=settings.region,
         virtual_hosted_style_request=False,
-        unsigned_payload=True,
+        unsigned_payload=not signed,
         disable_bulk_delete=True,  # not every S3 has it, and nothing here deletes many at once
         # A provider, not the two keys: with those alone a session token in the environment would be sent along.
         credential_provider=credentials,
