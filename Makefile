@@ -36,7 +36,7 @@ clamd: ## install clamd if this machine allows it, or say how
 run: setup clamd ## serve the tenant of samples/acme.yaml on this machine
 	@exec $(BIN)/python -m media_operator.local $(TENANT)
 
-docs: setup ## write the generated pages of docs/
+docs: setup ## write the generated pages of docs/ and the CRD
 	@$(BIN)/python docs/generate.py
 
 check: lint types contracts ## lint, strict types and the import contracts

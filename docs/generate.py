@@ -1,8 +1,10 @@
-"""Writes the generated pages of docs/: `make docs`. A test compares them with what stands there, so they stay true.
+"""Writes all that is generated from the code: `make docs`. A test compares it with what stands there, so it stays true.
 
-configuration.md   from the settings classes: each attribute, its environment variable, default and docstring
-http-api.md        from the API's OpenAPI document
-openapi.json       that document itself
+docs/configuration.md    from the settings classes: each attribute, its environment variable, default and docstring
+docs/http-api.md         from the API's OpenAPI document
+docs/openapi.json        that document itself
+docs/mediatenant.md      from the CRD's schema
+crds/mediatenants.yaml   the CRD, from the model of the spec; the chart carries a copy
 """
 
 import ast
@@ -15,20 +17,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from media_api.app import create_app
+from media_core import crd
 
-HERE = Path(__file__).parent
-SETTINGS = (
-    ("Every process of a tenant", "media_core.settings"),
-    ("Object store", "media_core.store"),
-    ("Object store: S3", "media_core.store.s3"),
-    ("The api", "media_api.settings"),
-    ("Workers", "media_workers.settings"),
-    ("`make run`", "media_operator.settings"),
+ROOT = Path(__file__).parents[1]
+SETTINGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Every process of a tenant", "media_core.settings", ()),
+    ("Object store", "media_core.store", ()),
+    ("Object store: S3", "media_core.store.s3", ()),
+    ("The api", "media_api.settings", ()),
+    ("Workers", "media_workers.settings", ()),
+    ("The operator", "media_operator.settings", ()),
+    ("`make run`", "media_operator.settings", ("RunSettings",)),
 )
+"""Title, module and the names of its classes; without names, those that no other entry names."""
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 
 
@@ -48,14 +54,16 @@ def attribute_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def settings_of(module_name: str) -> Iterator[type[BaseSettings]]:
+def settings_of(module_name: str, names: tuple[str, ...] = ()) -> Iterator[type[BaseSettings]]:
     module = importlib.import_module(module_name)
+    elsewhere = {name for _, other, named in SETTINGS if other == module_name and named != names for name in named}
     for value in vars(module).values():
         if (
             isinstance(value, type)
             and issubclass(value, BaseSettings)
             and value.__module__ == module_name
             and value.model_fields
+            and (value.__name__ in names if names else value.__name__ not in elsewhere)
         ):
             yield value
 
@@ -66,9 +74,9 @@ def configuration() -> str:
         "",
         "Every setting is an environment variable. Generated from the settings classes by `make docs`; do not edit.",
     ]
-    for title, module_name in SETTINGS:
+    for title, module_name, names in SETTINGS:
         lines += ["", f"## {title}"]
-        for cls in settings_of(module_name):
+        for cls in settings_of(module_name, names):
             docs = attribute_docs(cls)
             about = inspect.getdoc(cls) or ""
             lines += ["", f"### {cls.__name__}", "", " ".join(about.split()), ""]
@@ -169,17 +177,178 @@ def _one_line(words: str) -> str:
     return " ".join(words.split()).replace("|", "\\|")
 
 
+EXAMPLE = """\
+apiVersion: media.scaiwave.io/v1alpha1
+kind: MediaTenant
+metadata:
+  name: acme
+  namespace: acme-media
+spec:
+  quota: {maxStorageMb: 102400, maxUploadMb: 2048, maxTranscriptionMinutesPerDay: 600}
+  storage: {deletionPolicy: Retain}
+  api:
+    autoscaling: {min: 2, max: 8, targetCpu: 70}
+    resources: {requests: {cpu: 250m, memory: 256Mi}, limits: {memory: 512Mi}}
+    host: media.acme.example
+  auth:
+    oidc: {issuer: "https://login.acme.example", audience: media}
+  scan: {pendingAccess: Uploader, unscannable: Block, maxParallel: 4, rescanSchedule: "30 2 * * *"}
+  transcription:
+    model: medium
+    device: cuda
+    computeType: float16
+    maxParallel: 2
+    resources: {limits: {nvidia.com/gpu: 1}}
+    nodeSelector: {example.com/pool: gpu}
+    tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+    runtimeClass: nvidia
+    modelCache: models
+  namespaceQuota: {cpu: 32, memory: 128Gi, pods: 60, jobs: 100}
+"""
+
+
+def media_tenant() -> str:
+    version = crd.custom_resource_definition()["spec"]["versions"][0]
+    fields = crd.schema()["properties"]
+    lines = [
+        "# MediaTenant",
+        "",
+        "Generated from the CRD (`crds/mediatenants.yaml`) by `make docs`; do not edit. "
+        "`kubectl explain mt.spec` shows the same on a cluster.",
+        "",
+        crd.schema()["description"],
+        "",
+        "The smallest one has no spec at all. One that uses nearly everything:",
+        "",
+        "```yaml",
+        *EXAMPLE.splitlines(),
+        "```",
+        "",
+        "## spec",
+        "",
+        fields["spec"]["description"],
+        "",
+        *_fields({"properties": {n: f for n, f in fields["spec"]["properties"].items() if not _has_fields(f)}}),
+    ]
+    for name, field in fields["spec"]["properties"].items():
+        if _has_fields(field):
+            lines += ["", f"### spec.{name}", "", _one_line(field["description"]), "", *_fields(field)]
+    lines += [
+        "",
+        "### Names never change",
+        "",
+        "Data is filed under the tenant id and the bucket's name, so both are immutable, and so are the defaults that "
+        "stand for them. To rename a tenant, make a new one. A `metadata.name` that can't be a tenant id (over 40 "
+        "characters, or with dots) needs `spec.tenantId`.",
+        "",
+        "## status",
+        "",
+        fields["status"]["description"],
+        "",
+        *_fields(fields["status"]),
+        "",
+        "What each condition and reason means, and what to do about it: [runbook.md](runbook.md).",
+        "",
+        "## kubectl",
+        "",
+        "`kubectl get mt` shows, and with `--output wide` the last three too:",
+        "",
+        "| column | what |",
+        "|---|---|",
+        *(f"| {column['name'].upper()} | {column['description']} |" for column in version["additionalPrinterColumns"]),
+        "",
+        "`kubectl scale mt NAME --replicas=3` sets `spec.api.replicas`. `kubectl get media` lists this kind too.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _has_fields(schema: dict[str, Any]) -> bool:
+    return "properties" in schema
+
+
+def _fields(schema: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| `{path}`{required} | {_kind(field)} | {_default_of(field)} | {_bounds(field)} | {_meaning(field)} |"
+        for path, field, required in _walk("", schema)
+    ]
+    return ["| field | type | default | bounds | meaning |", "|---|---|---|---|---|", *rows]
+
+
+def _walk(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    for name, field in schema.get("properties", {}).items():
+        here = f"{path}{name}"
+        yield here, field, " (required)" if name in schema.get("required", []) else ""
+        yield from _walk(f"{here}.", field)
+        yield from _walk(f"{here}[].", field.get("items", {}))
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "x-kubernetes-int-or-string" in schema:
+        return "quantity"
+    if "additionalProperties" in schema:
+        return f"map of {_kind(schema['additionalProperties'])}s"
+    if schema["type"] == "array":
+        return f"list of {_kind(schema['items'])}s"
+    return str(schema.get("format", schema["type"]))
+
+
+def _default_of(schema: dict[str, Any]) -> str:
+    return f"`{json.dumps(schema['default'])}`" if schema.get("default") not in (None, {}, "") else ""
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    if "x-kubernetes-int-or-string" in schema:
+        return ""  # that it is a quantity says it
+    said = [" | ".join(f"`{value}`" for value in schema.get("enum", []) if value)]
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if most is not None:
+        said.append(f"{least:,} to {most:,}")
+    elif least is not None:
+        said.append(f"at least {least:,}")
+    if "maxLength" in schema:
+        said.append(f"{schema['minLength']} to " if schema.get("minLength", 0) > 1 else "at most ")
+        said[-1] += f"{schema['maxLength']} characters"
+    entries = schema.get("maxItems", schema.get("maxProperties"))
+    said.append(f"at most {entries} entries" if entries else "")
+    rules = schema.get("x-kubernetes-validations", [])
+    said += [rule["message"].removeprefix("must be ") for rule in rules if "fieldPath" not in rule]
+    return _one_line("; ".join(part for part in said if part))
+
+
+def _meaning(schema: dict[str, Any]) -> str:
+    rules = [*schema.get("x-kubernetes-validations", []), *schema.get("items", {}).get("x-kubernetes-validations", [])]
+    said = [f"`{rule['fieldPath'].removeprefix('.')}` {rule['message']}." for rule in rules if "fieldPath" in rule]
+    return _one_line(" ".join([schema["description"], *said])).replace("<tenantId>", "`<tenantId>`")
+
+
+class _Plain(yaml.SafeDumper):
+    """Without anchors: the same part may appear twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def definition() -> str:
+    """The CRD's manifest."""
+    body = yaml.dump(crd.custom_resource_definition(), Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
+    return f"# Generated from core/media_core/spec.py by `make docs`; do not edit.\n{body}"
+
+
 def pages() -> dict[str, str]:
-    """File name below docs/ -> content."""
+    """Path in the repository -> content."""
     document = create_app(None).openapi()
     return {
-        "configuration.md": configuration(),
-        "http-api.md": http_api(document),
-        "openapi.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+        "docs/configuration.md": configuration(),
+        "docs/http-api.md": http_api(document),
+        "docs/openapi.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+        "docs/mediatenant.md": media_tenant(),
+        "crds/mediatenants.yaml": definition(),
+        "charts/media-platform/files/mediatenants.yaml": definition(),
     }
 
 
 if __name__ == "__main__":
     for name, content in pages().items():
-        (HERE / name).write_text(content, encoding="utf-8")
-        sys.stdout.write(f"docs/{name}\n")
+        (ROOT / name).parent.mkdir(exist_ok=True)
+        (ROOT / name).write_text(content, encoding="utf-8")
+        sys.stdout.write(f"{name}\n")

@@ -17,6 +17,9 @@ from media_core.tokens import ALL, Claims
 Purpose = Literal["see", "read", "share"]
 """`see`: facts about the item. `read`: its bytes, its thumbnail. `share`: a URL with which anybody may read them."""
 
+CANARY = "system:canary"
+"""Who uploads the test virus (`canary`). What is uploaded under this name exists for nobody, admins included."""
+
 RETRY_AFTER_SECONDS = 5
 
 VERDICT_DUE = timedelta(seconds=10)
@@ -74,6 +77,10 @@ def may_delete(caller: Claims, uploaded_by: str) -> bool:
     return "admin" in caller.scopes or caller.subject == uploaded_by
 
 
+def _for_people(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
+    return not_found() if item.uploaded_by == CANARY else None
+
+
 def _visible(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
     seen = (
         caller.subject == item.uploaded_by
@@ -116,7 +123,7 @@ def _bytes_are_scannable(caller: Claims, item: Item, policy: Policy, purpose: Pu
     )
 
 
-CHAIN: tuple[Check, ...] = (_visible, _not_infected, _bytes_have_a_verdict, _bytes_are_scannable)
+CHAIN: tuple[Check, ...] = (_for_people, _visible, _not_infected, _bytes_have_a_verdict, _bytes_are_scannable)
 
 
 def require(caller: Claims, item: Item | None, policy: Policy, purpose: Purpose) -> Item:

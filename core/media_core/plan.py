@@ -5,6 +5,8 @@ changed. It walks one ordered chain of checks, each of which says one condition 
 Within a check the first guard that applies wins. Rules: what could not be observed (`Unreachable`) is Unknown and
 starts nothing; what bears another tenant's mark is never touched; every step may be carried out twice; a step that has
 failed in this pass is reported, not planned again.
+
+`plan_deletion` is the same for a tenant that is being deleted together with its data.
 """
 
 from __future__ import annotations
@@ -14,13 +16,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from media_core.ownership import Mark
 from media_core.policy import Policy
 from media_core.quota import MIB
-from media_core.spec import Condition, MediaTenant, Oidc, Resources
+from media_core.spec import GROUP, Condition, MediaTenant, Oidc, Resources
+
+ROTATE_KEYS = f"{GROUP}/rotate-keys"
+"""Annotation of a MediaTenant: a value that the keys were not made for yet asks for new ones."""
+ADOPT = f"{GROUP}/adopt"
+"""Annotation of a MediaTenant: "true" vouches that the cluster that left its bucket and schema behind is gone."""
 
 THUMBNAIL_WORKERS = 2
 """Most thumbnail workers at a time. Not in the spec: images get theirs in the api, only videos come this way."""
 
+
+Status = Literal["True", "False", "Unknown"]
 
 # --- what is seen ----------------------------------------------------------------------------------------------------
 
@@ -35,8 +45,38 @@ class Unreachable:
 @dataclass(frozen=True)
 class Bucket:
     exists: bool
-    owner: str | None = None
-    """The mark it bears, see `owner_of`; None: none."""
+    owner: Mark | None = None
+    """The mark it bears; None: none."""
+    empty: bool = False
+    """Without a mark: whether there is nothing in it either, so that it may be claimed."""
+    capabilities: Mapping[str, bool] | None = None
+    """What the store behind it was seen to do; empty: its creation has not come so far; None: there is nothing to
+    try."""
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """The key with which the tenant's pods reach the store."""
+
+    current: bool
+    """The one that the pods are told is one that the store knows."""
+    others: int = 0
+    """Keys of this tenant beside it."""
+    others_in_use: bool = False
+    """There may be pods that still work with one of those."""
+    rotation: str = ""
+    """The value of `ROTATE_KEYS` that it was made for."""
+    shared: bool = False
+    """It is the platform's own, for all tenants."""
+
+
+@dataclass(frozen=True)
+class SigningKeys:
+    """The tenant's own keys for tokens."""
+
+    count: int
+    rotation: str = ""
+    """The value of `ROTATE_KEYS` that the newest was made for."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +85,8 @@ class Database:
     """There is a schema or a role of this tenant's name."""
     complete: bool = False
     """Both are there, and the role's password is known."""
-    owner: str | None = None
-    """The mark they bear; None: one of them bears none."""
+    owner: Mark | None = None
+    """The mark they bear; None: one of them bears none, or they disagree."""
     revision: str | None = None
     """Newest migration applied; None: none."""
     known_revisions: tuple[str, ...] = ()
@@ -56,19 +96,26 @@ class Database:
 @dataclass(frozen=True)
 class Api:
     shape: ApiShape | None
-    """What it was started with; None: it was not started."""
+    """What it was started with; None: it was not started, or not all that belongs to it is as declared."""
     wanted: int = 0
     ready: int = 0
     """Replicas that answer."""
     trouble: str | None = None
     """Why replicas keep ending, when they do."""
+    rolling: bool = False
+    """Replicas of an earlier shape are still being replaced."""
 
 
 @dataclass(frozen=True)
 class Scanner:
-    ready: bool
+    """`status` and `reason` as in a condition."""
+
+    status: Status
+    reason: str
     detail: str
     """What it is and which signatures it has, or why there is none."""
+    canary_due: bool = False
+    """It is time to send the test virus through this tenant's own path again."""
 
 
 @dataclass(frozen=True)
@@ -80,35 +127,87 @@ class Workers:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Of a step in this pass; `detail` is a sentence without secrets."""
+
+    detail: str
+    reason: str = ""
+    """One CamelCase word for the condition; default `<Step>Failed`."""
+
+
+@dataclass(frozen=True)
 class Observed:
-    """One look at everything. `failures`: step name -> why it has just failed."""
+    """One look at everything."""
 
     bucket: Bucket | Unreachable
     database: Database | Unreachable
-    signing_keys: int
+    signing_keys: SigningKeys
     policy: Policy | Unreachable | None
     """As last applied; None: none."""
     scanner: Scanner
     api: Api | Unreachable
     workers: Workers | Unreachable
-    failures: Mapping[str, str] = field(default_factory=dict)
+    store_key: StoreKey | Unreachable | None = None
+    """None: the store needs none."""
+    cluster: str = ""
+    """The uid of its kube-system namespace; empty on a single machine."""
+    rival: str | None = None
+    """Another tenant, declared earlier, that has the same id or bucket."""
+    held: bool | None = None
+    """Whether the resource bears our finalizer; None: there is no such thing here."""
+    stopped: bool | Unreachable = False
+    """While deleting: none of its pods is left."""
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    """Step name -> why it has just failed."""
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    """Step name -> how far it has just come; it goes on in the next pass."""
 
 
 # --- what can be done ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
+class HoldDeletion:
+    """The resource gets our finalizer: its data has to go before it may."""
+
+
+@dataclass(frozen=True)
+class ReleaseDeletion:
+    """The resource loses our finalizer."""
+
+
+@dataclass(frozen=True)
 class CreateBucket:
+    """Also takes over one that may be adopted."""
+
     bucket: str
-    owner: str
+    owner: Mark
+    adopt: bool = False
+
+
+@dataclass(frozen=True)
+class MakeStoreKey:
+    """A new key, limited to this tenant's prefix; those that are out keep working."""
+
+    tenant_id: str
+    bucket: str
+    rotation: str
+
+
+@dataclass(frozen=True)
+class RevokeStoreKeys:
+    """All of the tenant's keys but the current one."""
+
+    tenant_id: str
 
 
 @dataclass(frozen=True)
 class CreateDatabase:
-    """Schema and role `schema`, the role seeing this schema only."""
+    """Schema and role `schema`, the role seeing this schema only. Also takes over what may be adopted."""
 
     schema: str
-    owner: str
+    owner: Mark
+    adopt: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +217,10 @@ class MigrateDatabase:
 
 @dataclass(frozen=True)
 class MakeSigningKey:
+    """A new key signs from now on; the one before it is believed until the next is made."""
+
     tenant_id: str
+    rotation: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +259,53 @@ class ShapeWorkers:
     shape: WorkerShape
 
 
-Step = CreateBucket | CreateDatabase | MigrateDatabase | MakeSigningKey | ApplyPolicy | RunApi | ShapeWorkers
+@dataclass(frozen=True)
+class SendCanary:
+    """The test virus, through the tenant's own store, rows, queue and worker."""
+
+    tenant_id: str
+
+
+@dataclass(frozen=True)
+class StopWorkloads:
+    """Api and workers, before what they write to goes."""
+
+    tenant_id: str
+
+
+@dataclass(frozen=True)
+class DeleteBucket:
+    """With all that is in it; may take several passes."""
+
+    bucket: str
+    owner: Mark
+
+
+@dataclass(frozen=True)
+class DropDatabase:
+    """Schema, role, and the store's keys."""
+
+    schema: str
+    owner: Mark
+
+
+Step = (
+    HoldDeletion
+    | ReleaseDeletion
+    | CreateBucket
+    | MakeStoreKey
+    | RevokeStoreKeys
+    | CreateDatabase
+    | MigrateDatabase
+    | MakeSigningKey
+    | ApplyPolicy
+    | RunApi
+    | ShapeWorkers
+    | SendCanary
+    | StopWorkloads
+    | DeleteBucket
+    | DropDatabase
+)
 
 
 @dataclass(frozen=True)
@@ -171,9 +319,20 @@ class Plan:
 # --- what the spec asks for ------------------------------------------------------------------------------------------
 
 
-def owner_of(tenant: MediaTenant) -> str:
-    """The mark on bucket and schema: the resource's uid where there is one, so a namesake never inherits data."""
-    return tenant.metadata.uid or tenant.tenant_id
+def claim_of(tenant: MediaTenant, cluster: str) -> Mark:
+    """The mark on bucket and schema. Where resources have no uid (a single machine) it is the tenant's id."""
+    metadata = tenant.metadata
+    if not metadata.uid:
+        return Mark(tenant.tenant_id)
+    return Mark(metadata.uid, f"{metadata.namespace}/{metadata.name}", cluster, bucket=tenant.bucket)
+
+
+def may_adopt(tenant: MediaTenant) -> bool:
+    return tenant.metadata.annotations.get(ADOPT) == "true"
+
+
+def rotation_of(tenant: MediaTenant) -> str:
+    return tenant.metadata.annotations.get(ROTATE_KEYS, "")
 
 
 def policy_of(tenant: MediaTenant) -> Policy:
@@ -210,8 +369,6 @@ def worker_shape_of(tenant: MediaTenant) -> WorkerShape:
 
 # --- the chain -------------------------------------------------------------------------------------------------------
 
-Status = Literal["True", "False", "Unknown"]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -228,45 +385,101 @@ class Case:
     found: dict[str, Finding]
     """Of the checks before this one."""
 
+    @property
+    def claim(self) -> Mark:
+        return claim_of(self.tenant, self.observed.cluster)
+
     def waiting_for(self, *conditions: str) -> Finding | None:
         """The finding while an earlier condition, which this one needs, is not true."""
         for name in conditions:
-            if self.found[name].status != "True":
+            if name in self.found and self.found[name].status != "True":
                 return Finding("False", f"WaitingFor{name.removesuffix('Ready')}", self.found[name].message)
         return None
 
+    def is_ours(self, seen: Bucket | Database) -> bool:
+        return seen.exists and seen.owner is not None and seen.owner.relation(self.claim) == "ours"
 
-def attempt(case: Case, step: Step, reason: str, message: str) -> Finding:
+    def is_foreign(self, seen: Bucket | Database) -> bool:
+        """It is there, and neither ours nor to be had."""
+        if not seen.exists:
+            return False
+        if seen.owner is None:
+            return not (isinstance(seen, Bucket) and seen.empty)
+        return seen.owner.relation(self.claim, adopt=may_adopt(self.tenant)) == "foreign"
+
+
+def attempt(case: Case, step: Step, reason: str, message: str, *, status: Status = "False") -> Finding:
     """The step is due; when it has just failed, its failure is the news."""
-    failure = case.observed.failures.get(type(step).__name__)
-    return (
-        Finding("False", f"{type(step).__name__}Failed", failure)
-        if failure
-        else Finding("False", reason, message, (step,))
-    )
+    name = type(step).__name__
+    if failure := case.observed.failures.get(name):
+        return Finding(status, failure.reason or f"{name}Failed", failure.detail)
+    if progress := case.observed.unfinished.get(name):
+        return Finding(status, reason, progress)
+    return Finding(status, reason, message, (step,))
+
+
+def accepted(case: Case) -> Finding:
+    """Whether this resource may have the names it claims; nothing at all is done for one that may not."""
+    tenant, seen = case.tenant, case.observed
+    if seen.rival is not None:
+        return Finding("False", "Conflict", f"{seen.rival}; nothing is done for this one: rename or delete it")
+    for what, thing in ((f"bucket {tenant.bucket}", seen.bucket), (f"schema {tenant.schema_name}", seen.database)):
+        if not isinstance(thing, Unreachable) and case.is_foreign(thing):
+            whose = f"belongs to {thing.owner.describe()}" if thing.owner else "exists and bears nobody's mark"
+            return Finding("False", "Conflict", f"{what} {whose}; it is left alone, and nothing is done for this one")
+    delete = tenant.spec.storage.deletion_policy == "Delete"
+    if seen.held is not None and seen.held != delete:
+        step = HoldDeletion() if delete else ReleaseDeletion()
+        return attempt(case, step, "Accepted", "names are free or this tenant's own", status="True")
+    return Finding("True", "Accepted", "names are free or this tenant's own")
 
 
 def bucket(case: Case) -> Finding:
-    seen, name, owner = case.observed.bucket, case.tenant.bucket, owner_of(case.tenant)
+    seen, name = case.observed.bucket, case.tenant.bucket
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "StoreUnreachable", seen.detail)
-    if not seen.exists:
-        return attempt(case, CreateBucket(name, owner), "BucketMissing", f"bucket {name} is being made")
-    if seen.owner != owner:
-        return Finding(
-            "False", "NotOwned", f"bucket {name} exists and does not bear this tenant's mark; it is left alone"
-        )
+    if not case.is_ours(seen) or seen.capabilities == {}:
+        if isinstance(case.observed.database, Unreachable):  # it may show that this tenant's id is taken
+            return Finding("Unknown", "WaitingForDatabase", case.observed.database.detail)
+        step = CreateBucket(name, case.claim, may_adopt(case.tenant))
+        return attempt(case, step, "BucketMissing", f"bucket {name} is being {'adopted' if seen.owner else 'made'}")
     return Finding("True", "BucketExists", f"bucket {name}")
 
 
+def store_key(case: Case) -> Finding | None:
+    seen, tenant = case.observed.store_key, case.tenant
+    if seen is None:
+        return None
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "IamUnreachable", seen.detail)
+    if blocked := case.waiting_for("BucketReady"):
+        return blocked
+    asked = rotation_of(tenant)
+    step = MakeStoreKey(tenant.tenant_id, tenant.bucket, asked)
+    if not seen.current:
+        return attempt(case, step, "StoreKeyMissing", "a key for this tenant's prefix is being made")
+    if asked != seen.rotation:
+        return attempt(case, step, "StoreKeyRotating", "a new key is being made", status="True")
+    if seen.shared:
+        words = "the platform's own key, which reaches every tenant's objects: the store has no IAM"
+        return Finding("True", "StoreKeyShared", words)
+    if seen.others and seen.others_in_use:
+        return Finding("True", "StoreKeyRotating", "the key before this one works until no pod uses it any more")
+    if seen.others:
+        words = f"{seen.others} key(s) before this one are being revoked"
+        return attempt(case, RevokeStoreKeys(tenant.tenant_id), "StoreKeyRotating", words, status="True")
+    return Finding("True", "StoreKeyPresent", f"a key for tenant/{tenant.tenant_id}/ in bucket {tenant.bucket} alone")
+
+
 def database(case: Case) -> Finding:
-    seen, schema, owner = case.observed.database, case.tenant.schema_name, owner_of(case.tenant)
+    seen, schema = case.observed.database, case.tenant.schema_name
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "DatabaseUnreachable", seen.detail)
-    if seen.exists and seen.owner != owner:
-        return Finding("False", "NotOwned", f"schema {schema} exists without this tenant's mark; it is left alone")
-    if not seen.complete:
-        return attempt(case, CreateDatabase(schema, owner), "SchemaMissing", f"schema {schema} is being made")
+    if not (case.is_ours(seen) and seen.complete):
+        if isinstance(case.observed.bucket, Unreachable) and not case.is_ours(seen):
+            return Finding("Unknown", "WaitingForBucket", case.observed.bucket.detail)
+        step = CreateDatabase(schema, case.claim, may_adopt(case.tenant))
+        return attempt(case, step, "SchemaMissing", f"schema {schema} is being made")
     if seen.revision is not None and seen.revision not in seen.known_revisions:
         return Finding("False", "SchemaNewer", f"schema {schema} was migrated to {seen.revision} by a newer version")
     if seen.revision != seen.known_revisions[-1]:
@@ -275,12 +488,15 @@ def database(case: Case) -> Finding:
 
 
 def keys(case: Case) -> Finding:
-    oidc = case.tenant.spec.auth.oidc
-    if oidc is not None:
-        return Finding("True", "OidcIssuer", f"tokens of {oidc.issuer}")
-    if case.observed.signing_keys == 0:
-        return attempt(case, MakeSigningKey(case.tenant.tenant_id), "SigningKeyMissing", "a signing key is being made")
-    return Finding("True", "SigningKeyPresent", f"{case.observed.signing_keys} signing key(s) of this tenant's own")
+    seen, tenant, asked = case.observed.signing_keys, case.tenant, rotation_of(case.tenant)
+    if tenant.spec.auth.oidc is not None:
+        return Finding("True", "OidcIssuer", f"tokens of {tenant.spec.auth.oidc.issuer}")
+    step = MakeSigningKey(tenant.tenant_id, asked)
+    if seen.count == 0:
+        return attempt(case, step, "SigningKeyMissing", "a signing key is being made")
+    if asked != seen.rotation:
+        return attempt(case, step, "SigningKeyRotating", "a new signing key is being made", status="True")
+    return Finding("True", "SigningKeyPresent", f"{seen.count} signing key(s) of this tenant's own")
 
 
 def policy(case: Case) -> Finding:
@@ -294,21 +510,12 @@ def policy(case: Case) -> Finding:
     return Finding("True", "PolicyCurrent", f"{case.tenant.spec.quota.max_storage_mb} MiB of storage allowed")
 
 
-def scanner(case: Case) -> Finding:
-    seen = case.observed.scanner
-    if not case.tenant.spec.scan.enabled:
-        return Finding("True", "ScanningDisabled", "spec.scan.enabled is false: files are readable unscanned")
-    if not seen.ready:
-        return Finding("False", "ScannerMissing", seen.detail)
-    return Finding("True", "ScannerAnswers", seen.detail)
-
-
 def api(case: Case) -> Finding:
     seen, wanted = case.observed.api, api_shape_of(case.tenant)
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "ApiUnknown", seen.detail)
     if seen.shape != wanted:
-        blocked = case.waiting_for("BucketReady", "DatabaseReady", "KeysReady", "PolicyApplied")
+        blocked = case.waiting_for("BucketReady", "StoreKeyReady", "DatabaseReady", "KeysReady", "PolicyApplied")
         return blocked or attempt(case, RunApi(wanted), "ApiStarting", "the api is being started")
     if seen.wanted == 0:
         return Finding("False", "ScaledToZero", "spec.api.replicas is 0")
@@ -318,7 +525,14 @@ def api(case: Case) -> Finding:
             if seen.trouble
             else Finding("False", "ApiStarting", "no replica answers yet")
         )
-    return Finding("True", "ApiAnswers", f"{seen.ready} of {seen.wanted} replica(s) answer")
+    words = f"{seen.ready} of {seen.wanted} replica(s) answer"
+    if seen.rolling:
+        return Finding("True", "ApiRolling", f"{words}; others are being replaced{_because(seen.trouble)}")
+    return Finding("True", "ApiAnswers", words)
+
+
+def _because(trouble: str | None) -> str:
+    return f", but: {trouble}" if trouble else ""
 
 
 def workers(case: Case) -> Finding:
@@ -326,7 +540,7 @@ def workers(case: Case) -> Finding:
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "WorkersUnknown", seen.detail)
     if seen.shape != wanted:
-        blocked = case.waiting_for("BucketReady", "DatabaseReady", "PolicyApplied")
+        blocked = case.waiting_for("BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
         return blocked or attempt(case, ShapeWorkers(wanted), "WorkersOutdated", "the dispatcher is being told")
     if case.tenant.spec.suspended:
         return Finding("True", "Suspended", "spec.suspended is true: no worker starts")
@@ -335,28 +549,114 @@ def workers(case: Case) -> Finding:
     return Finding("True", "OnDemand", "up to " + ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items()))
 
 
-Check = Callable[[Case], Finding]
+def scanner(case: Case) -> Finding:
+    seen = case.observed.scanner
+    if not case.tenant.spec.scan.enabled:
+        return Finding("True", "ScanningDisabled", "spec.scan.enabled is false: files are readable unscanned")
+    if case.tenant.spec.suspended:
+        return Finding("True", "Suspended", "spec.suspended is true: nothing is scanned")
+    if not seen.canary_due:
+        return Finding(seen.status, seen.reason, seen.detail)
+    blocked = case.waiting_for("StoreKeyReady", "PolicyApplied", "ApiReady", "WorkersReady")
+    if blocked and seen.status == "Unknown":
+        return blocked
+    if blocked:
+        return Finding(seen.status, seen.reason, seen.detail)
+    return attempt(case, SendCanary(case.tenant.tenant_id), seen.reason, seen.detail, status=seen.status)
+
+
+def capabilities(case: Case) -> Finding | None:
+    seen = case.observed.bucket
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "StoreUnreachable", seen.detail)
+    if not seen.capabilities:
+        return None
+    has, lacks = (
+        ", ".join(sorted(name for name, present in seen.capabilities.items() if present is wanted))
+        for wanted in (True, False)
+    )
+    if not lacks:
+        return Finding("True", "AllPresent", f"has {has}")
+    return Finding("False", "SomeMissing", f"lacks {lacks} (nothing depends on it); has {has or 'none of the others'}")
+
+
+Check = Callable[[Case], Finding | None]
 
 CHAIN: tuple[tuple[str, Check], ...] = (
+    ("Accepted", accepted),
     ("BucketReady", bucket),
+    ("StoreKeyReady", store_key),
     ("DatabaseReady", database),
     ("KeysReady", keys),
     ("PolicyApplied", policy),
-    ("ScannerReady", scanner),
     ("ApiReady", api),
     ("WorkersReady", workers),
+    ("ScannerReady", scanner),
+    ("S3Capabilities", capabilities),
 )
-"""In the order in which a tenant comes to life."""
+"""In the order in which a tenant comes to life. A check that says None does not apply here."""
+INFORMATIONAL = {"S3Capabilities"}
+"""Said, and no part of `Ready`."""
 
 
 def plan(tenant: MediaTenant, observed: Observed) -> Plan:
     """The steps that are due now, and the conditions as they are now. No steps: nothing to do until a trigger."""
     case = Case(tenant, observed, {})
     for name, check in CHAIN:
-        case.found[name] = check(case)
-    findings = {"Ready": ready(tenant, case.found), **case.found}
+        finding = check(case)
+        if finding is not None:
+            case.found[name] = finding
+        if name == "Accepted" and case.found[name].status != "True":
+            break
+    return _plan(tenant, {"Ready": ready(tenant, case.found), **case.found})
+
+
+def plan_deletion(tenant: MediaTenant, observed: Observed) -> Plan:
+    """One step at a time until the resource may go: pods, bucket, schema, and only then the finalizer.
+
+    Retain, or a tenant that never had bucket or schema, is released at once. Turning `deletionPolicy` to Retain while
+    it is being deleted is the way out of whatever blocks it.
+    """
+    case = Case(tenant, observed, {})
+    finding = deletion(case)
+    blocked = finding.status == "True"
+    leaving = Finding("False", "DeletionBlocked" if blocked else "Deleting", finding.message)
+    return _plan(tenant, {"Ready": leaving, "DeletionBlocked": finding})
+
+
+def deletion(case: Case) -> Finding:
+    seen, tenant = case.observed, case.tenant
+    out = "; set spec.storage.deletionPolicy to Retain to let it go without deleting data"
+    release = Finding("False", "Releasing", "nothing is left to delete", (ReleaseDeletion(),) if seen.held else ())
+    if tenant.spec.storage.deletion_policy == "Retain":
+        return release
+    for what, thing in (("StoreUnreachable", seen.bucket), ("DatabaseUnreachable", seen.database)):
+        if isinstance(thing, Unreachable):
+            return Finding("True", what, thing.detail + out)
+    assert not isinstance(seen.bucket, Unreachable)  # noqa: S101
+    assert not isinstance(seen.database, Unreachable)  # noqa: S101
+    has_bucket, has_schema = case.is_ours(seen.bucket), case.is_ours(seen.database)
+    cut_short = seen.bucket.exists and seen.bucket.owner is None and seen.bucket.empty  # the mark went, the bucket not
+    if not has_bucket and not has_schema:
+        return release
+    if not seen.stopped or isinstance(seen.stopped, Unreachable):
+        found = attempt(case, StopWorkloads(tenant.tenant_id), "StoppingWorkloads", "api and workers are being stopped")
+    elif has_bucket or cut_short:
+        step = DeleteBucket(tenant.bucket, case.claim)
+        found = attempt(case, step, "DeletingBucket", f"bucket {tenant.bucket} is being emptied")
+    elif seen.bucket.exists:
+        words = f"bucket {tenant.bucket} does not bear this tenant's mark and is not deleted"
+        return Finding("True", "BucketNotOwned", words + out)
+    else:
+        last = DropDatabase(tenant.schema_name, case.claim)
+        found = attempt(case, last, "DroppingDatabase", f"schema {tenant.schema_name} is being dropped")
+    stuck = any(name in seen.failures for name in ("StopWorkloads", "DeleteBucket", "DropDatabase"))
+    return Finding("True", found.reason, found.message + out) if stuck else found
+
+
+def _plan(tenant: MediaTenant, findings: Mapping[str, Finding]) -> Plan:
     return Plan(
-        steps=tuple(step for finding in case.found.values() for step in finding.steps),
+        steps=tuple(step for finding in findings.values() for step in finding.steps),
         conditions=tuple(
             Condition(
                 type=name,
@@ -372,8 +672,8 @@ def plan(tenant: MediaTenant, observed: Observed) -> Plan:
 
 def ready(tenant: MediaTenant, found: Mapping[str, Finding]) -> Finding:
     """The summary: the first condition that isn't true says why not."""
-    for finding in found.values():
-        if finding.status != "True":
+    for name, finding in found.items():
+        if finding.status != "True" and name not in INFORMATIONAL:
             return Finding(finding.status, finding.reason, finding.message)
     if tenant.spec.suspended:
         return Finding("False", "Suspended", "spec.suspended is true: requests are answered 503")

@@ -128,16 +128,20 @@ SELECT job_id FROM held
 _SEGMENTS = text("""
 SELECT number, start, "end", text, words FROM segment WHERE job_id = :job_id AND number > :after ORDER BY number
 """)
-_DEPTH = text("""
+_READY = "((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))"
+_DEPTH = """
 SELECT kind,
-    count(*) FILTER (
-        WHERE (status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now())
-    ) AS ready,
+    count(*) FILTER (WHERE {ready}) AS ready,
     count(*) FILTER (WHERE status = 'running' AND lease_until >= now()) AS leased,
     count(*) FILTER (WHERE status = 'queued' AND run_after > now()) AS waiting,
-    min(run_after) FILTER (WHERE status = 'queued' AND run_after <= now()) AS oldest
-FROM job WHERE status IN ('queued','running') GROUP BY kind
-""")
+    min(run_after) FILTER (WHERE status = 'queued' AND run_after <= now()) AS oldest,
+    (
+        SELECT concat_ws(' ', job_id, attempts, extract(epoch FROM run_after)) FROM {job} AS next
+        WHERE next.kind = job.kind AND status IN ('queued','running') AND {ready}
+        ORDER BY priority DESC, run_after, job_id LIMIT 1
+    ) AS head
+FROM {job} AS job WHERE status IN ('queued','running') GROUP BY kind
+"""
 # What the rest of the schema must know when a job ends without its result: nothing stays "being made" for ever, and
 # content whose scan failed is closed with the reason "error".
 _LEFT_BEHIND = {
@@ -189,6 +193,13 @@ class Depth:
     leased: int = 0
     waiting: int = 0
     oldest: datetime | None = None
+    head: str | None = None
+    """Which job would be leased next, and which turn of it: each attempt, and each hand-back, is another one."""
+
+
+def depth_query(job: str = "job") -> str:
+    """SQL for one row a kind that has open jobs: `kind` and the fields of `Depth`. `job` is the table, quoted."""
+    return _DEPTH.format(job=job, ready=_READY)
 
 
 async def enqueue(
@@ -347,8 +358,8 @@ class Queue:
     async def depth(self) -> dict[str, Depth]:
         """For each kind; raises Unavailable rather than answering zero when the database is away."""
         async with self._database.transaction() as tx:
-            rows = await tx.execute(_DEPTH)
-            found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest) for row in rows}
+            rows = await tx.execute(text(depth_query()))
+            found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head) for row in rows}
         return {kind: found.get(kind, Depth()) for kind in KINDS}
 
 

@@ -3,7 +3,8 @@
 Invariant: stored_bytes + reserved_bytes <= max_bytes, whatever runs at once. It holds because every growth is one
 conditional UPDATE of the one `usage` row; there is never a read that decides and an insert that follows. Bytes are
 reserved before they are kept; the upload's transaction turns the reservation into stored bytes or nothing at all.
-A limit lowered below what is stored stops growth and deletes nothing.
+A limit lowered below what is stored stops growth and deletes nothing. The one exception is the canary (`canary`): 128
+bytes for as long as its scan takes, since a full tenant's scanner has to be watched too.
 
 Each reservation is a row with a deadline that its upload moves forward, so that what a killed process had reserved is
 given back by the next one that finds the quota full (or by the sweep).
@@ -25,7 +26,7 @@ MIB = 1024 * 1024
 _RESERVE = text("""
 WITH granted AS (
     UPDATE usage SET reserved_bytes = reserved_bytes + :bytes
-    WHERE stored_bytes + reserved_bytes + :bytes <= max_bytes
+    WHERE CAST(:over_quota AS boolean) OR stored_bytes + reserved_bytes + :bytes <= max_bytes
     RETURNING id
 )
 INSERT INTO reservation (reservation_id, bytes, expires_at)
@@ -90,10 +91,14 @@ async def read(tx: AsyncConnection) -> Usage:
 
 
 class Reservation:
-    """The bytes that one upload may store. Grows while the upload is read; ends in `settle` or `release`."""
+    """The bytes that one upload may store. Grows while the upload is read; ends in `settle` or `release`.
 
-    def __init__(self, database: Database) -> None:
+    `over_quota`: granted whatever is stored, and counted like any other. For the canary alone.
+    """
+
+    def __init__(self, database: Database, *, over_quota: bool = False) -> None:
         self._database = database
+        self._over_quota = over_quota
         self._id = new_ulid()
         self.bytes = 0
 
@@ -102,7 +107,12 @@ class Reservation:
         wanted = total - self.bytes
         if wanted <= 0:
             return
-        parameters = {"bytes": wanted, "reservation_id": self._id, "lifetime": RESERVATION_LIFETIME}
+        parameters = {
+            "bytes": wanted,
+            "reservation_id": self._id,
+            "lifetime": RESERVATION_LIFETIME,
+            "over_quota": self._over_quota,
+        }
         # Statements of their own: others wait for the usage row only as long as one of them takes.
         async with self._database.statement() as tx:
             granted = (await tx.execute(_RESERVE, parameters)).first()

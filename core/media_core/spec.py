@@ -9,10 +9,10 @@ names the field the way the author wrote it: `spec.quota.maxStorageMb: must be a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -33,29 +33,92 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "MediaTenant"
 
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-HOST = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+HOST = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z]([-a-z0-9]*[a-z0-9])?$"
 KEY_SOURCE = (
-    r"^(https://[^\s?#]+|http://(localhost|127\.0\.0\.1|[a-z0-9.-]+\.svc(\.[a-z0-9.-]+)?)(:[0-9]+)?(/[^\s?#]*)?)$"
+    r"^(https://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])|http://(localhost|127\.0\.0\.1|[a-z0-9.-]+\.svc(\.[a-z0-9.-]+)?))"
+    r"(:[0-9]{1,5})?(/[-A-Za-z0-9._~:/@!$&()*+,;=%]*)?$"
 )
-CRON = r"^[-0-9A-Za-z*/,]+( +[-0-9A-Za-z*/,]+){4}$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+
+_LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_LABEL_KEY = rf"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_LABEL_NAME}"
+LABEL_KEY = f"^{_LABEL_KEY}$"
+TAINT_KEY = f"^({_LABEL_KEY})?$"
+LABEL_VALUE = f"^({_LABEL_NAME})?$"
+
+
+def _cron() -> str:
+    """Five fields, each a list of `*`, a value or a range, with a step or without; what a CronJob takes."""
+    values = (
+        "[0-5]?[0-9]",
+        "([01]?[0-9]|2[0-3])",
+        "(0?[1-9]|[12][0-9]|3[01])",
+        "(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))",
+        "([0-6]|(?i:sun|mon|tue|wed|thu|fri|sat))",
+    )
+    items = [rf"(\*|{value}(-{value})?)(/[1-9][0-9]*)?" for value in values]
+    return "^" + " +".join(f"{item}(,{item})*" for item in items) + "$"
+
+
+CRON = _cron()
 
 FORMS = {
     NAME: "must be lower-case letters, digits and inner hyphens",
-    HOST: "must be a lower-case host name such as media.acme.example",
+    HOST: "must be a lower-case host name such as media.acme.example (a name, no address, no port)",
     KEY_SOURCE: "must be an https URL without query (http only for this machine or a service of the cluster)",
-    CRON: 'must be a cron schedule of five fields such as "0 3 * * *"',
+    CRON: 'must be a cron schedule of five fields such as "0 3 * * *" '
+    "(minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-6)",
     QUANTITY: "must be a Kubernetes quantity such as 500m or 2Gi",
+    LABEL_KEY: "must be the key of a node label such as disk or example.com/pool",
+    TAINT_KEY: "must be the key of a taint such as gpu or nvidia.com/gpu",
+    LABEL_VALUE: "must be letters, digits and inner hyphens, dots or underscores",
 }
-"""What a pattern means, in words; an error message says this instead of the pattern."""
+"""What a pattern means, in words; an error message says this instead of the pattern. The patterns mean the same to the
+regular expressions of pydantic (Rust) and of the API server (RE2)."""
 
+QUANTITY_SCHEMA = {
+    "x-kubernetes-int-or-string": True,
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+    "pattern": QUANTITY,
+    "maxLength": 32,
+}
 Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
     StringConstraints(pattern=QUANTITY, max_length=32),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+    WithJsonSchema(QUANTITY_SCHEMA),
 ]
-Label = Annotated[str, StringConstraints(max_length=316)]
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
+
+RESOURCES = {
+    "cpu": "Cores: 2, or 500m for half of one.",
+    "memory": "Bytes, such as 512Mi or 2Gi.",
+    "ephemeral-storage": "Bytes of the node's disk for temporary files, such as 1Gi.",
+    "nvidia.com/gpu": "Whole GPUs.",
+}
+ResourceList = Annotated[
+    dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], Quantity],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: {**QUANTITY_SCHEMA, "description": about} for name, about in RESOURCES.items()},
+        }
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """About several fields of one object, filed under the one to change (its name as written in a manifest).
+
+    `cel` tells the API server what `holds` says here; defaults are filled in before either is asked."""
+
+    field: str
+    sentence: str
+    cel: str
+    holds: Callable[[Any], bool]
 
 
 class Structural(BaseModel):
@@ -70,13 +133,22 @@ class Structural(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in self.rules:
+            if not rule.holds(self):
+                raise PydanticCustomError(f"field:{rule.field}", rule.sentence)
+        return self
+
 
 class Quota(Structural):
-    """What the tenant may use. Changes take effect at once, without restarting anything; lowering a limit below
-    what is used deletes nothing, it only refuses what comes next."""
+    """What the tenant may use."""
 
     max_storage_mb: int = Field(10_240, ge=1, le=1_000_000_000)
-    """MiB of stored content, each distinct content counted once, thumbnails included. Uploads beyond: 413."""
+    """MiB of stored content; each distinct content counts once, thumbnails included. Uploads beyond it are answered
+    413."""
     max_upload_mb: int = Field(512, ge=1, le=80_000)
     """MiB of one uploaded file. The bound is S3's: 10,000 parts of 8 MiB."""
     max_transcription_minutes_per_day: int = Field(600, ge=0, le=1_000_000)
@@ -87,67 +159,74 @@ class Storage(Structural):
     """Where the objects lie."""
 
     bucket: str | None = Field(None, min_length=3, max_length=63, pattern=NAME)
-    """Name of the bucket; default `media-<tenantId>`. Immutable. A bucket that bears another tenant's mark is never
+    """Name of the bucket; default media-<tenantId>. Immutable. A bucket that bears another tenant's mark is never
     touched."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
-    """What happens to the bucket and the database schema when the MediaTenant is deleted."""
+    """What happens to the bucket and the database schema when the MediaTenant is deleted. Retain: both stay, marked as
+    retained, and the tenant's credentials stop working. Delete: both are removed with everything in them, and the
+    MediaTenant is gone only when they are. May still be changed while the deletion waits."""
 
 
 class Autoscaling(Structural):
     """A HorizontalPodAutoscaler for the api."""
 
+    rules = (
+        Rule(
+            "max",
+            "must be at least min, which is 2 by default",
+            "self.max >= self.min",
+            lambda own: own.max >= own.min,
+        ),
+    )
+
     min: int = Field(2, ge=1, le=100)
     """Fewest replicas."""
     max: int = Field(10, ge=1, le=100)
-    """Most replicas; at least `min`."""
+    """Most replicas; at least min."""
     target_cpu: int = Field(70, ge=1, le=100)
-    """Average CPU use to aim at, percent of the request."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max < self.min:
-            raise PydanticCustomError("field:max", "must be at least {min}, which is min", {"min": self.min})
-        return self
+    """Average CPU use to aim at, percent of what the pods request."""
 
 
 class Resources(Structural):
     """CPU and memory of one container, as Kubernetes takes them."""
 
-    requests: dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], Quantity] = Field({}, max_length=4)
-    """What the scheduler sets aside."""
-    limits: dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], Quantity] = Field({}, max_length=4)
-    """What the container may use at most."""
+    requests: ResourceList = Field({})
+    """What the scheduler sets aside for each pod."""
+    limits: ResourceList = Field({})
+    """What each pod may use at most."""
 
 
 class Api(Structural):
     """The tenant's HTTP api."""
 
     replicas: int = Field(2, ge=0, le=100)
-    """Number of api pods, unless `autoscaling` is set. On one machine there is one process."""
+    """Number of api pods, unless autoscaling is set; kubectl scale changes it. On one machine there is one process."""
     autoscaling: Autoscaling | None = None
-    """Scale on CPU use instead of a fixed number."""
+    """Scale on CPU use instead of a fixed number of replicas. Default: off."""
     resources: Resources = Resources()
-    """CPU and memory of one api pod."""
+    """CPU and memory of one api pod. What is left out gets the operator's default."""
     host: str | None = Field(None, max_length=253, pattern=HOST)
-    """Public host name; makes the ingress route and is what links and `status.endpoint` bear."""
+    """Public host name, such as media.acme.example. With it the tenant gets an Ingress or HTTPRoute, and links and
+    status.endpoint bear it. Default: reachable inside the cluster only."""
 
 
 class Oidc(Structural):
     """Tokens of an OpenID Connect issuer."""
 
     issuer: str = Field(max_length=512, pattern=KEY_SOURCE)
-    """The `iss` that tokens must bear, exactly."""
+    """The iss that tokens must bear, exactly: an https URL without query."""
     audience: str | None = Field(None, min_length=1, max_length=255)
-    """The `aud` that tokens must bear; default the tenant id."""
+    """The aud that tokens must bear; default the tenant id."""
     jwks_uri: str | None = Field(None, max_length=512, pattern=KEY_SOURCE)
-    """Where the issuer's keys are; default: what the issuer's `/.well-known/openid-configuration` says."""
+    """Where the issuer's keys are; default: what the issuer's /.well-known/openid-configuration says."""
 
 
 class Auth(Structural):
     """Whose tokens the api accepts."""
 
     oidc: Oidc | None = None
-    """An external issuer. Default: a signing key that belongs to this tenant alone."""
+    """An external OpenID Connect issuer, whose tokens alone are accepted then. Default: a signing key that belongs to
+    this tenant alone."""
 
 
 class Scan(Structural):
@@ -156,89 +235,138 @@ class Scan(Structural):
     enabled: bool = True
     """False: nothing is scanned and nothing waits for a verdict."""
     pending_access: Literal["None", "Uploader", "All"] = "None"
-    """Who may read a file before its verdict. None: 425 with Retry-After for everybody."""
+    """Who may read a file before its verdict. None: nobody, requests are answered 425 with Retry-After. Uploader: who
+    uploaded it. All: everybody who may read it afterwards."""
     unscannable: Literal["Block", "Allow"] = "Block"
-    """Content that no scanner can look into (encrypted, over the limits): Block keeps it from all readers."""
+    """Content that no scanner can look into: encrypted, or over the scanner's limits. Block: kept from all readers.
+    Allow: served like clean content."""
     max_parallel: int = Field(4, ge=1, le=50)
-    """Most scan workers at a time."""
+    """Most scan workers of this tenant at a time."""
     rescan_schedule: str = Field("0 3 * * *", max_length=100, pattern=CRON)
-    """When stored content is scanned again if the signatures have changed since; cron, UTC."""
+    """When stored content is scanned again if the signatures have changed since. Cron, five fields, UTC: minute 0-59,
+    hour 0-23, day 1-31, month 1-12, weekday 0-6 (0 is Sunday)."""
 
 
 class Toleration(Structural):
     """A Kubernetes toleration."""
 
-    key: str = Field("", max_length=316)
-    """Taint key; empty with `Exists` matches all."""
+    rules = (
+        Rule(
+            "key",
+            "must be set unless operator is Exists",
+            "self.key != '' || self.operator == 'Exists'",
+            lambda own: bool(own.key) or own.operator == "Exists",
+        ),
+        Rule(
+            "value",
+            "must be empty where operator is Exists",
+            "self.value == '' || self.operator != 'Exists'",
+            lambda own: not own.value or own.operator != "Exists",
+        ),
+        Rule(
+            "effect",
+            "must be NoExecute where tolerationSeconds is set",
+            "!has(self.tolerationSeconds) || self.effect == 'NoExecute'",
+            lambda own: own.toleration_seconds is None or own.effect == "NoExecute",
+        ),
+    )
+
+    key: str = Field("", max_length=317, pattern=TAINT_KEY)
+    """Taint key; empty with operator Exists matches all."""
     operator: Literal["Exists", "Equal"] = "Equal"
-    """How `value` is compared."""
-    value: str = Field("", max_length=63)
-    """Taint value."""
+    """How the taint's value is compared. Exists: any value matches. Equal: only this value."""
+    value: str = Field("", max_length=63, pattern=LABEL_VALUE)
+    """Taint value, for operator Equal."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
-    """Taint effect; empty matches all."""
+    """Taint effect that is tolerated; empty matches all. NoSchedule: nodes that take no new pods. PreferNoSchedule:
+    nodes that are avoided. NoExecute: nodes that end running pods too."""
     toleration_seconds: int | None = Field(None, ge=0, le=86_400)
-    """How long NoExecute is tolerated; default for ever."""
+    """How many seconds a NoExecute taint is tolerated; default for ever."""
 
 
 class Transcription(Structural):
     """Speech to text by faster-whisper."""
 
     enabled: bool = True
-    """False: `POST /v1/transcribe` is refused; jobs that are queued wait."""
+    """False: POST /v1/transcribe is refused; jobs that are queued wait."""
     model: str = Field("small", min_length=1, max_length=512)
-    """A faster-whisper model name, or the path of a model folder that the workers can read."""
+    """A faster-whisper model name (tiny, base, small, medium, large-v3, ...), or the path of a model folder that the
+    workers can read."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the model runs."""
+    """Where the model runs. cpu: on any node. cuda: on an NVIDIA GPU; ask for one in resources.limits."""
     compute_type: Literal["int8", "int8_float16", "float16", "float32"] = "int8"
-    """Number format of the model's weights: smaller is faster and less exact."""
+    """Number format of the model's weights; smaller is faster, takes less memory and is a little less exact. int8:
+    smallest, for CPUs. int8_float16 and float16: for GPUs. float32: exact, largest."""
     max_parallel: int = Field(2, ge=1, le=50)
-    """Most transcription workers at a time."""
+    """Most transcription workers of this tenant at a time."""
     resources: Resources = Resources()
-    """CPU and memory of one transcription pod."""
-    node_selector: dict[Label, Label] = Field({}, max_length=16)
-    """Labels of the nodes where transcription may run."""
+    """CPU and memory of one transcription pod. What is left out gets the operator's default."""
+    node_selector: dict[LabelKey, LabelValue] = Field({}, max_length=16)
+    """Labels of the nodes where transcription may run. Default: any node."""
     tolerations: list[Toleration] = Field([], max_length=16)
     """Taints that transcription pods tolerate."""
-    model_cache: str | None = Field(None, max_length=253, pattern=NAME)
-    """PersistentVolumeClaim of the tenant's namespace that keeps downloaded models; default: each Job fetches them."""
+    runtime_class: str | None = Field(None, min_length=1, max_length=253, pattern=NAME)
+    """RuntimeClass of transcription pods, such as nvidia or gvisor; default: the one that the operator uses for all
+    workers."""
+    model_cache: str | None = Field(None, min_length=1, max_length=253, pattern=NAME)
+    """PersistentVolumeClaim in the tenant's namespace that keeps downloaded models; default: each worker fetches its
+    model anew."""
+
+
+class NamespaceQuota(Structural):
+    """A ResourceQuota."""
+
+    cpu: Quantity | None = None
+    """Cores that the requests of all pods may add up to, such as 8 or 500m."""
+    memory: Quantity | None = None
+    """Bytes that the memory requests of all pods may add up to, such as 32Gi."""
+    pods: int | None = Field(None, ge=1, le=10_000)
+    """Most pods that have not ended, api and workers together."""
+    jobs: int | None = Field(None, ge=1, le=10_000)
+    """Most Jobs, those that have ended but are kept for a while included."""
 
 
 class TenantSpec(Structural):
     """What the platform team wants."""
 
-    tenant_id: str | None = Field(None, max_length=40, pattern=NAME)
-    """The tenant's name in object keys, schema, bucket and tokens; default `metadata.name`. Immutable and unique."""
+    tenant_id: str | None = Field(None, min_length=1, max_length=40, pattern=NAME)
+    """The tenant's name in object keys, schema, bucket and tokens: lower-case letters, digits and inner hyphens.
+    Default metadata.name. Immutable, and unique in the cluster."""
     quota: Quota = Quota()
-    """Limits of storage, upload size and transcription."""
+    """Limits of storage, upload size and transcription. Changes take effect at once, without restarting anything.
+    Lowering a limit below what is used deletes nothing; it refuses what comes next."""
     storage: Storage = Storage()
-    """Bucket and what becomes of it."""
+    """The bucket, and what becomes of the data when the tenant is deleted."""
     api: Api = Api()
-    """The HTTP api."""
+    """The tenant's own HTTP api: size and public name."""
     auth: Auth = Auth()
-    """Whose tokens are accepted."""
+    """Whose tokens the api accepts. Default: those signed with a key that the operator makes for this tenant."""
     scan: Scan = Scan()
     """Virus scanning, and who may read what before its verdict."""
     transcription: Transcription = Transcription()
-    """Speech to text."""
+    """Speech to text by faster-whisper, and where its workers run."""
+    namespace_quota: NamespaceQuota | None = None
+    """A ResourceQuota for the whole namespace of this MediaTenant; use it where one namespace holds one tenant.
+    Default: none."""
     suspended: bool = False
-    """True: requests are answered 503, no worker starts, nothing is deleted."""
+    """True: requests are answered 503 with Retry-After, no worker starts, and nothing is deleted."""
 
 
 class Condition(Structural):
     """One observation, in the form of Kubernetes' conditions."""
 
     type: str = Field(max_length=316)
-    """What is observed, an adjective: `BucketReady`."""
+    """What is observed, such as Ready or BucketReady."""
     status: Literal["True", "False", "Unknown"]
-    """Unknown: the dependency could not be asked."""
+    """True: as it should be. False: it is not, see message. Unknown: the dependency could not be asked."""
     reason: str = Field(max_length=128)
-    """One CamelCase word for programs."""
+    """One CamelCase word for programs; docs/runbook.md says what to do about each."""
     message: str = Field("", max_length=1024)
     """A sentence for people."""
     observed_generation: int = Field(ge=0)
-    """The spec's generation this was said about."""
+    """The metadata.generation that this was said about."""
     last_transition_time: datetime | None = None
-    """When `status` last changed, UTC."""
+    """When status last changed, UTC."""
 
 
 class UsageStatus(Structural):
@@ -247,22 +375,32 @@ class UsageStatus(Structural):
     stored_mb: int = Field(0, ge=0)
     """MiB of stored content."""
     percent: int = Field(0, ge=0)
-    """Of `quota.maxStorageMb`."""
+    """Stored content in percent of spec.quota.maxStorageMb; above 100 after the quota was lowered."""
+    used: str = Field("", max_length=32)
+    """Stored content for people, such as 3 MiB; empty until it could be read."""
+    quota: str = Field("", max_length=32)
+    """spec.quota.maxStorageMb for people, such as 10 GiB."""
 
 
 class TenantStatus(Structural):
     """What was observed last; written by the operator only."""
 
-    conditions: list[Condition] = Field([], max_length=16)
-    """One per type."""
+    conditions: list[Condition] = Field(
+        [], max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    )
+    """One observation per type; Ready says what the first one says that is not true."""
     observed_generation: int = Field(0, ge=0)
-    """The spec's generation that the conditions speak about."""
+    """The metadata.generation that the conditions speak about."""
     endpoint: str = Field("", max_length=512)
     """Base URL of the api."""
     bucket: str = Field("", max_length=63)
     """Name of the bucket."""
     usage: UsageStatus = UsageStatus()
-    """Coarse use of the quota."""
+    """Coarse use of the quota; GET /v1/usage has exact numbers."""
+    replicas: int = Field(0, ge=0)
+    """Number of api pods that there are, for kubectl scale and autoscalers."""
+    selector: str = Field("", max_length=512)
+    """Label selector of the api pods, for autoscalers."""
 
 
 class Metadata(BaseModel):
@@ -274,16 +412,32 @@ class Metadata(BaseModel):
     namespace: str = Field("default", min_length=1, max_length=63)
     generation: int = Field(1, ge=1)
     uid: str = ""
+    resource_version: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    annotations: dict[str, str] = {}
+    finalizers: list[str] = []
+
+
+def schema_of(tenant_id: str) -> str:
+    """Postgres schema and role: `tenant_<id>`, hyphens as underscores (ids hold no underscore, so no two meet)."""
+    return "tenant_" + tenant_id.replace("-", "_")
 
 
 class MediaTenant(Structural):
-    """One tenant, as declared."""
+    """One tenant of the media platform: a bucket, a database schema, an HTTP api of its own, and workers that scan,
+    transcribe and make thumbnails whenever there is work."""
 
     api_version: Literal["media.scaiwave.io/v1alpha1"]
+    """Group and version of this resource: media.scaiwave.io/v1alpha1."""
     kind: Literal["MediaTenant"]
+    """MediaTenant."""
     metadata: Metadata
+    """Name, namespace, labels and annotations, as of every Kubernetes object."""
     spec: TenantSpec = TenantSpec()
+    """What the platform team wants. Every field has a default, so an empty spec is a whole tenant."""
     status: TenantStatus | None = None
+    """What the operator saw last. Nobody else writes it."""
 
     @model_validator(mode="after")
     def _name_fits_as_tenant_id(self) -> Self:
@@ -293,7 +447,7 @@ class MediaTenant(Structural):
             except ValidationError as error:
                 words = _sentence(error.errors()[0], TenantSpec)
                 raise PydanticCustomError(
-                    "field:metadata.name", "{words}, or spec.tenantId set", {"words": words}
+                    "field:metadata.name", "{words}, unless spec.tenantId is set", {"words": words}
                 ) from None
         return self
 
@@ -307,8 +461,7 @@ class MediaTenant(Structural):
 
     @property
     def schema_name(self) -> str:
-        """Postgres schema and role: `tenant_<id>`, hyphens as underscores (ids hold no underscore, so no two meet)."""
-        return "tenant_" + self.tenant_id.replace("-", "_")
+        return schema_of(self.tenant_id)
 
     @classmethod
     def read(cls, document: object) -> Self:

@@ -199,6 +199,22 @@ class Segment(SQLModel, table=True):
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
 
 
+class Canary(SQLModel, table=True):
+    """A test virus that was sent through the tenant's own path: the one under way, and the last one before it."""
+
+    __table_args__ = (CheckConstraint("verdict IN ('clean','infected','unscannable','error')", name="canary_verdict"),)
+
+    sha256: str = Field(primary_key=True, sa_type=Text)
+    job_id: str | None = Field(default=None, sa_type=Text)
+    """Of its scan. No foreign key: jobs are swept, this record stays."""
+    sent_at: datetime = Field(sa_column=_time(default_now=True))
+    verdict: str | None = Field(default=None, sa_type=Text)
+    """Null: none yet, or, once it has ended, none at all."""
+    detail: str | None = Field(default=None, sa_type=Text)
+    engine: str | None = Field(default=None, sa_type=Text)
+    ended_at: datetime | None = Field(sa_column=_time(nullable=True))
+
+
 class TranscriptionDay(SQLModel, table=True):
     __tablename__ = "transcription_day"
 

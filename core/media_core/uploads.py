@@ -50,6 +50,9 @@ THUMBNAIL_SECONDS = 5.0
 MOST_BUFFERED_BYTES = 512 * MIB
 """What the buffers of one process may hold together; with so much in them, new uploads are asked to come again."""
 
+CANARY_PRIORITY = 10
+"""Before everything else: what is late then is the scanner, not a tenant's own backlog."""
+
 _log = structlog.stdlib.get_logger("media.uploads")
 
 _KNOWN = text("SELECT scan_status, doomed_at FROM blob WHERE sha256 = :sha256")
@@ -155,13 +158,22 @@ class Uploads:
     """One tenant's door for new content."""
 
     def __init__(
-        self, *, tenant_id: str, database: Database, store: ObjectStore, decoder: DecodingPool, policy: PolicyReader
+        self,
+        *,
+        tenant_id: str,
+        database: Database,
+        store: ObjectStore,
+        decoder: DecodingPool,
+        policy: PolicyReader,
+        canary: bool = False,
     ) -> None:
+        """`canary`: a full quota refuses nothing, and scans go first and belong to whoever sent what is scanned."""
         self.tenant_id = tenant_id
         self.database = database
         self.store = store
         self.decoder = decoder
         self.policy = policy
+        self.canary = canary
         self.in_flight: set[Upload] = set()
 
     async def start(self, *, announced: int | None = None, digest: str | None = None) -> "Upload":
@@ -192,7 +204,7 @@ class Upload:
         self._head = b""
         self._staged: StagedObject | None = None
         self._known_by_digest = False
-        self._reservation = Reservation(uploads.database)
+        self._reservation = Reservation(uploads.database, over_quota=uploads.canary)
         self._extended_at = time.monotonic()
         self._to_store = 0
         self.size = 0
@@ -287,7 +299,7 @@ class Upload:
                 if earlier is not None:
                     self.replayed = True
                     return Uploaded(**earlier)
-            uploaded = await self._keep(tx, sha256, facts, filename, claimed_type, request_id)
+            uploaded = await self._keep(tx, sha256, facts, caller, filename, claimed_type, request_id)
             await tx.execute(
                 _NEW_MEDIA,
                 {
@@ -441,6 +453,7 @@ class Upload:
         tx: AsyncConnection,
         sha256: str,
         facts: _Facts | None,
+        caller: Claims,
         filename: str,
         claimed_type: str | None,
         request_id: str | None,
@@ -475,7 +488,8 @@ class Upload:
         if row is not None:
             await tx.execute(_DESCRIBE, self._described(sha256, facts))
         if self._policy.scan_enabled:
-            await queue.enqueue_for_content(tx, "scan", sha256, request_id=request_id)
+            owner, priority = (caller.subject, CANARY_PRIORITY) if self._uploads.canary else (None, 0)
+            await queue.enqueue_for_content(tx, "scan", sha256, owner=owner, priority=priority, request_id=request_id)
         if facts.thumbnail_status == "pending":
             await queue.enqueue_for_content(tx, "thumbnail", sha256, request_id=request_id)
         self._to_store = self.size + (len(facts.thumbnail.data) if facts.thumbnail else 0)

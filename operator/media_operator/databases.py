@@ -1,82 +1,367 @@
-"""A tenant's place in PostgreSQL: one schema and one role that sees only it.
+"""Tenants' places in PostgreSQL: one schema and one role each, in one database.
 
-Everything that a connection needs hangs on the role (search_path, limits), nothing on the session. Both bear their
-owner's mark in a comment; what exists without this owner's mark is reported, never changed. Every statement may be
-repeated. Passwords travel as SCRAM verifiers, so no statement, and no log that quotes one, holds a secret.
+Everything that a tenant's connection needs hangs on its role (search_path, limits), nothing on the session. Schema and
+role bear their owner's mark in a comment that the tenant itself cannot change; what exists without this owner's mark is
+reported, never changed. Every statement may be repeated. Passwords travel as SCRAM verifiers, so no statement, and no
+log that quotes one, holds a secret.
+
+The operator's role needs no superuser: CREATEROLE, and CREATE on the database. It may become each tenant's role, and
+inherits nothing from them. Nor does it ever touch a tenant's tables: whoever owns a table can make a trigger, a view or
+an index run code of theirs as the one who comes along. So tables are read as `<role>_reader`, which may see a few
+columns and write nothing, and written as the tenant itself.
+
+PostgreSQL lets every role CONNECT to every database of its server. A tenant's role finds nothing there that PUBLIC
+does not, but only the owner of such a database (`REVOKE CONNECT ... FROM PUBLIC`) or pg_hba.conf can keep it out.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
+from typing import Any, NamedTuple
 
 import psycopg
 from alembic.script import ScriptDirectory
 from psycopg import sql
+from sqlalchemy import URL, Row, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from media_core import plan
+from media_core import plan, policy
+from media_core.database import Database, migrate
+from media_core.errors import Unavailable
+from media_core.ownership import Mark
+from media_core.policy import read as read_policy
+from media_core.queue import KINDS, Depth, depth_query
+from media_operator.settings import DatabaseSettings
 
-MARK = "media.scaiwave.io/owner="
-CONNECTION_LIMIT = 100
-STATEMENT_TIMEOUT = "60s"
-IDLE_IN_TRANSACTION_TIMEOUT = "60s"
+__all__ = ["Databases", "NotOwned", "Usage", "known_revisions", "password_of", "read_policy", "tenant_id_of"]
+
+COMMENT = "media.scaiwave.io/owner="
+"""What a comment starts with that holds a mark."""
+READER = Mark("reader")
+"""The mark of the role that reads tenants' tables."""
+TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
+READER_SETTINGS = {
+    "search_path": "pg_catalog",
+    "default_transaction_read_only": "on",
+    "statement_timeout": "5s",
+    "lock_timeout": "100ms",  # a tenant that locks its queue keeps nobody else waiting
+}
+READABLE = {
+    "alembic_version": ("version_num",),
+    "policy": (
+        *("id", "max_upload_bytes", "max_transcription_seconds_per_day", "scan_enabled", "pending_access"),
+        *("unscannable", "transcription_enabled", "suspended", "generation"),
+    ),
+    "usage": ("stored_bytes", "max_bytes"),
+    "job": (
+        *("job_id", "kind", "status", "priority", "dedupe_key", "error_code", "attempts", "lease_until", "run_after"),
+        *("created_at", "started_at", "finished_at"),
+    ),
+    "blob": ("sha256", "scan_status", "scan_detail", "scan_engine", "scanned_at", "created_at"),
+    "canary": ("sha256", "job_id", "sent_at", "verdict", "detail", "engine", "ended_at"),
+}
+"""Table -> the columns that the reader sees. Nothing that a client wrote is among them."""
+BATCH = 100
+"""Tenants that one statement looks at."""
+SESSION_END_MS = 5000
+DROP_LOCK_TIMEOUT = "10s"
+SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
+"""Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
+DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
+"""A server that vanished is noticed, instead of being waited for."""
 
 
 class NotOwned(Exception):
     """Schema or role bears another mark, or none: whose it is is unknown, and it was left alone."""
 
 
-async def observe(admin: psycopg.AsyncConnection, schema: str) -> plan.Database:
-    """The facts `plan` asks for."""
-    marks = await _marks(admin, schema)
-    revision = None
-    if "schema" in marks and await _one(admin, "SELECT to_regclass(%s)::text", f"{schema}.alembic_version") is not None:
-        query = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(schema, "alembic_version"))
-        row = await (await admin.execute(query)).fetchone()
-        revision = str(row[0]) if row else None
-    return plan.Database(
-        exists=bool(marks),
-        complete=len(marks) == 2,
-        owner=next(iter(marks.values())) if len(set(marks.values())) == 1 else None,
-        revision=revision,
-        known_revisions=known_revisions(),
-    )
+class Usage(NamedTuple):
+    stored_bytes: int
+    max_bytes: int
 
 
-async def create(admin: psycopg.AsyncConnection, schema: str, owner: str, password: str) -> None:
-    """Makes schema and role, or completes what is there; the role's password is `password` afterwards.
+class Databases:
+    """All tenants' schemas, over at most `settings.pool` connections.
 
-    `admin` may create roles and is in autocommit mode. Raises NotOwned, psycopg.Error.
+    Every method raises Unavailable("database", sentence) when PostgreSQL is away or refuses; the sentence holds no
+    secret.
     """
-    name, mark = sql.Identifier(schema), sql.Literal(MARK + owner)
-    async with admin.transaction():
-        await admin.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [MARK + schema])
-        marks = await _marks(admin, schema)
-        if set(marks.values()) - {owner}:
-            raise NotOwned(f"{schema} exists without this tenant's mark")
-        if "role" not in marks:
-            await admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
-            await admin.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(name, mark))
-        await set_password(admin, schema, password)
-        await admin.execute(
-            sql.SQL("ALTER ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT {}").format(
-                name, sql.Literal(CONNECTION_LIMIT)
-            )
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        self._url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+psycopg")
+        options = f"{self._url.query.get('options', '')} -c search_path=pg_catalog,pg_temp".strip()
+        admin = self._url.update_query_dict({**DEAD_AFTER, "options": options})
+        self.reader = f"{self._url.username}_reader"
+        # Derived, so that the next operator, and another cluster's with the same role, find it as it is.
+        key = str(self._url.password).encode() if self._url.password else secrets.token_bytes(32)
+        self._reader_password = hmac.new(key, self.reader.encode(), hashlib.sha256).hexdigest()
+        reader = self._url.set(username=self.reader, password=self._reader_password).update_query_dict(DEAD_AFTER)
+        self._admin = Database(_text(admin), pool_size=max(1, settings.pool // 2)).engine
+        self._readers = Database(_text(reader), pool_size=settings.pool - max(1, settings.pool // 2)).engine
+        self._reader_exists = False
+        self._making_reader = asyncio.Lock()
+
+    async def aclose(self) -> None:
+        await self._admin.dispose()
+        await self._readers.dispose()
+
+    # --- schema and role ------------------------------------------------------------------------------------------
+
+    async def observe(self, schema: str) -> plan.Database:
+        """The facts `plan` asks for; `complete` also asks that the role may log in and was not retired."""
+        async with self._administering() as tx:
+            marks = await _marks(tx, schema)
+            rows = await _execute(tx, "SELECT rolcanlogin FROM pg_roles WHERE rolname = {}", schema)
+        owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
+        return plan.Database(
+            exists=bool(marks),
+            complete=len(marks) == 2 and rows[0].rolcanlogin and owner is not None and not owner.retained,
+            owner=owner,
+            revision=await self._revision(schema) if owner is not None else None,
+            known_revisions=known_revisions(),
         )
-        for setting, value in (
-            ("search_path", name),
-            ("statement_timeout", sql.Literal(STATEMENT_TIMEOUT)),
-            ("idle_in_transaction_session_timeout", sql.Literal(IDLE_IN_TRANSACTION_TIMEOUT)),
-        ):
-            await admin.execute(sql.SQL("ALTER ROLE {} SET {} = {}").format(name, sql.SQL(setting), value))
-        if "schema" not in marks:
-            await admin.execute(sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(name, name))
-            await admin.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(name, mark))
+
+    async def create(
+        self, schema: str, mark: Mark, password: str, *, adopt: bool = False, connection_limit: int | None = None
+    ) -> None:
+        """Makes schema and role, completes what is there, takes over what may be adopted. Raises NotOwned.
+
+        Afterwards the role may log in, with `password`, and hold `connection_limit` connections (default: settings).
+        """
+        role = name = sql.Identifier(schema)
+        async with self._administering() as tx:
+            marks = await _locked_marks(tx, schema)
+            for there in marks.values():
+                if there is None or there.relation(mark, adopt=adopt) == "foreign":
+                    raise NotOwned(_whose(schema, there))
+            if "role" not in marks:
+                await _execute(tx, "CREATE ROLE {}", role)
+                await _execute(tx, "GRANT {} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE", role)
+            limit = connection_limit or self._settings.connection_limit
+            await _set_password(tx, schema, password)
+            await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {}", role, limit)
+            await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
+            if "schema" not in marks:  # the operator's own, so that the tenant can neither drop it nor change its mark
+                await _execute(tx, "CREATE SCHEMA {}", name)
+            await _execute(tx, "GRANT USAGE, CREATE ON SCHEMA {} TO {}", name, role)
+            await _write_marks(tx, schema, mark, ("schema", "role"))
+            if "role" not in marks:  # restored from a dump without its roles
+                for table in await _execute(tx, _TABLES, schema):
+                    await _execute(tx, "ALTER TABLE {} OWNER TO {}", sql.Identifier(schema, table.name), role)
+
+    async def migrate(self, schema: str, url: str) -> None:
+        """Brings the schema to the newest version, as the tenant's own role (`url`), and lets the reader see it."""
+        async with _answering():
+            await asyncio.to_thread(migrate, url)
+        await self._make_reader()
+        reader = sql.Identifier(self.reader)
+        async with self._administering() as tx:
+            await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", sql.Identifier(schema), reader)
+            await _execute(tx, "SET LOCAL ROLE {}", sql.Identifier(schema))
+            for table, columns in READABLE.items():
+                which = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
+                await _execute(tx, "GRANT SELECT {} ON {} TO {}", which, sql.Identifier(schema, table), reader)
+
+    async def retire(self, schema: str, claimant: Mark) -> None:
+        """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
+
+        What does not bear `claimant`'s mark, or does no more, stays as it is.
+        """
+        async with self._administering() as tx:
+            marks = await _locked_marks(tx, schema)
+            if not _ours(marks, claimant):
+                return
+            if "role" in marks:
+                await _execute(tx, "ALTER ROLE {} NOLOGIN PASSWORD NULL", sql.Identifier(schema))
+        await self._end_sessions(schema, marks)
+        async with self._administering() as tx:  # last, since the next look goes by it
+            marks = await _locked_marks(tx, schema)
+            if _ours(marks, claimant):
+                await _write_marks(tx, schema, claimant.as_retained(), marks)
+
+    async def drop(self, schema: str, claimant: Mark) -> None:
+        """Schema and role with all they hold. Nothing happens where neither exists. Raises NotOwned."""
+        role = sql.Identifier(schema)
+        async with self._administering() as tx:
+            marks = await _locked_marks(tx, schema)
+            if not _ours(marks, claimant):
+                raise NotOwned(_whose(schema, *marks.values()))
+            if "role" in marks:
+                await _execute(tx, "ALTER ROLE {} NOLOGIN", role)
+        await self._end_sessions(schema, marks)
+        async with self._administering() as tx:
+            marks = await _locked_marks(tx, schema)
+            if not _ours(marks, claimant):
+                raise NotOwned(_whose(schema, *marks.values()))
+            await _execute(tx, "SET LOCAL lock_timeout = {}", DROP_LOCK_TIMEOUT)
+            if "role" in marks:
+                await _execute(tx, "SET LOCAL ROLE {}", role)
+                await _execute(tx, "DROP OWNED BY CURRENT_USER CASCADE")
+                await _execute(tx, "RESET ROLE")
+            if "schema" in marks:
+                await _execute(tx, "DROP SCHEMA IF EXISTS {} CASCADE", role)
+            if "role" in marks:
+                await _execute(tx, "DROP ROLE {}", role)
+
+    async def marks(self, cluster: str) -> Mapping[str, Mark]:
+        """Schema -> mark, of all tenants that this cluster ever had here."""
+        async with self._administering() as tx:
+            rows = await _execute(tx, _ALL_MARKS)
+        marks = {row.name: _parse(row.comment) for row in rows}
+        return {name: mark for name, mark in marks.items() if mark is not None and mark.cluster == cluster}
+
+    def tenant_url(self, schema: str, password: str) -> str:
+        """What the tenant's pods connect with: `postgresql+psycopg://`."""
+        query = {name: value for name, value in self._url.query.items() if name in SHARED_PARAMETERS}
+        url = self._url.set(username=schema, password=password, query=query)
+        if self._settings.tenant_address:
+            host, port = _split(self._settings.tenant_address)
+            url = url.set(host=host, port=port).difference_update_query(["host", "port"])
+        return _text(url)
+
+    # --- what is in the schemas -------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def within(self, schema: str) -> AsyncIterator[AsyncConnection]:
+        """Reads what `READABLE` names, with the schema as search_path; nothing can be written."""
+        async with self._reading() as tx:
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            yield tx
+
+    async def apply_policy(self, url: str, wanted: policy.Policy) -> None:
+        """As the tenant's own role (`url`), over a connection of its own: there may be a thousand tenants."""
+        database = Database(url, pool_size=1)
+        try:
+            async with _answering(), database.engine.begin() as tx:
+                await policy.apply(tx, wanted)
+        finally:
+            await database.aclose()
+
+    async def usage(self, schema: str) -> Usage:
+        usage = (await self.usages_of([schema])).get(schema)
+        if usage is None:
+            raise _unreadable(schema)
+        return usage
+
+    async def usages_of(self, schemas: Iterable[str]) -> Mapping[str, Usage]:
+        """Of those that can be read."""
+        found = await self._read_all(schemas, "usage", "SELECT stored_bytes, max_bytes FROM {}".format)
+        return {schema: Usage(rows[0].stored_bytes, rows[0].max_bytes) for schema, rows in found.items() if rows}
+
+    async def depths(self, schema: str) -> Mapping[str, Depth]:
+        depths = (await self.depths_of([schema]))[schema]
+        if depths is None:
+            raise _unreadable(schema)
+        return depths
+
+    async def depths_of(self, schemas: Iterable[str]) -> Mapping[str, Mapping[str, Depth] | None]:
+        """Schema -> kind -> depth, in a statement for every `BATCH` of them; None: this one's cannot be read now."""
+        schemas = list(schemas)
+        found = await self._read_all(schemas, "job", depth_query)
+        return {schema: _depths(found[schema]) if schema in found else None for schema in schemas}
+
+    async def _revision(self, schema: str) -> str | None:
+        found = await self._read_all([schema], "alembic_version", "SELECT version_num FROM {}".format)
+        return str(found[schema][0].version_num) if found.get(schema) else None
+
+    async def _read_all(
+        self, schemas: Iterable[str], table: str, query: Callable[[str], str]
+    ) -> dict[str, list[Row[Any]]]:
+        """The rows of `query` in each schema; those that cannot be read, now or ever, are left out."""
+        async with self._reading() as tx:
+            names = [row.name for row in await _execute(tx, _READABLE_SCHEMAS, list(schemas), table)]
+        found: dict[str, list[Row[Any]]] = {}
+        for start in range(0, len(names), BATCH):
+            found |= await self._read_batch(names[start : start + BATCH], table, query)
+        return found
+
+    async def _read_batch(
+        self, schemas: list[str], table: str, query: Callable[[str], str]
+    ) -> dict[str, list[Row[Any]]]:
+        """One statement; when it fails each half by itself, so that the broken one is all that is left out."""
+        parts = [
+            _OF_ONE.format(number, query(sql.Identifier(schema, table).as_string(None)))
+            for number, schema in enumerate(schemas)
+        ]
+        try:
+            async with self._reading() as tx:
+                rows = await _execute(tx, " UNION ALL ".join(parts))
+        except _Refused:
+            if len(schemas) == 1:
+                return {}
+            middle = len(schemas) // 2
+            return {
+                **await self._read_batch(schemas[:middle], table, query),
+                **await self._read_batch(schemas[middle:], table, query),
+            }
+        found: dict[str, list[Row[Any]]] = {schema: [] for schema in schemas}
+        for row in rows:
+            found[schemas[row.tenant]].append(row)
+        return found
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _administering(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of the operator's role. No tenant's table may be named in it."""
+        async with _answering(), self._admin.begin() as tx:
+            yield tx
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of the reader. Rolled back, so that what a tenant's code may do in it is gone."""
+        await self._make_reader()
+        try:
+            async with _answering(), self._readers.connect() as tx:
+                yield tx
+        except _Refused:
+            raise
+        except Unavailable:
+            self._reader_exists = False  # perhaps that is why
+            raise
+
+    async def _make_reader(self) -> None:
+        """Once: it exists, with the password that this process knows."""
+        role = sql.Identifier(self.reader)
+        async with self._making_reader:
+            if self._reader_exists:
+                return
+            async with self._administering() as tx:
+                marks = await _locked_marks(tx, self.reader)
+                if marks.get("role", READER) != READER:
+                    raise Unavailable("database", f"{_whose(self.reader, marks['role'])}, so no table can be read")
+                if "role" not in marks:
+                    await _execute(tx, "CREATE ROLE {} LOGIN", role)
+                    await _write_marks(tx, self.reader, READER, ("role",))
+                await _set_password(tx, self.reader, self._reader_password)
+                await _set(tx, role, READER_SETTINGS)
+            self._reader_exists = True
+
+    async def _end_sessions(self, schema: str, marks: Iterable[str]) -> None:
+        """As the role itself, which needs no privilege for that."""
+        if "role" in marks:
+            async with self._administering() as tx:
+                await _execute(tx, "SET LOCAL ROLE {}", sql.Identifier(schema))
+                await _execute(tx, _END_SESSIONS, SESSION_END_MS, schema)
 
 
-async def set_password(admin: psycopg.AsyncConnection, role: str, password: str) -> None:
-    verifier = admin.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-    await admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier)))
+def password_of(url: str) -> str:
+    return str(make_url(url).password or "")
+
+
+def tenant_id_of(schema: str) -> str:
+    """The inverse of `MediaTenant.schema_name`."""
+    return schema.removeprefix("tenant_").replace("_", "-")
 
 
 @cache
@@ -86,19 +371,115 @@ def known_revisions() -> tuple[str, ...]:
     return tuple(reversed([script.revision for script in scripts.walk_revisions()]))
 
 
-async def _marks(admin: psycopg.AsyncConnection, schema: str) -> dict[str, str | None]:
-    """What of "schema" and "role" exists, and whose mark it bears."""
-    rows = await admin.execute(
-        "SELECT 'schema', obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %(name)s "
-        "UNION ALL SELECT 'role', shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %(name)s",
-        {"name": schema},
+# --- statements ------------------------------------------------------------------------------------------------------
+
+_MARKS = """
+SELECT 'schema' AS part, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace WHERE nspname = {0}
+UNION ALL SELECT 'role', shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {0}
+"""
+_ALL_MARKS = """
+SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace
+WHERE starts_with(nspname, 'tenant_')
+"""
+_TABLES = """
+SELECT relname AS name FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p')
+"""
+_READABLE_SCHEMAS = """
+SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r'
+    AND has_schema_privilege(relnamespace, 'USAGE') AND has_any_column_privilege(pg_class.oid, 'SELECT')
+"""
+_OF_ONE = "SELECT {} AS tenant, found.* FROM ({}) AS found"
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid, {}) FROM pg_stat_activity WHERE usename = {}
+"""
+
+
+class _Refused(Unavailable):
+    """PostgreSQL answered, and the answer was no."""
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("database", "all connections are busy") from error
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        if error.connection_invalidated or state is None or state.startswith(("08", "53", "57P")):
+            # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
+            raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
+        words = error.orig.diag.message_primary if isinstance(error.orig, psycopg.Error) else state
+        raise _Refused("database", f"PostgreSQL refuses: {words}") from error
+
+
+async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Sequence[Row[Any]]:
+    """The statement's rows. `parts` fill its braces: names as `sql.Identifier`, everything else as a literal."""
+    filled = sql.SQL(statement).format(
+        *(part if isinstance(part, sql.Composable) else sql.Literal(part) for part in parts)
     )
-    return {
-        part: comment.removeprefix(MARK) if comment is not None and comment.startswith(MARK) else None
-        for part, comment in await rows.fetchall()
-    }
+    done = await tx.exec_driver_sql(filled.as_string(None).replace("%", "%%"))
+    return done.all() if done.returns_rows else []
 
 
-async def _one(admin: psycopg.AsyncConnection, query: str, *parameters: str) -> str | None:
-    row = await (await admin.execute(query.encode(), parameters)).fetchone()
-    return None if row is None or row[0] is None else str(row[0])
+async def _locked_marks(tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
+    """`_marks`, and until the end of the transaction nobody else of us changes them."""
+    await _execute(tx, "SELECT pg_advisory_xact_lock(hashtext({}))", COMMENT + name)
+    return await _marks(tx, name)
+
+
+async def _marks(tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
+    """What of "schema" and "role" exists, and the mark it bears."""
+    return {row.part: _parse(row.comment) for row in await _execute(tx, _MARKS, name)}
+
+
+async def _write_marks(tx: AsyncConnection, name: str, mark: Mark, parts: Iterable[str]) -> None:
+    for part in parts:
+        await _execute(tx, f"COMMENT ON {part.upper()} {{}} IS {{}}", sql.Identifier(name), f"{COMMENT}{mark}")
+
+
+async def _set_password(tx: AsyncConnection, role: str, password: str) -> None:
+    driver = (await tx.get_raw_connection()).driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)  # noqa: S101  the only driver
+    verifier = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    await _execute(tx, "ALTER ROLE {} PASSWORD {}", sql.Identifier(role), verifier)
+
+
+async def _set(tx: AsyncConnection, role: sql.Identifier, settings: Mapping[str, str]) -> None:
+    for setting, value in settings.items():
+        await _execute(tx, "ALTER ROLE {} SET {} = {}", role, sql.Identifier(setting), value)
+
+
+def _parse(comment: str | None) -> Mark | None:
+    if comment is None or not comment.startswith(COMMENT):
+        return None
+    return Mark.parse(comment.removeprefix(COMMENT))
+
+
+def _ours(marks: Mapping[str, Mark | None], claimant: Mark) -> bool:
+    return all(mark is not None and mark.relation(claimant) == "ours" for mark in marks.values())
+
+
+def _whose(name: str, *marks: Mark | None) -> str:
+    known = [mark.describe() for mark in marks if mark is not None]
+    return f"{name} belongs to {known[0]}" if known else f"{name} exists and bears nobody's mark"
+
+
+def _depths(rows: Iterable[Row[Any]]) -> Mapping[str, Depth]:
+    found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head) for row in rows}
+    return {kind: found.get(kind, Depth()) for kind in KINDS}
+
+
+def _unreadable(schema: str) -> Unavailable:
+    return Unavailable("database", f"schema {schema} cannot be read")
+
+
+def _split(address: str) -> tuple[str, int | None]:
+    """`host:port`, `host`, `[v6]:port`."""
+    host, colon, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdecimal() else (address.strip("[]"), None)
+
+
+def _text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)

@@ -1,42 +1,70 @@
-"""From the queue to workers: how many to start, and when to look.
+"""From the queues to workers: how many to start, whose turn it is, and when to look.
 
-Invariant: what is not known starts nothing. A queue that can't be read or a launcher that can't count means "unknown",
-never "zero" (counting zero after a failed list is how comparable systems started thousands of Jobs). Looks at one
-tenant's queue are serialised, so that two triggers never start the same worker twice.
+Invariants: what is not known starts nothing. A queue that can't be read or a fleet that can't count means "unknown",
+never "zero" (counting zero after a failed list is how comparable systems started thousands of Jobs). What is launched
+is named after the job that it is for, so whoever sees the same queue again, after a crash in the midst of it, comes
+upon the same names. Under the cluster-wide limit nobody gets a second worker before everybody has a first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
+import heapq
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import psycopg
 import structlog
 
 from media_core.errors import Unavailable
-from media_core.queue import CHANNEL, Depth
+from media_core.queue import CHANNEL, KINDS, Depth
+from media_operator.kinds import child_name
 
 BATCH: Mapping[str, int] = {"scan": 20, "transcribe": 1, "thumbnail": 10}
 """Jobs that justify one worker: a scan takes moments, a transcription minutes to hours."""
-POLL_SECONDS = 5.0
-"""How often a queue is looked at without a notification: retries fall due silently, and a notification can be lost."""
+POLL_SECONDS = 10.0
+"""How often all queues are looked at without a notification: retries fall due silently, and a notification can be
+lost."""
+LAUNCH_SECONDS = 10.0
+"""What takes longer counts as failed; its name keeps it from being launched twice."""
 LONGEST_RECONNECT = 10.0
 
 _log = structlog.stdlib.get_logger("media.dispatch")
 
 
-class JobLauncher(Protocol):
-    """Starts workers that drain one kind of work and end by themselves."""
+# --- decisions, pure -------------------------------------------------------------------------------------------------
 
-    async def running(self, kind: str) -> int | None:
-        """Workers of this kind that run or are about to; None: it cannot be told now."""
 
-    async def launch(self, kind: str) -> bool:
-        """Starts one. False: not now (backing off, no room)."""
+@dataclass(frozen=True)
+class TenantQueue:
+    tenant_id: str
+    limits: Mapping[str, int]
+    """Kind -> most workers at a time."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """`count` more workers of one kind for one tenant, of which `running` are there."""
+
+    schema: str
+    tenant_id: str
+    kind: str
+    head: str
+    running: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    schema: str
+    tenant_id: str
+    kind: str
+    name: str
 
 
 def workers_to_start(depth: Depth, running: int | None, *, batch: int, limit: int) -> int:
@@ -51,54 +79,188 @@ def workers_to_start(depth: Depth, running: int | None, *, batch: int, limit: in
     return max(0, min(math.ceil(work / batch), limit) - running)
 
 
-class Dispatcher:
-    """Looks after one tenant's queue. `depths` raises Unavailable while it can't be read."""
+def allot(wanted: Sequence[Demand], running_by_tenant: Mapping[str, int], free: int) -> list[Launch]:
+    """Who gets the `free` places, in order: each time the tenant with the fewest workers, ties by id.
 
-    def __init__(
-        self,
-        tenant_id: str,
-        depths: Callable[[], Awaitable[Mapping[str, Depth]]],
-        limits: Callable[[], Mapping[str, int]],
-        launcher: JobLauncher,
-    ) -> None:
-        self._tenant_id = tenant_id
-        self._depths = depths
-        self._limits = limits
-        self._launcher = launcher
-        self._looking = asyncio.Lock()
+    A tenant's own kinds take turns, in the order of `KINDS`.
+    """
+    of_tenant: dict[str, list[Demand]] = {}
+    for demand in wanted:
+        of_tenant.setdefault(demand.tenant_id, []).append(demand)
+    turns = {tenant: _turns(demands) for tenant, demands in of_tenant.items()}
+    waiting = [(running_by_tenant.get(tenant, 0), tenant) for tenant in turns]
+    heapq.heapify(waiting)
+    launches: list[Launch] = []
+    while waiting and len(launches) < free:
+        running, tenant = waiting[0]
+        launch = next(turns[tenant], None)
+        if launch is None:
+            heapq.heappop(waiting)
+            continue
+        launches.append(launch)
+        heapq.heapreplace(waiting, (running + 1, tenant))
+    return launches
+
+
+def _turns(demands: Sequence[Demand]) -> Iterator[Launch]:
+    """One tenant's."""
+    ordered = sorted(demands, key=lambda demand: KINDS.index(demand.kind))
+    for turn in range(max(demand.count for demand in ordered)):
+        for each in ordered:
+            if turn < each.count:
+                name = job_name(each.tenant_id, each.kind, each.head, each.running + turn)
+                yield Launch(each.schema, each.tenant_id, each.kind, name)
+
+
+def job_name(tenant_id: str, kind: str, head: str, slot: int) -> str:
+    """The same for the same head of the queue and the same place among its workers. At most 63 characters.
+
+    A worker that ends without having leased the head leaves its name taken until its remains are removed: the next
+    one of that name waits so long.
+    """
+    digest = hashlib.sha256(f"{head}\n{slot}".encode()).hexdigest()
+    return f"{child_name(tenant_id, kind)}-{digest[:8]}"
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+class Fleet(Protocol):
+    """All tenants' queues and workers. A schema stands for its tenant."""
+
+    def tenants(self) -> Mapping[str, TenantQueue]:
+        """Schema -> queue, of those that may be served now."""
+
+    async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
+        """Schema -> kind -> depth; None: it cannot be read. Raises Unavailable when none can."""
+
+    def running(self) -> Mapping[tuple[str, str], int] | None:
+        """(schema, kind) -> workers that run or are about to, launches included at once; None: it cannot be told now.
+
+        Of tenants that are gone too, since they take places.
+        """
+
+    def held(self, schema: str, kind: str) -> bool:
+        """Whether its last workers failed and the next one has to wait."""
+
+    async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
+        """Starts a worker that drains this kind of work and ends by itself."""
+
+
+class FleetDispatcher:
+    """At most `limit` workers at a time. `depths` is what was last seen, of the queues that could be read."""
+
+    def __init__(self, fleet: Fleet, *, limit: int) -> None:
+        self.depths: dict[str, Mapping[str, Depth]] = {}
+        self._fleet = fleet
+        self._limit = limit
+        self._dirty: set[str] = set()
         self._woken = asyncio.Event()
+        self._placing = asyncio.Lock()
 
-    def wake(self) -> None:
-        """Look now: work was queued, or a worker ended."""
+    def wake(self, schema: str | None = None) -> None:
+        """Look now: work was queued, or a tenant changed. None: at all of them."""
+        self._dirty |= self._fleet.tenants().keys() if schema is None else {schema}
         self._woken.set()
 
-    async def dispatch(self) -> Mapping[str, int]:
-        """One look; how many workers of each kind it started."""
-        async with self._looking:
-            started: dict[str, int] = {}
-            try:
-                depths = await self._depths()
-            except Unavailable as error:
-                _log.warning("queue_unreadable", tenant=self._tenant_id, reason=error.detail)
-                return started
-            for kind, limit in self._limits().items():
-                depth = depths.get(kind)
-                if depth is None or limit == 0:
-                    continue
-                running = await self._launcher.running(kind)
-                for _ in range(workers_to_start(depth, running, batch=BATCH[kind], limit=limit)):
-                    if not await self._launcher.launch(kind):
-                        break
-                    started[kind] = started.get(kind, 0) + 1
-            return started
+    def job_ended(self) -> None:
+        """A place is free: look at whoever had work to do when last seen."""
+        self._dirty |= {schema for schema, depths in self.depths.items() if any(each.ready for each in depths.values())}
+        self._woken.set()
 
     async def run(self) -> None:
-        """Until cancelled: a look at every wake-up and every `POLL_SECONDS`."""
+        """Until cancelled. A poll of all never keeps one that was woken waiting."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._answer())
+            tasks.create_task(self._poll())
+
+    async def _answer(self) -> None:
         while True:
+            await self._woken.wait()
             self._woken.clear()
-            await self.dispatch()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+            dirty, self._dirty = self._dirty, set()
+            await self.look(dirty)
+
+    async def _poll(self) -> None:
+        while True:
+            await self.look(self._fleet.tenants())
+            await asyncio.sleep(POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311  jitter, not a secret
+
+    async def look(self, schemas: Iterable[str]) -> list[Launch]:
+        """One look at these; what it started."""
+        tenants = self._fleet.tenants()
+        for gone in self.depths.keys() - tenants.keys():
+            del self.depths[gone]
+        schemas = sorted(tenants.keys() & set(schemas))
+        if not schemas:
+            return []
+        seen: Mapping[str, Mapping[str, Depth] | None] = {}
+        try:
+            seen = await self._fleet.depths_of(schemas)
+        except Unavailable as error:
+            _log.warning("queues_unreadable", reason=error.detail)
+        for schema in schemas:
+            depths = seen.get(schema)
+            if depths is not None:
+                self.depths[schema] = depths
+            elif self.depths.pop(schema, None) is not None:
+                _log.warning("queue_unreadable", schema=schema)
+        async with self._placing:  # so that two looks at the same queue never start the same worker
+            return await self._place({schema: depths for schema, depths in seen.items() if depths is not None})
+
+    async def _place(self, seen: Mapping[str, Mapping[str, Depth]]) -> list[Launch]:
+        running = self._fleet.running()
+        if running is None:
+            return []
+        tenants = self._fleet.tenants()
+        free = self._limit - sum(running.values())
+        busy = Counter[str]()
+        for (schema, _), count in running.items():
+            if schema in tenants:
+                busy[tenants[schema].tenant_id] += count
+        wanted = [demand for schema in seen if schema in tenants for demand in self._demands(schema, seen, running)]
+        started: list[Launch] = []
+        while launches := allot(wanted, busy, free):
+            outcomes = await asyncio.gather(*(self._launch(launch) for launch in launches))
+            tried = Counter((launch.schema, launch.kind) for launch in launches)
+            refused = {
+                (launch.schema, launch.kind)
+                for launch, outcome in zip(launches, outcomes, strict=True)
+                if outcome == "no"
+            }
+            for launch, outcome in zip(launches, outcomes, strict=True):
+                if outcome != "no":
+                    busy[launch.tenant_id] += 1
+                    free -= 1
+                if outcome == "created":
+                    started.append(launch)
+            if not refused:
+                break
+            wanted = [  # the places of those that failed are the others'
+                replace(each, running=each.running + tried[at], count=each.count - tried[at])
+                for each in wanted
+                if (at := (each.schema, each.kind)) not in refused and each.count > tried[at]
+            ]
+        return started
+
+    def _demands(
+        self, schema: str, seen: Mapping[str, Mapping[str, Depth]], running: Mapping[tuple[str, str], int]
+    ) -> Iterator[Demand]:
+        queue = self._fleet.tenants()[schema]
+        for kind, limit in queue.limits.items():
+            depth, there = seen[schema].get(kind, Depth()), running.get((schema, kind), 0)
+            count = workers_to_start(depth, there, batch=BATCH[kind], limit=limit)
+            if count and depth.head is not None and not self._fleet.held(schema, kind):
+                yield Demand(schema, queue.tenant_id, kind, depth.head, there, count)
+
+    async def _launch(self, launch: Launch) -> Literal["created", "exists", "no"]:
+        """One that fails is none of the others' business."""
+        try:
+            async with asyncio.timeout(LAUNCH_SECONDS):
+                return await self._fleet.launch(launch.schema, launch.kind, launch.name)
+        except Exception as error:
+            _log.warning("not_launched", tenant=launch.tenant_id, kind=launch.kind, reason=type(error).__name__)
+            return "no"
 
 
 async def listen(url: Callable[[], str], wake: Callable[[str | None], None]) -> None:
@@ -111,7 +273,9 @@ async def listen(url: Callable[[], str], wake: Callable[[str | None], None]) -> 
     while True:
         try:
             plain = url().replace("postgresql+psycopg://", "postgresql://", 1)
-            async with await psycopg.AsyncConnection.connect(plain, autocommit=True, connect_timeout=5) as connection:
+            async with await psycopg.AsyncConnection.connect(
+                plain, autocommit=True, connect_timeout=5, keepalives_idle=10, keepalives_interval=5, keepalives_count=3
+            ) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
                 wake(None)
                 delay = 0.1

@@ -32,7 +32,7 @@ from media_core import logs, tokens
 from media_core.plan import with_transitions
 from media_core.settings import complaints
 from media_core.spec import Condition, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
-from media_operator.dispatch import Dispatcher, listen
+from media_operator.dispatch import FleetDispatcher, listen
 from media_operator.embedded.clamd import EmbeddedClamd
 from media_operator.embedded.postgres import EmbeddedPostgres, PostgresFailed
 from media_operator.reconcile import reconcile
@@ -41,6 +41,8 @@ from media_operator.targets.local import RESERVED, LocalTarget, Place, sweep_reg
 
 TOKEN_LIFETIME = timedelta(hours=12)
 RESYNC_SECONDS = 10.0
+MOST_WORKERS = 100
+"""No limit beside the spec's own, on a machine with one tenant."""
 SAMPLE = Path("samples/photo.jpg")
 STRONGER = {
     "spec.transcription.model": "MEDIA_WHISPER_MODEL",
@@ -149,9 +151,7 @@ class Run:
     async def serve(self) -> None:
         target = LocalTarget(self.place, self.postgres, self.clamd, self._wake, warn)
         self._stop_on_signals(target)
-        dispatcher = Dispatcher(
-            self.tenant.tenant_id, lambda: target.depths(self.tenant), target.limits, target.workers
-        )
+        dispatcher = FleetDispatcher(target, limit=MOST_WORKERS)
         self._wake_dispatcher = dispatcher.wake
         tasks = [asyncio.create_task(self._wait_for_stop())]
         try:
@@ -163,7 +163,7 @@ class Run:
                     asyncio.create_task(self._reconcile_when_woken(target)),
                     asyncio.create_task(self._follow_manifest()),
                     asyncio.create_task(dispatcher.run()),
-                    asyncio.create_task(listen(lambda: self.postgres.admin_url, lambda _: dispatcher.wake())),
+                    asyncio.create_task(listen(lambda: self.postgres.admin_url, dispatcher.wake)),
                     asyncio.create_task(sweep_regularly(target)),
                 ]
                 await self._first_of(tasks)

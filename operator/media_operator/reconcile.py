@@ -6,12 +6,13 @@ pass and is due again in the next.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from media_core.plan import Observed, Plan, Step, plan
+from media_core.plan import Failure, Observed, Plan, Step, plan
 from media_core.spec import MediaTenant
 
 MOST_ROUNDS = 10
@@ -20,7 +21,18 @@ _log = structlog.stdlib.get_logger("media.reconcile")
 
 
 class StepFailed(Exception):
-    """A step could not be carried out; the text is a sentence without secrets, fit for a condition."""
+    """A step could not be carried out; the text is a sentence without secrets, fit for a condition.
+
+    `reason`: one CamelCase word for programs, default `<Step>Failed`.
+    """
+
+    def __init__(self, detail: str, reason: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class StepUnfinished(Exception):
+    """A long step has come so far and goes on in the next pass; the text says how far."""
 
 
 class Target(Protocol):
@@ -30,14 +42,16 @@ class Target(Protocol):
         """One look. What cannot be asked is `Unreachable`, never a guess."""
 
     async def carry_out(self, tenant: MediaTenant, step: Step) -> None:
-        """Idempotent. Raises StepFailed."""
+        """Idempotent. Raises StepFailed, StepUnfinished."""
 
 
-async def reconcile(tenant: MediaTenant, target: Target) -> Plan:
-    """Brings the target as close to the spec as it goes now; the plan that is left, with its conditions."""
-    failures: dict[str, str] = {}
+async def reconcile(tenant: MediaTenant, target: Target, plan: Callable[[MediaTenant, Observed], Plan] = plan) -> Plan:
+    """Brings the target as close to what `plan` says as it goes now; the plan that is left, with its conditions."""
+    failures: dict[str, Failure] = {}
+    unfinished: dict[str, str] = {}
     for _ in range(MOST_ROUNDS):
-        current = plan(tenant, replace(await target.observe(tenant), failures=failures))
+        seen = await target.observe(tenant)
+        current = plan(tenant, replace(seen, failures=failures, unfinished=unfinished))
         if not current.steps:
             return current
         for step in current.steps:
@@ -45,8 +59,11 @@ async def reconcile(tenant: MediaTenant, target: Target) -> Plan:
             try:
                 await target.carry_out(tenant, step)
             except StepFailed as error:
-                failures[name] = str(error)
+                failures[name] = Failure(str(error), error.reason)
                 _log.warning("step_failed", tenant=tenant.tenant_id, step=name, reason=str(error))
                 break  # later steps may need this one: look again first
+            except StepUnfinished as error:
+                unfinished[name] = str(error)
+                break
             _log.info("step_done", tenant=tenant.tenant_id, step=name)
     return current

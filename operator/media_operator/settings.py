@@ -1,8 +1,9 @@
-"""Settings of `make run`. The docs' configuration reference is generated from this file."""
+"""Settings of the operator and of `make run`. The docs' configuration reference is generated from this file."""
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
@@ -28,3 +29,164 @@ class RunSettings(EnvironmentSettings):
     signatures_mirror: str = "database.clamav.net"
     """Where the official virus signatures are fetched from when the machine has none. Empty: nowhere; the scanner then
     knows nothing but the EICAR test file."""
+
+
+class OperatorSettings(EnvironmentSettings):
+    """How the operator itself runs on a cluster."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_")
+
+    watch_namespaces: str = ""
+    """Namespaces whose MediaTenants it looks after, separated by commas. Empty (default): all."""
+
+    namespace: str = "default"
+    """Its own namespace, where its Lease is."""
+
+    identity: str = ""
+    """Who holds the Lease; the pod's name. Default: host name and process id."""
+
+    lease_name: str = "media-operator"
+    """Two operators with different Lease names must watch different namespaces."""
+
+    lease_seconds: float = Field(default=10, ge=3)
+    """A leader that has not renewed for so long has lost the Lease; another replica takes over soon after."""
+
+    http_host: str = "127.0.0.1"
+    """Address of `/healthz`, `/readyz` and `/metrics`; `0.0.0.0` in a container."""
+
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of the same. 0: any free one, said in the log."""
+
+    concurrency: int = Field(default=8, ge=1, le=100)
+    """Tenants that are reconciled at the same time."""
+
+    resync_seconds: float = Field(default=600, ge=1)
+    """Every tenant is looked at at least so often (with jitter), whatever the watches say."""
+
+    relist_seconds: float = Field(default=300, ge=1)
+    """How often every kind is listed whole: what was deleted while a watch was down is told by nobody else."""
+
+    usage_seconds: float = Field(default=60, ge=1)
+    """How often the use of the quota is written to a tenant's status at most."""
+
+    canary_seconds: float = Field(default=6 * 3600, ge=10)
+    """How often the EICAR test file goes through each tenant's own path. If it is not found, ScannerReady is False."""
+
+    canary_timeout: float = Field(default=600, ge=10)
+    """A canary without a verdict after so many seconds counts as failed."""
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Of `watch_namespaces`; empty: all."""
+        return tuple(name for each in self.watch_namespaces.split(",") if (name := each.strip()))
+
+
+class DatabaseSettings(EnvironmentSettings):
+    """PostgreSQL, as the operator and as the tenants reach it."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_DATABASE_")
+
+    url: SecretStr
+    """`postgresql://role:password@host:5432/database` of PostgreSQL 16 or newer: a role that may create roles and
+    schemas (CREATEROLE, and CREATE on the database). It makes itself a second one, `<role>_reader`, which has to get in
+    as well. A direct connection: through PgBouncer in transaction mode notifications are lost."""
+
+    tenant_address: str = ""
+    """`host:port` that the tenants' pods connect to, e.g. PgBouncer. Default: that of `url`."""
+
+    connection_limit: int = Field(default=60, ge=2)
+    """Connections that one tenant's role may hold; its pods share them."""
+
+    pool: int = Field(default=8, ge=2)
+    """Connections of the operator itself, beside the one that listens."""
+
+
+class StoreAdminSettings(EnvironmentSettings):
+    """The S3 service, as the operator administers it."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_S3_")
+
+    endpoint: str = Field(pattern=r"^https?://[^/@?#\s]+/?$")
+    """URL of S3 as pods of the cluster reach it."""
+
+    public_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
+    """URL of the same service as clients reach it; signed download URLs lead there. Default: `endpoint`."""
+
+    region: str = "us-east-1"
+    """Region to sign for and to create buckets in."""
+
+    access_key_id: str
+    """Key that may create buckets (and, with `credentials=iam`, users)."""
+
+    secret_access_key: SecretStr
+    """Its secret."""
+
+    credentials: Literal["iam", "shared"] = "iam"
+    """`iam`: each tenant gets a user with one policy for its prefix, and keys of its own. `shared`: every tenant gets
+    the operator's key, for servers without AWS's IAM API; a condition of each tenant says so."""
+
+    iam_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
+    """URL of the IAM API. Default: AWS's own; versitygw serves it on a port of its own."""
+
+
+class PlatformSettings(EnvironmentSettings):
+    """What every tenant's objects on the cluster have in common. No secret is here."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_")
+
+    api_image: str
+    """Image of the api."""
+
+    worker_image: str
+    """Image of the workers."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """For both."""
+
+    image_pull_secrets: str = ""
+    """Names of pull secrets, separated by commas; they must be in each tenant's namespace."""
+
+    clamd_host: str
+    """Where clamd listens, as pods of every namespace reach it."""
+
+    clamd_port: int = Field(default=3310, ge=1, le=65535)
+    """Its port."""
+
+    ingress_class: str = ""
+    """IngressClass of the Ingress that a tenant with `api.host` gets. Empty: the cluster's default class."""
+
+    ingress_annotations: str = (
+        '{"nginx.ingress.kubernetes.io/proxy-body-size": "0", '
+        '"nginx.ingress.kubernetes.io/proxy-request-buffering": "off"}'
+    )
+    """A JSON object of annotations of every Ingress. Default: nginx takes uploads of any size and streams them."""
+
+    cluster_issuer: str = ""
+    """cert-manager ClusterIssuer of the Ingress's certificate (Secret `mt-<id>-tls`). Empty: no TLS at the Ingress."""
+
+    gateway: str = ""
+    """`namespace/name` of a Gateway: tenants with `api.host` get an HTTPRoute to it instead of an Ingress."""
+
+    max_jobs: int = Field(default=50, ge=1)
+    """Worker Jobs of all tenants together that run at the same time; tenants share them fairly."""
+
+    job_deadline_seconds: int = Field(default=6 * 3600, ge=60)
+    """A worker Job that runs longer is ended; its job in the queue is taken up by the next one."""
+
+    job_ttl_seconds: int = Field(default=300, ge=1)
+    """How long a finished Job is kept, for its log."""
+
+    kueue_queue: str = ""
+    """Name of a Kueue LocalQueue, the same in each tenant's namespace, that admits the worker Jobs. Empty: no Kueue."""
+
+    job_priority_class: str = ""
+    """PriorityClass of worker pods."""
+
+    api_priority_class: str = ""
+    """PriorityClass of api pods."""
+
+    job_runtime_class: str = ""
+    """RuntimeClass of worker pods (e.g. gVisor) unless the tenant's `transcription.runtimeClass` says otherwise."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Log level of the tenants' api and workers."""

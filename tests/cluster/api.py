@@ -13,11 +13,13 @@ Object = dict[str, Any]
 
 
 class ApiError(Exception):
-    """An answer above 399. `status` is the code, the text is the server's reason and message."""
+    """An answer above 399. `status` is the code, `causes` is what is wrong field by field; the text is the server's
+    reason and message."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
         body = response.json() if "json" in response.headers.get("content-type", "") else {}
+        self.causes: list[Object] = (body.get("details") or {}).get("causes", [])
         super().__init__(f"{self.status} {body.get('reason', '')}: {body.get('message', response.text)}")
 
 
@@ -41,8 +43,8 @@ class Api:
     async def get(self, path: str, **query: str) -> Object:
         return await self._send("GET", path, query)
 
-    async def create(self, path: str, body: Object) -> Object:
-        return await self._send("POST", path, {}, body)
+    async def create(self, path: str, body: Object, **query: str) -> Object:
+        return await self._send("POST", path, query, body)
 
     async def apply(self, path: str, body: Object, *, manager: str, force: bool = False) -> Object:
         """Server-side apply of the object at `path`."""

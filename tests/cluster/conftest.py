@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster import kind
-from tests.cluster.api import Api, seen
+from tests.cluster.api import Api, Object, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker import Missing
 from tests.cluster.fault_proxy import FaultProxy
@@ -34,6 +35,21 @@ async def control_plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
     async with Api(control_plane) as api:
         yield api
+
+
+@pytest.fixture(scope="session")
+async def crd(control_plane: ControlPlane) -> None:
+    """MediaTenant is a kind that the API server knows."""
+    definition = yaml.safe_load((Path(__file__).parents[2] / "crds" / "mediatenants.yaml").read_text(encoding="utf-8"))
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
+    async with Api(control_plane) as api:
+        await api.apply(path, definition, manager="tests", force=True)
+        await seen(api, path, established)
+
+
+def established(definition: Object) -> bool:
+    conditions = definition.get("status", {}).get("conditions") or []
+    return any((each["type"], each["status"]) == ("Established", "True") for each in conditions)
 
 
 @pytest.fixture

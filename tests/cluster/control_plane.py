@@ -2,18 +2,23 @@
 
 All that needs no running pod is real here: validation and CEL, server-side apply, RBAC, garbage collection, quota,
 Jobs and their pods as objects. Pods stay Pending; a test that needs a finished one writes its status itself, as a
-kubelet would. Everything lies in one folder and ends with the test process, however that ends.
+kubelet would. Everything lies in one folder and ends with the test process, however that ends. The audit log says who
+asked the API server for which change, so that a test can tell that nobody did.
 """
 
 import asyncio
 import base64
+import json
 import secrets
 import signal
 import socket
 import ssl
 import subprocess
+import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
@@ -25,6 +30,30 @@ from tests.tools import build
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager")
 START_SECONDS = 60.0
 """Far more than it takes (3 s on an idle machine): two cores may be busy with other tests."""
+
+
+AUDIT_POLICY: dict[str, Any] = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived", "ResponseStarted"],
+    "rules": [
+        {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+        {"level": "None"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """A request for a change that was answered, with success or not: `code` is the answer's."""
+
+    verb: str
+    uri: str
+    user: str
+    code: int
+
+    def __repr__(self) -> str:
+        return f"<{self.verb} {self.uri} by {self.user}: {self.code}>"
 
 
 @dataclass(frozen=True)
@@ -45,6 +74,7 @@ class ControlPlane:
         self._token = secrets.token_urlsafe(24)
         self.url = f"https://127.0.0.1:{self._ports.apiserver}"
         self.kubeconfig = folder / "kubeconfig"
+        self._audit_log = folder / "audit.jsonl"
 
     async def start(self) -> None:
         """Returns when the API answers and the controllers run."""
@@ -110,6 +140,32 @@ class ControlPlane:
     def log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
+    # --- what was asked of it ---------------------------------------------------------------------------------------
+
+    def mark(self) -> int:
+        """This moment, for `writes`: microseconds of the wall clock, which the API server shares."""
+        return time.time_ns() // 1000
+
+    def writes(self, user: str, *, since: int = 0, but: str = "") -> list[AuditEntry]:
+        """Changes that `user` asked for and that were answered, in the order of the answers.
+
+        `since`: only of requests that came after that mark. `but`: leaves out those whose URI contains it.
+        """
+        found = []
+        for line in self._audit_log.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break  # just being written
+            event = json.loads(line)
+            came_at = datetime.fromisoformat(event["requestReceivedTimestamp"])
+            if (
+                event["stage"] == "ResponseComplete"
+                and event["user"]["username"] == user
+                and came_at.timestamp() * 1e6 >= since
+                and not (but and but in event["requestURI"])
+            ):
+                found.append(AuditEntry(event["verb"], event["requestURI"], user, event["responseStatus"]["code"]))
+        return found
+
     # --- parts ------------------------------------------------------------------------------------------------------
 
     def _cluster(self, url: str) -> dict[str, str]:
@@ -121,6 +177,8 @@ class ControlPlane:
         self._authority = Authority(self._folder)
         self._certificate, self._key = self._authority.issue_server("kube-apiserver", "localhost", "kubernetes")
         self._signing_key = write_key(self._folder / "service-accounts.key")
+        (self._folder / "audit-policy.yaml").write_text(yaml.safe_dump(AUDIT_POLICY))
+        self._audit_log.touch()
         tokens = self._folder / "tokens.csv"
         tokens.touch(mode=0o600)
         controllers_token = secrets.token_urlsafe(24)
@@ -162,6 +220,8 @@ class ControlPlane:
             f"--service-account-key-file={self._signing_key}",
             f"--service-account-signing-key-file={self._signing_key}",
             "--allow-privileged=true",
+            f"--audit-policy-file={self._folder / 'audit-policy.yaml'}",
+            f"--audit-log-path={self._audit_log}",
         )
 
     def _start_controller_manager(self) -> None:

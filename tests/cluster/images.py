@@ -26,6 +26,9 @@ FOLDERS = HERE / "images"
 PROJECT = ("api", "workers", "operator")
 SERVICES = ("postgres", "clamd", "s3")
 """And `minio`, on demand: its S3 can be had instead of versitygw's."""
+WITH_MODEL = "workers-with-model"
+"""The workers' image with the small model of tests/fixtures/, as /models/tiny-words."""
+SPEECH_MODEL = ROOT / "tests" / "fixtures" / "whisper-tiny-words"
 TOOL_OF = {"s3": "versitygw", "minio": "minio"}
 
 KINDEST_NODE = "kindest/node:v1.35.8@sha256:07b2536e30b803ed61d1677a79df6115f798ce64c80f9e22f6ed45afd09323c0"
@@ -59,6 +62,10 @@ def _make(docker: Docker, name: str, root: Path) -> str:
     if name in PROJECT:
         base = _base(docker, PYTHON)
         _build(docker, tag(name), root, "--file", root / name / "Dockerfile", "--build-arg", f"BASE={base}")
+    elif name == WITH_MODEL:
+        workers = _make(docker, "workers", root)
+        file = FOLDERS / name / "Dockerfile"
+        _build(docker, tag(name), SPEECH_MODEL, "--file", file, "--build-arg", f"WORKERS={workers}")
     elif name in TOOL_OF:
         with _context(FOLDERS / name, build.provide(build.TOOLS[TOOL_OF[name]])) as context:
             _build(docker, tag(name), context)

@@ -282,3 +282,29 @@ async def test_cut_watches_end_in_the_middle_while_other_requests_pass(
             await anext(events)
         assert "items" in await api.get(config_maps(namespace))
         assert any(request.startswith("GET") and "watch=true" in request for request in faults.requests)
+
+
+async def test_the_audit_log_names_every_change_that_was_asked_for_and_by_whom(
+    api: Api, control_plane: ControlPlane, namespace: str
+) -> None:
+    path = f"{config_maps(namespace)}/one"
+    await api.create(config_maps(namespace), config_map("before"))
+    mark = control_plane.mark()
+
+    await api.get(config_maps(namespace))
+    await api.create(config_maps(namespace), config_map("one"))
+    with pytest.raises(ApiError, match="409"):
+        await api.create(config_maps(namespace), config_map("one"))
+    await api.patch(path, {"data": {"a": "1"}})
+    await api.delete(path)
+
+    def written() -> list[str]:
+        return [f"{each.verb} {each.code}" for each in control_plane.writes("admin", since=mark) if namespace in each.uri]
+
+    async with asyncio.timeout(5):
+        while len(written()) < 4:  # noqa: ASYNC110  an answer may be there a moment before its line
+            await asyncio.sleep(0.01)
+    assert written() == ["create 201", "create 409", "patch 200", "delete 200"]
+    assert control_plane.writes("somebody", since=mark) == []
+    assert control_plane.writes("admin", since=mark, but=f"/{namespace}/") == []
+    assert repr(control_plane.writes("admin", since=mark)[0]) == f"<create {config_maps(namespace)} by admin: 201>"

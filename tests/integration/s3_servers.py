@@ -2,6 +2,8 @@
 
 `MEDIA_TEST_S3_ENDPOINT`, `_ACCESS_KEY`, `_SECRET_KEY`, `_BUCKET` (and `_REGION`) name a server of yours; the tests
 write below `tenant/t...` in that bucket and remove what they wrote.
+
+versitygw can have its IAM server beside it, which speaks AWS's IAM API, and keeps versions of objects.
 """
 
 import asyncio
@@ -13,11 +15,13 @@ import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import SecretStr
 
 from media_core.errors import Unavailable
 from media_core.store import S3Settings, S3Store
+from media_operator.settings import StoreAdminSettings
 from tests.tools import build
 
 NAMED = "MEDIA_TEST_S3_ENDPOINT"
@@ -31,22 +35,32 @@ class S3Server:
     settings: S3Settings
     folder: Path | None = None
     process: "subprocess.Popen[bytes] | None" = None
+    iam: "subprocess.Popen[bytes] | None" = None
+    iam_endpoint: str | None = None
 
     def stop(self) -> None:
-        if self.process:
-            self.process.send_signal(signal.SIGCONT)  # a stopped one would not see the next signal
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        for process in (self.process, self.iam):
+            if process:
+                _end(process)
+
+    def admin(self, credentials: Literal["iam", "shared"] = "iam") -> StoreAdminSettings:
+        """What the operator is told of it."""
+        return StoreAdminSettings(
+            endpoint=self.settings.endpoint,
+            public_endpoint=self.settings.public_endpoint,
+            region=self.settings.region,
+            access_key_id=self.settings.access_key_id,
+            secret_access_key=self.settings.secret_access_key,
+            credentials=credentials,
+            iam_endpoint=self.iam_endpoint,
+        )
 
 
-async def start(kind: str, folder: Path, like: S3Server | None = None) -> S3Server:
+async def start(kind: str, folder: Path, like: S3Server | None = None, *, iam: bool = False) -> S3Server:
     """Starts a server of this kind on the data in `folder`, and returns once it has its bucket.
 
-    `like`: an ended one whose address and keys it takes over.
+    `like`: an ended one whose address and keys it takes over. `iam`: with users, keys and policies, and with versions
+    of objects (versitygw only).
     """
     if kind == "named":
         return S3Server(_named())
@@ -67,8 +81,36 @@ async def start(kind: str, folder: Path, like: S3Server | None = None) -> S3Serv
         ),
     }
     command, environment = commands[kind]
+    iam_process, iam_endpoint = None, None
+    if iam:
+        (users, versions), socket_path = (folder / "iam", folder / "versions"), folder / "iam.sock"
+        for made in (users, versions):
+            made.mkdir(exist_ok=True)
+        socket_path.unlink(missing_ok=True)
+        iam_endpoint = (like and like.iam_endpoint) or f"http://127.0.0.1:{_free_port()}"
+        iam_process = _spawn(
+            [tool, "--port", iam_endpoint.removeprefix("http://"), "--quiet", "iam", "--dir", users],
+            {**environment, "VGW_IAM_PRIVATE_PORTS": str(socket_path)},
+            folder,
+        )
+        command = [tool, "--port", address, "--quiet", "--iam-standalone-endpoint", socket_path, "posix"]
+        command += ["--versioning-dir", versions, data]
+        async with asyncio.timeout(30):
+            # A gateway that comes too early tries again only after seconds.
+            while not socket_path.exists() and iam_process.poll() is None:  # noqa: ASYNC110 - a server tells nobody
+                await asyncio.sleep(0.02)
+    server = S3Server(settings, folder, _spawn(command, environment, folder), iam_process, iam_endpoint)
+    try:
+        await _answers(server)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def _spawn(command: list[str | Path], environment: dict[str, str], folder: Path) -> "subprocess.Popen[bytes]":
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: ASYNC220 - starting takes a moment only
+        return subprocess.Popen(
             command,
             env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment},
             stdin=subprocess.DEVNULL,
@@ -76,13 +118,16 @@ async def start(kind: str, folder: Path, like: S3Server | None = None) -> S3Serv
             stderr=log,
             preexec_fn=_end_with_the_tests,
         )
-    server = S3Server(settings, folder, process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGCONT)  # a stopped one would not see the next signal
+    process.terminate()
     try:
-        await _answers(server)
-    except BaseException:
-        server.stop()
-        raise
-    return server
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 async def _answers(server: S3Server) -> None:

@@ -1,121 +1,520 @@
-"""A tenant's schema and role on the real server: what the role can do, and what it can't."""
+"""Tenants' schemas and roles on the real server, made by an operator that is no superuser."""
 
+import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import fields, replace
 
 import psycopg
 import pytest
 from psycopg import sql
+from pydantic import SecretStr
 
-from media_core.database import migrate
-from media_operator import databases
+from media_core.database import Database
+from media_core.errors import Unavailable
+from media_core.ownership import Mark
+from media_core.policy import Policy
+from media_core.queue import KINDS, Depth, enqueue
+from media_operator.databases import (
+    READABLE,
+    Databases,
+    NotOwned,
+    Usage,
+    known_revisions,
+    password_of,
+    read_policy,
+    tenant_id_of,
+)
 from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.settings import DatabaseSettings
+from tests.integration.tenancy import GENEROUS
+
+ACME = Mark("uid-1", "media/acme", "cluster-a", bucket="media-acme")
+NAMESAKE = replace(ACME, uid="uid-2")
+PASSWORD = "secret"
+STRANGER = Mark("uid-3", "shop/acme", "cluster-a")
+
+
+def settings_for(url: str, pool: int = 4, **more: object) -> DatabaseSettings:
+    return DatabaseSettings(url=SecretStr(url.replace("+psycopg", "")), pool=pool, **more)  # type: ignore[arg-type]
+
+
+@contextmanager
+def operators_role(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The URL of a role with exactly the privileges that the settings ask for."""
+    role, password = f"operator_{secrets.token_hex(4)}", secrets.token_hex(16)
+    with psycopg.connect(plain(postgres.admin_url), autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {role} LOGIN CREATEROLE PASSWORD '{password}'")
+        superuser.execute(f"GRANT CREATE ON DATABASE postgres TO {role}")
+        yield postgres.url("postgres", role, password)
+        for (name,) in superuser.execute(
+            "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[f"{role}_reader", role]]
+        ).fetchall():
+            superuser.execute(f"DROP OWNED BY {name} CASCADE")
+            superuser.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture(scope="module")
+def operator_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    with operators_role(postgres) as url:
+        yield url
 
 
 @pytest.fixture
-async def admin(postgres: EmbeddedPostgres) -> AsyncIterator[psycopg.AsyncConnection]:
-    url = postgres.admin_url.replace("+psycopg", "")
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+async def databases(operator_url: str) -> AsyncIterator[Databases]:
+    databases = Databases(settings_for(operator_url))
+    yield databases
+    await databases.aclose()
+
+
+@pytest.fixture
+async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[psycopg.AsyncConnection]:
+    async with await psycopg.AsyncConnection.connect(plain(postgres.admin_url), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
-async def schema(admin: psycopg.AsyncConnection) -> AsyncIterator[str]:
+async def schema(superuser: psycopg.AsyncConnection) -> AsyncIterator[str]:
     name = f"tenant_{secrets.token_hex(6)}"
     yield name
-    await admin.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
-    await admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+    for schema in (name, f"{name}_other"):
+        await superuser.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+        if await exists(superuser, "role", schema):
+            await superuser.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(schema)))
+            await superuser.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(schema)))
 
 
-async def as_role(postgres: EmbeddedPostgres, role: str, password: str, query: str) -> object:
-    url = postgres.url("postgres", role, password).replace("+psycopg", "")
+async def exists(superuser: psycopg.AsyncConnection, part: str, name: str) -> bool:
+    query = {"role": "SELECT FROM pg_roles WHERE rolname = %s", "schema": "SELECT FROM pg_namespace WHERE nspname = %s"}
+    return (await superuser.execute(query[part].encode(), [name])).rowcount == 1
+
+
+def plain(url: str) -> str:
+    return url.replace("+psycopg", "")
+
+
+@asynccontextmanager
+async def as_tenant(
+    databases: Databases, schema: str, password: str = PASSWORD
+) -> AsyncIterator[psycopg.AsyncConnection]:
+    url = plain(databases.tenant_url(schema, password))
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+async def ask(databases: Databases, schema: str, query: str, password: str = PASSWORD) -> object:
+    async with as_tenant(databases, schema, password) as connection:
         row = await (await connection.execute(query.encode())).fetchone()
         return row and row[0]
 
 
-async def test_a_new_tenant_is_seen_step_by_step(
-    postgres: EmbeddedPostgres, admin: psycopg.AsyncConnection, schema: str
-) -> None:
-    newest = databases.known_revisions()[-1]
-    before = await databases.observe(admin, schema)
-    assert (before.exists, before.owner, before.revision) == (False, None, None)
-    await databases.create(admin, schema, "uid-1", "secret")
-    made = await databases.observe(admin, schema)
-    assert (made.complete, made.owner, made.revision) == (True, "uid-1", None)
-    migrate(postgres.url("postgres", schema, "secret"))
-    assert (await databases.observe(admin, schema)).revision == newest
+async def make(databases: Databases, schema: str, mark: Mark = ACME) -> str:
+    """A tenant that is ready; the URL of its role."""
+    await databases.create(schema, mark, "secret")
+    url = databases.tenant_url(schema, "secret")
+    await databases.migrate(schema, url)
+    await databases.apply_policy(url, GENEROUS)
+    return url
 
 
-async def test_making_it_again_changes_nothing_but_the_password(
-    postgres: EmbeddedPostgres, admin: psycopg.AsyncConnection, schema: str
-) -> None:
-    await databases.create(admin, schema, "uid-1", "first")
-    migrate(postgres.url("postgres", schema, "first"))
-    await databases.create(admin, schema, "uid-1", "second")
-    assert await as_role(postgres, schema, "second", "SELECT count(*) FROM blob") == 0
-    with pytest.raises(psycopg.OperationalError):
-        await as_role(postgres, schema, "first", "SELECT 1")
-
-
-async def test_the_role_carries_its_search_path_and_its_limits(
-    postgres: EmbeddedPostgres, admin: psycopg.AsyncConnection, schema: str
-) -> None:
-    await databases.create(admin, schema, "uid-1", "secret")
-    assert await as_role(postgres, schema, "secret", "SHOW search_path") == schema
-    assert await as_role(postgres, schema, "secret", "SHOW statement_timeout") == "1min"
-    limit = await (await admin.execute("SELECT rolconnlimit FROM pg_roles WHERE rolname = %s", [schema])).fetchone()
-    assert limit == (databases.CONNECTION_LIMIT,)
-
-
-async def test_a_tenants_role_cannot_read_another_tenants_rows(
-    postgres: EmbeddedPostgres, admin: psycopg.AsyncConnection, schema: str
-) -> None:
-    other = schema + "_other"
+async def queue(url: str, kind: str = "scan", priority: int = 0) -> str:
+    database = Database(url, pool_size=1)
     try:
-        for name in (schema, other):
-            await databases.create(admin, name, name, "secret")
-            migrate(postgres.url("postgres", name, "secret"))
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await as_role(postgres, schema, "secret", f"TABLE {other}.blob")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await as_role(postgres, schema, "secret", "CREATE TABLE public.stray (n int)")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            await as_role(postgres, schema, "secret", "CREATE SCHEMA more")
+        async with database.transaction() as tx:
+            return await enqueue(tx, kind, {"sha256": secrets.token_hex(32)}, priority=priority)
     finally:
-        await admin.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(other)))
-        await admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(other)))
+        await database.aclose()
+
+
+# --- a tenant's life -------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_tenant_is_seen_step_by_step(databases: Databases, schema: str) -> None:
+    before = await databases.observe(schema)
+    assert (before.exists, before.owner, before.revision) == (False, None, None)
+    await databases.create(schema, ACME, "secret")
+    made = await databases.observe(schema)
+    assert (made.complete, made.owner, made.revision) == (True, ACME, None)
+    await databases.migrate(schema, databases.tenant_url(schema, "secret"))
+    assert (await databases.observe(schema)).revision == known_revisions()[-1]
+
+
+async def test_making_it_again_changes_nothing_but_the_password(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    await databases.create(schema, ACME, "second")
+    assert await ask(databases, schema, "SELECT max_bytes FROM usage", "second") == GENEROUS.max_bytes
+    with pytest.raises(psycopg.OperationalError):
+        await ask(databases, schema, "SELECT 1", "secret")
+
+
+async def test_the_policy_is_written_and_read(databases: Databases, schema: str) -> None:
+    url = await make(databases, schema)
+    wanted = replace(GENEROUS, suspended=True, generation=7)
+    await databases.apply_policy(url, wanted)
+    async with databases.within(schema) as tx:
+        assert await read_policy(tx) == wanted
+    assert await databases.usage(schema) == Usage(0, wanted.max_bytes)
+
+
+async def test_the_role_carries_its_search_path_and_its_limits(databases: Databases, schema: str) -> None:
+    await databases.create(schema, ACME, "secret", connection_limit=2)
+    assert await ask(databases, schema, "SHOW search_path") == schema
+    assert await ask(databases, schema, "SHOW statement_timeout") == "1min"
+    async with as_tenant(databases, schema), as_tenant(databases, schema):
+        with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
+            await ask(databases, schema, "SELECT 1")
+
+
+async def test_a_tenant_that_is_gone_keeps_its_rows_but_nobody_gets_in(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    async with as_tenant(databases, schema) as session:
+        await databases.retire(schema, ACME)
+        with pytest.raises(psycopg.OperationalError):
+            await session.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        await ask(databases, schema, "SELECT 1")
+    seen = await databases.observe(schema)
+    assert (seen.owner, seen.complete, seen.revision) == (ACME.as_retained(), False, known_revisions()[-1])
+    await databases.retire(schema, ACME)
+    assert await databases.observe(schema) == seen
+
+
+async def test_a_namesake_takes_over_what_was_retained(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    await databases.retire(schema, ACME)
+    elsewhere = replace(NAMESAKE, cluster="cluster-b")
+    await databases.create(schema, elsewhere, "second")
+    seen = await databases.observe(schema)
+    assert (seen.owner, seen.complete) == (elsewhere, True)
+    assert await ask(databases, schema, "SELECT max_bytes FROM usage", "second") == GENEROUS.max_bytes
+    await databases.retire(schema, ACME)  # by an operator that is late
+    assert await databases.observe(schema) == seen
+
+
+async def test_dropping_leaves_nothing_and_may_be_repeated(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    await make(databases, schema)
+    async with as_tenant(databases, schema) as session:
+        await session.execute("SELECT lo_create(0)")
+        await session.execute("BEGIN")
+        await session.execute("LOCK TABLE job")
+        await databases.drop(schema, ACME)
+        with pytest.raises(psycopg.OperationalError):
+            await session.execute("COMMIT")
+    assert not await exists(superuser, "role", schema)
+    assert not await exists(superuser, "schema", schema)
+    await databases.drop(schema, ACME)
+
+
+async def test_a_schema_that_came_back_without_its_role_is_completed(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection, operator_url: str
+) -> None:
+    await make(databases, schema)
+    async with await psycopg.AsyncConnection.connect(plain(operator_url), autocommit=True) as operator:
+        await operator.execute(f"GRANT {schema} TO CURRENT_USER WITH INHERIT TRUE")
+        await operator.execute(f"REASSIGN OWNED BY {schema} TO CURRENT_USER")
+    await superuser.execute(f"DROP OWNED BY {schema}")
+    await superuser.execute(f"DROP ROLE {schema}")
+    seen = await databases.observe(schema)
+    assert (seen.owner, seen.complete) == (ACME, False)
+    await databases.create(schema, ACME, "second")
+    await databases.migrate(schema, databases.tenant_url(schema, "second"))
+    assert (await databases.observe(schema)).complete
+    assert await ask(databases, schema, "UPDATE usage SET max_bytes = 1 RETURNING max_bytes", "second") == 1
+
+
+# --- whose it is -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("statement", ["CREATE SCHEMA {}", "CREATE ROLE {}"])
 async def test_what_bears_no_mark_is_reported_and_left_alone(
-    admin: psycopg.AsyncConnection, schema: str, statement: str
+    databases: Databases, superuser: psycopg.AsyncConnection, schema: str, statement: str
 ) -> None:
-    await admin.execute(sql.SQL(statement).format(sql.Identifier(schema)))
-    found = await databases.observe(admin, schema)
+    await superuser.execute(sql.SQL(statement).format(sql.Identifier(schema)))
+    found = await databases.observe(schema)
     assert (found.exists, found.complete, found.owner) == (True, False, None)
-    with pytest.raises(databases.NotOwned):
-        await databases.create(admin, schema, "uid-1", "secret")
-    assert await databases.observe(admin, schema) == found
+    with pytest.raises(NotOwned, match="nobody's mark"):
+        await databases.create(schema, ACME, "secret", adopt=True)
+    with pytest.raises(NotOwned, match="nobody's mark"):
+        await databases.drop(schema, ACME)
+    await databases.retire(schema, ACME)
+    assert await databases.observe(schema) == found
 
 
-async def test_what_bears_another_tenants_mark_keeps_its_password(
-    postgres: EmbeddedPostgres, admin: psycopg.AsyncConnection, schema: str
+@pytest.mark.parametrize("claimant", [STRANGER, replace(NAMESAKE, cluster="cluster-b")])
+async def test_what_bears_anothers_mark_keeps_its_password_and_its_rows(
+    databases: Databases, schema: str, claimant: Mark
 ) -> None:
-    await databases.create(admin, schema, "first-life", "secret")
-    with pytest.raises(databases.NotOwned):
-        await databases.create(admin, schema, "second-life", "other")
-    assert await as_role(postgres, schema, "secret", "SELECT 1") == 1
+    await make(databases, schema)
+    with pytest.raises(NotOwned, match="MediaTenant media/acme"):
+        await databases.create(schema, claimant, "other")
+    with pytest.raises(NotOwned, match="MediaTenant media/acme"):
+        await databases.drop(schema, claimant)
+    await databases.retire(schema, claimant)
+    assert await ask(databases, schema, "SELECT max_bytes FROM usage") == GENEROUS.max_bytes
+
+
+@pytest.mark.parametrize(("namesake", "adopt"), [(NAMESAKE, False), (replace(NAMESAKE, cluster="cluster-b"), True)])
+async def test_a_namesake_adopts(databases: Databases, schema: str, namesake: Mark, adopt: bool) -> None:
+    await databases.create(schema, ACME, "secret")
+    await databases.create(schema, namesake, "second", adopt=adopt)
+    assert (await databases.observe(schema)).owner == namesake
+
+
+async def test_a_mark_of_the_first_kind_is_still_ours(databases: Databases, schema: str) -> None:
+    await databases.create(schema, Mark("uid-1"), "secret")
+    assert (await databases.observe(schema)).owner == Mark("uid-1")
+    await databases.create(schema, ACME, "secret")
+    assert (await databases.observe(schema)).owner == ACME
+
+
+async def test_a_tenant_cannot_change_whose_it_is(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    for statement in (
+        f"COMMENT ON SCHEMA {schema} IS 'media.scaiwave.io/owner=uid-9'",
+        f"COMMENT ON ROLE {schema} IS 'media.scaiwave.io/owner=uid-9'",
+        f"DROP SCHEMA {schema} CASCADE",
+        f"ALTER ROLE {schema} CONNECTION LIMIT 1000",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await ask(databases, schema, statement)
+
+
+async def test_all_marks_of_a_cluster_are_found_at_once(databases: Databases, schema: str) -> None:
+    other = f"{schema}_other"
+    await databases.create(schema, ACME, "secret")
+    await databases.create(other, replace(STRANGER, cluster="cluster-b"), "secret")
+    marks = await databases.marks("cluster-a")
+    assert marks[schema] == ACME
+    assert other not in marks
+
+
+# --- who may do what -------------------------------------------------------------------------------------------------
+
+
+async def test_a_tenants_role_reaches_nothing_but_its_own(databases: Databases, schema: str, operator_url: str) -> None:
+    other, operator = f"{schema}_other", operator_url.split("//")[1].split(":")[0]
+    await make(databases, schema)
+    await make(databases, other, replace(ACME, uid="uid-7"))
+    for statement in (
+        f"TABLE {other}.blob",
+        "CREATE TABLE public.stray (n int)",
+        "CREATE SCHEMA more",
+        "CREATE ROLE more",
+        f"SET ROLE {operator}",
+        f"SET ROLE {operator}_reader",
+        f"SET ROLE {other}",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await ask(databases, schema, statement)
+
+
+HOSTILE = """
+CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO seen VALUES (current_user, session_user);
+    RETURN NEW;
+END $$;
+CREATE TABLE seen (who name, session name);
+CREATE TRIGGER spy BEFORE INSERT OR UPDATE ON usage FOR EACH ROW EXECUTE FUNCTION spy();
+"""
+
+
+async def test_a_tenants_trigger_runs_as_the_tenant_whoever_writes_its_policy(
+    databases: Databases, schema: str
+) -> None:
+    url = await make(databases, schema)
+    await ask_all(databases, schema, HOSTILE)
+    await databases.apply_policy(url, replace(GENEROUS, generation=2))
+    assert await ask(databases, schema, "SELECT string_agg(DISTINCT session, ' ') FROM seen") == schema
+
+
+async def test_a_tenants_view_in_place_of_its_queue_runs_for_nobody(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    statements = "ALTER TABLE job RENAME TO was; CREATE VIEW job AS SELECT * FROM was; GRANT SELECT ON job TO PUBLIC"
+    await ask_all(databases, schema, statements)
+    assert await databases.depths_of([schema]) == {schema: None}
+
+
+async def test_the_reader_sees_no_word_that_a_client_wrote(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    for query in ("SELECT filename FROM media", "SELECT payload FROM job", "SELECT owner FROM job", "TABLE segment"):
+        with pytest.raises(Unavailable, match="permission denied"):
+            async with databases.within(schema) as tx:
+                await tx.exec_driver_sql(query)
+    with pytest.raises(Unavailable, match="read-only"):
+        async with databases.within(schema) as tx:
+            await tx.exec_driver_sql("UPDATE usage SET max_bytes = 1")
+
+
+async def ask_all(databases: Databases, schema: str, statements: str) -> None:
+    async with as_tenant(databases, schema) as connection:
+        await connection.execute(statements.encode())
+
+
+async def test_a_role_that_has_the_readers_name_is_left_alone(postgres: EmbeddedPostgres, schema: str) -> None:
+    with operators_role(postgres) as url:
+        databases = Databases(settings_for(url))
+        with psycopg.connect(plain(url), autocommit=True) as operator:
+            operator.execute(f"CREATE ROLE {databases.reader}")
+        with pytest.raises(Unavailable, match="nobody's mark"):
+            await databases.depths_of([schema])
+        await databases.aclose()
+
+
+# --- queues ----------------------------------------------------------------------------------------------------------
+
+
+async def test_many_queues_are_read_together_and_a_broken_one_hides_no_other(databases: Databases, schema: str) -> None:
+    other = f"{schema}_other"
+    first, second = await make(databases, schema), await make(databases, other, replace(ACME, uid="uid-7"))
+    low = await queue(first)
+    high = await queue(first, priority=5)
+    await queue(second, "transcribe")
+    seen = await databases.depths_of([schema, other, "tenant_nowhere"])
+    assert list(seen) == [schema, other, "tenant_nowhere"]
+    assert seen["tenant_nowhere"] is None
+    assert (seen[schema] or {})["scan"].ready == 2
+    assert str((seen[schema] or {})["scan"].head).startswith(high)
+    assert (seen[schema] or {})["thumbnail"] == Depth()
+    assert (seen[other] or {})["transcribe"].ready == 1
+    async with as_tenant(databases, schema) as session:
+        await session.execute("BEGIN")
+        await session.execute("LOCK TABLE job")
+        seen = await databases.depths_of([schema, other])
+        assert seen[schema] is None
+        assert (seen[other] or {})["transcribe"].ready == 1
+        with pytest.raises(Unavailable, match="cannot be read"):
+            await databases.depths(schema)
+    assert low != high
+    assert (await databases.depths(schema))["scan"].ready == 2
+
+
+async def test_a_job_that_was_handed_back_is_another_head(databases: Databases, schema: str) -> None:
+    await queue(await make(databases, schema))
+    before = (await databases.depths(schema))["scan"].head
+    assert (await databases.depths(schema))["scan"].head == before
+    await ask(databases, schema, "UPDATE job SET run_after = now() RETURNING 1")
+    assert (await databases.depths(schema))["scan"].head not in (None, before)
+
+
+async def test_the_usage_of_many_is_read_together(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    await ask(databases, schema, "UPDATE usage SET stored_bytes = 5 RETURNING 1")
+    assert await databases.usages_of([schema, "tenant_nowhere"]) == {schema: Usage(5, GENEROUS.max_bytes)}
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+async def test_it_holds_no_more_connections_than_its_pool(
+    operator_url: str, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    databases = Databases(settings_for(operator_url, pool=2))
+    try:
+        await make(databases, schema)
+        await asyncio.gather(
+            *(databases.depths(schema) for _ in range(20)), *(databases.observe(schema) for _ in range(20))
+        )
+        role = operator_url.split("//")[1].split(":")[0]
+        rows = await superuser.execute(
+            "SELECT FROM pg_stat_activity WHERE usename = ANY(%s)", [[role, f"{role}_reader"]]
+        )
+        assert rows.rowcount <= 2
+    finally:
+        await databases.aclose()
+
+
+async def test_a_server_that_is_away_is_said_without_a_secret(schema: str, caplog: pytest.LogCaptureFixture) -> None:
+    databases = Databases(settings_for("postgresql://operator:hush@127.0.0.1:1/postgres"))
+    with caplog.at_level(logging.DEBUG), pytest.raises(Unavailable) as raised:
+        await databases.observe(schema)
+    assert raised.value.dependency == "database"
+    for call in (
+        databases.depths_of([schema]),
+        databases.marks("a"),
+        databases.usage(schema),
+        databases.drop(schema, ACME),
+    ):
+        with pytest.raises(Unavailable):
+            await call
+    assert "hush" not in str(raised.value) + caplog.text
+
+
+async def test_a_connection_that_died_is_replaced(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    await make(databases, schema)
+    await superuser.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename LIKE 'operator_%'"
+    )
+    for _ in range(6):  # each of the pool once, at most
+        try:
+            await databases.observe(schema)
+            await databases.depths(schema)
+            break
+        except Unavailable:
+            continue
+    assert (await databases.depths(schema)).keys() == set(KINDS)
+
+
+async def test_an_operator_that_may_not_says_what_it_lacks(
+    databases: Databases, schema: str, postgres: EmbeddedPostgres
+) -> None:
+    await make(databases, schema)
+    await databases.retire(schema, ACME)
+    with operators_role(postgres) as url:
+        another = Databases(settings_for(url))
+        with pytest.raises(Unavailable, match="permission denied to"):
+            await another.create(schema, NAMESAKE, "second")
+        await another.aclose()
 
 
 async def test_no_statement_holds_the_password(
-    postgres: EmbeddedPostgres, admin: psycopg.AsyncConnection, schema: str
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection, postgres: EmbeddedPostgres, operator_url: str
 ) -> None:
-    password = secrets.token_hex(16)
-    await databases.create(admin, schema, "uid-1", password)
-    await admin.execute("SET log_statement = 'all'")
-    await databases.set_password(admin, schema, password)
-    await admin.execute("SET log_statement = 'none'")
+    password, role = secrets.token_hex(16), operator_url.split("//")[1].split(":")[0]
+    await superuser.execute(f"ALTER ROLE {role} SET log_statement = 'all'")
+    try:
+        fresh = Databases(settings_for(operator_url))
+        await fresh.create(schema, ACME, password)
+        await fresh.migrate(schema, fresh.tenant_url(schema, password))
+        await fresh.aclose()
+    finally:
+        await superuser.execute(f"ALTER ROLE {role} RESET log_statement")
     log = postgres.log.read_text()
     assert f'ALTER ROLE "{schema}" PASSWORD' in log
     assert password not in log
+
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "expected"),
+    [
+        ("postgresql://a:b@db:5433/media", "", "postgresql+psycopg://tenant_x:s%2Fx@db:5433/media"),
+        ("postgresql://a:b@db:5433/media", "pool:6432", "postgresql+psycopg://tenant_x:s%2Fx@pool:6432/media"),
+        ("postgresql://a:b@db/media", "[fd00::1]:6432", "postgresql+psycopg://tenant_x:s%2Fx@[fd00::1]:6432/media"),
+        (
+            "postgresql://a:b@db/media?sslmode=require&sslpassword=p&passfile=/secret&options=-c%20x=1",
+            "pool",
+            "postgresql+psycopg://tenant_x:s%2Fx@pool/media?sslmode=require",
+        ),
+    ],
+)
+def test_a_tenant_gets_the_address_and_none_of_the_operators_secrets(url: str, address: str, expected: str) -> None:
+    made = Databases(settings_for(url, tenant_address=address)).tenant_url("tenant_x", "s/x")
+    assert made == expected
+    assert password_of(made) == "s/x"
+
+
+def test_a_schema_names_its_tenant() -> None:
+    assert tenant_id_of("tenant_acme_eu") == "acme-eu"
+
+
+def test_policies_have_no_column_that_the_reader_cannot_see() -> None:
+    assert {field.name for field in fields(Policy)} <= {*READABLE["policy"], *READABLE["usage"]}

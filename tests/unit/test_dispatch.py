@@ -1,11 +1,29 @@
+"""How many workers, for whom, and when: the decisions, and the dispatcher over a fleet in memory."""
+
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from media_core.errors import Unavailable
-from media_core.queue import Depth
-from media_operator.dispatch import BATCH, Dispatcher, workers_to_start
+from media_core.queue import KINDS, Depth
+from media_operator import dispatch
+from media_operator.dispatch import (
+    Demand,
+    FleetDispatcher,
+    Launch,
+    TenantQueue,
+    allot,
+    job_name,
+    workers_to_start,
+)
 
 
 def start(ready: int = 0, leased: int = 0, running: int | None = 0, batch: int = 20, limit: int = 4) -> int:
@@ -51,84 +69,291 @@ def test_a_limit_of_zero_starts_none() -> None:
     assert start(ready=100, limit=0) == 0
 
 
-class Launcher:
-    """Counts; real ones are exercised by the integration tests."""
+# --- whose turn it is ------------------------------------------------------------------------------------------------
 
-    def __init__(self, running: int | None = 0, room: int = 100) -> None:
-        self.count = running
-        self.room = room
-        self.launched: list[str] = []
 
-    async def running(self, kind: str) -> int | None:
-        return None if self.count is None else self.count + self.launched.count(kind)
+def demand(tenant: str, count: int, kind: str = "scan", running: int = 0) -> Demand:
+    return Demand(f"tenant_{tenant}", tenant, kind, "job-1", running, count)
 
-    async def launch(self, kind: str) -> bool:
+
+def turns(launches: Sequence[Launch]) -> list[tuple[str, str]]:
+    return [(launch.tenant_id, launch.kind) for launch in launches]
+
+
+def test_places_go_round() -> None:
+    launches = allot([demand("a", 9), demand("b", 2), demand("c", 1)], {}, 5)
+    assert turns(launches) == [("a", "scan"), ("b", "scan"), ("c", "scan"), ("a", "scan"), ("b", "scan")]
+
+
+def test_who_has_the_fewest_workers_comes_first() -> None:
+    launches = allot([demand("a", 9), demand("b", 9)], {"a": 2, "b": 0}, 3)
+    assert turns(launches) == [("b", "scan"), ("b", "scan"), ("a", "scan")]
+
+
+def test_the_kinds_of_one_tenant_take_turns() -> None:
+    launches = allot([demand("a", 1, "thumbnail"), demand("a", 2, "transcribe"), demand("a", 2)], {}, 4)
+    assert [kind for _, kind in turns(launches)] == ["scan", "transcribe", "thumbnail", "scan"]
+
+
+DEMANDS = st.lists(
+    st.tuples(st.sampled_from("abcdefg"), st.sampled_from(KINDS), st.integers(1, 6), st.integers(0, 4)),
+    max_size=15,
+    unique_by=lambda each: each[:2],
+).map(lambda found: [demand(tenant, count, kind, running) for tenant, kind, count, running in found])
+RUNNING = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 5))
+FREE = st.integers(-3, 40)
+
+
+@given(DEMANDS, RUNNING, FREE)
+def test_all_free_places_are_used_and_never_more(wanted: list[Demand], running: dict[str, int], free: int) -> None:
+    assert len(allot(wanted, running, free)) == max(0, min(free, sum(each.count for each in wanted)))
+
+
+@given(DEMANDS, RUNNING, FREE)
+def test_nobody_gets_more_than_they_want_nor_a_name_twice(
+    wanted: list[Demand], running: dict[str, int], free: int
+) -> None:
+    launches = allot(wanted, running, free)
+    asked = Counter({(each.tenant_id, each.kind): each.count for each in wanted})
+    assert Counter(turns(launches)) <= asked
+    assert len({launch.name for launch in launches}) == len(launches)
+
+
+@given(DEMANDS, FREE)
+def test_nobody_gets_a_second_worker_before_everybody_has_the_first(wanted: list[Demand], free: int) -> None:
+    launches = allot(wanted, {}, free)
+    got = Counter(launch.tenant_id for launch in launches)
+    if any(count > 1 for count in got.values()):
+        assert got.keys() == {each.tenant_id for each in wanted}
+
+
+@given(DEMANDS, RUNNING, FREE, st.randoms())
+def test_the_same_is_decided_whatever_the_order(
+    wanted: list[Demand], running: dict[str, int], free: int, random: Random
+) -> None:
+    shuffled = list(wanted)
+    random.shuffle(shuffled)
+    assert allot(shuffled, running, free) == allot(wanted, running, free)
+
+
+def test_a_name_says_whose_and_what_and_fits_a_label() -> None:
+    assert job_name("acme", "scan", "job-1", 0).startswith("mt-acme-scan-")
+    assert all(len(job_name("a" * 40, kind, "job-1", 0)) <= 63 for kind in KINDS)
+
+
+def test_a_name_is_the_same_for_the_same_head_and_slot_only() -> None:
+    assert job_name("acme", "scan", "job-1", 0) == job_name("acme", "scan", "job-1", 0)
+    others = [("acme", "scan", "job-2", 0), ("acme", "scan", "job-1", 1), ("acme", "thumbnail", "job-1", 0)]
+    assert job_name("acme", "scan", "job-1", 0) not in {job_name(*each) for each in others}
+
+
+# --- the dispatcher --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counted:
+    """A fleet in memory: queues as they are set, workers by name."""
+
+    queues: dict[str, dict[str, Depth] | None] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=lambda: {"scan": 4, "transcribe": 2, "thumbnail": 2})
+    workers: dict[str, tuple[str, str]] = field(default_factory=dict)
+    countable: bool = True
+    readable: bool = True
+    backing_off: set[tuple[str, str]] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    looked: asyncio.Queue[list[str]] = field(default_factory=asyncio.Queue)
+    launched: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+
+    def queue(self, schema: str, **ready: int) -> None:
+        self.queues[schema] = {kind: Depth(ready=count, head=f"{schema}-1") for kind, count in ready.items()}
+
+    def tenants(self) -> Mapping[str, TenantQueue]:
+        return {schema: TenantQueue(schema.removeprefix("tenant_"), self.limits) for schema in self.queues}
+
+    async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
         await asyncio.sleep(0)
-        if len(self.launched) >= self.room:
-            return False
-        self.launched.append(kind)
-        return True
+        self.looked.put_nowait(list(schemas))
+        if not self.readable:
+            raise Unavailable("database", "PostgreSQL does not answer")
+        return {schema: self.queues[schema] for schema in schemas}
 
+    def running(self) -> Mapping[tuple[str, str], int] | None:
+        return Counter(self.workers.values()) if self.countable else None
 
-def dispatcher(launcher: Launcher, limits: Mapping[str, int] | None = None, **ready: int) -> Dispatcher:
-    async def depths() -> Mapping[str, Depth]:
+    def held(self, schema: str, kind: str) -> bool:
+        return (schema, kind) in self.backing_off
+
+    async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
         await asyncio.sleep(0)
-        return {kind: Depth(ready=ready.get(kind, 0)) for kind in BATCH}
+        if schema in self.broken:
+            raise ConnectionResetError
+        if schema in self.refused:
+            return "no"
+        if name in self.workers:
+            return "exists"
+        self.workers[name] = (schema, kind)
+        self.launched.put_nowait(schema)
+        return "created"
 
-    allowed = {"scan": 4, "transcribe": 2, "thumbnail": 2} if limits is None else limits
-    return Dispatcher("acme", depths, lambda: allowed, launcher)
+    def started(self) -> dict[tuple[str, str], int]:
+        return dict(Counter(self.workers.values()))
+
+
+async def look(fleet: Counted, *schemas: str, limit: int = 50) -> list[Launch]:
+    return await FleetDispatcher(fleet, limit=limit).look(schemas or fleet.queues)
 
 
 async def test_each_kind_gets_its_own_workers() -> None:
-    launcher = Launcher()
-    assert await dispatcher(launcher, scan=30, transcribe=1).dispatch() == {"scan": 2, "transcribe": 1}
-    assert sorted(launcher.launched) == ["scan", "scan", "transcribe"]
+    fleet = Counted()
+    fleet.queue("tenant_a", scan=30, transcribe=1)
+    await look(fleet)
+    assert fleet.started() == {("tenant_a", "scan"): 2, ("tenant_a", "transcribe"): 1}
+
+
+async def test_only_who_was_asked_for_is_looked_at() -> None:
+    fleet = Counted()
+    for schema in ("tenant_a", "tenant_b", "tenant_c"):
+        fleet.queue(schema, scan=1)
+    await look(fleet, "tenant_b", "tenant_unknown")
+    assert fleet.looked.get_nowait() == ["tenant_b"]
+    assert fleet.started() == {("tenant_b", "scan"): 1}
 
 
 async def test_two_looks_at_once_start_no_worker_twice() -> None:
-    launcher = Launcher()
-    looking = dispatcher(launcher, scan=1)
-    await asyncio.gather(looking.dispatch(), looking.dispatch(), looking.dispatch())
-    assert launcher.launched == ["scan"]
+    fleet = Counted()
+    fleet.queue("tenant_a", scan=1)
+    dispatcher = FleetDispatcher(fleet, limit=50)
+    await asyncio.gather(*(dispatcher.look(["tenant_a"]) for _ in range(3)))
+    assert len(fleet.workers) == 1
 
 
-async def test_an_unreadable_queue_starts_nothing() -> None:
-    async def depths() -> Mapping[str, Depth]:
-        raise Unavailable("database", "PostgreSQL does not answer")
-
-    launcher = Launcher()
-    assert await Dispatcher("acme", depths, lambda: {"scan": 4}, launcher).dispatch() == {}
-    assert launcher.launched == []
-
-
-async def test_a_launcher_that_cannot_count_starts_nothing() -> None:
-    launcher = Launcher(running=None)
-    assert await dispatcher(launcher, scan=30).dispatch() == {}
+async def test_one_who_counts_wrong_comes_upon_the_same_names() -> None:
+    fleet = Counted()
+    fleet.queue("tenant_a", scan=30)
+    await look(fleet)
+    names = set(fleet.workers)
+    fleet.running = dict  # type: ignore[method-assign]  a successor whose cache lags behind
+    assert await look(fleet) == []
+    assert set(fleet.workers) == names
 
 
-async def test_a_launcher_without_room_is_asked_once_per_look() -> None:
-    launcher = Launcher(room=1)
-    assert await dispatcher(launcher, scan=80).dispatch() == {"scan": 1}
+async def test_an_unreadable_queue_starts_nothing_and_hides_no_other() -> None:
+    fleet = Counted(queues={"tenant_a": None})
+    fleet.queue("tenant_b", scan=1)
+    await look(fleet)
+    assert fleet.started() == {("tenant_b", "scan"): 1}
+
+
+async def test_a_database_that_is_away_starts_nothing() -> None:
+    fleet = Counted(readable=False)
+    fleet.queue("tenant_a", scan=1)
+    assert await look(fleet) == []
+
+
+async def test_a_fleet_that_cannot_count_starts_nothing() -> None:
+    fleet = Counted(countable=False)
+    fleet.queue("tenant_a", scan=30)
+    assert await look(fleet) == []
 
 
 async def test_a_suspended_tenant_gets_no_workers() -> None:
-    launcher = Launcher()
-    assert await dispatcher(launcher, limits=dict.fromkeys(BATCH, 0), scan=30, transcribe=3).dispatch() == {}
+    fleet = Counted(limits=dict.fromkeys(KINDS, 0))
+    fleet.queue("tenant_a", scan=30, transcribe=3)
+    assert await look(fleet) == []
 
 
-async def test_a_wake_up_is_answered_without_waiting_for_the_next_poll() -> None:
-    looked = asyncio.Queue[None]()
+async def test_a_kind_that_backs_off_waits_and_the_others_do_not() -> None:
+    fleet = Counted(backing_off={("tenant_a", "scan")})
+    fleet.queue("tenant_a", scan=1, thumbnail=1)
+    await look(fleet)
+    assert fleet.started() == {("tenant_a", "thumbnail"): 1}
 
-    async def depths() -> Mapping[str, Depth]:
-        looked.put_nowait(None)
-        return {}
 
-    looking = Dispatcher("acme", depths, dict, Launcher())
-    task = asyncio.create_task(looking.run())
+@pytest.mark.parametrize("trouble", ["refused", "broken"])
+async def test_the_place_of_a_launch_that_failed_goes_to_another(trouble: str) -> None:
+    fleet = Counted(**{trouble: {"tenant_a"}})  # type: ignore[arg-type]
+    for schema in ("tenant_a", "tenant_b"):
+        fleet.queue(schema, scan=80)
+    await look(fleet, limit=3)
+    assert fleet.started() == {("tenant_b", "scan"): 3}
+
+
+async def test_workers_of_tenants_that_are_gone_take_places_too() -> None:
+    fleet = Counted(workers={"old": ("tenant_gone", "scan")})
+    fleet.queue("tenant_a", scan=80)
+    await look(fleet, limit=3)
+    assert fleet.started()["tenant_a", "scan"] == 2
+
+
+async def test_depths_are_kept_for_metrics_until_they_are_unknown_or_the_tenant_is_gone() -> None:
+    fleet = Counted()
+    for schema in ("tenant_a", "tenant_b", "tenant_c"):
+        fleet.queue(schema, scan=1)
+    dispatcher = FleetDispatcher(fleet, limit=50)
+    await dispatcher.look(fleet.queues)
+    fleet.queues["tenant_a"] = None
+    del fleet.queues["tenant_b"]
+    await dispatcher.look(fleet.queues)
+    assert list(dispatcher.depths) == ["tenant_c"]
+
+
+# --- when it looks ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def dispatching(fleet: Counted, limit: int = 50) -> AsyncIterator[FleetDispatcher]:
+    """Runs, and has polled once; the next poll is seconds away."""
+    dispatcher = FleetDispatcher(fleet, limit=limit)
+    task = asyncio.create_task(dispatcher.run())
     try:
-        async with asyncio.timeout(1):  # less than POLL_SECONDS
-            await looked.get()
-            looking.wake()
-            await looked.get()
+        async with asyncio.timeout(5):
+            await fleet.looked.get()
+            yield dispatcher
     finally:
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_wake_up_is_answered_at_once_and_for_its_tenant_alone() -> None:
+    fleet = Counted(queues={"tenant_a": {}, "tenant_b": {}})
+    async with dispatching(fleet) as dispatcher:
+        dispatcher.wake("tenant_b")
+        assert await fleet.looked.get() == ["tenant_b"]
+        dispatcher.wake()
+        assert await fleet.looked.get() == ["tenant_a", "tenant_b"]
+
+
+async def test_who_went_short_is_looked_at_when_any_job_ends() -> None:
+    fleet = Counted(queues={"tenant_idle": {}})
+    for schema in ("tenant_a", "tenant_b"):
+        fleet.queue(schema, scan=1)
+    async with dispatching(fleet, limit=1) as dispatcher:
+        assert await fleet.launched.get() == "tenant_a"
+        fleet.workers.clear()
+        fleet.queue("tenant_a", scan=0)
+        dispatcher.job_ended()
+        assert await fleet.looked.get() == ["tenant_a", "tenant_b"]
+        assert await fleet.launched.get() == "tenant_b"
+
+
+async def test_all_are_polled_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.01)
+    fleet = Counted(queues={"tenant_a": {}})
+    async with dispatching(fleet):
+        for _ in range(3):
+            assert await fleet.looked.get() == ["tenant_a"]
+
+
+async def test_a_poll_that_takes_long_keeps_no_wake_up_waiting() -> None:
+    class Slow(Counted):
+        async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
+            if len(schemas) > 1:
+                self.looked.put_nowait(["slow"])
+                await asyncio.Event().wait()
+            return await super().depths_of(schemas)
+
+    fleet = Slow(queues={"tenant_a": {}, "tenant_b": {}})
+    async with dispatching(fleet) as dispatcher:
+        dispatcher.wake("tenant_a")
+        assert await fleet.looked.get() == ["tenant_a"]

@@ -18,14 +18,14 @@ def pages() -> dict[str, str]:
     return generate.pages()  # type: ignore[no-any-return]  # a script, loaded by path
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "http-api.md", "openapi.json"])
-def test_a_generated_page_is_the_one_committed(pages: dict[str, str], name: str) -> None:
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages[name], "run `make docs` and commit"
+def test_what_is_generated_is_what_is_committed(pages: dict[str, str]) -> None:
+    stale = [name for name, page in pages.items() if (ROOT / name).read_text(encoding="utf-8") != page]
+    assert not stale, "run `make docs` and commit"
 
 
 def test_every_setting_is_explained() -> None:
-    for _, module_name in generate.SETTINGS:
-        for cls in generate.settings_of(module_name):
+    for _, module_name, names in generate.SETTINGS:
+        for cls in generate.settings_of(module_name, names):
             undocumented = set(cls.model_fields) - set(generate.attribute_docs(cls))
             assert not undocumented, f"{cls.__name__}: {undocumented}"
             assert cls.__doc__, cls.__name__

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from media_core.ownership import Mark
 from media_core.plan import (
     Api,
     ApiShape,
@@ -14,17 +15,30 @@ from media_core.plan import (
     CreateBucket,
     CreateDatabase,
     Database,
+    DeleteBucket,
+    DropDatabase,
+    Failure,
+    HoldDeletion,
     MakeSigningKey,
+    MakeStoreKey,
     MigrateDatabase,
     Observed,
     Plan,
+    ReleaseDeletion,
+    RevokeStoreKeys,
     RunApi,
     Scanner,
+    SendCanary,
     ShapeWorkers,
+    SigningKeys,
     Step,
+    StopWorkloads,
+    StoreKey,
     Unreachable,
     Workers,
+    api_shape_of,
     plan,
+    plan_deletion,
     policy_of,
     with_transitions,
     worker_shape_of,
@@ -48,9 +62,9 @@ def tenant(generation: int = 1, **spec: Any) -> MediaTenant:
 EMPTY = Observed(
     bucket=Bucket(exists=False),
     database=Database(exists=False, known_revisions=("0001", "0002")),
-    signing_keys=0,
+    signing_keys=SigningKeys(0),
     policy=None,
-    scanner=Scanner(ready=True, detail="clamd 1.4.6"),
+    scanner=Scanner("True", "ScannerAnswers", "clamd 1.4.6"),
     api=Api(shape=None),
     workers=Workers(shape=None),
 )
@@ -66,9 +80,9 @@ class World:
     def carry_out(self, step: Step) -> None:
         self.done.append(step)
         match step:
-            case CreateBucket(_, owner):
+            case CreateBucket(_, owner, _):
                 self.seen = replace(self.seen, bucket=Bucket(True, owner))
-            case CreateDatabase(_, owner):
+            case CreateDatabase(_, owner, _):
                 assert isinstance(self.seen.database, Database)
                 self.seen = replace(
                     self.seen, database=replace(self.seen.database, exists=True, complete=True, owner=owner)
@@ -78,7 +92,7 @@ class World:
                 newest = self.seen.database.known_revisions[-1]
                 self.seen = replace(self.seen, database=replace(self.seen.database, revision=newest))
             case MakeSigningKey():
-                self.seen = replace(self.seen, signing_keys=1)
+                self.seen = replace(self.seen, signing_keys=SigningKeys(1))
             case ApplyPolicy(policy):
                 self.seen = replace(self.seen, policy=policy)
             case RunApi(shape):
@@ -131,13 +145,14 @@ def test_every_condition_is_said_in_the_first_pass_about_this_generation() -> No
     current = plan(tenant(generation=7), EMPTY)
     assert [condition.type for condition in current.conditions] == [
         "Ready",
+        "Accepted",
         "BucketReady",
         "DatabaseReady",
         "KeysReady",
         "PolicyApplied",
-        "ScannerReady",
         "ApiReady",
         "WorkersReady",
+        "ScannerReady",
     ]
     assert {condition.observed_generation for condition in current.conditions} == {7}
 
@@ -198,39 +213,82 @@ def test_a_schema_that_a_newer_version_migrated_is_left_alone() -> None:
     assert said(current, "DatabaseReady").reason == "SchemaNewer"
 
 
-def test_what_bears_another_tenants_mark_is_never_touched() -> None:
-    taken = replace(
-        EMPTY,
-        bucket=Bucket(True, "somebody-else"),
-        database=Database(True, True, "somebody-else", None, ("0001",)),
-    )
-    current = plan(tenant(), taken)
-    assert [type(step) for step in current.steps] == [MakeSigningKey]
-    assert said(current, "BucketReady").reason == said(current, "DatabaseReady").reason == "NotOwned"
+THEIRS = Mark("first-life", "team-a/acme", "cluster-1")
+OURS = Mark("acme")
+HALF_MADE = Database(True, False, OURS, "0001", ("0001",))
 
 
-def test_a_bucket_without_any_mark_is_not_ours() -> None:
-    assert said(plan(tenant(), replace(EMPTY, bucket=Bucket(True, None))), "BucketReady").reason == "NotOwned"
+def resource(namespace: str = "team-a", *, annotations: dict[str, str] | None = None, **spec: Any) -> MediaTenant:
+    """As it is on a cluster, with a uid of its own."""
+    metadata = {"name": "acme", "namespace": namespace, "uid": "second-life", "annotations": annotations or {}}
+    document = {"apiVersion": "media.scaiwave.io/v1alpha1", "kind": "MediaTenant", "metadata": metadata, "spec": spec}
+    return MediaTenant.read(document)
 
 
-def test_a_schema_without_any_mark_is_not_ours() -> None:
-    seen = replace(EMPTY, database=Database(True, False, None, None, ("0001",)))
-    assert said(plan(tenant(), seen), "DatabaseReady").reason == "NotOwned"
+@pytest.mark.parametrize(
+    "taken",
+    [
+        {"bucket": Bucket(True, THEIRS)},
+        {"database": Database(True, True, THEIRS, None, ("0001",))},
+        {"bucket": Bucket(True, None)},
+        {"database": Database(True, False, None, None, ("0001",))},
+        {"rival": "MediaTenant team-a/acme has tenantId acme"},
+    ],
+)
+def test_what_is_not_ours_makes_a_conflict_and_nothing_at_all_is_done(taken: dict[str, Any]) -> None:
+    current = plan(resource("team-b"), replace(EMPTY, cluster="cluster-1", **taken))
+    assert current.steps == ()
+    assert [(c.type, c.status, c.reason) for c in current.conditions] == [
+        ("Ready", "False", "Conflict"),
+        ("Accepted", "False", "Conflict"),
+    ]
+
+
+def test_an_empty_bucket_without_a_mark_may_be_claimed() -> None:
+    current = plan(tenant(), replace(EMPTY, bucket=Bucket(True, None, empty=True)))
+    assert CreateBucket("media-acme", OURS) in current.steps
 
 
 def test_a_role_whose_password_was_lost_gets_a_new_one() -> None:
-    seen = replace(EMPTY, database=Database(True, False, "acme", "0001", ("0001",)))
-    assert CreateDatabase("tenant_acme", "acme") in plan(tenant(), seen).steps
+    assert CreateDatabase("tenant_acme", OURS) in plan(tenant(), replace(EMPTY, database=HALF_MADE)).steps
 
 
-def test_a_schema_of_the_same_name_but_another_uid_is_not_inherited() -> None:
-    document = {
-        "apiVersion": "media.scaiwave.io/v1alpha1",
-        "kind": "MediaTenant",
-        "metadata": {"name": "acme", "uid": "second-life"},
-    }
-    seen = replace(EMPTY, database=Database(True, True, "first-life", "0001", ("0001",)))
-    assert said(plan(MediaTenant.read(document), seen), "DatabaseReady").reason == "NotOwned"
+LEFT_BEHIND = replace(
+    EMPTY,
+    cluster="cluster-1",
+    bucket=Bucket(True, THEIRS),
+    database=Database(True, True, THEIRS, "0001", ("0001",)),
+)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "cluster", "retained", "annotations", "adopted"),
+    [
+        ("team-a", "cluster-1", False, {}, True),
+        ("team-a", "cluster-2", True, {}, True),
+        ("team-a", "cluster-2", False, {}, False),
+        ("team-a", "cluster-2", False, {"media.scaiwave.io/adopt": "true"}, True),
+        ("team-b", "cluster-1", True, {"media.scaiwave.io/adopt": "true"}, False),
+    ],
+)
+def test_what_a_namesake_left_is_adopted_by_the_rules(
+    namespace: str, cluster: str, retained: bool, annotations: dict[str, str], adopted: bool
+) -> None:
+    mark = replace(THEIRS, retained=retained)
+    seen = replace(
+        LEFT_BEHIND, cluster=cluster, bucket=Bucket(True, mark), database=Database(True, True, mark, "0001", ("0001",))
+    )
+    current = plan(resource(namespace, annotations=annotations), seen)
+    ours = Mark("second-life", f"{namespace}/acme", cluster, bucket="media-acme")
+    adopt = bool(annotations)
+    wanted = [CreateBucket("media-acme", ours, adopt), CreateDatabase("tenant_acme", ours, adopt)]
+    assert [step for step in wanted if step in current.steps] == (wanted if adopted else [])
+
+
+def test_a_mark_reads_back_as_it_was_written_and_an_old_one_is_a_bare_id() -> None:
+    assert Mark.parse(str(THEIRS.as_retained())) == THEIRS.as_retained()
+    assert Mark.parse(str(THEIRS)) == THEIRS
+    assert Mark.parse("acme") == OURS
 
 
 @pytest.mark.parametrize(
@@ -245,28 +303,29 @@ def test_what_cannot_be_seen_is_unknown_and_starts_nothing(part: str, condition:
     assert said(current, "Ready").status == "Unknown"
 
 
-def test_nothing_that_needs_the_database_starts_while_it_cannot_be_seen() -> None:
-    current = plan(tenant(), replace(EMPTY, database=Unreachable("connection refused"), policy=Unreachable("same")))
-    assert [type(step) for step in current.steps] == [CreateBucket, MakeSigningKey]
+@pytest.mark.parametrize("unseen", ["bucket", "database"])
+def test_nothing_is_claimed_while_one_half_cannot_be_seen(unseen: str) -> None:
+    current = plan(tenant(), replace(EMPTY, **{unseen: Unreachable("connection refused")}))
+    assert [type(step) for step in current.steps] == [MakeSigningKey]
     assert said(current, "ApiReady").reason == "WaitingForBucket"
 
 
 def test_a_step_that_has_just_failed_is_reported_and_not_planned_again() -> None:
-    current = plan(tenant(), replace(EMPTY, failures={"CreateBucket": "the disk is full"}))
+    current = plan(tenant(), replace(EMPTY, failures={"CreateBucket": Failure("the disk is full")}))
     assert CreateBucket not in [type(step) for step in current.steps]
     assert said(current, "BucketReady").reason == "CreateBucketFailed"
     assert said(current, "BucketReady").message == "the disk is full"
 
 
 def test_a_missing_scanner_is_said_and_stops_nothing_else() -> None:
-    world = World(replace(EMPTY, scanner=Scanner(False, "clamd is not installed")))
+    world = World(replace(EMPTY, scanner=Scanner("False", "ScannerMissing", "clamd is not installed")))
     current = world.settle(tenant())
     assert said(current, "ApiReady").status == "True"
     assert (said(current, "Ready").status, said(current, "Ready").reason) == ("False", "ScannerMissing")
 
 
 def test_without_scanning_no_scanner_is_missed() -> None:
-    world = World(replace(EMPTY, scanner=Scanner(False, "clamd is not installed")))
+    world = World(replace(EMPTY, scanner=Scanner("False", "ScannerMissing", "clamd is not installed")))
     assert said(world.settle(tenant(scan={"enabled": False})), "Ready").status == "True"
 
 
@@ -299,3 +358,136 @@ def test_a_transition_time_moves_only_when_the_status_flips() -> None:
     times = {condition.type: condition.last_transition_time for condition in after}
     assert times["ScannerReady"] == NOW  # true before and after
     assert times["Ready"] == later
+
+
+ON_CLUSTER = replace(
+    EMPTY,
+    cluster="cluster-1",
+    store_key=StoreKey(current=False),
+    held=False,
+    scanner=Scanner("Unknown", "CanaryPending", "no canary yet", canary_due=True),
+)
+
+
+def alive(declared: MediaTenant) -> Observed:
+    """A tenant of a cluster to which nothing has to be done."""
+    mine = Mark("second-life", f"{declared.metadata.namespace}/acme", "cluster-1")
+    return replace(
+        ON_CLUSTER,
+        bucket=Bucket(True, mine, capabilities={"lifecycle": True}),
+        database=Database(True, True, mine, "0002", ("0001", "0002")),
+        store_key=StoreKey(current=True),
+        signing_keys=SigningKeys(1),
+        policy=policy_of(declared),
+        api=Api(api_shape_of(declared), wanted=2, ready=2),
+        workers=Workers(worker_shape_of(declared)),
+        scanner=Scanner("True", "CanaryFound", "found"),
+    )
+
+
+def test_the_pods_wait_for_their_store_key() -> None:
+    seen = replace(alive(resource()), store_key=StoreKey(current=False), api=Api(None))
+    current = plan(resource(), seen)
+    assert [type(step) for step in current.steps] == [MakeStoreKey]
+    assert said(current, "ApiReady").reason == "WaitingForStoreKey"
+
+
+def test_asking_for_new_keys_makes_both_once_and_stops_nobody() -> None:
+    declared = resource(annotations={"media.scaiwave.io/rotate-keys": "2026-11"})
+    current = plan(declared, alive(declared))
+    assert [type(step) for step in current.steps] == [MakeStoreKey, MakeSigningKey]
+    assert said(current, "Ready").status == "True"
+    done = replace(
+        alive(declared), store_key=StoreKey(True, rotation="2026-11"), signing_keys=SigningKeys(2, "2026-11")
+    )
+    assert plan(declared, done).steps == ()
+
+
+def test_an_old_store_key_is_revoked_once_no_pod_uses_it() -> None:
+    rolling = replace(alive(resource()), store_key=StoreKey(True, others=1, others_in_use=True))
+    assert plan(resource(), rolling).steps == ()
+    rolled = replace(rolling, store_key=StoreKey(True, others=1))
+    assert plan(resource(), rolled).steps == (RevokeStoreKeys("acme"),)
+
+
+def test_a_canary_is_sent_when_it_is_due_and_all_that_it_needs_is_there() -> None:
+    due = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
+    assert plan(resource(), replace(alive(resource()), scanner=due)).steps == (SendCanary("acme"),)
+    asleep = replace(alive(resource()), scanner=due, api=Api(api_shape_of(resource()), wanted=2, ready=0))
+    assert plan(resource(), asleep).steps == ()
+    assert said(plan(resource(), asleep), "ScannerReady").status == "True"  # what was seen last still stands
+
+
+def test_what_the_store_lacks_is_said_and_holds_nothing_back() -> None:
+    seen = alive(resource())
+    assert isinstance(seen.bucket, Bucket)
+    seen = replace(seen, bucket=replace(seen.bucket, capabilities={"lifecycle": False, "publicAccessBlock": True}))
+    current = plan(resource(), seen)
+    assert said(current, "S3Capabilities").status == "False"
+    assert "lacks lifecycle" in said(current, "S3Capabilities").message
+    assert said(current, "Ready").status == "True"
+
+
+def test_only_a_tenant_whose_data_is_to_go_holds_its_deletion_up() -> None:
+    deleting = resource(storage={"deletionPolicy": "Delete"})
+    assert plan(deleting, alive(deleting)).steps == (HoldDeletion(),)
+    assert plan(resource(), replace(alive(resource()), held=True)).steps == (ReleaseDeletion(),)
+
+
+DELETE = {"storage": {"deletionPolicy": "Delete"}}
+
+
+def test_deletion_goes_step_by_step_from_the_pods_to_the_finalizer() -> None:
+    declared = resource(**DELETE)
+    seen = replace(alive(declared), held=True)
+    steps = []
+    for _ in range(6):
+        current = plan_deletion(declared, seen)
+        steps += [type(step) for step in current.steps]
+        match current.steps:
+            case (StopWorkloads(),):
+                seen = replace(seen, stopped=True)
+            case (DeleteBucket(),):
+                seen = replace(seen, bucket=Bucket(False))
+            case (DropDatabase(),):
+                seen = replace(seen, database=Database(False))
+            case (ReleaseDeletion(),):
+                seen = replace(seen, held=False)
+    assert steps == [StopWorkloads, DeleteBucket, DropDatabase, ReleaseDeletion]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bucket": Unreachable("connection refused")}, "StoreUnreachable"),
+        ({"database": Unreachable("connection refused")}, "DatabaseUnreachable"),
+        ({"bucket": Bucket(True, THEIRS)}, "BucketNotOwned"),
+        ({"failures": {"DeleteBucket": Failure("3 objects are locked", "ObjectsLocked")}}, "ObjectsLocked"),
+    ],
+)
+def test_what_blocks_a_deletion_is_said_with_the_way_out(change: dict[str, Any], reason: str) -> None:
+    declared = resource(**DELETE)
+    current = plan_deletion(declared, replace(alive(declared), held=True, stopped=True, **change))
+    blocked = said(current, "DeletionBlocked")
+    assert (blocked.status, blocked.reason) == ("True", reason)
+    assert "deletionPolicy to Retain" in blocked.message
+    assert current.steps == ()
+    let_go = plan_deletion(resource(), replace(alive(declared), held=True, stopped=True, **change))
+    assert let_go.steps == (ReleaseDeletion(),)
+
+
+def test_a_tenant_that_never_had_anything_takes_nothing_with_it() -> None:
+    declared = resource("team-b", **DELETE)
+    seen = replace(LEFT_BEHIND, bucket=Bucket(True, THEIRS), held=True)
+    assert plan_deletion(declared, seen).steps == (ReleaseDeletion(),)
+
+
+def test_a_long_deletion_says_how_far_it_is() -> None:
+    declared = resource(**DELETE)
+    seen = replace(alive(declared), held=True, stopped=True, unfinished={"DeleteBucket": "12000 objects deleted"})
+    current = plan_deletion(declared, seen)
+    assert current.steps == ()
+    assert (said(current, "DeletionBlocked").status, said(current, "Ready").message) == (
+        "False",
+        "12000 objects deleted",
+    )

@@ -1,7 +1,14 @@
-"""`python -m media_workers KIND`: drains one kind of job (or runs one sweep) for the tenant in the environment."""
+"""`python -m media_workers KIND`: drains one kind of job for the tenant in the environment, or runs a sweep or rescan.
+
+Exit codes: 0, done, or told to end and the job handed back; 2, wrong settings, which no retry mends; 75 (EX_TEMPFAIL),
+a dependency is away and another worker may have more luck; 143, told to end before it had a job, or in the midst of a
+sweep, which the next one does again; anything else is a bug.
+"""
 
 import argparse
 import asyncio
+import os
+import signal
 import sys
 from dataclasses import dataclass, field
 
@@ -65,6 +72,14 @@ async def run(kind: str, settings: Settings) -> None:
         if kind == "sweep":
             await sweep(library)
             return
+        if kind == "rescan":
+            from media_workers.clamd import Clamd
+            from media_workers.rescan import Rescan
+
+            rescan = Rescan(database, policy, Clamd(settings.clamd))
+            stop_on_signals(rescan.stop)
+            await rescan.run()
+            return
         handler = handler_of(kind, settings)
         async with DecodingPool(processes=1) as decoder:
             work = Work(database, Queue(database), library, store, decoder, policy)
@@ -77,8 +92,10 @@ async def run(kind: str, settings: Settings) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="media_workers", description=__doc__)
-    parser.add_argument("kind", choices=[*KINDS, "sweep"])
+    # Said, since in a container this is process 1, which without a handler of its own never hears a SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    parser = argparse.ArgumentParser(prog="media_workers", description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=[*KINDS, "sweep", "rescan"])
     kind = parser.parse_args().kind
     try:
         settings = Settings()
@@ -96,7 +113,7 @@ def main() -> int:
         structlog.stdlib.get_logger("media.worker").error(
             "worker_gave_up", dependency=error.dependency, detail=error.detail
         )
-        return 1
+        return os.EX_TEMPFAIL
     return 0
 
 

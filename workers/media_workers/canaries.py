@@ -12,6 +12,8 @@ import zipfile
 from dataclasses import dataclass
 from typing import Literal
 
+from media_core.canary import EICAR
+
 
 @dataclass(frozen=True)
 class Canary:
@@ -36,8 +38,6 @@ def _nested(levels: int) -> bytes:
     return content
 
 
-# In parts, so that a virus scanner does not take this file for the test virus, nor its compiled form.
-EICAR = b"".join((rb"X5O!P%@AP[4\PZX54(P^)", rb"7CC)7}$EICAR-STANDARD-", rb"ANTIVIRUS-TEST-FILE!$H+H*"))
 _DEEPEST_ALLOWED = 100  # clamd itself knows no bound; its default is 17
 # 22 harmless bytes, encrypted with the traditional ZIP cipher.
 _ENCRYPTED = """

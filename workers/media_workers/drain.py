@@ -1,6 +1,6 @@
 """The drain loop of one worker: lease, handle, repeat; linger a little for more, then exit.
 
-    python -m media_workers scan|transcribe|thumbnail|sweep
+    python -m media_workers scan|transcribe|thumbnail|sweep|rescan
 
 A worker leases one job at a time and renews the lease in the background for as long as the handler runs. Whoever lost
 the lease stops at once and writes nothing (results are fenced by its token anyway). SIGTERM hands the job back.

@@ -4,6 +4,10 @@ Invariant: only a verdict that clamd gave on the whole content is recorded. What
 the queue tries again later, and when it gives up the content is "error", which is as closed as "pending".
 """
 
+import structlog
+
+from media_core import canary
+from media_core.access import CANARY
 from media_core.errors import Unavailable
 from media_core.keys import content_key
 from media_core.queue import Lease
@@ -11,6 +15,8 @@ from media_core.store import ObjectMissing
 from media_workers.clamd import Clamd
 from media_workers.drain import Work
 from media_workers.settings import ClamdSettings
+
+_log = structlog.stdlib.get_logger("media.scan")
 
 
 class Scanner:
@@ -37,3 +43,8 @@ class Scanner:
         if verdict.status == "error":
             raise Unavailable("clamd", verdict.detail or "no verdict")
         await work.library.record_verdict(lease, status=verdict.status, detail=verdict.detail, engine=verdict.engine)
+        if lease.owner == CANARY:
+            try:
+                await canary.close(work.library, sha256)
+            except Unavailable as error:
+                _log.warning("canary_left_to_the_next", dependency=error.dependency, detail=error.detail)

@@ -18,23 +18,27 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-import psycopg
+from pydantic import SecretStr
 
-from media_core import plan, policy, tokens
-from media_core.database import Database, migrate
+from media_core import plan, tokens
 from media_core.errors import Unavailable
-from media_core.queue import Depth, Queue
+from media_core.ownership import Mark
+from media_core.policy import Policy
+from media_core.queue import Depth
 from media_core.spec import MediaTenant, Oidc
-from media_operator import databases
+from media_operator.databases import Databases, NotOwned, read_policy
+from media_operator.dispatch import TenantQueue
 from media_operator.embedded.clamd import ClamdFailed, EmbeddedClamd
 from media_operator.embedded.postgres import EmbeddedPostgres, PostgresFailed
 from media_operator.embedded.processes import Service, delay_after, end, ending, last_line, spawn
 from media_operator.reconcile import StepFailed
-from media_operator.settings import RunSettings
+from media_operator.settings import DatabaseSettings, RunSettings
 
 RESERVED = ("postgres", "clamd", "logs", "buckets")
 """Names in the run folder that no tenant can have."""
@@ -81,7 +85,10 @@ class Place:
 
 
 class LocalTarget:
-    """Implements `reconcile.Target` for one tenant. `changed`: observe again; `report`: one line for the person."""
+    """`reconcile.Target` for one tenant, and `dispatch.Fleet` of one.
+
+    `changed`: observe again; `report`: one line for the person.
+    """
 
     def __init__(
         self,
@@ -97,11 +104,12 @@ class LocalTarget:
         self._clamd = clamd
         self._changed = changed
         self._report = report
-        self._scanner = plan.Scanner(ready=False, detail="clamd is being started")
+        self._scanner = _no_scanner("clamd is being started")
         self._scanner_task: asyncio.Task[None] | None = None
         self._api = Service("api", place.log("api"), grace=API_GRACE, changed=changed, report=report)
         self._api_shape: plan.ApiShape | None = None
-        self._database: Database | None = None
+        self._served: MediaTenant | None = None
+        self._databases = Databases(DatabaseSettings(url=SecretStr(postgres.admin_url), pool=4))
         self._environment: dict[str, str] = {}
 
     # --- observe ------------------------------------------------------------------------------------------------
@@ -111,7 +119,9 @@ class LocalTarget:
         return plan.Observed(
             bucket=self._observe_bucket(tenant),
             database=database,
-            signing_keys=len(tokens.load_signing_keys(self.place.signing_keys(tenant))),
+            signing_keys=plan.SigningKeys(
+                len(tokens.load_signing_keys(self.place.signing_keys(tenant))), plan.rotation_of(tenant)
+            ),
             policy=applied,
             scanner=self._observe_scanner(),
             api=plan.Api(self._api_shape, wanted=1, ready=await self._api_ready(), trouble=self._api.trouble),
@@ -121,51 +131,47 @@ class LocalTarget:
     def _observe_bucket(self, tenant: MediaTenant) -> plan.Bucket | plan.Unreachable:
         folder, mark = self.place.bucket(tenant), _mark(self.place.bucket(tenant))
         try:
-            return plan.Bucket(folder.is_dir(), mark.read_text() if mark.exists() else None)
+            return plan.Bucket(folder.is_dir(), Mark.parse(mark.read_text()) if mark.exists() else None)
         except OSError as error:
             return plan.Unreachable(f"{folder}: {error.strerror}")
 
     async def _observe_database(
         self, tenant: MediaTenant
-    ) -> tuple[plan.Database | plan.Unreachable, policy.Policy | plan.Unreachable | None]:
+    ) -> tuple[plan.Database | plan.Unreachable, Policy | plan.Unreachable | None]:
         try:
             self._postgres.start()  # a server that has died starts again at its address
-            async with await self._admin() as admin:
-                facts = await databases.observe(admin, tenant.schema_name)
+            facts = await self._databases.observe(tenant.schema_name)
             if "database_password" not in self._secrets(tenant):
                 facts = replace(facts, complete=False)
-        except (psycopg.Error, PostgresFailed) as error:
-            away = plan.Unreachable(_sentence(error))
+            if facts.revision not in facts.known_revisions:
+                return facts, None
+            async with self._databases.within(tenant.schema_name) as tx:
+                return facts, await read_policy(tx)
+        except (Unavailable, PostgresFailed) as error:
+            away = plan.Unreachable(error.detail if isinstance(error, Unavailable) else str(error))
             return away, away
-        if facts.revision not in facts.known_revisions:
-            return facts, None
-        try:
-            async with self._tenant_database(tenant).transaction() as tx:
-                return facts, await policy.read(tx)
-        except Unavailable as error:
-            return facts, plan.Unreachable(error.detail)
 
     def _observe_scanner(self) -> plan.Scanner:
         if self._scanner_task is None:
             self._scanner_task = asyncio.create_task(self._start_scanner(), name="clamd")
-        if self._scanner.ready and self._clamd.pid is None:
-            return plan.Scanner(False, "clamd has ended and is being started again")
+        if self._scanner.status == "True" and self._clamd.pid is None:
+            return _no_scanner("clamd has ended and is being started again")
         return self._scanner
 
     async def _start_scanner(self) -> None:
         """Until it runs: clamd may be installed meanwhile."""
-        while not self._scanner.ready:
+        while self._scanner.status != "True":
             try:
                 address = await self._clamd.start(self.place.folder)
             except ClamdFailed as error:
-                self._scanner = plan.Scanner(False, str(error))
+                self._scanner = _no_scanner(str(error))
                 self._changed()
                 await asyncio.sleep(SCANNER_RETRY_SECONDS)
             else:
                 known = "the official signatures"
                 if address.signatures == "local":
                     known = "ONLY THE EICAR TEST FILE: no official signatures could be had, real viruses pass as clean"
-                self._scanner = plan.Scanner(True, f"clamd on port {address.port} knows {known}")
+                self._scanner = plan.Scanner("True", "ScannerAnswers", f"clamd on port {address.port} knows {known}")
                 self._changed()
 
     async def _api_ready(self) -> int:
@@ -179,8 +185,8 @@ class LocalTarget:
     async def carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
         try:
             await self._carry_out(tenant, step)
-        except (psycopg.Error, PostgresFailed, databases.NotOwned) as error:
-            raise StepFailed(f"database: {_sentence(error)}") from error
+        except NotOwned as error:
+            raise StepFailed(f"database: {error}") from error
         except Unavailable as error:
             raise StepFailed(str(error)) from error
         except OSError as error:
@@ -188,28 +194,26 @@ class LocalTarget:
 
     async def _carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
         match step:
-            case plan.CreateBucket(_, owner):
+            case plan.CreateBucket(_, owner, _):
                 _mark(self.place.bucket(tenant)).parent.mkdir(mode=0o700, exist_ok=True)
-                _mark(self.place.bucket(tenant)).write_text(owner)
+                _mark(self.place.bucket(tenant)).write_text(str(owner))
                 self.place.bucket(tenant).mkdir(mode=0o700, exist_ok=True)
-            case plan.CreateDatabase(schema, owner):
+            case plan.CreateDatabase(schema, owner, adopt):
                 password = secrets.token_urlsafe(24)
-                async with await self._admin() as admin:
-                    await databases.create(admin, schema, owner, password)
+                await self._databases.create(schema, owner, password, adopt=adopt)
                 self._save_secrets(tenant, database_password=password)
-            case plan.MigrateDatabase():
-                await asyncio.to_thread(migrate, self._url(tenant))
+            case plan.MigrateDatabase(schema):
+                await self._databases.migrate(schema, self._url(tenant))
             case plan.MakeSigningKey():
                 self.place.of(tenant).mkdir(mode=0o700, exist_ok=True)
                 keys = [tokens.generate_key()]
                 tokens.save_signing_keys(self.place.signing_keys(tenant), keys)
             case plan.ApplyPolicy(wanted):
-                async with self._tenant_database(tenant).transaction() as tx:
-                    await policy.apply(tx, wanted)
+                await self._databases.apply_policy(self._url(tenant), wanted)
             case plan.RunApi(shape):
                 await self._run_api(tenant, shape)
             case plan.ShapeWorkers(shape):
-                self._environment = self._tenant_environment(tenant)
+                self._environment, self._served = self._tenant_environment(tenant), tenant
                 await self.workers.reshape(shape)
 
     async def _run_api(self, tenant: MediaTenant, shape: plan.ApiShape) -> None:
@@ -245,8 +249,7 @@ class LocalTarget:
             self._scanner_task.cancel()
             await asyncio.gather(self._scanner_task, return_exceptions=True)
         await self._clamd.stop()
-        if self._database is not None:
-            await self._database.aclose()
+        await self._databases.aclose()
 
     def kill(self) -> None:
         """At once, uploads in flight or not; PostgreSQL and clamd hear from the kernel."""
@@ -257,18 +260,26 @@ class LocalTarget:
 
     # --- for the dispatcher -------------------------------------------------------------------------------------
 
-    async def depths(self, tenant: MediaTenant) -> Mapping[str, Depth]:
-        """Raises Unavailable."""
-        if self.workers.shape is None:
-            raise Unavailable("queue", "the tenant is still being set up")
-        return await Queue(self._tenant_database(tenant)).depth()
-
-    def limits(self) -> Mapping[str, int]:
+    def tenants(self) -> Mapping[str, TenantQueue]:
         """What the spec allows, minus what cannot work now: without a scanner, scan jobs wait and lose no attempt."""
-        shape = self.workers.shape
-        if shape is None:
+        shape, tenant = self.workers.shape, self._served
+        if shape is None or tenant is None:
             return {}
-        return dict(shape.parallel) if self._observe_scanner().ready else {**shape.parallel, "scan": 0}
+        limits = shape.parallel if self._observe_scanner().status == "True" else {**shape.parallel, "scan": 0}
+        return {tenant.schema_name: TenantQueue(tenant.tenant_id, limits)}
+
+    async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
+        return await self._databases.depths_of(schemas)
+
+    def running(self) -> Mapping[tuple[str, str], int]:
+        counted = Counter(self.workers.running())
+        return {(schema, kind): count for schema in self.tenants() for kind, count in counted.items()}
+
+    def held(self, schema: str, kind: str) -> bool:
+        return self.workers.held(kind)
+
+    async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
+        return "created" if await self.workers.launch(kind) else "no"
 
     # --- what the processes are told ----------------------------------------------------------------------------
 
@@ -301,16 +312,6 @@ class LocalTarget:
     def _url(self, tenant: MediaTenant) -> str:
         return self._postgres.url("postgres", tenant.schema_name, self._secrets(tenant).get("database_password"))
 
-    def _tenant_database(self, tenant: MediaTenant) -> Database:
-        if self._database is None:
-            self._database = Database(self._url(tenant), pool_size=3)
-        return self._database
-
-    async def _admin(self) -> psycopg.AsyncConnection:
-        return await psycopg.AsyncConnection.connect(
-            self._postgres.admin_url.replace("postgresql+psycopg", "postgresql"), autocommit=True, connect_timeout=5
-        )
-
     def _secret(self, tenant: MediaTenant, name: str) -> str:
         if name not in self._secrets(tenant):
             self._save_secrets(tenant, **{name: secrets.token_urlsafe(48)})
@@ -333,7 +334,7 @@ class LocalTarget:
 
 
 class LocalWorkers:
-    """`dispatch.JobLauncher`: workers as child processes that drain their queue and end by themselves."""
+    """Workers as child processes that drain their queue and end by themselves."""
 
     def __init__(
         self,
@@ -353,14 +354,20 @@ class LocalWorkers:
         self._failures: dict[str, int] = {}
         self._held_until: dict[str, float] = {}
 
-    async def running(self, kind: str) -> int | None:
-        return sum(running == kind for running, _ in self._processes.values())
+    def running(self) -> list[str]:
+        """Their kinds."""
+        return [kind for kind, _ in self._processes.values()]
+
+    def held(self, kind: str) -> bool:
+        """The last one failed, and the next one has to wait."""
+        return time.monotonic() < self._held_until.get(kind, 0)
 
     def pids(self) -> list[int]:
         return [process.pid for _, process in self._processes.values()]
 
     async def launch(self, kind: str) -> bool:
-        if self.shape is None or time.monotonic() < self._held_until.get(kind, 0):
+        """False: not now."""
+        if self.shape is None or self.held(kind):
             return False
         log = self._place.log(kind)
         process = await spawn([sys.executable, "-m", "media_workers", kind], self._environment(kind, self.shape), log)
@@ -412,6 +419,10 @@ async def sweep_regularly(target: LocalTarget) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
 
 
+def _no_scanner(why: str) -> plan.Scanner:
+    return plan.Scanner("False", "ScannerMissing", why)
+
+
 def _mark(bucket: Path) -> Path:
     """Beside the bucket, not in it: objects of ours only."""
     return bucket.with_name(bucket.name + ".owner")
@@ -436,8 +447,3 @@ def _key_source(oidc: Oidc) -> str:
     except (OSError, ValueError, LookupError, TypeError) as error:
         reason = type(error).__name__
         raise StepFailed(f"{url} does not name the keys ({reason}): set spec.auth.oidc.jwksUri") from None
-
-
-def _sentence(error: Exception) -> str:
-    """A driver's first line says it all; it names no secret."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

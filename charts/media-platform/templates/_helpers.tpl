@@ -1,0 +1,180 @@
+{{/* Every object's name begins with it; the operator of release `media` is `media-operator`. */}}
+{{- define "media.fullname" -}}
+{{- .Values.fullnameOverride | default .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* What tells the pods of one component. Call with (list $ "operator"). Never changes: selectors are immutable. */}}
+{{- define "media.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: media-{{ index . 1 }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+{{- end }}
+
+{{/*
+All labels of a component's objects and pods. managed-by is Helm, so that the operator's watches, which ask for what it
+manages itself, never see them.
+*/}}
+{{- define "media.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "media.selector" . }}
+app.kubernetes.io/component: {{ index . 1 | trimPrefix "dev-" }}
+app.kubernetes.io/part-of: media-platform
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* registry/repository:tag@digest. Call with (list $ .Values.operator.image). */}}
+{{- define "media.image" -}}
+{{- $shared := (index . 0).Values.image -}}
+{{- $own := index . 1 -}}
+{{- $registry := $own.registry | default $shared.registry -}}
+{{- with $registry }}{{ . }}/{{ end -}}
+{{- $own.repository -}}
+{{- if or $own.tag (not $own.digest) }}:{{ $own.tag | default $shared.tag | default (index . 0).Chart.AppVersion }}{{ end -}}
+{{- with $own.digest }}@{{ . }}{{ end -}}
+{{- end }}
+
+{{- define "media.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Pod security of the "restricted" standard; the images' own user, so that volumes can be written. */}}
+{{- define "media.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "media.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/*
+Where a component's pods may run. Call with (list $ "operator" .Values.operator replicas). Without constraints of the
+values' own, replicas spread over nodes where they can.
+*/}}
+{{- define "media.scheduling" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $values := index . 2 -}}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if $values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml $values.topologySpreadConstraints | nindent 2 }}
+{{- else if gt (int (index . 3)) 1 }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "media.selector" (list $root $component) | nindent 8 }}
+{{- end }}
+{{- end }}
+
+{{- define "media.operatorAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (printf "%s-operator" (include "media.fullname" .)) -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed where serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Namespaces that the operator watches, separated by commas; empty: all. Its own is always among them: its Lease is there,
+and that this Lease comes back through the watches is how it knows that they live.
+*/}}
+{{- define "media.namespaces" -}}
+{{- if .Values.watchNamespaces -}}
+{{- append .Values.watchNamespaces .Release.Namespace | uniq | sortAlpha | join "," -}}
+{{- end -}}
+{{- end }}
+
+{{- define "media.clamdHost" -}}
+{{- if .Values.clamd.enabled -}}
+{{- printf "%s-clamd.%s.svc" (include "media.fullname" .) .Release.Namespace -}}
+{{- else -}}
+{{- required "clamd.host is needed where clamd.enabled is false" .Values.clamd.host -}}
+{{- end -}}
+{{- end }}
+
+{{/* S3: the development server's, what the values say, or AWS's own of the region. */}}
+{{- define "media.s3Endpoint" -}}
+{{- if .Values.dev.enabled -}}
+{{- printf "http://%s-dev-s3.%s.svc:7070" (include "media.fullname" .) .Release.Namespace -}}
+{{- else -}}
+{{- .Values.s3.endpoint | default (printf "https://s3.%s.amazonaws.com" .Values.s3.region) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "media.iamEndpoint" -}}
+{{- if .Values.dev.enabled -}}
+{{- printf "http://%s-dev-s3.%s.svc:7076" (include "media.fullname" .) .Release.Namespace -}}
+{{- else -}}
+{{- .Values.s3.iamEndpoint -}}
+{{- end -}}
+{{- end }}
+
+{{- define "media.s3Secret" -}}
+{{- if .Values.dev.enabled }}{{ include "media.fullname" . }}-dev-s3{{ else }}{{ .Values.s3.existingSecret }}{{ end -}}
+{{- end }}
+
+{{- define "media.postgresSecret" -}}
+{{- if .Values.dev.enabled }}{{ include "media.fullname" . }}-dev-postgres{{ else }}{{ .Values.postgres.existingSecret }}{{ end -}}
+{{- end }}
+
+{{/* The one that is there, so that an upgrade keeps it. Call with (list $ secret key). */}}
+{{- define "media.devPassword" -}}
+{{- $there := lookup "v1" "Secret" (index . 0).Release.Namespace (index . 1) -}}
+{{- if $there }}{{ index $there.data (index . 2) | b64dec }}{{ else }}{{ (index . 0).Values.dev.password | default (randAlphaNum 32) }}{{ end -}}
+{{- end }}
+
+{{/* Pods of the platform in any namespace: the chart's own and the tenants'. */}}
+{{- define "media.fromPlatform" }}
+- namespaceSelector: {}
+  podSelector:
+    matchLabels:
+      app.kubernetes.io/part-of: media-platform
+{{- end }}
+
+{{- define "media.egressDns" }}
+- ports: # DNS
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+{{- end }}
+
+{{/* Port of a URL, or its scheme's. */}}
+{{- define "media.portOf" -}}
+{{- $url := urlParse . -}}
+{{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") -}}
+{{- end }}

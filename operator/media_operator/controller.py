@@ -1,0 +1,387 @@
+"""One tenant's pass, and what has to be done for all of them together.
+
+Every trigger ends in `handle(key)`: read the resource as the watches last showed it, reconcile, write its status if it
+says anything new, tell the dispatcher whether its queue may be served. What it returns says when to look again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+
+from media_core import plan
+from media_core.errors import Unavailable
+from media_core.ownership import Mark
+from media_core.plan import Plan, plan_deletion, with_transitions
+from media_core.queue import Depth
+from media_core.quota import MIB
+from media_core.spec import (
+    API_VERSION,
+    KIND,
+    Condition,
+    MediaTenant,
+    SpecInvalid,
+    TenantStatus,
+    UsageStatus,
+)
+from media_operator import kinds, render
+from media_operator.cache import Cache, TenantKey
+from media_operator.databases import Usage
+from media_operator.dispatch import TenantQueue
+from media_operator.kinds import Object
+from media_operator.kube import Kube, KubeError, NotFound
+from media_operator.metrics import Metrics, TenantFacts
+from media_operator.reconcile import reconcile
+from media_operator.settings import OperatorSettings, PlatformSettings
+from media_operator.targets.kubernetes import Backends, Held, KubernetesTarget
+
+_log = structlog.stdlib.get_logger("media.controller")
+
+CONVERGING_SECONDS = 5.0
+"""When nothing is wrong and something is under way, events usually say so first."""
+RETIRE_DEBOUNCE = 1.0
+QUEUE_NEEDS = ("Accepted", "BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
+"""What has to be true before workers can do anything."""
+
+
+class NotSettled(Exception):
+    """Something failed or could not be seen; the queue waits longer each time before the next look."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A tenant whose queue may be served, with the spec that its Jobs are made from."""
+
+    tenant: MediaTenant
+    credentials: Mapping[str, str]
+    queue: TenantQueue
+
+
+@dataclass
+class Controller:
+    """`handle` is the work queue's; `served` is what the dispatcher reads."""
+
+    kube: Kube
+    cache: Cache
+    target: KubernetesTarget
+    backends: Backends
+    cluster: str
+    operator: OperatorSettings
+    platform: PlatformSettings
+    metrics: Metrics
+    is_served: Callable[[str], None] = lambda _: None
+    """Told of a schema whose queue may be served from now on."""
+    served: dict[str, Served] = field(default_factory=dict)
+    """By schema."""
+    _usage: dict[TenantKey, tuple[float, Usage]] = field(default_factory=dict)
+    _schemas: dict[TenantKey, str] = field(default_factory=dict)
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle(self, key: TenantKey) -> float | None:
+        """Seconds until the next look, None for a tenant that is gone. Raises NotSettled, KubeError."""
+        body = self.cache.tenants().get(key)
+        if body is None:
+            self._forget(key)
+            self._gone.set()
+            return None
+        if body["metadata"].get("annotations", {}).get(kinds.PAUSED) == "disabled":
+            self._forget(key)
+            return None
+        started = time.monotonic()
+        try:
+            tenant = MediaTenant.read({**body, "status": None})
+        except SpecInvalid as error:
+            self._forget(key)
+            await self._write_status(body, _refused(body, error), TenantStatus())
+            self.metrics.reconciled("invalid", time.monotonic() - started)
+            return None
+        if tenant.metadata.deletion_timestamp is not None:
+            return await self._delete(key, body, tenant)
+        current = await reconcile(tenant, self.target)
+        outcome = _outcome(current)
+        self._serve(key, tenant, current)
+        await self._write_status(body, current.conditions, await self._facts(key, tenant, current))
+        self.metrics.reconciled(outcome, time.monotonic() - started)
+        if outcome == "unsettled":
+            raise NotSettled(_summary(current).message)
+        return self._next_look(current)
+
+    async def _delete(self, key: TenantKey, body: Object, tenant: MediaTenant) -> float | None:
+        self._forget(key)
+        if kinds.FINALIZER not in tenant.metadata.finalizers:
+            return None  # another one's finalizer, or none: it goes by itself
+        current = await reconcile(tenant, self.target, plan_deletion)
+        if self.cache.tenants().get(key, body)["metadata"].get("finalizers", []) != []:
+            await self._write_status(body, current.conditions, TenantStatus(bucket=tenant.bucket))
+        blocked = any(each.type == "DeletionBlocked" and each.status == "True" for each in current.conditions)
+        if blocked:
+            raise NotSettled(_summary(current).message)
+        return 1.0
+
+    # --- the dispatcher's view --------------------------------------------------------------------------------------
+
+    def _serve(self, key: TenantKey, tenant: MediaTenant, current: Plan) -> None:
+        status = {condition.type: condition.status for condition in current.conditions}
+        held = Held(self.cache, tenant)
+        self._schemas[key] = tenant.schema_name
+        if all(status.get(name) == "True" for name in QUEUE_NEEDS) and held.is_complete(tenant):
+            limits = plan.worker_shape_of(tenant).parallel
+            queue = TenantQueue(tenant.tenant_id, limits)
+            is_new = tenant.schema_name not in self.served
+            self.served[tenant.schema_name] = Served(tenant, held.credentials, queue)
+            if is_new:
+                self.is_served(tenant.schema_name)
+        elif all(status.get(name) != "Unknown" for name in QUEUE_NEEDS):
+            self.served.pop(tenant.schema_name, None)
+        # else: what cannot be seen now stays as it was; the dispatcher itself finds the queue unreadable
+
+    def _forget(self, key: TenantKey) -> None:
+        schema = self._schemas.pop(key, None)
+        if schema is not None and (served := self.served.get(schema)) is not None:
+            metadata = served.tenant.metadata
+            if TenantKey(metadata.namespace, metadata.name) == key:
+                del self.served[schema]
+        self._usage.pop(key, None)
+
+    # --- status -----------------------------------------------------------------------------------------------------
+
+    async def _facts(self, key: TenantKey, tenant: MediaTenant, current: Plan) -> TenantStatus:
+        conditions = {condition.type: condition for condition in current.conditions}
+        if conditions["Accepted"].status != "True":
+            return TenantStatus()
+        deployment = Held(self.cache, tenant).deployment
+        return TenantStatus(
+            endpoint=render.endpoint(tenant, self.platform),
+            bucket=tenant.bucket,
+            usage=await self._coarse_usage(key, tenant, conditions["PolicyApplied"].status == "True"),
+            replicas=(deployment or {}).get("status", {}).get("replicas", 0),
+            selector=f"{kinds.TENANT_LABEL}={tenant.tenant_id},app.kubernetes.io/component=api",
+        )
+
+    async def _coarse_usage(self, key: TenantKey, tenant: MediaTenant, readable: bool) -> UsageStatus:
+        """Read at most every `usage_seconds`; between that the last one, after a restart the one in the status."""
+        if (
+            readable
+            and time.monotonic() - self._usage.get(key, (float("-inf"), None))[0] >= self.operator.usage_seconds
+        ):
+            try:
+                usage = await self.backends.databases.usage(tenant.schema_name)
+                self._usage[key] = (time.monotonic(), usage)
+            except Unavailable:
+                pass
+        seen = self._usage.get(key)
+        quota = tenant.spec.quota.max_storage_mb
+        if seen is None:
+            return UsageStatus(quota=human(quota * MIB), used="" if not readable else human(0))
+        stored = seen[1].stored_bytes
+        return UsageStatus(
+            storedMb=stored // MIB,
+            percent=round(100 * stored / (quota * MIB)),
+            used=human(stored),
+            quota=human(quota * MIB),
+        )
+
+    def usage_changed(self, usages: Mapping[str, Usage]) -> list[TenantKey]:
+        """Takes what a poll of all tenants saw; those whose status would say something else now."""
+        changed = []
+        for key, schema in self._schemas.items():
+            if (usage := usages.get(schema)) is None:
+                continue
+            before = self._usage.get(key)
+            self._usage[key] = (time.monotonic(), usage)
+            if before is None or human(before[1].stored_bytes) != human(usage.stored_bytes):
+                changed.append(key)
+        return changed
+
+    def schemas(self) -> list[str]:
+        return list(self._schemas.values())
+
+    async def _write_status(self, body: Object, conditions: tuple[Condition, ...], facts: TenantStatus) -> None:
+        """Only if it says something else than what is there; then events for what flipped."""
+        before = _conditions(body)
+        stamped = with_transitions(before, conditions, datetime.now(UTC))
+        status = facts.model_copy(
+            update={"conditions": stamped, "observed_generation": body["metadata"].get("generation", 1)}
+        ).model_dump(mode="json", by_alias=True)
+        for condition in status["conditions"]:
+            condition["lastTransitionTime"] = _timestamp(condition["lastTransitionTime"])
+        if status == body.get("status"):
+            return
+        metadata = body["metadata"]
+        applied = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+            "status": status,
+        }
+        try:
+            self.cache.applied(
+                kinds.MEDIA_TENANT, await self.kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
+            )
+        except NotFound:
+            return
+        await self._tell(body, before, stamped)
+
+    async def _tell(self, body: Object, before: list[Condition], now: list[Condition]) -> None:
+        """One Event a transition of a condition that was known before; a first look is no transition."""
+        old = {condition.type: condition for condition in before}
+        for condition in now:
+            was = old.get(condition.type)
+            if was is None or was.status == condition.status:
+                continue
+            good = condition.status == ("False" if condition.type == "DeletionBlocked" else "True")
+            try:
+                await self.kube.create(kinds.EVENT, _event(body, condition, "Normal" if good else "Warning"))
+            except KubeError as error:
+                _log.warning("event_lost", reason=str(error))
+
+    # --- metrics ----------------------------------------------------------------------------------------------------
+
+    def facts(
+        self, depths: Mapping[str, Mapping[str, Depth]], jobs: Mapping[tuple[str, str, str], int]
+    ) -> Iterator[TenantFacts]:
+        """Of every MediaTenant that there is, as last said."""
+        now = datetime.now(UTC)
+        for key, body in self.cache.tenants().items():
+            spec = body.get("spec", {})
+            id_ = spec.get("tenantId") or body["metadata"]["name"]
+            seen = self._usage.get(key)
+            yield TenantFacts(
+                namespace=key.namespace,
+                tenant=id_,
+                conditions={each["type"]: each["status"] for each in body.get("status", {}).get("conditions", [])},
+                used_bytes=seen[1].stored_bytes if seen else None,
+                quota_bytes=seen[1].max_bytes if seen else None,
+                queues={
+                    kind: (
+                        depth.ready,
+                        depth.leased,
+                        depth.waiting,
+                        (now - depth.oldest).total_seconds() if depth.oldest else 0.0,
+                    )
+                    for kind, depth in depths.get(self._schemas.get(key, ""), {}).items()
+                },
+                jobs={(kind, state): count for (tenant, kind, state), count in jobs.items() if tenant == id_},
+            )
+
+    # --- when to look again -----------------------------------------------------------------------------------------
+
+    def _next_look(self, current: Plan) -> float:
+        if _summary(current).status != "True" and _summary(current).reason not in ("Suspended", "ScaledToZero"):
+            return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
+        return min(self.operator.resync_seconds, self.operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
+
+    # --- what tenants that are gone left behind ---------------------------------------------------------------------
+
+    async def retire_gone(self) -> None:
+        """Until cancelled: soon after a tenant went, and at every resync, for what was missed while nobody watched."""
+        while True:
+            try:
+                await asyncio.wait_for(self._gone.wait(), self.operator.resync_seconds)
+                await asyncio.sleep(RETIRE_DEBOUNCE)
+            except TimeoutError:
+                pass
+            self._gone.clear()
+            try:
+                await self.retire_once()
+            except (Unavailable, KubeError) as error:
+                _log.warning("not_retired", reason=str(error))
+                self._gone.set()
+                await asyncio.sleep(CONVERGING_SECONDS)
+
+    async def retire_once(self) -> None:
+        """Raises Unavailable, KubeError."""
+        marks = await self.backends.database_breaker.call(lambda: self.backends.databases.marks(self.cluster))
+        for schema, mark in marks.items():
+            if not mark.retained and await self._is_gone(mark):
+                _log.info("retiring", schema=schema, resource=mark.resource)
+                await self.target.retire(schema, mark)
+
+    async def _is_gone(self, mark: Mark) -> bool:
+        """Asked of the API server itself: a cache that misses something must not cost a tenant its keys."""
+        namespace, _, name = mark.resource.partition("/")
+        watched = self.operator.namespaces
+        if watched and namespace not in watched:
+            return False
+        known = self.cache.tenants().get(TenantKey(namespace, name))
+        if known is not None and known["metadata"]["uid"] == mark.uid:
+            return False
+        found = await self.kube.get(kinds.MEDIA_TENANT, namespace, name)
+        # One of the same name that is there now adopts them itself.
+        return found is None
+
+
+def _outcome(current: Plan) -> str:
+    """ "unsettled": a look soon is worth it, and ever later if that does not help."""
+    conditions = {condition.type: condition for condition in current.conditions}
+    failed = any(condition.reason.endswith(("Failed", "Unreachable")) for condition in current.conditions)
+    if failed or current.steps or any(each.reason == "PermissionMissing" for each in current.conditions):
+        return "unsettled"
+    return "ready" if conditions["Ready"].status == "True" else "converging"
+
+
+def _summary(current: Plan) -> Condition:
+    return next(condition for condition in current.conditions if condition.type == "Ready")
+
+
+def _refused(body: Object, error: SpecInvalid) -> tuple[Condition, ...]:
+    """The CRD refuses what the model refuses; this is for what was stored under an older CRD."""
+    generation = body["metadata"].get("generation", 1)
+    return tuple(
+        Condition(
+            type=name, status="False", reason="SpecInvalid", message=str(error)[:1024], observedGeneration=generation
+        )
+        for name in ("Ready", "Accepted")
+    )
+
+
+def _conditions(body: Object) -> list[Condition]:
+    found = []
+    for each in body.get("status", {}).get("conditions", []):
+        when = datetime.fromisoformat(each["lastTransitionTime"]) if each.get("lastTransitionTime") else None
+        found.append(Condition.model_validate({**each, "lastTransitionTime": when}))
+    return found
+
+
+def _timestamp(value: str) -> str:
+    """RFC 3339 in UTC to the second, as Kubernetes writes it."""
+    return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _event(body: Object, condition: Condition, kind: str) -> Object:
+    metadata, now = body["metadata"], datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{metadata['name'][:200]}.", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+        "type": kind,
+        "reason": condition.reason,
+        "message": f"{condition.type} is {condition.status}: {condition.message}"[:1024],
+        "source": {"component": kinds.MANAGER},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+
+
+def human(size: int) -> str:
+    """Three digits at most: `0 B`, `812 KiB`, `1.5 GiB`."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}" if value < 10 and unit != "B" and value != int(value) else f"{value:.0f} {unit}"

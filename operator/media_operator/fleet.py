@@ -1,0 +1,42 @@
+"""What the dispatcher asks of the cluster, for all tenants: `dispatch.Fleet`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+from media_core.queue import Depth
+from media_core.spec import schema_of
+from media_operator.controller import Controller
+from media_operator.dispatch import TenantQueue
+from media_operator.targets.kubernetes import Backends
+from media_operator.worker_jobs import WorkerJobs
+
+
+class ClusterFleet:
+    def __init__(self, controller: Controller, jobs: WorkerJobs, backends: Backends) -> None:
+        self._served = controller.served
+        self._jobs = jobs
+        self._backends = backends
+
+    def tenants(self) -> Mapping[str, TenantQueue]:
+        return {schema: served.queue for schema, served in self._served.items()}
+
+    async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
+        return await self._backends.database_breaker.call(lambda: self._backends.databases.depths_of(schemas))
+
+    def running(self) -> Mapping[tuple[str, str], int] | None:
+        counted = self._jobs.running()
+        if counted is None:
+            return None
+        return {(schema_of(tenant_id), kind): count for (tenant_id, kind), count in counted.items()}
+
+    def held(self, schema: str, kind: str) -> bool:
+        served = self._served.get(schema)
+        return served is None or self._jobs.held(served.tenant, kind)
+
+    async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
+        served = self._served.get(schema)
+        if served is None:
+            return "no"
+        return await self._jobs.launch(served.tenant, kind, name, served.credentials)

@@ -1,0 +1,172 @@
+"""`python -m media_operator.install_check NAMESPACE TENANT`: what `helm test` runs.
+
+Makes a throw-away tenant and uses it as a client does: a harmless file comes back byte for byte, the EICAR test file is
+never given out. The tenant is deleted in any case, with its bucket and its schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from media_core import tokens
+from media_core.spec import API_VERSION, KIND
+from media_operator import kinds, render
+from media_operator.kinds import Object
+from media_operator.kube import Kube, KubeError
+
+READY_SECONDS = 300.0
+"""Pulling the images included."""
+VERDICT_SECONDS = 180.0
+"""A worker Job starts, takes the file and asks clamd."""
+GONE_SECONDS = 180.0
+POLL_SECONDS = 1.0
+Seen = TypeVar("Seen")
+# In parts, so that a virus scanner does not take this file for the test virus, nor its compiled form.
+_EICAR = b"".join((rb"X5O!P%@AP[4\PZX54(P^)", rb"7CC)7}$EICAR-STANDARD-", rb"ANTIVIRUS-TEST-FILE!$H+H*"))
+
+
+class CheckFailed(Exception):
+    """The text is a sentence for a person."""
+
+
+def manifest(namespace: str, name: str) -> Object:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "quota": {"maxStorageMb": 100, "maxUploadMb": 10},
+            "storage": {"deletionPolicy": "Delete"},
+            "api": {"replicas": 1},
+            "transcription": {"enabled": False},
+        },
+    }
+
+
+async def check(kube: Kube, namespace: str, name: str) -> None:
+    """Raises CheckFailed, KubeError."""
+    await _delete(kube, namespace, name)  # of a run that was killed
+    await kube.create(kinds.MEDIA_TENANT, manifest(namespace, name))
+    try:
+        tenant = await _until(lambda: _ready(kube, namespace, name), READY_SECONDS)
+        _say(f"tenant {namespace}/{name} is ready")
+        client = Client(tenant["status"]["endpoint"].rstrip("/"), await _token(kube, namespace, name))
+        content = secrets.token_bytes(100_000)
+        await asyncio.to_thread(client.expect, content, 200)
+        _say("a file was uploaded, scanned and read back")
+        await asyncio.to_thread(client.expect, _EICAR, 404)
+        _say("the EICAR test file is refused")
+    finally:
+        await _delete(kube, namespace, name)
+    _say("the tenant is deleted, and its data with it")
+
+
+async def _ready(kube: Kube, namespace: str, name: str) -> Object:
+    tenant = await kube.get(kinds.MEDIA_TENANT, namespace, name) or {}
+    conditions = {each["type"]: each for each in tenant.get("status", {}).get("conditions", [])}
+    if conditions.get("Ready", {}).get("status") != "True":
+        told = [f"  {each['type']}={each['status']} {each.get('message', '')}" for each in conditions.values()]
+        raise CheckFailed("\n".join(["the tenant does not become ready:", *(told or ["  no operator looked at it"])]))
+    return tenant
+
+
+async def _token(kube: Kube, namespace: str, name: str) -> str:
+    secret = await kube.get(kinds.SECRET, namespace, kinds.child_name(name, "signing-keys"))
+    if secret is None:
+        raise CheckFailed("the tenant has no signing key")
+    key = json.loads(render.secret_values(secret)[render.SIGNING_KEYS])["keys"][0]
+    lifetime = timedelta(seconds=2 * VERDICT_SECONDS + 60)
+    return tokens.mint(
+        key, tenant_id=name, subject="helm-test", scopes=["media:read", "media:write"], lifetime=lifetime
+    )
+
+
+async def _delete(kube: Kube, namespace: str, name: str) -> None:
+    async def gone() -> None:
+        if await kube.get(kinds.MEDIA_TENANT, namespace, name) is not None:
+            raise CheckFailed(f"the tenant does not go: kubectl --namespace {namespace} describe mediatenant {name}")
+
+    if await kube.get(kinds.MEDIA_TENANT, namespace, name) is not None:
+        await kube.delete(kinds.MEDIA_TENANT, namespace, name)
+        await _until(gone, GONE_SECONDS)
+
+
+async def _until(look: Callable[[], Awaitable[Seen]], seconds: float) -> Seen:
+    """What `look` returns as soon as it does not raise CheckFailed; its last complaint when the time is up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await look()
+        except CheckFailed:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class Client:
+    """The tenant's api, with the standard library alone."""
+
+    base: str
+    token: str
+
+    def expect(self, content: bytes, status: int) -> None:
+        """Uploads `content` and asks for it until the answer is final. Raises CheckFailed if that is not `status`."""
+        uploaded = json.loads(self._send("/v1/media/upload", *_form(content))[1])
+        media_id = uploaded["data"]["media_id"]
+        deadline = time.monotonic() + VERDICT_SECONDS
+        while (answer := self._send(f"/v1/media/download/{media_id}"))[0] == 425:
+            if time.monotonic() > deadline:
+                raise CheckFailed(f"no verdict within {VERDICT_SECONDS:.0f} s: does clamd run, do worker Jobs start?")
+            time.sleep(POLL_SECONDS)
+        if answer[0] != status or (status == 200 and answer[1] != content):
+            raise CheckFailed(f"a download was answered {answer[0]}, not {status} as it should be")
+
+    def _send(self, path: str, body: bytes | None = None, content_type: str = "") -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {self.token}"} | ({"Content-Type": content_type} if content_type else {})
+        request = urllib.request.Request(self.base + path, body, headers)  # noqa: S310  the operator's own URL
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 425):
+                return error.code, b""
+            raise CheckFailed(f"{path} was answered {error.code}: {error.read(500).decode(errors='replace')}") from None
+        except OSError as error:
+            raise CheckFailed(f"{self.base}{path} does not answer: {error}") from None
+
+
+def _form(content: bytes) -> tuple[bytes, str]:
+    """A multipart body with one file, and its content type."""
+    boundary = secrets.token_hex(16)
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="check.bin"\r\n\r\n'
+    return head.encode() + content + f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+async def main(namespace: str, name: str) -> int:
+    """Exit status; the reason is on stderr."""
+    async with await Kube.connect() as kube:
+        try:
+            await check(kube, namespace, name)
+        except (CheckFailed, KubeError) as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(*sys.argv[1:])))

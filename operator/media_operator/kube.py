@@ -1,0 +1,234 @@
+"""The Kubernetes API: the official client's connection, plain dicts in and out.
+
+No typed models (they drop what they don't know) and no discovery: paths come from `kinds`. What we own is written by
+server-side apply, with exactly our fields and one field manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from media_operator.kinds import MANAGER, Kind, Object
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+REQUEST_SECONDS = 30.0
+PAGE = 500
+TRIES = 5
+LONGEST_RETRY = 10.0
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}
+
+
+class KubeError(Exception):
+    """The text is a sentence for a condition. `status` is the HTTP code, 0 where there was no answer."""
+
+    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class Unreachable(KubeError):
+    """No answer, or none that says anything about the request; it was tried several times."""
+
+
+class Forbidden(KubeError):
+    """The operator's service account lacks a right."""
+
+
+class NotFound(KubeError):
+    """There is no such object, or no such kind."""
+
+
+class AlreadyExists(KubeError):
+    """The name is taken."""
+
+
+class Conflict(KubeError):
+    """The object is not what the request said it was."""
+
+
+class Invalid(KubeError):
+    """The API server refuses the object itself."""
+
+
+class Expired(KubeError):
+    """410: what a list continued from is forgotten."""
+
+
+class Kube:
+    """`observer(verb, kind, status)` is told of every answer, for the metrics."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self.observer: Callable[[str, str, int], None] = lambda verb, kind, status: None
+        self._api = api
+
+    @classmethod
+    async def connect(cls) -> Self:
+        """As the pod's service account, else by KUBECONFIG or ~/.kube/config."""
+        configuration = client.Configuration()
+        if SERVICE_ACCOUNT.exists() and "KUBECONFIG" not in os.environ:
+            config.load_incluster_config(client_configuration=configuration)  # and reads rotated tokens by itself
+        else:
+            await config.load_kube_config(client_configuration=configuration, persist_config=False)
+        return cls(client.ApiClient(configuration))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._api.close()
+
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """None: there is none."""
+        try:
+            return await self._send("GET", kind, namespace, name)
+        except NotFound:
+            return None
+
+    async def list(self, kind: Kind, namespace: str | None = None, *, selector: str = "") -> tuple[list[Object], str]:
+        """All objects and the resourceVersion at which they were so; without namespace, of all namespaces.
+
+        Items bear apiVersion and kind, which lists leave out.
+        """
+        while True:
+            try:
+                return await self._list(kind, namespace, selector)
+            except Expired:  # it took so long that the first page is forgotten
+                continue
+
+    async def _list(self, kind: Kind, namespace: str | None, selector: str) -> tuple[list[Object], str]:
+        found: list[Object] = []
+        query: dict[str, Any] = {"limit": PAGE} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._send("GET", kind, namespace, "", query=query)
+            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items", [])]
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return found, str(page["metadata"].get("resourceVersion", ""))
+
+    async def apply(self, kind: Kind, body: Object, *, subresource: str = "") -> Object:
+        """Server-side apply: creates it, or makes exactly these fields ours and as they are here."""
+        metadata = body["metadata"]
+        query = {"fieldManager": MANAGER, "force": "true"}
+        return await self._send(
+            "PATCH", kind, metadata.get("namespace"), metadata["name"], subresource, query, body, APPLY
+        )
+
+    async def create(self, kind: Kind, body: Object) -> Object:
+        query = {"fieldManager": MANAGER}
+        return await self._send("POST", kind, body["metadata"].get("namespace"), "", query=query, body=body)
+
+    async def replace(self, kind: Kind, body: Object) -> Object:
+        """With the resourceVersion in it: only over what was seen."""
+        metadata = body["metadata"]
+        return await self._send("PUT", kind, metadata.get("namespace"), metadata["name"], body=body)
+
+    async def merge_patch(self, kind: Kind, namespace: str | None, name: str, patch: Object) -> Object:
+        """With a resourceVersion in it: only over what was seen."""
+        return await self._send(
+            "PATCH", kind, namespace, name, query={"fieldManager": MANAGER}, body=patch, content=MERGE
+        )
+
+    async def delete(
+        self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None, propagation: str = "Background"
+    ) -> bool:
+        """False: there was none. `uid`: this very object, not its successor."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        try:
+            await self._send("DELETE", kind, namespace, name, body=options)
+        except (NotFound, Conflict):
+            return False
+        return True
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    async def _send(
+        self,
+        method: str,
+        kind: Kind,
+        namespace: str | None,
+        name: str,
+        subresource: str = "",
+        query: Object | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+    ) -> Object:
+        url = self._api.configuration.host + kind.path(namespace, name, subresource)
+        if query:
+            url += "?" + urlencode({key: value for key, value in query.items() if value != ""})
+        verb = VERBS.get(method, "get" if name else "list")
+        for attempt in range(1, TRIES + 1):
+            retry_after = None
+            try:
+                status, headers, answer = await self._request(method, url, body, content)
+                self.observer(verb, kind.kind, status)
+                if status < 400:
+                    return answer
+                error = _error(status, answer, verb, kind, namespace, name)
+                retry_after = headers.get("Retry-After")
+            except (aiohttp.ClientError, TimeoutError, OSError) as failure:
+                self.observer(verb, kind.kind, 0)
+                error = Unreachable(f"the Kubernetes API does not answer ({type(failure).__name__})")
+            if not isinstance(error, Unreachable) or attempt == TRIES:
+                raise error
+            await asyncio.sleep(_pause(attempt, retry_after))
+        raise AssertionError  # the last attempt returned or raised
+
+    async def _request(self, method: str, url: str, body: Object | None, content: str) -> tuple[int, Any, Object]:
+        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": MANAGER}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], url, method, body)
+        response = await self._api.rest_client.request(
+            method, url, headers=headers, body=body, _request_timeout=REQUEST_SECONDS
+        )
+        data = await response.read()
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            answer = {"message": data[:200].decode(errors="replace")}
+        return response.status, response.headers, answer
+
+
+def _pause(attempt: int, retry_after: str | None) -> float:
+    """What the server asks for, within reason; else 0.1 s, doubling. With jitter, so that not all come back at once."""
+    asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.05 * 2**attempt
+    return min(asked, LONGEST_RETRY) * random.uniform(1, 1.5)  # noqa: S311  jitter, not a secret
+
+
+def _error(status: int, answer: Object, verb: str, kind: Kind, namespace: str | None, name: str) -> KubeError:
+    message, reason = str(answer.get("message", "")), str(answer.get("reason", ""))
+    where = f" in namespace {namespace}" if namespace else ""
+    match status:
+        case 403 if "quota" in message or "is forbidden: unable to create new content" in message:
+            return Invalid(message, status, reason)
+        case 401 | 403:
+            said = f"the operator's service account may not {verb} {kind.plural}{where}"
+            return Forbidden(f"{said}: give it this right (the chart's rbac.yaml has all it needs)", status, reason)
+        case 404:
+            return NotFound(message or f"no {kind.kind} {name}{where}", status, reason)
+        case 409 if reason == "AlreadyExists":
+            return AlreadyExists(message, status, reason)
+        case 409:
+            return Conflict(message, status, reason)
+        case 410:
+            return Expired(message, status, reason)
+        case 429 | 500 | 502 | 503 | 504:
+            return Unreachable(f"the Kubernetes API does not serve now ({status} {reason}): {message}", status, reason)
+        case _:
+            return Invalid(f"{kind.kind} {name}: {message}", status, reason)

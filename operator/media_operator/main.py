@@ -1,0 +1,295 @@
+"""The operator's process: stands by until it has the Lease, works while it has it, and ends when it loses it.
+
+Losing the Lease ends the process at once: what runs on could do what the new leader does too. Everything that it does
+can be cut anywhere and repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import kopf
+import structlog
+from pydantic import ValidationError
+
+from media_core import logs
+from media_core.errors import Unavailable
+from media_core.queue import Depth
+from media_core.settings import LogSettings, complaints
+from media_operator import databases, handlers, health, kinds
+from media_operator.breaker import Breaker
+from media_operator.buckets import Buckets
+from media_operator.cache import Cache, TenantKey
+from media_operator.controller import Controller, NotSettled
+from media_operator.dispatch import FleetDispatcher, listen
+from media_operator.fleet import ClusterFleet
+from media_operator.kinds import Kind
+from media_operator.kube import Kube, KubeError
+from media_operator.lease import Election, LeaseLost
+from media_operator.metrics import Metrics, Snapshot
+from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
+from media_operator.store_keys import open_store_keys
+from media_operator.targets.kubernetes import Backends, KubernetesTarget
+from media_operator.worker_jobs import WorkerJobs
+from media_operator.workqueue import WorkQueue
+
+_log = structlog.stdlib.get_logger("media.operator")
+
+CRD_POLL_SECONDS = 2.0
+SILENCE_SECONDS = 60.0
+"""The Lease comes back through the watches every few seconds; after so much silence they are taken for dead."""
+STUCK_SECONDS = 600.0
+"""A tenant that waits longer than this for its pass: the operator is not working."""
+WAKE_SPREAD_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the operator reads from its environment. Raises pydantic's ValidationError."""
+
+    operator: OperatorSettings = field(default_factory=OperatorSettings)
+    platform: PlatformSettings = field(default_factory=PlatformSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    store: StoreAdminSettings = field(default_factory=StoreAdminSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+
+class Operator:
+    """One process. `run` returns its exit status."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._identity = settings.operator.identity or f"{socket.gethostname()}-{os.getpid()}"
+        self._heard_at = time.monotonic()
+        self._synced = False
+        self._leads = False
+        self._cache = Cache()
+        self._controller: Controller | None = None
+        self._dispatcher: FleetDispatcher | None = None
+        self._jobs: WorkerJobs | None = None
+        self._queue: WorkQueue[TenantKey] = WorkQueue(quiet=(NotSettled, KubeError, Unavailable))
+
+    async def run(self) -> int:
+        async with await Kube.connect() as kube:
+            self._metrics = Metrics(self._snapshot)
+            kube.observer = self._metrics.requested
+            election = Election(
+                kube,
+                self._settings.operator.namespace,
+                self._settings.operator.lease_name,
+                self._identity,
+                self._settings.operator.lease_seconds,
+            )
+            server = await health.serve(
+                self._settings.operator.http_host,
+                self._settings.operator.http_port,
+                self._ages,
+                leads=lambda: self._leads,
+                registry=self._metrics.registry,
+            )
+            try:
+                return await self._stand(kube, election)
+            finally:
+                await server.close()
+
+    async def _stand(self, kube: Kube, election: Election) -> int:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.set)
+        _log.info("standing_by", identity=self._identity)
+        acquired = asyncio.create_task(election.acquire())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait([acquired, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            acquired.cancel()
+            return 0
+        acquired.result()
+        self._leads, self._heard_at = True, time.monotonic()
+        _log.info("leading", identity=self._identity)
+        work = asyncio.create_task(self._work(kube))
+        lease = asyncio.create_task(election.hold())
+        try:
+            await asyncio.wait([work, lease, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if lease.done():
+                _log.error("lease_lost", identity=self._identity)
+                os._exit(1)  # nothing of ours may act any more, not even to clean up
+            if work.done():
+                work.result()
+                _log.error("stopped_working")
+                return 1
+            return 0
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            lease.cancel()
+            await asyncio.gather(lease, return_exceptions=True)
+            await election.release()
+            _log.info("stopped")
+
+    async def _work(self, kube: Kube) -> None:
+        """Until cancelled, or until a part of it fails."""
+        settings = self._settings
+        await self._wait_for_crd(kube)
+        cluster = await self._cluster_id(kube)
+        children = tuple(
+            kind
+            for kind in kinds.CHILDREN
+            if kind != (kinds.INGRESS if settings.platform.gateway else kinds.HTTP_ROUTE)
+        )
+        backends = Backends(
+            databases.Databases(settings.database), Buckets(settings.store), open_store_keys(settings.store, cluster)
+        )
+        jobs = WorkerJobs(kube, self._cache, settings.platform, settings.store, lambda: self._synced)
+        target = KubernetesTarget(
+            cluster,
+            kube,
+            self._cache,
+            backends,
+            jobs,
+            settings.platform,
+            settings.operator,
+            settings.database.connection_limit,
+        )
+        controller = Controller(
+            kube, self._cache, target, backends, cluster, settings.operator, settings.platform, self._metrics
+        )
+        fleet = ClusterFleet(controller, jobs, backends)
+        dispatcher = FleetDispatcher(fleet, limit=settings.platform.max_jobs)
+        self._controller, self._dispatcher, self._jobs = controller, dispatcher, jobs
+        controller.is_served = dispatcher.wake
+        for breaker in (backends.database_breaker, backends.store_breaker, backends.iam_breaker):
+            breaker.on_close(functools.partial(self._wake_all, breaker))
+        registry = handlers.registry(self._cache, self._queue, self._heard, dispatcher.job_ended, children)
+        parts = {
+            "watches": kopf.operator(
+                registry=registry,
+                settings=handlers.settings(settings.operator, children),
+                standalone=True,
+                clusterwide=not settings.operator.namespaces,
+                namespaces=settings.operator.namespaces,
+            ),
+            "relist": self._relist(kube, children, dispatcher),
+            "reconcile": self._queue.run(controller.handle, settings.operator.concurrency),
+            "dispatch": dispatcher.run(),
+            "listen": listen(lambda: settings.database.url.get_secret_value(), dispatcher.wake),
+            "usage": self._follow_usage(controller, backends),
+            "retire": controller.retire_gone(),
+        }
+        tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                _log.error("part_ended", part=task.get_name())
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await backends.databases.aclose()
+
+    # --- before the work --------------------------------------------------------------------------------------------
+
+    async def _wait_for_crd(self, kube: Kube) -> None:
+        """kopf serves only the kinds that are there when it starts."""
+        namespaces = self._settings.operator.namespaces
+        while True:
+            try:
+                await kube.list(kinds.MEDIA_TENANT, namespaces[0] if namespaces else None)
+            except KubeError as error:
+                _log.warning("no_mediatenants", reason=str(error))
+            else:
+                return
+            self._heard()  # waiting for the CRD is not being dead
+            await asyncio.sleep(CRD_POLL_SECONDS)
+
+    async def _cluster_id(self, kube: Kube) -> str:
+        found = await kube.get(kinds.NAMESPACE, None, "kube-system")
+        return str((found or {"metadata": {"uid": ""}})["metadata"]["uid"])
+
+    # --- beside the work --------------------------------------------------------------------------------------------
+
+    async def _relist(self, kube: Kube, children: tuple[Kind, ...], dispatcher: FleetDispatcher) -> None:
+        """The first one, before anything is counted; then regularly."""
+        namespaces: tuple[str | None, ...] = self._settings.operator.namespaces or (None,)
+        while True:
+            for kind in (kinds.MEDIA_TENANT, *children, kinds.JOB):
+                selector = "" if kind == kinds.MEDIA_TENANT else kinds.OURS
+                for namespace in namespaces:
+                    try:
+                        listed, version = await kube.list(kind, namespace, selector=selector)
+                    except KubeError as error:
+                        _log.warning("not_listed", kind=kind.kind, reason=str(error))
+                        continue
+                    for key in self._cache.replace(kind, listed, version, namespace=namespace):
+                        self._queue.add(key)
+            if not self._synced:
+                self._synced = True  # from now on Jobs can be counted
+                dispatcher.wake(None)
+            await asyncio.sleep(self._settings.operator.relist_seconds * random.uniform(0.8, 1.2))  # noqa: S311  jitter, not a secret
+
+    async def _follow_usage(self, controller: Controller, backends: Backends) -> None:
+        while True:
+            await asyncio.sleep(self._settings.operator.usage_seconds)
+            try:
+                usages = await backends.databases.usages_of(controller.schemas())
+            except Unavailable:
+                continue
+            for key in controller.usage_changed(usages):
+                self._queue.add(key)
+
+    def _wake_all(self, breaker: Breaker) -> None:
+        """What was away is back: everybody looks again, not all in the same moment."""
+        _log.info("available_again", dependency=breaker.name)
+        for key in self._cache.tenants():
+            self._queue.add_after(key, random.uniform(0, WAKE_SPREAD_SECONDS))  # noqa: S311  jitter, not a secret
+
+    def _heard(self) -> None:
+        self._heard_at = time.monotonic()
+
+    # --- what others want to know -----------------------------------------------------------------------------------
+
+    def _ages(self) -> dict[str, tuple[float, float]]:
+        """What -> (seconds, limit). Of a replica that stands by: nothing."""
+        if not self._leads:
+            return {}
+        return {
+            "last watch event": (time.monotonic() - self._heard_at, SILENCE_SECONDS),
+            "oldest tenant that is due": (self._queue.oldest_age(), STUCK_SECONDS),
+        }
+
+    def _snapshot(self) -> Snapshot:
+        age = time.monotonic() - self._heard_at
+        if not self._leads or self._controller is None:
+            return Snapshot(self._leads, age)
+        return Snapshot(True, age, self._controller.facts(self._dispatcher_depths(), self._jobs_by_state()))
+
+    def _dispatcher_depths(self) -> Mapping[str, Mapping[str, Depth]]:
+        return self._dispatcher.depths if self._dispatcher is not None else {}
+
+    def _jobs_by_state(self) -> Mapping[tuple[str, str, str], int]:
+        return self._jobs.by_state() if self._jobs is not None else {}
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print("\n".join(complaints(error)), file=sys.stderr)
+        return 2
+    logs.configure(settings.log.format, settings.log.level)
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # it says of every event that it was handled
+    try:
+        return asyncio.run(Operator(settings).run())
+    except LeaseLost:
+        return 1

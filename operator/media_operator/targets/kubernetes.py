@@ -1,0 +1,478 @@
+"""The target of the operator: a Kubernetes cluster, one S3 service, one PostgreSQL.
+
+What the cluster holds is read from the cache that the watches feed, never asked for; what S3 and PostgreSQL hold is
+asked at every look, each behind its breaker, so that one that is away costs a pass nothing. Nothing is remembered
+between two looks.
+
+Secrets are the only copy of what they hold. A new password is written there before PostgreSQL hears of it; a new S3
+key, which S3 makes, right after. A Secret that is gone, or whose data somebody edited, is made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from media_core import plan, tokens
+from media_core.errors import Unavailable
+from media_core.ownership import Mark
+from media_core.policy import Policy
+from media_core.spec import MediaTenant
+from media_operator import buckets, canary, databases, kinds, render
+from media_operator.breaker import Breaker
+from media_operator.cache import Cache, TenantKey
+from media_operator.issuers import key_source
+from media_operator.kinds import Kind, Object
+from media_operator.kube import Conflict, Forbidden, Kube, KubeError
+from media_operator.reconcile import StepFailed, StepUnfinished
+from media_operator.settings import OperatorSettings, PlatformSettings
+from media_operator.store_keys import SharedKey, StoreKeys
+from media_operator.worker_jobs import WorkerJobs
+
+LIVE_SIGNING_KEYS = 2
+"""The newest signs; the one before it is believed, so that tokens that are out outlive one rotation."""
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What lies outside of the cluster, each with the breaker that guards it."""
+
+    databases: databases.Databases
+    buckets: buckets.Buckets
+    store_keys: StoreKeys | SharedKey
+    database_breaker: Breaker = field(default_factory=lambda: Breaker("database"))
+    store_breaker: Breaker = field(default_factory=lambda: Breaker("store"))
+    iam_breaker: Breaker = field(default_factory=lambda: Breaker("iam"))
+
+
+def key_of(tenant: MediaTenant) -> TenantKey:
+    return TenantKey(tenant.metadata.namespace, tenant.metadata.name)
+
+
+class KubernetesTarget:
+    """`reconcile.Target` for every tenant of the cluster."""
+
+    def __init__(
+        self,
+        cluster: str,
+        kube: Kube,
+        cache: Cache,
+        backends: Backends,
+        jobs: WorkerJobs,
+        platform: PlatformSettings,
+        operator: OperatorSettings,
+        connection_limit: int,
+    ) -> None:
+        self._cluster = cluster
+        self._kube = kube
+        self._cache = cache
+        self._backends = backends
+        self._jobs = jobs
+        self._platform = platform
+        self._operator = operator
+        self._connection_limit = connection_limit
+
+    # --- observe ----------------------------------------------------------------------------------------------------
+
+    async def observe(self, tenant: MediaTenant) -> plan.Observed:
+        held = Held(self._cache, tenant)
+        deleting = tenant.metadata.deletion_timestamp is not None
+        bucket, store_key, (database, policy, latest) = await asyncio.gather(
+            self._observe_bucket(tenant),
+            self._observe_store_key(tenant, held),
+            self._observe_database(tenant, held),
+        )
+        return plan.Observed(
+            bucket=bucket,
+            database=database,
+            signing_keys=plan.SigningKeys(len(held.signing_keys), held.signing_rotation),
+            policy=policy,
+            scanner=self._scanner(tenant, latest),
+            api=await self._observe_api(tenant, held),
+            workers=plan.Workers(plan.worker_shape_of(tenant), self._jobs.trouble(tenant)),
+            store_key=store_key,
+            cluster=self._cluster,
+            rival=self._rival(tenant),
+            held=kinds.FINALIZER in tenant.metadata.finalizers,
+            stopped=await self._observe_stopped(tenant) if deleting else False,
+        )
+
+    async def _observe_bucket(self, tenant: MediaTenant) -> plan.Bucket | plan.Unreachable:
+        try:
+            seen = await self._backends.store_breaker.call(lambda: self._backends.buckets.observe(tenant.bucket))
+        except Unavailable as error:
+            return plan.Unreachable(f"S3: {error.detail}")
+        return plan.Bucket(seen.exists, seen.mark, seen.empty, seen.capabilities)
+
+    async def _observe_store_key(self, tenant: MediaTenant, held: Held) -> plan.StoreKey | plan.Unreachable:
+        try:
+            known = await self._backends.iam_breaker.call(lambda: self._backends.store_keys.observe(tenant.tenant_id))
+        except Unavailable as error:
+            return plan.Unreachable(f"IAM: {error.detail}")
+        current = held.credentials.get(render.S3_KEY_ID, "")
+        return plan.StoreKey(
+            current=current in known and render.S3_SECRET in held.credentials,
+            others=len(set(known) - {current}),
+            others_in_use=not held.has_rolled or self._jobs.any_with_other_credentials(tenant, held.credentials),
+            rotation=held.rotation,
+            shared=self._backends.store_keys.shared,
+        )
+
+    async def _observe_database(
+        self, tenant: MediaTenant, held: Held
+    ) -> tuple[plan.Database | plan.Unreachable, Policy | plan.Unreachable | None, canary.Canary | None]:
+        there, schema = self._backends.databases, tenant.schema_name
+
+        async def look() -> tuple[plan.Database, Policy | None, canary.Canary | None]:
+            facts = await there.observe(schema)
+            if render.DATABASE_URL not in held.credentials:
+                facts = replace(facts, complete=False)
+            if facts.revision is None or facts.revision not in facts.known_revisions:
+                return facts, None, None
+            async with there.within(schema) as tx:
+                return facts, await databases.read_policy(tx), await canary.latest(tx)
+
+        try:
+            return await self._backends.database_breaker.call(look)
+        except Unavailable as error:
+            away = plan.Unreachable(f"PostgreSQL: {error.detail}")
+            return away, away, None
+
+    def _scanner(self, tenant: MediaTenant, latest: canary.Canary | None) -> plan.Scanner:
+        return canary.judge(
+            latest,
+            datetime.now(UTC),
+            every=self._operator.canary_seconds,
+            timeout=self._operator.canary_timeout,
+        )
+
+    async def _observe_api(self, tenant: MediaTenant, held: Held) -> plan.Api:
+        deployment = held.deployment
+        if deployment is None or not held.is_complete(tenant):
+            return plan.Api(None)
+        wanted = self._workloads(tenant, held, await self._jwks_uri(tenant, held, fetch=False))
+        status = deployment.get("status", {})
+        current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+        replicas = deployment["spec"].get("replicas", 0)
+        ready = status.get("availableReplicas", 0)
+        complete = current and status.get("updatedReplicas", 0) == status.get("replicas", 0) == ready == replicas
+        as_declared = not self._drifted(tenant, wanted) and not self._surplus(tenant, wanted)
+        return plan.Api(
+            shape=plan.api_shape_of(tenant) if as_declared else None,
+            wanted=replicas,
+            ready=ready,
+            trouble=None if complete else await self._trouble(tenant, deployment),
+            rolling=not complete,
+        )
+
+    async def _observe_stopped(self, tenant: MediaTenant) -> bool | plan.Unreachable:
+        if any(kind in _RUNNING for kind, _ in self._cache.children(key_of(tenant))):
+            return False
+        if any(True for _ in self._cache.jobs(key_of(tenant))):
+            return False
+        try:
+            return not await self._pods(tenant)
+        except KubeError as error:
+            return plan.Unreachable(str(error))
+
+    async def _pods(self, tenant: MediaTenant) -> list[Object]:
+        selector = f"{kinds.TENANT_LABEL}={tenant.tenant_id}"
+        return (await self._kube.list(kinds.POD, tenant.metadata.namespace, selector=selector))[0]
+
+    async def _trouble(self, tenant: MediaTenant, deployment: Object) -> str | None:
+        """Why pods of the api do not come up, in the words of whoever says so first: kubelet, scheduler, quota."""
+        for condition in deployment.get("status", {}).get("conditions", []):
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                return str(condition.get("message", condition.get("reason")))
+        if deployment.get("status", {}).get("unavailableReplicas", 0) == 0:
+            return None
+        try:
+            pods = await self._pods(tenant)
+        except KubeError:
+            return None  # a guess is worth less than silence
+        return next((words for pod in pods if (words := _pod_trouble(pod))), None)
+
+    def _rival(self, tenant: MediaTenant) -> str | None:
+        """Who has the same id or bucket and was there first."""
+        mine = tenant.metadata
+        claims = {"tenantId": tenant.tenant_id, "bucket": tenant.bucket}
+        for key, other in self._cache.tenants().items():
+            metadata = other["metadata"]
+            if metadata["uid"] == mine.uid:
+                continue
+            spec = other.get("spec", {})
+            tenant_id = spec.get("tenantId") or metadata["name"]
+            theirs = {"tenantId": tenant_id, "bucket": spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"}
+            same = [f"{name} {value}" for name, value in claims.items() if theirs[name] == value]
+            first = (metadata["creationTimestamp"], metadata["uid"]) < (mine.creation_timestamp or "", mine.uid)
+            if same and first:
+                return f"MediaTenant {key.namespace}/{key.name} was there first and has {' and '.join(same)}"
+        return None
+
+    # --- what the children have to be -------------------------------------------------------------------------------
+
+    async def _jwks_uri(self, tenant: MediaTenant, held: Held, *, fetch: bool) -> str | None:
+        """As the running Deployment has it, unless its issuer changed: an issuer that is away stops nothing."""
+        oidc = tenant.spec.auth.oidc
+        if oidc is None:
+            return None
+        told = held.environment
+        if oidc.jwks_uri is None and told.get("MEDIA_OIDC_ISSUER") == oidc.issuer and not fetch:
+            return told.get("MEDIA_OIDC_JWKS_URI", "")
+        return await key_source(oidc) if fetch else oidc.jwks_uri or ""
+
+    def _workloads(self, tenant: MediaTenant, held: Held, jwks_uri: str | None) -> list[Object]:
+        jwks = json.dumps(tokens.public_jwks(held.signing_keys), sort_keys=True)
+        inputs = render.Inputs(held.credentials, jwks, jwks_uri, self._connection_limit)
+        return [render.stamped(each) for each in render.workloads(tenant, self._platform, self._jobs.store, inputs)]
+
+    def _drifted(self, tenant: MediaTenant, wanted: Sequence[Object]) -> list[Object]:
+        live = self._cache.children(key_of(tenant))
+        return [
+            each
+            for each in wanted
+            if (found := live.get((kinds.of(each), each["metadata"]["name"]))) is None
+            or not render.matches(each, found)
+        ]
+
+    def _surplus(self, tenant: MediaTenant, wanted: Sequence[Object]) -> list[tuple[Kind, str]]:
+        """Children of an earlier spec; Secrets have their own life."""
+        names = {(kinds.of(each), each["metadata"]["name"]) for each in wanted}
+        return [
+            (kind, name)
+            for kind, name in self._cache.children(key_of(tenant))
+            if kind != kinds.SECRET and (kind, name) not in names
+        ]
+
+    # --- carry out --------------------------------------------------------------------------------------------------
+
+    async def carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+        try:
+            await self._carry_out(tenant, step)
+        except Forbidden as error:
+            raise StepFailed(str(error), "PermissionMissing") from error
+        except KubeError as error:
+            raise StepFailed(str(error)) from error
+        except buckets.ObjectsLocked as error:
+            raise StepFailed(str(error), "ObjectsLocked") from error
+        except (buckets.NotOwned, databases.NotOwned) as error:
+            raise StepFailed(str(error), "NotOwned") from error
+        except Unavailable as error:
+            raise StepFailed(f"{error.dependency}: {error.detail}") from error
+
+    async def _carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+        there = self._backends
+        match step:
+            case plan.HoldDeletion():
+                await self._set_finalizers(tenant, [*tenant.metadata.finalizers, kinds.FINALIZER])
+            case plan.ReleaseDeletion():
+                left = [each for each in tenant.metadata.finalizers if each != kinds.FINALIZER]
+                await self._set_finalizers(tenant, left)
+            case plan.CreateBucket(bucket, owner, adopt):
+                await self._create_bucket(tenant.tenant_id, bucket, owner, adopt)
+            case plan.MakeStoreKey(tenant_id, bucket, rotation):
+                await self._make_store_key(tenant, tenant_id, bucket, rotation)
+            case plan.RevokeStoreKeys(tenant_id):
+                current = Held(self._cache, tenant).credentials[render.S3_KEY_ID]
+                await there.iam_breaker.call(lambda: there.store_keys.revoke(tenant_id, keep=[current]))
+            case plan.CreateDatabase(schema, owner, adopt):
+                await self._create_database(tenant, schema, owner, adopt)
+            case plan.MigrateDatabase(schema):
+                url = Held(self._cache, tenant).credentials[render.DATABASE_URL]
+                await there.database_breaker.call(lambda: there.databases.migrate(schema, url))
+            case plan.MakeSigningKey(_, rotation):
+                keys = [tokens.generate_key(), *Held(self._cache, tenant).signing_keys][:LIVE_SIGNING_KEYS]
+                await self._apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
+            case plan.ApplyPolicy(policy):
+                url = Held(self._cache, tenant).credentials[render.DATABASE_URL]
+                await there.database_breaker.call(lambda: there.databases.apply_policy(url, policy))
+            case plan.RunApi():
+                await self._apply_workloads(tenant)
+            case plan.SendCanary():
+                await self._send_canary(tenant)
+            case plan.StopWorkloads():
+                await self._stop_workloads(tenant)
+            case plan.DeleteBucket(bucket, owner):
+                emptied = await there.store_breaker.call(lambda: there.buckets.empty_and_delete(bucket, owner))
+                if not emptied.done:
+                    raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
+            case plan.DropDatabase(schema, owner):
+                await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
+                await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
+            case plan.ShapeWorkers():
+                pass  # every Job is made from the spec of its moment
+
+    async def _set_finalizers(self, tenant: MediaTenant, finalizers: list[str]) -> None:
+        """Only over what was seen: another's finalizer that came meanwhile is not lost."""
+        key = key_of(tenant)
+        seen = self._cache.tenants().get(key)
+        if seen is None:
+            return
+        metadata = {"resourceVersion": seen["metadata"]["resourceVersion"], "finalizers": finalizers}
+        try:
+            body = await self._kube.merge_patch(kinds.MEDIA_TENANT, key.namespace, key.name, {"metadata": metadata})
+        except Conflict as error:
+            raise StepFailed("the resource changed meanwhile", "Conflict") from error
+        self._cache.applied(kinds.MEDIA_TENANT, body)
+
+    async def _create_bucket(self, tenant_id: str, bucket: str, owner: Mark, adopt: bool) -> None:
+        there = self._backends
+        before = (await there.store_breaker.call(lambda: there.buckets.observe(bucket))).mark
+        if (
+            before is not None
+            and before.cluster not in ("", owner.cluster)
+            and before.relation(owner, adopt=adopt) != "foreign"
+        ):
+            # Adopted from a cluster that is gone: its keys would open the bucket for ever.
+            await there.iam_breaker.call(lambda: there.store_keys.remove(tenant_id, cluster=before.cluster))
+        await there.store_breaker.call(lambda: there.buckets.create(bucket, owner, tenant_id=tenant_id, adopt=adopt))
+
+    async def _make_store_key(self, tenant: MediaTenant, tenant_id: str, bucket: str, rotation: str) -> None:
+        held = Held(self._cache, tenant)
+        current = held.credentials.get(render.S3_KEY_ID)
+        keep = [current] if current else []
+        made = await self._backends.iam_breaker.call(
+            lambda: self._backends.store_keys.make(tenant_id, bucket, keep=keep)
+        )
+        added = {render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
+        await self._apply(render.credentials_secret(tenant, {**held.credentials, **added}, rotation=rotation))
+
+    async def _create_database(self, tenant: MediaTenant, schema: str, owner: Mark, adopt: bool) -> None:
+        held = Held(self._cache, tenant)
+        there = self._backends
+        url = held.credentials.get(render.DATABASE_URL)
+        if url is None:
+            url = there.databases.tenant_url(schema, secrets.token_urlsafe(24))
+            values = {**held.credentials, render.DATABASE_URL: url}
+            await self._apply(render.credentials_secret(tenant, values, rotation=held.rotation))
+        password = databases.password_of(url)
+        await there.database_breaker.call(lambda: there.databases.create(schema, owner, password, adopt=adopt))
+
+    async def _apply_workloads(self, tenant: MediaTenant) -> None:
+        held = Held(self._cache, tenant)
+        if not held.is_complete(tenant):
+            raise StepFailed("its Secrets are not there yet", "WaitingForSecrets")
+        jwks_uri = await self._jwks_uri(tenant, held, fetch=False) or await self._jwks_uri(tenant, held, fetch=True)
+        wanted = self._workloads(tenant, held, jwks_uri)
+        for each in self._drifted(tenant, wanted):
+            await self._apply(each)
+        for kind, name in self._surplus(tenant, wanted):
+            await self._delete(tenant, kind, name)
+
+    async def _apply(self, body: Object) -> None:
+        kind = kinds.of(body)
+        self._cache.applied(kind, await self._kube.apply(kind, body))
+
+    async def _delete(self, tenant: MediaTenant, kind: Kind, name: str) -> None:
+        namespace = tenant.metadata.namespace
+        body = self._cache.children(key_of(tenant)).get((kind, name))
+        await self._kube.delete(kind, namespace, name)
+        if body is not None:
+            self._cache.see(kind, "DELETED", body)
+
+    async def _send_canary(self, tenant: MediaTenant) -> None:
+        credentials = Held(self._cache, tenant).credentials
+        await canary.send(
+            tenant.tenant_id, credentials[render.DATABASE_URL], self._jobs.store_settings(tenant.bucket, credentials)
+        )
+
+    async def _stop_workloads(self, tenant: MediaTenant) -> None:
+        for kind, name in list(self._cache.children(key_of(tenant))):
+            if kind in _RUNNING:
+                await self._delete(tenant, kind, name)
+        for job in list(self._cache.jobs(key_of(tenant))):
+            await self._kube.delete(kinds.JOB, tenant.metadata.namespace, job["metadata"]["name"])
+        if await self._observe_stopped(tenant) is not True:
+            raise StepUnfinished("api and workers are ending")
+
+    # --- what a tenant that is gone left behind ---------------------------------------------------------------------
+
+    async def retire(self, schema: str, mark: Mark) -> None:
+        """Bucket and schema say that they are kept for their owner's namesake; its keys stop working.
+
+        Only over this very mark: a namesake that adopts them meanwhile keeps them. Raises Unavailable.
+        """
+        there = self._backends
+        tenant_id = databases.tenant_id_of(schema)
+        await there.iam_breaker.call(lambda: there.store_keys.remove(tenant_id))
+        if mark.bucket:
+            await there.store_breaker.call(lambda: there.buckets.retire(mark.bucket, mark))
+        await there.database_breaker.call(lambda: there.databases.retire(schema, mark))
+
+
+_RUNNING = (kinds.DEPLOYMENT, kinds.HPA, kinds.CRON_JOB)
+"""What starts pods, and what would undo their end."""
+
+
+class Held:
+    """What the cluster holds of one tenant, as the cache has it now."""
+
+    def __init__(self, cache: Cache, tenant: MediaTenant) -> None:
+        children: Mapping[tuple[Kind, str], Object] = cache.children(key_of(tenant))
+        name = kinds.child_name(tenant.tenant_id)
+        credentials = _intact(children.get((kinds.SECRET, kinds.child_name(tenant.tenant_id, "credentials"))))
+        signing = _intact(children.get((kinds.SECRET, kinds.child_name(tenant.tenant_id, "signing-keys"))))
+        self.deployment = children.get((kinds.DEPLOYMENT, name))
+        self.credentials: Mapping[str, str] = render.secret_values(credentials) if credentials else {}
+        self.rotation = _annotation(credentials, kinds.ROTATE_KEYS)
+        self.signing_keys: list[tokens.Jwk] = _signing_keys(signing)
+        self.signing_rotation = _annotation(signing, kinds.ROTATE_KEYS)
+
+    def is_complete(self, tenant: MediaTenant) -> bool:
+        needed = {render.DATABASE_URL, render.S3_KEY_ID, render.S3_SECRET}
+        return needed <= self.credentials.keys() and (bool(self.signing_keys) or tenant.spec.auth.oidc is not None)
+
+    @property
+    def has_rolled(self) -> bool:
+        """Every api pod was started with the credentials of now."""
+        if self.deployment is None:
+            return True
+        status, generation = self.deployment.get("status", {}), self.deployment["metadata"].get("generation", 0)
+        told = render.credentials_hash(self.credentials)
+        template = self.deployment["spec"]["template"]["metadata"].get("annotations", {})
+        return bool(
+            template.get(kinds.CREDENTIALS) == told
+            and status.get("observedGeneration", 0) >= generation
+            and status.get("updatedReplicas", 0) == status.get("replicas", 0)
+        )
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Plain variables of the api's container."""
+        if self.deployment is None:
+            return {}
+        containers = self.deployment["spec"]["template"]["spec"]["containers"]
+        return {each["name"]: each.get("value", "") for container in containers for each in container.get("env", [])}
+
+
+def _intact(secret: Object | None) -> Object | None:
+    return secret if secret is not None and render.secret_is_intact(secret) else None
+
+
+def _annotation(body: Object | None, name: str) -> str:
+    return str((body or {}).get("metadata", {}).get("annotations", {}).get(name, ""))
+
+
+def _signing_keys(secret: Object | None) -> list[tokens.Jwk]:
+    if secret is None:
+        return []
+    keys: list[tokens.Jwk] = json.loads(render.secret_values(secret)[render.SIGNING_KEYS])["keys"]
+    return keys
+
+
+def _pod_trouble(pod: Object) -> str | None:
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        waiting = container.get("state", {}).get("waiting", {})
+        ended = container.get("lastState", {}).get("terminated", {})
+        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            said = (ended.get("message") or waiting.get("message") or "").strip().splitlines()
+            return f"pod {name}: {waiting['reason']}" + (f": {said[-1]}" if said else "")
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"pod {name} finds no node: {condition.get('message', condition.get('reason'))}"
+    return None

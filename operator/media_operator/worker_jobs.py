@@ -1,0 +1,173 @@
+"""Worker Jobs on the cluster: made for the dispatcher, counted from the cache, judged by how they ended.
+
+A Job is only a pair of hands: the queue's row is what is done or not done, so a Job that fails, is evicted or runs into
+its deadline costs time, never work. What is remembered of failures is what the cluster itself keeps (finished Jobs,
+until their TTL), so another leader sees the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Literal
+
+import structlog
+
+from media_core import plan
+from media_core.spec import MediaTenant
+from media_core.store.s3 import S3Settings
+from media_operator import kinds, render
+from media_operator.cache import Cache, TenantKey
+from media_operator.kinds import Object
+from media_operator.kube import AlreadyExists, Kube, KubeError
+from media_operator.settings import PlatformSettings, StoreAdminSettings
+
+FIRST_DELAY, LONGEST_DELAY = 5.0, 240.0
+"""Seconds before the next Job of a kind whose last one failed, doubling with each failure in a row. The longest is less
+than a Job's TTL, so that the failures that it counts are still there."""
+
+_log = structlog.stdlib.get_logger("media.jobs")
+
+
+def is_finished(job: Object) -> bool:
+    return _ending(job) is not None
+
+
+def has_failed(job: Object) -> bool:
+    ending = _ending(job)
+    return ending is not None and bool(ending["type"] == "Failed")
+
+
+def _ending(job: Object) -> Object | None:
+    conditions: list[Object] = job.get("status", {}).get("conditions", [])
+    return next(
+        (each for each in conditions if each["type"] in ("Complete", "Failed") and each["status"] == "True"), None
+    )
+
+
+class WorkerJobs:
+    """For all tenants. `is_synced`: whether the cache holds what the cluster has; before that nothing is counted."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        cache: Cache,
+        platform: PlatformSettings,
+        store: StoreAdminSettings,
+        is_synced: Callable[[], bool],
+    ) -> None:
+        self.store = store
+        self._kube = kube
+        self._cache = cache
+        self._platform = platform
+        self._is_synced = is_synced
+
+    # --- for the dispatcher -----------------------------------------------------------------------------------------
+
+    def running(self) -> Mapping[tuple[str, str], int] | None:
+        """(tenant id, kind of work) -> Jobs that run or are about to; None: it cannot be told now."""
+        if not self._is_synced():
+            return None
+        return Counter(
+            (labels[kinds.TENANT_LABEL], labels[kinds.WORK_LABEL])
+            for labels, job in self._all()
+            if not is_finished(job)
+        )
+
+    def by_state(self) -> Mapping[tuple[str, str, str], int]:
+        """(tenant id, kind of work, running | failed) -> Jobs, for the metrics."""
+        return Counter(
+            (labels[kinds.TENANT_LABEL], labels[kinds.WORK_LABEL], "failed" if has_failed(job) else "running")
+            for labels, job in self._all()
+            if has_failed(job) or not is_finished(job)
+        )
+
+    def held(self, tenant: MediaTenant, kind: str) -> bool:
+        """Whether the last Jobs of this kind failed and the next one has to wait."""
+        failures = self._failures(tenant, kind)
+        if not failures:
+            return False
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (len(failures) - 1))
+        return time.time() < _ended_at(failures[-1]) + delay
+
+    async def launch(
+        self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]
+    ) -> Literal["created", "exists", "no"]:
+        """Makes one Job. A name that is taken was launched by somebody who saw the same queue: as good as ours."""
+        for job in self._of(tenant):
+            if job["metadata"]["name"] == name and is_finished(job):
+                # It ended without having taken the job that it was named for: the next try, by whomever, is this one.
+                digest = hashlib.sha256(f"{name}\n{job['metadata']['uid']}".encode()).hexdigest()
+                name = f"{name.rpartition('-')[0]}-{digest[:8]}"
+        body = render.job(tenant, self._platform, self.store, kind=kind, name=name, credentials=credentials)
+        try:
+            self._cache.applied(kinds.JOB, await self._kube.create(kinds.JOB, body))
+        except AlreadyExists:
+            return "exists"
+        except KubeError as error:
+            _log.warning("job_refused", tenant=tenant.tenant_id, kind=kind, reason=str(error))
+            return "no"
+        return "created"
+
+    # --- for a tenant's conditions ----------------------------------------------------------------------------------
+
+    def trouble(self, tenant: MediaTenant) -> Mapping[str, str]:
+        """Kind of work -> why its last Job failed, until one succeeds."""
+        found = {}
+        for kind in plan.worker_shape_of(tenant).parallel:
+            if failures := self._failures(tenant, kind):
+                ending = _ending(failures[-1]) or {}
+                words, name = ending.get("message") or ending.get("reason", ""), failures[-1]["metadata"]["name"]
+                found[kind] = f"{len(failures)} {kind} Job(s) in a row failed, the last was {name}: {words}"
+        return found
+
+    def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
+        """Whether a Job may still work with keys that were replaced since."""
+        told = render.credentials_hash(credentials)
+        return any(
+            job["metadata"].get("annotations", {}).get(kinds.CREDENTIALS) != told
+            for job in self._of(tenant)
+            if not is_finished(job)
+        )
+
+    def store_settings(self, bucket: str, credentials: Mapping[str, str]) -> S3Settings:
+        """The store as the tenant's own pods see it."""
+        return S3Settings(
+            endpoint=self.store.endpoint,
+            public_endpoint=self.store.public_endpoint,
+            bucket=bucket,
+            region=self.store.region,
+            access_key_id=credentials[render.S3_KEY_ID],
+            secret_access_key=credentials[render.S3_SECRET],
+        )
+
+    # --- counting ---------------------------------------------------------------------------------------------------
+
+    def _all(self) -> Iterator[tuple[Mapping[str, str], Object]]:
+        for job in self._cache.all_jobs():
+            labels = job["metadata"].get("labels", {})
+            if kinds.WORK_LABEL in labels and kinds.TENANT_LABEL in labels:
+                yield labels, job
+
+    def _of(self, tenant: MediaTenant) -> Iterator[Object]:
+        key = TenantKey(tenant.metadata.namespace, tenant.metadata.name)
+        yield from (job for job in self._cache.jobs(key) if kinds.WORK_LABEL in job["metadata"].get("labels", {}))
+
+    def _failures(self, tenant: MediaTenant, kind: str) -> list[Object]:
+        """The latest Jobs of this kind that failed one after the other, oldest first."""
+        ended = [
+            job for job in self._of(tenant) if job["metadata"]["labels"][kinds.WORK_LABEL] == kind and is_finished(job)
+        ]
+        ended.sort(key=_ended_at)
+        failures: list[Object] = []
+        for job in ended:
+            failures = [*failures, job] if has_failed(job) else []
+        return failures
+
+
+def _ended_at(job: Object) -> float:
+    ending = _ending(job) or {}
+    return datetime.fromisoformat(ending.get("lastTransitionTime") or job["metadata"]["creationTimestamp"]).timestamp()

@@ -1,0 +1,303 @@
+"""The operator as the chart runs it: a process of its own, with its own service account's rights, on real backends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+
+from media_core.spec import schema_of
+from media_operator import kinds
+from media_operator.buckets import Buckets
+from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.embedded.processes import die_with_parent
+from media_operator.kinds import Kind, Object
+from media_operator.store_keys import StoreKeys
+from tests.cluster.api import Api, ApiError, seen
+from tests.cluster.control_plane import ControlPlane
+from tests.integration import s3_servers
+from tests.integration.s3_servers import S3Server
+from tests.tools import build
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "media-platform"
+NAMESPACE = "media-system"
+ACCOUNT = "media-operator"
+USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+"""What the audit log calls it."""
+
+
+def rbac() -> list[Object]:
+    """What the chart gives the operator, for a release named `media`."""
+    rendered = subprocess.run(
+        [
+            *(build.provide(build.TOOLS["helm"]), "template", "media", str(CHART)),
+            *("--namespace", NAMESPACE, "--show-only", "templates/rbac.yaml"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [each for each in yaml.safe_load_all(rendered) if each]
+
+
+@dataclass
+class Backends:
+    """S3 with IAM, and PostgreSQL: real ones, which a test may stop and start again."""
+
+    folder: Path
+    postgres: EmbeddedPostgres
+    s3: S3Server
+
+    @classmethod
+    async def start(cls, folder: Path) -> Backends:
+        # Not below tmp_path: as root the server runs as another user, who must be able to reach its folder.
+        home = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
+        os.chmod(home, 0o755)  # noqa: PTH101, S103
+        postgres = EmbeddedPostgres(home / "data", durable=False)
+        postgres.start()
+        return cls(home, postgres, await s3_servers.start("versitygw", folder / "s3", iam=True))
+
+    def stop(self) -> None:
+        self.s3.stop()
+        self.postgres.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def restart_s3(self) -> None:
+        assert self.s3.folder is not None
+        self.s3 = await s3_servers.start("versitygw", self.s3.folder, self.s3, iam=True)
+
+    @property
+    def buckets(self) -> Buckets:
+        return Buckets(self.s3.admin())
+
+    def store_keys(self, cluster: str) -> StoreKeys:
+        return StoreKeys(self.s3.admin(), cluster)
+
+    async def sql(self, query: str, *parameters: Any) -> list[Any]:
+        """Rows, as the superuser."""
+        url = self.postgres.admin_url.replace("postgresql+psycopg", "postgresql")
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            answer = await connection.execute(query.encode(), parameters)
+            return await answer.fetchall() if answer.description else []
+
+    async def rows(self, tenant_id: str, query: str) -> list[Any]:
+        """Of a tenant's own schema."""
+        url = self.postgres.admin_url.replace("postgresql+psycopg", "postgresql")
+        schema = schema_of(tenant_id)
+        async with await psycopg.AsyncConnection.connect(url, options=f"-c search_path={schema}") as connection:
+            answer = await connection.execute(query.encode())
+            return await answer.fetchall() if answer.description else []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        admin = self.s3.admin()
+        return {
+            "MEDIA_OPERATOR_DATABASE_URL": self.postgres.admin_url,
+            "MEDIA_OPERATOR_S3_ENDPOINT": admin.endpoint,
+            "MEDIA_OPERATOR_S3_IAM_ENDPOINT": str(admin.iam_endpoint),
+            "MEDIA_OPERATOR_S3_ACCESS_KEY_ID": admin.access_key_id,
+            "MEDIA_OPERATOR_S3_SECRET_ACCESS_KEY": admin.secret_access_key.get_secret_value(),
+            "MEDIA_OPERATOR_API_IMAGE": "localhost/media-api:dev",
+            "MEDIA_OPERATOR_WORKER_IMAGE": "localhost/media-workers:dev",
+            "MEDIA_OPERATOR_CLAMD_HOST": "clamd.media-system.svc",
+        }
+
+
+@dataclass
+class Replica:
+    """One operator process. `log` is what it wrote."""
+
+    name: str
+    environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "media_operator"],
+                env=self.environment | {"MEDIA_OPERATOR_IDENTITY": self.name},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
+
+    def kill(self) -> None:
+        """As kill -9, or a node that is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """As Kubernetes ends a pod; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"it did not end:\n{self.log.read_text()[-3000:]}") from None
+
+
+class Bench:
+    """A control plane with the CRD and the operator's rights, the backends, and operators to start on them."""
+
+    def __init__(self, control_plane: ControlPlane, api: Api, backends: Backends, folder: Path) -> None:
+        self.control_plane = control_plane
+        self.api = api
+        self.backends = backends
+        self._folder = folder
+        self._replicas: list[Replica] = []
+
+    async def operator(self, name: str = "one", *, url: str | None = None, **settings: str) -> Replica:
+        """Starts one, with the service account's token; `settings` are environment variables without their prefix."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT}/token"
+        token = (await self.api.create(path, {"spec": {"expirationSeconds": 3600}}))["status"]["token"]
+        kubeconfig = self._folder / f"{name}.kubeconfig"
+        kubeconfig.unlink(missing_ok=True)
+        self.control_plane.write_kubeconfig(kubeconfig, token=token, url=url)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._folder),
+            "KUBECONFIG": str(kubeconfig),
+            "PYTHONUNBUFFERED": "1",
+            "MEDIA_LOG_FORMAT": "text",
+            "MEDIA_OPERATOR_NAMESPACE": NAMESPACE,
+            "MEDIA_OPERATOR_HTTP_PORT": "0",
+            **self.backends.environment,
+            **{f"MEDIA_OPERATOR_{key.upper()}": value for key, value in settings.items()},
+        }
+        replica = Replica(name, environment, self._folder / f"{name}.log")
+        self._replicas.append(replica)
+        return replica
+
+    def end_operators(self) -> None:
+        for replica in self._replicas:
+            replica.kill()
+        self._replicas.clear()
+
+    def last_words(self) -> str:
+        return "\n".join(f"--- {each.name}\n{each.log.read_text()[-6000:]}" for each in self._replicas)
+
+
+@dataclass(frozen=True)
+class Team:
+    """One namespace with tenants in it."""
+
+    bench: Bench
+    namespace: str
+
+    def path(self, kind: Kind, name: str = "", subresource: str = "") -> str:
+        return kind.path(self.namespace, name, subresource)
+
+    async def apply(self, name: str, *, annotations: dict[str, str] | None = None, **spec: Any) -> Object:
+        """As `kubectl apply --server-side` of this manifest would."""
+        body = {
+            "apiVersion": kinds.MEDIA_TENANT.api_version,
+            "kind": "MediaTenant",
+            "metadata": {"name": name, **({"annotations": annotations} if annotations else {})},
+            "spec": spec,
+        }
+        return await self.bench.api.apply(self.path(kinds.MEDIA_TENANT, name), body, manager="kubectl", force=True)
+
+    async def get(self, kind: Kind, name: str) -> Object | None:
+        try:
+            return await self.bench.api.get(self.path(kind, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: Kind) -> list[Object]:
+        found: list[Object] = (await self.bench.api.get(self.path(kind), labelSelector=kinds.OURS))["items"]
+        return found
+
+    async def seen(self, kind: Kind, name: str, wanted: Callable[[Object], bool], *, seconds: float = 30) -> Object:
+        """The object, once it is as wanted."""
+        try:
+            return await seen(self.bench.api, self.path(kind, name), wanted, seconds=seconds)
+        except TimeoutError:
+            found = await self.get(kind, name)
+            raise AssertionError(f"{yaml.safe_dump(found)}\n{self.bench.last_words()}") from None
+
+    async def condition(
+        self, name: str, kind: str, *, status: str = "", reason: str = "", seconds: float = 30
+    ) -> dict[str, Any]:
+        """A condition of a tenant, once it says this of the newest spec."""
+
+        def as_wanted(tenant: Object) -> bool:
+            found = condition_of(tenant, kind)
+            return bool(
+                found
+                and (not status or found["status"] == status)
+                and (not reason or found["reason"] == reason)
+                and found["observedGeneration"] == tenant["metadata"]["generation"]
+            )
+
+        found = condition_of(await self.seen(kinds.MEDIA_TENANT, name, as_wanted, seconds=seconds), kind)
+        assert found is not None
+        return found
+
+    async def act_as_kubelet(self, name: str) -> None:
+        """Says of the Deployment what would be true if its pods ran."""
+        deployment = await self.bench.api.get(self.path(kinds.DEPLOYMENT, name))
+        count = deployment["spec"]["replicas"]
+        status = {
+            "observedGeneration": deployment["metadata"]["generation"],
+            **dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count),
+        }
+        await self.bench.api.patch(self.path(kinds.DEPLOYMENT, name, "status"), {"status": status})
+
+
+def condition_of(tenant: Object, kind: str) -> dict[str, Any] | None:
+    conditions: list[dict[str, Any]] = tenant.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == kind), None)
+
+
+@asynccontextmanager
+async def bench(control_plane: ControlPlane, folder: Path) -> AsyncIterator[Bench]:
+    """With the CRD established and the chart's rights given."""
+    async with Api(control_plane) as api:
+        with contextlib.suppress(ApiError):
+            await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        for body in rbac():
+            kind = body["kind"]
+            namespace = body["metadata"].get("namespace")
+            group = "/api/v1" if kind == "ServiceAccount" else f"/apis/{body['apiVersion']}"
+            inside = f"/namespaces/{namespace}" if namespace else ""
+            path = f"{group}{inside}/{kind.lower()}s/{body['metadata']['name']}"
+            await api.apply(path, body, manager="helm", force=True)
+        backends = await Backends.start(folder)
+        made = Bench(control_plane, api, backends, folder)
+        try:
+            yield made
+        finally:
+            made.end_operators()
+            backends.stop()
+
+
+async def until(look: Callable[[], Awaitable[bool]], seconds: float, otherwise: Callable[[], str]) -> None:
+    """For what no watch tells: rows, buckets, processes."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not await look():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            return
+    raise AssertionError(otherwise())

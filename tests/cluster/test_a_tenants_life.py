@@ -1,0 +1,66 @@
+"""A tenant's life on a real cluster, from `kubectl apply` to nothing: what the README promises, step by step.
+
+Read it as a script. The chart is installed as on a laptop (`dev.enabled=true`), and everything else is done with the
+commands that a platform engineer would type: kubectl for the tenant, HTTP through its Service for the files.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import images
+from tests.cluster.installation import Installation
+
+pytestmark = pytest.mark.node
+
+ROOT = Path(__file__).parents[2]
+ACME = ROOT / "samples" / "acme.yaml"
+PHOTO = ROOT / "samples" / "photo.jpg"
+RECORDING = images.SPEECH_MODEL / "samples" / "greeting_en.wav"
+SAID = json.loads((images.SPEECH_MODEL / "samples" / "transcripts.json").read_text())[RECORDING.name]["text"]
+EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+
+
+def test_a_tenants_life(platform: Installation) -> None:
+    # 1. Somebody declares it ...
+    manifest = yaml.safe_load(ACME.read_text())
+    manifest["spec"]["transcription"]["model"] = "/models/tiny-words"  # no model hub is reached from here
+    manifest["spec"]["storage"] = {"deletionPolicy": "Delete"}
+    namespace = platform.namespace("team-acme")
+    namespace.apply(manifest)
+
+    # 2. ... and waits until it is ready: bucket, key, schema, api, and a scanner that has found a test virus.
+    namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
+    print(namespace.kubectl("get", "mt"))
+    name, ready, reason, *_ = namespace.kubectl("get", "mt", "--no-headers").split()
+    assert (name, ready, reason) == ("acme", "True", "Serving")
+
+    with namespace.reaching("mt-acme") as acme:
+        # 3. A photo goes up, is scanned by a Job, and comes down as it was, with a thumbnail.
+        photo = acme.upload(PHOTO.read_bytes(), "photo.jpg", "image/jpeg")
+        verdict = acme.until(photo, lambda about: about["scan_status"] == "clean")
+        assert acme.download(photo) == PHOTO.read_bytes()
+        assert verdict["thumbnail_id"]
+        assert acme.get(f"/v1/media/download/{photo}/thumbnail").status_code == 200
+
+        # 4. A virus goes up, and nobody sees it again.
+        virus = acme.upload(EICAR, "invoice.pdf", "application/pdf")
+        acme.until_gone(virus)
+
+        # 5. A recording becomes text.
+        job = acme.transcribe(RECORDING.read_bytes(), RECORDING.name)
+        assert acme.transcript(job)["text"].strip() == SAID
+
+        # 6. What the Jobs were is still there to read, and none of it failed.
+        jobs = json.loads(namespace.kubectl("get", "jobs", "--output", "json"))["items"]
+        assert {"scan", "transcribe"} <= {each["metadata"]["labels"]["media.scaiwave.io/work"] for each in jobs}
+        assert not [each for each in jobs if each.get("status", {}).get("failed")]
+
+    # 7. It is deleted, with all its data, as its manifest says.
+    namespace.kubectl("delete", "mediatenant", "acme", "--timeout=120s")
+    for kind in ("deployment", "service", "secret", "configmap", "cronjob", "job", "networkpolicy", "pod"):
+        namespace.until_none(kind, "--selector", "media.scaiwave.io/tenant=acme")
+    assert platform.buckets() == []
+    assert platform.schemas() == []

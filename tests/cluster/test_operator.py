@@ -1,0 +1,299 @@
+"""The operator on a real API server, with its own service account's rights, on real S3, IAM and PostgreSQL.
+
+No pod runs here. A test that needs one says of its Deployment what a kubelet would (`act_as_kubelet`).
+"""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from media_core.ownership import Mark
+from media_operator import kinds
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.machine import slowness
+from tests.cluster.operator_process import USER, Bench, Team, bench, condition_of, until
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
+
+
+@pytest.fixture(scope="module")
+async def shared(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    """One operator for the tests that do it no harm."""
+    async with bench(control_plane, tmp_path_factory.mktemp("operator")) as made:
+        await made.operator(resync_seconds="3600", usage_seconds="2")
+        yield made
+
+
+@pytest.fixture
+async def own(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Backends of the test's own, that it may break, and no operator yet."""
+    async with bench(control_plane, tmp_path) as made:
+        yield made
+
+
+def tenant_id(namespace: str) -> str:
+    """One of the test's own: ids are unique in the cluster."""
+    return f"t{namespace.removeprefix('test-')}"
+
+
+async def settled(team: Team, name: str, **spec: Any) -> None:
+    """A tenant to which everything has been done that can be done without pods."""
+    await team.apply(name, **spec)
+    await team.condition(name, "ApiReady", reason="ApiStarting", seconds=60)
+    await team.condition(name, "WorkersReady", status="True")
+
+
+def secret(body: dict[str, Any], key: str) -> str:
+    return base64.b64decode(body["data"][key]).decode()
+
+
+# --- coming to life --------------------------------------------------------------------------------------------------
+
+
+async def test_a_tenant_becomes_bucket_key_schema_and_its_objects(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+
+    tenant = await team.get(kinds.MEDIA_TENANT, "acme")
+    assert tenant
+    assert {each["type"]: each["status"] for each in tenant["status"]["conditions"]} == {
+        "Ready": "False",
+        "Accepted": "True",
+        "BucketReady": "True",
+        "StoreKeyReady": "True",
+        "DatabaseReady": "True",
+        "KeysReady": "True",
+        "PolicyApplied": "True",
+        "ApiReady": "False",
+        "WorkersReady": "True",
+        "ScannerReady": "False",
+        "S3Capabilities": "False",
+    }
+    assert condition_of(tenant, "Ready") == {**(condition_of(tenant, "ApiReady") or {}), "type": "Ready"}
+    assert tenant["status"]["bucket"] == f"media-{id_}"
+    assert tenant["status"]["endpoint"] == f"http://mt-{id_}.{namespace}.svc"
+    uid, cluster = tenant["metadata"]["uid"], await cluster_id(shared)
+    mark = Mark(uid, f"{namespace}/acme", cluster, bucket=f"media-{id_}")
+    assert (await shared.backends.buckets.observe(f"media-{id_}")).mark == mark
+    assert len(await shared.backends.store_keys(cluster).observe(id_)) == 1
+    names = {(kind.kind, each["metadata"]["name"]) for kind in kinds.CHILDREN for each in await listed(team, kind)}
+    assert names == {
+        ("ServiceAccount", f"mt-{id_}"),
+        ("Secret", f"mt-{id_}-credentials"),
+        ("Secret", f"mt-{id_}-signing-keys"),
+        ("ConfigMap", f"mt-{id_}"),
+        ("NetworkPolicy", f"mt-{id_}-api"),
+        ("NetworkPolicy", f"mt-{id_}-workers"),
+        ("Deployment", f"mt-{id_}"),
+        ("Service", f"mt-{id_}"),
+        ("PodDisruptionBudget", f"mt-{id_}"),
+        ("CronJob", f"mt-{id_}-sweep"),
+        ("CronJob", f"mt-{id_}-rescan"),
+    }
+    assert "finalizers" not in tenant["metadata"]
+
+
+async def listed(team: Team, kind: kinds.Kind) -> list[dict[str, Any]]:
+    return [] if kind == kinds.HTTP_ROUTE else await team.list(kind)
+
+
+async def cluster_id(bench: Bench) -> str:
+    return str((await bench.api.get("/api/v1/namespaces/kube-system"))["metadata"]["uid"])
+
+
+async def test_no_secret_is_in_a_status_an_event_or_the_log(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    await team.act_as_kubelet(f"mt-{id_}")
+    await team.condition("acme", "ApiReady", status="True")
+
+    credentials = await team.get(kinds.SECRET, f"mt-{id_}-credentials")
+    signing = await team.get(kinds.SECRET, f"mt-{id_}-signing-keys")
+    assert credentials
+    assert signing
+    url = secret(credentials, "database-url")
+    hidden = [
+        url.partition("@")[0].rpartition(":")[2],
+        secret(credentials, "s3-secret-access-key"),
+        *(key["d"] for key in json.loads(secret(signing, "signing-keys.json"))["keys"]),
+        shared.backends.environment["MEDIA_OPERATOR_S3_SECRET_ACCESS_KEY"],
+    ]
+    tenant = await team.get(kinds.MEDIA_TENANT, "acme")
+    events = await shared.api.get(team.path(kinds.EVENT))
+    said = json.dumps([tenant, events]) + shared.last_words()
+    public = [each for kind in kinds.CHILDREN if kind != kinds.SECRET for each in await listed(team, kind)]
+    assert not [each for each in hidden if each in said or each in json.dumps(public)]
+
+
+async def test_a_pass_with_nothing_to_do_writes_nothing(own: Bench, namespace: str) -> None:
+    await own.operator(resync_seconds="1")
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    mark = own.control_plane.mark()
+
+    await asyncio.sleep(5)  # the absence of something: several passes
+
+    assert own.control_plane.writes(USER, since=mark, but="leases") == []
+    reconciles = own.backends  # passes did happen: PostgreSQL was asked
+    assert reconciles
+
+
+# --- change and drift ------------------------------------------------------------------------------------------------
+
+
+async def test_a_quota_takes_effect_without_touching_the_deployment(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    before = await team.get(kinds.DEPLOYMENT, f"mt-{id_}")
+    await team.apply("acme", tenantId=id_, quota={"maxStorageMb": 20}, scan={"pendingAccess": "All"})
+    await team.condition("acme", "PolicyApplied", status="True")
+    rows = await shared.backends.rows(id_, "SELECT max_bytes, pending_access FROM usage, policy")
+    assert rows == [(20 * 1024 * 1024, "All")]
+    after = await team.get(kinds.DEPLOYMENT, f"mt-{id_}")
+    assert before
+    assert after
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+@pytest.mark.parametrize(
+    "kind", [kinds.SERVICE, kinds.DEPLOYMENT, kinds.CONFIG_MAP, kinds.NETWORK_POLICY, kinds.CRON_JOB]
+)
+async def test_what_somebody_deletes_is_back_within_10_seconds(shared: Bench, namespace: str, kind: kinds.Kind) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    victim = (await team.list(kind))[0]["metadata"]
+    await shared.api.delete(team.path(kind, victim["name"]))
+    await team.seen(kind, victim["name"], lambda new: new["metadata"]["uid"] != victim["uid"], seconds=10 * slowness())
+
+
+async def test_what_somebody_edits_is_put_right_and_what_others_own_stays(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    path = team.path(kinds.DEPLOYMENT, f"mt-{id_}")
+    image = (await shared.api.get(path))["spec"]["template"]["spec"]["containers"][0]["image"]
+    edit = {
+        "metadata": {"annotations": {"team": "theirs"}},
+        "spec": {"replicas": 7, "template": {"spec": {"terminationGracePeriodSeconds": 1}}},
+    }
+    await shared.api.patch(path, edit)
+    put_right = await team.seen(
+        kinds.DEPLOYMENT, f"mt-{id_}", lambda new: new["spec"]["replicas"] == 2, seconds=10 * slowness()
+    )
+    assert put_right["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 1
+    assert put_right["spec"]["template"]["spec"]["containers"][0]["image"] == image
+    assert put_right["metadata"]["annotations"]["team"] == "theirs"
+
+
+async def test_an_autoscaler_keeps_its_replicas(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, api={"autoscaling": {"min": 2, "max": 5}})
+    path = team.path(kinds.DEPLOYMENT, f"mt-{id_}")
+    await shared.api.patch(path + "/scale", {"spec": {"replicas": 4}})
+    await team.apply("acme", tenantId=id_, api={"autoscaling": {"min": 2, "max": 6}})
+    await team.seen(kinds.HPA, f"mt-{id_}", lambda hpa: hpa["spec"]["maxReplicas"] == 6)
+    assert (await shared.api.get(path))["spec"]["replicas"] == 4
+    await team.apply("acme", tenantId=id_, api={"replicas": 3})
+    await team.seen(kinds.DEPLOYMENT, f"mt-{id_}", lambda new: new["spec"]["replicas"] == 3)
+    await until(lambda: missing(team, kinds.HPA, f"mt-{id_}"), 10, lambda: "the autoscaler is still there")
+
+
+async def missing(team: Team, kind: kinds.Kind, name: str) -> bool:
+    return await team.get(kind, name) is None
+
+
+async def test_lost_credentials_are_made_anew_and_pods_roll(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    name = f"mt-{id_}-credentials"
+    before = await team.get(kinds.SECRET, name)
+    deployment = await team.get(kinds.DEPLOYMENT, f"mt-{id_}")
+    assert before
+    assert deployment
+    await shared.api.delete(team.path(kinds.SECRET, name))
+    after = await team.seen(
+        kinds.SECRET, name, lambda new: "s3-access-key-id" in new["data"] and new["data"] != before["data"]
+    )
+    assert all(after["data"][key] != before["data"][key] for key in after["data"])
+    generation = deployment["metadata"]["generation"]
+    await team.seen(kinds.DEPLOYMENT, f"mt-{id_}", lambda new: new["metadata"]["generation"] > generation)
+    await team.act_as_kubelet(f"mt-{id_}")
+    keys = shared.backends.store_keys(await cluster_id(shared))
+
+    async def only_the_new_key_is_left() -> bool:
+        return await keys.observe(id_) == (secret(after, "s3-access-key-id"),)
+
+    await until(only_the_new_key_is_left, 20, shared.last_words)
+
+
+async def test_a_secret_that_somebody_edits_is_made_anew(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    name = f"mt-{id_}-credentials"
+    forged = base64.b64encode(b"postgresql+psycopg://somebody:else@elsewhere/db").decode()
+    await shared.api.patch(team.path(kinds.SECRET, name), {"data": {"database-url": forged}})
+    await team.seen(kinds.SECRET, name, lambda new: new["data"]["database-url"] != forged)
+
+
+async def test_rotation_keeps_two_live_keys_until_the_pods_have_rolled(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    await team.act_as_kubelet(f"mt-{id_}")
+    await team.condition("acme", "ApiReady", status="True")
+    keys, name = shared.backends.store_keys(await cluster_id(shared)), f"mt-{id_}-credentials"
+    old = await keys.observe(id_)
+
+    await team.apply("acme", annotations={kinds.ROTATE_KEYS: "1"}, tenantId=id_)
+    made = await team.seen(kinds.SECRET, name, lambda new: secret(new, "s3-access-key-id") not in old)
+    await team.condition("acme", "StoreKeyReady", reason="StoreKeyRotating")
+    assert set(await keys.observe(id_)) == {*old, secret(made, "s3-access-key-id")}
+    config = await team.get(kinds.CONFIG_MAP, f"mt-{id_}")
+    assert config
+    assert len(json.loads(config["data"]["jwks.json"])["keys"]) == 2
+
+    await team.act_as_kubelet(f"mt-{id_}")
+    await team.condition("acme", "StoreKeyReady", reason="StoreKeyPresent")
+    assert await keys.observe(id_) == (secret(made, "s3-access-key-id"),)
+
+
+async def test_suspending_ends_the_workers_and_leaves_one_pod_to_say_so(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    await team.apply("acme", tenantId=id_, suspended=True)
+    await team.seen(kinds.DEPLOYMENT, f"mt-{id_}", lambda new: new["spec"]["replicas"] == 1)
+    await team.act_as_kubelet(f"mt-{id_}")
+    await team.condition("acme", "Ready", reason="Suspended")
+    assert await shared.backends.rows(id_, "SELECT suspended FROM policy") == [(True,)]
+    assert await missing(team, kinds.PDB, f"mt-{id_}")
+    assert all(each["spec"]["suspend"] for each in await team.list(kinds.CRON_JOB))
+
+
+# --- work ------------------------------------------------------------------------------------------------------------
+
+QUEUE = """
+INSERT INTO job (job_id, kind, payload) VALUES ('job-' || gen_random_uuid(), 'thumbnail', '{"sha256": "00"}')
+"""
+
+
+async def test_queued_work_becomes_a_job_at_once(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, scan={"enabled": False})
+    await team.act_as_kubelet(f"mt-{id_}")
+    await team.condition("acme", "Ready", status="True")
+    began = time.monotonic()
+    await shared.backends.rows(id_, QUEUE)
+    await shared.backends.sql("SELECT pg_notify('media_queue', %s)", f"tenant_{id_}")
+
+    async def made() -> bool:
+        return bool(await team.list(kinds.JOB))
+
+    await until(made, 10, shared.last_words)
+    assert time.monotonic() - began < 0.3 * slowness() + 0.2  # the second for looking
+    (job,) = await team.list(kinds.JOB)
+    assert job["metadata"]["labels"][kinds.WORK_LABEL] == "thumbnail"
+    assert job["metadata"]["ownerReferences"][0]["kind"] == "MediaTenant"

@@ -1,0 +1,219 @@
+"""The end of a tenant: what stays, what goes, what holds it up and how to go on, in whatever order things go."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from media_operator import kinds
+from media_operator.databases import COMMENT
+from tests.cluster.api import gone
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operator_process import Bench, Team, bench, until
+from tests.cluster.test_operator import cluster_id, settled, tenant_id
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
+
+DELETE = {"deletionPolicy": "Delete"}
+RETAIN = {"spec": {"storage": {"deletionPolicy": "Retain"}}}
+
+
+@pytest.fixture(scope="module")
+async def shared(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    async with bench(control_plane, tmp_path_factory.mktemp("operator")) as made:
+        await made.operator()
+        yield made
+
+
+@pytest.fixture
+async def own(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(control_plane, tmp_path) as made:
+        yield made
+
+
+async def delete(team: Team, name: str) -> None:
+    await team.bench.api.delete(team.path(kinds.MEDIA_TENANT, name))
+
+
+async def is_gone(team: Team, name: str, seconds: float = 60) -> None:
+    await gone(team.bench.api, team.path(kinds.MEDIA_TENANT, name), seconds=seconds)
+
+
+async def mark_of(bench: Bench, id_: str) -> str | None:
+    rows = await bench.backends.sql("SELECT obj_description(oid) FROM pg_namespace WHERE nspname = %s", f"tenant_{id_}")
+    return rows[0][0].removeprefix(COMMENT) if rows else None
+
+
+async def may_log_in(bench: Bench, id_: str) -> bool:
+    return bool(
+        (await bench.backends.sql("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", f"tenant_{id_}"))[0][0]
+    )
+
+
+def put_objects(bench: Bench, bucket: str, count: int) -> None:
+    client = bench.backends.buckets._s3
+    for number in range(count):
+        client.put_object(Bucket=bucket, Key=f"tenant/x/{number}", Body=b"x")
+
+
+async def test_retain_keeps_the_data_and_takes_the_keys(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    put_objects(shared, f"media-{id_}", 3)
+    await delete(team, "acme")
+    await is_gone(team, "acme", 5)
+
+    async def retired() -> bool:
+        return " retained" in (await mark_of(shared, id_) or "")
+
+    await until(retired, 20, shared.last_words)
+    seen = await shared.backends.buckets.observe(f"media-{id_}")
+    assert seen.mark is not None
+    assert seen.mark.retained
+    assert not await may_log_in(shared, id_)
+    assert await shared.backends.store_keys(await cluster_id(shared)).observe(id_) == ()
+
+
+async def test_the_same_name_gets_back_what_was_retained(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    await shared.backends.rows(id_, "INSERT INTO blob (sha256, size, mime_type) VALUES ('00', 7, 'text/plain')")
+    await delete(team, "acme")
+    await is_gone(team, "acme", 5)
+    await settled(team, "acme", tenantId=id_)
+    assert await shared.backends.rows(id_, "SELECT size FROM blob") == [(7,)]
+    assert await may_log_in(shared, id_)
+    tenant = await team.get(kinds.MEDIA_TENANT, "acme")
+    assert tenant
+    assert (await mark_of(shared, id_) or "").startswith(tenant["metadata"]["uid"])
+
+
+async def test_another_namespace_gets_nothing_of_it(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    before = await mark_of(shared, id_)
+    other = Team(shared, "default")
+    await other.apply(f"acme-{id_}", tenantId=id_, storage={"bucket": f"other-{id_}", **DELETE})
+    try:
+        said = await other.condition(f"acme-{id_}", "Accepted", status="False", reason="Conflict")
+        assert f"MediaTenant {namespace}/acme was there first" in said["message"]
+        tenant = await other.get(kinds.MEDIA_TENANT, f"acme-{id_}")
+        assert tenant
+        assert "finalizers" not in tenant["metadata"]
+        assert not (await shared.backends.buckets.observe(f"other-{id_}")).exists
+        assert not [each for each in await other.list(kinds.SECRET) if id_ in each["metadata"]["name"]]
+    finally:
+        await delete(other, f"acme-{id_}")
+    await is_gone(other, f"acme-{id_}", 10)
+    assert await mark_of(shared, id_) == before
+    await team.condition("acme", "Accepted", status="True")
+
+
+async def test_delete_takes_everything_of_this_tenant_and_nothing_else(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    await settled(team, "other", tenantId=f"{id_}x")
+    put_objects(shared, f"media-{id_}", 30)
+    await delete(team, "acme")
+    await is_gone(team, "acme")
+    assert not (await shared.backends.buckets.observe(f"media-{id_}")).exists
+    assert await mark_of(shared, id_) is None
+    assert await shared.backends.sql("SELECT FROM pg_roles WHERE rolname = %s", f"tenant_{id_}") == []
+    assert await shared.backends.store_keys(await cluster_id(shared)).observe(id_) == ()
+    assert (await shared.backends.buckets.observe(f"media-{id_}x")).exists
+    assert await mark_of(shared, f"{id_}x") is not None
+
+
+async def test_the_finalizer_is_there_only_while_the_policy_is_delete(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    await team.seen(kinds.MEDIA_TENANT, "acme", lambda new: new["metadata"].get("finalizers") == [kinds.FINALIZER])
+    await team.apply("acme", tenantId=id_, storage={"deletionPolicy": "Retain"})
+    await team.seen(kinds.MEDIA_TENANT, "acme", lambda new: not new["metadata"].get("finalizers"))
+
+
+async def test_what_blocks_a_deletion_is_said_and_retain_is_the_way_out(own: Bench, namespace: str) -> None:
+    await own.operator()
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    own.backends.s3.stop()
+    await delete(team, "acme")
+    said = await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable", seconds=60)
+    assert "set spec.storage.deletionPolicy to Retain" in said["message"]
+    await own.api.patch(team.path(kinds.MEDIA_TENANT, "acme"), RETAIN)
+    await is_gone(team, "acme")
+    assert await mark_of(own, id_) is not None
+
+
+async def test_a_blocked_deletion_goes_on_when_the_store_is_back(own: Bench, namespace: str) -> None:
+    await own.operator()
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    own.backends.s3.stop()
+    await delete(team, "acme")
+    await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable", seconds=60)
+    await own.backends.restart_s3()
+    await is_gone(team, "acme", 120)
+    assert not (await own.backends.buckets.observe(f"media-{id_}")).exists
+
+
+async def test_objects_under_a_legal_hold_block_it_by_name(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    client = shared.backends.buckets._s3
+    client.create_bucket(Bucket=f"media-{id_}", ObjectLockEnabledForBucket=True)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    key = f"tenant/{id_}/evidence"
+    client.put_object(Bucket=f"media-{id_}", Key=key, Body=b"x")
+    client.put_object_legal_hold(Bucket=f"media-{id_}", Key=key, LegalHold={"Status": "ON"})
+    await delete(team, "acme")
+    said = await team.condition("acme", "DeletionBlocked", status="True", reason="ObjectsLocked", seconds=60)
+    assert key in said["message"]
+    client.put_object_legal_hold(Bucket=f"media-{id_}", Key=key, LegalHold={"Status": "OFF"})
+    await is_gone(team, "acme", 120)
+
+
+async def test_a_namespace_goes_with_its_tenants(own: Bench, namespace: str) -> None:
+    await own.operator()
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "kept", tenantId=id_)
+    await settled(team, "deleted", tenantId=f"{id_}d", storage=DELETE)
+    await own.api.delete(f"/api/v1/namespaces/{namespace}")
+    await gone(own.api, f"/api/v1/namespaces/{namespace}", seconds=90)
+    assert await mark_of(own, id_) is not None
+    assert await mark_of(own, f"{id_}d") is None
+
+
+async def test_without_an_operator_retain_lets_go_at_once_and_the_next_one_retires(own: Bench, namespace: str) -> None:
+    first = await own.operator("first")
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    first.kill()
+    await delete(team, "acme")
+    await is_gone(team, "acme", 5)
+    assert await may_log_in(own, id_)
+
+    await own.operator("second")
+
+    async def retired() -> bool:
+        return " retained" in (await mark_of(own, id_) or "")
+
+    await until(retired, 40, own.last_words)
+    assert not await may_log_in(own, id_)
+
+
+async def test_without_an_operator_delete_waits_for_one_or_for_the_documented_way_out(
+    own: Bench, namespace: str
+) -> None:
+    first = await own.operator("first")
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    await settled(team, "other", tenantId=f"{id_}o", storage=DELETE)
+    first.kill()
+    await delete(team, "acme")
+    await delete(team, "other")
+    await own.api.patch(team.path(kinds.MEDIA_TENANT, "other"), {"metadata": {"finalizers": None}})
+    await is_gone(team, "other", 5)
+    assert await team.get(kinds.MEDIA_TENANT, "acme") is not None
+    await own.operator("second")
+    await is_gone(team, "acme", 60)
+    assert await mark_of(own, id_) is None

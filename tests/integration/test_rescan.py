@@ -1,0 +1,338 @@
+"""`python -m media_workers rescan`: a real PostgreSQL, a clamd whose signatures change, and workers as processes."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from media_core import policy
+from media_core.database import Database
+from media_core.decoding import DecodingPool
+from media_core.errors import Refused
+from media_core.library import Library
+from media_core.queue import MAX_ATTEMPTS, Queue
+from media_core.store import FolderStore
+from media_core.uploads import Uploaded, Uploads
+from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
+from media_workers import rescan
+from media_workers.clamd import Clamd
+from media_workers.drain import Drain, Work
+from media_workers.rescan import Rescan
+from media_workers.scan import Scanner
+from media_workers.settings import ClamdSettings, DrainSettings
+from tests.integration.acting import upload
+from tests.integration.clamd_server import LIMITS, encrypted_zip
+from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase
+
+NEW_VIRUS = b"a text that only tomorrow's signatures know"
+
+
+class ChangingClamd:
+    """A real clamd; its signatures have a number, as the official ones do, which this process puts into VERSION."""
+
+    def __init__(self, real: ClamdAddress, signatures: Path) -> None:
+        self.number = 27500
+        self._real = real
+        self._signatures = signatures
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> "ChangingClamd":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    @property
+    def settings(self) -> ClamdSettings:
+        assert self._server is not None
+        host, port = self._server.sockets[0].getsockname()
+        return ClamdSettings(host=host, port=port)
+
+    @property
+    def version(self) -> str:
+        return f"ClamAV 1.4.3/{self.number}/Sun Mar  1 08:25:11 2026"
+
+    async def learn(self, content: bytes) -> None:
+        rules = self._signatures / "tomorrow.ndb"
+        rules.write_text(f"Test.Tomorrow:0:*:{content.hex()}\n")
+        rules.chmod(0o644)
+        reader, writer = await asyncio.open_connection(self._real.host, self._real.port)
+        writer.write(b"nRELOAD\n")
+        assert await reader.readline() == b"RELOADING\n"
+        writer.close()
+        self.number += 1
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await reader.readline()
+        if command == b"nVERSION\n":
+            writer.write(f"{self.version}\n".encode())
+        else:
+            up, down = await asyncio.open_connection(self._real.host, self._real.port)
+            down.write(command)
+            copying = asyncio.create_task(_copy(reader, down))
+            await _copy(up, writer)
+            copying.cancel()
+            down.close()
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+
+
+@pytest.fixture
+async def clamd(tmp_path: Path) -> AsyncIterator[ChangingClamd]:
+    server = EmbeddedClamd(limits=LIMITS, official=None, mirror=None)
+    if EmbeddedClamd.find() is None:
+        pytest.skip("clamd is not installed")
+    async with ChangingClamd(await server.start(tmp_path), tmp_path / "clamd" / "signatures") as changing:
+        yield changing
+    await server.stop()
+
+
+@pytest.fixture
+def work(
+    database: Database, library: Library, folder_store: FolderStore, decoding_pool: DecodingPool, uploads: Uploads
+) -> Work:
+    return Work(
+        database, Queue(database, retry_base=timedelta(0)), library, folder_store, decoding_pool, uploads.policy
+    )
+
+
+async def scan(work: Work, settings: ClamdSettings) -> int:
+    drain = Drain("scan", Scanner(settings), work, DrainSettings(linger_seconds=0))
+    await drain.run()
+    return drain.handled
+
+
+async def rescanned(work: Work, clamd: ChangingClamd) -> int:
+    return await Rescan(work.database, work.policy, Clamd(clamd.settings)).run()
+
+
+async def blobs(database: Database) -> dict[str, Any]:
+    async with database.transaction() as tx:
+        return {row.sha256: row for row in await tx.execute(text("SELECT * FROM blob"))}
+
+
+async def open_jobs(database: Database) -> set[str]:
+    async with database.transaction() as tx:
+        rows = await tx.execute(text("SELECT dedupe_key FROM job WHERE status IN ('queued','running')"))
+        return set(rows.scalars())
+
+
+async def is_readable(library: Library, item: Uploaded) -> bool:
+    try:
+        await library.find(ALICE, item.media_id, "read")
+    except Refused:
+        return False
+    return True
+
+
+async def test_new_signatures_have_every_older_verdict_looked_at_again(
+    uploads: Uploads, work: Work, clamd: ChangingClamd
+) -> None:
+    """Clean files stay readable meanwhile; the one that is found now is gone for everybody."""
+    harmless, infected = await upload(uploads, b"harmless"), await upload(uploads, NEW_VIRUS, room_id="garden")
+    closed = await upload(uploads, encrypted_zip(b"secret"))
+    await scan(work, clamd.settings)
+    assert await rescanned(work, clamd) == 0
+
+    await clamd.learn(NEW_VIRUS)
+    later = await upload(uploads, b"scanned with the new signatures already")
+    await scan(work, clamd.settings)
+
+    assert await rescanned(work, clamd) == 3
+    assert await open_jobs(work.database) == {harmless.sha256, infected.sha256, closed.sha256}
+    assert [await is_readable(work.library, each) for each in (harmless, infected, later)] == [True, True, True]
+    await rescanned(work, clamd)
+    assert len(await open_jobs(work.database)) == 3  # asked twice, queued once
+
+    assert await scan(work, clamd.settings) == 3
+    assert [await is_readable(work.library, each) for each in (harmless, infected, later)] == [True, False, True]
+    with pytest.raises(Refused) as refused:
+        await work.library.find(ALICE, infected.media_id, "see")
+    assert refused.value.code == "not_found"
+    assert await work.library.list_room(ALICE, "garden") == []
+    rows = await blobs(work.database)
+    assert rows[closed.sha256].scan_status == "unscannable"
+    assert {row.scan_engine for row in rows.values()} == {clamd.version}
+    assert await rescanned(work, clamd) == 0
+
+
+async def test_a_new_upload_is_scanned_before_all_that_is_scanned_again(
+    uploads: Uploads, work: Work, clamd: ChangingClamd
+) -> None:
+    await upload(uploads, b"old")
+    await scan(work, clamd.settings)
+    clamd.number += 1
+    await rescanned(work, clamd)
+    fresh = await upload(uploads, b"new")
+    lease = await work.queue.lease("scan", worker="test", seconds=30)
+    assert lease is not None
+    assert lease.payload["sha256"] == fresh.sha256
+
+
+async def test_the_queue_never_holds_more_than_so_many_rescans(
+    uploads: Uploads, work: Work, clamd: ChangingClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(7):
+        await upload(uploads, b"file %d" % number)
+    await scan(work, clamd.settings)
+    clamd.number += 1
+    monkeypatch.setattr(rescan, "BATCH", 2)
+    monkeypatch.setattr(rescan, "MOST_OPEN", 3)
+    monkeypatch.setattr(rescan, "POLL_SECONDS", 0.01)
+    running = asyncio.create_task(rescanned(work, clamd))
+    scanned, most = 0, 0
+    while not running.done() or await open_jobs(work.database):
+        most = max(most, len(await open_jobs(work.database)))
+        scanned += await scan(work, clamd.settings)
+    assert (await running, scanned) == (7, 7)
+    assert most <= 3
+
+
+async def test_rescans_that_fail_leave_clean_files_clean_and_are_queued_once_a_run(
+    uploads: Uploads, work: Work, clamd: ChangingClamd
+) -> None:
+    item = await upload(uploads, b"harmless")
+    await scan(work, clamd.settings)
+    clamd.number += 1
+    assert await rescanned(work, clamd) == 1
+    with socket.socket() as closed_port:
+        closed_port.bind(("127.0.0.1", 0))
+        nowhere = ClamdSettings(port=closed_port.getsockname()[1])
+    assert await scan(work, nowhere) == MAX_ATTEMPTS["scan"]
+    assert await is_readable(work.library, item)
+    assert await rescanned(work, clamd) == 1  # tomorrow
+
+
+async def test_a_rescan_whose_scans_never_end_gives_up(
+    uploads: Uploads, work: Work, clamd: ChangingClamd, tenant_database: TenantDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        await upload(uploads, b"file %d" % number)
+    await scan(work, clamd.settings)
+    clamd.number += 1
+    monkeypatch.setattr(rescan, "MOST_OPEN", 1)
+    monkeypatch.setattr(rescan, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(rescan, "STUCK_SECONDS", 0.1)
+    with pytest.raises(rescan.Unavailable, match="1 rescans wait"):
+        await rescanned(work, clamd)
+
+
+@pytest.mark.parametrize("change", [{"scan_enabled": False}, {"suspended": True}], ids=["disabled", "suspended"])
+async def test_nothing_is_scanned_again_while_nothing_is_scanned(
+    uploads: Uploads, work: Work, clamd: ChangingClamd, change: dict[str, bool]
+) -> None:
+    await upload(uploads, b"harmless")
+    await scan(work, clamd.settings)
+    clamd.number += 1
+    async with work.database.transaction() as tx:
+        await policy.apply(tx, replace(GENEROUS, **change))  # type: ignore[arg-type]  # a test's options
+    await asyncio.sleep(policy.FRESH_SECONDS)  # by definition: so old may a policy be
+    assert await rescanned(work, clamd) == 0
+    assert await open_jobs(work.database) == set()
+
+
+# --- as processes: what a Job sees ----------------------------------------------------------------------------------
+
+
+class Processes:
+    """Workers of this tenant."""
+
+    def __init__(self, tenant: TenantDatabase, folder: Path) -> None:
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "MEDIA_TENANT_ID": tenant.tenant_id,
+            "MEDIA_DATABASE_URL": tenant.url,
+            "MEDIA_STORE": "folder",
+            "MEDIA_STORE_FOLDER": str(folder),
+        }
+
+    async def start(self, kind: str, **more: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "media_workers", kind, env=self.environment | more, stdout=PIPE, stderr=PIPE
+        )
+
+    async def run(self, kind: str, **more: str) -> tuple[int | None, str]:
+        process = await self.start(kind, **more)
+        _, said = await process.communicate()
+        return process.returncode, said.decode()
+
+
+@pytest.fixture
+def workers(tenant_database: TenantDatabase, tmp_path: Path) -> Processes:
+    return Processes(tenant_database, tmp_path / "bucket")
+
+
+def at(settings: ClamdSettings) -> dict[str, str]:
+    return {"MEDIA_CLAMD_HOST": settings.host, "MEDIA_CLAMD_PORT": str(settings.port)}
+
+
+async def test_a_rescan_that_is_done_exits_0_and_says_how_many(
+    uploads: Uploads, work: Work, clamd: ChangingClamd, workers: Processes
+) -> None:
+    await upload(uploads, b"harmless")
+    await scan(work, clamd.settings)
+    clamd.number += 1
+    status, said = await workers.run("rescan", **at(clamd.settings))
+    assert status == 0, said
+    assert '"scans": 1' in said
+    assert clamd.version in said
+
+
+async def test_a_dependency_that_is_away_is_exit_75(workers: Processes, database: Database) -> None:
+    with socket.socket() as closed_port:
+        closed_port.bind(("127.0.0.1", 0))
+        port = closed_port.getsockname()[1]
+    status, said = await workers.run("rescan", MEDIA_CLAMD_PORT=str(port))
+    assert (status, '"dependency": "clamd"' in said) == (75, True), said
+    nowhere = f"postgresql+psycopg://a:b@127.0.0.1:{port}/c"
+    for kind in ("scan", "sweep", "rescan"):
+        status, said = await workers.run(kind, MEDIA_DATABASE_URL=nowhere)
+        assert (status, '"dependency": "database"' in said) == (75, True), said
+
+
+async def test_wrong_settings_are_exit_2(workers: Processes) -> None:
+    assert (await workers.run("scan", MEDIA_STORE="s3"))[0] == 2
+    assert (await workers.run("scna"))[0] == 2
+
+
+async def test_a_worker_that_is_told_to_end_hands_its_job_back_and_exits_0(
+    uploads: Uploads, work: Work, workers: Processes
+) -> None:
+    """clamd takes the connection and says nothing, so that the job is under way when the signal comes."""
+    taken = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.set()
+        await reader.read()
+        writer.close()
+
+    await upload(uploads, b"harmless")
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    process = await workers.start("scan", **at(ClamdSettings(host=host, port=port, connect_timeout=5)))
+    await asyncio.wait_for(taken.wait(), 20)
+    process.send_signal(signal.SIGTERM)
+    _, said = await asyncio.wait_for(process.communicate(), 20)
+    server.close()
+    assert process.returncode == 0, said.decode()
+    async with work.database.transaction() as tx:
+        job = (await tx.execute(text("SELECT status, attempts, lease_token FROM job"))).one()
+    assert tuple(job) == ("queued", 0, None)

@@ -1,0 +1,75 @@
+"""What a canary's fate says of the scanner, and what a canary is made of."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from media_core.canary import EICAR, new_content
+from media_core.plan import Scanner
+from media_operator.canary import Canary, State, judge
+
+NOON = datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
+HOUR = 3600.0
+ENGINE = "ClamAV 1.4.3/27500/Sun Mar  1 08:25:11 2026"
+
+
+def judged(latest: Canary | None, seconds: float = 0) -> Scanner:
+    """`seconds` after it was sent, where one is sent every hour and has ten minutes."""
+    return judge(latest, NOON + timedelta(seconds=seconds), every=HOUR, timeout=600)
+
+
+def canary(state: State, detail: str = "", before: Canary | None = None) -> Canary:
+    return Canary(NOON, state, detail, ENGINE if state in ("found", "missed") else None, before)
+
+
+def test_every_canary_is_another_content_within_the_definition_of_eicar() -> None:
+    contents = {new_content() for _ in range(100)}
+    assert len(contents) == 100
+    for content in contents:
+        assert content.startswith(EICAR)
+        assert len(content) <= 128
+        assert not content.removeprefix(EICAR).strip(b" \t\r\n\x1a")
+
+
+def test_without_any_canary_nothing_is_known_and_one_is_due() -> None:
+    scanner = judged(None)
+    assert (scanner.status, scanner.reason, scanner.canary_due) == ("Unknown", "CanaryPending", True)
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "status", "reason"),
+    [
+        ("pending", 599, "Unknown", "CanaryPending"),
+        ("pending", 600, "False", "CanaryOverdue"),
+        ("found", 1, "True", "CanaryFound"),
+        ("missed", 1, "False", "CanaryMissed"),
+        ("failed", 1, "False", "CanaryFailed"),
+    ],
+)
+def test_its_fate_is_the_scanners_condition(state: State, seconds: float, status: str, reason: str) -> None:
+    scanner = judged(canary(state), seconds)
+    assert (scanner.status, scanner.reason) == (status, reason)
+
+
+@pytest.mark.parametrize(
+    ("state", "due_after"), [("found", HOUR), ("missed", HOUR / 12), ("failed", HOUR / 12), ("pending", HOUR)]
+)
+def test_the_next_one_comes_on_schedule_and_sooner_after_one_that_was_not_found(state: State, due_after: float) -> None:
+    assert not judged(canary(state), due_after - 1).canary_due
+    assert judged(canary(state), due_after).canary_due
+
+
+def test_while_one_is_under_way_the_one_before_it_is_what_is_known() -> None:
+    before = Canary(NOON - timedelta(hours=1), "missed", "", ENGINE)
+    scanner = judged(canary("pending", before=before), 5)
+    assert (scanner.status, scanner.reason, scanner.canary_due) == ("False", "CanaryMissed", False)
+    assert judged(canary("pending", before=before), 700).reason == "CanaryOverdue"
+
+
+@pytest.mark.parametrize("state", ["pending", "found", "missed", "failed"])
+def test_what_is_said_does_not_change_with_time_alone(state: State) -> None:
+    assert judged(canary(state), 1).detail == judged(canary(state), 500).detail
+
+
+def test_what_is_said_names_the_time_and_the_signatures() -> None:
+    assert judged(canary("found")).detail == f"clamd ({ENGINE}) found the test virus sent at 2026-03-01 12:00 UTC"
