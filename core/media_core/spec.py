@@ -204,7 +204,7 @@ class Api(Structural):
     autoscaling: Autoscaling | None = None
     """Scale on CPU use instead of a fixed number of replicas. Default: off."""
     resources: Resources = Resources()
-    """CPU and memory of one api pod. What is left out gets the operator's default."""
+    """CPU and memory of one api pod. With neither requests nor limits given, the operator's default."""
     host: str | None = Field(None, max_length=253, pattern=HOST)
     """Public host name, such as media.acme.example. With it the tenant gets an Ingress or HTTPRoute, and links and
     status.endpoint bear it. Default: reachable inside the cluster only."""
@@ -300,7 +300,7 @@ class Transcription(Structural):
     max_parallel: int = Field(2, ge=1, le=50)
     """Most transcription workers of this tenant at a time."""
     resources: Resources = Resources()
-    """CPU and memory of one transcription pod. What is left out gets the operator's default."""
+    """CPU and memory of one transcription pod. With neither requests nor limits given, the operator's default."""
     node_selector: dict[LabelKey, LabelValue] = Field({}, max_length=16)
     """Labels of the nodes where transcription may run. Default: any node."""
     tolerations: list[Toleration] = Field([], max_length=16)

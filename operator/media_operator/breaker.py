@@ -1,4 +1,4 @@
-"""Guards one dependency for all tenants: while it is away, calls fail at once, and only now and then one is let through.
+"""Guards one dependency for all tenants: while it is away, calls fail at once, and now and then one is let through.
 
 So a thousand tenants do not wait for the same timeout one after the other, nor come all at once when it is back.
 """
@@ -31,13 +31,18 @@ class Breaker:
         self.name = name
         self._clock = clock
         self._failures = 0
-        self._opens_at = 0.0
-        self._last: Unavailable | None = None
+        """In a row, while closed."""
+        self._cause: Unavailable | None = None
+        """Why it is open; None while it is closed."""
+        self._tries = 0
+        self._next_try = 0.0
+        self._trying = False
         self._callbacks: list[Callable[[], None]] = []
 
     @property
     def open(self) -> bool:
-        return self._failures > TOLERATED and self._clock() < self._opens_at
+        """Whether a call would fail at once."""
+        return self._cause is not None and (self._trying or self._clock() < self._next_try)
 
     def on_close(self, callback: Callable[[], None]) -> None:
         """Called whenever the dependency answers again after it was taken for away."""
@@ -45,31 +50,45 @@ class Breaker:
 
     async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt()` gives. Raises Unavailable, while open without trying."""
-        if self.open and self._last is not None:
-            raise Unavailable(self._last.dependency, self._last.detail)
-        if self._failures > TOLERATED:
-            self._wait()  # the others go on failing at once until this one is through
+        if self._cause is None:
+            return await self._watch(attempt)
+        if self.open:
+            raise Unavailable(self._cause.dependency, self._cause.detail)
+        self._trying = True  # the others go on failing at once until this one is through
+        try:
+            return await self._watch(attempt, is_try=True)
+        finally:
+            self._trying = False  # cancelled: nothing was learnt, the next call tries
+
+    async def _watch(self, attempt: Callable[[], Awaitable[T]], *, is_try: bool = False) -> T:
         try:
             result = await attempt()
         except Unavailable as error:
-            self._failures += 1
-            self._last = error
-            self._wait()
-            if self._failures == TOLERATED + 1:
-                _log.warning("unavailable", dependency=self.name, reason=error.detail)
+            self._failed(error, is_try)
             raise
         except Exception:
-            self._closed()
+            self._answered()
             raise
-        self._closed()
+        self._answered()
         return result
 
-    def _wait(self) -> None:
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(max(0, self._failures - TOLERATED - 1), 10))
-        self._opens_at = self._clock() + delay * random.uniform(0.7, 1)  # noqa: S311  jitter, not a secret
+    def _failed(self, error: Unavailable, is_try: bool) -> None:
+        if self._cause is None:
+            self._failures += 1
+            if self._failures <= TOLERATED:
+                return
+            self._tries = 0
+            _log.warning("unavailable", dependency=self.name, reason=error.detail)
+        elif is_try:
+            self._tries += 1
+        else:
+            return  # it was under way when another one opened it: the same outage, no reason to wait longer
+        self._cause = error
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._tries, 10))
+        self._next_try = self._clock() + delay * random.uniform(0.7, 1)  # noqa: S311  jitter, not a secret
 
-    def _closed(self) -> None:
-        was_away, self._failures, self._last = self._failures > TOLERATED, 0, None
+    def _answered(self) -> None:
+        was_away, self._cause, self._failures = self._cause is not None, None, 0
         if was_away:
             for callback in self._callbacks:
                 callback()

@@ -7,10 +7,13 @@ which alone tell of an object that went while its watch was down. An older word 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from media_operator.kinds import JOB, MEDIA_TENANT, Kind, Object
+
+REMEMBERED = 10_000
+"""Deletions that are kept in mind; what straggles comes within seconds."""
 
 
 class TenantKey(NamedTuple):
@@ -18,130 +21,120 @@ class TenantKey(NamedTuple):
     name: str
 
 
-class _Place(NamedTuple):
-    kind: Kind
-    namespace: str
-    name: str
+Place = TenantKey
+"""Of an object among those of its kind."""
 
 
 class Cache:
     def __init__(self) -> None:
-        self._tenants: dict[TenantKey, Object] = {}
-        self._objects: dict[_Place, Object] = {}
-        self._owned: defaultdict[TenantKey, set[_Place]] = defaultdict(set)
-        self._gone: dict[_Place, int] = {}
-        """Version at which we saw it deleted: a straggling event must not bring it back."""
+        self._objects: defaultdict[Kind, dict[Place, Object]] = defaultdict(dict)
+        self._owned: defaultdict[TenantKey, set[tuple[Kind, Place]]] = defaultdict(set)
+        self._told: dict[TenantKey, Any] = {}
+        """What the queue was last told that a MediaTenant declares. Not what is stored: the answer to our own write of
+        a status brings along what somebody else changed just before, and the event of that change is then no news."""
+        self._gone: dict[tuple[Kind, Place], int] = {}
+        """Version at which it was seen deleted: a straggling event or answer must not bring it back."""
 
     # --- what is said -----------------------------------------------------------------------------------------------
 
     def see(self, kind: Kind, event: str | None, body: Object) -> set[TenantKey]:
         """Takes a watch event; returns the MediaTenants to look at because of it, none if it says nothing new."""
-        place = _place(kind, body)
+        place = _place(body)
         if event == "DELETED":
-            return self._remove(place, _version(body))
-        return self._store(place, body)
+            return self._remove(kind, place, _version(body))
+        concerned = self._store(kind, place, body)
+        return self._declares_anew(place) if kind == MEDIA_TENANT else concerned
 
     def applied(self, kind: Kind, body: Object) -> None:
         """What the API server answered to a write of ours; nobody need look because of it."""
-        self._store(_place(kind, body), body)
+        self._store(kind, _place(body), body)
 
     def replace(
         self, kind: Kind, listed: Sequence[Object], resource_version: str, *, namespace: str | None = None
     ) -> set[TenantKey]:
         """A whole list (of one namespace, or of all): what is not in it, and is not newer than it, is gone."""
         keys: set[TenantKey] = set()
-        there = set()
         for body in listed:
-            there.add(_place(kind, body))
-            keys |= self._store(_place(kind, body), body)
-        known = (
-            [_Place(kind, key.namespace, key.name) for key in self._tenants]
-            if kind == MEDIA_TENANT
-            else [place for place in self._objects if place.kind == kind]
-        )
+            keys |= self.see(kind, None, body)
         at = int(resource_version) if resource_version.isdigit() else 0
-        for place in known:
-            if place not in there and namespace in (None, place.namespace):
-                body = self._tenants[TenantKey(*place[1:])] if kind == MEDIA_TENANT else self._objects[place]
-                if _version(body) <= at:
-                    keys |= self._remove(place, at)
+        there = {_place(body) for body in listed}
+        for place in [place for place in self._objects[kind] if place not in there]:
+            if namespace in (None, place.namespace):
+                keys |= self._remove(kind, place, at)
         return keys
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
     def tenants(self) -> Mapping[TenantKey, Object]:
-        return self._tenants
+        return self._objects[MEDIA_TENANT]
 
     def children(self, key: TenantKey) -> Mapping[tuple[Kind, str], Object]:
         """(kind, name) -> object; Jobs are apart."""
-        return {
-            (place.kind, place.name): self._objects[place] for place in self._owned.get(key, ()) if place.kind != JOB
-        }
+        owned = self._owned.get(key, ())
+        return {(kind, place.name): self._objects[kind][place] for kind, place in owned if kind != JOB}
 
     def jobs(self, key: TenantKey) -> list[Object]:
-        return [self._objects[place] for place in self._owned.get(key, ()) if place.kind == JOB]
+        return [self._objects[JOB][place] for kind, place in self._owned.get(key, ()) if kind == JOB]
 
     def all_jobs(self) -> Iterator[Object]:
-        yield from (body for place, body in self._objects.items() if place.kind == JOB)
+        yield from self._objects[JOB].values()
 
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
-    def _store(self, place: _Place, body: Object) -> set[TenantKey]:
+    def _store(self, kind: Kind, place: Place, body: Object) -> set[TenantKey]:
+        """Returns the owners, past ones too; none if something newer is known."""
         version = _version(body)
-        if self._gone.get(place, -1) >= version:
+        before = self._objects[kind].get(place)
+        if self._gone.get((kind, place), -1) >= version or (before is not None and _version(before) >= version):
             return set()
-        self._gone.pop(place, None)
+        self._gone.pop((kind, place), None)
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-        body = {**body, "metadata": metadata}
-        if place.kind == MEDIA_TENANT:
-            key = TenantKey(place.namespace, place.name)
-            before = self._tenants.get(key)
-            if before is not None and _version(before) >= version:
-                return set()
-            self._tenants[key] = body
-            return {key} if before is None or _declared(before) != _declared(body) else set()
-        before = self._objects.get(place)
-        if before is not None and _version(before) >= version:
-            return set()
-        keys = set(_owners(body))
-        if before is not None:
-            for key in set(_owners(before)) - keys:
-                self._disown(key, place)
-            keys |= set(_owners(before))
-        self._objects[place] = body
-        for key in _owners(body):
-            self._owned[key].add(place)
-        return keys
+        self._objects[kind][place] = {**body, "metadata": metadata}
+        owners, past = _owners(body), _owners(before) if before is not None else set()
+        for key in past - owners:
+            self._disown(key, kind, place)
+        for key in owners:
+            self._owned[key].add((kind, place))
+        return owners | past
 
-    def _remove(self, place: _Place, version: int) -> set[TenantKey]:
-        if place.kind == MEDIA_TENANT:
-            key = TenantKey(place.namespace, place.name)
-            before = self._tenants.get(key)
-            if before is None or _version(before) > version:
-                return set()
-            del self._tenants[key]
-            return {key}
-        before = self._objects.get(place)
-        if before is None or _version(before) > version:
+    def _remove(self, kind: Kind, place: Place, version: int) -> set[TenantKey]:
+        before = self._objects[kind].get(place)
+        if before is not None and _version(before) > version:
             return set()
-        self._gone[place] = version
-        if len(self._gone) > 10_000:  # stragglers come within seconds
-            for old in list(self._gone)[:5_000]:
-                del self._gone[old]
-        del self._objects[place]
-        keys = set(_owners(before))
+        self._remember_gone(kind, place, version)  # known or not: an answer to our own write may still be under way
+        if before is None:
+            return set()
+        del self._objects[kind][place]
+        if kind == MEDIA_TENANT:
+            self._told.pop(place, None)
+            return {place}
+        keys = _owners(before)
         for key in keys:
-            self._disown(key, place)
+            self._disown(key, kind, place)
         return keys
 
-    def _disown(self, key: TenantKey, place: _Place) -> None:
-        self._owned[key].discard(place)
+    def _declares_anew(self, key: TenantKey) -> set[TenantKey]:
+        body = self._objects[MEDIA_TENANT].get(key)
+        if body is None or self._told.get(key) == _declared(body):
+            return set()
+        self._told[key] = _declared(body)
+        return {key}
+
+    def _disown(self, key: TenantKey, kind: Kind, place: Place) -> None:
+        self._owned[key].discard((kind, place))
         if not self._owned[key]:
             del self._owned[key]
 
+    def _remember_gone(self, kind: Kind, place: Place, version: int) -> None:
+        version = max(version, self._gone.pop((kind, place), 0))
+        self._gone[kind, place] = version
+        if len(self._gone) > REMEMBERED:
+            for oldest in list(self._gone)[: REMEMBERED // 2]:
+                del self._gone[oldest]
 
-def _place(kind: Kind, body: Object) -> _Place:
-    return _Place(kind, body["metadata"].get("namespace", ""), body["metadata"]["name"])
+
+def _place(body: Object) -> Place:
+    return Place(body["metadata"].get("namespace", ""), body["metadata"]["name"])
 
 
 def _version(body: Object) -> int:
@@ -150,10 +143,13 @@ def _version(body: Object) -> int:
     return int(version) if version.isdigit() else 0
 
 
-def _owners(body: Object) -> Iterable[TenantKey]:
-    for owner in body["metadata"].get("ownerReferences", []):
-        if owner["kind"] == MEDIA_TENANT.kind and owner["apiVersion"].startswith(MEDIA_TENANT.group):
-            yield TenantKey(body["metadata"].get("namespace", ""), owner["name"])
+def _owners(body: Object) -> set[TenantKey]:
+    namespace = body["metadata"].get("namespace", "")
+    return {
+        TenantKey(namespace, owner["name"])
+        for owner in body["metadata"].get("ownerReferences", [])
+        if owner["kind"] == MEDIA_TENANT.kind and owner["apiVersion"].startswith(f"{MEDIA_TENANT.group}/")
+    }
 
 
 def _declared(body: Object) -> Any:

@@ -280,7 +280,8 @@ class Controller:
     # --- what tenants that are gone left behind ---------------------------------------------------------------------
 
     async def retire_gone(self) -> None:
-        """Until cancelled: soon after a tenant went, and at every resync, for what was missed while nobody watched."""
+        """Until cancelled: at the start, soon after a tenant went, and at every resync: some go while nobody watches."""
+        self._gone.set()
         while True:
             try:
                 await asyncio.wait_for(self._gone.wait(), self.operator.resync_seconds)

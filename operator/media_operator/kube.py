@@ -1,7 +1,8 @@
 """The Kubernetes API: the official client's connection, plain dicts in and out.
 
 No typed models (they drop what they don't know) and no discovery: paths come from `kinds`. What we own is written by
-server-side apply, with exactly our fields and one field manager.
+server-side apply, with exactly our fields and one field manager. What the server may get over by itself is asked again
+a few times, as late as it says; so a create whose answer was lost can end as AlreadyExists.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import asyncio
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlencode
 
 import aiohttp
@@ -22,13 +24,20 @@ from kubernetes.aio import client, config
 from media_operator.kinds import MANAGER, Kind, Object
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-REQUEST_SECONDS = 30.0
+TIMEOUT = aiohttp.ClientTimeout(total=30)
 PAGE = 500
 TRIES = 5
-LONGEST_RETRY = 10.0
+LONGEST_PAUSE = 30.0
+"""Who is told to come back later than this is told so to the caller instead."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}
+Objects = list[Object]
+_LACKING = re.compile(
+    r'User ".*" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
+    r'(?: in the namespace "(?P<namespace>[^"]+)")?'
+)
+"""How RBAC says no. All other 403s are admission (quota, a namespace that ends, a webhook): about the object."""
 
 
 class KubeError(Exception):
@@ -45,11 +54,15 @@ class Unreachable(KubeError):
 
 
 class Forbidden(KubeError):
-    """The operator's service account lacks a right."""
+    """The operator's service account lacks the permission; the text says which."""
 
 
 class NotFound(KubeError):
-    """There is no such object, or no such kind."""
+    """There is no such object, or no namespace for it."""
+
+
+class KindNotServed(NotFound):
+    """Nothing is known of any such object: the CRD is not installed, or the server is still starting."""
 
 
 class AlreadyExists(KubeError):
@@ -69,7 +82,7 @@ class Expired(KubeError):
 
 
 class Kube:
-    """`observer(verb, kind, status)` is told of every answer, for the metrics."""
+    """`observer(verb, kind, status)` is told of every answer, for the metrics; 0 is none."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self.observer: Callable[[str, str, int], None] = lambda verb, kind, status: None
@@ -79,10 +92,7 @@ class Kube:
     async def connect(cls) -> Self:
         """As the pod's service account, else by KUBECONFIG or ~/.kube/config."""
         configuration = client.Configuration()
-        if SERVICE_ACCOUNT.exists() and "KUBECONFIG" not in os.environ:
-            config.load_incluster_config(client_configuration=configuration)  # and reads rotated tokens by itself
-        else:
-            await config.load_kube_config(client_configuration=configuration, persist_config=False)
+        await _read_credentials(configuration)
         return cls(client.ApiClient(configuration))
 
     async def __aenter__(self) -> Self:
@@ -91,33 +101,34 @@ class Kube:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._api.close()
+        await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
-        """None: there is none."""
+        """None: there is none. Raises KindNotServed where that cannot be told."""
         try:
             return await self._send("GET", kind, namespace, name)
+        except KindNotServed:
+            raise
         except NotFound:
             return None
 
-    async def list(self, kind: Kind, namespace: str | None = None, *, selector: str = "") -> tuple[list[Object], str]:
+    async def list(self, kind: Kind, namespace: str | None = None, *, selector: str = "") -> tuple[Objects, str]:
         """All objects and the resourceVersion at which they were so; without namespace, of all namespaces.
 
         Items bear apiVersion and kind, which lists leave out.
         """
-        while True:
-            try:
-                return await self._list(kind, namespace, selector)
-            except Expired:  # it took so long that the first page is forgotten
-                continue
+        try:
+            return await self._list(kind, namespace, selector, PAGE)
+        except Expired:  # it took so long that the first page is forgotten: all at once, as client-go does then
+            return await self._list(kind, namespace, selector, None)
 
-    async def _list(self, kind: Kind, namespace: str | None, selector: str) -> tuple[list[Object], str]:
-        found: list[Object] = []
-        query: dict[str, Any] = {"limit": PAGE} | ({"labelSelector": selector} if selector else {})
+    async def _list(self, kind: Kind, namespace: str | None, selector: str, limit: int | None) -> tuple[Objects, str]:
+        found: Objects = []
+        query: Object = {"labelSelector": selector, "limit": limit}
         while True:
             page = await self._send("GET", kind, namespace, "", query=query)
-            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items", [])]
-            query["continue"] = page["metadata"].get("continue", "")
+            found += [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page.get("items") or []]
+            query["continue"] = page["metadata"].get("continue")
             if not query["continue"]:
                 return found, str(page["metadata"].get("resourceVersion", ""))
 
@@ -147,7 +158,7 @@ class Kube:
     async def delete(
         self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None, propagation: str = "Background"
     ) -> bool:
-        """False: there was none. `uid`: this very object, not its successor."""
+        """False: there was none. `uid`: this very object, never its successor."""
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
@@ -172,30 +183,33 @@ class Kube:
     ) -> Object:
         url = self._api.configuration.host + kind.path(namespace, name, subresource)
         if query:
-            url += "?" + urlencode({key: value for key, value in query.items() if value != ""})
+            url += "?" + urlencode({key: value for key, value in query.items() if value})
         verb = VERBS.get(method, "get" if name else "list")
+        resource = "/".join(part for part in (kind.plural, subresource) if part)
         for attempt in range(1, TRIES + 1):
-            retry_after = None
+            pause = _pause(attempt)
             try:
                 status, headers, answer = await self._request(method, url, body, content)
                 self.observer(verb, kind.kind, status)
                 if status < 400:
                     return answer
-                error = _error(status, answer, verb, kind, namespace, name)
-                retry_after = headers.get("Retry-After")
+                error = _error(status, answer, verb, resource, kind, namespace, name)
+                if status == 401:
+                    await _read_credentials(self._api.configuration)  # they are replaced from time to time
+                pause = _pause(attempt, headers.get("Retry-After"))
             except (aiohttp.ClientError, TimeoutError, OSError) as failure:
                 self.observer(verb, kind.kind, 0)
                 error = Unreachable(f"the Kubernetes API does not answer ({type(failure).__name__})")
-            if not isinstance(error, Unreachable) or attempt == TRIES:
+            if not isinstance(error, Unreachable) or attempt == TRIES or pause > LONGEST_PAUSE:
                 raise error
-            await asyncio.sleep(_pause(attempt, retry_after))
+            await asyncio.sleep(pause)
         raise AssertionError  # the last attempt returned or raised
 
     async def _request(self, method: str, url: str, body: Object | None, content: str) -> tuple[int, Any, Object]:
         headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": MANAGER}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], url, method, body)
-        response = await self._api.rest_client.request(
-            method, url, headers=headers, body=body, _request_timeout=REQUEST_SECONDS
+        response = await self._api.rest_client.request(  # type: ignore[no-untyped-call]
+            method, url, headers=headers, body=body, _request_timeout=TIMEOUT
         )
         data = await response.read()
         try:
@@ -205,23 +219,39 @@ class Kube:
         return response.status, response.headers, answer
 
 
-def _pause(attempt: int, retry_after: str | None) -> float:
-    """What the server asks for, within reason; else 0.1 s, doubling. With jitter, so that not all come back at once."""
+async def _read_credentials(configuration: client.Configuration) -> None:
+    """Where the API is, and the token for it. In a pod the client itself reads the token again every minute."""
+    if await asyncio.to_thread(SERVICE_ACCOUNT.exists) and "KUBECONFIG" not in os.environ:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        await config.load_kube_config(client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
+
+
+def _pause(attempt: int, retry_after: str | None = None) -> float:
+    """Seconds: not before the server wants it, else 0.1 doubling; spread, so that not all come back at once."""
     asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.05 * 2**attempt
-    return min(asked, LONGEST_RETRY) * random.uniform(1, 1.5)  # noqa: S311  jitter, not a secret
+    return asked + min(asked, 1.0) * random.uniform(0, 0.5)  # noqa: S311  jitter, not a secret
 
 
-def _error(status: int, answer: Object, verb: str, kind: Kind, namespace: str | None, name: str) -> KubeError:
+def _error(
+    status: int, answer: Object, verb: str, resource: str, kind: Kind, namespace: str | None, name: str
+) -> KubeError:
     message, reason = str(answer.get("message", "")), str(answer.get("reason", ""))
-    where = f" in namespace {namespace}" if namespace else ""
     match status:
-        case 403 if "quota" in message or "is forbidden: unable to create new content" in message:
-            return Invalid(message, status, reason)
-        case 401 | 403:
-            said = f"the operator's service account may not {verb} {kind.plural}{where}"
-            return Forbidden(f"{said}: give it this right (the chart's rbac.yaml has all it needs)", status, reason)
+        case 401:
+            return Unreachable("the Kubernetes API does not accept the operator's credentials", status, reason)
+        case 403 if (lacking := _LACKING.search(message)) or not message:
+            asked = lacking.groupdict() if lacking else {"verb": verb, "resource": resource, "namespace": namespace}
+            group = asked.get("group", kind.group)
+            what = f"{asked['resource']} (API group {group})" if group else asked["resource"]
+            where = f"in namespace {asked['namespace']}" if asked["namespace"] else "in the whole cluster"
+            return Forbidden(
+                f"the operator's service account lacks the permission to {asked['verb']} {what} {where}", status, reason
+            )
+        case 404 if not cast("Object", answer.get("details") or {}).get("name"):
+            return KindNotServed(f"the Kubernetes API serves no {kind.plural}.{kind.group}".rstrip("."), status, reason)
         case 404:
-            return NotFound(message or f"no {kind.kind} {name}{where}", status, reason)
+            return NotFound(message, status, reason)
         case 409 if reason == "AlreadyExists":
             return AlreadyExists(message, status, reason)
         case 409:

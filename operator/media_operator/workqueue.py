@@ -31,85 +31,101 @@ class WorkQueue(Generic[K]):
         self._quiet = quiet
         self._clock = clock
         self._due: dict[K, float] = {}
-        """Key -> when it became due; in order, so the first waits longest."""
+        """Key -> when it became due; in this order."""
         self._later: dict[K, float] = {}
         self._alarms: list[tuple[float, int, K]] = []
+        """A heap of what `_later` holds, and of what it no longer does."""
         self._working: dict[K, float] = {}
+        """Key -> when it had become due."""
         self._failures: dict[K, int] = {}
         self._numbers = itertools.count()
-        self._wakeup = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._due) + len(self._working)
+        """How many are due or being handled."""
+        self._ripen()
+        return len(self._due.keys() | self._working.keys())
 
     def add(self, key: K) -> None:
         """As soon as somebody is free."""
+        self._ripen()  # what became due before goes first
         self._later.pop(key, None)
-        if key not in self._due:
-            self._due[key] = self._clock()
-        self._wakeup.set()
+        self._due.setdefault(key, self._clock())
+        self._changed.set()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Unless it is due before by what was said already."""
-        if key in self._due:
-            return
         at = self._clock() + seconds
-        if at < self._later.get(key, float("inf")):
+        if key not in self._due and at < self._later.get(key, float("inf")):
             self._later[key] = at
             heapq.heappush(self._alarms, (at, next(self._numbers), key))
-            self._wakeup.set()
+            self._changed.set()
 
     def oldest_age(self) -> float:
         """Seconds since the key that waits or is worked on longest became due; 0 if there is none."""
+        self._ripen()
         times = [*itertools.islice(self._due.values(), 1), *self._working.values()]
         return max(0.0, self._clock() - min(times)) if times else 0.0
 
     async def run(self, handle: Callable[[K], Awaitable[float | None]], workers: int) -> None:
         """Until cancelled. What `handle` returns says in how many seconds to look again; None: not by itself."""
         async with asyncio.TaskGroup() as tasks:
-            free = asyncio.Semaphore(workers)
-            while True:
-                await free.acquire()
-                key = await self._next()
-                self._working[key] = self._due.pop(key)
-                tasks.create_task(self._work(key, handle, free))
+            for _ in range(workers):
+                tasks.create_task(self._work(handle))
+
+    async def _work(self, handle: Callable[[K], Awaitable[float | None]]) -> None:
+        while True:
+            key = await self._next()
+            self._working[key] = self._due.pop(key)
+            try:
+                await self._handle(key, handle)
+            finally:
+                del self._working[key]
 
     async def _next(self) -> K:
         while True:
-            self._wakeup.clear()
-            now = self._clock()
-            while self._alarms and self._alarms[0][0] <= now:
-                at, _, key = heapq.heappop(self._alarms)
-                if self._later.get(key) == at:  # else it was cancelled, or made due earlier
-                    del self._later[key]
-                    self._due.setdefault(key, at)
+            # Nothing is awaited between this and the wait: what is added meanwhile ends it.
+            self._changed.clear()
+            self._ripen()
             for key in self._due:
                 if key not in self._working:
                     return key
-            timeout = self._alarms[0][0] - now if self._alarms else None
             try:
-                await asyncio.wait_for(self._wakeup.wait(), timeout)
+                # Not wait_for: that of Python 3.11 may swallow a cancellation.
+                async with asyncio.timeout(self._alarms[0][0] - self._clock() if self._alarms else None):
+                    await self._changed.wait()
             except TimeoutError:
                 pass
 
-    async def _work(self, key: K, handle: Callable[[K], Awaitable[float | None]], free: asyncio.Semaphore) -> None:
+    def _ripen(self) -> None:
+        """What was to be looked at later and is due by now."""
+        now = self._clock()
+        while self._alarms and self._alarms[0][0] <= now:
+            at, _, key = heapq.heappop(self._alarms)
+            if self._later.get(key) == at:  # else it was added, or is due earlier
+                del self._later[key]
+                self._due.setdefault(key, at)
+
+    async def _handle(self, key: K, handle: Callable[[K], Awaitable[float | None]]) -> None:
         try:
             again = await handle(key)
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._failed(key, error)  # something that it waited for was cancelled, not we
         except Exception as error:
-            failures = self._failures[key] = self._failures.get(key, 0) + 1
-            delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 20)) * random.uniform(0.5, 1)  # noqa: S311
-            if isinstance(error, self._quiet):
-                _log.info("again_later", key=str(key), seconds=round(delay, 1), reason=str(error))
-            else:
-                _log.exception("handling_failed", key=str(key), seconds=round(delay, 1))
-            self.add_after(key, delay)
+            self._failed(key, error)
         else:
             self._failures.pop(key, None)
             if again is not None:
                 self.add_after(key, again)
-        finally:
-            del self._working[key]
-            free.release()
-            self._wakeup.set()
+
+    def _failed(self, key: K, error: BaseException) -> None:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures - 1, 20)) * random.uniform(0.5, 1)  # noqa: S311  jitter, not a secret
+        if isinstance(error, self._quiet):
+            _log.info("again_later", key=str(key), seconds=round(delay, 1), reason=str(error))
+        else:
+            _log.error("handling_failed", key=str(key), seconds=round(delay, 1), exc_info=error)
+        self.add_after(key, delay)

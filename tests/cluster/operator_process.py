@@ -255,15 +255,24 @@ class Team:
         assert found is not None
         return found
 
-    async def act_as_kubelet(self, name: str) -> None:
-        """Says of the Deployment what would be true if its pods ran."""
-        deployment = await self.bench.api.get(self.path(kinds.DEPLOYMENT, name))
-        count = deployment["spec"]["replicas"]
-        status = {
-            "observedGeneration": deployment["metadata"]["generation"],
-            **dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count),
-        }
-        await self.bench.api.patch(self.path(kinds.DEPLOYMENT, name, "status"), {"status": status})
+    async def act_as_kubelet(self, name: str, *, seconds: float = 30) -> None:
+        """Says of the Deployment's pods what would be true if they ran, until all of them are of the newest shape."""
+
+        async def rolled() -> bool:
+            for pod in (await self.bench.api.get(self.path(kinds.POD)))["items"]:
+                if pod["metadata"]["name"].startswith(f"{name}-") and pod["status"]["phase"] == "Pending":
+                    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+                    status = {"phase": "Running", "conditions": [ready]}
+                    with contextlib.suppress(ApiError):  # it went meanwhile
+                        await self.bench.api.patch(
+                            self.path(kinds.POD, pod["metadata"]["name"], "status"), {"status": status}
+                        )
+            new = await self.bench.api.get(self.path(kinds.DEPLOYMENT, name))
+            status, wanted = new.get("status", {}), new["spec"]["replicas"]
+            counts = {status.get(count, 0) for count in ("replicas", "updatedReplicas", "availableReplicas")}
+            return counts == {wanted} and status.get("observedGeneration") == new["metadata"]["generation"]
+
+        await until(rolled, seconds, self.bench.last_words)
 
 
 def condition_of(tenant: Object, kind: str) -> dict[str, Any] | None:

@@ -155,7 +155,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (
         {"quota": {"maxStorageMb": 1_000_000_001}},
         "spec.quota.maxStorageMb",
-        "should be less than or equal to 1000000000",
+        "less than or equal to 1000000000",
     ),
     ({"quota": {"maxUploadMb": 80_001}}, "spec.quota.maxUploadMb", "should be less than or equal to 80000"),
     ({"quota": {"maxUploadMb": "512"}}, "spec.quota.maxUploadMb", WHOLE),

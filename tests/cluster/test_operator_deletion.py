@@ -18,17 +18,16 @@ DELETE = {"deletionPolicy": "Delete"}
 RETAIN = {"spec": {"storage": {"deletionPolicy": "Retain"}}}
 
 
-@pytest.fixture(scope="module")
-async def shared(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
-    async with bench(control_plane, tmp_path_factory.mktemp("operator")) as made:
-        await made.operator()
-        yield made
-
-
 @pytest.fixture
 async def own(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Bench]:
     async with bench(control_plane, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+async def working(own: Bench) -> Bench:
+    await own.operator()
+    return own
 
 
 async def delete(team: Team, name: str) -> None:
@@ -56,43 +55,43 @@ def put_objects(bench: Bench, bucket: str, count: int) -> None:
         client.put_object(Bucket=bucket, Key=f"tenant/x/{number}", Body=b"x")
 
 
-async def test_retain_keeps_the_data_and_takes_the_keys(shared: Bench, namespace: str) -> None:
-    team, id_ = Team(shared, namespace), tenant_id(namespace)
+async def test_retain_keeps_the_data_and_takes_the_keys(working: Bench, namespace: str) -> None:
+    team, id_ = Team(working, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_)
-    put_objects(shared, f"media-{id_}", 3)
+    put_objects(working, f"media-{id_}", 3)
     await delete(team, "acme")
     await is_gone(team, "acme", 5)
 
     async def retired() -> bool:
-        return " retained" in (await mark_of(shared, id_) or "")
+        return " retained" in (await mark_of(working, id_) or "")
 
-    await until(retired, 20, shared.last_words)
-    seen = await shared.backends.buckets.observe(f"media-{id_}")
+    await until(retired, 20, working.last_words)
+    seen = await working.backends.buckets.observe(f"media-{id_}")
     assert seen.mark is not None
     assert seen.mark.retained
-    assert not await may_log_in(shared, id_)
-    assert await shared.backends.store_keys(await cluster_id(shared)).observe(id_) == ()
+    assert not await may_log_in(working, id_)
+    assert await working.backends.store_keys(await cluster_id(working)).observe(id_) == ()
 
 
-async def test_the_same_name_gets_back_what_was_retained(shared: Bench, namespace: str) -> None:
-    team, id_ = Team(shared, namespace), tenant_id(namespace)
+async def test_the_same_name_gets_back_what_was_retained(working: Bench, namespace: str) -> None:
+    team, id_ = Team(working, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_)
-    await shared.backends.rows(id_, "INSERT INTO blob (sha256, size, mime_type) VALUES ('00', 7, 'text/plain')")
+    await working.backends.rows(id_, "INSERT INTO blob (sha256, size, mime_type) VALUES ('00', 7, 'text/plain')")
     await delete(team, "acme")
     await is_gone(team, "acme", 5)
     await settled(team, "acme", tenantId=id_)
-    assert await shared.backends.rows(id_, "SELECT size FROM blob") == [(7,)]
-    assert await may_log_in(shared, id_)
+    assert await working.backends.rows(id_, "SELECT size FROM blob") == [(7,)]
+    assert await may_log_in(working, id_)
     tenant = await team.get(kinds.MEDIA_TENANT, "acme")
     assert tenant
-    assert (await mark_of(shared, id_) or "").startswith(tenant["metadata"]["uid"])
+    assert (await mark_of(working, id_) or "").startswith(tenant["metadata"]["uid"])
 
 
-async def test_another_namespace_gets_nothing_of_it(shared: Bench, namespace: str) -> None:
-    team, id_ = Team(shared, namespace), tenant_id(namespace)
+async def test_another_namespace_gets_nothing_of_it(working: Bench, namespace: str) -> None:
+    team, id_ = Team(working, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_)
-    before = await mark_of(shared, id_)
-    other = Team(shared, "default")
+    before = await mark_of(working, id_)
+    other = Team(working, "default")
     await other.apply(f"acme-{id_}", tenantId=id_, storage={"bucket": f"other-{id_}", **DELETE})
     try:
         said = await other.condition(f"acme-{id_}", "Accepted", status="False", reason="Conflict")
@@ -100,32 +99,32 @@ async def test_another_namespace_gets_nothing_of_it(shared: Bench, namespace: st
         tenant = await other.get(kinds.MEDIA_TENANT, f"acme-{id_}")
         assert tenant
         assert "finalizers" not in tenant["metadata"]
-        assert not (await shared.backends.buckets.observe(f"other-{id_}")).exists
+        assert not (await working.backends.buckets.observe(f"other-{id_}")).exists
         assert not [each for each in await other.list(kinds.SECRET) if id_ in each["metadata"]["name"]]
     finally:
         await delete(other, f"acme-{id_}")
     await is_gone(other, f"acme-{id_}", 10)
-    assert await mark_of(shared, id_) == before
+    assert await mark_of(working, id_) == before
     await team.condition("acme", "Accepted", status="True")
 
 
-async def test_delete_takes_everything_of_this_tenant_and_nothing_else(shared: Bench, namespace: str) -> None:
-    team, id_ = Team(shared, namespace), tenant_id(namespace)
+async def test_delete_takes_everything_of_this_tenant_and_nothing_else(working: Bench, namespace: str) -> None:
+    team, id_ = Team(working, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_, storage=DELETE)
     await settled(team, "other", tenantId=f"{id_}x")
-    put_objects(shared, f"media-{id_}", 30)
+    put_objects(working, f"media-{id_}", 30)
     await delete(team, "acme")
     await is_gone(team, "acme")
-    assert not (await shared.backends.buckets.observe(f"media-{id_}")).exists
-    assert await mark_of(shared, id_) is None
-    assert await shared.backends.sql("SELECT FROM pg_roles WHERE rolname = %s", f"tenant_{id_}") == []
-    assert await shared.backends.store_keys(await cluster_id(shared)).observe(id_) == ()
-    assert (await shared.backends.buckets.observe(f"media-{id_}x")).exists
-    assert await mark_of(shared, f"{id_}x") is not None
+    assert not (await working.backends.buckets.observe(f"media-{id_}")).exists
+    assert await mark_of(working, id_) is None
+    assert await working.backends.sql("SELECT FROM pg_roles WHERE rolname = %s", f"tenant_{id_}") == []
+    assert await working.backends.store_keys(await cluster_id(working)).observe(id_) == ()
+    assert (await working.backends.buckets.observe(f"media-{id_}x")).exists
+    assert await mark_of(working, f"{id_}x") is not None
 
 
-async def test_the_finalizer_is_there_only_while_the_policy_is_delete(shared: Bench, namespace: str) -> None:
-    team, id_ = Team(shared, namespace), tenant_id(namespace)
+async def test_the_finalizer_is_there_only_while_the_policy_is_delete(working: Bench, namespace: str) -> None:
+    team, id_ = Team(working, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_, storage=DELETE)
     await team.seen(kinds.MEDIA_TENANT, "acme", lambda new: new["metadata"].get("finalizers") == [kinds.FINALIZER])
     await team.apply("acme", tenantId=id_, storage={"deletionPolicy": "Retain"})
@@ -157,9 +156,9 @@ async def test_a_blocked_deletion_goes_on_when_the_store_is_back(own: Bench, nam
     assert not (await own.backends.buckets.observe(f"media-{id_}")).exists
 
 
-async def test_objects_under_a_legal_hold_block_it_by_name(shared: Bench, namespace: str) -> None:
-    team, id_ = Team(shared, namespace), tenant_id(namespace)
-    client = shared.backends.buckets._s3
+async def test_objects_under_a_legal_hold_block_it_by_name(working: Bench, namespace: str) -> None:
+    team, id_ = Team(working, namespace), tenant_id(namespace)
+    client = working.backends.buckets._s3
     client.create_bucket(Bucket=f"media-{id_}", ObjectLockEnabledForBucket=True)
     await settled(team, "acme", tenantId=id_, storage=DELETE)
     key = f"tenant/{id_}/evidence"

@@ -51,6 +51,17 @@ async def test_a_leader_that_is_stopped_hands_over_at_once(own: Bench, namespace
     await team.seen(kinds.SERVICE, f"mt-{id_}", lambda _: True, seconds=8 * slowness())
 
 
+async def test_a_pass_with_nothing_to_do_writes_nothing(own: Bench, namespace: str) -> None:
+    await own.operator(resync_seconds="1")
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    mark = own.control_plane.mark()
+
+    await asyncio.sleep(5)  # the absence of something: several passes
+
+    assert own.control_plane.writes(USER, since=mark, but="leases") == []
+
+
 async def test_a_restart_writes_nothing(own: Bench, namespace: str) -> None:
     team, id_ = Team(own, namespace), tenant_id(namespace)
     first = await own.operator("first")

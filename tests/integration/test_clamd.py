@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from media_core.canary import EICAR
 from media_core.errors import Unavailable
 from media_core.store import ObjectMissing
 from media_operator.embedded import clamd as embedded
 from media_operator.embedded.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
-from media_workers.canaries import EICAR
 from media_workers.clamd import Clamd, Verdict
 from tests.integration.clamd_server import (
     LIMIT,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from media_core.canary import EICAR
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
@@ -21,7 +22,6 @@ from media_core.store import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
 from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
-from media_workers.canaries import EICAR
 from media_workers.drain import Drain, Work
 from media_workers.scan import Scanner
 from media_workers.settings import ClamdSettings, DrainSettings

@@ -59,7 +59,7 @@ class Rescan:
                 started = (await tx.execute(_NOW)).scalar_one()
             at = {"after_time": _BEGINNING, "after_sha256": ""}
             while (room := await self._room()) and await self._wanted():
-                wanted = {**at, "engine": engine, "started": started, "limit": room, "priority": PRIORITY}
+                wanted = {**at, "engine": engine, "started": started, "limit": room}
                 async with self._database.transaction() as tx:
                     rows = (await tx.execute(_OUTDATED, wanted)).all()
                     for row in rows:
@@ -80,7 +80,7 @@ class Rescan:
         fewest, since = MOST_OPEN * 2, time.monotonic()
         while not self.stop.is_set():
             async with self._database.statement() as tx:
-                opened = (await tx.execute(_OPEN, {"priority": PRIORITY})).scalar_one()
+                opened = int((await tx.execute(_OPEN, {"priority": PRIORITY})).scalar_one())
             if opened < MOST_OPEN:
                 return min(BATCH, MOST_OPEN - opened)
             if opened < fewest:
