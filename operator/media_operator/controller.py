@@ -280,7 +280,7 @@ class Controller:
     # --- what tenants that are gone left behind ---------------------------------------------------------------------
 
     async def retire_gone(self) -> None:
-        """Until cancelled: at the start, soon after a tenant went, and at every resync: some go while nobody watches."""
+        """Until cancelled: at the start, soon after a tenant went, and regularly: some go while nobody watches."""
         self._gone.set()
         while True:
             try:

@@ -2,8 +2,7 @@
 
 kopf watches; what it sees goes into the cache, and whose it is goes into the work queue. Its own create, update and
 timer handlers are not used: they act on what changed, and note in annotations what they did, while a pass here looks at
-what is, and writes nothing when nothing is to be done. The index handlers are what makes kopf list every kind whole
-before the first tenant is handled, so that an operator that starts takes nothing for missing.
+what is, and writes nothing when nothing is to be done.
 """
 
 from __future__ import annotations
@@ -44,11 +43,7 @@ def registry(
         async def seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002  kopf's name for it
             see(kind, type, body)
 
-        async def listed(body: kopf.Body, **_: Any) -> None:
-            see(kind, None, body)
-
         kopf.on.event(kind.group, kind.version, kind.plural, id="seen", registry=registry)(seen)
-        kopf.index(kind.group, kind.version, kind.plural, id="listed", registry=registry)(listed)
 
     for kind in (kinds.MEDIA_TENANT, *children, kinds.JOB):
         watch(kind)

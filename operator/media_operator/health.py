@@ -1,6 +1,6 @@
 """`/healthz`, `/readyz` and `/metrics`, on the very loop that does the work: when that hangs, nobody answers.
 
-Healthy is not "a thread answers" but "what has to happen happened lately". A replica that stands by is healthy and ready.
+Healthy is not "a thread answers" but "what has to happen happened lately". A replica that stands by is healthy.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import kopf
 import structlog
@@ -46,6 +47,7 @@ from media_operator.workqueue import WorkQueue
 _log = structlog.stdlib.get_logger("media.operator")
 
 CRD_POLL_SECONDS = 2.0
+UNLISTED_SECONDS = 2.0
 SILENCE_SECONDS = 60.0
 """The Lease comes back through the watches every few seconds; after so much silence they are taken for dead."""
 STUCK_SECONDS = 600.0
@@ -71,7 +73,8 @@ class Operator:
         self._settings = settings
         self._identity = settings.operator.identity or f"{socket.gethostname()}-{os.getpid()}"
         self._heard_at = time.monotonic()
-        self._synced = False
+        self._synced = asyncio.Event()
+        """Every kind was listed whole."""
         self._leads = False
         self._cache = Cache()
         self._controller: Controller | None = None
@@ -126,8 +129,6 @@ class Operator:
                 os._exit(1)  # nothing of ours may act any more, not even to clean up
             if work.done():
                 work.result()
-                _log.error("stopped_working")
-                return 1
             return 0
         finally:
             work.cancel()
@@ -150,7 +151,7 @@ class Operator:
         backends = Backends(
             databases.Databases(settings.database), Buckets(settings.store), open_store_keys(settings.store, cluster)
         )
-        jobs = WorkerJobs(kube, self._cache, settings.platform, settings.store, lambda: self._synced)
+        jobs = WorkerJobs(kube, self._cache, settings.platform, settings.store, self._synced.is_set)
         target = KubernetesTarget(
             cluster,
             kube,
@@ -175,23 +176,25 @@ class Operator:
             "watches": kopf.operator(
                 registry=registry,
                 settings=handlers.settings(settings.operator, children),
+                identity=cast("Any", self._identity),  # kopf's own is the user's name, and pods' users have none
                 standalone=True,
                 clusterwide=not settings.operator.namespaces,
                 namespaces=settings.operator.namespaces,
             ),
             "relist": self._relist(kube, children, dispatcher),
-            "reconcile": self._queue.run(controller.handle, settings.operator.concurrency),
+            "reconcile": self._once_synced(self._queue.run(controller.handle, settings.operator.concurrency)),
             "dispatch": dispatcher.run(),
             "listen": listen(lambda: settings.database.url.get_secret_value(), dispatcher.wake),
             "usage": self._follow_usage(controller, backends),
-            "retire": controller.retire_gone(),
+            "retire": self._once_synced(controller.retire_gone()),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                _log.error("part_ended", part=task.get_name())
-                task.result()
+                if task.exception() is not None:
+                    _log.error("part_ended", part=task.get_name())
+                task.result()  # kopf ends by itself, and without an error, only on a signal
         finally:
             for task in tasks:
                 task.cancel()
@@ -219,24 +222,36 @@ class Operator:
 
     # --- beside the work --------------------------------------------------------------------------------------------
 
+    async def _once_synced(self, part: Coroutine[None, None, None]) -> None:
+        """Before every kind was listed whole, what is there could be taken for missing, and be made anew."""
+        try:
+            await self._synced.wait()
+        except asyncio.CancelledError:
+            part.close()
+            raise
+        await part
+
     async def _relist(self, kube: Kube, children: tuple[Kind, ...], dispatcher: FleetDispatcher) -> None:
-        """The first one, before anything is counted; then regularly."""
-        namespaces: tuple[str | None, ...] = self._settings.operator.namespaces or (None,)
         while True:
-            for kind in (kinds.MEDIA_TENANT, *children, kinds.JOB):
-                selector = "" if kind == kinds.MEDIA_TENANT else kinds.OURS
-                for namespace in namespaces:
-                    try:
-                        listed, version = await kube.list(kind, namespace, selector=selector)
-                    except KubeError as error:
-                        _log.warning("not_listed", kind=kind.kind, reason=str(error))
-                        continue
-                    for key in self._cache.replace(kind, listed, version, namespace=namespace):
-                        self._queue.add(key)
-            if not self._synced:
-                self._synced = True  # from now on Jobs can be counted
+            listed = [await self._list(kube, kind) for kind in (*children, kinds.JOB, kinds.MEDIA_TENANT)]
+            if not self._synced.is_set() and all(listed):
+                self._synced.set()
                 dispatcher.wake(None)
-            await asyncio.sleep(self._settings.operator.relist_seconds * random.uniform(0.8, 1.2))  # noqa: S311  jitter, not a secret
+            seconds = self._settings.operator.relist_seconds if self._synced.is_set() else UNLISTED_SECONDS
+            await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311  jitter, not a secret
+
+    async def _list(self, kube: Kube, kind: Kind) -> bool:
+        """Whether it could be done."""
+        selector = "" if kind == kinds.MEDIA_TENANT else kinds.OURS
+        for namespace in self._settings.operator.namespaces or (None,):
+            try:
+                listed, version = await kube.list(kind, namespace, selector=selector)
+            except KubeError as error:
+                _log.warning("not_listed", kind=kind.kind, reason=str(error))
+                return False
+            for key in self._cache.replace(kind, listed, version, namespace=namespace):
+                self._queue.add(key)
+        return True
 
     async def _follow_usage(self, controller: Controller, backends: Backends) -> None:
         while True:

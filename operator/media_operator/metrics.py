@@ -1,4 +1,4 @@
-"""What the operator tells Prometheus. Per-tenant series come from a snapshot, so those of a tenant that is gone go too."""
+"""What the operator tells Prometheus. Tenants' series come from a snapshot, so those of one that is gone go too."""
 
 from __future__ import annotations
 

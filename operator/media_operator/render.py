@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from media_core.plan import THUMBNAIL_WORKERS
-from media_core.spec import MediaTenant, Resources
+from media_core.spec import MediaTenant, Resources, Transcription
 from media_operator import kinds
 from media_operator.kinds import Kind, Object, child_name
 from media_operator.settings import PlatformSettings, StoreAdminSettings
@@ -34,30 +34,40 @@ DRAIN_SECONDS = 5
 """Between a pod's leaving the Service and its SIGTERM, so that no request meets a closed port."""
 SHUTDOWN_SECONDS = 60
 """What uploads in flight get after that."""
-DECODING_PROCESSES = 2
+MIB = 1 << 20
+GPU = "nvidia.com/gpu"
 API_RESOURCES = Resources.model_validate(
     # One process of about 250 MiB, and two decoding children of at most 700 MiB each on the largest pictures.
     {"requests": {"cpu": "100m", "memory": "384Mi"}, "limits": {"memory": "2Gi"}}
 )
+API_MEMORY, DECODING_MEMORY = 320 * MIB, 704 * MIB
+"""Of the process, and of each of its decoding children at most: as many are started as fit the memory limit, since the
+kernel ends the whole pod when one of them goes beyond it."""
 WORKER_RESOURCES = {
     "scan": Resources.model_validate({"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "512Mi"}}),
     "thumbnail": Resources.model_validate(
+        # One decoding child.
         {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
     ),
-    # faster-whisper's `small` in int8, and one window of decoded audio.
-    "transcribe": Resources.model_validate({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}),
 }
+MODEL_PARAMETERS = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "turbo": 809, "large": 1550}
+"""Of Whisper's models, in millions; the first name that is part of the model's says its size."""
 SHORT_JOBS = Resources.model_validate({"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}})
 """Of sweep and rescan."""
 WORKER_GRACE = {"transcribe": 60, "scan": 30, "thumbnail": 30}
 """After SIGTERM a worker hands its job back."""
 LINGER_SECONDS = 5
 """An idle worker waits so long for more: a second file right after the first finds it warm."""
+MISSED_SECONDS = 3600
+"""How late a CronJob may still start, after an outage of the control plane: a rescan that is left out is a day lost."""
+JWKS = "/etc/media/jwks"
 MODELS, MODELS_SIZE = "/models-cache", "20Gi"
 RETRYABLE = 75
 """EX_TEMPFAIL: what a worker ends with when a dependency is away."""
-WORKER_POOL = 4
-"""Connections that one worker opens at most."""
+MOST_CONNECTIONS, MOST_WORKER_CONNECTIONS = 10, 4
+"""Of one api pod, of one worker: more are of no use to them."""
+OPERATOR_CONNECTIONS = 2
+"""What the operator itself opens as the tenant's role: for the policy, a migration, a canary."""
 SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 POD_SECURITY = {
     "runAsNonRoot": True,
@@ -136,12 +146,13 @@ def workloads(
     most = api.autoscaling.max if scaled and api.autoscaling else 1 if suspended else api.replicas
     objects = [
         _object(tenant, kinds.SERVICE_ACCOUNT) | {"automountServiceAccountToken": False},
-        _object(tenant, kinds.CONFIG_MAP) | {"data": {"jwks.json": inputs.jwks}},
-        _api_policy(tenant, platform, store, inputs),
+        _api_policy(tenant, store, inputs),
         _worker_policy(tenant, platform, store, inputs),
-        _deployment(tenant, platform, store, inputs, None if scaled else most, most),
+        _deployment(tenant, platform, store, inputs, None if scaled else most),
         _service(tenant),
     ]
+    if tenant.spec.auth.oidc is None:
+        objects.append(_object(tenant, kinds.CONFIG_MAP) | {"data": {"jwks.json": inputs.jwks}})
     if tenant.spec.namespace_quota is not None:
         objects.append(_resource_quota(tenant))
     if most >= 2:  # a budget over a single pod would only block drains
@@ -163,10 +174,10 @@ def _deployment(
     store: StoreAdminSettings,
     inputs: Inputs,
     replicas: int | None,
-    most: int,
 ) -> Object:
     """Replicas are left to the autoscaler where there is one."""
     labels = _selector(tenant)
+    resources = _resources(tenant.spec.api.resources, API_RESOURCES)
     environment = {
         **_environment(tenant, platform, store),
         "MEDIA_API_HOST": "0.0.0.0",  # noqa: S104  in a pod
@@ -174,13 +185,12 @@ def _deployment(
         "MEDIA_API_METRICS_HOST": "0.0.0.0",  # noqa: S104
         "MEDIA_API_METRICS_PORT": str(METRICS_PORT),
         "MEDIA_API_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),
-        "MEDIA_DATABASE_POOL": str(api_pool(tenant, most, inputs.connection_limit)),
-        "MEDIA_DECODING_PROCESSES": str(DECODING_PROCESSES),
+        "MEDIA_DATABASE_POOL": str(connections(tenant, inputs.connection_limit)[0]),
+        "MEDIA_DECODING_PROCESSES": str(_decoding_processes(resources)),
         "MEDIA_PUBLIC_URL": endpoint(tenant, platform),
         **_auth(tenant, inputs),
     }
-    probe = {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 3, "timeoutSeconds": 3}
-    container = {
+    container: Object = {
         "name": "api",
         "image": platform.api_image,
         "imagePullPolicy": platform.image_pull_policy,
@@ -189,9 +199,15 @@ def _deployment(
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
         "env": _variables(tenant, environment),
-        "resources": _resources(tenant.spec.api.resources, API_RESOURCES),
+        "resources": resources,
         "startupProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
-        "readinessProbe": {**probe, "failureThreshold": 2},
+        # It gives its dependencies 5 seconds to answer; less here would hide which one does not.
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "http"},
+            "periodSeconds": 3,
+            "timeoutSeconds": 6,
+            "failureThreshold": 2,
+        },
         # Whether the process itself lives; a dependency that is away is no reason to restart it.
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "http"},
@@ -202,26 +218,24 @@ def _deployment(
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": SECURITY,
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  a volume of the pod's own
-            {"name": "jwks", "mountPath": "/etc/media/jwks", "readOnly": True},
-        ],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  a volume of the pod's own
     }
+    volumes: list[Object] = [{"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}]
+    if tenant.spec.auth.oidc is None:  # a folder, not a subPath: rotated keys reach running pods
+        container["volumeMounts"].append({"name": "jwks", "mountPath": JWKS, "readOnly": True})
+        volumes.append({"name": "jwks", "configMap": {"name": child_name(tenant.tenant_id)}})
     pod = {
         **_pod(tenant, platform, platform.api_priority_class),
         "terminationGracePeriodSeconds": DRAIN_SECONDS + SHUTDOWN_SECONDS + 10,
         "containers": [container],
-        "volumes": [
-            {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
-            # A folder, not a subPath: rotated keys reach running pods.
-            {"name": "jwks", "configMap": {"name": child_name(tenant.tenant_id)}},
-        ],
+        "volumes": volumes,
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
                 "topologyKey": key,
                 "whenUnsatisfiable": "ScheduleAnyway",
                 "labelSelector": {"matchLabels": labels},
+                "matchLabelKeys": ["pod-template-hash"],  # what a roll is about to end does not count
             }
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
@@ -232,6 +246,7 @@ def _deployment(
     spec: Object = {
         "selector": {"matchLabels": labels},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"}},
+        "minReadySeconds": 3,
         "revisionHistoryLimit": 3,
         "progressDeadlineSeconds": 600,
         "template": template,
@@ -241,16 +256,31 @@ def _deployment(
     return _object(tenant, kinds.DEPLOYMENT) | {"spec": spec}
 
 
-def api_pool(tenant: MediaTenant, most: int, limit: int) -> int:
-    """Connections of one api pod, so that all pods together stay within the role's limit.
+def connections(tenant: MediaTenant, limit: int) -> tuple[int, int]:
+    """Of one api pod and of one worker, so that all of a tenant's together stay within its role's `limit`.
 
-    What workers may take at most (4 each) goes first, but never more than half; the rest is shared by the most api pods
-    that there may be, and the quarter more that a roll adds. At least 2, at most 10.
+    api x (most pods there may be, and the quarter more, at least one, that a roll adds)
+      + worker x (all kinds' most workers, sweep and rescan)
+      + 2 for the operator                                                               <= limit
+    Workers get at most half. Each gets at least one, so a limit of less than one for each does not hold: PostgreSQL
+    then refuses connections at the peak, and what wanted one is tried again. As if not suspended, so that suspending a
+    tenant rolls no pods.
     """
-    scan, transcription = tenant.spec.scan, tenant.spec.transcription
-    workers = WORKER_POOL * (scan.max_parallel + transcription.max_parallel + THUMBNAIL_WORKERS + 1)
+    api, scan, transcription = tenant.spec.api, tenant.spec.scan, tenant.spec.transcription
+    most = api.autoscaling.max if api.autoscaling else api.replicas
     pods = most + max(1, -(-most // 4))
-    return max(2, min(10, (limit - min(workers, limit // 2)) // pods))
+    workers = THUMBNAIL_WORKERS + 1  # and the sweep
+    workers += scan.max_parallel + 1 if scan.enabled else 0  # and the rescan
+    workers += transcription.max_parallel if transcription.enabled else 0
+    free = max(0, limit - OPERATOR_CONNECTIONS)
+    for_worker = min(MOST_WORKER_CONNECTIONS, max(1, free // 2 // workers))
+    for_api = min(MOST_CONNECTIONS, max(1, (free - workers * for_worker) // pods))
+    return for_api, for_worker
+
+
+def _decoding_processes(resources: Object) -> int:
+    limit = _quantity(resources.get("limits", {}).get("memory"))
+    return 2 if limit is None else max(1, min(4, int(limit - API_MEMORY) // DECODING_MEMORY))
 
 
 def _service(tenant: MediaTenant) -> Object:
@@ -281,7 +311,10 @@ def _autoscaler(tenant: MediaTenant) -> Object:
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
         "minReplicas": scaling.min,
         "maxReplicas": scaling.max,
-        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+        # Of our container alone: what a mesh adds to the pod neither counts nor needs a request.
+        "metrics": [
+            {"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "api", "target": target}}
+        ],
         "behavior": {
             "scaleDown": {
                 "stabilizationWindowSeconds": 300,
@@ -336,7 +369,8 @@ def _resource_quota(tenant: MediaTenant) -> Object:
     return _object(tenant, kinds.RESOURCE_QUOTA) | {"spec": {"hard": given}}
 
 
-def _api_policy(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs) -> Object:
+def _api_policy(tenant: MediaTenant, store: StoreAdminSettings, inputs: Inputs) -> Object:
+    """The ports of S3 and PostgreSQL have to be their pods' own: policies see what a Service's port was turned into."""
     ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL])}
     if tenant.spec.auth.oidc is not None:
         ports.add(_port(inputs.oidc_jwks_uri or "https://"))
@@ -344,7 +378,7 @@ def _api_policy(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdm
         "spec": {
             "podSelector": {"matchLabels": _selector(tenant)},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"ports": [_tcp("http"), _tcp("metrics")]}],
+            "ingress": [{"ports": [_tcp(PORT), _tcp(METRICS_PORT)]}],
             "egress": [_DNS, {"ports": [_tcp(port) for port in sorted(ports)]}],
         }
     }
@@ -354,13 +388,14 @@ def _worker_policy(
     tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
 ) -> Object:
     ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), platform.clamd_port}
-    if tenant.spec.transcription.enabled:
+    if tenant.spec.transcription.enabled and not _is_folder(tenant.spec.transcription.model):
         ports.add(443)  # models are downloaded
     selector = {kinds.TENANT_LABEL: tenant.tenant_id, "app.kubernetes.io/component": "worker"}
     return _object(tenant, kinds.NETWORK_POLICY, "workers") | {
         "spec": {
             "podSelector": {"matchLabels": selector},
             "policyTypes": ["Ingress", "Egress"],
+            "ingress": [],
             "egress": [_DNS, {"ports": [_tcp(port) for port in sorted(ports)]}],
         }
     }
@@ -369,7 +404,7 @@ def _worker_policy(
 _DNS: Object = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 
 
-def _tcp(port: int | str) -> Object:
+def _tcp(port: int) -> Object:
     return {"protocol": "TCP", "port": port}
 
 
@@ -389,13 +424,16 @@ def job(
     kind: str,
     name: str,
     credentials: Mapping[str, str],
+    connection_limit: int = 60,
 ) -> Object:
     """A worker that drains one kind of work and ends by itself."""
     body = _object(tenant, kinds.JOB)
     body["metadata"]["name"] = name
     body["metadata"]["labels"] = _labels(tenant, "worker") | {kinds.WORK_LABEL: kind}
     body["metadata"]["annotations"] = {kinds.CREDENTIALS: credentials_hash(credentials)}
-    spec = _job_spec(tenant, platform, store, kind)
+    spec = _job_spec(tenant, platform, store, kind, connection_limit) | {
+        "ttlSecondsAfterFinished": platform.job_ttl_seconds
+    }
     if platform.kueue_queue:
         body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = platform.kueue_queue
         spec["suspend"] = True  # until Kueue admits it
@@ -413,14 +451,14 @@ def _cron_job(
     annotations = {kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
     template = {
         "metadata": {"labels": _labels(tenant, "worker"), "annotations": annotations},
-        "spec": _job_spec(tenant, platform, store, kind),
+        "spec": _job_spec(tenant, platform, store, kind, inputs.connection_limit),
     }
     spec = {
         "schedule": schedule,
         "timeZone": "Etc/UTC",
         "suspend": tenant.spec.suspended,
         "concurrencyPolicy": "Forbid",
-        "startingDeadlineSeconds": 600,
+        "startingDeadlineSeconds": MISSED_SECONDS,
         "successfulJobsHistoryLimit": 1,
         "failedJobsHistoryLimit": 1,
         "jobTemplate": template,
@@ -428,7 +466,9 @@ def _cron_job(
     return _object(tenant, kinds.CRON_JOB, kind) | {"spec": spec}
 
 
-def _job_spec(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, kind: str) -> Object:
+def _job_spec(
+    tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, kind: str, connection_limit: int
+) -> Object:
     """The queue's row is the truth; a Job is worth two more tries, and none where it would fail again.
 
     A pod that its node lost (disruption) is replaced and not counted. One that says that a dependency is away (75), or
@@ -448,66 +488,95 @@ def _job_spec(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdmin
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": rules},
         "activeDeadlineSeconds": platform.job_deadline_seconds,
-        "ttlSecondsAfterFinished": platform.job_ttl_seconds,
-        "template": {"metadata": {"labels": labels}, "spec": _worker_pod(tenant, platform, store, kind)},
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": _worker_pod(tenant, platform, store, kind, connection_limit),
+        },
     }
 
 
-def _worker_pod(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, kind: str) -> Object:
-    transcription = tenant.spec.transcription
+def _worker_pod(
+    tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, kind: str, connection_limit: int
+) -> Object:
     environment = {
         **_environment(tenant, platform, store),
-        "MEDIA_DATABASE_POOL": str(WORKER_POOL),
+        "MEDIA_DATABASE_POOL": str(connections(tenant, connection_limit)[1]),
         "MEDIA_WORKER_LINGER_SECONDS": str(LINGER_SECONDS),
     }
-    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108  a volume of the pod's own
-    volumes: list[Object] = [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
-    pod = _pod(tenant, platform, platform.job_priority_class)
-    runtime = platform.job_runtime_class
-    resources = WORKER_RESOURCES.get(kind, SHORT_JOBS)
     if kind in ("scan", "rescan"):
         environment |= {"MEDIA_CLAMD_HOST": platform.clamd_host, "MEDIA_CLAMD_PORT": str(platform.clamd_port)}
-    if kind == "transcribe":
-        environment |= {
-            "MEDIA_WHISPER_MODEL": transcription.model,
-            "MEDIA_WHISPER_DEVICE": transcription.device,
-            "MEDIA_WHISPER_COMPUTE_TYPE": transcription.compute_type,
-            "MEDIA_WHISPER_DOWNLOAD_ROOT": MODELS,
-        }
-        mounts.append({"name": "models", "mountPath": MODELS})
-        claim = transcription.model_cache
-        kept = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {"sizeLimit": MODELS_SIZE}}
-        volumes.append({"name": "models", **kept})
-        if claim:
-            pod["securityContext"] = {**POD_SECURITY, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
-        if transcription.node_selector:
-            pod["nodeSelector"] = dict(transcription.node_selector)
-        if transcription.tolerations:
-            pod["tolerations"] = [
-                {name: value for name, value in each.model_dump(by_alias=True).items() if value not in ("", None)}
-                for each in transcription.tolerations
-            ]
-        runtime = transcription.runtime_class or runtime
-    if runtime:
-        pod["runtimeClassName"] = runtime
-    container = {
+    container: Object = {
         "name": "worker",
         "image": platform.worker_image,
         "imagePullPolicy": platform.image_pull_policy,
         "args": [kind],
-        "env": _variables(tenant, environment),
-        "resources": _resources(transcription.resources if kind == "transcribe" else Resources(), resources),
+        "resources": _resources(Resources(), WORKER_RESOURCES.get(kind, SHORT_JOBS)),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": SECURITY,
-        "volumeMounts": mounts,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  a volume of the pod's own
     }
-    return {
-        **pod,
+    pod: Object = {
+        **_pod(tenant, platform, platform.job_priority_class),
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": WORKER_GRACE.get(kind, 30),
         "containers": [container],
-        "volumes": volumes,
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
     }
+    if platform.job_runtime_class:
+        pod["runtimeClassName"] = platform.job_runtime_class
+    if kind == "transcribe":
+        environment |= _prepare_transcription(tenant.spec.transcription, pod, container)
+    container["env"] = _variables(tenant, environment)
+    return pod
+
+
+def _prepare_transcription(asked: Transcription, pod: Object, container: Object) -> dict[str, str]:
+    """Where it runs, with what, and where its model is kept; returns its part of the environment."""
+    resources = _resources(asked.resources, _transcription_resources(asked))
+    container["resources"] = resources
+    environment = {
+        "MEDIA_WHISPER_MODEL": asked.model,
+        "MEDIA_WHISPER_DEVICE": asked.device,
+        "MEDIA_WHISPER_COMPUTE_TYPE": asked.compute_type,
+    }
+    cores = _quantity(asked.resources.limits.get("cpu") or asked.resources.requests.get("cpu"))
+    if cores is not None:  # more threads than that would only wait for each other
+        environment["MEDIA_WHISPER_CPU_THREADS"] = str(max(1, int(cores)))
+    if asked.model_cache or not _is_folder(asked.model):
+        # Also for what the downloader keeps beside the models: /tmp is too small for that.
+        environment |= {"MEDIA_WHISPER_DOWNLOAD_ROOT": MODELS, "HF_HOME": MODELS}
+        claim = {"persistentVolumeClaim": {"claimName": asked.model_cache}}
+        kept = claim if asked.model_cache else {"emptyDir": {"sizeLimit": MODELS_SIZE}}
+        pod["volumes"].append({"name": "models", **kept})
+        container["volumeMounts"].append({"name": "models", "mountPath": MODELS})
+    if asked.model_cache:
+        pod["securityContext"] = {**POD_SECURITY, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+    if asked.node_selector:
+        pod["nodeSelector"] = dict(asked.node_selector)
+    if asked.tolerations:
+        pod["tolerations"] = [
+            {name: value for name, value in each.model_dump(by_alias=True).items() if value not in ("", None)}
+            for each in asked.tolerations
+        ]
+    if asked.runtime_class:
+        pod["runtimeClassName"] = asked.runtime_class
+    return environment
+
+
+def _transcription_resources(asked: Transcription) -> Resources:
+    """Memory for the model: its file's two bytes a parameter while it is read, beside what it becomes, and 768 MiB for
+    everything else (one window of decoded audio). Requested whole: an hour's work must not end for a neighbour's sake.
+    """
+    size = next((size for name, size in MODEL_PARAMETERS.items() if name in asked.model), MODEL_PARAMETERS["medium"])
+    bytes_each = {"int8": 1, "int8_float16": 1, "float16": 2}.get(asked.compute_type, 4)
+    memory = f"{768 + size * (2 + bytes_each)}Mi"
+    gpu = {GPU: "1"} if asked.device == "cuda" else {}
+    return Resources.model_validate({"requests": {"cpu": "1", "memory": memory}, "limits": {"memory": memory, **gpu}})
+
+
+def _is_folder(model: str) -> bool:
+    """A model that is there already, in the image or in the cache's volume."""
+    return model.startswith(("/", "."))
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -582,7 +651,7 @@ def _environment(tenant: MediaTenant, platform: PlatformSettings, store: StoreAd
 def _auth(tenant: MediaTenant, inputs: Inputs) -> dict[str, str]:
     oidc = tenant.spec.auth.oidc
     if oidc is None:
-        return {"MEDIA_JWKS_FILE": "/etc/media/jwks/jwks.json"}
+        return {"MEDIA_JWKS_FILE": f"{JWKS}/jwks.json"}
     return {
         "MEDIA_OIDC_ISSUER": oidc.issuer,
         "MEDIA_OIDC_AUDIENCE": oidc.audience or tenant.tenant_id,
@@ -604,9 +673,21 @@ def _variables(tenant: MediaTenant, plain: Mapping[str, str]) -> list[Object]:
 
 
 def _resources(asked: Resources, default: Resources) -> Object:
-    chosen = asked if asked.requests or asked.limits else default
-    both = {"requests": dict(chosen.requests), "limits": dict(chosen.limits)}
-    return {name: values for name, values in both.items() if values}
+    """What is asked for, and the default of what is not: under a ResourceQuota nothing may be left open.
+
+    A default never contradicts: no request beside a limit alone (it counts as the request), no limit below a request.
+    """
+    requests: dict[str, str] = dict(asked.requests.items())
+    limits: dict[str, str] = dict(asked.limits.items())
+    for name, value in default.requests.items():
+        if name not in requests and name not in limits:
+            requests[name] = value
+    for name, value in default.limits.items():
+        if name not in limits:
+            limits[name] = max(value, requests.get(name, value), key=lambda each: _quantity(each) or Decimal(0))
+    if (gpu := requests.get(GPU)) is not None:
+        limits.setdefault(GPU, gpu)  # an extended resource needs its limit
+    return {name: values for name, values in (("requests", requests), ("limits", limits)) if values}
 
 
 def _minute(tenant: MediaTenant) -> int:
@@ -629,65 +710,77 @@ def matches(wanted: Object, live: Object) -> bool:
 
     The hash tells of fields that are not wanted any more; the comparison of those that somebody changed.
     """
-    return _contains(live, wanted)
+    return _contains(live, wanted, "")
 
 
-_MERGE_KEYS = ("name", "containerPort", "port", "type", "topologyKey", "uid")
-_QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti|)$")
-_FACTORS = {
-    "m": Decimal("0.001"),
-    "": Decimal(1),
-    "k": Decimal(10) ** 3,
-    "M": Decimal(10) ** 6,
-    "G": Decimal(10) ** 9,
-    "T": Decimal(10) ** 12,
-    "Ki": Decimal(2) ** 10,
-    "Mi": Decimal(2) ** 20,
-    "Gi": Decimal(2) ** 30,
-    "Ti": Decimal(2) ** 40,
-}
-
-
-def _contains(live: Any, wanted: Any) -> bool:
+def _contains(live: Any, wanted: Any, field: str) -> bool:
     match wanted:
         case dict():
+            there = live if isinstance(live, dict) else {}
+            of_quantities = field in _QUANTITIES
             return all(
-                _contains(live.get(key), value) if isinstance(live, dict) else _is_empty(value)
+                _same_quantity(there.get(key), value) if of_quantities else _contains(there.get(key), value, key)
                 for key, value in wanted.items()
             )
         case list():
-            return _contains_list(live or [], wanted)
-        case _ if _is_empty(wanted):
-            return _is_empty(live)
+            return _contains_list(live or [], wanted, field)
+        case None | "":  # the API server leaves these out
+            return live in (None, "")
         case bool():
-            return bool(live is wanted)
+            return live is wanted
+        case _ if field in _QUANTITIES:
+            return _same_quantity(live, wanted)
         case _:
-            return live == wanted or _quantity(live) == _quantity(wanted) is not None
+            return bool(live == wanted)
 
 
-def _contains_list(live: Sequence[Any], wanted: Sequence[Any]) -> bool:
-    """Lists of named things may hold others' beside ours; all others are as they are."""
-    if len(live) == len(wanted) and all(map(_contains, live, wanted)):
-        return True
-    merge_key = next((key for key in _MERGE_KEYS if wanted and all(_has(each, key) for each in wanted)), None)
-    if merge_key is None:
-        return False
-    there = {str(each.get(merge_key)): each for each in live if isinstance(each, dict)}
-    return all(_contains(there.get(str(each[merge_key])), each) for each in wanted)
+def _contains_list(live: Sequence[Any], wanted: Sequence[Any], field: str) -> bool:
+    """A list whose elements have an identity, as the API's schema says, may hold others' beside ours."""
+    keys = _identity(field, wanted)
+    if not keys:
+        return len(live) == len(wanted) and all(
+            _contains(one, another, field) for one, another in zip(live, wanted, strict=True)
+        )
+    there = {tuple(each.get(key) for key in keys): each for each in live if isinstance(each, dict)}
+    return all(_contains(there.get(tuple(each.get(key) for key in keys)), each, field) for each in wanted)
 
 
-def _has(value: Any, key: str) -> bool:
-    return isinstance(value, dict) and key in value
+_IDENTITIES: Mapping[str, tuple[str, ...]] = {
+    "ownerReferences": ("uid",),
+    "containers": ("name",),
+    "volumes": ("name",),
+    "imagePullSecrets": ("name",),
+    "env": ("name",),
+    "volumeMounts": ("mountPath",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+}
+"""`x-kubernetes-list-map-keys`; all other lists belong to one manager as a whole, such as the rules of a
+NetworkPolicy, where an element more is a hole."""
 
 
-def _is_empty(value: Any) -> bool:
-    """What the API server leaves out, or says explicitly, as it likes."""
-    return value in (None, "", 0, False, [], {})
+def _identity(field: str, wanted: Sequence[Any]) -> tuple[str, ...]:
+    if field != "ports":
+        return _IDENTITIES.get(field, ())
+    of_container = any("containerPort" in each for each in wanted)
+    of_service = any("targetPort" in each for each in wanted)
+    return ("containerPort", "protocol") if of_container else ("port", "protocol") if of_service else ()
+
+
+_QUANTITIES = ("requests", "limits", "hard", "sizeLimit")
+"""Fields that the API server writes in a form of its own: 0.5 as 500m, 1024Mi as 1Gi."""
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|)")
+_FACTORS = {suffix: Decimal(10) ** exponent for suffix, exponent in (("n", -9), ("u", -6), ("m", -3), ("", 0))}
+_FACTORS |= {suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)}
+_FACTORS |= {f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)}
 
 
 def _quantity(value: Any) -> Decimal | None:
-    found = _QUANTITY.match(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    found = _QUANTITY.fullmatch(str(value))
     return Decimal(found[1]) * _FACTORS[found[2]] if found else None
+
+
+def _same_quantity(live: Any, wanted: Any) -> bool:
+    return bool(live == wanted) or (_quantity(live) == _quantity(wanted) is not None)
 
 
 def _hash(value: Any) -> str:

@@ -91,7 +91,7 @@ class WorkerJobs:
         if not failures:
             return False
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (len(failures) - 1))
-        return time.time() < _ended_at(failures[-1]) + delay
+        return bool(time.time() < _ended_at(failures[-1]) + delay)
 
     async def launch(
         self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster import kind
+from tests.cluster import images, kind
 from tests.cluster.api import Api, ApiError, Object, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker import Missing
 from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.installation import Installation
 from tests.tools.build import BuildFailed
 
 
@@ -69,6 +70,15 @@ async def faults(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[F
     """A way to the API server on which it can be made to fail."""
     async with FaultProxy(control_plane, tmp_path) as faults:
         yield faults
+
+
+@pytest.fixture(scope="session")
+def platform(cluster: kind.Cluster) -> Installation:
+    """The chart installed on kind as on a laptop, with all images loaded."""
+    cluster.load(*images.make(cluster.docker), *images.make(cluster.docker, images.WITH_MODEL))
+    platform = Installation(cluster)
+    platform.install()
+    return platform
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from media_operator.embedded import clamd as embedded
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
 from tests.cluster.api import Api, Object, seen
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.installation import NAMESPACE, RELEASE, Installation
 from tests.tools import build
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,10 @@ SERVED_ELSEWHERE = ("monitoring.coreos.com",)
 """Groups that a plain API server does not know."""
 
 
-def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([build.provide(build.TOOLS["helm"]), *arguments], capture_output=True, text=True, check=False)
+def helm(*arguments: str | Path, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [build.provide(build.TOOLS["helm"]), *arguments]
+    environment = os.environ | {"KUBECONFIG": str(kubeconfig or os.devnull)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @functools.cache
@@ -361,6 +364,25 @@ def test_without_values_no_secret_is_rendered_and_in_development_each_is_referre
                     assert reference["key"] in made[reference["name"]]
 
 
+@pytest.mark.control_plane
+async def test_an_upgrade_keeps_the_passwords_that_the_first_installation_made(
+    control_plane: ControlPlane, api: Api, namespace: str
+) -> None:
+    settings = f"dev.enabled=true,crds.enabled=false,rbac.create=false,fullnameOverride={namespace}"
+    arguments = (namespace, CHART, "--namespace", namespace, "--set", settings)
+
+    async def passwords() -> list[Object]:
+        names = (f"{namespace}-dev-s3", f"{namespace}-dev-postgres")
+        return [(await api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}"))["data"] for name in names]
+
+    made = []
+    for action in ("install", "upgrade"):
+        ran = await asyncio.to_thread(helm, action, *arguments, kubeconfig=control_plane.kubeconfig)
+        assert ran.returncode == 0, ran.stderr
+        made.append(await passwords())
+    assert made[0] == made[1]
+
+
 # --- rights -----------------------------------------------------------------------------------------------------------
 
 
@@ -523,6 +545,28 @@ async def test_uninstalling_is_refused_with_the_names_of_the_tenants(
     assert "--no-hooks" in said
     await api.delete(f"{tenants}/acme")
     assert await checked() == (0, "")
+
+
+# --- on a cluster -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.node
+def test_helm_test_makes_a_tenant_and_sees_a_virus_refused(platform: Installation) -> None:
+    said = platform.cluster.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "300s", "--logs")
+    assert "the EICAR test file is refused" in said
+    assert "the tenant is deleted" in said
+
+
+@pytest.mark.node
+def test_a_refused_uninstallation_leaves_everything_as_it_was(platform: Installation) -> None:
+    namespace = platform.namespace("kept")
+    tenant = {"apiVersion": kinds.MEDIA_TENANT.api_version, "kind": "MediaTenant", "metadata": {"name": "kept"}}
+    namespace.apply(tenant | {"spec": {}})
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        platform.cluster.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--timeout", "120s")
+    assert f"{namespace.name}/kept" in refused.value.stderr + refused.value.stdout
+    namespace.kubectl("delete", "mediatenant", "kept", "--timeout=120s")
+    platform.install()
 
 
 # --- clamd ------------------------------------------------------------------------------------------------------------

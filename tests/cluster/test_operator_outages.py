@@ -1,6 +1,8 @@
 """What production does to an operator: leaders die, servers go and come back, permissions are missing."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -133,7 +135,9 @@ async def test_while_postgresql_is_away_it_is_said_and_it_converges_by_itself(ow
     team, id_ = Team(own, namespace), tenant_id(namespace)
     await own.operator(resync_seconds="3")
     await settled(team, "acme", tenantId=id_)
-    own.backends.postgres.stop()
+    pid = own.backends.postgres.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)  # it starts again at its address
     await team.condition("acme", "DatabaseReady", status="Unknown", reason="DatabaseUnreachable", seconds=60)
     assert await team.get(kinds.DEPLOYMENT, f"mt-{id_}") is not None
     own.backends.postgres.start()

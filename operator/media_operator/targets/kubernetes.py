@@ -97,7 +97,7 @@ class KubernetesTarget:
             store_key=store_key,
             cluster=self._cluster,
             rival=self._rival(tenant),
-            held=kinds.FINALIZER in tenant.metadata.finalizers,
+            held=kinds.FINALIZER in self._finalizers(tenant),
             stopped=await self._observe_stopped(tenant) if deleting else False,
         )
 
@@ -268,9 +268,9 @@ class KubernetesTarget:
         there = self._backends
         match step:
             case plan.HoldDeletion():
-                await self._set_finalizers(tenant, [*tenant.metadata.finalizers, kinds.FINALIZER])
+                await self._set_finalizers(tenant, [*self._finalizers(tenant), kinds.FINALIZER])
             case plan.ReleaseDeletion():
-                left = [each for each in tenant.metadata.finalizers if each != kinds.FINALIZER]
+                left = [each for each in self._finalizers(tenant) if each != kinds.FINALIZER]
                 await self._set_finalizers(tenant, left)
             case plan.CreateBucket(bucket, owner, adopt):
                 await self._create_bucket(tenant.tenant_id, bucket, owner, adopt)
@@ -305,6 +305,12 @@ class KubernetesTarget:
                 await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
             case plan.ShapeWorkers():
                 pass  # every Job is made from the spec of its moment
+
+    def _finalizers(self, tenant: MediaTenant) -> list[str]:
+        """As they are now; `tenant` is what was declared when this pass began."""
+        body = self._cache.tenants().get(key_of(tenant), {})
+        found: list[str] = body.get("metadata", {}).get("finalizers", [])
+        return found
 
     async def _set_finalizers(self, tenant: MediaTenant, finalizers: list[str]) -> None:
         """Only over what was seen: another's finalizer that came meanwhile is not lost."""
