@@ -24,9 +24,13 @@ class ApiError(Exception):
 
 
 class Api:
-    """As the administrator, unless another `token` is given; through a proxy with its `url`."""
+    """As the administrator, unless another `token` is given; through a proxy with its `url`.
+
+    `warnings` is what the server had to say beside its answers.
+    """
 
     def __init__(self, control_plane: ControlPlane, *, url: str | None = None, token: str | None = None) -> None:
+        self.warnings: list[str] = []
         self._client = httpx.AsyncClient(
             base_url=url or control_plane.url,
             headers={"Authorization": f"Bearer {token or control_plane.token}"},
@@ -82,6 +86,7 @@ class Api:
             content=None if body is None else json.dumps(body),
             headers={"Content-Type": content} if body is not None else {},
         )
+        self.warnings += response.headers.get_list("Warning")
         if response.is_error:
             raise ApiError(response)
         return dict(response.json())

@@ -43,7 +43,7 @@ class Client:
         """The id of the new item."""
         answer = self.http.post("/v1/media/upload", files={"file": (name, content, mime_type)}, data={"room_id": room})
         assert answer.status_code == 201, answer.text
-        return str(answer.json()["media_id"])
+        return str(answer.json()["data"]["media_id"])
 
     def download(self, media_id: str) -> bytes:
         answer = self.http.get(f"/v1/media/download/{media_id}")
@@ -57,7 +57,7 @@ class Client:
         def look() -> bool:
             answer = self.http.get(f"/v1/media/{media_id}/info")
             about.clear()
-            about.update(answer.json())
+            about.update(answer.json().get("data", {}))
             return answer.status_code == 200 and wanted(about)
 
         wait_until(look, seconds, lambda: f"{media_id} is {about}")
@@ -75,20 +75,19 @@ class Client:
             "/v1/transcribe", files={"file": (name, content, "audio/wav")}, data={"room_id": "lobby"}
         )
         assert answer.status_code == 202, answer.text
-        return str(answer.json()["job_id"])
+        return str(answer.json()["data"]["job_id"])
 
-    def transcript(self, job_id: str, seconds: float = 120) -> dict[str, Any]:
+    def transcript(self, job_id: str, seconds: float = 120) -> str:
         job: dict[str, Any] = {}
 
         def look() -> bool:
             job.clear()
-            job.update(self.http.get(f"/v1/jobs/{job_id}").json())
+            job.update(self.http.get(f"/v1/jobs/{job_id}").json()["data"])
             assert job["status"] not in ("failed", "cancelled"), job
             return bool(job["status"] == "completed")
 
         wait_until(look, seconds, lambda: f"{job_id} is {job}")
-        result: dict[str, Any] = job["result"]
-        return result
+        return str(job["transcript"])
 
 
 @dataclass(frozen=True)
@@ -212,13 +211,17 @@ class Installation:
         except subprocess.CalledProcessError as failed:
             raise AssertionError(f"{failed.stderr}\n{self.own.describe('deployments')}") from None
 
-    def namespace(self, name: str) -> Namespace:
-        """A new one, that goes with the test."""
+    @contextlib.contextmanager
+    def namespace(self, name: str) -> Iterator[Namespace]:
+        """A new one; afterwards it goes, with all that is in it."""
         name = f"{name}-{secrets.token_hex(3)}"
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
         self.cluster.kubectl("create", "--filename", "-", given=yaml.safe_dump(body))
-        return Namespace(self.cluster, name)
+        try:
+            yield Namespace(self.cluster, name)
+        finally:
+            self.cluster.kubectl("delete", "namespace", name, "--timeout=120s")
 
     def psql(self, query: str) -> list[str]:
         """Rows of one column, as the superuser of the chart's own PostgreSQL."""

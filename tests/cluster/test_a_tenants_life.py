@@ -5,13 +5,14 @@ commands that a platform engineer would type: kubectl for the tenant, HTTP throu
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.cluster import images
-from tests.cluster.installation import Installation
+from tests.cluster.installation import Installation, Namespace
 
 pytestmark = pytest.mark.node
 
@@ -23,12 +24,18 @@ SAID = json.loads((images.SPEECH_MODEL / "samples" / "transcripts.json").read_te
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 
 
-def test_a_tenants_life(platform: Installation) -> None:
+@pytest.fixture
+def namespace(platform: Installation) -> Iterator[Namespace]:
+    with platform.namespace("team-acme") as namespace:
+        yield namespace
+
+
+def test_a_tenants_life(platform: Installation, namespace: Namespace) -> None:
     # 1. Somebody declares it ...
     manifest = yaml.safe_load(ACME.read_text())
     manifest["spec"]["transcription"]["model"] = "/models/tiny-words"  # no model hub is reached from here
+    manifest["spec"]["transcription"]["resources"] = {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}
     manifest["spec"]["storage"] = {"deletionPolicy": "Delete"}
-    namespace = platform.namespace("team-acme")
     namespace.apply(manifest)
 
     # 2. ... and waits until it is ready: bucket, key, schema, api, and a scanner that has found a test virus.
@@ -51,7 +58,7 @@ def test_a_tenants_life(platform: Installation) -> None:
 
         # 5. A recording becomes text.
         job = acme.transcribe(RECORDING.read_bytes(), RECORDING.name)
-        assert acme.transcript(job)["text"].strip() == SAID
+        assert acme.transcript(job).strip() == SAID
 
         # 6. What the Jobs were is still there to read, and none of it failed.
         jobs = json.loads(namespace.kubectl("get", "jobs", "--output", "json"))["items"]

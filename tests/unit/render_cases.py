@@ -1,0 +1,136 @@
+"""Tenants in all their shapes: what they are on a cluster is golden, and is applied to a real API server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import SecretStr
+
+from media_core.spec import MediaTenant
+from media_operator import render
+from media_operator.kinds import Object, child_name
+from media_operator.settings import PlatformSettings, StoreAdminSettings
+
+CREDENTIALS = {
+    render.DATABASE_URL: "postgresql+psycopg://tenant_acme:hidden-password@postgres.media-system.svc:5432/media",
+    render.S3_KEY_ID: "HIDDENKEYID",
+    render.S3_SECRET: "hidden-secret-key",
+}
+SIGNING_KEYS = '{"keys": [{"kty": "OKP", "d": "hidden-private-key"}]}'
+JWKS = '{"keys": [{"crv": "Ed25519", "kid": "one", "kty": "OKP", "x": "public"}]}'
+HIDDEN = ("hidden-password", "HIDDENKEYID", "hidden-secret-key", "hidden-private-key", "admin-secret", "ADMINKEYID")
+STORE = StoreAdminSettings(
+    endpoint="http://s3.media-system.svc:7070",
+    region="us-east-1",
+    access_key_id="ADMINKEYID",
+    secret_access_key=SecretStr("admin-secret"),
+)
+PLATFORM = {"api_image": "api:1", "worker_image": "workers:1", "clamd_host": "clamd.media-system.svc"}
+WORK = ("scan", "transcribe", "thumbnail")
+
+
+@dataclass(frozen=True)
+class Case:
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    platform: Mapping[str, Any] = field(default_factory=dict)
+    store: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "acme"
+
+    def tenant(self, namespace: str = "team-acme", uid: str = "00000000-0000-4000-8000-000000000000") -> MediaTenant:
+        return MediaTenant.read(
+            {
+                "apiVersion": "media.scaiwave.io/v1alpha1",
+                "kind": "MediaTenant",
+                "metadata": {"name": self.name, "namespace": namespace, "uid": uid},
+                "spec": dict(self.spec),
+            }
+        )
+
+    @property
+    def platform_settings(self) -> PlatformSettings:
+        return PlatformSettings(**{**PLATFORM, **self.platform})
+
+    @property
+    def store_settings(self) -> StoreAdminSettings:
+        return STORE.model_copy(update=dict(self.store))
+
+    def secrets(self, tenant: MediaTenant) -> list[Object]:
+        return [render.credentials_secret(tenant, CREDENTIALS), render.signing_keys_secret(tenant, SIGNING_KEYS)]
+
+    def workloads(self, tenant: MediaTenant, **inputs: Any) -> list[Object]:
+        known: dict[str, Any] = {"credentials": CREDENTIALS, "jwks": JWKS, "oidc_jwks_uri": None}
+        if tenant.spec.auth.oidc is not None:
+            known["oidc_jwks_uri"] = f"{tenant.spec.auth.oidc.issuer}/keys"
+        return render.workloads(tenant, self.platform_settings, self.store_settings, render.Inputs(**(known | inputs)))
+
+    def jobs(self, tenant: MediaTenant) -> list[Object]:
+        return [
+            render.job(
+                tenant,
+                self.platform_settings,
+                self.store_settings,
+                kind=kind,
+                name=f"{child_name(tenant.tenant_id, kind)}-0a1b2c3d",
+                credentials=CREDENTIALS,
+            )
+            for kind in WORK
+        ]
+
+
+CASES = {
+    "default": Case(),
+    "suspended": Case({"suspended": True}),
+    "autoscaling": Case({"api": {"autoscaling": {"min": 2, "max": 8, "targetCpu": 60}}}),
+    "oidc-ingress": Case(
+        {"api": {"host": "media.acme.example"}, "auth": {"oidc": {"issuer": "https://login.acme.example/realms/acme"}}},
+        {"ingress_class": "nginx", "cluster_issuer": "letsencrypt"},
+    ),
+    "gateway": Case({"api": {"host": "media.acme.example"}}, {"gateway": "edge/public"}),
+    "gpu-kueue": Case(
+        {
+            "transcription": {
+                "device": "cuda",
+                "model": "large-v3",
+                "computeType": "float16",
+                "runtimeClass": "nvidia",
+                "nodeSelector": {"gpu": "l4"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            }
+        },
+        {"kueue_queue": "media", "job_runtime_class": "gvisor"},
+    ),
+    "everything": Case(
+        {
+            "storage": {"bucket": "acme-files"},
+            "api": {
+                "replicas": 5,
+                "host": "media.acme.example",
+                "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
+            },
+            "scan": {"maxParallel": 2, "rescanSchedule": "30 2 * * 6"},
+            "transcription": {
+                "model": "/models-cache/ours",
+                "modelCache": "models",
+                "resources": {"requests": {"cpu": 4, "memory": "6Gi"}},
+            },
+            "namespaceQuota": {"cpu": "16", "memory": "64Gi", "pods": 40, "jobs": 100},
+        },
+        {
+            "image_pull_policy": "Always",
+            "image_pull_secrets": "registry, mirror",
+            "clamd_port": 3311,
+            "job_priority_class": "batch",
+            "api_priority_class": "serving",
+            "job_runtime_class": "gvisor",
+            "job_ttl_seconds": 60,
+            "log_level": "debug",
+            "ingress_annotations": "",
+        },
+        {"public_endpoint": "https://s3.example", "region": "eu-central-1"},
+    ),
+    "thumbnails-only": Case({"api": {"replicas": 1}, "scan": {"enabled": False}, "transcription": {"enabled": False}}),
+}
+LONGEST = Case(name="0" + "a" * 38 + "z")
+"""As long as a tenant's id may be, and it begins with a digit."""

@@ -1,0 +1,494 @@
+"""What a tenant is on a cluster.
+
+`MEDIA_UPDATE_GOLDEN=1 pytest tests/unit/test_render.py` writes golden/render/ anew: the default tenant whole, and of
+every other how it differs from that. Look at what changed before you commit it.
+"""
+
+import base64
+import copy
+import difflib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from media_api.settings import Settings as ApiSettings
+from media_core.settings import EnvironmentSettings
+from media_operator import kinds, render
+from media_operator.kinds import Object
+from media_workers.__main__ import Settings as WorkerSettings
+from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
+
+GOLDEN = Path(__file__).parent / "golden" / "render"
+EVERY = {**CASES, "longest-name": LONGEST}
+
+
+def made(case: Case) -> list[Object]:
+    """All objects but Secrets."""
+    tenant = case.tenant()
+    return case.workloads(tenant) + case.jobs(tenant)
+
+
+def one(case: Case, kind: str, part: str = "") -> Object:
+    (found,) = (each for each in made(case) if each["kind"] == kind and each["metadata"]["name"].endswith(part))
+    return found
+
+
+def worker(case: Case, kind: str) -> Object:
+    """The pod of a worker."""
+    (job,) = (each for each in made(case) if each["metadata"]["labels"].get(kinds.WORK_LABEL) == kind)
+    return dict(job["spec"]["template"]["spec"])
+
+
+def api(case: Case) -> Object:
+    """The pod of the api."""
+    return dict(one(case, "Deployment")["spec"]["template"]["spec"])
+
+
+def environment(pod: Object) -> dict[str, str]:
+    """Secret values as they will be there."""
+    (container,) = pod["containers"]
+    return {
+        each["name"]: each["value"] if "value" in each else CREDENTIALS[each["valueFrom"]["secretKeyRef"]["key"]]
+        for each in container["env"]
+    }
+
+
+def pods(case: Case) -> Iterator[Object]:
+    for each in made(case):
+        spec = each.get("spec", {})
+        template = spec.get("template") or spec.get("jobTemplate", {}).get("spec", {}).get("template")
+        if template:
+            yield template["spec"]
+
+
+# --- golden ----------------------------------------------------------------------------------------------------------
+
+
+def lines_of(case: Case) -> list[str]:
+    documents = (json.loads(json.dumps(each)) for each in made(case))  # without YAML's anchors
+    told = [yaml.safe_dump(each, width=110, sort_keys=False, default_flow_style=None) for each in documents]
+    return "---\n".join(told).splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tenants_are_what_the_golden_files_say(name: str) -> None:
+    lines = lines_of(CASES[name])
+    if name != "default":
+        lines = list(difflib.unified_diff(lines_of(CASES["default"]), lines, "default", name, n=4))
+    golden = GOLDEN / ("default.yaml" if name == "default" else f"{name}.diff")
+    if "MEDIA_UPDATE_GOLDEN" in os.environ:
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text("".join(lines), encoding="utf-8")
+    assert golden.read_text(encoding="utf-8") == "".join(lines), "look at the difference, then MEDIA_UPDATE_GOLDEN=1"
+
+
+# --- what holds for all ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_objects_come_in_the_order_of_children_and_bear_owner_and_labels(name: str) -> None:
+    case = EVERY[name]
+    order = [kinds.CHILDREN.index(kinds.of(each)) for each in case.workloads(case.tenant())]
+    assert order == sorted(order)
+    for each in made(case):
+        metadata = each["metadata"]
+        assert metadata["namespace"] == "team-acme"
+        assert metadata["labels"][kinds.MANAGED_BY] == kinds.MANAGER
+        assert metadata["labels"][kinds.TENANT_LABEL] == case.tenant().tenant_id
+        (owner,) = metadata["ownerReferences"]
+        assert (owner["kind"], owner["controller"], owner["blockOwnerDeletion"]) == ("MediaTenant", True, False)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_secret_value_is_in_anything_but_secrets(name: str) -> None:
+    case = EVERY[name]
+    told = json.dumps(made(case))
+    assert not [each for each in HIDDEN if each in told]
+    hidden = b"".join(
+        base64.b64decode(value) for each in case.secrets(case.tenant()) for value in each["data"].values()
+    )
+    assert b"hidden-password" in hidden
+    assert b"hidden-private-key" in hidden
+
+
+def test_no_pod_gets_the_signing_keys() -> None:
+    assert not [each for case in EVERY.values() for each in made(case) if "signing-keys" in json.dumps(each)]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_names_are_short_enough_for_what_kubernetes_makes_of_them(name: str) -> None:
+    for each in made(EVERY[name]) + EVERY[name].secrets(EVERY[name].tenant()):
+        assert len(each["metadata"]["name"]) <= {"CronJob": 52}.get(each["kind"], 63)
+        assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", each["metadata"]["name"])  # DNS-1035, as Services need it
+        assert all(len(value) <= 63 for value in each["metadata"]["labels"].values())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_pod_is_restricted_and_has_requests(name: str) -> None:
+    for pod in pods(EVERY[name]):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        (container,) = pod["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+        assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_api_and_workers_understand_their_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = EVERY[name]
+    told = environment(api(case))
+    with monkeypatch.context() as patched:
+        for variable, value in told.items():
+            patched.setenv(variable, value)
+        settings = ApiSettings()
+        assert settings.store.s3.bucket == case.tenant().bucket
+        assert settings.tenant.database_url.get_secret_value() == CREDENTIALS[render.DATABASE_URL]
+        assert settings.store.public_url == render.endpoint(case.tenant(), case.platform_settings)
+        grace = api(case)["terminationGracePeriodSeconds"]
+        assert grace > render.DRAIN_SECONDS + settings.server.shutdown_seconds
+    for kind in WORK:
+        with monkeypatch.context() as patched:
+            for variable, value in environment(worker(case, kind)).items():
+                patched.setenv(variable, value)
+            settings_of_worker = WorkerSettings()
+            assert settings_of_worker.store.s3.access_key_id == CREDENTIALS[render.S3_KEY_ID]
+            assert settings_of_worker.whisper.model == (
+                case.tenant().spec.transcription.model if kind == "transcribe" else "small"
+            )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_variable_is_one_that_its_process_knows(name: str) -> None:
+    known = {
+        f"{cls.model_config['env_prefix']}{field}".upper()
+        for cls in EnvironmentSettings.__subclasses__()
+        for field in cls.model_fields
+    }
+    for pod in pods(EVERY[name]):
+        assert environment(pod).keys() - known <= {"HF_HOME"}
+
+
+# --- the api ---------------------------------------------------------------------------------------------------------
+
+
+def test_new_credentials_roll_the_pods_and_rotated_keys_do_not() -> None:
+    case = CASES["default"]
+    tenant = case.tenant()
+
+    def template(**inputs: Any) -> Object:
+        (found,) = (each for each in case.workloads(tenant, **inputs) if each["kind"] == "Deployment")
+        return dict(found["spec"]["template"])
+
+    assert template(jwks='{"keys": []}') == template(jwks=JWKS)
+    assert template(credentials={**CREDENTIALS, render.S3_SECRET: "another"}) != template()
+
+
+def test_a_suspended_tenant_keeps_one_pod_of_the_same_shape_that_nothing_scales() -> None:
+    spec = {"api": {"autoscaling": {"min": 2, "max": 8}}}
+    suspended = Case({**spec, "suspended": True})
+    assert one(suspended, "Deployment")["spec"]["replicas"] == 1
+    assert api(suspended) == api(Case(spec))
+    assert not {"HorizontalPodAutoscaler", "PodDisruptionBudget"} & {each["kind"] for each in made(suspended)}
+    assert all(each["spec"]["suspend"] for each in made(suspended) if each["kind"] == "CronJob")
+
+
+def test_an_autoscaler_has_the_replicas_to_itself() -> None:
+    case = CASES["autoscaling"]
+    assert "replicas" not in one(case, "Deployment")["spec"]
+    assert one(case, "HorizontalPodAutoscaler")["spec"]["maxReplicas"] == 8
+
+
+@pytest.mark.parametrize(
+    ("api", "budget"),
+    [
+        ({"replicas": 0}, False),
+        ({"replicas": 1}, False),
+        ({"replicas": 2}, True),
+        ({"autoscaling": {"min": 1, "max": 1}}, False),
+        ({"autoscaling": {"min": 1, "max": 2}}, True),
+    ],
+)
+def test_a_disruption_budget_is_there_only_where_a_drain_can_keep_it(api: dict[str, Any], budget: bool) -> None:
+    assert ("PodDisruptionBudget" in {each["kind"] for each in made(Case({"api": api}))}) is budget
+
+
+def test_an_outage_elsewhere_restarts_no_api_pod() -> None:
+    (container,) = api(CASES["default"])["containers"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+@pytest.mark.parametrize(
+    ("spec", "platform", "endpoint"),
+    [
+        ({}, {}, "http://mt-acme.team-acme.svc"),
+        ({"api": {"host": "m.example"}}, {}, "http://m.example"),
+        ({"api": {"host": "m.example"}}, {"cluster_issuer": "ca"}, "https://m.example"),
+        ({"api": {"host": "m.example"}}, {"gateway": "edge/public"}, "https://m.example"),
+        ({}, {"gateway": "edge/public"}, "http://mt-acme.team-acme.svc"),
+    ],
+)
+def test_the_endpoint_is_the_public_host_else_the_service(
+    spec: dict[str, Any], platform: dict[str, Any], endpoint: str
+) -> None:
+    case = Case(spec, platform)
+    assert render.endpoint(case.tenant(), case.platform_settings) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("asked", "resources"),
+    [
+        ({}, {"requests": {"cpu": "100m", "memory": "384Mi"}, "limits": {"memory": "2Gi"}}),
+        ({"limits": {"memory": "256Mi"}}, {"requests": {"cpu": "100m"}, "limits": {"memory": "256Mi"}}),
+        (
+            {"requests": {"memory": "3000Mi"}},
+            {"requests": {"memory": "3000Mi", "cpu": "100m"}, "limits": {"memory": "3000Mi"}},
+        ),
+        ({"limits": {"cpu": 2}}, {"requests": {"memory": "384Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}),
+    ],
+)
+def test_defaults_fill_in_what_is_not_asked_for_and_never_contradict_it(
+    asked: dict[str, Any], resources: dict[str, Any]
+) -> None:
+    (container,) = api(Case({"api": {"resources": asked}}))["containers"]
+    assert container["resources"] == resources
+
+
+@pytest.mark.parametrize(
+    ("limit", "processes"), [("512Mi", "1"), ("1Gi", "1"), ("2Gi", "2"), ("3Gi", "3"), ("16Gi", "4")]
+)
+def test_only_as_many_pictures_are_decoded_at_once_as_fit_into_memory(limit: str, processes: str) -> None:
+    told = environment(api(Case({"api": {"resources": {"limits": {"memory": limit}}}})))
+    assert told["MEDIA_DECODING_PROCESSES"] == processes
+
+
+@pytest.mark.parametrize(
+    ("replicas", "scans", "transcriptions", "limit"), list(itertools.product((1, 2, 10), (1, 4), (2,), (40, 60, 200)))
+)
+def test_all_connections_together_stay_within_the_roles_limit(
+    replicas: int, scans: int, transcriptions: int, limit: int
+) -> None:
+    tenant = Case(
+        {
+            "api": {"replicas": replicas},
+            "scan": {"maxParallel": scans},
+            "transcription": {"maxParallel": transcriptions},
+        }
+    ).tenant()
+    for_api, for_worker = render.connections(tenant, limit)
+    pods = replicas + max(1, (replicas + 3) // 4)
+    workers = scans + transcriptions + 2 + 2
+    assert pods * for_api + workers * for_worker + render.OPERATOR_CONNECTIONS <= limit
+    assert 1 <= for_api <= 10
+    assert 1 <= for_worker <= 4
+
+
+def test_a_tenant_that_is_too_large_for_its_limit_still_gets_a_connection_for_each() -> None:
+    assert render.connections(Case({"api": {"replicas": 100}}).tenant(), 60) == (1, 2)
+    assert render.connections(Case({"scan": {"maxParallel": 50}}).tenant(), 10) == (1, 1)
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_node_and_an_outage_are_tried_again_and_a_bug_is_not() -> None:
+    spec = one(CASES["default"], "Job", "scan-0a1b2c3d")["spec"]
+    lost, ended = spec["podFailurePolicy"]["rules"]
+    assert (lost["action"], lost["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert (ended["action"], ended["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
+    assert ended["onExitCodes"]["values"] == [os.EX_TEMPFAIL, 128 + 9, 128 + 15]
+    assert spec["backoffLimit"] == 2
+
+
+def test_only_what_scans_knows_the_scanner() -> None:
+    case = CASES["default"]
+    assert {kind: "MEDIA_CLAMD_HOST" in environment(worker(case, kind)) for kind in WORK} == {
+        "scan": True,
+        "transcribe": False,
+        "thumbnail": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory"),
+    [
+        ({}, "1500Mi"),
+        ({"model": "medium"}, "3075Mi"),
+        ({"model": "Systran/faster-whisper-large-v3", "computeType": "float32"}, "10068Mi"),
+        ({"model": "/models/ours"}, "3075Mi"),
+        ({"resources": {"limits": {"memory": "5Gi"}}}, "5Gi"),
+    ],
+)
+def test_a_transcription_gets_memory_for_its_model(asked: dict[str, Any], memory: str) -> None:
+    (container,) = worker(Case({"transcription": asked}), "transcribe")["containers"]
+    assert container["resources"]["limits"]["memory"] == memory
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits"),
+    [
+        ({}, {"nvidia.com/gpu": "1"}),
+        ({"requests": {"nvidia.com/gpu": 2}}, {"nvidia.com/gpu": "2"}),
+        ({"limits": {"nvidia.com/gpu": 4}}, {"nvidia.com/gpu": "4"}),
+    ],
+)
+def test_a_gpu_is_asked_for_as_a_limit(asked: dict[str, Any], limits: dict[str, str]) -> None:
+    (container,) = worker(Case({"transcription": {"device": "cuda", "resources": asked}}), "transcribe")["containers"]
+    assert limits.items() <= container["resources"]["limits"].items()
+
+
+@pytest.mark.parametrize(
+    ("asked", "volume"),
+    [
+        ({}, {"name": "models", "emptyDir": {"sizeLimit": "20Gi"}}),
+        ({"modelCache": "kept"}, {"name": "models", "persistentVolumeClaim": {"claimName": "kept"}}),
+        ({"model": "/models/ours"}, None),
+        (
+            {"model": "/models-cache/ours", "modelCache": "kept"},
+            {"name": "models", "persistentVolumeClaim": {"claimName": "kept"}},
+        ),
+    ],
+)
+def test_models_are_kept_where_the_tenant_says(asked: dict[str, Any], volume: dict[str, Any] | None) -> None:
+    pod = worker(Case({"transcription": asked}), "transcribe")
+    found = next((each for each in pod["volumes"] if each["name"] == "models"), None)
+    assert found == volume
+    assert ("MEDIA_WHISPER_DOWNLOAD_ROOT" in environment(pod)) is (volume is not None)
+
+
+def test_a_job_waits_for_kueue_where_there_is_one() -> None:
+    queued, plain = one(CASES["gpu-kueue"], "Job", "scan-0a1b2c3d"), one(CASES["default"], "Job", "scan-0a1b2c3d")
+    assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "media"
+    assert queued["spec"]["suspend"] is True
+    assert "suspend" not in plain["spec"]
+
+
+def test_workers_reach_the_hub_only_for_models_that_are_not_there() -> None:
+    def ports(case: Case) -> set[int]:
+        _, reached = one(case, "NetworkPolicy", "-workers")["spec"]["egress"]
+        return {each["port"] for each in reached["ports"]}
+
+    assert ports(CASES["default"]) == {7070, 5432, 3310, 443}
+    assert ports(CASES["everything"]) == {7070, 5432, 3311}
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_that_somebody_edited_is_told_from_ours() -> None:
+    tenant = CASES["default"].tenant()
+    secret = render.credentials_secret(tenant, CREDENTIALS, rotation="2026-11")
+    assert render.secret_is_intact(secret)
+    assert render.secret_values(secret) == CREDENTIALS
+    assert secret["metadata"]["annotations"][kinds.ROTATE_KEYS] == "2026-11"
+    edited = copy.deepcopy(secret)
+    edited["data"][render.S3_SECRET] = base64.b64encode(b"theirs").decode()
+    emptied = {**secret, "data": None}
+    unreadable = {**secret, "data": {**secret["data"], render.S3_SECRET: "/w=="}}
+    foreign = {**secret, "metadata": {"name": "mt-acme-credentials"}}
+    assert not any(render.secret_is_intact(each) for each in (edited, emptied, unreadable, foreign))
+
+
+# --- drift -----------------------------------------------------------------------------------------------------------
+
+
+def config(**fields: Any) -> Object:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, **fields}
+
+
+def in_place(wanted: Object, live: Object) -> bool:
+    """`matches` for a live object that bears the right hash."""
+    stamped = render.stamped(wanted)
+    metadata = {**live["metadata"], "annotations": stamped["metadata"]["annotations"]}
+    return render.matches(stamped, {**live, "metadata": metadata})
+
+
+def container(**fields: Any) -> Object:
+    return config(spec={"containers": [{"name": "api", **fields}]})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "live"),
+    [
+        (config(data={"a": "1"}), config(data={"a": "1", "b": "2"})),
+        (config(spec={"value": ""}), config(spec={})),
+        (config(spec={"ingress": []}), config(spec={})),
+        (config(spec={"ingress": []}), config()),
+        (
+            container(resources={"limits": {"cpu": "1000m", "memory": "1024Mi"}}),
+            container(resources={"limits": {"cpu": "1", "memory": "1Gi"}}),
+        ),
+        (container(resources={"limits": {"cpu": "0.0001"}}), container(resources={"limits": {"cpu": "100u"}})),
+        (
+            container(env=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]),
+            container(env=[{"name": "B", "value": "2"}, {"name": "C"}, {"name": "A", "value": "1"}]),
+        ),
+        (
+            container(ports=[{"containerPort": 80, "protocol": "TCP"}]),
+            container(ports=[{"containerPort": 1}, {"containerPort": 80, "protocol": "TCP", "name": "http"}]),
+        ),
+    ],
+)
+def test_what_the_server_writes_differently_and_what_others_add_is_no_drift(wanted: Object, live: Object) -> None:
+    assert in_place(wanted, live)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "live"),
+    [
+        (config(data={"a": "1"}), config(data={"a": "2"})),
+        (config(data={"a": "1"}), config()),
+        (config(data={"a": "1000m"}), config(data={"a": "1"})),  # no quantities
+        (config(spec={"automount": False}), config(spec={})),  # whose default is true
+        (config(spec={"replicas": 0}), config(spec={})),
+        (config(spec={"flag": True}), config(spec={"flag": 1})),
+        (config(spec={"ingress": []}), config(spec={"ingress": [{}]})),
+        (config(spec={"ports": [{"port": 443}]}), config(spec={"ports": [{"port": 443}, {"port": 22}]})),
+        (config(spec={"drop": ["ALL"]}), config(spec={"drop": ["ALL", "SYS_ADMIN"]})),
+        (container(env=[{"name": "A", "value": "1"}]), container(env=[{"name": "A", "value": "2"}])),
+        (container(env=[{"name": "A", "value": "1"}]), config(spec={"containers": [{"name": "theirs"}]})),
+        (container(resources={"limits": {"cpu": "1"}}), container(resources={"limits": {"cpu": "1001m"}})),
+    ],
+)
+def test_what_somebody_changed_is_drift(wanted: Object, live: Object) -> None:
+    assert not in_place(wanted, live)
+
+
+def test_a_field_that_is_not_wanted_any_more_is_drift_by_the_hash() -> None:
+    before, now = render.stamped(config(data={"a": "1", "b": "2"})), render.stamped(config(data={"a": "1"}))
+    assert not render.matches(now, before)
+    assert render.matches(before, before)
+    assert not render.matches(now, config(data={"a": "1"}))
+
+
+def test_the_hash_is_of_the_content_not_of_the_order_of_its_keys() -> None:
+    body = config(data={"a": "1", "b": "2"})
+    turned = dict(reversed(body.items())) | {"data": {"b": "2", "a": "1"}}
+    assert render.stamped(body)["metadata"] == render.stamped(turned)["metadata"]
+    assert kinds.APPLIED not in body["metadata"].get("annotations", {})
+
+
+def test_rendering_twice_is_the_same() -> None:
+    for case in EVERY.values():
+        assert made(case) == made(case)
+
+
+def test_tenants_are_swept_at_minutes_of_their_own() -> None:
+    minutes = {one(Case(name=f"tenant-{number}"), "CronJob", "sweep")["spec"]["schedule"] for number in range(40)}
+    assert len(minutes) > 20
+    assert all(0 <= int(each.split()[0]) < 60 for each in minutes)
+
+
+def test_the_tenant_may_be_called_otherwise_than_its_resource() -> None:
+    service = one(Case({"tenantId": "acme"}, name="files"), "Service")["metadata"]
+    assert (service["name"], service["ownerReferences"][0]["name"]) == ("mt-acme", "files")
