@@ -235,7 +235,15 @@ class Installation:
         return self.psql("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenant\\_%'")
 
     def buckets(self) -> list[str]:
-        """Of the chart's own S3."""
-        pod = self.own.kubectl("get", "pods", "--selector", "app.kubernetes.io/component=s3", "--output", "name")
-        said = self.own.kubectl("exec", pod.split()[0], "--container", "gateway", "--", "ls", "/data")
+        """Of tenants, in the S3 that the operator works on, as the operator itself sees it."""
+        pod = self.own.kubectl("get", "pods", "--selector", "app.kubernetes.io/component=operator", "--output", "name")
+        said = self.own.kubectl("exec", pod.split()[0], "--", "python3", "-c", _LIST_BUCKETS)
         return [name for name in said.split() if name.startswith("media-")]
+
+
+_LIST_BUCKETS = """
+from media_operator.boto import open_client
+from media_operator.settings import StoreAdminSettings
+for bucket in open_client("s3", StoreAdminSettings()).list_buckets()["Buckets"]:
+    print(bucket["Name"])
+"""

@@ -69,5 +69,5 @@ def test_a_tenants_life(platform: Installation, namespace: Namespace) -> None:
     namespace.kubectl("delete", "mediatenant", "acme", "--timeout=120s")
     for kind in ("deployment", "service", "secret", "configmap", "cronjob", "job", "networkpolicy", "pod"):
         namespace.until_none(kind, "--selector", "media.scaiwave.io/tenant=acme")
-    assert platform.buckets() == []
-    assert platform.schemas() == []
+    assert "media-acme" not in platform.buckets()
+    assert "tenant_acme" not in platform.schemas()

@@ -299,7 +299,9 @@ async def test_the_audit_log_names_every_change_that_was_asked_for_and_by_whom(
     await api.delete(path)
 
     def written() -> list[str]:
-        return [f"{each.verb} {each.code}" for each in control_plane.writes("admin", since=mark) if namespace in each.uri]
+        return [
+            f"{each.verb} {each.code}" for each in control_plane.writes("admin", since=mark) if namespace in each.uri
+        ]
 
     async with asyncio.timeout(5):
         while len(written()) < 4:  # noqa: ASYNC110  an answer may be there a moment before its line

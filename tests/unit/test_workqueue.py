@@ -1,6 +1,7 @@
 """What is to be handled is, one key at a time, and what fails comes back later and later."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -149,7 +150,7 @@ def test_back_off_grows_up_to_its_limit_and_begins_anew_after_a_success() -> Non
         return came
 
     came = run(main())
-    waits = [later - before for before, later in zip(came, came[1:], strict=False)]
+    waits = [later - before for before, later in itertools.pairwise(came)]
     for number, wait in enumerate(waits[:11]):
         most = min(LONGEST_DELAY, FIRST_DELAY * 2**number)
         assert most / 2 <= wait <= most + 1e-6
