@@ -5,6 +5,7 @@ prepared by name, locks live as long as their transaction. So the api works behi
 """
 
 import math
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -87,13 +88,17 @@ async def _available(opening: AbstractAsyncContextManager[AsyncConnection]) -> A
         raise
 
 
+_MIGRATING = threading.Lock()
+"""Alembic keeps the migration under way in a module's globals: two at once would migrate each other's schemas."""
+
+
 def migrate(url: str) -> None:
-    """Brings the schema of the role in `url` to the newest version. Safe to call from several processes at once."""
+    """Brings the schema of the role in `url` to the newest version. Safe to call from several threads and processes."""
     config = Config()
     config.set_main_option("script_location", str(files("media_core") / "migrations"))
     engine = create_engine(url, connect_args={"connect_timeout": 5})
     try:
-        with engine.begin() as connection:
+        with _MIGRATING, engine.begin() as connection:
             connection.execute(
                 text("SELECT pg_advisory_xact_lock(:lock, hashtext(current_schema()))"),
                 {"lock": MIGRATION_LOCK & 0x7FFFFFFF},

@@ -10,10 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from media_operator.kinds import JOB, MEDIA_TENANT, Kind, Object
+from media_operator.kinds import DEPLOYMENT, JOB, MEDIA_TENANT, Kind, Object
 
 REMEMBERED = 10_000
 """Deletions that are kept in mind; what straggles comes within seconds."""
+STATUS_MATTERS = (DEPLOYMENT, JOB)
+"""Nobody looks at the other kinds' status, and some of it never rests: an autoscaler's metrics change every 15 s."""
 
 
 class TenantKey(NamedTuple):
@@ -32,13 +34,16 @@ class Cache:
         self._told: dict[TenantKey, Any] = {}
         """What the queue was last told that a MediaTenant declares. Not what is stored: the answer to our own write of
         a status brings along what somebody else changed just before, and the event of that change is then no news."""
-        self._gone: dict[tuple[Kind, Place], int] = {}
+        self._gone: dict[tuple[Kind, Place], str] = {}
         """Version at which it was seen deleted: a straggling event or answer must not bring it back."""
 
     # --- what is said -----------------------------------------------------------------------------------------------
 
     def see(self, kind: Kind, event: str | None, body: Object) -> set[TenantKey]:
-        """Takes a watch event; returns the MediaTenants to look at because of it, none if it says nothing new."""
+        """Takes a watch event; returns the MediaTenants to look at because of it, none if it says nothing new.
+
+        A MediaTenant's status is nothing new: it is our own word, and what others write there goes at the next pass.
+        """
         place = _place(body)
         if event == "DELETED":
             return self._remove(kind, place, _version(body))
@@ -56,11 +61,10 @@ class Cache:
         keys: set[TenantKey] = set()
         for body in listed:
             keys |= self.see(kind, None, body)
-        at = int(resource_version) if resource_version.isdigit() else 0
         there = {_place(body) for body in listed}
         for place in [place for place in self._objects[kind] if place not in there]:
             if namespace in (None, place.namespace):
-                keys |= self._remove(kind, place, at)
+                keys |= self._remove(kind, place, resource_version)
         return keys
 
     # --- what is known ----------------------------------------------------------------------------------------------
@@ -82,14 +86,17 @@ class Cache:
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
     def _store(self, kind: Kind, place: Place, body: Object) -> set[TenantKey]:
-        """Returns the owners, past ones too; none if something newer is known."""
+        """Returns the owners, past ones too; none if it says nothing new, or something newer is known."""
         version = _version(body)
         before = self._objects[kind].get(place)
-        if self._gone.get((kind, place), -1) >= version or (before is not None and _version(before) >= version):
-            return set()
+        for known in (self._gone.get((kind, place)), None if before is None else _version(before)):
+            if known is not None and (version == known or _is_older(version, known)):
+                return set()
         self._gone.pop((kind, place), None)
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-        self._objects[kind][place] = {**body, "metadata": metadata}
+        body = self._objects[kind][place] = {**body, "metadata": metadata}
+        if before is not None and _said(kind, body) == _said(kind, before):
+            return set()
         owners, past = _owners(body), _owners(before) if before is not None else set()
         for key in past - owners:
             self._disown(key, kind, place)
@@ -97,9 +104,9 @@ class Cache:
             self._owned[key].add((kind, place))
         return owners | past
 
-    def _remove(self, kind: Kind, place: Place, version: int) -> set[TenantKey]:
+    def _remove(self, kind: Kind, place: Place, version: str) -> set[TenantKey]:
         before = self._objects[kind].get(place)
-        if before is not None and _version(before) > version:
+        if before is not None and _is_older(version, _version(before)):
             return set()
         self._remember_gone(kind, place, version)  # known or not: an answer to our own write may still be under way
         if before is None:
@@ -125,9 +132,9 @@ class Cache:
         if not self._owned[key]:
             del self._owned[key]
 
-    def _remember_gone(self, kind: Kind, place: Place, version: int) -> None:
-        version = max(version, self._gone.pop((kind, place), 0))
-        self._gone[kind, place] = version
+    def _remember_gone(self, kind: Kind, place: Place, version: str) -> None:
+        known = self._gone.pop((kind, place), version)
+        self._gone[kind, place] = known if _is_older(version, known) else version
         if len(self._gone) > REMEMBERED:
             for oldest in list(self._gone)[: REMEMBERED // 2]:
                 del self._gone[oldest]
@@ -137,10 +144,20 @@ def _place(body: Object) -> Place:
     return Place(body["metadata"].get("namespace", ""), body["metadata"]["name"])
 
 
-def _version(body: Object) -> int:
-    """Comparable within one API server, as Kubernetes promises since 1.35 and always did."""
-    version = str(body["metadata"].get("resourceVersion", ""))
-    return int(version) if version.isdigit() else 0
+def _version(body: Object) -> str:
+    return str(body["metadata"].get("resourceVersion", ""))
+
+
+def _is_older(version: str, than: str) -> bool:
+    """Numbers that grow, as Kubernetes promises since 1.35; of others, what is said last is taken for the newest."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)
+
+
+def _said(kind: Kind, body: Object) -> Object:
+    """What may concern anybody."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "resourceVersion"}
+    said = {**body, "metadata": metadata}
+    return said if kind in STATUS_MATTERS else {**said, "status": None}
 
 
 def _owners(body: Object) -> set[TenantKey]:
@@ -148,7 +165,9 @@ def _owners(body: Object) -> set[TenantKey]:
     return {
         TenantKey(namespace, owner["name"])
         for owner in body["metadata"].get("ownerReferences", [])
-        if owner["kind"] == MEDIA_TENANT.kind and owner["apiVersion"].startswith(f"{MEDIA_TENANT.group}/")
+        if owner.get("controller")
+        and owner["kind"] == MEDIA_TENANT.kind
+        and owner["apiVersion"].startswith(f"{MEDIA_TENANT.group}/")
     }
 
 

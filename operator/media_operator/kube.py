@@ -8,6 +8,7 @@ a few times, as late as it says; so a create whose answer was lost can end as Al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -132,10 +133,10 @@ class Kube:
             if not query["continue"]:
                 return found, str(page["metadata"].get("resourceVersion", ""))
 
-    async def apply(self, kind: Kind, body: Object, *, subresource: str = "") -> Object:
+    async def apply(self, kind: Kind, body: Object, *, subresource: str = "", manager: str = MANAGER) -> Object:
         """Server-side apply: creates it, or makes exactly these fields ours and as they are here."""
         metadata = body["metadata"]
-        query = {"fieldManager": MANAGER, "force": "true"}
+        query = {"fieldManager": manager, "force": "true"}
         return await self._send(
             "PATCH", kind, metadata.get("namespace"), metadata["name"], subresource, query, body, APPLY
         )
@@ -194,8 +195,9 @@ class Kube:
                 if status < 400:
                     return answer
                 error = _error(status, answer, verb, resource, kind, namespace, name)
-                if status == 401:
-                    await _read_credentials(self._api.configuration)  # they are replaced from time to time
+                if status == 401:  # they are replaced from time to time, perhaps just now
+                    with contextlib.suppress(config.ConfigException, OSError):
+                        await _read_credentials(self._api.configuration)
                 pause = _pause(attempt, headers.get("Retry-After"))
             except (aiohttp.ClientError, TimeoutError, OSError) as failure:
                 self.observer(verb, kind.kind, 0)
@@ -224,7 +226,9 @@ async def _read_credentials(configuration: client.Configuration) -> None:
     if await asyncio.to_thread(SERVICE_ACCOUNT.exists) and "KUBECONFIG" not in os.environ:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
-        await config.load_kube_config(client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
+        await config.load_kube_config(  # type: ignore[no-untyped-call]
+            os.environ.get("KUBECONFIG"), client_configuration=configuration, persist_config=False
+        )
 
 
 def _pause(attempt: int, retry_after: str | None = None) -> float:

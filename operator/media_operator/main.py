@@ -151,7 +151,8 @@ class Operator:
         backends = Backends(
             databases.Databases(settings.database), Buckets(settings.store), open_store_keys(settings.store, cluster)
         )
-        jobs = WorkerJobs(kube, self._cache, settings.platform, settings.store, self._synced.is_set)
+        limit = settings.database.connection_limit
+        jobs = WorkerJobs(kube, self._cache, settings.platform, settings.store, limit, self._synced.is_set)
         target = KubernetesTarget(
             cluster,
             kube,
@@ -160,7 +161,7 @@ class Operator:
             jobs,
             settings.platform,
             settings.operator,
-            settings.database.connection_limit,
+            limit,
         )
         controller = Controller(
             kube, self._cache, target, backends, cluster, settings.operator, settings.platform, self._metrics

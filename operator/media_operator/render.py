@@ -695,6 +695,32 @@ def _minute(tenant: MediaTenant) -> int:
     return int(hashlib.sha256(tenant.tenant_id.encode()).hexdigest(), 16) % 60
 
 
+# --- hand-over -------------------------------------------------------------------------------------------------------
+
+HANDOVER = f"{kinds.MANAGER}-handover"
+"""Field manager of `replicas_handed_over`."""
+
+
+def replicas_handed_over(wanted: Object, live: Object) -> Object | None:
+    """What is to be applied, as `HANDOVER`, before a Deployment that leaves its replicas to the autoscaler from now on.
+
+    A field that its only manager does not apply any more falls back to its default, which is 1 here, until the
+    autoscaler's next look. None: nothing to hand over.
+    """
+    if wanted["kind"] != kinds.DEPLOYMENT.kind or "replicas" in wanted["spec"]:
+        return None
+    replicas = live["spec"].get("replicas")
+    if replicas is None:
+        return None
+    names = {name: live["metadata"][name] for name in ("name", "namespace")}
+    return {
+        "apiVersion": wanted["apiVersion"],
+        "kind": wanted["kind"],
+        "metadata": names,
+        "spec": {"replicas": replicas},
+    }
+
+
 # --- drift -----------------------------------------------------------------------------------------------------------
 
 
@@ -718,6 +744,8 @@ def _contains(live: Any, wanted: Any, field: str) -> bool:
         case dict():
             there = live if isinstance(live, dict) else {}
             of_quantities = field in _QUANTITIES
+            if field in _WHOLE and any(there[key] for key in there.keys() - wanted.keys()):
+                return False
             return all(
                 _same_quantity(there.get(key), value) if of_quantities else _contains(there.get(key), value, key)
                 for key, value in wanted.items()
@@ -745,6 +773,8 @@ def _contains_list(live: Sequence[Any], wanted: Sequence[Any], field: str) -> bo
     return all(_contains(there.get(tuple(each.get(key) for key in keys)), each, field) for each in wanted)
 
 
+_WHOLE = ("selector", "podSelector", "labelSelector", "matchLabels", "nodeSelector")
+"""Maps that belong to one manager as a whole: a label more selects something else."""
 _IDENTITIES: Mapping[str, tuple[str, ...]] = {
     "ownerReferences": ("uid",),
     "containers": ("name",),

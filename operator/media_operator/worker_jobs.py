@@ -57,12 +57,14 @@ class WorkerJobs:
         cache: Cache,
         platform: PlatformSettings,
         store: StoreAdminSettings,
+        connection_limit: int,
         is_synced: Callable[[], bool],
     ) -> None:
         self.store = store
         self._kube = kube
         self._cache = cache
         self._platform = platform
+        self._connection_limit = connection_limit
         self._is_synced = is_synced
 
     # --- for the dispatcher -----------------------------------------------------------------------------------------
@@ -102,7 +104,15 @@ class WorkerJobs:
                 # It ended without having taken the job that it was named for: the next try, by whomever, is this one.
                 digest = hashlib.sha256(f"{name}\n{job['metadata']['uid']}".encode()).hexdigest()
                 name = f"{name.rpartition('-')[0]}-{digest[:8]}"
-        body = render.job(tenant, self._platform, self.store, kind=kind, name=name, credentials=credentials)
+        body = render.job(
+            tenant,
+            self._platform,
+            self.store,
+            kind=kind,
+            name=name,
+            credentials=credentials,
+            connection_limit=self._connection_limit,
+        )
         try:
             self._cache.applied(kinds.JOB, await self._kube.create(kinds.JOB, body))
         except AlreadyExists:

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.cluster import images, kind
-from tests.cluster.api import Api, ApiError, Object, seen
+from tests.cluster.api import Api, ApiError, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker import Missing
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.installation import Installation
+from tests.cluster.operator_process import install_crd
 from tests.tools.build import BuildFailed
 
 
@@ -42,16 +42,8 @@ async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
 @pytest.fixture(scope="session")
 async def crd(control_plane: ControlPlane) -> None:
     """MediaTenant is a kind that the API server knows."""
-    definition = yaml.safe_load((Path(__file__).parents[2] / "crds" / "mediatenants.yaml").read_text(encoding="utf-8"))
-    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
     async with Api(control_plane) as api:
-        await api.apply(path, definition, manager="tests", force=True)
-        await seen(api, path, established)
-
-
-def established(definition: Object) -> bool:
-    conditions = definition.get("status", {}).get("conditions") or []
-    return any((each["type"], each["status"]) == ("Established", "True") for each in conditions)
+        await install_crd(api)
 
 
 @pytest.fixture

@@ -54,6 +54,19 @@ def rbac() -> list[Object]:
     return [each for each in yaml.safe_load_all(rendered) if each]
 
 
+async def install_crd(api: Api) -> None:
+    """Returns once the API server serves MediaTenants."""
+    definition = yaml.safe_load((ROOT / "crds" / "mediatenants.yaml").read_bytes())
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
+    await api.apply(path, definition, manager="tests", force=True)
+    await seen(api, path, _is_established)
+
+
+def _is_established(definition: Object) -> bool:
+    conditions = definition.get("status", {}).get("conditions") or []
+    return any((each["type"], each["status"]) == ("Established", "True") for each in conditions)
+
+
 @dataclass
 class Backends:
     """S3 with IAM, and PostgreSQL: real ones, which a test may stop and start again."""

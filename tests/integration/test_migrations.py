@@ -1,6 +1,7 @@
 """The migrations and the declared tables say the same, and migrating is safe from several processes at once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -9,6 +10,8 @@ from sqlmodel import SQLModel
 
 from media_core import tables
 from media_core.database import migrate
+from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.integration.api_server import new_tenant
 from tests.integration.tenancy import TenantDatabase
 
 
@@ -34,18 +37,31 @@ def test_migrating_again_and_at_once_changes_nothing(tenant_database: TenantData
 
 
 def test_an_empty_schema_may_be_migrated_by_several_at_once(tenant_database: TenantDatabase) -> None:
-    engine = create_engine(tenant_database.url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        tables_there = connection.execute(
-            text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-        ).scalars()
-        for table in list(tables_there):
-            connection.execute(text(f"DROP TABLE {table} CASCADE"))
-    engine.dispose()
+    empty(tenant_database)
     assert differences(tenant_database) != []
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrate, [tenant_database.url] * 4))
     assert differences(tenant_database) == []
+
+
+def empty(tenant: TenantDatabase) -> None:
+    engine = create_engine(tenant.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        there = connection.execute(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+        ).scalars()
+        for table in list(there):
+            connection.execute(text(f"DROP TABLE {table} CASCADE"))
+    engine.dispose()
+
+
+def test_migrations_of_many_tenants_at_once_do_not_meet(postgres: EmbeddedPostgres) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        tenants = [stack.enter_context(new_tenant(postgres)) for _ in range(8)]
+        for tenant in tenants:
+            empty(tenant)
+        list(pool.map(migrate, [tenant.url for tenant in tenants]))
+        assert [differences(tenant) for tenant in tenants] == [[]] * 8
 
 
 def test_a_tenants_role_sees_nothing_of_another_tenant(tenant_database: TenantDatabase) -> None:

@@ -454,6 +454,7 @@ def test_what_the_server_writes_differently_and_what_others_add_is_no_drift(want
         (config(spec={"flag": True}), config(spec={"flag": 1})),
         (config(spec={"ingress": []}), config(spec={"ingress": [{}]})),
         (config(spec={"ports": [{"port": 443}]}), config(spec={"ports": [{"port": 443}, {"port": 22}]})),
+        (config(spec={"podSelector": {"a": "1"}}), config(spec={"podSelector": {"a": "1", "b": "2"}})),
         (config(spec={"drop": ["ALL"]}), config(spec={"drop": ["ALL", "SYS_ADMIN"]})),
         (container(env=[{"name": "A", "value": "1"}]), container(env=[{"name": "A", "value": "2"}])),
         (container(env=[{"name": "A", "value": "1"}]), config(spec={"containers": [{"name": "theirs"}]})),

@@ -364,7 +364,11 @@ class KubernetesTarget:
             raise StepFailed("its Secrets are not there yet", "WaitingForSecrets")
         jwks_uri = await self._jwks_uri(tenant, held, fetch=False) or await self._jwks_uri(tenant, held, fetch=True)
         wanted = self._workloads(tenant, held, jwks_uri)
+        live = self._cache.children(key_of(tenant))
         for each in self._drifted(tenant, wanted):
+            there = live.get((kinds.of(each), each["metadata"]["name"]))
+            if there is not None and (handed := render.replicas_handed_over(each, there)) is not None:
+                await self._kube.apply(kinds.of(handed), handed, manager=render.HANDOVER)
             await self._apply(each)
         for kind, name in self._surplus(tenant, wanted):
             await self._delete(tenant, kind, name)
