@@ -399,6 +399,12 @@ class Case:
     def is_ours(self, seen: Bucket | Database) -> bool:
         return seen.exists and seen.owner is not None and seen.owner.relation(self.claim) == "ours"
 
+    def is_claimed(self) -> bool:
+        """Bucket or schema is ours already, or both were seen and may be had."""
+        halves = (self.observed.bucket, self.observed.database)
+        seen = [half for half in halves if not isinstance(half, Unreachable)]
+        return len(seen) == 2 or any(self.is_ours(half) for half in seen)
+
     def is_foreign(self, seen: Bucket | Database) -> bool:
         """It is there, and neither ours nor to be had."""
         if not seen.exists:
@@ -452,8 +458,8 @@ def store_key(case: Case) -> Finding | None:
         return None
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "IamUnreachable", seen.detail)
-    if blocked := case.waiting_for("BucketReady"):
-        return blocked
+    if not case.is_claimed():
+        return Finding("False", "WaitingForBucket", "whether the names are free is not known yet")
     asked = rotation_of(tenant)
     step = MakeStoreKey(tenant.tenant_id, tenant.bucket, asked)
     if not seen.current:

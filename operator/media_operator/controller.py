@@ -155,12 +155,12 @@ class Controller:
         conditions = {condition.type: condition for condition in current.conditions}
         if conditions["Accepted"].status != "True":
             return TenantStatus()
-        deployment = Held(self.cache, tenant).deployment
+        deployment, before = Held(self.cache, tenant).deployment, self.cache.tenants().get(key, {}).get("status", {})
         return TenantStatus(
             endpoint=render.endpoint(tenant, self.platform),
             bucket=tenant.bucket,
             usage=await self._coarse_usage(key, tenant, conditions["PolicyApplied"].status == "True"),
-            replicas=(deployment or {}).get("status", {}).get("replicas", 0),
+            replicas=_replicas(deployment, before.get("replicas", 0)),
             selector=f"{kinds.TENANT_LABEL}={tenant.tenant_id},app.kubernetes.io/component=api",
         )
 
@@ -316,6 +316,14 @@ class Controller:
         found = await self.kube.get(kinds.MEDIA_TENANT, namespace, name)
         # One of the same name that is there now adopts them itself.
         return found is None
+
+
+def _replicas(deployment: Object | None, before: int) -> int:
+    """Pods that there are; while they come and go, what was said before: not each of them is worth a write."""
+    if deployment is None:
+        return 0
+    replicas = deployment.get("status", {}).get("replicas", 0)
+    return int(replicas if replicas == deployment["spec"].get("replicas") else before)
 
 
 def _outcome(current: Plan) -> str:

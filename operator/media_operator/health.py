@@ -5,12 +5,11 @@ Healthy is not "a thread answers" but "what has to happen happened lately". A re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 _log = structlog.stdlib.get_logger("media.health")
 
@@ -18,19 +17,21 @@ Ages = Callable[[], Mapping[str, tuple[float, float]]]
 """What -> (seconds, limit)."""
 
 
-class Server(Protocol):
-    async def close(self) -> None: ...
-
-
-class _Running:
+class Server:
     def __init__(self, runner: web.AppRunner) -> None:
         self._runner = runner
+
+    @property
+    def port(self) -> int:
+        return int(self._runner.addresses[0][1])
 
     async def close(self) -> None:
         await self._runner.cleanup()
 
 
-async def serve(host: str, port: int, ages: Ages, *, leads: Callable[[], bool], registry: CollectorRegistry) -> Server:
+async def serve(
+    host: str, port: int, ages: Ages, *, leads: Callable[[], bool], metrics: Callable[[], Awaitable[bytes]]
+) -> Server:
     """Returns once it listens. Raises OSError where it cannot."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -43,13 +44,14 @@ async def serve(host: str, port: int, ages: Ages, *, leads: Callable[[], bool], 
     async def readyz(_: web.Request) -> web.Response:
         return web.Response(text="leader\n" if leads() else "standby\n")
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+    async def scraped(_: web.Request) -> web.Response:
+        return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", scraped)])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
-    _log.info("listening", address=f"{host}:{runner.addresses[0][1]}")
-    return _Running(runner)
+    server = Server(runner)
+    _log.info("listening", address=f"{host}:{server.port}")
+    return server

@@ -98,7 +98,7 @@ class Operator:
                 self._settings.operator.http_port,
                 self._ages,
                 leads=lambda: self._leads,
-                registry=self._metrics.registry,
+                metrics=self._metrics.text,
             )
             try:
                 return await self._stand(kube, election)

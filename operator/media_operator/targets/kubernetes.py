@@ -344,19 +344,24 @@ class KubernetesTarget:
         made = await self._backends.iam_breaker.call(
             lambda: self._backends.store_keys.make(tenant_id, bucket, keep=keep)
         )
-        added = {render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
-        await self._apply(render.credentials_secret(tenant, {**held.credentials, **added}, rotation=rotation))
+        values = {**held.credentials, render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
+        # Both are made for a new tenant, and one write of the Secret is enough.
+        values.setdefault(render.DATABASE_URL, self._new_database_url(tenant))
+        await self._apply(render.credentials_secret(tenant, values, rotation=rotation))
 
     async def _create_database(self, tenant: MediaTenant, schema: str, owner: Mark, adopt: bool) -> None:
         held = Held(self._cache, tenant)
         there = self._backends
         url = held.credentials.get(render.DATABASE_URL)
         if url is None:
-            url = there.databases.tenant_url(schema, secrets.token_urlsafe(24))
+            url = self._new_database_url(tenant)
             values = {**held.credentials, render.DATABASE_URL: url}
             await self._apply(render.credentials_secret(tenant, values, rotation=held.rotation))
         password = databases.password_of(url)
         await there.database_breaker.call(lambda: there.databases.create(schema, owner, password, adopt=adopt))
+
+    def _new_database_url(self, tenant: MediaTenant) -> str:
+        return self._backends.databases.tenant_url(tenant.schema_name, secrets.token_urlsafe(24))
 
     async def _apply_workloads(self, tenant: MediaTenant) -> None:
         held = Held(self._cache, tenant)
