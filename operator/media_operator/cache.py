@@ -6,6 +6,8 @@ which alone tell of an object that went while its watch was down. An older word 
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +16,8 @@ from media_operator.kinds import DEPLOYMENT, JOB, MEDIA_TENANT, Kind, Object
 
 REMEMBERED = 10_000
 """Deletions that are kept in mind; what straggles comes within seconds."""
+_COMMON = re.compile(r"\D{1,64}")
+"""Words that others are likely to say too. Those with digits are of the moment: versions, times, uids, hashes."""
 STATUS_MATTERS = (DEPLOYMENT, JOB)
 """Nobody looks at the other kinds' status, and some of it never rests: an autoscaler's metrics change every 15 s."""
 
@@ -94,7 +98,7 @@ class Cache:
                 return set()
         self._gone.pop((kind, place), None)
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-        body = self._objects[kind][place] = {**body, "metadata": metadata}
+        body = self._objects[kind][place] = _interned({**body, "metadata": metadata})
         if before is not None and _said(kind, body) == _said(kind, before):
             return set()
         owners, past = _owners(body), _owners(before) if before is not None else set()
@@ -158,6 +162,19 @@ def _said(kind: Kind, body: Object) -> Object:
     metadata = {name: value for name, value in body["metadata"].items() if name != "resourceVersion"}
     said = {**body, "metadata": metadata}
     return said if kind in STATUS_MATTERS else {**said, "status": None}
+
+
+def _interned(value: Any) -> Any:
+    """A copy in which equal words are one: half the memory, since all tenants' objects are nearly the same."""
+    match value:
+        case dict():
+            return {sys.intern(key): _interned(each) for key, each in value.items()}
+        case list():
+            return [_interned(each) for each in value]
+        case str() if _COMMON.fullmatch(value):
+            return sys.intern(value)
+        case _:
+            return value
 
 
 def _owners(body: Object) -> set[TenantKey]:

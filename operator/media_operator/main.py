@@ -193,6 +193,8 @@ class Operator:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
+                if task.cancelled():
+                    continue  # kopf, which a signal ends, cancels whatever else runs on its loop
                 if task.exception() is not None:
                     _log.error("part_ended", part=task.get_name())
                 task.result()  # kopf ends by itself, and without an error, only on a signal

@@ -57,6 +57,13 @@ async def test_a_pass_with_nothing_to_do_writes_nothing(own: Bench, namespace: s
     await own.operator(resync_seconds="1")
     team, id_ = Team(own, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_)
+
+    async def is_quiet() -> bool:
+        since = own.control_plane.mark()
+        await asyncio.sleep(1.5)
+        return own.control_plane.writes(USER, since=since, but="leases") == []
+
+    await until(is_quiet, 30, own.last_words)  # the last of the Deployment's own changes has been told
     mark = own.control_plane.mark()
 
     await asyncio.sleep(5)  # the absence of something: several passes
@@ -68,6 +75,7 @@ async def test_a_restart_writes_nothing(own: Bench, namespace: str) -> None:
     team, id_ = Team(own, namespace), tenant_id(namespace)
     first = await own.operator("first")
     await settled(team, "acme", tenantId=id_)
+    await asyncio.sleep(2)  # the last of the Deployment's own changes is told
     assert first.stop() == 0
     mark = own.control_plane.mark()
     second = await own.operator("second", resync_seconds="1")
