@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from media_core.spec import MediaTenant
 from media_operator.kinds import DEPLOYMENT, JOB, MEDIA_TENANT, Kind, Object
 
 REMEMBERED = 10_000
@@ -25,6 +26,10 @@ STATUS_MATTERS = (DEPLOYMENT, JOB)
 class TenantKey(NamedTuple):
     namespace: str
     name: str
+
+
+def key_of(tenant: MediaTenant) -> TenantKey:
+    return TenantKey(tenant.metadata.namespace, tenant.metadata.name)
 
 
 Place = TenantKey

@@ -31,7 +31,7 @@ from media_core.spec import (
     UsageStatus,
 )
 from media_operator import kinds, render
-from media_operator.cache import Cache, TenantKey
+from media_operator.cache import Cache, TenantKey, key_of
 from media_operator.databases import Usage
 from media_operator.dispatch import TenantQueue
 from media_operator.kinds import Object
@@ -142,11 +142,10 @@ class Controller:
         # else: what cannot be seen now stays as it was; the dispatcher itself finds the queue unreadable
 
     def _forget(self, key: TenantKey) -> None:
-        schema = self._schemas.pop(key, None)
-        if schema is not None and (served := self.served.get(schema)) is not None:
-            metadata = served.tenant.metadata
-            if TenantKey(metadata.namespace, metadata.name) == key:
-                del self.served[schema]
+        schema = self._schemas.pop(key, "")
+        served = self.served.get(schema)
+        if served is not None and key_of(served.tenant) == key:
+            del self.served[schema]
         self._usage.pop(key, None)
 
     # --- status -----------------------------------------------------------------------------------------------------

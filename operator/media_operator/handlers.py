@@ -15,7 +15,6 @@ import kopf
 from media_operator import kinds
 from media_operator.cache import Cache, TenantKey
 from media_operator.kinds import Kind
-from media_operator.settings import OperatorSettings
 from media_operator.workqueue import WorkQueue
 
 WATCHED_IN_TURN = 500
@@ -60,7 +59,7 @@ def registry(
     return registry
 
 
-def settings(operator: OperatorSettings, children: tuple[Kind, ...]) -> kopf.OperatorSettings:
+def settings(children: tuple[Kind, ...]) -> kopf.OperatorSettings:
     """kopf's, as few as serve."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False

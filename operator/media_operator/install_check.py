@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from media_core import tokens
+from media_core.canary import EICAR
 from media_core.spec import API_VERSION, KIND
 from media_operator import kinds, render
 from media_operator.kinds import Object
@@ -31,8 +32,6 @@ VERDICT_SECONDS = 180.0
 GONE_SECONDS = 180.0
 POLL_SECONDS = 1.0
 Seen = TypeVar("Seen")
-# In parts, so that a virus scanner does not take this file for the test virus, nor its compiled form.
-_EICAR = b"".join((rb"X5O!P%@AP[4\PZX54(P^)", rb"7CC)7}$EICAR-STANDARD-", rb"ANTIVIRUS-TEST-FILE!$H+H*"))
 
 
 class CheckFailed(Exception):
@@ -64,7 +63,7 @@ async def check(kube: Kube, namespace: str, name: str) -> None:
         content = secrets.token_bytes(100_000)
         await asyncio.to_thread(client.expect, content, 200)
         _say("a file was uploaded, scanned and read back")
-        await asyncio.to_thread(client.expect, _EICAR, 404)
+        await asyncio.to_thread(client.expect, EICAR, 404)
         _say("the EICAR test file is refused")
     finally:
         await _delete(kube, namespace, name)

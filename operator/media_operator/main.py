@@ -36,7 +36,7 @@ from media_operator.dispatch import FleetDispatcher, listen
 from media_operator.fleet import ClusterFleet
 from media_operator.kinds import Kind
 from media_operator.kube import Kube, KubeError
-from media_operator.lease import Election, LeaseLost
+from media_operator.lease import Election
 from media_operator.metrics import Metrics, Snapshot
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
 from media_operator.store_keys import open_store_keys
@@ -176,7 +176,7 @@ class Operator:
         parts = {
             "watches": kopf.operator(
                 registry=registry,
-                settings=handlers.settings(settings.operator, children),
+                settings=handlers.settings(children),
                 identity=cast("Any", self._identity),  # kopf's own is the user's name, and pods' users have none
                 standalone=True,
                 clusterwide=not settings.operator.namespaces,
@@ -307,7 +307,4 @@ def main() -> int:
         return 2
     logs.configure(settings.log.format, settings.log.level)
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it says of every event that it was handled
-    try:
-        return asyncio.run(Operator(settings).run())
-    except LeaseLost:
-        return 1
+    return asyncio.run(Operator(settings).run())

@@ -20,7 +20,7 @@ from media_core import plan
 from media_core.spec import MediaTenant
 from media_core.store.s3 import S3Settings
 from media_operator import kinds, render
-from media_operator.cache import Cache, TenantKey
+from media_operator.cache import Cache, key_of
 from media_operator.kinds import Object
 from media_operator.kube import AlreadyExists, Kube, KubeError
 from media_operator.settings import PlatformSettings, StoreAdminSettings
@@ -163,8 +163,9 @@ class WorkerJobs:
                 yield labels, job
 
     def _of(self, tenant: MediaTenant) -> Iterator[Object]:
-        key = TenantKey(tenant.metadata.namespace, tenant.metadata.name)
-        yield from (job for job in self._cache.jobs(key) if kinds.WORK_LABEL in job["metadata"].get("labels", {}))
+        yield from (
+            job for job in self._cache.jobs(key_of(tenant)) if kinds.WORK_LABEL in job["metadata"].get("labels", {})
+        )
 
     def _failures(self, tenant: MediaTenant, kind: str) -> list[Object]:
         """The latest Jobs of this kind that failed one after the other, oldest first."""

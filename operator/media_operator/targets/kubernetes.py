@@ -24,7 +24,7 @@ from media_core.policy import Policy
 from media_core.spec import MediaTenant
 from media_operator import buckets, canary, databases, kinds, render
 from media_operator.breaker import Breaker
-from media_operator.cache import Cache, TenantKey
+from media_operator.cache import Cache, key_of
 from media_operator.issuers import key_source
 from media_operator.kinds import Kind, Object
 from media_operator.kube import Conflict, Forbidden, Kube, KubeError
@@ -47,10 +47,6 @@ class Backends:
     database_breaker: Breaker = field(default_factory=lambda: Breaker("database"))
     store_breaker: Breaker = field(default_factory=lambda: Breaker("store"))
     iam_breaker: Breaker = field(default_factory=lambda: Breaker("iam"))
-
-
-def key_of(tenant: MediaTenant) -> TenantKey:
-    return TenantKey(tenant.metadata.namespace, tenant.metadata.name)
 
 
 class KubernetesTarget:
@@ -91,7 +87,7 @@ class KubernetesTarget:
             database=database,
             signing_keys=plan.SigningKeys(len(held.signing_keys), held.signing_rotation),
             policy=policy,
-            scanner=self._scanner(tenant, latest),
+            scanner=self._scanner(latest),
             api=await self._observe_api(tenant, held),
             workers=plan.Workers(plan.worker_shape_of(tenant), self._jobs.trouble(tenant)),
             store_key=store_key,
@@ -142,7 +138,7 @@ class KubernetesTarget:
             away = plan.Unreachable(f"PostgreSQL: {error.detail}")
             return away, away, None
 
-    def _scanner(self, tenant: MediaTenant, latest: canary.Canary | None) -> plan.Scanner:
+    def _scanner(self, latest: canary.Canary | None) -> plan.Scanner:
         return canary.judge(
             latest,
             datetime.now(UTC),
@@ -172,7 +168,7 @@ class KubernetesTarget:
     async def _observe_stopped(self, tenant: MediaTenant) -> bool | plan.Unreachable:
         if any(kind in _RUNNING for kind, _ in self._cache.children(key_of(tenant))):
             return False
-        if any(True for _ in self._cache.jobs(key_of(tenant))):
+        if self._cache.jobs(key_of(tenant)):
             return False
         try:
             return not await self._pods(tenant)
