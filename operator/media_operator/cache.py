@@ -32,6 +32,13 @@ def key_of(tenant: MediaTenant) -> TenantKey:
     return TenantKey(tenant.metadata.namespace, tenant.metadata.name)
 
 
+def claims(body: Object) -> tuple[str, str]:
+    """(tenant id, bucket) that a MediaTenant wants for itself, valid or not: as the model's defaults say it."""
+    spec = body.get("spec", {})
+    tenant_id = spec.get("tenantId") or body["metadata"]["name"]
+    return tenant_id, spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"
+
+
 Place = TenantKey
 """Of an object among those of its kind."""
 

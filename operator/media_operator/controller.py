@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from media_core.spec import (
     UsageStatus,
 )
 from media_operator import kinds, render
-from media_operator.cache import Cache, TenantKey, key_of
+from media_operator.cache import Cache, TenantKey, claims, key_of
 from media_operator.databases import Usage
 from media_operator.dispatch import TenantQueue
 from media_operator.kinds import Object
@@ -247,9 +248,11 @@ class Controller:
     ) -> Iterator[TenantFacts]:
         """Of every MediaTenant that there is, as last said."""
         now = datetime.now(UTC)
+        jobs_of: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+        for (tenant, kind, state), count in jobs.items():
+            jobs_of[tenant][kind, state] = count
         for key, body in self.cache.tenants().items():
-            spec = body.get("spec", {})
-            id_ = spec.get("tenantId") or body["metadata"]["name"]
+            id_, _ = claims(body)
             seen = self._usage.get(key)
             yield TenantFacts(
                 namespace=key.namespace,
@@ -266,7 +269,7 @@ class Controller:
                     )
                     for kind, depth in depths.get(self._schemas.get(key, ""), {}).items()
                 },
-                jobs={(kind, state): count for (tenant, kind, state), count in jobs.items() if tenant == id_},
+                jobs=jobs_of.get(id_, {}),
             )
 
     # --- when to look again -----------------------------------------------------------------------------------------
@@ -283,7 +286,8 @@ class Controller:
         self._gone.set()
         while True:
             try:
-                await asyncio.wait_for(self._gone.wait(), self.operator.resync_seconds)
+                async with asyncio.timeout(self.operator.resync_seconds):
+                    await self._gone.wait()
                 await asyncio.sleep(RETIRE_DEBOUNCE)
             except TimeoutError:
                 pass

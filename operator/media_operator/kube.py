@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,8 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TIMEOUT = aiohttp.ClientTimeout(total=30)
 PAGE = 500
 TRIES = 5
+PATIENCE = 60.0
+"""Seconds after which nothing is tried again: whoever waits for the answer has others to see to."""
 LONGEST_PAUSE = 30.0
 """Who is told to come back later than this is told so to the caller instead."""
 APPLY = "application/apply-patch+yaml"
@@ -187,6 +190,7 @@ class Kube:
             url += "?" + urlencode({key: value for key, value in query.items() if value})
         verb = VERBS.get(method, "get" if name else "list")
         resource = "/".join(part for part in (kind.plural, subresource) if part)
+        began = time.monotonic()
         for attempt in range(1, TRIES + 1):
             pause = _pause(attempt)
             try:
@@ -202,7 +206,8 @@ class Kube:
             except (aiohttp.ClientError, TimeoutError, OSError) as failure:
                 self.observer(verb, kind.kind, 0)
                 error = Unreachable(f"the Kubernetes API does not answer ({type(failure).__name__})")
-            if not isinstance(error, Unreachable) or attempt == TRIES or pause > LONGEST_PAUSE:
+            spent = time.monotonic() - began + pause > PATIENCE
+            if not isinstance(error, Unreachable) or attempt == TRIES or pause > LONGEST_PAUSE or spent:
                 raise error
             await asyncio.sleep(pause)
         raise AssertionError  # the last attempt returned or raised

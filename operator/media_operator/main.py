@@ -75,6 +75,7 @@ class Operator:
         self._heard_at = time.monotonic()
         self._synced = asyncio.Event()
         """Every kind was listed whole."""
+        self._stopping = asyncio.Event()
         self._leads = False
         self._cache = Cache()
         self._controller: Controller | None = None
@@ -106,15 +107,12 @@ class Operator:
                 await server.close()
 
     async def _stand(self, kube: Kube, election: Election) -> int:
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stopping.set)
+        self._catch_signals()
         _log.info("standing_by", identity=self._identity)
         acquired = asyncio.create_task(election.acquire())
-        stopped = asyncio.create_task(stopping.wait())
+        stopped = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([acquired, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if stopping.is_set():
+        if self._stopping.is_set():
             acquired.cancel()
             return 0
         acquired.result()
@@ -137,6 +135,11 @@ class Operator:
             await asyncio.gather(lease, return_exceptions=True)
             await election.release()
             _log.info("stopped")
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stopping.set)
 
     async def _work(self, kube: Kube) -> None:
         """Until cancelled, or until a part of it fails."""
@@ -172,6 +175,10 @@ class Operator:
         controller.is_served = dispatcher.wake
         for breaker in (backends.database_breaker, backends.store_breaker, backends.iam_breaker):
             breaker.on_close(functools.partial(self._wake_all, breaker))
+        # kopf takes the signals over as it starts, and waits 5 s for all tasks of the loop before it ends on one; until
+        # then the Lease would not be given back.
+        watching: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        watching.add_done_callback(lambda _: self._catch_signals())
         registry = handlers.registry(self._cache, self._queue, self._heard, dispatcher.job_ended, children)
         parts = {
             "watches": kopf.operator(
@@ -179,6 +186,7 @@ class Operator:
                 settings=handlers.settings(children),
                 identity=cast("Any", self._identity),  # kopf's own is the user's name, and pods' users have none
                 standalone=True,
+                ready_flag=watching,
                 clusterwide=not settings.operator.namespaces,
                 namespaces=settings.operator.namespaces,
             ),

@@ -328,7 +328,7 @@ def _autoscaler(tenant: MediaTenant) -> Object:
 def _ingress(tenant: MediaTenant, platform: PlatformSettings) -> Object:
     name, host = child_name(tenant.tenant_id), tenant.spec.api.host
     body = _object(tenant, kinds.INGRESS)
-    annotations: dict[str, str] = json.loads(platform.ingress_annotations or "{}")
+    annotations = dict(platform.ingress_annotations)
     backend = {"service": {"name": name, "port": {"name": "http"}}}
     spec: Object = {
         "rules": [{"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, Json, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
@@ -155,9 +155,10 @@ class PlatformSettings(EnvironmentSettings):
     ingress_class: str = ""
     """IngressClass of the Ingress that a tenant with `api.host` gets. Empty: the cluster's default class."""
 
-    ingress_annotations: str = (
+    ingress_annotations: Json[dict[str, str]] = Field(
         '{"nginx.ingress.kubernetes.io/proxy-body-size": "0", '
-        '"nginx.ingress.kubernetes.io/proxy-request-buffering": "off"}'
+        '"nginx.ingress.kubernetes.io/proxy-request-buffering": "off"}',
+        validate_default=True,
     )
     """A JSON object of annotations of every Ingress. Default: nginx takes uploads of any size and streams them."""
 

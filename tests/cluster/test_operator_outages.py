@@ -48,7 +48,9 @@ async def test_a_leader_that_is_stopped_hands_over_at_once(own: Bench, namespace
     replicas = {name: await own.operator(name) for name in ("one", "two")}
     await settled(team, "acme", tenantId=id_)
     leader = await holder(own)
+    told = time.monotonic()
     assert replicas[leader].stop() == 0
+    assert time.monotonic() - told < 3 * slowness()  # kopf by itself waits 5 s for what else runs
     await own.api.delete(team.path(kinds.SERVICE, f"mt-{id_}"))
     await team.seen(kinds.SERVICE, f"mt-{id_}", lambda _: True, seconds=8 * slowness())
 

@@ -126,7 +126,7 @@ CASES = {
             "job_runtime_class": "gvisor",
             "job_ttl_seconds": 60,
             "log_level": "debug",
-            "ingress_annotations": "",
+            "ingress_annotations": "{}",
         },
         {"public_endpoint": "https://s3.example", "region": "eu-central-1"},
     ),

@@ -24,7 +24,7 @@ from media_core.policy import Policy
 from media_core.spec import MediaTenant
 from media_operator import buckets, canary, databases, kinds, render
 from media_operator.breaker import Breaker
-from media_operator.cache import Cache, key_of
+from media_operator.cache import Cache, claims, key_of
 from media_operator.issuers import key_source
 from media_operator.kinds import Kind, Object
 from media_operator.kube import Conflict, Forbidden, Kube, KubeError
@@ -195,15 +195,13 @@ class KubernetesTarget:
     def _rival(self, tenant: MediaTenant) -> str | None:
         """Who has the same id or bucket and was there first."""
         mine = tenant.metadata
-        claims = {"tenantId": tenant.tenant_id, "bucket": tenant.bucket}
         for key, other in self._cache.tenants().items():
             metadata = other["metadata"]
             if metadata["uid"] == mine.uid:
                 continue
-            spec = other.get("spec", {})
-            tenant_id = spec.get("tenantId") or metadata["name"]
-            theirs = {"tenantId": tenant_id, "bucket": spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"}
-            same = [f"{name} {value}" for name, value in claims.items() if theirs[name] == value]
+            tenant_id, bucket = claims(other)
+            same = [f"tenantId {tenant_id}"] if tenant_id == tenant.tenant_id else []
+            same += [f"bucket {bucket}"] if bucket == tenant.bucket else []
             first = (metadata["creationTimestamp"], metadata["uid"]) < (mine.creation_timestamp or "", mine.uid)
             if same and first:
                 return f"MediaTenant {key.namespace}/{key.name} was there first and has {' and '.join(same)}"
