@@ -124,6 +124,8 @@ class Workers:
     """What they were last told; None: nothing yet."""
     trouble: Mapping[str, str] = field(default_factory=dict)
     """Kind of work -> why its workers keep failing."""
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    """Kind of work -> why a worker has not come up for minutes."""
 
 
 @dataclass(frozen=True)
@@ -552,6 +554,8 @@ def workers(case: Case) -> Finding:
         return Finding("True", "Suspended", "spec.suspended is true: no worker starts")
     if seen.trouble:
         return Finding("False", "CrashLoop", "; ".join(seen.trouble.values()))
+    if seen.waiting:
+        return Finding("False", "WorkersPending", "; ".join(seen.waiting.values()))
     return Finding("True", "OnDemand", "up to " + ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items()))
 
 

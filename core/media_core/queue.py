@@ -139,8 +139,11 @@ SELECT kind,
         SELECT concat_ws(' ', job_id, attempts, extract(epoch FROM run_after)) FROM {job} AS next
         WHERE next.kind = job.kind AND status IN ('queued','running') AND {ready}
         ORDER BY priority DESC, run_after, job_id LIMIT 1
-    ) AS head
-FROM {job} AS job WHERE status IN ('queued','running') GROUP BY kind
+    ) AS head,
+    count(*) FILTER (WHERE status = 'failed') AS failed
+FROM {job} AS job
+WHERE status IN ('queued','running') OR (status = 'failed' AND finished_at > now() - interval '1 hour')
+GROUP BY kind
 """
 # What the rest of the schema must know when a job ends without its result: nothing stays "being made" for ever, and
 # content whose scan failed is closed with the reason "error".
@@ -195,10 +198,15 @@ class Depth:
     oldest: datetime | None = None
     head: str | None = None
     """Which job would be leased next, and which turn of it: each attempt, and each hand-back, is another one."""
+    failed: int = 0
+    """Ended as failed within the last hour."""
 
 
 def depth_query(job: str = "job") -> str:
-    """SQL for one row a kind that has open jobs: `kind` and the fields of `Depth`. `job` is the table, quoted."""
+    """SQL for one row a kind that has open jobs or lately failed ones: `kind` and the fields of `Depth`.
+
+    `job` is the table, quoted.
+    """
     return _DEPTH.format(job=job, ready=_READY)
 
 
@@ -359,7 +367,9 @@ class Queue:
         """For each kind; raises Unavailable rather than answering zero when the database is away."""
         async with self._database.transaction() as tx:
             rows = await tx.execute(text(depth_query()))
-            found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head) for row in rows}
+            found = {
+                row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head, row.failed) for row in rows
+            }
         return {kind: found.get(kind, Depth()) for kind in KINDS}
 
 

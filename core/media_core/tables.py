@@ -158,6 +158,7 @@ class Job(SQLModel, table=True):
             postgresql_where=text("status IN ('queued','running')"),
         ),
         Index("job_owner", "owner", "job_id"),
+        Index("job_failed", "finished_at", postgresql_where=text("status = 'failed'")),
     )
 
     job_id: str = Field(primary_key=True, sa_type=Text)

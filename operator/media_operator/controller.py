@@ -40,7 +40,7 @@ from media_operator.kube import Kube, KubeError, NotFound
 from media_operator.metrics import Metrics, TenantFacts
 from media_operator.reconcile import reconcile
 from media_operator.settings import OperatorSettings, PlatformSettings
-from media_operator.targets.kubernetes import Backends, Held, KubernetesTarget
+from media_operator.targets.kubernetes import LATE_SECONDS, Backends, Held, KubernetesTarget
 
 _log = structlog.stdlib.get_logger("media.controller")
 
@@ -111,7 +111,7 @@ class Controller:
         self.metrics.reconciled(outcome, time.monotonic() - started)
         if outcome == "unsettled":
             raise NotSettled(_summary(current).message)
-        return self._next_look(current)
+        return self._next_look(tenant, current)
 
     async def _delete(self, key: TenantKey, body: Object, tenant: MediaTenant) -> float | None:
         self._forget(key)
@@ -266,6 +266,7 @@ class Controller:
                         depth.leased,
                         depth.waiting,
                         (now - depth.oldest).total_seconds() if depth.oldest else 0.0,
+                        depth.failed,
                     )
                     for kind, depth in depths.get(self._schemas.get(key, ""), {}).items()
                 },
@@ -274,10 +275,12 @@ class Controller:
 
     # --- when to look again -----------------------------------------------------------------------------------------
 
-    def _next_look(self, current: Plan) -> float:
+    def _next_look(self, tenant: MediaTenant, current: Plan) -> float:
         if _summary(current).status != "True" and _summary(current).reason not in ("Suspended", "ScaledToZero"):
             return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
-        return min(self.operator.resync_seconds, self.operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
+        usual = min(self.operator.resync_seconds, self.operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
+        # Of a pod that does not come up no event tells.
+        return min([usual, *(max(LATE_SECONDS - age, 1.0) for age in self.target.workers_starting(tenant))])
 
     # --- what tenants that are gone left behind ---------------------------------------------------------------------
 

@@ -118,14 +118,14 @@ class Databases:
     # --- schema and role ------------------------------------------------------------------------------------------
 
     async def observe(self, schema: str) -> plan.Database:
-        """The facts `plan` asks for; `complete` also asks that the role may log in and was not retired."""
+        """The facts `plan` asks for; `complete` also asks that the role may log in, has its tables, was not retired."""
         async with self._administering() as tx:
             marks = await _marks(tx, schema)
-            rows = await _execute(tx, "SELECT rolcanlogin FROM pg_roles WHERE rolname = {}", schema)
+            rows = await _execute(tx, _ROLE, sql.SQL(_RESTORED).format(schema), schema)
         owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
         return plan.Database(
             exists=bool(marks),
-            complete=len(marks) == 2 and rows[0].rolcanlogin and owner is not None and not owner.retained,
+            complete=len(marks) == 2 and rows[0].is_complete and owner is not None and not owner.retained,
             owner=owner,
             revision=await self._revision(schema) if owner is not None else None,
             known_revisions=known_revisions(),
@@ -155,9 +155,8 @@ class Databases:
                 await _execute(tx, "CREATE SCHEMA {}", name)
             await _execute(tx, "GRANT USAGE, CREATE ON SCHEMA {} TO {}", name, role)
             await _write_marks(tx, schema, mark, ("schema", "role"))
-            if "role" not in marks:  # restored from a dump without its roles
-                for table in await _execute(tx, _TABLES, schema):
-                    await _execute(tx, "ALTER TABLE {} OWNER TO {}", sql.Identifier(schema, table.name), role)
+            for table in await _execute(tx, _RESTORED, schema):
+                await _execute(tx, "ALTER TABLE {} OWNER TO {}", sql.Identifier(schema, table.name), role)
 
     async def migrate(self, schema: str, url: str) -> None:
         """Brings the schema to the newest version, as the tenant's own role (`url`), and lets the reader see it."""
@@ -381,9 +380,13 @@ _ALL_MARKS = """
 SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace
 WHERE starts_with(nspname, 'tenant_')
 """
-_TABLES = """
-SELECT relname AS name FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p')
+_RESTORED = """
+SELECT relname AS name FROM pg_class JOIN pg_roles ON rolname = {0}
+WHERE relnamespace = to_regnamespace(quote_ident({0})) AND relkind IN ('r','p')
+    AND relowner <> pg_roles.oid AND pg_has_role(relowner, 'USAGE')
 """
+# The operator's own tables in a tenant's schema: a dump that names no owners was restored by the operator's role.
+_ROLE = "SELECT rolcanlogin AND NOT EXISTS ({}) AS is_complete FROM pg_roles WHERE rolname = {}"
 _READABLE_SCHEMAS = """
 SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r'
@@ -467,7 +470,7 @@ def _whose(name: str, *marks: Mark | None) -> str:
 
 
 def _depths(rows: Iterable[Row[Any]]) -> Mapping[str, Depth]:
-    found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head) for row in rows}
+    found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head, row.failed) for row in rows}
     return {kind: found.get(kind, Depth()) for kind in KINDS}
 
 

@@ -38,6 +38,7 @@ from media_operator.kinds import Kind
 from media_operator.kube import Kube, KubeError
 from media_operator.lease import Election
 from media_operator.metrics import Metrics, Snapshot
+from media_operator.scanner_version import ScannerVersion
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
 from media_operator.store_keys import open_store_keys
 from media_operator.targets.kubernetes import Backends, KubernetesTarget
@@ -81,6 +82,7 @@ class Operator:
         self._controller: Controller | None = None
         self._dispatcher: FleetDispatcher | None = None
         self._jobs: WorkerJobs | None = None
+        self._scanner = ScannerVersion(settings.platform.clamd_host, settings.platform.clamd_port)
         self._queue: WorkQueue[TenantKey] = WorkQueue(quiet=(NotSettled, KubeError, Unavailable))
 
     async def run(self) -> int:
@@ -195,6 +197,7 @@ class Operator:
             "dispatch": dispatcher.run(),
             "listen": listen(lambda: settings.database.url.get_secret_value(), dispatcher.wake),
             "usage": self._follow_usage(controller, backends),
+            "scanner": self._scanner.run(),
             "retire": self._once_synced(controller.retire_gone()),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
@@ -298,7 +301,8 @@ class Operator:
         age = time.monotonic() - self._heard_at
         if not self._leads or self._controller is None:
             return Snapshot(self._leads, age)
-        return Snapshot(True, age, self._controller.facts(self._dispatcher_depths(), self._jobs_by_state()))
+        tenants = self._controller.facts(self._dispatcher_depths(), self._jobs_by_state())
+        return Snapshot(True, age, tenants, self._scanner.up, self._scanner.age())
 
     def _dispatcher_depths(self) -> Mapping[str, Mapping[str, Depth]]:
         return self._dispatcher.depths if self._dispatcher is not None else {}

@@ -24,14 +24,15 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 @dataclass(frozen=True)
 class TenantFacts:
-    """`conditions`: type -> status; `queues`: kind -> (ready, leased, waiting, seconds that the oldest waits)."""
+    """`conditions`: type -> status; `queues`: kind -> (ready, leased, waiting, seconds that the oldest waits,
+    failed in the last hour)."""
 
     namespace: str
     tenant: str
     conditions: Mapping[str, str] = field(default_factory=dict)
     used_bytes: int | None = None
     quota_bytes: int | None = None
-    queues: Mapping[str, tuple[int, int, int, float]] = field(default_factory=dict)
+    queues: Mapping[str, tuple[int, int, int, float, int]] = field(default_factory=dict)
     jobs: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(kind, running | failed) -> how many."""
 
@@ -42,6 +43,10 @@ class Snapshot:
     heard_seconds: float
     """Since the last watch event."""
     tenants: Iterable[TenantFacts] = ()
+    clamd_up: bool | None = None
+    """None: it was not asked yet, or not by this replica."""
+    signatures_age_seconds: float | None = None
+    """Since clamd's virus signatures were built; None: not known."""
 
 
 class Metrics:
@@ -98,6 +103,14 @@ def _families(now: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "media_watch_last_event_age_seconds", "Since the last watch event.", value=now.heard_seconds
     )
+    if now.clamd_up is not None:
+        yield GaugeMetricFamily("media_clamd_up", "1 if clamd says its version.", value=now.clamd_up)
+    if now.signatures_age_seconds is not None:
+        yield GaugeMetricFamily(
+            "media_clamd_signatures_age_seconds",
+            "Since the virus signatures were built that clamd works with; of several replicas, one's.",
+            value=now.signatures_age_seconds,
+        )
     at = ["tenant", "namespace"]
     conditions = GaugeMetricFamily(
         "media_tenant_condition", "1 for the status that a condition has.", labels=[*at, "type", "status"]
@@ -107,6 +120,9 @@ def _families(now: Snapshot) -> Iterator[Metric]:
     depth = GaugeMetricFamily("media_queue_depth", "Jobs in the queue.", labels=[*at, "kind", "state"])
     oldest = GaugeMetricFamily(
         "media_queue_oldest_seconds", "How long the oldest ready job has waited.", labels=[*at, "kind"]
+    )
+    failed_jobs = GaugeMetricFamily(
+        "media_queue_failed_last_hour", "Jobs that ended as failed within the last hour.", labels=[*at, "kind"]
     )
     jobs = GaugeMetricFamily("media_jobs", "Worker Jobs on the cluster.", labels=[*at, "kind", "state"])
     told = set()
@@ -122,10 +138,11 @@ def _families(now: Snapshot) -> Iterator[Metric]:
             used.add_metric(who, facts.used_bytes)
         if facts.quota_bytes is not None:
             quota.add_metric(who, facts.quota_bytes)
-        for kind, (ready, leased, waiting, age) in facts.queues.items():
+        for kind, (ready, leased, waiting, age, failed) in facts.queues.items():
             for state, count in (("ready", ready), ("leased", leased), ("waiting", waiting)):
                 depth.add_metric([*who, kind, state], count)
             oldest.add_metric([*who, kind], age)
+            failed_jobs.add_metric([*who, kind], failed)
         for (kind, state), count in facts.jobs.items():
             jobs.add_metric([*who, kind, state], count)
-    yield from (conditions, used, quota, depth, oldest, jobs)
+    yield from (conditions, used, quota, depth, oldest, failed_jobs, jobs)

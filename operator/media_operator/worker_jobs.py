@@ -134,6 +134,16 @@ class WorkerJobs:
                 found[kind] = f"{len(failures)} {kind} Job(s) in a row failed, the last was {name}: {words}"
         return found
 
+    def starting(self, tenant: MediaTenant) -> Mapping[str, float]:
+        """Kind of work -> seconds for which a Job has had a pod that does not run yet, the longest."""
+        found: dict[str, float] = {}
+        for job in self._of(tenant):
+            status = job.get("status", {})
+            if status.get("active", 0) > status.get("ready", 0) and not is_finished(job):
+                kind, age = job["metadata"]["labels"][kinds.WORK_LABEL], time.time() - _started_at(job)
+                found[kind] = max(age, found.get(kind, 0.0))
+        return found
+
     def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
         """Whether a Job may still work with keys that were replaced since."""
         told = render.credentials_hash(credentials)
@@ -177,6 +187,11 @@ class WorkerJobs:
         for job in ended:
             failures = [*failures, job] if has_failed(job) else []
         return failures
+
+
+def _started_at(job: Object) -> float:
+    started = job.get("status", {}).get("startTime") or job["metadata"]["creationTimestamp"]
+    return datetime.fromisoformat(started).timestamp()
 
 
 def _ended_at(job: Object) -> float:

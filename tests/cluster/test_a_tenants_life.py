@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from media_core.spec import schema_of
 from tests.cluster import images
-from tests.cluster.installation import Installation, Namespace
+from tests.cluster.installation import Installation
+from tests.cluster.namespace import Namespace
 
 pytestmark = pytest.mark.node
 
@@ -36,6 +38,8 @@ def test_a_tenants_life(platform: Installation, namespace: Namespace) -> None:
     manifest["spec"]["transcription"]["model"] = "/models/tiny-words"  # no model hub is reached from here
     manifest["spec"]["transcription"]["resources"] = {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}
     manifest["spec"]["storage"] = {"deletionPolicy": "Delete"}
+    # Everything of it bears its id; the one in the sample may be taken on this cluster, by `make demo`.
+    manifest["spec"]["tenantId"] = id_ = f"acme-{namespace.name[-6:]}"
     namespace.apply(manifest)
 
     # 2. ... and waits until it is ready: bucket, key, schema, api, and a scanner that has found a test virus.
@@ -44,7 +48,7 @@ def test_a_tenants_life(platform: Installation, namespace: Namespace) -> None:
     name, ready, reason, *_ = namespace.kubectl("get", "mt", "--no-headers").split()
     assert (name, ready, reason) == ("acme", "True", "Serving")
 
-    with namespace.reaching("mt-acme") as acme:
+    with namespace.reaching(f"mt-{id_}") as acme:
         # 3. A photo goes up, is scanned by a Job, and comes down as it was, with a thumbnail.
         photo = acme.upload(PHOTO.read_bytes(), "photo.jpg", "image/jpeg")
         verdict = acme.until(photo, lambda about: about["scan_status"] == "clean")
@@ -68,6 +72,6 @@ def test_a_tenants_life(platform: Installation, namespace: Namespace) -> None:
     # 7. It is deleted, with all its data, as its manifest says.
     namespace.kubectl("delete", "mediatenant", "acme", "--timeout=120s")
     for kind in ("deployment", "service", "secret", "configmap", "cronjob", "job", "networkpolicy", "pod"):
-        namespace.until_none(kind, "--selector", "media.scaiwave.io/tenant=acme")
-    assert "media-acme" not in platform.buckets()
-    assert "tenant_acme" not in platform.schemas()
+        namespace.until_none(kind, "--selector", f"media.scaiwave.io/tenant={id_}")
+    assert f"media-{id_}" not in platform.buckets()
+    assert schema_of(id_) not in platform.schemas()

@@ -27,12 +27,13 @@ from pydantic_settings import BaseSettings
 
 from media_core.settings import LogSettings
 from media_core.spec import MediaTenant
-from media_operator import kinds, render
+from media_operator import install_check, kinds, render
 from media_operator.embedded import clamd as embedded
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
 from tests.cluster.api import Api, Object, seen
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.installation import NAMESPACE, RELEASE, Installation
+from tests.cluster.installation import RELEASE, Installation
+from tests.cluster.namespace import PLATFORM
 from tests.tools import build
 
 ROOT = Path(__file__).parents[2]
@@ -291,6 +292,7 @@ def test_every_value_is_explained_where_it_comes_first() -> None:
         ("s3.credentials=sts", "credentials"),
         ("s3.endpoint=s3.example", "endpoint"),
         ("clamd.limits.contentMib=4000", "contentMib"),
+        ("installCheck.transcription.modle=tiny", "modle"),
     ],
 )
 def test_a_value_that_is_wrong_is_refused_by_its_name(setting: str, named: str) -> None:
@@ -549,13 +551,35 @@ async def test_uninstalling_is_refused_with_the_names_of_the_tenants(
     assert await checked() == (0, "")
 
 
+# --- helm test --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "enabled", "model"),
+    [
+        ((), True, "small"),
+        (("installCheck.transcription.model=/models/tiny-words",), True, "/models/tiny-words"),
+        (("installCheck.transcription.enabled=false",), False, "small"),
+    ],
+)
+def test_values_say_whether_helm_test_transcribes_and_with_what(
+    settings: tuple[str, ...], enabled: bool, model: str
+) -> None:
+    (container,) = one("Pod", "media-test", "default", *settings)["spec"]["containers"]
+    asked = install_check.arguments([*container["command"][3:], *container.get("args", [])])
+    tenant = MediaTenant.model_validate(install_check.manifest(**vars(asked)))
+    assert (tenant.metadata.namespace, tenant.metadata.name) == ("media-system", "media-test")
+    assert (tenant.spec.transcription.enabled, tenant.spec.transcription.model) == (enabled, model)
+
+
 # --- on a cluster -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.node
-def test_helm_test_makes_a_tenant_and_sees_a_virus_refused(platform: Installation) -> None:
-    said = platform.cluster.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "300s", "--logs")
+def test_helm_test_makes_a_tenant_sees_a_virus_refused_and_has_a_recording_transcribed(platform: Installation) -> None:
+    said = platform.cluster.helm("test", RELEASE, "--namespace", PLATFORM, "--timeout", "300s", "--logs")
     assert "the EICAR test file is refused" in said
+    assert "a recording was transcribed: good evening team please open the new report" in said
     assert "the tenant is deleted" in said
 
 
@@ -568,7 +592,7 @@ def test_a_refused_uninstallation_removes_nothing_and_says_how_to_go_on(platform
         namespace.apply(tenant | {"spec": {}})
         before = platform.own.kubectl(*installed)
         with pytest.raises(subprocess.CalledProcessError) as refused:
-            platform.cluster.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--timeout", "120s")
+            platform.cluster.helm("uninstall", RELEASE, "--namespace", PLATFORM, "--timeout", "120s")
         said = refused.value.stderr + refused.value.stdout
         (rollback,) = re.findall(r"helm (rollback [\w -]+)", said)
         platform.cluster.helm(*rollback.split())

@@ -1,29 +1,21 @@
 """Pods run for real: the bench's own tests, on the project's images and the services beside them."""
 
-import json
 import secrets
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster import images
 from tests.cluster.kind import Cluster
 from tests.cluster.machine import slowness
+from tests.cluster.namespace import Namespace, body, pod, pod_spec
 
 pytestmark = pytest.mark.node
 
 SERVICES = Path(__file__).parent / "services"
-RESTRICTED = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,84 +24,13 @@ def loaded(cluster: Cluster) -> Cluster:
     return cluster
 
 
-class Workspace:
-    """A namespace that admits restricted pods only."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.name = f"test-{secrets.token_hex(4)}"
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        metadata = {"name": self.name, "labels": labels}
-        cluster.kubectl("create", "--filename", "-", given=yaml.safe_dump(_object("v1", "Namespace", metadata)))
-        # Pods made before their namespace has this account would be refused.
-        self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
-
-    def kubectl(self, *arguments: str, given: str | None = None) -> str:
-        return self.cluster.kubectl("--namespace", self.name, *arguments, given=given)
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        self.kubectl("apply", "--filename", "-", given=yaml.safe_dump_all(objects))
-
-    def get(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", name, "--output", "json"))
-        return found
-
-    def wait(self, name: str, condition: str, seconds: int = 60) -> None:
-        """Raises with what is known about the object when that never comes."""
-        try:
-            self.kubectl("wait", name, f"--for={condition}", f"--timeout={seconds}s")
-        except subprocess.CalledProcessError as failed:
-            events = self.kubectl("get", "events", "--sort-by=.lastTimestamp")
-            logs = self.cluster.kubectl("logs", "--namespace", self.name, name, "--all-containers", check=False)
-            pods = self.kubectl("get", "pods", "--output", "wide")
-            raise AssertionError(f"{failed.stderr}\n{pods}\n{logs}\n{events}") from None
-
-    def run(self, script: str, **environment: str) -> str:
-        """What a Python script prints in a pod of its own, in the api's image."""
-        name = f"run-{secrets.token_hex(3)}"
-        running = pod(name, "python3", "-c", script, environment=environment)
-        # kube-proxy may not know yet that a Service has pods; a client that is refused tries again.
-        running["spec"]["restartPolicy"] = "OnFailure"
-        self.apply(running)
-        self.wait(f"pod/{name}", "jsonpath={.status.phase}=Succeeded")
-        return self.kubectl("logs", name).strip()
-
-
 @pytest.fixture
-def workspace(loaded: Cluster) -> Iterator[Workspace]:
-    workspace = Workspace(loaded)
-    yield workspace
-    loaded.kubectl("delete", "namespace", workspace.name, "--wait=false")
+def workspace(loaded: Cluster) -> Iterator[Namespace]:
+    with Namespace.new(loaded, "test") as workspace:
+        yield workspace
 
 
-def _object(version: str, kind: str, metadata: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
-
-
-def pod_spec(*command: str, environment: dict[str, str] | None = None, **container: Any) -> dict[str, Any]:
-    return {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [
-            {
-                "name": "main",
-                "image": images.tag("api"),
-                "command": list(command),
-                "env": [{"name": name, "value": value} for name, value in (environment or {}).items()],
-                "securityContext": RESTRICTED,
-                **container,
-            }
-        ],
-    }
-
-
-def pod(name: str, *command: str, **more: Any) -> dict[str, Any]:
-    return _object("v1", "Pod", {"name": name}, spec=pod_spec(*command, **more))
-
-
-def test_a_deployment_is_answered_by_its_services_name_from_another_pod(workspace: Workspace) -> None:
+def test_a_deployment_is_answered_by_its_services_name_from_another_pod(workspace: Namespace) -> None:
     server = ("python3", "-m", "http.server", "8080", "--directory", "/opt/app")
     probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}
     spec = pod_spec(*server, readinessProbe=probe)
@@ -117,10 +38,10 @@ def test_a_deployment_is_answered_by_its_services_name_from_another_pod(workspac
     template = {"metadata": {"labels": {"app": "web"}}, "spec": spec}
     selector = {"matchLabels": {"app": "web"}}
     workspace.apply(
-        _object(
+        body(
             "apps/v1", "Deployment", {"name": "web"}, spec={"replicas": 2, "selector": selector, "template": template}
         ),
-        _object(
+        body(
             "v1",
             "Service",
             {"name": "web"},
@@ -137,16 +58,16 @@ def test_a_deployment_is_answered_by_its_services_name_from_another_pod(workspac
     assert "GET / HTTP" in workspace.kubectl("logs", "--selector", "app=web", "--tail", "-1")
 
 
-def test_a_job_runs_and_goes_after_its_ttl(workspace: Workspace) -> None:
+def test_a_job_runs_and_goes_after_its_ttl(workspace: Namespace) -> None:
     template = {"spec": pod_spec("python3", "-c", "print('done')")}
     spec = {"ttlSecondsAfterFinished": 2, "backoffLimit": 0, "template": template}
-    workspace.apply(_object("batch/v1", "Job", {"name": "short"}, spec=spec))
+    workspace.apply(body("batch/v1", "Job", {"name": "short"}, spec=spec))
     workspace.wait("job/short", "condition=Complete")
     assert workspace.kubectl("logs", "job/short").strip() == "done"
     workspace.wait("job/short", "delete", 30)
 
 
-def test_a_container_that_takes_too_much_memory_is_seen_as_oomkilled(workspace: Workspace) -> None:
+def test_a_container_that_takes_too_much_memory_is_seen_as_oomkilled(workspace: Namespace) -> None:
     greedy = ("python3", "-c", "taken = bytearray(200 << 20); print(len(taken))")
     workspace.apply(pod("greedy", *greedy, resources={"limits": {"memory": "64Mi"}}))
     workspace.wait("pod/greedy", "jsonpath={.status.phase}=Failed")
@@ -154,9 +75,9 @@ def test_a_container_that_takes_too_much_memory_is_seen_as_oomkilled(workspace: 
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
 
 
-def test_what_a_claim_holds_outlives_the_pod_that_wrote_it(workspace: Workspace) -> None:
+def test_what_a_claim_holds_outlives_the_pod_that_wrote_it(workspace: Namespace) -> None:
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Mi"}}}
-    workspace.apply(_object("v1", "PersistentVolumeClaim", {"name": "data"}, spec=claim))
+    workspace.apply(body("v1", "PersistentVolumeClaim", {"name": "data"}, spec=claim))
 
     def visit(name: str, script: str) -> str:
         visitor = pod(name, "python3", "-c", script, volumeMounts=[{"name": "data", "mountPath": "/data"}])
@@ -171,7 +92,7 @@ def test_what_a_claim_holds_outlives_the_pod_that_wrote_it(workspace: Workspace)
     assert visit("reader", "print(open('/data/kept').read())") == "kept"
 
 
-def test_helm_installs_a_chart(loaded: Cluster, workspace: Workspace, tmp_path: Path) -> None:
+def test_helm_installs_a_chart(loaded: Cluster, workspace: Namespace, tmp_path: Path) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: trivial\nversion: 0.1.0\nkubeVersion: '>=1.30.0-0'\n")
     (tmp_path / "templates/greeting.yaml").write_text(
@@ -188,7 +109,7 @@ def test_helm_installs_a_chart(loaded: Cluster, workspace: Workspace, tmp_path: 
     ("image", "module"),
     [("api", "media_api.app"), ("workers", "media_workers.drain"), ("operator", "media_operator.reconcile")],
 )
-def test_the_projects_images_hold_what_they_run_and_no_compiler(workspace: Workspace, image: str, module: str) -> None:
+def test_the_projects_images_hold_what_they_run_and_no_compiler(workspace: Namespace, image: str, module: str) -> None:
     look = f"""
 import importlib, os, pathlib, shutil
 importlib.import_module({module!r})
@@ -214,7 +135,7 @@ def test_a_changed_source_is_in_the_cluster_within_15_seconds(loaded: Cluster, t
     assert took < 15 * slowness()
 
 
-def test_versitygw_gives_a_key_to_a_user_for_one_prefix_alone(workspace: Workspace) -> None:
+def test_versitygw_gives_a_key_to_a_user_for_one_prefix_alone(workspace: Namespace) -> None:
     workspace.kubectl("apply", "--filename", str(SERVICES / "s3.yaml"))
     workspace.wait("deployment/s3", "condition=Available")
     script = """
@@ -231,17 +152,17 @@ policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "
 iam.put_user_policy(UserName="acme", PolicyName="own", PolicyDocument=json.dumps(policy))
 key = iam.create_access_key(UserName="acme")["AccessKey"]
 scoped = s3(dict(root, aws_access_key_id=key["AccessKeyId"], aws_secret_access_key=key["SecretAccessKey"]))
-scoped.put_object(Bucket="acme", Key="tenant/acme/one", Body=b"1")
-print(scoped.get_object(Bucket="acme", Key="tenant/acme/one")["Body"].read())
+scoped.putbody(Bucket="acme", Key="tenant/acme/one", Body=b"1")
+print(scoped.getbody(Bucket="acme", Key="tenant/acme/one")["Body"].read())
 try:
-    scoped.put_object(Bucket="acme", Key="tenant/other/one", Body=b"1")
+    scoped.putbody(Bucket="acme", Key="tenant/other/one", Body=b"1")
 except scoped.exceptions.ClientError as error:
     print(error.response["Error"]["Code"])
 """
     assert workspace.run(script).split("\n") == ["b'1'", "AccessDenied"]
 
 
-def test_minio_takes_its_place_by_a_switch(workspace: Workspace) -> None:
+def test_minio_takes_its_place_by_a_switch(workspace: Namespace) -> None:
     workspace.cluster.load(*images.make(workspace.cluster.docker, "minio"))
     workspace.kubectl("apply", "--filename", str(SERVICES / "minio.yaml"))
     workspace.wait("deployment/s3", "condition=Available")
@@ -250,13 +171,13 @@ import boto3
 root = dict(aws_access_key_id="root", aws_secret_access_key="root-secret-of-the-tests", region_name="us-east-1")
 s3 = boto3.client("s3", endpoint_url="http://s3:7070", **root)
 s3.create_bucket(Bucket="acme")
-s3.put_object(Bucket="acme", Key="one", Body=b"1")
-print(s3.get_object(Bucket="acme", Key="one")["Body"].read())
+s3.putbody(Bucket="acme", Key="one", Body=b"1")
+print(s3.getbody(Bucket="acme", Key="one")["Body"].read())
 """
     assert workspace.run(script) == "b'1'"
 
 
-def test_postgres_is_the_version_that_make_run_embeds(workspace: Workspace) -> None:
+def test_postgres_is_the_version_that_make_run_embeds(workspace: Namespace) -> None:
     workspace.kubectl("apply", "--filename", str(SERVICES / "postgres.yaml"))
     workspace.wait("deployment/postgres", "condition=Available")
     script = """
@@ -267,7 +188,7 @@ with psycopg.connect("postgresql://postgres:password-of-the-tests@postgres/postg
     assert workspace.run(script) == "18"
 
 
-def test_clamd_finds_the_test_virus_and_nothing_else(workspace: Workspace) -> None:
+def test_clamd_finds_the_test_virus_and_nothing_else(workspace: Namespace) -> None:
     workspace.kubectl("apply", "--filename", str(SERVICES / "clamd.yaml"))
     workspace.wait("deployment/clamd", "condition=Available")
     script = r"""

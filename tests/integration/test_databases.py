@@ -393,6 +393,12 @@ async def test_many_queues_are_read_together_and_a_broken_one_hides_no_other(dat
     assert (await databases.depths(schema))["scan"].ready == 2
 
 
+async def test_the_reader_counts_failed_jobs_of_kinds_without_open_ones(databases: Databases, schema: str) -> None:
+    await queue(await make(databases, schema), "transcribe")
+    await ask(databases, schema, "UPDATE job SET status = 'failed', finished_at = now() RETURNING 1")
+    assert (await databases.depths(schema)) == {"scan": Depth(), "transcribe": Depth(failed=1), "thumbnail": Depth()}
+
+
 async def test_a_job_that_was_handed_back_is_another_head(databases: Databases, schema: str) -> None:
     await queue(await make(databases, schema))
     before = (await databases.depths(schema))["scan"].head

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from media_core.database import Database
-from media_core.queue import CHANNEL, MAX_ATTEMPTS, Cancelled, Lease, LeaseLost, Queue, cancel, enqueue
+from media_core.queue import CHANNEL, MAX_ATTEMPTS, Cancelled, Depth, Lease, LeaseLost, Queue, cancel, enqueue
 from tests.integration.tenancy import TenantDatabase
 
 
@@ -204,6 +204,30 @@ async def test_depth_tells_ready_leased_and_waiting_apart(database: Database, qu
     depth = (await queue.depth())["transcribe"]
     assert (depth.ready, depth.leased, depth.waiting) == (2, 1, 1)
     assert (await queue.depth())["scan"].ready == 0
+
+
+async def test_depth_counts_what_failed_within_the_last_hour_and_nothing_else_that_ended(
+    database: Database, queue: Queue
+) -> None:
+    for _ in range(5):
+        await put(database)
+    long_ago = await take(queue)
+    await queue.fail(long_ago, "corrupt", "no sound in it", retry=False)
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET finished_at = now() - interval '61 minutes' WHERE status = 'failed'"))
+    await queue.finish(await take(queue), {})
+    await queue.fail(await take(queue), "corrupt", "no sound in it", retry=False)
+    await queue.fail(await take(queue), "unavailable", "object store: away", retry=True)
+    await take(queue)
+    depth = (await queue.depth())["transcribe"]
+    assert (depth.failed, depth.leased, depth.ready + depth.waiting) == (1, 1, 1)
+    assert (await queue.depth())["scan"].failed == 0
+
+
+async def test_a_queue_in_which_jobs_only_failed_has_no_work(database: Database, queue: Queue) -> None:
+    await put(database)
+    await queue.fail(await take(queue), "corrupt", "no sound in it", retry=False)
+    assert (await queue.depth())["transcribe"] == Depth(failed=1)
 
 
 async def test_whoever_listens_hears_of_new_work_when_it_is_committed(

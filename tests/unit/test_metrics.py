@@ -19,7 +19,7 @@ ACME = TenantFacts(
     conditions={"Ready": "False", "BucketReady": "True"},
     used_bytes=7,
     quota_bytes=100,
-    queues={"scan": (3, 2, 1, 12.5)},
+    queues={"scan": (3, 2, 1, 12.5, 4)},
     jobs={("scan", "running"): 2, ("scan", "failed"): 1},
 )
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -57,6 +57,7 @@ async def test_a_tenant_s_series() -> None:
         series("media_queue_depth", **at, kind="scan", state="leased"): 2,
         series("media_queue_depth", **at, kind="scan", state="waiting"): 1,
         series("media_queue_oldest_seconds", **at, kind="scan"): 12.5,
+        series("media_queue_failed_last_hour", **at, kind="scan"): 4,
         series("media_jobs", **at, kind="scan", state="running"): 2,
         series("media_jobs", **at, kind="scan", state="failed"): 1,
     }
@@ -74,6 +75,16 @@ async def test_series_of_a_tenant_that_is_gone_are_gone() -> None:
 async def test_what_is_not_known_is_not_said() -> None:
     found = await scrape(Metrics(lambda: Snapshot(True, 0, [TenantFacts("team", "new")])))
     assert "new" not in str(found)
+
+
+async def test_of_clamd_only_what_is_known_is_said() -> None:
+    up, age = series("media_clamd_up"), series("media_clamd_signatures_age_seconds")
+    told = [
+        await scrape(Metrics(lambda clamd=clamd: Snapshot(True, 0, (), *clamd)))  # type: ignore[misc]
+        for clamd in ((None, None), (False, None), (True, None), (True, 90.5))
+    ]
+    assert [found.get(up) for found in told] == [None, 0, 1, 1]
+    assert [found.get(age) for found in told] == [None, None, None, 90.5]
 
 
 async def test_passes_and_requests_are_counted() -> None:
@@ -111,7 +122,7 @@ async def test_an_id_that_is_declared_twice_has_the_series_of_whoever_has_it() -
 
 @pytest.mark.parametrize("path", [*CHART.rglob("*.json"), CHART / "alerts.yaml"], ids=lambda path: path.name)
 async def test_dashboards_and_alerts_ask_for_what_there_is(path: Path) -> None:
-    metrics = Metrics(lambda: Snapshot(True, 0, [ACME]))
+    metrics = Metrics(lambda: Snapshot(True, 0, [ACME], True, 60))
     metrics.reconciled("ready", 1)
     metrics.requested("patch", "Deployment", 200)
     there = {name: {label for label, _ in labels} | {"job", "instance"} for name, labels in await scrape(metrics)}
@@ -134,7 +145,7 @@ def _expressions(part: Any) -> list[str]:
 
 async def test_a_scrape_of_a_thousand_tenants_leaves_the_loop_to_others() -> None:
     conditions = dict.fromkeys("abcdefghijk", "True")
-    queues = dict.fromkeys(("scan", "transcribe", "thumbnail"), (1, 1, 1, 1.0))
+    queues = dict.fromkeys(("scan", "transcribe", "thumbnail"), (1, 1, 1, 1.0, 1))
     tenants = [TenantFacts("team", f"t{number}", conditions, 1, 2, queues) for number in range(1000)]
     metrics = Metrics(lambda: Snapshot(True, 0, iter(tenants)))
     began = time.monotonic()

@@ -344,6 +344,14 @@ def test_workers_that_keep_failing_say_which_and_why() -> None:
     assert said(plan(tenant(), world.seen), "WorkersReady").reason == "CrashLoop"
 
 
+def test_workers_that_find_no_node_are_said() -> None:
+    world, words = settled(), "pod mt-acme-scan-1 finds no node: Insufficient cpu"
+    assert isinstance(world.seen.workers, Workers)
+    world.seen = replace(world.seen, workers=replace(world.seen.workers, waiting={"scan": words}))
+    found = said(plan(tenant(), world.seen), "WorkersReady")
+    assert (found.status, found.reason, found.message) == ("False", "WorkersPending", words)
+
+
 def test_an_autoscaled_api_is_not_started_anew_for_its_replica_count() -> None:
     world = settled(api={"replicas": 2, "autoscaling": {"min": 1, "max": 4}})
     assert plan(tenant(api={"replicas": 9, "autoscaling": {"min": 1, "max": 4}}), world.seen).steps == ()

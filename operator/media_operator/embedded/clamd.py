@@ -110,6 +110,7 @@ def configuration(port: int, limits: ScanLimits) -> str:
         "AlertEncryptedArchive": "yes",
         "AlertEncryptedDoc": "yes",
         "DisableCache": "yes",
+        "IdleTimeout": 2,  # a reload waits for threads that wait for work: 30 s without scans by default
         "ExitOnOOM": "yes",
         "ConcurrentDatabaseReload": "no",  # two official databases at once take over 2 GB of memory
     }

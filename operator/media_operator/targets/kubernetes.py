@@ -37,6 +37,10 @@ LIVE_SIGNING_KEYS = 2
 """The newest signs; the one before it is believed, so that tokens that are out outlive one rotation."""
 
 
+LATE_SECONDS = 120.0
+"""A worker's pod that takes longer to come up is worth a word: a node that is added for it takes a minute or two."""
+
+
 @dataclass(frozen=True)
 class Backends:
     """What lies outside of the cluster, each with the breaker that guards it."""
@@ -89,7 +93,9 @@ class KubernetesTarget:
             policy=policy,
             scanner=self._scanner(latest),
             api=await self._observe_api(tenant, held),
-            workers=plan.Workers(plan.worker_shape_of(tenant), self._jobs.trouble(tenant)),
+            workers=plan.Workers(
+                plan.worker_shape_of(tenant), self._jobs.trouble(tenant), await self._late_workers(tenant)
+            ),
             store_key=store_key,
             cluster=self._cluster,
             rival=self._rival(tenant),
@@ -191,6 +197,21 @@ class KubernetesTarget:
         except KubeError:
             return None  # a guess is worth less than silence
         return next((words for pod in pods if (words := _pod_trouble(pod))), None)
+
+    def workers_starting(self, tenant: MediaTenant) -> list[float]:
+        """How many seconds ago."""
+        return list(self._jobs.starting(tenant).values())
+
+    async def _late_workers(self, tenant: MediaTenant) -> dict[str, str]:
+        late = {kind for kind, seconds in self._jobs.starting(tenant).items() if seconds >= LATE_SECONDS}
+        if not late:
+            return {}
+        try:
+            pods = await self._pods(tenant)
+        except KubeError:
+            return {}
+        words = ((pod["metadata"]["labels"].get(kinds.WORK_LABEL), _pod_trouble(pod)) for pod in pods)
+        return {kind: trouble for kind, trouble in words if kind in late and trouble}
 
     def _rival(self, tenant: MediaTenant) -> str | None:
         """Who has the same id or bucket and was there first."""

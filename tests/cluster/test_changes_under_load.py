@@ -1,0 +1,90 @@
+"""What a tenant's clients notice of a change: nothing. And how long a file waits for its verdict."""
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.installation import Installation
+from tests.cluster.load import Clients
+from tests.cluster.machine import slowness
+from tests.cluster.namespace import Namespace
+from tests.cluster.waiting import wait_until
+
+pytestmark = pytest.mark.node
+
+
+@pytest.fixture
+def namespace(platform: Installation) -> Iterator[Namespace]:
+    with platform.namespace("team-acme") as namespace:
+        yield namespace
+
+
+def id_of(namespace: Namespace) -> str:
+    """Its own: `make demo` may have left an acme on this cluster."""
+    return f"acme-{namespace.name[-6:]}"
+
+
+def declare(namespace: Namespace, **spec: object) -> None:
+    version = "media.scaiwave.io/v1alpha1"
+    wanted = {
+        "tenantId": id_of(namespace),
+        "scan": {"pendingAccess": "All"},
+        "transcription": {"enabled": False},
+        **spec,
+    }
+    namespace.apply({"apiVersion": version, "kind": "MediaTenant", "metadata": {"name": "acme"}, "spec": wanted})
+
+
+def generation(namespace: Namespace) -> int:
+    return int(namespace.get(f"deployment/mt-{id_of(namespace)}")["metadata"]["generation"])
+
+
+def until_rolled(namespace: Namespace, before: int) -> None:
+    wait_until(lambda: generation(namespace) > before, 60, lambda: namespace.describe("mediatenant/acme"))
+    namespace.kubectl("rollout", "status", f"deployment/mt-{id_of(namespace)}", "--timeout=180s")
+    namespace.wait("mediatenant/acme", "condition=Ready", seconds=60)
+
+
+def test_a_rolling_change_of_resources_auth_and_keys_fails_no_request(
+    platform: Installation, namespace: Namespace
+) -> None:
+    declare(namespace, api={"replicas": 2})
+    namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
+    clients = Clients(namespace, id_of(namespace))
+    clients.start()
+
+    before = generation(namespace)
+    declare(namespace, api={"replicas": 2, "resources": {"requests": {"cpu": "60m"}}})
+    until_rolled(namespace, before)
+
+    before = generation(namespace)
+    issuer = {"issuer": "https://login.example", "jwksUri": "https://login.example/keys"}
+    api = {"replicas": 1, "resources": {"requests": {"cpu": "60m"}}}  # one pod only: the new one has to stand first
+    declare(namespace, api=api, auth={"oidc": issuer})
+    until_rolled(namespace, before)
+
+    before = generation(namespace)
+    namespace.kubectl("annotate", "mediatenant", "acme", "media.scaiwave.io/rotate-keys=again")
+    until_rolled(namespace, before)
+
+    report = clients.report()
+    assert report.errors == []
+    assert report.lost == []
+    assert report.uploaded > 10
+
+
+def test_a_small_file_has_its_verdict_within_six_seconds(platform: Installation, namespace: Namespace) -> None:
+    declare(namespace)
+    namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
+    took = []
+    with namespace.reaching(f"mt-{id_of(namespace)}") as acme:
+        for number in range(3):
+            namespace.until_none("job", "--field-selector", "status.successful=0")  # so that each one needs a new Job
+            began = time.monotonic()
+            file = acme.upload(f"a small file, {number}".encode(), "small.txt", "text/plain")
+            acme.until(file, lambda about: about["scan_status"] == "clean")
+            took.append(time.monotonic() - began)
+    print(f"upload to verdict: {', '.join(f'{seconds:.1f} s' for seconds in took)}")
+    assert statistics.median(took) < 6 * slowness()
