@@ -17,7 +17,8 @@ class Report:
 
     uploaded: int
     downloaded: int
-    errors: list[str]
+    errors: dict[str, list[str]]
+    """What went wrong, such as `upload: 503` -> when and with which words."""
     lost: list[str]
 
 
@@ -66,7 +67,7 @@ import hashlib, http.client, json, os, pathlib, random, threading, time
 
 HOST, TOKEN = os.environ["HOST"], os.environ["TOKEN"]
 GOING, STOP = pathlib.Path("/tmp/going"), pathlib.Path("/tmp/stop")
-acknowledged, errors, counts, lock = {}, [], {"uploaded": 0, "downloaded": 0}, threading.Lock()
+acknowledged, errors, counts, lock = {}, {}, {"uploaded": 0, "downloaded": 0}, threading.Lock()
 
 def request(method, path, body=None, headers={}):
     connection = http.client.HTTPConnection(HOST, timeout=30)
@@ -83,11 +84,11 @@ def attempt(what, wanted, *arguments):
         status, body = request(*arguments)
         if status == wanted:
             return body
-        problem = f"{status} {body[:300]!r}"
+        problem, words = status, body[:300].decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        problem = repr(error)
+        problem, words = type(error).__name__, str(error)
     with lock:
-        errors.append(f"{time.strftime('%H:%M:%S', time.gmtime(began))} {what}: {problem}")
+        errors.setdefault(f"{what}: {problem}", []).append(f"{time.strftime('%H:%M:%S', time.gmtime(began))} {words}")
     return None
 
 def upload():
@@ -128,5 +129,5 @@ for media_id, digest in acknowledged.items():
     status, body = request("GET", "/v1/media/download/" + media_id)
     if status != 200 or hashlib.sha256(body).hexdigest() != digest:
         lost.append(f"{media_id}: {status}")
-print(json.dumps({**counts, "errors": errors[:20], "lost": lost}))
+print(json.dumps({**counts, "errors": {what: each[:5] for what, each in errors.items()}, "lost": lost}))
 """

@@ -175,7 +175,7 @@ def test_an_installations_life(platform: Installation, teams: tuple[Tenant, Tena
         tenant.until_rolled(NEXT)
     upgraded = clients.report()
     print(f"upgrade: {upgraded}")
-    assert upgraded.errors == []
+    assert upgraded.errors == {}
     assert upgraded.lost == []
     assert upgraded.uploaded > 10
     with globex.reached() as at_globex:
@@ -208,7 +208,7 @@ def test_an_installations_life(platform: Installation, teams: tuple[Tenant, Tena
         tenant.until_rolled(HERE["image.tag"])
     rolled_back = clients.report()
     print(f"rollback: {rolled_back}")
-    assert rolled_back.errors == []
+    assert rolled_back.errors == {}
     assert rolled_back.lost == []
 
     # 5. Everything is uninstalled; the tenants' data is to be kept, as is the default. The way back finds it all.
