@@ -135,14 +135,18 @@ class WorkerJobs:
         return found
 
     def starting(self, tenant: MediaTenant) -> Mapping[str, float]:
-        """Kind of work -> seconds for which a Job has had a pod that does not run yet, the longest."""
+        """Kind of work -> seconds for which the oldest of its Jobs has waited, where none of them runs."""
         found: dict[str, float] = {}
+        run = set()
         for job in self._of(tenant):
-            status = job.get("status", {})
-            if status.get("active", 0) > status.get("ready", 0) and not is_finished(job):
-                kind, age = job["metadata"]["labels"][kinds.WORK_LABEL], time.time() - _started_at(job)
-                found[kind] = max(age, found.get(kind, 0.0))
-        return found
+            kind, status = job["metadata"]["labels"][kinds.WORK_LABEL], job.get("status", {})
+            if is_finished(job):
+                continue
+            if status.get("ready", 0):
+                run.add(kind)
+            elif status.get("active", 0):
+                found[kind] = max(time.time() - _started_at(job), found.get(kind, 0.0))
+        return {kind: seconds for kind, seconds in found.items() if kind not in run}
 
     def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
         """Whether a Job may still work with keys that were replaced since."""

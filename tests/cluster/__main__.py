@@ -41,10 +41,8 @@ def main() -> int:
 
 
 def _say_how_to_use(cluster: kind.Cluster) -> None:
-    print(f"export KUBECONFIG={cluster.kubeconfig}")
-    if cluster.docker.host:
-        print(f"export DOCKER_HOST={cluster.docker.host}")
-    print(f"# kubectl: {build.provide(build.TOOLS['kubectl'])}")
+    for line in cluster.exports():
+        print(line)
 
 
 if __name__ == "__main__":

@@ -97,11 +97,10 @@ def run() -> None:
             steps.say(json.dumps(acme.get("/v1/usage").json()["data"], indent=2))
             steps.say(namespace.kubectl("get", "jobs"))
     print(f"\nDone in {steps.seconds:.0f} s. It is all still there:\n")
-    print(f"  export KUBECONFIG={cluster.kubeconfig}")
+    print('  eval "$(make --silent cluster)"                 # KUBECONFIG, and kubectl and helm where you have none')
     print(f"  kubectl --namespace {NAMESPACE} describe mediatenant acme")
-    print(f"  kubectl --namespace {NAMESPACE} port-forward service/mt-acme 8080:80   # then http://127.0.0.1:8080/docs")
-    print("  make cluster-down                                               # removes everything")
-    print(f"  # kubectl: {build.provide(build.TOOLS['kubectl'])}")
+    print(f"  kubectl --namespace {NAMESPACE} port-forward service/mt-acme 8080:80 # then http://127.0.0.1:8080/docs")
+    print("  make cluster-down                               # removes it all")
 
 
 def main() -> int:

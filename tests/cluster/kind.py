@@ -41,6 +41,21 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         return {**self.docker.environment, "KUBECONFIG": str(self.kubeconfig)}
 
+    def exports(self) -> list[str]:
+        """Lines for a shell: how the cluster is reached, and with what where the machine has no kubectl or helm."""
+        lines = [f"export KUBECONFIG={self.kubeconfig}"]
+        if self.docker.host:
+            lines.append(f"export DOCKER_HOST={self.docker.host}")
+        missing = [tool for tool in ("kubectl", "helm") if not shutil.which(tool)]
+        if missing:
+            programs = home() / "bin"
+            programs.mkdir(exist_ok=True)
+            for tool in missing:
+                (programs / tool).unlink(missing_ok=True)
+                (programs / tool).symlink_to(build.provide(build.TOOLS[tool]))
+            lines.append(f"export PATH={programs}:$PATH")
+        return lines
+
     def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
         """`kubectl ARGUMENTS` with `given` as its input; what it printed. Raises CalledProcessError with its errors."""
         return self._run("kubectl", *arguments, given=given, check=check)

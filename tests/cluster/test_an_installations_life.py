@@ -45,8 +45,16 @@ class Tenant:
             yield client
 
     def declare(self) -> None:
-        transcription = {"model": "/models/tiny-words", "resources": {"requests": {"cpu": "50m"}}}
-        spec = {"transcription": transcription, "scan": {"pendingAccess": "All"}, "api": {"replicas": 2}}
+        transcription = {
+            "model": "/models/tiny-words",
+            "resources": {"requests": {"cpu": "50m"}},
+            "maxParallel": 1,
+        }
+        spec = {  # little of the node, where all of it has to find room twice over
+            "api": {"replicas": 2, "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}}},
+            "scan": {"pendingAccess": "All", "maxParallel": 1},
+            "transcription": transcription,
+        }
         version = "media.scaiwave.io/v1alpha1"
         metadata = {"name": self.name}
         self.namespace.apply({"apiVersion": version, "kind": "MediaTenant", "metadata": metadata, "spec": spec})

@@ -112,6 +112,14 @@ def _without_noise(value: Any) -> Any:
     return value
 
 
+def test_no_pod_bears_the_charts_version_or_each_upgrade_would_restart_all_of_them() -> None:
+    for case in CASES:
+        for name, template in pod_templates(case):
+            assert not {"helm.sh/chart", "app.kubernetes.io/version"} & template["metadata"]["labels"].keys() or (
+                name.startswith("Pod ")  # of `helm test`, made anew each time
+            ), name
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_chart_renders_what_the_golden_files_say(case: str) -> None:
     lines = canonical(case)

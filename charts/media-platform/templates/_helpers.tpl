@@ -16,12 +16,18 @@ manages itself, never see them.
 */}}
 {{- define "media.labels" -}}
 {{- $root := index . 0 -}}
+{{ include "media.podLabels" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Those of its pods: without what an upgrade changes, or each one would restart what it does not touch. */}}
+{{- define "media.podLabels" -}}
+{{- $root := index . 0 -}}
 {{ include "media.selector" . }}
 app.kubernetes.io/component: {{ index . 1 | trimPrefix "dev-" }}
 app.kubernetes.io/part-of: media-platform
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- with $root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
