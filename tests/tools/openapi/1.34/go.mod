@@ -1,0 +1,5 @@
+module tools/openapi
+
+go 1.25.0
+
+require k8s.io/kubernetes v1.34.4
