@@ -188,7 +188,7 @@ spec:
   storage: {deletionPolicy: Retain}
   api:
     autoscaling: {min: 2, max: 8, targetCpu: 70}
-    resources: {requests: {cpu: 250m, memory: 256Mi}, limits: {memory: 512Mi}}
+    resources: {requests: {cpu: 250m, memory: 256Mi}, limits: {memory: 2Gi}}
     host: media.acme.example
   auth:
     oidc: {issuer: "https://login.acme.example", audience: media}

@@ -161,6 +161,12 @@ class Observed:
     """While deleting: none of its pods is left."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """Step name -> why it has just failed."""
+
+    @property
+    def is_certain(self) -> bool:
+        seen = (self.bucket, self.database, self.policy, self.api, self.workers, self.store_key, self.stopped)
+        return not self.failures and not any(isinstance(each, Unreachable) for each in seen)
+
     unfinished: Mapping[str, str] = field(default_factory=dict)
     """Step name -> how far it has just come; it goes on in the next pass."""
 
@@ -314,6 +320,8 @@ Step = (
 class Plan:
     steps: tuple[Step, ...]
     """In this order; later ones may need earlier ones."""
+    is_certain: bool
+    """No step has failed and everything could be seen; else another look soon may say more."""
     conditions: tuple[Condition, ...]
     """`Ready` first, then one per check; without transition times, see `with_transitions`."""
 
@@ -466,7 +474,8 @@ def store_key(case: Case) -> Finding | None:
     step = MakeStoreKey(tenant.tenant_id, tenant.bucket, asked)
     if not seen.current:
         return attempt(case, step, "StoreKeyMissing", "a key for this tenant's prefix is being made")
-    if asked != seen.rotation:
+    rotating = asked not in ("", seen.rotation)
+    if rotating and not (seen.others and seen.others_in_use):  # a third key has no room beside two in use
         return attempt(case, step, "StoreKeyRotating", "a new key is being made", status="True")
     if seen.shared:
         words = "the platform's own key, which reaches every tenant's objects: the store has no IAM"
@@ -502,7 +511,7 @@ def keys(case: Case) -> Finding:
     step = MakeSigningKey(tenant.tenant_id, asked)
     if seen.count == 0:
         return attempt(case, step, "SigningKeyMissing", "a signing key is being made")
-    if asked != seen.rotation:
+    if asked not in ("", seen.rotation):
         return attempt(case, step, "SigningKeyRotating", "a new signing key is being made", status="True")
     return Finding("True", "SigningKeyPresent", f"{seen.count} signing key(s) of this tenant's own")
 
@@ -567,7 +576,7 @@ def scanner(case: Case) -> Finding:
         return Finding("True", "Suspended", "spec.suspended is true: nothing is scanned")
     if not seen.canary_due:
         return Finding(seen.status, seen.reason, seen.detail)
-    blocked = case.waiting_for("StoreKeyReady", "PolicyApplied", "ApiReady", "WorkersReady")
+    blocked = case.waiting_for("StoreKeyReady", "PolicyApplied", "ApiReady")
     if blocked and seen.status == "Unknown":
         return blocked
     if blocked:
@@ -618,7 +627,7 @@ def plan(tenant: MediaTenant, observed: Observed) -> Plan:
             case.found[name] = finding
         if name == "Accepted" and case.found[name].status != "True":
             break
-    return _plan(tenant, {"Ready": ready(tenant, case.found), **case.found})
+    return _plan(case, {"Ready": ready(tenant, case.found), **case.found})
 
 
 def plan_deletion(tenant: MediaTenant, observed: Observed) -> Plan:
@@ -631,13 +640,16 @@ def plan_deletion(tenant: MediaTenant, observed: Observed) -> Plan:
     finding = deletion(case)
     blocked = finding.status == "True"
     leaving = Finding("False", "DeletionBlocked" if blocked else "Deleting", finding.message)
-    return _plan(tenant, {"Ready": leaving, "DeletionBlocked": finding})
+    return _plan(case, {"Ready": leaving, "DeletionBlocked": finding})
 
 
 def deletion(case: Case) -> Finding:
     seen, tenant = case.observed, case.tenant
     out = "; set spec.storage.deletionPolicy to Retain to let it go without deleting data"
-    release = Finding("False", "Releasing", "nothing is left to delete", (ReleaseDeletion(),) if seen.held else ())
+    release = Finding("False", "Releasing", "nothing is left to delete")
+    if seen.held:
+        failed: Status = "True" if "ReleaseDeletion" in seen.failures else "False"
+        release = attempt(case, ReleaseDeletion(), release.reason, release.message, status=failed)
     if tenant.spec.storage.deletion_policy == "Retain":
         return release
     for what, thing in (("StoreUnreachable", seen.bucket), ("DatabaseUnreachable", seen.database)):
@@ -664,8 +676,9 @@ def deletion(case: Case) -> Finding:
     return Finding("True", found.reason, found.message + out) if stuck else found
 
 
-def _plan(tenant: MediaTenant, findings: Mapping[str, Finding]) -> Plan:
+def _plan(case: Case, findings: Mapping[str, Finding]) -> Plan:
     return Plan(
+        is_certain=case.observed.is_certain,
         steps=tuple(step for finding in findings.values() for step in finding.steps),
         conditions=tuple(
             Condition(
@@ -673,7 +686,7 @@ def _plan(tenant: MediaTenant, findings: Mapping[str, Finding]) -> Plan:
                 status=finding.status,
                 reason=finding.reason,
                 message=finding.message[:1024],
-                observedGeneration=tenant.metadata.generation,
+                observedGeneration=case.tenant.metadata.generation,
             )
             for name, finding in findings.items()
         ),

@@ -62,8 +62,13 @@ WHERE job_id = (
     SELECT job_id FROM job
     WHERE kind = :kind
       AND ((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))
+      AND NOT EXISTS (
+          SELECT FROM policy
+          WHERE suspended OR NOT CASE :kind WHEN 'scan' THEN scan_enabled WHEN 'transcribe' THEN transcription_enabled
+              ELSE true END
+      )
     ORDER BY priority DESC, run_after, job_id
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE OF job SKIP LOCKED
     LIMIT 1
 )
 RETURNING job_id, kind, payload, attempts, progress, owner, media_id, request_id

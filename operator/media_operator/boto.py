@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from media_core.errors import Unavailable
+from media_operator.breaker import Answered
 from media_operator.settings import StoreAdminSettings
 
 _P = ParamSpec("_P")
@@ -73,11 +74,16 @@ def open_client(service: Literal["s3", "iam"], settings: StoreAdminSettings) -> 
 
 @contextlib.contextmanager
 def outages(dependency: Literal["store", "iam"], settings: StoreAdminSettings, what: str = "") -> Iterator[None]:
-    """Turns what boto3 raises into `Unavailable(dependency, sentence)`. `what`: the bucket or user that it is about."""
+    """Turns what boto3 raises into `Unavailable(dependency, sentence)`, refusals of this very request into `Answered`.
+
+    `what`: the bucket or user that it is about.
+    """
     try:
         yield
     except ClientError as error:
-        raise Unavailable(dependency, _sentence(dependency, error, what)) from None
+        about_all = code(error) in _BAD_KEY | _NO_SUCH_API | {"RequestTimeTooSkewed"}
+        kind = Answered if is_refusal(error) and not about_all else Unavailable
+        raise kind(dependency, _sentence(dependency, error, what)) from None
     except (BotoCoreError, ResponseParserError) as error:
         endpoint = (settings.endpoint if dependency == "store" else settings.iam_endpoint) or "AWS"
         sentence = f"{_NAMES[dependency]} at {endpoint} does not answer ({type(error).__name__})"

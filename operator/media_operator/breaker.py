@@ -24,6 +24,10 @@ TOLERATED = 1
 _log = structlog.stdlib.get_logger("media.breaker")
 
 
+class Answered(Unavailable):
+    """The dependency is there, and refuses this very request: a reason to wait for one tenant, and for no other."""
+
+
 class Breaker:
     """Only `Unavailable` counts as failure; whatever else a call raises came from a dependency that answers."""
 
@@ -63,6 +67,9 @@ class Breaker:
     async def _watch(self, attempt: Callable[[], Awaitable[T]], *, is_try: bool = False) -> T:
         try:
             result = await attempt()
+        except Answered:
+            self._answered()
+            raise
         except Unavailable as error:
             self._failed(error, is_try)
             raise

@@ -33,7 +33,7 @@ from media_core.spec import (
 )
 from media_operator import kinds, render
 from media_operator.cache import Cache, TenantKey, claims, key_of
-from media_operator.databases import Usage
+from media_operator.databases import Usage, tenant_id_of
 from media_operator.dispatch import TenantQueue
 from media_operator.kinds import Object
 from media_operator.kube import Kube, KubeError, NotFound
@@ -178,7 +178,9 @@ class Controller:
         seen = self._usage.get(key)
         quota = tenant.spec.quota.max_storage_mb
         if seen is None:
-            return UsageStatus(quota=human(quota * MIB), used="" if not readable else human(0))
+            before = self.cache.tenants().get(key, {}).get("status", {}).get("usage") or {}
+            empty = {"used": human(0) if readable else ""}
+            return UsageStatus.model_validate({**empty, **before, "quota": human(quota * MIB)})
         stored = seen[1].stored_bytes
         return UsageStatus(
             storedMb=stored // MIB,
@@ -305,12 +307,18 @@ class Controller:
     async def retire_once(self) -> None:
         """Raises Unavailable, KubeError."""
         marks = await self.backends.database_breaker.call(lambda: self.backends.databases.marks(self.cluster))
+        failed: Unavailable | None = None
         for schema, mark in marks.items():
-            if not mark.retained and await self._is_gone(mark):
+            if not mark.retained and await self._is_gone(schema, mark):
                 _log.info("retiring", schema=schema, resource=mark.resource)
-                await self.target.retire(schema, mark)
+                try:
+                    await self.target.retire(schema, mark)
+                except Unavailable as error:  # the others' turn comes all the same
+                    failed = error
+        if failed is not None:
+            raise failed
 
-    async def _is_gone(self, mark: Mark) -> bool:
+    async def _is_gone(self, schema: str, mark: Mark) -> bool:
         """Asked of the API server itself: a cache that misses something must not cost a tenant its keys."""
         namespace, _, name = mark.resource.partition("/")
         watched = self.operator.namespaces
@@ -320,8 +328,10 @@ class Controller:
         if known is not None and known["metadata"]["uid"] == mark.uid:
             return False
         found = await self.kube.get(kinds.MEDIA_TENANT, namespace, name)
-        # One of the same name that is there now adopts them itself.
-        return found is None
+        if found is None:
+            return True
+        # One of the same name and id that is there now adopts them itself.
+        return bool(found["metadata"]["uid"] != mark.uid and claims(found)[0] != tenant_id_of(schema))
 
 
 def _replicas(deployment: Object | None, before: int) -> int:
@@ -334,11 +344,9 @@ def _replicas(deployment: Object | None, before: int) -> int:
 
 def _outcome(current: Plan) -> str:
     """ "unsettled": a look soon is worth it, and ever later if that does not help."""
-    conditions = {condition.type: condition for condition in current.conditions}
-    failed = any(condition.reason.endswith(("Failed", "Unreachable")) for condition in current.conditions)
-    if failed or current.steps or any(each.reason == "PermissionMissing" for each in current.conditions):
+    if current.steps or not current.is_certain:
         return "unsettled"
-    return "ready" if conditions["Ready"].status == "True" else "converging"
+    return "ready" if _summary(current).status == "True" else "converging"
 
 
 def _summary(current: Plan) -> Condition:

@@ -40,6 +40,7 @@ from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_core.policy import read as read_policy
 from media_core.queue import KINDS, Depth, depth_query
+from media_operator.breaker import Answered
 from media_operator.settings import DatabaseSettings
 
 __all__ = ["Databases", "NotOwned", "Usage", "known_revisions", "password_of", "read_policy", "tenant_id_of"]
@@ -48,6 +49,9 @@ COMMENT = "media.scaiwave.io/owner="
 """What a comment starts with that holds a mark."""
 READER = Mark("reader")
 """The mark of the role that reads tenants' tables."""
+FINGERPRINT = "\npassword="
+"""In a role's comment after the mark: a hash of its password, since what PostgreSQL itself keeps of it only superusers
+can read. So a Secret that PostgreSQL has never heard of is noticed, whatever went wrong between the two."""
 TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
 READER_SETTINGS = {
     "search_path": "pg_catalog",
@@ -117,26 +121,33 @@ class Databases:
 
     # --- schema and role ------------------------------------------------------------------------------------------
 
-    async def observe(self, schema: str) -> plan.Database:
-        """The facts `plan` asks for; `complete` also asks that the role may log in, has its tables, was not retired."""
+    async def observe(self, schema: str, password: str | None) -> plan.Database:
+        """The facts `plan` asks for. `complete` also asks that the role was not retired and has its tables, that it may
+        log in with `password` (its Secret's; None: there is none), and hold as many connections as the settings say.
+        """
         async with self._administering() as tx:
             marks = await _marks(tx, schema)
             rows = await _execute(tx, _ROLE, sql.SQL(_RESTORED).format(schema), schema)
         owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
+        fits = (
+            len(marks) == 2
+            and rows[0].is_complete
+            and rows[0].rolconnlimit == self._settings.connection_limit
+            and password is not None
+            and (rows[0].comment or "").endswith(_fingerprint(schema, password))
+        )
         return plan.Database(
             exists=bool(marks),
-            complete=len(marks) == 2 and rows[0].is_complete and owner is not None and not owner.retained,
+            complete=fits and owner is not None and not owner.retained,
             owner=owner,
             revision=await self._revision(schema) if owner is not None else None,
             known_revisions=known_revisions(),
         )
 
-    async def create(
-        self, schema: str, mark: Mark, password: str, *, adopt: bool = False, connection_limit: int | None = None
-    ) -> None:
+    async def create(self, schema: str, mark: Mark, password: str, *, adopt: bool = False) -> None:
         """Makes schema and role, completes what is there, takes over what may be adopted. Raises NotOwned.
 
-        Afterwards the role may log in, with `password`, and hold `connection_limit` connections (default: settings).
+        Afterwards the role may log in, with `password`, and hold as many connections as the settings say.
         """
         role = name = sql.Identifier(schema)
         async with self._administering() as tx:
@@ -147,20 +158,20 @@ class Databases:
             if "role" not in marks:
                 await _execute(tx, "CREATE ROLE {}", role)
                 await _execute(tx, "GRANT {} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE", role)
-            limit = connection_limit or self._settings.connection_limit
             await _set_password(tx, schema, password)
-            await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {}", role, limit)
+            await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {}", role, self._settings.connection_limit)
             await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
             if "schema" not in marks:  # the operator's own, so that the tenant can neither drop it nor change its mark
                 await _execute(tx, "CREATE SCHEMA {}", name)
             await _execute(tx, "GRANT USAGE, CREATE ON SCHEMA {} TO {}", name, role)
-            await _write_marks(tx, schema, mark, ("schema", "role"))
+            await _write_marks(tx, schema, mark, ("schema",))
+            await _write_marks(tx, schema, mark, ("role",), _fingerprint(schema, password))
             for table in await _execute(tx, _RESTORED, schema):
                 await _execute(tx, "ALTER TABLE {} OWNER TO {}", sql.Identifier(schema, table.name), role)
 
     async def migrate(self, schema: str, url: str) -> None:
         """Brings the schema to the newest version, as the tenant's own role (`url`), and lets the reader see it."""
-        async with _answering():
+        async with _as_tenant():
             await asyncio.to_thread(migrate, url)
         await self._make_reader()
         reader = sql.Identifier(self.reader)
@@ -241,7 +252,7 @@ class Databases:
         """As the tenant's own role (`url`), over a connection of its own: there may be a thousand tenants."""
         database = Database(url, pool_size=1)
         try:
-            async with _answering(), database.engine.begin() as tx:
+            async with _as_tenant(), database.engine.begin() as tx:
                 await policy.apply(tx, wanted)
         finally:
             await database.aclose()
@@ -386,7 +397,10 @@ WHERE relnamespace = to_regnamespace(quote_ident({0})) AND relkind IN ('r','p')
     AND relowner <> pg_roles.oid AND pg_has_role(relowner, 'USAGE')
 """
 # The operator's own tables in a tenant's schema: a dump that names no owners was restored by the operator's role.
-_ROLE = "SELECT rolcanlogin AND NOT EXISTS ({}) AS is_complete FROM pg_roles WHERE rolname = {}"
+_ROLE = """
+SELECT rolcanlogin AND NOT EXISTS ({}) AS is_complete, rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
+FROM pg_roles WHERE rolname = {}
+"""
 _READABLE_SCHEMAS = """
 SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r'
@@ -398,7 +412,7 @@ SELECT pg_terminate_backend(pid, {}) FROM pg_stat_activity WHERE usename = {}
 """
 
 
-class _Refused(Unavailable):
+class _Refused(Answered):
     """PostgreSQL answered, and the answer was no."""
 
 
@@ -415,6 +429,18 @@ async def _answering() -> AsyncIterator[None]:
             raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
         words = error.orig.diag.message_primary if isinstance(error.orig, psycopg.Error) else state
         raise _Refused("database", f"PostgreSQL refuses: {words}") from error
+
+
+@asynccontextmanager
+async def _as_tenant() -> AsyncIterator[None]:
+    """What fails on the tenant's own connection, of which it may have used up all, says nothing of the others'."""
+    try:
+        async with _answering():
+            yield
+    except Answered:
+        raise
+    except Unavailable as error:
+        raise Answered(error.dependency, f"{error.detail} (as the tenant's own role)") from error
 
 
 async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Sequence[Row[Any]]:
@@ -437,9 +463,9 @@ async def _marks(tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
     return {row.part: _parse(row.comment) for row in await _execute(tx, _MARKS, name)}
 
 
-async def _write_marks(tx: AsyncConnection, name: str, mark: Mark, parts: Iterable[str]) -> None:
+async def _write_marks(tx: AsyncConnection, name: str, mark: Mark, parts: Iterable[str], more: str = "") -> None:
     for part in parts:
-        await _execute(tx, f"COMMENT ON {part.upper()} {{}} IS {{}}", sql.Identifier(name), f"{COMMENT}{mark}")
+        await _execute(tx, f"COMMENT ON {part.upper()} {{}} IS {{}}", sql.Identifier(name), f"{COMMENT}{mark}{more}")
 
 
 async def _set_password(tx: AsyncConnection, role: str, password: str) -> None:
@@ -454,10 +480,14 @@ async def _set(tx: AsyncConnection, role: sql.Identifier, settings: Mapping[str,
         await _execute(tx, "ALTER ROLE {} SET {} = {}", role, sql.Identifier(setting), value)
 
 
+def _fingerprint(role: str, password: str) -> str:
+    return FINGERPRINT + hashlib.sha256(f"{role}:{password}".encode()).hexdigest()[:16]
+
+
 def _parse(comment: str | None) -> Mark | None:
     if comment is None or not comment.startswith(COMMENT):
         return None
-    return Mark.parse(comment.removeprefix(COMMENT))
+    return Mark.parse(comment.removeprefix(COMMENT).partition("\n")[0])
 
 
 def _ours(marks: Mapping[str, Mark | None], claimant: Mark) -> bool:

@@ -35,7 +35,7 @@ from media_operator.controller import Controller, NotSettled
 from media_operator.dispatch import FleetDispatcher, listen
 from media_operator.fleet import ClusterFleet
 from media_operator.kinds import Kind
-from media_operator.kube import Kube, KubeError
+from media_operator.kube import KindNotServed, Kube, KubeError
 from media_operator.lease import Election
 from media_operator.metrics import Metrics, Snapshot
 from media_operator.scanner_version import ScannerVersion
@@ -151,7 +151,7 @@ class Operator:
         children = tuple(
             kind
             for kind in kinds.CHILDREN
-            if kind != (kinds.INGRESS if settings.platform.gateway else kinds.HTTP_ROUTE)
+            if kind != kinds.HTTP_ROUTE or settings.platform.gateway  # its CRD is there only with a gateway
         )
         backends = Backends(
             databases.Databases(settings.database), Buckets(settings.store), open_store_keys(settings.store, cluster)
@@ -260,6 +260,9 @@ class Operator:
         for namespace in self._settings.operator.namespaces or (None,):
             try:
                 listed, version = await kube.list(kind, namespace, selector=selector)
+            except KindNotServed as error:
+                _log.warning("not_listed", kind=kind.kind, reason=str(error))
+                return kind == kinds.HTTP_ROUTE  # nothing of it can be there; who wants one is told in a condition
             except KubeError as error:
                 _log.warning("not_listed", kind=kind.kind, reason=str(error))
                 return False

@@ -174,8 +174,8 @@ class PlatformSettings(EnvironmentSettings):
     job_deadline_seconds: int = Field(default=6 * 3600, ge=60)
     """A worker Job that runs longer is ended; its job in the queue is taken up by the next one."""
 
-    job_ttl_seconds: int = Field(default=300, ge=1)
-    """How long a finished Job is kept, for its log."""
+    job_ttl_seconds: int = Field(default=300, ge=300)
+    """How long a finished Job is kept, for its log, and for the back-off of the next one after it failed."""
 
     kueue_queue: str = ""
     """Name of a Kueue LocalQueue, the same in each tenant's namespace, that admits the worker Jobs. Empty: no Kueue."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -80,12 +80,15 @@ class WorkerJobs:
         )
 
     def by_state(self) -> Mapping[tuple[str, str, str], int]:
-        """(tenant id, kind of work, running | failed) -> Jobs, for the metrics."""
-        return Counter(
-            (labels[kinds.TENANT_LABEL], labels[kinds.WORK_LABEL], "failed" if has_failed(job) else "running")
-            for labels, job in self._all()
-            if has_failed(job) or not is_finished(job)
-        )
+        """(tenant id, kind of work, running | failed) -> Jobs, for the metrics; failed: the latest ones in a row."""
+        jobs: dict[tuple[str, str], list[Object]] = defaultdict(list)
+        for labels, job in self._all():
+            jobs[labels[kinds.TENANT_LABEL], labels[kinds.WORK_LABEL]].append(job)
+        found = {}
+        for (tenant, kind), each in jobs.items():
+            found[tenant, kind, "running"] = sum(not is_finished(job) for job in each)
+            found[tenant, kind, "failed"] = len(_failures_in_a_row(each))
+        return {of: count for of, count in found.items() if count}
 
     def held(self, tenant: MediaTenant, kind: str) -> bool:
         """Whether the last Jobs of this kind failed and the next one has to wait."""
@@ -99,11 +102,11 @@ class WorkerJobs:
         self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]
     ) -> Literal["created", "exists", "no"]:
         """Makes one Job. A name that is taken was launched by somebody who saw the same queue: as good as ours."""
-        for job in self._of(tenant):
-            if job["metadata"]["name"] == name and is_finished(job):
-                # It ended without having taken the job that it was named for: the next try, by whomever, is this one.
-                digest = hashlib.sha256(f"{name}\n{job['metadata']['uid']}".encode()).hexdigest()
-                name = f"{name.rpartition('-')[0]}-{digest[:8]}"
+        ended = {job["metadata"]["name"]: job["metadata"]["uid"] for job in self._of(tenant) if is_finished(job)}
+        while name in ended:
+            # It ended without having taken the job that it was named for: the next try, by whomever, is this one.
+            digest = hashlib.sha256(f"{name}\n{ended[name]}".encode()).hexdigest()
+            name = f"{name.rpartition('-')[0]}-{digest[:8]}"
         body = render.job(
             tenant,
             self._platform,
@@ -139,14 +142,26 @@ class WorkerJobs:
         found: dict[str, float] = {}
         run = set()
         for job in self._of(tenant):
-            kind, status = job["metadata"]["labels"][kinds.WORK_LABEL], job.get("status", {})
+            kind = job["metadata"]["labels"][kinds.WORK_LABEL]
             if is_finished(job):
                 continue
-            if status.get("ready", 0):
+            if job.get("status", {}).get("ready", 0):
                 run.add(kind)
-            elif status.get("active", 0):
-                found[kind] = max(time.time() - _started_at(job), found.get(kind, 0.0))
+            else:
+                found[kind] = max(time.time() - _made_at(job), found.get(kind, 0.0))
         return {kind: seconds for kind, seconds in found.items() if kind not in run}
+
+    def unstarted(self, tenant: MediaTenant, kind: str) -> str:
+        """Why Jobs of this kind have no pod that could say so itself."""
+        job = next(
+            job
+            for job in self._of(tenant)
+            if job["metadata"]["labels"][kinds.WORK_LABEL] == kind and not is_finished(job)
+        )
+        name = job["metadata"]["name"]
+        if job.get("spec", {}).get("suspend"):
+            return f"Job {name} is suspended: no queue has admitted it"
+        return f"Job {name} has no pod that runs: kubectl describe job {name}"
 
     def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
         """Whether a Job may still work with keys that were replaced since."""
@@ -182,20 +197,21 @@ class WorkerJobs:
         )
 
     def _failures(self, tenant: MediaTenant, kind: str) -> list[Object]:
-        """The latest Jobs of this kind that failed one after the other, oldest first."""
-        ended = [
-            job for job in self._of(tenant) if job["metadata"]["labels"][kinds.WORK_LABEL] == kind and is_finished(job)
-        ]
-        ended.sort(key=_ended_at)
-        failures: list[Object] = []
-        for job in ended:
-            failures = [*failures, job] if has_failed(job) else []
-        return failures
+        return _failures_in_a_row(
+            job for job in self._of(tenant) if job["metadata"]["labels"][kinds.WORK_LABEL] == kind
+        )
 
 
-def _started_at(job: Object) -> float:
-    started = job.get("status", {}).get("startTime") or job["metadata"]["creationTimestamp"]
-    return datetime.fromisoformat(started).timestamp()
+def _failures_in_a_row(jobs: Iterable[Object]) -> list[Object]:
+    """The latest that failed one after the other, oldest first."""
+    failures: list[Object] = []
+    for job in sorted(filter(is_finished, jobs), key=_ended_at):
+        failures = [*failures, job] if has_failed(job) else []
+    return failures
+
+
+def _made_at(job: Object) -> float:
+    return datetime.fromisoformat(job["metadata"]["creationTimestamp"]).timestamp()
 
 
 def _ended_at(job: Object) -> float:

@@ -1,15 +1,18 @@
 """What production does to an operator: leaders die, servers go and come back, permissions are missing."""
 
 import asyncio
+import base64
 import os
 import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from media_operator import kinds
+from media_operator.kinds import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.machine import slowness
@@ -152,6 +155,48 @@ async def test_while_postgresql_is_away_it_is_said_and_it_converges_by_itself(ow
     assert await team.get(kinds.DEPLOYMENT, f"mt-{id_}") is not None
     own.backends.postgres.start()
     await team.condition("acme", "DatabaseReady", status="True", seconds=90)
+
+
+async def test_credentials_that_were_lost_while_postgresql_was_away_work_once_it_is_back(
+    own: Bench, namespace: str
+) -> None:
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await own.operator(resync_seconds="3")
+    await settled(team, "acme", tenantId=id_)
+    name = f"mt-{id_}-credentials"
+    before = await team.get(kinds.SECRET, name)
+    assert before is not None
+    own.backends.postgres.stop()
+    await team.condition("acme", "DatabaseReady", status="Unknown", reason="DatabaseUnreachable", seconds=60)
+    await own.api.delete(team.path(kinds.SECRET, name))
+    await team.seen(kinds.SECRET, name, lambda body: body["metadata"]["uid"] != before["metadata"]["uid"])
+    own.backends.postgres.start()
+
+    async def gets_in() -> bool:
+        secret = await team.get(kinds.SECRET, name)
+        assert secret is not None
+        url = base64.b64decode(secret["data"]["database-url"]).decode().replace("+psycopg", "")
+        try:
+            async with await psycopg.AsyncConnection.connect(url, connect_timeout=5):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+    await until(gets_in, 90 * slowness(), own.last_words)
+
+
+async def test_another_address_of_postgresql_reaches_tenants_that_are_there(own: Bench, namespace: str) -> None:
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    first = await own.operator()
+    await settled(team, "acme", tenantId=id_)
+    first.stop()
+    _, port = own.backends.postgres.admin_url.rpartition("@")[2].partition("/")[0].split(":")
+    await own.operator("second", database_tenant_address=f"127.0.0.2:{port}")
+
+    def leads_there(secret: Object) -> bool:
+        return f"@127.0.0.2:{port}/" in base64.b64decode(secret["data"].get("database-url", "")).decode()
+
+    await team.seen(kinds.SECRET, f"mt-{id_}-credentials", leads_there, seconds=60)
 
 
 async def test_a_missing_permission_is_said_in_the_condition(own: Bench, namespace: str) -> None:

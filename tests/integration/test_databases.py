@@ -17,6 +17,7 @@ from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_core.policy import Policy
 from media_core.queue import KINDS, Depth, enqueue
+from media_operator.breaker import Answered
 from media_operator.databases import (
     READABLE,
     Databases,
@@ -132,13 +133,13 @@ async def queue(url: str, kind: str = "scan", priority: int = 0) -> str:
 
 
 async def test_a_new_tenant_is_seen_step_by_step(databases: Databases, schema: str) -> None:
-    before = await databases.observe(schema)
+    before = await databases.observe(schema, PASSWORD)
     assert (before.exists, before.owner, before.revision) == (False, None, None)
     await databases.create(schema, ACME, "secret")
-    made = await databases.observe(schema)
+    made = await databases.observe(schema, PASSWORD)
     assert (made.complete, made.owner, made.revision) == (True, ACME, None)
     await databases.migrate(schema, databases.tenant_url(schema, "secret"))
-    assert (await databases.observe(schema)).revision == known_revisions()[-1]
+    assert (await databases.observe(schema, PASSWORD)).revision == known_revisions()[-1]
 
 
 async def test_making_it_again_changes_nothing_but_the_password(databases: Databases, schema: str) -> None:
@@ -158,13 +159,48 @@ async def test_the_policy_is_written_and_read(databases: Databases, schema: str)
     assert await databases.usage(schema) == Usage(0, wanted.max_bytes)
 
 
-async def test_the_role_carries_its_search_path_and_its_limits(databases: Databases, schema: str) -> None:
-    await databases.create(schema, ACME, "secret", connection_limit=2)
-    assert await ask(databases, schema, "SHOW search_path") == schema
-    assert await ask(databases, schema, "SHOW statement_timeout") == "1min"
-    async with as_tenant(databases, schema), as_tenant(databases, schema):
-        with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
-            await ask(databases, schema, "SELECT 1")
+async def test_a_secret_that_postgresql_never_heard_of_is_noticed(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    assert (await databases.observe(schema, PASSWORD)).complete
+    assert not (await databases.observe(schema, "another")).complete
+    assert not (await databases.observe(schema, None)).complete
+
+
+async def test_another_connection_limit_reaches_tenants_that_are_there(
+    databases: Databases, operator_url: str, schema: str
+) -> None:
+    await make(databases, schema)
+    changed = Databases(settings_for(operator_url, connection_limit=7))
+    try:
+        assert not (await changed.observe(schema, PASSWORD)).complete
+        await changed.create(schema, ACME, PASSWORD)
+        assert (await changed.observe(schema, PASSWORD)).complete
+    finally:
+        await changed.aclose()
+
+
+async def test_a_tenant_that_has_used_up_its_connections_is_no_outage(operator_url: str, schema: str) -> None:
+    databases = Databases(settings_for(operator_url, connection_limit=2))
+    try:
+        url = await make(databases, schema)
+        async with as_tenant(databases, schema), as_tenant(databases, schema):
+            with pytest.raises(Answered):
+                await databases.apply_policy(url, GENEROUS)
+    finally:
+        await databases.aclose()
+
+
+async def test_the_role_carries_its_search_path_and_its_limits(operator_url: str, schema: str) -> None:
+    databases = Databases(settings_for(operator_url, connection_limit=2))
+    await databases.create(schema, ACME, "secret")
+    try:
+        assert await ask(databases, schema, "SHOW search_path") == schema
+        assert await ask(databases, schema, "SHOW statement_timeout") == "1min"
+        async with as_tenant(databases, schema), as_tenant(databases, schema):
+            with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
+                await ask(databases, schema, "SELECT 1")
+    finally:
+        await databases.aclose()
 
 
 async def test_a_tenant_that_is_gone_keeps_its_rows_but_nobody_gets_in(databases: Databases, schema: str) -> None:
@@ -175,10 +211,10 @@ async def test_a_tenant_that_is_gone_keeps_its_rows_but_nobody_gets_in(databases
             await session.execute("SELECT 1")
     with pytest.raises(psycopg.OperationalError, match="authentication failed"):
         await ask(databases, schema, "SELECT 1")
-    seen = await databases.observe(schema)
+    seen = await databases.observe(schema, PASSWORD)
     assert (seen.owner, seen.complete, seen.revision) == (ACME.as_retained(), False, known_revisions()[-1])
     await databases.retire(schema, ACME)
-    assert await databases.observe(schema) == seen
+    assert await databases.observe(schema, PASSWORD) == seen
 
 
 async def test_a_namesake_takes_over_what_was_retained(databases: Databases, schema: str) -> None:
@@ -186,11 +222,11 @@ async def test_a_namesake_takes_over_what_was_retained(databases: Databases, sch
     await databases.retire(schema, ACME)
     elsewhere = replace(NAMESAKE, cluster="cluster-b")
     await databases.create(schema, elsewhere, "second")
-    seen = await databases.observe(schema)
+    seen = await databases.observe(schema, "second")
     assert (seen.owner, seen.complete) == (elsewhere, True)
     assert await ask(databases, schema, "SELECT max_bytes FROM usage", "second") == GENEROUS.max_bytes
     await databases.retire(schema, ACME)  # by an operator that is late
-    assert await databases.observe(schema) == seen
+    assert await databases.observe(schema, "second") == seen
 
 
 async def test_dropping_leaves_nothing_and_may_be_repeated(
@@ -218,11 +254,11 @@ async def test_a_schema_that_came_back_without_its_role_is_completed(
         await operator.execute(f"REASSIGN OWNED BY {schema} TO CURRENT_USER")
     await superuser.execute(f"DROP OWNED BY {schema}")
     await superuser.execute(f"DROP ROLE {schema}")
-    seen = await databases.observe(schema)
+    seen = await databases.observe(schema, "second")
     assert (seen.owner, seen.complete) == (ACME, False)
     await databases.create(schema, ACME, "second")
     await databases.migrate(schema, databases.tenant_url(schema, "second"))
-    assert (await databases.observe(schema)).complete
+    assert (await databases.observe(schema, "second")).complete
     assert await ask(databases, schema, "UPDATE usage SET max_bytes = 1 RETURNING max_bytes", "second") == 1
 
 
@@ -234,14 +270,14 @@ async def test_what_bears_no_mark_is_reported_and_left_alone(
     databases: Databases, superuser: psycopg.AsyncConnection, schema: str, statement: str
 ) -> None:
     await superuser.execute(sql.SQL(statement).format(sql.Identifier(schema)))
-    found = await databases.observe(schema)
+    found = await databases.observe(schema, PASSWORD)
     assert (found.exists, found.complete, found.owner) == (True, False, None)
     with pytest.raises(NotOwned, match="nobody's mark"):
         await databases.create(schema, ACME, "secret", adopt=True)
     with pytest.raises(NotOwned, match="nobody's mark"):
         await databases.drop(schema, ACME)
     await databases.retire(schema, ACME)
-    assert await databases.observe(schema) == found
+    assert await databases.observe(schema, PASSWORD) == found
 
 
 @pytest.mark.parametrize("claimant", [STRANGER, replace(NAMESAKE, cluster="cluster-b")])
@@ -261,14 +297,14 @@ async def test_what_bears_anothers_mark_keeps_its_password_and_its_rows(
 async def test_a_namesake_adopts(databases: Databases, schema: str, namesake: Mark, adopt: bool) -> None:
     await databases.create(schema, ACME, "secret")
     await databases.create(schema, namesake, "second", adopt=adopt)
-    assert (await databases.observe(schema)).owner == namesake
+    assert (await databases.observe(schema, PASSWORD)).owner == namesake
 
 
 async def test_a_mark_of_the_first_kind_is_still_ours(databases: Databases, schema: str) -> None:
     await databases.create(schema, Mark("uid-1"), "secret")
-    assert (await databases.observe(schema)).owner == Mark("uid-1")
+    assert (await databases.observe(schema, PASSWORD)).owner == Mark("uid-1")
     await databases.create(schema, ACME, "secret")
-    assert (await databases.observe(schema)).owner == ACME
+    assert (await databases.observe(schema, PASSWORD)).owner == ACME
 
 
 async def test_a_tenant_cannot_change_whose_it_is(databases: Databases, schema: str) -> None:
@@ -423,7 +459,7 @@ async def test_it_holds_no_more_connections_than_its_pool(
     try:
         await make(databases, schema)
         await asyncio.gather(
-            *(databases.depths(schema) for _ in range(20)), *(databases.observe(schema) for _ in range(20))
+            *(databases.depths(schema) for _ in range(20)), *(databases.observe(schema, PASSWORD) for _ in range(20))
         )
         role = operator_url.split("//")[1].split(":")[0]
         rows = await superuser.execute(
@@ -437,7 +473,7 @@ async def test_it_holds_no_more_connections_than_its_pool(
 async def test_a_server_that_is_away_is_said_without_a_secret(schema: str, caplog: pytest.LogCaptureFixture) -> None:
     databases = Databases(settings_for("postgresql://operator:hush@127.0.0.1:1/postgres"))
     with caplog.at_level(logging.DEBUG), pytest.raises(Unavailable) as raised:
-        await databases.observe(schema)
+        await databases.observe(schema, PASSWORD)
     assert raised.value.dependency == "database"
     for call in (
         databases.depths_of([schema]),
@@ -459,7 +495,7 @@ async def test_a_connection_that_died_is_replaced(
     )
     for _ in range(6):  # each of the pool once, at most
         try:
-            await databases.observe(schema)
+            await databases.observe(schema, PASSWORD)
             await databases.depths(schema)
             break
         except Unavailable:

@@ -50,6 +50,31 @@ async def test_jobs_are_leased_by_priority_then_age(database: Database, queue: Q
     assert await queue.lease("transcribe", worker="test", seconds=30) is None
 
 
+async def test_a_suspended_tenants_jobs_wait_and_so_do_those_of_what_is_switched_off(
+    database: Database, queue: Queue
+) -> None:
+    for kind in ("scan", "transcribe", "thumbnail"):
+        await put(database, kind)
+
+    async def leased(**policy: bool) -> set[str]:
+        changes = ", ".join(f"{name} = {value}" for name, value in policy.items())
+        async with database.transaction() as tx:
+            await tx.execute(text(f"UPDATE policy SET {changes}"))  # noqa: S608
+        taken = {
+            kind: await queue.lease(kind, worker="test", seconds=30) for kind in ("scan", "transcribe", "thumbnail")
+        }
+        for lease in taken.values():
+            if lease is not None:
+                await queue.release(lease)
+        return {kind for kind, lease in taken.items() if lease is not None}
+
+    on = {"suspended": False, "scan_enabled": True, "transcription_enabled": True}
+    assert await leased(**{**on, "suspended": True}) == set()
+    assert await leased(**{**on, "scan_enabled": False}) == {"transcribe", "thumbnail"}
+    assert await leased(**{**on, "transcription_enabled": False}) == {"scan", "thumbnail"}
+    assert await leased(**on) == {"scan", "transcribe", "thumbnail"}
+
+
 async def test_a_job_queued_in_a_rolled_back_transaction_never_was(database: Database, queue: Queue) -> None:
     with pytest.raises(ZeroDivisionError):
         async with database.transaction() as tx:

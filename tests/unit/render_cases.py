@@ -124,7 +124,7 @@ CASES = {
             "job_priority_class": "batch",
             "api_priority_class": "serving",
             "job_runtime_class": "gvisor",
-            "job_ttl_seconds": 60,
+            "job_ttl_seconds": 600,
             "log_level": "debug",
             "ingress_annotations": "{}",
         },

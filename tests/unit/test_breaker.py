@@ -7,7 +7,7 @@ import random
 import pytest
 
 from media_core.errors import Refused, Unavailable
-from media_operator.breaker import LONGEST_DELAY, TOLERATED, Breaker
+from media_operator.breaker import LONGEST_DELAY, TOLERATED, Answered, Breaker
 from tests.unit.virtual_time import now, run
 
 
@@ -43,6 +43,21 @@ async def opened(dependency: Dependency) -> Breaker:
 def test_what_is_asked_is_answered() -> None:
     async def main() -> None:
         assert await Breaker("store", clock=now).call(Dependency(away=False).ask) == "answer"
+
+    run(main())
+
+
+def test_what_one_tenant_is_refused_keeps_nobody_else_waiting() -> None:
+    async def refuse() -> str:
+        raise Answered("S3", "bucket theirs belongs to another account")
+
+    async def main() -> None:
+        breaker = Breaker("store", clock=now)
+        for _ in range(10):
+            with pytest.raises(Answered):
+                await breaker.call(refuse)
+        assert not breaker.open
+        assert await breaker.call(Dependency(away=False).ask) == "answer"
 
     run(main())
 

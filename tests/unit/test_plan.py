@@ -411,6 +411,22 @@ def test_asking_for_new_keys_makes_both_once_and_stops_nobody() -> None:
     assert plan(declared, done).steps == ()
 
 
+def test_new_keys_wait_while_the_last_ones_are_on_their_way() -> None:
+    declared = resource(annotations={"media.scaiwave.io/rotate-keys": "second"})
+    seen = replace(alive(declared), signing_keys=SigningKeys(2, "second"))
+    rolling = replace(seen, store_key=StoreKey(True, others=1, others_in_use=True, rotation="first"))
+    assert plan(declared, rolling).steps == ()  # a third key would cost pods the one that they use
+    rolled = replace(seen, store_key=StoreKey(True, others=1, rotation="first"))
+    assert [type(step) for step in plan(declared, rolled).steps] == [MakeStoreKey]
+
+
+def test_asking_no_more_for_new_keys_makes_none() -> None:
+    seen = replace(
+        alive(resource()), store_key=StoreKey(True, rotation="2026-11"), signing_keys=SigningKeys(2, "2026-11")
+    )
+    assert plan(resource(), seen).steps == ()
+
+
 def test_an_old_store_key_is_revoked_once_no_pod_uses_it() -> None:
     rolling = replace(alive(resource()), store_key=StoreKey(True, others=1, others_in_use=True))
     assert plan(resource(), rolling).steps == ()
@@ -424,6 +440,20 @@ def test_a_canary_is_sent_when_it_is_due_and_all_that_it_needs_is_there() -> Non
     asleep = replace(alive(resource()), scanner=due, api=Api(api_shape_of(resource()), wanted=2, ready=0))
     assert plan(resource(), asleep).steps == ()
     assert said(plan(resource(), asleep), "ScannerReady").status == "True"  # what was seen last still stands
+
+
+def test_a_canary_does_not_wait_for_workers_of_another_kind() -> None:
+    due = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
+    broken = Workers(worker_shape_of(resource()), trouble={"transcribe": "OOMKilled"})
+    assert plan(resource(), replace(alive(resource()), scanner=due, workers=broken)).steps == (SendCanary("acme"),)
+
+
+def test_what_failed_or_could_not_be_seen_is_worth_another_look_soon() -> None:
+    seen = alive(resource())
+    assert plan(resource(), seen).is_certain
+    assert not plan(resource(), replace(seen, database=Unreachable("connection refused"))).is_certain
+    failed = {"HoldDeletion": Failure("the object has been modified")}
+    assert not plan(resource(), replace(seen, failures=failed)).is_certain
 
 
 def test_what_the_store_lacks_is_said_and_holds_nothing_back() -> None:
@@ -482,6 +512,14 @@ def test_what_blocks_a_deletion_is_said_with_the_way_out(change: dict[str, Any],
     assert current.steps == ()
     let_go = plan_deletion(resource(), replace(alive(declared), held=True, stopped=True, **change))
     assert let_go.steps == (ReleaseDeletion(),)
+
+
+def test_a_finalizer_that_cannot_be_taken_off_is_said_and_not_tried_again_in_this_pass() -> None:
+    failed = replace(alive(resource()), held=True, failures={"ReleaseDeletion": Failure("no permission")})
+    current = plan_deletion(resource(), failed)
+    blocked = said(current, "DeletionBlocked")
+    assert (blocked.status, blocked.reason, blocked.message) == ("True", "ReleaseDeletionFailed", "no permission")
+    assert current.steps == ()
 
 
 def test_a_tenant_that_never_had_anything_takes_nothing_with_it() -> None:

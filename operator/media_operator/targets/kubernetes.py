@@ -4,8 +4,9 @@ What the cluster holds is read from the cache that the watches feed, never asked
 asked at every look, each behind its breaker, so that one that is away costs a pass nothing. Nothing is remembered
 between two looks.
 
-Secrets are the only copy of what they hold. A new password is written there before PostgreSQL hears of it; a new S3
-key, which S3 makes, right after. A Secret that is gone, or whose data somebody edited, is made anew.
+Secrets are the only copy of what they hold. A new password is written there before PostgreSQL hears of it, which each
+look compares; a new S3 key, which S3 makes, right after. A Secret that is gone, or whose data somebody edited, is made
+anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from media_operator.breaker import Breaker
 from media_operator.cache import Cache, claims, key_of
 from media_operator.issuers import key_source
 from media_operator.kinds import Kind, Object
-from media_operator.kube import Conflict, Forbidden, Kube, KubeError
+from media_operator.kube import Forbidden, Kube, KubeError
 from media_operator.reconcile import StepFailed, StepUnfinished
 from media_operator.settings import OperatorSettings, PlatformSettings
 from media_operator.store_keys import SharedKey, StoreKeys
@@ -130,9 +131,10 @@ class KubernetesTarget:
         there, schema = self._backends.databases, tenant.schema_name
 
         async def look() -> tuple[plan.Database, Policy | None, canary.Canary | None]:
-            facts = await there.observe(schema)
-            if render.DATABASE_URL not in held.credentials:
-                facts = replace(facts, complete=False)
+            url = held.credentials.get(render.DATABASE_URL)
+            facts = await there.observe(schema, databases.password_of(url) if url else None)
+            if url != self._database_url(tenant, held):
+                facts = replace(facts, complete=False)  # the settings say another address by now
             if facts.revision is None or facts.revision not in facts.known_revisions:
                 return facts, None, None
             async with there.within(schema) as tx:
@@ -210,8 +212,8 @@ class KubernetesTarget:
             pods = await self._pods(tenant)
         except KubeError:
             return {}
-        words = ((pod["metadata"]["labels"].get(kinds.WORK_LABEL), _pod_trouble(pod)) for pod in pods)
-        return {kind: trouble for kind, trouble in words if kind in late and trouble}
+        said = {pod["metadata"]["labels"].get(kinds.WORK_LABEL): words for pod in pods if (words := _pod_trouble(pod))}
+        return {kind: said.get(kind) or self._jobs.unstarted(tenant, kind) for kind in late}
 
     def _rival(self, tenant: MediaTenant) -> str | None:
         """Who has the same id or bucket and was there first."""
@@ -298,13 +300,13 @@ class KubernetesTarget:
                 await self._create_database(tenant, schema, owner, adopt)
             case plan.MigrateDatabase(schema):
                 url = Held(self._cache, tenant).credentials[render.DATABASE_URL]
-                await there.database_breaker.call(lambda: there.databases.migrate(schema, url))
+                await there.databases.migrate(schema, url)
             case plan.MakeSigningKey(_, rotation):
                 keys = [tokens.generate_key(), *Held(self._cache, tenant).signing_keys][:LIVE_SIGNING_KEYS]
                 await self._apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
             case plan.ApplyPolicy(policy):
                 url = Held(self._cache, tenant).credentials[render.DATABASE_URL]
-                await there.database_breaker.call(lambda: there.databases.apply_policy(url, policy))
+                await there.databases.apply_policy(url, policy)
             case plan.RunApi():
                 await self._apply_workloads(tenant)
             case plan.SendCanary():
@@ -315,6 +317,7 @@ class KubernetesTarget:
                 emptied = await there.store_breaker.call(lambda: there.buckets.empty_and_delete(bucket, owner))
                 if not emptied.done:
                     raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
+                await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
             case plan.DropDatabase(schema, owner):
                 await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
                 await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
@@ -334,10 +337,7 @@ class KubernetesTarget:
         if seen is None:
             return
         metadata = {"resourceVersion": seen["metadata"]["resourceVersion"], "finalizers": finalizers}
-        try:
-            body = await self._kube.merge_patch(kinds.MEDIA_TENANT, key.namespace, key.name, {"metadata": metadata})
-        except Conflict as error:
-            raise StepFailed("the resource changed meanwhile", "Conflict") from error
+        body = await self._kube.merge_patch(kinds.MEDIA_TENANT, key.namespace, key.name, {"metadata": metadata})
         self._cache.applied(kinds.MEDIA_TENANT, body)
 
     async def _create_bucket(self, tenant_id: str, bucket: str, owner: Mark, adopt: bool) -> None:
@@ -361,22 +361,24 @@ class KubernetesTarget:
         )
         values = {**held.credentials, render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
         # Both are made for a new tenant, and one write of the Secret is enough.
-        values.setdefault(render.DATABASE_URL, self._new_database_url(tenant))
+        values.setdefault(render.DATABASE_URL, self._database_url(tenant, held))
         await self._apply(render.credentials_secret(tenant, values, rotation=rotation))
 
     async def _create_database(self, tenant: MediaTenant, schema: str, owner: Mark, adopt: bool) -> None:
         held = Held(self._cache, tenant)
         there = self._backends
-        url = held.credentials.get(render.DATABASE_URL)
-        if url is None:
-            url = self._new_database_url(tenant)
+        url = self._database_url(tenant, held)
+        if url != held.credentials.get(render.DATABASE_URL):
             values = {**held.credentials, render.DATABASE_URL: url}
             await self._apply(render.credentials_secret(tenant, values, rotation=held.rotation))
         password = databases.password_of(url)
         await there.database_breaker.call(lambda: there.databases.create(schema, owner, password, adopt=adopt))
 
-    def _new_database_url(self, tenant: MediaTenant) -> str:
-        return self._backends.databases.tenant_url(tenant.schema_name, secrets.token_urlsafe(24))
+    def _database_url(self, tenant: MediaTenant, held: Held) -> str:
+        """With the password that the Secret holds, else with a new one."""
+        url = held.credentials.get(render.DATABASE_URL)
+        password = databases.password_of(url) if url else secrets.token_urlsafe(24)
+        return self._backends.databases.tenant_url(tenant.schema_name, password)
 
     async def _apply_workloads(self, tenant: MediaTenant) -> None:
         held = Held(self._cache, tenant)
@@ -424,7 +426,8 @@ class KubernetesTarget:
     async def retire(self, schema: str, mark: Mark) -> None:
         """Bucket and schema say that they are kept for their owner's namesake; its keys stop working.
 
-        Only over this very mark: a namesake that adopts them meanwhile keeps them. Raises Unavailable.
+        Only over this very mark: a namesake that adopts them meanwhile keeps them, and makes itself another S3 key.
+        Raises Unavailable.
         """
         there = self._backends
         tenant_id = databases.tenant_id_of(schema)

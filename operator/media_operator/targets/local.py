@@ -140,9 +140,7 @@ class LocalTarget:
     ) -> tuple[plan.Database | plan.Unreachable, Policy | plan.Unreachable | None]:
         try:
             self._postgres.start()  # a server that has died starts again at its address
-            facts = await self._databases.observe(tenant.schema_name)
-            if "database_password" not in self._secrets(tenant):
-                facts = replace(facts, complete=False)
+            facts = await self._databases.observe(tenant.schema_name, self._secrets(tenant).get("database_password"))
             if facts.revision not in facts.known_revisions:
                 return facts, None
             async with self._databases.within(tenant.schema_name) as tx:

@@ -1,0 +1,114 @@
+"""Jobs as the cache has them: which run, which wait, which failed, and what the next one is called."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from media_core.spec import MediaTenant
+from media_operator import kinds
+from media_operator.cache import Cache
+from media_operator.kinds import Kind, Object
+from media_operator.kube import AlreadyExists
+from media_operator.settings import PlatformSettings, StoreAdminSettings
+from media_operator.worker_jobs import WorkerJobs
+
+TENANT = MediaTenant.read(
+    {
+        "apiVersion": "media.scaiwave.io/v1alpha1",
+        "kind": "MediaTenant",
+        "metadata": {"name": "acme", "namespace": "team", "uid": "u"},
+        "spec": {},
+    }
+)
+CREDENTIALS = {
+    "database-url": "postgresql+psycopg://a:b@c/d",
+    "s3-access-key-id": "k",
+    "s3-secret-access-key": "s",
+}
+
+
+class Api:
+    """Takes Jobs whose name is free, as the API server does."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def create(self, kind: Kind, body: Object) -> Object:
+        name = body["metadata"]["name"]
+        if name in self.names:
+            raise AlreadyExists(name)
+        self.names.append(name)
+        return {**body, "metadata": {**body["metadata"], "uid": f"uid-of-{name}", "resourceVersion": "1"}}
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+def jobs(cache: Cache, api: Api) -> WorkerJobs:
+    platform = PlatformSettings(api_image="api", worker_image="workers", clamd_host="clamd")
+    store = StoreAdminSettings(endpoint="http://s3", access_key_id="k", secret_access_key="s")  # type: ignore[arg-type]
+    return WorkerJobs(api, cache, platform, store, 60, lambda: True)  # type: ignore[arg-type]
+
+
+def job(name: str, kind: str = "scan", *, age: float = 0.0, **status: Any) -> Object:
+    made = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": f"uid-of-{name}",
+            "creationTimestamp": made,
+            "labels": {kinds.TENANT_LABEL: "acme", kinds.WORK_LABEL: kind},
+            "ownerReferences": [
+                {"apiVersion": "media.scaiwave.io/v1alpha1", "kind": "MediaTenant", "name": "acme", "controller": True}
+            ],
+        },
+        "spec": {},
+        "status": status,
+    }
+
+
+def ended(name: str, how: str, *, age: float) -> Object:
+    when = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
+    return job(name, age=age, conditions=[{"type": how, "status": "True", "lastTransitionTime": when}])
+
+
+def test_a_job_whose_name_was_used_up_again_and_again_gets_one_that_is_free(
+    jobs: WorkerJobs, cache: Cache, api: Api
+) -> None:
+    for number in range(6):  # each ends without having taken the work that it is named for
+        assert asyncio.run(jobs.launch(TENANT, "scan", "mt-acme-scan-00000000", CREDENTIALS)) == "created"
+        cache.see(kinds.JOB, None, ended(api.names[-1], "Failed", age=60 - number))
+    assert len(set(api.names)) == 6
+
+
+def test_failures_are_counted_until_one_succeeds(jobs: WorkerJobs, cache: Cache) -> None:
+    for each in (ended("a", "Failed", age=30), ended("b", "Failed", age=20)):
+        cache.see(kinds.JOB, None, each)
+    assert jobs.by_state() == {("acme", "scan", "failed"): 2}
+    cache.see(kinds.JOB, None, ended("c", "Complete", age=10))
+    assert jobs.by_state() == {}
+
+
+def test_a_kind_of_which_no_job_runs_is_late_whatever_keeps_it(jobs: WorkerJobs, cache: Cache) -> None:
+    suspended = job("queued", "transcribe", age=300)
+    suspended["spec"]["suspend"] = True
+    cache.see(kinds.JOB, None, suspended)  # no pod, and none active
+    cache.see(kinds.JOB, None, job("pending", age=200, active=1, ready=0))
+    late = jobs.starting(TENANT)
+    assert (round(late["transcribe"], -1), round(late["scan"], -1)) == (300, 200)
+    assert "no queue has admitted it" in jobs.unstarted(TENANT, "transcribe")
+    cache.see(kinds.JOB, None, job("running", age=100, active=1, ready=1))
+    assert "scan" not in jobs.starting(TENANT)
