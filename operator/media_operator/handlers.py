@@ -19,6 +19,9 @@ from media_operator.workqueue import WorkQueue
 
 WATCHED_IN_TURN = 500
 """Objects in one answer of a list."""
+WATCH_BACKOFFS = (0.5, 1.0, *(2.0,) * 150)
+"""An API server that starts says 403 and 429 for a while. kopf's own delays grow to 21 s, and then it gives up: late
+for drift that is to be repaired within 10 s, and early for an outage of minutes."""
 
 
 def registry(
@@ -67,6 +70,7 @@ def settings(children: tuple[Kind, ...]) -> kopf.OperatorSettings:
     chosen.watching.chunk_size = WATCHED_IN_TURN
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
+    chosen.networking.error_backoffs = WATCH_BACKOFFS
     chosen.execution.max_workers = 1
     for kind in (*children, kinds.JOB, kinds.LEASE):
         chosen.watching.label_selectors[kind.group, kind.version, kind.plural] = kinds.OURS

@@ -129,15 +129,26 @@ class Namespace:
             port = probe.getsockname()[1]
         command: list[str | Path] = [build.provide(build.TOOLS["kubectl"]), "--namespace", self.name]
         command += ["port-forward", f"service/{service}", f"{port}:80"]
-        with subprocess.Popen(
-            command, env=self.cluster.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        ) as forwarding:
-            base = f"http://127.0.0.1:{port}"
-            try:
-                wait_until(lambda: _answers(base), 30, lambda: f"{service} does not answer at {base}")
-                yield base
-            finally:
-                forwarding.kill()
+        base, forwarding = f"http://127.0.0.1:{port}", self._started(command)
+
+        def answers() -> bool:
+            nonlocal forwarding
+            if forwarding.poll() is not None:  # the kubelet did not know the pod yet, or not any more
+                forwarding = self._started(command)
+            return _answers(base)
+
+        try:
+            wait_until(
+                answers, 60, lambda: f"{service} does not answer at {base}\n{self.describe(f'service/{service}')}"
+            )
+            yield base
+        finally:
+            forwarding.kill()
+            forwarding.wait()
+
+    def _started(self, command: list[str | Path]) -> subprocess.Popen[bytes]:
+        null = subprocess.DEVNULL
+        return subprocess.Popen(command, env=self.cluster.environment, stdin=null, stdout=null, stderr=null)
 
 
 def body(version: str, kind: str, metadata: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def test_an_installations_life(platform: Installation, teams: tuple[Tenant, Tena
     # That it is refused while there are tenants is tested elsewhere; here somebody's `make demo` must not matter.
     arguments = ("--namespace", PLATFORM, "--no-hooks", "--wait", "--timeout", "240s")
     platform.cluster.helm("uninstall", RELEASE, *arguments)
-    assert platform.own.kubectl("get", "pods", "--selector", OPERATOR, "--output", "name") == ""
+    platform.own.until_none("pods", "--selector", OPERATOR)
     platform.install()
     acme.declare()
     acme.until_ready()
