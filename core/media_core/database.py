@@ -4,6 +4,7 @@ Nothing here or above relies on session state: search_path and limits hang on th
 prepared by name, locks live as long as their transaction. So the api works behind PgBouncer in transaction mode.
 """
 
+import hashlib
 import math
 import threading
 import time
@@ -20,8 +21,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from media_core.errors import Unavailable
-
-MIGRATION_LOCK = 0x6D65646961  # "media"; two pods that start together migrate one after the other
 
 DURABLE = text("SET LOCAL synchronous_commit = on")
 """For a transaction whose commit precedes something that can't be taken back, also in a `relaxed` worker."""
@@ -99,10 +98,12 @@ def migrate(url: str) -> None:
     engine = create_engine(url, connect_args={"connect_timeout": 5})
     try:
         with _MIGRATING, engine.begin() as connection:
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(:lock, hashtext(current_schema()))"),
-                {"lock": MIGRATION_LOCK & 0x7FFFFFFF},
-            )
+            # A role may change its own timeouts and lock its own tables: nobody else waits for that for ever.
+            connection.execute(text("SET LOCAL statement_timeout = '300s'"))
+            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+            # Everybody may take advisory locks; of the password's hash only who has it knows the number.
+            number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8], signed=True)
+            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     finally:

@@ -155,6 +155,8 @@ class Observed:
     """The uid of its kube-system namespace; empty on a single machine."""
     rival: str | None = None
     """Another tenant, declared earlier, that has the same id or bucket."""
+    host_rival: str | None = None
+    """Another tenant that is served at the same host."""
     held: bool | None = None
     """Whether the resource bears our finalizer; None: there is no such thing here."""
     stopped: bool | Unreachable = False
@@ -415,6 +417,12 @@ class Case:
         seen = [half for half in halves if not isinstance(half, Unreachable)]
         return len(seen) == 2 or any(self.is_ours(half) for half in seen)
 
+    def is_heir(self) -> bool:
+        """Bucket or schema bears this tenant's own mark, or its namesake's: so it was here before any rival."""
+        halves = (self.observed.bucket, self.observed.database)
+        seen = [half for half in halves if not isinstance(half, Unreachable)]
+        return any(half.exists and half.owner is not None and not self.is_foreign(half) for half in seen)
+
     def is_foreign(self, seen: Bucket | Database) -> bool:
         """It is there, and neither ours nor to be had."""
         if not seen.exists:
@@ -437,8 +445,10 @@ def attempt(case: Case, step: Step, reason: str, message: str, *, status: Status
 def accepted(case: Case) -> Finding:
     """Whether this resource may have the names it claims; nothing at all is done for one that may not."""
     tenant, seen = case.tenant, case.observed
-    if seen.rival is not None:
+    if seen.rival is not None and not case.is_heir():
         return Finding("False", "Conflict", f"{seen.rival}; nothing is done for this one: rename or delete it")
+    if seen.host_rival is not None:
+        return Finding("False", "Conflict", f"{seen.host_rival}; nothing is done for this one: choose another host")
     for what, thing in ((f"bucket {tenant.bucket}", seen.bucket), (f"schema {tenant.schema_name}", seen.database)):
         if not isinstance(thing, Unreachable) and case.is_foreign(thing):
             whose = f"belongs to {thing.owner.describe()}" if thing.owner else "exists and bears nobody's mark"

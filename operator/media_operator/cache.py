@@ -32,11 +32,20 @@ def key_of(tenant: MediaTenant) -> TenantKey:
     return TenantKey(tenant.metadata.namespace, tenant.metadata.name)
 
 
-def claims(body: Object) -> tuple[str, str]:
-    """(tenant id, bucket) that a MediaTenant wants for itself, valid or not: as the model's defaults say it."""
+class Claims(NamedTuple):
+    """What one MediaTenant alone may have."""
+
+    tenant_id: str
+    bucket: str
+    host: str | None
+
+
+def claims(body: Object) -> Claims:
+    """What a MediaTenant wants for itself, valid or not: as the model's defaults say it."""
     spec = body.get("spec", {})
     tenant_id = spec.get("tenantId") or body["metadata"]["name"]
-    return tenant_id, spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"
+    bucket = spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"
+    return Claims(tenant_id, bucket, spec.get("api", {}).get("host"))
 
 
 Place = TenantKey

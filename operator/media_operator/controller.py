@@ -129,6 +129,9 @@ class Controller:
 
     def _serve(self, key: TenantKey, tenant: MediaTenant, current: Plan) -> None:
         status = {condition.type: condition.status for condition in current.conditions}
+        if status["Accepted"] != "True":  # what bears its id is somebody else's
+            self._forget(key)
+            return
         held = Held(self.cache, tenant)
         self._schemas[key] = tenant.schema_name
         if all(status.get(name) == "True" for name in QUEUE_NEEDS) and held.is_complete(tenant):
@@ -139,15 +142,17 @@ class Controller:
             if is_new:
                 self.is_served(tenant.schema_name)
         elif all(status.get(name) != "Unknown" for name in QUEUE_NEEDS):
-            self.served.pop(tenant.schema_name, None)
+            self._unserve(key, tenant.schema_name)
         # else: what cannot be seen now stays as it was; the dispatcher itself finds the queue unreadable
 
     def _forget(self, key: TenantKey) -> None:
-        schema = self._schemas.pop(key, "")
+        self._unserve(key, self._schemas.pop(key, ""))
+        self._usage.pop(key, None)
+
+    def _unserve(self, key: TenantKey, schema: str) -> None:
         served = self.served.get(schema)
         if served is not None and key_of(served.tenant) == key:
             del self.served[schema]
-        self._usage.pop(key, None)
 
     # --- status -----------------------------------------------------------------------------------------------------
 
@@ -254,7 +259,7 @@ class Controller:
         for (tenant, kind, state), count in jobs.items():
             jobs_of[tenant][kind, state] = count
         for key, body in self.cache.tenants().items():
-            id_, _ = claims(body)
+            id_ = claims(body).tenant_id
             seen = self._usage.get(key)
             yield TenantFacts(
                 namespace=key.namespace,
@@ -331,7 +336,7 @@ class Controller:
         if found is None:
             return True
         # One of the same name and id that is there now adopts them itself.
-        return bool(found["metadata"]["uid"] != mark.uid and claims(found)[0] != tenant_id_of(schema))
+        return bool(found["metadata"]["uid"] != mark.uid and claims(found).tenant_id != tenant_id_of(schema))
 
 
 def _replicas(deployment: Object | None, before: int) -> int:

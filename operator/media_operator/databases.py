@@ -58,6 +58,7 @@ READER_SETTINGS = {
     "default_transaction_read_only": "on",
     "statement_timeout": "5s",
     "lock_timeout": "100ms",  # a tenant that locks its queue keeps nobody else waiting
+    "row_security": "off",  # a policy would run a function of the tenant's as the reader: refused instead
 }
 READABLE = {
     "alembic_version": ("version_num",),
@@ -78,6 +79,7 @@ BATCH = 100
 """Tenants that one statement looks at."""
 SESSION_END_MS = 5000
 DROP_LOCK_TIMEOUT = "10s"
+MARK_LOCK_TIMEOUT = "10s"
 SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
 """Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
@@ -107,8 +109,8 @@ class Databases:
         admin = self._url.update_query_dict({**DEAD_AFTER, "options": options})
         self.reader = f"{self._url.username}_reader"
         # Derived, so that the next operator, and another cluster's with the same role, find it as it is.
-        key = str(self._url.password).encode() if self._url.password else secrets.token_bytes(32)
-        self._reader_password = hmac.new(key, self.reader.encode(), hashlib.sha256).hexdigest()
+        self._key = str(self._url.password).encode() if self._url.password else secrets.token_bytes(32)
+        self._reader_password = hmac.new(self._key, self.reader.encode(), hashlib.sha256).hexdigest()
         reader = self._url.set(username=self.reader, password=self._reader_password).update_query_dict(DEAD_AFTER)
         self._admin = Database(_text(admin), pool_size=max(1, settings.pool // 2)).engine
         self._readers = Database(_text(reader), pool_size=settings.pool - max(1, settings.pool // 2)).engine
@@ -151,7 +153,7 @@ class Databases:
         """
         role = name = sql.Identifier(schema)
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema)
+            marks = await _locked_marks(tx, schema, self._lock(schema))
             for there in marks.values():
                 if there is None or there.relation(mark, adopt=adopt) == "foreign":
                     raise NotOwned(_whose(schema, there))
@@ -188,14 +190,14 @@ class Databases:
         What does not bear `claimant`'s mark, or does no more, stays as it is.
         """
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema)
+            marks = await _locked_marks(tx, schema, self._lock(schema))
             if not _ours(marks, claimant):
                 return
             if "role" in marks:
                 await _execute(tx, "ALTER ROLE {} NOLOGIN PASSWORD NULL", sql.Identifier(schema))
         await self._end_sessions(schema, marks)
         async with self._administering() as tx:  # last, since the next look goes by it
-            marks = await _locked_marks(tx, schema)
+            marks = await _locked_marks(tx, schema, self._lock(schema))
             if _ours(marks, claimant):
                 await _write_marks(tx, schema, claimant.as_retained(), marks)
 
@@ -203,14 +205,14 @@ class Databases:
         """Schema and role with all they hold. Nothing happens where neither exists. Raises NotOwned."""
         role = sql.Identifier(schema)
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema)
+            marks = await _locked_marks(tx, schema, self._lock(schema))
             if not _ours(marks, claimant):
                 raise NotOwned(_whose(schema, *marks.values()))
             if "role" in marks:
                 await _execute(tx, "ALTER ROLE {} NOLOGIN", role)
         await self._end_sessions(schema, marks)
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema)
+            marks = await _locked_marks(tx, schema, self._lock(schema))
             if not _ours(marks, claimant):
                 raise NotOwned(_whose(schema, *marks.values()))
             await _execute(tx, "SET LOCAL lock_timeout = {}", DROP_LOCK_TIMEOUT)
@@ -266,7 +268,9 @@ class Databases:
     async def usages_of(self, schemas: Iterable[str]) -> Mapping[str, Usage]:
         """Of those that can be read."""
         found = await self._read_all(schemas, "usage", "SELECT stored_bytes, max_bytes FROM {}".format)
-        return {schema: Usage(rows[0].stored_bytes, rows[0].max_bytes) for schema, rows in found.items() if rows}
+        numbers: dict[str, tuple[Any, ...]] = {schema: tuple(rows[0])[1:3] for schema, rows in found.items() if rows}
+        # A tenant may do to its own table what it likes.
+        return {schema: Usage(*each) for schema, each in numbers.items() if all(type(one) is int for one in each)}
 
     async def depths(self, schema: str) -> Mapping[str, Depth]:
         depths = (await self.depths_of([schema]))[schema]
@@ -347,7 +351,7 @@ class Databases:
             if self._reader_exists:
                 return
             async with self._administering() as tx:
-                marks = await _locked_marks(tx, self.reader)
+                marks = await _locked_marks(tx, self.reader, self._lock(self.reader))
                 if marks.get("role", READER) != READER:
                     raise Unavailable("database", f"{_whose(self.reader, marks['role'])}, so no table can be read")
                 if "role" not in marks:
@@ -356,6 +360,10 @@ class Databases:
                 await _set_password(tx, self.reader, self._reader_password)
                 await _set(tx, role, READER_SETTINGS)
             self._reader_exists = True
+
+    def _lock(self, name: str) -> int:
+        """Of the marks of that name, the same for every operator with this password."""
+        return int.from_bytes(hmac.new(self._key, name.encode(), hashlib.sha256).digest()[:8], signed=True)
 
     async def _end_sessions(self, schema: str, marks: Iterable[str]) -> None:
         """As the role itself, which needs no privilege for that."""
@@ -424,6 +432,8 @@ async def _answering() -> AsyncIterator[None]:
         raise Unavailable("database", "all connections are busy") from error
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
+        if isinstance(error.orig, psycopg.DataError) and state is None:
+            raise _Refused("database", "a value there that cannot be read") from error
         if error.connection_invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
             raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
@@ -452,9 +462,13 @@ async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Seque
     return done.all() if done.returns_rows else []
 
 
-async def _locked_marks(tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
-    """`_marks`, and until the end of the transaction nobody else of us changes them."""
-    await _execute(tx, "SELECT pg_advisory_xact_lock(hashtext({}))", COMMENT + name)
+async def _locked_marks(tx: AsyncConnection, name: str, lock: int) -> dict[str, Mark | None]:
+    """`_marks`, and until the end of the transaction nobody else of us changes them.
+
+    Every role may take advisory locks; the number of this one is known to the operator alone.
+    """
+    await _execute(tx, "SET LOCAL lock_timeout = {}", MARK_LOCK_TIMEOUT)
+    await _execute(tx, "SELECT pg_advisory_xact_lock({})", lock)
     return await _marks(tx, name)
 
 

@@ -16,7 +16,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import psycopg
 import structlog
@@ -125,6 +125,13 @@ def job_name(tenant_id: str, kind: str, head: str, slot: int) -> str:
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
+class Running(NamedTuple):
+    unfinished: Mapping[tuple[str, str], int]
+    """(schema, kind) -> workers that run or are about to."""
+    places: int
+    """Of the cluster-wide limit, that are taken: a worker that never comes up gives its place back."""
+
+
 class Fleet(Protocol):
     """All tenants' queues and workers. A schema stands for its tenant."""
 
@@ -134,11 +141,8 @@ class Fleet(Protocol):
     async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
         """Schema -> kind -> depth; None: it cannot be read. Raises Unavailable when none can."""
 
-    def running(self) -> Mapping[tuple[str, str], int] | None:
-        """(schema, kind) -> workers that run or are about to, launches included at once; None: it cannot be told now.
-
-        Of tenants that are gone too, since they take places.
-        """
+    def running(self) -> Running | None:
+        """Launches included at once; None: it cannot be told now."""
 
     def held(self, schema: str, kind: str) -> bool:
         """Whether its last workers failed and the next one has to wait."""
@@ -209,11 +213,11 @@ class FleetDispatcher:
             return await self._place({schema: depths for schema, depths in seen.items() if depths is not None})
 
     async def _place(self, seen: Mapping[str, Mapping[str, Depth]]) -> list[Launch]:
-        running = self._fleet.running()
-        if running is None:
+        now = self._fleet.running()
+        if now is None:
             return []
-        tenants = self._fleet.tenants()
-        free = self._limit - sum(running.values())
+        tenants, running = self._fleet.tenants(), now.unfinished
+        free = self._limit - now.places
         busy = Counter[str]()
         for (schema, _), count in running.items():
             if schema in tenants:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from media_core.queue import Depth
-from media_core.spec import schema_of
+from media_operator.cache import key_of
 from media_operator.controller import Controller
-from media_operator.dispatch import TenantQueue
+from media_operator.dispatch import Running, TenantQueue
 from media_operator.targets.kubernetes import Backends
 from media_operator.worker_jobs import WorkerJobs
 
@@ -25,11 +25,17 @@ class ClusterFleet:
     async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
         return await self._backends.database_breaker.call(lambda: self._backends.databases.depths_of(schemas))
 
-    def running(self) -> Mapping[tuple[str, str], int] | None:
-        counted = self._jobs.running()
+    def running(self) -> Running | None:
+        counted = self._jobs.open()
         if counted is None:
             return None
-        return {(schema_of(tenant_id), kind): count for (tenant_id, kind), count in counted.items()}
+        unfinished, places = {}, 0
+        for schema, served in self._served.items():
+            key = key_of(served.tenant)
+            for kind, limit in served.queue.limits.items():
+                unfinished[schema, kind], placed = counted.get((key, kind), (0, 0))
+                places += min(placed, limit)  # more than that are none of ours
+        return Running({of: count for of, count in unfinished.items() if count}, places)
 
     def held(self, schema: str, kind: str) -> bool:
         served = self._served.get(schema)

@@ -28,14 +28,19 @@ def registry(
     cache: Cache,
     queue: WorkQueue[TenantKey],
     heard: Callable[[], None],
+    listed: Callable[[], None],
     job_ended: Callable[[], None],
     children: tuple[Kind, ...],
 ) -> kopf.OperatorRegistry:
-    """`heard`: the watches are alive. `job_ended`: a place under the cluster-wide cap may be free."""
+    """`heard`: the watches are alive. `listed`: one began anew, and does not tell what went meanwhile.
+
+    `job_ended`: a place under the cluster-wide cap may be free."""
     registry = kopf.OperatorRegistry()
 
     def see(kind: Kind, event: str | None, body: kopf.Body) -> None:
         heard()
+        if event is None:
+            listed()
         for key in cache.see(kind, event, dict(body)):
             queue.add(key)
         if kind == kinds.JOB and (event == "DELETED" or body.get("status", {}).get("conditions")):

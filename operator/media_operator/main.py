@@ -7,6 +7,7 @@ can be cut anywhere and repeated.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -49,6 +50,8 @@ _log = structlog.stdlib.get_logger("media.operator")
 
 CRD_POLL_SECONDS = 2.0
 UNLISTED_SECONDS = 2.0
+RELIST_DEBOUNCE = 3.0
+"""When one watch was cut mostly all were, and they come back within `handlers.WATCH_BACKOFFS`."""
 SILENCE_SECONDS = 60.0
 """The Lease comes back through the watches every few seconds; after so much silence they are taken for dead."""
 STUCK_SECONDS = 600.0
@@ -77,6 +80,8 @@ class Operator:
         self._synced = asyncio.Event()
         """Every kind was listed whole."""
         self._stopping = asyncio.Event()
+        self._listed = asyncio.Event()
+        """A watch began anew."""
         self._leads = False
         self._cache = Cache()
         self._controller: Controller | None = None
@@ -181,7 +186,9 @@ class Operator:
         # then the Lease would not be given back.
         watching: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         watching.add_done_callback(lambda _: self._catch_signals())
-        registry = handlers.registry(self._cache, self._queue, self._heard, dispatcher.job_ended, children)
+        registry = handlers.registry(
+            self._cache, self._queue, self._heard, self._listed.set, dispatcher.job_ended, children
+        )
         parts = {
             "watches": kopf.operator(
                 registry=registry,
@@ -247,12 +254,16 @@ class Operator:
 
     async def _relist(self, kube: Kube, children: tuple[Kind, ...], dispatcher: FleetDispatcher) -> None:
         while True:
+            self._listed.clear()
             listed = [await self._list(kube, kind) for kind in (*children, kinds.JOB, kinds.MEDIA_TENANT)]
             if not self._synced.is_set() and all(listed):
                 self._synced.set()
                 dispatcher.wake(None)
             seconds = self._settings.operator.relist_seconds if self._synced.is_set() else UNLISTED_SECONDS
-            await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311  jitter, not a secret
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds * random.uniform(0.8, 1.2)):  # noqa: S311  jitter, not a secret
+                    await self._listed.wait()
+                    await asyncio.sleep(RELIST_DEBOUNCE)
 
     async def _list(self, kube: Kube, kind: Kind) -> bool:
         """Whether it could be done."""

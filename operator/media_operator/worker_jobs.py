@@ -20,7 +20,7 @@ from media_core import plan
 from media_core.spec import MediaTenant
 from media_core.store.s3 import S3Settings
 from media_operator import kinds, render
-from media_operator.cache import Cache, key_of
+from media_operator.cache import Cache, TenantKey, claims, key_of
 from media_operator.kinds import Object
 from media_operator.kube import AlreadyExists, Kube, KubeError
 from media_operator.settings import PlatformSettings, StoreAdminSettings
@@ -28,6 +28,9 @@ from media_operator.settings import PlatformSettings, StoreAdminSettings
 FIRST_DELAY, LONGEST_DELAY = 5.0, 240.0
 """Seconds before the next Job of a kind whose last one failed, doubling with each failure in a row. The longest is less
 than a Job's TTL, so that the failures that it counts are still there."""
+
+PLACE_SECONDS = 60.0
+"""A Job whose pod has not come up for so long takes nobody's place under the cluster-wide cap any more."""
 
 _log = structlog.stdlib.get_logger("media.jobs")
 
@@ -69,21 +72,27 @@ class WorkerJobs:
 
     # --- for the dispatcher -----------------------------------------------------------------------------------------
 
-    def running(self) -> Mapping[tuple[str, str], int] | None:
-        """(tenant id, kind of work) -> Jobs that run or are about to; None: it cannot be told now."""
+    def open(self) -> Mapping[tuple[TenantKey, str], tuple[int, int]] | None:
+        """(tenant, kind of work) -> Jobs that have not ended, and how many of them run or have just been made.
+
+        None: it cannot be told now.
+        """
         if not self._is_synced():
             return None
-        return Counter(
-            (labels[kinds.TENANT_LABEL], labels[kinds.WORK_LABEL])
-            for labels, job in self._all()
-            if not is_finished(job)
-        )
+        unfinished, placed = Counter[tuple[TenantKey, str]](), Counter[tuple[TenantKey, str]]()
+        for key, kind, job in self._all():
+            if not is_finished(job):
+                unfinished[key, kind] += 1
+                placed[key, kind] += bool(
+                    job.get("status", {}).get("ready", 0) or time.time() - _made_at(job) < PLACE_SECONDS
+                )
+        return {of: (count, placed[of]) for of, count in unfinished.items()}
 
     def by_state(self) -> Mapping[tuple[str, str, str], int]:
         """(tenant id, kind of work, running | failed) -> Jobs, for the metrics; failed: the latest ones in a row."""
         jobs: dict[tuple[str, str], list[Object]] = defaultdict(list)
-        for labels, job in self._all():
-            jobs[labels[kinds.TENANT_LABEL], labels[kinds.WORK_LABEL]].append(job)
+        for _, kind, job in self._all():
+            jobs[job["metadata"]["labels"][kinds.TENANT_LABEL], kind].append(job)
         found = {}
         for (tenant, kind), each in jobs.items():
             found[tenant, kind, "running"] = sum(not is_finished(job) for job in each)
@@ -185,11 +194,14 @@ class WorkerJobs:
 
     # --- counting ---------------------------------------------------------------------------------------------------
 
-    def _all(self) -> Iterator[tuple[Mapping[str, str], Object]]:
-        for job in self._cache.all_jobs():
-            labels = job["metadata"].get("labels", {})
-            if kinds.WORK_LABEL in labels and kinds.TENANT_LABEL in labels:
-                yield labels, job
+    def _all(self) -> Iterator[tuple[TenantKey, str, Object]]:
+        """By owner: labels anybody may write in a namespace of his own."""
+        for key, body in self._cache.tenants().items():
+            tenant_id = claims(body).tenant_id
+            for job in self._cache.jobs(key):
+                labels = job["metadata"].get("labels", {})
+                if kinds.WORK_LABEL in labels and labels.get(kinds.TENANT_LABEL) == tenant_id:
+                    yield key, labels[kinds.WORK_LABEL], job
 
     def _of(self, tenant: MediaTenant) -> Iterator[Object]:
         yield from (

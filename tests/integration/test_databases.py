@@ -368,6 +368,45 @@ async def test_a_tenants_trigger_runs_as_the_tenant_whoever_writes_its_policy(
     assert await ask(databases, schema, "SELECT string_agg(DISTINCT session, ' ') FROM seen") == schema
 
 
+async def test_a_tenants_row_policy_runs_for_nobody(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    async with as_tenant(databases, schema) as session:
+        await session.execute(
+            "CREATE FUNCTION spy() RETURNS bool LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'as % I see', current_user; END $$"
+        )
+        await session.execute("GRANT EXECUTE ON FUNCTION spy() TO PUBLIC")
+        await session.execute("ALTER TABLE policy ENABLE ROW LEVEL SECURITY")
+        await session.execute("CREATE POLICY spying ON policy USING (spy())")
+    with pytest.raises(Answered) as raised:
+        async with databases.within(schema) as tx:
+            await read_policy(tx)
+    assert "I see" not in str(raised.value)
+
+
+async def test_values_that_no_operator_expects_are_left_out_and_hide_no_other(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    other = f"tenant_{secrets.token_hex(6)}"
+    try:
+        await make(databases, schema)
+        await queue(await make(databases, other))
+        async with as_tenant(databases, schema) as session:
+            await session.execute("ALTER TABLE usage ALTER stored_bytes DROP NOT NULL")
+            await session.execute("UPDATE usage SET stored_bytes = NULL")
+            await session.execute(
+                "INSERT INTO job (job_id, kind, status, payload, run_after) "
+                "VALUES ('job-1', 'scan', 'queued', '{}', '-infinity')"
+            )
+        assert (await databases.usages_of([schema, other])).keys() == {other}
+        depths = await databases.depths_of([schema, other])
+        assert depths[schema] is None
+        assert depths[other] is not None
+        assert depths[other]["scan"].ready == 1
+    finally:
+        await databases.drop(other, ACME)
+
+
 async def test_a_tenants_view_in_place_of_its_queue_runs_for_nobody(databases: Databases, schema: str) -> None:
     await make(databases, schema)
     statements = "ALTER TABLE job RENAME TO was; CREATE VIEW job AS SELECT * FROM was; GRANT SELECT ON job TO PUBLIC"

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from media_core.database import Database
 from media_core.queue import Depth, Queue, enqueue
 from media_operator.databases import Databases
-from media_operator.dispatch import FleetDispatcher, TenantQueue, listen
+from media_operator.dispatch import FleetDispatcher, Running, TenantQueue, listen
 from media_operator.embedded.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
 from tests.integration.api_server import new_tenant
@@ -57,8 +57,8 @@ class Fleet:
         finally:
             self.looked.set()
 
-    def running(self) -> Mapping[tuple[str, str], int]:
-        return Counter(self.sees.values())
+    def running(self) -> Running:
+        return Running(Counter(self.sees.values()), len(self.sees))
 
     def held(self, schema: str, kind: str) -> bool:
         return False

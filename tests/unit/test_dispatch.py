@@ -19,6 +19,7 @@ from media_operator.dispatch import (
     Demand,
     FleetDispatcher,
     Launch,
+    Running,
     TenantQueue,
     allot,
     job_name,
@@ -178,8 +179,8 @@ class Counted:
             raise Unavailable("database", "PostgreSQL does not answer")
         return {schema: self.queues[schema] for schema in schemas}
 
-    def running(self) -> Mapping[tuple[str, str], int] | None:
-        return Counter(self.workers.values()) if self.countable else None
+    def running(self) -> Running | None:
+        return Running(Counter(self.workers.values()), len(self.workers)) if self.countable else None
 
     def held(self, schema: str, kind: str) -> bool:
         return (schema, kind) in self.backing_off
@@ -233,7 +234,7 @@ async def test_one_who_counts_wrong_comes_upon_the_same_names() -> None:
     fleet.queue("tenant_a", scan=30)
     await look(fleet)
     names = set(fleet.workers)
-    fleet.running = dict  # type: ignore[method-assign]  a successor whose cache lags behind
+    fleet.running = lambda: Running({}, 0)  # type: ignore[method-assign]  a successor whose cache lags behind
     assert await look(fleet) == []
     assert set(fleet.workers) == names
 

@@ -448,6 +448,20 @@ def test_a_canary_does_not_wait_for_workers_of_another_kind() -> None:
     assert plan(resource(), replace(alive(resource()), scanner=due, workers=broken)).steps == (SendCanary("acme"),)
 
 
+def test_who_claims_a_name_first_does_not_win_it_from_its_owner() -> None:
+    words = "MediaTenant squatters/acme was there first and has tenantId acme"
+    seen = replace(alive(resource()), rival=words)
+    assert said(plan(resource(), seen), "Accepted").status == "True"
+    new = replace(seen, bucket=Bucket(False), database=Database(False))
+    assert said(plan(resource(), new), "Accepted").reason == "Conflict"
+
+
+def test_a_host_at_which_another_is_served_is_refused() -> None:
+    seen = replace(alive(resource()), host_rival="MediaTenant team-a/acme is served at media.example")
+    accepted = said(plan(resource(), seen), "Accepted")
+    assert (accepted.status, accepted.reason) == ("False", "Conflict")
+
+
 def test_what_failed_or_could_not_be_seen_is_worth_another_look_soon() -> None:
     seen = alive(resource())
     assert plan(resource(), seen).is_certain

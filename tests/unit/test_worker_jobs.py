@@ -8,7 +8,7 @@ import pytest
 
 from media_core.spec import MediaTenant
 from media_operator import kinds
-from media_operator.cache import Cache
+from media_operator.cache import Cache, TenantKey
 from media_operator.kinds import Kind, Object
 from media_operator.kube import AlreadyExists
 from media_operator.settings import PlatformSettings, StoreAdminSettings
@@ -43,9 +43,20 @@ class Api:
         return {**body, "metadata": {**body["metadata"], "uid": f"uid-of-{name}", "resourceVersion": "1"}}
 
 
+def resource(namespace: str = "team", tenant_id: str = "acme") -> Object:
+    return {
+        "apiVersion": "media.scaiwave.io/v1alpha1",
+        "kind": "MediaTenant",
+        "metadata": {"name": "acme", "namespace": namespace, "uid": f"u-{namespace}", "resourceVersion": "1"},
+        "spec": {"tenantId": tenant_id},
+    }
+
+
 @pytest.fixture
 def cache() -> Cache:
-    return Cache()
+    cache = Cache()
+    cache.see(kinds.MEDIA_TENANT, None, resource())
+    return cache
 
 
 @pytest.fixture
@@ -60,14 +71,14 @@ def jobs(cache: Cache, api: Api) -> WorkerJobs:
     return WorkerJobs(api, cache, platform, store, 60, lambda: True)  # type: ignore[arg-type]
 
 
-def job(name: str, kind: str = "scan", *, age: float = 0.0, **status: Any) -> Object:
+def job(name: str, kind: str = "scan", *, age: float = 0.0, namespace: str = "team", **status: Any) -> Object:
     made = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": name,
-            "namespace": "team",
+            "namespace": namespace,
             "uid": f"uid-of-{name}",
             "creationTimestamp": made,
             "labels": {kinds.TENANT_LABEL: "acme", kinds.WORK_LABEL: kind},
@@ -100,6 +111,21 @@ def test_failures_are_counted_until_one_succeeds(jobs: WorkerJobs, cache: Cache)
     assert jobs.by_state() == {("acme", "scan", "failed"): 2}
     cache.see(kinds.JOB, None, ended("c", "Complete", age=10))
     assert jobs.by_state() == {}
+
+
+def test_a_job_counts_for_its_owner_whatever_its_labels_say(jobs: WorkerJobs, cache: Cache) -> None:
+    cache.see(kinds.MEDIA_TENANT, None, resource("elsewhere", "globex"))
+    cache.see(kinds.JOB, None, job("forged", namespace="elsewhere"))  # labelled as acme's
+    assert jobs.open() == {}
+    cache.see(kinds.JOB, None, job("own"))
+    assert jobs.open() == {(TenantKey("team", "acme"), "scan"): (1, 1)}
+
+
+def test_a_job_that_never_comes_up_takes_nobodys_place(jobs: WorkerJobs, cache: Cache) -> None:
+    cache.see(kinds.JOB, None, job("new", age=10, active=1, ready=0))
+    cache.see(kinds.JOB, None, job("stuck", age=100, active=1, ready=0))
+    cache.see(kinds.JOB, None, job("long", age=1000, active=1, ready=1))
+    assert jobs.open() == {(TenantKey("team", "acme"), "scan"): (3, 2)}
 
 
 def test_a_kind_of_which_no_job_runs_is_late_whatever_keeps_it(jobs: WorkerJobs, cache: Cache) -> None:

@@ -25,7 +25,7 @@ from media_core.policy import Policy
 from media_core.spec import MediaTenant
 from media_operator import buckets, canary, databases, kinds, render
 from media_operator.breaker import Breaker
-from media_operator.cache import Cache, claims, key_of
+from media_operator.cache import Cache, TenantKey, claims, key_of
 from media_operator.issuers import key_source
 from media_operator.kinds import Kind, Object
 from media_operator.kube import Forbidden, Kube, KubeError
@@ -100,6 +100,7 @@ class KubernetesTarget:
             store_key=store_key,
             cluster=self._cluster,
             rival=self._rival(tenant),
+            host_rival=self._host_rival(tenant),
             held=kinds.FINALIZER in self._finalizers(tenant),
             stopped=await self._observe_stopped(tenant) if deleting else False,
         )
@@ -222,13 +223,33 @@ class KubernetesTarget:
             metadata = other["metadata"]
             if metadata["uid"] == mine.uid:
                 continue
-            tenant_id, bucket = claims(other)
-            same = [f"tenantId {tenant_id}"] if tenant_id == tenant.tenant_id else []
-            same += [f"bucket {bucket}"] if bucket == tenant.bucket else []
+            theirs = claims(other)
+            same = [f"tenantId {theirs.tenant_id}"] if theirs.tenant_id == tenant.tenant_id else []
+            same += [f"bucket {theirs.bucket}"] if theirs.bucket == tenant.bucket else []
             first = (metadata["creationTimestamp"], metadata["uid"]) < (mine.creation_timestamp or "", mine.uid)
             if same and first:
                 return f"MediaTenant {key.namespace}/{key.name} was there first and has {' and '.join(same)}"
         return None
+
+    def _host_rival(self, tenant: MediaTenant) -> str | None:
+        """Who is served at the same host already. Anybody may declare one at any time: being first at it is nothing."""
+        host, key = tenant.spec.api.host, key_of(tenant)
+        if host is None or self._serves(key, host):
+            return None
+        for other, body in self._cache.tenants().items():
+            if other != key and claims(body).host == host and self._serves(other, host):
+                return f"MediaTenant {other.namespace}/{other.name} is served at {host}"
+        return None
+
+    def _serves(self, key: TenantKey, host: str) -> bool:
+        for (kind, _), body in self._cache.children(key).items():
+            spec = body.get("spec", {})
+            hosts = spec.get("hostnames", []) if kind == kinds.HTTP_ROUTE else []
+            if kind == kinds.INGRESS:
+                hosts = [rule.get("host") for rule in spec.get("rules", [])]
+            if host in hosts:
+                return True
+        return False
 
     # --- what the children have to be -------------------------------------------------------------------------------
 

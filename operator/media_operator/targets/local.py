@@ -33,7 +33,7 @@ from media_core.policy import Policy
 from media_core.queue import Depth
 from media_core.spec import MediaTenant, Oidc
 from media_operator.databases import Databases, NotOwned, read_policy
-from media_operator.dispatch import TenantQueue
+from media_operator.dispatch import Running, TenantQueue
 from media_operator.embedded.clamd import ClamdFailed, EmbeddedClamd
 from media_operator.embedded.postgres import EmbeddedPostgres, PostgresFailed
 from media_operator.embedded.processes import Service, delay_after, end, ending, last_line, spawn
@@ -269,9 +269,10 @@ class LocalTarget:
     async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
         return await self._databases.depths_of(schemas)
 
-    def running(self) -> Mapping[tuple[str, str], int]:
+    def running(self) -> Running:
         counted = Counter(self.workers.running())
-        return {(schema, kind): count for schema in self.tenants() for kind, count in counted.items()}
+        unfinished = {(schema, kind): count for schema in self.tenants() for kind, count in counted.items()}
+        return Running(unfinished, sum(unfinished.values()))
 
     def held(self, schema: str, kind: str) -> bool:
         return self.workers.held(kind)
