@@ -207,7 +207,7 @@ class Api(Structural):
     """CPU and memory of one api pod. With neither requests nor limits given, the operator's default."""
     host: str | None = Field(None, max_length=253, pattern=HOST)
     """Public host name, such as media.acme.example. With it the tenant gets an Ingress or HTTPRoute, and links and
-    status.endpoint bear it. Default: reachable inside the cluster only."""
+    status.endpoint bear it. Two tenants can't be served at one. Default: reachable inside the cluster only."""
 
 
 class Oidc(Structural):

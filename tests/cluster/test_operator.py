@@ -279,3 +279,24 @@ async def test_queued_work_becomes_a_job_at_once(shared: Bench, namespace: str) 
     (job,) = await team.list(kinds.JOB)
     assert job["metadata"]["labels"][kinds.WORK_LABEL] == "thumbnail"
     assert job["metadata"]["ownerReferences"][0]["kind"] == "MediaTenant"
+
+
+async def test_a_refused_namesake_elsewhere_stops_nobodys_workers(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, scan={"enabled": False})
+    await team.act_as_kubelet(f"mt-{id_}")
+    await team.condition("acme", "Ready", status="True")
+    rival = Team(shared, "default")
+    await rival.apply(f"rival-{id_}", tenantId=id_)
+    try:
+        await rival.condition(f"rival-{id_}", "Accepted", status="False", reason="Conflict")
+        await shared.backends.rows(id_, QUEUE)
+        await shared.backends.sql("SELECT pg_notify('media_queue', %s)", f"tenant_{id_}")
+
+        async def made() -> bool:
+            return bool(await team.list(kinds.JOB))
+
+        await until(made, 10, shared.last_words)
+        assert await rival.list(kinds.JOB) == []
+    finally:
+        await shared.api.delete(rival.path(kinds.MEDIA_TENANT, f"rival-{id_}"))
