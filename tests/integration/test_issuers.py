@@ -1,4 +1,4 @@
-"""Whom a tenant names as its issuer is asked for one small document, and for no more of the operator's time or memory."""
+"""Whom a tenant names as its issuer is asked for one small document, and takes little time and memory for it."""
 
 import asyncio
 import json
