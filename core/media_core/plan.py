@@ -428,7 +428,9 @@ class Case:
         if not seen.exists:
             return False
         if seen.owner is None:
-            return not (isinstance(seen, Bucket) and seen.empty)
+            # Ours before its mark was written, or an empty one of somebody who is asked here whether it may be had.
+            may_be_ours = self.tenant.spec.storage.bucket is None or may_adopt(self.tenant)
+            return not (isinstance(seen, Bucket) and seen.empty and may_be_ours)
         return seen.owner.relation(self.claim, adopt=may_adopt(self.tenant)) == "foreign"
 
 
@@ -452,6 +454,8 @@ def accepted(case: Case) -> Finding:
     for what, thing in ((f"bucket {tenant.bucket}", seen.bucket), (f"schema {tenant.schema_name}", seen.database)):
         if not isinstance(thing, Unreachable) and case.is_foreign(thing):
             whose = f"belongs to {thing.owner.describe()}" if thing.owner else "exists and bears nobody's mark"
+            if isinstance(thing, Bucket) and thing.owner is None and thing.empty:
+                whose += f" (where it may be had: annotate {ADOPT}=true)"
             return Finding("False", "Conflict", f"{what} {whose}; it is left alone, and nothing is done for this one")
     delete = tenant.spec.storage.deletion_policy == "Delete"
     if seen.held is not None and seen.held != delete:

@@ -244,6 +244,14 @@ def test_what_is_not_ours_makes_a_conflict_and_nothing_at_all_is_done(taken: dic
     ]
 
 
+def test_an_empty_bucket_that_somebody_names_is_taken_only_with_a_word() -> None:
+    seen = replace(EMPTY, bucket=Bucket(True, None, empty=True))
+    refused = said(plan(tenant(storage={"bucket": "prod-backups"}), seen), "Accepted")
+    assert (refused.reason, "adopt=true" in refused.message) == ("Conflict", True)
+    vouched = resource(annotations={"media.scaiwave.io/adopt": "true"}, storage={"bucket": "prod-backups"})
+    assert said(plan(vouched, seen), "Accepted").status == "True"
+
+
 def test_an_empty_bucket_without_a_mark_may_be_claimed() -> None:
     current = plan(tenant(), replace(EMPTY, bucket=Bucket(True, None, empty=True)))
     assert CreateBucket("media-acme", OURS) in current.steps
