@@ -163,14 +163,13 @@ class Observed:
     """While deleting: none of its pods is left."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """Step name -> why it has just failed."""
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    """Step name -> how far it has just come; it goes on in the next pass."""
 
     @property
     def is_certain(self) -> bool:
         seen = (self.bucket, self.database, self.policy, self.api, self.workers, self.store_key, self.stopped)
         return not self.failures and not any(isinstance(each, Unreachable) for each in seen)
-
-    unfinished: Mapping[str, str] = field(default_factory=dict)
-    """Step name -> how far it has just come; it goes on in the next pass."""
 
 
 # --- what can be done ------------------------------------------------------------------------------------------------
@@ -413,15 +412,16 @@ class Case:
 
     def is_claimed(self) -> bool:
         """Bucket or schema is ours already, or both were seen and may be had."""
-        halves = (self.observed.bucket, self.observed.database)
-        seen = [half for half in halves if not isinstance(half, Unreachable)]
+        seen = self._seen_halves()
         return len(seen) == 2 or any(self.is_ours(half) for half in seen)
 
     def is_heir(self) -> bool:
         """Bucket or schema bears this tenant's own mark, or its namesake's: so it was here before any rival."""
+        return any(half.exists and half.owner and not self.is_foreign(half) for half in self._seen_halves())
+
+    def _seen_halves(self) -> list[Bucket | Database]:
         halves = (self.observed.bucket, self.observed.database)
-        seen = [half for half in halves if not isinstance(half, Unreachable)]
-        return any(half.exists and half.owner is not None and not self.is_foreign(half) for half in seen)
+        return [half for half in halves if not isinstance(half, Unreachable)]
 
     def is_foreign(self, seen: Bucket | Database) -> bool:
         """It is there, and neither ours nor to be had."""

@@ -18,7 +18,7 @@ from media_core.canary import EICAR
 from tests.cluster import images, kind
 from tests.cluster.docker import Missing
 from tests.cluster.installation import Installation
-from tests.cluster.namespace import PLATFORM, Namespace
+from tests.cluster.namespace import PLATFORM, Namespace, restricted
 from tests.tools import build
 
 ACME = images.ROOT / "samples" / "acme.yaml"
@@ -73,9 +73,7 @@ def run() -> None:
         steps.say(platform.own.kubectl("get", "pods"))
     namespace = Namespace(cluster, NAMESPACE)
     with steps.step(f"A tenant: kubectl apply --namespace {NAMESPACE} --filename samples/acme.yaml"):
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
-        cluster.kubectl("apply", "--filename", "-", given=yaml.safe_dump(made))
+        cluster.kubectl("apply", "--filename", "-", given=restricted(NAMESPACE))
         namespace.apply(manifest())
         namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
         steps.say(namespace.kubectl("get", "mediatenants"))

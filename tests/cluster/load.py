@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.cluster.namespace import Namespace, body, pod
 
-MANIFEST_NAME = "clients"
+POD = "clients"
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Clients:
     def start(self) -> None:
         """Returns after the first upload."""
         tmp = [{"name": "tmp", "mountPath": "/tmp"}]
-        secret = {"name": f"{MANIFEST_NAME}-token"}
+        secret = {"name": f"{POD}-token"}
         token = self._namespace.token(self._tenant_id)
         self._namespace.apply(body("v1", "Secret", secret, stringData={"token": token}))
         running = pod(
-            MANIFEST_NAME,
+            POD,
             *("python3", "-u", "-c", _SCRIPT),
             environment={"HOST": f"mt-{self._tenant_id}"},
             volumeMounts=tmp,
@@ -51,14 +51,14 @@ class Clients:
         container["readinessProbe"] = {"exec": {"command": ["test", "-e", "/tmp/going"]}, "periodSeconds": 1}
         running["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
         self._namespace.apply(running)
-        self._namespace.wait(f"pod/{MANIFEST_NAME}", "condition=Ready")
+        self._namespace.wait(f"pod/{POD}", "condition=Ready")
 
     def report(self) -> Report:
         """Ends them."""
-        self._namespace.kubectl("exec", MANIFEST_NAME, "--", "touch", "/tmp/stop")
-        self._namespace.wait(f"pod/{MANIFEST_NAME}", "jsonpath={.status.phase}=Succeeded", seconds=180)
-        said: dict[str, Any] = json.loads(self._namespace.kubectl("logs", MANIFEST_NAME).splitlines()[-1])
-        self._namespace.kubectl("delete", "pod", MANIFEST_NAME)
+        self._namespace.kubectl("exec", POD, "--", "touch", "/tmp/stop")
+        self._namespace.wait(f"pod/{POD}", "jsonpath={.status.phase}=Succeeded", seconds=180)
+        said: dict[str, Any] = json.loads(self._namespace.kubectl("logs", POD).splitlines()[-1])
+        self._namespace.kubectl("delete", "pod", POD)
         return Report(**said)
 
 

@@ -45,8 +45,7 @@ class Namespace:
     def new(cls, cluster: Cluster, name: str) -> Iterator[Namespace]:
         """One of its own, named after `name`; afterwards it goes, with all that is in it."""
         name = f"{name}-{secrets.token_hex(3)}"
-        metadata = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-        cluster.kubectl("create", "--filename", "-", given=yaml.safe_dump(body("v1", "Namespace", metadata)))
+        cluster.kubectl("create", "--filename", "-", given=restricted(name))
         try:
             # Pods made before their namespace has this account would be refused.
             cluster.kubectl("--namespace", name, "wait", "--for=create", "serviceaccount/default", "--timeout=30s")
@@ -149,6 +148,12 @@ class Namespace:
     def _started(self, command: list[str | Path]) -> subprocess.Popen[bytes]:
         null = subprocess.DEVNULL
         return subprocess.Popen(command, env=self.cluster.environment, stdin=null, stdout=null, stderr=null)
+
+
+def restricted(name: str) -> str:
+    """The manifest of a namespace that admits restricted pods only."""
+    metadata = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    return yaml.safe_dump(body("v1", "Namespace", metadata))
 
 
 def body(version: str, kind: str, metadata: dict[str, Any], **more: Any) -> dict[str, Any]:
