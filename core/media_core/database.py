@@ -1,4 +1,4 @@
-"""One tenant's database: transactions and migrations.
+"""One tenant's database: transactions, migrations, and what the tenant's role may do.
 
 Nothing here or above relies on session state: search_path and limits hang on the tenant's role, statements are not
 prepared by name, locks live as long as their transaction. So the api works behind PgBouncer in transaction mode.
@@ -15,7 +15,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, event, text
+from psycopg import sql
+from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -91,20 +92,42 @@ _MIGRATING = threading.Lock()
 """Alembic keeps the migration under way in a module's globals: two at once would migrate each other's schemas."""
 
 
-def migrate(url: str) -> None:
-    """Brings the schema of the role in `url` to the newest version. Safe to call from several threads and processes."""
+def migrate(url: str, schema: str, tenant: str) -> None:
+    """Brings the schema to the newest version as the role of `url`, which owns its tables, and lets the role `tenant`
+    work in it. Safe to call from several threads and processes.
+    """
     config = Config()
     config.set_main_option("script_location", str(files("media_core") / "migrations"))
-    engine = create_engine(url, connect_args={"connect_timeout": 5})
+    # The tenant can hold locks, and its rows may be many: nobody else waits for that for ever.
+    own = make_url(url).query.get("options", "")
+    options = f"{own} -c search_path={schema} -c lock_timeout=10s -c statement_timeout=300s"
+    engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
     try:
         with _MIGRATING, engine.begin() as connection:
-            # A role may change its own timeouts and lock its own tables: nobody else waits for that for ever.
-            connection.execute(text("SET LOCAL statement_timeout = '300s'"))
-            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
             # Everybody may take advisory locks; of the password's hash only who has it knows the number.
-            number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8], signed=True)
+            number = int.from_bytes(hashlib.sha256(f"{url} {schema}".encode()).digest()[:8], signed=True)
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            for statement in grants(schema, tenant):
+                connection.exec_driver_sql(statement)
     finally:
         engine.dispose()
+
+
+def grants(schema: str, tenant: str) -> list[str]:
+    """What lets the role `tenant` work in tables that are there: it reads and writes rows, and owns nothing.
+
+    So it can neither raise its own quota, nor put code of its own (a trigger, a view, a row policy) in the way of
+    whoever else comes along, nor change what a table is.
+    """
+    names = {"schema": sql.Identifier(schema), "tenant": sql.Identifier(tenant)}
+    return [sql.SQL(each).format(**names).as_string(None) for each in _GRANTS]
+
+
+_GRANTS = (
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {tenant}",
+    "REVOKE ALL ON {schema}.alembic_version FROM {tenant}",
+    "REVOKE INSERT, UPDATE, DELETE ON {schema}.policy, {schema}.usage FROM {tenant}",
+    "GRANT UPDATE (stored_bytes, reserved_bytes) ON {schema}.usage TO {tenant}",
+)

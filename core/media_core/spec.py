@@ -34,10 +34,6 @@ KIND = "MediaTenant"
 
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 HOST = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z]([-a-z0-9]*[a-z0-9])?$"
-KEY_SOURCE = (
-    r"^(https://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])|http://(localhost|127\.0\.0\.1|[a-z0-9.-]+\.svc(\.[a-z0-9.-]+)?))"
-    r"(:[0-9]{1,5})?(/[-A-Za-z0-9._~:/@!$&()*+,;=%]*)?$"
-)
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 
 _LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
@@ -62,10 +58,25 @@ def _cron() -> str:
 
 CRON = _cron()
 
+
+def _key_source() -> str:
+    """What can be made a URL of by anybody who reads it: no port, no address that parsers stumble over."""
+    label, group = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "[0-9a-fA-F]{1,4}"
+    colon = [rf"({group}:){{{n}}}((:{group}){{1,{7 - n}}}|:)" for n in range(1, 7)]  # n groups left of the ::
+    address = "|".join([f":((:{group}){{1,7}}|:)", *colon, f"({group}:){{7}}({group}|:)"])
+    near = rf"localhost|127\.0\.0\.1|({label}\.)+svc(\.cluster\.local)?"
+    port = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+    path = "/[-A-Za-z0-9._~:/@!$&()*+,;=%]*"
+    return rf"^(https://([A-Za-z0-9.-]+|\[({address})\])|http://({near}))(:({port}))?({path})?$"
+
+
+KEY_SOURCE = _key_source()
+
 FORMS = {
     NAME: "must be lower-case letters, digits and inner hyphens",
     HOST: "must be a lower-case host name such as media.acme.example (a name, no address, no port)",
-    KEY_SOURCE: "must be an https URL without query (http only for this machine or a service of the cluster)",
+    KEY_SOURCE: "must be an https URL without query, with a port of 1 to 65535 if any "
+    "(http only for this machine and for services of the cluster, .svc or .svc.cluster.local)",
     CRON: 'must be a cron schedule of five fields such as "0 3 * * *" '
     "(minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-6)",
     QUANTITY: "must be a Kubernetes quantity such as 500m or 2Gi",
@@ -88,6 +99,7 @@ Quantity = Annotated[
     StringConstraints(pattern=QUANTITY, max_length=32),
     WithJsonSchema(QUANTITY_SCHEMA),
 ]
+KeySource = Annotated[str, StringConstraints(pattern=KEY_SOURCE, max_length=512)]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
 
@@ -213,11 +225,11 @@ class Api(Structural):
 class Oidc(Structural):
     """Tokens of an OpenID Connect issuer."""
 
-    issuer: str = Field(max_length=512, pattern=KEY_SOURCE)
+    issuer: KeySource
     """The iss that tokens must bear, exactly: an https URL without query."""
     audience: str | None = Field(None, min_length=1, max_length=255)
     """The aud that tokens must bear; default the tenant id."""
-    jwks_uri: str | None = Field(None, max_length=512, pattern=KEY_SOURCE)
+    jwks_uri: KeySource | None = None
     """Where the issuer's keys are; default: what the issuer's /.well-known/openid-configuration says."""
 
 

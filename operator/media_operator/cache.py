@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from media_core.spec import MediaTenant
@@ -104,9 +104,6 @@ class Cache:
 
     def jobs(self, key: TenantKey) -> list[Object]:
         return [self._objects[JOB][place] for kind, place in self._owned.get(key, ()) if kind == JOB]
-
-    def all_jobs(self) -> Iterator[Object]:
-        yield from self._objects[JOB].values()
 
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 

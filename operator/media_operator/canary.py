@@ -33,12 +33,13 @@ State = Literal["pending", "found", "missed", "failed"]
 _STATES: dict[str, State] = {"infected": "found", "clean": "missed", "unscannable": "missed", "error": "failed"}
 
 # Of an older revision's schema, which has no such table yet, nothing is known.
-_READABLE = text("SELECT has_any_column_privilege(to_regclass('canary'), 'SELECT')")
+_IS_THERE = text("SELECT to_regclass('canary') IS NOT NULL")
 _LATEST = text("""
 SELECT canary.sent_at, canary.ended_at,
     coalesce(canary.verdict, nullif(blob.scan_status, 'pending')) AS verdict,
-    coalesce(canary.detail, blob.scan_detail) AS detail, coalesce(canary.engine, blob.scan_engine) AS engine,
-    job.status AS job_status, job.error_code
+    left(coalesce(canary.detail, blob.scan_detail), 500) AS detail,
+    left(coalesce(canary.engine, blob.scan_engine), 500) AS engine,
+    job.status AS job_status, left(job.error_code, 500) AS error_code
 FROM canary LEFT JOIN job ON job.job_id = canary.job_id LEFT JOIN blob ON blob.sha256 = canary.sha256
 ORDER BY canary.sent_at DESC LIMIT 2
 """)
@@ -58,7 +59,7 @@ class Canary:
 
 async def latest(tx: AsyncConnection) -> Canary | None:
     """In a transaction of `Databases.within`."""
-    if not (await tx.execute(_READABLE)).scalar():
+    if not (await tx.execute(_IS_THERE)).scalar():
         return None
     found = [_canary(row) for row in await tx.execute(_LATEST)]
     if not found:

@@ -5,10 +5,10 @@ role bear their owner's mark in a comment that the tenant itself cannot change; 
 reported, never changed. Every statement may be repeated. Passwords travel as SCRAM verifiers, so no statement, and no
 log that quotes one, holds a secret.
 
-The operator's role needs no superuser: CREATEROLE, and CREATE on the database. It may become each tenant's role, and
-inherits nothing from them. Nor does it ever touch a tenant's tables: whoever owns a table can make a trigger, a view or
-an index run code of theirs as the one who comes along. So tables are read as `<role>_reader`, which may see a few
-columns and write nothing, and written as the tenant itself.
+The operator's role needs no superuser: CREATEROLE, and CREATE on the database. It owns every table; a tenant's role
+only reads and writes rows (`media_core.database.grants`). Whoever owns a table can make a trigger, a view or an index
+run code of theirs as the one who comes along, and that one is the operator here. It may become each tenant's role, and
+inherits nothing from them.
 
 PostgreSQL lets every role CONNECT to every database of its server. A tenant's role finds nothing there that PUBLIC
 does not, but only the owner of such a database (`REVOKE CONNECT ... FROM PUBLIC`) or pg_hba.conf can keep it out.
@@ -32,10 +32,10 @@ from psycopg import sql
 from sqlalchemy import URL, Row, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from media_core import plan, policy
-from media_core.database import Database, migrate
+from media_core.database import Database, grants, migrate
 from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_core.policy import read as read_policy
@@ -47,39 +47,21 @@ __all__ = ["Databases", "NotOwned", "Usage", "known_revisions", "password_of", "
 
 COMMENT = "media.scaiwave.io/owner="
 """What a comment starts with that holds a mark."""
-READER = Mark("reader")
-"""The mark of the role that reads tenants' tables."""
 FINGERPRINT = "\npassword="
 """In a role's comment after the mark: a hash of its password, since what PostgreSQL itself keeps of it only superusers
 can read. So a Secret that PostgreSQL has never heard of is noticed, whatever went wrong between the two."""
 TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
-READER_SETTINGS = {
-    "search_path": "pg_catalog",
-    "default_transaction_read_only": "on",
-    "statement_timeout": "5s",
-    "lock_timeout": "100ms",  # a tenant that locks its queue keeps nobody else waiting
-    "row_security": "off",  # a policy would run a function of the tenant's as the reader: refused instead
-}
-READABLE = {
-    "alembic_version": ("version_num",),
-    "policy": (
-        *("id", "max_upload_bytes", "max_transcription_seconds_per_day", "scan_enabled", "pending_access"),
-        *("unscannable", "transcription_enabled", "suspended", "generation"),
-    ),
-    "usage": ("stored_bytes", "max_bytes"),
-    "job": (
-        *("job_id", "kind", "status", "priority", "dedupe_key", "error_code", "attempts", "lease_until", "run_after"),
-        *("created_at", "started_at", "finished_at"),
-    ),
-    "blob": ("sha256", "scan_status", "scan_detail", "scan_engine", "scanned_at", "created_at"),
-    "canary": ("sha256", "job_id", "sent_at", "verdict", "detail", "engine", "ended_at"),
-}
-"""Table -> the columns that the reader sees. Nothing that a client wrote is among them."""
+ADMIN_OPTIONS = "-c search_path=pg_catalog,pg_temp"
+PATIENT, IMPATIENT = "5s", "500ms"
+"""How long a read may take; impatient with what could not be read the last time, and is asked by itself then."""
+READER_OPTIONS = (
+    f"{ADMIN_OPTIONS} -c default_transaction_read_only=on -c statement_timeout={PATIENT} -c lock_timeout=100ms"
+)
+"""A tenant that locks its queue, or fills it, keeps nobody else waiting."""
 BATCH = 100
 """Tenants that one statement looks at."""
 SESSION_END_MS = 5000
-DROP_LOCK_TIMEOUT = "10s"
-MARK_LOCK_TIMEOUT = "10s"
+LOCK_TIMEOUT = "10s"
 SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
 """Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
@@ -105,17 +87,18 @@ class Databases:
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
         self._url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+psycopg")
-        options = f"{self._url.query.get('options', '')} -c search_path=pg_catalog,pg_temp".strip()
-        admin = self._url.update_query_dict({**DEAD_AFTER, "options": options})
-        self.reader = f"{self._url.username}_reader"
-        # Derived, so that the next operator, and another cluster's with the same role, find it as it is.
+        readers = settings.pool - max(1, settings.pool // 2)
+        self._admin = self._engine(ADMIN_OPTIONS, pool_size=max(1, settings.pool // 2))
+        self._readers = self._engine(READER_OPTIONS, pool_size=readers)
+        self._troubled: set[tuple[str, str]] = set()
+        """(schema, table) that could not be read the last time."""
+        # Derived, so that the next operator, and another cluster's with the same role, takes the same locks.
         self._key = str(self._url.password).encode() if self._url.password else secrets.token_bytes(32)
-        self._reader_password = hmac.new(self._key, self.reader.encode(), hashlib.sha256).hexdigest()
-        reader = self._url.set(username=self.reader, password=self._reader_password).update_query_dict(DEAD_AFTER)
-        self._admin = Database(_text(admin), pool_size=max(1, settings.pool // 2)).engine
-        self._readers = Database(_text(reader), pool_size=settings.pool - max(1, settings.pool // 2)).engine
-        self._reader_exists = False
-        self._making_reader = asyncio.Lock()
+
+    def _engine(self, options: str, *, pool_size: int) -> AsyncEngine:
+        options = f"{self._url.query.get('options', '')} {options}".strip()
+        url = self._url.update_query_dict({**DEAD_AFTER, "options": options})
+        return Database(_text(url), pool_size=pool_size).engine
 
     async def aclose(self) -> None:
         await self._admin.dispose()
@@ -129,7 +112,9 @@ class Databases:
         """
         async with self._administering() as tx:
             marks = await _marks(tx, schema)
-            rows = await _execute(tx, _ROLE, sql.SQL(_RESTORED).format(schema), schema)
+            rows = await _execute(
+                tx, _ROLE, sql.SQL(_ANOTHERS_TABLES).format(schema), schema, f"{schema}.media", schema
+            )
         owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
         fits = (
             len(marks) == 2
@@ -157,6 +142,8 @@ class Databases:
             for there in marks.values():
                 if there is None or there.relation(mark, adopt=adopt) == "foreign":
                     raise NotOwned(_whose(schema, there))
+            for table in await _execute(tx, _ANOTHERS_TABLES, schema):
+                raise NotOwned(f"table {schema}.{table.name} is owned by role {table.owner}, not by the operator's")
             if "role" not in marks:
                 await _execute(tx, "CREATE ROLE {}", role)
                 await _execute(tx, "GRANT {} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE", role)
@@ -165,24 +152,16 @@ class Databases:
             await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
             if "schema" not in marks:  # the operator's own, so that the tenant can neither drop it nor change its mark
                 await _execute(tx, "CREATE SCHEMA {}", name)
-            await _execute(tx, "GRANT USAGE, CREATE ON SCHEMA {} TO {}", name, role)
+            await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", name, role)
             await _write_marks(tx, schema, mark, ("schema",))
             await _write_marks(tx, schema, mark, ("role",), _fingerprint(schema, password))
-            for table in await _execute(tx, _RESTORED, schema):
-                await _execute(tx, "ALTER TABLE {} OWNER TO {}", sql.Identifier(schema, table.name), role)
+            for statement in grants(schema, schema) if await self._has_tables(tx, schema) else ():
+                await _execute(tx, statement)  # a dump was restored, without the role that it was for
 
-    async def migrate(self, schema: str, url: str) -> None:
-        """Brings the schema to the newest version, as the tenant's own role (`url`), and lets the reader see it."""
-        async with _as_tenant():
-            await asyncio.to_thread(migrate, url)
-        await self._make_reader()
-        reader = sql.Identifier(self.reader)
-        async with self._administering() as tx:
-            await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", sql.Identifier(schema), reader)
-            await _execute(tx, "SET LOCAL ROLE {}", sql.Identifier(schema))
-            for table, columns in READABLE.items():
-                which = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Identifier, columns)))
-                await _execute(tx, "GRANT SELECT {} ON {} TO {}", which, sql.Identifier(schema, table), reader)
+    async def migrate(self, schema: str) -> None:
+        """Brings the schema to the newest version, over a connection of its own."""
+        async with _answering():
+            await asyncio.to_thread(migrate, _text(self._url), schema, schema)
 
     async def retire(self, schema: str, claimant: Mark) -> None:
         """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
@@ -215,14 +194,13 @@ class Databases:
             marks = await _locked_marks(tx, schema, self._lock(schema))
             if not _ours(marks, claimant):
                 raise NotOwned(_whose(schema, *marks.values()))
-            await _execute(tx, "SET LOCAL lock_timeout = {}", DROP_LOCK_TIMEOUT)
-            if "role" in marks:
+            if "schema" in marks:
+                await _execute(tx, "DROP SCHEMA IF EXISTS {} CASCADE", role)
+        if "role" in marks:  # by itself: what it owns in another database of this server keeps it, and not the rows
+            async with self._administering() as tx:
                 await _execute(tx, "SET LOCAL ROLE {}", role)
                 await _execute(tx, "DROP OWNED BY CURRENT_USER CASCADE")
                 await _execute(tx, "RESET ROLE")
-            if "schema" in marks:
-                await _execute(tx, "DROP SCHEMA IF EXISTS {} CASCADE", role)
-            if "role" in marks:
                 await _execute(tx, "DROP ROLE {}", role)
 
     async def marks(self, cluster: str) -> Mapping[str, Mark]:
@@ -245,19 +223,16 @@ class Databases:
 
     @asynccontextmanager
     async def within(self, schema: str) -> AsyncIterator[AsyncConnection]:
-        """Reads what `READABLE` names, with the schema as search_path; nothing can be written."""
+        """Reads, with the schema as search_path; nothing can be written."""
         async with self._reading() as tx:
             await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
             yield tx
 
-    async def apply_policy(self, url: str, wanted: policy.Policy) -> None:
-        """As the tenant's own role (`url`), over a connection of its own: there may be a thousand tenants."""
-        database = Database(url, pool_size=1)
-        try:
-            async with _as_tenant(), database.engine.begin() as tx:
-                await policy.apply(tx, wanted)
-        finally:
-            await database.aclose()
+    async def apply_policy(self, schema: str, wanted: policy.Policy) -> None:
+        async with self._administering() as tx:
+            await _execute(tx, "SET LOCAL lock_timeout = {}", LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            await policy.apply(tx, wanted)
 
     async def usage(self, schema: str) -> Usage:
         usage = (await self.usages_of([schema])).get(schema)
@@ -268,9 +243,7 @@ class Databases:
     async def usages_of(self, schemas: Iterable[str]) -> Mapping[str, Usage]:
         """Of those that can be read."""
         found = await self._read_all(schemas, "usage", "SELECT stored_bytes, max_bytes FROM {}".format)
-        numbers: dict[str, tuple[Any, ...]] = {schema: tuple(rows[0])[1:3] for schema, rows in found.items() if rows}
-        # A tenant may do to its own table what it likes.
-        return {schema: Usage(*each) for schema, each in numbers.items() if all(type(one) is int for one in each)}
+        return {schema: Usage(*tuple(rows[0])[1:3]) for schema, rows in found.items() if rows}
 
     async def depths(self, schema: str) -> Mapping[str, Depth]:
         depths = (await self.depths_of([schema]))[schema]
@@ -293,14 +266,19 @@ class Databases:
     ) -> dict[str, list[Row[Any]]]:
         """The rows of `query` in each schema; those that cannot be read, now or ever, are left out."""
         async with self._reading() as tx:
-            names = [row.name for row in await _execute(tx, _READABLE_SCHEMAS, list(schemas), table)]
+            names = [row.name for row in await _execute(tx, _WITH_TABLE, list(schemas), table)]
         found: dict[str, list[Row[Any]]] = {}
-        for start in range(0, len(names), BATCH):
-            found |= await self._read_batch(names[start : start + BATCH], table, query)
+        well = [name for name in names if (name, table) not in self._troubled]
+        for start in range(0, len(well), BATCH):
+            found |= await self._read_batch(well[start : start + BATCH], table, query)
+        for name in set(names) - set(well):
+            found |= await self._read_batch([name], table, query, patience=IMPATIENT)
+        self._troubled -= {(name, table) for name in found}
+        self._troubled |= {(name, table) for name in set(names) - found.keys()}
         return found
 
     async def _read_batch(
-        self, schemas: list[str], table: str, query: Callable[[str], str]
+        self, schemas: list[str], table: str, query: Callable[[str], str], *, patience: str = PATIENT
     ) -> dict[str, list[Row[Any]]]:
         """One statement; when it fails each half by itself, so that the broken one is all that is left out."""
         parts = [
@@ -309,6 +287,7 @@ class Databases:
         ]
         try:
             async with self._reading() as tx:
+                await _execute(tx, "SET LOCAL statement_timeout = {}", patience)
                 rows = await _execute(tx, " UNION ALL ".join(parts))
         except _Refused:
             if len(schemas) == 1:
@@ -327,39 +306,16 @@ class Databases:
 
     @asynccontextmanager
     async def _administering(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction of the operator's role. No tenant's table may be named in it."""
         async with _answering(), self._admin.begin() as tx:
             yield tx
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction of the reader. Rolled back, so that what a tenant's code may do in it is gone."""
-        await self._make_reader()
-        try:
-            async with _answering(), self._readers.connect() as tx:
-                yield tx
-        except _Refused:
-            raise
-        except Unavailable:
-            self._reader_exists = False  # perhaps that is why
-            raise
+        async with _answering(), self._readers.connect() as tx:
+            yield tx
 
-    async def _make_reader(self) -> None:
-        """Once: it exists, with the password that this process knows."""
-        role = sql.Identifier(self.reader)
-        async with self._making_reader:
-            if self._reader_exists:
-                return
-            async with self._administering() as tx:
-                marks = await _locked_marks(tx, self.reader, self._lock(self.reader))
-                if marks.get("role", READER) != READER:
-                    raise Unavailable("database", f"{_whose(self.reader, marks['role'])}, so no table can be read")
-                if "role" not in marks:
-                    await _execute(tx, "CREATE ROLE {} LOGIN", role)
-                    await _write_marks(tx, self.reader, READER, ("role",))
-                await _set_password(tx, self.reader, self._reader_password)
-                await _set(tx, role, READER_SETTINGS)
-            self._reader_exists = True
+    async def _has_tables(self, tx: AsyncConnection, schema: str) -> bool:
+        return bool(await _execute(tx, _WITH_TABLE, [schema], "alembic_version"))
 
     def _lock(self, name: str) -> int:
         """Of the marks of that name, the same for every operator with this password."""
@@ -399,20 +355,21 @@ _ALL_MARKS = """
 SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace
 WHERE starts_with(nspname, 'tenant_')
 """
-_RESTORED = """
-SELECT relname AS name FROM pg_class JOIN pg_roles ON rolname = {0}
-WHERE relnamespace = to_regnamespace(quote_ident({0})) AND relkind IN ('r','p')
-    AND relowner <> pg_roles.oid AND pg_has_role(relowner, 'USAGE')
+_ANOTHERS_TABLES = """
+SELECT relname AS name, pg_get_userbyid(relowner) AS owner FROM pg_class
+WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p','v','m','f')
+    AND pg_get_userbyid(relowner) <> current_user
 """
-# The operator's own tables in a tenant's schema: a dump that names no owners was restored by the operator's role.
 _ROLE = """
-SELECT rolcanlogin AND NOT EXISTS ({}) AS is_complete, rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
+SELECT rolcanlogin AND NOT EXISTS ({}) AND coalesce(has_schema_privilege(oid, to_regnamespace({}), 'USAGE'), true)
+    AND coalesce(has_table_privilege(oid, to_regclass({}), 'INSERT'), true) AS is_complete,
+    rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
 FROM pg_roles WHERE rolname = {}
 """
-_READABLE_SCHEMAS = """
+# What a dump brings back has lost its grants.
+_WITH_TABLE = """
 SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r'
-    AND has_schema_privilege(relnamespace, 'USAGE') AND has_any_column_privilege(pg_class.oid, 'SELECT')
+WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
 """
 _OF_ONE = "SELECT {} AS tenant, found.* FROM ({}) AS found"
 _END_SESSIONS = """
@@ -437,20 +394,14 @@ async def _answering() -> AsyncIterator[None]:
         if error.connection_invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
             raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
-        words = error.orig.diag.message_primary if isinstance(error.orig, psycopg.Error) else state
-        raise _Refused("database", f"PostgreSQL refuses: {words}") from error
+        raise _Refused("database", f"PostgreSQL refuses: {_words(error.orig)}") from error
 
 
-@asynccontextmanager
-async def _as_tenant() -> AsyncIterator[None]:
-    """What fails on the tenant's own connection, of which it may have used up all, says nothing of the others'."""
-    try:
-        async with _answering():
-            yield
-    except Answered:
-        raise
-    except Unavailable as error:
-        raise Answered(error.dependency, f"{error.detail} (as the tenant's own role)") from error
+def _words(error: BaseException | None) -> str:
+    if not isinstance(error, psycopg.Error):
+        return "no reason given"
+    where = error.diag.message_detail if isinstance(error, psycopg.errors.DependentObjectsStillExist) else None
+    return f"{error.diag.message_primary}" + (f" ({where})" if where else "")
 
 
 async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Sequence[Row[Any]]:
@@ -467,7 +418,7 @@ async def _locked_marks(tx: AsyncConnection, name: str, lock: int) -> dict[str, 
 
     Every role may take advisory locks; the number of this one is known to the operator alone.
     """
-    await _execute(tx, "SET LOCAL lock_timeout = {}", MARK_LOCK_TIMEOUT)
+    await _execute(tx, "SET LOCAL lock_timeout = {}", LOCK_TIMEOUT)
     await _execute(tx, "SELECT pg_advisory_xact_lock({})", lock)
     return await _marks(tx, name)
 

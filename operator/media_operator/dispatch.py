@@ -3,7 +3,9 @@
 Invariants: what is not known starts nothing. A queue that can't be read or a fleet that can't count means "unknown",
 never "zero" (counting zero after a failed list is how comparable systems started thousands of Jobs). What is launched
 is named after the job that it is for, so whoever sees the same queue again, after a crash in the midst of it, comes
-upon the same names. Under the cluster-wide limit nobody gets a second worker before everybody has a first.
+upon the same names. Under the cluster-wide limit nobody gets a second worker before everybody has a first. Since a
+worker may run for hours, places are kept for whoever comes later: the more a tenant has, the more have to be free for
+one more.
 """
 
 from __future__ import annotations
@@ -79,9 +81,29 @@ def workers_to_start(depth: Depth, running: int | None, *, batch: int, limit: in
     return max(0, min(math.ceil(work / batch), limit) - running)
 
 
-def allot(wanted: Sequence[Demand], running_by_tenant: Mapping[str, int], free: int) -> list[Launch]:
-    """Who gets the `free` places, in order: each time the tenant with the fewest workers, ties by id.
+def share(limit: int) -> int:
+    """Places that one tenant may hold: half of all, rounded up."""
+    return math.ceil(limit / 2)
 
+
+def reserve(limit: int) -> int:
+    """Places that only a tenant's first worker takes: a tenth of all, at least one."""
+    return math.ceil(limit / 10)
+
+
+def _may_have_another(running: int, free: int, limit: int) -> bool:
+    """Of a tenant that has `running` workers. What it is refused, whoever has more is refused as well."""
+    if running == 0:
+        return free > 0
+    return running < share(limit) and free >= running + reserve(limit)
+
+
+def allot(wanted: Sequence[Demand], running_by_tenant: Mapping[str, int], free: int, limit: int) -> list[Launch]:
+    """Who gets the `free` places of `limit`, in order: each time the tenant with the fewest workers, ties by id.
+
+    A first worker takes any of them. A tenant that has n gets one more only while n and the `reserve` are free, and up
+    to its `share`: whoever is alone leaves about half to those that come (dynamic threshold: Choudhury and Hahne,
+    IEEE/ACM Transactions on Networking 6(2), 1998). With one or two places in all, everybody has one worker at a time.
     A tenant's own kinds take turns, in the order of `KINDS`.
     """
     of_tenant: dict[str, list[Demand]] = {}
@@ -91,7 +113,7 @@ def allot(wanted: Sequence[Demand], running_by_tenant: Mapping[str, int], free: 
     waiting = [(running_by_tenant.get(tenant, 0), tenant) for tenant in turns]
     heapq.heapify(waiting)
     launches: list[Launch] = []
-    while waiting and len(launches) < free:
+    while waiting and _may_have_another(waiting[0][0], free - len(launches), limit):
         running, tenant = waiting[0]
         launch = next(turns[tenant], None)
         if launch is None:
@@ -129,7 +151,7 @@ class Running(NamedTuple):
     unfinished: Mapping[tuple[str, str], int]
     """(schema, kind) -> workers that run or are about to."""
     places: int
-    """Of the cluster-wide limit, that are taken: a worker that never comes up gives its place back."""
+    """Of the cluster-wide limit, that are taken: a worker that never comes up gives its place back, to others."""
 
 
 class Fleet(Protocol):
@@ -224,7 +246,7 @@ class FleetDispatcher:
                 busy[tenants[schema].tenant_id] += count
         wanted = [demand for schema in seen if schema in tenants for demand in self._demands(schema, seen, running)]
         started: list[Launch] = []
-        while launches := allot(wanted, busy, free):
+        while launches := allot(wanted, busy, free, self._limit):
             outcomes = await asyncio.gather(*(self._launch(launch) for launch in launches))
             tried = Counter((launch.schema, launch.kind) for launch in launches)
             refused = {

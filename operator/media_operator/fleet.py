@@ -8,7 +8,7 @@ from typing import Literal
 from media_core.queue import Depth
 from media_operator.cache import key_of
 from media_operator.controller import Controller
-from media_operator.dispatch import Running, TenantQueue
+from media_operator.dispatch import Running, TenantQueue, share
 from media_operator.targets.kubernetes import Backends
 from media_operator.worker_jobs import WorkerJobs
 
@@ -29,12 +29,13 @@ class ClusterFleet:
         counted = self._jobs.open()
         if counted is None:
             return None
-        unfinished, places = {}, 0
+        unfinished, places, most = {}, 0, share(self._jobs.limit)
         for schema, served in self._served.items():
-            key = key_of(served.tenant)
+            key, taken = key_of(served.tenant), 0
             for kind, limit in served.queue.limits.items():
                 unfinished[schema, kind], placed = counted.get((key, kind), (0, 0))
-                places += min(placed, limit)  # more than that are none of ours
+                taken += min(placed, limit)
+            places += min(taken, most)  # more than that are none of ours, and must not keep others waiting
         return Running({of: count for of, count in unfinished.items() if count}, places)
 
     def held(self, schema: str, kind: str) -> bool:

@@ -253,7 +253,11 @@ def _deployment(
     }
     if replicas is not None:
         spec["replicas"] = replicas
-    return _object(tenant, kinds.DEPLOYMENT) | {"spec": spec}
+    made = _object(tenant, kinds.DEPLOYMENT) | {"spec": spec}
+    oidc = tenant.spec.auth.oidc
+    if oidc is not None and oidc.jwks_uri is None:
+        made["metadata"]["annotations"] = {kinds.DISCOVERED_JWKS_URI: inputs.oidc_jwks_uri or ""}
+    return made
 
 
 def connections(tenant: MediaTenant, limit: int) -> tuple[int, int]:

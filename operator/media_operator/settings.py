@@ -88,8 +88,8 @@ class DatabaseSettings(EnvironmentSettings):
 
     url: SecretStr
     """`postgresql://role:password@host:5432/database` of PostgreSQL 16 or newer: a role that may create roles and
-    schemas (CREATEROLE, and CREATE on the database). It makes itself a second one, `<role>_reader`, which has to get in
-    as well. A direct connection: through PgBouncer in transaction mode notifications are lost."""
+    schemas (CREATEROLE, and CREATE on the database); the tables of all tenants will be its own. A direct connection:
+    through PgBouncer in transaction mode notifications are lost."""
 
     tenant_address: str = ""
     """`host:port` that the tenants' pods connect to, e.g. PgBouncer. Default: that of `url`."""
@@ -169,7 +169,8 @@ class PlatformSettings(EnvironmentSettings):
     """`namespace/name` of a Gateway: tenants with `api.host` get an HTTPRoute to it instead of an Ingress."""
 
     max_jobs: int = Field(default=50, ge=1)
-    """Worker Jobs of all tenants together that run at the same time; tenants share them fairly."""
+    """Worker Jobs of all tenants together that run at the same time; tenants share them fairly. One tenant gets at most
+    half, and the last tenth is for those that have none."""
 
     job_deadline_seconds: int = Field(default=6 * 3600, ge=60)
     """A worker Job that runs longer is ended; its job in the queue is taken up by the next one."""

@@ -30,7 +30,7 @@ FIRST_DELAY, LONGEST_DELAY = 5.0, 240.0
 than a Job's TTL, so that the failures that it counts are still there."""
 
 PLACE_SECONDS = 60.0
-"""A Job whose pod has not come up for so long takes nobody's place under the cluster-wide cap any more."""
+"""A Job whose pod has not come up for so long takes nobody else's place under the cluster-wide cap any more."""
 
 _log = structlog.stdlib.get_logger("media.jobs")
 
@@ -52,7 +52,8 @@ def _ending(job: Object) -> Object | None:
 
 
 class WorkerJobs:
-    """For all tenants. `is_synced`: whether the cache holds what the cluster has; before that nothing is counted."""
+    """For all tenants, `limit` at a time. `is_synced`: whether the cache holds what the cluster has; before that
+    nothing is counted."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class WorkerJobs:
         is_synced: Callable[[], bool],
     ) -> None:
         self.store = store
+        self.limit = platform.max_jobs
         self._kube = kube
         self._cache = cache
         self._platform = platform

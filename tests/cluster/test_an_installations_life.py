@@ -134,7 +134,8 @@ def of(whose):
             "list": tried(lambda: s3.list_objects_v2(Bucket=bucket, Prefix=prefix)),
             "delete": tried(lambda: s3.delete_object(Bucket=bucket, Key=prefix + "trespass")),
             "select": tried(lambda: database.execute(f"SELECT count(*) FROM {schema}.media")),
-            "create": tried(lambda: database.execute(f"CREATE TABLE {schema}.trespass ()")),
+            "write": tried(lambda: database.execute(f"DELETE FROM {schema}.idempotency")),
+            "quota": tried(lambda: database.execute(f"UPDATE {schema}.usage SET max_bytes = 1 << 40")),
             "role": tried(lambda: database.execute(f"SET ROLE {schema}")) if whose != mine["id"] else "done",
         }
 print(json.dumps({whose: of(whose) for whose in (mine["id"], theirs)}))
@@ -151,6 +152,7 @@ def assert_apart(platform: Installation, acme: Tenant, globex: Tenant) -> None:
 
     for mine, theirs in ((acme, globex), (globex, acme)):
         could = platform.python(TRESPASS, [mine.credentials(), theirs.name])
+        assert could[mine.name].pop("quota") == "InsufficientPrivilege", could
         assert set(could[mine.name].values()) == {"done"}, could
         assert set(could[theirs.name].values()) == {"AccessDenied", "InsufficientPrivilege"}, could
 

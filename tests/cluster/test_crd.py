@@ -140,7 +140,7 @@ async def test_null_means_absent(api: Api, namespace: str) -> None:
 TENANT_ID = "must be lower-case letters, digits and inner hyphens"
 CRON = 'must be a cron schedule of five fields such as "0 3 * * *" (minute 0-59'
 HOST = "must be a lower-case host name such as media.acme.example (a name, no address, no port)"
-URL = "must be an https URL without query (http only for this machine or a service of the cluster)"
+URL = "must be an https URL without query, with a port of 1 to 65535 if any"
 QUANTITY = "must be a Kubernetes quantity such as 500m or 2Gi"
 WHOLE = "must be of type integer"
 
@@ -197,8 +197,15 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"auth": {"oidc": {"issuer": "login.example"}}}, "spec.auth.oidc.issuer", URL),
     ({"auth": {"oidc": {"issuer": "https://login.example?tenant=1"}}}, "spec.auth.oidc.issuer", URL),
     ({"auth": {"oidc": {"issuer": "https://me:secret@login.example"}}}, "spec.auth.oidc.issuer", URL),
+    ({"auth": {"oidc": {"issuer": "https://[1:2]/realms/acme"}}}, "spec.auth.oidc.issuer", URL),
+    ({"auth": {"oidc": {"issuer": "http://login.svc.acme.example"}}}, "spec.auth.oidc.issuer", URL),
     (
         {"auth": {"oidc": {"issuer": "https://login.example", "jwksUri": "http://login.example/keys"}}},
+        "spec.auth.oidc.jwksUri",
+        URL,
+    ),
+    (
+        {"auth": {"oidc": {"issuer": "https://login.example", "jwksUri": "https://login.example:99999/keys"}}},
         "spec.auth.oidc.jwksUri",
         URL,
     ),
@@ -359,6 +366,7 @@ FORMED: dict[str, tuple[Callable[[Any], dict[str, Any]], list[str]]] = {
         [
             *("https://login.example", "https://Login.example:8443/realms/acme/", "http://localhost:8080/a"),
             *("http://127.0.0.1/keys", "http://keys.acme.svc.cluster.local/x", "https://[fd00::1]:443/a"),
+            *("https://login.example:65535", "https://[1:2::6:7:8]"),
         ],
     ),
     "schedule": (

@@ -20,6 +20,8 @@ from tests.cluster.operator_process import NAMESPACE, USER, Bench, Team, bench, 
 from tests.cluster.test_operator import settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
+OUTAGE_SECONDS = float(os.environ.get("MEDIA_OUTAGE_SECONDS", "0"))
+"""How long S3 and PostgreSQL stay away once that is said."""
 
 
 @pytest.fixture
@@ -138,6 +140,7 @@ async def test_while_s3_is_away_it_is_said_and_it_converges_by_itself(own: Bench
     await team.condition("acme", "BucketReady", status="Unknown", reason="StoreUnreachable", seconds=60)
     await team.apply("later", tenantId=f"{id_}b")
     await team.condition("later", "BucketReady", status="Unknown", reason="StoreUnreachable", seconds=60)
+    await asyncio.sleep(OUTAGE_SECONDS)
     assert await team.get(kinds.DEPLOYMENT, f"mt-{id_}b") is None
     await own.backends.restart_s3()
     await team.condition("acme", "BucketReady", status="True", seconds=90)
@@ -152,9 +155,12 @@ async def test_while_postgresql_is_away_it_is_said_and_it_converges_by_itself(ow
     assert pid is not None
     os.kill(pid, signal.SIGKILL)  # it starts again at its address
     await team.condition("acme", "DatabaseReady", status="Unknown", reason="DatabaseUnreachable", seconds=60)
+    await team.apply("later", tenantId=f"{id_}b")
+    await asyncio.sleep(OUTAGE_SECONDS)
     assert await team.get(kinds.DEPLOYMENT, f"mt-{id_}") is not None
     own.backends.postgres.start()
     await team.condition("acme", "DatabaseReady", status="True", seconds=90)
+    await team.condition("later", "ApiReady", reason="ApiStarting", seconds=90)
 
 
 async def test_credentials_that_were_lost_while_postgresql_was_away_work_once_it_is_back(

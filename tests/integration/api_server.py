@@ -104,8 +104,7 @@ class Api:
 
     async def apply(self, changed: Policy) -> None:
         """What the reconciler does; in effect within a second, which is waited for."""
-        async with self.database.transaction() as tx:
-            await policy.apply(tx, changed)
+        await self.tenant.declare(changed)
         await asyncio.sleep(policy.FRESH_SECONDS + 0.05)
 
     async def verdict(self, sha256: str, status: str = "clean") -> None:
@@ -198,11 +197,12 @@ def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
     engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT")
     with engine.connect() as admin:
         admin.execute(text(f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'"))
-        admin.execute(text(f"CREATE SCHEMA {schema} AUTHORIZATION {schema}"))
+        admin.execute(text(f"CREATE SCHEMA {schema}"))
+        admin.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
         admin.execute(text(f"ALTER ROLE {schema} SET search_path = {schema}"))
     url = postgres.url("postgres", user=schema, password=password)
-    migrate(url)
-    yield TenantDatabase(tenant_id, schema, url)
+    migrate(postgres.admin_url, schema, schema)
+    yield TenantDatabase(tenant_id, schema, url, postgres.admin_url)
     with engine.connect() as admin:
         admin.execute(
             text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = :role"), {"role": schema}
@@ -237,9 +237,8 @@ async def _place(postgres: EmbeddedPostgres, folder: Path, port: int) -> AsyncIt
 
 @asynccontextmanager
 async def _api(place: _Place, applied: Policy) -> AsyncIterator[Api]:
+    await place.tenant.declare(applied)
     database = Database(place.tenant.url, pool_size=4)
-    async with database.transaction() as tx:
-        await policy.apply(tx, applied)
     store = FolderStore(place.bucket, place.tenant.tenant_id, place.signing_key.encode(), place.base)
     yield Api(place.base, None, place.tenant, place.key, place.jwks_file, database, store)
     await database.aclose()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from media_core import policy
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.library import Library
@@ -42,9 +41,8 @@ def tenant_database(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
 @pytest.fixture
 async def database(tenant_database: TenantDatabase) -> AsyncIterator[Database]:
     """With a generous policy applied; tests that need another one apply it themselves."""
+    await tenant_database.declare(GENEROUS)
     database = Database(tenant_database.url)
-    async with database.transaction() as tx:
-        await policy.apply(tx, GENEROUS)
     yield database
     await database.aclose()
 

@@ -1,9 +1,15 @@
 """What tests say of tenants: a schema, a policy that is in nobody's way, callers as a verified token describes them."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from media_core import policy
+from media_core.database import Database
 from media_core.policy import Policy
 from media_core.tokens import ALL, Claims
 
@@ -15,11 +21,28 @@ GENEROUS = Policy(max_bytes=2048 * MIB, max_upload_bytes=1536 * MIB, max_transcr
 
 @dataclass(frozen=True)
 class TenantDatabase:
-    """A migrated schema and the role that sees only it."""
+    """A migrated schema, the role that works in it (`url`), and the one that owns its tables (`owner_url`)."""
 
     tenant_id: str
     schema: str
     url: str
+    owner_url: str
+
+    @asynccontextmanager
+    async def as_owner(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of whoever may do what the tenant's role may not."""
+        database = Database(self.owner_url, pool_size=1)
+        try:
+            async with database.transaction() as tx:
+                await tx.exec_driver_sql(f"SET LOCAL search_path = {self.schema}")
+                yield tx
+        finally:
+            await database.aclose()
+
+    async def declare(self, wanted: Policy) -> None:
+        """What the reconciler does."""
+        async with self.as_owner() as tx:
+            await policy.apply(tx, wanted)
 
 
 _NEVER = datetime(2100, 1, 1, tzinfo=UTC)

@@ -8,12 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from media_core import policy
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
@@ -142,10 +140,9 @@ async def test_each_canary_is_new_content_and_the_last_record_is_the_only_one(
 
 
 async def test_nobody_can_read_a_canary_whatever_pending_access_says(
-    tenant: Tenant, database: Database, working: ClamdSettings
+    tenant: Tenant, tenant_database: TenantDatabase, working: ClamdSettings
 ) -> None:
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, pending_access="All"))
+    await tenant_database.declare(replace(GENEROUS, pending_access="All"))
     await tenant.send()
     (item,) = await tenant.rows("media")
     for caller in (ADMIN, ALICE, replace(ALICE, subject="system:canary")):
@@ -163,10 +160,9 @@ async def test_nobody_can_read_a_canary_whatever_pending_access_says(
 
 
 async def test_a_full_tenants_scanner_is_watched_too_and_nothing_else_gets_in(
-    tenant: Tenant, database: Database, working: ClamdSettings
+    tenant: Tenant, tenant_database: TenantDatabase, working: ClamdSettings
 ) -> None:
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, max_bytes=100))
+    await tenant_database.declare(replace(GENEROUS, max_bytes=100))
     await tenant.send()
     with pytest.raises(Refused) as refused:
         await upload(tenant.uploads, b"one more")
@@ -265,7 +261,7 @@ async def test_a_database_that_refuses_the_password_is_said_without_a_secret(
     assert password not in str(error.value)
 
 
-async def test_the_operators_reader_sees_what_became_of_it(
+async def test_the_operator_sees_what_became_of_it(
     postgres: EmbeddedPostgres, server: S3Server, decoding_pool: DecodingPool, working: ClamdSettings
 ) -> None:
     databases = Databases(DatabaseSettings(url=SecretStr(postgres.admin_url), pool=4))
@@ -274,10 +270,10 @@ async def test_the_operators_reader_sees_what_became_of_it(
     try:
         await databases.create(schema, mark, password)
         url = databases.tenant_url(schema, password)
-        await databases.migrate(schema, url)
-        await databases.apply_policy(url, GENEROUS)
+        await databases.migrate(schema)
+        await databases.apply_policy(schema, GENEROUS)
         database = Database(url)
-        tenant = Tenant(TenantDatabase(tenant_id, schema, url), database, server, decoding_pool)
+        tenant = Tenant(TenantDatabase(tenant_id, schema, url, postgres.admin_url), database, server, decoding_pool)
 
         async def seen() -> str | None:
             async with databases.within(schema) as tx:
@@ -294,6 +290,3 @@ async def test_the_operators_reader_sees_what_became_of_it(
     finally:
         await databases.drop(schema, mark)
         await databases.aclose()
-        with psycopg.connect(postgres.admin_url.replace("+psycopg", ""), autocommit=True) as superuser:
-            superuser.execute(f"DROP OWNED BY {databases.reader} CASCADE")
-            superuser.execute(f"DROP ROLE {databases.reader}")

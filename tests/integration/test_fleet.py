@@ -90,7 +90,7 @@ def tenants(postgres: EmbeddedPostgres) -> Iterator[list[TenantDatabase]]:
 @pytest.fixture
 async def fleet(databases: Databases, tenants: list[TenantDatabase]) -> Fleet:
     for tenant in tenants:
-        await databases.migrate(tenant.schema, tenant.url)
+        await databases.migrate(tenant.schema)
     return Fleet(databases, {tenant.schema: TenantQueue(tenant.tenant_id, LIMITS) for tenant in tenants}, Jobs())
 
 

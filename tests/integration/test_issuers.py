@@ -1,25 +1,31 @@
-"""Whom a tenant names as its issuer is asked for one small document, and takes little time and memory for it."""
+"""Whom a tenant names as its issuer is asked for one small document, takes little time and memory for it, and is
+believed no more than the tenant itself."""
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from media_core.spec import Oidc
 from media_operator import issuers
 from media_operator.reconcile import StepFailed
+from media_operator.targets import local
 
+KEYS = "https://login.example/keys"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def issuer(answer: Answer) -> AsyncIterator[Oidc]:
+async def issuer(answer: Answer, status: str = "200 OK", host: str = "127.0.0.1") -> AsyncIterator[Oidc]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")
+            writer.write(f"HTTP/1.1 {status}\r\n".encode())
+            writer.write(b"Content-Type: application/json\r\nConnection: close\r\n\r\n")
             await answer(writer)
             await writer.drain()
         except ConnectionError:
@@ -30,15 +36,124 @@ async def issuer(answer: Answer) -> AsyncIterator[Oidc]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        yield Oidc.model_validate({"issuer": f"http://127.0.0.1:{port}"})
+        yield Oidc.model_validate({"issuer": f"http://{host}:{port}"})
+
+
+def saying(document: object) -> Answer:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(document if isinstance(document, bytes) else json.dumps(document).encode())
+
+    return answer
 
 
 async def test_an_issuer_names_its_keys() -> None:
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(json.dumps({"jwks_uri": "https://login.example/keys"}).encode())
+    async with issuer(saying({"jwks_uri": KEYS})) as oidc:
+        assert await issuers.key_source(oidc, local=True) == KEYS
 
-    async with issuer(answer) as oidc:
-        assert await issuers.key_source(oidc) == "https://login.example/keys"
+
+async def test_on_one_machine_the_issuer_may_be_there_too() -> None:
+    async with issuer(saying({"jwks_uri": KEYS})) as oidc:
+        assert await asyncio.to_thread(local._key_source, oidc) == KEYS
+
+
+async def test_keys_that_are_declared_need_no_issuer() -> None:
+    oidc = Oidc.model_validate({"issuer": "https://no.example", "jwksUri": KEYS})
+    assert await issuers.key_source(oidc) == KEYS
+
+
+# --- what it may say --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("https://login.example:99999/k", "http://login.example/keys", "http://169.254.169.254/latest", "file:///etc"),
+        *("https://[1:2]/k", "https://a/" + "k" * 512, "https://a/\ud800", "", None, 7, ["https://login.example"]),
+    ],
+)
+async def test_keys_that_no_manifest_could_declare_are_refused_from_the_issuer_too(named: object) -> None:
+    async with issuer(saying({"jwks_uri": named})) as oidc:
+        with pytest.raises(StepFailed, match=r"jwks_uri .* must be an https URL without query") as failed:
+            await issuers.key_source(oidc, local=True)
+    assert "latest" not in str(failed.value)  # what it says is not shown
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"[", b"[" * 60_000, b"\xff", b"{}", b"[1]", b"null", b'"jwks_uri"', b"9" * 5000]
+)
+async def test_whatever_is_no_such_document_is_said_in_a_sentence(document: bytes) -> None:
+    async with issuer(saying(document)) as oidc:
+        with pytest.raises(StepFailed, match=r"does not name the keys \(.*\): set spec.auth.oidc.jwksUri"):
+            await issuers.key_source(oidc, local=True)
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Oops"])
+async def test_an_issuer_that_refuses_is_quoted_with_its_status(status: str) -> None:
+    async with issuer(saying({"jwks_uri": KEYS}), status) as oidc:
+        with pytest.raises(StepFailed, match=f"does not name the keys .{status[:3]}"):
+            await issuers.key_source(oidc, local=True)
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+async def test_no_redirect_is_followed(status: str) -> None:
+    async with issuer(saying({"jwks_uri": KEYS})) as elsewhere:
+        with_location = f"{status}\r\nLocation: {elsewhere.issuer}/.well-known/openid-configuration"
+        async with issuer(saying({"jwks_uri": KEYS}), with_location) as oidc:
+            with pytest.raises(StepFailed, match=r"redirects, which is not followed: set spec\.auth\.oidc\.jwksUri"):
+                await issuers.key_source(oidc, local=True)
+
+
+# --- where it may be --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_cluster_asks_nobody_on_the_operators_own_machine(host: str) -> None:
+    asked = False
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked = True
+
+    async with issuer(answer, host=host) as oidc:
+        with pytest.raises(StepFailed, match="loopback"):
+            await issuers.key_source(oidc)
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "224.0.0.1", "0x7f000001"),  # noqa: S104
+        *("[::1]", "[::]", "[fe80::1]", "[ff02::1]", "[::ffff:7f00:1]", "[::ffff:a9fe:a9fe]"),
+    ],
+)
+async def test_a_cluster_connects_to_no_such_address_however_it_is_written(host: str) -> None:
+    with pytest.raises(StepFailed, match="loopback"):
+        await issuers.key_source(Oidc.model_validate({"issuer": f"https://{host}"}))
+
+
+async def test_a_name_is_judged_by_where_it_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        addresses = ("169.254.169.254", "127.0.0.1")
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (each, port)) for each in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(StepFailed, match="loopback"):
+        await issuers.key_source(Oidc.model_validate({"issuer": "https://login.example"}))
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7", "172.16.0.1", "192.168.1.1", "93.184.215.14", "fd00::1", "2a00::1"])
+def test_an_issuer_in_a_companys_network_is_asked(address: str) -> None:
+    assert issuers.may_be_asked(address)
+
+
+@pytest.mark.parametrize("host", ["a..b", "-.-", ".", "2130706433", "a" * 70, "no-such-issuer.invalid"])
+async def test_a_name_that_is_none_is_said_in_a_sentence(host: str) -> None:
+    with pytest.raises(StepFailed, match="does not name the keys"):
+        await issuers.key_source(Oidc.model_validate({"issuer": f"https://{host}"}))
+
+
+# --- what it may cost -------------------------------------------------------------------------------------------------
 
 
 async def test_an_endless_document_is_given_up_early() -> None:
@@ -53,7 +168,7 @@ async def test_an_endless_document_is_given_up_early() -> None:
 
     async with issuer(answer) as oidc:
         with pytest.raises(StepFailed, match="does not name the keys"):
-            await issuers.key_source(oidc)
+            await issuers.key_source(oidc, local=True)
     assert sent < 16 << 20  # what fits the sockets' buffers
 
 
@@ -68,4 +183,4 @@ async def test_an_issuer_that_drips_is_given_up_in_time(monkeypatch: pytest.Monk
 
     async with issuer(answer) as oidc:
         with pytest.raises(StepFailed, match="TimeoutError"):
-            await issuers.key_source(oidc)
+            await issuers.key_source(oidc, local=True)

@@ -18,7 +18,7 @@ from tests.integration.tenancy import TenantDatabase
 def differences(tenant: TenantDatabase) -> list[object]:
     """What the database has other than the declared tables say."""
     assert tables.Blob.__tablename__ in SQLModel.metadata.tables
-    engine = create_engine(tenant.url)
+    engine = create_engine(tenant.owner_url, connect_args={"options": f"-c search_path={tenant.schema}"})
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         found = compare_metadata(context, SQLModel.metadata)
@@ -32,7 +32,7 @@ def test_the_migrated_schema_is_the_declared_one(tenant_database: TenantDatabase
 
 def test_migrating_again_and_at_once_changes_nothing(tenant_database: TenantDatabase) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate, [tenant_database.url] * 4))
+        list(pool.map(bring_up, [tenant_database] * 4))
     assert differences(tenant_database) == []
 
 
@@ -40,18 +40,22 @@ def test_an_empty_schema_may_be_migrated_by_several_at_once(tenant_database: Ten
     empty(tenant_database)
     assert differences(tenant_database) != []
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate, [tenant_database.url] * 4))
+        list(pool.map(bring_up, [tenant_database] * 4))
     assert differences(tenant_database) == []
 
 
+def bring_up(tenant: TenantDatabase) -> None:
+    migrate(tenant.owner_url, tenant.schema, tenant.schema)
+
+
 def empty(tenant: TenantDatabase) -> None:
-    engine = create_engine(tenant.url, isolation_level="AUTOCOMMIT")
+    engine = create_engine(tenant.owner_url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         there = connection.execute(
-            text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+            text("SELECT tablename FROM pg_tables WHERE schemaname = :schema"), {"schema": tenant.schema}
         ).scalars()
         for table in list(there):
-            connection.execute(text(f"DROP TABLE {table} CASCADE"))
+            connection.execute(text(f"DROP TABLE {tenant.schema}.{table} CASCADE"))
     engine.dispose()
 
 
@@ -60,7 +64,7 @@ def test_migrations_of_many_tenants_at_once_do_not_meet(postgres: EmbeddedPostgr
         tenants = [stack.enter_context(new_tenant(postgres)) for _ in range(8)]
         for tenant in tenants:
             empty(tenant)
-        list(pool.map(migrate, [tenant.url for tenant in tenants]))
+        list(pool.map(bring_up, tenants))
         assert [differences(tenant) for tenant in tenants] == [[]] * 8
 
 

@@ -51,14 +51,14 @@ async def test_jobs_are_leased_by_priority_then_age(database: Database, queue: Q
 
 
 async def test_a_suspended_tenants_jobs_wait_and_so_do_those_of_what_is_switched_off(
-    database: Database, queue: Queue
+    database: Database, queue: Queue, tenant_database: TenantDatabase
 ) -> None:
     for kind in ("scan", "transcribe", "thumbnail"):
         await put(database, kind)
 
     async def leased(**policy: bool) -> set[str]:
         changes = ", ".join(f"{name} = {value}" for name, value in policy.items())
-        async with database.transaction() as tx:
+        async with tenant_database.as_owner() as tx:
             await tx.execute(text(f"UPDATE policy SET {changes}"))  # noqa: S608
         taken = {
             kind: await queue.lease(kind, worker="test", seconds=30) for kind in ("scan", "transcribe", "thumbnail")

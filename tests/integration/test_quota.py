@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from media_core import policy, quota
+from media_core import quota
 from media_core.database import Database
 from media_core.errors import Refused
 from media_core.policy import PolicyReader
@@ -16,16 +16,17 @@ from media_core.quota import Reservation, Usage
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploads
 from tests.integration.acting import usage
-from tests.integration.tenancy import ALICE, GENEROUS
+from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase
 
 
-async def allow(database: Database, max_bytes: int) -> None:
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, max_bytes=max_bytes))
+async def allow(tenant: TenantDatabase, max_bytes: int) -> None:
+    await tenant.declare(replace(GENEROUS, max_bytes=max_bytes))
 
 
-async def test_a_reservation_grows_settles_and_gives_back_the_rest(database: Database) -> None:
-    await allow(database, 1000)
+async def test_a_reservation_grows_settles_and_gives_back_the_rest(
+    database: Database, tenant_database: TenantDatabase
+) -> None:
+    await allow(tenant_database, 1000)
     reservation = Reservation(database)
     await reservation.grow_to(300)
     await reservation.grow_to(800)
@@ -37,8 +38,10 @@ async def test_a_reservation_grows_settles_and_gives_back_the_rest(database: Dat
     assert await usage(database) == Usage(stored=600, reserved=0, maximum=1000)
 
 
-async def test_what_does_not_fit_is_refused_with_the_numbers_that_a_client_needs(database: Database) -> None:
-    await allow(database, 1000)
+async def test_what_does_not_fit_is_refused_with_the_numbers_that_a_client_needs(
+    database: Database, tenant_database: TenantDatabase
+) -> None:
+    await allow(tenant_database, 1000)
     await Reservation(database).grow_to(800)
     with pytest.raises(Refused) as refused:
         await Reservation(database).grow_to(201)
@@ -47,8 +50,10 @@ async def test_what_does_not_fit_is_refused_with_the_numbers_that_a_client_needs
     await Reservation(database).grow_to(200)
 
 
-async def test_what_a_killed_process_reserved_is_given_back_when_someone_needs_it(database: Database) -> None:
-    await allow(database, 1000)
+async def test_what_a_killed_process_reserved_is_given_back_when_someone_needs_it(
+    database: Database, tenant_database: TenantDatabase
+) -> None:
+    await allow(tenant_database, 1000)
     await Reservation(database).grow_to(900)
     async with database.transaction() as tx:
         await tx.execute(text("UPDATE reservation SET expires_at = now() - interval '1 second'"))
@@ -57,8 +62,8 @@ async def test_what_a_killed_process_reserved_is_given_back_when_someone_needs_i
     assert await usage(database) == Usage(stored=0, reserved=500, maximum=1000)
 
 
-async def test_an_expired_reservation_can_not_be_settled(database: Database) -> None:
-    await allow(database, 1000)
+async def test_an_expired_reservation_can_not_be_settled(database: Database, tenant_database: TenantDatabase) -> None:
+    await allow(tenant_database, 1000)
     late = Reservation(database)
     await late.grow_to(900)
     async with database.transaction() as tx:
@@ -72,23 +77,25 @@ async def test_an_expired_reservation_can_not_be_settled(database: Database) -> 
     assert await usage(database) == Usage(stored=0, reserved=0, maximum=1000)
 
 
-async def test_a_limit_lowered_below_what_is_stored_stops_growth_only(database: Database) -> None:
-    await allow(database, 1000)
+async def test_a_limit_lowered_below_what_is_stored_stops_growth_only(
+    database: Database, tenant_database: TenantDatabase
+) -> None:
+    await allow(tenant_database, 1000)
     reservation = Reservation(database)
     await reservation.grow_to(900)
     async with database.transaction() as tx:
         await reservation.settle(tx, 900)
-    await allow(database, 500)
+    await allow(tenant_database, 500)
     assert (await usage(database)).stored == 900
     with pytest.raises(Refused):
         await Reservation(database).grow_to(1)
 
 
 async def test_100_parallel_uploads_against_a_nearly_full_quota_end_with_0_bytes_over(
-    database: Database, uploads: Uploads, folder_store: FolderStore
+    database: Database, tenant_database: TenantDatabase, uploads: Uploads, folder_store: FolderStore
 ) -> None:
     size, room_for = 10_000, 7
-    await allow(database, size * room_for + size // 2)
+    await allow(tenant_database, size * room_for + size // 2)
     uploads.policy = PolicyReader(database)
 
     async def upload() -> str:

@@ -235,13 +235,12 @@ async def test_a_rescan_whose_scans_never_end_gives_up(
 
 @pytest.mark.parametrize("change", [{"scan_enabled": False}, {"suspended": True}], ids=["disabled", "suspended"])
 async def test_nothing_is_scanned_again_while_nothing_is_scanned(
-    uploads: Uploads, work: Work, clamd: ChangingClamd, change: dict[str, bool]
+    uploads: Uploads, work: Work, tenant_database: TenantDatabase, clamd: ChangingClamd, change: dict[str, bool]
 ) -> None:
     await upload(uploads, b"harmless")
     await scan(work, clamd.settings)
     clamd.number += 1
-    async with work.database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, **change))  # type: ignore[arg-type]  # a test's options
+    await tenant_database.declare(replace(GENEROUS, **change))  # type: ignore[arg-type]  # a test's options
     await asyncio.sleep(policy.FRESH_SECONDS)  # by definition: so old may a policy be
     assert await rescanned(work, clamd) == 0
     assert await open_jobs(work.database) == set()

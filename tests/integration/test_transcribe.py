@@ -21,7 +21,7 @@ import pytest
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 from sqlalchemy import Row, text
 
-from media_core import policy, transcripts
+from media_core import transcripts
 from media_core.database import Database
 from media_core.decoding import DecodingPool, Source
 from media_core.ids import new_media_id
@@ -35,6 +35,7 @@ from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings, WhisperSettings
 from media_workers.transcribe import Transcriber, Window
 from media_workers.whisper import SAMPLE_RATE, Heard, Whisper
+from tests.integration.tenancy import TenantDatabase
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words"
 MODEL = FIXTURE / "model"
@@ -60,6 +61,7 @@ def whisper() -> Whisper:
 class Tenant:
     """One tenant's stored recordings and transcription jobs."""
 
+    rows: TenantDatabase
     work: Work
     whisper: Whisper
     limits: TranscriptionSettings
@@ -128,7 +130,7 @@ class Tenant:
 
     async def hold_segments_from(self, number: int) -> None:
         """Whoever writes a segment of this number or above hangs in the middle of it."""
-        async with self.work.database.transaction() as tx:
+        async with self.rows.as_owner() as tx:
             await tx.execute(
                 text(
                     "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS "
@@ -149,20 +151,25 @@ class Tenant:
         """Ends what its dead client left in the server, and lets others write."""
         async with self.work.database.transaction() as tx:
             await tx.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": writer})
+        async with self.rows.as_owner() as tx:
             await tx.execute(text("DROP FUNCTION hold CASCADE"))
 
     async def allow(self, **changes: Any) -> None:
-        async with self.work.database.transaction() as tx:
-            await policy.apply(tx, replace(await self.work.policy.current(), **changes))
+        await self.rows.declare(replace(await self.work.policy.current(), **changes))
         self.work.policy = self.work.library.policy = PolicyReader(self.work.database)
 
 
 @pytest.fixture
 def tenant(
-    database: Database, folder_store: FolderStore, library: Library, decoding_pool: DecodingPool, whisper: Whisper
+    tenant_database: TenantDatabase,
+    database: Database,
+    folder_store: FolderStore,
+    library: Library,
+    decoding_pool: DecodingPool,
+    whisper: Whisper,
 ) -> Tenant:
     work = Work(database, Queue(database), library, folder_store, decoding_pool, PolicyReader(database))
-    return Tenant(work, whisper, TranscriptionSettings())
+    return Tenant(tenant_database, work, whisper, TranscriptionSettings())
 
 
 class WatchedQueue(Queue):
@@ -477,7 +484,7 @@ async def test_two_workers_never_write_one_job_twice(tenant: Tenant) -> None:
 
 
 async def test_after_kill_9_another_worker_goes_on_from_the_last_stored_segment(
-    tenant: Tenant, tenant_database: Any, tmp_path: Path
+    tenant: Tenant, tenant_database: TenantDatabase, tmp_path: Path
 ) -> None:
     once = samples_of("long_en.m4a")
     job_id = await tenant.submit(await tenant.keep(wav(np.tile(once, 2))))

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
-from media_core import policy
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.keys import content_key, thumbnail_key
@@ -20,7 +19,7 @@ from media_core.store.folder import FolderStore
 from media_core.uploads import BUFFER_BYTES, Uploads
 from tests.fixtures.media import photo, png_bomb
 from tests.integration.acting import judge, left_behind, upload, usage
-from tests.integration.tenancy import ALICE, BOB, GENEROUS, MIB, STRANGER
+from tests.integration.tenancy import ALICE, BOB, GENEROUS, MIB, STRANGER, TenantDatabase
 
 
 @pytest.mark.parametrize("size", [1, 10_000, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 12345])
@@ -53,13 +52,12 @@ async def test_the_same_bytes_again_get_a_new_id_and_no_second_object(
 
 
 async def test_a_full_tenant_still_takes_what_it_has_and_large_content_by_its_announced_digest(
-    uploads: Uploads, database: Database
+    uploads: Uploads, tenant_database: TenantDatabase
 ) -> None:
     small, large = secrets.token_bytes(5_000), secrets.token_bytes(BUFFER_BYTES + 5_000)
     await upload(uploads, small)
     await upload(uploads, large)
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, max_bytes=1))
+    await tenant_database.declare(replace(GENEROUS, max_bytes=1))
     await upload(uploads, small)
     await upload(uploads, large, digest=hashlib.sha256(large).hexdigest())
     with pytest.raises(Refused) as refused:
@@ -122,10 +120,9 @@ async def test_a_store_that_goes_away_in_the_middle_leaves_nothing(
 
 
 async def test_a_file_over_the_limit_is_refused_before_a_byte_is_read_when_it_says_so(
-    uploads: Uploads, database: Database
+    uploads: Uploads, tenant_database: TenantDatabase
 ) -> None:
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, max_upload_bytes=MIB))
+    await tenant_database.declare(replace(GENEROUS, max_upload_bytes=MIB))
     with pytest.raises(Refused) as early:
         await uploads.start(announced=2 * MIB)
     async with await uploads.start(announced=None) as one:
@@ -162,10 +159,11 @@ async def test_a_photo_gets_dimensions_and_a_thumbnail_that_counts_against_the_q
     assert (await usage(database)).stored == len(data) + thumbnail.size
 
 
-async def test_without_room_for_the_thumbnail_the_photo_goes_without(uploads: Uploads, database: Database) -> None:
+async def test_without_room_for_the_thumbnail_the_photo_goes_without(
+    uploads: Uploads, database: Database, tenant_database: TenantDatabase
+) -> None:
     data = photo(1920, 1080)
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, max_bytes=len(data) + 10))
+    await tenant_database.declare(replace(GENEROUS, max_bytes=len(data) + 10))
     uploaded = await upload(uploads, data, filename="photo.jpg")
     assert uploaded.thumbnail_id is None
     assert (await usage(database)).stored == len(data)
@@ -232,8 +230,10 @@ async def test_uploading_and_deleting_one_content_in_a_storm_never_leaves_a_row_
     assert survivor.size == 3_000
 
 
-async def test_a_tenant_without_a_policy_takes_nothing(uploads: Uploads, database: Database) -> None:
-    async with database.transaction() as tx:
+async def test_a_tenant_without_a_policy_takes_nothing(
+    uploads: Uploads, database: Database, tenant_database: TenantDatabase
+) -> None:
+    async with tenant_database.as_owner() as tx:
         await tx.execute(text("DELETE FROM policy"))
     uploads.policy = PolicyReader(database)
     with pytest.raises(Refused) as refused:
@@ -247,10 +247,11 @@ async def test_a_stranger_to_the_room_can_not_attach_by_uploading(uploads: Uploa
     assert refused.value.code == "not_found"
 
 
-async def test_a_body_of_unknown_size_that_fits_is_taken_to_the_last_byte(uploads: Uploads, database: Database) -> None:
+async def test_a_body_of_unknown_size_that_fits_is_taken_to_the_last_byte(
+    uploads: Uploads, database: Database, tenant_database: TenantDatabase
+) -> None:
     size = BUFFER_BYTES + MIB
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, max_bytes=size))
+    await tenant_database.declare(replace(GENEROUS, max_bytes=size))
     data = secrets.token_bytes(size)
     async with await uploads.start() as one:
         for start in range(0, size, MIB):
@@ -305,13 +306,12 @@ async def test_a_process_whose_buffers_are_full_asks_new_uploads_to_come_again(
 
 
 async def test_a_full_tenant_decodes_nothing_that_it_refuses(
-    uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, tenant_database: TenantDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def decoded(*_: object, **__: object) -> None:
         raise AssertionError("decoded before the quota was asked")
 
-    async with database.transaction() as tx:
-        await policy.apply(tx, replace(GENEROUS, max_bytes=1))
+    await tenant_database.declare(replace(GENEROUS, max_bytes=1))
     monkeypatch.setattr(uploads.decoder, "run", decoded)
     with pytest.raises(Refused, match="do not fit"):
         await upload(uploads, photo(640, 480))

@@ -23,6 +23,8 @@ from media_operator.dispatch import (
     TenantQueue,
     allot,
     job_name,
+    reserve,
+    share,
     workers_to_start,
 )
 
@@ -82,17 +84,17 @@ def turns(launches: Sequence[Launch]) -> list[tuple[str, str]]:
 
 
 def test_places_go_round() -> None:
-    launches = allot([demand("a", 9), demand("b", 2), demand("c", 1)], {}, 5)
+    launches = allot([demand("a", 9), demand("b", 2), demand("c", 1)], {}, free=6, limit=10)
     assert turns(launches) == [("a", "scan"), ("b", "scan"), ("c", "scan"), ("a", "scan"), ("b", "scan")]
 
 
 def test_who_has_the_fewest_workers_comes_first() -> None:
-    launches = allot([demand("a", 9), demand("b", 9)], {"a": 2, "b": 0}, 3)
+    launches = allot([demand("a", 9), demand("b", 9)], {"a": 2, "b": 0}, free=5, limit=10)
     assert turns(launches) == [("b", "scan"), ("b", "scan"), ("a", "scan")]
 
 
 def test_the_kinds_of_one_tenant_take_turns() -> None:
-    launches = allot([demand("a", 1, "thumbnail"), demand("a", 2, "transcribe"), demand("a", 2)], {}, 4)
+    launches = allot([demand("a", 1, "thumbnail"), demand("a", 2, "transcribe"), demand("a", 2)], {}, free=7, limit=10)
     assert [kind for _, kind in turns(launches)] == ["scan", "transcribe", "thumbnail", "scan"]
 
 
@@ -103,38 +105,77 @@ DEMANDS = st.lists(
 ).map(lambda found: [demand(tenant, count, kind, running) for tenant, kind, count, running in found])
 RUNNING = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 5))
 FREE = st.integers(-3, 40)
+LIMIT = st.integers(1, 60)
 
 
-@given(DEMANDS, RUNNING, FREE)
-def test_all_free_places_are_used_and_never_more(wanted: list[Demand], running: dict[str, int], free: int) -> None:
-    assert len(allot(wanted, running, free)) == max(0, min(free, sum(each.count for each in wanted)))
-
-
-@given(DEMANDS, RUNNING, FREE)
-def test_nobody_gets_more_than_they_want_nor_a_name_twice(
-    wanted: list[Demand], running: dict[str, int], free: int
+@given(DEMANDS, RUNNING, FREE, LIMIT)
+def test_no_more_than_the_free_places_are_given(
+    wanted: list[Demand], running: dict[str, int], free: int, limit: int
 ) -> None:
-    launches = allot(wanted, running, free)
+    assert len(allot(wanted, running, free, limit)) <= max(0, free)
+
+
+@given(DEMANDS, RUNNING, FREE, LIMIT)
+def test_while_a_place_is_free_whoever_wants_a_worker_has_one(
+    wanted: list[Demand], running: dict[str, int], free: int, limit: int
+) -> None:
+    launches = allot(wanted, running, free, limit)
+    has = Counter(running) + Counter(launch.tenant_id for launch in launches)
+    assert len(launches) >= free or {each.tenant_id for each in wanted} <= has.keys()
+
+
+@given(DEMANDS, RUNNING, FREE, LIMIT)
+def test_who_has_a_worker_gets_no_further_one_of_the_reserve_nor_beyond_a_share(
+    wanted: list[Demand], running: dict[str, int], free: int, limit: int
+) -> None:
+    has = Counter(running)
+    for launch in allot(wanted, running, free, limit):
+        has[launch.tenant_id] += 1
+        free -= 1
+        if has[launch.tenant_id] > 1:
+            assert free >= reserve(limit)
+            assert has[launch.tenant_id] <= share(limit)
+
+
+@given(DEMANDS, RUNNING, FREE, LIMIT)
+def test_places_are_kept_only_from_who_has_about_as_many_as_are_free_or_a_share(
+    wanted: list[Demand], running: dict[str, int], free: int, limit: int
+) -> None:
+    launches = allot(wanted, running, free, limit)
+    got, asked, left = Counter(launch.tenant_id for launch in launches), Counter[str](), free - len(launches)
+    for each in wanted:
+        asked[each.tenant_id] += each.count
+    for tenant in asked.keys() - {tenant for tenant, count in asked.items() if got[tenant] == count}:
+        assert running.get(tenant, 0) + got[tenant] >= min(left - reserve(limit) + 1, share(limit))
+
+
+@given(DEMANDS, RUNNING, FREE, LIMIT)
+def test_nobody_gets_more_than_they_want_nor_a_name_twice(
+    wanted: list[Demand], running: dict[str, int], free: int, limit: int
+) -> None:
+    launches = allot(wanted, running, free, limit)
     asked = Counter({(each.tenant_id, each.kind): each.count for each in wanted})
     assert Counter(turns(launches)) <= asked
     assert len({launch.name for launch in launches}) == len(launches)
 
 
-@given(DEMANDS, FREE)
-def test_nobody_gets_a_second_worker_before_everybody_has_the_first(wanted: list[Demand], free: int) -> None:
-    launches = allot(wanted, {}, free)
+@given(DEMANDS, FREE, LIMIT)
+def test_nobody_gets_a_second_worker_before_everybody_has_the_first(
+    wanted: list[Demand], free: int, limit: int
+) -> None:
+    launches = allot(wanted, {}, free, limit)
     got = Counter(launch.tenant_id for launch in launches)
     if any(count > 1 for count in got.values()):
         assert got.keys() == {each.tenant_id for each in wanted}
 
 
-@given(DEMANDS, RUNNING, FREE, st.randoms())
+@given(DEMANDS, RUNNING, FREE, LIMIT, st.randoms())
 def test_the_same_is_decided_whatever_the_order(
-    wanted: list[Demand], running: dict[str, int], free: int, random: Random
+    wanted: list[Demand], running: dict[str, int], free: int, limit: int, random: Random
 ) -> None:
     shuffled = list(wanted)
     random.shuffle(shuffled)
-    assert allot(shuffled, running, free) == allot(wanted, running, free)
+    assert allot(shuffled, running, free, limit) == allot(wanted, running, free, limit)
 
 
 def test_a_name_says_whose_and_what_and_fits_a_label() -> None:
@@ -276,15 +317,64 @@ async def test_the_place_of_a_launch_that_failed_goes_to_another(trouble: str) -
     fleet = Counted(**{trouble: {"tenant_a"}})  # type: ignore[arg-type]
     for schema in ("tenant_a", "tenant_b"):
         fleet.queue(schema, scan=80)
-    await look(fleet, limit=3)
+    await look(fleet, limit=5)
     assert fleet.started() == {("tenant_b", "scan"): 3}
 
 
 async def test_workers_of_tenants_that_are_gone_take_places_too() -> None:
     fleet = Counted(workers={"old": ("tenant_gone", "scan")})
     fleet.queue("tenant_a", scan=80)
-    await look(fleet, limit=3)
+    await look(fleet, limit=4)
     assert fleet.started()["tenant_a", "scan"] == 2
+
+
+def hoarder(fleet: Counted, schema: str) -> None:
+    """Takes whatever it can get; its workers never end."""
+    fleet.limits = {"scan": 50, "transcribe": 50, "thumbnail": 2}
+    fleet.queue(schema, scan=10_000, transcribe=10_000)
+
+
+@pytest.mark.parametrize(("limit", "places"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (50, 23)])
+async def test_a_tenant_alone_gets_about_half_of_the_places_and_at_least_one(limit: int, places: int) -> None:
+    fleet = Counted()
+    hoarder(fleet, "tenant_a")
+    for _ in range(3):
+        await look(fleet, limit=limit)
+    assert len(fleet.workers) == places <= share(limit)
+
+
+@pytest.mark.parametrize("limit", range(2, 61))
+async def test_who_comes_after_as_many_hoarders_as_places_are_reserved_has_a_worker_at_once(limit: int) -> None:
+    fleet = Counted()
+    for number in range(reserve(limit)):
+        hoarder(fleet, f"tenant_{number}")
+        await look(fleet, limit=limit)
+    fleet.queue("tenant_new", scan=1)
+    await look(fleet, limit=limit)
+    assert fleet.started()["tenant_new", "scan"] == 1
+    assert len(fleet.workers) <= limit
+
+
+async def test_places_that_come_free_fill_the_reserve_before_a_hoarder_has_more() -> None:
+    fleet = Counted(workers={f"old-{number}": ("tenant_a", "scan") for number in range(50)})  # under another rule
+    hoarder(fleet, "tenant_a")
+    for number in range(27):
+        del fleet.workers[f"old-{number}"]
+        assert await look(fleet, limit=50) == []
+    del fleet.workers["old-27"]
+    assert len(await look(fleet, limit=50)) == 1
+
+
+async def test_workers_that_never_came_up_leave_their_places_to_others_only() -> None:
+    fleet = Counted()
+    hoarder(fleet, "tenant_a")
+    fleet.running = lambda: Running(Counter(fleet.workers.values()), 0)  # type: ignore[method-assign]  none is up
+    for _ in range(5):
+        await look(fleet, limit=50)
+    assert len(fleet.workers) == share(50)
+    hoarder(fleet, "tenant_b")
+    await look(fleet, limit=50)
+    assert fleet.started().keys() > {("tenant_b", "scan"), ("tenant_b", "transcribe")}
 
 
 async def test_depths_are_kept_for_metrics_until_they_are_unknown_or_the_tenant_is_gone() -> None:

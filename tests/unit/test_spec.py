@@ -1,4 +1,6 @@
+from ipaddress import IPv6Address
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -80,6 +82,10 @@ def test_fields_are_written_in_camel_case_only() -> None:
         ),
         ({"api": {"host": "10.0.0.1"}}, "spec.api.host: must be a lower-case host name such as media.acme.example"),
         ({"auth": {"oidc": {"issuer": "https://a:b@login.example"}}}, "spec.auth.oidc.issuer: must be an https URL"),
+        (
+            {"auth": {"oidc": {"issuer": "https://login.example", "jwksUri": "https://login.example:99999/k"}}},
+            "spec.auth.oidc.jwksUri: must be an https URL without query, with a port of 1 to 65535 if any",
+        ),
         ({"scan": {"rescanSchedule": "0 24 * * *"}}, "spec.scan.rescanSchedule: must be a cron schedule"),
         (
             {"transcription": {"nodeSelector": {"a b": "c"}}},
@@ -126,6 +132,43 @@ def test_a_field_that_resembles_nothing_is_answered_with_what_is_known_there() -
 
 def test_all_complaints_come_at_once() -> None:
     assert len(complaints(manifest(quota={"maxStorageMb": 0, "maxUploadMb": 0}, suspended=1))) == 3
+
+
+KEY_SOURCES = """
+    https://login.example https://Login.example:8443/realms/acme/ https://10.0.0.7/keys
+    http://localhost:8080/a http://127.0.0.1/keys http://keys.acme.svc:8080 http://k.a.svc.cluster.local/x
+    https://[::1] https://[::] https://[a::] https://[1::8] https://[fd00::1]:443/a https://[1:2:3:4:5:6:7:8]/
+    https://[1:2:3:4:5:6:7::] https://[::2:3:4:5:6:7:8] https://[1:2::4:5:6:7:8]
+"""
+NO_KEY_SOURCES = """
+    http://x.svc.evil.example http://x.svc.cluster.local.evil.example http://svc http://.svc/ http://a..svc
+    http://x.svcs http://xsvc http://localhost.evil.example http://127.0.0.1.evil.example http://[::1]
+    http://169.254.169.254/keys ftp://login.example https://me:secret@login.example https://a?b https://a#b
+    https://[1:2] https://[:::] https://[:] https://[1::2::3] https://[1:2:3:4:5:6:7:8:9] https://[12345::]
+    https://[::1 https://::1 https://[1:2:3:4:5:6:7:8::] https://[1:2:3:4:5:6:7:]
+"""
+PORTS = (1, 443, 9999, 10000, 59999, 64999, 65499, 65529, 65535)
+NO_PORTS = ("", 0, "0443", 65536, 65540, 65600, 66000, 70000, 99999, 100000)
+
+
+@pytest.mark.parametrize("url", [*KEY_SOURCES.split(), *(f"https://login.example:{port}/k" for port in PORTS)])
+def test_an_issuer_and_its_keys_are_https_urls_or_near(url: str) -> None:
+    oidc = MediaTenant.read(manifest(auth={"oidc": {"issuer": url, "jwksUri": url}})).spec.auth.oidc
+    assert oidc is not None
+    assert (oidc.issuer, oidc.jwks_uri) == (url, url)
+    host = urlsplit(url).hostname or ""
+    assert (urlsplit(url).port or 443) in range(1, 65536)
+    assert ":" not in host or IPv6Address(host)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [*NO_KEY_SOURCES.split(), *(f"https://login.example:{port}/k" for port in NO_PORTS), "https://login.example\n"],
+)
+def test_an_issuer_or_its_keys_elsewhere_are_refused(url: str) -> None:
+    for oidc in ({"issuer": url}, {"issuer": "https://login.example", "jwksUri": url}):
+        (complaint,) = complaints(manifest(auth={"oidc": oidc}))
+        assert "must be an https URL without query" in complaint
 
 
 @pytest.mark.parametrize("document", [None, "text", [], 7])

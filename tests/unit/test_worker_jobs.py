@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from media_core.spec import MediaTenant
 from media_operator import kinds
 from media_operator.cache import Cache, TenantKey
+from media_operator.controller import Served
+from media_operator.dispatch import TenantQueue, share
+from media_operator.fleet import ClusterFleet
 from media_operator.kinds import Kind, Object
 from media_operator.kube import AlreadyExists
 from media_operator.settings import PlatformSettings, StoreAdminSettings
@@ -126,6 +130,20 @@ def test_a_job_that_never_comes_up_takes_nobodys_place(jobs: WorkerJobs, cache: 
     cache.see(kinds.JOB, None, job("stuck", age=100, active=1, ready=0))
     cache.see(kinds.JOB, None, job("long", age=1000, active=1, ready=1))
     assert jobs.open() == {(TenantKey("team", "acme"), "scan"): (3, 2)}
+
+
+def test_jobs_that_a_tenant_made_itself_take_no_more_than_its_share_of_the_places(
+    jobs: WorkerJobs, cache: Cache
+) -> None:
+    queue = TenantQueue("acme", {"scan": 50, "transcribe": 50})
+    controller = SimpleNamespace(served={TENANT.schema_name: Served(TENANT, CREDENTIALS, queue)})
+    fleet = ClusterFleet(controller, jobs, None)  # type: ignore[arg-type]  the queues are not asked
+    for number in range(80):
+        cache.see(kinds.JOB, None, job(f"own-{number}", "scan" if number % 2 else "transcribe", age=100, ready=1))
+    running = fleet.running()
+    assert running is not None
+    assert running.places == share(50)
+    assert sum(running.unfinished.values()) == 80
 
 
 def test_a_kind_of_which_no_job_runs_is_late_whatever_keeps_it(jobs: WorkerJobs, cache: Cache) -> None:

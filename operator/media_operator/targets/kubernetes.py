@@ -26,7 +26,7 @@ from media_core.spec import MediaTenant
 from media_operator import buckets, canary, databases, kinds, render
 from media_operator.breaker import Breaker
 from media_operator.cache import Cache, TenantKey, claims, key_of
-from media_operator.issuers import key_source
+from media_operator.issuers import is_key_source, key_source
 from media_operator.kinds import Kind, Object
 from media_operator.kube import Forbidden, Kube, KubeError
 from media_operator.reconcile import StepFailed, StepUnfinished
@@ -254,14 +254,17 @@ class KubernetesTarget:
     # --- what the children have to be -------------------------------------------------------------------------------
 
     async def _jwks_uri(self, tenant: MediaTenant, held: Held, *, fetch: bool) -> str | None:
-        """As the running Deployment has it, unless its issuer changed: an issuer that is away stops nothing."""
+        """As declared, else as its issuer said for the running Deployment: an issuer that is away stops nothing."""
         oidc = tenant.spec.auth.oidc
         if oidc is None:
             return None
-        told = held.environment
-        if oidc.jwks_uri is None and told.get("MEDIA_OIDC_ISSUER") == oidc.issuer and not fetch:
-            return told.get("MEDIA_OIDC_JWKS_URI", "")
-        return await key_source(oidc) if fetch else oidc.jwks_uri or ""
+        if oidc.jwks_uri is not None:
+            return oidc.jwks_uri
+        if fetch:
+            return await key_source(oidc)
+        same = held.environment.get("MEDIA_OIDC_ISSUER") == oidc.issuer
+        said = _annotation(held.deployment, kinds.DISCOVERED_JWKS_URI)
+        return said if same and is_key_source(said) else ""
 
     def _workloads(self, tenant: MediaTenant, held: Held, jwks_uri: str | None) -> list[Object]:
         jwks = json.dumps(tokens.public_jwks(held.signing_keys), sort_keys=True)
@@ -320,14 +323,12 @@ class KubernetesTarget:
             case plan.CreateDatabase(schema, owner, adopt):
                 await self._create_database(tenant, schema, owner, adopt)
             case plan.MigrateDatabase(schema):
-                url = Held(self._cache, tenant).credentials[render.DATABASE_URL]
-                await there.databases.migrate(schema, url)
+                await there.databases.migrate(schema)  # takes too long for a breaker's one try
             case plan.MakeSigningKey(_, rotation):
                 keys = [tokens.generate_key(), *Held(self._cache, tenant).signing_keys][:LIVE_SIGNING_KEYS]
                 await self._apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
             case plan.ApplyPolicy(policy):
-                url = Held(self._cache, tenant).credentials[render.DATABASE_URL]
-                await there.databases.apply_policy(url, policy)
+                await there.database_breaker.call(lambda: there.databases.apply_policy(tenant.schema_name, policy))
             case plan.RunApi():
                 await self._apply_workloads(tenant)
             case plan.SendCanary():

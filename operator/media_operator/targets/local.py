@@ -37,6 +37,7 @@ from media_operator.dispatch import Running, TenantQueue
 from media_operator.embedded.clamd import ClamdFailed, EmbeddedClamd
 from media_operator.embedded.postgres import EmbeddedPostgres, PostgresFailed
 from media_operator.embedded.processes import Service, delay_after, end, ending, last_line, spawn
+from media_operator.issuers import key_source
 from media_operator.reconcile import StepFailed
 from media_operator.settings import DatabaseSettings, RunSettings
 
@@ -201,13 +202,13 @@ class LocalTarget:
                 await self._databases.create(schema, owner, password, adopt=adopt)
                 self._save_secrets(tenant, database_password=password)
             case plan.MigrateDatabase(schema):
-                await self._databases.migrate(schema, self._url(tenant))
+                await self._databases.migrate(schema)
             case plan.MakeSigningKey():
                 self.place.of(tenant).mkdir(mode=0o700, exist_ok=True)
                 keys = [tokens.generate_key()]
                 tokens.save_signing_keys(self.place.signing_keys(tenant), keys)
             case plan.ApplyPolicy(wanted):
-                await self._databases.apply_policy(self._url(tenant), wanted)
+                await self._databases.apply_policy(tenant.schema_name, wanted)
             case plan.RunApi(shape):
                 await self._run_api(tenant, shape)
             case plan.ShapeWorkers(shape):
@@ -436,13 +437,5 @@ def _answers(url: str) -> bool:
 
 
 def _key_source(oidc: Oidc) -> str:
-    """The issuer's JWK Set, as the spec or the issuer says (OpenID Connect Discovery 1.0). Raises StepFailed."""
-    if oidc.jwks_uri is not None:
-        return oidc.jwks_uri
-    url = oidc.issuer.rstrip("/") + "/.well-known/openid-configuration"
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  the spec allows http(s) only
-            return str(json.load(answer)["jwks_uri"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        reason = type(error).__name__
-        raise StepFailed(f"{url} does not name the keys ({reason}): set spec.auth.oidc.jwksUri") from None
+    """For a thread. The issuer may be on this machine too. Raises StepFailed."""
+    return asyncio.run(key_source(oidc, local=True))

@@ -1,0 +1,45 @@
+"""A tenant's issuer on a real API server: what cannot be asked is said in the status, and harms nothing that runs."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from media_operator import kinds
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operator_process import Bench, Team, bench
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
+
+DECLARED = {"issuer": "https://no-such-issuer.invalid", "jwksUri": "https://no-such-issuer.invalid/keys"}
+
+
+@pytest.fixture(scope="module")
+async def shared(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    async with bench(control_plane, tmp_path_factory.mktemp("operator")) as made:
+        await made.operator(resync_seconds="3600")
+        yield made
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:6443", "169.254.169.254", "[::1]:8080"])
+async def test_an_issuer_on_the_operators_own_machine_is_not_asked(shared: Bench, namespace: str, host: str) -> None:
+    team, id_ = Team(shared, namespace), f"t{namespace.removeprefix('test-')}"
+    await team.apply("acme", tenantId=id_, auth={"oidc": {"issuer": f"https://{host}"}})
+    said = await team.condition("acme", "ApiReady", reason="RunApiFailed", seconds=60)
+    assert "leads to a loopback, link-local" in said["message"]
+
+
+async def test_an_issuer_is_asked_anew_when_the_declared_url_is_removed(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), f"t{namespace.removeprefix('test-')}"
+    await team.apply("acme", tenantId=id_, auth={"oidc": DECLARED})
+    await team.condition("acme", "ApiReady", reason="ApiStarting", seconds=60)
+    before = await team.get(kinds.DEPLOYMENT, f"mt-{id_}")
+    assert before
+    assert DECLARED["jwksUri"] in json.dumps(before["spec"])
+
+    await team.apply("acme", tenantId=id_, auth={"oidc": {"issuer": DECLARED["issuer"]}})
+    said = await team.condition("acme", "ApiReady", reason="RunApiFailed")
+    assert "does not name the keys" in said["message"]
+    after = await team.get(kinds.DEPLOYMENT, f"mt-{id_}")
+    assert after
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]  # what runs goes on
