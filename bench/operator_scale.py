@@ -41,6 +41,15 @@ def writes(made: Bench, since: int) -> int:
     return len(made.control_plane.writes(USER, since=since, but="leases"))
 
 
+async def quiet(made: Bench) -> None:
+    """Nothing was written for ten seconds."""
+    while True:
+        since = made.control_plane.mark()
+        await asyncio.sleep(10)
+        if writes(made, since) == 0:
+            return
+
+
 async def measure(count: int) -> bool:
     folder = Path(tempfile.mkdtemp(prefix="media-scale-"))
     control_plane = ControlPlane(folder / "control-plane")
@@ -70,7 +79,7 @@ async def _measure(made: Bench, count: int) -> bool:
         print(f"\r{done} of {count} after {time.monotonic() - began:.0f} s", end="", flush=True)
         await asyncio.sleep(2)
     seconds = time.monotonic() - began
-    await asyncio.sleep(15)  # the Deployments' own statuses follow, and one status write each
+    await quiet(made)  # the Deployments' own statuses follow, and one status write each
     per_tenant = writes(made, mark) / count
     print(f"\r{count} tenants: {seconds:.0f} s, {per_tenant:.2f} writes each, {megabytes(replica)} MB")
     replica.stop()
@@ -80,6 +89,8 @@ async def _measure(made: Bench, count: int) -> bool:
     await asyncio.sleep(60)
     restarted = writes(made, mark)
     print(f"restart and 60 s of resyncs: {restarted} writes, {megabytes(again)} MB")
+    for write in made.control_plane.writes(USER, since=mark, but="leases")[:20]:
+        print(f"  {write}")
     return per_tenant <= CHILDREN + 2 and restarted == 0
 
 

@@ -125,7 +125,7 @@ class Workers:
     trouble: Mapping[str, str] = field(default_factory=dict)
     """Kind of work -> why its workers keep failing."""
     waiting: Mapping[str, str] = field(default_factory=dict)
-    """Kind of work -> why none of its workers has come up for minutes."""
+    """Kind of work -> why none of its workers has come up for minutes, or none is let in."""
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class Databases:
     async def migrate(self, schema: str) -> None:
         """Brings the schema to the newest version, over a connection of its own."""
         async with _answering():
-            await asyncio.to_thread(migrate, _text(self._url), schema, schema)
+            await asyncio.to_thread(migrate, _text(self._url.update_query_dict(DEAD_AFTER)), schema, schema)
 
     async def retire(self, schema: str, claimant: Mark) -> None:
         """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
@@ -184,20 +184,15 @@ class Databases:
         """Schema and role with all they hold. Nothing happens where neither exists. Raises NotOwned."""
         role = sql.Identifier(schema)
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema, self._lock(schema))
-            if not _ours(marks, claimant):
-                raise NotOwned(_whose(schema, *marks.values()))
+            marks = await self._own_marks(tx, schema, claimant)
             if "role" in marks:
                 await _execute(tx, "ALTER ROLE {} NOLOGIN", role)
         await self._end_sessions(schema, marks)
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema, self._lock(schema))
-            if not _ours(marks, claimant):
-                raise NotOwned(_whose(schema, *marks.values()))
-            if "schema" in marks:
-                await _execute(tx, "DROP SCHEMA IF EXISTS {} CASCADE", role)
-        if "role" in marks:  # by itself: what it owns in another database of this server keeps it, and not the rows
-            async with self._administering() as tx:
+            if "schema" in await self._own_marks(tx, schema, claimant):
+                await _execute(tx, "DROP SCHEMA {} CASCADE", role)
+        async with self._administering() as tx:  # what it owns in another database keeps the role, and not the rows
+            if "role" in await self._own_marks(tx, schema, claimant):
                 await _execute(tx, "SET LOCAL ROLE {}", role)
                 await _execute(tx, "DROP OWNED BY CURRENT_USER CASCADE")
                 await _execute(tx, "RESET ROLE")
@@ -313,6 +308,13 @@ class Databases:
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         async with _answering(), self._readers.connect() as tx:
             yield tx
+
+    async def _own_marks(self, tx: AsyncConnection, schema: str, claimant: Mark) -> Mapping[str, Mark | None]:
+        """Raises NotOwned."""
+        marks = await _locked_marks(tx, schema, self._lock(schema))
+        if not _ours(marks, claimant):
+            raise NotOwned(_whose(schema, *marks.values()))
+        return marks
 
     async def _has_tables(self, tx: AsyncConnection, schema: str) -> bool:
         return bool(await _execute(tx, _WITH_TABLE, [schema], "alembic_version"))

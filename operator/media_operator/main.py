@@ -180,6 +180,7 @@ class Operator:
         dispatcher = FleetDispatcher(fleet, limit=settings.platform.max_jobs)
         self._controller, self._dispatcher, self._jobs = controller, dispatcher, jobs
         controller.is_served = dispatcher.wake
+        jobs.refusal_changed = self._queue.add
         for breaker in (backends.database_breaker, backends.store_breaker, backends.iam_breaker):
             breaker.on_close(functools.partial(self._wake_all, breaker))
         # kopf takes the signals over as it starts, and waits 5 s for all tasks of the loop before it ends on one; until

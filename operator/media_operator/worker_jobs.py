@@ -71,6 +71,8 @@ class WorkerJobs:
         self._platform = platform
         self._connection_limit = connection_limit
         self._is_synced = is_synced
+        self._refusals: dict[tuple[str, str], str] = {}
+        self.refusal_changed: Callable[[TenantKey], None] = lambda _: None
 
     # --- for the dispatcher -----------------------------------------------------------------------------------------
 
@@ -133,8 +135,17 @@ class WorkerJobs:
             return "exists"
         except KubeError as error:
             _log.warning("job_refused", tenant=tenant.tenant_id, kind=kind, reason=str(error))
+            self._note_refusal(tenant, kind, f"the API server refuses its {kind} Job: {error}")
             return "no"
+        self._note_refusal(tenant, kind, None)
         return "created"
+
+    def _note_refusal(self, tenant: MediaTenant, kind: str, words: str | None) -> None:
+        before = self._refusals.pop((tenant.metadata.uid, kind), None)
+        if words is not None:
+            self._refusals[tenant.metadata.uid, kind] = words
+        if (before is None) != (words is None):
+            self.refusal_changed(key_of(tenant))
 
     # --- for a tenant's conditions ----------------------------------------------------------------------------------
 
@@ -147,6 +158,14 @@ class WorkerJobs:
                 words, name = ending.get("message") or ending.get("reason", ""), failures[-1]["metadata"]["name"]
                 found[kind] = f"{len(failures)} {kind} Job(s) in a row failed, the last was {name}: {words}"
         return found
+
+    def refused(self, tenant: MediaTenant) -> Mapping[str, str]:
+        """Kind of work -> why the API server takes no Job of it: a quota, a webhook, a right that is missing.
+
+        Until it takes one, or this process ends: the next look at the queue tries again.
+        """
+        parallel = plan.worker_shape_of(tenant).parallel
+        return {kind: words for kind in parallel if (words := self._refusals.get((tenant.metadata.uid, kind)))}
 
     def starting(self, tenant: MediaTenant) -> Mapping[str, float]:
         """Kind of work -> seconds for which the oldest of its Jobs has waited, where none of them runs."""

@@ -281,6 +281,28 @@ async def test_queued_work_becomes_a_job_at_once(shared: Bench, namespace: str) 
     assert job["metadata"]["ownerReferences"][0]["kind"] == "MediaTenant"
 
 
+async def test_a_job_that_the_namespace_has_no_room_for_is_said_until_it_has(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, scan={"enabled": False})
+    await team.act_as_kubelet(f"mt-{id_}")
+    await team.condition("acme", "Ready", status="True")
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    await shared.api.create(quotas, {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}})
+
+    async def is_counted() -> bool:
+        return "hard" in (await shared.api.get(f"{quotas}/none")).get("status", {})
+
+    await until(is_counted, 30, shared.last_words)
+    await shared.backends.rows(id_, QUEUE)
+    await shared.backends.sql("SELECT pg_notify('media_queue', %s)", f"tenant_{id_}")
+    refused = await team.condition("acme", "WorkersReady", status="False", reason="WorkersPending")
+    assert "refuses its thumbnail Job" in refused["message"]
+    assert "exceeded quota: none" in refused["message"]
+    await shared.api.delete(f"{quotas}/none")
+    await team.condition("acme", "WorkersReady", reason="OnDemand", seconds=60)
+    assert len(await team.list(kinds.JOB)) == 1
+
+
 async def test_a_refused_namesake_elsewhere_stops_nobodys_workers(shared: Bench, namespace: str) -> None:
     team, id_ = Team(shared, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_, scan={"enabled": False})

@@ -14,7 +14,7 @@ from media_operator.controller import Served
 from media_operator.dispatch import TenantQueue, share
 from media_operator.fleet import ClusterFleet
 from media_operator.kinds import Kind, Object
-from media_operator.kube import AlreadyExists
+from media_operator.kube import AlreadyExists, Forbidden
 from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.worker_jobs import WorkerJobs
 
@@ -156,3 +156,23 @@ def test_a_kind_of_which_no_job_runs_is_late_whatever_keeps_it(jobs: WorkerJobs,
     assert "no queue has admitted it" in jobs.unstarted(TENANT, "transcribe")
     cache.see(kinds.JOB, None, job("running", age=100, active=1, ready=1))
     assert "scan" not in jobs.starting(TENANT)
+
+
+def test_a_job_that_is_refused_is_said_until_one_is_taken(
+    jobs: WorkerJobs, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[TenantKey] = []
+    jobs.refusal_changed = told.append
+
+    async def refuse(kind: Kind, body: Object) -> Object:
+        raise Forbidden("exceeded quota")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(api, "create", refuse)
+        for _ in range(2):
+            assert asyncio.run(jobs.launch(TENANT, "scan", "mt-acme-scan-0", CREDENTIALS)) == "no"
+    assert jobs.refused(TENANT) == {"scan": "the API server refuses its scan Job: exceeded quota"}
+    assert len(told) == 1
+    assert asyncio.run(jobs.launch(TENANT, "scan", "mt-acme-scan-0", CREDENTIALS)) == "created"
+    assert jobs.refused(TENANT) == {}
+    assert len(told) == 2

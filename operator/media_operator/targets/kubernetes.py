@@ -206,15 +206,16 @@ class KubernetesTarget:
         return list(self._jobs.starting(tenant).values())
 
     async def _late_workers(self, tenant: MediaTenant) -> dict[str, str]:
+        refused = dict(self._jobs.refused(tenant))
         late = {kind for kind, seconds in self._jobs.starting(tenant).items() if seconds >= LATE_SECONDS}
         if not late:
-            return {}
+            return refused
         try:
             pods = await self._pods(tenant)
         except KubeError:
-            return {}
+            return refused
         said = {pod["metadata"]["labels"].get(kinds.WORK_LABEL): words for pod in pods if (words := _pod_trouble(pod))}
-        return {kind: said.get(kind) or self._jobs.unstarted(tenant, kind) for kind in late}
+        return refused | {kind: said.get(kind) or self._jobs.unstarted(tenant, kind) for kind in late}
 
     def _rival(self, tenant: MediaTenant) -> str | None:
         """Who has the same id or bucket and was there first."""
