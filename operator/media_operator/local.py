@@ -41,7 +41,7 @@ from media_operator.targets.local import RESERVED, LocalTarget, Place, sweep_reg
 
 TOKEN_LIFETIME = timedelta(hours=12)
 RESYNC_SECONDS = 10.0
-MOST_WORKERS = 100
+MOST_WORKERS = 250
 """No limit beside the spec's own, on a machine with one tenant."""
 SAMPLE = Path("samples/photo.jpg")
 STRONGER = {

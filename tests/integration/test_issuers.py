@@ -13,7 +13,6 @@ import pytest
 from media_core.spec import Oidc
 from media_operator import issuers
 from media_operator.reconcile import StepFailed
-from media_operator.targets import local
 
 KEYS = "https://login.example/keys"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -49,11 +48,6 @@ def saying(document: object) -> Answer:
 async def test_an_issuer_names_its_keys() -> None:
     async with issuer(saying({"jwks_uri": KEYS})) as oidc:
         assert await issuers.key_source(oidc, local=True) == KEYS
-
-
-async def test_on_one_machine_the_issuer_may_be_there_too() -> None:
-    async with issuer(saying({"jwks_uri": KEYS})) as oidc:
-        assert await asyncio.to_thread(local._key_source, oidc) == KEYS
 
 
 async def test_keys_that_are_declared_need_no_issuer() -> None:

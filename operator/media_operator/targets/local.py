@@ -31,7 +31,7 @@ from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_core.policy import Policy
 from media_core.queue import Depth
-from media_core.spec import MediaTenant, Oidc
+from media_core.spec import MediaTenant
 from media_operator.databases import Databases, NotOwned, read_policy
 from media_operator.dispatch import Running, TenantQueue
 from media_operator.embedded.clamd import ClamdFailed, EmbeddedClamd
@@ -232,7 +232,7 @@ class LocalTarget:
             else:
                 environment["MEDIA_OIDC_ISSUER"] = oidc.issuer
                 environment["MEDIA_OIDC_AUDIENCE"] = oidc.audience or tenant.tenant_id
-                environment["MEDIA_OIDC_JWKS_URI"] = await asyncio.to_thread(_key_source, oidc)
+                environment["MEDIA_OIDC_JWKS_URI"] = await key_source(oidc, local=True)
             await self._api.start([sys.executable, "-m", "media_api"], environment)
         self._api_shape = shape
         for _ in range(API_START_SECONDS * 10):
@@ -434,8 +434,3 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
-
-
-def _key_source(oidc: Oidc) -> str:
-    """For a thread. The issuer may be on this machine too. Raises StepFailed."""
-    return asyncio.run(key_source(oidc, local=True))
