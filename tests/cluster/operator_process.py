@@ -40,12 +40,13 @@ USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 """What the audit log calls it."""
 
 
-def rbac() -> list[Object]:
-    """What the chart gives the operator, for a release named `media`."""
+def rbac(*values: str) -> list[Object]:
+    """What the chart gives the operator, for a release named `media` with these values."""
     rendered = subprocess.run(
         [
             *(build.provide(build.TOOLS["helm"]), "template", "media", str(CHART)),
             *("--namespace", NAMESPACE, "--show-only", "templates/rbac.yaml"),
+            *(part for value in values for part in ("--set", value)),
         ],
         check=True,
         capture_output=True,
@@ -294,12 +295,12 @@ def condition_of(tenant: Object, kind: str) -> dict[str, Any] | None:
 
 
 @asynccontextmanager
-async def bench(control_plane: ControlPlane, folder: Path) -> AsyncIterator[Bench]:
-    """With the CRD established and the chart's rights given."""
+async def bench(control_plane: ControlPlane, folder: Path, *values: str) -> AsyncIterator[Bench]:
+    """With the CRD established and the rights given that the chart gives with these values."""
     async with Api(control_plane) as api:
         with contextlib.suppress(ApiError):
             await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-        for body in rbac():
+        for body in rbac(*values):
             kind = body["kind"]
             namespace = body["metadata"].get("namespace")
             group = "/api/v1" if kind == "ServiceAccount" else f"/apis/{body['apiVersion']}"
