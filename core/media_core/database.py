@@ -100,7 +100,7 @@ def migrate(url: str, schema: str, tenant: str) -> None:
     config.set_main_option("script_location", str(files("media_core") / "migrations"))
     # The tenant can hold locks, and its rows may be many: nobody else waits for that for ever.
     own = make_url(url).query.get("options", "")
-    options = f"{own} -c search_path={schema} -c lock_timeout=10s -c statement_timeout=300s"
+    options = f"{own} -c search_path={schema} -c lock_timeout=3s -c statement_timeout=300s"
     engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
     try:
         with _MIGRATING, engine.begin() as connection:

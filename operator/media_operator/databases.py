@@ -62,6 +62,8 @@ BATCH = 100
 """Tenants that one statement looks at."""
 SESSION_END_MS = 5000
 LOCK_TIMEOUT = "10s"
+POLICY_LOCK_TIMEOUT = "1s"
+"""Uploads hold the row for moments; who holds it for longer has to wait, and not the operator's few connections."""
 SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
 """Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
@@ -225,7 +227,7 @@ class Databases:
 
     async def apply_policy(self, schema: str, wanted: policy.Policy) -> None:
         async with self._administering() as tx:
-            await _execute(tx, "SET LOCAL lock_timeout = {}", LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
             await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
             await policy.apply(tx, wanted)
 

@@ -449,6 +449,21 @@ async def test_a_table_that_a_tenant_locks_holds_up_nobody_for_ever(databases: D
                 await tx.exec_driver_sql("SELECT count(*) FROM job")
 
 
+async def test_a_tenant_that_holds_its_usage_row_waits_for_its_policy_and_nobody_else_does(
+    databases: Databases, schema: str
+) -> None:
+    other = f"{schema}_other"
+    await make(databases, schema)
+    await make(databases, other, replace(ACME, uid="uid-7"))
+    async with as_tenant(databases, schema) as session:
+        await session.execute("BEGIN")
+        await session.execute("UPDATE usage SET stored_bytes = 1")
+        tries = [databases.apply_policy(schema, GENEROUS) for _ in range(8)]  # more than the pool holds
+        ends = await asyncio.gather(*tries, databases.apply_policy(other, GENEROUS), return_exceptions=True)
+    assert [type(end).__base__ for end in ends[:-1]] == [Answered] * 8
+    assert ends[-1] is None
+
+
 async def ask_all(databases: Databases, schema: str, statements: str) -> None:
     async with as_tenant(databases, schema) as connection:
         await connection.execute(statements.encode())
