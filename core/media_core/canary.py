@@ -35,6 +35,7 @@ WHERE sha256 = :sha256
 _LEFT = text("""
 SELECT sha256 FROM canary
 WHERE ended_at IS NULL OR EXISTS (SELECT FROM blob WHERE blob.sha256 = canary.sha256)
+LIMIT 100
 """)
 _LOCK_BLOB = text("SELECT scan_status FROM blob WHERE sha256 = :sha256 FOR UPDATE")
 _CLOSE = text("""

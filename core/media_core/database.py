@@ -4,7 +4,6 @@ Nothing here or above relies on session state: search_path and limits hang on th
 prepared by name, locks live as long as their transaction. So the api works behind PgBouncer in transaction mode.
 """
 
-import hashlib
 import math
 import threading
 import time
@@ -94,19 +93,16 @@ _MIGRATING = threading.Lock()
 
 def migrate(url: str, schema: str, tenant: str) -> None:
     """Brings the schema to the newest version as the role of `url`, which owns its tables, and lets the role `tenant`
-    work in it. Safe to call from several threads and processes.
+    work in it. Safe to call from several threads; of several processes, by one at a time for one schema.
     """
     config = Config()
     config.set_main_option("script_location", str(files("media_core") / "migrations"))
     # The tenant can hold locks, and its rows may be many: nobody else waits for that for ever.
     own = make_url(url).query.get("options", "")
-    options = f"{own} -c search_path={schema} -c lock_timeout=3s -c statement_timeout=300s"
+    options = f"{own} -c search_path={schema} -c lock_timeout=1s -c statement_timeout=300s"
     engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
     try:
         with _MIGRATING, engine.begin() as connection:
-            # Everybody may take advisory locks; of the password's hash only who has it knows the number.
-            number = int.from_bytes(hashlib.sha256(f"{url} {schema}".encode()).digest()[:8], signed=True)
-            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             for statement in grants(schema, tenant):
@@ -118,8 +114,8 @@ def migrate(url: str, schema: str, tenant: str) -> None:
 def grants(schema: str, tenant: str) -> list[str]:
     """What lets the role `tenant` work in tables that are there: it reads and writes rows, and owns nothing.
 
-    So it can neither raise its own quota, nor put code of its own (a trigger, a view, a row policy) in the way of
-    whoever else comes along, nor change what a table is.
+    So it can neither raise its limits, nor put code of its own (a trigger, a view, a row policy) in the way of whoever
+    else comes along, nor change what a table is. Its usage it counts itself, and whoever has its password can miscount.
     """
     names = {"schema": sql.Identifier(schema), "tenant": sql.Identifier(tenant)}
     return [sql.SQL(each).format(**names).as_string(None) for each in _GRANTS]

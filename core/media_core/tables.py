@@ -87,7 +87,10 @@ class RoomFile(SQLModel, table=True):
 class Usage(SQLModel, table=True):
     """One row. `stored_bytes` counts each content and thumbnail once; `reserved_bytes` is the sum of `reservation`."""
 
-    __table_args__ = (CheckConstraint("id = 1", name="usage_one_row"),)
+    __table_args__ = (
+        CheckConstraint("id = 1", name="usage_one_row"),
+        CheckConstraint("stored_bytes >= 0 AND reserved_bytes >= 0", name="usage_not_negative"),
+    )
 
     id: int = Field(primary_key=True, default=1)
     stored_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
@@ -142,6 +145,7 @@ class Job(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("kind IN ('scan','transcribe','thumbnail')", name="job_kind"),
         CheckConstraint("status IN ('queued','running','completed','failed','cancelled')", name="job_status"),
+        CheckConstraint("length(job_id) <= 100", name="job_id_length"),
         Index(
             "job_ready",
             "kind",
@@ -203,7 +207,10 @@ class Segment(SQLModel, table=True):
 class Canary(SQLModel, table=True):
     """A test virus that was sent through the tenant's own path: the one under way, and the last one before it."""
 
-    __table_args__ = (CheckConstraint("verdict IN ('clean','infected','unscannable','error')", name="canary_verdict"),)
+    __table_args__ = (
+        CheckConstraint("verdict IN ('clean','infected','unscannable','error')", name="canary_verdict"),
+        CheckConstraint("length(sha256) = 64", name="canary_sha256_length"),
+    )
 
     sha256: str = Field(primary_key=True, sa_type=Text)
     job_id: str | None = Field(default=None, sa_type=Text)

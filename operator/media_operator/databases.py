@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
@@ -62,7 +61,7 @@ BATCH = 100
 """Tenants that one statement looks at."""
 SESSION_END_MS = 5000
 LOCK_TIMEOUT = "10s"
-POLICY_LOCK_TIMEOUT = "1s"
+POLICY_LOCK_TIMEOUT = "250ms"
 """Uploads hold the row for moments; who holds it for longer has to wait, and not the operator's few connections."""
 SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
 """Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
@@ -94,8 +93,10 @@ class Databases:
         self._readers = self._engine(READER_OPTIONS, pool_size=readers)
         self._troubled: set[tuple[str, str]] = set()
         """(schema, table) that could not be read the last time."""
-        # Derived, so that the next operator, and another cluster's with the same role, takes the same locks.
-        self._key = str(self._url.password).encode() if self._url.password else secrets.token_bytes(32)
+        self._locks = sql.Identifier(f"{self._url.username}_locks")
+        self._has_locks = False
+        self._making_locks = asyncio.Lock()
+        self._migrating = ThreadPoolExecutor(1)  # of its own: those that wait take no thread from anybody else
 
     def _engine(self, options: str, *, pool_size: int) -> AsyncEngine:
         options = f"{self._url.query.get('options', '')} {options}".strip()
@@ -105,6 +106,7 @@ class Databases:
     async def aclose(self) -> None:
         await self._admin.dispose()
         await self._readers.dispose()
+        self._migrating.shutdown(wait=False)
 
     # --- schema and role ------------------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class Databases:
         """
         role = name = sql.Identifier(schema)
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema, self._lock(schema))
+            marks = await self._locked_marks(tx, schema)
             for there in marks.values():
                 if there is None or there.relation(mark, adopt=adopt) == "foreign":
                     raise NotOwned(_whose(schema, there))
@@ -161,9 +163,10 @@ class Databases:
                 await _execute(tx, statement)  # a dump was restored, without the role that it was for
 
     async def migrate(self, schema: str) -> None:
-        """Brings the schema to the newest version, over a connection of its own."""
+        """Brings the schema to the newest version, over a connection of its own; one tenant's at a time."""
+        url = _text(self._url.update_query_dict(DEAD_AFTER))
         async with _answering():
-            await asyncio.to_thread(migrate, _text(self._url.update_query_dict(DEAD_AFTER)), schema, schema)
+            await asyncio.get_running_loop().run_in_executor(self._migrating, migrate, url, schema, schema)
 
     async def retire(self, schema: str, claimant: Mark) -> None:
         """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
@@ -171,14 +174,14 @@ class Databases:
         What does not bear `claimant`'s mark, or does no more, stays as it is.
         """
         async with self._administering() as tx:
-            marks = await _locked_marks(tx, schema, self._lock(schema))
+            marks = await self._locked_marks(tx, schema)
             if not _ours(marks, claimant):
                 return
             if "role" in marks:
                 await _execute(tx, "ALTER ROLE {} NOLOGIN PASSWORD NULL", sql.Identifier(schema))
         await self._end_sessions(schema, marks)
         async with self._administering() as tx:  # last, since the next look goes by it
-            marks = await _locked_marks(tx, schema, self._lock(schema))
+            marks = await self._locked_marks(tx, schema)
             if _ours(marks, claimant):
                 await _write_marks(tx, schema, claimant.as_retained(), marks)
 
@@ -303,6 +306,12 @@ class Databases:
 
     @asynccontextmanager
     async def _administering(self) -> AsyncIterator[AsyncConnection]:
+        async with self._making_locks:
+            if not self._has_locks:
+                async with _answering(), self._admin.begin() as tx:
+                    await _execute(tx, "CREATE SCHEMA IF NOT EXISTS {}", self._locks)
+                    await _execute(tx, "CREATE TABLE IF NOT EXISTS {}.lock (name text PRIMARY KEY)", self._locks)
+                self._has_locks = True
         async with _answering(), self._admin.begin() as tx:
             yield tx
 
@@ -313,7 +322,7 @@ class Databases:
 
     async def _own_marks(self, tx: AsyncConnection, schema: str, claimant: Mark) -> Mapping[str, Mark | None]:
         """Raises NotOwned."""
-        marks = await _locked_marks(tx, schema, self._lock(schema))
+        marks = await self._locked_marks(tx, schema)
         if not _ours(marks, claimant):
             raise NotOwned(_whose(schema, *marks.values()))
         return marks
@@ -321,9 +330,14 @@ class Databases:
     async def _has_tables(self, tx: AsyncConnection, schema: str) -> bool:
         return bool(await _execute(tx, _WITH_TABLE, [schema], "alembic_version"))
 
-    def _lock(self, name: str) -> int:
-        """Of the marks of that name, the same for every operator with this password."""
-        return int.from_bytes(hmac.new(self._key, name.encode(), hashlib.sha256).digest()[:8], signed=True)
+    async def _locked_marks(self, tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
+        """`_marks`, and until the end of the transaction nobody else of us changes them.
+
+        By a row of the operator's own. Advisory locks are everybody's to take, and `pg_locks` tells their numbers.
+        """
+        await _execute(tx, "SET LOCAL lock_timeout = {}", LOCK_TIMEOUT)
+        await _execute(tx, _LOCK, self._locks, name)
+        return await _marks(tx, name)
 
     async def _end_sessions(self, schema: str, marks: Iterable[str]) -> None:
         """As the role itself, which needs no privilege for that."""
@@ -355,6 +369,7 @@ _MARKS = """
 SELECT 'schema' AS part, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace WHERE nspname = {0}
 UNION ALL SELECT 'role', shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {0}
 """
+_LOCK = "INSERT INTO {}.lock AS there VALUES ({}) ON CONFLICT (name) DO UPDATE SET name = there.name"
 _ALL_MARKS = """
 SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace
 WHERE starts_with(nspname, 'tenant_')
@@ -415,16 +430,6 @@ async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Seque
     )
     done = await tx.exec_driver_sql(filled.as_string(None).replace("%", "%%"))
     return done.all() if done.returns_rows else []
-
-
-async def _locked_marks(tx: AsyncConnection, name: str, lock: int) -> dict[str, Mark | None]:
-    """`_marks`, and until the end of the transaction nobody else of us changes them.
-
-    Every role may take advisory locks; the number of this one is known to the operator alone.
-    """
-    await _execute(tx, "SET LOCAL lock_timeout = {}", LOCK_TIMEOUT)
-    await _execute(tx, "SELECT pg_advisory_xact_lock({})", lock)
-    return await _marks(tx, name)
 
 
 async def _marks(tx: AsyncConnection, name: str) -> dict[str, Mark | None]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -462,6 +462,56 @@ async def test_a_tenant_that_holds_its_usage_row_waits_for_its_policy_and_nobody
         ends = await asyncio.gather(*tries, databases.apply_policy(other, GENEROUS), return_exceptions=True)
     assert [type(end).__base__ for end in ends[:-1]] == [Answered] * 8
     assert ends[-1] is None
+
+
+async def test_no_lock_that_a_tenant_can_see_and_take_holds_up_a_deletion(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    await make(databases, schema)
+    assert await ask(databases, schema, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    found = await (await superuser.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '_locks$'")).fetchall()
+    for (locks,) in found:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await ask(databases, schema, f"TABLE {locks}.lock")
+
+
+async def test_what_would_count_less_than_nothing_is_refused(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await ask(databases, schema, "UPDATE usage SET stored_bytes = -1")
+
+
+OUTDATED = """
+UPDATE {0}.alembic_version SET version_num = '0003';
+ALTER TABLE {0}.usage DROP CONSTRAINT usage_not_negative;
+ALTER TABLE {0}.job DROP CONSTRAINT job_id_length;
+ALTER TABLE {0}.canary DROP CONSTRAINT canary_sha256_length
+"""
+
+
+async def test_tenants_that_hold_their_tables_in_an_upgrade_take_no_thread_from_anybody(
+    databases: Databases, superuser: psycopg.AsyncConnection
+) -> None:
+    others = [f"tenant_{secrets.token_hex(6)}" for _ in range(8)]
+    try:
+        for other in others:
+            await make(databases, other)
+        async with AsyncExitStack() as stack:
+            for other in others:
+                await superuser.execute(OUTDATED.format(other).encode())
+                session = await stack.enter_async_context(as_tenant(databases, other))
+                await session.execute("BEGIN")
+                await session.execute("LOCK TABLE job")
+            stuck = [asyncio.create_task(databases.migrate(other)) for other in others]
+            await asyncio.sleep(0)  # they begin
+            await asyncio.to_thread(lambda: None)
+            assert not any(each.done() for each in stuck)  # eight that wait would have the default executor full
+            ends = await asyncio.gather(*stuck, return_exceptions=True)
+        assert {type(end).__base__ for end in ends} == {Answered}
+        await databases.migrate(others[0])
+    finally:
+        for other in others:
+            await databases.drop(other, ACME)
 
 
 async def ask_all(databases: Databases, schema: str, statements: str) -> None:
