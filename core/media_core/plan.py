@@ -126,6 +126,8 @@ class Workers:
     """Kind of work -> why its workers keep failing."""
     waiting: Mapping[str, str] = field(default_factory=dict)
     """Kind of work -> why none of its workers has come up for minutes, or none is let in."""
+    outdated: tuple[str, ...] = ()
+    """Names of those that never came up and would be made otherwise now."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,13 @@ class ShapeWorkers:
 
 
 @dataclass(frozen=True)
+class DropWorkers:
+    """Workers that never came up, so that others can be made as declared."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SendCanary:
     """The test virus, through the tenant's own store, rows, queue and worker."""
 
@@ -310,6 +319,7 @@ Step = (
     | ApplyPolicy
     | RunApi
     | ShapeWorkers
+    | DropWorkers
     | SendCanary
     | StopWorkloads
     | DeleteBucket
@@ -573,6 +583,9 @@ def workers(case: Case) -> Finding:
     if seen.shape != wanted:
         blocked = case.waiting_for("BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
         return blocked or attempt(case, ShapeWorkers(wanted), "WorkersOutdated", "the dispatcher is being told")
+    if seen.outdated:
+        message = f"{', '.join(seen.outdated)} never came up and is not as declared now: it goes"
+        return attempt(case, DropWorkers(seen.outdated), "WorkersOutdated", message)
     if case.tenant.spec.suspended:
         return Finding("True", "Suspended", "spec.suspended is true: no worker starts")
     if seen.trouble:

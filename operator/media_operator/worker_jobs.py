@@ -17,6 +17,7 @@ from typing import Literal
 import structlog
 
 from media_core import plan
+from media_core.queue import KINDS
 from media_core.spec import MediaTenant
 from media_core.store.s3 import S3Settings
 from media_operator import kinds, render
@@ -120,15 +121,7 @@ class WorkerJobs:
             # It ended without having taken the job that it was named for: the next try, by whomever, is this one.
             digest = hashlib.sha256(f"{name}\n{ended[name]}".encode()).hexdigest()
             name = f"{name.rpartition('-')[0]}-{digest[:8]}"
-        body = render.job(
-            tenant,
-            self._platform,
-            self.store,
-            kind=kind,
-            name=name,
-            credentials=credentials,
-            connection_limit=self._connection_limit,
-        )
+        body = self._job(tenant, kind, name, credentials)
         try:
             self._cache.applied(kinds.JOB, await self._kube.create(kinds.JOB, body))
         except AlreadyExists:
@@ -181,6 +174,19 @@ class WorkerJobs:
                 found[kind] = max(time.time() - _made_at(job), found.get(kind, 0.0))
         return {kind: seconds for kind, seconds in found.items() if kind not in run}
 
+    def outdated(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> tuple[str, ...]:
+        """Names of Jobs that have not come up for `PLACE_SECONDS` and would be made otherwise now."""
+        found = []
+        for job in self._of(tenant):
+            metadata, kind = job["metadata"], job["metadata"]["labels"][kinds.WORK_LABEL]
+            started = is_finished(job) or job.get("status", {}).get("ready", 0)
+            if started or time.time() - _made_at(job) < PLACE_SECONDS or kind not in KINDS:
+                continue
+            wanted = self._job(tenant, kind, metadata["name"], credentials)["metadata"]["annotations"]
+            if metadata.get("annotations", {}).get(kinds.APPLIED) != wanted[kinds.APPLIED]:
+                found.append(metadata["name"])
+        return tuple(sorted(found))
+
     def unstarted(self, tenant: MediaTenant, kind: str) -> str:
         """Why Jobs of this kind have no pod that could say so itself."""
         job = next(
@@ -211,6 +217,19 @@ class WorkerJobs:
             region=self.store.region,
             access_key_id=credentials[render.S3_KEY_ID],
             secret_access_key=credentials[render.S3_SECRET],
+        )
+
+    def _job(self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]) -> Object:
+        return render.stamped(
+            render.job(
+                tenant,
+                self._platform,
+                self.store,
+                kind=kind,
+                name=name,
+                credentials=credentials,
+                connection_limit=self._connection_limit,
+            )
         )
 
     # --- counting ---------------------------------------------------------------------------------------------------

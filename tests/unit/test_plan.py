@@ -17,6 +17,7 @@ from media_core.plan import (
     Database,
     DeleteBucket,
     DropDatabase,
+    DropWorkers,
     Failure,
     HoldDeletion,
     MakeSigningKey,
@@ -135,6 +136,15 @@ def test_a_tenant_comes_to_life_from_nothing_in_order() -> None:
     ]
     assert {condition.status for condition in current.conditions} == {"True"}
     assert said(current, "Ready").reason == "Serving"
+
+
+def test_workers_that_never_came_up_and_are_not_as_declared_now_go() -> None:
+    world = settled()
+    assert isinstance(world.seen.workers, Workers)
+    world.seen = replace(world.seen, workers=replace(world.seen.workers, outdated=("mt-acme-scan-1",)))
+    current = plan(tenant(), world.seen)
+    assert current.steps == (DropWorkers(("mt-acme-scan-1",)),)
+    assert said(current, "WorkersReady").reason == "WorkersOutdated"
 
 
 def test_a_settled_tenant_needs_nothing() -> None:

@@ -176,3 +176,32 @@ def test_a_job_that_is_refused_is_said_until_one_is_taken(
     assert asyncio.run(jobs.launch(TENANT, "scan", "mt-acme-scan-0", CREDENTIALS)) == "created"
     assert jobs.refused(TENANT) == {}
     assert len(told) == 2
+
+
+def test_a_job_that_never_came_up_is_outdated_once_it_would_be_made_otherwise(
+    jobs: WorkerJobs, cache: Cache, api: Api
+) -> None:
+    bodies: list[Object] = []
+
+    async def keep(kind: Kind, body: Object) -> Object:
+        bodies.append(body)
+        return await Api.create(api, kind, body)
+
+    api.create = keep  # type: ignore[method-assign]
+    asyncio.run(jobs.launch(TENANT, "transcribe", "mt-acme-transcribe-0", CREDENTIALS))
+    made = job("mt-acme-transcribe-0", "transcribe", age=90)
+    made["metadata"]["annotations"] = bodies[0]["metadata"]["annotations"]
+    cache.see(kinds.JOB, None, made)
+    assert jobs.outdated(TENANT, CREDENTIALS) == ()
+    other = MediaTenant.read(
+        {
+            "apiVersion": "media.scaiwave.io/v1alpha1",
+            "kind": "MediaTenant",
+            "metadata": {"name": "acme", "namespace": "team", "uid": "u"},
+            "spec": {"transcription": {"resources": {"requests": {"cpu": "100m"}}}},
+        }
+    )
+    assert jobs.outdated(other, CREDENTIALS) == ("mt-acme-transcribe-0",)
+    cache.see(kinds.JOB, "DELETED", made)
+    cache.see(kinds.JOB, None, {**job("mt-acme-transcribe-1", "transcribe", age=90), "status": {"ready": 1}})
+    assert jobs.outdated(other, CREDENTIALS) == ()

@@ -95,7 +95,10 @@ class KubernetesTarget:
             scanner=self._scanner(latest),
             api=await self._observe_api(tenant, held),
             workers=plan.Workers(
-                plan.worker_shape_of(tenant), self._jobs.trouble(tenant), await self._late_workers(tenant)
+                plan.worker_shape_of(tenant),
+                self._jobs.trouble(tenant),
+                await self._late_workers(tenant),
+                self._jobs.outdated(tenant, held.credentials) if held.is_complete(tenant) else (),
             ),
             store_key=store_key,
             cluster=self._cluster,
@@ -344,6 +347,13 @@ class KubernetesTarget:
             case plan.DropDatabase(schema, owner):
                 await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
                 await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
+            case plan.DropWorkers(names):
+                for job in list(self._cache.jobs(key_of(tenant))):
+                    metadata = job["metadata"]
+                    if metadata["name"] in names and await self._kube.delete(
+                        kinds.JOB, metadata["namespace"], metadata["name"], uid=metadata["uid"]
+                    ):
+                        self._cache.see(kinds.JOB, "DELETED", job)
             case plan.ShapeWorkers():
                 pass  # every Job is made from the spec of its moment
 
