@@ -185,7 +185,7 @@ class Autoscaling(Structural):
     rules = (
         Rule(
             "max",
-            "must be at least min, which is 2 by default",
+            "must be at least min, which is 2 where it is not given",
             "self.max >= self.min",
             lambda own: own.max >= own.min,
         ),

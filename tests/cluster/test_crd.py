@@ -176,9 +176,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (
         {"api": {"autoscaling": {"min": 5, "max": 4}}},
         "spec.api.autoscaling.max",
-        "must be at least min, which is 2 by default",
+        "must be at least min, which is 2 where it is not given",
     ),
-    ({"api": {"autoscaling": {"max": 1}}}, "spec.api.autoscaling.max", "must be at least min, which is 2 by default"),
+    (
+        {"api": {"autoscaling": {"max": 1}}},
+        "spec.api.autoscaling.max",
+        "must be at least min, which is 2 where it is not given",
+    ),
     ({"api": {"autoscaling": {"targetCpu": 101}}}, "spec.api.autoscaling.targetCpu", "less than or equal to 100"),
     ({"api": {"host": "Media.acme.example"}}, "spec.api.host", HOST),
     ({"api": {"host": "media.acme.example:443"}}, "spec.api.host", HOST),

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -473,6 +474,22 @@ async def test_no_lock_that_a_tenant_can_see_and_take_holds_up_a_deletion(
     for (locks,) in found:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await ask(databases, schema, f"TABLE {locks}.lock")
+
+
+async def test_what_the_page_takes_from_every_role_keeps_locks_and_large_objects_from_tenants(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "install.md").read_text(encoding="utf-8")
+    documented = page.partition("```sql\n")[2].partition("```")[0].replace("DATABASE media", "DATABASE postgres")
+    try:
+        await superuser.execute(documented.encode())
+        await make(databases, schema)
+        for statement in ("SELECT pg_advisory_lock(1)", "SELECT lo_create(0)", "CREATE TEMPORARY TABLE t ()"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await ask(databases, schema, statement)
+        assert await ask(databases, schema, "SELECT max_bytes FROM usage") == GENEROUS.max_bytes
+    finally:
+        await superuser.execute(documented.replace("REVOKE", "GRANT").replace("FROM PUBLIC", "TO PUBLIC").encode())
 
 
 async def test_what_would_count_less_than_nothing_is_refused(databases: Databases, schema: str) -> None:

@@ -78,7 +78,7 @@ def test_fields_are_written_in_camel_case_only() -> None:
         ({"auth": {"oidc": {"issuer": "http://login.example"}}}, "spec.auth.oidc.issuer: must be an https URL"),
         (
             {"api": {"autoscaling": {"min": 5, "max": 2}}},
-            "spec.api.autoscaling.max: must be at least min, which is 2 by default",
+            "spec.api.autoscaling.max: must be at least min, which is 2 where it is not given",
         ),
         ({"api": {"host": "10.0.0.1"}}, "spec.api.host: must be a lower-case host name such as media.acme.example"),
         ({"auth": {"oidc": {"issuer": "https://a:b@login.example"}}}, "spec.auth.oidc.issuer: must be an https URL"),
