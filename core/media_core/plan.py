@@ -592,7 +592,7 @@ def workers(case: Case) -> Finding:
         return Finding("False", "CrashLoop", "; ".join(seen.trouble.values()))
     if seen.waiting:
         return Finding("False", "WorkersPending", "; ".join(seen.waiting.values()))
-    return Finding("True", "OnDemand", "up to " + ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items()))
+    return Finding("True", "OnDemand", "up to " + ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items() if n))
 
 
 def scanner(case: Case) -> Finding:

@@ -243,6 +243,7 @@ class Controller:
             if was is None or was.status == condition.status:
                 continue
             good = condition.status == ("False" if condition.type == "DeletionBlocked" else "True")
+            good |= condition.reason in AS_ASKED
             try:
                 await self.kube.create(kinds.EVENT, _event(body, condition, "Normal" if good else "Warning"))
             except KubeError as error:
@@ -380,6 +381,10 @@ def _conditions(body: Object) -> list[Condition]:
 def _timestamp(value: str) -> str:
     """RFC 3339 in UTC to the second, as Kubernetes writes it."""
     return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+AS_ASKED = frozenset({"Suspended", "Deleting", "CanaryPending"})
+"""Reasons that are nobody's trouble: somebody declared it, or it only takes its time."""
 
 
 def _event(body: Object, condition: Condition, kind: str) -> Object:

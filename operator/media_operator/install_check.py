@@ -39,6 +39,8 @@ QUEUED_SECONDS = 180.0
 TRANSCRIPT_SECONDS = 600.0
 """The worker fetches its model; the default one is about 0.5 GB."""
 GONE_SECONDS = 180.0
+AWAY_SECONDS = 60.0
+"""The api answers 503 while PostgreSQL or S3 is away for a moment."""
 POLL_SECONDS = 1.0
 RECORDING = Path(__file__).with_name("greeting.wav")
 """Three seconds of English, synthesised."""
@@ -94,10 +96,13 @@ def transcript(client: Client) -> str:
     try:
         return client.transcript(RECORDING.read_bytes())
     except CheckFailed as failed:
-        raise CheckFailed(
-            f"{failed}\nWhere no worker can fetch the model, tenants' transcriptions fail like this one. "
+        of_model = (
+            "Where no worker can fetch the model, tenants' transcriptions fail like this one. "
             "installCheck.transcription.model may be the path of a model in the workers' image; "
-            "installCheck.transcription.enabled=false turns this part of the check off."
+        )
+        hint = of_model if "model_unavailable" in str(failed) else ""
+        raise CheckFailed(
+            f"{failed}\n{hint}installCheck.transcription.enabled=false turns this part of the check off."
         ) from None
 
 
@@ -189,12 +194,21 @@ class Client:
     def _send(self, path: str, body: bytes | None = None, content_type: str = "") -> tuple[int, bytes]:
         headers = {"Authorization": f"Bearer {self.token}"} | ({"Content-Type": content_type} if content_type else {})
         request = urllib.request.Request(self.base + path, body, headers)  # noqa: S310  the operator's own URL
+        deadline = time.monotonic() + AWAY_SECONDS
+        while (answer := self._try(request, path))[0] == 503:  # it says of what it depends on that it is away
+            if time.monotonic() > deadline:
+                words = answer[1].decode(errors="replace")
+                raise CheckFailed(f"{path} was answered 503 for {AWAY_SECONDS:.0f} s: {words}")
+            time.sleep(POLL_SECONDS)
+        return answer
+
+    def _try(self, request: urllib.request.Request, path: str) -> tuple[int, bytes]:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
-            if error.code in (404, 425):
-                return error.code, b""
+            if error.code in (404, 425, 503):
+                return error.code, error.read(500)
             raise CheckFailed(f"{path} was answered {error.code}: {error.read(500).decode(errors='replace')}") from None
         except OSError as error:
             raise CheckFailed(f"{self.base}{path} does not answer: {error}") from None

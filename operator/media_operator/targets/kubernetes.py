@@ -147,7 +147,7 @@ class KubernetesTarget:
         try:
             return await self._backends.database_breaker.call(look)
         except Unavailable as error:
-            away = plan.Unreachable(f"PostgreSQL: {error.detail}")
+            away = plan.Unreachable(f"PostgreSQL: {error.detail.removeprefix('PostgreSQL ')}")
             return away, away, None
 
     def _scanner(self, latest: canary.Canary | None) -> plan.Scanner:
