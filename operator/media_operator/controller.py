@@ -93,6 +93,7 @@ class Controller:
             return None
         if body["metadata"].get("annotations", {}).get(kinds.PAUSED) == "disabled":
             self._forget(key)
+            await self._say_paused(body)
             return None
         started = time.monotonic()
         try:
@@ -208,6 +209,19 @@ class Controller:
 
     def schemas(self) -> list[str]:
         return list(self._schemas.values())
+
+    async def _say_paused(self, body: Object) -> None:
+        """In Ready, whose status and everything else stay as they were last seen."""
+        seen = {condition.type: condition for condition in _conditions(body)}
+        seen["Ready"] = Condition(
+            type="Ready",
+            status=seen["Ready"].status if "Ready" in seen else "Unknown",
+            reason="Paused",
+            message=f"{kinds.PAUSED}: disabled; the operator looks at nothing and does nothing until it is removed",
+            observedGeneration=body["metadata"].get("generation", 1),
+        )
+        facts = TenantStatus.model_validate({**body.get("status", {}), "conditions": []})
+        await self._write_status(body, tuple(seen.values()), facts)
 
     async def _write_status(self, body: Object, conditions: tuple[Condition, ...], facts: TenantStatus) -> None:
         """Only if it says something else than what is there; then events for what flipped."""

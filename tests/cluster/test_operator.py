@@ -255,6 +255,20 @@ async def test_suspending_ends_the_workers_and_leaves_one_pod_to_say_so(shared: 
     assert all(each["spec"]["suspend"] for each in await team.list(kinds.CRON_JOB))
 
 
+async def test_a_tenant_that_is_left_alone_says_so_until_it_is_not(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    pause = {"media.scaiwave.io/reconcile": "disabled"}
+    await team.apply("acme", annotations=pause, tenantId=id_)
+    paused = await team.condition("acme", "Ready", reason="Paused")
+    assert paused["status"] == "False"  # as it was: no pod runs here
+    assert "media.scaiwave.io/reconcile: disabled" in paused["message"]
+    await shared.api.delete(team.path(kinds.SERVICE, f"mt-{id_}"))
+    await team.apply("acme", tenantId=id_)
+    await team.condition("acme", "Ready", reason="ApiStarting")
+    await team.seen(kinds.SERVICE, f"mt-{id_}", lambda _: True)
+
+
 # --- work ------------------------------------------------------------------------------------------------------------
 
 QUEUE = """
