@@ -278,7 +278,7 @@ class Databases:
         return found
 
     async def _read_batch(
-        self, schemas: list[str], table: str, query: Callable[[str], str], *, patience: str = PATIENT
+        self, schemas: list[str], table: str, query: Callable[[str], str], *, patience: str = ""
     ) -> dict[str, list[Row[Any]]]:
         """One statement; when it fails each half by itself, so that the broken one is all that is left out."""
         parts = [
@@ -287,7 +287,8 @@ class Databases:
         ]
         try:
             async with self._reading() as tx:
-                await _execute(tx, "SET LOCAL statement_timeout = {}", patience)
+                if patience:
+                    await _execute(tx, "SET LOCAL statement_timeout = {}", patience)
                 rows = await _execute(tx, " UNION ALL ".join(parts))
         except _Refused:
             if len(schemas) == 1:

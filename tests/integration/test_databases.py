@@ -410,7 +410,7 @@ async def test_a_tenants_role_cannot_change_its_limits(databases: Databases, sch
 async def test_no_code_of_a_tenant_gets_in_the_operators_way(databases: Databases, schema: str, statement: str) -> None:
     await make(databases, schema)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        await ask_all(databases, schema, statement)
+        await ask(databases, schema, statement)
 
 
 async def test_values_that_no_operator_expects_are_left_out_and_hide_no_other(
@@ -529,11 +529,6 @@ async def test_tenants_that_hold_their_tables_in_an_upgrade_take_no_thread_from_
     finally:
         for other in others:
             await databases.drop(other, ACME)
-
-
-async def ask_all(databases: Databases, schema: str, statements: str) -> None:
-    async with as_tenant(databases, schema) as connection:
-        await connection.execute(statements.encode())
 
 
 # --- queues ----------------------------------------------------------------------------------------------------------
