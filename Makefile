@@ -8,7 +8,7 @@ TENANT ?= samples/acme.yaml
 PACKAGES := core api workers operator cli
 UV_VERSION := 0.13.9
 
-.PHONY: help setup lock clamd run docs check format lint types contracts test-fast test tools
+.PHONY: help setup lock clamd pgbouncer run docs check format lint types contracts test-fast test tools
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
 
@@ -32,6 +32,9 @@ lock: ## resolve the dependencies anew
 
 clamd: ## install clamd if this machine allows it, or say how
 	@sh operator/media_operator/embedded/install_clamd.sh
+
+pgbouncer: ## install PgBouncer for the tests if this machine allows it, or say how
+	@sh tests/tools/install_pgbouncer.sh
 
 run: setup clamd ## serve the tenant of samples/acme.yaml on this machine
 	@exec $(BIN)/python -m media_operator.local $(TENANT)
@@ -58,5 +61,5 @@ contracts: setup
 test-fast: setup ## tests without I/O, for the inner loop
 	@$(BIN)/pytest tests/unit
 
-test: setup clamd ## all tests, on real parts
+test: setup clamd pgbouncer ## all tests, on real parts
 	@$(BIN)/pytest tests/unit tests/integration tests/cluster

@@ -1,7 +1,8 @@
-"""`python -m bench`: ratios to the bare limit, all measured in one run on this machine.
+"""`python -m bench`: ratios to bare limits and to others who do the same, all measured in one run on this machine.
 
-Starts the real parts on loopback, lets ours, the bare limit and a peer do the same work in turns, prints one table.
-Wall-clock figures need an otherwise idle machine; the CPU columns say the same with company.
+Starts the real parts on loopback, lets ours and the others do the same work in turns, prints two tables: what is
+measured against others, each ratio beside what it must reach; and what is counted. Wall-clock figures need an otherwise
+idle machine; the CPU columns and the counts say the same with company.
 """
 
 import argparse
@@ -10,89 +11,112 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy import text
+from tests.tools import build
 
-from bench import memory
-from bench.measure import Row, aligned, table
+from bench import counts, decoding, large, load, memory, on_s3, scans, small, synapse, tusd
+from bench.measure import FULL, QUICK, Amount, Effort, Row, amounts, legends, table
 from bench.parts import Parts, started
 from bench.resources import MIB
-from bench.rows import FULL, MEASUREMENTS, QUICK, Effort
 from media_core import logs
 
 RESULTS = Path(__file__).parent / "results.md"
-VERSIONS = ("uvicorn", "fastapi", "starlette", "python-multipart", "pillow", "faster-whisper", "clamd")
+VERSIONS = ("uvicorn", "fastapi", "starlette", "pillow", "faster-whisper")
+MEASUREMENTS: dict[str, Callable[[Parts, Effort], Awaitable[Sequence[Row | Amount]]]] = {
+    "small": small.small,
+    "duplicate": small.duplicates,
+    "scan": scans.scan,
+    "s3": on_s3.s3,
+    "upload": large.upload,
+    "download": large.download,
+    "duplicate-large": large.duplicate,
+    "thumbnails": decoding.thumbnails,
+    "transcription": decoding.transcription,
+    "statements": counts.statements,
+    "memory": memory.memory,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    names = [*MEASUREMENTS, "memory"]
-    parser.add_argument("--only", metavar="NAMES", help=f"comma-separated, of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="under a minute: less work, fewer turns")
+    parser.add_argument("--only", metavar="NAMES", help=f"comma-separated, of {', '.join(MEASUREMENTS)}")
+    parser.add_argument("--quick", action="store_true", help="less work, fewer turns")
     parser.add_argument("--save", action="store_true", help=f"write bench/{RESULTS.name}")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else names
-    if unknown := [name for name in chosen if name not in names]:
-        parser.error(f"no measurement is called {', '.join(unknown)}; there are {', '.join(names)}")
+    chosen = options.only.split(",") if options.only else list(MEASUREMENTS)
+    if unknown := [name for name in chosen if name not in MEASUREMENTS]:
+        parser.error(f"no measurement is called {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
     effort = QUICK if options.quick else FULL
     if shutil.disk_usage(tempfile.gettempdir()).free < 4 * effort.gigabyte:
         parser.error(f"{tempfile.gettempdir()} needs {4 * effort.gigabyte // MIB} MiB of free space (TMPDIR moves it)")
     logs.configure("text", "warning")  # of the workers in this process; the api logs to its file as always
-    report = asyncio.run(_run(chosen, effort))
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))  # ends as by Ctrl-C, and its children
+    report, complete = asyncio.run(_run(chosen, effort))
     print(report)
     if options.save:
         RESULTS.write_text(f"# What `make bench` measured\n\n{report}\n")
-    return 0
+    return 0 if complete else 1
 
 
-async def _run(chosen: list[str], effort: Effort) -> str:
-    began, load = time.monotonic(), os.getloadavg()[0]
+async def _run(chosen: list[str], effort: Effort) -> tuple[str, bool]:
+    """The report, and whether all that was chosen could be measured."""
+    began = time.monotonic()
+    at_first = os.getloadavg()[0]
     rows: list[Row] = []
-    async with started(with_clamd="scan" in chosen) as parts:
+    counted: list[Amount] = []
+    failed = False
+    async with started() as parts:
         machine = await _machine(parts)
         for name, measurement in MEASUREMENTS.items():
             if name in chosen:
                 _say(name)
-                rows += await measurement(parts, effort)
-        memories = ""
-        if "memory" in chosen:
-            _say("memory")
-            memories = await _memory(parts, effort)
+                try:
+                    seen = await measurement(parts, effort)
+                except Exception as error:  # one that fails says so; all others are still measured
+                    traceback.print_exception(error)
+                    parts.without(f"{name} failed, with {type(error).__name__}: {error}")
+                    failed = True
+                    continue
+                rows += [one for one in seen if isinstance(one, Row)]
+                counted += [one for one in seen if isinstance(one, Amount)]
+        missing = parts.missing
     _say("")
+    if load.WRK is None and {"small", "duplicate"} & set(chosen):
+        missing.append(load.WITHOUT_WRK)
     seconds = time.monotonic() - began
-    company = f"Load when it began: {load:.1f}; it took {seconds:.0f} s, medians of {effort.turns} turns."
-    legends = "\n".join(f"- {row.what} - {row.legend}" for row in rows)
-    return "\n\n".join(part for part in (machine, company, table(rows) if rows else "", legends, memories) if part)
-
-
-async def _memory(parts: Parts, effort: Effort) -> str:
-    address, token, used = parts.api.address, parts.token, parts.used
-    await asyncio.to_thread(memory.large_upload, address, token, used, 64 * MIB)
-    large = await asyncio.to_thread(memory.large_upload, address, token, used, effort.gigabyte)
-    crowd = await asyncio.to_thread(memory.crowd_of_uploads, address, token, used)
-    return aligned(
-        [
-            ("peak RSS of the api", "grows by", "may grow by"),
-            (
-                f"upload of {effort.gigabyte // MIB} MiB",
-                f"{large / MIB:.1f} MiB",
-                f"{memory.LARGE_MAY_TAKE / MIB:.1f} MiB",
-            ),
-            (f"{memory.CROWD} uploads at once", f"{crowd / MIB:.1f} MiB", f"{memory.CROWD_MAY_TAKE / MIB:.1f} MiB"),
-        ]
+    company = (
+        f"Load when it began: {at_first:.1f}; it took {seconds:.0f} s, medians of {effort.turns} turns. "
+        "A ratio is ours divided by theirs; of what is counted, less is better."
     )
+    without = "\n".join(f"Without: {why.rstrip('.')}." for why in missing)
+    tables = (table(rows) if rows else "", amounts(counted) if counted else "", legends([*rows, *counted]))
+    return "\n\n".join(part for part in (machine, company, without, *tables) if part), not failed
 
 
 async def _machine(parts: Parts) -> str:
-    async with parts.api.database.transaction() as tx:
+    async with parts.tenant.api.database.transaction() as tx:
         postgres = (await tx.execute(text("SHOW server_version"))).scalar_one()
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
+    versions = [f"PostgreSQL {postgres}", *(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)]
+    versions += [f"Synapse {synapse.version()}", f"tusd {tusd.TOOL.version}"]
+    versions += [f"{on_s3.SERVER} {build.TOOLS[on_s3.SERVER].version}", *_wrk()]
     system = f"{os.cpu_count()} cores ({_processor()}), {platform.system()}, Python {platform.python_version()}"
-    return f"{system}, PostgreSQL {postgres}, {', '.join(versions)}."
+    return f"{system}, {', '.join(versions)}."
+
+
+def _wrk() -> list[str]:
+    if load.WRK is None:
+        return []
+    said = subprocess.run([load.WRK, "--version"], capture_output=True, text=True, check=False).stdout
+    return [f"wrk {said.split()[1]}"]
 
 
 def _processor() -> str:

@@ -1,12 +1,16 @@
-"""How far the api's memory rises while it takes uploads, as the kernel counts it."""
+"""What an api holds at rest, and how far its memory rises while it takes uploads, as the kernel counts it."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.clients import Client, Content, Crowd
-from bench.resources import MIB, Resources
+from bench.measure import Amount, Effort, Goal
+from bench.on_s3 import SERVER, bucket
+from bench.parts import POLICY, Parts, Tenant
+from bench.resources import MIB, Resources, held
 from media_core.uploads import BUFFER_BYTES
 
 CROWD = 32
@@ -15,6 +19,57 @@ CROWD_MAY_TAKE = CROWD * 8 * MIB + LARGE_MAY_TAKE
 """Bytes, as the design promises them."""
 CROWD_SIZE = BUFFER_BYTES + 4096
 """Too little over it to be known by the request's Content-Length, which covers the form as well."""
+AT_REST = Goal(must=120, aim=80)
+"""MB, of 1,000,000 bytes, as the issue counts them."""
+MB = 1_000_000
+
+
+async def memory(parts: Parts, effort: Effort) -> list[Amount]:
+    return [*await _at_rest(parts, effort), *await asyncio.to_thread(_growth, parts, effort)]
+
+
+async def _at_rest(parts: Parts, effort: Effort) -> list[Amount]:
+    """Of an api as a pod has it: its objects lie in S3. Where no S3 server can be had, in a folder."""
+    async with bucket(parts.place(SERVER)) as server:
+        where = f"objects on {SERVER}" if server else "objects in a folder"
+        async with parts.another(POLICY, MEDIA_API_PROCESSES="1", **(server.environment if server else {})) as tenant:
+            await asyncio.to_thread(_a_few_requests, tenant)
+            await asyncio.sleep(effort.rest_seconds)
+            assert tenant.api.process
+            seen = held(tenant.api.process.pid)
+    processes = "1 process" if seen.processes == 1 else f"{seen.processes} processes"
+    what = f"api at rest, {processes}, {where}"
+    after = f"{effort.rest_seconds} s after a health check, an upload of 10 KiB and a list"
+    return [
+        Amount(f"{what}: each page once", seen.alone / MB, "MB", f"{after}; what a pod's cgroup is charged", AT_REST),
+        Amount(f"{what}: RSS", seen.rss / MB, "MB", "a page that several processes share counts in each", AT_REST),
+        Amount(f"{what}: PSS", seen.pss / MB, "MB", "too low: the bench has a share of the libraries", None),
+    ]
+
+
+def _a_few_requests(tenant: Tenant) -> None:
+    with tenant.client() as client:
+        client.request("GET", "/readyz")
+        content = Content(10 * 1024)
+        client.upload(content, content.size)
+        client.request("GET", "/v1/jobs")
+
+
+def _growth(parts: Parts, effort: Effort) -> list[Amount]:
+    tenant, used = parts.tenant, parts.tenant.used
+    address, token = tenant.api.address, tenant.token
+    large_upload(address, token, used, 64 * MIB)
+    large = large_upload(address, token, used, effort.gigabyte)
+    crowd = crowd_of_uploads(address, token, used)
+    legend = "by how much the peak RSS of the api and its children rose"
+    return [
+        _grown(f"memory, upload of {effort.gigabyte // MIB} MiB", large, LARGE_MAY_TAKE, legend),
+        _grown(f"memory, {CROWD} uploads at once", crowd, CROWD_MAY_TAKE, legend),
+    ]
+
+
+def _grown(what: str, grown: int, may: int, legend: str) -> Amount:
+    return Amount(what, grown / MIB, "MiB", legend, Goal(round(may / MIB, 1), round(may / MIB, 1)))
 
 
 def large_upload(address: tuple[str, int], token: str, used: Resources, size: int) -> int:

@@ -6,9 +6,9 @@ import sys
 import structlog
 from pydantic import ValidationError
 
-from media_api import server
+from media_api import processes, server
 from media_api.app import create_app, services_of
-from media_api.metrics import Metrics
+from media_api.metrics import Metrics, serve_collected
 from media_api.settings import Settings
 from media_core import logs
 from media_core.settings import complaints
@@ -29,35 +29,64 @@ def main() -> int:
         return 2
     logs.configure(settings.log.format, settings.log.level)
     bind = settings.server
-    metrics = Metrics()
+    count = bind.processes or processes.granted()
     try:
         listener = socket.create_server(
             (bind.host, bind.port), family=socket.AF_INET6 if ":" in bind.host else socket.AF_INET, backlog=2048
         )
-        metrics_port = metrics.serve(bind.metrics_host, bind.metrics_port) if bind.metrics_port is not None else None
+        if count == 1:
+            return _serve(settings, listener, count)
+        return _serve_together(settings, listener, count)
     except OSError as error:
         print(
             f"can't listen on {bind.host}:{bind.port} (metrics: {bind.metrics_port}): {error.strerror}", file=sys.stderr
         )
         return 1
-    app = create_app(settings, metrics)
+
+
+def _serve(settings: Settings, listener: socket.socket, count: int, asked: socket.socket | None = None) -> int:
+    """One process: the only one, which serves its metrics itself, or one of `count`, which is `asked` for them."""
+    bind = settings.server
+    metrics = Metrics()
+    if asked is not None:
+        processes.answer_for_metrics(asked, metrics.latest)
+    else:
+        metrics_port = metrics.serve(bind.metrics_host, bind.metrics_port) if bind.metrics_port is not None else None
+        _say_listening(settings, listener, metrics_port)
+    app = create_app(settings, metrics, processes=count)
 
     def drain() -> None:
         if (services := services_of(app)) is not None:
             services.drain()
 
     config = server.config(app, shutdown_seconds=bind.shutdown_seconds, trusted_proxies=bind.trusted_proxies)
-    _log.info(
-        "listening",
-        host=bind.host,
-        port=listener.getsockname()[1],
-        metrics_port=metrics_port,
-        tenant=settings.tenant.tenant_id,
-    )
     running = server.Server(config, drain)
     running.run(sockets=[listener])
     _log.info("stopped")
     return 0 if running.started else 1
+
+
+def _serve_together(settings: Settings, listener: socket.socket, count: int) -> int:
+    bind = settings.server
+    together = processes.Processes(count, lambda _number, asked: _serve(settings, listener, count, asked))
+    together.start()
+    metrics_port = None
+    if bind.metrics_port is not None:
+        metrics_port = serve_collected(
+            lambda: processes.summed(together.metrics()), bind.metrics_host, bind.metrics_port
+        )
+    _say_listening(settings, listener, metrics_port)
+    return together.wait()
+
+
+def _say_listening(settings: Settings, listener: socket.socket, metrics_port: int | None) -> None:
+    _log.info(
+        "listening",
+        host=settings.server.host,
+        port=listener.getsockname()[1],
+        metrics_port=metrics_port,
+        tenant=settings.tenant.tenant_id,
+    )
 
 
 if __name__ == "__main__":

@@ -44,15 +44,18 @@ async def _not_suspended(services: Wired) -> None:
         )
 
 
-def create_app(settings: Settings | None, metrics: Metrics | None = None) -> FastAPI:
-    """Without `settings` the app can describe itself and serve nothing: that is for generating the reference."""
+def create_app(settings: Settings | None, metrics: Metrics | None = None, *, processes: int = 1) -> FastAPI:
+    """One of `processes` that serve the tenant from this container.
+
+    Without `settings` the app can describe itself and serve nothing: that is for generating the reference.
+    """
     measured, in_flight = metrics or Metrics(), InFlight()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings is None:
             raise RuntimeError("this app was made for its description only")
-        async with opened(settings, measured) as services:
+        async with opened(settings, measured, processes) as services:
             app.state.services = services
             yield
             # The server has cut off what took too long to finish; what it held is still being given back.

@@ -53,7 +53,10 @@ class JobWatch:
         return None
 
     async def poll(self) -> None:
-        """Until cancelled. A database that is away is no news: the watchers wait on."""
+        """Until cancelled. An error is no news, whatever it is: the watchers wait on, and are told after the next look.
+
+        Nobody waits for what this returns, so what ended it would never be heard of, and no stream would go on.
+        """
         while True:
             await self._somebody.wait()
             job_ids = set(self._watched)
@@ -61,6 +64,8 @@ class JobWatch:
                 found = await self._jobs.states(job_ids)
             except Unavailable as error:
                 _log.warning("jobs_not_seen", dependency=error.dependency)
+            except Exception:
+                _log.exception("jobs_not_seen")
             else:
                 self._states = {job_id: found.get(job_id) for job_id in job_ids}
                 self._looked.set()

@@ -1,5 +1,6 @@
 """What Prometheus reads, on a port of its own: clients of the API never see it."""
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import (
@@ -8,8 +9,10 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
+    Metric,
     PlatformCollector,
     ProcessCollector,
+    generate_latest,
     start_http_server,
 )
 
@@ -40,3 +43,25 @@ class Metrics:
         """Serves `/metrics` from a daemon thread; returns the port (0: any free one). Raises OSError if it is taken."""
         server, _ = start_http_server(port, host, registry=self.registry)
         return server.server_port
+
+    def latest(self) -> bytes:
+        """What `/metrics` would say now."""
+        return generate_latest(self.registry)
+
+
+class _Collected:
+    """A collector that asks others."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._collect()
+
+
+def serve_collected(collect: Callable[[], Iterable[Metric]], host: str, port: int) -> int:
+    """As `Metrics.serve`, for figures that other processes have."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(collect))
+    server, _ = start_http_server(port, host, registry=registry)
+    return server.server_port

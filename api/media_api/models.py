@@ -189,6 +189,10 @@ class Job(BaseModel):
     started_at: Instant | None
     finished_at: Instant | None
     error: JobError | None
+    waits_for: str | None = Field(
+        description="What is away that a queued job needs; it goes on by itself once that is back. Else null.",
+        examples=[None],
+    )
     transcript: str = Field("", description="The whole text.")
     segments: list[Segment] = Field([])
     language: str | None = Field(None, description="ISO 639; null where nobody speaks.")
@@ -207,7 +211,8 @@ class Job(BaseModel):
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
-            error=JobError(code=job.error_code, detail=job.error_detail or "") if job.error_code else None,
+            error=JobError(code=job.error_code, detail=job.error_detail or "") if job.has_failed else None,
+            waits_for=job.waits_for,
             **(job.result or {} if job.status == "completed" and job.kind != "thumbnail" else {}),
         )
 

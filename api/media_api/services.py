@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from media_api.job_events import JobWatch
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, Settings
+from media_core.capacity import Capacity, of_this_container
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.jobs import Jobs
@@ -47,10 +48,16 @@ class Services:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """Makes no request yet: a dependency that is away shows in `/readyz`, not in a crash."""
+async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> AsyncIterator[Services]:
+    """Makes no request yet: a dependency that is away shows in `/readyz`, not in a crash.
+
+    Takes this process's share of what `processes` have together.
+    """
     tenant_id = settings.tenant.tenant_id
-    database = Database(settings.tenant.database_url.get_secret_value(), pool_size=settings.tenant.database_pool)
+    pool_size = max(1, settings.tenant.database_pool // processes)
+    database = Database(
+        settings.tenant.database_url.get_secret_value(), pool_size=pool_size, prepare=settings.tenant.database_prepare
+    )
     store = open_store(settings.store, tenant_id)
     policy = PolicyReader(database)
     library = Library(tenant_id=tenant_id, database=database, store=store, policy=policy)
@@ -59,7 +66,9 @@ async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Services
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.aclose)
         stack.push_async_callback(store.aclose)
-        decoder = await stack.enter_async_context(DecodingPool(processes=settings.decoding.processes))
+        decoder = await stack.enter_async_context(
+            DecodingPool(processes=max(1, settings.decoding.processes // processes))
+        )
         polling = asyncio.create_task(watch.poll())
         stack.callback(polling.cancel)
         yield Services(
@@ -70,7 +79,14 @@ async def opened(settings: Settings, metrics: Metrics) -> AsyncIterator[Services
             store=store,
             policy=policy,
             decoder=decoder,
-            uploads=Uploads(tenant_id=tenant_id, database=database, store=store, decoder=decoder, policy=policy),
+            uploads=Uploads(
+                tenant_id=tenant_id,
+                database=database,
+                store=store,
+                decoder=decoder,
+                policy=policy,
+                capacity=Capacity(of_this_container(processes=processes)),
+            ),
             library=library,
             jobs=jobs,
             watch=watch,

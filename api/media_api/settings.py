@@ -27,6 +27,10 @@ class ServerSettings(EnvironmentSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port of the API. 0: any free one, said in the log."""
 
+    processes: int | None = Field(default=None, ge=1, le=16)
+    """Processes that serve the port together; each uses one core. Default: as many as the container's CPU limit has
+    whole cores, at most 4; one without a limit. They share memory, connections and decoding processes out."""
+
     metrics_host: str = "127.0.0.1"
     """Address of the metrics port."""
 

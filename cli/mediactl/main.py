@@ -666,6 +666,7 @@ def get_job(
             "in line": job.get("queue_position") if job["status"] == "queued" else None,
             "created": render.when(job.get("created_at")),
             "finished": render.when(job["finished_at"]) if job.get("finished_at") else None,
+            "waits for": job.get("waits_for"),
             "error": _job_error(job),
             "verdict": job.get("scan_status"),
             "language": job.get("language"),
@@ -786,6 +787,8 @@ def _show_state(progress: Progress, task: TaskID, job: dict[str, Any]) -> None:
     words = job["status"]
     if words == "queued" and job.get("queue_position"):
         words = f"queued, number {job['queue_position']}"
+    if job.get("waits_for"):
+        words = f"waits for {job['waits_for']}"
     progress.update(task, description=words, completed=job.get("progress") or 0.0)
 
 

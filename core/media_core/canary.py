@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from media_core import queue, quota
 from media_core.access import CANARY
 from media_core.errors import Unavailable
 from media_core.library import Library
@@ -36,27 +35,6 @@ _LEFT = text("""
 SELECT sha256 FROM canary
 WHERE ended_at IS NULL OR EXISTS (SELECT FROM blob WHERE blob.sha256 = canary.sha256)
 LIMIT 100
-""")
-_LOCK_BLOB = text("SELECT scan_status FROM blob WHERE sha256 = :sha256 FOR UPDATE")
-_CLOSE = text("""
-UPDATE canary SET ended_at = coalesce(ended_at, now()),
-    verdict = coalesce(verdict, nullif(blob.scan_status, 'pending')),
-    detail = coalesce(detail, blob.scan_detail), engine = coalesce(engine, blob.scan_engine)
-FROM (SELECT CAST(:sha256 AS text) AS sha256) AS this LEFT JOIN blob USING (sha256)
-WHERE canary.sha256 = this.sha256
-RETURNING job_id
-""")
-_DELETE_MEDIA = text("DELETE FROM media WHERE sha256 = :sha256 AND uploaded_by = :owner")
-_DOOM = text("""
-UPDATE blob SET doomed_at = now()
-WHERE sha256 = :sha256 AND doomed_at IS NULL AND scan_status <> 'infected'
-  AND NOT EXISTS (SELECT FROM media WHERE media.sha256 = blob.sha256)
-RETURNING size + thumbnail_size AS bytes
-""")
-# Other infected content keeps its row, so that it is refused for ever; these bytes never come again.
-_FORGET_INFECTED = text("""
-DELETE FROM blob WHERE sha256 = :sha256 AND scan_status = 'infected' AND doomed_at IS NULL
-  AND NOT EXISTS (SELECT FROM media WHERE media.sha256 = blob.sha256)
 """)
 _FORGET = text("DELETE FROM canary WHERE sha256 = :sha256")
 _FORGET_OLDER = text("""
@@ -101,21 +79,7 @@ async def close(library: Library, sha256: str) -> None:
 
     Idempotent. Raises Unavailable.
     """
-    this = {"sha256": sha256}
-    async with library.database.transaction() as tx:
-        await tx.execute(_LOCK_BLOB, this)
-        canary = (await tx.execute(_CLOSE, this)).first()
-        if canary is None:
-            return
-        if canary.job_id is not None:
-            await queue.cancel(tx, canary.job_id)
-        await tx.execute(_DELETE_MEDIA, {**this, "owner": CANARY})
-        doomed = (await tx.execute(_DOOM, this)).first()
-        if doomed is not None:
-            await quota.shrink(tx, doomed.bytes)
-    await library.collect(sha256)
-    async with library.database.transaction() as tx:
-        await tx.execute(_FORGET_INFECTED, this)
+    await library.contents.close_canary(sha256, CANARY)
 
 
 async def clear(library: Library) -> None:

@@ -27,6 +27,10 @@ class Unavailable(Exception):
         self.detail = detail
 
 
+class Unfinished(Unavailable):
+    """A dependency was there, and broke off or said nothing of use on this very content: that counts as an attempt."""
+
+
 def not_found() -> Refused:
     """The one answer for unknown ids, ids of another tenant and ids the caller may not see (http-api.md)."""
     return Refused("not_found", "There is nothing here under this id that you may see.")

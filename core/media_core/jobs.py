@@ -87,6 +87,16 @@ class Job:
     def ended(self) -> bool:
         return self.status not in OPEN
 
+    @property
+    def waits_for(self) -> str | None:
+        """What is away that it needs, and why it is queued again. That is no failure."""
+        return self.error_detail if self.status == "queued" and self.error_code == queue.WAITING else None
+
+    @property
+    def has_failed(self) -> bool:
+        """It ended so, or its last attempt did."""
+        return self.error_code not in (None, queue.WAITING)
+
 
 @dataclass(frozen=True)
 class Transcription:

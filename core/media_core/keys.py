@@ -8,3 +8,8 @@ def content_key(tenant_id: str, sha256: str) -> str:
 def thumbnail_key(tenant_id: str, sha256: str) -> str:
     """Named after the content it was made from, so that a thumbnail someone uploads as a file is another object."""
     return f"tenant/{tenant_id}/.thumbnails/{sha256}"
+
+
+def birth_key(tenant_id: str) -> str:
+    """Where the bucket says which schema it belongs to (`births`)."""
+    return f"tenant/{tenant_id}/.birth"

@@ -1,24 +1,19 @@
-"""What is stored: finding, listing, attaching, deleting, and what a verdict does to it.
-
-Invariants: the row decides, the object follows. Content that must go is marked `doomed_at` in the transaction that
-makes it unreachable and gives its bytes back to the quota; only then, under the row's lock, are its objects deleted
-(`collect`), at once by whoever doomed it, or by the sweep if that process died. Infected content keeps its row.
-"""
+"""What is stored, as its callers see it: finding, listing, attaching, deleting. `access` decides, `contents` writes."""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, text
 
 from media_core import access, queue, quota
 from media_core.access import Item, Purpose
-from media_core.database import DURABLE, Database
+from media_core.contents import Contents
+from media_core.database import Database
 from media_core.errors import Refused, not_found
-from media_core.keys import content_key, thumbnail_key
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
-from media_core.queue import Lease
+from media_core.queue import Content
 from media_core.store import ObjectStore
 from media_core.tokens import Claims
 
@@ -28,8 +23,8 @@ _ITEM_COLUMNS = """
     blob.thumbnail_status, blob.thumbnail_sha256,
     ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id ORDER BY room_id) AS rooms
 """
-_FIND = text(f"SELECT {_ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = :media_id")  # noqa: S608 (only constants are put in)
-_SERVABLE = text("SELECT scan_status FROM blob WHERE sha256 = :sha256 AND doomed_at IS NULL")
+_FIND: Final = f"SELECT {_ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = %s"  # noqa: S608 (only constants are put in)
+_SERVABLE: Final = "SELECT scan_status FROM blob WHERE sha256 = %s AND doomed_at IS NULL"
 _LIST_ROOM = text(f"""
 SELECT {_ITEM_COLUMNS}, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
@@ -57,50 +52,18 @@ WHERE room_file.room_id = :room_id AND room_file.media_id = :media_id
   AND media.media_id = room_file.media_id AND blob.sha256 = media.sha256 AND blob.scan_status <> 'infected'
 RETURNING room_file.media_id
 """)
-_DELETED_BEFORE = text("SELECT uploaded_by FROM media_tombstone WHERE media_id = :media_id")
-_LOCK_BLOB = text("SELECT scan_status FROM blob WHERE sha256 = :sha256 FOR UPDATE")
-_DELETE_MEDIA = text("DELETE FROM media WHERE media_id = :media_id RETURNING uploaded_by")
-_REMEMBER_DELETED = text("""
-INSERT INTO media_tombstone (media_id, uploaded_by) VALUES (:media_id, :uploaded_by) ON CONFLICT DO NOTHING
-""")
-_FORGET_ANSWER = text("DELETE FROM idempotency WHERE answer ->> 'media_id' = :media_id")
-_DOOM_UNREFERENCED = text("""
-UPDATE blob SET doomed_at = now()
-WHERE sha256 = :sha256 AND doomed_at IS NULL AND scan_status <> 'infected'
-  AND NOT EXISTS (SELECT FROM media WHERE media.sha256 = blob.sha256)
-RETURNING size + thumbnail_size AS bytes
-""")
-_DOOMED = text("SELECT scan_status FROM blob WHERE sha256 = :sha256 AND doomed_at IS NOT NULL FOR UPDATE")
-_FORGET = text("DELETE FROM blob WHERE sha256 = :sha256")
-_TOMBSTONE = text("""
-UPDATE blob SET doomed_at = NULL, thumbnail_status = 'none', thumbnail_sha256 = NULL, thumbnail_size = 0
-WHERE sha256 = :sha256
-""")
-_VERDICT = text("""
-UPDATE blob SET scan_status = :status, scan_detail = :detail, scan_engine = :engine, scanned_at = now(),
-    doomed_at = CASE WHEN :status = 'infected' THEN coalesce(blob.doomed_at, now()) ELSE blob.doomed_at END
-FROM (SELECT sha256, doomed_at FROM blob WHERE sha256 = :sha256 FOR UPDATE) AS before
-WHERE blob.sha256 = before.sha256 AND blob.scan_status <> 'infected'
-RETURNING CASE WHEN :status = 'infected' AND before.doomed_at IS NULL THEN size + thumbnail_size ELSE 0 END AS bytes
-""")
-_THUMBNAIL_MADE = text("""
-UPDATE blob SET thumbnail_status = 'ready', thumbnail_sha256 = :thumbnail_sha256, thumbnail_size = :thumbnail_size,
-    width = coalesce(width, :width), height = coalesce(height, :height)
-WHERE sha256 = :sha256 AND thumbnail_status = 'pending' AND doomed_at IS NULL AND scan_status <> 'infected'
-RETURNING sha256
-""")
+_DELETED_BEFORE: Final = "SELECT uploaded_by FROM media_tombstone WHERE media_id = %s"
 _TOTALS = text("""
-WITH standing AS (SELECT sha256, size FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected')
-SELECT count(DISTINCT standing.sha256) AS objects, count(*) AS items, coalesce(sum(size), 0)::bigint AS uploaded,
-    (SELECT coalesce(sum(size), 0)::bigint FROM standing) AS distinct_bytes
-FROM media JOIN standing USING (sha256)
+SELECT stored_bytes, reserved_bytes, max_bytes, objects, items, item_bytes - object_bytes AS dedupe_saved FROM usage
 """)
-
-
 _CONTENT = text("""
 SELECT sha256, size, mime_type, scan_status FROM blob
 WHERE sha256 = :sha256 AND doomed_at IS NULL
 """)
+_TO_RECALL: Final = """
+SELECT sha256, size, mime_type, scan_status FROM blob
+WHERE sha256 = %s AND scan_status = 'infected' AND doomed_at IS NOT NULL AND removing_until IS NULL
+"""
 _CONTENT_OF = text("""
 SELECT blob.sha256, blob.size, blob.mime_type, blob.scan_status, EXISTS (
     SELECT FROM job WHERE kind = 'scan' AND dedupe_key = blob.sha256 AND status IN ('queued','running')
@@ -127,16 +90,6 @@ class Totals:
     dedupe_saved: int
 
 
-@dataclass(frozen=True)
-class Content:
-    """What a worker needs to know of one content."""
-
-    sha256: str
-    size: int
-    mime_type: str
-    scan_status: str
-
-
 class Library:
     """One tenant's stored media. Every method that takes a caller asks `access` before it shows anything."""
 
@@ -145,21 +98,23 @@ class Library:
         self.database = database
         self.store = store
         self.policy = policy
+        self.contents = Contents(tenant_id=tenant_id, database=database, store=store)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def find(self, caller: Claims, media_id: str, purpose: Purpose) -> Item:
         """Raises Refused as `access.require` does."""
         policy = await self.policy.current()
-        async with self.database.statement() as tx:
-            row = (await tx.execute(_FIND, {"media_id": media_id})).first()
-        return access.require(caller, _item(row) if row else None, policy, purpose)
+        return access.require(caller, await self._find(media_id), policy, purpose)
+
+    async def _find(self, media_id: str) -> Item | None:
+        rows = await self.database.call(_FIND, (media_id,))
+        return _item(rows[0]) if rows else None
 
     async def servable(self, sha256: str) -> None:
         """The gate of a URL signed earlier: the content's verdict must still let bytes out. Raises `not_found`."""
-        async with self.database.statement() as tx:
-            row = (await tx.execute(_SERVABLE, {"sha256": sha256})).first()
-        if row is None or not access.open_to_all(row.scan_status, await self.policy.current()):
+        rows = await self.database.call(_SERVABLE, (sha256,))
+        if not rows or not access.open_to_all(rows[0].scan_status, await self.policy.current()):
             raise not_found()
 
     async def content(self, sha256: str) -> Content | None:
@@ -167,6 +122,11 @@ class Library:
         async with self.database.statement() as tx:
             row = (await tx.execute(_CONTENT, {"sha256": sha256})).first()
         return Content(**row._mapping) if row else None
+
+    async def content_to_recall(self, sha256: str) -> Content | None:
+        """Content that was found infected and whose objects are still there: newer signatures may let it go."""
+        rows = await self.database.call(_TO_RECALL, (sha256,))
+        return Content(**rows[0]._asdict(), recalled=True) if rows else None
 
     async def content_for_work(self, media_id: str) -> Content:
         """For a worker that opens what it is given: the content of an item, once its verdict allows that.
@@ -185,10 +145,10 @@ class Library:
         return content
 
     async def totals(self) -> Totals:
-        async with self.database.transaction() as tx:
-            usage = await quota.read(tx)
+        async with self.database.statement() as tx:
             row = (await tx.execute(_TOTALS)).one()
-        return Totals(usage, row.objects, row.items, row.uploaded - row.distinct_bytes)
+        usage = quota.Usage(row.stored_bytes, row.reserved_bytes, row.max_bytes)
+        return Totals(usage, row.objects, row.items, row.dedupe_saved)
 
     # -- rooms ---------------------------------------------------------------------------------------------------
 
@@ -240,64 +200,25 @@ class Library:
 
     # -- deleting ------------------------------------------------------------------------------------------------
 
-    async def delete(self, caller: Claims, media_id: str, *, forget_answer: bool = False) -> None:
+    async def delete(self, caller: Claims, media_id: str, *, forget_key: str | None = None) -> None:
         """The bytes go with the last reference. Repeating a delete of one's own is no error (http-api.md).
 
-        `forget_answer`: the upload is undone altogether, so that its Idempotency-Key is as good as new.
+        `forget_key`: the upload is undone altogether, so that this Idempotency-Key of it is as good as new. Once this
+        has returned nothing brings the item back; what the store cannot do now it does later.
         """
-        async with self.database.transaction() as tx:
-            row = (await tx.execute(_FIND, {"media_id": media_id})).first()
-            if row is None:
-                before = (await tx.execute(_DELETED_BEFORE, {"media_id": media_id})).first()
-                if before is not None and access.may_delete(caller, before.uploaded_by):
-                    return
-                raise not_found()
-            item = access.require(caller, _item(row), await self.policy.current(), "see")
-            if not access.may_delete(caller, item.uploaded_by):
-                raise Refused("not_yours", "Only its uploader or an admin may delete this file.")
-            await tx.execute(_LOCK_BLOB, {"sha256": item.sha256})
-            if (await tx.execute(_DELETE_MEDIA, {"media_id": media_id})).first() is None:
-                return  # somebody else deleted it a moment ago
-            if forget_answer:
-                await tx.execute(_FORGET_ANSWER, {"media_id": media_id})
-            await tx.execute(_REMEMBER_DELETED, {"media_id": media_id, "uploaded_by": item.uploaded_by})
-            doomed = (await tx.execute(_DOOM_UNREFERENCED, {"sha256": item.sha256})).first()
-            if doomed is not None:
-                await quota.shrink(tx, doomed.bytes)
-        if doomed is not None:
-            await self.collect(item.sha256)
-
-    async def collect(self, sha256: str) -> None:
-        """Deletes the objects of doomed content, then its row; an infected one keeps its row. No-op if revived."""
-        async with self.database.transaction() as tx:
-            await tx.execute(DURABLE)
-            row = (await tx.execute(_DOOMED, {"sha256": sha256})).first()
-            if row is None:
+        policy = await self.policy.current()
+        item = await self._find(media_id)
+        if item is None:
+            before = await self.database.call(_DELETED_BEFORE, (media_id,))
+            if before and access.may_delete(caller, before[0].uploaded_by):
                 return
-            await self.store.delete(content_key(self.tenant_id, sha256), thumbnail_key(self.tenant_id, sha256))
-            await tx.execute(_TOMBSTONE if row.scan_status == "infected" else _FORGET, {"sha256": sha256})
+            raise not_found()
+        access.require(caller, item, policy, "see")
+        if not access.may_delete(caller, item.uploaded_by):
+            raise Refused("not_yours", "Only its uploader or an admin may delete this file.")
+        await self.contents.delete_item(media_id, forget_key=forget_key)
 
-    # -- verdicts and thumbnails -----------------------------------------------------------------------------------
-
-    async def record_verdict(self, lease: Lease, *, status: str, detail: str | None, engine: str | None) -> None:
-        """Writes the verdict on the content of a scan job and completes the job, in one transaction.
-
-        Fenced by the lease: raises LeaseLost and writes nothing if another worker has the job. From the commit on,
-        infected content is 404 on every read path; its objects are deleted right after. Infected is final.
-        """
-        sha256 = lease.payload["sha256"]
-        async with self.database.transaction() as tx:
-            await tx.execute(DURABLE)
-            row = (
-                await tx.execute(_VERDICT, {"sha256": sha256, "status": status, "detail": detail, "engine": engine})
-            ).first()
-            if row is not None:
-                await quota.shrink(tx, row.bytes)
-            result: dict[str, Any] = {"scan_status": status, "scan_detail": detail, "scan_engine": engine}
-            await queue.finish(tx, lease, result)
-            await queue.hurry(tx, sha256)
-        if status == "infected":
-            await self.collect(sha256)
+    # -- scanning ------------------------------------------------------------------------------------------------
 
     async def rescan(self, caller: Claims, media_id: str, request_id: str | None = None) -> str:
         """Queues a scan of the item's content and returns the job's id; one already open is joined. Admins only."""
@@ -307,41 +228,15 @@ class Library:
                 tx, "scan", item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
             )
 
-    async def keep_thumbnail(
-        self, lease: Lease, *, data: bytes, digest: str, width: int | None, height: int | None
-    ) -> None:
-        """Stores the thumbnail of a job's content within the quota and completes the job. Raises LeaseLost.
 
-        Raises Refused `quota_exceeded` when the tenant is full; the thumbnail is then given up, the file stays.
-        """
-        sha256 = lease.payload["sha256"]
-        reservation = quota.Reservation(self.database)
-        await reservation.grow_to(len(data))
-        try:
-            async with self.database.transaction() as tx:
-                made = await tx.execute(
-                    _THUMBNAIL_MADE,
-                    {
-                        "sha256": sha256,
-                        "thumbnail_sha256": digest,
-                        "thumbnail_size": len(data),
-                        "width": width,
-                        "height": height,
-                    },
-                )
-                if made.first() is not None:  # the row is locked now, so the object can't outlive it
-                    await self.store.put(thumbnail_key(self.tenant_id, sha256), data)
-                    await reservation.settle(tx, len(data))
-                await queue.finish(tx, lease, {"thumbnail_sha256": digest})
-        finally:
-            await reservation.release()
+def _item(row: Any) -> Item:
+    """From a row that begins with `_ITEM_COLUMNS`, which stand in the order of the fields."""
+    columns: list[Any] = list(row[:_COLUMNS])
+    columns[-1] = tuple(columns[-1])
+    return Item(*columns)
 
 
-def _item(row: Row[Any]) -> Item:
-    return Item(**{name: getattr(row, name) for name in _ITEM_FIELDS} | {"rooms": tuple(row.rooms)})
-
-
-_ITEM_FIELDS = tuple(name for name in Item.__dataclass_fields__ if name != "rooms")
+_COLUMNS: Final = len(Item.__dataclass_fields__)
 
 
 def _entry(row: Row[Any]) -> RoomEntry:

@@ -11,11 +11,13 @@ failed in this pass is reported, not planned again.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from media_core.births import Birth, may_be_marked, relation
 from media_core.ownership import Mark
 from media_core.policy import Policy
 from media_core.quota import MIB
@@ -25,6 +27,15 @@ ROTATE_KEYS = f"{GROUP}/rotate-keys"
 """Annotation of a MediaTenant: a value that the keys were not made for yet asks for new ones."""
 ADOPT = f"{GROUP}/adopt"
 """Annotation of a MediaTenant: "true" vouches that the cluster that left its bucket and schema behind is gone."""
+ACCEPT_DATA = f"{GROUP}/accept-data"
+"""Annotation of a MediaTenant: the schema is right, and this memory of the bucket is given up. Its value names what is
+given up, the birth that the bucket's mark says, or `UNMARKED`: so it decides no later disagreement."""
+UNMARKED = "unmarked"
+"""The value of `ACCEPT_DATA` for a bucket with content and without a mark."""
+TRUST_SIGNATURE = f"{GROUP}/trust-signature"
+"""Annotation of a MediaTenant: signatures, separated by commas, that are right although they find much."""
+REMOVE_ORPHANS = f"{GROUP}/remove-orphans"
+"""Annotation of a MediaTenant: objects without a row that were first seen up to this time (ISO 8601) may go."""
 
 THUMBNAIL_WORKERS = 2
 """Most thumbnail workers at a time. Not in the spec: images get theirs in the api, only videos come this way."""
@@ -52,6 +63,10 @@ class Bucket:
     capabilities: Mapping[str, bool] | None = None
     """What the store behind it was seen to do; empty: its creation has not come so far; None: there is nothing to
     try."""
+    birth: Birth | None = None
+    """The schema that it belongs to, as it remembers; None: it says nothing."""
+    contents: int = 0
+    """Where it says nothing: how many contents were looked at, the first ones; 0: it holds none."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,49 @@ class Database:
     """Newest migration applied; None: none."""
     known_revisions: tuple[str, ...] = ()
     """Migrations of this version of the code, oldest first."""
+    is_new: bool = False
+    """It holds no table: there is no schema, or nobody has migrated it yet."""
+    birth: Birth | None = None
+    """None: it is new, or of a version that had no births."""
+    known: int = 0
+    """How many of `Bucket.contents` it has rows for."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A signature that found more contents that were open before than can be believed."""
+
+    signature: str
+    since: datetime
+    held: int
+    """Contents that it found and that are still there; counted up to a bound."""
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """Objects that have no row, as the last sweep saw them."""
+
+    swept_at: datetime
+    listed: int
+    """Objects in all."""
+    count: int
+    bytes: int
+    kept: bool
+    """They are too many to be removed without a person's word."""
+    since: datetime | None = None
+    """When the first of those that are kept was seen."""
+    released_at: datetime | None = None
+    """What was first seen up to then may go: a person has said so."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What sweeps and scan workers have written down for a person."""
+
+    suspicions: tuple[Suspicion, ...] = ()
+    """The oldest few of those that nobody has said to be right."""
+    orphans: Orphans | None = None
+    """None: nothing was swept yet."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +209,7 @@ class Observed:
     scanner: Scanner
     api: Api | Unreachable
     workers: Workers | Unreachable
+    notes: Notes | Unreachable = Notes()
     store_key: StoreKey | Unreachable | None = None
     """None: the store needs none."""
     cluster: str = ""
@@ -227,6 +286,17 @@ class MigrateDatabase:
 
 
 @dataclass(frozen=True)
+class WriteBirth:
+    """The bucket takes this schema for its own. `renew`: the schema is another one from now on, so that a mark which
+    is given up is never taken for its own again."""
+
+    schema: str
+    bucket: str
+    tenant_id: str
+    renew: bool = False
+
+
+@dataclass(frozen=True)
 class MakeSigningKey:
     """A new key signs from now on; the one before it is believed until the next is made."""
 
@@ -285,6 +355,22 @@ class SendCanary:
 
 
 @dataclass(frozen=True)
+class TrustSignatures:
+    """What these find is infected, however much it is."""
+
+    schema: str
+    signatures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReleaseOrphans:
+    """The next sweep may remove what was first seen without a row up to `until`."""
+
+    schema: str
+    until: datetime
+
+
+@dataclass(frozen=True)
 class StopWorkloads:
     """Api and workers, before what they write to goes."""
 
@@ -315,12 +401,15 @@ Step = (
     | RevokeStoreKeys
     | CreateDatabase
     | MigrateDatabase
+    | WriteBirth
     | MakeSigningKey
     | ApplyPolicy
     | RunApi
     | ShapeWorkers
     | DropWorkers
     | SendCanary
+    | TrustSignatures
+    | ReleaseOrphans
     | StopWorkloads
     | DeleteBucket
     | DropDatabase
@@ -354,6 +443,23 @@ def may_adopt(tenant: MediaTenant) -> bool:
 
 def rotation_of(tenant: MediaTenant) -> str:
     return tenant.metadata.annotations.get(ROTATE_KEYS, "")
+
+
+def trusted_signatures(tenant: MediaTenant) -> set[str]:
+    return {each.strip() for each in tenant.metadata.annotations.get(TRUST_SIGNATURE, "").split(",")} - {""}
+
+
+def orphans_released(tenant: MediaTenant, seen: Orphans) -> datetime | None:
+    """Up to when objects that were first seen without a row may go, as a person says; None: nobody says.
+
+    A time after the last sweep counts only once a sweep has come after it: nobody can have judged what is not seen yet.
+    """
+    try:
+        until = datetime.fromisoformat(tenant.metadata.annotations.get(REMOVE_ORPHANS, ""))
+    except ValueError:
+        return None
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return until if until <= _next_second(seen.swept_at) else None
 
 
 def policy_of(tenant: MediaTenant) -> Policy:
@@ -414,7 +520,8 @@ class Case:
         """The finding while an earlier condition, which this one needs, is not true."""
         for name in conditions:
             if name in self.found and self.found[name].status != "True":
-                return Finding("False", f"WaitingFor{name.removesuffix('Ready')}", self.found[name].message)
+                what_is_wrong = self.found[name].message.partition(". ")[0]
+                return Finding("False", f"WaitingFor{name.removesuffix('Ready')}", what_is_wrong)
         return None
 
     def is_ours(self, seen: Bucket | Database) -> bool:
@@ -516,16 +623,91 @@ def database(case: Case) -> Finding:
     seen, schema = case.observed.database, case.tenant.schema_name
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "DatabaseUnreachable", seen.detail)
+    # Whether it is taken, or was lost, only the bucket can say.
+    if isinstance(case.observed.bucket, Unreachable) and (seen.is_new or not case.is_ours(seen)):
+        return Finding("Unknown", "WaitingForBucket", case.observed.bucket.detail)
+    if (doubt := disagreement(case)) and not gives_up_the_buckets_memory(case):
+        return Finding("False", "DataMismatch", doubt + what_to_do(case))
     if not (case.is_ours(seen) and seen.complete):
-        if isinstance(case.observed.bucket, Unreachable) and not case.is_ours(seen):
-            return Finding("Unknown", "WaitingForBucket", case.observed.bucket.detail)
         step = CreateDatabase(schema, case.claim, may_adopt(case.tenant))
         return attempt(case, step, "SchemaMissing", f"schema {schema} is being made")
     if seen.revision is not None and seen.revision not in seen.known_revisions:
         return Finding("False", "SchemaNewer", f"schema {schema} was migrated to {seen.revision} by a newer version")
     if seen.revision != seen.known_revisions[-1]:
         return attempt(case, MigrateDatabase(schema), "SchemaOutdated", f"schema {schema} is being migrated")
+    if (mark := birth_to_write(case)) is not None:
+        return attempt(
+            case, mark, "BucketUnmarked", f"bucket {mark.bucket} is being told that it is of schema {schema}"
+        )
     return Finding("True", "SchemaCurrent", f"schema {schema} at revision {seen.revision}")
+
+
+def disagreement(case: Case) -> str:
+    """What speaks against the schema being the other half of this bucket; nothing does, or it cannot be seen: empty.
+
+    What the bucket holds is never taken for garbage because a schema does not know it: the schema may be the wrong one.
+    """
+    seen, there = case.observed.database, case.observed.bucket
+    if isinstance(seen, Unreachable) or isinstance(there, Unreachable):
+        return ""
+    schema, bucket, of = f"schema {case.tenant.schema_name}", f"bucket {case.tenant.bucket}", there.birth
+    if of is None:
+        if may_be_marked(there.contents, seen.known):
+            return ""
+        if seen.is_new:
+            return f"{bucket} holds files, and {schema} is new: it knows none of them"
+        return f"{bucket} holds files that {schema} does not know: of {there.contents} it has rows for {seen.known}"
+    if seen.is_new:
+        return f"{schema} is new, but {bucket} belongs to another ({of.birth_id}), which is not there"
+    if seen.birth is None:
+        return f"{schema} is of an older version of the platform than the one that {bucket} belongs to"
+    match relation(seen.birth, of):
+        case "another":
+            return f"{schema} ({seen.birth.birth_id}) is not the one that {bucket} belongs to ({of.birth_id})"
+        case "older":
+            times = f"it was swept {seen.birth.epoch} times, and the bucket has seen {of.epoch}"
+            return f"{schema} is older than {bucket} has seen it ({times}): what came after has no rows"
+        case "restored":
+            return f"{schema} was restored from a dump: what came to {bucket} after that dump has no rows"
+    return ""
+
+
+def gives_up_the_buckets_memory(case: Case) -> bool:
+    return case.tenant.metadata.annotations.get(ACCEPT_DATA) == _memory(case.observed.bucket)
+
+
+def _memory(bucket: Bucket | Unreachable) -> str:
+    """The name of what a bucket knows, for `ACCEPT_DATA`."""
+    return UNMARKED if isinstance(bucket, Unreachable) or bucket.birth is None else bucket.birth.birth_id
+
+
+def what_to_do(case: Case) -> str:
+    given_up = annotating(case.tenant, ACCEPT_DATA, _memory(case.observed.bucket))
+    return (
+        ". Nothing is made, swept or removed until it is decided which of the two is right. Either bring the database "
+        "back that has these rows (its address, its volume, a newer backup). Or go on with this schema: files that it "
+        f"does not know are out of reach then, and are removed days later unless they are many. For that {given_up}"
+    )
+
+
+def annotating(tenant: MediaTenant, name: str, value: str) -> str:
+    """How a person sets this annotation: the end of a sentence, and a command that can be pasted where there is one."""
+    at = tenant.metadata
+    if not at.uid:
+        return f'write into the manifest: metadata: {{annotations: {{{name}: "{value}"}}}}'
+    words = ["kubectl", "--namespace", at.namespace, "annotate", "--overwrite", "mediatenant", at.name]
+    return "run: " + shlex.join([*words, f"{name}={value}"])
+
+
+def birth_to_write(case: Case) -> WriteBirth | None:
+    """Due where the bucket says nothing yet, or where a person has given up what it says."""
+    tenant, seen, there = case.tenant, case.observed.database, case.observed.bucket
+    if isinstance(seen, Unreachable) or isinstance(there, Unreachable) or seen.birth is None or not case.is_ours(there):
+        return None
+    if relation(seen.birth, there.birth) == "same":
+        return None
+    renew = there.birth is not None and there.birth.birth_id == seen.birth.birth_id
+    return WriteBirth(tenant.schema_name, tenant.bucket, tenant.tenant_id, renew)
 
 
 def keys(case: Case) -> Finding:
@@ -596,6 +778,27 @@ def workers(case: Case) -> Finding:
 
 
 def scanner(case: Case) -> Finding:
+    """A scanner that finds nothing is worse than one that finds too much, so the canary speaks first."""
+    found, seen = canary(case), case.observed.notes
+    suspicions = () if isinstance(seen, Unreachable) else seen.suspicions
+    if not suspicions or (found.status == case.observed.scanner.status == "False"):
+        return found
+    named = ", ".join(f"{each.signature} (finds {each.held} files)" for each in suspicions)
+    words = (
+        f"more is found than can be believed in what was clean: {named}. Nobody can read these files, and none of "
+        "them is removed; the rescan has stopped, everything else goes on. If the signature is wrong, correct it or "
+        "have clamd ignore it: the next rescan with other signatures gives the files back. If it is right, "
+        + annotating(case.tenant, TRUST_SIGNATURE, suspicions[0].signature)
+    )
+    trusted = tuple(each.signature for each in suspicions if each.signature in trusted_signatures(case.tenant))
+    if not trusted:
+        return Finding("False", "ScanSuspicious", words, found.steps)
+    step = TrustSignatures(case.tenant.schema_name, trusted)
+    due = attempt(case, step, "ScanSuspicious", f"{', '.join(trusted)}: trusted from now on")
+    return replace(due, steps=(*found.steps, *due.steps))
+
+
+def canary(case: Case) -> Finding:
     seen = case.observed.scanner
     if not case.tenant.spec.scan.enabled:
         return Finding("True", "ScanningDisabled", "spec.scan.enabled is false: files are readable unscanned")
@@ -609,6 +812,42 @@ def scanner(case: Case) -> Finding:
     if blocked:
         return Finding(seen.status, seen.reason, seen.detail)
     return attempt(case, SendCanary(case.tenant.tenant_id), seen.reason, seen.detail, status=seen.status)
+
+
+def orphans(case: Case) -> Finding | None:
+    notes, tenant = case.observed.notes, case.tenant
+    if isinstance(notes, Unreachable):
+        return Finding("Unknown", "DatabaseUnreachable", notes.detail)
+    seen = notes.orphans
+    if seen is None:
+        return None
+    if not seen.kept:
+        return Finding("True", "Consistent", "no more objects are without a row than interrupted uploads leave behind")
+    words = (
+        f"{seen.count} of {seen.listed} objects ({seen.bytes / MIB:.1f} MiB) have no row, the first of them since "
+        f"{_written(seen.since or seen.swept_at)}: more than interrupted uploads leave behind, so none of them is "
+        "removed. If their rows were lost, restore a newer database. If nobody needs these objects, "
+        + annotating(tenant, REMOVE_ORPHANS, _written(_next_second(seen.swept_at)))
+    )
+    until = orphans_released(tenant, seen)
+    if until is None and REMOVE_ORPHANS in tenant.metadata.annotations:
+        words = f"{REMOVE_ORPHANS} has to be a time up to the last sweep, which this is not or not yet. {words}"
+    released = seen.released_at
+    if until is not None and (released is None or until > released):
+        said = f"what was without a row by {_written(until)} may go"
+        return attempt(case, ReleaseOrphans(tenant.schema_name, until), "OrphansKept", said)
+    if released is not None and released >= seen.swept_at:
+        return Finding("False", "OrphansKept", f"what was without a row by {_written(released)} goes in the next sweep")
+    return Finding("False", "OrphansKept", words)
+
+
+def _next_second(time: datetime) -> datetime:
+    """So that a time which is written to the second is none before it."""
+    return time if time.microsecond == 0 else time.replace(microsecond=0) + timedelta(seconds=1)
+
+
+def _written(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def capabilities(case: Case) -> Finding | None:
@@ -638,10 +877,11 @@ CHAIN: tuple[tuple[str, Check], ...] = (
     ("ApiReady", api),
     ("WorkersReady", workers),
     ("ScannerReady", scanner),
+    ("DataConsistent", orphans),
     ("S3Capabilities", capabilities),
 )
 """In the order in which a tenant comes to life. A check that says None does not apply here."""
-INFORMATIONAL = {"S3Capabilities"}
+INFORMATIONAL = {"DataConsistent", "S3Capabilities"}
 """Said, and no part of `Ready`."""
 
 

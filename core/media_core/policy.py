@@ -3,17 +3,16 @@
 They take effect without a restart: readers ask at every request and see a change after at most one second.
 """
 
-import asyncio
-import time
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from media_core.database import Database
+from media_core.fresh import FRESH_SECONDS, Fresh
 
-FRESH_SECONDS = 1.0
+__all__ = ["FRESH_SECONDS", "Policy", "PolicyReader", "apply", "read"]
 
 PendingAccess = Literal["None", "Uploader", "All"]
 
@@ -33,11 +32,11 @@ ON CONFLICT (id) DO UPDATE SET
     unscannable = excluded.unscannable, transcription_enabled = excluded.transcription_enabled,
     suspended = excluded.suspended, generation = excluded.generation
 """)
-_READ = text("""
+_READ: Final = """
 SELECT usage.max_bytes, max_upload_bytes, max_transcription_seconds_per_day, scan_enabled, pending_access, unscannable,
     transcription_enabled, suspended, generation
 FROM policy, usage
-""")
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ async def apply(tx: AsyncConnection, policy: Policy) -> None:
 
 async def read(tx: AsyncConnection) -> Policy | None:
     """None until a reconciler has applied one."""
-    row = (await tx.execute(_READ)).first()
+    row = (await tx.execute(text(_READ))).first()
     return Policy(**row._mapping) if row else None
 
 
@@ -73,16 +72,15 @@ class PolicyReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._policy = self._CLOSED
-        self._read_at = float("-inf")
-        self._lock = asyncio.Lock()
+        self._policy = Fresh(self._read)
 
     async def current(self) -> Policy:
-        """Raises Unavailable when the database is away and the last answer is too old to stand."""
-        if time.monotonic() - self._read_at > FRESH_SECONDS:
-            async with self._lock:
-                if time.monotonic() - self._read_at > FRESH_SECONDS:
-                    async with self._database.transaction() as tx:
-                        self._policy = await read(tx) or self._CLOSED
-                    self._read_at = time.monotonic()
-        return self._policy
+        """Raises Unavailable when the database is away and the last answer is too old to stand.
+
+        May wait for a connection: not for whoever holds one.
+        """
+        return await self._policy.current()
+
+    async def _read(self) -> Policy:
+        rows = await self._database.call(_READ, ())
+        return Policy(**rows[0]._asdict()) if rows else self._CLOSED

@@ -7,39 +7,65 @@
 
 At least once, made harmless: whoever holds the lease token may write; every write says `WHERE lease_token = ...`, so a
 worker that lost its lease (killed, stalled, partitioned) can't change what its successor does. A lease that ran out is
-taken over by the next `lease`. A job that used up its attempts ends as failed with the reason, never in a loop.
+given up by `reap`, which every worker calls from time to time, and goes to the next one that asks. A job that used up
+its attempts ends as failed with the reason, never in a loop.
+
+An outage is not an attempt: what a dependency's absence interrupts is handed back by `postpone`, says meanwhile what it
+waits for, and is tried again at most half a minute after the dependency is back, however long that takes.
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal, LiteralString
 
 from sqlalchemy import CursorResult, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from media_core.database import Database
+from media_core.database import CHANNEL, Database, announce_after
 from media_core.ids import new_job_id, new_ulid
 
-CHANNEL = "media_queue"
-"""Postgres channel on which the operator hears of new work; the payload is the tenant's schema."""
+__all__ = ["CHANNEL", "Queue", "enqueue"]
 
 MAX_ATTEMPTS = {"scan": 8, "transcribe": 4, "thumbnail": 3}
 KINDS = tuple(MAX_ATTEMPTS)
 
+WAITING: Final = "waiting"
+"""`error_code` of a queued job that something is away for; `error_detail` says what."""
+POSTPONED_SECONDS = 30.0
+"""The longest that a job waits between two looks at a dependency that is away."""
+SERVER_BACK = timedelta(seconds=20)
+"""So long after PostgreSQL has started whoever held a lease that ran out meanwhile may still renew it."""
+REAP_SECONDS = 5.0
+"""How often one worker looks for leases that ran out while there is other work."""
+
 _ENQUEUE = text("""
-WITH queued AS (
-    INSERT INTO job (job_id, kind, priority, owner, media_id, dedupe_key, payload, request_id)
-    VALUES (:job_id, :kind, :priority, :owner, :media_id, :dedupe_key, CAST(:payload AS jsonb), :request_id)
-    ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING
-    RETURNING job_id
-)
-SELECT job_id, pg_notify(:channel, current_schema()) FROM queued
+INSERT INTO job (job_id, kind, priority, owner, media_id, dedupe_key, payload, request_id)
+VALUES (:job_id, :kind, :priority, :owner, :media_id, :dedupe_key, CAST(:payload AS jsonb), :request_id)
+ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING
+RETURNING job_id
 """)
 _OPEN = text(
     "SELECT job_id FROM job WHERE kind = :kind AND dedupe_key = :dedupe_key AND status IN ('queued','running')"
 )
+# What ran out goes back to the queue, unless its attempts are used up; then its content is locked first, as everywhere.
+# What ran out while the server was away is its holder's for a moment longer: nobody could renew it.
+_RAN_OUT = text("""
+SELECT job_id, kind, payload ->> 'sha256' AS sha256, cancel_requested OR attempts >= :max_attempts AS over FROM job
+WHERE status = 'running' AND kind = :kind AND lease_until < now()
+  AND (lease_until > pg_postmaster_start_time() OR pg_postmaster_start_time() < now() - :grace)
+ORDER BY lease_until LIMIT 100
+""")
+_TAKE_BACK = text("""
+UPDATE job SET status = 'queued', lease_token = NULL, lease_until = NULL, run_after = least(run_after, now())
+WHERE job_id IN (
+    SELECT job_id FROM job
+    WHERE job_id = ANY(:job_ids) AND status = 'running' AND lease_until < now()
+    ORDER BY job_id FOR UPDATE SKIP LOCKED
+)
+""")
 _REAP = text("""
 UPDATE job SET
     status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'failed' END,
@@ -47,40 +73,55 @@ UPDATE job SET
     error_detail = CASE WHEN cancel_requested THEN NULL
                    ELSE 'The worker died or stalled ' || attempts || ' times while it had this job.' END,
     finished_at = now(), lease_token = NULL, lease_until = NULL
-WHERE job_id IN (
-    SELECT job_id FROM job
-    WHERE kind = :kind AND status = 'running' AND lease_until < now()
-      AND (cancel_requested OR attempts >= :max_attempts)
-    FOR UPDATE SKIP LOCKED
-)
+WHERE job_id = :job_id AND status = 'running' AND lease_until < now()
 RETURNING kind, status, payload, error_detail
 """)
-_LEASE = text("""
-UPDATE job SET status = 'running', attempts = attempts + 1, lease_token = :token, worker = :worker,
-    lease_until = now() + :seconds * interval '1 second', started_at = coalesce(started_at, now())
-WHERE job_id = (
-    SELECT job_id FROM job
-    WHERE kind = :kind
-      AND ((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))
-      AND NOT EXISTS (
-          SELECT FROM policy
-          WHERE suspended OR NOT CASE :kind WHEN 'scan' THEN scan_enabled WHEN 'transcribe' THEN transcription_enabled
-              ELSE true END
-      )
-    ORDER BY priority DESC, run_after, job_id
-    FOR UPDATE OF job SKIP LOCKED
-    LIMIT 1
+_LOCK_CONTENT = text("SELECT FROM blob WHERE sha256 = :sha256 FOR UPDATE")
+_LEASE: Final = """
+WITH taken AS (
+    UPDATE job SET status = 'running', attempts = attempts + 1, lease_token = %(token)s, worker = %(worker)s,
+        lease_until = now() + %(seconds)s * interval '1 second', started_at = coalesce(started_at, now())
+    WHERE job_id = ANY(ARRAY(
+        SELECT job_id FROM job
+        WHERE kind = %(kind)s AND status = 'queued' AND run_after <= now()
+          AND NOT EXISTS (
+              SELECT FROM policy
+              WHERE suspended OR NOT CASE %(kind)s WHEN 'scan' THEN scan_enabled
+                  WHEN 'transcribe' THEN transcription_enabled ELSE true END
+          )
+        ORDER BY priority DESC, run_after, job_id
+        FOR UPDATE OF job SKIP LOCKED
+        LIMIT %(most)s
+    ))
+    RETURNING job_id, kind, payload, attempts, progress, owner, media_id, request_id, postponed, priority, run_after
 )
-RETURNING job_id, kind, payload, attempts, progress, owner, media_id, request_id
-""")
+SELECT job_id, kind, payload, attempts, progress, owner, media_id, request_id, postponed, blob.sha256, blob.size,
+    blob.mime_type, blob.scan_status, blob.doomed_at IS NOT NULL AS marked,
+    set_config('synchronous_commit', 'off', true) AS relaxed
+FROM taken LEFT JOIN blob ON blob.sha256 = taken.payload ->> 'sha256'
+ORDER BY taken.priority DESC, taken.run_after, taken.job_id
+"""
 _RENEW = text("""
 UPDATE job SET lease_until = now() + :seconds * interval '1 second', progress = coalesce(:progress, progress)
 WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
 RETURNING cancel_requested
 """)
+_RENEW_ALL: Final = """
+WITH held AS (
+    SELECT job.job_id FROM job JOIN unnest(%(job_ids)s::text[], %(tokens)s::text[]) AS lease(job_id, token)
+        ON lease.job_id = job.job_id AND lease.token = job.lease_token
+    WHERE status = 'running' ORDER BY job.job_id FOR UPDATE OF job
+), renewed AS (
+    UPDATE job SET lease_until = now() + %(seconds)s * interval '1 second'
+    FROM held WHERE job.job_id = held.job_id
+    RETURNING job.job_id, cancel_requested
+)
+SELECT job_id, NOT cancel_requested AS wanted, set_config('synchronous_commit', 'off', true) FROM renewed
+"""
 _FINISH = text("""
 UPDATE job SET status = :status, result = CAST(:result AS jsonb), finished_at = now(), lease_token = NULL,
-    lease_until = NULL, progress = CASE WHEN :status = 'completed' THEN 1 ELSE progress END
+    lease_until = NULL, progress = CASE WHEN :status = 'completed' THEN 1 ELSE progress END, error_code = NULL,
+    error_detail = NULL
 WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
 RETURNING job_id
 """)
@@ -91,32 +132,34 @@ UPDATE job SET
     run_after = now() + least(3600, :base_seconds * power(2, attempts - 1)) * (0.5 + random()) * interval '1 second',
     error_code = :code, error_detail = :detail,
     finished_at = CASE WHEN :retry AND attempts < :max_attempts AND NOT cancel_requested THEN NULL ELSE now() END,
-    lease_token = NULL, lease_until = NULL
+    postponed = 0, lease_token = NULL, lease_until = NULL
 WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
 RETURNING kind, status, payload, error_detail
 """)
-_RELEASE = text("""
+_RELEASE: Final = """
 UPDATE job SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END, attempts = attempts - 1,
-    finished_at = CASE WHEN cancel_requested THEN now() END, run_after = now() + :after, lease_token = NULL,
-    lease_until = NULL
-WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
-RETURNING pg_notify(:channel, current_schema())
-""")
+    finished_at = CASE WHEN cancel_requested THEN now() END, run_after = now() + %(after)s, lease_token = NULL,
+    lease_until = NULL, error_code = CASE WHEN %(waits_for)s::text IS NULL THEN error_code ELSE 'waiting' END,
+    error_detail = coalesce(%(waits_for)s, error_detail)
+WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'
+RETURNING set_config('synchronous_commit', 'off', true)
+"""
+_POSTPONE: Final = """
+UPDATE job SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END, attempts = attempts - 1,
+    postponed = postponed + 1,
+    run_after = now() + least(%(most_seconds)s, %(base_seconds)s * power(2, least(postponed, 20)))
+        * (0.5 + random() / 2) * interval '1 second',
+    error_code = 'waiting', error_detail = %(detail)s, finished_at = CASE WHEN cancel_requested THEN now() END,
+    lease_token = NULL, lease_until = NULL
+WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'
+RETURNING set_config('synchronous_commit', 'off', true)
+"""
 _CANCEL = text("""
 UPDATE job SET
     status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
     finished_at = CASE WHEN status = 'queued' THEN now() ELSE finished_at END,
     cancel_requested = true
 WHERE job_id = :job_id AND status IN ('queued','running')
-""")
-_HURRY = text("""
-WITH due AS (
-    UPDATE job SET run_after = now()
-    WHERE kind = 'transcribe' AND status = 'queued' AND run_after > now() AND attempts = 0
-      AND payload ->> 'sha256' = :sha256
-    RETURNING job_id
-)
-SELECT pg_notify(:channel, current_schema()) FROM due LIMIT 1
 """)
 _APPEND = text("""
 WITH held AS (
@@ -172,11 +215,23 @@ class LeaseLost(Exception):
 
 
 class NotYet(Exception):
-    """What this job needs (a verdict) is not there yet; hand it back for `after`, without counting an attempt."""
+    """This job's content has no verdict yet; hand it back for `after`, without counting an attempt."""
 
     def __init__(self, after: timedelta) -> None:
         super().__init__(f"again in {after}")
         self.after = after
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a worker needs to know of one content."""
+
+    sha256: str
+    size: int
+    mime_type: str
+    scan_status: str
+    recalled: bool = False
+    """It was found infected, and its objects are still there."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +246,10 @@ class Lease:
     owner: str | None = None
     media_id: str | None = None
     request_id: str | None = None
+    postponed: int = 0
+    """How often in a row it was handed back because a dependency was away."""
+    content: Content | None = None
+    """Of `payload["sha256"]`, as it was when the job was leased; None: it is gone, or going."""
 
 
 @dataclass(frozen=True)
@@ -240,10 +299,11 @@ async def enqueue(
                     "dedupe_key": dedupe_key,
                     "payload": json.dumps(payload),
                     "request_id": request_id,
-                    "channel": CHANNEL,
                 },
             )
         ).first()
+        if row:
+            announce_after(tx)
         row = row or (await tx.execute(_OPEN, {"kind": kind, "dedupe_key": dedupe_key})).first()
         if row:  # else the open one ended between the two statements: queue again
             return str(row.job_id)
@@ -291,17 +351,41 @@ class Queue:
     def __init__(self, database: Database, *, retry_base: timedelta = timedelta(seconds=2)) -> None:
         self._database = database
         self._retry_base = retry_base.total_seconds()
+        self._reaped_at = time.monotonic()
 
     async def lease(self, kind: str, *, worker: str, seconds: float) -> Lease | None:
         """The next job of this kind, held for `seconds` unless renewed; None when there is nothing to do now."""
+        leases = await self.lease_many(kind, worker=worker, seconds=seconds, most=1)
+        return leases[0] if leases else None
+
+    async def lease_many(self, kind: str, *, worker: str, seconds: float, most: int) -> list[Lease]:
+        """Up to `most` jobs in their order, each to be renewed and ended by itself; none: there is nothing to do."""
+        if time.monotonic() - self._reaped_at > REAP_SECONDS:
+            await self.reap(kind)
+        leases = await self._lease_many(kind, worker, seconds, most)
+        if not leases and await self.reap(kind):
+            leases = await self._lease_many(kind, worker, seconds, most)
+        return leases
+
+    async def _lease_many(self, kind: str, worker: str, seconds: float, most: int) -> list[Lease]:
         token = new_ulid()
+        wanted = {"kind": kind, "token": token, "worker": worker, "seconds": seconds, "most": most}
+        return [_leased(row, token) for row in await self._database.call(_LEASE, wanted)]
+
+    async def reap(self, kind: str) -> bool:
+        """Takes back what dead or stalled workers held; whether there was anything."""
+        self._reaped_at = time.monotonic()
         async with self._database.transaction() as tx:
-            for lost in await tx.execute(_REAP, {"kind": kind, "max_attempts": MAX_ATTEMPTS[kind]}):
-                await _left_behind(tx, lost)
-            row = (
-                await tx.execute(_LEASE, {"kind": kind, "token": token, "worker": worker, "seconds": seconds})
-            ).first()
-        return Lease(token=token, **row._mapping) if row else None
+            wanted = {"kind": kind, "max_attempts": MAX_ATTEMPTS[kind], "grace": SERVER_BACK}
+            ran_out = (await tx.execute(_RAN_OUT, wanted)).all()
+            over = sorted((job for job in ran_out if job.over), key=lambda job: (job.sha256 or "", job.job_id))
+            for job in over:
+                await tx.execute(_LOCK_CONTENT, {"sha256": job.sha256})
+            for job in over:
+                for lost in await tx.execute(_REAP, {"job_id": job.job_id}):
+                    await _left_behind(tx, lost)
+            await tx.execute(_TAKE_BACK, {"job_ids": [job.job_id for job in ran_out if not job.over]})
+        return bool(ran_out)
 
     async def renew(self, lease: Lease, *, seconds: float, progress: float | None = None) -> None:
         """Holds the job for `seconds` from now. Raises Cancelled when the client asked for it."""
@@ -315,6 +399,17 @@ class Queue:
         if row.cancel_requested:
             raise Cancelled(lease.job_id)
 
+    async def renew_all(self, leases: Sequence[Lease], *, seconds: float) -> dict[str, bool]:
+        """Holds many jobs for `seconds` from now. Of those still held: id -> False if the client asked to cancel it."""
+        if not leases:
+            return {}
+        wanted = {
+            "job_ids": [lease.job_id for lease in leases],
+            "tokens": [lease.token for lease in leases],
+            "seconds": seconds,
+        }
+        return {row.job_id: row.wanted for row in await self._database.call(_RENEW_ALL, wanted)}
+
     async def finish(self, lease: Lease, result: dict[str, Any]) -> None:
         """Completes a job whose result touches no other row; else see the function of this name."""
         async with self._database.transaction() as tx:
@@ -327,6 +422,7 @@ class Queue:
     async def fail(self, lease: Lease, code: str, detail: str, *, retry: bool) -> None:
         """Ends the job, or with `retry` queues it again after a growing, jittered delay while attempts are left."""
         async with self._database.transaction() as tx:
+            await tx.execute(_LOCK_CONTENT, {"sha256": lease.payload.get("sha256")})
             ended = _held(
                 lease,
                 await tx.execute(
@@ -344,15 +440,27 @@ class Queue:
             )
             await _left_behind(tx, ended)
 
-    async def release(self, lease: Lease, after: timedelta = timedelta(0)) -> None:
+    async def release(self, lease: Lease, after: timedelta = timedelta(0), *, waits_for: str | None = None) -> None:
         """Hands the job back as if it had not been taken: on SIGTERM, or to wait for a verdict."""
-        async with self._database.transaction() as tx:
-            _held(
-                lease,
-                await tx.execute(
-                    _RELEASE, {"job_id": lease.job_id, "token": lease.token, "after": after, "channel": CHANNEL}
-                ),
-            )
+        await self._fenced(_RELEASE, lease, after=after, waits_for=waits_for)
+        self._database.announce()
+
+    async def postpone(self, lease: Lease, dependency: str, detail: str) -> None:
+        """Hands the job back because a dependency is away: no attempt, whatever comes; the job says what it waits for.
+
+        It is tried again after a growing, jittered delay of at most `POSTPONED_SECONDS`.
+        """
+        await self._fenced(
+            _POSTPONE,
+            lease,
+            detail=f"{dependency}: {detail}"[:1000],
+            base_seconds=self._retry_base,
+            most_seconds=POSTPONED_SECONDS,
+        )
+
+    async def _fenced(self, statement: LiteralString, lease: Lease, **arguments: Any) -> None:
+        if not await self._database.call(statement, {"job_id": lease.job_id, "token": lease.token, **arguments}):
+            raise LeaseLost(lease.job_id)
 
     async def append_segments(self, lease: Lease, segments: Sequence[dict[str, Any]]) -> None:
         """Stores segments `{number, start, end, text, words}`; numbers already stored stay."""
@@ -383,11 +491,6 @@ async def finish(tx: AsyncConnection, lease: Lease, result: dict[str, Any]) -> N
     await _end(tx, lease, "completed", result)
 
 
-async def hurry(tx: AsyncConnection, sha256: str) -> None:
-    """What waits for the verdict of this content need not wait any longer."""
-    await tx.execute(_HURRY, {"sha256": sha256, "channel": CHANNEL})
-
-
 async def _end(tx: AsyncConnection, lease: Lease, status: str, result: dict[str, Any] | None) -> None:
     _held(
         lease,
@@ -400,6 +503,25 @@ async def _end(tx: AsyncConnection, lease: Lease, status: str, result: dict[str,
                 "result": None if result is None else json.dumps(result),
             },
         ),
+    )
+
+
+def _leased(row: Any, token: str) -> Lease:
+    content = None
+    if row.sha256 is not None and not row.marked:
+        content = Content(row.sha256, row.size, row.mime_type, row.scan_status)
+    return Lease(
+        job_id=row.job_id,
+        kind=row.kind,
+        token=token,
+        payload=row.payload,
+        attempts=row.attempts,
+        progress=row.progress,
+        owner=row.owner,
+        media_id=row.media_id,
+        request_id=row.request_id,
+        postponed=row.postponed,
+        content=content,
     )
 
 

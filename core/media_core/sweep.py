@@ -1,113 +1,245 @@
-"""The safety net: what a killed process left behind is found and put right. Every step is idempotent and repeatable."""
+"""The safety net: what a killed process left behind is found and put right. Every step is idempotent and repeatable.
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+No step decides on what is merely absent. Without a birth mark that fits (`births`) nothing is done at all. An object
+without a row is written down when it is first seen, and goes days later, unless there are more of them than an
+interrupted upload can explain: then they stay, and the operator says so. Each statement looks at a bounded number of
+rows, so a sweep of a million holds no lock for longer than one of a hundred.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import text
 
-from media_core import quota
+from media_core import births
 from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
 from media_core.queue import enqueue_for_content
+from media_core.settings import RetentionSettings
 
-STALE_STAGING = timedelta(hours=24)
-GRACE = timedelta(hours=1)
-"""An object without a row is left alone this long: an upload puts its object moments before its row is committed."""
+STALE_STAGING: Final = timedelta(hours=24)
+FIRST_SWEEPS: Final = 2
+"""Of a schema, in which usage is counted anew: a migration brought what is counted, and pods of the version before went
+on for a while without counting it."""
+BATCH: Final = 500
+"""Rows that one statement looks at."""
 
 _log = structlog.stdlib.get_logger("media.sweep")
 
-_DOOMED = text("SELECT sha256 FROM blob WHERE doomed_at IS NOT NULL")
-_OPEN_VERDICTS = text("""
-SELECT sha256 FROM blob
-WHERE doomed_at IS NULL
-  AND (scan_status = 'pending'
-       OR (scan_status = 'error' AND scanned_at < now() - interval '15 minutes'))
-  AND NOT EXISTS (SELECT FROM job WHERE kind = 'scan' AND dedupe_key = blob.sha256 AND status IN ('queued','running'))
-""")
-_PENDING_THUMBNAILS = text("""
-SELECT sha256 FROM blob
-WHERE doomed_at IS NULL AND thumbnail_status = 'pending'
-  AND NOT EXISTS (
-      SELECT FROM job WHERE kind = 'thumbnail' AND dedupe_key = blob.sha256 AND status IN ('queued','running'))
-""")
-_OLD = (
-    text("DELETE FROM idempotency WHERE created_at < now() - interval '24 hours'"),
-    text("DELETE FROM media_tombstone WHERE deleted_at < now() - interval '30 days'"),
-    text("DELETE FROM job WHERE kind <> 'transcribe' AND finished_at < now() - interval '7 days'"),
-    text("DELETE FROM job WHERE kind = 'transcribe' AND finished_at < now() - interval '90 days'"),
-    text("DELETE FROM transcription_day WHERE day < now() - interval '90 days'"),
+_LOCK_USAGE: Final = "SELECT FROM usage FOR UPDATE"  # first, so that no change is under way that has counted already
+_COUNT_ANEW: Final = """
+WITH standing AS (
+    SELECT sha256, size, thumbnail_size FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected'
 )
-# An orphan gets a doomed row, and then goes through the same door as all content that must go: an upload of the same
-# bytes that arrives meanwhile finds the row, waits for its lock and puts the object again.
-_DOOM_ROWLESS = text("""
-INSERT INTO blob (sha256, size, mime_type, doomed_at)
-SELECT name, 0, 'application/octet-stream', now() FROM unnest(CAST(:names AS text[])) AS name
-ON CONFLICT (sha256) DO NOTHING RETURNING sha256
-""")
-BATCH = 500
+UPDATE usage SET (objects, object_bytes, stored_bytes) = (
+        SELECT count(*), coalesce(sum(size), 0)::bigint, coalesce(sum(size + thumbnail_size), 0)::bigint FROM standing),
+    (items, item_bytes) = (SELECT count(*), coalesce(sum(size), 0)::bigint FROM media JOIN standing USING (sha256))
+"""
+_MARKED: Final = """
+SELECT sha256 FROM blob
+WHERE doomed_at IS NOT NULL AND coalesce(remove_after, doomed_at) <= now() AND sha256 > %s ORDER BY sha256 LIMIT %s
+"""
+# A window of rows at a time, whether or not they have a job: what has one is not looked at again and again.
+_OPEN_VERDICTS: Final = """
+WITH looked_at AS (
+    SELECT sha256, scan_status, scanned_at, doomed_at FROM blob
+    WHERE scan_status IN ('pending','error') AND sha256 > %s ORDER BY sha256 LIMIT %s
+)
+SELECT sha256, doomed_at IS NULL AND (scan_status = 'pending' OR scanned_at < now() - interval '15 minutes')
+    AND NOT EXISTS (
+        SELECT FROM job WHERE kind = 'scan' AND dedupe_key = looked_at.sha256 AND status IN ('queued','running')
+    ) AS due
+FROM looked_at ORDER BY sha256
+"""
+_PENDING_THUMBNAILS: Final = """
+WITH looked_at AS (
+    SELECT sha256, doomed_at FROM blob WHERE thumbnail_status = 'pending' AND sha256 > %s ORDER BY sha256 LIMIT %s
+)
+SELECT sha256, doomed_at IS NULL AND NOT EXISTS (
+    SELECT FROM job WHERE kind = 'thumbnail' AND dedupe_key = looked_at.sha256 AND status IN ('queued','running')
+) AS due
+FROM looked_at ORDER BY sha256
+"""
+_OLD: Final = (
+    "DELETE FROM idempotency WHERE ctid = ANY(ARRAY("
+    "SELECT ctid FROM idempotency WHERE created_at < now() - interval '24 hours' LIMIT %s))",
+    "DELETE FROM media_tombstone WHERE ctid = ANY(ARRAY("
+    "SELECT ctid FROM media_tombstone WHERE deleted_at < now() - interval '30 days' LIMIT %s))",
+    "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
+    " WHERE finished_at < now() - interval '7 days' AND kind <> 'transcribe' ORDER BY finished_at LIMIT %s))",
+    "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
+    " WHERE finished_at < now() - interval '90 days' ORDER BY finished_at LIMIT %s))",
+    "DELETE FROM transcription_day WHERE ctid = ANY(ARRAY("
+    "SELECT ctid FROM transcription_day WHERE day < now() - interval '90 days' LIMIT %s))",
+)
+# Infected content whose objects have been removed has a row and no object: one that lies there belongs to nobody.
+_HAS_ROW: Final = (
+    "EXISTS (SELECT FROM blob WHERE sha256 = {0} AND (scan_status <> 'infected' OR doomed_at IS NOT NULL))"
+)
+_ROWLESS: Final = f"SELECT array_agg(name) AS names FROM unnest(%s::text[]) AS name WHERE NOT {_HAS_ROW.format('name')}"  # noqa: S608 (only constants are put in)
+_NOTE_ORPHANS: Final = f"""
+INSERT INTO orphan (sha256, size) SELECT o.sha256, o.size FROM unnest(%s::text[], %s::bigint[]) AS o(sha256, size)
+WHERE NOT {_HAS_ROW.format("o.sha256")} ORDER BY o.sha256
+ON CONFLICT (sha256) DO NOTHING
+"""  # noqa: S608 (only constants are put in)
+_ORPHANS: Final = f"""
+SELECT sha256, size, first_seen, {_HAS_ROW.format("orphan.sha256")} AS has_row,
+    first_seen <= now() - %s * interval '1 day' AS due,
+    coalesce(first_seen <= (SELECT orphans_released_at FROM swept), false) AS released
+FROM orphan WHERE orphan.sha256 > %s ORDER BY orphan.sha256 LIMIT %s
+"""  # noqa: S608 (only constants are put in)
+_FORGET_ORPHANS: Final = "DELETE FROM orphan WHERE sha256 = ANY(%s)"
+_REPORT: Final = """
+INSERT INTO swept (id, swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since)
+VALUES (1, now(), %s, %s, %s, %s, %s)
+ON CONFLICT (id) DO UPDATE SET swept_at = excluded.swept_at, listed = excluded.listed, orphans = excluded.orphans,
+    orphan_bytes = excluded.orphan_bytes, orphans_kept = excluded.orphans_kept, orphans_since = excluded.orphans_since
+"""
 
 
 @dataclass
 class Swept:
-    """How many of each were put right."""
+    """How many of each were put right. `orphans` are removed ones, `orphans_seen` all that there are."""
 
     reservations: int = 0
-    doomed: int = 0
+    marked: int = 0
     staging: int = 0
     orphans: int = 0
+    orphans_seen: int = 0
+    orphans_kept: bool = False
     scans: int = 0
     thumbnails: int = 0
+    mismatch: str = ""
+    """What the schema is to the bucket, where they do not belong together: then nothing else was done."""
 
 
-async def sweep(library: Library) -> Swept:
+async def sweep(library: Library, retention: RetentionSettings | None = None) -> Swept:
     """One pass over the tenant."""
+    retention = retention or RetentionSettings()
     swept = Swept()
-    policy = await library.policy.current()
-    async with library.database.transaction() as tx:
-        swept.reservations = await quota.release_expired(tx)
-        for statement in _OLD:
-            await tx.execute(statement)
-        doomed = list((await tx.execute(_DOOMED)).scalars())
-        if policy.scan_enabled:
-            for sha256 in (await tx.execute(_OPEN_VERDICTS)).scalars().all():
-                await enqueue_for_content(tx, "scan", sha256, priority=-1)
-                swept.scans += 1
-        for sha256 in (await tx.execute(_PENDING_THUMBNAILS)).scalars().all():
-            await enqueue_for_content(tx, "thumbnail", sha256, priority=-1)
-            swept.thumbnails += 1
-    for sha256 in doomed:
-        await library.collect(sha256)
-        swept.doomed += 1
+    found = await births.meet(library.database, library.store, library.tenant_id)
+    if found != "same":
+        swept.mismatch = found
+        _log.error("not_swept", schema_is=found, to="what the bucket knows; see the runbook, DataMismatch")
+        return swept
+    if await births.next_epoch(library.database, library.store, library.tenant_id) <= FIRST_SWEEPS:
+        await _count_anew(library)
+    swept.reservations = await _reservations(library)
+    for statement in _OLD:
+        await _until_nothing_is_left(library, statement)
+    async for sha256 in _due(library, _MARKED):
+        swept.marked += await library.contents.remove(sha256)
+    if (await library.policy.current()).scan_enabled:
+        swept.scans = await _queued(library, "scan", _OPEN_VERDICTS)
+    swept.thumbnails = await _queued(library, "thumbnail", _PENDING_THUMBNAILS)
     swept.staging = await library.store.sweep_staging(STALE_STAGING)
-    swept.orphans = await _orphans(library)
-    _log.info("swept", **vars(swept))
+    await _orphans(library, retention, swept)
+    _log.info("swept", **asdict(swept))
     return swept
 
 
-async def _orphans(library: Library) -> int:
-    """Deletes objects that have no row: what a process put before it died without committing."""
-    removed = 0
-    batch: list[str] = []
-    before = datetime.now(UTC) - GRACE
-    for prefix in (content_key(library.tenant_id, ""), thumbnail_key(library.tenant_id, "")):
-        async for entry in library.store.list(prefix):
-            name = entry.key.removeprefix(prefix)
-            if "/" not in name and entry.modified < before:
-                batch.append(name)
-            if len(batch) >= BATCH:
-                removed += await _remove_rowless(library, batch)
-                batch = []
-        removed += await _remove_rowless(library, batch)
-        batch = []
-    return removed
-
-
-async def _remove_rowless(library: Library, names: list[str]) -> int:
-    if not names:
-        return 0
+async def _count_anew(library: Library) -> None:
     async with library.database.transaction() as tx:
-        rowless = list((await tx.execute(_DOOM_ROWLESS, {"names": names})).scalars())
-    for sha256 in rowless:
-        await library.collect(sha256)
-    return len(rowless)
+        await tx.exec_driver_sql(_LOCK_USAGE)
+        await tx.exec_driver_sql(_COUNT_ANEW)
+
+
+async def _reservations(library: Library) -> int:
+    given_back = 0
+    while True:
+        (row,) = await library.database.call("SELECT content_release_expired() AS n", ())
+        given_back += int(row.n)
+        if row.n == 0:
+            return given_back
+
+
+async def _until_nothing_is_left(library: Library, statement: Any) -> None:
+    while await library.database.call(statement + " RETURNING 1", (BATCH,)):
+        pass
+
+
+async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterator[list[Any]]:
+    """Rows of `statement`, whose last two parameters are the sha256 to go on after and how many."""
+    after = ""
+    while rows := await library.database.call(statement, (*first, after, BATCH)):
+        yield rows
+        after = rows[-1].sha256
+
+
+async def _due(library: Library, statement: Any) -> AsyncIterator[str]:
+    async for rows in _windows(library, statement):
+        for row in rows:
+            yield row.sha256
+
+
+async def _queued(library: Library, kind: Any, statement: Any) -> int:
+    queued = 0
+    async for rows in _windows(library, statement):
+        due = [row.sha256 for row in rows if row.due]
+        if due:
+            async with library.database.transaction() as tx:
+                for sha256 in due:
+                    await enqueue_for_content(tx, kind, sha256, priority=-1)
+        queued += len(due)
+    return queued
+
+
+async def _orphans(library: Library, retention: RetentionSettings, swept: Swept) -> None:
+    """Notes objects that have no row, and removes those that were noted days ago, unless there are too many; what a
+    person has released goes in any case.
+    """
+    listed, present = await _note_orphans(library)
+    orphans: dict[str, Any] = {}
+    async for rows in _windows(library, _ORPHANS, retention.orphan_days):
+        over = [row.sha256 for row in rows if row.has_row or row.sha256 not in present]
+        if over:
+            await library.database.call(_FORGET_ORPHANS, (over,))
+        orphans |= {row.sha256: row for row in rows if row.sha256 in present and not row.has_row}
+    swept.orphans_seen = len(orphans)
+    undecided = sum(not row.released for row in orphans.values())
+    most = max(retention.orphans_few, int(retention.orphan_share * listed))
+    swept.orphans_kept = undecided > most
+    if swept.orphans_kept:
+        _log.error("orphans_kept", orphans=undecided, of=listed, more_than=most)
+    for sha256, row in list(orphans.items()):
+        may_go = row.released or (row.due and not swept.orphans_kept)
+        if may_go and await library.contents.remove_orphan(sha256):
+            swept.orphans += 1
+            del orphans[sha256]
+    left = orphans.values()
+    since = min((row.first_seen for row in left), default=None)
+    size = sum(row.size for row in left)
+    await library.database.call(_REPORT, (listed, len(left), size, swept.orphans_kept, since))
+
+
+async def _note_orphans(library: Library) -> tuple[int, set[str]]:
+    """How many objects there are, and which of them have no row now."""
+
+    listed = 0
+    rowless: set[str] = set()
+    for prefix in (content_key(library.tenant_id, ""), thumbnail_key(library.tenant_id, "")):
+        async for batch in _batches(library, prefix):
+            listed += len(batch)
+            (row,) = await library.database.call(_ROWLESS, (list(batch),))
+            without = set(row.names or ())
+            if without:
+                await library.database.call(_NOTE_ORPHANS, (list(without), [batch[name] for name in without]))
+            rowless |= without
+    return listed, rowless
+
+
+async def _batches(library: Library, prefix: str) -> AsyncIterator[dict[str, int]]:
+    """Names directly below the prefix, with their sizes."""
+    batch: dict[str, int] = {}
+    async for entry in library.store.list(prefix):
+        name = entry.key.removeprefix(prefix)
+        if "/" in name or name.startswith("."):
+            continue
+        batch[name] = entry.size
+        if len(batch) >= BATCH:
+            yield batch
+            batch = {}
+    if batch:
+        yield batch

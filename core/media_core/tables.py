@@ -7,7 +7,7 @@ can't reach another one's rows. Invariants that span tables are kept by `uploads
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, ForeignKey, Index, Text, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, DateTime, ForeignKey, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -19,13 +19,28 @@ def _time(*, nullable: bool = False, default_now: bool = False) -> Any:
 
 
 class Blob(SQLModel, table=True):
-    """One row per distinct content. An infected one stays as a tombstone: the same bytes are refused for ever."""
+    """One row per distinct content. An infected one stays as a tombstone: the same bytes are refused for ever.
+
+    Written by `contents` alone, which says what its states are.
+    """
 
     __table_args__ = (
         CheckConstraint("scan_status IN ('pending','clean','infected','unscannable','error')", name="blob_scan_status"),
         CheckConstraint("thumbnail_status IN ('none','pending','ready','failed')", name="blob_thumbnail_status"),
         Index("blob_doomed", "doomed_at", postgresql_where=text("doomed_at IS NOT NULL")),
-        Index("blob_open_verdict", "scan_status", postgresql_where=text("scan_status IN ('pending','error')")),
+        Index("blob_open_verdict", "sha256", postgresql_where=text("scan_status IN ('pending','error')")),
+        Index("blob_pending_thumbnail", "sha256", postgresql_where=text("thumbnail_status = 'pending'")),
+        Index(
+            "blob_scanned",
+            "scanned_at",
+            "sha256",
+            postgresql_where=text("doomed_at IS NULL AND scan_status IN ('clean','unscannable')"),
+        ),
+        Index(
+            "blob_found",
+            "scan_detail",
+            postgresql_where=text("scan_status = 'infected' AND doomed_at IS NOT NULL"),
+        ),
     )
 
     sha256: str = Field(primary_key=True, sa_type=Text)
@@ -43,7 +58,11 @@ class Blob(SQLModel, table=True):
     thumbnail_sha256: str | None = Field(default=None, sa_type=Text)
     thumbnail_size: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     doomed_at: datetime | None = Field(sa_column=_time(nullable=True))
-    """Set when the objects must go: the last reference went, or the content is infected."""
+    """Marked: the objects must go, since the last item went, or the content is infected."""
+    remove_after: datetime | None = Field(sa_column=_time(nullable=True))
+    """Of marked content: from when on its objects may go."""
+    removing_until: datetime | None = Field(sa_column=_time(nullable=True))
+    """Somebody removes its objects now, and has the right to until then."""
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
@@ -65,6 +84,7 @@ class MediaTombstone(SQLModel, table=True):
     """Who deleted what, for 30 days, so that repeating a DELETE is answered like the first one."""
 
     __tablename__ = "media_tombstone"
+    __table_args__ = (Index("media_tombstone_deleted", "deleted_at"),)
 
     media_id: str = Field(primary_key=True, sa_type=Text)
     uploaded_by: str = Field(sa_type=Text)
@@ -96,14 +116,26 @@ class Usage(SQLModel, table=True):
     stored_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     reserved_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     max_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    objects: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    """Contents that are neither marked nor infected, of `object_bytes`, behind `items` uploads of `item_bytes`."""
+    object_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    items: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    item_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
 class Reservation(SQLModel, table=True):
-    """Bytes an upload in flight may still store. One that outlives `expires_at` belongs to a dead process."""
+    """Bytes an upload in flight may still store. One that outlives `expires_at` belongs to a dead process.
 
-    __table_args__ = (Index("reservation_expires", "expires_at"),)
+    Until then the objects of `sha256`, once the upload knows it, are not removed.
+    """
+
+    __table_args__ = (
+        Index("reservation_expires", "expires_at"),
+        Index("reservation_sha256", "sha256", postgresql_where=text("sha256 IS NOT NULL")),
+    )
 
     reservation_id: str = Field(primary_key=True, sa_type=Text)
+    sha256: str | None = Field(default=None, sa_type=Text)
     bytes: int = Field(sa_type=BigInteger)
     expires_at: datetime = Field(sa_column=_time())
 
@@ -130,6 +162,8 @@ class Policy(SQLModel, table=True):
 
 class Idempotency(SQLModel, table=True):
     """The answer once given under an Idempotency-Key, for 24 hours."""
+
+    __table_args__ = (Index("idempotency_created", "created_at"),)
 
     subject: str = Field(primary_key=True, sa_type=Text)
     key: str = Field(primary_key=True, sa_type=Text)
@@ -163,6 +197,18 @@ class Job(SQLModel, table=True):
         ),
         Index("job_owner", "owner", "job_id"),
         Index("job_failed", "finished_at", postgresql_where=text("status = 'failed'")),
+        Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("job_leased", "lease_until", postgresql_where=text("status = 'running'")),
+        Index(
+            "job_awaiting_verdict",
+            text("(payload ->> 'sha256')"),
+            postgresql_where=text("kind = 'transcribe' AND status = 'queued'"),
+        ),
+        Index(
+            "job_rescans",
+            "job_id",
+            postgresql_where=text("kind = 'scan' AND priority = -2 AND status IN ('queued','running')"),
+        ),
     )
 
     job_id: str = Field(primary_key=True, sa_type=Text)
@@ -179,6 +225,8 @@ class Job(SQLModel, table=True):
     error_detail: str | None = Field(default=None, sa_type=Text)
     progress: float = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    postponed: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    """How often in a row it was handed back because something it needs was away. That counts as no attempt."""
     charged_seconds: int | None = None
     """Audio seconds counted against the day's transcription limit; None until counted."""
     cancel_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
@@ -228,3 +276,52 @@ class TranscriptionDay(SQLModel, table=True):
 
     day: date = Field(primary_key=True)
     seconds: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+
+
+class Birth(SQLModel, table=True):
+    """One row. Which schema this is, and how often it was swept: see `births`."""
+
+    __table_args__ = (
+        CheckConstraint("id = 1", name="birth_one_row"),
+        CheckConstraint("length(birth_id) <= 100", name="birth_id_length"),
+    )
+
+    id: int = Field(primary_key=True, default=1)
+    birth_id: str = Field(sa_type=Text)
+    epoch: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+
+
+class Orphan(SQLModel, table=True):
+    """An object that has no row: what was put and never committed, or what a database that was set back forgot."""
+
+    sha256: str = Field(primary_key=True, sa_type=Text)
+    size: int = Field(sa_type=BigInteger)
+    first_seen: datetime = Field(sa_column=_time(default_now=True))
+
+
+class Suspicion(SQLModel, table=True):
+    """A signature that found more than a few contents that were open before. What it found stays until `trusted_at`."""
+
+    __table_args__ = (CheckConstraint("length(signature) <= 1000", name="suspicion_signature_length"),)
+
+    signature: str = Field(primary_key=True, sa_type=Text)
+    since: datetime = Field(sa_column=_time(default_now=True))
+    trusted_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """A person has said that the signature is right."""
+
+
+class Swept(SQLModel, table=True):
+    """One row: what the last sweep saw. `orphans_kept`: they are too many to be removed without a person's word."""
+
+    __table_args__ = (CheckConstraint("id = 1", name="swept_one_row"),)
+
+    id: int = Field(primary_key=True, default=1)
+    swept_at: datetime = Field(sa_column=_time(default_now=True))
+    listed: int = Field(sa_type=BigInteger)
+    orphans: int = Field(sa_type=BigInteger)
+    orphan_bytes: int = Field(sa_type=BigInteger)
+    orphans_kept: bool = Field(sa_column=Column(Boolean, nullable=False))
+    orphans_since: datetime | None = Field(sa_column=_time(nullable=True))
+    """When the first of them was seen."""
+    orphans_released_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """A person has said that what was first seen up to then may go; written by whoever reconciles the MediaTenant."""

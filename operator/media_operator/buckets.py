@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import ClientError
 
+from media_core import births
+from media_core.births import Birth
 from media_core.errors import Unavailable
+from media_core.keys import birth_key, content_key
 from media_core.ownership import Mark
 from media_core.store.base import STAGING, staging_key, tenant_prefix
 from media_operator.boto import Threads, code, is_refusal, open_client, outages, status
@@ -73,6 +76,16 @@ class BucketFacts:
 
 
 @dataclass(frozen=True)
+class Born:
+    """The schema that a bucket belongs to, as it remembers. It lies within `tenant/`: sweeps write it too."""
+
+    birth: Birth | None = None
+    """None: it says nothing."""
+    contents: tuple[str, ...] = ()
+    """Where it says nothing: the hashes of its first contents, at most `births.LOOKED_AT`."""
+
+
+@dataclass(frozen=True)
 class Emptied:
     done: bool
     """The bucket is gone."""
@@ -121,6 +134,21 @@ class Buckets:
             if seen.facts.capabilities != tried:
                 await self._write_mark(bucket, mark, tried, instead_of=seen)
             return BucketFacts(True, mark, tried)
+
+    async def born(self, bucket: str, tenant_id: str) -> Born:
+        """One GET, unless the bucket says nothing. Of a bucket that is not there: nothing."""
+        with outages("store", self._settings, bucket):
+            try:
+                return await self._threads.run(self._born, bucket, tenant_id)
+            except ClientError as error:
+                if code(error) == "NoSuchBucket":
+                    return Born()
+                raise
+
+    async def write_birth(self, bucket: str, tenant_id: str, birth: Birth) -> None:
+        """The bucket takes this schema for its own from now on."""
+        with outages("store", self._settings, bucket):
+            await self._threads.run(self._s3.put_object, Bucket=bucket, Key=birth_key(tenant_id), Body=birth.dumps())
 
     async def retire(self, bucket: str, claimant: Mark) -> None:
         """Its mark says from now on that its owner is gone and wants it kept. A no-op where it is not ours, or gone."""
@@ -194,6 +222,22 @@ class Buckets:
             return found["Body"].read(MARK_BYTES), found.get("ETag", "")
         finally:
             found["Body"].close()
+
+    def _born(self, bucket: str, tenant_id: str) -> Born:
+        try:
+            found = self._s3.get_object(Bucket=bucket, Key=birth_key(tenant_id))
+        except ClientError as error:
+            if code(error) != "NoSuchKey":
+                raise
+        else:
+            try:
+                return Born(Birth.loads(found["Body"].read(births.MOST_BYTES)))
+            finally:
+                found["Body"].close()
+        prefix = content_key(tenant_id, "")
+        listed = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=births.LOOKED_AT)
+        names = (each["Key"].removeprefix(prefix) for each in listed.get("Contents", []))
+        return Born(None, tuple(filter(births.is_content, names)))
 
     async def _is_empty(self, bucket: str) -> bool:
         """Asks three times: a server that knows no versions may answer that question with an empty list."""

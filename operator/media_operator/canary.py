@@ -39,7 +39,7 @@ SELECT canary.sent_at, canary.ended_at,
     coalesce(canary.verdict, nullif(blob.scan_status, 'pending')) AS verdict,
     left(coalesce(canary.detail, blob.scan_detail), 500) AS detail,
     left(coalesce(canary.engine, blob.scan_engine), 500) AS engine,
-    job.status AS job_status, left(job.error_code, 500) AS error_code
+    job.status AS job_status, left(job.error_code, 500) AS error_code, left(job.error_detail, 500) AS error_detail
 FROM canary LEFT JOIN job ON job.job_id = canary.job_id LEFT JOIN blob ON blob.sha256 = canary.sha256
 ORDER BY canary.sent_at DESC LIMIT 2
 """)
@@ -73,7 +73,7 @@ def _canary(row: Row[Any]) -> Canary:
         return Canary(row.sent_at, _STATES[row.verdict], row.detail or "", row.engine)
     if row.ended_at is None and row.job_status in ("completed", "failed", "cancelled"):
         return Canary(row.sent_at, "failed", f"its scan ended as {row.error_code or row.job_status}")
-    return Canary(row.sent_at, "pending", f"the last try ended as {row.error_code}" if row.error_code else "")
+    return Canary(row.sent_at, "pending", row.error_detail or "")
 
 
 def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float) -> plan.Scanner:

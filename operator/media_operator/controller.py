@@ -33,7 +33,7 @@ from media_core.spec import (
 )
 from media_operator import kinds, render
 from media_operator.cache import Cache, TenantKey, claims, key_of
-from media_operator.databases import Usage, tenant_id_of
+from media_operator.databases import Concerns, Usage, tenant_id_of
 from media_operator.dispatch import TenantQueue
 from media_operator.kinds import Object
 from media_operator.kube import Kube, KubeError, NotFound
@@ -46,6 +46,9 @@ _log = structlog.stdlib.get_logger("media.controller")
 
 CONVERGING_SECONDS = 5.0
 """When nothing is wrong and something is under way, events usually say so first."""
+A_PERSONS_TURN_SECONDS = 30.0
+"""When somebody has to decide or to bring something back, of which no event may tell."""
+A_PERSONS_TURN = frozenset({"DataMismatch", "ScanSuspicious"})
 RETIRE_DEBOUNCE = 1.0
 QUEUE_NEEDS = ("Accepted", "BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
 """What has to be true before workers can do anything."""
@@ -81,6 +84,7 @@ class Controller:
     served: dict[str, Served] = field(default_factory=dict)
     """By schema."""
     _usage: dict[TenantKey, tuple[float, Usage]] = field(default_factory=dict)
+    _concerns: dict[TenantKey, Concerns] = field(default_factory=dict)
     _schemas: dict[TenantKey, str] = field(default_factory=dict)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -149,6 +153,7 @@ class Controller:
     def _forget(self, key: TenantKey) -> None:
         self._unserve(key, self._schemas.pop(key, ""))
         self._usage.pop(key, None)
+        self._concerns.pop(key, None)
 
     def _unserve(self, key: TenantKey, schema: str) -> None:
         served = self.served.get(schema)
@@ -204,6 +209,18 @@ class Controller:
             before = self._usage.get(key)
             self._usage[key] = (time.monotonic(), usage)
             if before is None or human(before[1].stored_bytes) != human(usage.stored_bytes):
+                changed.append(key)
+        return changed
+
+    def concerns_changed(self, concerns: Mapping[str, Concerns]) -> list[TenantKey]:
+        """Takes what a poll of all tenants saw; those of which a condition would say something else now."""
+        changed = []
+        for key, schema in self._schemas.items():
+            if (now := concerns.get(schema)) is None:
+                continue
+            before = self._concerns.get(key, Concerns())
+            self._concerns[key] = now
+            if (before.orphans_kept, before.suspicious) != (now.orphans_kept, now.suspicious):
                 changed.append(key)
         return changed
 
@@ -275,11 +292,14 @@ class Controller:
             jobs_of[tenant][kind, state] = count
         for key, body in self.cache.tenants().items():
             id_ = claims(body).tenant_id
-            seen = self._usage.get(key)
+            seen, concerns = self._usage.get(key), self._concerns.get(key)
+            conditions = body.get("status", {}).get("conditions", [])
             yield TenantFacts(
                 namespace=key.namespace,
                 tenant=id_,
-                conditions={each["type"]: each["status"] for each in body.get("status", {}).get("conditions", [])},
+                conditions={each["type"]: each["status"] for each in conditions},
+                reasons={each["type"]: each["reason"] for each in conditions if each["status"] != "True"},
+                orphans=(concerns.orphans, concerns.orphan_bytes) if concerns else None,
                 used_bytes=seen[1].stored_bytes if seen else None,
                 quota_bytes=seen[1].max_bytes if seen else None,
                 queues={
@@ -298,6 +318,8 @@ class Controller:
     # --- when to look again -----------------------------------------------------------------------------------------
 
     def _next_look(self, tenant: MediaTenant, current: Plan) -> float:
+        if _summary(current).reason in A_PERSONS_TURN:
+            return A_PERSONS_TURN_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         if _summary(current).status != "True" and _summary(current).reason not in ("Suspended", "ScaledToZero"):
             return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         usual = min(self.operator.resync_seconds, self.operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311

@@ -21,6 +21,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -33,8 +34,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from media_core import plan, policy
-from media_core.database import Database, grants, migrate
+from media_core import births, plan, policy
+from media_core.births import Birth
+from media_core.database import grants, migrate, open_engine
 from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_core.policy import read as read_policy
@@ -42,7 +44,16 @@ from media_core.queue import KINDS, Depth, depth_query
 from media_operator.breaker import Answered
 from media_operator.settings import DatabaseSettings
 
-__all__ = ["Databases", "NotOwned", "Usage", "known_revisions", "password_of", "read_policy", "tenant_id_of"]
+__all__ = [
+    "Concerns",
+    "Databases",
+    "NotOwned",
+    "Usage",
+    "known_revisions",
+    "password_of",
+    "read_policy",
+    "tenant_id_of",
+]
 
 COMMENT = "media.scaiwave.io/owner="
 """What a comment starts with that holds a mark."""
@@ -78,6 +89,16 @@ class Usage(NamedTuple):
     max_bytes: int
 
 
+class Concerns(NamedTuple):
+    """`orphans`: objects without a row, of `orphan_bytes`, and whether they wait for a person. `suspicious`: signatures
+    that do."""
+
+    orphans: int = 0
+    orphan_bytes: int = 0
+    orphans_kept: bool = False
+    suspicious: int = 0
+
+
 class Databases:
     """All tenants' schemas, over at most `settings.pool` connections.
 
@@ -101,7 +122,7 @@ class Databases:
     def _engine(self, options: str, *, pool_size: int) -> AsyncEngine:
         options = f"{self._url.query.get('options', '')} {options}".strip()
         url = self._url.update_query_dict({**DEAD_AFTER, "options": options})
-        return Database(_text(url), pool_size=pool_size).engine
+        return open_engine(_text(url), pool_size=pool_size)
 
     async def aclose(self) -> None:
         await self._admin.dispose()
@@ -119,6 +140,7 @@ class Databases:
             rows = await _execute(
                 tx, _ROLE, sql.SQL(_ANOTHERS_TABLES).format(schema), schema, f"{schema}.media", schema
             )
+            (tables,) = await _execute(tx, _HAS_TABLES, schema)
         owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
         fits = (
             len(marks) == 2
@@ -133,7 +155,16 @@ class Databases:
             owner=owner,
             revision=await self._revision(schema) if owner is not None else None,
             known_revisions=known_revisions(),
+            is_new=not tables.there,
+            birth=await self._birth(schema) if owner is not None and tables.there else None,
         )
+
+    async def known(self, schema: str, contents: Sequence[str]) -> int:
+        """How many of these contents the schema has rows for; 0 also where it has no table yet."""
+        async with self.within(schema) as tx:
+            if not (await tx.exec_driver_sql("SELECT to_regclass('blob') IS NOT NULL")).scalar():
+                return 0
+            return int((await tx.exec_driver_sql(births.KNOWN, (list(contents),))).scalar_one())
 
     async def create(self, schema: str, mark: Mark, password: str, *, adopt: bool = False) -> None:
         """Makes schema and role, completes what is there, takes over what may be adopted. Raises NotOwned.
@@ -167,6 +198,16 @@ class Databases:
         url = _text(self._url.update_query_dict(DEAD_AFTER))
         async with _answering():
             await asyncio.get_running_loop().run_in_executor(self._migrating, migrate, url, schema, schema)
+
+    async def birth(self, schema: str, *, renew: bool = False) -> Birth:
+        """What the bucket has to remember of this schema. `renew`: it is another one from now on."""
+        async with self._administering() as tx:
+            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            if renew:
+                await _execute(tx, births.RENEW)
+            (row,) = await _execute(tx, births.READ)
+            return Birth(row.birth_id, row.epoch, row.incarnation)
 
     async def retire(self, schema: str, claimant: Mark) -> None:
         """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
@@ -234,6 +275,20 @@ class Databases:
             await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
             await policy.apply(tx, wanted)
 
+    async def trust(self, schema: str, signatures: Sequence[str]) -> None:
+        """What these signatures find is infected, however much it is."""
+        await self._note(schema, _TRUST, sql.Literal(list(signatures)))
+
+    async def release_orphans(self, schema: str, until: datetime) -> None:
+        """The next sweep may remove what was first seen without a row up to then."""
+        await self._note(schema, _RELEASE_ORPHANS, until)
+
+    async def _note(self, schema: str, statement: str, what: object) -> None:
+        async with self._administering() as tx:
+            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            await _execute(tx, statement, what)
+
     async def usage(self, schema: str) -> Usage:
         usage = (await self.usages_of([schema])).get(schema)
         if usage is None:
@@ -244,6 +299,19 @@ class Databases:
         """Of those that can be read."""
         found = await self._read_all(schemas, "usage", "SELECT stored_bytes, max_bytes FROM {}".format)
         return {schema: Usage(*tuple(rows[0])[1:3]) for schema, rows in found.items() if rows}
+
+    async def concerns_of(self, schemas: Iterable[str]) -> Mapping[str, Concerns]:
+        """What sweeps and scan workers have written down for a person, of those schemas that can be read."""
+        schemas = list(schemas)
+        swept = await self._read_all(schemas, "swept", _SWEPT.format)
+        suspicions = await self._read_all(schemas, "suspicion", _SUSPICIONS.format)
+        found = {}
+        for schema in swept.keys() & suspicions.keys():
+            suspicious = suspicions[schema][0].signatures
+            found[schema] = Concerns(suspicious=suspicious)
+            for row in swept[schema]:
+                found[schema] = Concerns(row.orphans, row.orphan_bytes, row.orphans_kept, suspicious)
+        return found
 
     async def depths(self, schema: str) -> Mapping[str, Depth]:
         depths = (await self.depths_of([schema]))[schema]
@@ -256,6 +324,13 @@ class Databases:
         schemas = list(schemas)
         found = await self._read_all(schemas, "job", depth_query)
         return {schema: _depths(found[schema]) if schema in found else None for schema in schemas}
+
+    async def _birth(self, schema: str) -> Birth | None:
+        async with self.within(schema) as tx:
+            if not (await tx.exec_driver_sql("SELECT to_regclass('birth') IS NOT NULL")).scalar():
+                return None
+            row = (await tx.exec_driver_sql(births.READ)).one_or_none()
+            return None if row is None else Birth(row.birth_id, row.epoch, row.incarnation)
 
     async def _revision(self, schema: str) -> str | None:
         found = await self._read_all([schema], "alembic_version", "SELECT version_num FROM {}".format)
@@ -391,6 +466,15 @@ _WITH_TABLE = """
 SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
 """
+_HAS_TABLES = """
+SELECT EXISTS (
+    SELECT FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p')
+) AS there
+"""
+_SWEPT = "SELECT orphans, orphan_bytes, orphans_kept FROM {}"
+_SUSPICIONS = "SELECT count(*) AS signatures FROM (SELECT FROM {} WHERE trusted_at IS NULL LIMIT 100) AS these"
+_TRUST = "UPDATE suspicion SET trusted_at = now() WHERE signature = ANY({}) AND trusted_at IS NULL"
+_RELEASE_ORPHANS = "UPDATE swept SET orphans_released_at = {}"
 _OF_ONE = "SELECT {} AS tenant, found.* FROM ({}) AS found"
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid, {}) FROM pg_stat_activity WHERE usename = {}

@@ -77,7 +77,7 @@ def workers_to_start(depth: Depth, running: int | None, *, batch: int, limit: in
     """
     if running is None or depth.ready == 0:
         return 0
-    work = depth.ready + min(depth.leased, running)  # a worker holds one lease at a time
+    work = depth.ready + min(depth.leased, running)  # of what one worker has in hand one counts; the dead have more
     return max(0, min(math.ceil(work / batch), limit) - running)
 
 

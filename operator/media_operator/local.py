@@ -41,6 +41,8 @@ from media_operator.targets.local import RESERVED, LocalTarget, Place, sweep_reg
 
 TOKEN_LIFETIME = timedelta(hours=12)
 RESYNC_SECONDS = 10.0
+EDIT_SECONDS = 2
+"""How often the manifest is looked at without a word from the kernel."""
 MOST_WORKERS = 250
 """No limit beside the spec's own, on a machine with one tenant."""
 SAMPLE = Path("samples/photo.jpg")
@@ -116,6 +118,14 @@ def curl_lines(folder: Path) -> list[str]:
         f"curl -sS \"$BASE/v1/media/download/$(grep -o 'med-[0-9A-Z]\\{{26\\}}' {answer})\" {bearer} -o {copy}"
         f" && ls -l {copy}",
     ]
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Another one after each edit; None: it is not there."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _short(path: Path) -> Path:
@@ -222,9 +232,14 @@ class Run:
             recursive=False,
             debounce=200,
             stop_event=self.stop,
+            rust_timeout=EDIT_SECONDS * 1000,
+            yield_on_timeout=True,
         )
-        async for _ in edits:
-            self._take_edit()
+        seen: tuple[int, int] | None = None
+        async for _ in edits:  # also now and then: what was edited before the watch began is told by nobody
+            before, seen = seen, _version(self.manifest)
+            if seen != before:
+                self._take_edit()
 
     def _take_edit(self) -> None:
         try:
@@ -238,9 +253,10 @@ class Run:
                 say(f"{_short(self.manifest)}: {complaint}; the tenant stays as it was")
             return
         edits = list(changes(self.tenant, edited))
-        if not edits:
+        said, now = self.tenant.metadata.annotations, edited.metadata.annotations
+        if not edits and said == now:
             return
-        generation = self.tenant.metadata.generation + 1
+        generation = self.tenant.metadata.generation + bool(edits)
         self.tenant = edited.model_copy(
             update={"metadata": edited.metadata.model_copy(update={"generation": generation})}
         )
@@ -248,6 +264,9 @@ class Run:
             stronger = STRONGER.get(path)
             but = f" (but {stronger} is set, and wins on this machine)" if stronger and stronger in os.environ else ""
             say(f"{path}: {json.dumps(before)} -> {json.dumps(after)}{but}")
+        for name in sorted(said.keys() | now.keys()):
+            if said.get(name) != now.get(name):
+                say(f"metadata.annotations: {name}: {json.dumps(said.get(name))} -> {json.dumps(now.get(name))}")
         self._wake()
 
     def _introduce(self) -> None:

@@ -287,9 +287,10 @@ class Operator:
             await asyncio.sleep(self._settings.operator.usage_seconds)
             try:
                 usages = await backends.databases.usages_of(controller.schemas())
+                concerns = await backends.databases.concerns_of(controller.schemas())
             except Unavailable:
                 continue
-            for key in controller.usage_changed(usages):
+            for key in {*controller.usage_changed(usages), *controller.concerns_changed(concerns)}:
                 self._queue.add(key)
 
     def _wake_all(self, breaker: Breaker) -> None:

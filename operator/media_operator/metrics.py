@@ -35,6 +35,10 @@ class TenantFacts:
     queues: Mapping[str, tuple[int, int, int, float, int]] = field(default_factory=dict)
     jobs: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(kind, running | failed) -> how many."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Type -> reason, of the conditions that are not True."""
+    orphans: tuple[int, int] | None = None
+    """Objects without a row, and their bytes."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,13 @@ def _families(now: Snapshot) -> Iterator[Metric]:
     conditions = GaugeMetricFamily(
         "media_tenant_condition", "1 for the status that a condition has.", labels=[*at, "type", "status"]
     )
+    reasons = GaugeMetricFamily(
+        "media_tenant_condition_reason",
+        "1 for the reason of a condition that is not True.",
+        labels=[*at, "type", "reason"],
+    )
+    orphans = GaugeMetricFamily("media_tenant_orphan_objects", "Objects that had no row in the last sweep.", labels=at)
+    orphan_bytes = GaugeMetricFamily("media_tenant_orphan_bytes", "Bytes of these.", labels=at)
     used = GaugeMetricFamily("media_tenant_usage_bytes", "Stored bytes.", labels=at)
     quota = GaugeMetricFamily("media_tenant_quota_bytes", "Bytes that may be stored.", labels=at)
     depth = GaugeMetricFamily("media_queue_depth", "Jobs in the queue.", labels=[*at, "kind", "state"])
@@ -134,6 +145,11 @@ def _families(now: Snapshot) -> Iterator[Metric]:
         for kind, is_status in facts.conditions.items():
             for status in ("True", "False", "Unknown"):
                 conditions.add_metric([*who, kind, status], status == is_status)
+        for kind, reason in facts.reasons.items():
+            reasons.add_metric([*who, kind, reason], 1)
+        if facts.orphans is not None:
+            orphans.add_metric(who, facts.orphans[0])
+            orphan_bytes.add_metric(who, facts.orphans[1])
         if facts.used_bytes is not None:
             used.add_metric(who, facts.used_bytes)
         if facts.quota_bytes is not None:
@@ -145,4 +161,4 @@ def _families(now: Snapshot) -> Iterator[Metric]:
             failed_jobs.add_metric([*who, kind], failed)
         for (kind, state), count in facts.jobs.items():
             jobs.add_metric([*who, kind, state], count)
-    yield from (conditions, used, quota, depth, oldest, failed_jobs, jobs)
+    yield from (conditions, reasons, orphans, orphan_bytes, used, quota, depth, oldest, failed_jobs, jobs)

@@ -509,6 +509,7 @@ def _worker_pod(
     }
     if kind in ("scan", "rescan"):
         environment |= {"MEDIA_CLAMD_HOST": platform.clamd_host, "MEDIA_CLAMD_PORT": str(platform.clamd_port)}
+    environment |= _policies(platform, kind)
     container: Object = {
         "name": "worker",
         "image": platform.worker_image,
@@ -532,6 +533,25 @@ def _worker_pod(
         environment |= _prepare_transcription(tenant.spec.transcription, pod, container)
     container["env"] = _variables(tenant, environment)
     return pod
+
+
+def _policies(platform: PlatformSettings, kind: str) -> dict[str, str]:
+    """What a person has to decide of what automatic hands could do, and what they may do by themselves."""
+    match kind:
+        case "scan":
+            return {
+                "MEDIA_CLAMD_AT_ONCE": str(platform.clamd_at_once),
+                "MEDIA_CLAMD_HEURISTICS": platform.clamd_heuristics,
+                "MEDIA_RETENTION_FOUND_DAYS": f"{platform.retention_found_days:g}",
+                "MEDIA_RETENTION_FOUND_FEW": str(platform.retention_found_few),
+            }
+        case "sweep":
+            return {
+                "MEDIA_RETENTION_ORPHAN_DAYS": f"{platform.retention_orphan_days:g}",
+                "MEDIA_RETENTION_ORPHANS_FEW": str(platform.retention_orphans_few),
+                "MEDIA_RETENTION_ORPHAN_SHARE": f"{platform.retention_orphan_share:g}",
+            }
+    return {}
 
 
 def _prepare_transcription(asked: Transcription, pod: Object, container: Object) -> dict[str, str]:

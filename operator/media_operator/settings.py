@@ -152,6 +152,30 @@ class PlatformSettings(EnvironmentSettings):
     clamd_port: int = Field(default=3310, ge=1, le=65535)
     """Its port."""
 
+    clamd_at_once: int = Field(default=3, ge=1, le=32)
+    """Scans that one scan worker has with clamd at the same time."""
+
+    clamd_heuristics: Literal["unscannable", "infected"] = "unscannable"
+    """What a finding of clamd's own heuristics (`Heuristics.*`), which guess, means for the file."""
+
+    retention_orphan_days: float = Field(default=7, ge=0)
+    """Days from when a sweep first sees an object without a row until one removes it."""
+
+    retention_orphans_few: int = Field(default=100, ge=0)
+    """So many objects without a row are removed whatever their share. More are kept where they are more than
+    `retention_orphan_share`, and a condition of the tenant says so."""
+
+    retention_orphan_share: float = Field(default=0.02, ge=0, le=1)
+    """The share of a tenant's objects above which those without a row are kept until a person decides."""
+
+    retention_found_days: float = Field(default=7, ge=0)
+    """Days that a file stays that was clean before and that newer signatures find infected. Nobody can read it
+    meanwhile."""
+
+    retention_found_few: int = Field(default=5, ge=1)
+    """One signature that finds more than so many files that were clean before is suspicious: the rescan stops, what it
+    found stays until a person decides, and a condition of the tenant says so."""
+
     ingress_class: str = ""
     """IngressClass of the Ingress that a tenant with `api.host` gets. Empty: the cluster's default class."""
 

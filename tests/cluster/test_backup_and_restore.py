@@ -5,11 +5,13 @@ pods run, told what kubelet would tell it. What the page does with `aws s3 sync`
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import re
 import socket
 import subprocess
+import sys
 import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +41,7 @@ pytestmark = pytest.mark.control_plane
 PAGE = ROOT / "docs" / "install.md"
 PG_PROGRAMS = Path(sysconfig.get_path("purelib")) / BINARIES
 LETTER, ARCHIVE = b"Dear restorer,\n", os.urandom(9 << 20)  # what is larger than 7.5 MiB takes another way in
+LATE = b"PS: this came after the dump.\n"
 NAMESPACE, ID, BUCKET = "team-a", "acme", "media-acme"
 TENANT = {"tenantId": ID, "scan": {"pendingAccess": "All"}}
 """No scanner runs here, so files stay pending. The tenant lets its members read them, as a real one may."""
@@ -73,11 +76,13 @@ async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster
         archive = await upload(client, ARCHIVE, "archive.bin")
         usage = await usage_of(client)
     assert usage["stored_bytes"] == canary + len(LETTER) + len(ARCHIVE)
-    before = await everything_of(lost)
 
-    # It is backed up: rows, objects, MediaTenants, and the tenant's signing keys.
+    # It is backed up: rows, objects, MediaTenants, and the tenant's signing keys. One file comes after its rows.
     shell = Shell(lost, tmp_path)
     shell.run("pg_dump")
+    async with serving(lost, old_token, tmp_path) as client:
+        await upload(client, LATE, "late.txt")
+    before = await everything_of(lost)
     sync(lost, shell.run("for bucket in $(kubectl"), tmp_path)
     shell.run("kubectl get mediatenants")
     shell.run("keys=", 'kubectl --namespace "$NAMESPACE" get secret')
@@ -87,10 +92,24 @@ async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster
     shell.run("pg_restore")
     sync(fresh, shell.run("for bucket in $(ls"), tmp_path)
     await start_operator(fresh)
-    shell.run("kubectl annotate --local", "kubectl apply")
+    shell.run(
+        "kubectl annotate --local",
+        "kubectl apply",
+        "kubectl wait mediatenants --all --all-namespaces --for=condition=S",
+    )
+    doubt = await fresh.condition("acme", "DatabaseReady", status="False", reason="DataMismatch")
+    assert "schema tenant_acme was restored from a dump" in doubt["message"]
+    await fresh.condition("acme", "ApiReady", reason="WaitingForDatabase")
+    restored = await everything_of(fresh)
+
+    # Nothing happens to it until somebody has said that these are the newest rows that there are.
+    await asyncio.sleep(2)
+    assert await everything_of(fresh) == restored
+    shell.run("kubectl get mediatenants --all-namespaces --output jsonpath='{range", "sh -e accept.sh")
     await fresh.condition("acme", "ApiReady", reason="ApiStarting", seconds=60)
     await fresh.act_as_kubelet(f"mt-{ID}")
-    shell.run("kubectl wait", "kubectl annotate mediatenants")
+    shell.run("kubectl wait mediatenants --all --all-namespaces --for=condition=A", "kubectl annotate mediatenants")
+    await fresh.condition("acme", "DatabaseReady", status="True")
 
     # It serves what the first had, byte for byte, and takes more.
     async with serving(fresh, await token_of(fresh), tmp_path) as client:
@@ -103,6 +122,11 @@ async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster
         of_old = {"Authorization": f"Bearer {old_token}"}
         assert (await client.get("/v1/usage", headers=of_old)).status_code == 401
 
+    # What came after the dump has no row, and stays.
+    late = f"tenant/{ID}/{hashlib.sha256(LATE).hexdigest()}"
+    assert await sweep(fresh, tmp_path) == {"orphans_seen": 1, "orphans": 0, "mismatch": ""}
+    assert late in objects_in(fresh, BUCKET)
+
     # Tokens that are out are good again with the keys that were kept.
     shell.run('kubectl --namespace "$NAMESPACE" patch secret')
     await published(fresh, old_token)
@@ -112,7 +136,6 @@ async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster
     # What was backed up is as it was.
     assert await everything_of(lost) == before
     async with serving(lost, old_token, tmp_path) as client:
-        assert await usage_of(client) == usage
         assert await download(client, archive) == ARCHIVE
 
 
@@ -148,12 +171,22 @@ async def test_rows_restored_on_the_server_that_lost_them_are_the_tenants_again(
     assert operator.stop() == 0
     await lost.bench.backends.sql("DROP DATABASE media WITH (FORCE)")
     await lost.bench.backends.sql("CREATE DATABASE media OWNER media")
-    shell.run("pg_restore")
     operator.start()
+    gone = await lost.condition("acme", "DatabaseReady", reason="DataMismatch", seconds=60)
+    assert "schema tenant_acme is new, but bucket media-acme belongs to another" in gone["message"]
+    assert await run_sql(operator_url(lost.bench), "SELECT FROM pg_namespace WHERE nspname = 'tenant_acme'") == []
+
+    shell.run("pg_restore")
+    back = await lost.condition("acme", "DatabaseReady", reason="DataMismatch", seconds=90)
+    await lost.seen(
+        kinds.MEDIA_TENANT, "acme", lambda it: "restored from a dump" in json.dumps(it["status"]), seconds=90
+    )
+    assert back["status"] == "False"
+    shell.run("kubectl get mediatenants --all-namespaces --output jsonpath='{range", "sh -e accept.sh")
+    await lost.condition("acme", "DatabaseReady", status="True", seconds=60)
     async with serving(lost, token, tmp_path) as client:
         assert await download(client, letter) == LETTER
         await upload(client, b"Thank you.\n", "reply.txt")
-    await lost.condition("acme", "DatabaseReady", status="True")
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -352,6 +385,18 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
         return (await client.get("/readyz")).status_code == 200
     except httpx.TransportError:
         return False
+
+
+async def sweep(team: Team, folder: Path) -> dict[str, Any]:
+    """What the tenant's hourly Job does; some of what it says of itself."""
+    environment = {**os.environ, **await environment_of_a_pod(team, folder), "MEDIA_LOG_FORMAT": "json"}
+    done = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "media_workers", "sweep"), env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await done.communicate()
+    assert done.returncode == 0, said
+    (swept,) = [line for line in map(json.loads, said.splitlines()) if line["event"] == "swept"]
+    return {name: swept[name] for name in ("orphans_seen", "orphans", "mismatch")}
 
 
 async def upload(client: httpx.AsyncClient, content: bytes, name: str) -> str:

@@ -410,7 +410,7 @@ MUTATIONS = [
 @pytest.mark.parametrize("form", FORMED)
 async def test_the_model_and_the_api_server_agree_about(api: Api, namespace: str, form: str) -> None:
     as_spec, valid = FORMED[form]
-    chance = random.Random(form)  # noqa: S311 (the same texts every time)
+    chance = random.Random(form)
     texts = dict.fromkeys(valid, True)
     while len(texts) < 120:
         text = chance.choice(valid)

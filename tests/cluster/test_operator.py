@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from media_core.ownership import Mark
+from media_core.plan import ACCEPT_DATA
 from media_operator import kinds
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.machine import slowness
@@ -267,6 +268,59 @@ async def test_a_tenant_that_is_left_alone_says_so_until_it_is_not(shared: Bench
     await team.apply("acme", tenantId=id_)
     await team.condition("acme", "Ready", reason="ApiStarting")
     await team.seen(kinds.SERVICE, f"mt-{id_}", lambda _: True)
+
+
+# --- what a person decides -------------------------------------------------------------------------------------------
+
+
+async def annotate(team: Team, name: str, value: str) -> None:
+    await team.bench.api.patch(team.path(kinds.MEDIA_TENANT, "acme"), {"metadata": {"annotations": {name: value}}})
+
+
+async def test_a_schema_that_is_lost_is_made_anew_only_when_a_person_says_so(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    buckets, bucket, schema = shared.backends.buckets, f"media-{id_}", f"tenant_{id_}"
+    born = (await buckets.born(bucket, id_)).birth
+    assert born
+    buckets._s3.put_object(Bucket=bucket, Key=f"tenant/{id_}/aa", Body=b"kept")
+    await shared.backends.sql(f"DROP SCHEMA {schema} CASCADE")
+    await annotate(team, "team", "looks again")
+
+    doubt = await team.condition("acme", "DatabaseReady", status="False", reason="DataMismatch")
+    command = f"kubectl --namespace {namespace} annotate --overwrite mediatenant acme {ACCEPT_DATA}={born.birth_id}"
+    assert doubt["message"].endswith(command)
+    await team.condition("acme", "Ready", status="False", reason="DataMismatch")
+    assert await shared.backends.sql("SELECT FROM pg_namespace WHERE nspname = %s", schema) == []
+
+    await annotate(team, ACCEPT_DATA, born.birth_id)
+    await team.condition("acme", "DatabaseReady", status="True", reason="SchemaCurrent")
+    now = (await buckets.born(bucket, id_)).birth
+    assert now
+    assert now.birth_id != born.birth_id
+    assert buckets._s3.get_object(Bucket=bucket, Key=f"tenant/{id_}/aa")["Body"].read() == b"kept"
+
+
+async def test_what_sweeps_and_rescans_found_is_said_and_decided_by_a_word(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    await shared.backends.rows(id_, "INSERT INTO suspicion (signature) VALUES ('Win.Zip-1')")
+    await shared.backends.rows(id_, "INSERT INTO swept VALUES (1, now(), 1000, 412, 4096, true, now())")
+
+    suspicious = await team.condition("acme", "ScannerReady", status="False", reason="ScanSuspicious")
+    assert "Win.Zip-1 (finds 0 files)" in suspicious["message"]
+    kept = await team.condition("acme", "DataConsistent", status="False", reason="OrphansKept")
+    assert "412 of 1000 objects" in kept["message"]
+
+    await annotate(team, "media.scaiwave.io/trust-signature", "Win.Zip-1")
+    await annotate(team, "media.scaiwave.io/remove-orphans", kept["message"].rpartition("=")[2])
+    await team.condition("acme", "ScannerReady", reason="WaitingForApi")
+    decided = await team.seen(
+        kinds.MEDIA_TENANT, "acme", lambda it: "goes in the next sweep" in json.dumps(it["status"]["conditions"])
+    )
+    assert decided
+    rows = "SELECT trusted_at IS NOT NULL, orphans_released_at >= swept_at FROM suspicion, swept"
+    assert await shared.backends.rows(id_, rows) == [(True, True)]
 
 
 # --- work ------------------------------------------------------------------------------------------------------------

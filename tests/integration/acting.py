@@ -5,9 +5,10 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from media_core import quota
+from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.library import Library
-from media_core.queue import Queue
+from media_core.queue import Lease, LeaseLost, Queue
 from media_core.quota import Usage
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploaded, Uploads
@@ -29,7 +30,7 @@ async def upload(
 
 
 async def left_behind(database: Database, store: FolderStore) -> tuple[int, int, int, int, int]:
-    """Rows in blob and media, reservations, objects, staged objects."""
+    """Rows in blob and media, reservations, objects (the bucket's mark is none), staged objects."""
     async with database.transaction() as tx:
         counts = (
             await tx.execute(
@@ -39,9 +40,16 @@ async def left_behind(database: Database, store: FolderStore) -> tuple[int, int,
                 )
             )
         ).one()
-    objects = [entry async for entry in store.list()]
+    objects = [entry async for entry in store.list() if not entry.key.endswith("/.birth")]
     staged = await store.sweep_staging(older_than=timedelta(0))
     return (*counts, len(objects), staged)
+
+
+async def verdict(library: Library, lease: Lease, status: str, detail: str | None = None, engine: str = "test") -> None:
+    """What a scan worker writes once clamd has answered. Raises LeaseLost."""
+    one = Verdict(lease.job_id, lease.token, lease.payload["sha256"], status, detail, engine)
+    if not await library.contents.record_verdicts([one]):
+        raise LeaseLost(lease.job_id)
 
 
 async def judge(library: Library, database: Database, uploaded: Uploaded, status: str) -> None:
@@ -49,6 +57,33 @@ async def judge(library: Library, database: Database, uploaded: Uploaded, status
     queue = Queue(database)
     while lease := await queue.lease("scan", worker="test", seconds=30):
         if lease.payload["sha256"] == uploaded.sha256:
-            await library.record_verdict(lease, status=status, detail=None, engine="test")
+            await verdict(library, lease, status)
             return
     raise AssertionError("no scan job for this content")
+
+
+async def minutes_pass(database: Database) -> None:
+    """The right to remove something lasts no longer, nor do reservations and leases."""
+    await _pass(database, _MINUTES)
+
+
+async def days_pass(database: Database) -> None:
+    """More than a week: what was kept for some days may go."""
+    await _pass(database, (*_MINUTES, *_DAYS))
+
+
+_MINUTES = (
+    "UPDATE blob SET removing_until = now() - interval '1 second' WHERE removing_until IS NOT NULL",
+    "UPDATE reservation SET expires_at = now() - interval '1 second'",
+    "UPDATE job SET lease_until = now() - interval '1 second' WHERE status = 'running'",
+)
+_DAYS = (
+    "UPDATE blob SET doomed_at = doomed_at - interval '8 days', remove_after = remove_after - interval '8 days'",
+    "UPDATE orphan SET first_seen = first_seen - interval '8 days'",
+)
+
+
+async def _pass(database: Database, statements: tuple[str, ...]) -> None:
+    async with database.transaction() as tx:
+        for statement in statements:
+            await tx.execute(text(statement))

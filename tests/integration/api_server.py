@@ -39,6 +39,7 @@ from media_core.settings import DecodingSettings, TenantSettings
 from media_core.store import FolderStore, StoreSettings
 from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
 from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.integration.acting import verdict
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
 USER = ("media:read", "media:write", "transcribe")
@@ -111,12 +112,20 @@ class Api:
         """What a scan worker does once clamd has answered."""
         lease = await self._lease("scan", sha256)
         detail = "Eicar-Test-Signature" if status == "infected" else None
-        await self.library.record_verdict(lease, status=status, detail=detail, engine="test")
+        await verdict(self.library, lease, status, detail)
 
     async def thumbnail(self, sha256: str, webp: bytes) -> None:
         """What a thumbnail worker does with a video."""
         lease = await self._lease("thumbnail", sha256)
-        await self.library.keep_thumbnail(lease, data=webp, digest=secrets.token_hex(32), width=64, height=48)
+        await self.library.contents.keep_thumbnail(
+            job_id=lease.job_id,
+            token=lease.token,
+            sha256=sha256,
+            data=webp,
+            digest=secrets.token_hex(32),
+            width=64,
+            height=48,
+        )
 
     async def lease(self, job_id: str) -> Lease:
         return await self._lease_of(lambda lease: lease.job_id == job_id, "transcribe")
@@ -194,7 +203,8 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
     tenant_id = f"t{secrets.token_hex(6)}"
     schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
-    engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT")
+    # A test may have had the server killed in between.
+    engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
     with engine.connect() as admin:
         admin.execute(text(f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'"))
         admin.execute(text(f"CREATE SCHEMA {schema}"))
@@ -251,16 +261,25 @@ async def serving(
     *,
     applied: Policy = GENEROUS,
     auth: AuthSettings | None = None,
+    database_pool: int = 10,
+    through: Callable[[str], str] = str,
     **server_settings: Any,
 ) -> AsyncIterator[Api]:
-    """The api in a thread of this process, with an event loop of its own."""
+    """The api in a thread of this process, with an event loop of its own.
+
+    `through`: the URL that it reaches the tenant's database by, made from the direct one.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     async with (
         _place(postgres, folder, listener.getsockname()[1]) as place,
         _api(place, applied) as api,
     ):
         settings = Settings(
-            tenant=TenantSettings(tenant_id=place.tenant.tenant_id, database_url=SecretStr(place.tenant.url)),
+            tenant=TenantSettings(
+                tenant_id=place.tenant.tenant_id,
+                database_url=SecretStr(through(place.tenant.url)),
+                database_pool=database_pool,
+            ),
             store=StoreSettings(
                 store="folder",
                 store_folder=place.bucket,
@@ -322,6 +341,7 @@ async def process(
             "MEDIA_JWKS_FILE": str(place.jwks_file),
             "MEDIA_API_PORT": str(port),
             "MEDIA_API_METRICS_PORT": "0",
+            "MEDIA_API_PROCESSES": "1",
             **environment,
         }
         with (folder / "api.log").open("wb") as log:

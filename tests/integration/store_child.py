@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from media_core.store import ObjectStore, StoreSettings, open_store
@@ -30,14 +31,33 @@ async def put(store: ObjectStore, key: str) -> None:
 
 
 async def measure(store: ObjectStore, key: str) -> None:
-    await _through(store, key, 8 * MIB)
-    before = _peak()
-    await _through(store, key, 160 * MIB)
-    print(_peak() - before, flush=True)
+    await _through(store, key, MIB)
+    for size in (30 * MIB, 120 * MIB):
+        before = _peak()
+        await _through(store, key, size)
+        print(_peak() - before, flush=True)
+
+
+async def loaded(store: ObjectStore, key: str) -> None:
+    await store.probe()
+    await store.put(key, b"x")
+    await store.read(key, 0, 1)
+    store.sign(key, expires_in=timedelta(minutes=1), content_type="a/b", content_disposition="inline")
+    assert [entry.key async for entry in store.list()] == [key]
+    await _through(store, key, 12 * MIB)
+    await store.delete(key)
+    await store.aclose()
+    print(*sorted({"boto3", "botocore", "obstore"} & sys.modules.keys()), flush=True)
+
+
+async def leave(store: ObjectStore, key: str) -> None:
+    async for _ in store.stream(key):
+        pass
+    await store.aclose()
 
 
 async def _through(store: ObjectStore, key: str, size: int) -> None:
-    upload = await store.stage("upload")
+    upload = await store.stage("upload", at_most=size)
     block = bytes(64 * 1024)
     for _ in range(size // len(block)):
         await upload.write(block)
@@ -59,7 +79,7 @@ def _peak() -> int:
 if __name__ == "__main__":
     what, argument = sys.argv[1:]
     asyncio.run(
-        {"stage": stage, "put": put, "measure": measure}[what](
+        {"stage": stage, "put": put, "measure": measure, "loaded": loaded, "leave": leave}[what](
             open_store(StoreSettings(), os.environ["MEDIA_TENANT_ID"]), argument
         )
     )

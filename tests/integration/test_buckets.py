@@ -16,10 +16,12 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
+from media_core import births
+from media_core.births import UNREADABLE, Birth
 from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_operator import boto, buckets
-from media_operator.buckets import MARK_KEY, BucketFacts, Buckets, NotOwned, ObjectsLocked
+from media_operator.buckets import MARK_KEY, Born, BucketFacts, Buckets, NotOwned, ObjectsLocked
 from media_operator.settings import StoreAdminSettings
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
@@ -112,6 +114,35 @@ async def test_a_new_bucket_bears_the_mark_and_what_its_server_can_do(
     } - CAPABILITIES[kind]
     assert names_in(root, bucket) == [MARK_KEY]
     assert json.loads(root.get_object(Bucket=bucket, Key=MARK_KEY)["Body"].read())["mark"] == str(mark)
+
+
+async def test_a_bucket_remembers_the_schema_that_it_belongs_to(
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+) -> None:
+    assert await store.born(bucket, tenant) == Born()
+    await store.create(bucket, mark, tenant_id=tenant)
+    assert await store.born(bucket, tenant) == Born()
+    for key in (".staging/1", ".thumbnails/aa", "aa", "bb"):
+        root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/{key}", Body=b"kept")
+    root.put_object(Bucket=bucket, Key="tenant/another/cc", Body=b"kept")
+    assert await store.born(bucket, tenant) == Born(None, ("aa", "bb"))
+    birth = Birth("born-1", 7, 16384)
+    await store.write_birth(bucket, tenant, birth)
+    assert await store.born(bucket, tenant) == Born(birth)
+    assert (await store.observe(bucket)).mark == mark
+    root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/.birth", Body=b"scribbled over" * 1000)
+    assert await store.born(bucket, tenant) == Born(UNREADABLE)
+    assert await emptied(store, bucket, mark) == 6
+
+
+async def test_of_many_contents_only_the_first_are_looked_at(
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+) -> None:
+    await store.create(bucket, mark, tenant_id=tenant)
+    for number in range(births.LOOKED_AT + 10):
+        root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/{number:04}", Body=b"kept")
+    found = await store.born(bucket, tenant)
+    assert found.contents == tuple(f"{number:04}" for number in range(births.LOOKED_AT))
 
 
 async def test_making_it_again_changes_nothing(store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark) -> None:

@@ -28,6 +28,7 @@ from media_operator.databases import Databases
 from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
 from media_operator.embedded.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
+from media_workers import drain as drain_loop
 from media_workers.drain import Drain, Work
 from media_workers.scan import Scanner
 from media_workers.settings import ClamdSettings, DrainSettings
@@ -62,9 +63,9 @@ class Tenant:
     async def send(self) -> None:
         await canary.send(*self._sending)
 
-    async def scan(self, clamd: ClamdSettings) -> int:
+    async def scan(self, clamd: ClamdSettings, tries: int = 1000) -> int:
         """How many attempts it took to work the queue off."""
-        drain = Drain("scan", Scanner(clamd), self._work, DrainSettings(linger_seconds=0))
+        drain = Drain("scan", Scanner(clamd), self._work, DrainSettings(linger_seconds=0, max_jobs=tries))
         await drain.run()
         return drain.handled
 
@@ -206,14 +207,35 @@ async def test_a_scanner_that_calls_the_canary_clean_is_seen_and_the_canary_is_g
 
 
 async def test_a_clamd_that_is_down_is_seen_and_the_next_canary_removes_what_is_left(
-    tenant: Tenant, nowhere: ClamdSettings, working: ClamdSettings
+    tenant: Tenant, nowhere: ClamdSettings, working: ClamdSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its absence fails no scan, however long it lasts: the canary is overdue then, and says what it waits for."""
+    monkeypatch.setattr(drain_loop, "AWAY_SECONDS", 0.0)
+    await tenant.send()
+    await tenant.scan(nowhere, tries=2 * MAX_ATTEMPTS["scan"])
+    assert await tenant.condition() == ("Unknown", "CanaryPending")
+    assert await tenant.condition(timeout=0) == ("False", "CanaryOverdue")
+    overdue = await tenant.latest()
+    assert overdue is not None
+    assert "clamd" in overdue.detail
+    await tenant.send()
+    assert len(await tenant.objects()) == 1
+    await tenant.scan(working)
+    assert await tenant.condition() == ("True", "CanaryFound")
+    assert await tenant.leaves_nothing()
+
+
+async def test_a_canary_that_gets_no_verdict_is_seen_and_the_next_one_removes_what_is_left(
+    tenant: Tenant, working: ClamdSettings
 ) -> None:
     await tenant.send()
-    assert await tenant.scan(nowhere) == MAX_ATTEMPTS["scan"]
+    (key,) = await tenant.objects()
+    await tenant.store.put(key, b"cut short")
+    assert await tenant.scan(working) == MAX_ATTEMPTS["scan"]
     assert await tenant.condition() == ("False", "CanaryFailed")
     failed = await tenant.latest()
     assert failed is not None
-    assert "clamd" in failed.detail
+    assert "9 bytes" in failed.detail
     await tenant.send()
     assert len(await tenant.objects()) == 1
     await tenant.scan(working)

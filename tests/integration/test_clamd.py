@@ -5,6 +5,7 @@ import bz2
 import contextlib
 import gzip
 import hashlib
+import itertools
 import os
 import signal
 import socket
@@ -18,11 +19,14 @@ import psutil
 import pytest
 
 from media_core.canary import EICAR
-from media_core.errors import Unavailable
+from media_core.errors import Unavailable, Unfinished
 from media_core.store import ObjectMissing
 from media_operator.embedded import clamd as embedded
 from media_operator.embedded.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
-from media_workers.clamd import Clamd, Verdict
+from media_workers import clamd as clamd_client
+from media_workers.canaries import TEST_VIRUS
+from media_workers.clamd import SMALL_BYTES, Clamd, Verdict
+from media_workers.session import Session
 from tests.integration.clamd_server import (
     LIMIT,
     LIMITS,
@@ -37,6 +41,7 @@ from tests.integration.clamd_server import (
     zipped,
 )
 from tests.integration.tenancy import MIB
+from tests.integration.test_scanner_version import daily_database
 
 TEXT = b"An ordinary text of some length. " * 1000
 
@@ -367,31 +372,89 @@ async def test_a_clamd_that_answers_to_nothing_counts_as_away(own_clamd: Embedde
 Relay = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
 
 
+class Front:
+    """A proxy before one or several real clamds; each connection goes to the next of them."""
+
+    def __init__(self, *clamds: ClamdAddress) -> None:
+        self._sent = list[bytes]()
+        self._clamds = itertools.cycle(clamds)
+        self._server: asyncio.Server | None = None
+        self._relays = set[asyncio.Task[None]]()
+        self._broken = asyncio.Event()
+        self._switched = list[asyncio.Event]()
+        self._there: Relay = passing
+        self._back: Relay = passing
+
+    async def __aenter__(self) -> "Front":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+
+    @property
+    def sent(self) -> list[bytes]:
+        """What clients sent, by session. (Another process may try this port for a server of its own.)"""
+        return [sent for sent in self._sent if sent.startswith(b"zIDSESSION")]
+
+    @property
+    def address(self) -> ClamdAddress:
+        assert self._server is not None
+        return ClamdAddress("127.0.0.1", self._server.sockets[0].getsockname()[1], "local")
+
+    async def break_with(self, there: Relay, back: Relay) -> None:
+        """From now on the connections that there are behave so; later ones are whole."""
+        self._there, self._back = there, back
+        self._broken.set()
+        await asyncio.gather(*(switched.wait() for switched in self._switched))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clamd = next(self._clamds)
+        to_clamd, from_clamd = await asyncio.open_connection(clamd.host, clamd.port)
+        number = len(self._sent)
+        self._sent.append(b"")
+
+        async def noting(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                self._sent[number] += data
+                sink.write(data)
+                await sink.drain()
+            sink.close()
+
+        self._start(reader, from_clamd, noting, lambda: self._there)
+        self._start(to_clamd, writer, passing, lambda: self._back)
+
+    def _start(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, whole: Relay, broken: Callable[[], Relay]
+    ) -> None:
+        switched = asyncio.Event()
+        self._switched.append(switched)
+
+        async def relay() -> None:
+            relaying = asyncio.create_task(whole(source, sink))
+            try:
+                await asyncio.gather(relaying) if self._broken.is_set() else await self._broken.wait()
+            finally:
+                relaying.cancel()
+                await asyncio.gather(relaying, return_exceptions=True)
+                switched.set()
+            await broken()(source, sink)
+
+        self._relays.add(asyncio.create_task(relay()))
+
+
 @contextlib.asynccontextmanager
 async def between(clamd: ClamdAddress, there: Relay, back: Relay) -> AsyncIterator[Clamd]:
     """A client that has had one scan through a proxy in front of the real clamd. From now on the proxy is faulty."""
-    relays = set[asyncio.Task[None]]()
-    faulty = False
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_clamd, from_clamd = await asyncio.open_connection(clamd.host, clamd.port)
-        command = await reader.readline()
-        from_clamd.write(command)
-        broken = faulty and command == b"nINSTREAM\n"
-        relays.add(asyncio.create_task((there if broken else passing)(reader, from_clamd)))
-        relays.add(asyncio.create_task((back if broken else passing)(to_clamd, writer)))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    client = Clamd(settings_for(clamd, port=server.sockets[0].getsockname()[1], reply_timeout=0.5))
-    try:
+    async with Front(clamd) as front:
+        client = Clamd(settings_for(front.address, reply_timeout=0.5))
         assert (await client.scan(chunks(TEXT), len(TEXT))).status == "clean"
-        faulty = True
+        await front.break_with(there, back)
         yield client
-    finally:
-        server.close()
-        for relay in relays:
-            relay.cancel()
-        await asyncio.gather(*relays, return_exceptions=True)
 
 
 async def passing(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -418,25 +481,219 @@ async def closing(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> N
 
 async def garbling(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
     sink.write((await source.read(65536)).replace(b"stream:", b"dream:"))
-    sink.close()
+    await passing(source, sink)
+
+
+async def misnumbering(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    number, _, reply = (await source.read(65536)).partition(b": ")
+    sink.write(b"%d: %s" % (int(number) - 1, reply))
+    await passing(source, sink)
 
 
 @pytest.mark.parametrize(
     ("there", "back"),
-    [(stalled, passing), (passing, stalled), (passing, cut), (passing, closing), (closing, passing)],
-    ids=["takes no more bytes", "never answers", "half a reply", "breaks off with the reply", "breaks off mid-stream"],
+    [
+        (stalled, passing),
+        (passing, stalled),
+        (passing, cut),
+        (passing, closing),
+        (closing, passing),
+        (passing, misnumbering),
+    ],
+    ids=[
+        "takes no more bytes",
+        "never answers",
+        "half a reply",
+        "breaks off with the reply",
+        "breaks off mid-stream",
+        "answers with another scan's number",
+    ],
 )
+@pytest.mark.parametrize("size", [1000, LIMIT], ids=["in one write", "in a stream"])
 async def test_a_clamd_that_stalls_or_breaks_off_decides_nothing(
-    clamd: ClamdAddress, there: Relay, back: Relay
+    clamd: ClamdAddress, there: Relay, back: Relay, size: int
 ) -> None:
+    """It may be this content's fault, so it counts as an attempt."""
     async with between(clamd, there, back) as client:
-        await refused(client.scan(chunks(bytes(LIMIT)), LIMIT))
+        content = bytes(size)
+        with pytest.raises(Unfinished) as caught:
+            await client.scan(content if size < SMALL_BYTES else chunks(content), size)
+        assert caught.value.dependency == "clamd"
 
 
 async def test_a_reply_that_is_not_understood_is_an_error(clamd: ClamdAddress) -> None:
     async with between(clamd, passing, garbling) as client:
         verdict = await client.scan(chunks(TEXT), len(TEXT))
     assert (verdict.status, verdict.detail) == ("error", "clamd answered 'dream: OK'")
+
+
+async def test_a_reply_that_nobody_asked_for_ends_the_connection(clamd: ClamdAddress) -> None:
+    """It would else be the reply to the next content."""
+    async with Front(clamd) as front:
+        client = Clamd(settings_for(front.address))
+        assert (await client.scan(TEXT, len(TEXT))).status == "clean"
+        (first,) = front.sent
+        await front.break_with(passing, lambda _, sink: ahead(sink, 1 + first.count(b"zINSTREAM") + 1))
+        assert (await client.scan(MARKER, len(MARKER))).status == "infected"
+        assert len(front.sent) == 2
+
+
+async def ahead(sink: asyncio.StreamWriter, number: int) -> None:
+    sink.write(b"%d: stream: OK\0" % number)
+    await sink.drain()
+    await asyncio.Event().wait()
+
+
+# --- the test virus behind many scans -------------------------------------------------------------------------------
+
+
+def canaries(sent: bytes) -> int:
+    return sent.count(TEST_VIRUS.content)
+
+
+async def test_scans_of_one_connection_share_a_test_virus_that_comes_after_them(clamd: ClamdAddress) -> None:
+    async with Front(clamd) as front:
+        client = Clamd(settings_for(front.address, at_once=1))
+        contents = [b"content %d" % number for number in range(20)]
+        verdicts = await asyncio.gather(*(client.scan(content, len(content)) for content in contents))
+        assert {verdict.status for verdict in verdicts} == {"clean"}
+        (sent,) = front.sent
+    last = max(sent.index(content) for content in contents)
+    assert sent.rindex(TEST_VIRUS.content) > last
+    assert canaries(sent) < len(contents) / 2
+
+
+async def test_no_scan_of_a_connection_is_clean_where_the_test_virus_after_it_is_not_found(
+    own_clamd: EmbeddedClamd, tmp_path: Path
+) -> None:
+    """Nor does clamd's word of a moment before, on the same connection, help those that wait for it."""
+    client = Clamd(settings_for(own_clamd.address, at_once=1))
+    assert (await client.scan(TEXT, len(TEXT))).status == "clean"
+    (tmp_path / "clamd" / "temporary").rename(tmp_path / "gone")
+    contents = [b"content %d" % number for number in range(20)]
+    outcomes = await asyncio.gather(
+        *(client.scan(content, len(content)) for content in contents), return_exceptions=True
+    )
+    assert all(isinstance(outcome, Unavailable) and not isinstance(outcome, Unfinished) for outcome in outcomes)
+    (tmp_path / "gone").rename(tmp_path / "clamd" / "temporary")
+    assert (await client.scan(TEXT, len(TEXT))).status == "clean"
+
+
+async def test_a_scan_that_is_cancelled_takes_no_verdict_from_the_others_of_its_connection(clamd: ClamdAddress) -> None:
+    """Its connection is closed, since its reply may still come; the others are scanned again on another one."""
+    async with Front(clamd) as front:
+        client = Clamd(settings_for(front.address, at_once=1))
+        first = asyncio.create_task(client.scan(TEXT, len(TEXT)))
+        begun = asyncio.Event()
+
+        async def endless() -> AsyncIterator[bytes]:
+            begun.set()
+            await asyncio.Event().wait()
+            yield b""
+
+        second = asyncio.create_task(client.scan(endless(), MIB))
+        await begun.wait()
+        second.cancel()
+        assert (await first).status == "clean"
+        assert (await client.scan(MARKER, len(MARKER))).status == "infected"
+        assert len(front.sent) == 2
+
+
+async def test_what_is_slow_delays_no_other_verdict(clamd: ClamdAddress) -> None:
+    async with asyncio.timeout(20):
+        client = Clamd(settings_for(clamd, at_once=3))
+        never, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def slow() -> AsyncIterator[bytes]:
+            begun.release()
+            await never.wait()
+            yield b""
+
+        large = [asyncio.create_task(client.scan(slow(), MIB)) for _ in range(4)]
+        await begun.acquire()
+        small = [asyncio.create_task(client.scan(TEXT, len(TEXT))) for _ in range(20)]
+        assert {verdict.status for verdict in await asyncio.gather(*small)} == {"clean"}
+        for task in large:
+            task.cancel()
+        assert {type(each) for each in await asyncio.gather(*large, return_exceptions=True)} == {asyncio.CancelledError}
+
+
+async def test_who_waits_for_the_test_virus_behind_something_slow_is_scanned_again(
+    clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As small as the others it may be, and take a minute: an archive of archives."""
+    monkeypatch.setattr(clamd_client, "CONFIRMED_SECONDS", 0.1)
+    scan_of, blocked, never = Session.scan, asyncio.Event(), asyncio.Event()
+
+    async def scan(session: Session, content: bytes) -> str:
+        if content == b"slow":
+            blocked.set()
+            await never.wait()
+        return await scan_of(session, content)
+
+    monkeypatch.setattr(Session, "scan", scan)
+    client = Clamd(settings_for(clamd, at_once=2))
+    others = [b"content %d" % number for number in range(3)]
+    quick = [asyncio.create_task(client.scan(content, len(content))) for content in others]
+    slow = asyncio.create_task(client.scan(b"slow", 4))
+    await blocked.wait()
+    assert {verdict.status for verdict in await asyncio.gather(*quick)} == {"clean"}
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+
+
+async def test_the_version_is_that_of_the_clamd_that_scanned(clamd: ClamdAddress, tmp_path: Path) -> None:
+    """Two stand behind one address, and one of them has newer signatures."""
+    signatures = tmp_path / "clamd" / "signatures"
+    signatures.mkdir(parents=True)
+    (signatures / "daily.cud").write_bytes(daily_database(time.time()))
+    newer = EmbeddedClamd(limits=LIMITS, official=None, mirror=None)
+    try:
+        async with Front(clamd, await newer.start(tmp_path)) as front:
+            client = Clamd(settings_for(front.address, at_once=2))
+            contents = [MARKER + b" %d" % number for number in range(20)]
+            verdicts = await asyncio.gather(*(client.scan(content, len(content)) for content in contents))
+    finally:
+        await newer.stop()
+    of_each = {verdict.status: verdict.engine for verdict in verdicts}
+    assert len({(verdict.status, verdict.engine) for verdict in verdicts}) == 2
+    assert "/27444/" in of_each["clean"]  # the newer ones do not know the marker
+    assert "/27444/" not in of_each["infected"]
+
+
+async def test_a_version_is_never_newer_than_the_scan_that_bears_it(
+    clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = list[str]()
+    for name in ("version", "scan"):
+
+        def noted(method: Callable[..., Awaitable[str]], name: str) -> Callable[..., Awaitable[str]]:
+            async def call(session: Session, *arguments: bytes) -> str:
+                if arguments[:1] in ((), (TEXT,)):
+                    order.append(name)
+                return await method(session, *arguments)
+
+            return call
+
+        monkeypatch.setattr(Session, name, noted(getattr(Session, name), name))
+    monkeypatch.setattr(clamd_client, "ENGINE_SECONDS", 0.0)
+    client = Clamd(settings_for(clamd, at_once=1))
+    for _ in range(3):
+        await client.scan(TEXT, len(TEXT))
+    assert order == ["version", *["version", "scan"] * 3]
+
+
+@pytest.mark.parametrize("content", [TEXT, bytes(LIMIT)], ids=["in one write", "in a stream"])
+async def test_what_clamd_can_do_with_no_content_is_no_contents_fault(
+    own_clamd: EmbeddedClamd, tmp_path: Path, content: bytes
+) -> None:
+    """On a full disk it closes the connection without a word, but goes on answering VERSION."""
+    client = Clamd(settings_for(own_clamd.address))
+    assert (await client.scan(TEXT, len(TEXT))).status == "clean"
+    (tmp_path / "clamd" / "temporary").rename(tmp_path / "gone")
+    with pytest.raises(Unavailable) as caught:
+        await client.scan(chunks(content), len(content))
+    assert not isinstance(caught.value, Unfinished)
 
 
 async def test_a_scan_has_a_deadline_whatever_keeps_it_busy(clamd: ClamdAddress) -> None:

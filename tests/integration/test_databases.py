@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from pydantic import SecretStr
 from media_core.database import Database
 from media_core.errors import Unavailable
 from media_core.ownership import Mark
+from media_core.plan import Notes
 from media_core.queue import KINDS, Depth, enqueue
+from media_operator import notes
 from media_operator.breaker import Answered
 from media_operator.databases import (
+    Concerns,
     Databases,
     NotOwned,
     Usage,
@@ -30,6 +34,7 @@ from media_operator.databases import (
 )
 from media_operator.embedded.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
+from tests.integration.revisions import migrate_to
 from tests.integration.tenancy import GENEROUS
 
 ACME = Mark("uid-1", "media/acme", "cluster-a", bucket="media-acme")
@@ -136,6 +141,64 @@ async def test_a_new_tenant_is_seen_step_by_step(databases: Databases, schema: s
     assert (made.complete, made.owner, made.revision) == (True, ACME, None)
     await databases.migrate(schema)
     assert (await databases.observe(schema, PASSWORD)).revision == known_revisions()[-1]
+
+
+async def test_a_schema_is_new_until_it_is_migrated_and_then_says_its_birth(databases: Databases, schema: str) -> None:
+    assert (await databases.observe(schema, PASSWORD)).is_new
+    await databases.create(schema, ACME, "secret")
+    assert (await databases.observe(schema, PASSWORD)).is_new
+    await databases.migrate(schema)
+    seen = await databases.observe(schema, PASSWORD)
+    assert not seen.is_new
+    assert seen.birth == await databases.birth(schema)
+    await databases.migrate(schema)
+    assert (await databases.observe(schema, PASSWORD)).birth == seen.birth
+    renewed = await databases.birth(schema, renew=True)
+    assert renewed == replace(seen.birth or renewed, birth_id=renewed.birth_id)
+    assert renewed.birth_id != (seen.birth or renewed).birth_id
+    assert (await databases.observe(schema, PASSWORD)).birth == renewed
+
+
+async def test_a_schema_that_was_dropped_under_its_role_is_new(
+    databases: Databases, schema: str, superuser: psycopg.AsyncConnection
+) -> None:
+    await make(databases, schema)
+    await superuser.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+    seen = await databases.observe(schema, PASSWORD)
+    assert (seen.exists, seen.owner, seen.is_new, seen.birth) == (True, ACME, True, None)
+
+
+async def test_a_schema_is_asked_how_many_contents_it_has_rows_for(databases: Databases, schema: str) -> None:
+    await databases.create(schema, ACME, "secret")
+    assert await databases.known(schema, ["aa"]) == 0
+    await make(databases, schema)
+    await ask(databases, schema, f"INSERT INTO blob (sha256, size, mime_type) {THREE_CONTENTS} RETURNING 1")
+    assert await databases.known(schema, ["aa", "bb", "dd"]) == 2
+    assert await databases.known(schema, []) == 0
+
+
+THREE_CONTENTS = "SELECT sha256, 1, 'text/plain' FROM unnest(ARRAY['aa', 'bb', 'cc']) AS sha256"
+
+
+async def test_a_tenant_may_call_its_functions_on_a_server_that_lets_nobody(
+    databases: Databases, schema: str, operator_url: str, superuser: psycopg.AsyncConnection
+) -> None:
+    role = sql.Identifier(operator_url.split("//")[1].split(":")[0])
+    defaults = sql.SQL("ALTER DEFAULT PRIVILEGES FOR ROLE {} {} EXECUTE ON FUNCTIONS {} PUBLIC")
+    await superuser.execute(defaults.format(role, sql.SQL("REVOKE"), sql.SQL("FROM")))
+    try:
+        await make(databases, schema)
+        assert await ask(databases, schema, "SELECT content_release_expired()") == 0
+    finally:
+        await superuser.execute(defaults.format(role, sql.SQL("GRANT"), sql.SQL("TO")))
+
+
+async def test_a_tenant_counts_its_sweeps_and_cannot_be_another(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    assert await ask(databases, schema, "UPDATE birth SET epoch = epoch + 1 RETURNING epoch") == 1
+    for statement in ("UPDATE birth SET birth_id = 'x'", "DELETE FROM birth", "INSERT INTO birth (id) VALUES (1)"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await ask(databases, schema, statement)
 
 
 async def test_making_it_again_changes_nothing_but_the_password(databases: Databases, schema: str) -> None:
@@ -498,24 +561,16 @@ async def test_what_would_count_less_than_nothing_is_refused(databases: Database
         await ask(databases, schema, "UPDATE usage SET stored_bytes = -1")
 
 
-OUTDATED = """
-UPDATE {0}.alembic_version SET version_num = '0003';
-ALTER TABLE {0}.usage DROP CONSTRAINT usage_not_negative;
-ALTER TABLE {0}.job DROP CONSTRAINT job_id_length;
-ALTER TABLE {0}.canary DROP CONSTRAINT canary_sha256_length
-"""
-
-
 async def test_tenants_that_hold_their_tables_in_an_upgrade_take_no_thread_from_anybody(
-    databases: Databases, superuser: psycopg.AsyncConnection
+    databases: Databases, operator_url: str
 ) -> None:
     others = [f"tenant_{secrets.token_hex(6)}" for _ in range(8)]
     try:
         for other in others:
-            await make(databases, other)
+            await databases.create(other, ACME, PASSWORD)
+            migrate_to(known_revisions()[-2], operator_url, other, other)
         async with AsyncExitStack() as stack:
             for other in others:
-                await superuser.execute(OUTDATED.format(other).encode())
                 session = await stack.enter_async_context(as_tenant(databases, other))
                 await session.execute("BEGIN")
                 await session.execute("LOCK TABLE job")
@@ -608,6 +663,73 @@ async def test_the_usage_of_many_is_read_together(databases: Databases, schema: 
 
 
 # --- connections -----------------------------------------------------------------------------------------------------
+
+
+NOTES = """
+INSERT INTO swept (id, listed, orphans, orphan_bytes, orphans_kept, orphans_since)
+    VALUES (1, 1000, 412, 4096, true, now());
+INSERT INTO suspicion (signature, since) VALUES ('Win.Zip-1', now()), ('Win.Old-1', now() - interval '1 day');
+INSERT INTO blob (sha256, size, mime_type, scan_status, scan_detail, doomed_at, remove_after)
+    SELECT n::text, 1, 'text/plain', 'infected', 'Win.Zip-1', now(), now() + interval '7 days'
+    FROM generate_series(1, 50) AS n;
+INSERT INTO blob (sha256, size, mime_type, scan_status, scan_detail)
+    VALUES ('gone', 1, 'text/plain', 'infected', 'Win.Zip-1');
+"""
+
+
+async def noted(databases: Databases, schema: str) -> None:
+    """A tenant whose sweep and rescan have something to say."""
+    await make(databases, schema)
+    async with as_tenant(databases, schema) as connection:
+        await connection.execute(NOTES.encode())
+
+
+async def read_notes(databases: Databases, schema: str) -> Notes:
+    async with databases.within(schema) as tx:
+        return await notes.read(tx)
+
+
+async def test_what_sweeps_and_rescans_wrote_down_is_read(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    assert await read_notes(databases, schema) == Notes()
+    assert await databases.concerns_of([schema]) == {schema: Concerns()}
+    await noted(databases, schema)
+    found = await read_notes(databases, schema)
+    assert [(each.signature, each.held) for each in found.suspicions] == [("Win.Old-1", 0), ("Win.Zip-1", 50)]
+    assert found.orphans is not None
+    assert (found.orphans.count, found.orphans.listed, found.orphans.bytes, found.orphans.kept) == (
+        412,
+        1000,
+        4096,
+        True,
+    )
+    assert found.orphans.since == found.orphans.swept_at
+    assert found.orphans.released_at is None
+    assert await databases.concerns_of([schema, f"{schema}_other"]) == {schema: Concerns(412, 4096, True, 2)}
+
+
+async def test_what_a_person_decides_reaches_the_schema(databases: Databases, schema: str) -> None:
+    await noted(databases, schema)
+    await databases.trust(schema, ["Win.Zip-1", "Win.Unheard-1"])
+    until = datetime(2026, 11, 24, tzinfo=UTC)
+    await databases.release_orphans(schema, until)
+    found = await read_notes(databases, schema)
+    assert [each.signature for each in found.suspicions] == ["Win.Old-1"]
+    assert found.orphans is not None
+    assert found.orphans.released_at == until
+    assert (await databases.concerns_of([schema]))[schema].suspicious == 1
+
+
+async def test_much_that_a_tenant_writes_down_is_not_all_read(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    many = (
+        "INSERT INTO suspicion (signature) SELECT repeat('x', 900) || n FROM generate_series(1, 5000) AS n RETURNING 1"
+    )
+    await ask(databases, schema, many)
+    found = await read_notes(databases, schema)
+    assert len(found.suspicions) == notes.MOST_SUSPICIONS
+    assert max(len(each.signature) for each in found.suspicions) == 150
+    assert (await databases.concerns_of([schema]))[schema].suspicious == 100
 
 
 async def test_it_holds_no_more_connections_than_its_pool(

@@ -4,22 +4,27 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import psutil
 import pytest
+import structlog
 
 from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, Limits, MediaFacts, Thumbnail
+from media_core.decoding import children as children_module
 from media_core.decoding import pool as pool_module
 from media_core.decoding.wire import LENGTHS, LONGEST_PAYLOAD, WireError, header, lengths
 from media_core.errors import Unavailable
 from tests.fixtures import media
+from tests.integration.decoding_processes import Processes
 
 PICTURE = media.photo(64, 48)
 PITCHES = range(300, 1_300, 100)
@@ -44,30 +49,36 @@ class Watched(BytesSource):
         return await super().read(start, length)
 
 
-def children(parent: int | None = None) -> list[psutil.Process]:
-    return [child for child in psutil.Process(parent).children(recursive=True) if _decodes(child)]
-
-
-def _decodes(process: psutil.Process) -> bool:
-    try:
-        return "media_core.decoding.child" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # it ended meanwhile, or waits to be reaped by another test's server
-        return False
+@pytest.fixture
+def processes() -> Processes:
+    return Processes()
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[DecodingPool]:
+async def pool(processes: Processes) -> AsyncIterator[DecodingPool]:
     """A pool of one child of the test's own, to be mistreated."""
-    before = {child.pid for child in children()}
     async with DecodingPool(processes=1, limits=Limits(cpu_seconds=1, wall_seconds=20)) as pool:
-        pool.before = before  # type: ignore[attr-defined]  # lets `only_child` tell it from the session's pool
+        await assert_it_still_works(pool)
         yield pool
 
 
-def only_child(pool: DecodingPool) -> psutil.Process:
-    before: set[int] = pool.before  # type: ignore[attr-defined]
-    (child,) = [child for child in children() if child.pid not in before]
-    return child
+def note(what: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def act() -> None:
+        what()
+
+    return act
+
+
+class Slow(Watched):
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(PICTURE, self._wait)
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def _wait(self) -> None:
+        self.asked.set()
+        await self.answer.wait()
 
 
 async def assert_it_still_works(pool: DecodingPool) -> None:
@@ -77,8 +88,8 @@ async def assert_it_still_works(pool: DecodingPool) -> None:
 # One task's misfortune is its own
 
 
-async def test_a_child_that_dies_fails_its_task_and_nobody_elses(pool: DecodingPool) -> None:
-    doomed = only_child(pool)
+async def test_a_child_that_dies_fails_its_task_and_nobody_elses(pool: DecodingPool, processes: Processes) -> None:
+    doomed = processes.child
 
     async def kill() -> None:
         doomed.kill()
@@ -87,13 +98,13 @@ async def test_a_child_that_dies_fails_its_task_and_nobody_elses(pool: DecodingP
         await pool.run("thumbnail", Watched(PICTURE, kill))
     assert failed.value.code == "crashed"
     await assert_it_still_works(pool)
-    assert only_child(pool).pid != doomed.pid
+    assert processes.child.pid != doomed.pid
 
 
-async def test_a_child_that_hangs_is_ended_by_the_clock() -> None:
-    before = {child.pid for child in children()}
+async def test_a_child_that_hangs_is_ended_by_the_clock(processes: Processes) -> None:
     async with DecodingPool(processes=1, limits=Limits(wall_seconds=0.5)) as pool:
-        (sleeper,) = [child for child in children() if child.pid not in before]
+        await assert_it_still_works(pool)
+        sleeper = processes.child
 
         async def suspend() -> None:
             sleeper.suspend()
@@ -123,14 +134,9 @@ async def test_a_picture_that_needs_too_much_memory_is_refused() -> None:
 
 
 async def test_a_cancelled_request_leaves_no_answer_for_the_next_one(pool: DecodingPool) -> None:
-    started = asyncio.Event()
-
-    async def wait_forever() -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    request = asyncio.create_task(pool.run("thumbnail", Watched(PICTURE, wait_forever)))
-    await started.wait()
+    slow = Slow()
+    request = asyncio.create_task(pool.run("thumbnail", slow))
+    await slow.asked.wait()
     request.cancel()
     with pytest.raises(asyncio.CancelledError):
         await request
@@ -166,30 +172,60 @@ async def test_an_object_shorter_than_recorded_is_corrupt(pool: DecodingPool) ->
     await assert_it_still_works(pool)
 
 
-async def test_damaged_bytes_leave_the_child_warm(pool: DecodingPool) -> None:
-    child = only_child(pool)
+async def test_damaged_bytes_leave_the_child_warm(pool: DecodingPool, processes: Processes) -> None:
+    child = processes.child
     for damaged in (PICTURE[:200], b"no picture at all", b"\x89PNG\r\n\x1a\n" + bytes(100), b""):
         with pytest.raises(DecodingFailed) as failed:
             await pool.run("thumbnail", BytesSource(damaged))
         assert failed.value.code in ("corrupt", "unsupported")
-    assert only_child(pool).pid == child.pid
+    assert processes.child.pid == child.pid
 
 
-async def test_a_child_is_replaced_after_a_number_of_tasks(pool: DecodingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_is_replaced_after_a_number_of_tasks(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool_module, "TASKS_PER_CHILD", 3)
-    first = only_child(pool)
-    for _ in range(3):
+    served_by = []
+    async with DecodingPool(processes=1) as pool:
+        for _ in range(6):
+            source = Watched(PICTURE, note(lambda: served_by.append(processes.child.pid)))
+            await pool.run("inspect_image", source)
+    assert len(set(served_by[:3])) == len(set(served_by[3:])) == 1
+    assert served_by[2] != served_by[3]
+
+
+async def test_more_tasks_than_children_wait_their_turn(processes: Processes) -> None:
+    sizes = range(40, 100)
+    at_once = []
+    async with DecodingPool(processes=2) as pool:
+        facts = await asyncio.gather(
+            *(
+                pool.run(
+                    "inspect_image",
+                    Watched(media.photo(size, 30), note(lambda: at_once.append(len(processes.children)))),
+                )
+                for size in sizes
+            )
+        )
+        assert [fact.width for fact in facts] == list(sizes)
+        assert max(at_once) == 2
+        assert len(processes.zygotes) == 1
+
+
+async def test_no_more_children_than_allowed_even_while_they_die(processes: Processes) -> None:
+    at_once = []
+
+    async def kill_one() -> None:
+        at_once.append(len(processes.children))
+        processes.children[0].kill()
+
+    async with DecodingPool(processes=2) as pool:
+        answers = await asyncio.gather(
+            *(pool.run("thumbnail", Watched(PICTURE, kill_one)) for _ in range(10)), return_exceptions=True
+        )
+        assert {type(answer) for answer in answers} <= {Thumbnail, DecodingFailed}
+        assert max(at_once) <= 2
         await assert_it_still_works(pool)
-    await assert_it_still_works(pool)
-    assert only_child(pool).pid != first.pid
-
-
-async def test_more_tasks_than_children_wait_their_turn(pool: DecodingPool) -> None:
-    sizes = range(40, 60)
-    facts = await asyncio.gather(
-        *(pool.run("inspect_image", BytesSource(media.photo(size, 30))) for size in sizes),
-    )
-    assert [fact.width for fact in facts] == list(sizes)
 
 
 async def test_an_answer_above_the_cap_is_never_asked_for(pool: DecodingPool) -> None:
@@ -265,47 +301,107 @@ thread = threading.Thread(target=lambda: results.update(thread="ran"))
 thread.start(); thread.join()
 link.sendall(repr((missing, results)).encode())
 """
+    missing, results = eval(_said_by(program))  # noqa: S307 - our own program's repr
+    assert missing == []
+    assert results.pop("thread") == "ran"
+    assert set(results.values()) <= {"PermissionError", "OSError", "MemoryError"}, results
+
+
+async def test_a_child_holds_no_secret_and_no_way_out(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIA_S3_SECRET_ACCESS_KEY", "do-not-leak")
+    async with DecodingPool(processes=2) as pool:
+        await two_at_once(pool)
+        assert len(processes.children) == 2  # the second one was forked by a zygote that held a leash already
+        for child in processes.children:
+            folder = Path(f"/proc/{child.pid}")
+            lines = (folder / "status").read_text().splitlines()
+            status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
+            assert [entry.name for entry in (folder / "fd").iterdir()] == ["0"]
+            assert set(child.environ()) <= set(children_module.ENVIRONMENT) | {"LC_CTYPE"}
+            if os.geteuid() == 0:
+                assert child.uids().real not in (0, 65_534)
+                networks = {os.readlink(f"/proc/{pid}/ns/net") for pid in (os.getpid(), child.pid)}  # noqa: PTH115
+                assert len(networks) == 2
+        wires = {os.readlink(f"/proc/{child.pid}/fd/0") for child in processes.children}  # noqa: PTH115
+        assert len(wires) == 2
+
+
+async def two_at_once(pool: DecodingPool) -> None:
+    """Two tasks, of which neither ends before the other has begun."""
+    both = asyncio.Barrier(2)
+
+    async def meet() -> None:
+        await both.wait()
+
+    await asyncio.gather(*(pool.run("inspect_image", Watched(PICTURE, meet)) for _ in range(2)))
+
+
+def test_a_confined_process_may_lower_and_lift_its_memory_but_never_above_its_limit() -> None:
+    program = """
+import os, socket
+from media_core.decoding.confinement import allow_memory, confine
+link = socket.socket(fileno=0)
+allow_memory(0)  # not confined yet
+confine(parent=os.getppid(), memory_bytes=256 << 20)
+def granted(mebibytes):
+    try:
+        return bool(bytearray(mebibytes << 20))
+    except MemoryError:
+        return False
+results = [granted(64)]
+for allowed in (128 << 20, 32 << 20, None, 1 << 40, 32 << 20):
+    allow_memory(allowed)
+    results += [granted(64), granted(512)]
+link.sendall(repr(results).encode())
+"""
+    assert eval(_said_by(program)) == [True, True, False, False, False, True, False, True, False, False, False]  # noqa: S307
+
+
+def _said_by(program: str) -> str:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = subprocess.Popen([sys.executable, "-c", program], stdin=theirs.fileno())
         theirs.close()
         answer = b"".join(iter(lambda: ours.recv(65_536), b"")).decode()
         child.wait()
-    missing, results = eval(answer)  # noqa: S307 - our own program's repr
-    assert missing == []
-    assert results.pop("thread") == "ran"
-    assert set(results.values()) <= {"PermissionError", "OSError", "MemoryError"}, results
+    return answer
 
 
-async def test_a_child_holds_no_secret_and_no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDIA_S3_SECRET_ACCESS_KEY", "do-not-leak")
-    before = {child.pid for child in children()}
-    async with DecodingPool(processes=1):
-        (child,) = [child for child in children() if child.pid not in before]
-        lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()  # noqa: ASYNC240 - no file behind it
-        status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
-        assert child.num_fds() == 1
-        assert set(child.environ()) <= set(pool_module.ENVIRONMENT) | {"LC_CTYPE"}
-        if os.geteuid() == 0:
-            assert child.uids().real not in (0, 65_534)
+async def test_a_missing_layer_is_said_once(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = children_module.Child.become_ready
+
+    async def ready_without(child: children_module.Child) -> None:
+        await ready(child)
+        child.missing = ["seccomp"]
+
+    monkeypatch.setattr(children_module.Child, "become_ready", ready_without)
+    with structlog.testing.capture_logs() as logs:
+        async with DecodingPool(processes=2) as pool:
+            assert logs == []
+            await two_at_once(pool)
+            assert len(processes.children) == 2
+    assert [(line["event"], line["missing"]) for line in logs] == [("decoding_less_confined", "seccomp")]
 
 
-def test_children_end_with_their_parent() -> None:
+def test_zygote_and_children_end_with_their_parent() -> None:
     program = """
-import asyncio, os, signal, sys
-from media_core.decoding import DecodingPool
-async def main():
-    async with DecodingPool(processes=2):
-        print("ready", flush=True)
+import asyncio
+from media_core.decoding import BytesSource, DecodingPool
+class Endless(BytesSource):
+    async def read(self, start, length):
+        print("asked", flush=True)
         await asyncio.Event().wait()
+async def main():
+    async with DecodingPool(processes=2) as pool:
+        await asyncio.gather(*(pool.run("thumbnail", Endless(bytes(1_000))) for _ in range(2)))
 asyncio.run(main())
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert parent.stdout is not None
-    assert parent.stdout.readline() == b"ready\n"
-    orphans = children(parent.pid)
-    assert len(orphans) == 2
+    assert [parent.stdout.readline() for _ in range(2)] == [b"asked\n"] * 2
+    orphans = psutil.Process(parent.pid).children(recursive=True)
+    assert len(orphans) == 3
     parent.kill()
     parent.wait()
     parent.stdout.close()
@@ -313,11 +409,206 @@ asyncio.run(main())
     assert alive == []
 
 
-async def test_a_pool_leaves_no_process_behind() -> None:
-    before = {child.pid for child in children()}
-    async with DecodingPool(processes=2):
-        assert len(children()) == len(before) + 2
-    assert {child.pid for child in children()} <= before
+async def test_a_pool_leaves_no_process_behind(processes: Processes) -> None:
+    async with DecodingPool(processes=2) as pool:
+        await two_at_once(pool)
+        slow = Slow()
+        request = asyncio.create_task(pool.run("thumbnail", slow))
+        await slow.asked.wait()
+        assert (len(processes.zygotes), len(processes.children)) == (1, 2)
+    assert (processes.zygotes, processes.children) == ([], [])
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    with pytest.raises(DecodingFailed):
+        await pool.run("thumbnail", BytesSource(PICTURE))
+    assert processes.zygotes == []
+
+
+# Nothing runs that is not needed
+
+
+def test_the_parent_loads_no_decoder() -> None:
+    program = """
+import asyncio, sys
+from media_core.decoding import BytesSource, DecodingPool
+async def main():
+    async with DecodingPool() as pool:
+        await pool.warm()
+asyncio.run(main())
+print(sorted({"PIL", "av", "pillow_heif", "numpy"} & set(sys.modules)))
+"""
+    assert subprocess.check_output([sys.executable, "-c", program]) == b"[]\n"
+
+
+async def test_an_open_pool_is_nothing_until_its_first_task(processes: Processes) -> None:
+    async with DecodingPool(processes=2) as pool:
+        assert (processes.zygotes, processes.children) == ([], [])
+        await assert_it_still_works(pool)
+        assert (len(processes.zygotes), len(processes.children)) == (1, 1)
+
+
+async def test_a_pool_that_was_warmed_has_its_zygote_and_no_child(processes: Processes) -> None:
+    async with DecodingPool(processes=2, zygote_idle_seconds=0.3) as pool:
+        await pool.warm()
+        assert (len(processes.zygotes), len(processes.children)) == (1, 0)
+        await processes.become(zygotes=0, children=0)
+        await asyncio.gather(pool.warm(), pool.warm())
+        assert len(processes.zygotes) == 1
+
+
+async def test_what_has_nothing_to_do_ends_and_comes_back_when_needed(processes: Processes) -> None:
+    async with DecodingPool(processes=2, child_idle_seconds=0.3, zygote_idle_seconds=0.5) as pool:
+        for _ in range(2):
+            await two_at_once(pool)
+            assert (len(processes.zygotes), len(processes.children)) == (1, 2)
+            await processes.become(zygotes=1, children=0)
+            await processes.become(zygotes=0, children=0)
+
+
+async def test_of_two_children_the_one_that_is_not_needed_ends(processes: Processes) -> None:
+    async with DecodingPool(processes=2, child_idle_seconds=0.5) as pool:
+        await two_at_once(pool)
+        await assert_it_still_works(pool)
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            await assert_it_still_works(pool)
+        assert len(processes.children) == 1
+
+
+async def test_a_child_at_work_outlasts_the_clocks(processes: Processes) -> None:
+    async def linger() -> None:
+        await asyncio.sleep(0.5)
+
+    async with DecodingPool(processes=1, child_idle_seconds=0.1, zygote_idle_seconds=0.1) as pool:
+        for _ in range(2):
+            await pool.run("thumbnail", Watched(PICTURE, linger))
+        assert len(processes.zygotes) == 1
+
+
+# A zygote's misfortune
+
+
+async def test_a_zygote_that_is_killed_takes_its_children_and_their_tasks_with_it(processes: Processes) -> None:
+    async def kill() -> None:
+        processes.zygotes[0].kill()
+        await processes.become(zygotes=0, children=0)
+
+    async with DecodingPool(processes=2) as pool:
+        await two_at_once(pool)
+        with pytest.raises(DecodingFailed) as failed:
+            await pool.run("thumbnail", Watched(PICTURE, kill))
+        assert failed.value.code == "crashed"
+        await two_at_once(pool)
+        assert (len(processes.zygotes), len(processes.children)) == (1, 2)
+
+
+async def test_a_child_that_crashes_leaves_nobody_with_its_address_layout(processes: Processes) -> None:
+    async with DecodingPool(processes=2) as pool:
+        slow = Slow()
+        other = asyncio.create_task(pool.run("thumbnail", slow))
+        await slow.asked.wait()
+        (first,), others_child = processes.zygotes, processes.child
+
+        async def crash() -> None:
+            (child,) = (child for child in processes.children if child != others_child)
+            child.send_signal(signal.SIGSEGV)
+
+        with pytest.raises(DecodingFailed):
+            await pool.run("thumbnail", Watched(PICTURE, crash))
+        await assert_it_still_works(pool)
+        assert sorted(child.ppid() == first.pid for child in processes.children) == [False, True]
+        slow.answer.set()
+        assert isinstance(await other, Thumbnail)
+        await processes.become(zygotes=1, children=1)
+        assert first not in processes.zygotes
+
+
+async def test_a_child_that_hangs_leaves_nobody_with_its_address_layout(processes: Processes) -> None:
+    async with DecodingPool(processes=2, limits=Limits(wall_seconds=1)) as pool:
+        await two_at_once(pool)
+        first = processes.zygotes
+
+        async def hang() -> None:
+            for child in processes.children:
+                child.suspend()
+
+        with pytest.raises(DecodingFailed):
+            await pool.run("thumbnail", Watched(PICTURE, hang))
+        await processes.become(zygotes=0, children=0)
+        await assert_it_still_works(pool)
+        assert processes.zygotes != first
+
+
+def wait_for_the_end_of(processes: list[psutil.Process]) -> None:
+    """Blocks, so that a pool can't hear of it before its next task."""
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+        time.sleep(0.01)
+
+
+async def test_a_zygote_that_is_killed_between_tasks_is_not_missed(processes: Processes) -> None:
+    async with DecodingPool(processes=2) as pool:
+        await two_at_once(pool)
+        for _ in range(3):
+            gone = [*processes.zygotes, *processes.children]
+            assert len(gone) == 3
+            gone[0].kill()
+            wait_for_the_end_of(gone)
+            await two_at_once(pool)
+
+
+async def test_children_that_are_killed_at_rest_are_not_missed(processes: Processes) -> None:
+    async with DecodingPool(processes=2) as pool:
+        await two_at_once(pool)
+        gone = processes.children
+        for child in gone:
+            child.kill()
+        wait_for_the_end_of(gone)
+        await two_at_once(pool)
+        await processes.become(zygotes=1, children=2)
+
+
+async def test_a_zygote_that_hangs_is_replaced(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with DecodingPool(processes=1) as pool:
+        await pool.warm()
+        (hung,) = processes.zygotes
+        hung.suspend()
+        monkeypatch.setattr(children_module, "READY_SECONDS", 2.0)
+        await assert_it_still_works(pool)
+        assert hung not in processes.zygotes
+
+
+def test_the_apis_event_loop_serves_as_well() -> None:
+    program = """
+import asyncio, sys, uvloop
+from media_core.decoding import BytesSource, DecodingPool
+from tests.integration.decoding_processes import Processes
+async def main():
+    processes, source = Processes(), BytesSource(sys.stdin.buffer.read())
+    async with DecodingPool(processes=2, child_idle_seconds=0.3, zygote_idle_seconds=0.3) as pool:
+        for _ in range(3):
+            await asyncio.gather(*(pool.run("inspect_image", source) for _ in range(10)))
+            processes.zygotes[0].kill()
+            await processes.become(zygotes=0, children=0)
+        await pool.run("inspect_image", source)
+        await processes.become(zygotes=0, children=0)
+        await pool.run("inspect_image", source)
+    assert not processes.zygotes
+uvloop.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], input=PICTURE, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+async def test_decoders_that_cannot_be_loaded_fail_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with DecodingPool(processes=1) as pool:
+        for executable in ("/bin/false", "/nowhere/python"):
+            monkeypatch.setattr(sys, "executable", executable)
+            with pytest.raises(DecodingFailed) as failed:
+                await pool.run("inspect_image", BytesSource(PICTURE))
+            assert failed.value.code == "crashed"
+        monkeypatch.undo()
+        await assert_it_still_works(pool)
 
 
 # Probing
@@ -490,11 +781,11 @@ async def test_a_pause_in_the_timestamps_is_silence(decoding_pool: DecodingPool)
     assert pitches(after) == [0, 700]
 
 
-async def test_long_silence_is_read_in_flat_memory(pool: DecodingPool) -> None:
+async def test_long_silence_is_read_in_flat_memory(pool: DecodingPool, processes: Processes) -> None:
     hours = media.long_silence(2)
     facts: MediaFacts = await pool.run("probe", BytesSource(hours))
     assert facts.duration == pytest.approx(7_200, abs=1)
-    child = only_child(pool)
+    child = processes.child
     await pool.run("audio_window", BytesSource(hours), start=0.0, seconds=30.0)
     before = child.memory_info().rss
     source = Watched(hours)
@@ -503,7 +794,7 @@ async def test_long_silence_is_read_in_flat_memory(pool: DecodingPool) -> None:
         assert len(window) == 30 * 16_000
         assert max(window) < 10
     assert source.bytes_read <= 3 * len(hours)
-    assert only_child(pool).pid == child.pid
+    assert processes.child.pid == child.pid
     assert child.memory_info().rss - before < 8 << 20
 
 

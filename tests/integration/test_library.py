@@ -1,23 +1,24 @@
 """What is stored, seen through access rules: rooms, deleting, verdicts, the sweep."""
 
 import secrets
-from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
 from media_core.database import Database
-from media_core.errors import Refused
+from media_core.errors import Refused, Unavailable
 from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
-from media_core.queue import Lease, LeaseLost, NotYet, Queue, enqueue
+from media_core.queue import Lease, LeaseLost, NotYet, Queue, enqueue, enqueue_for_content
 from media_core.quota import Usage
 from media_core.store.folder import FolderStore
 from media_core.sweep import sweep
 from media_core.tokens import Claims
 from media_core.uploads import Uploads
 from tests.fixtures.media import photo
-from tests.integration.acting import judge, left_behind, upload, usage
+from tests.integration.acting import days_pass, judge, left_behind, minutes_pass, upload, usage, verdict
+from tests.integration.api_server import Api
+from tests.integration.api_server import upload as upload_to
 from tests.integration.tenancy import ADMIN, ALICE, BOB, GENEROUS, STRANGER
 
 
@@ -52,13 +53,13 @@ async def test_a_verdict_needs_the_lease(uploads: Uploads, library: Library, dat
     assert lease is not None
     stale = Lease(lease.job_id, "scan", "another token", lease.payload, 1, 0)
     with pytest.raises(LeaseLost):
-        await library.record_verdict(stale, status="clean", detail=None, engine="stale")
+        await verdict(library, stale, "clean")
     assert await refusal(library.find(ALICE, uploaded.media_id, "read")) == "scan_pending"
-    await library.record_verdict(lease, status="clean", detail=None, engine="test")
+    await verdict(library, lease, "clean")
     assert (await library.find(ALICE, uploaded.media_id, "read")).scan_status == "clean"
 
 
-async def test_a_later_rescan_can_find_clean_content_infected(
+async def test_a_later_rescan_can_find_clean_content_infected_which_is_held_and_gone_when_its_days_are_over(
     uploads: Uploads, library: Library, database: Database, folder_store: FolderStore
 ) -> None:
     uploaded = await upload(uploads, b"slept for a month")
@@ -67,7 +68,39 @@ async def test_a_later_rescan_can_find_clean_content_infected(
     assert (await library.find(ALICE, uploaded.media_id, "read")).scan_status == "clean"
     await judge(library, database, uploaded, "infected")
     assert await refusal(library.find(ALICE, uploaded.media_id, "see")) == "not_found"
-    assert [entry async for entry in folder_store.list()] == []
+    assert await refusal(library.servable(uploaded.sha256)) == "not_found"
+    assert await refusal(upload(uploads, b"slept for a month")) == "infected"
+    assert await usage(database) == Usage(0, 0, GENEROUS.max_bytes)
+    key = content_key(uploads.tenant_id, uploaded.sha256)
+    assert (await sweep(library)).marked == 0
+    assert await folder_store.head(key) is not None
+    await days_pass(database)
+    assert (await sweep(library)).marked == 1
+    assert await folder_store.head(key) is None
+    assert await refusal(upload(uploads, b"slept for a month")) == "infected"
+
+
+async def test_what_a_rescan_found_wrongly_is_back_as_it_was_once_newer_signatures_let_it_go(
+    uploads: Uploads, library: Library, database: Database, folder_store: FolderStore
+) -> None:
+    data = photo(640, 480)
+    uploaded = await upload(uploads, data, room_id="garden")
+    second = await upload(uploads, data, caller=BOB)
+    await judge(library, database, uploaded, "clean")
+    before = await library.totals()
+    await library.rescan(ADMIN, uploaded.media_id)
+    await judge(library, database, uploaded, "infected")
+    assert (await library.totals()).items == 0
+    async with database.transaction() as tx:
+        await enqueue_for_content(tx, "scan", uploaded.sha256)
+    await judge(library, database, uploaded, "clean")
+    assert await library.totals() == before
+    assert (await library.find(BOB, second.media_id, "read")).scan_status == "clean"
+    assert [entry.item.media_id for entry in await library.list_room(ALICE, "garden")] == [uploaded.media_id]
+    key = content_key(uploads.tenant_id, uploaded.sha256)
+    assert b"".join([chunk async for chunk in folder_store.stream(key)]) == data
+    await days_pass(database)
+    assert (await sweep(library)).marked == 0
 
 
 async def test_a_scan_that_fails_for_good_leaves_the_content_closed_and_the_sweep_tries_again(
@@ -165,15 +198,15 @@ async def test_the_sweep_finishes_a_deletion_that_died_half_way(
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr(library, "collect", dies)
+        patch.setattr(library.contents, "remove", dies)
         with pytest.raises(Died):
             await library.delete(ALICE, uploaded.media_id)
     assert await usage(database) == Usage(0, 0, GENEROUS.max_bytes)
-    assert (await sweep(library)).doomed == 1
+    assert (await sweep(library)).marked == 1
     assert await left_behind(database, folder_store) == (0, 0, 0, 0, 0)
 
 
-async def test_content_that_is_uploaded_again_before_it_was_collected_stays(
+async def test_content_that_is_uploaded_again_before_it_was_removed_stays(
     uploads: Uploads, library: Library, database: Database, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploaded = await upload(uploads, b"x" * 100)
@@ -182,27 +215,32 @@ async def test_content_that_is_uploaded_again_before_it_was_collected_stays(
         return
 
     with monkeypatch.context() as patch:
-        patch.setattr(library, "collect", later)
+        patch.setattr(library.contents, "remove_soon", later)
         await library.delete(ALICE, uploaded.media_id)
     await upload(uploads, b"x" * 100)
-    await library.collect(uploaded.sha256)
+    assert not await library.contents.remove(uploaded.sha256)
     assert await folder_store.head(content_key(uploads.tenant_id, uploaded.sha256)) is not None
     assert (await usage(database)).stored == 100
 
 
-async def test_the_sweep_removes_old_objects_without_a_row_and_spares_young_ones(
-    uploads: Uploads, library: Library, database: Database, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
+async def test_a_deletion_is_done_once_it_is_committed_wherever_the_store_is_and_the_sweep_finishes_it(
+    fresh_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = await upload(uploads, b"x" * 100)
-    orphan = content_key(uploads.tenant_id, "f" * 64)
-    await folder_store.put(orphan, b"put by a process that died before its commit")
-    assert (await sweep(library)).orphans == 0
-    monkeypatch.setattr("media_core.sweep.GRACE", timedelta(seconds=-1))
-    assert (await sweep(library)).orphans == 1
-    assert await folder_store.head(orphan) is None
-    assert await folder_store.head(content_key(uploads.tenant_id, kept.sha256)) is not None
-    async with database.transaction() as tx:
-        assert await tx.scalar(text("SELECT count(*) FROM blob")) == 1
+    async def away(self: FolderStore, *keys: str) -> None:
+        raise Unavailable("object store", "connection refused")
+
+    async with fresh_api.client() as client:
+        uploaded = await upload_to(client, b"x" * 1000)
+        with monkeypatch.context() as patch:
+            patch.setattr(FolderStore, "delete", away)
+            assert (await client.delete(f"/v1/media/{uploaded['media_id']}")).status_code == 204
+        assert (await client.get(f"/v1/media/{uploaded['media_id']}/info")).status_code == 404
+        assert (await client.delete(f"/v1/media/{uploaded['media_id']}")).status_code == 204
+    assert (await usage(fresh_api.database)).stored == 0
+    assert (await sweep(fresh_api.library)).marked == 0  # whoever claimed it may still be at it
+    await minutes_pass(fresh_api.database)
+    assert (await sweep(fresh_api.library)).marked == 1
+    assert [entry.key async for entry in fresh_api.store.list() if not entry.key.endswith("/.birth")] == []
 
 
 async def test_callers_see_only_their_own_rooms_of_an_item(uploads: Uploads, library: Library) -> None:

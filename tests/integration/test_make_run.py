@@ -104,6 +104,14 @@ class MakeRun:
         document = yaml.safe_load(self.manifest.read_text())
         for name, value in spec.items():
             document["spec"][name] = {**document["spec"][name], **value} if isinstance(value, dict) else value
+        return self._write(document)
+
+    def annotate(self, name: str, value: str) -> int:
+        document = yaml.safe_load(self.manifest.read_text())
+        document["metadata"].setdefault("annotations", {})[name] = value
+        return self._write(document)
+
+    def _write(self, document: Any) -> int:
         here = len(self.lines)
         fresh = self.manifest.with_suffix(".new")
         fresh.write_text(yaml.safe_dump(document))
@@ -358,6 +366,94 @@ def test_its_end_leaves_no_process_behind_and_the_next_run_finds_the_data(make_r
             with run.client() as client:
                 again = client.get(f"/v1/media/download/{media}", headers=bearer)
                 assert again.content == b"to be found again"
+
+
+# --- a database that is not there any more ---------------------------------------------------------------------------
+
+ACCEPT_DATA, REMOVE_ORPHANS = "media.scaiwave.io/accept-data", "media.scaiwave.io/remove-orphans"
+
+
+def objects_of(run: MakeRun) -> dict[str, bytes]:
+    """What the tenant has stored, by hash."""
+    folder = run.folder / "buckets" / "media-acme" / "tenant" / "acme"
+    return {path.name: path.read_bytes() for path in folder.iterdir() if re.fullmatch("[0-9a-f]{64}", path.name)}
+
+
+def birth_of(run: MakeRun) -> dict[str, Any]:
+    mark = run.folder / "buckets" / "media-acme" / "tenant" / "acme" / ".birth"
+    found: dict[str, Any] = json.loads(mark.read_bytes())
+    return found
+
+
+def sweep(run: MakeRun) -> None:
+    """As `make run` does every quarter of an hour, with what it tells its processes."""
+    environment = run.api().environ()
+    subprocess.run([sys.executable, "-m", "media_workers", "sweep"], env=environment, check=True, capture_output=True)
+
+
+def test_files_whose_database_is_gone_are_kept_until_it_is_back(make_run: Starter) -> None:
+    run = make_run().ready()
+    until(lambda: served_condition(run, "ApiReady") == "True")
+    sent = [upload(run, os.urandom(50_000), f"{number}.bin").json()["data"] for number in range(5)]
+    sweep(run)
+    kept, born = objects_of(run), birth_of(run)
+    assert kept.keys() == {each["sha256"] for each in sent}
+    assert run.end() == 0
+    postgres, away = run.folder / "postgres", run.folder / "postgres.away"
+    postgres.rename(away)
+    hours_ago = time.time() - 30 * 24 * 3600
+    for name in kept:
+        os.utime(run.folder / "buckets" / "media-acme" / "tenant" / "acme" / name, (hours_ago, hours_ago))
+
+    lost = make_run(run.home)
+    said = lost.said(
+        r"^DatabaseReady +False +DataMismatch +schema tenant_acme is new, but bucket media-acme belongs to"
+    )
+    assert f'write into the manifest: metadata: {{annotations: {{{ACCEPT_DATA}: "{born["birth_id"]}"}}}}' in said
+    for waiting in ("PolicyApplied", "ApiReady", "WorkersReady"):
+        lost.said(rf"^{waiting} +False +WaitingForDatabase")
+    assert [child for child in lost.family() if "media_api" in child.cmdline()] == []
+    assert lost.end() == 0
+    assert (objects_of(lost), birth_of(lost)) == (kept, born)
+
+    shutil.rmtree(postgres)
+    away.rename(postgres)
+    back = make_run(run.home).ready()
+    until(lambda: served_condition(back, "ApiReady") == "True")
+    with back.client() as client:
+        for each in sent:
+            assert client.get(f"/v1/media/{each['media_id']}/info").status_code == 200
+    assert back.end() == 0
+
+
+def test_who_gives_up_a_lost_database_goes_on_with_a_new_one_and_loses_no_object_unasked(make_run: Starter) -> None:
+    run = make_run(MEDIA_RETENTION_ORPHANS_FEW="2").ready()
+    until(lambda: served_condition(run, "ApiReady") == "True")
+    for number in range(5):
+        assert upload(run, os.urandom(50_000), f"{number}.bin").status_code == 201
+    kept, given_up = objects_of(run), birth_of(run)["birth_id"]
+    assert run.end() == 0
+    shutil.rmtree(run.folder / "postgres")
+
+    run = make_run(run.home, MEDIA_RETENTION_ORPHANS_FEW="2").ready()
+    run.said(r"^DatabaseReady +False +DataMismatch")
+    here = run.annotate(ACCEPT_DATA, given_up)
+    run.said(rf'^metadata.annotations: {ACCEPT_DATA}: null -> "{given_up}"$', after=here)
+    run.said(r"^DatabaseReady is True \(SchemaCurrent\)", after=here)
+    run.said(r"^ApiReady is True", after=here)
+    assert birth_of(run)["birth_id"] != given_up
+    until(lambda: upload(run, b"life goes on").status_code == 201)
+
+    sweep(run)
+    assert kept.items() <= objects_of(run).items()
+    said = run.said(r"^DataConsistent is False \(OrphansKept\): 5 of 6 objects \(0\.2 MiB\) have no row", after=here)
+    released = re.search(rf'{REMOVE_ORPHANS}: "([^"]+)"', said)
+    assert released
+    here = run.annotate(REMOVE_ORPHANS, released[1])
+    run.said(r"^metadata.annotations: .* -> ", after=here)
+    until(lambda: sweep(run) or len(objects_of(run)) == 1)
+    run.said(r"^DataConsistent is True \(Consistent\)", after=here)
+    assert run.end() == 0
 
 
 # --- a run that cannot start -----------------------------------------------------------------------------------------

@@ -1,17 +1,21 @@
 """One contract, every store: a folder, versitygw, MinIO and, if the environment names one, an S3 server of yours."""
 
 import asyncio
+import errno
 import hashlib
 import http.server
 import os
 import secrets
+import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -19,12 +23,15 @@ from urllib.parse import parse_qsl, urlsplit
 import boto3
 import httpx
 import pytest
+from botocore.config import Config
 
 from media_core.errors import Refused, Unavailable
 from media_core.keys import content_key, thumbnail_key
 from media_core.store import FolderStore, ObjectMissing, ObjectStore, S3Store, StoreSettings, open_store
 from media_core.store import folder as folder_module
 from media_core.store import s3 as s3_module
+from media_core.store.base import USUAL_MOST
+from media_core.store.presign import presigned_get
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
 
@@ -57,18 +64,28 @@ class Opened:
         if "MEDIA_STORE_FOLDER" in self.environment:
             root = Path(self.environment["MEDIA_STORE_FOLDER"])
             return sorted(str(path.relative_to(root)) for path in (root / prefix).rglob("*") if path.is_file())
-        client = boto3.client(
+        objects = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
+        return sorted([found["Key"] for found in objects] + self.unfinished(f"{prefix}.staging/{staging_name}"))
+
+    def unfinished(self, key: str) -> list[str]:
+        """Uploads to this key that nobody completed or aborted; none in a folder."""
+        if "MEDIA_STORE_FOLDER" in self.environment:
+            return []
+        uploads = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=key).get("Uploads", [])
+        return [f"unfinished {upload['Key']}" for upload in uploads]
+
+    @property
+    def bucket(self) -> str:
+        return self.environment["MEDIA_S3_BUCKET"]
+
+    @cached_property
+    def client(self) -> Any:
+        return boto3.client(
             "s3",
             endpoint_url=self.environment["MEDIA_S3_ENDPOINT"],
             region_name=self.environment["MEDIA_S3_REGION"],
             aws_access_key_id=self.environment["MEDIA_S3_ACCESS_KEY_ID"],
             aws_secret_access_key=self.environment["MEDIA_S3_SECRET_ACCESS_KEY"],
-        )
-        bucket = self.environment["MEDIA_S3_BUCKET"]
-        objects = client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}.staging/{staging_name}")
-        return sorted(
-            [found["Key"] for found in objects] + [f"unfinished {u['Key']}" for u in uploads.get("Uploads", [])]
         )
 
 
@@ -189,6 +206,23 @@ class served_folder:  # noqa: N801 - used as a context manager, like a function
         self._server.server_close()
 
 
+async def stop(server: S3Server) -> None:
+    """Makes it hang, and returns once none of its threads runs any more."""
+    assert server.process
+    server.process.send_signal(signal.SIGSTOP)
+    while runs(server.process.pid):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.005)
+
+
+def runs(pid: int) -> bool:
+    return any(") T " not in (thread / "stat").read_text() for thread in Path(f"/proc/{pid}/task").iterdir())
+
+
+def go_on(server: S3Server) -> None:
+    assert server.process
+    server.process.send_signal(signal.SIGCONT)
+
+
 async def everything_in(stream: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
@@ -244,6 +278,19 @@ async def test_a_range_is_what_slicing_gives(opened: Opened, store: ObjectStore,
     assert await store.read(opened.key(), start, length) == data[start : start + length]
     assert await everything_in(store.stream(opened.key(), start, length)) == data[start : start + length]
     assert await everything_in(store.stream(opened.key(), start)) == data[start:]
+
+
+@pytest.mark.parametrize("size", [256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, MIB, MIB + 1])
+async def test_objects_around_the_sizes_at_which_reading_changes_are_read_whole(
+    opened: Opened, store: ObjectStore, size: int
+) -> None:
+    data = secrets.token_bytes(size)
+    await store.put(opened.key(), data)
+    assert await store.read(opened.key(), 0, size) == data
+    assert await store.read(opened.key(), 0, size + 1) == data
+    assert await store.read(opened.key(), 5, size) == data[5:]
+    assert await everything_in(store.stream(opened.key())) == data
+    assert await everything_in(store.stream(opened.key(), size - 3)) == data[-3:]
 
 
 async def test_a_large_object_is_streamed_in_chunks(opened: Opened, store: ObjectStore) -> None:
@@ -343,11 +390,82 @@ async def test_puts_of_one_key_at_the_same_time_leave_one_of_them_whole(opened: 
     assert opened.everything("") == [opened.key()]
 
 
+async def test_a_removal_ends_in_time_and_leaves_what_it_did_not_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "DELETE_SECONDS", 0.5)
+    server = await s3_servers.start("versitygw", tmp_path)
+    opened = opened_s3(server, "tslow")
+    keys = [opened.key(str(number)) for number in range(60)]
+    try:
+        for key in keys:
+            await opened.store.put(key, b"x")
+        await stop(server)
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match=r"S3 did not answer: it was not done after 0\.5 seconds"):
+            await opened.store.delete(*keys)
+        assert time.monotonic() - started < 2
+        go_on(server)
+        await asyncio.sleep(1)  # what was under way when it stopped is carried out now
+        assert len(await listed(opened.store)) >= 30
+        await opened.store.delete(*keys)
+        assert await listed(opened.store) == []
+    finally:
+        server.stop()
+
+
+async def test_a_removal_from_a_folder_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path, "tslow", b"", "http://127.0.0.1:1")
+    key = content_key("tslow", "ab" * 32)
+    await store.put(key, b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "DELETE_SECONDS", -1.0)
+        with pytest.raises(Unavailable, match="the folder does not answer"):
+            await store.delete(key)
+    await asyncio.sleep(0.1)  # the thread that was given up
+    assert await listed(store) == [key]
+
+
+async def test_a_folder_reads_what_the_kernel_does_not_have_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_cached(path: Path) -> int:
+        raise BlockingIOError(errno.EAGAIN, "not cached", str(path))
+
+    store = FolderStore(tmp_path, "tcold", b"", "http://127.0.0.1:1")
+    key, data = content_key("tcold", "ab" * 32), secrets.token_bytes(100_000)
+    await store.put(key, data)
+    with (tmp_path / key).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # the bytes have to come from the disk
+    assert await store.read(key, 0, len(data)) == data
+    monkeypatch.setattr(folder_module, "_open_cached", not_cached)
+    assert await store.read(key, 10, 20) == data[10:30]
+    assert await everything_in(store.stream(key)) == data
+    with pytest.raises(ObjectMissing):
+        await store.read(f"{key}0", 0, 1)
+
+
+async def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    root = tmp_path / "objects"
+    store = FolderStore(root, "tgone", b"", "http://127.0.0.1:1")
+    key = content_key("tgone", "ab" * 32)
+    await store.put(key, b"x")
+    for remove in (root / "tenant" / "tgone" / ".staging", root / "tenant", root):
+        shutil.rmtree(remove)
+        await store.put(key, b"y")
+        assert await store.read(key, 0, 1) == b"y"
+    shutil.rmtree(root)
+    await store.probe()
+    assert root.is_dir()
+
+
 # --- large objects
 
 
-async def staged(store: ObjectStore, data: bytes, name: str = "upload", chunk: int = 300_000) -> Any:
-    upload = await store.stage(name)
+async def staged(
+    store: ObjectStore, data: bytes, name: str = "upload", chunk: int = 300_000, key: str | None = None
+) -> Any:
+    upload = await store.stage(name, at_most=len(data), key=key)
     for start in range(0, len(data), chunk):
         await upload.write(data[start : start + chunk])
     return upload
@@ -437,7 +555,8 @@ async def test_discarding_before_the_end_leaves_nothing(opened: Opened, store: O
 
 
 async def test_an_upload_that_is_cancelled_in_a_write_can_be_discarded(opened: Opened, store: ObjectStore) -> None:
-    upload = await staged(store, bytes(9 * MIB))
+    upload = await store.stage("upload")
+    await upload.write(bytes(9 * MIB))
     writing = asyncio.create_task(upload.write(bytes(30 * MIB)))
     await asyncio.sleep(0)
     writing.cancel()
@@ -459,17 +578,72 @@ async def test_uploads_at_the_same_time_do_not_mix(opened: Opened, store: Object
         assert data == bytes([number]) * (9 * MIB)
 
 
-async def test_memory_does_not_grow_with_the_object(opened: Opened) -> None:
-    """The child stages and streams 8 MiB, then 160 MiB, and says how far its peak memory rose between."""
+async def test_memory_is_what_the_store_says_and_does_not_grow_with_the_object(opened: Opened) -> None:
+    """The child stages and streams 1 MiB, 30 MiB, 120 MiB, and says how far its peak memory rose each time."""
     async with child(opened, "measure", opened.key()) as running:
-        grown = int(await line(running))
-        assert grown < 24 * MIB, f"{grown / MIB:.0f} MiB more"
+        first, then = [int(await line(running)) for _ in range(2)]
+    assert first < opened.store.memory_of(30 * MIB) + 10 * MIB, f"{first / MIB:.0f} MiB more"
+    assert then < 10 * MIB, f"{then / MIB:.0f} MiB more"
+
+
+async def test_more_than_was_announced_is_refused(opened: Opened, store: ObjectStore) -> None:
+    upload = await store.stage("upload", at_most=1000)
+    await upload.write(bytes(600))
+    with pytest.raises(ValueError, match="more than the 1,000 bytes"):
+        await upload.write(bytes(401))
+    await upload.write(bytes(400))
+    await upload.finish()
+    assert upload.size == 1000
+    await upload.discard()
+
+
+@pytest.mark.parametrize(
+    ("at_most", "part_bytes"),
+    [
+        (0, 5 * MIB),
+        (512 * MIB, 5 * MIB),
+        (USUAL_MOST, 5 * MIB),
+        (9_900 * 5 * MIB, 5 * MIB),
+        (9_900 * 5 * MIB + 1, 6 * MIB),
+        (80_000 * MIB, 9 * MIB),
+        (5 * 1024**4, 530 * MIB),
+    ],
+)
+def test_parts_are_as_small_as_they_can_be(at_most: int, part_bytes: int) -> None:
+    assert s3_module.part_bytes_for(at_most) == part_bytes
+    assert part_bytes * 9_900 >= at_most
+    assert part_bytes == 5 * MIB or (part_bytes - MIB) * 9_900 < at_most
+
+
+async def test_s3_takes_nothing_larger_than_it_can_hold() -> None:
+    store = S3Store(s3_servers.nobody(), "tlarge")
+    with pytest.raises(ValueError, match="S3 takes no object of more than 5,497,558,138,880 bytes"):
+        await store.stage("upload", at_most=5 * 1024**4 + 1)
+    assert store.memory_of(3 * MIB) == 7 * MIB
+    assert store.memory_of() == 14 * MIB
+    assert store.memory_of(80_000 * MIB) == 22 * MIB
+
+
+async def test_an_object_that_may_be_large_is_made_of_larger_parts(s3: S3Server) -> None:
+    opened = opened_s3(s3, f"t{secrets.token_hex(6)}")
+    data = secrets.token_bytes(20 * MIB)
+    upload = await opened.store.stage("upload", at_most=9_900 * 8 * MIB)
+    await upload.write(data)
+    await upload.finish()
+    staging = f"tenant/{opened.tenant_id}/.staging/upload"
+    made_of = (await asyncio.to_thread(opened.client.head_object, Bucket=opened.bucket, Key=staging))["ETag"]
+    assert made_of.endswith('-3"'), made_of  # two parts of 8 MiB and a rest; of 5 MiB it would be four
+    await upload.promote(opened.key())
+    await upload.discard()
+    assert await everything_in(opened.store.stream(opened.key())) == data
+    await opened.store.delete(opened.key())
+    await opened.store.aclose()
 
 
 async def test_a_copy_beyond_one_requests_size_is_made_in_parts(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_module, "COPY_PART_BYTES", 5 * MIB)  # S3's smallest; really 512 MiB
+    monkeypatch.setattr(s3_module, "COPY_PART_BYTES", 5 * MIB)  # S3's smallest; really 128 MiB
     opened = opened_s3(s3, f"t{secrets.token_hex(6)}")
-    data = secrets.token_bytes(12 * MIB + 5)
+    data = secrets.token_bytes(42 * MIB + 5)
     upload = await staged(opened.store, data)
     await upload.finish()
     await upload.promote(opened.key())
@@ -478,6 +652,175 @@ async def test_a_copy_beyond_one_requests_size_is_made_in_parts(s3: S3Server, mo
     assert await everything_in(opened.store.stream(opened.key())) == data
     assert opened.everything("upload") == [opened.key()]
     await opened.store.delete(opened.key())
+    await opened.store.aclose()
+
+
+async def test_a_copy_that_fails_or_is_cut_leaves_no_parts_and_can_be_made_again(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "COPY_PART_BYTES", 5 * MIB)
+    opened = opened_s3(s3, f"t{secrets.token_hex(6)}")
+    data = secrets.token_bytes(60 * MIB)
+    upload = await staged(opened.store, data)
+    await upload.finish()
+    await upload.promote(opened.key("warm"))  # boto3 is loaded
+    for patience in (0.0, 0.005, 0.02, 0.05):
+        promoting = asyncio.create_task(upload.promote(opened.key()))
+        await asyncio.sleep(patience)
+        promoting.cancel()
+        await asyncio.wait({promoting})
+    async with asyncio.timeout(30):
+        while await asyncio.to_thread(opened.unfinished, opened.key()):  # noqa: ASYNC110 - the threads tell nobody
+            await asyncio.sleep(0.05)
+    await upload.promote(opened.key())
+    assert await everything_in(opened.store.stream(opened.key())) == data
+
+    staging = f"tenant/{opened.tenant_id}/.staging/upload"
+    await asyncio.to_thread(opened.client.delete_object, Bucket=opened.bucket, Key=staging)
+    with pytest.raises(Unavailable, match="S3 answered NoSuchKey"):
+        await upload.promote(opened.key("b"))
+    assert opened.unfinished(opened.key("b")) == []
+    assert await opened.store.head(opened.key("b")) is None
+    await upload.discard()
+    await opened.store.delete(opened.key(), opened.key("warm"))
+    await opened.store.aclose()
+
+
+async def test_a_server_may_take_its_time_to_join_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "ANSWER_TIMEOUT", timedelta(milliseconds=400))
+    server = await s3_servers.start("versitygw", tmp_path)
+    opened = opened_s3(server, "tjoins")
+    try:
+        for joined_a_second, patient in ((64 * MIB, False), (MIB, True)):
+            monkeypatch.setattr(s3_module, "JOINED_BYTES_A_SECOND", joined_a_second)
+            upload = await staged(opened.store, bytes(6 * MIB))
+            await asyncio.sleep(0.2)
+            await stop(server)
+            finishing = asyncio.create_task(upload.finish())
+            await asyncio.sleep(1.5)
+            go_on(server)
+            if patient:
+                await finishing
+            else:
+                with pytest.raises(Unavailable, match="S3 did not answer: it takes too long"):
+                    await finishing
+            await upload.discard()
+        assert opened.everything("upload") == []
+    finally:
+        server.stop()
+
+
+async def test_a_server_that_hangs_under_an_upload_is_noticed_and_a_client_that_pauses_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "ANSWER_TIMEOUT", timedelta(milliseconds=500))
+    server = await s3_servers.start("versitygw", tmp_path)
+    opened = opened_s3(server, "thangs")
+    try:
+        upload = await opened.store.stage("upload")
+        await upload.write(bytes(7 * MIB))
+        await asyncio.sleep(1)  # a slow client
+        await upload.write(bytes(7 * MIB))
+        await stop(server)
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match="S3 did not answer: it takes too long"):
+                await upload.write(bytes(40 * MIB))
+            with pytest.raises(Unavailable, match="S3 did not answer: it takes too long"):
+                await upload.finish()
+        go_on(server)
+        await upload.discard()
+        assert opened.everything("upload") == []
+
+        upload = await opened.store.stage("upload")
+        await stop(server)
+        async with asyncio.timeout(5):
+            await upload.write(bytes(MIB))
+            with pytest.raises(Unavailable, match="S3 did not answer: it takes too long"):
+                await upload.finish()
+        go_on(server)
+        await upload.discard()
+
+        upload = await opened.store.stage("upload")
+        await upload.write(bytes(7 * MIB))
+        await asyncio.sleep(0.5)
+        await stop(server)
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable, match="S3 did not answer"):
+                await upload.discard()
+        go_on(server)
+        await upload.discard()
+        assert opened.everything("upload") == []
+    finally:
+        server.stop()
+
+
+# --- large objects whose key is known before
+
+
+@pytest.mark.parametrize("size", [0, 100, 12 * MIB])
+async def test_an_object_whose_key_is_known_needs_no_copy(opened: Opened, store: ObjectStore, size: int) -> None:
+    data = secrets.token_bytes(size)
+    upload = await staged(store, data, key=opened.key())
+    assert await listed(store) == []
+    await upload.finish()
+    assert await upload.read(0, 10) == data[:10]
+    await upload.promote(opened.key())
+    await upload.promote(opened.key())
+    await upload.discard()
+    await upload.discard()
+    assert await everything_in(store.stream(opened.key())) == data
+    assert opened.everything("upload") == [opened.key()]
+
+
+async def test_an_object_goes_to_another_key_than_it_was_begun_for(opened: Opened, store: ObjectStore) -> None:
+    upload = await staged(store, b"x" * 100, key=opened.key("a"))
+    await upload.finish()
+    await upload.promote(opened.key("b"))
+    await upload.discard()
+    assert await store.read(opened.key("b"), 0, 3) == b"xxx"
+
+
+async def test_an_upload_that_ends_early_takes_nothing_from_another_to_the_same_key(
+    opened: Opened, store: ObjectStore
+) -> None:
+    data = secrets.token_bytes(12 * MIB)
+    await store.put(opened.key(), data)
+    first = await staged(store, data, name="first", key=opened.key())
+    second = await staged(store, data, name="second", key=opened.key())
+    await first.discard()
+    assert await everything_in(store.stream(opened.key())) == data
+    await second.finish()
+    await second.promote(opened.key())
+    await second.discard()
+    assert await everything_in(store.stream(opened.key())) == data
+    assert opened.everything("") == [opened.key()]
+
+
+async def test_what_an_upload_to_a_known_key_leaves_is_swept_where_the_server_lists_it(
+    servers: dict[str, S3Server], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    server = await the_server(servers, "versitygw", tmp_path_factory)  # MinIO does not, and drops it itself
+    opened = opened_s3(server, f"t{secrets.token_hex(6)}")
+    upload = await staged(opened.store, bytes(12 * MIB), key=opened.key())
+    assert opened.unfinished(opened.key()) != []
+    assert await opened.store.sweep_staging(timedelta(hours=1)) == 0
+    assert await opened.store.sweep_staging(NOW) == 1
+    with pytest.raises(Unavailable):
+        await upload.finish()
+    await upload.discard()
+    await opened.store.sweep_staging(NOW)
+    assert opened.everything("") == opened.unfinished(opened.key()) == []
+    await opened.store.aclose()
+
+
+async def test_an_object_that_was_removed_before_it_was_promoted_is_no_object(s3: S3Server) -> None:
+    opened = opened_s3(s3, f"t{secrets.token_hex(6)}")
+    upload = await staged(opened.store, bytes(100), key=opened.key())
+    await upload.finish()
+    await opened.store.delete(opened.key())
+    with pytest.raises(Unavailable, match="has to be sent again"):
+        await upload.promote(opened.key())
+    await upload.discard()
     await opened.store.aclose()
 
 
@@ -541,8 +884,8 @@ async def test_a_put_cut_by_kill_9_leaves_the_old_bytes_or_the_new(opened: Opene
 
 def the_clock_goes_wrong(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
     """URLs are signed as if it were another time: what has expired need not be waited for."""
-    monkeypatch.setattr(folder_module, "_now", lambda: datetime.now(UTC) + by)
-    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: datetime.now(UTC).replace(tzinfo=None) + by)
+    for module in (folder_module, s3_module):
+        monkeypatch.setattr(module, "_now", lambda: datetime.now(UTC) + by)
 
 
 @pytest.fixture
@@ -627,6 +970,53 @@ async def test_urls_are_signed_for_the_public_endpoint(s3: S3Server, fetch: http
     await store.aclose()
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://127.0.0.1:9000",
+        "https://s3.eu-central-1.amazonaws.com",
+        "https://S3.example:443",
+        "http://s3.example:80",
+    ],
+)
+@pytest.mark.parametrize("disposition", ["inline", DISPOSITION, "a b+c/d~e&f=g?h#i", "żółć"])
+def test_a_url_is_the_one_that_botocore_signs(monkeypatch: pytest.MonkeyPatch, endpoint: str, disposition: str) -> None:
+    now = datetime(2026, 11, 28, 1, 2, 3, tzinfo=UTC)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: now.replace(tzinfo=None))
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="eu-central-1",
+        aws_access_key_id="AKIA/EXAMPLE",
+        aws_secret_access_key="secret+/=",
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    key = content_key("a-tenant_1.x", "ab" * 32)
+    theirs = client.generate_presigned_url(
+        "get_object",
+        Params={
+            "Bucket": "media-tests",
+            "Key": key,
+            "ResponseContentType": "text/plain; charset=utf-8",
+            "ResponseContentDisposition": disposition,
+        },
+        ExpiresIn=300,
+    )
+    ours = presigned_get(
+        endpoint,
+        "media-tests",
+        key,
+        region="eu-central-1",
+        access_key_id="AKIA/EXAMPLE",
+        secret_access_key="secret+/=",
+        now=now,
+        seconds=300,
+        answered_with={"content-type": "text/plain; charset=utf-8", "content-disposition": disposition},
+    )
+    assert urlsplit(ours).path == urlsplit(theirs).path
+    assert dict(parse_qsl(urlsplit(ours).query)) == dict(parse_qsl(urlsplit(theirs).query))
+
+
 # --- outages
 
 
@@ -662,10 +1052,9 @@ async def test_a_server_that_says_nothing_is_unavailable_within_seconds(
         monkeypatch.setattr(s3_module, name, timedelta(milliseconds=300))
     monkeypatch.setattr(s3_module, "RETRY_TIMEOUT", timedelta(milliseconds=500))
     server = await s3_servers.start("versitygw", tmp_path)
-    assert server.process
     store = S3Store(server.settings, "thung")
     await store.put(content_key("thung", "ab" * 32), b"x")
-    server.process.send_signal(signal.SIGSTOP)
+    await stop(server)
     try:
         await every_call_is_unavailable(store, content_key("thung", "ab" * 32), "S3 did not answer")
     finally:
@@ -677,7 +1066,8 @@ async def test_a_server_that_dies_under_an_upload_ends_it_and_the_rest_is_swept_
     assert server.process
     assert server.folder
     opened = opened_s3(server, "tdies")
-    upload = await staged(opened.store, bytes(20 * MIB))
+    upload = await opened.store.stage("upload")
+    await upload.write(bytes(20 * MIB))
     server.process.kill()
     server.process.wait()
     async with asyncio.timeout(60):
@@ -747,6 +1137,36 @@ async def test_a_folder_that_can_not_be_used_is_unavailable(tmp_path: Path) -> N
 
 async def test_a_store_that_answers_passes_the_probe(store: ObjectStore) -> None:
     await store.probe()
+
+
+async def test_a_probe_ends_after_three_seconds(tmp_path: Path) -> None:
+    server = await s3_servers.start("versitygw", tmp_path)
+    store = S3Store(server.settings, "tprobe")
+    await store.probe()
+    await stop(server)
+    try:
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="S3 did not answer"):
+            await store.probe()
+        assert time.monotonic() - started < 3.5
+    finally:
+        server.stop()
+
+
+# --- what a process loads, and how it ends
+
+
+async def test_a_process_loads_no_more_than_it_uses(opened: Opened) -> None:
+    """The child does all that an api does at rest and with small files, and says which libraries that took."""
+    async with child(opened, "loaded", opened.key()) as running:
+        assert await line(running) == ("" if "MEDIA_STORE_FOLDER" in opened.environment else "obstore")
+
+
+async def test_a_process_that_closed_its_store_ends_well(opened: Opened, store: ObjectStore) -> None:
+    await store.put(opened.key(), bytes(3 * MIB))
+    for _ in range(5):
+        async with child(opened, "leave", opened.key()) as running:
+            assert await running.wait() == 0
 
 
 # --- settings

@@ -10,7 +10,18 @@ import pytest
 from sqlalchemy import text
 
 from media_core.database import Database
-from media_core.queue import CHANNEL, MAX_ATTEMPTS, Cancelled, Depth, Lease, LeaseLost, Queue, cancel, enqueue
+from media_core.queue import (
+    CHANNEL,
+    MAX_ATTEMPTS,
+    POSTPONED_SECONDS,
+    Cancelled,
+    Depth,
+    Lease,
+    LeaseLost,
+    Queue,
+    cancel,
+    enqueue,
+)
 from tests.integration.tenancy import TenantDatabase
 
 
@@ -119,6 +130,7 @@ async def test_an_expired_lease_is_taken_over_and_its_first_holder_can_write_not
         queue.fail(dead, "stale", "stale", retry=False),
         queue.cancelled(dead),
         queue.release(dead),
+        queue.postpone(dead, "clamd", "away"),
     ):
         with pytest.raises(LeaseLost):
             await stale
@@ -308,3 +320,127 @@ async def test_a_cancelled_job_ends_as_cancelled_however_its_worker_lets_go(data
     for job_id in (handed_back, failed):
         ended = await row(database, job_id)
         assert (ended.status, ended.finished_at is not None) == ("cancelled", True)
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+async def test_many_are_leased_in_their_order_each_with_the_facts_of_its_content(
+    database: Database, queue: Queue
+) -> None:
+    standing, marked, gone = ("1" * 64, "2" * 64, "3" * 64)
+    async with database.transaction() as tx:
+        for sha256, doomed_at in ((standing, "NULL"), (marked, "now()")):
+            await tx.execute(
+                text(
+                    "INSERT INTO blob (sha256, size, mime_type, doomed_at)"  # noqa: S608 (constants)
+                    f" VALUES ('{sha256}', 7, 'text/plain', {doomed_at})"
+                )
+            )
+    later = [await put(database, sha256=sha256) for sha256 in (standing, marked, gone)]
+    first = await put(database, sha256=standing, priority=1)
+    leases = await queue.lease_many("transcribe", worker="test", seconds=30, most=3)
+    assert [lease.job_id for lease in leases] == [first, *later[:2]]
+    assert [lease.content and lease.content.size for lease in leases] == [7, 7, None]
+    (last,) = await queue.lease_many("transcribe", worker="test", seconds=30, most=3)
+    assert (last.job_id, last.content) == (later[2], None)
+
+
+async def test_many_are_renewed_together_and_each_says_whether_it_is_still_held_and_wanted(
+    database: Database, queue: Queue
+) -> None:
+    for _ in range(3):
+        await put(database)
+    kept, cancelled, lost = await queue.lease_many("transcribe", worker="test", seconds=1, most=3)
+    async with database.transaction() as tx:
+        await cancel(tx, cancelled.job_id)
+    await expire(database, lost.job_id)
+    assert (await take(queue)).job_id == lost.job_id
+    found = await queue.renew_all([kept, cancelled, lost], seconds=3600)
+    assert found == {kept.job_id: True, cancelled.job_id: False}
+    async with database.transaction() as tx:
+        left = await tx.execute(text("SELECT job_id FROM job WHERE lease_until > now() + interval '59 minutes'"))
+        assert set(left.scalars()) == {kept.job_id, cancelled.job_id}
+    assert await queue.renew_all([], seconds=30) == {}
+
+
+# --- an outage is not an attempt ----------------------------------------------------------------------------------
+
+
+async def test_a_job_that_is_postponed_ever_so_often_is_never_failed_and_is_asked_for_again_soon(
+    database: Database,
+) -> None:
+    """Ten minutes of an outage are some twenty tries: four times as many as the attempts that a failure has."""
+    queue = Queue(database)
+    job_id = await put(database)
+    delays = []
+    for tries in range(20 * MAX_ATTEMPTS["transcribe"]):
+        lease = await take(queue)
+        assert (lease.attempts, lease.postponed) == (1, tries)
+        await queue.postpone(lease, "object store", "it does not answer")
+        async with database.transaction() as tx:
+            delay = await tx.scalar(
+                text("SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = :id"), {"id": job_id}
+            )
+            delays.append(float(delay))
+            await tx.execute(text("UPDATE job SET run_after = now()"))
+    for tries, delay in enumerate(delays):
+        most = min(POSTPONED_SECONDS, 2.0 * 2**tries)
+        assert most / 2 - 1 <= delay <= most
+    waiting = await row(database, job_id)
+    assert (waiting.status, waiting.attempts, waiting.error_code) == ("queued", 0, "waiting")
+    assert waiting.error_detail == "object store: it does not answer"
+    await queue.finish(await take(queue), {"done": True})
+    ended = await row(database, job_id)
+    assert (ended.status, ended.error_code, ended.error_detail) == ("completed", None, None)
+
+
+async def test_attempts_of_before_an_outage_count_after_it(database: Database, queue: Queue) -> None:
+    job_id = await put(database)
+    for attempt in range(1, MAX_ATTEMPTS["transcribe"] + 1):
+        for _ in range(5):
+            await queue.postpone(await take_due(database, queue), "object store", "away")
+        lease = await take_due(database, queue)
+        assert lease.attempts == attempt
+        await queue.fail(lease, "unavailable", "decoder: it crashed", retry=True)
+    ended = await row(database, job_id)
+    assert (ended.status, ended.error_code, ended.error_detail) == ("failed", "unavailable", "decoder: it crashed")
+
+
+async def take_due(database: Database, queue: Queue) -> Lease:
+    """However long the next job still had to wait."""
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET run_after = now()"))
+    return await take(queue)
+
+
+async def test_a_postponed_job_can_be_cancelled(database: Database) -> None:
+    queue = Queue(database)
+    waiting, running = await put(database, priority=1), await put(database)
+    await queue.postpone(await take(queue), "clamd", "away")
+    lease = await take(queue)
+    assert lease.job_id == running
+    async with database.transaction() as tx:
+        await cancel(tx, waiting)
+        await cancel(tx, running)
+    await queue.postpone(lease, "clamd", "away")
+    assert [(await row(database, job_id)).status for job_id in (waiting, running)] == ["cancelled", "cancelled"]
+
+
+async def test_a_lease_that_ran_out_while_the_server_was_away_is_its_holders_for_a_moment_longer(
+    database: Database, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await put(database)
+    lease = await take(queue)
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'"))
+        up = await tx.scalar(text("SELECT now() - pg_postmaster_start_time()"))
+    monkeypatch.setattr("media_core.queue.SERVER_BACK", up + timedelta(minutes=1))
+    assert not await queue.reap("transcribe")
+    await queue.renew(lease, seconds=30)
+
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'"))
+    monkeypatch.setattr("media_core.queue.SERVER_BACK", timedelta(0))
+    assert await queue.reap("transcribe")
+    assert (await take(queue)).job_id == job_id

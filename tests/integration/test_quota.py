@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from media_core import quota
+from media_core.contents import Again, Contents, Facts, NewItem, Reservation
 from media_core.database import Database
 from media_core.errors import Refused
+from media_core.ids import new_media_id
 from media_core.policy import PolicyReader
 from media_core.queue import enqueue
-from media_core.quota import Reservation, Usage
+from media_core.quota import Usage
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploads
 from tests.integration.acting import usage
@@ -23,72 +25,88 @@ async def allow(tenant: TenantDatabase, max_bytes: int) -> None:
     await tenant.declare(replace(GENEROUS, max_bytes=max_bytes))
 
 
+@pytest.fixture
+def contents(uploads: Uploads) -> Contents:
+    return uploads.contents
+
+
+SHA256 = "5" * 64
+
+
+async def commit(contents: Contents, reservation: Reservation, size: int) -> None:
+    """The commit of an upload of `size` bytes, without any bytes."""
+    item = NewItem(new_media_id(), "a.bin", None, "alice", False, None, None, "")
+    await contents.commit(reservation, SHA256, Facts(size, "application/octet-stream"), item)
+
+
 async def test_a_reservation_grows_settles_and_gives_back_the_rest(
-    database: Database, tenant_database: TenantDatabase
+    database: Database, tenant_database: TenantDatabase, contents: Contents
 ) -> None:
     await allow(tenant_database, 1000)
-    reservation = Reservation(database)
+    reservation = contents.reservation()
     await reservation.grow_to(300)
-    await reservation.grow_to(800)
+    await reservation.grow_to(800, SHA256)
     await reservation.grow_to(500)
     assert await usage(database) == Usage(stored=0, reserved=800, maximum=1000)
-    async with database.transaction() as tx:
-        await reservation.settle(tx, 600)
+    await commit(contents, reservation, 600)
     await reservation.release()
     assert await usage(database) == Usage(stored=600, reserved=0, maximum=1000)
 
 
 async def test_what_does_not_fit_is_refused_with_the_numbers_that_a_client_needs(
-    database: Database, tenant_database: TenantDatabase
+    tenant_database: TenantDatabase, contents: Contents
 ) -> None:
     await allow(tenant_database, 1000)
-    await Reservation(database).grow_to(800)
+    await contents.reservation().grow_to(800)
     with pytest.raises(Refused) as refused:
-        await Reservation(database).grow_to(201)
+        await contents.reservation().grow_to(201)
     assert refused.value.code == "quota_exceeded"
     assert refused.value.facts == {"max_storage_mb": 0, "used": 0, "reserved": 800, "limit": 1000}
-    await Reservation(database).grow_to(200)
+    await contents.reservation().grow_to(200)
+
+
+async def expire(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE reservation SET expires_at = now() - interval '1 second'"))
 
 
 async def test_what_a_killed_process_reserved_is_given_back_when_someone_needs_it(
-    database: Database, tenant_database: TenantDatabase
+    database: Database, tenant_database: TenantDatabase, contents: Contents
 ) -> None:
     await allow(tenant_database, 1000)
-    await Reservation(database).grow_to(900)
-    async with database.transaction() as tx:
-        await tx.execute(text("UPDATE reservation SET expires_at = now() - interval '1 second'"))
-    successor = Reservation(database)
-    await successor.grow_to(500)
+    await contents.reservation().grow_to(900)
+    await expire(database)
+    await contents.reservation().grow_to(500)
     assert await usage(database) == Usage(stored=0, reserved=500, maximum=1000)
 
 
-async def test_an_expired_reservation_can_not_be_settled(database: Database, tenant_database: TenantDatabase) -> None:
+async def test_an_upload_whose_reservation_is_over_begins_anew_and_is_not_told_that_the_quota_is_full(
+    database: Database, tenant_database: TenantDatabase, contents: Contents
+) -> None:
     await allow(tenant_database, 1000)
-    late = Reservation(database)
-    await late.grow_to(900)
-    async with database.transaction() as tx:
-        await tx.execute(text("UPDATE reservation SET expires_at = now() - interval '1 second'"))
-    async with database.transaction() as tx:
-        assert await quota.release_expired(tx) == 1
-    with pytest.raises(Refused, match="do not fit"):
-        async with database.transaction() as tx:
-            await late.settle(tx, 900)
-    await late.release()
+    late = contents.reservation()
+    await late.grow_to(900, SHA256)
+    await expire(database)
+    assert (await database.call("SELECT content_release_expired() AS n", ()))[0].n == 1
+    with pytest.raises(Again):
+        await commit(contents, late, 900)
     assert await usage(database) == Usage(stored=0, reserved=0, maximum=1000)
+    await late.grow_to(901, SHA256)
+    await commit(contents, late, 900)
+    assert await usage(database) == Usage(stored=900, reserved=0, maximum=1000)
 
 
 async def test_a_limit_lowered_below_what_is_stored_stops_growth_only(
-    database: Database, tenant_database: TenantDatabase
+    database: Database, tenant_database: TenantDatabase, contents: Contents
 ) -> None:
     await allow(tenant_database, 1000)
-    reservation = Reservation(database)
-    await reservation.grow_to(900)
-    async with database.transaction() as tx:
-        await reservation.settle(tx, 900)
+    reservation = contents.reservation()
+    await reservation.grow_to(900, SHA256)
+    await commit(contents, reservation, 900)
     await allow(tenant_database, 500)
     assert (await usage(database)).stored == 900
     with pytest.raises(Refused):
-        await Reservation(database).grow_to(1)
+        await contents.reservation().grow_to(1)
 
 
 async def test_100_parallel_uploads_against_a_nearly_full_quota_end_with_0_bytes_over(

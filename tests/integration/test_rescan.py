@@ -1,6 +1,7 @@
 """`python -m media_workers rescan`: a real PostgreSQL, a clamd whose signatures change, and workers as processes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -19,9 +20,12 @@ from media_core import policy
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
+from media_core.keys import content_key
 from media_core.library import Library
 from media_core.queue import MAX_ATTEMPTS, Queue
+from media_core.settings import RetentionSettings
 from media_core.store import FolderStore
+from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
 from media_operator.embedded.clamd import HOW_TO_INSTALL, EmbeddedClamd
 from media_workers import rescan
@@ -31,8 +35,8 @@ from media_workers.rescan import Rescan
 from media_workers.scan import Scanner
 from media_workers.settings import ClamdSettings, DrainSettings
 from tests.integration.acting import upload
-from tests.integration.clamd_server import LIMITS, encrypted_zip
-from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase
+from tests.integration.clamd_server import LIMITS, encrypted_zip, settings_for, zipped
+from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase
 
 NEW_VIRUS = b"a text that only tomorrow's signatures know"
 
@@ -74,14 +78,19 @@ class ChangingClamd:
         self.number += 1
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = await reader.readline()
-        if command == b"nVERSION\n":
+        first = await reader.read(1 << 16)
+        if first == b"nVERSION\n":
             writer.write(f"{self.version}\n".encode())
         else:
             up, down = await asyncio.open_connection(self._real.address.host, self._real.address.port)
-            down.write(command)
+            down.write(first)
             copying = asyncio.create_task(_copy(reader, down))
-            await _copy(up, writer)
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:  # a session: each reply after its number
+                    number, _, reply = (await up.readuntil(b"\0")).partition(b": ")
+                    if reply.startswith(b"ClamAV "):
+                        reply = f"{self.version}\0".encode()
+                    writer.write(number + b": " + reply)
             copying.cancel()
             down.close()
         writer.close()
@@ -205,16 +214,14 @@ async def test_the_queue_never_holds_more_than_so_many_rescans(
 
 
 async def test_rescans_that_fail_leave_clean_files_clean_and_are_queued_once_a_run(
-    uploads: Uploads, work: Work, clamd: ChangingClamd
+    uploads: Uploads, work: Work, clamd: ChangingClamd, tmp_path: Path
 ) -> None:
     item = await upload(uploads, b"harmless")
     await scan(work, clamd.settings)
     clamd.number += 1
     assert await rescanned(work, clamd) == 1
-    with socket.socket() as closed_port:
-        closed_port.bind(("127.0.0.1", 0))
-        nowhere = ClamdSettings(port=closed_port.getsockname()[1])
-    assert await scan(work, nowhere) == MAX_ATTEMPTS["scan"]
+    os.truncate(tmp_path / "bucket" / content_key(uploads.tenant_id, item.sha256), 3)
+    assert await scan(work, clamd.settings) == MAX_ATTEMPTS["scan"]
     assert await is_readable(work.library, item)
     assert await rescanned(work, clamd) == 1  # tomorrow
 
@@ -244,6 +251,181 @@ async def test_nothing_is_scanned_again_while_nothing_is_scanned(
     await asyncio.sleep(policy.FRESH_SECONDS)  # by definition: so old may a policy be
     assert await rescanned(work, clamd) == 0
     assert await open_jobs(work.database) == set()
+
+
+# --- a bad signature --------------------------------------------------------------------------------------------------
+
+ZIP = bytes.fromhex("504b0304")
+"""Each zip begins with it: a rule that finds it finds them all."""
+FEW = RetentionSettings().found_few
+AT_ONCE = 8
+
+
+async def scan_several(work: Work, settings: ClamdSettings) -> int:
+    drain = Drain("scan", Scanner(settings), work, DrainSettings(linger_seconds=0), at_once=AT_ONCE)
+    await drain.run()
+    return drain.handled
+
+
+async def suspicions(database: Database) -> list[str]:
+    async with database.transaction() as tx:
+        return list((await tx.execute(text("SELECT signature FROM suspicion WHERE trusted_at IS NULL"))).scalars())
+
+
+async def readable(library: Library, items: list[Uploaded]) -> int:
+    return sum([await is_readable(library, item) for item in items])
+
+
+async def objects(store: FolderStore) -> int:
+    return len([entry async for entry in store.list() if not entry.key.endswith("/.birth")])
+
+
+async def recount(database: Database) -> tuple[int, ...]:
+    """What the rows say that usage has to be."""
+    async with database.transaction() as tx:
+        row = (
+            await tx.execute(
+                text(
+                    "SELECT coalesce(sum(size), 0)::bigint, count(*) FROM blob"
+                    " WHERE doomed_at IS NULL AND scan_status <> 'infected'"
+                )
+            )
+        ).one()
+        return tuple(row)
+
+
+async def counted(database: Database) -> tuple[int, ...]:
+    async with database.transaction() as tx:
+        return tuple((await tx.execute(text("SELECT stored_bytes, objects FROM usage"))).one())
+
+
+async def some_zips(uploads: Uploads, count: int) -> list[Uploaded]:
+    return [await upload(uploads, zipped(b"zip %d" % number)) for number in range(count)]
+
+
+async def test_a_signature_that_finds_every_zip_deletes_none_and_stops_the_rescan(
+    uploads: Uploads, work: Work, clamd: ChangingClamd, folder_store: FolderStore
+) -> None:
+    zips = await some_zips(uploads, 50)
+    texts = [await upload(uploads, b"text %d" % number) for number in range(5)]
+    await scan_several(work, clamd.settings)
+    everything = await counted(work.database)
+    assert await readable(work.library, zips + texts) == 55
+
+    await clamd.learn(ZIP)
+    assert await rescanned(work, clamd) == 55
+    await scan_several(work, clamd.settings)
+    held = 50 - await readable(work.library, zips)
+    assert FEW < held <= FEW + AT_ONCE
+    assert await readable(work.library, texts) == 5
+    assert await suspicions(work.database) == ["Test.Tomorrow.UNOFFICIAL"]
+    assert await open_jobs(work.database) == set()  # what waited was withdrawn
+    assert await counted(work.database) == await recount(work.database) != everything
+    await sweep(work.library)
+    assert await objects(folder_store) == 55
+    assert await rescanned(work, clamd) == 0  # it stays so until a person, or other signatures, have decided
+
+    fresh = await upload(uploads, zipped(b"a new zip"))  # new uploads are scanned all the same, and held as well
+    text_too = await upload(uploads, b"a new text")
+    await scan_several(work, clamd.settings)
+    assert await readable(work.library, [fresh, text_too]) == 1
+    assert await objects(folder_store) == 57
+
+    await clamd.learn(NEW_VIRUS)  # corrected
+    assert await rescanned(work, clamd) >= held + 1
+    await scan_several(work, clamd.settings)
+    assert await readable(work.library, [*zips, *texts, fresh, text_too]) == 57
+    assert await suspicions(work.database) == []
+    assert await counted(work.database) == await recount(work.database)
+    assert (await counted(work.database))[1] == 57
+    await rescanned(work, clamd)
+    await scan_several(work, clamd.settings)
+    assert {row.scan_engine for row in (await blobs(work.database)).values()} == {clamd.version}
+    assert await rescanned(work, clamd) == 0
+
+
+async def test_what_a_signature_found_is_removed_once_a_person_trusts_it_and_the_days_are_over(
+    uploads: Uploads, work: Work, clamd: ChangingClamd, folder_store: FolderStore
+) -> None:
+    zips = await some_zips(uploads, 10)
+    await scan_several(work, clamd.settings)
+    await clamd.learn(ZIP)
+    await rescanned(work, clamd)
+    await scan_several(work, clamd.settings)
+    held = 10 - await readable(work.library, zips)
+
+    async def days_go_by() -> None:
+        async with work.database.transaction() as tx:
+            week = "interval '8 days'"
+            await tx.execute(
+                text(f"UPDATE blob SET doomed_at = doomed_at - {week}, remove_after = remove_after - {week}")  # noqa: S608
+            )
+
+    await days_go_by()
+    await sweep(work.library)
+    assert await objects(folder_store) == 10  # nobody has said that the signature is right
+    async with work.database.transaction() as tx:
+        await tx.execute(text("UPDATE suspicion SET trusted_at = now()"))
+    await sweep(work.library)
+    assert await objects(folder_store) == 10 - held
+
+    # The rescan goes on, and what it finds now is held for its own days.
+    assert await rescanned(work, clamd) == 10 - held
+    await scan_several(work, clamd.settings)
+    assert await readable(work.library, zips) == 0
+    await sweep(work.library)
+    assert await objects(folder_store) == 10 - held
+    await days_go_by()
+    await sweep(work.library)
+    assert await objects(folder_store) == 0
+    assert await counted(work.database) == (0, 0)
+    with pytest.raises(Refused) as refused:
+        await upload(uploads, zipped(b"zip 0"))
+    assert refused.value.code == "infected"
+
+
+async def test_a_signature_that_finds_a_few_is_believed_but_what_it_finds_stays_for_days(
+    uploads: Uploads, work: Work, clamd: ChangingClamd, folder_store: FolderStore
+) -> None:
+    zips = await some_zips(uploads, FEW)
+    texts = [await upload(uploads, b"text %d" % number) for number in range(20)]
+    await scan_several(work, clamd.settings)
+    await clamd.learn(ZIP)
+    assert await rescanned(work, clamd) == 20 + FEW
+    assert await scan_several(work, clamd.settings) == 20 + FEW
+    assert (await readable(work.library, zips), await readable(work.library, texts)) == (0, 20)
+    assert await suspicions(work.database) == []
+    await sweep(work.library)
+    assert await objects(folder_store) == 20 + FEW
+
+
+async def test_a_guess_of_clamds_own_closes_a_newsletter_and_removes_nothing(
+    uploads: Uploads, work: Work, tmp_path: Path, folder_store: FolderStore
+) -> None:
+    """`Heuristics.Phishing.*` finds links whose text is another address, as newsletters have them."""
+    newsletter = b"Subject: news\n\n<a href='https://track.example.net/1'>https://www.example.com</a>"
+    name = "Heuristics.Phishing.Email.SpoofedDomain"
+    guessing = EmbeddedClamd(
+        limits=LIMITS, rules=[f"{name}:0:*:{b'track.example.net'.hex()}"], official=None, mirror=None
+    )
+    try:
+        address = await guessing.start(tmp_path)
+        item = await upload(uploads, newsletter)
+        await scan(work, settings_for(address))
+        (row,) = (await blobs(work.database)).values()
+        assert (row.scan_status, row.scan_detail) == ("unscannable", f"{name}.UNOFFICIAL")
+        with pytest.raises(Refused) as refused:
+            await work.library.find(ALICE, item.media_id, "read")
+        assert refused.value.code == "unscannable"
+        assert await objects(folder_store) == 1
+
+        believing = settings_for(address).model_copy(update={"heuristics": "infected"})
+        await work.library.rescan(ADMIN, item.media_id)
+        await scan(work, believing)
+        (row,) = (await blobs(work.database)).values()
+        assert row.scan_status == "infected"
+    finally:
+        await guessing.stop()
 
 
 # --- as processes: what a Job sees ----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sqlalchemy import text
 from media_core.canary import EICAR
 from media_core.database import Database
 from media_core.decoding import DecodingPool
-from media_core.errors import Refused, Unavailable
+from media_core.errors import Refused, Unfinished
 from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
 from media_core.queue import MAX_ATTEMPTS, Lease, LeaseLost, Queue
@@ -22,6 +21,7 @@ from media_core.store import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
 from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
+from media_workers import drain as drain_loop
 from media_workers.drain import Drain, Work
 from media_workers.scan import Scanner
 from media_workers.settings import ClamdSettings, DrainSettings
@@ -54,9 +54,9 @@ def nowhere() -> ClamdSettings:
         return ClamdSettings(port=closed_port.getsockname()[1])
 
 
-async def drain(scanner: Scanner, work: Work) -> int:
+async def drain(scanner: Scanner, work: Work, tries: int = 1000) -> int:
     """Works the queue off; how many attempts that took."""
-    one = Drain("scan", scanner, work, DrainSettings(linger_seconds=0))
+    one = Drain("scan", scanner, work, DrainSettings(linger_seconds=0, max_jobs=tries))
     await one.run()
     return one.handled
 
@@ -164,16 +164,38 @@ async def test_new_signatures_find_at_the_rescan_what_the_old_ones_passed(
 
 
 async def test_without_clamd_content_stays_closed_and_is_scanned_once_clamd_is_back(
-    uploads: Uploads, work: Work, scanner: Scanner, nowhere: ClamdSettings
+    uploads: Uploads, work: Work, scanner: Scanner, nowhere: ClamdSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_loop, "AWAY_SECONDS", 0.0)
+    item = await upload(uploads, TEXT)
+    tries = 2 * MAX_ATTEMPTS["scan"]
+    assert await drain(Scanner(nowhere), work, tries) == tries
+    assert not await readable(work.library, item)
+    assert (await blob(work.database, item.sha256)).scan_status == "pending"
+    job = await last_job(work.database)
+    assert (job.status, job.attempts, job.error_code) == ("queued", 0, "waiting")
+    assert job.error_detail == "clamd: Connection refused"
+
+    await drain(scanner, work)
+    assert await readable(work.library, item)
+    job = await last_job(work.database)
+    assert (job.status, job.attempts, job.error_code) == ("completed", 1, None)
+
+
+async def test_a_scan_that_fails_by_itself_ends_as_failed_and_the_sweep_has_it_tried_again(
+    uploads: Uploads, work: Work, scanner: Scanner, folder_store: FolderStore, tmp_path: Path
 ) -> None:
     item = await upload(uploads, TEXT)
-    assert await drain(Scanner(nowhere), work) == MAX_ATTEMPTS["scan"]
+    file = tmp_path / "bucket" / content_key(uploads.tenant_id, item.sha256)
+    os.truncate(file, 5)
+    assert await drain(scanner, work) == MAX_ATTEMPTS["scan"]
     assert not await readable(work.library, item)
     assert (await blob(work.database, item.sha256)).scan_status == "error"
     job = await last_job(work.database)
     assert (job.status, job.error_code) == ("failed", "unavailable")
-    assert "clamd" in job.error_detail
+    assert "5 bytes" in job.error_detail
 
+    file.write_bytes(TEXT)
     async with work.database.transaction() as tx:
         past = "now() - interval '1 hour'"
         await tx.execute(text(f"UPDATE blob SET created_at = {past}, scanned_at = {past}"))  # noqa: S608 (constants)
@@ -187,7 +209,7 @@ async def test_an_object_cut_short_in_the_store_is_not_clean(
 ) -> None:
     item = await upload(uploads, TEXT)
     os.truncate(tmp_path / "bucket" / content_key(uploads.tenant_id, item.sha256), 5)
-    with pytest.raises(Unavailable, match="5 bytes"):
+    with pytest.raises(Unfinished, match="5 bytes"):
         await scanner(await leased(work), work)
     assert (await blob(work.database, item.sha256)).scan_status == "pending"
 
@@ -197,7 +219,7 @@ async def test_an_object_missing_under_its_row_is_not_clean(
 ) -> None:
     item = await upload(uploads, TEXT)
     await folder_store.delete(content_key(uploads.tenant_id, item.sha256))
-    with pytest.raises(Unavailable, match="missing"):
+    with pytest.raises(Unfinished, match="missing"):
         await scanner(await leased(work), work)
     assert (await blob(work.database, item.sha256)).scan_status == "pending"
 
@@ -228,14 +250,13 @@ async def test_content_deleted_while_its_scan_begins_is_no_failure(
     uploads: Uploads, work: Work, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = await upload(uploads, TEXT)
-    stream = work.store.stream
+    read = work.store.read
 
-    async def deleted_first(key: str, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def deleted_first(key: str, start: int, length: int) -> bytes:
         await work.library.delete(ALICE, item.media_id)
-        async for chunk in stream(key, start, length):
-            yield chunk
+        return await read(key, start, length)
 
-    monkeypatch.setattr(work.store, "stream", deleted_first)
+    monkeypatch.setattr(work.store, "read", deleted_first)
     await drain(scanner, work)
     assert (await last_job(work.database)).status == "completed"
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, Limits, Thumbnail
 from media_core.thumbnails import SIZES, make_thumbnail, variant
 from tests.fixtures import media
+from tests.integration.decoding_processes import Processes
 
 FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "TIFF": "image/tiff"}
 MODERN = {"HEIF": "image/heic", "AVIF": "image/avif"}
@@ -199,11 +200,10 @@ async def test_variants_come_from_the_master(decoding_pool: DecodingPool, size: 
 
 @pytest.fixture
 async def fresh() -> AsyncIterator[tuple[DecodingPool, psutil.Process]]:
-    before = {child.pid for child in psutil.Process().children()}
+    processes = Processes()
     async with DecodingPool(processes=1) as pool:
-        (child,) = [child for child in psutil.Process().children() if child.pid not in before]
         await pool.run("thumbnail", BytesSource(media.photo(400, 300)))
-        yield pool, child
+        yield pool, processes.child
 
 
 async def peak(child: psutil.Process) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text
 
+from media_core.capacity import Capacity
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.keys import content_key, thumbnail_key
@@ -293,16 +294,18 @@ async def test_a_picture_that_takes_too_long_is_kept_and_its_thumbnail_left_to_a
     assert (await Queue(database).depth())["thumbnail"].ready == 1
 
 
-async def test_a_process_whose_buffers_are_full_asks_new_uploads_to_come_again(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+async def test_an_upload_takes_its_memory_when_it_starts_and_who_finds_none_is_asked_to_come_again(
+    uploads: Uploads,
 ) -> None:
-    monkeypatch.setattr("media_core.uploads.MOST_BUFFERED_BYTES", MIB)
-    async with await uploads.start() as one:
-        await one.write(bytes(MIB))
-        with pytest.raises(Unavailable):
-            await uploads.start()
-    async with await uploads.start():
-        pass
+    uploads.capacity = Capacity(20 * MIB)
+    async with await uploads.start(announced=7 * MIB), await uploads.start(announced=7 * MIB):
+        assert uploads.capacity.taken > 14 * MIB  # nothing has been sent yet
+        with pytest.raises(Unavailable, match="too many uploads"):
+            async with await uploads.start(announced=7 * MIB):
+                pass
+        async with await uploads.start(announced=MIB):
+            pass
+    assert uploads.capacity.taken == 0
 
 
 async def test_a_full_tenant_decodes_nothing_that_it_refuses(

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from media_core.births import UNREADABLE, Birth
 from media_core.ownership import Mark
 from media_core.plan import (
+    ACCEPT_DATA,
+    REMOVE_ORPHANS,
+    TRUST_SIGNATURE,
     Api,
     ApiShape,
     ApplyPolicy,
@@ -23,9 +27,12 @@ from media_core.plan import (
     MakeSigningKey,
     MakeStoreKey,
     MigrateDatabase,
+    Notes,
     Observed,
+    Orphans,
     Plan,
     ReleaseDeletion,
+    ReleaseOrphans,
     RevokeStoreKeys,
     RunApi,
     Scanner,
@@ -35,8 +42,11 @@ from media_core.plan import (
     Step,
     StopWorkloads,
     StoreKey,
+    Suspicion,
+    TrustSignatures,
     Unreachable,
     Workers,
+    WriteBirth,
     api_shape_of,
     plan,
     plan_deletion,
@@ -60,9 +70,10 @@ def tenant(generation: int = 1, **spec: Any) -> MediaTenant:
     )
 
 
+BIRTH = Birth("born-1", 0, 16384)
 EMPTY = Observed(
     bucket=Bucket(exists=False),
-    database=Database(exists=False, known_revisions=("0001", "0002")),
+    database=Database(exists=False, known_revisions=("0001", "0002"), is_new=True),
     signing_keys=SigningKeys(0),
     policy=None,
     scanner=Scanner("True", "ScannerAnswers", "clamd 1.4.6"),
@@ -82,7 +93,8 @@ class World:
         self.done.append(step)
         match step:
             case CreateBucket(_, owner, _):
-                self.seen = replace(self.seen, bucket=Bucket(True, owner))
+                assert isinstance(self.seen.bucket, Bucket)
+                self.seen = replace(self.seen, bucket=replace(self.seen.bucket, exists=True, owner=owner))
             case CreateDatabase(_, owner, _):
                 assert isinstance(self.seen.database, Database)
                 self.seen = replace(
@@ -90,8 +102,21 @@ class World:
                 )
             case MigrateDatabase():
                 assert isinstance(self.seen.database, Database)
-                newest = self.seen.database.known_revisions[-1]
-                self.seen = replace(self.seen, database=replace(self.seen.database, revision=newest))
+                there = self.seen.database
+                birth = there.birth or BIRTH
+                migrated = replace(there, revision=there.known_revisions[-1], is_new=False, birth=birth)
+                self.seen = replace(self.seen, database=migrated)
+            case WriteBirth(_, _, _, renew):
+                assert isinstance(self.seen.database, Database)
+                assert isinstance(self.seen.bucket, Bucket)
+                birth = self.seen.database.birth or BIRTH
+                if renew:
+                    birth = replace(birth, birth_id="born-again")
+                self.seen = replace(
+                    self.seen,
+                    database=replace(self.seen.database, birth=birth),
+                    bucket=replace(self.seen.bucket, birth=birth),
+                )
             case MakeSigningKey():
                 self.seen = replace(self.seen, signing_keys=SigningKeys(1))
             case ApplyPolicy(policy):
@@ -130,6 +155,7 @@ def test_a_tenant_comes_to_life_from_nothing_in_order() -> None:
         CreateDatabase,
         MakeSigningKey,
         MigrateDatabase,
+        WriteBirth,
         ApplyPolicy,
         RunApi,
         ShapeWorkers,
@@ -400,8 +426,8 @@ def alive(declared: MediaTenant) -> Observed:
     mine = Mark("second-life", f"{declared.metadata.namespace}/acme", "cluster-1")
     return replace(
         ON_CLUSTER,
-        bucket=Bucket(True, mine, capabilities={"lifecycle": True}),
-        database=Database(True, True, mine, "0002", ("0001", "0002")),
+        bucket=Bucket(True, mine, capabilities={"lifecycle": True}, birth=BIRTH),
+        database=Database(True, True, mine, "0002", ("0001", "0002"), birth=BIRTH),
         store_key=StoreKey(current=True),
         signing_keys=SigningKeys(1),
         policy=policy_of(declared),
@@ -569,3 +595,224 @@ def test_a_long_deletion_says_how_far_it_is() -> None:
         "False",
         "12000 objects deleted",
     )
+
+
+# --- schema and bucket belong together -------------------------------------------------------------------------------
+
+
+def met(*, schema: Birth | None = BIRTH, bucket: Birth | None = BIRTH, contents: int = 0, known: int = 0) -> World:
+    """A tenant in which schema and bucket say this (None: there is no schema, the bucket says nothing), and in which
+    nothing runs, so that what would be started is seen.
+    """
+    world = settled()
+    assert isinstance(world.seen.bucket, Bucket)
+    assert isinstance(world.seen.database, Database)
+    there = replace(world.seen.database, birth=schema, known=known)
+    if schema is None:
+        there = Database(False, known_revisions=there.known_revisions, is_new=True)
+    marked = replace(world.seen.bucket, birth=bucket, contents=contents)
+    world.seen = replace(
+        world.seen, bucket=marked, database=there, policy=None, api=Api(None), workers=Workers(shape=None)
+    )
+    return world
+
+
+SWEPT = replace(BIRTH, epoch=7)
+DISAGREEMENTS: dict[str, dict[str, Any]] = {
+    "schema tenant_acme is new, but bucket media-acme belongs to another (born-1)": {"schema": None},
+    "bucket media-acme holds files, and schema tenant_acme is new": {"schema": None, "bucket": None, "contents": 3},
+    "schema tenant_acme (born-2) is not the one that bucket media-acme belongs to (born-1)": {
+        "schema": replace(BIRTH, birth_id="born-2")
+    },
+    "schema tenant_acme is older than bucket media-acme has seen it (it was swept 0 times, and ": {"bucket": SWEPT},
+    "schema tenant_acme was restored from a dump": {"schema": replace(BIRTH, incarnation=9)},
+    "bucket media-acme holds files that schema tenant_acme does not know: of 200 it has rows for 100": {
+        "bucket": None,
+        "contents": 200,
+        "known": 100,
+    },
+    "(born-1) is not the one that bucket media-acme belongs to (unreadable)": {"bucket": UNREADABLE},
+}
+
+
+def accepting(what: str) -> MediaTenant:
+    metadata = {"name": "acme", "annotations": {ACCEPT_DATA: what}}
+    return MediaTenant.read({"apiVersion": "media.scaiwave.io/v1alpha1", "kind": "MediaTenant", "metadata": metadata})
+
+
+@pytest.mark.parametrize("words", DISAGREEMENTS)
+def test_a_schema_that_is_not_the_buckets_stops_everything_until_a_person_decides(words: str) -> None:
+    world = met(**DISAGREEMENTS[words])
+    current = plan(tenant(), world.seen)
+    assert current.steps == ()
+    doubt = said(current, "DatabaseReady")
+    assert (doubt.status, doubt.reason) == ("False", "DataMismatch")
+    assert words in doubt.message
+    assert said(current, "Ready").reason == "DataMismatch"
+    for waiting in ("PolicyApplied", "ApiReady", "WorkersReady"):
+        assert said(current, waiting).reason == "WaitingForDatabase"
+
+
+@pytest.mark.parametrize("words", DISAGREEMENTS)
+def test_who_gives_up_what_the_bucket_remembers_is_served_and_the_bucket_is_the_schemas(words: str) -> None:
+    world = met(**DISAGREEMENTS[words])
+    assert isinstance(world.seen.bucket, Bucket)
+    given_up = world.seen.bucket.birth.birth_id if world.seen.bucket.birth else "unmarked"
+    assert f'{ACCEPT_DATA}: "{given_up}"' in said(plan(tenant(), world.seen), "DatabaseReady").message
+    assert said(plan(accepting("born-0"), world.seen), "DatabaseReady").reason == "DataMismatch"
+    current = world.settle(accepting(given_up))
+    assert said(current, "Ready").status == "True"
+    assert isinstance(world.seen.bucket, Bucket)
+    assert isinstance(world.seen.database, Database)
+    assert world.seen.bucket.birth == world.seen.database.birth is not None
+
+
+def test_what_was_given_up_once_decides_no_later_disagreement() -> None:
+    world = met(bucket=SWEPT)
+    world.settle(accepting("born-1"))
+    assert isinstance(world.seen.bucket, Bucket)
+    assert isinstance(world.seen.database, Database)
+    swept = replace(world.seen.bucket.birth or BIRTH, epoch=12)
+    world.seen = replace(world.seen, bucket=replace(world.seen.bucket, birth=swept))
+    assert said(plan(accepting("born-1"), world.seen), "DatabaseReady").reason == "DataMismatch"
+    dumped = replace(world.seen, database=replace(world.seen.database, birth=BIRTH))
+    assert said(plan(accepting("born-1"), dumped), "DatabaseReady").reason == "DataMismatch"
+
+
+@pytest.mark.parametrize("facts", [{}, {"contents": 200, "known": 101}, {"contents": 1, "known": 1}])
+def test_a_bucket_of_before_there_were_births_is_marked_where_it_is_empty_or_known(facts: dict[str, int]) -> None:
+    world = met(bucket=None, **facts)
+    assert plan(tenant(), world.seen).steps == (WriteBirth("tenant_acme", "media-acme", "acme"),)
+    assert said(world.settle(tenant()), "Ready").status == "True"
+
+
+def test_a_schema_of_before_there_were_births_is_migrated_and_then_marks_its_bucket() -> None:
+    world = met(bucket=None, contents=3, known=3)
+    assert isinstance(world.seen.database, Database)
+    world.seen = replace(world.seen, database=replace(world.seen.database, birth=None, revision="0001"))
+    world.settle(tenant())
+    assert [type(step) for step in world.done[:2]] == [MigrateDatabase, WriteBirth]
+
+
+def test_a_dump_of_before_there_were_births_is_not_migrated_beside_a_bucket_that_has_one() -> None:
+    world = met()
+    assert isinstance(world.seen.database, Database)
+    world.seen = replace(world.seen, database=replace(world.seen.database, birth=None, revision="0001"))
+    current = plan(tenant(), world.seen)
+    assert current.steps == ()
+    assert "is of an older version of the platform than the one that" in said(current, "DatabaseReady").message
+    assert said(world.settle(accepting("born-1")), "Ready").status == "True"
+
+
+def test_a_schema_that_is_gone_is_not_made_anew_while_the_bucket_cannot_be_seen() -> None:
+    role_alone = Database(True, False, OURS, None, ("0001", "0002"), is_new=True)
+    current = plan(tenant(), replace(met().seen, database=role_alone, bucket=Unreachable("connection refused")))
+    assert current.steps == ()
+    assert said(current, "DatabaseReady").reason == "WaitingForBucket"
+
+
+def test_a_retained_schema_that_was_dropped_is_not_made_anew_beside_its_bucket() -> None:
+    kept = THEIRS.as_retained()
+    role_alone = Database(True, False, kept, None, ("0001",), is_new=True)
+    current = plan(resource(), replace(LEFT_BEHIND, bucket=Bucket(True, kept, birth=SWEPT), database=role_alone))
+    assert said(current, "DatabaseReady").reason == "DataMismatch"
+    assert not [step for step in current.steps if isinstance(step, CreateDatabase)]
+
+
+def lost(seen: Observed) -> Bucket:
+    """The bucket, if it belonged to another schema."""
+    assert isinstance(seen.bucket, Bucket)
+    return replace(seen.bucket, birth=Birth("born-0", 99, 1))
+
+
+def test_on_a_cluster_the_way_out_is_a_command_to_paste() -> None:
+    current = plan(resource(), replace(alive(resource()), bucket=lost(alive(resource()))))
+    doubt = said(current, "DatabaseReady").message
+    command = "kubectl --namespace team-a annotate --overwrite mediatenant acme media.scaiwave.io/accept-data=born-0"
+    assert doubt.endswith(f"For that run: {command}")
+    assert len(doubt) < 1000
+    assert said(current, "PolicyApplied").message == doubt.partition(". ")[0]
+
+
+def test_a_tenant_whose_data_disagrees_can_still_be_deleted_with_it() -> None:
+    declared = resource(**DELETE)
+    seen = replace(alive(declared), bucket=lost(alive(declared)), held=True, stopped=True)
+    assert [type(step) for step in plan_deletion(declared, seen).steps] == [DeleteBucket]
+
+
+# --- what sweeps and scan workers have written down ------------------------------------------------------------------
+
+ZIP = Suspicion("Win.Zip-1", NOW, 50)
+KEPT = Orphans(NOW + timedelta(microseconds=1), listed=1000, count=412, bytes=3 << 20, kept=True, since=NOW)
+
+
+def test_a_signature_that_finds_too_much_is_said_and_all_else_goes_on() -> None:
+    current = plan(tenant(), replace(settled().seen, notes=Notes((ZIP,))))
+    assert current.steps == ()
+    suspicious = said(current, "ScannerReady")
+    assert (suspicious.status, suspicious.reason) == ("False", "ScanSuspicious")
+    assert "Win.Zip-1 (finds 50 files)" in suspicious.message
+    assert said(current, "ApiReady").status == said(current, "WorkersReady").status == "True"
+
+
+def test_a_signature_is_trusted_by_its_name() -> None:
+    seen = replace(alive(resource()), notes=Notes((ZIP, replace(ZIP, signature="Win.Odd'1"))))
+    asked = said(plan(resource(), seen), "ScannerReady").message
+    assert asked.endswith("annotate --overwrite mediatenant acme media.scaiwave.io/trust-signature=Win.Zip-1")
+    trusting = resource(annotations={TRUST_SIGNATURE: "Win.Other-1, Win.Odd'1"})
+    assert plan(trusting, seen).steps == (TrustSignatures("tenant_acme", ("Win.Odd'1",)),)
+
+
+def test_a_scanner_that_misses_the_test_virus_is_worse_than_one_that_finds_too_much() -> None:
+    missed = Scanner("False", "CanaryMissed", "called it clean", canary_due=True)
+    current = plan(resource(), replace(alive(resource()), scanner=missed, notes=Notes((ZIP,))))
+    assert said(current, "ScannerReady").reason == "CanaryMissed"
+    found = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
+    current = plan(resource(), replace(alive(resource()), scanner=found, notes=Notes((ZIP,))))
+    assert (said(current, "ScannerReady").reason, current.steps) == ("ScanSuspicious", (SendCanary("acme"),))
+
+
+def test_orphans_that_are_kept_are_said_and_hold_nothing_back() -> None:
+    current = plan(resource(), replace(alive(resource()), notes=Notes(orphans=KEPT)))
+    found = said(current, "DataConsistent")
+    assert (found.status, found.reason) == ("False", "OrphansKept")
+    assert "412 of 1000 objects (3.0 MiB) have no row, the first of them since 2026-11-24T00:00:00Z" in found.message
+    assert found.message.endswith("mediatenant acme media.scaiwave.io/remove-orphans=2026-11-24T00:00:01Z")
+    assert said(current, "Ready").status == "True"
+    calm = said(
+        plan(resource(), replace(alive(resource()), notes=Notes(orphans=replace(KEPT, kept=False)))), found.type
+    )
+    assert (calm.status, calm.reason) == ("True", "Consistent")
+
+
+def test_before_the_first_sweep_nothing_is_said_of_orphans() -> None:
+    assert "DataConsistent" not in [condition.type for condition in plan(resource(), alive(resource())).conditions]
+
+
+def test_what_cannot_be_read_of_sweeps_is_unknown_and_not_forgotten() -> None:
+    away = Unreachable("connection refused")
+    current = plan(resource(), replace(alive(resource()), database=away, policy=away, notes=away))
+    assert (said(current, "DataConsistent").status, current.steps) == ("Unknown", ())
+
+
+def removing(until: str, seen: Orphans = KEPT) -> Plan:
+    declared = resource(annotations={REMOVE_ORPHANS: until})
+    return plan(declared, replace(alive(declared), notes=Notes(orphans=seen)))
+
+
+def test_orphans_go_up_to_the_time_that_a_person_names_and_no_further() -> None:
+    until = NOW + timedelta(seconds=1)
+    assert removing("2026-11-24T00:00:01Z").steps == (ReleaseOrphans("tenant_acme", until),)
+    done = removing("2026-11-24T00:00:01Z", replace(KEPT, released_at=until))
+    assert done.steps == ()
+    assert "goes in the next sweep" in said(done, "DataConsistent").message
+    later = removing("2026-11-24T00:00:01Z", replace(KEPT, released_at=until, swept_at=NOW + timedelta(days=30)))
+    assert later.steps == ()  # what was said once decides nothing about those that came after
+    assert "2026-12-24" in said(later, "DataConsistent").message
+
+
+@pytest.mark.parametrize("until", ["all", "412", "", "2099-01-01", "2026-11-24T00:00:02Z"])
+def test_what_is_no_time_up_to_the_last_sweep_releases_nothing(until: str) -> None:
+    current = removing(until)
+    assert current.steps == ()
+    assert "has to be a time up to the last sweep" in said(current, "DataConsistent").message

@@ -19,10 +19,12 @@ import pytest
 import yaml
 
 from media_api.settings import Settings as ApiSettings
-from media_core.settings import EnvironmentSettings
+from media_core.settings import EnvironmentSettings, RetentionSettings
 from media_operator import kinds, render
 from media_operator.kinds import Object
+from media_operator.settings import PlatformSettings
 from media_workers.__main__ import Settings as WorkerSettings
+from media_workers.settings import ClamdSettings
 from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
 
 GOLDEN = Path(__file__).parent / "golden" / "render"
@@ -317,6 +319,41 @@ def test_only_what_scans_knows_the_scanner() -> None:
         "transcribe": False,
         "thumbnail": False,
     }
+
+
+def test_what_scans_and_sweeps_may_decide_alone_is_as_the_operator_is_told() -> None:
+    told = {
+        "clamd_at_once": 5,
+        "clamd_heuristics": "infected",
+        "retention_orphan_days": 30.5,
+        "retention_orphans_few": 3,
+        "retention_orphan_share": 0.1,
+        "retention_found_days": 14,
+        "retention_found_few": 9,
+    }
+    case = Case(platform=told)
+    scan, sweep = environment(worker(case, "scan")), environment(cron_job(case, "sweep"))
+    for name, value in told.items():
+        variable = f"MEDIA_{name.upper()}"
+        pod = sweep if "ORPHAN" in variable else scan
+        assert pod[variable] == f"{value}"
+
+
+def test_who_tells_nothing_has_the_workers_own_defaults() -> None:
+    defaults = {
+        f"{prefix}{name}": field.default
+        for prefix, cls in (("retention_", RetentionSettings), ("clamd_", ClamdSettings))
+        for name, field in cls.model_fields.items()
+    }
+    fields = PlatformSettings.model_fields
+    shared = fields.keys() & defaults.keys() - {"clamd_host", "clamd_port"}
+    assert len(shared) == 7
+    assert {name: fields[name].default for name in shared} == {name: defaults[name] for name in shared}
+
+
+def cron_job(case: Case, part: str) -> Object:
+    """The pod of one."""
+    return dict(one(case, "CronJob", part)["spec"]["jobTemplate"]["spec"]["template"]["spec"])
 
 
 @pytest.mark.parametrize(

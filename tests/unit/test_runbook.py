@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 SHARED = "Any condition"
 """The section of what several conditions say."""
 SAID_BY = {check.__name__: condition for condition, check in plan.CHAIN} | {
+    plan.birth_to_write.__name__: "DatabaseReady",
+    plan.canary.__name__: "ScannerReady",
     plan.deletion.__name__: "DeletionBlocked",
     plan.plan_deletion.__name__: "Ready",
     plan.ready.__name__: "Ready",

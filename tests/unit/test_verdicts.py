@@ -1,11 +1,14 @@
 """What one reply line of clamd means: only one of all lines is "clean"."""
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from media_operator.embedded.clamd import ScanLimits, configuration
 from media_workers.clamd import interpret
+from media_workers.settings import ClamdSettings
 
 ENGINE = "ClamAV 1.4.6/27812/Mon Nov 23 08:25:11 2026"
 
@@ -40,6 +43,22 @@ def test_a_signature_is_infected_and_named(name: str) -> None:
 def test_what_clamd_did_not_look_into_is_unscannable(name: str) -> None:
     verdict = interpret(f"stream: {name} FOUND", ENGINE)
     assert (verdict.status, verdict.detail) == ("unscannable", name)
+
+
+@pytest.mark.parametrize("name", ["Heuristics.Phishing.Email.SpoofedDomain", "Heuristics.Broken.Executable"])
+def test_a_guess_is_what_the_setting_says(name: str) -> None:
+    assert interpret(f"stream: {name} FOUND", ENGINE, ClamdSettings().heuristics).status == "unscannable"
+    assert interpret(f"stream: {name} FOUND", ENGINE, "infected").status == "infected"
+
+
+@pytest.mark.parametrize("heuristics", ["unscannable", "infected"])
+def test_no_setting_makes_a_virus_less_or_what_was_skipped_more(
+    heuristics: Literal["unscannable", "infected"],
+) -> None:
+    for name in ("Win.Test.EICAR_HDB-1", "Heuristic.Of.Somebody.Else", "Win.Heuristics.Phishing"):
+        assert interpret(f"stream: {name} FOUND", ENGINE, heuristics).status == "infected"
+    assert interpret("stream: Heuristics.Limits.Exceeded.MaxFileSize FOUND", ENGINE, heuristics).status == "unscannable"
+    assert interpret("stream: OK", ENGINE, heuristics).status == "clean"
 
 
 def test_a_stream_over_the_limit_is_unscannable() -> None:

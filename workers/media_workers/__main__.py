@@ -22,7 +22,7 @@ from media_core.errors import Unavailable
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import KINDS, Queue
-from media_core.settings import LogSettings, TenantSettings, TranscriptionSettings, complaints
+from media_core.settings import LogSettings, RetentionSettings, TenantSettings, TranscriptionSettings, complaints
 from media_core.store import StoreSettings, open_store
 from media_core.sweep import sweep
 from media_workers import metrics
@@ -42,35 +42,43 @@ class Settings:
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
 
 
-def handler_of(kind: str, settings: Settings) -> Handler:
-    """Imports only what this kind needs: a scan worker never loads a speech model."""
+def handler_of(kind: str, settings: Settings) -> tuple[Handler, int]:
+    """The handler, and how many jobs it is given at once.
+
+    Imports only what this kind needs: a scan worker never loads a speech model.
+    """
     if kind == "scan":
-        from media_workers.scan import Scanner
+        from media_workers.scan import JOBS_AT_ONCE, Scanner
 
-        return Scanner(settings.clamd)
+        return Scanner(settings.clamd, settings.retention), JOBS_AT_ONCE
     if kind == "transcribe":
         from media_workers.transcribe import Transcriber
         from media_workers.whisper import Whisper
 
-        return Transcriber(
-            Whisper(settings.whisper), settings.transcription, lease_seconds=settings.drain.lease_seconds
-        )
+        whisper = Whisper(settings.whisper)
+        return Transcriber(whisper, settings.transcription, lease_seconds=settings.drain.lease_seconds), 1
     from media_workers.thumbnail import make_video_thumbnail
 
-    return make_video_thumbnail
+    return make_video_thumbnail, 1
 
 
 async def run(kind: str, settings: Settings) -> None:
     tenant = settings.tenant
-    database = Database(tenant.database_url.get_secret_value(), pool_size=min(4, tenant.database_pool), relaxed=True)
+    database = Database(
+        tenant.database_url.get_secret_value(),
+        pool_size=min(4, tenant.database_pool),
+        relaxed=True,
+        prepare=tenant.database_prepare,
+    )
     store = open_store(settings.store, tenant.tenant_id)
     policy = PolicyReader(database)
     library = Library(tenant_id=tenant.tenant_id, database=database, store=store, policy=policy)
     try:
         if kind == "sweep":
-            await sweep(library)
+            await sweep(library, settings.retention)
             return
         if kind == "rescan":
             from media_workers.clamd import Clamd
@@ -80,10 +88,10 @@ async def run(kind: str, settings: Settings) -> None:
             stop_on_signals(rescan.stop)
             await rescan.run()
             return
-        handler = handler_of(kind, settings)
+        handler, at_once = handler_of(kind, settings)
         async with DecodingPool(processes=1) as decoder:
             work = Work(database, Queue(database), library, store, decoder, policy)
-            drain = Drain(kind, handler, work, settings.drain)
+            drain = Drain(kind, handler, work, settings.drain, at_once=at_once)
             stop_on_signals(drain.stop)
             await drain.run()
     finally:

@@ -1,27 +1,50 @@
 """clamd: bytes in, a verdict out, and nothing clean by accident.
 
-Invariants: one connection a scan, so no reply can be taken for another file's; only the exact reply `stream: OK`, after
-every byte of the content was sent, is clean, and only from a clamd that right after still finds the test virus; what
-it skipped (its limits, encryption) is unscannable; a reply that is not understood is an error; a clamd that is down,
-slow, dies or can't be believed raises `Unavailable` and decides nothing.
+Invariants: only the exact reply `stream: OK`, after every byte of the content was sent, is clean, and only once the
+same clamd, on the same connection, has found the test virus after it; what it skipped (its limits, encryption) is
+unscannable; a reply that is not understood is an error; a clamd that is down, slow, dies or can't be believed raises
+`Unavailable` and decides nothing. A connection carries one scan at a time (`session`).
+
+A clean verdict waits for the test virus. Scans of small contents share one: it comes after so many of them, after a
+moment, or when nobody wants the connection, whichever is first. Several clamds may stand behind one address, each with
+signatures of its own; so the version is asked on the connection of the scan too.
 """
 
 import asyncio
 import contextlib
 import re
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import clamd
+import structlog
 
-from media_core.errors import Unavailable
+from media_core.errors import Unavailable, Unfinished
 from media_workers.canaries import CANARIES, TEST_VIRUS, Canary
+from media_workers.session import Session, unavailable
 from media_workers.settings import ClamdSettings
 
-_LONGEST_REPLY = 4096
+SMALL_BYTES: Final = 256 * 1024
+"""Up to this size a content is read and sent whole."""
+ENGINE_SECONDS: Final = 1.0
+"""How long an answer to VERSION stands for the scans that begin after it."""
+CONFIRMED_AT_ONCE: Final = 16
+"""Scans of one connection that share a test virus."""
+CONFIRM_SECONDS: Final = 0.25
+"""How long the first of them waits for others."""
+QUICK_SECONDS: Final = 0.05
+"""Where a scan takes longer, no other one is begun before the test virus has come."""
+CONFIRMED_SECONDS: Final = 2.0
+"""Who waits longer for the test virus, since something slow is on its connection, is scanned again by itself."""
+
+_log = structlog.stdlib.get_logger("media.scan")
+
 _FOUND = re.compile(r"stream: (\S+) FOUND")
+_GUESSED = "Heuristics."
+
 # What says "I did not look inside": libclamav's own heuristics, and the rules that our clamd has beside its signatures.
 _SKIPPED = ("Heuristics.Limits.Exceeded", "Heuristics.Encrypted.", "Heuristics.XZ.DicSizeLimit", "Heuristics.Skipped.")
 
@@ -35,27 +58,43 @@ class Verdict:
     engine: str
 
 
-def interpret(reply: str, engine: str) -> Verdict:
-    """Maps one INSTREAM reply line, without its end, to a verdict (architecture.md, "Scanning")."""
+def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infected"] = "infected") -> Verdict:
+    """Maps one INSTREAM reply line, without its end, to a verdict (architecture.md, "Scanning").
+
+    `heuristics`: what a guess of clamd's own (`Heuristics.*`) means where it is none of "I did not look inside".
+    """
     if reply == "stream: OK":
         return Verdict("clean", None, engine)
     if found := _FOUND.fullmatch(reply):
         name = found[1]
-        return Verdict("unscannable" if name.startswith(_SKIPPED) else "infected", name, engine)
+        if name.startswith(_SKIPPED):
+            return Verdict("unscannable", name, engine)
+        return Verdict(heuristics if name.startswith(_GUESSED) else "infected", name, engine)
     if reply == "INSTREAM size limit exceeded. ERROR":
         return Verdict("unscannable", "larger than clamd's StreamMaxLength", engine)
     return Verdict("error", f"clamd answered {reply[:200]!r}", engine)
 
 
-class Clamd:
-    """The clamd that `settings` name; tasks may share it.
+class _NotFound(Unavailable):
+    """clamd does not find its canaries."""
 
-    Every method raises `Unavailable("clamd", ...)` when clamd is down, slow, breaks off or fails a canary.
+
+class Clamd:
+    """The clamd that `settings` name, over a few connections that are kept; tasks share it.
+
+    `scan` raises `Unavailable("clamd", ...)` when clamd is down, slow or fails a canary, and `Unfinished` when it
+    breaks off in the midst of a content, which may be that content's fault.
     """
 
     def __init__(self, settings: ClamdSettings) -> None:
         self._settings = settings
-        self._believed = False
+        self._free = settings.at_once
+        """Connections that may be opened beside those that are in use or idle."""
+        self._idle: list[_Line] = []
+        self._waiters: deque[asyncio.Future[_Line | None]] = deque()
+        self._large = asyncio.Semaphore(max(1, settings.at_once - 1))
+        """One connection is always left to what is small."""
+        self._confirming: set[asyncio.Task[None]] = set()
 
     async def ping(self) -> None:
         if (reply := await self._ask("PING")) != "PONG":
@@ -68,107 +107,260 @@ class Clamd:
             raise Unavailable("clamd", f"answered VERSION with {reply[:200]!r}")
         return reply
 
-    async def scan(self, content: AsyncIterator[bytes], size: int) -> Verdict:
-        """Streams `content`, which must be `size` bytes long, and returns clamd's verdict on it.
+    async def scan(self, content: bytes | AsyncIterator[bytes], size: int) -> Verdict:
+        """clamd's verdict on `content`, which must be `size` bytes long; up to `SMALL_BYTES` it is best given whole.
 
-        Raises what `content` raises, and `Unavailable("object store", ...)` when its length is another: then clamd
+        Raises what `content` raises, and `Unfinished("object store", ...)` when its length is another: then clamd
         never learns that the stream ended, and decides nothing.
         """
-        # Before the scan: signatures that are reloaded meanwhile may look older than they are, never newer.
-        engine = await self.version()
         if size > (limit := self._settings.max_bytes):
+            async with self._line() as line:
+                engine = await line.engine()
             return Verdict("unscannable", f"{size} bytes, more than the {limit} that are scanned", engine)
-        if not self._believed:
-            for canary in CANARIES:
-                await self._check(canary)
-            self._believed = True
-        verdict = interpret(await self._instream(content, size), engine)
-        if verdict.status == "clean":
-            await self._check(TEST_VIRUS)
+        if isinstance(content, bytes) and len(content) != size:
+            raise _another_size(len(content), size)
+        try:
+            if isinstance(content, bytes):
+                # Again where the connection of the first scan is gone, or busy with something slow.
+                verdict = await self._scan_among_others(content) or await self._scan_alone(_one(content), size)
+            else:
+                async with self._large:
+                    verdict = await self._scan_alone(content, size)
+        except Unfinished as error:
+            if error.dependency == "clamd":
+                await self._blame_itself()
+            raise
+        if verdict.status == "error":
+            await self._blame_itself()
         return verdict
 
-    async def _check(self, canary: Canary) -> None:
-        reply = await self._instream(_one(canary.content), len(canary.content))
-        if interpret(reply, "").status != canary.status:
-            raise Unavailable("clamd", f"{canary.otherwise} (it answered {reply[:200]!r})")
-
-    async def _instream(self, content: AsyncIterator[bytes], size: int) -> str:
+    async def _scan_alone(self, content: AsyncIterator[bytes], size: int) -> Verdict:
+        """The test virus comes right before it for those that wait for it, and right after it."""
         seconds = self._settings.scan_timeout
+        async with self._line() as line:
+            try:
+                async with asyncio.timeout(seconds), contextlib.aclosing(_whole(content, size)) as chunks:
+                    await self._confirm(line)
+                    engine = await line.engine()
+                    verdict = self._interpret(await line.session.scan_stream(chunks), engine)
+                    if verdict.status == "clean":
+                        await self._check(line.session, TEST_VIRUS)
+                    return verdict
+            except TimeoutError:
+                raise Unfinished("clamd", f"no verdict within {seconds:g} s") from None
+
+    async def _scan_among_others(self, content: bytes) -> Verdict | None:
+        """The test virus comes after a few of them. None: it never came, so nothing is known."""
+        async with self._line() as line:
+            engine = await line.engine()
+            began = time.monotonic()
+            verdict = self._interpret(await line.session.scan(content), engine)
+            line.scan_seconds = time.monotonic() - began
+            if verdict.status != "clean":
+                return verdict
+            outcome = line.to_be_confirmed()
+        error = await outcome
+        if error is _NEVER:
+            return None
+        if error is not None:
+            raise error
+        return verdict
+
+    def _interpret(self, reply: str, engine: str) -> Verdict:
+        return interpret(reply, engine, self._settings.heuristics)
+
+    # --- the test virus -----------------------------------------------------------------------------------------
+
+    async def _check(self, session: Session, canary: Canary) -> None:
+        """Raises `_NotFound`, and closes the connection, unless clamd says of the canary what it has to say.
+
+        That it is infected will do for each: some signature, be it a wrong one, finds every archive.
+        """
         try:
-            async with asyncio.timeout(seconds), contextlib.aclosing(_whole(content, size)) as chunks:
-                return await ClamdSocket(self._settings).instream(chunks)
-        except TimeoutError:
-            raise Unavailable("clamd", f"no verdict within {seconds:g} s") from None
+            reply = await session.scan(canary.content)
+        except Unfinished as error:
+            raise _NotFound(error.dependency, error.detail) from error
+        if interpret(reply, "").status not in (canary.status, "infected"):
+            session.close()
+            raise _NotFound("clamd", f"{canary.otherwise} (it answered {reply[:200]!r})")
+
+    async def _blame_itself(self) -> None:
+        """Raises `Unavailable` where clamd is there and finds no test virus: then no content is to blame.
+
+        Where it is not there that may be the content's doing.
+        """
+        try:
+            async with self._line() as line:
+                await line.session.version()
+                await self._check(line.session, TEST_VIRUS)
+        except _NotFound:
+            raise
+        except Unavailable as error:
+            _log.warning("clamd_gone_after_a_scan", detail=error.detail)
+
+    async def _confirm(self, line: "_Line") -> None:
+        """Has what this connection called clean believed, or not. Raises `Unavailable`."""
+        if not line.unconfirmed:
+            return
+        try:
+            await self._check(line.session, TEST_VIRUS)
+        except Unavailable as error:
+            line.settle(error)
+            raise
+        line.settle(None)
+
+    async def _confirm_and_give_back(self, line: "_Line") -> None:
+        try:
+            with contextlib.suppress(Unavailable):  # who waits for it has been told
+                await self._confirm(line)
+        except BaseException:
+            line.session.close()
+            raise
+        finally:
+            self._hand_on(line)
+
+    # --- connections --------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _line(self) -> "AsyncIterator[_Line]":
+        """One of the connections, alone. An exception closes it."""
+        line = await self._take()
+        try:
+            yield line
+        except BaseException:
+            line.session.close()
+            raise
+        finally:
+            self._give_back(line)
+
+    async def _take(self) -> "_Line":
+        line: _Line | None = None
+        if self._idle:
+            line = self._idle.pop()
+        elif self._free:
+            self._free -= 1
+        else:
+            waiter: asyncio.Future[_Line | None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                line = await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._hand_on(waiter.result())
+                raise
+        if line is not None and line.session.is_usable():
+            return line
+        try:
+            if line is not None:
+                line.close()
+            return await self._opened()
+        except BaseException:
+            self._hand_on(None)
+            raise
+
+    async def _opened(self) -> "_Line":
+        line = _Line(await Session.open(self._settings))
+        try:
+            await line.engine()  # it answers at once, or is away
+            for canary in CANARIES:
+                await self._check(line.session, canary)
+        except BaseException:
+            line.close()
+            raise
+        return line
+
+    def _give_back(self, line: "_Line") -> None:
+        """What this connection called clean is confirmed now if nobody wants the connection, or if it is time."""
+        if line.session.is_open and line.unconfirmed and (line.is_due() or not self._waiters):
+            task = asyncio.create_task(self._confirm_and_give_back(line))
+            self._confirming.add(task)
+            task.add_done_callback(self._confirming.discard)
+        else:
+            self._hand_on(line)
+
+    def _hand_on(self, line: "_Line | None") -> None:
+        """To the one that has waited longest. None: the right to open another connection."""
+        if line is not None and not line.session.is_open:
+            line.close()
+            line = None
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(line)
+                return
+        if line is None:
+            self._free += 1
+        elif line.unconfirmed:
+            self._give_back(line)
+        else:
+            self._idle.append(line)
 
     async def _ask(self, command: Literal["PING", "VERSION"]) -> str:
-        connection = ClamdSocket(self._settings)
-        with _unavailable():
-            return str(await asyncio.to_thread(connection.ping if command == "PING" else connection.version))
-
-
-class ClamdSocket(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the package has no types
-    """The `clamd` package's client for one command, with the parts replaced that a stream of any size needs.
-
-    The package connects without a timeout, sends 1 KiB chunks and reads only after the last one, so that it sees a
-    broken pipe where clamd said why it refused. It blocks, too: here a scan that is cancelled ends at once.
-    """
-
-    def __init__(self, settings: ClamdSettings) -> None:
-        super().__init__(settings.host, settings.port, timeout=settings.connect_timeout)
-        self._reply_timeout = settings.reply_timeout
-
-    def _init_socket(self) -> None:
-        self.clamd_socket = socket.create_connection((self.host, self.port), self.timeout)
-
-    async def instream(self, chunks: AsyncIterator[bytes]) -> str:
-        """Sends `chunks` (1 MiB is a good size) and returns the reply line. Raises `Unavailable`."""
-        with _unavailable():
-            await asyncio.to_thread(self._init_socket)
-        connection: socket.socket = self.clamd_socket
-        connection.setblocking(False)
-        reply = asyncio.create_task(_line(connection))
+        connection = clamd.ClamdNetworkSocket(
+            self._settings.host, self._settings.port, timeout=self._settings.connect_timeout
+        )
         try:
-            sent = await self._send(connection, b"nINSTREAM\n")
-            async for chunk in chunks:
-                if not chunk:  # its length, 0, would end the stream here
-                    continue
-                sent = await self._send(connection, len(chunk).to_bytes(4, "big"), chunk)
-                if reply.done() or not sent:
-                    sent = False
-                    break
-            else:
-                sent = sent and await self._send(connection, bytes(4))
-            with _unavailable():
-                async with asyncio.timeout(self._reply_timeout):
-                    line = await reply
-            if not sent and not line.endswith("ERROR"):
-                raise Unavailable("clamd", f"answered {line!r} before the end of the stream")
-            return line
-        finally:
-            reply.cancel()
-            await asyncio.gather(reply, return_exceptions=True)
-            connection.close()
-
-    async def _send(self, connection: socket.socket, *parts: bytes) -> bool:
-        """False when clamd has closed the connection: what it said before that is still there to be read."""
-        with _unavailable():
-            async with asyncio.timeout(self._reply_timeout):
-                for part in parts:
-                    try:
-                        await asyncio.get_running_loop().sock_sendall(connection, part)
-                    except ConnectionError:
-                        return False
-        return True
+            with unavailable():
+                return str(await asyncio.to_thread(connection.ping if command == "PING" else connection.version))
+        except clamd.ClamdError as error:
+            raise Unavailable("clamd", "did not take the connection, or closed it") from error
 
 
-async def _line(connection: socket.socket) -> str:
-    received = b""
-    while not received.endswith(b"\n"):
-        part = await asyncio.get_running_loop().sock_recv(connection, _LONGEST_REPLY)
-        if not part or len(received) > _LONGEST_REPLY:
-            raise clamd.ConnectionError(f"closed the connection after {received[:200]!r}")
-        received += part
-    return received.decode(errors="replace").removesuffix("\n")
+class _Line:
+    """A connection, and what it called clean since clamd last found the test virus on it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.unconfirmed: list[asyncio.Future[Unavailable | None]] = []
+        self.scan_seconds = 0.0
+        """What the last scan took."""
+        self._due_at = 0.0
+        self._patience: asyncio.TimerHandle | None = None
+        self._engine = ""
+        self._engine_asked = float("-inf")
+
+    async def engine(self) -> str:
+        """clamd's version, for a scan that begins now: signatures that are reloaded meanwhile may look older than they
+        are, never newer."""
+        if time.monotonic() - self._engine_asked > ENGINE_SECONDS:
+            asked = time.monotonic()
+            self._engine = await self.session.version()
+            self._engine_asked = asked
+        return self._engine
+
+    def to_be_confirmed(self) -> "asyncio.Future[Unavailable | None]":
+        """None once the test virus was found after this moment; else why the scan decides nothing."""
+        loop = asyncio.get_running_loop()
+        if not self.unconfirmed:
+            self._due_at = time.monotonic() + CONFIRM_SECONDS
+            self._patience = loop.call_later(CONFIRMED_SECONDS, self.settle, _NEVER)
+        outcome: asyncio.Future[Unavailable | None] = loop.create_future()
+        self.unconfirmed.append(outcome)
+        return outcome
+
+    def is_due(self) -> bool:
+        """They are many or old, or scans are slow, so that the next one would keep them waiting."""
+        return (
+            len(self.unconfirmed) >= CONFIRMED_AT_ONCE
+            or time.monotonic() > self._due_at
+            or self.scan_seconds > QUICK_SECONDS
+        )
+
+    def settle(self, error: Unavailable | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        for outcome in self.unconfirmed:
+            if not outcome.done():  # else its scan was cancelled
+                outcome.set_result(error)
+        self.unconfirmed.clear()
+
+    def close(self) -> None:
+        self.session.close()
+        self.settle(_NEVER)
+
+
+_NEVER: Final = Unavailable("clamd", "the test virus never came")
 
 
 async def _one(content: bytes) -> AsyncGenerator[bytes]:
@@ -185,14 +377,8 @@ async def _whole(content: AsyncIterator[bytes], size: int) -> AsyncGenerator[byt
         if isinstance(content, AsyncGenerator):  # a store's stream, left early: it holds a file or a connection
             await content.aclose()
     if sent != size:
-        raise Unavailable("object store", f"the object has {sent} bytes where {size} were stored")
+        raise _another_size(sent, size)
 
 
-@contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError:
-        raise Unavailable("clamd", "did not answer in time") from None
-    except (OSError, clamd.ClamdError) as error:
-        raise Unavailable("clamd", str(error)) from error
+def _another_size(found: int, size: int) -> Unfinished:
+    return Unfinished("object store", f"the object has {found} bytes where {size} were stored")

@@ -2,8 +2,10 @@
 
     python -m media_workers scan|transcribe|thumbnail|sweep|rescan
 
-A worker leases one job at a time and renews the lease in the background for as long as the handler runs. Whoever lost
-the lease stops at once and writes nothing (results are fenced by its token anyway). SIGTERM hands the job back.
+A worker leases as many jobs at a time as its handler works on at once, and renews all its leases in the background,
+together, for as long as it holds them. Whoever lost a lease stops at once and writes nothing (results are fenced by its
+token anyway). SIGTERM hands the jobs back. So does an outage of what a job needs, which never counts as an attempt:
+after each round of which nothing came the worker waits longer before it takes more, at most `AWAY_SECONDS`.
 """
 
 import asyncio
@@ -14,12 +16,13 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final, ParamSpec
 
 import structlog
 
 from media_core.database import Database
 from media_core.decoding import DecodingPool
-from media_core.errors import Refused, Unavailable
+from media_core.errors import Refused, Unavailable, Unfinished
 from media_core.library import Library
 from media_core.logs import bound
 from media_core.policy import PolicyReader
@@ -27,6 +30,12 @@ from media_core.queue import Cancelled, Lease, LeaseLost, NotYet, Queue
 from media_core.store import ObjectStore
 from media_workers import metrics
 from media_workers.settings import DrainSettings
+
+AWAY_SECONDS: Final = 5.0
+"""The longest that a worker waits between two tries while what its jobs need is away."""
+_FIRST_PAUSE: Final = 0.25
+
+_P = ParamSpec("_P")
 
 _log = structlog.stdlib.get_logger("media.worker")
 
@@ -46,120 +55,261 @@ class Work:
 Handler = Callable[[Lease, Work], Awaitable[None]]
 """Does the job and completes it, fenced by the lease. May raise:
 
-`NotYet` (hand it back for a while), `Refused` (fails, final), `Unavailable` (fails, retried), `Cancelled`, `LeaseLost`;
-anything else is a bug: it is logged with its traceback, and the job retried until its attempts are used up.
+`NotYet` (hand it back for a while), `Refused` (fails, final), `Unavailable` (a dependency is away: handed back, however
+often), `Unfinished` (it failed by itself: retried while attempts are left), `Cancelled`, `LeaseLost`; anything else is
+a bug: it is logged with its traceback, and the job retried until its attempts are used up.
 """
 
 
 class Drain:
-    """Works off one kind of job until there is nothing more, the limits are reached, or `stop` is set."""
+    """Works off one kind of job until there is nothing more, the limits are reached, or `stop` is set.
 
-    def __init__(self, kind: str, handler: Handler, work: Work, settings: DrainSettings) -> None:
+    `at_once`: how many jobs the handler is given at a time.
+    """
+
+    def __init__(self, kind: str, handler: Handler, work: Work, settings: DrainSettings, *, at_once: int = 1) -> None:
         self.kind = kind
         self.handled = 0
         self.stop = asyncio.Event()
         self._handler = handler
         self._work = work
         self._settings = settings
+        self._at_once = at_once
         self._name = f"{socket.gethostname()}/{os.getpid()}"
+        self._held: dict[str, _Held] = {}
+        self._enough_ended = asyncio.Event()
+        self._enough = 0
+        """So few jobs may be under way when `_enough_ended` is set."""
+        self._away = False
+        """What ended last was handed back because a dependency is away."""
+        self._pause = 0.0
+        self._queue_seen = float("-inf")
 
     async def run(self) -> None:
+        """Raises Unavailable when the queue itself stays away and no job is under way."""
+        beside = (asyncio.create_task(self._renew()), asyncio.create_task(self._stop_all()))
+        away: Unavailable | None = None
+        try:
+            try:
+                await self._drain()
+            except Unavailable as error:
+                away = error
+            if self._held:
+                await asyncio.wait([held.task for held in self._held.values()])
+        finally:
+            left = [*beside, *(held.task for held in self._held.values())]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        if away is not None:
+            raise away
+
+    async def _drain(self) -> None:
         started = time.monotonic()
         idle_since: float | None = None
-        while not self.stop.is_set() and not self._done(started):
-            lease = await self._lease()
-            if lease is not None:
+        while not self.stop.is_set():
+            if self._away:
+                self._away = False
+                self._pause = min(max(2 * self._pause, _FIRST_PAUSE), AWAY_SECONDS)
+                await self._stopped_within(self._pause)
+                continue
+            room = self._room(started)
+            leases = await self._lease(room) if room else []
+            for lease in leases:
+                self._begin(lease)
+            if self._held:
                 idle_since = None
-                await self._handle(lease)
-                self.handled += 1
+                await self._some_end(may_be_more=len(leases) == room)
                 continue
             idle_since = idle_since or time.monotonic()
-            if time.monotonic() - idle_since >= self._settings.linger_seconds:
+            if not room or time.monotonic() - idle_since >= self._settings.linger_seconds:
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stop.wait(), self._settings.poll_seconds)
+            await self._stopped_within(self._settings.poll_seconds)
 
-    def _done(self, started: float) -> bool:
-        return self.handled >= self._settings.max_jobs or time.monotonic() - started >= self._settings.max_seconds
+    def _room(self, started: float) -> int:
+        """How many more jobs may be taken now."""
+        if time.monotonic() - started >= self._settings.max_seconds:
+            return 0
+        return min(self._at_once - len(self._held), self._settings.max_jobs - self.handled)
 
-    async def _lease(self) -> Lease | None:
-        return await self._work.queue.lease(self.kind, worker=self._name, seconds=self._settings.lease_seconds)
+    async def _lease(self, most: int) -> list[Lease]:
+        """None while the queue is away for a moment. Raises Unavailable when it is away for long, or was never seen."""
+        try:
+            leases = await self._work.queue.lease_many(
+                self.kind, worker=self._name, seconds=self._settings.lease_seconds, most=most
+            )
+        except Unavailable:
+            if not self._held and time.monotonic() - self._queue_seen >= self._settings.linger_seconds:
+                raise
+            self._away = True
+            return []
+        self._queue_seen = time.monotonic()
+        self.handled += len(leases)
+        return leases
 
-    async def _handle(self, lease: Lease) -> None:
-        began = time.monotonic()
+    async def _stopped_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.wait(), seconds)
+
+    async def _some_end(self, *, may_be_more: bool) -> None:
+        """Waits until it is worth to look into the queue again.
+
+        That is once half of the places are free, so that one statement leases many; where there was nothing more, once
+        all is done or the time to look has come.
+        """
+        self._enough = min(self._at_once // 2, len(self._held) - 1) if may_be_more else 0
+        self._enough_ended.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._enough_ended.wait(), None if may_be_more else self._settings.poll_seconds)
+
+    # --- one job ------------------------------------------------------------------------------------------------
+
+    def _begin(self, lease: Lease) -> None:
+        held = _Held(lease)
+        self._held[lease.job_id] = held
+        held.task = asyncio.create_task(self._handle(held))
+        held.task.add_done_callback(lambda _: self._ended(held))
+
+    def _ended(self, held: "_Held") -> None:
+        del self._held[held.lease.job_id]
+        if len(self._held) <= self._enough:
+            self._enough_ended.set()
+
+    async def _handle(self, held: "_Held") -> None:
+        began, lease = time.monotonic(), held.lease
         with bound(job_id=lease.job_id, kind=lease.kind, request_id=lease.request_id):
             try:
-                outcome = await self._settle(lease)
+                outcome = await self._settle(held)
             except LeaseLost:
                 outcome = "lease_lost"
             except Unavailable as error:
                 # Not even the outcome could be written: the lease runs out and somebody takes the job over.
                 outcome = "unavailable"
                 _log.warning("job_left_to_expire", dependency=error.dependency, detail=error.detail)
+            except Exception:
+                outcome = "crashed"
+                _log.exception("job_left_to_expire")
+            if outcome == "postponed":
+                self._away = True
+            else:
+                self._away, self._pause = False, 0.0
             seconds = time.monotonic() - began
             metrics.job_ended(lease.kind, outcome, seconds)
             _log.info("job", outcome=outcome, attempt=lease.attempts, seconds=round(seconds, 3))
 
-    async def _settle(self, lease: Lease) -> str:
+    async def _settle(self, held: "_Held") -> str:
         """Runs the handler and writes what became of the job; returns the outcome in one word."""
-        queue = self._work.queue
+        lease, queue = held.lease, self._work.queue
+        if self.stop.is_set():
+            await queue.release(lease)
+            return "handed_back"
         try:
-            await self._attend(lease)
+            await held.attend(self._handler(lease, self._work))
+        except _Stopped:
+            await self._patiently(queue.release, lease)
+            return "handed_back"
         except NotYet as wait:
-            await queue.release(lease, wait.after)
+            await self._patiently(queue.release, lease, wait.after, waits_for="scan: this file has no verdict yet")
             return "waiting"
         except Refused as error:
-            await queue.fail(lease, error.code, error.detail, retry=False)
+            await self._patiently(queue.fail, lease, error.code, error.detail, retry=False)
             return error.code
+        except Unfinished as error:
+            detail = f"{error.dependency}: {error.detail}"
+            await self._patiently(queue.fail, lease, "unavailable", detail, retry=True)
+            return "unfinished"
         except Unavailable as error:
-            await queue.fail(lease, "unavailable", f"{error.dependency}: {error.detail}", retry=True)
-            return "unavailable"
+            await self._patiently(queue.postpone, lease, error.dependency, error.detail)
+            return "postponed"
         except Cancelled:
-            await queue.cancelled(lease)
+            await self._patiently(queue.cancelled, lease)
             return "cancelled"
         except LeaseLost:
             raise
-        except asyncio.CancelledError:
-            if not self.stop.is_set():
-                raise
-            await queue.release(lease)
-            return "handed_back"
         except Exception:
             _log.exception("job_crashed")
-            await queue.fail(lease, "internal", "The worker failed on this job; its log says why.", retry=True)
+            detail = "The worker failed on this job; its log says why."
+            await self._patiently(queue.fail, lease, "internal", detail, retry=True)
             return "crashed"
         return "completed"
 
-    async def _attend(self, lease: Lease) -> None:
-        """The handler, with its lease kept alive beside it; whichever ends first ends the other."""
-        handling = asyncio.ensure_future(self._handler(lease, self._work))
-        renewing = asyncio.ensure_future(self._renew(lease))
-        stopping = asyncio.ensure_future(self.stop.wait())
-        tasks = (handling, renewing, stopping)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not handling.done():
-                handling.cancel()
-                await asyncio.wait((handling,))
-            if renewing.done() and handling.cancelled():
-                renewing.result()  # raises what it found: Cancelled or LeaseLost
-            handling.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _patiently(self, write: Callable[_P, Awaitable[None]], *arguments: _P.args, **options: _P.kwargs) -> None:
+        """Writes what became of a job, once the database is there: so its outage uses no attempt up.
 
-    async def _renew(self, lease: Lease) -> None:
-        """Until cancelled; raises Cancelled or LeaseLost. A database that is away is asked until the lease is over."""
-        held_until = time.monotonic() + self._settings.lease_seconds
+        The lease is renewed meanwhile, and what is written is fenced. Once told to end, raises Unavailable instead.
+        """
+        wait = _FIRST_PAUSE
+        while True:
+            try:
+                return await write(*arguments, **options)
+            except Unavailable:
+                if self.stop.is_set():
+                    raise
+            await self._stopped_within(wait)
+            wait = min(wait * 2, AWAY_SECONDS)
+
+    # --- beside them --------------------------------------------------------------------------------------------
+
+    async def _renew(self) -> None:
+        """Until cancelled. A database that is away is asked until it is back: nobody else can lease the jobs meanwhile,
+        and the tokens still say whose they are after."""
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 4)
+            all_held = list(self._held.values())
             try:
-                await self._work.queue.renew(lease, seconds=self._settings.lease_seconds)
-                held_until = time.monotonic() + self._settings.lease_seconds
-            except Unavailable as error:
-                if time.monotonic() >= held_until:
-                    raise LeaseLost(lease.job_id) from error
+                wanted = await self._work.queue.renew_all(
+                    [held.lease for held in all_held], seconds=self._settings.lease_seconds
+                )
+            except Unavailable:
+                continue
+            except Exception:
+                _log.exception("leases_not_renewed")
+                continue
+            for held in all_held:
+                if held.lease.job_id not in wanted:
+                    held.interrupt(LeaseLost(held.lease.job_id))
+                elif not wanted[held.lease.job_id]:
+                    held.interrupt(Cancelled(held.lease.job_id))
+
+    async def _stop_all(self) -> None:
+        await self.stop.wait()
+        for held in self._held.values():
+            held.interrupt(_Stopped())
+
+
+class _Stopped(Exception):
+    """The worker was told to end."""
+
+
+class _Held:
+    """A job under way: its lease, its task, and what has interrupted its handler."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self._is_handled = False
+        self._interruption: Exception | None = None
+
+    async def attend(self, handling: Awaitable[None]) -> None:
+        """The handler. Raises what interrupted it."""
+        self._is_handled = True
+        try:
+            await handling
+        except asyncio.CancelledError:
+            if self._interruption is None:
+                raise
+            raise self._interruption from None
+        finally:
+            self._is_handled = False
+            if self._interruption is not None:
+                self.task.uncancel()
+
+    def interrupt(self, reason: Exception) -> None:
+        """Stops the handler, and nothing that comes after it."""
+        if self._is_handled and self._interruption is None:
+            self._interruption = reason
+            self.task.cancel()
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -1,13 +1,16 @@
 """Rescans: what other signatures than today's called clean, or could not look into, goes through clamd again.
 
 Only jobs are queued here; scan workers do the rest, after everything else that waits. Until its new verdict a file
-keeps the old one, so what is clean stays readable.
+keeps the old one, so what is clean stays readable. First comes what earlier signatures found in content that was open
+before, while its objects are still there: newer ones may let it go. Where one signature is suspicious (it found more
+than a few of what was clean) nothing else is queued, until a person has decided or newer signatures have.
 """
 
 import asyncio
 import contextlib
 import time
 from datetime import datetime
+from typing import Final
 
 import structlog
 from sqlalchemy import text
@@ -19,7 +22,7 @@ from media_core.queue import enqueue_for_content
 from media_workers.clamd import Clamd
 
 PRIORITY = -2
-"""After new uploads (0) and what the sweep found unscanned (-1)."""
+"""After new uploads (0) and what the sweep found unscanned (-1). `contents.sql` and an index know the number too."""
 BATCH = 200
 MOST_OPEN = 1000
 """Of its own jobs that wait or run."""
@@ -30,14 +33,22 @@ STUCK_SECONDS = 900.0
 _log = structlog.stdlib.get_logger("media.rescan")
 
 _NOW = text("SELECT now()")
-_OPEN = text("SELECT count(*) FROM job WHERE kind = 'scan' AND priority = :priority AND status IN ('queued','running')")
+_OPEN = text("SELECT count(*) FROM job WHERE kind = 'scan' AND priority = -2 AND status IN ('queued','running')")
 # The oldest verdicts first, since a run that is cut short starts anew; each content once, whatever becomes of its job.
-_OUTDATED = text("""
-SELECT sha256, scanned_at FROM blob
-WHERE doomed_at IS NULL AND scan_status IN ('clean','unscannable') AND scan_engine IS DISTINCT FROM :engine
-  AND scanned_at < :started AND (scanned_at, sha256) > (:after_time, :after_sha256)
-ORDER BY scanned_at, sha256 LIMIT :limit
-""")
+# A window of rows at a time, outdated or not: a statement never looks through all that is up to date.
+_SCANNED: Final = """
+SELECT sha256, scanned_at, scan_engine IS DISTINCT FROM %s AS outdated FROM blob
+WHERE doomed_at IS NULL AND scan_status IN ('clean','unscannable')
+  AND scanned_at < %s AND (scanned_at, sha256) > (%s, %s)
+ORDER BY scanned_at, sha256 LIMIT %s
+"""
+_FOUND: Final = """
+SELECT sha256 FROM blob
+WHERE scan_status = 'infected' AND doomed_at IS NOT NULL AND removing_until IS NULL AND remove_after > doomed_at
+  AND scan_engine IS DISTINCT FROM %s AND sha256 > %s
+ORDER BY sha256 LIMIT %s
+"""
+_SUSPICIOUS: Final = "SELECT signature FROM suspicion WHERE trusted_at IS NULL LIMIT 1"
 _BEGINNING = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
 
 
@@ -57,19 +68,40 @@ class Rescan:
             engine = await self._clamd.version()
             async with self._database.statement() as tx:
                 started = (await tx.execute(_NOW)).scalar_one()
-            at = {"after_time": _BEGINNING, "after_sha256": ""}
-            while (room := await self._room()) and await self._wanted():
-                wanted = {**at, "engine": engine, "started": started, "limit": room}
-                async with self._database.transaction() as tx:
-                    rows = (await tx.execute(_OUTDATED, wanted)).all()
-                    for row in rows:
-                        await enqueue_for_content(tx, "scan", row.sha256, priority=PRIORITY)
-                queued += len(rows)
-                if len(rows) < room:
+            queued = await self._queue_found(engine)
+            at, after = _BEGINNING, ""
+            while await self._wanted() and not await self._suspicious() and (room := await self._room()):
+                rows = await self._database.call(_SCANNED, (engine, started, at, after, room))
+                if not rows:
                     break
-                at = {"after_time": rows[-1].scanned_at, "after_sha256": rows[-1].sha256}
+                queued += await self._queue([row.sha256 for row in rows if row.outdated])
+                at, after = rows[-1].scanned_at, rows[-1].sha256
             _log.info("rescan_queued", scans=queued, engine=engine)
         return queued
+
+    async def _queue_found(self, engine: str) -> int:
+        queued, after = 0, ""
+        while room := await self._room():
+            rows = await self._database.call(_FOUND, (engine, after, room))
+            if not rows:
+                break
+            queued += await self._queue([row.sha256 for row in rows])
+            after = rows[-1].sha256
+        return queued
+
+    async def _queue(self, contents: list[str]) -> int:
+        if contents:
+            async with self._database.transaction() as tx:
+                for sha256 in contents:
+                    await enqueue_for_content(tx, "scan", sha256, priority=PRIORITY)
+        return len(contents)
+
+    async def _suspicious(self) -> bool:
+        """Whether some signature finds too much to be believed; the run ends then."""
+        found = await self._database.call(_SUSPICIOUS, ())
+        if found:
+            _log.error("rescan_stopped", signature=found[0].signature, reason="ScanSuspicious; see the runbook")
+        return bool(found)
 
     async def _wanted(self) -> bool:
         policy = await self._policy.current()
@@ -80,7 +112,7 @@ class Rescan:
         fewest, since = MOST_OPEN * 2, time.monotonic()
         while not self.stop.is_set():
             async with self._database.statement() as tx:
-                opened = int((await tx.execute(_OPEN, {"priority": PRIORITY})).scalar_one())
+                opened = int((await tx.execute(_OPEN)).scalar_one())
             if opened < MOST_OPEN:
                 return min(BATCH, MOST_OPEN - opened)
             if opened < fewest:

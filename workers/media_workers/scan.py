@@ -1,50 +1,153 @@
-"""Scan jobs: an object goes through clamd, and its verdict into the row.
+"""Scan jobs: objects go through clamd, and their verdicts into the rows, a batch at a time.
 
-Invariant: only a verdict that clamd gave on the whole content is recorded. Whatever else happens raises `Unavailable`:
-the queue tries again later, and when it gives up the content is "error", which is as closed as "pending".
+Invariant: only a verdict that clamd gave on the whole content, and that `clamd` says is to be believed, is recorded.
+Whatever else happens decides nothing: the job is handed back or tried again, and when its attempts are used up the
+content is "error", which is as closed as "pending".
 """
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
 
 import structlog
 
 from media_core import canary
 from media_core.access import CANARY
-from media_core.errors import Unavailable
+from media_core.contents import Contents, Verdict
+from media_core.errors import Unavailable, Unfinished
 from media_core.keys import content_key
-from media_core.queue import Lease
+from media_core.queue import Content, Lease, LeaseLost
+from media_core.settings import RetentionSettings
 from media_core.store import ObjectMissing
-from media_workers.clamd import Clamd
+from media_workers import clamd
+from media_workers.clamd import SMALL_BYTES, Clamd
 from media_workers.drain import Work
 from media_workers.settings import ClamdSettings
+
+JOBS_AT_ONCE: Final = 64
+"""Leased by one worker: some are scanned, others have their verdict and wait for it to be believed or written."""
+READ_AT_ONCE: Final = 8
+"""Small contents that are asked of the object store at the same time, ahead of their scan."""
+BATCH: Final = 24
+"""Verdicts are written when there are so many; fewer when nothing else is being scanned."""
+WAIT_SECONDS: Final = 0.2
+"""How long a verdict waits for others to be written with."""
 
 _log = structlog.stdlib.get_logger("media.scan")
 
 
-class Scanner:
-    """The handler of "scan" jobs; their payload is `{"sha256"}`."""
+@dataclass
+class _Waiting:
+    """A verdict on its way into the row."""
 
-    def __init__(self, settings: ClamdSettings) -> None:
+    verdict: Verdict
+    written: "asyncio.Future[Exception | None]"
+
+
+class Scanner:
+    """The handler of "scan" jobs; their payload is `{"sha256"}`. Give it up to `JOBS_AT_ONCE` of them."""
+
+    def __init__(self, settings: ClamdSettings, retention: RetentionSettings | None = None) -> None:
         self._clamd = Clamd(settings)
+        self._retention = retention or RetentionSettings()
+        self._reading = asyncio.Semaphore(READ_AT_ONCE)
+        self._scanning = 0
+        self._waiting: list[_Waiting] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def __call__(self, lease: Lease, work: Work) -> None:
         """Completes the job with clamd's verdict, or with nothing if the content is gone. Raises as `Handler` may."""
         sha256 = lease.payload["sha256"]
-        content = await work.library.content(sha256)
-        if content is None or content.scan_status == "infected":  # infected is final: its object is gone, its row stays
+        content = lease.content or await work.library.content(sha256) or await work.library.content_to_recall(sha256)
+        if content is None or (content.scan_status == "infected" and not content.recalled):
             await work.queue.finish(lease, {})
             return
+        self._scanning += 1
         try:
-            stream = work.store.stream(content_key(work.library.tenant_id, sha256))
-            verdict = await self._clamd.scan(stream, content.size)
-        except ObjectMissing:
-            if await work.library.content(sha256) is not None:
-                raise Unavailable("object store", "the object of this content is missing") from None
-            await work.queue.finish(lease, {})  # deleted since we looked
+            found = await self._scan(content, work)
+        finally:
+            self._scanning -= 1
+            if not self._scanning and self._waiting:
+                self._write_soon(work.library.contents)
+        if found is None:
+            await work.queue.finish(lease, {})
             return
-        if verdict.status == "error":
-            raise Unavailable("clamd", verdict.detail or "no verdict")
-        await work.library.record_verdict(lease, status=verdict.status, detail=verdict.detail, engine=verdict.engine)
+        verdict = Verdict(lease.job_id, lease.token, content.sha256, found.status, found.detail, found.engine)
+        await self._record(verdict, work.library.contents)
         if lease.owner == CANARY:
             try:
-                await canary.close(work.library, sha256)
+                await canary.close(work.library, content.sha256)
             except Unavailable as error:
                 _log.warning("canary_left_to_the_next", dependency=error.dependency, detail=error.detail)
+
+    async def _scan(self, content: Content, work: Work) -> clamd.Verdict | None:
+        """None: the content was deleted since we looked."""
+        key, size = content_key(work.library.tenant_id, content.sha256), content.size
+        try:
+            if size <= SMALL_BYTES:
+                async with self._reading:
+                    whole = await work.store.read(key, 0, size + 1)  # one more, to see where the object is larger
+                verdict = await self._clamd.scan(whole, size)
+            else:
+                verdict = await self._clamd.scan(work.store.stream(key), size)
+        except ObjectMissing:
+            if await work.library.content(content.sha256) is not None:
+                raise Unfinished("object store", "the object of this content is missing") from None
+            return None
+        if verdict.status == "error":
+            raise Unfinished("clamd", verdict.detail or "no verdict")
+        return verdict
+
+    # --- into the rows ------------------------------------------------------------------------------------------
+
+    async def _record(self, verdict: Verdict, contents: Contents) -> None:
+        """Returns once the verdict is in its row. Raises LeaseLost, Unavailable."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(verdict, loop.create_future())
+        self._waiting.append(waiting)
+        if len(self._waiting) >= BATCH or not self._scanning:
+            self._write_soon(contents)
+        elif len(self._waiting) == 1:
+            loop.call_later(WAIT_SECONDS, self._write_soon, contents)
+        try:
+            error = await waiting.written
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                raise
+            # It is on its way into the row and can't be called back.
+            waiting.written = loop.create_future()
+            error = await waiting.written
+        if error is not None:
+            raise error
+
+    def _write_soon(self, contents: Contents) -> None:
+        if self._waiting and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write(contents))
+
+    async def _write(self, contents: Contents) -> None:
+        """Writes what waits, and what has come to wait meanwhile."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            await self._write_batch(contents, batch)
+
+    async def _write_batch(self, contents: Contents, batch: list[_Waiting]) -> None:
+        outcome: Exception | None = None
+        held: set[str] = set()
+        try:
+            held = await contents.record_verdicts(
+                (one.verdict for one in batch),
+                recall=timedelta(days=self._retention.found_days),
+                few=self._retention.found_few,
+            )
+        except Exception as error:
+            outcome = error
+        except BaseException:
+            for one in batch:
+                one.written.cancel()
+            raise
+        for one in batch:
+            is_held = one.verdict.job_id in held
+            if not one.written.done():
+                one.written.set_result(outcome or (None if is_held else LeaseLost(one.verdict.job_id)))

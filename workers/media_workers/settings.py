@@ -79,6 +79,13 @@ class ClamdSettings(EnvironmentSettings):
     scan_timeout: float = Field(default=1800, gt=0)
     """Seconds for one scan from the first byte to the verdict, the object store's part included."""
 
+    at_once: int = Field(default=3, ge=1, le=32)
+    """Scans that one worker has with clamd at the same time, each over a connection of its own that is kept."""
+
+    heuristics: Literal["unscannable", "infected"] = "unscannable"
+    """What a finding of clamd's own heuristics means (`Heuristics.Phishing.*`, `Heuristics.Broken.*` ...). They guess:
+    `unscannable` keeps such content, and the tenant's `spec.scan.unscannable` says who may read it."""
+
     max_bytes: int = Field(default=2000 * 1024 * 1024, ge=1)
     """Larger content is unscannable without being sent. At most clamd's StreamMaxLength and MaxFileSize, which end at
     2 GiB; a smaller value saves the time of sending what clamd would refuse."""

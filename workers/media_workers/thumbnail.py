@@ -2,34 +2,41 @@
 
 import hashlib
 
-from media_core.decoding import DecodingFailed, StoreSource
-from media_core.errors import Refused, Unavailable, not_found
-from media_core.keys import content_key
-from media_core.queue import Lease
+from media_core.contents import Again
+from media_core.decoding import DecodingFailed
+from media_core.errors import Refused, Unfinished, not_found
+from media_core.queue import Lease, LeaseLost
 from media_core.store import ObjectMissing
 from media_core.thumbnails import make_thumbnail
 from media_workers.drain import Work
+from media_workers.stored import Stored
 
 
 async def make_video_thumbnail(lease: Lease, work: Work) -> None:
     """Handles a `thumbnail` job. A film that can't be decoded goes without; one that is gone needs none."""
     sha256 = lease.payload["sha256"]
-    content = await work.library.content(sha256)
+    content = lease.content or await work.library.content(sha256)
     if content is None or content.scan_status == "infected":
         raise not_found()
-    source = StoreSource(work.store, content_key(work.library.tenant_id, sha256), content.size)
+    source = Stored(work, content)
     try:
-        thumbnail = await make_thumbnail(work.decoder, source, content.mime_type)
+        with source.decoded():
+            thumbnail = await make_thumbnail(work.decoder, source, content.mime_type)
     except ObjectMissing:
         raise not_found() from None
     except DecodingFailed as error:
         if error.code == "crashed" and lease.attempts == 1:
-            raise Unavailable("decoder", error.detail) from error  # once more: the child may have been a victim
+            raise Unfinished("decoder", error.detail) from error  # once more: the child may have been a victim
         raise Refused(error.code, error.detail) from error
-    await work.library.keep_thumbnail(
-        lease,
-        data=thumbnail.data,
-        digest=hashlib.sha256(thumbnail.data).hexdigest(),
-        width=thumbnail.source_width,
-        height=thumbnail.source_height,
-    )
+    try:
+        await work.library.contents.keep_thumbnail(
+            job_id=lease.job_id,
+            token=lease.token,
+            sha256=sha256,
+            data=thumbnail.data,
+            digest=hashlib.sha256(thumbnail.data).hexdigest(),
+            width=thumbnail.source_width,
+            height=thumbnail.source_height,
+        )
+    except Again:
+        raise LeaseLost(lease.job_id) from None

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from media_core import quota, transcripts
-from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, Source, StoreSource
-from media_core.errors import Refused, Unavailable, not_found
+from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts
+from media_core.errors import Refused, Unfinished, not_found
 from media_core.jobs import Transcription
-from media_core.keys import content_key
 from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
 from media_core.store.base import ObjectMissing
 from media_core.transcripts import published
 from media_workers.drain import Work
+from media_workers.stored import Stored
 from media_workers.whisper import SAMPLE_RATE, Heard, Model, Samples, Whisper
 
 WINDOW_SECONDS = 300.0
@@ -66,7 +66,7 @@ class Transcriber:
         """
         wanted = Transcription.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
-        source = StoreSource(work.store, content_key(work.library.tenant_id, content.sha256), content.size)
+        source = Stored(work, content)
         recording = Recording(work.decoder, source, max_seconds=self._max_seconds, window_seconds=self._window_seconds)
         announced = await recording.duration()
         await _charge(lease, work, announced or 0.0)
@@ -176,7 +176,7 @@ class Window:
 class Recording:
     """The sound of stored content, decoded in the limited children only, never longer than `max_seconds`."""
 
-    def __init__(self, decoder: DecodingPool, source: Source, *, max_seconds: float, window_seconds: float) -> None:
+    def __init__(self, decoder: DecodingPool, source: Stored, *, max_seconds: float, window_seconds: float) -> None:
         self._decoder = decoder
         self._source = source
         self._max_seconds = max_seconds
@@ -209,12 +209,13 @@ class Recording:
 
     async def _run(self, task: str, **arguments: float) -> Any:
         try:
-            return await self._decoder.run(task, self._source, **arguments)
+            with self._source.decoded():
+                return await self._decoder.run(task, self._source, **arguments)
         except ObjectMissing as error:  # found infected or deleted since
             raise not_found() from error
         except DecodingFailed as error:
             if error.code in ("timeout", "crashed"):
-                raise Unavailable("decoder", error.detail) from error
+                raise Unfinished("decoder", error.detail) from error
             if error.code == "unsupported":
                 raise Refused("not_audio_or_video", f"This file can't be decoded as sound: {error.detail}") from error
             raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error

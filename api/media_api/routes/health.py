@@ -1,7 +1,9 @@
 """For whoever runs the process: alive, and able to serve. Neither needs a token nor says more than that."""
 
 import asyncio
+from typing import Final
 
+import structlog
 from fastapi import APIRouter, Response
 
 from media_api import problems
@@ -10,6 +12,11 @@ from media_api.services import Wired
 from media_core.errors import Unavailable
 
 router = APIRouter(tags=["Health"])
+
+PROBE_SECONDS: Final = 5.0
+"""How long all dependencies together may take to answer. Kubernetes waits a little longer (`render.py`)."""
+
+_log = structlog.stdlib.get_logger("media.api")
 
 
 @router.get("/healthz")
@@ -23,14 +30,15 @@ async def health() -> Health:
     responses={503: {"model": Health, "description": "Ending, or a dependency is away"}},
 )
 async def readiness(response: Response, services: Wired) -> Health:
-    """The database and the object store answer, and the process is not ending."""
+    """The database takes writes, the object store answers, and the process is not ending."""
     if services.draining:
         response.status_code = 503
         return Health(status="draining", detail="This process is ending.")
     try:
-        async with asyncio.timeout(5):
-            await asyncio.gather(services.policy.current(), services.store.probe())
+        async with asyncio.timeout(PROBE_SECONDS):
+            await asyncio.gather(services.database.probe(), services.store.probe())
     except (Unavailable, TimeoutError) as error:
+        _log.warning("not_ready", detail=str(error) or "no answer in time")
         response.status_code = 503
         response.headers["Retry-After"] = str(problems.RETRY_AFTER_OUTAGE)
         away = error.dependency if isinstance(error, Unavailable) else "database or object store"

@@ -152,7 +152,9 @@ def _progress(job: CoreJob) -> dict[str, Any]:
     return Job.of(job).model_dump(mode="json", include=_PROGRESS)
 
 
-_PROGRESS: Final = {"job_id", "kind", "status", "progress", "queue_position", "error", "started_at", "finished_at"}
+_PROGRESS: Final = {
+    *("job_id", "kind", "status", "progress", "queue_position", "error", "waits_for", "started_at", "finished_at"),
+}
 
 
 def _segment(stored: dict[str, Any]) -> dict[str, Any]:

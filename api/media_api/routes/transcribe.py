@@ -106,7 +106,7 @@ async def transcribe(
         if uploaded is not None and not upload.replayed:
             # What came only to be transcribed is not kept when it can't be; the same request again is a new one.
             with contextlib.suppress(Unavailable):
-                await services.library.delete(caller, media_id, forget_answer=True)
+                await services.library.delete(caller, media_id, forget_key=idempotency_key)
         raise
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
     return Data(data=JobAccepted(job_id=job.job_id, status=job.status))

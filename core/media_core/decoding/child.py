@@ -1,7 +1,7 @@
-"""A decoding child: `python -I -m media_core.decoding.child PARENT MEMORY`, its socket on file descriptor 0.
+"""A decoding child, forked by the zygote with every decoder loaded.
 
-It imports the decoders, confines itself, says that it is ready and then serves one task after the other until the
-socket closes. It asks its parent for ranges of the source and answers with a JSON header and raw bytes.
+It confines itself, says that it is ready and then serves one task after the other until its socket closes. It asks the
+pool for ranges of the source and answers with a JSON header and raw bytes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import gc
 import io
 import os
 import socket
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from media_core.decoding import audiovisual, images
-from media_core.decoding.confinement import allow_cpu, confine
+from media_core.decoding.confinement import allow_cpu, allow_memory, confine
 from media_core.decoding.failures import CannotDecode, failure
 from media_core.decoding.wire import BLOCK, LENGTHS, frame, header, lengths
 
@@ -45,23 +44,31 @@ class Link:
         for buffer in frame(message, payload):
             self._connection.sendall(buffer)
 
-    def receive(self) -> tuple[dict[str, Any], bytearray]:
-        header_length, payload_length = lengths(bytes(self._exactly(LENGTHS.size)))
-        return header(bytes(self._exactly(header_length))), self._exactly(payload_length)
+    def receive(self, payload: bytearray | None = None) -> tuple[dict[str, Any], int]:
+        """The header, and how many bytes of payload came with it; they are in `payload` then."""
+        header_length, payload_length = lengths(self._exactly(LENGTHS.size))
+        message = header(self._exactly(header_length))
+        if payload_length:
+            if payload is None or payload_length > len(payload):
+                os._exit(1)  # more than was asked for: the rest would be taken for the next message
+            self._fill(memoryview(payload)[:payload_length])
+        return message, payload_length
 
-    def _exactly(self, count: int) -> bytearray:
+    def _exactly(self, count: int) -> bytes:
         received = bytearray(count)
-        view = memoryview(received)
+        self._fill(memoryview(received))
+        return bytes(received)
+
+    def _fill(self, view: memoryview) -> None:
         while view:
             read = self._connection.recv_into(view)
             if read == 0:
                 os._exit(0)  # not an exception: a decoder in between might swallow it
             view = view[read:]
-        return received
 
 
 class RangeReader(io.RawIOBase):
-    """The source as a seekable file: aligned blocks, fetched from the parent on first use, a few of them kept."""
+    """The source as a seekable file: aligned blocks, fetched from the pool on first use, a few of them kept."""
 
     def __init__(self, link: Link, size: int) -> None:
         self._link = link
@@ -100,11 +107,12 @@ class RangeReader(io.RawIOBase):
             self._blocks.move_to_end(index)
             return self._blocks[index]
         expected = min(BLOCK, self.size - index * BLOCK)
+        block = bytearray(expected)  # first: what there is no memory for would stay on the wire
         self._link.send({"read": [index * BLOCK, expected]})
-        answer, block = self._link.receive()
+        answer, received = self._link.receive(block)
         if "refused" in answer:
             raise CannotDecode("too_large", str(answer["refused"]))
-        if len(block) != expected:
+        if received != expected:
             raise CannotDecode("corrupt", "the object is shorter than its recorded size")
         self._blocks[index] = block
         if len(self._blocks) > CACHED_BLOCKS:
@@ -113,10 +121,11 @@ class RangeReader(io.RawIOBase):
 
 
 def serve(link: Link) -> None:
-    """Carries out tasks until the parent closes the wire, which ends this process."""
+    """Carries out tasks until the pool closes the wire, which ends this process."""
     while True:
         order, _ = link.receive()
         allow_cpu(order["cpu_seconds"])
+        allow_memory()
         answer(link, order)
         gc.collect()
 
@@ -127,21 +136,14 @@ def answer(link: Link, order: dict[str, Any]) -> None:
     try:
         facts, payload = TASKS[order["task"]](source, **order["arguments"])
     except Exception as error:
+        allow_memory()  # what the error's frames hold may be all that the task was allowed
         link.send(failure(error))
     else:
         link.send({"done": facts}, payload)
 
 
-def main() -> None:
-    parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+def main(parent: int, memory_bytes: int) -> None:
+    """Turns this process, just forked by `parent` and with its wire on descriptor 0, into a child."""
     link = Link(socket.socket(fileno=0))
-    images.warm_up()
-    audiovisual.warm_up()
-    gc.collect()
-    gc.freeze()
     link.send({"ready": confine(parent=parent, memory_bytes=memory_bytes)})
     serve(link)
-
-
-if __name__ == "__main__":
-    main()

@@ -70,12 +70,17 @@ _CLONE3 = (435, 435)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+_warm_bytes: int | None = None
+"""Address space of this process when it was confined; None before."""
+
+
 def confine(*, parent: int, memory_bytes: int) -> list[str]:
     """Confines this process for good; call it after the imports. Returns the layers that the kernel did not grant.
 
     `memory_bytes` is what may be allocated beyond what is mapped now. Raises OSError where a limit that needs no
     privilege is refused, and exits where the parent is gone already.
     """
+    global _warm_bytes
     missing = []
     _libc.unshare(_CLONE_NEWNET)  # granted to root only; seccomp, below, refuses sockets to everybody
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -86,12 +91,9 @@ def confine(*, parent: int, memory_bytes: int) -> list[str]:
             os.setuid(UID)
         except OSError:
             missing.append("a uid of its own")
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
-    if os.getppid() != parent:
-        os._exit(0)
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory_bytes)
+    end_with(parent)  # after setuid, which clears it
+    _warm_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _limit(resource.RLIMIT_AS, _warm_bytes + memory_bytes)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
     for descriptor in (1, 2):
@@ -103,11 +105,29 @@ def confine(*, parent: int, memory_bytes: int) -> list[str]:
     return missing
 
 
+def end_with(parent: int) -> None:
+    """Has the kernel end this process when the thread that started it ends. Exits where `parent` is gone already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
 def allow_cpu(seconds: int) -> None:
     """Lets this process use `seconds` of CPU from now on; beyond, SIGXCPU ends it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def allow_memory(byte_count: int | None = None) -> None:
+    """Lets this process map so much beyond what it was confined with, or, by default, as much as its limit says.
+
+    Does nothing in a process that is not confined.
+    """
+    if _warm_bytes is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = most if byte_count is None else min(most, _warm_bytes + byte_count)
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
 
 
 def _limit(which: int, value: int) -> None:

@@ -3,18 +3,24 @@
 A picture's memory follows from its header, so its header decides. A sequential JPEG is decoded row by row at reduced
 scale, so even 250 megapixels take little; a progressive one and every other format is held whole, at four bytes a
 pixel and more, and stops at 50 megapixels (WebP at 30).
+
+The kernel holds both steps to that: reading a header may take HEADER_BYTES whatever it claims, and decoding only what
+its number of pixels accounts for. So a header that understates its picture gains nothing either.
 """
 
 from __future__ import annotations
 
 import codecs
 import io
+import struct
 from typing import IO, Any, Literal
 
 import pillow_heif
-from PIL import AvifImagePlugin, ExifTags, Image, ImageCms
+from PIL import AvifImagePlugin, ExifTags, GifImagePlugin, Image, ImageCms
 
+from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
+from media_core.decoding.results import LONGEST_SIDE
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
@@ -25,6 +31,17 @@ MOST_PIXELS_WEBP = 30_000_000
 MOST_PIXELS_SEQUENTIAL_JPEG = 250_000_000
 MOST_BYTES_HELD = 128 << 20
 """Of an encoded file, where the decoder copies it into memory (WebP, AVIF, HEIF, most TIFFs)."""
+
+COPIES_HELD = 4
+"""Of such a file, at most, while it is opened."""
+
+HEADER_BYTES = 64 << 20
+"""Memory in which any header is read; a camera's takes one or two MiB."""
+
+DECODING_BYTES = 128 << 20
+BYTES_PER_PIXEL = 24
+"""Memory in which a picture is decoded and scaled. Measured: 20 bytes a pixel (WebP with transparency) and less. The
+fixed part leaves room for a HEIF picture that is cropped after decoding, since its header tells the cropped sides."""
 
 _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
 _TURNS = {
@@ -39,9 +56,26 @@ _TURNS = {
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
+class _FirstFrame(GifImagePlugin.GifImageFile):
+    """A GIF that keeps nothing for its second frame.
+
+    Pillow's reader takes memory for what the first frame leaves behind as soon as it meets that frame's header.
+    """
+
+    @property
+    def disposal_method(self) -> int:
+        return 0
+
+    @disposal_method.setter
+    def disposal_method(self, _: int) -> None:
+        pass
+
+
 def warm_up() -> None:
     """Loads every decoder that will be needed: a confined process cannot import."""
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    Image.MAX_IMAGE_PIXELS = None  # the sizes are checked here
+    Image.register_open(_FirstFrame.format, _FirstFrame, lambda head: head.startswith((b"GIF87a", b"GIF89a")))
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "cp1252"):
         codecs.lookup(encoding)
@@ -52,9 +86,17 @@ def warm_up() -> None:
 
 
 def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """Sides as displayed, format, and whether it moves; headers only, so most pictures above the caps are told too."""
+    """Sides as displayed, format, and whether it moves; headers only, so most pictures above the caps are told too.
+
+    An orientation that is stated behind the pixels (in some PNGs, and in a WebP above the cap) is not seen here.
+    """
+    if stated := _stated_webp(file):
+        width, height, animated = stated
+        if width * height > MOST_PIXELS_WEBP:
+            _check_sides(width, height)
+            return {"width": width, "height": height, "format": "WEBP", "animated": animated}, b""
     image = _open(file)
-    width, height = _as_displayed(image)
+    width, height = _upright(image.size, _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
     animated = name in ANIMATIONS and bool(getattr(image, "is_animated", False))
     return {"width": width, "height": height, "format": name, "animated": animated}, b""
@@ -62,19 +104,17 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
     """The picture, or an animation's first frame, upright and at most `max_side` pixels long, as WebP."""
-    image = _open(file)
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS_SEQUENTIAL_JPEG or (pixels > MOST_PIXELS and not _is_sequential_jpeg(file)):
-        raise CannotDecode("too_large", f"{image.width} x {image.height} pixels are above the cap for this format")
-    source_width, source_height = _as_displayed(image)
-    turn = _TURNS.get(_orientation(image))
+    image = _open_to_decode(file)
+    sides = image.size
     small = to_srgb(shrunk(image, max_side))
-    return picture(small if turn is None else small.transpose(turn), source_width, source_height)
+    orientation = _orientation(image)  # only now: a PNG may state it behind its pixels
+    turn = _TURNS.get(orientation)
+    return picture(small if turn is None else small.transpose(turn), *_upright(sides, orientation))
 
 
 def resize_thumbnail(file: IO[bytes], size: int, image_format: Literal["webp", "jpeg"]) -> tuple[dict[str, Any], bytes]:
     """One of our own thumbnails, scaled down to `size` pixels on its longest side and encoded anew."""
-    small = to_srgb(shrunk(_open(file), size))
+    small = to_srgb(shrunk(_open_to_decode(file), size))
     if image_format == "webp":
         return {}, _webp(small)
     encoded = io.BytesIO()
@@ -128,26 +168,75 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 def _open(file: IO[bytes]) -> Image.Image:
     """The picture's headers. Raises CannotDecode, and what Pillow raises, before any pixel memory is taken."""
-    head = file.read(2)
-    if head not in _READ_AS_NEEDED and file.seek(0, io.SEEK_END) > MOST_BYTES_HELD:
-        raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES_HELD >> 20} MiB")
-    # Pillow refuses a WebP at twice this number before its decoder allocates the canvas; other sizes are checked here.
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS_WEBP // 2 if head == b"RI" else None
     file.seek(0)
-    return Image.open(file, formats=FORMATS)
+    head = file.read(2)
+    size = file.seek(0, io.SEEK_END)
+    held = 0 if head in _READ_AS_NEEDED else size
+    if held > MOST_BYTES_HELD:
+        raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES_HELD >> 20} MiB")
+    width, height, _ = _stated_webp(file) or (0, 0, False)
+    if width * height > MOST_PIXELS_WEBP:
+        raise _too_large(width, height)
+    allow_memory(HEADER_BYTES + COPIES_HELD * held + BYTES_PER_PIXEL * width * height)
+    file.seek(0)
+    image = Image.open(file, formats=FORMATS)
+    _check_sides(*image.size)
+    return image
+
+
+def _open_to_decode(file: IO[bytes]) -> Image.Image:
+    """The picture's headers, and the memory for its pixels granted. Raises CannotDecode above the caps."""
+    image = _open(file)
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS_SEQUENTIAL_JPEG or (pixels > MOST_PIXELS and not _is_sequential_jpeg(file)):
+        raise _too_large(image.width, image.height)
+    allow_memory(DECODING_BYTES + COPIES_HELD * file.seek(0, io.SEEK_END) + BYTES_PER_PIXEL * pixels)
+    return image
+
+
+def _too_large(width: int, height: int) -> CannotDecode:
+    return CannotDecode("too_large", f"{width} x {height} pixels are above the cap for this format")
+
+
+def _check_sides(width: int, height: int) -> None:
+    if max(width, height) > LONGEST_SIDE:
+        raise CannotDecode("too_large", f"{width} x {height} pixels are more than any picture has")
+
+
+def _stated_webp(file: IO[bytes]) -> tuple[int, int, bool] | None:
+    """Sides and whether it moves, by a WebP's first chunk; its decoder would take memory for the canvas to tell them.
+
+    None for what is no WebP (RFC 9649, 2.5 to 2.7; RFC 6386, 9.1).
+    """
+    file.seek(0)
+    head = file.read(30)
+    if head[:4] != b"RIFF" or len(head) < 30:
+        return None
+    match head[8:16]:
+        case b"WEBPVP8 ":
+            width, height = struct.unpack_from("<HH", head, 26)
+            return width & 0x3FFF, height & 0x3FFF, False
+        case b"WEBPVP8L":
+            (bits,) = struct.unpack_from("<I", head, 21)
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, False
+        case b"WEBPVP8X":
+            width, height = int.from_bytes(head[24:27], "little"), int.from_bytes(head[27:30], "little")
+            return width + 1, height + 1, bool(head[20] & 2)
+    return None
 
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow's reader turns it itself
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        # Not `image.getexif()`: a PNG's decodes the whole picture in search of it.
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1  # damaged EXIF must not cost the thumbnail
 
 
-def _as_displayed(image: Image.Image) -> tuple[int, int]:
-    return (image.height, image.width) if _orientation(image) in (5, 6, 7, 8) else image.size
+def _upright(sides: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return (sides[1], sides[0]) if orientation in (5, 6, 7, 8) else sides
 
 
 def _is_sequential_jpeg(file: IO[bytes]) -> bool:

@@ -1,43 +1,36 @@
-"""Warm decoding children, and the one place that talks to them.
+"""The decoding children, and who may use one.
+
+Nothing runs until there is something to decode. The first task starts a zygote, a process of ours that has the decoders
+loaded and never sees a source. It forks a confined child where a task finds none at rest. A child that rests for a
+while ends, and so does a zygote without children: an api that decodes nothing holds no memory for it.
 
 A task has a child to itself. Whatever ends badly - a limit, a crash, a protocol error, a cancelled request, a source
 that cannot be read - ends that child, so no later task can meet another one's remains. A task that fails because of
-its bytes leaves the child clean and warm. A child serves a limited number of tasks and its successor is started before
-anybody waits for it.
+its bytes leaves the child clean and warm. A child serves a limited number of tasks.
+
+Children of one zygote have the same address layout. A child that crashed or hung may have been probing it, so its
+zygote forks no more, and ends when the tasks of its other children have ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import os
 import signal
-import socket
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import structlog
 
-from media_core.decoding.results import ImageFacts, MediaFacts, Thumbnail
+from media_core.decoding.children import Child, Contract, Ended, Order, Zygote
+from media_core.decoding.results import FAILURES_OF_THE_SOURCE, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
 from media_core.decoding.sources import Source
-from media_core.decoding.wire import BLOCK, LENGTHS, LONGEST_PAYLOAD, WireError, frame, header, lengths
+from media_core.decoding.wire import BLOCK, LONGEST_PAYLOAD, WireError
 
 _log = structlog.stdlib.get_logger("media.decoding")
 
-START_SECONDS = 60.0
 TASKS_PER_CHILD = 200
 SAMPLE_BYTES_PER_SECOND = 32_000
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_ARENA_MAX": "1"}
-"""Nothing of ours. glibc returns a picture's memory at once, and a thread reserves no address space of its own."""
-
-SMALLEST_READ = 64 << 10
-"""Bytes that any read counts for at least, so that a child cannot keep a store busy with single bytes."""
-
-FAILURES_OF_THE_SOURCE = ("unsupported", "corrupt", "too_large")
-CODES = (*FAILURES_OF_THE_SOURCE, "memory", "crashed")
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Limits:
     """What one task may take."""
 
     memory_bytes: int = 640 << 20
-    """Address space beyond a warm child's own (about 200 MiB, 60 of them resident)."""
+    """Address space beyond a new child's own (about 210 MiB, 35 of them resident, most of those the zygote's pages)."""
 
     cpu_seconds: int = 15
     """Whole seconds of CPU; the kernel ends the child beyond them."""
@@ -54,80 +47,76 @@ class Limits:
     """Seconds from the moment a child is free, reading the source included."""
 
 
-class DecodingFailed(Exception):
-    """One source could not be decoded.
-
-    `code`: "unsupported", "corrupt", "too_large" (pixels, bytes), "timeout", "memory" or "crashed"; `detail` is for a
-    person and may quote a decoder's message, never the source's bytes.
-    """
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.code = code
-        self.detail = detail
-
-
-@dataclass(frozen=True)
-class _Contract:
-    """What a task may read and answer, however its child behaves."""
-
-    result: Callable[[dict[str, Any], bytes], Any]
-    most_read: Callable[[int], int]
-    """Bytes, given the source's size."""
-
-    most_answered: Callable[[dict[str, Any]], int]
-    """Bytes, given the arguments."""
-
-
 def _whole(size: int) -> int:
     return 2 * size + 16 * BLOCK
 
 
 _TASKS = {
-    "inspect_image": _Contract(lambda facts, _: ImageFacts(**facts), _whole, lambda _: 0),
-    "thumbnail": _Contract(lambda facts, data: Thumbnail(data, **facts), _whole, lambda _: 8 << 20),
-    "resize_thumbnail": _Contract(lambda _, data: data, _whole, lambda _: 8 << 20),
-    "probe": _Contract(lambda facts, _: MediaFacts(**facts), lambda _: 160 * BLOCK, lambda _: 0),
-    "video_frame": _Contract(lambda facts, data: Thumbnail(data, **facts), lambda _: 96 * BLOCK, lambda _: 8 << 20),
-    "audio_window": _Contract(
+    "inspect_image": Contract(lambda facts, _: ImageFacts(**facts), _whole, lambda _: 0),
+    "thumbnail": Contract(lambda facts, data: Thumbnail(data, **facts), _whole, lambda _: 8 << 20),
+    "resize_thumbnail": Contract(lambda _, data: data, _whole, lambda _: 8 << 20),
+    "probe": Contract(lambda facts, _: MediaFacts(**facts), lambda _: 160 * BLOCK, lambda _: 0),
+    "video_frame": Contract(lambda facts, data: Thumbnail(data, **facts), lambda _: 96 * BLOCK, lambda _: 8 << 20),
+    "audio_window": Contract(
         lambda _, data: data, _whole, lambda a: math.ceil(a["seconds"] * SAMPLE_BYTES_PER_SECOND) + 2
     ),
 }
 
 
-class DecodingPool:
-    """`processes` warm children, each with one task at a time; further tasks wait their turn.
+class _NotBegun(DecodingFailed):
+    """The child was gone before it had read a byte, so neither source nor task is at fault."""
 
-    Belongs to one event loop and to the thread that runs it: the kernel ends the children with that thread.
+
+class DecodingPool:
+    """At most `processes` children at once, each with one task at a time; further tasks wait their turn.
+
+    A child ends after `child_idle_seconds` without a task, the zygote after `zygote_idle_seconds` without a child.
+    Belongs to one event loop and to the thread that runs it: the kernel ends the zygote with that thread, and the
+    children with the zygote.
     """
 
-    def __init__(self, processes: int = 2, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        processes: int = 2,
+        limits: Limits | None = None,
+        *,
+        child_idle_seconds: float = 60.0,
+        zygote_idle_seconds: float = 300.0,
+    ) -> None:
         self._limits = limits or Limits()
-        self._processes = processes
-        self._slots: set[asyncio.Task[_Child]] = set()
-        self._idle: asyncio.LifoQueue[asyncio.Task[_Child]] = asyncio.LifoQueue()
-        self._closed = False
+        self._child_idle_seconds = child_idle_seconds
+        self._zygote_idle_seconds = zygote_idle_seconds
+        self._turn = asyncio.Semaphore(processes)
+        self._forking = asyncio.Lock()
+        self._zygotes: list[Zygote] = []
+        """The latest last, which is the one that forks; the others have children left or are about to end."""
+
+        self._zygote_clock: asyncio.TimerHandle | None = None
+        self._children: set[Child] = set()
+        self._resting: dict[Child, asyncio.TimerHandle] = {}
+        """Children without a task, the latest last, and the clock of each."""
+
+        self._missing: set[str] = set()
+        self._open = False
 
     async def __aenter__(self) -> Self:
-        """Starts the children. Raises DecodingFailed("crashed") where they cannot run at all."""
-        for _ in range(self._processes):
-            self._idle.put_nowait(self._slot())
-        try:
-            children = await asyncio.gather(*self._slots)
-        except BaseException:
-            await self.__aexit__()
-            raise
-        for layer in sorted({layer for child in children for layer in child.missing}):
-            _log.warning("decoding_less_confined", missing=layer)
+        """Starts nothing: see `warm`."""
+        self._open = True
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._closed = True
-        for slot in self._slots:
-            slot.cancel()
-        for child in await asyncio.gather(*self._slots, return_exceptions=True):
-            if isinstance(child, _Child):
-                await child.end()
+        self._open = False
+        async with self._forking:
+            for child in list(self._children):
+                self._let_go(child)
+            if self._zygote_clock is not None:
+                self._zygote_clock.cancel()
+            await asyncio.gather(*(zygote.end() for zygote in self._zygotes))
+
+    async def warm(self) -> None:
+        """Starts the zygote, so that the first task need not wait for it. Raises DecodingFailed("crashed")."""
+        async with self._forking:
+            await self._warm_zygote()
 
     async def run(self, task: str, source: Source, **arguments: Any) -> Any:
         """Carries out one task (names, arguments and results: the functions in `child.TASKS`).
@@ -137,21 +126,31 @@ class DecodingPool:
         contract = _TASKS[task]
         if contract.most_answered(arguments) > LONGEST_PAYLOAD:
             raise ValueError(f"{task}: the answer would be longer than {LONGEST_PAYLOAD} bytes")
-        slot = await self._idle.get()
-        reusable = True
+        order = Order(task, arguments, source, contract)
+        async with self._turn:
+            try:
+                return await self._carry_out(order, self._rested() or await self._fork())
+            except _NotBegun:  # it had died at rest, or with its zygote
+                return await self._carry_out(order, await self._fork())
+
+    async def _carry_out(self, order: Order, child: Child) -> Any:
+        reusable = False
         try:
-            child = await asyncio.shield(slot)
-            reusable = False
-            result = await self._perform(child, _Order(task, arguments, source, contract))
-            reusable = child.tasks < TASKS_PER_CHILD
+            result = await self._perform(child, order)
+            reusable = True
         except DecodingFailed as failed:
-            reusable = failed.code in FAILURES_OF_THE_SOURCE and child.tasks < TASKS_PER_CHILD
+            reusable = failed.code in FAILURES_OF_THE_SOURCE
+            if failed.code in ("crashed", "timeout"):
+                self._retire(child.zygote)
             raise
         finally:
-            self._idle.put_nowait(slot if reusable else self._replaced(slot))
+            if reusable and child.tasks < TASKS_PER_CHILD and self._open and not child.zygote.retired:
+                self._rest(child)
+            else:
+                self._let_go(child)
         return result
 
-    async def _perform(self, child: _Child, order: _Order) -> Any:
+    async def _perform(self, child: Child, order: Order) -> Any:
         try:
             async with asyncio.timeout(self._limits.wall_seconds) as clock:
                 return await child.perform(order, self._limits.cpu_seconds)
@@ -159,133 +158,84 @@ class DecodingPool:
             if not clock.expired():
                 raise
             raise DecodingFailed("timeout", f"not decoded within {self._limits.wall_seconds:g} s") from error
-        except (_Ended, WireError) as error:
+        except (Ended, WireError) as error:
             if await child.end() == -signal.SIGXCPU:
                 detail = f"not decoded within {self._limits.cpu_seconds} s of CPU"
                 raise DecodingFailed("timeout", detail) from error
-            raise DecodingFailed("crashed", "the decoding process ended without an answer") from error
+            failure = DecodingFailed if child.heard else _NotBegun
+            raise failure("crashed", "the decoding process ended without an answer") from error
 
-    def _slot(self) -> asyncio.Task[_Child]:
-        slot = asyncio.create_task(_Child.start(self._limits.memory_bytes))
-        self._slots.add(slot)
-        return slot
+    def _rest(self, child: Child) -> None:
+        clock = asyncio.get_running_loop().call_later(self._child_idle_seconds, self._let_go, child)
+        self._resting[child] = clock
 
-    def _replaced(self, slot: asyncio.Task[_Child]) -> asyncio.Task[_Child]:
-        if self._closed:
-            return slot
-        self._slots.discard(slot)
-        if slot.exception() is None:
-            slot.result().kill()
-        return self._slot()
-
-
-@dataclass(frozen=True)
-class _Order:
-    task: str
-    arguments: dict[str, Any]
-    source: Source
-    contract: _Contract
-
-
-class _Ended(Exception):
-    """The child is gone, or no longer understands."""
-
-
-class _Child:
-    """One process and the parent's end of its wire."""
-
-    def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-        self.missing: list[str] = []
-        self.tasks = 0
-
-    @classmethod
-    async def start(cls, memory_bytes: int) -> _Child:
-        """A child that is confined and ready. Raises DecodingFailed("crashed")."""
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-m", "media_core.decoding.child", str(os.getpid()), str(memory_bytes)),
-                    stdin=theirs.fileno(),
-                    stdout=asyncio.subprocess.DEVNULL,
-                    env=ENVIRONMENT,
-                )
-        except OSError as error:
-            ours.close()
-            raise DecodingFailed("crashed", "no decoding process could be started") from error
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2 * BLOCK)
-        child = cls(process, reader, writer)
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                ready, _ = await child._receive(0)
-                child.missing = list(ready["ready"])
-        except (TimeoutError, _Ended, WireError, LookupError) as error:
-            await child.end()
-            raise DecodingFailed("crashed", "a decoding process did not become ready; see its messages") from error
-        except BaseException:
-            child.kill()
-            raise
+    def _rested(self) -> Child | None:
+        """The child that has rested least, so that those which are not needed come to their end."""
+        if not self._resting:
+            return None
+        child, clock = self._resting.popitem()
+        clock.cancel()
         return child
 
-    async def perform(self, order: _Order, cpu_seconds: int) -> Any:
-        """Serves the child's reads until it answers. Cancelled halfway, the child is of no further use."""
-        self.tasks += 1
-        unread = order.contract.most_read(order.source.size)
-        await self._send(
-            {"task": order.task, "arguments": order.arguments, "size": order.source.size, "cpu_seconds": cpu_seconds}
-        )
-        while True:
-            message, payload = await self._receive(order.contract.most_answered(order.arguments))
-            match message:
-                case {"read": [int(start), int(length)]} if start >= 0 and 0 < length <= BLOCK:
-                    unread -= max(length, SMALLEST_READ)
-                    if unread < 0:
-                        await self._send({"refused": "it takes more reading than this task may do"})
-                    else:
-                        await self._send({}, await order.source.read(start, length))
-                case {"done": dict(facts)}:
-                    try:
-                        return order.contract.result(facts, payload)
-                    except (TypeError, ValueError) as error:
-                        raise WireError("an answer that is none") from error
-                case {"failed": str(code), "detail": str(detail)} if code in CODES:
-                    raise DecodingFailed(code, detail)
-                case _:
-                    raise WireError("a message that is not understood")
+    def _let_go(self, child: Child) -> None:
+        if clock := self._resting.pop(child, None):
+            clock.cancel()
+        child.kill()
+        self._children.discard(child)
+        if self._open:
+            self._dismiss_retired()
+            self._restart_zygote_clock()
 
-    def kill(self) -> None:
-        """Ends the process at once; the event loop reaps it."""
-        # Not `Process.kill`: that looks first whether the process has ended, and so takes its exit status away from the
-        # event loop, which then says 255 where the kernel had said SIGXCPU.
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
-        self._writer.close()
-
-    async def end(self) -> int:
-        """Ends the process unless it has ended; its exit status, negative for a signal."""
-        self.kill()
-        return await self._process.wait()
-
-    async def _send(self, message: dict[str, Any], payload: bytes = b"") -> None:
+    async def _fork(self) -> Child:
+        """A child of the pool's, ready for a task. Raises DecodingFailed("crashed")."""
         try:
-            for buffer in frame(message, payload):
-                self._writer.write(buffer)
-            await self._writer.drain()
-        except ConnectionError as error:
-            raise _Ended from error
+            async with self._forking:
+                zygote = await self._warm_zygote()
+                child = await zygote.fork(self._limits.memory_bytes)
+                self._children.add(child)
+        except Ended as error:
+            raise _NotBegun("crashed", "a decoding process did not become ready; see its messages") from error
+        finally:
+            self._dismiss_retired()
+        for layer in sorted(set(child.missing) - self._missing):
+            _log.warning("decoding_less_confined", missing=layer)
+        self._missing.update(child.missing)
+        return child
 
-    async def _receive(self, most_payload: int) -> tuple[dict[str, Any], bytes]:
+    async def _warm_zygote(self) -> Zygote:
+        if not self._open:
+            raise DecodingFailed("crashed", "the decoding pool is closed")
+        self._restart_zygote_clock()
+        if self._zygotes and self._zygotes[-1].forks:
+            return self._zygotes[-1]
         try:
-            header_length, payload_length = lengths(await self._reader.readexactly(LENGTHS.size))
-            if payload_length > most_payload:
-                raise WireError("a payload longer than this task's answer")
-            encoded = await self._reader.readexactly(header_length)
-            return header(encoded), await self._reader.readexactly(payload_length)
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise _Ended from error
+            zygote = await Zygote.start()
+        except Ended as error:
+            raise DecodingFailed("crashed", "no decoding process could be started; see its messages") from error
+        self._zygotes = [*(earlier for earlier in self._zygotes if not earlier.gone), zygote]
+        return zygote
+
+    def _restart_zygote_clock(self) -> None:
+        if self._zygote_clock is not None:
+            self._zygote_clock.cancel()
+        loop = asyncio.get_running_loop()
+        self._zygote_clock = loop.call_later(self._zygote_idle_seconds, self._retire_idle_zygote)
+
+    def _retire_idle_zygote(self) -> None:
+        if self._children or self._forking.locked():
+            self._restart_zygote_clock()
+        elif self._zygotes:
+            self._retire(self._zygotes[-1])
+            self._dismiss_retired()
+
+    def _retire(self, zygote: Zygote) -> None:
+        zygote.retired = True
+        for child in [child for child in self._resting if child.zygote is zygote]:
+            self._let_go(child)
+
+    def _dismiss_retired(self) -> None:
+        """Ends the zygotes that fork no more and have no child left. While one forks, that waits."""
+        in_use = {child.zygote for child in self._children}
+        for zygote in self._zygotes:
+            if zygote.retired and zygote not in in_use and not self._forking.locked():
+                zygote.dismiss()

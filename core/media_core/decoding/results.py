@@ -1,4 +1,4 @@
-"""What the decoding tasks answer with.
+"""What the decoding tasks answer with, and fail with.
 
 A decoding child has read hostile bytes, so what it says is data to check, never objects to load: the parent builds
 these from plain JSON values and refuses whatever does not fit (ValueError, which fails the task as "crashed").
@@ -9,8 +9,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+FAILURES_OF_THE_SOURCE = ("unsupported", "corrupt", "too_large")
+CODES = (*FAILURES_OF_THE_SOURCE, "memory", "crashed")
+"""What a child may say of itself; "timeout" is the parent's word."""
+
 LONGEST_SIDE = 1 << 17
 """Pixels. Above any picture the pixel caps let through; a child that claims more is lying."""
+
+
+class DecodingFailed(Exception):
+    """One source could not be decoded.
+
+    `code`: "unsupported", "corrupt", "too_large" (pixels, bytes), "timeout", "memory" or "crashed"; `detail` is for a
+    person and may quote a decoder's message, never the source's bytes.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
 
 
 def _check_side(*sides: int | None) -> None:

@@ -1,7 +1,7 @@
 """The frames between a decoding child and its parent: a JSON header and raw bytes, both with a length cap.
 
-Nothing else crosses: no pickles, no file descriptors, no paths. Only the standard library is imported here, since the
-child loads this before it confines itself.
+Nothing else crosses: no pickles, no file descriptors, no paths. The zygote, which sees no source, knows two messages
+only: ORDER and STATUS.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ LONGEST_HEADER = 16 << 10
 LONGEST_PAYLOAD = 64 << 20
 BLOCK = 1 << 20
 """Bytes of one range that a child may ask for; its reads are aligned to it."""
+
+ORDER = struct.Struct(">Q")
+"""To the zygote, with two sockets: the memory in bytes that a new child may take."""
+
+STATUS = struct.Struct(">i")
+"""From the zygote: a child's exit status, negative for a signal."""
 
 
 class WireError(Exception):

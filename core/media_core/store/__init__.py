@@ -1,8 +1,11 @@
-"""One tenant's objects; see `base` for the contract. `open_store` picks the driver that the settings name."""
+"""One tenant's objects; see `base` for the contract. `open_store` picks the driver that the settings name.
+
+The S3 driver is imported by who asks for it: what it stands on is of no use to a process with a folder.
+"""
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -10,7 +13,9 @@ from pydantic_settings import SettingsConfigDict
 from media_core.settings import EnvironmentSettings
 from media_core.store.base import ObjectInfo, ObjectMissing, ObjectStore, SignedUrl, StagedObject
 from media_core.store.folder import FolderStore, SignedRequest
-from media_core.store.s3 import S3Settings, S3Store
+
+if TYPE_CHECKING:
+    from media_core.store.s3 import S3Settings, S3Store
 
 __all__ = [
     "FolderStore",
@@ -46,8 +51,10 @@ class StoreSettings(EnvironmentSettings):
     """Where clients reach the api; the folder's signed URLs lead there."""
 
     @cached_property
-    def s3(self) -> S3Settings:
+    def s3(self) -> "S3Settings":
         """Read only where the store is S3. Raises pydantic's ValidationError."""
+        from media_core.store.s3 import S3Settings
+
         return S3Settings()
 
     @model_validator(mode="after")
@@ -63,7 +70,17 @@ def open_store(settings: StoreSettings, tenant_id: str) -> ObjectStore:
     Raises ValueError for an impossible tenant id or a short signing key, ValidationError for missing S3 settings.
     """
     if settings.store == "s3":
+        from media_core.store.s3 import S3Store
+
         return S3Store(settings.s3, tenant_id)
     assert settings.store_folder is not None  # noqa: S101 (the settings see to it)
     key = settings.store_signing_key.get_secret_value().encode()
     return FolderStore(settings.store_folder, tenant_id, key, settings.public_url)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("S3Settings", "S3Store"):
+        from media_core.store import s3
+
+        return getattr(s3, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

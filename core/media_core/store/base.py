@@ -5,9 +5,11 @@ What every driver keeps:
   returned, it survives a crash of the machine as far as the backend keeps its word.
 - A store is bound to one tenant: it takes no key outside `tenant/{tenant_id}/`, and none under `.staging/`, where large
   objects wait until they are whole. What lies there has no key: it can't be listed or signed.
-- Memory does not depend on an object's size.
+- Memory does not grow with what is written or read; `memory_of` says what a staged object takes.
+- A removal ends: `delete` sends nothing any more after `DELETE_SECONDS`, so who holds a lease of minutes on a removal
+  never outlives it.
 - An absent object is `ObjectMissing` or None, an outage is `Unavailable("object store", ...)`, said within seconds, not
-  minutes. Neither bears a secret.
+  minutes, save where the backend may be busy with a large object (`finish`, `promote`). Neither bears a secret.
 Nothing depends on tags, metadata, conditional puts, lifecycle rules or versions: not every S3 has them.
 """
 
@@ -21,6 +23,12 @@ from media_core.errors import Unavailable
 
 CHUNK_BYTES = 1024 * 1024
 """What `stream` aims at per chunk: from here on larger chunks are no faster, and smaller ones cost CPU."""
+
+DELETE_SECONDS = 30.0
+"""`delete` has ended by then, in whatever way."""
+
+USUAL_MOST = 48 * 1024**3
+"""What a staged object may hold where its caller does not say: S3's 10,000 parts of 5 MiB, and something to spare."""
 
 STAGING = ".staging"
 
@@ -64,23 +72,31 @@ class StagedObject(Protocol):
         """Bytes written so far."""
 
     async def write(self, chunk: bytes | memoryview) -> None:
-        """Appends; chunks may be of any size, also empty. Waits while the backend is behind."""
+        """Appends; chunks may be of any size, also empty. Waits while the backend is behind.
+
+        Raises ValueError where more comes than `stage` was told.
+        """
 
     async def finish(self) -> None:
-        """Returns once all bytes are durable in staging. Nothing can be written after."""
+        """Returns once all bytes are durable. Nothing can be written after.
+
+        Where `stage` was told the key, the object may be visible from here on: check the bytes before.
+        """
 
     async def promote(self, key: str) -> None:
         """Makes the object visible under `key`, at once and whole, in place of what was there.
 
         Moves no byte through this process and leaves the staged object, so that it can be repeated (after an outage,
-        say) until `discard`. Raises RuntimeError before `finish`.
+        say) until `discard`. A large one may take the backend minutes: hold no connection and no lock meanwhile. A call
+        that is cut or fails may yet have made the object visible, or may do so a little later. Raises RuntimeError
+        before `finish`.
         """
 
     async def read(self, start: int, length: int) -> bytes:
         """Like `ObjectStore.read`, after `finish`: a staged object is a `decoding.Source` of its own bytes."""
 
     async def discard(self) -> None:
-        """Removes what is staged, finished or not; repeating it is a no-op. Promoted objects stay."""
+        """Removes what is staged, finished or not; repeating it is a no-op. What is visible under a key stays."""
 
 
 class ObjectStore(Protocol):
@@ -89,8 +105,20 @@ class ObjectStore(Protocol):
     async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Stores a small object (one request's worth, at most some MiB) in place of what was there."""
 
-    async def stage(self, name: str) -> StagedObject:
-        """Begins a large object; `name` is one segment, unique among the tenant's uploads (a ULID)."""
+    async def stage(self, name: str, *, at_most: int = USUAL_MOST, key: str | None = None) -> StagedObject:
+        """Begins a large object; `name` is one segment, unique among the tenant's uploads (a ULID).
+
+        `at_most`: how many bytes may come, which is the announced size or the limit that holds. S3 takes 10,000 parts,
+        so the parts are as small as they can be for it, 5 MiB or more, and memory goes with them: `memory_of`. Raises
+        ValueError for more than the backend can hold in one object (S3: 5 TiB).
+
+        `key`: where it will be promoted to, if that is known before the bytes have come. S3 then needs no copy, and
+        `promote` costs next to nothing. Who says it checks the bytes before `finish`, since nothing takes the object
+        back after; `promote` raises Unavailable where somebody has removed it since.
+        """
+
+    def memory_of(self, at_most: int = USUAL_MOST) -> int:
+        """The most bytes of this process's memory that one staged object takes at a time."""
 
     async def read(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from offset `start`; fewer at the object's end, none beyond it. Raises ObjectMissing."""
@@ -106,7 +134,12 @@ class ObjectStore(Protocol):
         """What is known of the object; None where there is none."""
 
     async def delete(self, *keys: str) -> None:
-        """Removes objects; an absent one is a no-op."""
+        """Removes objects; an absent one is a no-op.
+
+        Ends within `DELETE_SECONDS`, whatever the backend does: with all of them removed, or with Unavailable and some
+        of them left, and then nothing more is sent. (A backend that hangs with a request that it has already taken may
+        still carry that one out when it wakes; nothing on this side can prevent it.)
+        """
 
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """The tenant's objects whose key begins with the string `prefix`, in no promised order. Staging is left out."""
@@ -122,7 +155,7 @@ class ObjectStore(Protocol):
         """Removes what uploads that died left in staging, unless younger than `older_than`; returns how many."""
 
     async def probe(self) -> None:
-        """Raises Unavailable, with a sentence that says what is wrong, unless the store answers right now."""
+        """Raises Unavailable, with a sentence that says what is wrong, unless the store answers in three seconds."""
 
     async def aclose(self) -> None:
         """Gives connections back. The store is not used after."""
@@ -161,6 +194,12 @@ def checked_expiry(expires_in: timedelta) -> int:
     if not 1 <= seconds <= 7 * 24 * 3600:
         raise ValueError(f"a signed URL lives from a second to seven days, not {expires_in}")
     return seconds
+
+
+def checked_most(at_most: int, wanted: int) -> None:
+    """Raises ValueError where `wanted` bytes would be more than `at_most`."""
+    if wanted > at_most:
+        raise ValueError(f"more than the {at_most:,} bytes that were announced for this object")
 
 
 def unavailable(detail: str) -> Unavailable:

@@ -4,21 +4,31 @@ An object's file is its key below the root. Bytes go to a file in the tenant's `
 their name by rename(2) or link(2), after which the folder is fsynced: kill -9 and power loss leave an object whole or
 absent, and a reader keeps the version it opened. Needs a file system with hard links.
 
+Whatever may wait for the disk runs in a thread. A small object that the kernel has in memory is read at once instead:
+handing it to a thread takes five times as long as reading it, and more while the event loop is busy. The kernel says
+by itself when it would have to wait (`_at_hand`).
+
 Signed URLs lead to the api itself. Their signature is HMAC-SHA256 over key, expiry, type and disposition, so none of
 the four can be exchanged; who serves them asks `FolderStore.verify` first.
 """
 
 import asyncio
 import contextlib
+import ctypes
+import errno
+import functools
 import hashlib
 import hmac
 import os
 import secrets
+import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from io import BufferedWriter, FileIO
+from io import FileIO
 from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
@@ -28,12 +38,15 @@ from urllib.parse import urlencode
 from media_core.errors import Refused
 from media_core.store.base import (
     CHUNK_BYTES,
+    DELETE_SECONDS,
     STAGING,
+    USUAL_MOST,
     ObjectInfo,
     ObjectMissing,
     SignedUrl,
     checked_expiry,
     checked_key,
+    checked_most,
     staging_key,
     tenant_prefix,
     unavailable,
@@ -44,6 +57,11 @@ _T = TypeVar("_T")
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _LISTED_AT_ONCE = 1000
+_PROBE_SECONDS = 3.0
+_AT_HAND_BYTES = 256 * 1024
+"""What is read without a thread where the kernel has it: copying more than this would hold the event loop up."""
+_THREADS = ThreadPoolExecutor(16, "folder-store")
+"""Its own: threads that wait for the disk are not to hold up what asyncio's few are for, such as hashing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +87,40 @@ class FolderStore:
         self._tenant_id = tenant_id
         self._prefix = tenant_prefix(tenant_id)
         self._staging = root / self._prefix / STAGING
+        self._kept: set[Path] = set()
+        self._making = threading.Lock()
         self._signing_key = signing_key
         self._public_url = public_url.rstrip("/")
 
     async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         await _in_thread(self._put, self._path(key), data)
 
-    async def stage(self, name: str) -> "FolderStagedObject":
-        return await _in_thread(FolderStagedObject, self, self._root / staging_key(self._tenant_id, name))
+    async def stage(self, name: str, *, at_most: int = USUAL_MOST, key: str | None = None) -> "FolderStagedObject":
+        if key is not None:
+            self._path(key)  # a link costs nothing: knowing the key saves nothing here
+        path = self._root / staging_key(self._tenant_id, name)
+        return await _in_thread(FolderStagedObject, self, path, at_most)
+
+    def memory_of(self, at_most: int = USUAL_MOST) -> int:
+        return 0  # a chunk is written before `write` returns
 
     async def read(self, key: str, start: int, length: int) -> bytes:
-        return await _in_thread(_read, key, self._path(key), start, length)
+        path = self._path(key)
+        if length <= _AT_HAND_BYTES and (data := _at_hand(key, path, start, length)) is not None:
+            return data
+        return await _in_thread(_read, key, path, start, length)
 
     async def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
-        with await _in_thread(_open, key, self._path(key)) as file:
-            end = None if length is None else start + length
-            while end is None or start < end:
-                size = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - start)
-                chunk = await _in_thread(os.pread, file.fileno(), size, start)
-                if not chunk:
-                    return
+        path = self._path(key)
+        if (data := _at_hand(key, path, start, length)) is not None:
+            if data:
+                yield data
+            return
+        with await _in_thread(_open, key, path) as file:
+            size = os.fstat(file.fileno()).st_size
+            end = size if length is None else min(size, start + length)
+            while start < end:
+                chunk = await _in_thread(os.pread, file.fileno(), min(CHUNK_BYTES, end - start), start)
                 yield chunk
                 start += len(chunk)
 
@@ -96,7 +128,12 @@ class FolderStore:
         return await _in_thread(_info, key, self._path(key))
 
     async def delete(self, *keys: str) -> None:
-        await _in_thread(_delete, [self._path(key) for key in keys])
+        paths = [self._path(key) for key in keys]
+        try:
+            async with asyncio.timeout(DELETE_SECONDS):
+                await _in_thread(_delete, paths, time.monotonic() + DELETE_SECONDS)
+        except TimeoutError:  # the thread ends by the same clock, unless the kernel does not come back to it
+            raise unavailable("the folder does not answer") from None
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         found = self._walk(prefix)
@@ -133,11 +170,15 @@ class FolderStore:
 
     async def probe(self) -> None:
         def check() -> None:
-            _make_folder(self._staging)
+            self._keep(self._staging, again=not self._staging.is_dir())
             if not os.access(self._staging, os.R_OK | os.W_OK | os.X_OK):
                 raise unavailable("the folder of the object store can't be written")
 
-        await _in_thread(check)
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await _in_thread(check)
+        except TimeoutError:
+            raise unavailable("the folder does not answer") from None
 
     async def aclose(self) -> None:
         pass
@@ -154,31 +195,62 @@ class FolderStore:
         return hmac.new(self._signing_key, message, hashlib.sha256).hexdigest()
 
     def _put(self, path: Path, data: bytes | bytearray | memoryview) -> None:
-        _make_folder(self._staging)
         unfinished = self._staging / f"put-{secrets.token_hex(16)}"
+        file = self._create(unfinished)
         try:
-            with _create(unfinished) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _make_folder(path.parent)
-            unfinished.rename(path)
+            try:
+                _write(file, data)
+                os.fsync(file)
+            finally:
+                os.close(file)
+            self._rename(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
         _fsync_folder(path.parent)
 
     def _link(self, staged: Path, path: Path) -> None:
-        _make_folder(path.parent)
         second_name = self._staging / f"link-{secrets.token_hex(16)}"
         second_name.hardlink_to(staged)
         try:
             os.utime(second_name)  # `modified` is the moment of the promotion, not of the last write
-            second_name.rename(path)
+            self._rename(second_name, path)
         finally:
             # rename(2) leaves both names where they are already the same file: a promote that is repeated.
             second_name.unlink(missing_ok=True)
         _fsync_folder(path.parent)
+
+    def _create(self, path: Path) -> int:
+        """Opens a new file of this name in staging."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return self._in_folder(path.parent, lambda: os.open(path, flags, 0o600))
+
+    def _rename(self, unfinished: Path, path: Path) -> None:
+        self._in_folder(path.parent, lambda: unfinished.rename(path))
+
+    def _in_folder(self, folder: Path, work: Callable[[], _T]) -> _T:
+        """Does what needs the folder, which is made where it is missing."""
+        self._keep(folder)
+        try:
+            return work()
+        except FileNotFoundError:  # somebody removed the folder since
+            self._keep(folder, again=True)
+            return work()
+
+    def _keep(self, folder: Path, *, again: bool = False) -> None:
+        """Sees once that the folder is there and survives a crash. Whoever needs it meanwhile waits for that."""
+        if again or folder not in self._kept:
+            with self._making:
+                if again or folder not in self._kept:
+                    self._make(folder)
+                    self._kept.add(folder)
+
+    def _make(self, folder: Path) -> None:
+        # Below the root also where it exists: another process may have made it, and not yet have made it durable.
+        if self._root in folder.parents or not folder.is_dir():
+            self._make(folder.parent)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _fsync_folder(folder.parent)
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
         folders = [self._root / self._prefix]
@@ -209,16 +281,17 @@ class FolderStore:
 class FolderStagedObject:
     """A file in staging. Its lock keeps a write that was cancelled half-way from meeting `discard`."""
 
-    def __init__(self, store: FolderStore, path: Path) -> None:
-        _make_folder(path.parent)
+    def __init__(self, store: FolderStore, path: Path, at_most: int) -> None:
         self.size = 0
         self._store = store
         self._path = path
-        self._file = _create(path)
+        self._at_most = at_most
+        self._file: int | None = store._create(path)
         self._finished = False
         self._lock = threading.Lock()
 
     async def write(self, chunk: bytes | memoryview) -> None:
+        checked_most(self._at_most, self.size + len(chunk))
         await _in_thread(self._write, chunk)
         self.size += len(chunk)
 
@@ -239,25 +312,32 @@ class FolderStagedObject:
 
     def _write(self, chunk: bytes | memoryview) -> None:
         with self._lock:
-            self._file.write(chunk)
+            if self._file is None:
+                raise ValueError("a staged object that was finished or discarded takes no more bytes")
+            _write(self._file, chunk)
 
     def _finish(self) -> None:
         with self._lock:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            if self._file is not None:
+                os.fsync(self._file)
+            self._close()
         _fsync_folder(self._path.parent)
         self._finished = True
 
     def _discard(self) -> None:
-        with self._lock, contextlib.suppress(OSError):  # what a full disk kept from being flushed goes anyway
-            self._file.close()
+        with self._lock:
+            self._close()
         self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 async def _in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     try:
-        return await asyncio.to_thread(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, functools.partial(work, *args, **kwargs))
     except OSError as error:
         raise unavailable(f"the folder failed: {error.strerror}") from error
 
@@ -275,7 +355,57 @@ def _open(key: str, path: Path) -> FileIO:
 
 def _read(key: str, path: Path, start: int, length: int) -> bytes:
     with _open(key, path) as file:
-        return os.pread(file.fileno(), length, start)
+        rest = os.fstat(file.fileno()).st_size - start
+        return os.pread(file.fileno(), min(length, rest), start) if rest > 0 else b""
+
+
+def _at_hand(key: str, path: Path, start: int, length: int | None) -> bytes | None:
+    """What `_read` gives, without a wait for the disk; None where that can't be, or where it is much."""
+    try:
+        file = _open_cached(path)
+    except _ABSENT:
+        raise ObjectMissing(key) from None
+    except OSError:
+        return None
+    try:
+        found = os.fstat(file)
+        rest = max(0, found.st_size - start)
+        wanted = rest if length is None else min(length, rest)
+        if not S_ISREG(found.st_mode) or wanted > _AT_HAND_BYTES:
+            return None
+        data = bytearray(wanted)
+        # Fewer than wanted: the kernel has only some of them.
+        return bytes(data) if not wanted or os.preadv(file, [data], start, os.RWF_NOWAIT) == wanted else None
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
+class _OpenHow(ctypes.Structure):
+    """openat2(2)'s `struct open_how`."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_OPENAT2 = 437
+_AT_FDCWD = -100
+_RESOLVE_CACHED = 0x20
+_HOW = _OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _open_cached(path: Path) -> int:
+    """open(2) for what the kernel finds without a disk, else OSError: EAGAIN, or what a kernel before 5.12 answers.
+
+    Python has no call for it. The numbers are the same on every machine that Linux runs on, save Alpha.
+    """
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, "no openat2 here")
+    file = int(_LIBC.syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), ctypes.byref(_HOW), ctypes.sizeof(_HOW)))
+    if file < 0:
+        raise OSError(ctypes.get_errno(), "openat2", path)
+    return file
 
 
 def _info(key: str, path: Path) -> ObjectInfo | None:
@@ -288,23 +418,22 @@ def _info(key: str, path: Path) -> ObjectInfo | None:
     return ObjectInfo(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
 
-def _delete(paths: list[Path]) -> None:
+def _delete(paths: list[Path], deadline: float) -> None:
+    folders = set()
     for path in paths:
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, "it takes too long")
         with contextlib.suppress(*_ABSENT):
             path.unlink()
-    for folder in {path.parent for path in paths if path.parent.is_dir()}:
+            folders.add(path.parent)
+    for folder in folders:
         _fsync_folder(folder)
 
 
-def _create(path: Path) -> BufferedWriter:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
-
-
-def _make_folder(path: Path) -> None:
-    if not path.is_dir():
-        _make_folder(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-        _fsync_folder(path.parent)
+def _write(file: int, data: bytes | bytearray | memoryview) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
 
 
 def _fsync_folder(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Objects in one bucket of any S3: AWS, versitygw, MinIO, Ceph ...
 
-obstore moves the bytes (a fraction of boto3's CPU); boto3 presigns, copies and administers. A large object is a
-multipart upload to its staging key, and a server-side copy gives it its final key. S3 shows neither before it is whole.
+obstore moves the bytes (a fraction of boto3's CPU); boto3 does what obstore can't (`s3_calls`). A large object is a
+multipart upload to its staging key, and a server-side copy gives it its final key; where the final key is known before,
+it is the multipart upload's. S3 shows none of them before it is whole.
 
 Before the multipart upload an empty object is put under the staging key: MinIO lists unfinished uploads only by their
 exact key, so this marker is what `sweep_staging` can find everywhere.
@@ -10,21 +11,21 @@ The payload of a single put is signed: versitygw keeps what arrived of an unsign
 the final key. Parts are not signed (the body's SHA-256 would cost more CPU than sending it), since a part that was cut
 has an ETag nobody asks for: use https where the network between here and S3 is not trusted.
 
-Limit: S3's 10,000 parts make 48 GiB per object.
+S3 takes 10,000 parts of 5 MiB to 5 GiB, 5 TiB in all: how many bytes may come decides how large parts are
+(`part_bytes_for`), and so how much memory an upload takes (`S3Store.memory_of`).
 """
 
 import asyncio
 import contextlib
-import functools
 import re
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
-import boto3
 import obstore
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
 from pydantic import Field, SecretStr
@@ -33,38 +34,60 @@ from pydantic_settings import SettingsConfigDict
 from media_core.settings import EnvironmentSettings
 from media_core.store.base import (
     CHUNK_BYTES,
+    DELETE_SECONDS,
     STAGING,
+    USUAL_MOST,
     ObjectInfo,
     ObjectMissing,
     SignedUrl,
     checked_expiry,
     checked_key,
+    checked_most,
     staging_key,
     tenant_prefix,
     unavailable,
 )
+from media_core.store.presign import presigned_get
 
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import S3Credential
-    from types_boto3_s3 import S3Client
-    from types_boto3_s3.type_defs import CompletedPartTypeDef, CreateBucketRequestTypeDef
 
-_P = ParamSpec("_P")
+    from media_core.store.s3_calls import S3Calls
+
 _T = TypeVar("_T")
 
 PART_BYTES = 5 * 1024 * 1024
-"""S3's smallest. An upload keeps about 8 MiB in memory with it; 19 MiB with two parts of 8 MiB in flight."""
-PARTS_IN_FLIGHT = 1
-COPY_PART_BYTES = 512 * 1024 * 1024
-"""A larger object is copied in parts of this size, so that one request stays short (S3 itself allows 5 GiB at once)."""
+"""S3's smallest."""
+MOST_PARTS = 9_900
+"""S3 takes 10,000."""
+MOST_BYTES = 5 * 1024**4
+"""S3's largest object."""
+PARTS_IN_FLIGHT = 2
+"""One that is sent and one that fills, or two that are sent. More are no faster where S3 is near."""
+BLOCKS_BYTES = 4 * CHUNK_BYTES
+"""What an upload holds beside its parts: the block that gathers, the one that waits and the ones on their way into a
+part. Measured with eight uploads at a time: 13.6 MiB each, of which two parts are 10."""
+COPY_PART_BYTES = 128 * 1024 * 1024
+"""A larger object is copied in parts of this size, four at a time. versitygw takes 0.3 s for one on two cores, and up
+to 1.3 s for each of four; a smaller object is faster in one request there, which needs no joining after."""
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
 ANSWER_TIMEOUT = timedelta(seconds=20)
-"""How long a server may say nothing. A part, or a small object of 8 MiB, has to be sent in it: 3.4 Mbit/s at least."""
+"""How long a server may say nothing. Two parts of 5 MiB, or a small object of 8 MiB, have to be sent in it: 4.2 Mbit/s
+at least."""
 COPY_TIMEOUT = timedelta(seconds=90)
+JOINED_BYTES_A_SECOND = 16 * 1024 * 1024
+"""A server on a file system copies all parts into one file before it says that an upload is complete, which may take
+longer than any other answer: at least so fast it has to be."""
 RETRY_TIMEOUT = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=3)
+SETTLING = timedelta(milliseconds=20)
+
+
+def part_bytes_for(at_most: int) -> int:
+    """The smallest part, in bytes, of which `MOST_PARTS` hold `at_most` bytes: whole MiB, at least S3's smallest."""
+    return max(PART_BYTES, -(-at_most // (MOST_PARTS * CHUNK_BYTES)) * CHUNK_BYTES)
 
 
 class S3Settings(EnvironmentSettings):
@@ -102,17 +125,26 @@ class S3Store:
         self._staging = f"{self._prefix}{STAGING}/"
         self._objects = _open_objects(settings)
         self._whole = _open_objects(settings, signed=True)
-        self._copier = _open_client(settings, settings.endpoint, COPY_TIMEOUT, attempts=2)
-        self._prober = _open_client(settings, settings.endpoint, PROBE_TIMEOUT, attempts=1)
-        self._signer = _open_client(settings, settings.public_endpoint or settings.endpoint, PROBE_TIMEOUT, attempts=1)
+        self._prober = _open_objects(settings, answer_timeout=PROBE_TIMEOUT, retries=0)
+        self._patient = _open_objects(settings, answer_timeout=timedelta(days=1))
+        """For what may take longer than other answers: who uses it knows how long, and sees to it."""
+        self._threads = ThreadPoolExecutor(16, "s3-store")
+        """For boto3's calls, which may take minutes: asyncio's few threads are for what does not."""
 
     async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         await self._put(checked_key(self._tenant_id, key), data)
 
-    async def stage(self, name: str) -> "S3StagedObject":
-        key = staging_key(self._tenant_id, name)
-        await self._put(key, b"")
-        return S3StagedObject(self, key)
+    async def stage(self, name: str, *, at_most: int = USUAL_MOST, key: str | None = None) -> "S3StagedObject":
+        if at_most > MOST_BYTES:
+            raise ValueError(f"S3 takes no object of more than {MOST_BYTES:,} bytes")
+        staging = staging_key(self._tenant_id, name)
+        if key is not None:
+            return S3StagedObject(self, checked_key(self._tenant_id, key), at_most, final=True)
+        await self._put(staging, b"")
+        return S3StagedObject(self, staging, at_most, final=False)
+
+    def memory_of(self, at_most: int = USUAL_MOST) -> int:
+        return min(at_most, PARTS_IN_FLIGHT * part_bytes_for(at_most)) + BLOCKS_BYTES
 
     async def read(self, key: str, start: int, length: int) -> bytes:
         return await self._read(checked_key(self._tenant_id, key), start, length)
@@ -156,47 +188,44 @@ class S3Store:
 
     def sign(self, key: str, *, expires_in: timedelta, content_type: str, content_disposition: str) -> SignedUrl:
         seconds = checked_expiry(expires_in)
-        expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
-        url = self._signer.generate_presigned_url(
-            "get_object",
-            Params={
-                "Bucket": self._bucket,
-                "Key": checked_key(self._tenant_id, key),
-                "ResponseContentType": content_type,
-                "ResponseContentDisposition": content_disposition,
-            },
-            ExpiresIn=seconds,
+        now = _now()
+        url = presigned_get(
+            (self._settings.public_endpoint or self._settings.endpoint).rstrip("/"),
+            self._bucket,
+            checked_key(self._tenant_id, key),
+            region=self._settings.region,
+            access_key_id=self._settings.access_key_id,
+            secret_access_key=self._settings.secret_access_key.get_secret_value(),
+            now=now,
+            seconds=seconds,
+            answered_with={"content-type": content_type, "content-disposition": content_disposition},
         )
-        return SignedUrl(url, expires_at)
+        return SignedUrl(url, now + timedelta(seconds=seconds))
 
     async def sweep_staging(self, older_than: timedelta) -> int:
-        before = datetime.now(UTC) - older_than
+        before = _now() - older_than
         stale = [entry.key async for entry in self._list(self._staging) if entry.modified <= before]
         for key in stale:
             await self._discard(key)
         # And copies that died: known where the server lists uploads by prefix. MinIO does not, and drops them itself.
-        return len(stale) + await _in_thread(self._abort_uploads, self._prefix, before)
+        return len(stale) + await self._call(lambda calls: calls.abort_uploads(self._prefix, before))
 
     async def probe(self) -> None:
-        await _in_thread(self._prober.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        # Nothing ever lies there, so that the answer is short: obstore can't ask for one entry only.
+        nothing = f"{self._staging}probe/"
+        async with _ended_within(PROBE_TIMEOUT):
+            await obstore.list(self._prober, nothing).collect_async()
 
     async def aclose(self) -> None:
-        for client in (self._copier, self._prober, self._signer):
-            client.close()
+        # obstore's threads may still be letting go of Python objects; a process that ends in that moment is aborted.
+        await asyncio.sleep(SETTLING.total_seconds())
+        self._threads.shutdown(wait=False)
+        if "_calls" in vars(self):
+            self._calls.close()
 
     async def ensure_bucket(self) -> None:
         """Creates the bucket unless this account has it. Raises Unavailable, also where another account has it."""
-        await _in_thread(self._ensure_bucket)
-
-    def _ensure_bucket(self) -> None:
-        request: CreateBucketRequestTypeDef = {"Bucket": self._bucket}
-        if self._settings.region != "us-east-1":  # S3 refuses this one by name: it is the default
-            request["CreateBucketConfiguration"] = {"LocationConstraint": cast("Any", self._settings.region)}
-        try:
-            self._copier.create_bucket(**request)
-        except ClientError as error:
-            if _code(error) != "BucketAlreadyOwnedByYou":
-                raise
+        await self._call(lambda calls: calls.make_bucket())
 
     async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         with _outages():
@@ -225,61 +254,34 @@ class S3Store:
                     if found["path"].startswith(prefix):
                         yield ObjectInfo(found["path"], found["size"], found["last_modified"])
 
-    async def _copy(self, source: str, key: str, size: int) -> None:
-        await _in_thread(self._copy_at_once if size <= COPY_PART_BYTES else self._copy_in_parts, source, key, size)
-
-    def _copy_at_once(self, source: str, key: str, _size: int) -> None:
-        self._copier.copy_object(Bucket=self._bucket, Key=key, CopySource={"Bucket": self._bucket, "Key": source})
-
-    def _copy_in_parts(self, source: str, key: str, size: int) -> None:
-        target: _Target = {"Bucket": self._bucket, "Key": key}
-        upload_id = self._copier.create_multipart_upload(**target)["UploadId"]
-        try:
-            parts: list[CompletedPartTypeDef] = []
-            for number, start in enumerate(range(0, size, COPY_PART_BYTES), start=1):
-                copied = self._copier.upload_part_copy(
-                    **target,
-                    UploadId=upload_id,
-                    PartNumber=number,
-                    CopySource={"Bucket": self._bucket, "Key": source},
-                    CopySourceRange=f"bytes={start}-{min(start + COPY_PART_BYTES, size) - 1}",
-                )
-                parts.append({"PartNumber": number, "ETag": copied["CopyPartResult"]["ETag"]})
-            self._copier.complete_multipart_upload(**target, UploadId=upload_id, MultipartUpload={"Parts": parts})
-        except BaseException:
-            with contextlib.suppress(BotoCoreError, ClientError):
-                self._copier.abort_multipart_upload(**target, UploadId=upload_id)
-            raise
+    async def _copy(self, source: str, key: str, size: int, stopped: threading.Event) -> None:
+        if size <= COPY_PART_BYTES:
+            async with _ended_within(COPY_TIMEOUT):
+                await obstore.copy_async(self._patient, source, key)
+        else:
+            part_bytes = max(COPY_PART_BYTES, part_bytes_for(size))
+            joined_in = COPY_TIMEOUT + _joining(size)
+            await self._call(
+                lambda calls: calls.copy_in_parts(source, key, size, part_bytes, COPY_TIMEOUT, joined_in, stopped)
+            )
 
     async def _discard(self, key: str) -> None:
         """Ends what is unfinished under a staging key before its marker goes: nothing could find it after."""
-        await _in_thread(self._abort_uploads, key, None)
+        await self._call(lambda calls: calls.abort_uploads(key, None))
         await self._delete(key)
 
     async def _delete(self, *keys: str) -> None:
-        with _outages():
+        async with _ended_within(timedelta(seconds=DELETE_SECONDS)):
             await obstore.delete_async(self._objects, keys)
 
-    def _abort_uploads(self, prefix: str, before: datetime | None) -> int:
-        aborted = 0
-        for page in self._copier.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix):
-            for upload in page.get("Uploads", []):
-                if before is None or upload["Initiated"] <= before:
-                    try:
-                        self._copier.abort_multipart_upload(
-                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                        )
-                    except ClientError as error:
-                        if _code(error) != "NoSuchUpload":  # ended by itself meanwhile
-                            raise
-                    else:
-                        aborted += 1
-        return aborted
+    async def _call(self, work: "Callable[[S3Calls], _T]") -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._calls))
 
+    @cached_property
+    def _calls(self) -> "S3Calls":
+        from media_core.store.s3_calls import S3Calls
 
-class _Target(TypedDict):
-    Bucket: str
-    Key: str
+        return S3Calls(self._settings, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
 
 
 class _Discarded(Exception):
@@ -287,12 +289,21 @@ class _Discarded(Exception):
 
 
 class S3StagedObject:
-    """A multipart upload on its way: `write` hands over blocks of 1 MiB, obstore makes parts of them."""
+    """A multipart upload on its way: `write` hands over blocks of 1 MiB, obstore makes parts of them.
 
-    def __init__(self, store: S3Store, key: str) -> None:
+    `final`: it goes to its final key, not to staging. S3 has to answer in time; between two blocks the client may take
+    as long as it likes.
+    """
+
+    def __init__(self, store: S3Store, key: str, at_most: int, *, final: bool) -> None:
         self.size = 0
         self._store = store
         self._key = key
+        self._at_most = at_most
+        self._part_bytes = part_bytes_for(at_most)
+        self._part_timeout = ANSWER_TIMEOUT * (self._part_bytes / PART_BYTES)
+        self._limit = asyncio.timeout(None)
+        self._final = final
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._blocks: asyncio.Queue[bytes | _Discarded | None] = asyncio.Queue(1)
@@ -300,37 +311,62 @@ class S3StagedObject:
         self._finished = False
 
     async def write(self, chunk: bytes | memoryview) -> None:
-        self._gathered.append(bytes(chunk))  # obstore keeps a reference until the part is sent: it must not change
-        self._gathered_bytes += len(chunk)
-        self.size += len(chunk)
-        if self._gathered_bytes >= CHUNK_BYTES:
-            await self._hand_over()
+        checked_most(self._at_most, self.size + len(chunk))
+        left = memoryview(chunk)
+        while left:
+            # obstore keeps a reference until the part is sent: what the caller may change is copied.
+            block = chunk if isinstance(chunk, bytes) and len(chunk) <= CHUNK_BYTES else bytes(left[:CHUNK_BYTES])
+            left = left[CHUNK_BYTES:]
+            self._gathered.append(block)
+            self._gathered_bytes += len(block)
+            self.size += len(block)
+            if self._gathered_bytes >= CHUNK_BYTES:
+                await self._hand_over()
 
     async def finish(self) -> None:
         if self._gathered_bytes:
             await self._hand_over()
-        if self._sending:  # else the marker is the object: an empty one
+        if self._sending:
             await self._put(self._sending, None)
             await self._sending
+        elif self._final:  # else the marker is the object: an empty one
+            await self._store._put(self._key, b"")
         self._finished = True
 
     async def promote(self, key: str) -> None:
         if not self._finished:
             raise RuntimeError("a staged object is promoted after finish()")
-        await self._store._copy(self._key, checked_key(self._store._tenant_id, key), self.size)
+        if checked_key(self._store._tenant_id, key) == self._key:
+            found = await self._store.head(key)
+            if found is None or found.size != self.size:
+                raise unavailable("what was uploaded has been removed since; it has to be sent again")
+            return
+        stopped = threading.Event()
+        try:
+            await self._store._copy(self._key, key, self.size, stopped)
+        except asyncio.CancelledError:
+            stopped.set()  # the threads go on only until they see it
+            raise
 
     async def read(self, start: int, length: int) -> bytes:
         return await self._store._read(self._key, start, length)
 
     async def discard(self) -> None:
+        if self._sending and not self._sending.done():
+            while not self._blocks.empty():
+                self._blocks.get_nowait()
+            self._blocks.put_nowait(_Discarded())
         if self._sending:
-            if not self._sending.done():
-                while not self._blocks.empty():
-                    self._blocks.get_nowait()
-                self._blocks.put_nowait(_Discarded())
             await asyncio.wait({self._sending})
             self._sending.exception()  # how it ended no longer matters
-        await self._store._discard(self._key)
+        if self._final:
+            # It is visible and may be somebody's by now, or obstore aborted it. A part that S3 took after that is left
+            # to the sweep: another upload to this key can't be told from ours.
+            return
+        if self._sending and not self._finished:
+            await self._store._discard(self._key)
+        else:
+            await self._store._delete(self._key)
 
     async def _hand_over(self) -> None:
         block = b"".join(self._gathered)
@@ -350,24 +386,51 @@ class S3StagedObject:
             sending.result()
 
     async def _send(self) -> None:
-        with _outages():
-            await obstore.put_async(
-                self._store._objects,
-                self._key,
-                self._in_order(),
-                use_multipart=True,
-                chunk_size=PART_BYTES,
-                max_concurrency=PARTS_IN_FLIGHT,
-            )
+        try:
+            async with self._limit:
+                self._ends_in(self._part_timeout)
+                with _outages():
+                    await obstore.put_async(
+                        self._store._patient,
+                        self._key,
+                        self._in_order(),
+                        use_multipart=True,
+                        chunk_size=self._part_bytes,
+                        max_concurrency=PARTS_IN_FLIGHT,
+                    )
+        except TimeoutError:
+            raise unavailable("S3 did not answer: it takes too long to take what was sent") from None
 
     async def _in_order(self) -> AsyncIterator[bytes]:
-        while (block := await self._blocks.get()) is not None:
+        while True:
+            self._ends_in(None)
+            block = await self._blocks.get()
+            self._ends_in(self._part_timeout)
+            if block is None:
+                break
             if isinstance(block, _Discarded):
                 raise block
             yield block
+        self._ends_in(self._part_timeout + _joining(self.size))
+
+    def _ends_in(self, limit: timedelta | None) -> None:
+        now = asyncio.get_running_loop().time()
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self._limit.reschedule(None if limit is None else now + limit.total_seconds())
 
 
-def _open_objects(settings: S3Settings, *, signed: bool = False) -> Bucket:
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _joining(size: int) -> timedelta:
+    """How long a server may take to make one file of parts."""
+    return timedelta(seconds=size / JOINED_BYTES_A_SECOND)
+
+
+def _open_objects(
+    settings: S3Settings, *, signed: bool = False, answer_timeout: timedelta | None = None, retries: int = 3
+) -> Bucket:
     def credentials() -> "S3Credential":
         return {
             "access_key_id": settings.access_key_id,
@@ -388,39 +451,14 @@ def _open_objects(settings: S3Settings, *, signed: bool = False) -> Bucket:
         client_options={
             "allow_http": settings.endpoint.startswith("http://"),
             "connect_timeout": CONNECT_TIMEOUT,
-            "read_timeout": ANSWER_TIMEOUT,
+            "read_timeout": answer_timeout or ANSWER_TIMEOUT,
             "timeout": timedelta(days=1),  # a whole download, at the client's pace; `read_timeout` sees a dead server
         },
         retry_config={
-            "max_retries": 3,
+            "max_retries": retries,
             "retry_timeout": RETRY_TIMEOUT,
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
         },
-    )
-
-
-@functools.cache
-def _session() -> boto3.session.Session:
-    """One for all: it parses S3's service description once, which takes as long as a hundred requests."""
-    return boto3.session.Session()
-
-
-def _open_client(settings: S3Settings, endpoint: str, timeout: timedelta, attempts: int) -> "S3Client":
-    return _session().client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=settings.region,
-        aws_access_key_id=settings.access_key_id,
-        aws_secret_access_key=settings.secret_access_key.get_secret_value(),
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path", "payload_signing_enabled": False},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            connect_timeout=CONNECT_TIMEOUT.total_seconds(),
-            read_timeout=timeout.total_seconds(),
-            retries={"mode": "standard", "total_max_attempts": attempts},
-        ),
     )
 
 
@@ -440,6 +478,18 @@ def _outages(key: str | None = None) -> Iterator[None]:
         raise unavailable(_sentence(error)) from None
 
 
+@contextlib.asynccontextmanager
+async def _ended_within(limit: timedelta) -> AsyncIterator[None]:
+    """What is not done by then is given up, whatever retries and how many keys are left."""
+    seconds = limit.total_seconds()
+    try:
+        async with asyncio.timeout(seconds):
+            with _outages():
+                yield
+    except TimeoutError:
+        raise unavailable(f"S3 did not answer: it was not done after {seconds:g} seconds") from None
+
+
 def _sentence(error: Exception) -> str:
     text = str(error)
     if code := re.search(r"<Code>(\w+)</Code>", text):
@@ -451,16 +501,3 @@ def _sentence(error: Exception) -> str:
 
 def _beyond_the_end(error: BaseError) -> bool:
     return "status code: 416" in str(error)
-
-
-async def _in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    try:
-        return await asyncio.to_thread(work, *args, **kwargs)
-    except ClientError as error:
-        raise unavailable(f"S3 answered {_code(error)}") from None
-    except BotoCoreError as error:
-        raise unavailable(f"S3 did not answer: {error}") from None
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "nothing that it should")

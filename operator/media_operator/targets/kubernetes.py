@@ -23,7 +23,7 @@ from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_core.policy import Policy
 from media_core.spec import MediaTenant
-from media_operator import buckets, canary, databases, kinds, render
+from media_operator import buckets, canary, databases, kinds, notes, render
 from media_operator.breaker import Breaker
 from media_operator.cache import Cache, TenantKey, claims, key_of
 from media_operator.issuers import is_key_source, key_source
@@ -82,11 +82,13 @@ class KubernetesTarget:
     async def observe(self, tenant: MediaTenant) -> plan.Observed:
         held = Held(self._cache, tenant)
         deleting = tenant.metadata.deletion_timestamp is not None
-        bucket, store_key, (database, policy, latest) = await asyncio.gather(
+        (bucket, contents), store_key, (database, policy, latest, said) = await asyncio.gather(
             self._observe_bucket(tenant),
             self._observe_store_key(tenant, held),
             self._observe_database(tenant, held),
         )
+        if contents and isinstance(database, plan.Database):
+            database = await self._observe_known(tenant, database, contents)
         return plan.Observed(
             bucket=bucket,
             database=database,
@@ -100,6 +102,7 @@ class KubernetesTarget:
                 await self._late_workers(tenant),
                 self._jobs.outdated(tenant, held.credentials) if held.is_complete(tenant) else (),
             ),
+            notes=said,
             store_key=store_key,
             cluster=self._cluster,
             rival=self._rival(tenant),
@@ -108,12 +111,21 @@ class KubernetesTarget:
             stopped=await self._observe_stopped(tenant) if deleting else False,
         )
 
-    async def _observe_bucket(self, tenant: MediaTenant) -> plan.Bucket | plan.Unreachable:
+    async def _observe_bucket(self, tenant: MediaTenant) -> tuple[plan.Bucket | plan.Unreachable, Sequence[str]]:
+        """And the first of its contents, where it does not say to which schema they belong."""
+        there = self._backends
+
+        async def look() -> tuple[buckets.BucketFacts, buckets.Born]:
+            return await asyncio.gather(
+                there.buckets.observe(tenant.bucket), there.buckets.born(tenant.bucket, tenant.tenant_id)
+            )
+
         try:
-            seen = await self._backends.store_breaker.call(lambda: self._backends.buckets.observe(tenant.bucket))
+            seen, born = await there.store_breaker.call(look)
         except Unavailable as error:
-            return plan.Unreachable(f"S3: {error.detail}")
-        return plan.Bucket(seen.exists, seen.mark, seen.empty, seen.capabilities)
+            return plan.Unreachable(f"S3: {error.detail}"), ()
+        facts = plan.Bucket(seen.exists, seen.mark, seen.empty, seen.capabilities, born.birth, len(born.contents))
+        return facts, born.contents
 
     async def _observe_store_key(self, tenant: MediaTenant, held: Held) -> plan.StoreKey | plan.Unreachable:
         try:
@@ -131,24 +143,39 @@ class KubernetesTarget:
 
     async def _observe_database(
         self, tenant: MediaTenant, held: Held
-    ) -> tuple[plan.Database | plan.Unreachable, Policy | plan.Unreachable | None, canary.Canary | None]:
+    ) -> tuple[
+        plan.Database | plan.Unreachable,
+        Policy | plan.Unreachable | None,
+        canary.Canary | None,
+        plan.Notes | plan.Unreachable,
+    ]:
         there, schema = self._backends.databases, tenant.schema_name
 
-        async def look() -> tuple[plan.Database, Policy | None, canary.Canary | None]:
+        async def look() -> tuple[plan.Database, Policy | None, canary.Canary | None, plan.Notes]:
             url = held.credentials.get(render.DATABASE_URL)
             facts = await there.observe(schema, databases.password_of(url) if url else None)
             if url != self._database_url(tenant, held):
                 facts = replace(facts, complete=False)  # the settings say another address by now
             if facts.revision is None or facts.revision not in facts.known_revisions:
-                return facts, None, None
+                return facts, None, None, plan.Notes()
             async with there.within(schema) as tx:
-                return facts, await databases.read_policy(tx), await canary.latest(tx)
+                return facts, await databases.read_policy(tx), await canary.latest(tx), await notes.read(tx)
 
         try:
             return await self._backends.database_breaker.call(look)
         except Unavailable as error:
-            away = plan.Unreachable(f"PostgreSQL: {error.detail.removeprefix('PostgreSQL ')}")
-            return away, away, None
+            away = _postgresql_is_away(error)
+            return away, away, None, away
+
+    async def _observe_known(
+        self, tenant: MediaTenant, facts: plan.Database, contents: Sequence[str]
+    ) -> plan.Database | plan.Unreachable:
+        there, schema = self._backends, tenant.schema_name
+        try:
+            known = await there.database_breaker.call(lambda: there.databases.known(schema, contents))
+        except Unavailable as error:
+            return _postgresql_is_away(error)
+        return replace(facts, known=known)
 
     def _scanner(self, latest: canary.Canary | None) -> plan.Scanner:
         return canary.judge(
@@ -328,6 +355,9 @@ class KubernetesTarget:
                 await self._create_database(tenant, schema, owner, adopt)
             case plan.MigrateDatabase(schema):
                 await there.databases.migrate(schema)  # takes too long for a breaker's one try
+            case plan.WriteBirth(schema, bucket, tenant_id, renew):
+                birth = await there.database_breaker.call(lambda: there.databases.birth(schema, renew=renew))
+                await there.store_breaker.call(lambda: there.buckets.write_birth(bucket, tenant_id, birth))
             case plan.MakeSigningKey(_, rotation):
                 keys = [tokens.generate_key(), *Held(self._cache, tenant).signing_keys][:LIVE_SIGNING_KEYS]
                 await self._apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
@@ -337,6 +367,10 @@ class KubernetesTarget:
                 await self._apply_workloads(tenant)
             case plan.SendCanary():
                 await self._send_canary(tenant)
+            case plan.TrustSignatures(schema, signatures):
+                await there.database_breaker.call(lambda: there.databases.trust(schema, signatures))
+            case plan.ReleaseOrphans(schema, until):
+                await there.database_breaker.call(lambda: there.databases.release_orphans(schema, until))
             case plan.StopWorkloads():
                 await self._stop_workloads(tenant)
             case plan.DeleteBucket(bucket, owner):
@@ -513,6 +547,10 @@ class Held:
             return {}
         containers = self.deployment["spec"]["template"]["spec"]["containers"]
         return {each["name"]: each.get("value", "") for container in containers for each in container.get("env", [])}
+
+
+def _postgresql_is_away(error: Unavailable) -> plan.Unreachable:
+    return plan.Unreachable(f"PostgreSQL: {error.detail.removeprefix('PostgreSQL ')}")
 
 
 def _intact(secret: Object | None) -> Object | None:

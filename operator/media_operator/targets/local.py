@@ -19,19 +19,21 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import SecretStr
 
-from media_core import plan, tokens
+from media_core import births, plan, tokens
 from media_core.errors import Unavailable
 from media_core.ownership import Mark
 from media_core.policy import Policy
 from media_core.queue import Depth
 from media_core.spec import MediaTenant
+from media_core.store.folder import FolderStore
+from media_operator import notes
 from media_operator.databases import Databases, NotOwned, read_policy
 from media_operator.dispatch import Running, TenantQueue
 from media_operator.embedded.clamd import ClamdFailed, EmbeddedClamd
@@ -45,6 +47,8 @@ RESERVED = ("postgres", "clamd", "logs", "buckets")
 """Names in the run folder that no tenant can have."""
 OWN_SETTINGS = {f"MEDIA_{name.upper()}" for name in RunSettings.model_fields}
 """Not passed on: to a worker `MEDIA_METRICS_PORT` would mean its own."""
+MOST_API_PROCESSES = 4
+"""One a core of this machine, up to so many."""
 API_SHUTDOWN_SECONDS = 30
 """What uploads in flight get at the end."""
 API_GRACE = API_SHUTDOWN_SECONDS + 10.0
@@ -116,10 +120,14 @@ class LocalTarget:
     # --- observe ------------------------------------------------------------------------------------------------
 
     async def observe(self, tenant: MediaTenant) -> plan.Observed:
-        database, applied = await self._observe_database(tenant)
+        database, applied, said = await self._observe_database(tenant)
+        bucket, contents = await self._observe_bucket(tenant)
+        if contents and isinstance(database, plan.Database):
+            database = await self._observe_known(tenant, database, contents)
         return plan.Observed(
-            bucket=self._observe_bucket(tenant),
+            bucket=bucket,
             database=database,
+            notes=said,
             signing_keys=plan.SigningKeys(
                 len(tokens.load_signing_keys(self.place.signing_keys(tenant))), plan.rotation_of(tenant)
             ),
@@ -129,26 +137,43 @@ class LocalTarget:
             workers=plan.Workers(self.workers.shape, dict(self.workers.trouble)),
         )
 
-    def _observe_bucket(self, tenant: MediaTenant) -> plan.Bucket | plan.Unreachable:
-        folder, mark = self.place.bucket(tenant), _mark(self.place.bucket(tenant))
+    async def _observe_bucket(self, tenant: MediaTenant) -> tuple[plan.Bucket | plan.Unreachable, Sequence[str]]:
+        """And the first of its contents, where it does not say to which schema they belong."""
+        folder, mark, store = self.place.bucket(tenant), _mark(self.place.bucket(tenant)), self._store(tenant)
         try:
-            return plan.Bucket(folder.is_dir(), Mark.parse(mark.read_text()) if mark.exists() else None)
+            owner = Mark.parse(mark.read_text()) if mark.exists() else None
+            birth = await births.of_bucket(store, tenant.tenant_id)
+            contents = [] if birth else await births.first_contents(store, tenant.tenant_id)
         except OSError as error:
-            return plan.Unreachable(f"{folder}: {error.strerror}")
+            return plan.Unreachable(f"{folder}: {error.strerror}"), ()
+        except Unavailable as error:
+            return plan.Unreachable(f"{folder}: {error.detail}"), ()
+        return plan.Bucket(folder.is_dir(), owner, birth=birth, contents=len(contents)), contents
+
+    def _store(self, tenant: MediaTenant) -> FolderStore:
+        return FolderStore(self.place.bucket(tenant), tenant.tenant_id, b"", "")
 
     async def _observe_database(
         self, tenant: MediaTenant
-    ) -> tuple[plan.Database | plan.Unreachable, Policy | plan.Unreachable | None]:
+    ) -> tuple[plan.Database | plan.Unreachable, Policy | plan.Unreachable | None, plan.Notes | plan.Unreachable]:
         try:
             self._postgres.start()  # a server that has died starts again at its address
             facts = await self._databases.observe(tenant.schema_name, self._secrets(tenant).get("database_password"))
             if facts.revision not in facts.known_revisions:
-                return facts, None
+                return facts, None, plan.Notes()
             async with self._databases.within(tenant.schema_name) as tx:
-                return facts, await read_policy(tx)
+                return facts, await read_policy(tx), await notes.read(tx)
         except (Unavailable, PostgresFailed) as error:
             away = plan.Unreachable(error.detail if isinstance(error, Unavailable) else str(error))
-            return away, away
+            return away, away, away
+
+    async def _observe_known(
+        self, tenant: MediaTenant, facts: plan.Database, contents: Sequence[str]
+    ) -> plan.Database | plan.Unreachable:
+        try:
+            return replace(facts, known=await self._databases.known(tenant.schema_name, contents))
+        except Unavailable as error:
+            return plan.Unreachable(error.detail)
 
     def _observe_scanner(self) -> plan.Scanner:
         if self._scanner_task is None:
@@ -203,6 +228,13 @@ class LocalTarget:
                 self._save_secrets(tenant, database_password=password)
             case plan.MigrateDatabase(schema):
                 await self._databases.migrate(schema)
+            case plan.WriteBirth(schema, _, tenant_id, renew):
+                birth = await self._databases.birth(schema, renew=renew)
+                await births.write(self._store(tenant), tenant_id, birth)
+            case plan.TrustSignatures(schema, signatures):
+                await self._databases.trust(schema, signatures)
+            case plan.ReleaseOrphans(schema, until):
+                await self._databases.release_orphans(schema, until)
             case plan.MakeSigningKey():
                 self.place.of(tenant).mkdir(mode=0o700, exist_ok=True)
                 keys = [tokens.generate_key()]
@@ -225,6 +257,7 @@ class LocalTarget:
                 "MEDIA_API_PORT": str(self.place.port),
                 "MEDIA_API_METRICS_PORT": str(self.place.metrics_port),
                 "MEDIA_API_SHUTDOWN_SECONDS": str(API_SHUTDOWN_SECONDS),
+                "MEDIA_API_PROCESSES": str(min(MOST_API_PROCESSES, len(os.sched_getaffinity(0)))),
                 "MEDIA_STORE_SIGNING_KEY": self._secret(tenant, "store_signing_key"),
             }
             if oidc is None:

@@ -1,0 +1,163 @@
+"""Several processes that serve one port, where the container has several cores.
+
+The parent opens the port, forks, and serves only `/metrics`; each child is an api like any other, with its share of
+the container's memory, connections and decoding processes. A child that ends by itself is replaced; a parent that is
+told to end tells its children, and waits for them. A child never outlives its parent.
+"""
+
+import ctypes
+import gc
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+MOST: Final = 4
+"""More than so many processes for one tenant's pod are replicas' business."""
+RESTART_SECONDS: Final = 1.0
+
+_PR_SET_PDEATHSIG: Final = 1
+_ADDS_UP: Final = re.compile("media_|process_(cpu|resident|virtual|open)").match
+_LENGTH: Final = struct.Struct("!I")
+
+_log = structlog.stdlib.get_logger("media.api")
+
+
+def granted() -> int:
+    """How many processes the container's CPU quota grants; 1 where none is set: other pods want their cores as well."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return 1
+    if quota == "max":
+        return 1
+    return max(1, min(MOST, len(os.sched_getaffinity(0)), int(quota) // int(period)))
+
+
+class Processes:
+    """`count` children that run `serve`, which returns an exit status; it is given the child's number and the socket on
+    which it is asked for its metrics."""
+
+    def __init__(self, count: int, serve: Callable[[int, socket.socket], int]) -> None:
+        self._serve = serve
+        self._children: dict[int, tuple[int, socket.socket]] = {}
+        self._asking = threading.Lock()
+        self._ending = False
+        self._count = count
+
+    def start(self) -> None:
+        gc.collect()
+        gc.freeze()  # what is there now stays shared: the collector touches no page of it
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._end)
+        for number in range(self._count):
+            self._start(number)
+
+    def wait(self) -> int:
+        """Until SIGTERM or SIGINT; 0 where every child ended well after it. A second signal kills them."""
+        worst = 0
+        while self._children:
+            pid, status = os.wait()
+            number, connection = self._children.pop(pid)
+            connection.close()
+            code = os.waitstatus_to_exitcode(status)
+            if self._ending:
+                worst = worst or code
+            else:
+                _log.error("api_process_ended", number=number, status=code)
+                time.sleep(RESTART_SECONDS)
+                if not self._ending:
+                    self._start(number)
+        return worst
+
+    def metrics(self) -> Iterator[bytes]:
+        """What each child says of itself, in Prometheus' text format."""
+        with self._asking:
+            for _, connection in list(self._children.values()):
+                try:
+                    connection.sendall(b"?")
+                    yield _exactly(connection, _LENGTH.unpack(_exactly(connection, _LENGTH.size))[0])
+                except OSError:  # it ends just now
+                    continue
+
+    def _start(self, number: int) -> None:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(5)
+        parent = os.getpid()
+        sys.stderr.flush()
+        if pid := os.fork():
+            theirs.close()
+            self._children[pid] = (number, ours)
+            return
+        status = 1
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to all: the parent's word counts
+            for _, connection in self._children.values():
+                connection.close()
+            ours.close()
+            status = self._serve(number, theirs)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _end(self, *_: object) -> None:
+        told = signal.SIGKILL if self._ending else signal.SIGTERM
+        self._ending = True
+        for pid in self._children:
+            os.kill(pid, told)
+
+
+def answer_for_metrics(connection: socket.socket, latest: Callable[[], bytes]) -> None:
+    """In a child: answers the parent from a thread."""
+
+    def answer() -> None:
+        while connection.recv(1):
+            text = latest()
+            connection.sendall(_LENGTH.pack(len(text)) + text)
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def summed(texts: Iterable[bytes]) -> Iterator[Metric]:
+    """The children's metrics as one: counts, times and sizes add up, of all else the first stands."""
+    families: dict[str, Metric] = {}
+    totals: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
+    for text in texts:
+        for family in text_string_to_metric_families(text.decode()):
+            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                if sample.name.endswith("_created"):
+                    continue
+                key = (family.name, sample.name, tuple(sorted(sample.labels.items())))
+                if key not in totals or not _ADDS_UP(sample.name):
+                    totals.setdefault(key, sample.value)
+                else:
+                    totals[key] += sample.value
+    for (name, sample_name, labels), value in totals.items():
+        families[name].add_sample(sample_name, dict(labels), value)
+    yield from families.values()
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    received = b""
+    while len(received) < count:
+        part = connection.recv(count - len(received))
+        if not part:
+            raise ConnectionError("the process has ended")
+        received += part
+    return received

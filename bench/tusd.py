@@ -1,0 +1,105 @@
+"""tusd, the reference server of the resumable upload protocol tus: the peer for large files.
+
+An upload is a POST that says how long it will be, and one PATCH with all of it. Its file store neither hashes nor
+syncs, and asks nobody who calls. It is built from its Go module, pinned in `tusd/`, by what builds the tests' tools.
+"""
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.tools import build
+
+from bench.clients import Client, Content
+from bench.resources import Resources
+from media_operator.embedded.processes import die_with_parent
+
+MODULE = "github.com/tus/tusd/v2"
+TOOL = build.Tool(
+    "tusd",
+    folder=str(Path(__file__).resolve().parent / "tusd"),
+    module=MODULE,
+    package=f"{MODULE}/cmd/tusd",
+    link=f"-X {MODULE}/cmd/tusd/cli.VersionName={{version}}",
+)
+START_SECONDS = 30.0
+PROTOCOL = {"Tus-Resumable": "1.0.0"}
+
+
+class NoTusd(Exception):
+    """It can't be had here; the text is a sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Tusd:
+    address: tuple[str, int]
+    used: Resources
+    folder: Path
+
+    def client(self) -> Client:
+        return Client(self.address)
+
+    def upload(self, client: Client, content: Content) -> str:
+        """The path of the new file."""
+        made = client.send("POST", "/files/", headers={**PROTOCOL, "Upload-Length": str(content.size)})
+        path = urlsplit(made.headers["location"]).path
+        body = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+        sent = client.send("PATCH", path, content, content.size, {**PROTOCOL, **body})
+        if sent.headers["upload-offset"] != str(content.size):
+            raise RuntimeError(f"tusd took {sent.headers['upload-offset']} of {content.size} bytes")
+        return path
+
+    def remove(self, paths: list[str]) -> None:
+        for path in paths:
+            name = path.rpartition("/")[2]
+            for file in (self.folder / name, self.folder / f"{name}.info"):
+                file.unlink()
+
+
+def install() -> Path:
+    """The executable: from the cache, or built now. Raises NoTusd."""
+    try:
+        return build.provide(TOOL)
+    except build.BuildFailed as failed:
+        raise NoTusd(f"tusd could not be built: {str(failed).splitlines()[-1]}") from None
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Tusd]:
+    """Answers. Call `install` before, and this from a thread that lives as long as tusd shall: it ends with it."""
+    folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = ("127.0.0.1", free.getsockname()[1])
+    command = [str(install()), "-host", address[0], "-port", str(address[1]), "-upload-dir", str(folder)]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=die_with_parent(signal.SIGKILL),
+    )
+    try:
+        _wait_until_ready(address, child)
+        yield Tusd(address, Resources.tree(child.pid), folder)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _wait_until_ready(address: tuple[str, int], child: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection(address, 1).close()
+        except OSError:
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise NoTusd("tusd was built, but does not answer") from None
+            time.sleep(0.05)
+        else:
+            return

@@ -1,0 +1,560 @@
+-- The statements of a content's life, as functions: one round trip each, planned once a session.
+-- `contents.py` calls them and says the rules: states, lock order, what each may raise. A migration makes them.
+--
+-- Errors that the caller understands (the whole statement is rolled back):
+--   MC001  infected: these bytes are known to be, and are not accepted
+--   MC002  again: the reservation is over, or the content is being removed; begin anew, put again
+--   MC003  key reused: this Idempotency-Key was used for another request
+
+-- Bytes for an upload in flight. `_sha256` holds off the removal of that content until the reservation ends; null while
+-- the hash is not known. False: the quota has no room for them.
+CREATE OR REPLACE FUNCTION content_reserve(
+    _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    is_new boolean;
+    had bigint := 0;
+    more bigint;
+BEGIN
+    -- Its row comes first: two statements of one upload that meet count its bytes once, and one that had expired is not
+    -- given back below.
+    INSERT INTO reservation (reservation_id, sha256, bytes, expires_at)
+    VALUES (_reservation, _sha256, _bytes, now() + _lifetime) ON CONFLICT (reservation_id) DO NOTHING;
+    is_new := FOUND;
+    IF NOT is_new THEN
+        UPDATE reservation SET sha256 = coalesce(_sha256, sha256), expires_at = now() + _lifetime
+        WHERE reservation_id = _reservation RETURNING bytes INTO had;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
+        END IF;
+    END IF;
+    more := greatest(0, _bytes - had);
+    FOR attempt IN 1..2 LOOP
+        UPDATE usage SET reserved_bytes = reserved_bytes + more
+        WHERE _over_quota OR more = 0 OR stored_bytes + reserved_bytes + more <= max_bytes;
+        IF FOUND THEN
+            IF NOT is_new AND more > 0 THEN
+                UPDATE reservation SET bytes = had + more WHERE reservation_id = _reservation;
+            END IF;
+            RETURN true;
+        END IF;
+        EXIT WHEN attempt = 2 OR content_release_expired() = 0;
+    END LOOP;
+    IF is_new THEN
+        DELETE FROM reservation WHERE reservation_id = _reservation;
+    END IF;
+    RETURN false;
+END $$;
+
+-- Gives back what dead uploads had reserved; how many there were.
+CREATE OR REPLACE FUNCTION content_release_expired() RETURNS bigint LANGUAGE sql AS $$
+    WITH stale AS (
+        SELECT reservation_id FROM reservation WHERE expires_at < now()
+        ORDER BY reservation_id LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM reservation USING stale WHERE reservation.reservation_id = stale.reservation_id RETURNING bytes
+    ), total AS (
+        SELECT count(*) AS n, coalesce(sum(bytes), 0)::bigint AS bytes FROM gone
+    ), given_back AS (
+        UPDATE usage SET reserved_bytes = reserved_bytes - total.bytes FROM total WHERE total.n > 0
+    )
+    SELECT n FROM total
+$$;
+
+-- Ends a reservation without storing anything; no-op where it has ended.
+CREATE OR REPLACE FUNCTION content_release(_reservation text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    given_back bigint;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    DELETE FROM reservation WHERE reservation_id = _reservation RETURNING bytes INTO given_back;
+    IF given_back > 0 THEN
+        UPDATE usage SET reserved_bytes = reserved_bytes - given_back;
+    END IF;
+END $$;
+
+-- A removal of this content has ended, or somebody takes it over: whoever put its object meanwhile puts it again.
+CREATE OR REPLACE FUNCTION content_end_reservations(_sha256 text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    given_back bigint;
+BEGIN
+    WITH ended AS (DELETE FROM reservation WHERE sha256 = _sha256 RETURNING bytes)
+    SELECT sum(bytes) INTO given_back FROM ended;
+    IF given_back > 0 THEN
+        UPDATE usage SET reserved_bytes = reserved_bytes - given_back;
+    END IF;
+END $$;
+
+-- The published answer of an upload.
+CREATE OR REPLACE FUNCTION content_answer(_media_id text, _content blob) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object(
+        'media_id', _media_id, 'sha256', _content.sha256, 'size', _content.size, 'mime_type', _content.mime_type,
+        'thumbnail_id', CASE WHEN _content.thumbnail_status IN ('pending', 'ready')
+                        THEN replace(_media_id, 'med-', 'med-thumb-') END,
+        'width', _content.width, 'height', _content.height, 'scan_status', _content.scan_status)
+$$;
+
+-- The answer that was given under this key; null: none, the key may be used. Raises MC003.
+CREATE OR REPLACE FUNCTION content_earlier(_subject text, _key text, _fingerprint text)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    earlier record;
+BEGIN
+    SELECT fingerprint, answer INTO earlier FROM idempotency
+    WHERE subject = _subject AND key = _key AND created_at >= now() - interval '24 hours';
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF earlier.fingerprint <> _fingerprint THEN
+        RAISE EXCEPTION 'key reused' USING ERRCODE = 'MC003';
+    END IF;
+    RETURN earlier.answer;
+END $$;
+
+-- The item of a content that stands, and everything that hangs on it; content, reservation and jobs are done.
+CREATE OR REPLACE FUNCTION content_add_item(
+    _content blob, _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean,
+    _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    given jsonb := content_answer(_media_id, _content);
+BEGIN
+    INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope)
+    VALUES (_media_id, _content.sha256, _filename, _claimed_type, _subject, _tenant_scope);
+    IF _room_id IS NOT NULL THEN
+        INSERT INTO room_file (room_id, media_id, added_by) VALUES (_room_id, _media_id, _subject);
+    END IF;
+    IF _key IS NOT NULL THEN
+        UPDATE idempotency SET answer = given WHERE subject = _subject AND key = _key;
+    END IF;
+    UPDATE usage SET stored_bytes = stored_bytes + _charge, reserved_bytes = reserved_bytes - _reserved,
+        objects = objects + _is_new::integer,
+        object_bytes = object_bytes + CASE WHEN _is_new THEN _content.size ELSE 0 END,
+        items = items + 1, item_bytes = item_bytes + _content.size;
+    RETURN given;
+END $$;
+
+-- Takes the key for this request; the answer already given, if there is one. Waits for a request under way with it.
+CREATE OR REPLACE FUNCTION content_take_key(_subject text, _key text, _fingerprint text)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO idempotency (subject, key, fingerprint) VALUES (_subject, _key, _fingerprint)
+    ON CONFLICT (subject, key) DO UPDATE SET fingerprint = excluded.fingerprint, answer = NULL, created_at = now()
+    WHERE idempotency.created_at < now() - interval '24 hours';
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    RETURN content_earlier(_subject, _key, _fingerprint);
+END $$;
+
+-- An upload whose hash is known: what that content is here. `stored`, `replayed`: it is done, and durable. `reserved`:
+-- put the object, then commit. `full`, `removing`: nothing was done. Raises MC001, MC003.
+CREATE OR REPLACE FUNCTION content_begin(
+    _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean, _media_id text,
+    _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text, _key text,
+    _fingerprint text, OUT state text, OUT answer jsonb
+) LANGUAGE plpgsql AS $$
+DECLARE
+    content blob;
+    given_back bigint := 0;
+BEGIN
+    SELECT * INTO content FROM blob WHERE sha256 = _sha256;
+    IF FOUND AND content.scan_status <> 'infected' AND content.doomed_at IS NULL THEN
+        IF _key IS NOT NULL THEN
+            answer := content_take_key(_subject, _key, _fingerprint);
+        END IF;
+        IF answer IS NULL THEN
+            -- Shared by all who add an item; a deletion of the last one waits, and so does its look at what is left.
+            SELECT * INTO content FROM blob WHERE sha256 = _sha256 AND doomed_at IS NULL FOR KEY SHARE;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
+            END IF;
+            IF content.scan_status = 'infected' THEN
+                RAISE EXCEPTION 'infected' USING ERRCODE = 'MC001';
+            END IF;
+        END IF;
+        DELETE FROM reservation WHERE reservation_id = _reservation RETURNING bytes INTO given_back;
+        IF answer IS NULL THEN
+            state := 'stored';
+            answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope,
+                _room_id, _key, 0, coalesce(given_back, 0), false);
+        ELSE
+            state := 'replayed';
+            UPDATE usage SET reserved_bytes = reserved_bytes - given_back WHERE given_back > 0;
+        END IF;
+        RETURN;
+    END IF;
+    -- Losing what follows costs nothing: no need to wait for the disk.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    IF _key IS NOT NULL THEN
+        answer := content_earlier(_subject, _key, _fingerprint);
+        IF answer IS NOT NULL THEN
+            state := 'replayed';
+            PERFORM content_release(_reservation);
+            RETURN;
+        END IF;
+    END IF;
+    IF content.scan_status = 'infected' THEN
+        RAISE EXCEPTION 'infected' USING ERRCODE = 'MC001';
+    END IF;
+    IF content.removing_until IS NOT NULL THEN
+        -- Whoever removes it may be dead. What it has removed nobody knows, so all that was put before is put again.
+        UPDATE blob SET removing_until = NULL
+        WHERE sha256 = _sha256 AND doomed_at IS NOT NULL AND scan_status <> 'infected' AND removing_until <= now();
+        IF NOT FOUND THEN
+            state := 'removing';
+            RETURN;
+        END IF;
+        PERFORM content_end_reservations(_sha256);
+    END IF;
+    IF content_reserve(_reservation, _sha256, _bytes, _lifetime, _over_quota) THEN
+        state := 'reserved';
+    ELSE
+        state := 'full';
+    END IF;
+END $$;
+
+-- The object has been put: the content's row, its item and its jobs, all or nothing. Raises MC001, MC002, MC003.
+CREATE OR REPLACE FUNCTION content_commit(
+    _reservation text, _sha256 text, _size bigint, _mime_type text, _width integer, _height integer,
+    _duration double precision, _thumbnail_status text, _thumbnail_sha256 text, _thumbnail_size bigint,
+    _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text,
+    _key text, _fingerprint text, _scan_job text, _scan_owner text, _scan_priority integer, _thumbnail_job text,
+    _request_id text, OUT state text, OUT answer jsonb
+) LANGUAGE plpgsql AS $$
+DECLARE
+    content blob;
+    reserved bigint;
+    charge bigint := 0;
+    is_new boolean;
+BEGIN
+    IF _key IS NOT NULL THEN
+        answer := content_take_key(_subject, _key, _fingerprint);
+        IF answer IS NOT NULL THEN
+            state := 'replayed';
+            PERFORM content_release(_reservation);
+            RETURN;
+        END IF;
+    END IF;
+    LOOP
+        INSERT INTO blob (sha256, size, mime_type, width, height, duration, thumbnail_status, thumbnail_sha256,
+            thumbnail_size)
+        VALUES (_sha256, _size, _mime_type, _width, _height, _duration, _thumbnail_status, _thumbnail_sha256,
+            _thumbnail_size)
+        ON CONFLICT (sha256) DO NOTHING RETURNING * INTO content;
+        is_new := FOUND;
+        EXIT WHEN is_new;
+        SELECT * INTO content FROM blob WHERE sha256 = _sha256 FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+    END LOOP;
+    IF content.scan_status = 'infected' THEN
+        RAISE EXCEPTION 'infected' USING ERRCODE = 'MC001';
+    END IF;
+    -- Also where that claim is over: its holder may have removed what this upload put. `content_begin` takes it over.
+    IF content.removing_until IS NOT NULL THEN
+        RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
+    END IF;
+    IF content.doomed_at IS NOT NULL THEN
+        UPDATE blob SET size = _size, mime_type = _mime_type, width = _width, height = _height, duration = _duration,
+            thumbnail_status = _thumbnail_status, thumbnail_sha256 = _thumbnail_sha256,
+            thumbnail_size = _thumbnail_size, scan_status = 'pending', scan_detail = NULL, scan_engine = NULL,
+            scanned_at = NULL, doomed_at = NULL, remove_after = NULL, removing_until = NULL, created_at = now()
+        WHERE sha256 = _sha256 RETURNING * INTO content;
+        is_new := true;
+    END IF;
+    IF is_new THEN
+        charge := _size + _thumbnail_size;
+    END IF;
+    -- One that does not name the content has not held off its removal.
+    DELETE FROM reservation WHERE reservation_id = _reservation AND sha256 = _sha256 RETURNING bytes INTO reserved;
+    IF reserved IS NULL OR reserved < charge THEN
+        RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
+    END IF;
+    IF is_new AND (SELECT scan_enabled FROM policy) THEN
+        INSERT INTO job (job_id, kind, priority, owner, dedupe_key, payload, request_id)
+        VALUES (_scan_job, 'scan', _scan_priority, _scan_owner, _sha256, jsonb_build_object('sha256', _sha256),
+            _request_id)
+        ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING;
+    END IF;
+    IF is_new AND _thumbnail_status = 'pending' THEN
+        INSERT INTO job (job_id, kind, dedupe_key, payload, request_id)
+        VALUES (_thumbnail_job, 'thumbnail', _sha256, jsonb_build_object('sha256', _sha256), _request_id)
+        ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING;
+    END IF;
+    state := CASE WHEN is_new THEN 'new' ELSE 'stored' END;
+    answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope, _room_id, _key,
+        charge, reserved, is_new);
+END $$;
+
+-- Takes one item away. `absent`: it is not there; `deleted`; `marked`: it was the last, and the content has to go.
+-- `_forget_key`: what was answered under this Idempotency-Key goes with it.
+CREATE OR REPLACE FUNCTION content_delete_item(
+    _media_id text, _forget_key text, OUT state text, OUT content_sha256 text
+) LANGUAGE plpgsql AS $$
+DECLARE
+    item media;
+    content blob;
+BEGIN
+    state := 'absent';
+    SELECT * INTO item FROM media WHERE media_id = _media_id;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF _forget_key IS NOT NULL THEN
+        DELETE FROM idempotency
+        WHERE subject = item.uploaded_by AND key = _forget_key AND answer ->> 'media_id' = _media_id;
+    END IF;
+    SELECT * INTO content FROM blob WHERE sha256 = item.sha256 FOR UPDATE;
+    DELETE FROM media WHERE media_id = _media_id;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    INSERT INTO media_tombstone (media_id, uploaded_by) VALUES (_media_id, item.uploaded_by) ON CONFLICT DO NOTHING;
+    state := CASE WHEN content_item_gone(content) THEN 'marked' ELSE 'deleted' END;
+    content_sha256 := item.sha256;
+END $$;
+
+-- After an item went, with the content's row locked: marks the content where none is left. True: it did.
+CREATE OR REPLACE FUNCTION content_item_gone(_content blob) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    was_last boolean;
+BEGIN
+    IF _content.scan_status = 'infected' OR _content.doomed_at IS NOT NULL THEN
+        RETURN false;  -- it counts no more
+    END IF;
+    was_last := NOT EXISTS (SELECT FROM media WHERE sha256 = _content.sha256);
+    IF was_last THEN
+        UPDATE blob SET doomed_at = now(), remove_after = now() WHERE sha256 = _content.sha256;
+    END IF;
+    UPDATE usage SET items = items - 1, item_bytes = item_bytes - _content.size,
+        objects = objects - was_last::integer,
+        object_bytes = object_bytes - CASE WHEN was_last THEN _content.size ELSE 0 END,
+        stored_bytes = stored_bytes - CASE WHEN was_last THEN _content.size + _content.thumbnail_size ELSE 0 END;
+    RETURN was_last;
+END $$;
+
+-- The right to remove a marked content's objects, until the time that is returned; null: it must not be removed now.
+CREATE OR REPLACE FUNCTION content_claim_removal(_sha256 text, _lease interval) RETURNS timestamptz LANGUAGE plpgsql AS $$
+DECLARE
+    content blob;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'on', true);  -- what follows a claim cannot be taken back
+    SELECT * INTO content FROM blob WHERE sha256 = _sha256 AND doomed_at IS NOT NULL FOR UPDATE;
+    IF NOT FOUND OR content.removing_until > now() OR coalesce(content.remove_after, content.doomed_at) > now() THEN
+        RETURN NULL;
+    END IF;
+    IF content.scan_status = 'infected' AND EXISTS (
+        SELECT FROM suspicion WHERE signature = content.scan_detail AND trusted_at IS NULL
+    ) AND coalesce(content.remove_after, content.doomed_at) > content.doomed_at THEN
+        RETURN NULL;
+    END IF;
+    -- Looked at with the row locked: a reservation that comes later finds the claim.
+    IF EXISTS (SELECT FROM reservation WHERE sha256 = _sha256 AND expires_at > now()) THEN
+        RETURN NULL;
+    END IF;
+    UPDATE blob SET removing_until = now() + _lease WHERE sha256 = _sha256 RETURNING * INTO content;
+    RETURN content.removing_until;
+END $$;
+
+-- The same for an object that has no row, or only an infected content's, which has none: its row says that it is being
+-- removed.
+CREATE OR REPLACE FUNCTION content_claim_orphan(_sha256 text, _lease interval) RETURNS timestamptz LANGUAGE plpgsql AS $$
+DECLARE
+    until timestamptz;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'on', true);
+    INSERT INTO blob (sha256, size, mime_type, doomed_at, remove_after, removing_until)
+    VALUES (_sha256, 0, 'application/octet-stream', now(), now(), now() + _lease)
+    ON CONFLICT (sha256) DO UPDATE
+    SET doomed_at = excluded.doomed_at, remove_after = excluded.remove_after, removing_until = excluded.removing_until
+    WHERE blob.scan_status = 'infected' AND blob.doomed_at IS NULL
+    RETURNING removing_until INTO until;
+    IF until IS NOT NULL AND EXISTS (SELECT FROM reservation WHERE sha256 = _sha256 AND expires_at > now()) THEN
+        UPDATE blob SET doomed_at = NULL, remove_after = NULL, removing_until = NULL
+        WHERE sha256 = _sha256 AND scan_status = 'infected';
+        IF NOT FOUND THEN
+            DELETE FROM blob WHERE sha256 = _sha256;
+        END IF;
+        until := NULL;
+    END IF;
+    RETURN until;
+END $$;
+
+-- The objects are gone: the row goes too, an infected one's stays. Whoever put such an object meanwhile has to put it
+-- again: every reservation of this content ends here. False: the claim is not this one any more.
+CREATE OR REPLACE FUNCTION content_finish_removal(_sha256 text, _claim timestamptz) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    content blob;
+BEGIN
+    SELECT * INTO content FROM blob WHERE sha256 = _sha256 AND removing_until = _claim FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF content.scan_status = 'infected' THEN
+        UPDATE blob SET doomed_at = NULL, remove_after = NULL, removing_until = NULL, thumbnail_status = 'none',
+            thumbnail_sha256 = NULL, thumbnail_size = 0
+        WHERE sha256 = _sha256;
+    ELSE
+        DELETE FROM blob WHERE sha256 = _sha256;
+    END IF;
+    DELETE FROM orphan WHERE sha256 = _sha256;
+    PERFORM content_end_reservations(_sha256);
+    RETURN true;
+END $$;
+
+-- Verdicts of scan jobs, each fenced by its lease: [{job_id, token, sha256, status, detail, engine}], one a content.
+-- `_recall`: how long the objects of content that was open before stay. `_few`: more of them with one signature are
+-- suspicious. One row for each job that was still held; `remove`: the content's objects have to go now.
+CREATE OR REPLACE FUNCTION content_verdicts(_verdicts jsonb, _recall interval, _few integer)
+RETURNS TABLE (held_job_id text, remove boolean) LANGUAGE plpgsql AS $$
+DECLARE
+    verdict record;
+    content blob;
+    now_counted integer;  -- 1: it counts from here on; -1: no more
+    items_of bigint;
+    more_stored bigint := 0;
+    more_objects bigint := 0;
+    more_object_bytes bigint := 0;
+    more_items bigint := 0;
+    more_item_bytes bigint := 0;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'on', true);
+    PERFORM FROM blob WHERE sha256 IN (SELECT value ->> 'sha256' FROM jsonb_array_elements(_verdicts))
+    ORDER BY sha256 FOR UPDATE;
+    PERFORM FROM job WHERE job_id IN (SELECT value ->> 'job_id' FROM jsonb_array_elements(_verdicts))
+    ORDER BY job_id FOR UPDATE;
+    FOR verdict IN
+        SELECT v.* FROM jsonb_to_recordset(_verdicts)
+            AS v(job_id text, token text, sha256 text, status text, detail text, engine text)
+        JOIN job ON job.job_id = v.job_id AND job.lease_token = v.token AND job.status = 'running'
+        ORDER BY v.job_id
+    LOOP
+        held_job_id := verdict.job_id;
+        remove := false;
+        now_counted := 0;
+        SELECT * INTO content FROM blob WHERE sha256 = verdict.sha256;
+        IF NOT FOUND THEN
+            NULL;
+        ELSIF verdict.status = 'infected' AND content.scan_status = 'infected' THEN
+            UPDATE blob SET scan_engine = verdict.engine, scanned_at = now() WHERE sha256 = verdict.sha256;
+        ELSIF verdict.status = 'infected' THEN
+            IF content.doomed_at IS NULL THEN
+                now_counted := -1;
+            END IF;
+            -- Content that was open before, or that a suspicious signature finds, can be had back for a while.
+            UPDATE blob SET scan_status = 'infected', scan_detail = verdict.detail, scan_engine = verdict.engine,
+                scanned_at = now(), doomed_at = coalesce(content.doomed_at, now()),
+                remove_after = CASE
+                    WHEN content.doomed_at IS NOT NULL THEN coalesce(content.remove_after, content.doomed_at)
+                    WHEN content.scan_status IN ('clean', 'unscannable') OR EXISTS (
+                        SELECT FROM suspicion WHERE signature = verdict.detail AND trusted_at IS NULL
+                    ) THEN now() + _recall
+                    ELSE now() END
+            WHERE sha256 = verdict.sha256 RETURNING remove_after <= now() INTO remove;
+            IF NOT remove AND (
+                SELECT count(*) FROM (
+                    SELECT FROM blob
+                    WHERE scan_detail = verdict.detail AND scan_status = 'infected' AND doomed_at IS NOT NULL
+                        AND remove_after > doomed_at
+                    LIMIT _few + 1
+                ) AS found_by_it
+            ) > _few THEN
+                INSERT INTO suspicion (signature) VALUES (verdict.detail) ON CONFLICT DO NOTHING;
+                IF EXISTS (SELECT FROM suspicion WHERE signature = verdict.detail AND trusted_at IS NULL) THEN
+                    -- Rescans that nobody has begun; one that somebody else holds at this moment is not waited for.
+                    UPDATE job SET status = 'cancelled', finished_at = now() WHERE job_id IN (
+                        SELECT job_id FROM job WHERE kind = 'scan' AND status = 'queued' AND priority = -2
+                        ORDER BY job_id FOR UPDATE SKIP LOCKED);
+                END IF;
+            END IF;
+        ELSIF content.scan_status <> 'infected' THEN
+            UPDATE blob SET scan_status = verdict.status, scan_detail = verdict.detail, scan_engine = verdict.engine,
+                scanned_at = now()
+            WHERE sha256 = verdict.sha256;
+        ELSIF content.doomed_at IS NOT NULL AND content.removing_until IS NULL THEN
+            -- What a signature found wrongly is back: nobody has begun to remove its objects.
+            remove := NOT EXISTS (SELECT FROM media WHERE sha256 = verdict.sha256);
+            now_counted := CASE WHEN remove THEN 0 ELSE 1 END;
+            UPDATE blob SET scan_status = verdict.status, scan_detail = verdict.detail, scan_engine = verdict.engine,
+                scanned_at = now(), doomed_at = CASE WHEN remove THEN now() END,
+                remove_after = CASE WHEN remove THEN now() END
+            WHERE sha256 = verdict.sha256;
+            DELETE FROM suspicion WHERE signature = content.scan_detail AND NOT EXISTS (
+                SELECT FROM blob WHERE scan_detail = signature AND scan_status = 'infected' AND doomed_at IS NOT NULL);
+        END IF;
+        IF now_counted <> 0 THEN
+            SELECT count(*) INTO items_of FROM media WHERE sha256 = verdict.sha256;
+            more_stored := more_stored + now_counted * (content.size + content.thumbnail_size);
+            more_objects := more_objects + now_counted;
+            more_object_bytes := more_object_bytes + now_counted * content.size;
+            more_items := more_items + now_counted * items_of;
+            more_item_bytes := more_item_bytes + now_counted * items_of * content.size;
+        END IF;
+        UPDATE job SET status = 'completed', finished_at = now(), lease_token = NULL, lease_until = NULL, progress = 1,
+            error_code = NULL, error_detail = NULL,
+            result = jsonb_build_object('scan_status', verdict.status, 'scan_detail', verdict.detail,
+                'scan_engine', verdict.engine)
+        WHERE job_id = verdict.job_id;
+        RETURN NEXT;
+    END LOOP;
+    IF more_objects <> 0 OR more_items <> 0 OR more_stored <> 0 THEN
+        UPDATE usage SET stored_bytes = stored_bytes + more_stored, objects = objects + more_objects,
+            object_bytes = object_bytes + more_object_bytes, items = items + more_items,
+            item_bytes = item_bytes + more_item_bytes;
+    END IF;
+END $$;
+
+-- A thumbnail whose object has been put, and the end of its job. False: the content needs none any more.
+-- Raises MC002 where the lease or the reservation is over.
+CREATE OR REPLACE FUNCTION content_thumbnail(
+    _job_id text, _token text, _reservation text, _sha256 text, _thumbnail_sha256 text, _thumbnail_size bigint,
+    _width integer, _height integer
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    made boolean;
+    reserved bigint;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'on', true);
+    UPDATE blob SET thumbnail_status = 'ready', thumbnail_sha256 = _thumbnail_sha256, thumbnail_size = _thumbnail_size,
+        width = coalesce(width, _width), height = coalesce(height, _height)
+    WHERE sha256 = _sha256 AND thumbnail_status = 'pending' AND doomed_at IS NULL AND scan_status <> 'infected';
+    made := FOUND;
+    DELETE FROM reservation WHERE reservation_id = _reservation AND sha256 = _sha256 RETURNING bytes INTO reserved;
+    UPDATE job SET status = 'completed', finished_at = now(), lease_token = NULL, lease_until = NULL, progress = 1,
+        error_code = NULL, error_detail = NULL, result = jsonb_build_object('thumbnail_sha256', _thumbnail_sha256)
+    WHERE job_id = _job_id AND lease_token = _token AND status = 'running';
+    IF NOT FOUND OR reserved IS NULL OR reserved < _thumbnail_size THEN
+        RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
+    END IF;
+    UPDATE usage SET reserved_bytes = reserved_bytes - reserved,
+        stored_bytes = stored_bytes + CASE WHEN made THEN _thumbnail_size ELSE 0 END;
+    RETURN made;
+END $$;
+
+-- Ends a canary: keeps its verdict, and takes away everything else of it. True: its objects have to go.
+CREATE OR REPLACE FUNCTION content_close_canary(_sha256 text, _owner text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    content blob;
+    its_job text;
+    gone integer;
+BEGIN
+    SELECT * INTO content FROM blob WHERE sha256 = _sha256 FOR UPDATE;
+    UPDATE canary SET ended_at = coalesce(ended_at, now()),
+        verdict = coalesce(verdict, nullif(content.scan_status, 'pending')),
+        detail = coalesce(detail, content.scan_detail), engine = coalesce(engine, content.scan_engine)
+    WHERE sha256 = _sha256 RETURNING job_id INTO its_job;
+    IF NOT FOUND OR content.sha256 IS NULL THEN
+        RETURN false;
+    END IF;
+    UPDATE job SET status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
+        finished_at = CASE WHEN status = 'queued' THEN now() ELSE finished_at END, cancel_requested = true
+    WHERE job_id = its_job AND status IN ('queued', 'running');
+    DELETE FROM media WHERE sha256 = _sha256 AND uploaded_by = _owner;
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    IF gone > 0 THEN
+        PERFORM content_item_gone(content);  -- the canary has one item
+    END IF;
+    -- Nobody wants it back, however suspicious its signature is.
+    UPDATE blob SET remove_after = doomed_at WHERE sha256 = _sha256 AND doomed_at IS NOT NULL;
+    RETURN FOUND;
+END $$;

@@ -1,0 +1,175 @@
+"""The S3 calls that obstore does not have: copies in parts, the list of unfinished uploads, making a bucket.
+
+They are boto3's, whose import takes 25 MB and half a second: `s3` imports this module with the first of them. All of
+it blocks and belongs in a thread. What fails is `Unavailable`.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from media_core.store.base import unavailable
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import CompletedPartTypeDef, CreateBucketRequestTypeDef
+
+    from media_core.store.s3 import S3Settings
+
+COPIES_IN_FLIGHT = 4
+"""Parts of one object that S3 copies at a time."""
+
+
+class Target(TypedDict):
+    Bucket: str
+    Key: str
+
+
+class Stopped(Exception):
+    """Whoever wanted the copy no longer does."""
+
+
+class S3Calls:
+    """Calls on one bucket, from any thread."""
+
+    def __init__(self, settings: "S3Settings", connect_timeout: timedelta, answer_timeout: timedelta) -> None:
+        self._settings = settings
+        self._bucket = settings.bucket
+        self._connect_timeout = connect_timeout
+        self._session = boto3.session.Session()
+        self._opening = threading.Lock()
+        self._client = self._open(answer_timeout)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def copy_in_parts(
+        self,
+        source: str,
+        key: str,
+        size: int,
+        part_bytes: int,
+        part_timeout: timedelta,
+        join_timeout: timedelta,
+        stopped: threading.Event,
+    ) -> None:
+        """Leaves no part behind where it fails or `stopped` is set, unless S3 is away: then the sweep finds them.
+
+        `part_timeout`: how long S3 may take for one part; `join_timeout`: how long to make the object of all of them.
+        """
+        target: Target = {"Bucket": self._bucket, "Key": key}
+        with _outages():
+            upload_id = self._client.create_multipart_upload(**target)["UploadId"]
+            try:
+                copy = _PartsCopy(source, target, upload_id, size, part_bytes, stopped)
+                with contextlib.closing(self._open(part_timeout)) as copier:
+                    parts = copy.made_by(copier)
+                with contextlib.closing(self._open(join_timeout)) as joiner:
+                    joiner.complete_multipart_upload(**target, UploadId=upload_id, MultipartUpload={"Parts": parts})
+            except BaseException:
+                with contextlib.suppress(BotoCoreError, ClientError):
+                    self._client.abort_multipart_upload(**target, UploadId=upload_id)
+                raise
+
+    def abort_uploads(self, prefix: str, before: datetime | None) -> int:
+        """Ends unfinished uploads under keys with this prefix, begun `before` then if said; returns how many."""
+        aborted = 0
+        with _outages():
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
+            for upload in (upload for page in pages for upload in page.get("Uploads", [])):
+                if before is None or upload["Initiated"] <= before:
+                    try:
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                    except ClientError as error:
+                        if _code(error) != "NoSuchUpload":  # ended by itself meanwhile
+                            raise
+                    else:
+                        aborted += 1
+        return aborted
+
+    def make_bucket(self) -> None:
+        request: CreateBucketRequestTypeDef = {"Bucket": self._bucket}
+        if self._settings.region != "us-east-1":  # S3 refuses this one by name: it is the default
+            request["CreateBucketConfiguration"] = {"LocationConstraint": cast("Any", self._settings.region)}
+        with _outages():
+            try:
+                self._client.create_bucket(**request)
+            except ClientError as error:
+                if _code(error) != "BucketAlreadyOwnedByYou":
+                    raise
+
+    def _open(self, answer_timeout: timedelta) -> "S3Client":
+        with self._opening:  # the session is not for several threads
+            return self._session.client(
+                "s3",
+                endpoint_url=self._settings.endpoint,
+                region_name=self._settings.region,
+                aws_access_key_id=self._settings.access_key_id,
+                aws_secret_access_key=self._settings.secret_access_key.get_secret_value(),
+                config=Config(
+                    signature_version="s3v4",
+                    s3={"addressing_style": "path", "payload_signing_enabled": False},
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    connect_timeout=self._connect_timeout.total_seconds(),
+                    read_timeout=answer_timeout.total_seconds(),
+                    retries={"mode": "standard", "total_max_attempts": 2},
+                    max_pool_connections=16,
+                ),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _PartsCopy:
+    source: str
+    target: Target
+    upload_id: str
+    size: int
+    part_bytes: int
+    stopped: threading.Event
+
+    def made_by(self, client: "S3Client") -> "list[CompletedPartTypeDef]":
+        threads = ThreadPoolExecutor(COPIES_IN_FLIGHT, "s3-copy")
+        try:
+            return list(threads.map(partial(self._part, client), range(0, self.size, self.part_bytes)))
+        finally:
+            # Waits for what is under way: a part that S3 finishes after the abort would stay.
+            threads.shutdown(cancel_futures=True)
+
+    def _part(self, client: "S3Client", start: int) -> "CompletedPartTypeDef":
+        if self.stopped.is_set():
+            raise Stopped
+        number = start // self.part_bytes + 1
+        answer = client.upload_part_copy(
+            **self.target,
+            UploadId=self.upload_id,
+            PartNumber=number,
+            CopySource={"Bucket": self.target["Bucket"], "Key": self.source},
+            CopySourceRange=f"bytes={start}-{min(start + self.part_bytes, self.size) - 1}",
+        )
+        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+
+
+@contextlib.contextmanager
+def _outages() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        raise unavailable(f"S3 answered {_code(error)}") from None
+    except BotoCoreError as error:
+        raise unavailable(f"S3 did not answer: {error}") from None
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "nothing that it should")

@@ -1,0 +1,60 @@
+"""The processes in which decoding happens, as the kernel shows them."""
+
+import asyncio
+from pathlib import Path
+
+import psutil
+
+
+class Processes:
+    """Of this test process, or of `owner`: the zygotes and children that are started from now on."""
+
+    def __init__(self, owner: int | None = None) -> None:
+        self._owner = psutil.Process(owner)
+        self._before = {process.pid for process in self._decoding()}
+
+    @property
+    def zygotes(self) -> list[psutil.Process]:
+        return [process for process in self._new() if process.ppid() == self._owner.pid]
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        return [process for process in self._new() if process.ppid() != self._owner.pid]
+
+    @property
+    def child(self) -> psutil.Process:
+        (child,) = self.children
+        return child
+
+    async def become(
+        self,
+        zygotes: int,
+        children: int,
+    ) -> None:
+        async with asyncio.timeout(10):
+            while (len(self.zygotes), len(self.children)) != (zygotes, children):  # noqa: ASYNC110 - no event to wait for
+                await asyncio.sleep(0.02)
+
+    def _new(self) -> list[psutil.Process]:
+        return [process for process in self._decoding() if process.pid not in self._before]
+
+    def _decoding(self) -> list[psutil.Process]:
+        return [process for process in self._owner.children(recursive=True) if _decodes(process)]
+
+
+def _decodes(process: psutil.Process) -> bool:
+    try:
+        return "media_core.decoding.zygote" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended meanwhile, or waits to be reaped by another test's server
+        return False
+
+
+def forget_peak(process: psutil.Process) -> None:
+    """From now on `peak` counts anew (proc(5), clear_refs)."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+
+def peak(process: psutil.Process) -> int:
+    """Most bytes that it has had in memory."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10

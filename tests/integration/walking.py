@@ -1,0 +1,944 @@
+"""Walks every order of what several actors do to one content, a step at a time.
+
+A step is one statement, one request to the store, or one answer of the scanner; nothing comes between its parts, and
+anything between two steps. The statements are the product's, on a real PostgreSQL; so is the Python around them, which
+is led here from answer to answer. Only the store is a set of names, and time is what the deadlines say.
+
+A state is what the rows say, which objects there are, and where each actor stands. From each state each actor takes its
+next step, dies, or does not hear the answer; or time passes. What was seen before is not walked again, so all orders
+are covered, however many sequences there are. A statement is run once for every state of the rows that it can meet.
+
+Times are kept as what they mean: a lease is "live" or "past", never a date; `now()` in this schema is always the same.
+"""
+
+import asyncio
+import contextvars
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from sqlalchemy import TextClause
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+from media_core.errors import Unavailable
+from media_core.store.base import ObjectInfo, ObjectMissing
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+LIVE, PAST = NOW + timedelta(minutes=2), NOW - timedelta(minutes=1)
+OTHER = NOW - timedelta(days=99)
+TOKEN, STALE = "held-token", "lost-token"
+LOST = Unavailable("test", "the answer was lost")
+
+_DIALECT = PGDialect_psycopg()
+
+
+# -- what the rows say -------------------------------------------------------------------------------------------------
+
+
+class Blob(NamedTuple):
+    status: str
+    size: int
+    thumbnail: str
+    thumbnail_size: int
+    marked: str | None = None
+    """`now`: its time has come; `days`: it stays for the recall; `over`: that is over."""
+    removing: str | None = None
+
+
+class Job(NamedTuple):
+    """The one open job of its kind."""
+
+    status: str = "queued"
+    priority: int = 0
+    lease: str | None = None
+
+
+class Image(NamedTuple):
+    blob: Blob | None = None
+    media: tuple[str, ...] = ()
+    reservations: tuple[tuple[str, str | None, int, str], ...] = ()
+    """Id, sha256, bytes, `live` or `past`."""
+    scan: Job | None = None
+    picture: Job | None = None
+    """The job that makes its thumbnail."""
+    orphan: str | None = None
+    """`new`, or `old`: its days are over."""
+    usage: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    """stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes."""
+
+    def owed(self) -> tuple[int, ...]:
+        """The usage that the rows make."""
+        reserved = sum(reservation[2] for reservation in self.reservations)
+        if self.blob is None or self.blob.marked or self.blob.status == "infected":
+            return (0, reserved, 0, 0, 0, 0)
+        size, n = self.blob.size, len(self.media)
+        return (size + self.blob.thumbnail_size, reserved, 1, size, n, n * size)
+
+    def counted(self) -> "Image":
+        return self._replace(usage=self.owed())
+
+    @property
+    def leased(self) -> bool:
+        return any(job is not None and job.status == "running" for job in (self.scan, self.picture))
+
+
+def _json_of(image: Image, sha256: str) -> str:
+    before, after = NOW - timedelta(days=8), NOW + timedelta(days=7)
+    rows: dict[str, list[dict[str, Any]]] = {"blob": [], "media": [], "reservation": [], "job": [], "orphan": []}
+    if image.blob is not None:
+        blob = image.blob
+        doomed, remove = {
+            None: (None, None),
+            "now": (NOW, NOW),
+            "days": (NOW, after),
+            "over": (before, PAST),
+        }[blob.marked]
+        scanned = blob.status != "pending"
+        rows["blob"].append(
+            {
+                "sha256": sha256,
+                "size": blob.size,
+                "mime_type": "image/jpeg",
+                "scan_status": blob.status,
+                "scan_detail": "Found" if blob.status == "infected" else None,
+                "scan_engine": "yesterday" if scanned else None,
+                "scanned_at": before if scanned else None,
+                "thumbnail_status": blob.thumbnail,
+                "thumbnail_sha256": "t" if blob.thumbnail == "ready" else None,
+                "thumbnail_size": blob.thumbnail_size,
+                "doomed_at": doomed,
+                "remove_after": remove,
+                "removing_until": {None: None, "live": LIVE, "past": PAST}[blob.removing],
+                "created_at": before,
+            }
+        )
+    for media_id in image.media:
+        rows["media"].append(
+            {
+                "media_id": media_id,
+                "sha256": sha256,
+                "filename": "a",
+                "uploaded_by": media_id.removeprefix("med-"),
+                "tenant_scope": False,
+                "created_at": before,
+            }
+        )
+    for reservation, named, size, expires in image.reservations:
+        rows["reservation"].append(
+            {
+                "reservation_id": reservation,
+                "sha256": named,
+                "bytes": size,
+                "expires_at": NOW + timedelta(minutes=10) if expires == "live" else PAST,
+            }
+        )
+    for kind, job in (("scan", image.scan), ("thumbnail", image.picture)):
+        if job is not None:
+            rows["job"].append(
+                {
+                    "job_id": f"job-open-{kind}",
+                    "kind": kind,
+                    "status": job.status,
+                    "priority": job.priority,
+                    "dedupe_key": sha256,
+                    "payload": {"sha256": sha256},
+                    "progress": 0,
+                    "attempts": 1,
+                    "postponed": 0,
+                    "cancel_requested": False,
+                    "lease_token": TOKEN if job.lease else None,
+                    "lease_until": {None: None, "live": LIVE, "past": PAST}[job.lease],
+                    "run_after": before,
+                    "created_at": before,
+                }
+            )
+    if image.orphan is not None:
+        rows["orphan"].append({"sha256": sha256, "size": 1, "first_seen": before if image.orphan == "old" else NOW})
+    usage = ("stored_bytes", "reserved_bytes", "objects", "object_bytes", "items", "item_bytes")
+    return json.dumps({**rows, "usage": dict(zip(usage, image.usage, strict=True))}, default=str)
+
+
+def _image_of(found: dict[str, Any]) -> Image:
+    def when(value: str | None) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value)
+
+    def lease(value: str | None) -> str | None:
+        at = when(value)
+        return None if at is None else "live" if at > NOW else "past"
+
+    blob = None
+    for row in found["blob"] or ():
+        doomed, remove = when(row["doomed_at"]), when(row["remove_after"])
+        marked = None
+        if doomed is not None:
+            assert remove is not None
+            marked = "now" if remove <= doomed else "days" if remove > NOW else "over"
+        blob = Blob(
+            row["scan_status"],
+            row["size"],
+            row["thumbnail_status"],
+            row["thumbnail_size"],
+            marked,
+            lease(row["removing_until"]),
+        )
+    jobs = {row["kind"]: Job(row["status"], row["priority"], lease(row["lease_until"])) for row in found["job"] or ()}
+    before = NOW - timedelta(days=7)
+    orphan = None
+    for row in found["orphan"] or ():
+        # What a statement noted just now bears the true time, which lies before this schema's.
+        at = when(row["first_seen"])
+        assert at is not None
+        orphan = "old" if at == before - timedelta(days=1) else "new"
+    return Image(
+        blob,
+        tuple(sorted(found["media"] or ())),
+        tuple(
+            sorted(
+                (row["reservation_id"], row["sha256"], row["bytes"], lease(row["expires_at"]) or "")
+                for row in found["reservation"] or ()
+            )
+        ),
+        jobs.get("scan"),
+        jobs.get("thumbnail"),
+        orphan,
+        tuple(found["usage"]),
+    )
+
+
+_FUNCTIONS = """
+CREATE FUNCTION now() RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$ SELECT '2030-01-01 00:00:00+00'::timestamptz $$;
+CREATE FUNCTION walk_load(_image jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO blob SELECT * FROM jsonb_populate_recordset(null::blob, _image -> 'blob');
+    INSERT INTO media SELECT * FROM jsonb_populate_recordset(null::media, _image -> 'media');
+    INSERT INTO reservation SELECT * FROM jsonb_populate_recordset(null::reservation, _image -> 'reservation');
+    INSERT INTO job SELECT * FROM jsonb_populate_recordset(null::job, _image -> 'job');
+    INSERT INTO orphan SELECT * FROM jsonb_populate_recordset(null::orphan, _image -> 'orphan');
+    UPDATE usage SET (stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes) = (
+        SELECT stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes
+        FROM jsonb_populate_record(null::usage, _image -> 'usage'));
+END $$;
+CREATE FUNCTION walk_look() RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object(
+        'blob', (SELECT jsonb_agg(to_jsonb(blob)) FROM blob),
+        'media', (SELECT jsonb_agg(media_id) FROM media),
+        'reservation', (SELECT jsonb_agg(to_jsonb(reservation)) FROM reservation),
+        'job', (SELECT jsonb_agg(to_jsonb(job)) FROM job WHERE status IN ('queued','running')),
+        'orphan', (SELECT jsonb_agg(to_jsonb(orphan)) FROM orphan),
+        'usage', (SELECT jsonb_build_array(stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes)
+                  FROM usage))
+$$
+"""
+
+
+# -- steps and actors --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an actor wants next. `follows`: in the transaction of the step before it."""
+
+    kind: str
+    """`sql`, `put`, `delete`, `list`, `read`, `answer`."""
+    what: str
+    arguments: Hashable = ()
+    follows: bool = False
+
+    def __str__(self) -> str:
+        words = " ".join(self.what.split())
+        return f"{self.kind} {words[:90]}"
+
+
+class Row(tuple[Any, ...]):
+    """As psycopg's named tuples and SQLAlchemy's rows are used here."""
+
+    _columns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, columns: Sequence[str], values: Sequence[Any]) -> "Row":
+        row = cls(values)
+        row._columns = tuple(columns)
+        return row
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[self._columns.index(name)]
+        except ValueError:
+            raise AttributeError(name) from None
+
+    def _asdict(self) -> dict[str, Any]:
+        return dict(zip(self._columns, self, strict=True))
+
+    _mapping = property(_asdict)
+
+
+def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Row]:
+    columns = [column.name for column in cursor.description or ()]
+    return lambda values: Row.of(columns, values)
+
+
+class _Result(list[Row]):
+    def first(self) -> Row | None:
+        return self[0] if self else None
+
+    def one(self) -> Row:
+        (row,) = self
+        return row
+
+    def all(self) -> list[Row]:
+        return self
+
+    def scalars(self) -> Iterator[Any]:
+        return (row[0] for row in self)
+
+    def scalar(self) -> Any:
+        return self[0][0] if self else None
+
+    scalar_one = scalar
+
+
+class Script:
+    """One actor, led through the answers it has had; then it waits for the next one, or is over."""
+
+    def __init__(self, role: str, answers: Sequence[Any]) -> None:
+        self.role = role
+        self.next: asyncio.Future[Step] = asyncio.get_running_loop().create_future()
+        self._held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answers = answers
+        self._at = 0
+        self.named = 0
+
+    def end(self) -> None:
+        """Whatever it waits for, and wants from here on, is away."""
+        if not self._held.done():
+            self._held.set_exception(Unavailable("test", "over"))
+            self._held.exception()  # it may be that nobody waits
+
+    async def perform(self, step: Step) -> Any:
+        if self._held.done():
+            raise Unavailable("test", "over")
+        if self._at == len(self._answers):
+            if not self.next.done():
+                self.next.set_result(step)
+            await self._held
+        answer = self._answers[self._at]
+        self._at += 1
+        if isinstance(answer, BaseException):
+            raise answer.with_traceback(None)
+        return answer
+
+
+script: contextvars.ContextVar[Script] = contextvars.ContextVar("script")
+
+
+class FakeDatabase:
+    """As `Database`; its statements go to the walk, which runs them. `answered`: text in a statement -> its rows, for
+    what has nothing to do with the content."""
+
+    def __init__(self, sha256: str, answered: dict[str, Sequence[Any]]) -> None:
+        self._sha256 = sha256
+        self._answered = answered
+
+    async def call(self, query: str, arguments: Any) -> list[Row]:
+        return await self._perform(query, arguments, follows=False)
+
+    async def _perform(self, query: str, arguments: Any, *, follows: bool) -> list[Row]:
+        for words, rows in self._answered.items():
+            if words in query:
+                return [Row.of([name for name, _ in row], [value for _, value in row]) for row in rows]
+        if "sha256 > %s" in query and self._sha256 in arguments:
+            return []  # there is no content after the only one
+        frozen = tuple(arguments.items()) if isinstance(arguments, dict) else tuple(map(_frozen, arguments))
+        return list(await script.get().perform(Step("sql", query, frozen, follows)))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["_Transaction"]:
+        yield _Transaction(self, one=True)
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator["_Transaction"]:
+        yield _Transaction(self, one=False)
+
+    def announce(self) -> None:
+        pass
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class _Transaction:
+    def __init__(self, database: FakeDatabase, *, one: bool) -> None:
+        self.info: dict[str, bool] = {}
+        self._database = database
+        self._one = one
+        self._begun = False
+
+    async def execute(self, statement: TextClause, parameters: dict[str, Any] | None = None) -> _Result:
+        query = str(statement.compile(dialect=_DIALECT))
+        parameters = {name: _frozen(value) for name, value in (parameters or {}).items()}
+        follows, self._begun = self._begun and self._one, True
+        return _Result(await self._database._perform(query, parameters, follows=follows))
+
+
+class FakeStore:
+    """The names of the objects that there are. Each removal is a step of its own."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self._sizes = sizes
+
+    async def put(self, key: str, data: object) -> None:
+        await script.get().perform(Step("put", key))
+
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            if key in self._sizes:
+                await script.get().perform(Step("delete", key))
+
+    async def read(self, key: str, start: int, length: int) -> bytes:
+        if not await script.get().perform(Step("read", key)):
+            raise ObjectMissing(key)
+        return b"x"
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        keys = [key for key in self._sizes if key.startswith(prefix) and "/" not in key.removeprefix(prefix)]
+        for key in keys:
+            if await script.get().perform(Step("list", key)):
+                yield ObjectInfo(key, self._sizes[key], NOW)
+
+    async def sweep_staging(self, older_than: timedelta) -> int:
+        return 0
+
+
+async def chosen(*answers: str) -> str:
+    """One of them: each is walked."""
+    return str(await script.get().perform(Step("answer", "", answers)))
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an actor does.
+
+    `loses`: it goes on where an answer is lost, so that is walked too. `again`: once it has ended, or died, another one
+    like it may come, any number of times. `alike`: what tells two standings apart, from the steps so far and the one to
+    come; by default all answers so far do.
+    """
+
+    name: str
+    run: Callable[[], Awaitable[Any]]
+    loses: bool = False
+    again: bool = False
+    alike: Callable[[tuple[Step, ...]], Hashable] | None = None
+    leases: bool = False
+    """Whoever held a lease has lost it by this."""
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where an actor is: the answers it has had, and whether what it holds is still its own."""
+
+    program: Program
+    answers: tuple[Any, ...]
+    steps: tuple[Step, ...]
+    """The last one is the next."""
+    key: Hashable
+    holds: str = ""
+    """`claim` or `lease`, and in capitals once somebody else has it."""
+
+    @property
+    def step(self) -> Step:
+        return self.steps[-1]
+
+
+@dataclass
+class Ended:
+    result: Any = None
+    error: BaseException | None = None
+
+
+class _Move(NamedTuple):
+    words: str
+    there: int
+    """The rows and objects after it."""
+    standing: int
+    claim_lost: bool = False
+    """Whoever held the claim to remove the objects holds it no more."""
+    lease_lost: bool = False
+
+
+# -- the walk ----------------------------------------------------------------------------------------------------------
+
+
+class Violated(AssertionError):
+    """A rule does not hold in a state; the text is how it was reached."""
+
+
+@dataclass
+class Counts:
+    states: int = 0
+    transitions: int = 0
+    places: int = 0
+    """Different rows and objects."""
+    statements: int = 0
+
+
+_PLACE_BITS: Final = 14
+"""Of a state's 63, for its rows and objects; the actors have the others."""
+_AT_ONCE: Final = 200_000
+"""States, so that memory does not grow with how many there are."""
+GONE: Final = 0
+
+
+class Walk:
+    """All that can come of some beginnings.
+
+    `keys`: the objects that there can be. `holds`: raises AssertionError where rows and objects break a rule. `ended`:
+    likewise for an actor that has ended, with what is there then.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        sha256: str,
+        keys: tuple[str, ...],
+        holds: Callable[[Image, frozenset[str]], None],
+        ended: Callable[[Program, Ended, Image], None],
+    ) -> None:
+        self.counts = Counts()
+        self._connection = connection
+        self._cursor = psycopg.ClientCursor(connection, row_factory=_row_factory)
+        self._cursor.execute(_FUNCTIONS)
+        self._sha256 = sha256
+        self._keys = keys
+        self._holds = holds
+        self._ended = ended
+        self._places: list[tuple[Image, int]] = []
+        self._place_ids: dict[tuple[Image, int], int] = {}
+        self._standings: list[_Standing | None] = [None]
+        self._standing_ids: dict[Hashable, int] = {}
+        self._first: dict[str, int] = {}
+        self._ends: dict[Hashable, Ended] = {}
+        self._answers: dict[tuple[Image, str], tuple[Any, Image]] = {}
+        self._moves: dict[tuple[int, int], list[_Move]] = {}
+        self._times: dict[int, list[_Move]] = {}
+        self._around: dict[int, list[_Move]] = {}
+        self._looked_at: tuple[int | None, int] = (None, 0)
+
+    # rows and objects
+
+    def place(self, image: Image, objects: int) -> int:
+        found = self._place_ids.get((image, objects))
+        if found is None:
+            self._holds(image, self._names(objects))
+            found = self._place_ids[image, objects] = len(self._places)
+            self._places.append((image, objects))
+            assert found < 1 << _PLACE_BITS
+        return found
+
+    def _names(self, objects: int) -> frozenset[str]:
+        return frozenset(key for number, key in enumerate(self._keys) if objects >> number & 1)
+
+    def _run(self, image: Image, standing: _Standing) -> tuple[Any, Image]:
+        """The statement on rows that say `image`: its answer, and what they say then."""
+        step = standing.step
+        arguments = step.arguments
+        assert isinstance(arguments, tuple)
+        values: Any = [self._own(value, image, standing) for value in arguments]
+        if "%(" in step.what:
+            values = {name: self._own(value, image, standing) for name, value in arguments}
+        statement = self._cursor.mogrify(step.what, values)
+        if (image, statement) not in self._answers:
+            self._answers[image, statement] = self._asked(image, statement)
+        return self._answers[image, statement]
+
+    def _asked(self, image: Image, statement: str) -> tuple[Any, Image]:
+        self.counts.statements += 1
+        begun = f"BEGIN; SELECT walk_load('{_json_of(image, self._sha256)}'::jsonb)"
+        try:
+            self._cursor.execute(f"{begun}; {statement}; SELECT walk_look(); ROLLBACK")
+        except psycopg.Error as error:
+            self._connection.rollback()
+            if error.sqlstate is None or not error.sqlstate.startswith("MC"):
+                raise
+            return error, image
+        self._cursor.nextset()
+        self._cursor.nextset()
+        answer = self._cursor.fetchall() if self._cursor.description else []
+        self._cursor.nextset()
+        (look,) = self._cursor.fetchone() or ({},)
+        return answer, _image_of(look)
+
+    def _own(self, value: Any, image: Image, standing: _Standing) -> Any:
+        if isinstance(value, tuple):
+            return [self._own(each, image, standing) for each in value]
+        if value == LIVE:  # the claim
+            if standing.holds != "claim" or image.blob is None:
+                return OTHER
+            return {"live": LIVE, "past": PAST, None: OTHER}[image.blob.removing]
+        if isinstance(value, str) and TOKEN in value and standing.holds == "LEASE":
+            return value.replace(TOKEN, STALE)
+        return value
+
+    # actors
+
+    async def begin(self, program: Program) -> int:
+        """Where the actor stands in the beginning."""
+        if program.name not in self._first:
+            self._first[program.name] = await self._stands(program, (), (), ())
+            if (ended := self._ends.get((program.name, (), ""))) is not None:
+                raise AssertionError(f"{program.name} does nothing") from ended.error
+        return self._first[program.name]
+
+    async def _stands(
+        self, program: Program, answers: tuple[Any, ...], steps: tuple[Step, ...], key: Hashable, holds: str = ""
+    ) -> int:
+        """Where the actor stands that took these steps and has had these answers; its end, if that is it."""
+        whole: Hashable = (program.name, key, holds)
+        if whole in self._standing_ids:
+            return self._standing_ids[whole]
+        led = Script(program.name, answers)
+        outer = script.set(led)
+        try:
+            task = asyncio.ensure_future(program.run())
+        finally:
+            script.reset(outer)
+        await asyncio.wait((task, led.next), return_when=asyncio.FIRST_COMPLETED)
+        step = led.next.result() if led.next.done() else None
+        led.end()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        if step is None:
+            self._ends[whole] = Ended(error=result) if isinstance(result, BaseException) else Ended(result)
+            stands = self._first[program.name] if program.again else GONE
+        else:
+            steps = (*steps, step)
+            if program.alike is not None:
+                key = ("alike", program.alike(steps))
+            stands = self._standing(_Standing(program, answers, steps, key, holds))
+        self._standing_ids[whole] = stands
+        return stands
+
+    def _standing(self, standing: _Standing) -> int:
+        name = (standing.program.name, standing.key, standing.holds)
+        found = self._standing_ids.get(name)
+        if found is None:
+            found = self._standing_ids[name] = len(self._standings)
+            self._standings.append(standing)
+        else:
+            there = self._standings[found]
+            assert there is not None
+            assert there.step == standing.step, f"{there.step} is not {standing.step}"
+        return found
+
+    def _without(self, number: int, what: str) -> int:
+        """The same actor once somebody else holds its claim or lease."""
+        standing = self._standings[number]
+        if standing is None or standing.holds != what:
+            return number
+        return self._standing(replace(standing, holds=what.upper()))
+
+    async def _moves_of(self, place: int, number: int) -> list[_Move]:
+        """What the actor can do there."""
+        moves = self._moves.get((place, number))
+        if moves is None:
+            moves = self._moves[place, number] = [move async for move in self._make_moves(place, number)]
+        return moves
+
+    async def _make_moves(self, place: int, number: int) -> AsyncIterator[_Move]:
+        standing = self._standings[number]
+        assert standing is not None
+        (image, objects), step, program = self._places[place], standing.step, standing.program
+        end = self._first[program.name] if program.again else GONE
+        if end != number:
+            yield _Move(f"{program.name} dies", place, end)
+        outcomes: list[tuple[Any, Hashable, Image, int]] = []
+        if step.kind == "sql":
+            answer, new = self._run(image, standing)
+            outcomes.append((answer, repr(answer), new, objects))
+        elif step.kind == "answer":
+            assert isinstance(step.arguments, tuple)
+            outcomes.extend((each, each, image, objects) for each in step.arguments)
+        else:
+            bit = 1 << self._keys.index(step.what)
+            there = bool(objects & bit)
+            then = {"put": objects | bit, "delete": objects & ~bit}.get(step.kind, objects)
+            outcomes.append((there, there if step.kind in ("list", "read") else None, image, then))
+        words = f"{program.name}: {step}"
+        for answer, name, new, then in outcomes:
+            gone = set(image.media) - set(new.media)
+            assert not gone or "content_delete_item" in step.what, f"{words}: {gone} is gone and nobody deleted it"
+            holds, claim_lost, lease_lost = standing.holds, False, False
+            if step.kind == "sql":
+                claim_lost = new.blob is None or new.blob.removing is None
+                lease_lost = not new.leased
+                if "content_claim_" in step.what and answer[0].until is not None:
+                    holds, claim_lost = "claim", True
+                elif "content_finish_removal" in step.what:
+                    holds = ""
+                elif "UPDATE job SET status = 'running'" in step.what and answer:
+                    holds, lease_lost = "lease", True
+            new_place = self.place(new, then)
+            answered: list[tuple[Any, Hashable, str, int]] = [(answer, name, "", new_place)]
+            if program.loses:
+                answered.append((LOST, "lost", ", and does not hear the answer", new_place))
+                answered.append((LOST, "lost", ", in vain", place))
+            for each, its_name, how, at in answered:
+                key = (standing.key, its_name)
+                after = await self._stands(program, (*standing.answers, each), standing.steps, key, holds)
+                if (ended := self._ends.get((program.name, key, holds))) is not None:
+                    self._ended(program, ended, self._places[at][0])
+                yield _Move(words + how, at, after, claim_lost, lease_lost)
+
+    async def closed(self, sweep: Program, settled: Callable[[Image, frozenset[str]], None]) -> None:
+        """Every state, once everybody is gone, days have passed and it was swept, twice: is it as it has to be?"""
+        for place in range(self.counts.places):
+            then = place
+            for _ in range(2):
+                times = self.times(then)
+                then = await self.alone(times[-1].there if times else then, sweep)
+            image, objects = self._places[then]
+            try:
+                settled(image, self._names(objects))
+            except AssertionError as error:
+                raise Violated(f"{error}\n  {self._places[place]}\n  becomes {self._places[then]}") from error
+
+    async def alone(self, place: int, program: Program) -> int:
+        """What is there once the program has run with nobody beside it."""
+        number = await self.begin(program)
+        begun = False
+        while number != GONE and not (begun and number == self._first[program.name]):
+            moves = await self._moves_of(place, number)
+            move = next(move for move in moves if not move.words.endswith(" dies"))
+            begun, place, number = True, move.there, move.standing
+        return place
+
+    # time
+
+    def times(self, place: int) -> list[_Move]:
+        """What the rows say once so much time has passed."""
+        found = self._times.get(place)
+        if found is None:
+            image, objects = self._places[place]
+            minutes = image
+            if image.blob and image.blob.removing:
+                minutes = minutes._replace(blob=image.blob._replace(removing="past"))
+            if image.scan and image.scan.lease:
+                minutes = minutes._replace(scan=image.scan._replace(lease="past"))
+            if image.picture and image.picture.lease:
+                minutes = minutes._replace(picture=image.picture._replace(lease="past"))
+            more = minutes._replace(
+                reservations=tuple((*reservation[:3], "past") for reservation in minutes.reservations)
+            )
+            days = more._replace(orphan=more.orphan and "old")
+            if days.blob and days.blob.marked == "days":
+                days = days._replace(blob=days.blob._replace(marked="over"))
+            later = {"two minutes pass": minutes, "ten minutes pass": more, "days pass": days}
+            found = self._times[place] = [
+                _Move(words, self.place(then, objects), GONE) for words, then in later.items() if then != image
+            ]
+        return found
+
+    async def _round(self, place: int, around: Sequence[Program]) -> list[_Move]:
+        """What others do at any time, all at once."""
+        moves = self._around.get(place)
+        if moves is None:
+            moves = []
+            for program in around:
+                there = await self.alone(place, program)
+                if there != place:
+                    moves.append(
+                        _Move(program.name, there, GONE, False, program.leases or not self._places[there][0].leased)
+                    )
+            self._around[place] = moves
+        return moves
+
+    # all of it
+
+    async def everything(
+        self, beginnings: Iterable[tuple[Image, Iterable[str]]], programs: Sequence[Program], around: Sequence[Program]
+    ) -> None:
+        """Walks all that `programs` can do together, and `around` at any time beside them.
+
+        Programs of one name stand beside each other in `programs`: which of them is where makes no difference.
+        """
+        first = [await self.begin(program) for program in programs]
+        alike = [(k - 1, k) for k in range(1, len(programs)) if programs[k].name == programs[k - 1].name]
+        states = []
+        for image, objects in beginnings:
+            place = self.place(image, sum(1 << self._keys.index(key) for key in objects))
+            states.append([place, *first])
+        frontier = _sorted(_packed(np.array(states, dtype=np.int64).T))
+        seen = _Seen(frontier)
+        levels = [frontier]
+        while frontier.size:
+            found = []
+            for start in range(0, frontier.size, _AT_ONCE):
+                try:
+                    async for after in self._successors(frontier[start : start + _AT_ONCE], programs, around):
+                        found.append(_sorted(_packed(_ordered(after.columns, alike))))
+                        self.counts.transitions += after.of.size
+                except AssertionError as error:
+                    how = "\n  ".join(await self._how(levels, programs, around, alike))
+                    raise Violated(f"{error}\n  {how}") from error
+            frontier = seen.new(_sorted(np.concatenate(found)))
+            levels.append(frontier)
+        self.counts.states = seen.size
+        self.counts.places = len(self._places)
+
+    async def _successors(
+        self, frontier: "Numbers", programs: Sequence[Program], around: Sequence[Program]
+    ) -> AsyncIterator["_After"]:
+        """What comes after the states of `frontier`."""
+        columns, bits = _unpacked(frontier, len(programs)), _bits(len(programs))
+        for slot in range(len(programs)):
+            pairs, which = np.unique(columns[0] << bits | columns[slot + 1], return_inverse=True)
+            table = []
+            for pair in pairs:
+                place, number = int(pair) >> bits, int(pair) & (1 << bits) - 1
+                self._looked_at = (slot, int(pair))
+                table.append(await self._moves_of(place, number) if number else [])
+            yield self._expanded(columns, which, table, slot)
+        places, which = np.unique(columns[0], return_inverse=True)
+        table = []
+        for place in places:
+            self._looked_at = (None, int(place))
+            table.append(await self._round(int(place), around))
+        yield self._expanded(columns, which, table, None)
+        # A removal is over within a minute of its claim, or its process is.
+        deletes = np.array([standing is not None and standing.step.kind == "delete" for standing in self._standings])
+        quiet = np.flatnonzero(~deletes[columns[1:]].any(axis=0))
+        places, which = np.unique(columns[0, quiet], return_inverse=True)
+        after = self._expanded(columns[:, quiet], which, [self.times(int(place)) for place in places], None)
+        yield after._replace(of=quiet[after.of])
+
+    def _expanded(self, columns: "Numbers", which: "Numbers", table: list[list[_Move]], slot: int | None) -> "_After":
+        flat = [move for moves in table for move in moves]
+        many = np.array([len(moves) for moves in table], dtype=np.int64)
+        starts, counts = (np.cumsum(many) - many)[which], many[which]
+        of = np.repeat(np.arange(columns.shape[1]), counts)
+        move = np.arange(of.size) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+        new = columns[:, of]
+        if flat:
+            new[0] = np.array([each.there for each in flat])[move]
+            for what, lost in (
+                ("claim", np.array([each.claim_lost for each in flat])[move]),
+                ("lease", np.array([each.lease_lost for each in flat])[move]),
+            ):
+                without = np.array([self._without(number, what) for number in range(len(self._standings))])
+                for row in new[1:]:
+                    row[lost] = without[row[lost]]
+            if slot is not None:
+                new[slot + 1] = np.array([each.standing for each in flat])[move]
+        return _After(new, of, move, flat)
+
+    # saying how
+
+    async def _how(
+        self,
+        levels: list["Numbers"],
+        programs: Sequence[Program],
+        around: Sequence[Program],
+        alike: list[tuple[int, int]],
+    ) -> list[str]:
+        """The steps from a beginning to the state in which something was wrong."""
+        slot, wanted = self._looked_at
+        columns, bits = _unpacked(levels[-1], len(programs)), _bits(len(programs))
+        looked_at = columns[0] if slot is None else columns[0] << bits | columns[slot + 1]
+        at = int(levels[-1][np.flatnonzero(looked_at == wanted)[0]])
+        said = [self._said(at, len(programs))]
+        for level in reversed(levels[:-1]):
+            async for after in self._successors(level, programs, around):
+                hits = np.flatnonzero(_packed(_ordered(after.columns, alike)) == at)
+                if hits.size:
+                    at = int(level[after.of[hits[0]]])
+                    said += [after.moves[after.move[hits[0]]].words, self._said(at, len(programs))]
+                    break
+        return said[::-1]
+
+    def _said(self, state: int, slots: int) -> str:
+        place, *numbers = (int(each[0]) for each in _unpacked(np.array([state]), slots))
+        image, objects = self._places[place]
+        names = sorted(key.rsplit("/", 1)[-1][:8] for key in self._names(objects))
+        stands = [standing.program.name for number in numbers if (standing := self._standings[number])]
+        return f"    {image} {names} {stands}"
+
+
+Numbers = NDArray[np.int64]
+"""States, each one number; or in columns: rows and objects, then where each actor stands."""
+
+
+class _After(NamedTuple):
+    """States that come after others: `of` which, and by which of `moves`."""
+
+    columns: Numbers
+    of: Numbers
+    move: Numbers
+    moves: list[_Move]
+
+
+def _bits(slots: int) -> int:
+    """For one actor."""
+    return (63 - _PLACE_BITS) // slots
+
+
+def _packed(columns: Numbers) -> Numbers:
+    bits = _bits(len(columns) - 1)
+    assert not columns.size or columns[1:].max() < 1 << bits
+    packed = columns[0].copy()
+    for row in columns[1:]:
+        packed = packed << bits | row
+    return packed
+
+
+def _unpacked(packed: Numbers, slots: int) -> Numbers:
+    bits = _bits(slots)
+    columns = np.empty((slots + 1, packed.size), dtype=np.int64)
+    rest = packed.copy()
+    for slot in range(slots, 0, -1):
+        columns[slot] = rest & (1 << bits) - 1
+        rest >>= bits
+    columns[0] = rest
+    return columns
+
+
+def _ordered(columns: Numbers, alike: list[tuple[int, int]]) -> Numbers:
+    for _ in alike:
+        for one, other in alike:
+            low = np.minimum(columns[one + 1], columns[other + 1])
+            columns[other + 1] = np.maximum(columns[one + 1], columns[other + 1])
+            columns[one + 1] = low
+    return columns
+
+
+def _sorted(packed: Numbers) -> Numbers:
+    """Each once, in order."""
+    packed.sort()
+    return packed[np.concatenate(([True], packed[1:] != packed[:-1]))] if packed.size else packed
+
+
+class _Seen:
+    """All states so far, in a few sorted arrays."""
+
+    def __init__(self, first: Numbers) -> None:
+        self._runs = [first]
+
+    @property
+    def size(self) -> int:
+        return sum(run.size for run in self._runs)
+
+    def new(self, found: Numbers) -> Numbers:
+        """Those of `found`, which is sorted, that were not seen before."""
+        for run in self._runs:
+            at = np.searchsorted(run, found)
+            at[at == run.size] = 0
+            found = found[run[at] != found]
+        self._runs.append(found)
+        while len(self._runs) > 1 and self._runs[-2].size < 2 * self._runs[-1].size:
+            last = self._runs.pop()
+            self._runs[-1] = np.sort(np.concatenate((self._runs[-1], last)))
+        return found

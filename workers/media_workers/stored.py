@@ -1,0 +1,44 @@
+"""Stored content as the decoders read it. A store that hangs must not look like a file that takes long to decode."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from media_core.decoding import DecodingFailed, StoreSource
+from media_core.errors import Unavailable
+from media_core.keys import content_key
+from media_core.queue import Content
+from media_workers.drain import Work
+
+
+class Stored(StoreSource):
+    """One content; knows how long its store has kept its reader waiting."""
+
+    def __init__(self, work: Work, content: Content) -> None:
+        super().__init__(work.store, content_key(work.library.tenant_id, content.sha256), content.size)
+        self._waited = 0.0
+        self._reading_since: float | None = None
+
+    async def read(self, start: int, length: int) -> bytes:
+        began = time.monotonic()
+        if self._reading_since is None:
+            self._reading_since = began
+        try:
+            return await super().read(start, length)
+        finally:
+            self._waited += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def decoded(self) -> Iterator[None]:
+        """Around a decoding: `Unavailable` in place of its "timeout" where the store took most of the time."""
+        self._waited, self._reading_since = 0.0, None
+        try:
+            yield
+        except DecodingFailed as error:
+            if error.code == "timeout" and self._store_is_slow():
+                raise Unavailable("object store", "it gives the file too slowly") from error
+            raise
+
+    def _store_is_slow(self) -> bool:
+        since = self._reading_since
+        return since is not None and self._waited > (time.monotonic() - since) / 2
