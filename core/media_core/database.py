@@ -60,6 +60,8 @@ PREPARED_AFTER: Final = 2
 _READ_ONLY: Final = "25006"
 _TRY_AGAIN: Final = ("40001", "40P01", "0A000")
 """A deadlock; a plan that was made before its tables or functions were changed."""
+AGAIN_SECONDS: Final = 0.05
+"""So long the other party of a deadlock has to take what it waits for: at once, the same two would meet again."""
 _AWAY: Final = {
     "08": "PostgreSQL does not answer",  # also what PgBouncer says of itself, and of a server that it can't reach
     "25P03": "PostgreSQL ended a transaction that lay idle",
@@ -132,13 +134,14 @@ class Database:
         """The rows of one statement that commits by itself, as named tuples; its placeholders are `%s` or `%(name)s`.
 
         It goes to the driver directly, at a seventh of the CPU of `statement`: for what every request does. A deadlock
-        is tried once more. Raises Unavailable; other errors as psycopg's.
+        is tried once more, a moment later. Raises Unavailable; other errors as psycopg's.
         """
         for last in (False, True):
             try:
                 return await self._call(query, arguments)
             except psycopg.Error as error:
                 if not last and error.sqlstate in _TRY_AGAIN:
+                    await asyncio.sleep(AGAIN_SECONDS)
                     continue
                 if (away := self._away(error)) is not None:
                     raise away from error

@@ -31,6 +31,8 @@ __all__ = ["CHANNEL", "Queue", "enqueue"]
 
 MAX_ATTEMPTS = {"scan": 8, "transcribe": 4, "thumbnail": 3}
 KINDS = tuple(MAX_ATTEMPTS)
+MOST_COUNTED = 10_000
+"""Jobs of one kind and state that a depth counts; where there are more, it says so many."""
 
 WAITING: Final = "waiting"
 """`error_code` of a queued job that something is away for; `error_detail` says what."""
@@ -177,21 +179,33 @@ _SEGMENTS = text("""
 SELECT number, start, "end", text, words FROM segment WHERE job_id = :job_id AND number > :after ORDER BY number
 """)
 _READY = "((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))"
+# Each of these looks at no more than it counts, whatever the table holds.
 _DEPTH = """
 SELECT kind,
-    count(*) FILTER (WHERE {ready}) AS ready,
-    count(*) FILTER (WHERE status = 'running' AND lease_until >= now()) AS leased,
-    count(*) FILTER (WHERE status = 'queued' AND run_after > now()) AS waiting,
-    min(run_after) FILTER (WHERE status = 'queued' AND run_after <= now()) AS oldest,
+    (SELECT count(*) FROM (
+        SELECT FROM {job} AS job
+        WHERE job.kind = kinds.kind AND status = 'queued' AND run_after <= now() LIMIT {most}) AS counted)
+    + (SELECT count(*) FROM (
+        SELECT FROM {job} AS job
+        WHERE job.kind = kinds.kind AND status = 'running' AND lease_until < now() LIMIT {most}) AS counted) AS ready,
+    (SELECT count(*) FROM (
+        SELECT FROM {job} AS job
+        WHERE job.kind = kinds.kind AND status = 'running' AND lease_until >= now() LIMIT {most}) AS counted) AS leased,
+    (SELECT count(*) FROM (
+        SELECT FROM {job} AS job
+        WHERE job.kind = kinds.kind AND status = 'queued' AND run_after > now() LIMIT {most}) AS counted) AS waiting,
+    (SELECT min(run_after) FROM {job} AS job WHERE job.kind = kinds.kind AND status = 'queued' AND run_after <= now())
+        AS oldest,
     (
-        SELECT concat_ws(' ', job_id, attempts, extract(epoch FROM run_after)) FROM {job} AS next
-        WHERE next.kind = job.kind AND status IN ('queued','running') AND {ready}
+        SELECT concat_ws(' ', job_id, attempts, extract(epoch FROM run_after)) FROM {job} AS job
+        WHERE job.kind = kinds.kind AND status IN ('queued','running') AND {ready}
         ORDER BY priority DESC, run_after, job_id LIMIT 1
     ) AS head,
-    count(*) FILTER (WHERE status = 'failed') AS failed
-FROM {job} AS job
-WHERE status IN ('queued','running') OR (status = 'failed' AND finished_at > now() - interval '1 hour')
-GROUP BY kind
+    (SELECT count(*) FROM (
+        SELECT FROM {job} AS job
+        WHERE job.kind = kinds.kind AND status = 'failed' AND finished_at > now() - interval '1 hour' LIMIT {most})
+        AS counted) AS failed
+FROM unnest(ARRAY[{kinds}]) AS kinds(kind)
 """
 # What the rest of the schema must know when a job ends without its result: nothing stays "being made" for ever, and
 # content whose scan failed is closed with the reason "error".
@@ -215,11 +229,15 @@ class LeaseLost(Exception):
 
 
 class NotYet(Exception):
-    """This job's content has no verdict yet; hand it back for `after`, without counting an attempt."""
+    """What this job needs is not there yet; hand it back for `after`, without counting an attempt.
 
-    def __init__(self, after: timedelta) -> None:
+    `waits_for`: what its owner reads meanwhile.
+    """
+
+    def __init__(self, after: timedelta, waits_for: str | None = "scan: this file has no verdict yet") -> None:
         super().__init__(f"again in {after}")
         self.after = after
+        self.waits_for = waits_for
 
 
 @dataclass(frozen=True)
@@ -267,11 +285,11 @@ class Depth:
 
 
 def depth_query(job: str = "job") -> str:
-    """SQL for one row a kind that has open jobs or lately failed ones: `kind` and the fields of `Depth`.
+    """SQL for one row a kind: `kind` and the fields of `Depth`.
 
     `job` is the table, quoted.
     """
-    return _DEPTH.format(job=job, ready=_READY)
+    return _DEPTH.format(job=job, ready=_READY, most=MOST_COUNTED, kinds=", ".join(f"'{kind}'" for kind in KINDS))
 
 
 async def enqueue(
@@ -443,7 +461,8 @@ class Queue:
     async def release(self, lease: Lease, after: timedelta = timedelta(0), *, waits_for: str | None = None) -> None:
         """Hands the job back as if it had not been taken: on SIGTERM, or to wait for a verdict."""
         await self._fenced(_RELEASE, lease, after=after, waits_for=waits_for)
-        self._database.announce()
+        if not after:
+            self._database.announce()
 
     async def postpone(self, lease: Lease, dependency: str, detail: str) -> None:
         """Hands the job back because a dependency is away: no attempt, whatever comes; the job says what it waits for.

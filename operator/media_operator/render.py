@@ -64,6 +64,8 @@ JWKS = "/etc/media/jwks"
 MODELS, MODELS_SIZE = "/models-cache", "20Gi"
 RETRYABLE = 75
 """EX_TEMPFAIL: what a worker ends with when a dependency is away."""
+LOST = 255
+"""What the container runtime says of a container that it does not find any more after the node was restarted."""
 MOST_CONNECTIONS, MOST_WORKER_CONNECTIONS = 10, 4
 """Of one api pod, of one worker: more are of no use to them."""
 OPERATOR_CONNECTIONS = 2
@@ -475,15 +477,15 @@ def _job_spec(
 ) -> Object:
     """The queue's row is the truth; a Job is worth two more tries, and none where it would fail again.
 
-    A pod that its node lost (disruption) is replaced and not counted. One that says that a dependency is away (75), or
-    was killed for memory or by a signal (137, 143), is tried again. Any other end is a bug: the Job fails at once, and
-    the dispatcher waits longer each time before it makes the next one.
+    A pod that its node lost (disruption) is replaced and not counted. One that says that a dependency is away (75), was
+    killed for memory or by a signal (137, 143), or was gone when its node came back (255), is tried again. Any other
+    end is a bug: the Job fails at once, and the dispatcher waits longer each time before it makes the next one.
     """
     rules = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
             "action": "FailJob",
-            "onExitCodes": {"containerName": "worker", "operator": "NotIn", "values": [RETRYABLE, 137, 143]},
+            "onExitCodes": {"containerName": "worker", "operator": "NotIn", "values": [RETRYABLE, 137, 143, LOST]},
         },
     ]
     labels = _labels(tenant, "worker") | {kinds.WORK_LABEL: kind}

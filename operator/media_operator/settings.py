@@ -152,7 +152,7 @@ class PlatformSettings(EnvironmentSettings):
     clamd_port: int = Field(default=3310, ge=1, le=65535)
     """Its port."""
 
-    clamd_at_once: int = Field(default=3, ge=1, le=32)
+    clamd_at_once: int = Field(default=4, ge=1, le=32)
     """Scans that one scan worker has with clamd at the same time."""
 
     clamd_heuristics: Literal["unscannable", "infected"] = "unscannable"

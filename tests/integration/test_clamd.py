@@ -683,6 +683,21 @@ async def test_a_version_is_never_newer_than_the_scan_that_bears_it(
     assert order == ["version", *["version", "scan"] * 3]
 
 
+async def test_when_clamd_does_not_answer_all_that_wait_for_it_are_told_at_once(own_clamd: EmbeddedClamd) -> None:
+    """And not one after the other, each after its own time."""
+    assert own_clamd.pid is not None
+    process = psutil.Process(own_clamd.pid)
+    client = Clamd(settings_for(own_clamd.address, connect_timeout=0.5, at_once=2))
+    process.suspend()
+    try:
+        began = time.monotonic()
+        await asyncio.gather(*(refused(client.scan(TEXT, len(TEXT))) for _ in range(50)))
+        assert time.monotonic() - began < 5
+    finally:
+        process.resume()
+    assert (await client.scan(TEXT, len(TEXT))).status == "clean"
+
+
 @pytest.mark.parametrize("content", [TEXT, bytes(LIMIT)], ids=["in one write", "in a stream"])
 async def test_what_clamd_can_do_with_no_content_is_no_contents_fault(
     own_clamd: EmbeddedClamd, tmp_path: Path, content: bytes

@@ -62,8 +62,9 @@ async def backend(one: Database) -> int:
 
 
 async def running(admin: psycopg.AsyncConnection[Any], pid: int) -> str:
-    """What that backend is at: `active`, `idle` ...; `gone`."""
-    found = await (await admin.execute("SELECT state FROM pg_stat_activity WHERE pid = %s", (pid,))).fetchone()
+    """What that backend is at: `active`, `idle` ...; `waits` for a lock; `gone`."""
+    state = "SELECT CASE wait_event_type WHEN 'Lock' THEN 'waits' ELSE state END FROM pg_stat_activity WHERE pid = %s"
+    found = await (await admin.execute(state, (pid,))).fetchone()
     return found[0] if found else "gone"
 
 
@@ -243,16 +244,24 @@ async def test_a_statement_timeout_is_an_outage(only: Database) -> None:
             await tx.execute(text("SELECT pg_sleep(5)"))
 
 
-async def test_a_deadlock_is_tried_once_more(database: Database) -> None:
-    await database.call("INSERT INTO idempotency (subject, key, fingerprint) VALUES ('a','1',''), ('a','2','')", ())
-    touch = (
-        "WITH first AS MATERIALIZED (SELECT 1 FROM idempotency WHERE key = '{}' FOR UPDATE),"
-        " paused AS MATERIALIZED (SELECT pg_sleep(0.2) FROM first)"
-        " UPDATE idempotency SET fingerprint = fingerprint || 'x' FROM paused WHERE key = '{}'"
+async def test_a_deadlock_is_tried_once_more(
+    only: Database, tenant_database: TenantDatabase, admin: psycopg.AsyncConnection[Any]
+) -> None:
+    await only.call("INSERT INTO idempotency (subject, key, fingerprint) VALUES ('a','1',''), ('a','2','')", ())
+    pid = await backend(only)
+    both = (
+        "WITH first AS MATERIALIZED (SELECT FROM idempotency WHERE key = '1' FOR UPDATE)"
+        " UPDATE idempotency SET fingerprint = 'x' WHERE key = '2' AND EXISTS (SELECT FROM first) RETURNING key"
     )
-    await asyncio.gather(call(database, touch.format("1", "2")), call(database, touch.format("2", "1")))
-    rows = await database.call("SELECT key, fingerprint FROM idempotency ORDER BY key", ())
-    assert [tuple(row) for row in rows] == [("1", "x"), ("2", "x")]
+    table = sql.SQL("{}.idempotency").format(sql.Identifier(tenant_database.schema))
+    take = sql.SQL("SELECT FROM {} WHERE key = %s FOR UPDATE").format(table)
+    async with await psycopg.AsyncConnection.connect(tenant_database.owner_url.replace("+psycopg", "")) as other:
+        await other.execute("SET deadlock_timeout = '1min'")  # so that it is the other one that is ended
+        await other.execute(take, ("2",))
+        calling = asyncio.create_task(call(only, both))
+        await becomes(admin, pid, "waits")
+        await other.execute(take, ("1",))  # has it once the call was ended
+    assert await calling == [("2",)]
 
 
 async def test_an_error_of_the_block_is_passed_on_and_undoes_the_transaction(only: Database) -> None:

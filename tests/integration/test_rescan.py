@@ -493,10 +493,10 @@ async def test_wrong_settings_are_exit_2(workers: Processes) -> None:
     assert (await workers.run("scna"))[0] == 2
 
 
-async def test_a_worker_that_is_told_to_end_hands_its_job_back_and_exits_0(
+async def test_a_worker_that_is_told_to_end_hands_its_jobs_back_and_exits_0(
     uploads: Uploads, work: Work, workers: Processes
 ) -> None:
-    """clamd takes the connection and says nothing, so that the job is under way when the signal comes."""
+    """clamd takes the connection and says nothing, so that the jobs are under way when the signal comes."""
     taken = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -504,7 +504,8 @@ async def test_a_worker_that_is_told_to_end_hands_its_job_back_and_exits_0(
         await reader.read()
         writer.close()
 
-    await upload(uploads, b"harmless")
+    for number in range(10):
+        await upload(uploads, b"harmless %d" % number)
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     process = await workers.start("scan", **at(ClamdSettings(host=host, port=port, connect_timeout=5)))
@@ -514,5 +515,5 @@ async def test_a_worker_that_is_told_to_end_hands_its_job_back_and_exits_0(
     server.close()
     assert process.returncode == 0, said.decode()
     async with work.database.transaction() as tx:
-        job = (await tx.execute(text("SELECT status, attempts, lease_token FROM job"))).one()
-    assert tuple(job) == ("queued", 0, None)
+        jobs = [tuple(row) for row in await tx.execute(text("SELECT status, attempts, lease_token FROM job"))]
+    assert jobs == [("queued", 0, None)] * 10

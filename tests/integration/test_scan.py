@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,38 @@ async def test_many_scans_by_two_workers_each_get_their_own_verdict(
     handled = await asyncio.gather(*(drain(Scanner(settings_for(clamd)), work) for _ in range(2)))
     assert sum(handled) == len(expected)
     assert {sha256: (await blob(work.database, sha256)).scan_status for sha256 in expected} == expected
+
+
+async def test_many_large_files_keep_neither_a_small_one_nor_another_worker_waiting(
+    uploads: Uploads, work: Work, clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(clamd)
+    large = [await upload(uploads, b"%d" % number * 500_000) for number in range(20)]
+    stream, never, streaming = work.store.stream, asyncio.Event(), list[str]()
+
+    async def slow(key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+        streaming.append(key)
+        await never.wait()
+        async for chunk in stream(key, start, length):
+            yield chunk
+
+    monkeypatch.setattr(work.store, "stream", slow)
+    worker = Drain("scan", Scanner(settings), work, DrainSettings(poll_seconds=0.02), at_once=16)
+    working = asyncio.create_task(worker.run())
+    async with asyncio.timeout(20):
+        while len(streaming) < settings.at_once - 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        small = [await upload(uploads, TEXT + b"%d" % number) for number in range(20)]
+        while not all([await readable(work.library, item) for item in small]):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    async with work.database.transaction() as tx:
+        held = (await tx.execute(text("SELECT count(*) FROM job WHERE status = 'running'"))).scalar_one()
+        assert held <= 2 * settings.at_once
+        await tx.execute(text("UPDATE job SET run_after = now() WHERE status = 'queued'"))
+    assert await work.queue.lease("scan", worker="another", seconds=30) is not None
+    worker.stop.set()
+    await working
+    assert [await readable(work.library, item) for item in large] == [False] * 20
 
 
 async def test_new_signatures_find_at_the_rescan_what_the_old_ones_passed(

@@ -308,7 +308,7 @@ def test_a_lost_node_and_an_outage_are_tried_again_and_a_bug_is_not() -> None:
     lost, ended = spec["podFailurePolicy"]["rules"]
     assert (lost["action"], lost["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert (ended["action"], ended["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
-    assert ended["onExitCodes"]["values"] == [os.EX_TEMPFAIL, 128 + 9, 128 + 15]
+    assert ended["onExitCodes"]["values"] == [os.EX_TEMPFAIL, 128 + 9, 128 + 15, render.LOST]
     assert spec["backoffLimit"] == 2
 
 

@@ -90,8 +90,9 @@ class Clamd:
         self._settings = settings
         self._free = settings.at_once
         """Connections that may be opened beside those that are in use or idle."""
+        self._open: set[_Line] = set()
         self._idle: list[_Line] = []
-        self._waiters: deque[asyncio.Future[_Line | None]] = deque()
+        self._waiters: deque[asyncio.Future[_Line | Unavailable | None]] = deque()
         self._large = asyncio.Semaphore(max(1, settings.at_once - 1))
         """One connection is always left to what is small."""
         self._confirming: set[asyncio.Task[None]] = set()
@@ -163,7 +164,7 @@ class Clamd:
         if error is _NEVER:
             return None
         if error is not None:
-            raise error
+            raise type(error)(error.dependency, error.detail) from error
         return verdict
 
     def _interpret(self, reply: str, engine: str) -> Verdict:
@@ -240,23 +241,44 @@ class Clamd:
         elif self._free:
             self._free -= 1
         else:
-            waiter: asyncio.Future[_Line | None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                line = await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._hand_on(waiter.result())
-                raise
+            line = await self._wait_for_one()
         if line is not None and line.session.is_usable():
             return line
+        if line is not None:
+            self._drop(line)
         try:
-            if line is not None:
-                line.close()
-            return await self._opened()
-        except BaseException:
+            line = await self._opened()
+        except BaseException as error:
+            if isinstance(error, Unavailable) and not self._open:
+                self._tell_all(error)
             self._hand_on(None)
             raise
+        self._open.add(line)
+        return line
+
+    async def _wait_for_one(self) -> "_Line | None":
+        waiter: asyncio.Future[_Line | Unavailable | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            given = await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and not isinstance(given := waiter.result(), Unavailable):
+                self._hand_on(given)
+            raise
+        if isinstance(given, Unavailable):
+            raise type(given)(given.dependency, given.detail) from given
+        return given
+
+    def _tell_all(self, error: Unavailable) -> None:
+        """There is no connection, and none can be had: who waits for one need not find that out by himself."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(error)
+        self._waiters.clear()
+
+    def _drop(self, line: "_Line") -> None:
+        self._open.discard(line)
+        line.close()
 
     async def _opened(self) -> "_Line":
         line = _Line(await Session.open(self._settings))
@@ -281,7 +303,7 @@ class Clamd:
     def _hand_on(self, line: "_Line | None") -> None:
         """To the one that has waited longest. None: the right to open another connection."""
         if line is not None and not line.session.is_open:
-            line.close()
+            self._drop(line)
             line = None
         while self._waiters:
             waiter = self._waiters.popleft()

@@ -209,7 +209,7 @@ class Drain:
             await self._patiently(queue.release, lease)
             return "handed_back"
         except NotYet as wait:
-            await self._patiently(queue.release, lease, wait.after, waits_for="scan: this file has no verdict yet")
+            await self._patiently(queue.release, lease, wait.after, waits_for=wait.waits_for)
             return "waiting"
         except Refused as error:
             await self._patiently(queue.fail, lease, error.code, error.detail, retry=False)

@@ -6,6 +6,9 @@ content is "error", which is as closed as "pending".
 """
 
 import asyncio
+import contextlib
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -17,7 +20,7 @@ from media_core.access import CANARY
 from media_core.contents import Contents, Verdict
 from media_core.errors import Unavailable, Unfinished
 from media_core.keys import content_key
-from media_core.queue import Content, Lease, LeaseLost
+from media_core.queue import Content, Lease, LeaseLost, NotYet
 from media_core.settings import RetentionSettings
 from media_core.store import ObjectMissing
 from media_workers import clamd
@@ -29,6 +32,8 @@ JOBS_AT_ONCE: Final = 64
 """Leased by one worker: some are scanned, others have their verdict and wait for it to be believed or written."""
 READ_AT_ONCE: Final = 8
 """Small contents that are asked of the object store at the same time, ahead of their scan."""
+LATER: Final = timedelta(seconds=10)
+"""After so long a large content is looked at again that a worker has no place for."""
 BATCH: Final = 24
 """Verdicts are written when there are so many; fewer when nothing else is being scanned."""
 WAIT_SECONDS: Final = 0.2
@@ -52,6 +57,8 @@ class Scanner:
         self._clamd = Clamd(settings)
         self._retention = retention or RetentionSettings()
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
+        self._large = 0
+        self._most_large = min(2 * settings.at_once, JOBS_AT_ONCE // 2)
         self._scanning = 0
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
@@ -90,7 +97,8 @@ class Scanner:
                     whole = await work.store.read(key, 0, size + 1)  # one more, to see where the object is larger
                 verdict = await self._clamd.scan(whole, size)
             else:
-                verdict = await self._clamd.scan(work.store.stream(key), size)
+                with self._one_of_few():
+                    verdict = await self._clamd.scan(work.store.stream(key), size)
         except ObjectMissing:
             if await work.library.content(content.sha256) is not None:
                 raise Unfinished("object store", "the object of this content is missing") from None
@@ -98,6 +106,20 @@ class Scanner:
         if verdict.status == "error":
             raise Unfinished("clamd", verdict.detail or "no verdict")
         return verdict
+
+    @contextlib.contextmanager
+    def _one_of_few(self) -> Iterator[None]:
+        """Large contents that wait here would keep other workers from them, and the places of this one from small ones.
+
+        Raises NotYet where there are enough.
+        """
+        if self._large >= self._most_large:
+            raise NotYet(LATER * (0.5 + random.random()), waits_for=None)  # noqa: S311 (jitter, not a secret)
+        self._large += 1
+        try:
+            yield
+        finally:
+            self._large -= 1
 
     # --- into the rows ------------------------------------------------------------------------------------------
 

@@ -139,16 +139,23 @@ class Session:
             sent = 0
         except OSError:
             return False
-        if sent == len(part):
-            return True
+        return sent == len(part) or await self._send_rest(memoryview(part)[sent:])
+
+    async def _send_rest(self, part: memoryview) -> bool:
+        """Waits for room, and not for a clamd that has answered already: it may take nothing more, nor hang up."""
+        sending = asyncio.ensure_future(self._loop.sock_sendall(self._connection, part))
         try:
-            async with asyncio.timeout(self._reply_timeout):
-                await self._loop.sock_sendall(self._connection, memoryview(part)[sent:])
-        except TimeoutError:
-            raise Unfinished("clamd", "did not take the content in time") from None
-        except OSError:
-            return False
-        return True
+            done, _ = await asyncio.wait(
+                {sending, *([self._answer] if self._answer else [])},
+                timeout=self._reply_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        if not done:
+            raise Unfinished("clamd", "did not take the content in time")
+        return not sending.cancelled() and sending.exception() is None
 
     def _expect(self) -> "asyncio.Future[str]":
         self._commands += 1
@@ -230,4 +237,6 @@ def unavailable() -> Iterator[None]:
 
 def _said(error: OSError) -> str:
     """Without the address: what a job waits for, its owner reads."""
-    return os.strerror(error.errno) if error.errno else error.strerror or "closed the connection"
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or "closed the connection"

@@ -79,8 +79,9 @@ class ClamdSettings(EnvironmentSettings):
     scan_timeout: float = Field(default=1800, gt=0)
     """Seconds for one scan from the first byte to the verdict, the object store's part included."""
 
-    at_once: int = Field(default=3, ge=1, le=32)
-    """Scans that one worker has with clamd at the same time, each over a connection of its own that is kept."""
+    at_once: int = Field(default=4, ge=1, le=32)
+    """Scans that one worker has with clamd at the same time, each over a connection of its own that is kept. One of
+    them is left to small files (256 KiB), whatever else there is. More than clamd's MaxThreads gain nothing."""
 
     heuristics: Literal["unscannable", "infected"] = "unscannable"
     """What a finding of clamd's own heuristics means (`Heuristics.Phishing.*`, `Heuristics.Broken.*` ...). They guess:

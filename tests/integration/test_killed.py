@@ -1,0 +1,254 @@
+"""kill -9 at every step of an upload, a deletion, a verdict and a sweep: of the process, of PostgreSQL, of the store.
+
+What was acknowledged is there with its bytes, nothing that was not is charged, and after a sweep nothing is left over.
+"""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from media_core.database import Database
+from media_core.errors import Unavailable
+from media_core.keys import content_key
+from media_core.library import Library
+from media_core.policy import PolicyReader
+from media_core.store import FolderStore, ObjectStore, S3Store
+from media_core.uploads import BUFFER_BYTES, Uploads
+from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.integration import s3_servers
+from tests.integration.acting import judge, upload
+from tests.integration.api_server import new_tenant
+from tests.integration.invariants import Left, broken, later_and_swept, left
+from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase
+
+SMALL = 5_000
+LARGE = BUFFER_BYTES + 100_000
+MOST_STEPS = 200
+"""Far more than any of these has: that a run ends before it is part of the test."""
+
+
+class Deaths:
+    """The process of `dying`, which does as it is told and dies."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def order(self, **order: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        async with asyncio.timeout(60):
+            answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        assert "failed" not in answer, answer
+        return answer
+
+
+@pytest.fixture(scope="module")
+async def deaths() -> AsyncIterator[Deaths]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.integration.dying"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    yield Deaths(process)
+    process.kill()
+    await process.wait()
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A PostgreSQL that may be killed."""
+    folder = tmp_path_factory.mktemp("mortal")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    server = EmbeddedPostgres(folder / "pg")
+    server.start()
+    yield server
+    server.stop()
+
+
+@dataclass
+class Place:
+    """A tenant, what dies there, and how it comes back."""
+
+    tenant: TenantDatabase
+    store: ObjectStore
+    where: dict[str, Any]
+    """Of an order: how to reach the tenant."""
+
+    def library(self, database: Database) -> Library:
+        return Library(
+            tenant_id=self.tenant.tenant_id, database=database, store=self.store, policy=PolicyReader(database)
+        )
+
+    def uploads(self, database: Database) -> Uploads:
+        return Uploads(
+            tenant_id=self.tenant.tenant_id,
+            database=database,
+            store=self.store,
+            decoder=None,  # type: ignore[arg-type]  # nothing here is a picture
+            policy=PolicyReader(database),
+        )
+
+
+@asynccontextmanager
+async def place(postgres: EmbeddedPostgres, store: ObjectStore, tenant: TenantDatabase, **where: Any) -> Any:
+    await tenant.declare(GENEROUS)
+    yield Place(tenant, store, {"url": tenant.url, "tenant_id": tenant.tenant_id, **where})
+
+
+async def prepared(at: Place, database: Database, what: str) -> dict[str, Any]:
+    """What an order needs to be there, made by nobody who dies."""
+    data = secrets.token_bytes(SMALL)
+    uploads, library = at.uploads(database), at.library(database)
+    match what:
+        case "upload small":
+            return {"do": "upload", "size": SMALL, "seed": secrets.token_hex(8)}
+        case "upload large":
+            return {"do": "upload", "size": LARGE, "seed": secrets.token_hex(8)}
+        case "upload again":
+            seed = secrets.token_hex(8)
+            await upload(uploads, hashlib.shake_128(seed.encode()).digest(SMALL))
+            return {"do": "upload", "size": SMALL, "seed": seed}
+        case "delete":
+            return {"do": "delete", "media_id": (await upload(uploads, data)).media_id}
+        case "verdict clean" | "verdict infected":
+            stored = await upload(uploads, data)
+            return {"do": "verdict", "sha256": stored.sha256, "status": what.split()[1]}
+        case "verdict of what was clean":
+            stored = await upload(uploads, data)
+            await judge(library, database, stored, "clean")
+            await library.rescan(ADMIN, stored.media_id)
+            return {"do": "verdict", "sha256": stored.sha256, "status": "infected"}
+        case "sweep":
+            await at.store.put(content_key(at.tenant.tenant_id, secrets.token_hex(32)), b"nobody's")
+            stored = await upload(uploads, data)
+            await database.call("DELETE FROM media WHERE media_id = %s", (stored.media_id,))
+            await database.call(
+                "UPDATE blob SET doomed_at = now(), remove_after = now() WHERE sha256 = %s", (stored.sha256,)
+            )
+            await database.call(
+                "UPDATE usage SET stored_bytes = stored_bytes - %s, objects = objects - 1,"
+                " object_bytes = object_bytes - %s, items = items - 1, item_bytes = item_bytes - %s",
+                (SMALL, SMALL, SMALL),
+            )
+            return {"do": "sweep"}
+    raise ValueError(what)
+
+
+async def whole(at: Place, database: Database, items: dict[str, str]) -> None:
+    """Every rule holds, and what was acknowledged has its bytes."""
+    assert await broken(database, at.store, at.tenant.tenant_id) == []
+    library = at.library(database)
+    for media_id, sha256 in items.items():
+        item = await library.find(ALICE, media_id, "see")
+        key = content_key(at.tenant.tenant_id, sha256)
+        data = b"".join([chunk async for chunk in at.store.stream(key)])
+        assert (item.sha256, hashlib.sha256(data).hexdigest()) == (sha256, sha256)
+
+
+async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: Any) -> int:
+    """Of the order: kills this process itself, or whom `victim` names (asked anew each time). How many steps it had."""
+    database = Database(at.tenant.url, pool_size=2)
+    owner = Database(at.tenant.owner_url, pool_size=1)
+    witness = await upload(at.uploads(database), secrets.token_bytes(SMALL), room_id="garden")
+    acknowledged = {witness.media_id: witness.sha256}
+    try:
+        for step in range(MOST_STEPS):
+            order = await prepared(at, database, what)
+            who = {"victim": victim["pid"]()} if victim else {}
+            answer = await deaths.order(**at.where, **order, at=step, **who)
+            if victim:
+                await victim["revive"]()
+                await back(database)
+            if "media_id" in answer:
+                acknowledged[answer["media_id"]] = answer["sha256"]
+            await whole(at, database, acknowledged)
+            await later_and_swept(at.library(database), owner, at.tenant.schema)
+            await whole(at, database, acknowledged)
+            # What was staged waits a day for the sweep; `left` takes it away.
+            assert replace(await left(database, at.store, at.tenant.tenant_id), staged=0) == Left(0, 0, 0, 0, 0)
+            if answer.get("happened") is False:
+                return step
+    finally:
+        await database.aclose()
+        await owner.aclose()
+    raise AssertionError("it has no end")
+
+
+async def back(database: Database) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await database.probe()
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
+WHAT = [
+    "upload small",
+    "upload large",
+    "upload again",
+    "delete",
+    "verdict clean",
+    "verdict infected",
+    "verdict of what was clean",
+    "sweep",
+]
+
+
+@pytest.mark.parametrize("what", WHAT)
+async def test_a_process_that_is_killed_at_any_step_loses_nothing_and_leaves_nothing(
+    postgres: EmbeddedPostgres, tmp_path: Path, deaths: Deaths, what: str
+) -> None:
+    with new_tenant(postgres) as tenant:
+        store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
+        async with place(postgres, store, tenant, folder=str(tmp_path / "bucket")) as at:
+            assert await killed_at_every_step(at, deaths, what) >= 2
+
+
+@pytest.mark.parametrize("what", WHAT)
+async def test_so_does_postgresql(mortal: EmbeddedPostgres, tmp_path: Path, deaths: Deaths, what: str) -> None:
+    async def revive() -> None:
+        await asyncio.to_thread(mortal.start)
+
+    with new_tenant(mortal) as tenant:
+        store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
+        async with place(mortal, store, tenant, folder=str(tmp_path / "bucket")) as at:
+            assert await killed_at_every_step(at, deaths, what, pid=lambda: mortal.pid, revive=revive) >= 2
+
+
+@pytest.mark.parametrize("what", ["upload small", "upload large", "delete", "verdict infected", "sweep"])
+async def test_so_does_the_store(postgres: EmbeddedPostgres, tmp_path: Path, deaths: Deaths, what: str) -> None:
+    server = await s3_servers.start("versitygw", tmp_path)
+
+    async def revive() -> None:
+        nonlocal server
+        assert server.process
+        if server.process.poll() is not None:
+            server = await s3_servers.start("versitygw", tmp_path, server)
+
+    settings = {
+        **server.settings.model_dump(),
+        "secret_access_key": server.settings.secret_access_key.get_secret_value(),
+    }
+    with new_tenant(postgres) as tenant:
+        store = S3Store(server.settings, tenant.tenant_id)
+        try:
+            async with place(postgres, store, tenant, s3=settings) as at:
+                steps = await killed_at_every_step(
+                    at, deaths, what, pid=lambda: server.process.pid if server.process else None, revive=revive
+                )
+                assert steps >= 2
+        finally:
+            await store.aclose()
+            server.stop()
