@@ -538,6 +538,30 @@ async def test_a_reply_that_nobody_asked_for_ends_the_connection(clamd: ClamdAdd
         assert len(front.sent) == 2
 
 
+async def test_what_clamd_says_before_all_was_sent_is_heard_though_it_takes_nothing_more(clamd: ClamdAddress) -> None:
+    """And does not hang up either."""
+    async with Front(clamd) as front, asyncio.timeout(20):
+        client = Clamd(settings_for(front.address))
+        assert (await client.scan(TEXT, len(TEXT))).status == "clean"
+        (first,) = front.sent
+        number = 1 + first.count(b"zINSTREAM") + 1
+
+        begun = asyncio.Event()
+
+        async def taking_little(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            await source.readexactly(4)
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def refusing(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            await begun.wait()
+            sink.write(b"%d: INSTREAM size limit exceeded. ERROR\0" % number)
+            await asyncio.Event().wait()
+
+        await front.break_with(taking_little, refusing)
+        assert (await client.scan(chunks(bytes(LIMIT)), LIMIT)).status == "unscannable"
+
+
 async def ahead(sink: asyncio.StreamWriter, number: int) -> None:
     sink.write(b"%d: stream: OK\0" % number)
     await sink.drain()
@@ -717,7 +741,8 @@ async def test_a_scan_has_a_deadline_whatever_keeps_it_busy(clamd: ClamdAddress)
             yield b"drop by drop"
             await asyncio.sleep(0.01)
 
-    assert "0.3 s" in await refused(Clamd(settings_for(clamd, scan_timeout=0.3)).scan(endless(), MIB))
+    client = Clamd(settings_for(clamd, scan_timeout=0.3, connect_timeout=60))  # it may be busy with other tests' scans
+    assert "0.3 s" in await refused(client.scan(endless(), MIB))
 
 
 async def test_a_clamd_without_signatures_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

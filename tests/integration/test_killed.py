@@ -1,4 +1,4 @@
-"""kill -9 at every step of an upload, a deletion, a verdict and a sweep: of the process, of PostgreSQL, of the store.
+"""kill -9 of the process at every step of an upload, a deletion, a verdict and a sweep.
 
 What was acknowledged is there with its bytes, nothing that was not is charged, and after a sweep nothing is left over.
 """
@@ -17,14 +17,12 @@ from typing import Any
 import pytest
 
 from media_core.database import Database
-from media_core.errors import Unavailable
 from media_core.keys import content_key
 from media_core.library import Library
 from media_core.policy import PolicyReader
-from media_core.store import FolderStore, ObjectStore, S3Store
+from media_core.store import FolderStore, ObjectStore
 from media_core.uploads import BUFFER_BYTES, Uploads
 from media_operator.embedded.postgres import EmbeddedPostgres
-from tests.integration import s3_servers
 from tests.integration.acting import judge, upload
 from tests.integration.api_server import new_tenant
 from tests.integration.invariants import Left, broken, later_and_swept, left
@@ -62,18 +60,6 @@ async def deaths() -> AsyncIterator[Deaths]:
     yield Deaths(process)
     process.kill()
     await process.wait()
-
-
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A PostgreSQL that may be killed."""
-    folder = tmp_path_factory.mktemp("mortal")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    server = EmbeddedPostgres(folder / "pg")
-    server.start()
-    yield server
-    server.stop()
 
 
 @dataclass
@@ -156,8 +142,8 @@ async def whole(at: Place, database: Database, items: dict[str, str]) -> None:
         assert (item.sha256, hashlib.sha256(data).hexdigest()) == (sha256, sha256)
 
 
-async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: Any) -> int:
-    """Of the order: kills this process itself, or whom `victim` names (asked anew each time). How many steps it had."""
+async def killed_at_every_step(at: Place, deaths: Deaths, what: str) -> int:
+    """How many steps the order had."""
     database = Database(at.tenant.url, pool_size=2)
     owner = Database(at.tenant.owner_url, pool_size=1)
     witness = await upload(at.uploads(database), secrets.token_bytes(SMALL), room_id="garden")
@@ -165,11 +151,7 @@ async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: A
     try:
         for step in range(MOST_STEPS):
             order = await prepared(at, database, what)
-            who = {"victim": victim["pid"]()} if victim else {}
-            answer = await deaths.order(**at.where, **order, at=step, **who)
-            if victim:
-                await victim["revive"]()
-                await back(database)
+            answer = await deaths.order(**at.where, **order, at=step)
             if "media_id" in answer:
                 acknowledged[answer["media_id"]] = answer["sha256"]
             await whole(at, database, acknowledged)
@@ -183,15 +165,6 @@ async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: A
         await database.aclose()
         await owner.aclose()
     raise AssertionError("it has no end")
-
-
-async def back(database: Database) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await database.probe()
-            except Unavailable:
-                await asyncio.sleep(0.02)
 
 
 WHAT = [
@@ -214,41 +187,3 @@ async def test_a_process_that_is_killed_at_any_step_loses_nothing_and_leaves_not
         store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
         async with place(postgres, store, tenant, folder=str(tmp_path / "bucket")) as at:
             assert await killed_at_every_step(at, deaths, what) >= 2
-
-
-@pytest.mark.parametrize("what", WHAT)
-async def test_so_does_postgresql(mortal: EmbeddedPostgres, tmp_path: Path, deaths: Deaths, what: str) -> None:
-    async def revive() -> None:
-        await asyncio.to_thread(mortal.start)
-
-    with new_tenant(mortal) as tenant:
-        store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
-        async with place(mortal, store, tenant, folder=str(tmp_path / "bucket")) as at:
-            assert await killed_at_every_step(at, deaths, what, pid=lambda: mortal.pid, revive=revive) >= 2
-
-
-@pytest.mark.parametrize("what", ["upload small", "upload large", "delete", "verdict infected", "sweep"])
-async def test_so_does_the_store(postgres: EmbeddedPostgres, tmp_path: Path, deaths: Deaths, what: str) -> None:
-    server = await s3_servers.start("versitygw", tmp_path)
-
-    async def revive() -> None:
-        nonlocal server
-        assert server.process
-        if server.process.poll() is not None:
-            server = await s3_servers.start("versitygw", tmp_path, server)
-
-    settings = {
-        **server.settings.model_dump(),
-        "secret_access_key": server.settings.secret_access_key.get_secret_value(),
-    }
-    with new_tenant(postgres) as tenant:
-        store = S3Store(server.settings, tenant.tenant_id)
-        try:
-            async with place(postgres, store, tenant, s3=settings) as at:
-                steps = await killed_at_every_step(
-                    at, deaths, what, pid=lambda: server.process.pid if server.process else None, revive=revive
-                )
-                assert steps >= 2
-        finally:
-            await store.aclose()
-            server.stop()

@@ -144,12 +144,9 @@ class Session:
     async def _send_rest(self, part: memoryview) -> bool:
         """Waits for room, and not for a clamd that has answered already: it may take nothing more, nor hang up."""
         sending = asyncio.ensure_future(self._loop.sock_sendall(self._connection, part))
+        either: set[asyncio.Future[Any]] = {sending} if self._answer is None else {sending, self._answer}
         try:
-            done, _ = await asyncio.wait(
-                {sending, *([self._answer] if self._answer else [])},
-                timeout=self._reply_timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            done, _ = await asyncio.wait(either, timeout=self._reply_timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
