@@ -8,7 +8,7 @@ TENANT ?= samples/acme.yaml
 PACKAGES := core api workers operator cli
 UV_VERSION := 0.13.9
 
-.PHONY: help setup lock clamd pgbouncer run docs check format lint types contracts test-fast test tools
+.PHONY: help setup lock clamd pgbouncer run docs check format lint types contracts test-fast test tools soak
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
 
@@ -60,6 +60,9 @@ contracts: setup
 
 test-fast: setup ## tests without I/O, for the inner loop
 	@$(BIN)/pytest tests/unit
+
+soak: setup clamd ## ten minutes of load while every part is killed again and again
+	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/test_soak.py
 
 test: setup clamd pgbouncer ## all tests, on real parts
 	@$(BIN)/pytest tests/unit tests/integration tests/cluster

@@ -23,7 +23,7 @@ CANARY = "system:canary"
 RETRY_AFTER_SECONDS = 5
 
 VERDICT_DUE = timedelta(seconds=10)
-"""How long a worker leaves content alone that has no verdict yet; the verdict itself ends the wait (`queue.hurry`)."""
+"""How long a worker leaves content alone that has no verdict yet; the verdict itself ends the wait (`contents`)."""
 
 
 @dataclass(frozen=True)

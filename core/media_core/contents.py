@@ -11,14 +11,15 @@ An upload is *reserve, put, commit*: two short statements, and no transaction or
 store works. The functions of `contents.sql` are these statements. Rules that they keep:
 
 1. A row stands only where its object is. The object is put before `commit`; it is deleted only under a claim
-   (`removing_until`), which is given for a marked row whose time has come and that no reservation names. The end of a
-   removal ends every reservation of that content, and `commit` needs its reservation: so an object that was put before
-   the removal ended is put again. Nothing else has to be right for this to hold, neither clocks nor the expiry.
+   (`removing_until`), which is given for a marked row whose time has come and that no reservation names. Whoever ends a
+   removal, or takes over one that was left, ends every reservation of that content; `commit` needs a reservation that
+   names the content, and a row that nobody has a claim to. So an object that was put before the removal ended is put
+   again, whatever became of its reservation and of whoever removes.
 2. A claim lasts `REMOVAL_LEASE`. Its holder begins to delete within `REMOVAL_BEGINS`, and a store's delete is over
-   within 30 s, so nobody deletes after the claim has gone to somebody else.
+   within 30 s, so nobody deletes after the claim has gone to somebody else. It is all that hangs on clocks.
 3. `usage` is what the rows say: stored_bytes of rows that are neither marked nor infected, reserved_bytes of
    reservations, and objects, object_bytes, items and item_bytes of the same rows. Each statement that changes one
-   changes the other.
+   changes the other. (What is had back counts again, also where others have taken its room meanwhile.)
 4. Rows are locked in this order: idempotency -> content -> reservation -> job -> media, room -> usage. `usage` comes
    last and is held shortest. Several rows of one kind are locked in the order of their keys.
 5. Content that was open before (clean, unscannable) and is found infected now can be had back: its objects stay for the
@@ -249,9 +250,7 @@ class Contents:
             few,
         )
         await self._end_waits([by_job[row.held_job_id].sha256 for row in rows])
-        for row in rows:
-            if row.remove:
-                await self.remove_soon(by_job[row.held_job_id].sha256)
+        await asyncio.gather(*(self.remove_soon(by_job[row.held_job_id].sha256) for row in rows if row.remove))
         return {row.held_job_id for row in rows}
 
     async def _end_waits(self, contents: list[str]) -> None:

@@ -6,6 +6,22 @@
 --   MC002  again: the reservation is over, or the content is being removed; begin anew, put again
 --   MC003  key reused: this Idempotency-Key was used for another request
 
+-- What a client may ask a room's list for.
+CREATE OR REPLACE FUNCTION content_category(_mime_type text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN _mime_type LIKE 'image/%' THEN 'image' WHEN _mime_type LIKE 'audio/%' THEN 'audio'
+        WHEN _mime_type LIKE 'video/%' THEN 'video' ELSE 'document' END
+$$;
+
+-- An item's category does not change: its content keeps its type as long as it has items.
+CREATE OR REPLACE FUNCTION room_file_category() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT content_category(mime_type) INTO NEW.category FROM media JOIN blob USING (sha256)
+    WHERE media_id = NEW.media_id;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER room_file_category BEFORE INSERT ON room_file FOR EACH ROW WHEN (NEW.category IS NULL)
+EXECUTE FUNCTION room_file_category();
+
 -- Bytes for an upload in flight. `_sha256` holds off the removal of that content until the reservation ends; null while
 -- the hash is not known. False: the quota has no room for them.
 CREATE OR REPLACE FUNCTION content_reserve(
@@ -50,7 +66,7 @@ END $$;
 CREATE OR REPLACE FUNCTION content_release_expired() RETURNS bigint LANGUAGE sql AS $$
     WITH stale AS (
         SELECT reservation_id FROM reservation WHERE expires_at < now()
-        ORDER BY reservation_id LIMIT 1000 FOR UPDATE SKIP LOCKED
+        ORDER BY reservation_id LIMIT 500 FOR UPDATE SKIP LOCKED
     ), gone AS (
         DELETE FROM reservation USING stale WHERE reservation.reservation_id = stale.reservation_id RETURNING bytes
     ), total AS (
@@ -122,7 +138,8 @@ BEGIN
     INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope)
     VALUES (_media_id, _content.sha256, _filename, _claimed_type, _subject, _tenant_scope);
     IF _room_id IS NOT NULL THEN
-        INSERT INTO room_file (room_id, media_id, added_by) VALUES (_room_id, _media_id, _subject);
+        INSERT INTO room_file (room_id, media_id, added_by, category)
+        VALUES (_room_id, _media_id, _subject, content_category(_content.mime_type));
     END IF;
     IF _key IS NOT NULL THEN
         UPDATE idempotency SET answer = given WHERE subject = _subject AND key = _key;

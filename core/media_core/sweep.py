@@ -8,69 +8,92 @@ rows, so a sweep of a million holds no lock for longer than one of a hundred.
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
 from media_core import births
+from media_core.ids import new_job_id
 from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
-from media_core.queue import enqueue_for_content
 from media_core.settings import RetentionSettings
 
 STALE_STAGING: Final = timedelta(hours=24)
 FIRST_SWEEPS: Final = 2
 """Of a schema, in which usage is counted anew: a migration brought what is counted, and pods of the version before went
 on for a while without counting it."""
-BATCH: Final = 500
+BATCH: Final = 200
 """Rows that one statement looks at."""
 
 _log = structlog.stdlib.get_logger("media.sweep")
 
-_LOCK_USAGE: Final = "SELECT FROM usage FOR UPDATE"  # first, so that no change is under way that has counted already
-_COUNT_ANEW: Final = """
+_BEGINNING: Final = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
+
+_COUNTED: Final = """
 WITH standing AS (
     SELECT sha256, size, thumbnail_size FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected'
+), counted AS (
+    SELECT * FROM (
+        SELECT count(*) AS objects, coalesce(sum(size), 0)::bigint AS object_bytes,
+            coalesce(sum(size + thumbnail_size), 0)::bigint AS stored_bytes FROM standing
+    ) AS contents, (
+        SELECT count(*) AS items, coalesce(sum(size), 0)::bigint AS item_bytes FROM media JOIN standing USING (sha256)
+    ) AS uploads
 )
-UPDATE usage SET (objects, object_bytes, stored_bytes) = (
-        SELECT count(*), coalesce(sum(size), 0)::bigint, coalesce(sum(size + thumbnail_size), 0)::bigint FROM standing),
-    (items, item_bytes) = (SELECT count(*), coalesce(sum(size), 0)::bigint FROM media JOIN standing USING (sha256))
 """
+_MISCOUNTED: Final = f"""
+{_COUNTED}
+SELECT (usage.objects, usage.object_bytes, usage.stored_bytes, usage.items, usage.item_bytes) IS DISTINCT FROM
+    (counted.objects, counted.object_bytes, counted.stored_bytes, counted.items, counted.item_bytes) AS wrong
+FROM usage, counted
+"""  # noqa: S608 (only constants are put in)
+_LOCK_USAGE: Final = "SELECT FROM usage FOR UPDATE"  # first, so that no change is under way that has counted already
+_COUNT_ANEW: Final = f"""
+{_COUNTED}
+UPDATE usage SET objects = counted.objects, object_bytes = counted.object_bytes, stored_bytes = counted.stored_bytes,
+    items = counted.items, item_bytes = counted.item_bytes
+FROM counted
+"""  # noqa: S608 (only constants are put in)
+# Those whose time has come, the oldest first: what is held for days, however much it is, is not looked at.
 _MARKED: Final = """
-SELECT sha256 FROM blob
-WHERE doomed_at IS NOT NULL AND coalesce(remove_after, doomed_at) <= now() AND sha256 > %s ORDER BY sha256 LIMIT %s
+SELECT sha256, coalesce(remove_after, doomed_at) AS due_at FROM blob
+WHERE doomed_at IS NOT NULL AND coalesce(remove_after, doomed_at) <= now()
+    AND (coalesce(remove_after, doomed_at), sha256) > (%s, %s)
+ORDER BY coalesce(remove_after, doomed_at), sha256 LIMIT %s
 """
-# A window of rows at a time, whether or not they have a job: what has one is not looked at again and again.
-_OPEN_VERDICTS: Final = """
+# A window of rows at a time, whether or not they have a job: what has one is not looked at again and again. Which have
+# one the insertion itself finds out: it always asks the right index, however wrong the statistics are.
+_QUEUE: Final = """
 WITH looked_at AS (
-    SELECT sha256, scan_status, scanned_at, doomed_at FROM blob
-    WHERE scan_status IN ('pending','error') AND sha256 > %s ORDER BY sha256 LIMIT %s
+    SELECT sha256, row_number() OVER (ORDER BY sha256) AS number, {due} AS due FROM (
+        SELECT * FROM blob WHERE {open} AND sha256 > %s ORDER BY sha256 LIMIT %s
+    ) AS opened
+), queued AS (
+    INSERT INTO job (job_id, kind, priority, dedupe_key, payload)
+    SELECT (%s::text[])[number], '{kind}', -1, sha256, jsonb_build_object('sha256', sha256)
+    FROM looked_at WHERE due ORDER BY sha256
+    ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING RETURNING 1
 )
-SELECT sha256, doomed_at IS NULL AND (scan_status = 'pending' OR scanned_at < now() - interval '15 minutes')
-    AND NOT EXISTS (
-        SELECT FROM job WHERE kind = 'scan' AND dedupe_key = looked_at.sha256 AND status IN ('queued','running')
-    ) AS due
-FROM looked_at ORDER BY sha256
+SELECT (SELECT max(sha256) FROM looked_at) AS sha256, (SELECT count(*) FROM queued) AS queued
 """
-_PENDING_THUMBNAILS: Final = """
-WITH looked_at AS (
-    SELECT sha256, doomed_at FROM blob WHERE thumbnail_status = 'pending' AND sha256 > %s ORDER BY sha256 LIMIT %s
+_QUEUE_SCANS: Final = _QUEUE.format(
+    kind="scan",
+    open="scan_status IN ('pending','error')",
+    due="doomed_at IS NULL AND (scan_status = 'pending' OR scanned_at < now() - interval '15 minutes')",
 )
-SELECT sha256, doomed_at IS NULL AND NOT EXISTS (
-    SELECT FROM job WHERE kind = 'thumbnail' AND dedupe_key = looked_at.sha256 AND status IN ('queued','running')
-) AS due
-FROM looked_at ORDER BY sha256
-"""
+_QUEUE_THUMBNAILS: Final = _QUEUE.format(kind="thumbnail", open="thumbnail_status = 'pending'", due="doomed_at IS NULL")
 _OLD: Final = (
     "DELETE FROM idempotency WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM idempotency WHERE created_at < now() - interval '24 hours' LIMIT %s))",
     "DELETE FROM media_tombstone WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM media_tombstone WHERE deleted_at < now() - interval '30 days' LIMIT %s))",
     "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
-    " WHERE finished_at < now() - interval '7 days' AND kind <> 'transcribe' ORDER BY finished_at LIMIT %s))",
+    " WHERE kind = 'scan' AND finished_at < now() - interval '7 days' LIMIT %s))",
     "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
-    " WHERE finished_at < now() - interval '90 days' ORDER BY finished_at LIMIT %s))",
+    " WHERE kind = 'thumbnail' AND finished_at < now() - interval '7 days' LIMIT %s))",
+    "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
+    " WHERE kind = 'transcribe' AND finished_at < now() - interval '90 days' LIMIT %s))",
     "DELETE FROM transcription_day WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM transcription_day WHERE day < now() - interval '90 days' LIMIT %s))",
 )
@@ -129,11 +152,11 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     swept.reservations = await _reservations(library)
     for statement in _OLD:
         await _until_nothing_is_left(library, statement)
-    async for sha256 in _due(library, _MARKED):
+    async for sha256 in _marked(library):
         swept.marked += await library.contents.remove(sha256)
     if (await library.policy.current()).scan_enabled:
-        swept.scans = await _queued(library, "scan", _OPEN_VERDICTS)
-    swept.thumbnails = await _queued(library, "thumbnail", _PENDING_THUMBNAILS)
+        swept.scans = await _queued(library, _QUEUE_SCANS)
+    swept.thumbnails = await _queued(library, _QUEUE_THUMBNAILS)
     swept.staging = await library.store.sweep_staging(STALE_STAGING)
     await _orphans(library, retention, swept)
     _log.info("swept", **asdict(swept))
@@ -141,6 +164,10 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
 
 
 async def _count_anew(library: Library) -> None:
+    """Where that is needed: the look sees rows and usage as they were at one moment, and holds nobody up."""
+    (row,) = await library.database.call(_MISCOUNTED, ()) or (None,)
+    if row is None or not row.wrong:
+        return
     async with library.database.transaction() as tx:
         await tx.exec_driver_sql(_LOCK_USAGE)
         await tx.exec_driver_sql(_COUNT_ANEW)
@@ -168,21 +195,25 @@ async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterat
         after = rows[-1].sha256
 
 
-async def _due(library: Library, statement: Any) -> AsyncIterator[str]:
-    async for rows in _windows(library, statement):
+async def _marked(library: Library) -> AsyncIterator[str]:
+    at, after = _BEGINNING, ""
+    while rows := await library.database.call(_MARKED, (at, after, BATCH)):
         for row in rows:
             yield row.sha256
+        at, after = rows[-1].due_at, rows[-1].sha256
 
 
-async def _queued(library: Library, kind: Any, statement: Any) -> int:
-    queued = 0
-    async for rows in _windows(library, statement):
-        due = [row.sha256 for row in rows if row.due]
-        if due:
-            async with library.database.transaction() as tx:
-                for sha256 in due:
-                    await enqueue_for_content(tx, kind, sha256, priority=-1)
-        queued += len(due)
+async def _queued(library: Library, statement: Any) -> int:
+    queued, after = 0, ""
+    while True:
+        ids = [new_job_id() for _ in range(BATCH)]
+        (row,) = await library.database.call(statement, (after, BATCH, ids))
+        queued += int(row.queued)
+        if row.sha256 is None:
+            break
+        after = row.sha256
+    if queued:
+        library.database.announce()
     return queued
 
 

@@ -27,7 +27,12 @@ class Blob(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("scan_status IN ('pending','clean','infected','unscannable','error')", name="blob_scan_status"),
         CheckConstraint("thumbnail_status IN ('none','pending','ready','failed')", name="blob_thumbnail_status"),
-        Index("blob_doomed", "doomed_at", postgresql_where=text("doomed_at IS NOT NULL")),
+        Index(
+            "blob_doomed",
+            text("coalesce(remove_after, doomed_at)"),
+            "sha256",
+            postgresql_where=text("doomed_at IS NOT NULL"),
+        ),
         Index("blob_open_verdict", "sha256", postgresql_where=text("scan_status IN ('pending','error')")),
         Index("blob_pending_thumbnail", "sha256", postgresql_where=text("thumbnail_status = 'pending'")),
         Index(
@@ -95,6 +100,7 @@ class RoomFile(SQLModel, table=True):
     __tablename__ = "room_file"
     __table_args__ = (
         Index("room_file_newest", "room_id", "added_at", "media_id"),
+        Index("room_file_newest_of", "room_id", "category", "added_at", "media_id"),
         Index("room_file_media", "media_id"),
     )
 
@@ -102,6 +108,8 @@ class RoomFile(SQLModel, table=True):
     media_id: str = Field(sa_column=Column(Text, ForeignKey("media.media_id", ondelete="CASCADE"), primary_key=True))
     added_by: str = Field(sa_type=Text)
     added_at: datetime = Field(sa_column=_time(default_now=True))
+    category: str = Field(sa_type=Text)
+    """Of the item's content: `image`, `audio`, `video` or `document`. A trigger says it where nobody does."""
 
 
 class Usage(SQLModel, table=True):
@@ -197,7 +205,8 @@ class Job(SQLModel, table=True):
         ),
         Index("job_owner", "owner", "job_id"),
         Index("job_failed", "finished_at", postgresql_where=text("status = 'failed'")),
-        Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("job_due", "kind", "run_after", postgresql_where=text("status = 'queued'")),
+        Index("job_finished", "kind", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         Index("job_leased", "lease_until", postgresql_where=text("status = 'running'")),
         Index(
             "job_awaiting_verdict",

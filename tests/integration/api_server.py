@@ -9,10 +9,12 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -197,6 +199,21 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert body["status"] == status
     assert answer.headers["x-request-id"]
     return body
+
+
+@contextmanager
+def mortal_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server of a test's own, which may be killed: it keeps what it has said, however it ends."""
+    # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
+    folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
+    folder.chmod(0o755)
+    server = EmbeddedPostgres(folder / "data")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

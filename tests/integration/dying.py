@@ -90,7 +90,7 @@ async def carry_out(order: dict[str, Any], deadly: Deadly) -> dict[str, Any]:
     )
     await policy.current()
     for kind, names in STEPS.items():
-        for name in names:
+        for name in names if kind.__name__ in order.get("steps_of", kind.__name__) else ():
             setattr(kind, name, deadly.around(getattr(kind, name)))
     deadly.counting = True
     match order["do"]:

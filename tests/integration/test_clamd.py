@@ -666,6 +666,30 @@ async def test_who_waits_for_the_test_virus_behind_something_slow_is_scanned_aga
     await asyncio.gather(slow, return_exceptions=True)
 
 
+async def test_an_idle_connection_is_given_back(clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch) -> None:
+    """clamd takes so many and no more, idle ones included; others may want it."""
+    ended, close = asyncio.Event(), Session.close
+
+    def closing(session: Session) -> None:
+        close(session)
+        ended.set()
+
+    monkeypatch.setattr(Session, "close", closing)
+    monkeypatch.setattr(clamd_client, "IDLE_SECONDS", 0.05)
+    async with Front(clamd) as front, asyncio.timeout(20):
+        client = Clamd(settings_for(front.address, at_once=1))
+        assert (await client.scan(TEXT, len(TEXT))).status == "clean"
+        await ended.wait()
+        assert (await client.scan(MARKER, len(MARKER))).status == "infected"
+        assert len(front.sent) == 2
+
+
+async def test_many_workers_that_are_idle_keep_nobody_from_clamd(clamd: ClamdAddress) -> None:
+    workers = [Clamd(settings_for(clamd)) for _ in range(120)]
+    verdicts = [await worker.scan(MARKER, len(MARKER)) for worker in workers]
+    assert {verdict.status for verdict in verdicts} == {"infected"}
+
+
 async def test_the_version_is_that_of_the_clamd_that_scanned(clamd: ClamdAddress, tmp_path: Path) -> None:
     """Two stand behind one address, and one of them has newer signatures."""
     signatures = tmp_path / "clamd" / "signatures"
@@ -741,7 +765,7 @@ async def test_a_scan_has_a_deadline_whatever_keeps_it_busy(clamd: ClamdAddress)
             yield b"drop by drop"
             await asyncio.sleep(0.01)
 
-    client = Clamd(settings_for(clamd, scan_timeout=0.3, connect_timeout=60))  # it may be busy with other tests' scans
+    client = Clamd(settings_for(clamd, scan_timeout=0.3))
     assert "0.3 s" in await refused(client.scan(endless(), MIB))
 
 

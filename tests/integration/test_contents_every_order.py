@@ -218,7 +218,7 @@ def predictable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "new_media_id", lambda: f"med-{script.get().role}")
     monkeypatch.setattr(contents, "new_ulid", lambda: script.get().role)
     monkeypatch.setattr(queue, "new_ulid", lambda: TOKEN)
-    for module in (contents, queue):
+    for module in (contents, queue, sweep):
         monkeypatch.setattr(module, "new_job_id", new_job_id)
     for module in (contents, sweep, uploads):
         monkeypatch.setattr(module, "_log", _Silent())

@@ -308,6 +308,24 @@ async def test_a_failed_job_says_why(api: Api) -> None:
     assert (failed["status"], failed["error"]) == ("failed", {"code": "corrupt", "detail": "The recording is damaged."})
 
 
+async def test_a_job_that_an_outage_keeps_waiting_says_what_for_and_that_is_no_error(api: Api) -> None:
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 505))
+        queue = Queue(api.database)
+        await queue.postpone(await api.lease(job_id), "object store", "it does not answer")
+        waiting = await job_of(client, job_id)
+        async with api.database.transaction() as tx:
+            await tx.execute(text("UPDATE job SET run_after = now() WHERE job_id = :id"), {"id": job_id})
+        running = await api.lease(job_id)
+        tried_again = await job_of(client, job_id)
+        await queue.fail(running, "corrupt", "The recording is damaged.", retry=False)
+        failed = await job_of(client, job_id)
+    assert (waiting["status"], waiting["error"]) == ("queued", None)
+    assert waiting["waits_for"] == "object store: it does not answer"
+    assert (tried_again["status"], tried_again["error"], tried_again["waits_for"]) == ("running", None, None)
+    assert (failed["error"]["code"], failed["waits_for"]) == ("corrupt", None)
+
+
 async def test_a_transcript_comes_in_four_formats(api: Api) -> None:
     async with api.client() as client:
         job_id = await submit(client, speech(1, 510))

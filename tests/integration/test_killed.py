@@ -1,4 +1,4 @@
-"""kill -9 of the process at every step of an upload, a deletion, a verdict and a sweep.
+"""kill -9 at every step of an upload, a deletion, a verdict and a sweep: of the process, of PostgreSQL, of the store.
 
 What was acknowledged is there with its bytes, nothing that was not is charged, and after a sweep nothing is left over.
 """
@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +16,18 @@ from typing import Any
 
 import pytest
 
+from media_core import births
 from media_core.database import Database
+from media_core.errors import Unavailable
 from media_core.keys import content_key
 from media_core.library import Library
 from media_core.policy import PolicyReader
-from media_core.store import FolderStore, ObjectStore
+from media_core.store import FolderStore, ObjectStore, S3Store
 from media_core.uploads import BUFFER_BYTES, Uploads
 from media_operator.embedded.postgres import EmbeddedPostgres
+from tests.integration import s3_servers
 from tests.integration.acting import judge, upload
-from tests.integration.api_server import new_tenant
+from tests.integration.api_server import eventually, mortal_postgres, new_tenant
 from tests.integration.invariants import Left, broken, later_and_swept, left
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase
 
@@ -60,6 +63,13 @@ async def deaths() -> AsyncIterator[Deaths]:
     yield Deaths(process)
     process.kill()
     await process.wait()
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that may be killed, and keeps what it has said."""
+    with mortal_postgres() as server:
+        yield server
 
 
 @dataclass
@@ -142,16 +152,24 @@ async def whole(at: Place, database: Database, items: dict[str, str]) -> None:
         assert (item.sha256, hashlib.sha256(data).hexdigest()) == (sha256, sha256)
 
 
-async def killed_at_every_step(at: Place, deaths: Deaths, what: str) -> int:
-    """How many steps the order had."""
+async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: Any) -> int:
+    """Of the order: kills its process, or whom `victim` names (asked anew each time). How many steps it had.
+
+    A victim's steps are what it is asked, and the end of one is the same moment as the beginning of the next.
+    """
     database = Database(at.tenant.url, pool_size=2)
     owner = Database(at.tenant.owner_url, pool_size=1)
     witness = await upload(at.uploads(database), secrets.token_bytes(SMALL), room_id="garden")
+    assert await births.meet(database, at.store, at.tenant.tenant_id) == "same"
     acknowledged = {witness.media_id: witness.sha256}
     try:
-        for step in range(MOST_STEPS):
+        for step in range(0, MOST_STEPS, 2 if victim else 1):
             order = await prepared(at, database, what)
-            answer = await deaths.order(**at.where, **order, at=step)
+            who = {"victim": victim["pid"](), "steps_of": victim["steps_of"]} if victim else {}
+            answer = await deaths.order(**at.where, **order, at=step, **who)
+            if victim and answer["happened"]:
+                await victim["revive"]()
+                await back(database)
             if "media_id" in answer:
                 acknowledged[answer["media_id"]] = answer["sha256"]
             await whole(at, database, acknowledged)
@@ -165,6 +183,19 @@ async def killed_at_every_step(at: Place, deaths: Deaths, what: str) -> int:
         await database.aclose()
         await owner.aclose()
     raise AssertionError("it has no end")
+
+
+async def _ended(server: EmbeddedPostgres) -> bool:
+    return not server.running
+
+
+async def back(database: Database) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await database.probe()
+            except Unavailable:
+                await asyncio.sleep(0.02)
 
 
 WHAT = [
@@ -187,3 +218,46 @@ async def test_a_process_that_is_killed_at_any_step_loses_nothing_and_leaves_not
         store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
         async with place(postgres, store, tenant, folder=str(tmp_path / "bucket")) as at:
             assert await killed_at_every_step(at, deaths, what) >= 2
+
+
+@pytest.mark.parametrize("what", WHAT)
+async def test_so_does_postgresql(mortal: EmbeddedPostgres, tmp_path: Path, deaths: Deaths, what: str) -> None:
+    async def revive() -> None:
+        await eventually(lambda: _ended(mortal))
+        await asyncio.to_thread(mortal.start)
+
+    with new_tenant(mortal) as tenant:
+        store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
+        async with place(mortal, store, tenant, folder=str(tmp_path / "bucket")) as at:
+            victim = {"steps_of": "Database", "pid": lambda: mortal.pid, "revive": revive}
+            assert await killed_at_every_step(at, deaths, what, **victim) >= 2
+
+
+@pytest.mark.parametrize("what", ["upload small", "upload large", "delete", "verdict infected", "sweep"])
+async def test_so_does_the_store(postgres: EmbeddedPostgres, tmp_path: Path, deaths: Deaths, what: str) -> None:
+    server = await s3_servers.start("versitygw", tmp_path)
+
+    async def revive() -> None:
+        nonlocal server
+        assert server.process
+        await asyncio.to_thread(server.process.wait)
+        server = await s3_servers.start("versitygw", tmp_path, server)
+        await at.store.aclose()
+        at.store = S3Store(server.settings, tenant.tenant_id)
+
+    settings = {
+        **server.settings.model_dump(),
+        "secret_access_key": server.settings.secret_access_key.get_secret_value(),
+    }
+    with new_tenant(postgres) as tenant:
+        try:
+            async with place(postgres, S3Store(server.settings, tenant.tenant_id), tenant, s3=settings) as at:
+                victim = {
+                    "steps_of": "S3Store",
+                    "pid": lambda: server.process.pid if server.process else None,
+                    "revive": revive,
+                }
+                assert await killed_at_every_step(at, deaths, what, **victim) >= 2
+                await at.store.aclose()
+        finally:
+            server.stop()

@@ -34,7 +34,7 @@ from media_operator.embedded.clamd import HOW_TO_INSTALL, ClamdAddress, Embedded
 from media_operator.embedded.postgres import EmbeddedPostgres
 from media_workers import drain as drain_module
 from media_workers.drain import Drain, Handler, Work
-from media_workers.scan import JOBS_AT_ONCE, Scanner
+from media_workers.scan import JOBS_AT_ONCE, READ_AT_ONCE, Scanner
 from media_workers.settings import ClamdSettings, DrainSettings, WhisperSettings
 from media_workers.thumbnail import make_video_thumbnail
 from media_workers.transcribe import Transcriber
@@ -49,11 +49,11 @@ from tests.integration.tenancy import ALICE, FIXTURES, GENEROUS, TenantDatabase
 
 SPEECH = FIXTURES / "whisper-tiny-words"
 SAID: str = json.loads((SPEECH / "samples" / "transcripts.json").read_text())["digits_en.wav"]["text"]
-MANY = 3
+MANY = 2
 """Times its attempts that a job is handed back before what it needs is back."""
 SOON = 30.0
 """Seconds within which everything is done, on a machine that does much else: the waits are far shorter."""
-DRAIN = DrainSettings(lease_seconds=2, linger_seconds=0.2, poll_seconds=0.02)
+DRAIN = DrainSettings(linger_seconds=0.2, poll_seconds=0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -143,13 +143,14 @@ class Tenant:
             database, Queue(database, retry_base=timedelta(milliseconds=20)), self.library, store, decoder, reader
         )
         self.clamd = clamd
+        self.drain = DRAIN
         self._workers: list[asyncio.Task[None]] = []
         self._drains: list[Drain] = []
         self._ended = False
 
     def start_workers(self, whisper: Whisper, *kinds: str) -> None:
         """One of each kind, and another one whenever one ends, as the launcher has it."""
-        transcriber = Transcriber(whisper, TranscriptionSettings(), lease_seconds=DRAIN.lease_seconds)
+        transcriber = Transcriber(whisper, TranscriptionSettings(), lease_seconds=self.drain.lease_seconds)
         handlers: dict[str, tuple[Handler, int]] = {
             "scan": (Scanner(self.clamd), JOBS_AT_ONCE),
             "transcribe": (transcriber, 1),
@@ -159,7 +160,7 @@ class Tenant:
 
     async def _worker(self, kind: str, handler: Handler, at_once: int) -> None:
         while not self._ended:
-            drain = Drain(kind, handler, self.work, DRAIN, at_once=at_once)
+            drain = Drain(kind, handler, self.work, self.drain, at_once=at_once)
             self._drains.append(drain)
             try:
                 await drain.run()
@@ -372,6 +373,7 @@ async def test_work_under_way_outlasts_postgresql_and_no_attempt_is_lost(
     """It is away for longer than a lease. Workers that have a job wait for it; who has none ends, and comes again."""
     with new_tenant(own_postgres) as rows:
         async with tenant_of(rows, s3, decoding_pool, settings_for(clamd)) as tenant:
+            tenant.drain = DRAIN.model_copy(update={"lease_seconds": 3.0})
             items, _ = await some_work(tenant)
             under_way, go_on = asyncio.Semaphore(0), asyncio.Event()
             read = tenant.work.store.read
@@ -383,10 +385,10 @@ async def test_work_under_way_outlasts_postgresql_and_no_attempt_is_lost(
 
             tenant.work.store.read = held  # type: ignore[method-assign]
             tenant.start_workers(whisper)
-            for _ in items:
+            for _ in range(READ_AT_ONCE):
                 await under_way.acquire()
             await own_postgres.end()
             go_on.set()
-            await asyncio.sleep(DRAIN.lease_seconds + 0.5)  # by definition: the leases are over
+            await asyncio.sleep(tenant.drain.lease_seconds + 0.5)  # by definition: the leases are over
             await own_postgres.start_again()
             await all_done(tenant, items)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from media_core.canary import EICAR
+from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unfinished
@@ -24,7 +25,7 @@ from media_core.uploads import Uploaded, Uploads
 from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
 from media_workers import drain as drain_loop
 from media_workers.drain import Drain, Work
-from media_workers.scan import Scanner
+from media_workers.scan import JOBS_AT_ONCE, Scanner
 from media_workers.settings import ClamdSettings, DrainSettings
 from tests.fixtures.media import photo
 from tests.integration.acting import upload, usage
@@ -303,3 +304,40 @@ async def test_infected_content_is_not_scanned_again(uploads: Uploads, work: Wor
     await drain(scanner, work)
     assert (await last_job(work.database)).status == "completed"
     assert (await blob(work.database, item.sha256)).scan_status == "infected"
+
+
+# --- being told to end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "after"])
+async def test_a_worker_that_is_told_to_end_around_the_moment_it_writes_loses_nothing_and_ends(
+    uploads: Uploads, work: Work, scanner: Scanner, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A verdict on its way into the row is waited for; one that is not goes back with its job."""
+    items = [await upload(uploads, TEXT + b"%d" % number) for number in range(5)]
+    worker = Drain("scan", scanner, work, DrainSettings(linger_seconds=60), at_once=JOBS_AT_ONCE)
+    record = work.library.contents.record_verdicts
+
+    async def told_to_end(verdicts: Iterable[Verdict], **options: Any) -> set[str]:
+        if moment == "before":
+            worker.stop.set()
+            await asyncio.sleep(0)  # it is heard
+        writing = asyncio.ensure_future(record(verdicts, **options))
+        if moment == "while":
+            await asyncio.sleep(0)
+            worker.stop.set()
+        held = await writing
+        if moment == "after":
+            worker.stop.set()
+        return held
+
+    monkeypatch.setattr(work.library.contents, "record_verdicts", told_to_end)
+    async with asyncio.timeout(20):
+        await worker.run()
+    async with work.database.transaction() as tx:
+        left = [tuple(row) for row in await tx.execute(text("SELECT status, lease_token FROM job"))]
+    assert set(left) <= {("completed", None), ("queued", None)}
+    assert ("completed", None) in left
+    monkeypatch.undo()
+    await drain(scanner, work)
+    assert all([await readable(work.library, item) for item in items])

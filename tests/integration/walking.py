@@ -352,7 +352,7 @@ class FakeDatabase:
         for words, rows in self._answered.items():
             if words in query:
                 return [Row.of([name for name, _ in row], [value for _, value in row]) for row in rows]
-        if "sha256 > %s" in query and self._sha256 in arguments:
+        if "sha256 > %s" in query and self._sha256 in arguments and "INSERT" not in query:
             return []  # there is no content after the only one
         frozen = tuple(arguments.items()) if isinstance(arguments, dict) else tuple(map(_frozen, arguments))
         return list(await script.get().perform(Step("sql", query, frozen, follows)))

@@ -15,7 +15,7 @@ import contextlib
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -24,7 +24,7 @@ import structlog
 
 from media_core.errors import Unavailable, Unfinished
 from media_workers.canaries import CANARIES, TEST_VIRUS, Canary
-from media_workers.session import Session, unavailable
+from media_workers.session import IDLE_SECONDS, Session, unavailable
 from media_workers.settings import ClamdSettings
 
 SMALL_BYTES: Final = 256 * 1024
@@ -81,6 +81,8 @@ class _NotFound(Unavailable):
 
 class Clamd:
     """The clamd that `settings` name, over a few connections that are kept; tasks share it.
+
+    One that nobody wanted for `IDLE_SECONDS` is closed.
 
     `scan` raises `Unavailable("clamd", ...)` when clamd is down, slow or fails a canary, and `Unfinished` when it
     breaks off in the midst of a content, which may be that content's fault.
@@ -238,6 +240,7 @@ class Clamd:
         line: _Line | None = None
         if self._idle:
             line = self._idle.pop()
+            line.wanted()
         elif self._free:
             self._free -= 1
         else:
@@ -316,6 +319,13 @@ class Clamd:
             self._give_back(line)
         else:
             self._idle.append(line)
+            line.idle_for(IDLE_SECONDS, self._expire)
+
+    def _expire(self, line: "_Line") -> None:
+        """clamd takes so many connections and no more (its MaxQueue), idle ones included: others may want this one."""
+        self._idle.remove(line)
+        self._drop(line)
+        self._free += 1
 
     async def _ask(self, command: Literal["PING", "VERSION"]) -> str:
         connection = clamd.ClamdNetworkSocket(
@@ -338,6 +348,7 @@ class _Line:
         """What the last scan took."""
         self._due_at = 0.0
         self._patience: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._engine = ""
         self._engine_asked = float("-inf")
 
@@ -376,6 +387,14 @@ class _Line:
             if not outcome.done():  # else its scan was cancelled
                 outcome.set_result(error)
         self.unconfirmed.clear()
+
+    def idle_for(self, seconds: float, expire: "Callable[[_Line], None]") -> None:
+        self._expiry = asyncio.get_running_loop().call_later(seconds, expire, self)
+
+    def wanted(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
 
     def close(self) -> None:
         self.session.close()

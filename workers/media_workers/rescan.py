@@ -17,8 +17,8 @@ from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.errors import Unavailable
+from media_core.ids import new_job_id
 from media_core.policy import PolicyReader
-from media_core.queue import enqueue_for_content
 from media_workers.clamd import Clamd
 
 PRIORITY = -2
@@ -47,6 +47,12 @@ SELECT sha256 FROM blob
 WHERE scan_status = 'infected' AND doomed_at IS NOT NULL AND removing_until IS NULL AND remove_after > doomed_at
   AND scan_engine IS DISTINCT FROM %s AND sha256 > %s
 ORDER BY sha256 LIMIT %s
+"""
+_QUEUE: Final = """
+INSERT INTO job (job_id, kind, priority, dedupe_key, payload)
+SELECT job_id, 'scan', %s, sha256, jsonb_build_object('sha256', sha256)
+FROM unnest(%s::text[], %s::text[]) AS wanted(job_id, sha256) ORDER BY sha256
+ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING
 """
 _SUSPICIOUS: Final = "SELECT signature FROM suspicion WHERE trusted_at IS NULL LIMIT 1"
 _BEGINNING = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
@@ -91,9 +97,9 @@ class Rescan:
 
     async def _queue(self, contents: list[str]) -> int:
         if contents:
-            async with self._database.transaction() as tx:
-                for sha256 in contents:
-                    await enqueue_for_content(tx, "scan", sha256, priority=PRIORITY)
+            ids = [new_job_id() for _ in contents]
+            await self._database.call(_QUEUE, (PRIORITY, ids, contents))
+            self._database.announce()
         return len(contents)
 
     async def _suspicious(self) -> bool:

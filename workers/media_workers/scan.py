@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -47,7 +47,9 @@ class _Waiting:
     """A verdict on its way into the row."""
 
     verdict: Verdict
-    written: "asyncio.Future[Exception | None]"
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None
+    """Why it is not there, once `ended` is set."""
 
 
 class Scanner:
@@ -125,24 +127,21 @@ class Scanner:
 
     async def _record(self, verdict: Verdict, contents: Contents) -> None:
         """Returns once the verdict is in its row. Raises LeaseLost, Unavailable."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(verdict, loop.create_future())
+        waiting = _Waiting(verdict)
         self._waiting.append(waiting)
         if len(self._waiting) >= BATCH or not self._scanning:
             self._write_soon(contents)
         elif len(self._waiting) == 1:
-            loop.call_later(WAIT_SECONDS, self._write_soon, contents)
+            asyncio.get_running_loop().call_later(WAIT_SECONDS, self._write_soon, contents)
         try:
-            error = await waiting.written
+            await waiting.ended.wait()
         except asyncio.CancelledError:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 raise
-            # It is on its way into the row and can't be called back.
-            waiting.written = loop.create_future()
-            error = await waiting.written
-        if error is not None:
-            raise error
+            await waiting.ended.wait()  # it is on its way into the row, and can't be called back
+        if waiting.error is not None:
+            raise waiting.error
 
     def _write_soon(self, contents: Contents) -> None:
         if self._waiting and (self._writing is None or self._writing.done()):
@@ -155,8 +154,8 @@ class Scanner:
             await self._write_batch(contents, batch)
 
     async def _write_batch(self, contents: Contents, batch: list[_Waiting]) -> None:
-        outcome: Exception | None = None
-        held: set[str] = set()
+        for one in batch:
+            one.error = Unavailable("database", "the worker ended before the verdict was written")
         try:
             held = await contents.record_verdicts(
                 (one.verdict for one in batch),
@@ -164,12 +163,11 @@ class Scanner:
                 few=self._retention.found_few,
             )
         except Exception as error:
-            outcome = error
-        except BaseException:
             for one in batch:
-                one.written.cancel()
-            raise
-        for one in batch:
-            is_held = one.verdict.job_id in held
-            if not one.written.done():
-                one.written.set_result(outcome or (None if is_held else LeaseLost(one.verdict.job_id)))
+                one.error = error
+        else:
+            for one in batch:
+                one.error = None if one.verdict.job_id in held else LeaseLost(one.verdict.job_id)
+        finally:
+            for one in batch:
+                one.ended.set()

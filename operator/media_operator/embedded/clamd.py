@@ -37,6 +37,9 @@ DOWNLOAD_SECONDS = 45.0
 """How long a first start waits for the official signatures; the download goes on after that."""
 STOP_SECONDS = 5.0
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/opt/clamav/sbin", "/usr/local/opt/clamav/sbin")
+CONNECTIONS = 800
+"""Most connections at a time, idle ones included: a worker keeps some (`MEDIA_CLAMD_AT_ONCE`). By default clamd takes
+no more after 100. Each costs a descriptor, of 1024."""
 SKIPPED = (
     # Not where bit 3 of the flags is set: such sizes come from the directory.
     *(f"Heuristics.Skipped.Zip64:0:*:504b0304{{2}}?{nibble}{{11}}ffffffff" for nibble in range(8)),
@@ -99,6 +102,7 @@ def configuration(port: int, limits: ScanLimits) -> str:
         "DatabaseDirectory": "signatures",
         "TemporaryDirectory": "temporary",
         "MaxThreads": limits.threads,
+        "MaxQueue": CONNECTIONS,
         "StreamMaxLength": size,
         "MaxFileSize": size,
         "MaxScanSize": size,

@@ -76,7 +76,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
 
-    # What sweeps, rescans and workers ask of a million rows.
+    op.add_column("room_file", sa.Column("category", sa.Text()))
+
+    # What clients, sweeps, rescans and workers ask of a million rows.
+    op.create_index("room_file_newest_of", "room_file", ["room_id", "category", "added_at", "media_id"])
+    op.drop_index("blob_doomed", "blob")
+    op.create_index(
+        "blob_doomed",
+        "blob",
+        [sa.text("coalesce(remove_after, doomed_at)"), "sha256"],
+        postgresql_where=sa.text("doomed_at IS NOT NULL"),
+    )
     op.drop_index("blob_open_verdict", "blob")
     op.create_index(
         "blob_open_verdict", "blob", ["sha256"], postgresql_where=sa.text("scan_status IN ('pending','error')")
@@ -97,7 +107,8 @@ def upgrade() -> None:
         postgresql_where=sa.text("scan_status = 'infected' AND doomed_at IS NOT NULL"),
     )
     op.create_index("job_leased", "job", ["lease_until"], postgresql_where=sa.text("status = 'running'"))
-    op.create_index("job_finished", "job", ["finished_at"], postgresql_where=sa.text("finished_at IS NOT NULL"))
+    op.create_index("job_due", "job", ["kind", "run_after"], postgresql_where=sa.text("status = 'queued'"))
+    op.create_index("job_finished", "job", ["kind", "finished_at"], postgresql_where=sa.text("finished_at IS NOT NULL"))
     op.create_index(
         "job_awaiting_verdict",
         "job",
@@ -114,3 +125,11 @@ def upgrade() -> None:
     op.create_index("media_tombstone_deleted", "media_tombstone", ["deleted_at"])
 
     op.get_bind().exec_driver_sql((files("media_core") / "contents.sql").read_text().replace("%", "%%"))
+
+    op.execute(
+        """
+        UPDATE room_file SET category = content_category(mime_type)
+        FROM media JOIN blob USING (sha256) WHERE media.media_id = room_file.media_id
+        """
+    )
+    op.alter_column("room_file", "category", nullable=False)

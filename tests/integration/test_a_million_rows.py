@@ -1,0 +1,225 @@
+"""A tenant with a million of everything: no statement that runs by itself or in a request takes long.
+
+The million is generated in the tables. What is measured is what the product's own methods send, each statement by the
+time until its answer is there; the shortest of some runs counts, so that a busy machine makes no difference. A
+statement that is sent for many windows of rows counts by its median window.
+"""
+
+import asyncio
+import itertools
+import secrets
+import statistics
+import time
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from media_core import sweep
+from media_core.contents import Verdict
+from media_core.database import Database
+from media_core.decoding import DecodingPool
+from media_core.library import Library
+from media_core.media_types import Category
+from media_core.policy import PolicyReader
+from media_core.queue import Queue
+from media_core.store.folder import FolderStore
+from media_core.uploads import Uploads
+from media_workers import rescan
+from tests.integration.acting import upload
+from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase, person
+
+MANY = 1_000_000
+MOST_MILLISECONDS = 20.0
+RUNS = 7
+SWEEPS = 3
+WINDOWS = 15
+"""From so many on, a statement counts by its median."""
+
+_HASH = "lpad(to_hex((n * 2654435761) % 4294967296), 8, '0') || lpad(to_hex(n), 56, '0')"
+_MEDIA = "'med-' || lpad(n::text, 26, '0')"
+_ROWS = f"""
+INSERT INTO blob (sha256, size, mime_type, scan_status, scan_detail, scan_engine, scanned_at, thumbnail_status,
+    thumbnail_size, doomed_at, remove_after, created_at)
+SELECT {_HASH}, 1000 + n % 1000, CASE WHEN n % 3 = 0 THEN 'image/jpeg' ELSE 'application/pdf' END,
+    CASE WHEN n % 100 < 90 THEN 'clean' WHEN n % 100 < 94 THEN 'pending' WHEN n % 100 < 96 THEN 'error'
+         WHEN n % 100 < 98 THEN 'unscannable' ELSE 'infected' END,
+    CASE WHEN n % 100 >= 98 THEN 'Rule.' || n % 7 END, 'ClamAV 1.4.3/27' || n % 300,
+    CASE WHEN n % 100 BETWEEN 90 AND 93 THEN NULL ELSE now() - n * interval '1 second' END,
+    CASE WHEN n % 50 = 7 THEN 'pending' WHEN n % 3 = 0 THEN 'ready' ELSE 'none' END,
+    CASE WHEN n % 3 = 0 AND n % 50 <> 7 THEN 100 ELSE 0 END,
+    CASE WHEN n % 200 = 198 THEN now() END, CASE WHEN n % 200 = 198 THEN now() + interval '7 days' END,
+    now() - n * interval '1 second'
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope, created_at)
+SELECT {_MEDIA}, {_HASH}, n || '.jpg', 'image/jpeg', CASE WHEN n % 2 = 0 THEN 'alice' ELSE 'user-' || n % 1000 END,
+    n % 5 = 0, now() - n * interval '1 second'
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO room_file (room_id, media_id, added_by, added_at, category)
+SELECT CASE WHEN n % 10 < 9 THEN 'garden' ELSE 'room-' || n % 1000 END, {_MEDIA}, 'alice',
+    now() - n * interval '1 second', CASE WHEN n % 3 = 0 THEN 'image' ELSE 'document' END
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO job (job_id, kind, status, priority, dedupe_key, payload, run_after, created_at)
+SELECT 'job-' || lpad(n::text, 26, '0'), 'scan', 'queued', CASE WHEN n <= 900 THEN -2 ELSE n % 2 - 1 END, {_HASH},
+    jsonb_build_object('sha256', {_HASH}), now() - n % 1000 * interval '1 second', now()
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO job (job_id, kind, status, owner, payload, result, run_after, created_at, finished_at)
+SELECT 'job-done-' || lpad(n::text, 26, '0'), CASE WHEN n % 2 = 0 THEN 'scan' ELSE 'transcribe' END,
+    CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'completed' END, 'alice', jsonb_build_object('sha256', {_HASH}),
+    '{{"scan_status": "clean"}}', now(), now(), now() - n * interval '0.65 seconds'
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO idempotency (subject, key, fingerprint, answer, created_at)
+SELECT 'alice', 'key-' || n, 'f', jsonb_build_object('media_id', {_MEDIA}), now() - n * interval '0.09 seconds'
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO media_tombstone (media_id, uploaded_by, deleted_at)
+SELECT 'med-gone-' || n, 'alice', now() - n * interval '2.6 seconds' FROM generate_series(1, {MANY}) AS n;
+INSERT INTO reservation (reservation_id, sha256, bytes, expires_at)
+SELECT 'reservation-' || n, {_HASH}, 1000, now() + (n - 500) * interval '1 minute'
+FROM generate_series(1, 10000) AS n;
+INSERT INTO orphan (sha256, size) SELECT 'f' || lpad(to_hex(n), 63, '0'), 1000 FROM generate_series(1, 20000) AS n;
+UPDATE usage SET max_bytes = 1000000000000000, reserved_bytes = (SELECT sum(bytes) FROM reservation);
+{sweep._COUNT_ANEW};
+UPDATE birth SET epoch = 100"""  # noqa: S608 (constants)
+
+
+class Measured:
+    """Milliseconds of each statement, by its words."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.took: defaultdict[str, list[float]] = defaultdict(list)
+        self.doing = ""
+        execute = psycopg.AsyncCursor.execute
+
+        async def timed(cursor: psycopg.AsyncCursor[Any], query: Any, *arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return await execute(cursor, query, *arguments, **options)
+            finally:
+                words = query.decode() if isinstance(query, bytes) else str(query)
+                words = f"{self.doing}: {' '.join(words.split())}"
+                self.took[words].append((time.perf_counter() - began) * 1000)
+
+        patch.setattr(psycopg.AsyncCursor, "execute", timed)
+
+    def milliseconds(self) -> dict[str, float]:
+        """The slowest first, without what is sent once: when a connection begins."""
+        found = {
+            statement: statistics.median(took) if len(took) >= WINDOWS else min(took)
+            for statement, took in self.took.items()
+            if len(took) >= SWEEPS
+        }
+        return dict(sorted(found.items(), key=lambda one: -one[1]))
+
+
+@pytest.fixture
+async def million(tenant_database: TenantDatabase) -> TenantDatabase:
+    """Filled without its indexes, which are made after: that is faster."""
+    await tenant_database.declare(GENEROUS)
+    await asyncio.to_thread(_fill, tenant_database)
+    return tenant_database
+
+
+def _fill(tenant: TenantDatabase) -> None:
+    with psycopg.connect(tenant.owner_url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute(f"SET search_path = {tenant.schema}")
+        owner.execute("SET maintenance_work_mem = '128MB'")
+        indexes = owner.execute(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s"
+            " AND indexname NOT IN (SELECT conname FROM pg_constraint)",
+            (tenant.schema,),
+        ).fetchall()
+        for name, _ in indexes:
+            owner.execute(f"DROP INDEX {name}")
+        owner.execute("SET session_replication_role = replica")  # what is generated needs no check of its keys
+        for statement in _ROWS.strip().split(";\n"):
+            owner.execute(statement)
+        for _, definition in indexes:
+            owner.execute(definition)
+        owner.execute("VACUUM ANALYZE")
+
+
+async def test_nothing_takes_long(
+    million: TenantDatabase, folder_store: FolderStore, decoding_pool: DecodingPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(million.url, pool_size=4)
+    tenant_id = million.tenant_id
+    policy = PolicyReader(database)
+    library = Library(tenant_id=tenant_id, database=database, store=folder_store, policy=policy)
+    uploads = Uploads(tenant_id=tenant_id, database=database, store=folder_store, decoder=decoding_pool, policy=policy)
+    measured = Measured(monkeypatch)
+    for run in range(RUNS):
+        await _requests(uploads, library, run, measured)
+        measured.doing = "work"
+        await _workers(Queue(database), library)
+        measured.doing = "rescan"
+        await _rescans(database, run)
+    measured.doing = "sweep"
+    for _ in range(SWEEPS):
+        assert not (await sweep.sweep(library)).mismatch
+    await database.aclose()
+    milliseconds = measured.milliseconds()
+    print(*(f"{took:6.2f} ms  {words[:150]}" for words, took in milliseconds.items()), sep="\n")
+    assert len(milliseconds) > 50
+    assert {words: took for words, took in milliseconds.items() if took > MOST_MILLISECONDS} == {}
+
+
+def _item(n: int) -> str:
+    return f"med-{n:026}"
+
+
+async def _requests(uploads: Uploads, library: Library, run: int, measured: Measured) -> None:
+    measured.doing = "upload"
+    data = secrets.token_bytes(1000)
+    one = await upload(uploads, data, room_id="garden", idempotency_key=secrets.token_hex(8))
+    two = await upload(uploads, data)
+    n = 1000 * run + 111
+    measured.doing = "look"
+    await library.find(ADMIN, _item(n), "see")
+    categories: tuple[Category | None, ...] = (None, "image", "audio")
+    for category in categories:
+        for days in (None, 5, 9):
+            measured.doing = f"list {category} before {days} days"
+            before = None if days is None else (datetime.now(UTC) - timedelta(days=days), "med-0")
+            await library.list_room(ALICE, "garden", category=category, before=before)
+    measured.doing = "list nothing"
+    await library.list_room(person("x", "nowhere"), "nowhere")
+    measured.doing = "usage"
+    await library.totals()
+    measured.doing = "attach"
+    await library.attach(ADMIN, "garden", one.media_id)
+    measured.doing = "delete"
+    for item in (two, one):
+        await library.delete(ALICE, item.media_id)
+    await library.delete(ALICE, one.media_id)
+    await library.delete(ADMIN, _item(n), forget_key=f"key-{n}")
+
+
+async def _workers(queue: Queue, library: Library) -> None:
+    leases = await queue.lease_many("scan", worker="w", seconds=60, most=18)
+    await queue.reap("scan")
+    assert await queue.lease("thumbnail", worker="w", seconds=60) is None
+    *leases, failing, waiting = leases
+    await queue.renew(failing, seconds=60)
+    await queue.fail(failing, "broken", "broken", retry=True)
+    await queue.postpone(waiting, "clamd", "away")
+    await library.contents.record_verdicts(
+        [
+            Verdict(lease.job_id, lease.token, lease.payload["sha256"], status, "Rule.1", "ClamAV 1.4.3/27999")
+            for lease, status in zip(leases, itertools.cycle(("clean", "infected")))
+        ]
+    )
+    await queue.depth()
+
+
+async def _rescans(database: Database, run: int) -> None:
+    started = datetime.now(UTC) + timedelta(days=1)
+    engine = "ClamAV 1.4.3/27999"
+    await database.call(rescan._SUSPICIOUS, ())
+    async with database.statement() as tx:
+        await tx.execute(rescan._OPEN)
+    for at in (rescan._BEGINNING, started - timedelta(days=run)):
+        await database.call(rescan._SCANNED, (engine, started, at, "", rescan.BATCH))
+    for after in ("", f"{run:x}"):
+        await database.call(rescan._FOUND, (engine, after, rescan.BATCH))
