@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from media_api.multipart import ClientGone
 from media_core import media_types
 from media_core.errors import Refused, not_found
-from media_core.store import ObjectMissing
+from media_core.store import Chunk, ObjectMissing
 
 CORP: Final = "Cross-Origin-Resource-Policy"
 
@@ -135,12 +135,12 @@ class Content:
     disposition: str
 
 
-Stream = Callable[[int, int], AsyncIterator[bytes]]
+Stream = Callable[[int, int], AsyncIterator[Chunk]]
 """The bytes from an offset, so many of them; raises ObjectMissing before the first."""
 
 
 def slices_of(data: bytes) -> Stream:
-    async def stream(start: int, length: int) -> AsyncIterator[bytes]:
+    async def stream(start: int, length: int) -> AsyncIterator[Chunk]:
         yield data[start : start + length]
 
     return stream
@@ -171,7 +171,7 @@ async def respond(
     if wanted is not None:
         headers["Content-Range"] = wanted.content_range
     # The first chunk is read before the status is sent: an object that is gone, or a store that is away, is an answer.
-    chunks = cast("AsyncGenerator[bytes, None]", stream(sent.start, sent.length))  # both kinds of stream are generators
+    chunks = cast("AsyncGenerator[Chunk, None]", stream(sent.start, sent.length))  # both kinds of stream are generators
     try:
         first = await anext(chunks)
     except ObjectMissing:
@@ -183,7 +183,7 @@ class _Streamed(Response):
     """Sends chunks until the last, or until the client is gone or has stalled."""
 
     def __init__(
-        self, first: bytes, rest: AsyncGenerator[bytes, None], status: int, headers: Mapping[str, str]
+        self, first: Chunk, rest: AsyncGenerator[Chunk, None], status: int, headers: Mapping[str, str]
     ) -> None:
         super().__init__(None, status, headers)
         self._first, self._rest = first, rest
@@ -203,7 +203,7 @@ class _Streamed(Response):
             gone.cancel()
 
     @staticmethod
-    async def _send(send: Send, chunk: bytes) -> None:
+    async def _send(send: Send, chunk: Chunk) -> None:
         async with asyncio.timeout(STALLED_SECONDS):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
 

@@ -23,6 +23,7 @@ import clamd
 import structlog
 
 from media_core.errors import Unavailable, Unfinished
+from media_core.store import Chunk
 from media_workers.canaries import CANARIES, TEST_VIRUS, Canary
 from media_workers.session import IDLE_SECONDS, Session, unavailable
 from media_workers.settings import ClamdSettings
@@ -110,7 +111,7 @@ class Clamd:
             raise Unavailable("clamd", f"answered VERSION with {reply[:200]!r}")
         return reply
 
-    async def scan(self, content: bytes | AsyncIterator[bytes], size: int) -> Verdict:
+    async def scan(self, content: bytes | AsyncIterator[Chunk], size: int) -> Verdict:
         """clamd's verdict on `content`, which must be `size` bytes long; up to `SMALL_BYTES` it is best given whole.
 
         Raises what `content` raises, and `Unfinished("object store", ...)` when its length is another: then clamd
@@ -137,7 +138,7 @@ class Clamd:
             await self._blame_itself()
         return verdict
 
-    async def _scan_alone(self, content: AsyncIterator[bytes], size: int) -> Verdict:
+    async def _scan_alone(self, content: AsyncIterator[Chunk], size: int) -> Verdict:
         """The test virus comes right before it for those that wait for it, and right after it."""
         seconds = self._settings.scan_timeout
         async with self._line() as line:
@@ -404,11 +405,11 @@ class _Line:
 _NEVER: Final = Unavailable("clamd", "the test virus never came")
 
 
-async def _one(content: bytes) -> AsyncGenerator[bytes]:
+async def _one(content: bytes) -> AsyncGenerator[Chunk]:
     yield content
 
 
-async def _whole(content: AsyncIterator[bytes], size: int) -> AsyncGenerator[bytes]:
+async def _whole(content: AsyncIterator[Chunk], size: int) -> AsyncGenerator[Chunk]:
     sent = 0
     try:
         async for chunk in content:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 from media_core.errors import Unavailable, Unfinished
+from media_core.store import Chunk
 from media_workers.settings import ClamdSettings
 
 IDLE_SECONDS: Final = 10.0
@@ -102,7 +103,7 @@ class Session:
             sent = await self._send(b"".join((_BEGIN, length, content, _END)))
             return await self._scanned(answer, sent=sent)
 
-    async def scan_stream(self, chunks: AsyncIterator[bytes]) -> str:
+    async def scan_stream(self, chunks: AsyncIterator[Chunk]) -> str:
         """The same for a content in chunks; 1 MiB is a good size. Raises what `chunks` raises."""
         with self._closed_by_any_error():
             answer = self._expect()
@@ -131,7 +132,7 @@ class Session:
         self._used_at = time.monotonic()
         return line
 
-    async def _send(self, part: bytes) -> bool:
+    async def _send(self, part: Chunk) -> bool:
         """False when clamd has closed the connection: what it said before that is still there to be read."""
         try:
             sent = self._connection.send(part)

@@ -11,13 +11,14 @@ from pydantic import SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
-from media_core.store.base import ObjectInfo, ObjectMissing, ObjectStore, SignedUrl, StagedObject
+from media_core.store.base import Chunk, ObjectInfo, ObjectMissing, ObjectStore, SignedUrl, StagedObject
 from media_core.store.folder import FolderStore, SignedRequest
 
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Settings, S3Store
 
 __all__ = [
+    "Chunk",
     "FolderStore",
     "ObjectInfo",
     "ObjectMissing",

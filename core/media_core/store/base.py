@@ -24,6 +24,9 @@ from media_core.errors import Unavailable
 CHUNK_BYTES = 1024 * 1024
 """What `stream` aims at per chunk: from here on larger chunks are no faster, and smaller ones cost CPU."""
 
+Chunk = bytes | memoryview
+"""Of a stream. A view is of memory that nobody changes."""
+
 DELETE_SECONDS = 30.0
 """`delete` has ended by then, in whatever way."""
 
@@ -123,7 +126,7 @@ class ObjectStore(Protocol):
     async def read(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from offset `start`; fewer at the object's end, none beyond it. Raises ObjectMissing."""
 
-    def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[Chunk, None]:
         """The bytes from `start`, all or `length` of them, in chunks of about 1 MiB.
 
         Raises ObjectMissing before the first chunk. Once it has begun it never mixes two versions of an object.

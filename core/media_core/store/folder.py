@@ -41,6 +41,7 @@ from media_core.store.base import (
     DELETE_SECONDS,
     STAGING,
     USUAL_MOST,
+    Chunk,
     ObjectInfo,
     ObjectMissing,
     SignedUrl,
@@ -110,7 +111,7 @@ class FolderStore:
             return data
         return await _in_thread(_read, key, path, start, length)
 
-    async def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[Chunk, None]:
         path = self._path(key)
         if (data := _at_hand(key, path, start, length)) is not None:
             if data:

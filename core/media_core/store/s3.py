@@ -37,6 +37,7 @@ from media_core.store.base import (
     DELETE_SECONDS,
     STAGING,
     USUAL_MOST,
+    Chunk,
     ObjectInfo,
     ObjectMissing,
     SignedUrl,
@@ -50,7 +51,7 @@ from media_core.store.base import (
 from media_core.store.presign import presigned_get
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import BytesStream, GetOptions
     from obstore.store import S3Credential
 
     from media_core.store.s3_calls import S3Calls
@@ -149,7 +150,7 @@ class S3Store:
     async def read(self, key: str, start: int, length: int) -> bytes:
         return await self._read(checked_key(self._tenant_id, key), start, length)
 
-    async def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[Chunk, None]:
         checked_key(self._tenant_id, key)
         options: GetOptions = {}
         if length is not None:
@@ -166,8 +167,18 @@ class S3Store:
                 if _beyond_the_end(error):
                     return
                 raise
-            async for chunk in found.stream(CHUNK_BYTES):
-                yield bytes(chunk)
+            chunks = found.stream(CHUNK_BYTES)
+            coming = asyncio.ensure_future(_next(chunks))
+            try:
+                while (chunk := await coming) is not None:
+                    coming = asyncio.ensure_future(_next(chunks))  # the next one comes while this one is used
+                    yield chunk
+            finally:
+                if not coming.done():
+                    coming.cancel()
+                    await asyncio.wait({coming})
+                if not coming.cancelled():
+                    coming.exception()  # nobody asks for it any more
 
     async def head(self, key: str) -> ObjectInfo | None:
         checked_key(self._tenant_id, key)
@@ -426,6 +437,14 @@ def _now() -> datetime:
 def _joining(size: int) -> timedelta:
     """How long a server may take to make one file of parts."""
     return timedelta(seconds=size / JOINED_BYTES_A_SECOND)
+
+
+async def _next(chunks: "BytesStream") -> memoryview | None:
+    """Not copied: a view of what obstore has received. None at the end."""
+    try:
+        return memoryview(await anext(chunks))
+    except StopAsyncIteration:
+        return None
 
 
 def _open_objects(
