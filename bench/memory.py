@@ -19,6 +19,8 @@ CROWD_MAY_TAKE = CROWD * 8 * MIB + LARGE_MAY_TAKE
 """Bytes, as the design promises them."""
 CROWD_SIZE = BUFFER_BYTES + 4096
 """Too little over it to be known by the request's Content-Length, which covers the form as well."""
+AS_IN_THE_IMAGE = Path(__file__).parent / "image"
+"""Hides what this environment has and the api's image has not."""
 AT_REST = Goal(must=120, aim=80)
 """MB, of 1,000,000 bytes, as the issue counts them."""
 MB = 1_000_000
@@ -32,7 +34,8 @@ async def _at_rest(parts: Parts, effort: Effort) -> list[Amount]:
     """Of an api as a pod has it: its objects lie in S3. Where no S3 server can be had, in a folder."""
     async with bucket(parts.place(SERVER)) as server:
         where = f"objects on {SERVER}" if server else "objects in a folder"
-        async with parts.another(POLICY, MEDIA_API_PROCESSES="1", **(server.environment if server else {})) as tenant:
+        environment = {"MEDIA_API_PROCESSES": "1", "PYTHONPATH": str(AS_IN_THE_IMAGE)}
+        async with parts.another(POLICY, **environment, **(server.environment if server else {})) as tenant:
             await asyncio.to_thread(_a_few_requests, tenant)
             await asyncio.sleep(effort.rest_seconds)
             assert tenant.api.process

@@ -37,8 +37,8 @@ SHUTDOWN_SECONDS = 60
 MIB = 1 << 20
 GPU = "nvidia.com/gpu"
 API_RESOURCES = Resources.model_validate(
-    # One process of about 250 MiB, and two decoding children of at most 700 MiB each on the largest pictures.
-    {"requests": {"cpu": "100m", "memory": "384Mi"}, "limits": {"memory": "2Gi"}}
+    # 75 MiB at rest; what pictures and uploads take beside that comes and goes, up to the limit.
+    {"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "2Gi"}}
 )
 API_MEMORY, DECODING_MEMORY = 320 * MIB, 704 * MIB
 """Of the process, and of each of its decoding children at most: as many are started as fit the memory limit, since the

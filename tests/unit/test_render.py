@@ -250,13 +250,13 @@ def test_the_endpoint_is_the_public_host_else_the_service(
 @pytest.mark.parametrize(
     ("asked", "resources"),
     [
-        ({}, {"requests": {"cpu": "100m", "memory": "384Mi"}, "limits": {"memory": "2Gi"}}),
+        ({}, {"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "2Gi"}}),
         ({"limits": {"memory": "256Mi"}}, {"requests": {"cpu": "100m"}, "limits": {"memory": "256Mi"}}),
         (
             {"requests": {"memory": "3000Mi"}},
             {"requests": {"memory": "3000Mi", "cpu": "100m"}, "limits": {"memory": "3000Mi"}},
         ),
-        ({"limits": {"cpu": 2}}, {"requests": {"memory": "384Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}),
+        ({"limits": {"cpu": 2}}, {"requests": {"memory": "160Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}}),
     ],
 )
 def test_defaults_fill_in_what_is_not_asked_for_and_never_contradict_it(
