@@ -358,6 +358,35 @@ async def test_connections_to_a_server_that_fell_silent_are_given_up_together(
         await one.aclose()
 
 
+async def test_nobody_waits_for_a_server_that_fell_silent_in_the_midst_of_a_statement(
+    tenant_database: TenantDatabase, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped one, whose machine goes on taking bytes; all that wait for it are told together."""
+    monkeypatch.setattr(connections, "DOUBTED_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 1.0)
+    async with name() as network:
+        network.lead_to(postgres)
+        one = Database(network.url(tenant_database.url, connect_timeout="2"), pool_size=4)
+        await asyncio.gather(*(one.call("SELECT pg_sleep(0.1)", ()) for _ in range(4)))
+        network.silent = True
+        began = time.monotonic()
+        waiting = [one.call("SELECT 1", ()) for _ in range(4)]
+        assert {type(each) for each in await asyncio.gather(*waiting, return_exceptions=True)} == {Unavailable}
+        assert time.monotonic() - began < 8
+        network.silent = False
+        assert await one.call("SELECT 1 AS n", ()) == [(1,)]
+        await one.aclose()
+
+
+async def test_who_waits_long_for_a_server_that_is_there_goes_on_waiting(
+    tenant_database: TenantDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "DOUBTED_SECONDS", 0.05)
+    one = Database(tenant_database.url, pool_size=1)
+    assert await one.call("SELECT pg_sleep(1)::text AS slept", ()) == [("",)]
+    await one.aclose()
+
+
 # -- readiness ---------------------------------------------------------------------------------------------------------
 
 
