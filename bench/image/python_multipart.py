@@ -1,3 +1,3 @@
-"""Stands before the real one in the path of an api that is measured as its image has it, which holds no python_multipart."""
+"""Stands before the real one in the path of an api that is measured as its image has it: without python_multipart."""
 
 raise ModuleNotFoundError("no python_multipart, as in the image")
