@@ -19,7 +19,7 @@ from tests.tools import build
 
 from bench.clients import Client, Content, name_in
 from bench.large import downloads, our_uploads, uploads
-from bench.measure import BYTES, Effort, Goal, Row, compare
+from bench.measure import BYTES, Contender, Effort, Goal, Row, compare
 from bench.parts import POLICY, Parts, Tenant
 from bench.resources import MIB, Resources
 from media_core.store import S3Settings
@@ -105,23 +105,56 @@ async def s3(parts: Parts, effort: Effort) -> list[Row]:
             parts.without(f"{SERVER} could not be built, so there is no row of uploads and downloads on it")
             return []
         async with parts.another(POLICY, **server.environment) as tenant:
-            return [await _uploads(effort, tenant, server), await _downloads(effort, tenant, server)]
+            return [*await _uploads(effort, tenant, server), await _downloads(effort, tenant, server)]
 
 
-async def _uploads(effort: Effort, tenant: Tenant, server: Bucket) -> Row:
+class _Announced:
+    """Uploads of new contents whose digest the client knows before it sends them, as who has the file on disk can."""
+
+    def __init__(self, tenant: Tenant, server: Bucket) -> None:
+        self._tenant = tenant
+        self._next: tuple[Content, bytes] | None = None
+        self._sent: list[str] = []
+        self.contender = Contender(self._work, tenant.used, self._tidy, self._prepare, server.used)
+
+    def _prepare(self) -> None:
+        content = Content(SIZE)
+        self._next = content, content.sha256()
+
+    def _work(self) -> float:
+        assert self._next
+        content, sha256 = self._next
+        with self._tenant.client() as client:
+            self._sent.append(name_in(client.upload(content, SIZE, sha256=sha256)))
+        return SIZE
+
+    def _tidy(self) -> None:
+        self._tenant.delete(self._sent)
+        self._sent = []
+
+
+async def _uploads(effort: Effort, tenant: Tenant, server: Bucket) -> list[Row]:
+    """Where the digest comes first, the parts go to the object's key; else S3 has to copy them there after."""
+
     def new() -> Content:
         return Content(SIZE)
 
+    bare, announced, unknown = "bare", f"upload, {SIZE // MIB} MiB, on {SERVER}, digest announced", "unknown"
     seen = await compare(
         effort.turns,
         {
-            "ours": our_uploads(tenant, new, beside=server.used),
-            "bare": uploads(server.client, server.put, server.remove, new, server.used),
+            unknown: our_uploads(tenant, new, beside=server.used),
+            announced: _Announced(tenant, server).contender,
+            bare: uploads(server.client, server.put, server.remove, new, server.used),
         },
     )
-    legend = "PUT by a presigned URL, by the same client; nothing is hashed. CPU: the api + the server"
-    what = f"upload, {SIZE // MIB} MiB, on {SERVER}"
-    return Row(what, BYTES, seen["ours"], SERVER, seen["bare"], legend, GOAL)
+    legend = (
+        "PUT by a presigned URL, by the same client; only the server hashes. CPU: the api + the server"
+    )
+    return [
+        Row(what, BYTES, seen[name], SERVER, seen[bare], legend, GOAL)
+        for what, name in ((f"upload, {SIZE // MIB} MiB, on {SERVER}", unknown), (announced, announced))
+    ]
 
 
 async def _downloads(effort: Effort, tenant: Tenant, server: Bucket) -> Row:
