@@ -399,7 +399,10 @@ class Upload:
     async def _examine(self, filename: str, claimed_type: str | None) -> "_Examined":
         """What only the content can tell. Bytes that can't be decoded are a file like any other, without a picture."""
         head = self._head or bytes(self._buffer.view()[:SNIFF_BYTES])
-        mime_type = media_types.sniff(head, filename, claimed_type)
+        if media_types.looks_like_text(head):
+            mime_type = await asyncio.to_thread(media_types.sniff, head, filename, claimed_type)
+        else:
+            mime_type = media_types.sniff(head, filename, claimed_type)
         decoder = self._uploads.decoder
         try:
             if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
