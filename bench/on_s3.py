@@ -148,9 +148,7 @@ async def _uploads(effort: Effort, tenant: Tenant, server: Bucket) -> list[Row]:
             bare: uploads(server.client, server.put, server.remove, new, server.used),
         },
     )
-    legend = (
-        "PUT by a presigned URL, by the same client; only the server hashes. CPU: the api + the server"
-    )
+    legend = "PUT by a presigned URL, by the same client; only the server hashes. CPU: the api + the server"
     return [
         Row(what, BYTES, seen[name], SERVER, seen[bare], legend, GOAL)
         for what, name in ((f"upload, {SIZE // MIB} MiB, on {SERVER}", unknown), (announced, announced))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, cast
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -20,6 +21,9 @@ MAX_HEAD_BYTES: Final = 128 * 1024
 """Request line and headers together. A token alone may have 8 KiB; proxies allow 8 to 64 KiB in all."""
 HEAD_SECONDS: Final = 30.0
 """From a connection's or a request's first byte to the end of its headers."""
+MAX_PIPELINED: Final = 32
+"""Requests of one connection that may wait for the answer to an earlier one. Each takes some KiB, and hundreds fit into
+one read; no browser sends any."""
 LINGER_SECONDS: Final = 30.0
 """How long the rest of a refused request's body is read and thrown away. Closing at once would reset the connection,
 and the client might lose the answer that says why."""
@@ -59,6 +63,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _trailer_bytes = 0
     _body_in_chunk = 0
     _deadline: asyncio.TimerHandle | None = None
+    _is_told_again = False
+    """Whether the parser is being told the head of a request that is under way."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -73,25 +79,65 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() and self._in_head:
             return  # what follows a head that was refused
         self._body_in_chunk = 0
-        super().data_received(data)
+        self._parse(data)
         if self.still_sending and not self._in_head:
             self._check_trailer(len(data))
         if self._in_head:
             self._head_bytes += len(data) - self._body_in_chunk
             self._check_head(self._head_bytes)
 
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn does it, but for `Upgrade`, which has no meaning here: nothing is upgraded (RFC 9110, 7.8).
+
+        The parser takes such a request to end with its head. Its body would be run as further requests.
+        """
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            if framing := self._framing():
+                self._is_told_again = True
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+                self._is_told_again = False
+            if rest and not self.transport.is_closing():
+                self._parse(rest)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _framing(self) -> bytes:
+        """The header that says where the body of the present request ends; empty where it has none."""
+        framing = b""
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                return b"Transfer-Encoding: " + value
+            if name == b"content-length" and value.strip() != b"0":
+                framing = b"Content-Length: " + value
+        return framing
+
     def on_message_begin(self) -> None:
+        if self._is_told_again:
+            return
         super().on_message_begin()
         self.still_sending = self._in_head = True
         self._head_bytes = self._trailer_bytes = 0
         self.begin_deadline(HEAD_SECONDS)
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_told_again:
+            super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it is a trailer, which nobody here reads
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
+        if self._is_told_again:
+            return
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.transport.abort()
+        elif self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
             self._in_head = False
             self._end_deadline()
             super().on_headers_complete()
@@ -102,6 +148,8 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser is not None and self.parser.should_upgrade() and self._framing():
+            return  # see `_parse`: its body is still to come
         self.still_sending = False
         if self.transport.is_closing():
             self.transport.close()
@@ -111,7 +159,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.still_sending and not self.transport.is_closing():
+        if self.pipeline:
+            self.flow.pause_reading()
+        # The request that was answered may be an earlier one than that which is still being sent.
+        if self.still_sending and self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self.begin_deadline(LINGER_SECONDS)
 

@@ -1,9 +1,10 @@
-"""A content's life: the one room that writes its row, its reservations and what it counts in the quota.
+"""A content's life: the one room that writes its row, its reservations and what it counts in the quota. (Two places
+beside it say what only they know: `queue` that a job ended without a result, `sweep` what a new count of all rows is.)
 
     (nothing) --reserve--> reserved, no row yet --commit--> stored, pending --verdict--> clean | unscannable | error
         ^                      |  expires: garbage                |                            |
         |                      '--> an object without a row,      | verdict                    | last item deleted
-        |                           see `orphans`                 v                            v
+        |                           see `sweep`                   v                            v
         '---finish removal--- removing (a claim of minutes) <--- marked (doomed_at, remove_after)
                                                                   infected: the row stays, as a tombstone
 
@@ -249,7 +250,8 @@ class Contents:
             recall,
             few,
         )
-        await self._end_waits([by_job[row.held_job_id].sha256 for row in rows])
+        with contextlib.suppress(Unavailable):  # the verdicts stand; what waits for them looks again by itself
+            await self._end_waits([by_job[row.held_job_id].sha256 for row in rows])
         await asyncio.gather(*(self.remove_soon(by_job[row.held_job_id].sha256) for row in rows if row.remove))
         return {row.held_job_id for row in rows}
 

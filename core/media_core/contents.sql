@@ -165,7 +165,7 @@ BEGIN
 END $$;
 
 -- An upload whose hash is known: what that content is here. `stored`, `replayed`: it is done, and durable. `reserved`:
--- put the object, then commit. `full`, `removing`: nothing was done. Raises MC001, MC003.
+-- put the object, then commit. `full`, `removing`: nothing was done. Raises MC001, MC002, MC003.
 CREATE OR REPLACE FUNCTION content_begin(
     _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean, _media_id text,
     _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text, _key text,
@@ -342,6 +342,10 @@ BEGIN
     was_last := NOT EXISTS (SELECT FROM media WHERE sha256 = _content.sha256);
     IF was_last THEN
         UPDATE blob SET doomed_at = now(), remove_after = now() WHERE sha256 = _content.sha256;
+        -- Its jobs are of this life alone: the same bytes that come again get their own, and these say nothing of them.
+        UPDATE job SET dedupe_key = NULL, status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
+            finished_at = CASE WHEN status = 'queued' THEN now() END
+        WHERE kind IN ('scan', 'thumbnail') AND dedupe_key = _content.sha256 AND status IN ('queued', 'running');
     END IF;
     UPDATE usage SET items = items - 1, item_bytes = item_bytes - _content.size,
         objects = objects - was_last::integer,
@@ -360,7 +364,8 @@ BEGIN
     IF NOT FOUND OR content.removing_until > now() OR coalesce(content.remove_after, content.doomed_at) > now() THEN
         RETURN NULL;
     END IF;
-    IF content.scan_status = 'infected' AND EXISTS (
+    -- Not where somebody began to remove it before the suspicion: it can't be had back any more.
+    IF content.scan_status = 'infected' AND content.removing_until IS NULL AND EXISTS (
         SELECT FROM suspicion WHERE signature = content.scan_detail AND trusted_at IS NULL
     ) AND coalesce(content.remove_after, content.doomed_at) > content.doomed_at THEN
         RETURN NULL;
@@ -419,6 +424,12 @@ BEGIN
     RETURN true;
 END $$;
 
+-- A signature that finds nothing any more that could be had back is suspicious no more.
+CREATE OR REPLACE FUNCTION content_end_suspicion(_signature text) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM suspicion WHERE signature = _signature AND NOT EXISTS (
+        SELECT FROM blob WHERE scan_detail = _signature AND scan_status = 'infected' AND doomed_at IS NOT NULL)
+$$;
+
 -- Verdicts of scan jobs, each fenced by its lease: [{job_id, token, sha256, status, detail, engine}], one a content.
 -- `_recall`: how long the objects of content that was open before stay. `_few`: more of them with one signature are
 -- suspicious. One row for each job that was still held; `remove`: the content's objects have to go now.
@@ -453,7 +464,9 @@ BEGIN
         IF NOT FOUND THEN
             NULL;
         ELSIF verdict.status = 'infected' AND content.scan_status = 'infected' THEN
-            UPDATE blob SET scan_engine = verdict.engine, scanned_at = now() WHERE sha256 = verdict.sha256;
+            UPDATE blob SET scan_detail = verdict.detail, scan_engine = verdict.engine, scanned_at = now()
+            WHERE sha256 = verdict.sha256;
+            PERFORM content_end_suspicion(content.scan_detail);
         ELSIF verdict.status = 'infected' THEN
             IF content.doomed_at IS NULL THEN
                 now_counted := -1;
@@ -481,6 +494,8 @@ BEGIN
                     -- Rescans that nobody has begun; one that somebody else holds at this moment is not waited for.
                     UPDATE job SET status = 'cancelled', finished_at = now() WHERE job_id IN (
                         SELECT job_id FROM job WHERE kind = 'scan' AND status = 'queued' AND priority = -2
+                            AND NOT EXISTS (  -- what is held may be had back by its rescan
+                                SELECT FROM blob WHERE sha256 = job.dedupe_key AND scan_status = 'infected')
                         ORDER BY job_id FOR UPDATE SKIP LOCKED);
                 END IF;
             END IF;
@@ -496,8 +511,7 @@ BEGIN
                 scanned_at = now(), doomed_at = CASE WHEN remove THEN now() END,
                 remove_after = CASE WHEN remove THEN now() END
             WHERE sha256 = verdict.sha256;
-            DELETE FROM suspicion WHERE signature = content.scan_detail AND NOT EXISTS (
-                SELECT FROM blob WHERE scan_detail = signature AND scan_status = 'infected' AND doomed_at IS NOT NULL);
+            PERFORM content_end_suspicion(content.scan_detail);
         END IF;
         IF now_counted <> 0 THEN
             SELECT count(*) INTO items_of FROM media WHERE sha256 = verdict.sha256;
@@ -575,3 +589,22 @@ BEGIN
     UPDATE blob SET remove_after = doomed_at WHERE sha256 = _sha256 AND doomed_at IS NOT NULL;
     RETURN FOUND;
 END $$;
+
+-- Pods of the version before, which may serve beside these while they are rolled out, know neither reservations with a
+-- hash nor claims. An upload here must put again what such a pod removed under it,
+CREATE OR REPLACE FUNCTION content_removed_unclaimed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM content_end_reservations(OLD.sha256);
+    RETURN OLD;
+END $$;
+CREATE OR REPLACE TRIGGER content_removed_unclaimed BEFORE DELETE ON blob FOR EACH ROW
+WHEN (OLD.removing_until IS NULL) EXECUTE FUNCTION content_removed_unclaimed();
+
+-- and such a pod must not take up again what is being removed here: it answers 503, and its client tries again.
+CREATE OR REPLACE FUNCTION content_revived_unclaimed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'this content is being removed' USING ERRCODE = '40001';
+END $$;
+CREATE OR REPLACE TRIGGER content_revived_unclaimed BEFORE UPDATE ON blob FOR EACH ROW
+WHEN (OLD.doomed_at IS NOT NULL AND NEW.doomed_at IS NULL AND NEW.removing_until IS NOT NULL)
+EXECUTE FUNCTION content_revived_unclaimed();

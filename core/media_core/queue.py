@@ -16,7 +16,8 @@ waits for, and is tried again at most half a minute after the dependency is back
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, LiteralString
@@ -25,6 +26,7 @@ from sqlalchemy import CursorResult, Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from media_core.database import CHANNEL, Database, announce_after
+from media_core.errors import Unavailable
 from media_core.ids import new_job_id, new_ulid
 
 __all__ = ["CHANNEL", "Queue", "enqueue"]
@@ -39,7 +41,8 @@ WAITING: Final = "waiting"
 POSTPONED_SECONDS = 30.0
 """The longest that a job waits between two looks at a dependency that is away."""
 SERVER_BACK = timedelta(seconds=20)
-"""So long after PostgreSQL has started whoever held a lease that ran out meanwhile may still renew it."""
+"""So long after PostgreSQL has started, or can be reached again, whoever held a lease that ran out meanwhile may still
+renew it."""
 REAP_SECONDS = 5.0
 """How often one worker looks for leases that ran out while there is other work."""
 
@@ -76,7 +79,7 @@ UPDATE job SET
                    ELSE 'The worker died or stalled ' || attempts || ' times while it had this job.' END,
     finished_at = now(), lease_token = NULL, lease_until = NULL
 WHERE job_id = :job_id AND status = 'running' AND lease_until < now()
-RETURNING kind, status, payload, error_detail
+RETURNING kind, status, dedupe_key, error_detail
 """)
 _LOCK_CONTENT = text("SELECT FROM blob WHERE sha256 = :sha256 FOR UPDATE")
 _LEASE: Final = """
@@ -136,7 +139,7 @@ UPDATE job SET
     finished_at = CASE WHEN :retry AND attempts < :max_attempts AND NOT cancel_requested THEN NULL ELSE now() END,
     postponed = 0, lease_token = NULL, lease_until = NULL
 WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
-RETURNING kind, status, payload, error_detail
+RETURNING kind, status, dedupe_key, error_detail
 """)
 _RELEASE: Final = """
 UPDATE job SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END, attempts = attempts - 1,
@@ -208,7 +211,8 @@ SELECT kind,
 FROM unnest(ARRAY[{kinds}]) AS kinds(kind)
 """
 # What the rest of the schema must know when a job ends without its result: nothing stays "being made" for ever, and
-# content whose scan failed is closed with the reason "error".
+# content whose scan failed is closed with the reason "error". A job without its dedupe_key is of an earlier life of its
+# content, which was deleted meanwhile, and says nothing of the one that stands.
 _LEFT_BEHIND = {
     "scan": text("""
         UPDATE blob SET scan_status = 'error', scan_detail = :detail, scanned_at = now()
@@ -370,6 +374,8 @@ class Queue:
         self._database = database
         self._retry_base = retry_base.total_seconds()
         self._reaped_at = time.monotonic()
+        self._away_at = float("-inf")
+        """When PostgreSQL could not be reached last, from here: others could not renew their leases either."""
 
     async def lease(self, kind: str, *, worker: str, seconds: float) -> Lease | None:
         """The next job of this kind, held for `seconds` unless renewed; None when there is nothing to do now."""
@@ -388,11 +394,22 @@ class Queue:
     async def _lease_many(self, kind: str, worker: str, seconds: float, most: int) -> list[Lease]:
         token = new_ulid()
         wanted = {"kind": kind, "token": token, "worker": worker, "seconds": seconds, "most": most}
-        return [_leased(row, token) for row in await self._database.call(_LEASE, wanted)]
+        with self._noting_outages():
+            return [_leased(row, token) for row in await self._database.call(_LEASE, wanted)]
+
+    @contextmanager
+    def _noting_outages(self) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable:
+            self._away_at = time.monotonic()
+            raise
 
     async def reap(self, kind: str) -> bool:
         """Takes back what dead or stalled workers held; whether there was anything."""
         self._reaped_at = time.monotonic()
+        if self._reaped_at - self._away_at < SERVER_BACK.total_seconds():
+            return False
         async with self._database.transaction() as tx:
             wanted = {"kind": kind, "max_attempts": MAX_ATTEMPTS[kind], "grace": SERVER_BACK}
             ran_out = (await tx.execute(_RAN_OUT, wanted)).all()
@@ -426,7 +443,8 @@ class Queue:
             "tokens": [lease.token for lease in leases],
             "seconds": seconds,
         }
-        return {row.job_id: row.wanted for row in await self._database.call(_RENEW_ALL, wanted)}
+        with self._noting_outages():
+            return {row.job_id: row.wanted for row in await self._database.call(_RENEW_ALL, wanted)}
 
     async def finish(self, lease: Lease, result: dict[str, Any]) -> None:
         """Completes a job whose result touches no other row; else see the function of this name."""
@@ -553,5 +571,5 @@ def _held(lease: Lease, written: CursorResult[Any]) -> Row[Any]:
 
 
 async def _left_behind(tx: AsyncConnection, ended: Row[Any]) -> None:
-    if ended.status == "failed" and ended.kind in _LEFT_BEHIND:
-        await tx.execute(_LEFT_BEHIND[ended.kind], {"sha256": ended.payload["sha256"], "detail": ended.error_detail})
+    if ended.status == "failed" and ended.kind in _LEFT_BEHIND and ended.dedupe_key is not None:
+        await tx.execute(_LEFT_BEHIND[ended.kind], {"sha256": ended.dedupe_key, "detail": ended.error_detail})

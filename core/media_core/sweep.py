@@ -2,8 +2,9 @@
 
 No step decides on what is merely absent. Without a birth mark that fits (`births`) nothing is done at all. An object
 without a row is written down when it is first seen, and goes days later, unless there are more of them than an
-interrupted upload can explain: then they stay, and the operator says so. Each statement looks at a bounded number of
-rows, so a sweep of a million holds no lock for longer than one of a hundred.
+interrupted upload can explain: then they stay, and the operator says so. Each statement that writes looks at a bounded
+number of rows, so a sweep of a million holds no lock for longer than one of a hundred. Nor does it need more memory:
+however many orphans there are, they are in their table alone.
 """
 
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from media_core.library import Library
 from media_core.settings import RetentionSettings
 
 STALE_STAGING: Final = timedelta(hours=24)
-FIRST_SWEEPS: Final = 2
+FIRST_SWEEPS: Final = 24
 """Of a schema, in which usage is counted anew: a migration brought what is counted, and pods of the version before went
 on for a while without counting it."""
 BATCH: Final = 200
@@ -101,19 +102,33 @@ _OLD: Final = (
 _HAS_ROW: Final = (
     "EXISTS (SELECT FROM blob WHERE sha256 = {0} AND (scan_status <> 'infected' OR doomed_at IS NOT NULL))"
 )
-_ROWLESS: Final = f"SELECT array_agg(name) AS names FROM unnest(%s::text[]) AS name WHERE NOT {_HAS_ROW.format('name')}"  # noqa: S608 (only constants are put in)
+# What was noted before keeps its size, and when it was first seen; so does what is met again as a thumbnail.
 _NOTE_ORPHANS: Final = f"""
-INSERT INTO orphan (sha256, size) SELECT o.sha256, o.size FROM unnest(%s::text[], %s::bigint[]) AS o(sha256, size)
+INSERT INTO orphan (sha256, size, seen_in)
+SELECT o.sha256, o.size, %s FROM unnest(%s::text[], %s::bigint[]) AS o(sha256, size)
 WHERE NOT {_HAS_ROW.format("o.sha256")} ORDER BY o.sha256
-ON CONFLICT (sha256) DO NOTHING
+ON CONFLICT (sha256) DO UPDATE SET seen_in = excluded.seen_in WHERE orphan.seen_in < excluded.seen_in
+"""  # noqa: S608 (only constants are put in)
+_FORGET_ORPHANS: Final = f"""
+WITH looked_at AS (
+    SELECT sha256, seen_in < %s OR {_HAS_ROW.format("orphan.sha256")} AS is_over
+    FROM orphan WHERE orphan.sha256 > %s ORDER BY orphan.sha256 LIMIT %s
+), forgotten AS (
+    DELETE FROM orphan WHERE sha256 = ANY(ARRAY(SELECT sha256 FROM looked_at WHERE is_over))
+)
+SELECT max(sha256) AS sha256 FROM looked_at HAVING count(*) > 0
+"""  # noqa: S608 (only constants are put in)
+_RELEASED: Final = "coalesce(first_seen <= (SELECT orphans_released_at FROM swept), false)"
+# Of all rows at once: it takes no lock that anybody waits for.
+_COUNT_ORPHANS: Final = f"""
+SELECT count(*) AS objects, coalesce(sum(size), 0)::bigint AS bytes, min(first_seen) AS since,
+    count(*) FILTER (WHERE NOT {_RELEASED}) AS undecided
+FROM orphan
 """  # noqa: S608 (only constants are put in)
 _ORPHANS: Final = f"""
-SELECT sha256, size, first_seen, {_HAS_ROW.format("orphan.sha256")} AS has_row,
-    first_seen <= now() - %s * interval '1 day' AS due,
-    coalesce(first_seen <= (SELECT orphans_released_at FROM swept), false) AS released
-FROM orphan WHERE orphan.sha256 > %s ORDER BY orphan.sha256 LIMIT %s
+SELECT sha256, first_seen <= now() - %s * interval '1 day' AS due, {_RELEASED} AS released
+FROM orphan WHERE sha256 > %s ORDER BY sha256 LIMIT %s
 """  # noqa: S608 (only constants are put in)
-_FORGET_ORPHANS: Final = "DELETE FROM orphan WHERE sha256 = ANY(%s)"
 _REPORT: Final = """
 INSERT INTO swept (id, swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since)
 VALUES (1, now(), %s, %s, %s, %s, %s)
@@ -147,7 +162,8 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
         swept.mismatch = found
         _log.error("not_swept", schema_is=found, to="what the bucket knows; see the runbook, DataMismatch")
         return swept
-    if await births.next_epoch(library.database, library.store, library.tenant_id) <= FIRST_SWEEPS:
+    epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
+    if epoch <= FIRST_SWEEPS:
         await _count_anew(library)
     swept.reservations = await _reservations(library)
     for statement in _OLD:
@@ -158,7 +174,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
         swept.scans = await _queued(library, _QUEUE_SCANS)
     swept.thumbnails = await _queued(library, _QUEUE_THUMBNAILS)
     swept.staging = await library.store.sweep_staging(STALE_STAGING)
-    await _orphans(library, retention, swept)
+    await _orphans(library, retention, epoch, swept)
     _log.info("swept", **asdict(swept))
     return swept
 
@@ -217,48 +233,37 @@ async def _queued(library: Library, statement: Any) -> int:
     return queued
 
 
-async def _orphans(library: Library, retention: RetentionSettings, swept: Swept) -> None:
+async def _orphans(library: Library, retention: RetentionSettings, epoch: int, swept: Swept) -> None:
     """Notes objects that have no row, and removes those that were noted days ago, unless there are too many; what a
     person has released goes in any case.
     """
-    listed, present = await _note_orphans(library)
-    orphans: dict[str, Any] = {}
-    async for rows in _windows(library, _ORPHANS, retention.orphan_days):
-        over = [row.sha256 for row in rows if row.has_row or row.sha256 not in present]
-        if over:
-            await library.database.call(_FORGET_ORPHANS, (over,))
-        orphans |= {row.sha256: row for row in rows if row.sha256 in present and not row.has_row}
-    swept.orphans_seen = len(orphans)
-    undecided = sum(not row.released for row in orphans.values())
+    listed = await _note_orphans(library, epoch)
+    # What the whole listing did not meet is not there, and what has a row by now is an orphan no more.
+    async for _ in _windows(library, _FORGET_ORPHANS, epoch):
+        pass
+    (seen,) = await library.database.call(_COUNT_ORPHANS, ())
+    swept.orphans_seen = seen.objects
     most = max(retention.orphans_few, int(retention.orphan_share * listed))
-    swept.orphans_kept = undecided > most
+    swept.orphans_kept = seen.undecided > most
     if swept.orphans_kept:
-        _log.error("orphans_kept", orphans=undecided, of=listed, more_than=most)
-    for sha256, row in list(orphans.items()):
-        may_go = row.released or (row.due and not swept.orphans_kept)
-        if may_go and await library.contents.remove_orphan(sha256):
-            swept.orphans += 1
-            del orphans[sha256]
-    left = orphans.values()
-    since = min((row.first_seen for row in left), default=None)
-    size = sum(row.size for row in left)
-    await library.database.call(_REPORT, (listed, len(left), size, swept.orphans_kept, since))
+        _log.error("orphans_kept", orphans=seen.undecided, of=listed, more_than=most)
+    async for rows in _windows(library, _ORPHANS, retention.orphan_days):
+        for row in rows:
+            may_go = row.released or (row.due and not swept.orphans_kept)
+            if may_go and await library.contents.remove_orphan(row.sha256):
+                swept.orphans += 1
+    (left,) = await library.database.call(_COUNT_ORPHANS, ())
+    await library.database.call(_REPORT, (listed, left.objects, left.bytes, swept.orphans_kept, left.since))
 
 
-async def _note_orphans(library: Library) -> tuple[int, set[str]]:
-    """How many objects there are, and which of them have no row now."""
-
+async def _note_orphans(library: Library, epoch: int) -> int:
+    """How many objects there are. Those that have no row are written down as seen in this sweep."""
     listed = 0
-    rowless: set[str] = set()
     for prefix in (content_key(library.tenant_id, ""), thumbnail_key(library.tenant_id, "")):
         async for batch in _batches(library, prefix):
             listed += len(batch)
-            (row,) = await library.database.call(_ROWLESS, (list(batch),))
-            without = set(row.names or ())
-            if without:
-                await library.database.call(_NOTE_ORPHANS, (list(without), [batch[name] for name in without]))
-            rowless |= without
-    return listed, rowless
+            await library.database.call(_NOTE_ORPHANS, (epoch, list(batch), list(batch.values())))
+    return listed
 
 
 async def _batches(library: Library, prefix: str) -> AsyncIterator[dict[str, int]]:

@@ -306,6 +306,8 @@ class Orphan(SQLModel, table=True):
     sha256: str = Field(primary_key=True, sa_type=Text)
     size: int = Field(sa_type=BigInteger)
     first_seen: datetime = Field(sa_column=_time(default_now=True))
+    seen_in: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    """The last sweep that met it, by its epoch."""
 
 
 class Suspicion(SQLModel, table=True):

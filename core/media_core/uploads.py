@@ -182,6 +182,8 @@ class Upload:
         self._known_by_digest = False
         self._reservation = uploads.contents.reservation(over_quota=uploads.canary)
         self._held = contextlib.ExitStack()
+        self._left: str | None = None
+        """The hash under which an object was put that no row will name."""
         self.size = 0
         self.replayed = False
         """Whether `commit` gave the answer of an earlier request with the same Idempotency-Key."""
@@ -194,10 +196,10 @@ class Upload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._buffer = _Buffer(0)
-        self._held.close()
-        if self._staged is not None or self._reservation.is_open:
-            # Shielded: a client that goes away cancels the request, and the clean-up must still run to its end.
-            await asyncio.shield(asyncio.ensure_future(self._leave()))
+        with self._held:
+            if self._staged is not None or self._reservation.is_open or self._left is not None:
+                # Shielded: the server's end cancels the request, and the clean-up must still run to its own.
+                await asyncio.shield(asyncio.ensure_future(self._leave()))
 
     async def _leave(self) -> None:
         try:
@@ -205,10 +207,16 @@ class Upload:
                 await self._staged.discard()
         except Unavailable as error:
             _log.warning("staging_left_to_the_sweep", detail=error.detail)
+        finally:
+            try:
+                await self._reservation.release()
+            except Unavailable as error:
+                _log.warning("reservation_left_to_expire", detail=error.detail)
         try:
-            await self._reservation.release()
+            if self._left is not None:
+                await self._uploads.contents.remove_orphan(self._left)  # a no-op where somebody else has stored it
         except Unavailable as error:
-            _log.warning("reservation_left_to_expire", detail=error.detail)
+            _log.warning("object_left_to_the_sweep", detail=error.detail)
 
     def _memory(self) -> int:
         """Bytes that this upload takes at most, its connection's buffers included."""
@@ -292,6 +300,7 @@ class Upload:
             try:
                 begun = await self._reservation.begin(sha256, self.size, item)
                 if begun.answer is not None:
+                    self._left = None
                     self.replayed = begun.state == "replayed"
                     return Uploaded(**begun.answer)
                 if begun.state == "removing":
@@ -305,6 +314,7 @@ class Upload:
                     elif examined.thumbnail is not None:
                         await self._reservation.grow_to(self.size + len(examined.thumbnail), sha256)
                     await self._put(sha256, examined)
+                self._left = sha256
                 canary = self._uploads.canary
                 committed = await self._uploads.contents.commit(
                     self._reservation,
@@ -317,6 +327,10 @@ class Upload:
                 )
             except Again:
                 continue
+            except Unavailable:
+                self._left = None  # it may have been committed, and the answer lost
+                raise
+            self._left = None
             self.replayed = committed.replayed
             return Uploaded(**committed.answer)
         raise Unavailable("object store", "the same content is being removed; send it again in a moment")

@@ -3,6 +3,7 @@
 No pod runs here. A test that needs one says of its Deployment what a kubelet would (`act_as_kubelet`).
 """
 
+import asyncio
 import base64
 import json
 import time
@@ -14,9 +15,11 @@ import pytest
 from media_core.ownership import Mark
 from media_core.plan import ACCEPT_DATA
 from media_operator import kinds
+from media_operator.databases import known_revisions
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.machine import slowness
 from tests.cluster.operator_process import Bench, Team, bench, condition_of, until
+from tests.integration.revisions import migrate_to
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
 
@@ -321,6 +324,55 @@ async def test_what_sweeps_and_rescans_found_is_said_and_decided_by_a_word(share
     assert decided
     rows = "SELECT trusted_at IS NOT NULL, orphans_released_at >= swept_at FROM suspicion, swept"
     assert await shared.backends.rows(id_, rows) == [(True, True)]
+
+
+# --- another version -------------------------------------------------------------------------------------------------
+
+EMPTY = """
+DO $$ DECLARE what text; BEGIN
+    FOR what IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = current_schema::regnamespace
+    LOOP EXECUTE 'DROP FUNCTION ' || what || ' CASCADE'; END LOOP;
+    FOR what IN SELECT relname FROM pg_class WHERE relnamespace = current_schema::regnamespace AND relkind = 'r'
+    LOOP EXECUTE 'DROP TABLE ' || what || ' CASCADE'; END LOOP;
+END $$
+"""
+
+
+async def test_what_the_version_before_runs_ends_before_the_schema_is_migrated(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    await team.apply("acme", annotations={kinds.PAUSED: "disabled"}, tenantId=id_)
+    await team.condition("acme", "Ready", reason="Paused")
+    await shared.backends.rows(id_, EMPTY)
+    url, schema, bucket = shared.backends.postgres.admin_url, f"tenant_{id_}", f"media-{id_}"
+    await asyncio.to_thread(migrate_to, known_revisions()[-2], url, schema, schema)
+    shared.backends.buckets._s3.delete_object(Bucket=bucket, Key=f"tenant/{id_}/.birth")
+    sweep = await team.get(kinds.CRON_JOB, f"mt-{id_}-sweep")
+    assert sweep
+    owner = {key: sweep[key] for key in ("apiVersion", "kind")}
+    owner |= {key: sweep["metadata"][key] for key in ("name", "uid")} | {"controller": True}
+    metadata = {"name": f"mt-{id_}-sweep-1", "ownerReferences": [owner]}
+    body = sweep["spec"]["jobTemplate"] | {"metadata": sweep["spec"]["jobTemplate"]["metadata"] | metadata}
+    await shared.api.create(team.path(kinds.JOB), body)
+    selector = f"{kinds.TENANT_LABEL}={id_},app.kubernetes.io/component=worker"
+
+    async def pods() -> int:
+        return len((await shared.api.get(team.path(kinds.POD), labelSelector=selector))["items"])
+
+    async def works() -> bool:
+        return bool(await pods())
+
+    await until(works, 30, shared.last_words)
+
+    await team.apply("acme", tenantId=id_)
+    waiting = await team.condition("acme", "DatabaseReady", status="False", reason="SchemaOutdated")
+    assert waiting["message"] == f"before the schema is migrated, workers of the version before end: {metadata['name']}"
+    await team.condition("acme", "DatabaseReady", status="True", reason="SchemaCurrent", seconds=60)
+    assert await team.list(kinds.JOB) == []
+    assert await pods() == 0
+    for name in (f"mt-{id_}-sweep", f"mt-{id_}-rescan"):
+        again = await team.seen(kinds.CRON_JOB, name, lambda new: not new["spec"]["suspend"])
+        assert again["metadata"]["generation"] == sweep["metadata"]["generation"] + 2  # it was suspended
 
 
 # --- work ------------------------------------------------------------------------------------------------------------

@@ -11,20 +11,23 @@ import secrets
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
-from media_core import sweep
+from media_core import births, sweep
 from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding import DecodingPool
+from media_core.keys import content_key
 from media_core.library import Library
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
+from media_core.store.base import ObjectInfo
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploads
 from media_workers import rescan
@@ -32,6 +35,7 @@ from tests.integration.acting import upload
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase, person
 
 MANY = 1_000_000
+ORPHANS = 20_000
 MOST_MILLISECONDS = 20.0
 RUNS = 7
 SWEEPS = 3
@@ -78,7 +82,10 @@ SELECT 'med-gone-' || n, 'alice', now() - n * interval '2.6 seconds' FROM genera
 INSERT INTO reservation (reservation_id, sha256, bytes, expires_at)
 SELECT 'reservation-' || n, {_HASH}, 1000, now() + (n - 500) * interval '1 minute'
 FROM generate_series(1, 10000) AS n;
-INSERT INTO orphan (sha256, size) SELECT 'f' || lpad(to_hex(n), 63, '0'), 1000 FROM generate_series(1, 20000) AS n;
+INSERT INTO orphan (sha256, size, first_seen)
+SELECT 'f' || lpad(to_hex(n), 63, '0'), 1000, now() - n * interval '1 minute' FROM generate_series(1, {ORPHANS}) AS n;
+INSERT INTO swept (id, listed, orphans, orphan_bytes, orphans_kept, orphans_released_at)
+VALUES (1, {ORPHANS}, {ORPHANS}, {ORPHANS} * 1000, true, now() - ({ORPHANS} - 50) * interval '1 minute');
 UPDATE usage SET max_bytes = 1000000000000000, reserved_bytes = (SELECT sum(bytes) FROM reservation);
 {sweep._COUNT_ANEW};
 UPDATE birth SET epoch = 100"""  # noqa: S608 (constants)
@@ -156,13 +163,31 @@ async def test_nothing_takes_long(
         measured.doing = "rescan"
         await _rescans(database, run)
     measured.doing = "sweep"
+    assert await births.meet(database, folder_store, tenant_id) == "same"
+    monkeypatch.setattr(folder_store, "list", _orphans_of(tenant_id))
+    removed = 0
     for _ in range(SWEEPS):
-        assert not (await sweep.sweep(library)).mismatch
+        swept = await sweep.sweep(library)
+        assert (swept.mismatch, swept.orphans_seen, swept.orphans_kept) == ("", ORPHANS, True)
+        removed += swept.orphans
+    assert removed >= WINDOWS
     await database.aclose()
     milliseconds = measured.milliseconds()
     print(*(f"{took:6.2f} ms  {words[:150]}" for words, took in milliseconds.items()), sep="\n")
     assert len(milliseconds) > 50
     assert {words: took for words, took in milliseconds.items() if took > MOST_MILLISECONDS} == {}
+
+
+def _orphans_of(tenant_id: str) -> Callable[[str], AsyncIterator[ObjectInfo]]:
+    """`list` of a bucket in which all that was noted as an orphan is still there."""
+    contents = content_key(tenant_id, "")
+
+    async def listed(prefix: str) -> AsyncIterator[ObjectInfo]:
+        if prefix == contents:
+            for n in range(1, ORPHANS + 1):
+                yield ObjectInfo(f"{prefix}f{n:063x}", 1000, datetime.now(UTC))
+
+    return listed
 
 
 def _item(n: int) -> str:

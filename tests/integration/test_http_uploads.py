@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import secrets
@@ -47,6 +48,63 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     return int(head[0].split()[1]), headers, body
+
+
+# -- upgrades and pipelines --------------------------------------------------------------------------------------------
+
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+"""As `curl --http2` and Java's client send it where they are told nothing else."""
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one write", "after the head"])
+async def test_an_upload_that_offers_an_upgrade_is_an_upload(api: Api, at_once: bool) -> None:
+    body = form(secrets.token_bytes(500))
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(head_of(api, len(body), *UPGRADE))
+    if not at_once:
+        await writer.drain()
+        await asyncio.sleep(0.1)
+    writer.write(body)
+    assert (await read_answer(reader))[0] == 201
+    writer.write(head_of(api, len(body)) + body)  # and the connection goes on
+    assert (await read_answer(reader))[0] == 201
+    writer.close()
+
+
+async def test_an_upload_in_chunks_that_offers_an_upgrade_is_an_upload(api: Api) -> None:
+    body = form(secrets.token_bytes(500))
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(head_of(api, None, *UPGRADE) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    assert (await read_answer(reader))[0] == 201
+    writer.close()
+
+
+async def test_the_body_of_a_request_is_never_run_as_one(api: Api) -> None:
+    hidden = f"GET /v1/usage HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token()}\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(head_of(api, len(hidden), *UPGRADE, "Connection: close") + hidden)
+    assert (await read_answer(reader))[0] == 422
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_requests_of_one_connection_are_answered_in_turn(api: Api) -> None:
+    body = form(b"x" * 400)
+    reader, writer = await asyncio.open_connection(*api.address)
+    get = f"GET /v1/usage HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token()}\r\n\r\n".encode()
+    writer.write(get * 10 + head_of(api, len(body)) + body + get)
+    assert [(await read_answer(reader))[0] for _ in range(12)] == [200] * 10 + [201, 200]
+    writer.close()
+
+
+async def test_who_sends_requests_without_end_and_waits_for_no_answer_is_cut_off(api: Api) -> None:
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+    writer.close()
 
 
 # -- what is answered ------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 import hashlib
 import secrets
+import tracemalloc
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
@@ -14,8 +16,9 @@ from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.quota import Usage
 from media_core.settings import RetentionSettings
+from media_core.store.base import ObjectInfo
 from media_core.store.folder import FolderStore
-from media_core.sweep import Swept, sweep
+from media_core.sweep import BATCH, Swept, sweep
 from media_core.uploads import Uploads
 from media_operator.embedded.postgres import EmbeddedPostgres
 from tests.integration.acting import days_pass, judge, minutes_pass, upload, usage
@@ -126,6 +129,95 @@ async def test_orphans_that_are_more_than_a_share_stay_and_the_sweep_says_so(
     assert (swept.orphans_seen, swept.orphans, swept.orphans_kept) == (1, 1, False)
     async with database.transaction() as tx:
         assert await tx.scalar(text("SELECT orphans_kept FROM swept")) is False
+
+
+class ListedOnly:
+    """`list` of a bucket that holds so many contents, and nothing else."""
+
+    def __init__(self, tenant_id: str, many: int) -> None:
+        self.many = many
+        self._contents = content_key(tenant_id, "")
+        self._modified = datetime.now(UTC)
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        if prefix == self._contents:
+            for number in range(self.many):
+                yield ObjectInfo(f"{prefix}{number:064x}", 10, self._modified)
+
+
+@pytest.mark.usefixtures("known")
+async def test_the_memory_of_a_sweep_does_not_grow_with_the_orphans_and_what_vanished_is_forgotten(
+    library: Library, database: Database, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = 50_000
+    bucket = ListedOnly(library.tenant_id, many)
+    monkeypatch.setattr(folder_store, "list", bucket.list)
+    tracemalloc.start()
+    try:
+        swept = await sweep(library)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (swept.orphans_seen, swept.orphans, swept.orphans_kept) == (many, 0, True)
+    assert peak < 1024 * 1024  # 20 bytes an orphan
+    (said,) = await database.call("SELECT listed, orphans, orphan_bytes, orphans_kept FROM swept", ())
+    assert said == (many, many, many * 10, True)
+
+    (before,) = await database.call("SELECT max(first_seen) AS first_seen FROM orphan", ())
+    bucket.many = 3
+    assert (await sweep(library)).orphans_seen == 3
+    assert await noted(database) == {f"{number:064x}" for number in range(3)}
+    (after,) = await database.call("SELECT max(first_seen) AS first_seen FROM orphan", ())
+    assert after.first_seen <= before.first_seen
+
+
+@pytest.mark.usefixtures("known")
+async def test_what_a_person_released_goes_beside_what_is_kept_and_the_report_says_what_is_left(
+    uploads: Uploads, library: Library, database: Database, folder_store: FolderStore
+) -> None:
+    await put_without_a_row(folder_store, uploads.tenant_id, b"released")
+    await sweep(library, STRICT)
+    await database.call("UPDATE swept SET orphans_released_at = now()", ())
+    kept = await put_without_a_row(folder_store, uploads.tenant_id, b"seen later")
+    swept = await sweep(library, STRICT)
+    assert (swept.orphans_seen, swept.orphans, swept.orphans_kept) == (2, 1, True)
+    assert await contents_of(folder_store) == await noted(database) == {kept}
+    (said,) = await database.call(
+        "SELECT listed, orphans, orphan_bytes, orphans_kept,"
+        " orphans_since = (SELECT first_seen FROM orphan) AS since FROM swept",
+        (),
+    )
+    assert said == (2, 1, len(b"seen later"), True, True)
+
+
+@pytest.mark.usefixtures("known")
+async def test_a_sweep_that_ended_before_it_had_listed_all_forgets_nothing(
+    uploads: Uploads,
+    library: Library,
+    database: Database,
+    folder_store: FolderStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orphan = await put_without_a_row(folder_store, uploads.tenant_id, b"seen before")
+    await sweep(library)
+
+    others = ListedOnly(uploads.tenant_id, BATCH)
+
+    async def dies(prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        async for entry in others.list(prefix):
+            yield entry
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_store, "list", dies)
+        with pytest.raises(Died):
+            await sweep(library)
+    assert len(await noted(database) - {orphan}) == BATCH
+    assert orphan in await noted(database)
+    await days_pass(database)
+    swept = await sweep(library)
+    assert (swept.orphans_seen, swept.orphans) == (1, 1)
+    assert await noted(database) == set()
 
 
 @pytest.mark.usefixtures("known")

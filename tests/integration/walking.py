@@ -33,6 +33,8 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LIVE, PAST = NOW + timedelta(minutes=2), NOW - timedelta(minutes=1)
 OTHER = NOW - timedelta(days=99)
 TOKEN, STALE = "held-token", "lost-token"
+EPOCH = 99
+"""Of every sweep: one that begins has seen nothing yet (`seen_in` is 0), which is all that another number would say."""
 LOST = Unavailable("test", "the answer was lost")
 
 _DIALECT = PGDialect_psycopg()
@@ -69,6 +71,8 @@ class Image(NamedTuple):
     """The job that makes its thumbnail."""
     orphan: str | None = None
     """`new`, or `old`: its days are over."""
+    seen: bool = False
+    """The sweep under way has met the orphan."""
     usage: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
     """stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes."""
 
@@ -159,7 +163,9 @@ def _json_of(image: Image, sha256: str) -> str:
                 }
             )
     if image.orphan is not None:
-        rows["orphan"].append({"sha256": sha256, "size": 1, "first_seen": before if image.orphan == "old" else NOW})
+        first_seen = before if image.orphan == "old" else NOW
+        seen_in = EPOCH if image.seen else 0
+        rows["orphan"].append({"sha256": sha256, "size": 1, "first_seen": first_seen, "seen_in": seen_in})
     usage = ("stored_bytes", "reserved_bytes", "objects", "object_bytes", "items", "item_bytes")
     return json.dumps({**rows, "usage": dict(zip(usage, image.usage, strict=True))}, default=str)
 
@@ -189,8 +195,9 @@ def _image_of(found: dict[str, Any]) -> Image:
         )
     jobs = {row["kind"]: Job(row["status"], row["priority"], lease(row["lease_until"])) for row in found["job"] or ()}
     before = NOW - timedelta(days=7)
-    orphan = None
+    orphan, seen = None, False
     for row in found["orphan"] or ():
+        seen = row["seen_in"] == EPOCH
         # What a statement noted just now bears the true time, which lies before this schema's.
         at = when(row["first_seen"])
         assert at is not None
@@ -207,6 +214,7 @@ def _image_of(found: dict[str, Any]) -> Image:
         jobs.get("scan"),
         jobs.get("thumbnail"),
         orphan,
+        seen,
         tuple(found["usage"]),
     )
 

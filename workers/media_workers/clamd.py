@@ -38,6 +38,8 @@ CONFIRM_SECONDS: Final = 0.25
 """How long the first of them waits for others."""
 QUICK_SECONDS: Final = 0.05
 """Where a scan takes longer, no other one is begun before the test virus has come."""
+LONGEST_NAME: Final = 1000
+"""Characters of a signature's name that are kept."""
 CONFIRMED_SECONDS: Final = 2.0
 """Who waits longer for the test virus, since something slow is on its connection, is scanned again by itself."""
 
@@ -67,7 +69,7 @@ def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infec
     if reply == "stream: OK":
         return Verdict("clean", None, engine)
     if found := _FOUND.fullmatch(reply):
-        name = found[1]
+        name = found[1][:LONGEST_NAME]
         if name.startswith(_SKIPPED):
             return Verdict("unscannable", name, engine)
         return Verdict(heuristics if name.startswith(_GUESSED) else "infected", name, engine)

@@ -2,7 +2,8 @@
 
 Only jobs are queued here; scan workers do the rest, after everything else that waits. Until its new verdict a file
 keeps the old one, so what is clean stays readable. First comes what earlier signatures found in content that was open
-before, while its objects are still there: newer ones may let it go. Where one signature is suspicious (it found more
+before, while its objects are still there: newer ones may let it go. What a suspicious signature found is looked at each
+time, since one that was taken away on our side changes no version. Where one signature is suspicious (it found more
 than a few of what was clean) nothing else is queued, until a person has decided or newer signatures have.
 """
 
@@ -45,7 +46,9 @@ ORDER BY scanned_at, sha256 LIMIT %s
 _FOUND: Final = """
 SELECT sha256 FROM blob
 WHERE scan_status = 'infected' AND doomed_at IS NOT NULL AND removing_until IS NULL AND remove_after > doomed_at
-  AND scan_engine IS DISTINCT FROM %s AND sha256 > %s
+  AND (scan_engine IS DISTINCT FROM %s
+       OR EXISTS (SELECT FROM suspicion WHERE signature = scan_detail AND trusted_at IS NULL))
+  AND sha256 > %s
 ORDER BY sha256 LIMIT %s
 """
 _QUEUE: Final = """

@@ -81,7 +81,8 @@ class ClamdSettings(EnvironmentSettings):
 
     at_once: int = Field(default=4, ge=1, le=32)
     """Scans that one worker has with clamd at the same time, each over a connection of its own that is kept. One of
-    them is left to small files (256 KiB), whatever else there is. More than clamd's MaxThreads gain nothing."""
+    them, where there are two or more, is left to small files (256 KiB), whatever else there is. More than clamd's
+    MaxThreads gain nothing."""
 
     heuristics: Literal["unscannable", "infected"] = "unscannable"
     """What a finding of clamd's own heuristics means (`Heuristics.Phishing.*`, `Heuristics.Broken.*` ...). They guess:

@@ -102,9 +102,11 @@ async def transcribe(
     once, request_id = idempotency_key is not None, request_id_of(request)
     try:
         job = await services.jobs.transcribe(caller, media_id, wanted, once=once, request_id=request_id)
-    except (Refused, Unavailable):
-        if uploaded is not None and not upload.replayed:
-            # What came only to be transcribed is not kept when it can't be; the same request again is a new one.
+    except (Refused, Unavailable) as error:
+        # What came only to be transcribed is not kept when it can't be; the same request again is a new one. After an
+        # outage it is kept for whoever sends the same key: that request may be under way already.
+        is_awaited = isinstance(error, Unavailable) and idempotency_key is not None
+        if uploaded is not None and not upload.replayed and not is_awaited:
             with contextlib.suppress(Unavailable):
                 await services.library.delete(caller, media_id, forget_key=idempotency_key)
         raise

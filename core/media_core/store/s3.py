@@ -319,6 +319,8 @@ class S3StagedObject:
         self._gathered_bytes = 0
         self._blocks: asyncio.Queue[bytes | _Discarded | None] = asyncio.Queue(1)
         self._sending: asyncio.Task[None] | None = None
+        self._ended = False
+        """No block comes any more."""
         self._finished = False
 
     async def write(self, chunk: bytes | memoryview) -> None:
@@ -339,7 +341,8 @@ class S3StagedObject:
             await self._hand_over()
         if self._sending:
             await self._put(self._sending, None)
-            await self._sending
+            self._ended = True
+            await asyncio.shield(self._sending)  # who goes away leaves it to `discard`
         elif self._final:  # else the marker is the object: an empty one
             await self._store._put(self._key, b"")
         self._finished = True
@@ -364,12 +367,14 @@ class S3StagedObject:
 
     async def discard(self) -> None:
         if self._sending and not self._sending.done():
-            while not self._blocks.empty():
-                self._blocks.get_nowait()
-            self._blocks.put_nowait(_Discarded())
+            if self._ended:
+                self._sending.cancel()  # S3 joins the parts, which may take minutes
+            else:
+                while not self._blocks.empty():
+                    self._blocks.get_nowait()
+                self._blocks.put_nowait(_Discarded())
         if self._sending:
-            await asyncio.wait({self._sending})
-            self._sending.exception()  # how it ended no longer matters
+            await asyncio.gather(self._sending, return_exceptions=True)  # how it ended no longer matters
         if self._final:
             # It is visible and may be somebody's by now, or obstore aborted it. A part that S3 took after that is left
             # to the sweep: another upload to this key can't be told from ours.

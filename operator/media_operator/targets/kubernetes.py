@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import structlog
+
 from media_core import plan, tokens
 from media_core.errors import Unavailable
 from media_core.ownership import Mark
@@ -32,7 +34,7 @@ from media_operator.kube import Forbidden, Kube, KubeError
 from media_operator.reconcile import StepFailed, StepUnfinished
 from media_operator.settings import OperatorSettings, PlatformSettings
 from media_operator.store_keys import SharedKey, StoreKeys
-from media_operator.worker_jobs import WorkerJobs
+from media_operator.worker_jobs import WorkerJobs, is_finished
 
 LIVE_SIGNING_KEYS = 2
 """The newest signs; the one before it is believed, so that tokens that are out outlive one rotation."""
@@ -40,6 +42,11 @@ LIVE_SIGNING_KEYS = 2
 
 LATE_SECONDS = 120.0
 """A worker's pod that takes longer to come up is worth a word: a node that is added for it takes a minute or two."""
+
+LOST_SECONDS = 60.0
+"""A worker's pod that is there for so long after it was to be killed is lost with its node: nobody waits for it."""
+
+_log = structlog.stdlib.get_logger("media.target")
 
 
 @dataclass(frozen=True)
@@ -354,6 +361,8 @@ class KubernetesTarget:
             case plan.CreateDatabase(schema, owner, adopt):
                 await self._create_database(tenant, schema, owner, adopt)
             case plan.MigrateDatabase(schema):
+                if await there.database_breaker.call(lambda: there.databases.is_outdated(schema)):
+                    await self._end_workers(tenant)
                 await there.databases.migrate(schema)  # takes too long for a breaker's one try
             case plan.WriteBirth(schema, bucket, tenant_id, renew):
                 birth = await there.database_breaker.call(lambda: there.databases.birth(schema, renew=renew))
@@ -473,6 +482,33 @@ class KubernetesTarget:
         if body is not None:
             self._cache.see(kind, "DELETED", body)
 
+    async def _end_workers(self, tenant: MediaTenant) -> None:
+        """Of the version before, whose rules are others. Returns once none is left and no CronJob starts one; until
+        then it raises StepUnfinished. `RunApi` sets the CronJobs right again.
+
+        A worker that is told to end hands its work back. A Job that a CronJob made is owned by that and not by the
+        tenant, so they are found by their labels.
+        """
+        namespace, pausing = tenant.metadata.namespace, False
+        for (kind, name), body in list(self._cache.children(key_of(tenant)).items()):
+            if kind == kinds.CRON_JOB and not body["spec"].get("suspend"):
+                paused = await self._kube.merge_patch(kind, namespace, name, {"spec": {"suspend": True}})
+                self._cache.applied(kind, paused)
+                pausing = True  # one may be starting right now, and is seen in the next pass
+        selector = f"{kinds.OURS},{kinds.TENANT_LABEL}={tenant.tenant_id}"
+        listed, _ = await self._kube.list(kinds.JOB, namespace, selector=selector)
+        ending = []
+        for job in listed:
+            metadata = job["metadata"]
+            if not is_finished(job) and "deletionTimestamp" not in metadata:
+                await self._kube.delete(kinds.JOB, namespace, metadata["name"], uid=metadata["uid"])
+                _log.info("job_ended", tenant=tenant.tenant_id, job=metadata["name"], reason="the schema is migrated")
+                ending.append(metadata["name"])
+        ending = ending or [pod["metadata"]["name"] for pod in await self._pods(tenant) if _is_working(pod)]
+        if pausing or ending:
+            named = f": {', '.join(sorted(ending)[:3])}" if ending else ""
+            raise StepUnfinished(f"before the schema is migrated, workers of the version before end{named}")
+
     async def _send_canary(self, tenant: MediaTenant) -> None:
         credentials = Held(self._cache, tenant).credentials
         await canary.send(
@@ -566,6 +602,17 @@ def _signing_keys(secret: Object | None) -> list[tokens.Jwk]:
         return []
     keys: list[tokens.Jwk] = json.loads(render.secret_values(secret)[render.SIGNING_KEYS])["keys"]
     return keys
+
+
+def _is_working(pod: Object) -> bool:
+    """Whether it is a worker's and may still do something."""
+    metadata = pod["metadata"]
+    if metadata["labels"].get("app.kubernetes.io/component") != "worker":
+        return False
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return False
+    killed = metadata.get("deletionTimestamp")  # when its time to end by itself is over
+    return killed is None or (datetime.now(UTC) - datetime.fromisoformat(killed)).total_seconds() < LOST_SECONDS
 
 
 def _pod_trouble(pod: Object) -> str | None:

@@ -10,6 +10,9 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
+    # All at once, in the order in which everybody locks them: who had one of them and waits for another would else meet
+    # this migration half-way.
+    op.execute("LOCK TABLE idempotency, blob, reservation, job, media, room_file, usage IN ACCESS EXCLUSIVE MODE")
     op.add_column("reservation", sa.Column("sha256", sa.Text()))
     op.create_index("reservation_sha256", "reservation", ["sha256"], postgresql_where=sa.text("sha256 IS NOT NULL"))
 
@@ -20,7 +23,7 @@ def upgrade() -> None:
     counters = ("objects", "object_bytes", "items", "item_bytes")
     for counter in counters:
         op.add_column("usage", sa.Column(counter, sa.BigInteger(), nullable=False, server_default="0"))
-    # Nobody writes in blob and reservation meanwhile: the columns above took their locks.
+    # Nobody writes in any of these meanwhile.
     op.execute(
         """
         WITH standing AS (
@@ -52,6 +55,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("first_seen", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("seen_in", sa.BigInteger(), nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("sha256"),
     )
     op.create_table(
