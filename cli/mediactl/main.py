@@ -29,7 +29,7 @@ from mediactl.transfer import Download, Source, open_source, send
 
 HOW_TO_SIGN_IN = (
     "`source .run/env` after `make run`, or mint one: "
-    "export TOKEN=$(mediactl token --signing-key .run/TENANT/signing-keys.json --sub NAME)"
+    "export TOKEN=$(mediactl token --signing-key .run/TENANT/signing-keys.json --sub NAME --room ROOM)"
 )
 HINTS = {
     "unauthorized": HOW_TO_SIGN_IN,

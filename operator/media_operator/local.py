@@ -155,6 +155,7 @@ class Run:
     clamd: EmbeddedClamd
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     conditions: list[Condition] = field(default_factory=list)
+    _is_explained: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _wake_dispatcher: Callable[[], None] = lambda: None
 
@@ -224,6 +225,8 @@ class Run:
                 await asyncio.wait_for(self._changed.wait(), RESYNC_SECONDS)
             self._changed.clear()
             await self._reconcile(target)
+            if not self._is_explained and not self._is_mismatched():
+                self._say_how_to_use_it()
 
     async def _follow_manifest(self) -> None:
         edits = watchfiles.awatch(
@@ -274,6 +277,22 @@ class Run:
         if not self.postgres.data.is_relative_to(self.place.folder):
             say(f"PostgreSQL's user cannot enter that folder, so its data is in {self.postgres.data}")
         say(table(self.conditions))
+        if self._is_mismatched():
+            data = self.postgres.data
+            old = _short(data.parent if data.is_relative_to(self.place.folder) else data)
+            say(
+                f"\nThe API is not served. If the database was moved away: stop this, `mv {old} {old}.new` (this start "
+                f"made it), put the old folder back as {old}, and start again. To give it up: put the annotation of "
+                f"DatabaseReady under `metadata:` in {_short(self.manifest)}. docs/runbook.md, Schema and bucket."
+            )
+        else:
+            self._say_how_to_use_it()
+
+    def _is_mismatched(self) -> bool:
+        return any(condition.reason == "DataMismatch" for condition in self.conditions)
+
+    def _say_how_to_use_it(self) -> None:
+        self._is_explained = True
         exports, oidc = {"BASE": self.place.base}, self.tenant.spec.auth.oidc
         if oidc is None and (keys := tokens.load_signing_keys(self.place.signing_keys(self.tenant))):
             exports["TOKEN"] = tokens.mint(

@@ -435,12 +435,15 @@ def test_who_gives_up_a_lost_database_goes_on_with_a_new_one_and_loses_no_object
     assert run.end() == 0
     shutil.rmtree(run.folder / "postgres")
 
-    run = make_run(run.home, MEDIA_RETENTION_ORPHANS_FEW="2").ready()
+    run = make_run(run.home, MEDIA_RETENTION_ORPHANS_FEW="2")
     run.said(r"^DatabaseReady +False +DataMismatch")
+    run.said(r"^The API is not served")
+    assert "curl" not in run.output
     here = run.annotate(ACCEPT_DATA, given_up)
     run.said(rf'^metadata.annotations: {ACCEPT_DATA}: null -> "{given_up}"$', after=here)
     run.said(r"^DatabaseReady is True \(SchemaCurrent\)", after=here)
     run.said(r"^ApiReady is True", after=here)
+    run.ready()  # and says now how it is used
     assert birth_of(run)["birth_id"] != given_up
     until(lambda: upload(run, b"life goes on").status_code == 201)
 
