@@ -25,6 +25,8 @@ MAX_FIELDS: Final = 16
 MAX_FIELD_BYTES: Final = 16 * 1024
 MAX_OVERHEAD_BYTES: Final = 256 * 1024
 """All of the request's body that is not the file."""
+SLOWEST_BYTES_A_SECOND: Final = 1024
+"""On average, over the time that a body was waited for. A request holds memory and room in the quota until its end."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_FILENAME_CHARACTERS: Final = 255
 MAX_TYPE_CHARACTERS: Final = 127
@@ -112,21 +114,29 @@ class Form:
         return True
 
     async def _chunks(self) -> AsyncGenerator[bytes]:
-        receive = self._request.receive
-        more = True
+        receive, clock = self._request.receive, asyncio.get_running_loop().time
+        more, received, waited = True, 0, 0.0
         while more:
+            # What came already earns time: so a client that is slow now and then goes on, one that drips does not.
+            left = self._idle_seconds + received / SLOWEST_BYTES_A_SECOND - waited
+            began = clock()
             try:
-                async with asyncio.timeout(self._idle_seconds):
+                async with asyncio.timeout(min(self._idle_seconds, left)):
                     message = await receive()
             except TimeoutError:
-                raise Refused(
-                    "request_timeout", f"No byte arrived for {self._idle_seconds:g} seconds; send the request again."
-                ) from None
+                raise Refused("request_timeout", self._too_slow(left)) from None
+            waited += clock() - began
+            received += len(message.get("body", b""))
             if message["type"] == "http.disconnect":
                 raise ClientGone
             more = message.get("more_body", False)
             if message.get("body"):
                 yield message.pop("body")
+
+    def _too_slow(self, left: float) -> str:
+        if left < self._idle_seconds:
+            return f"The body came at less than {SLOWEST_BYTES_A_SECOND} bytes a second; send the request again."
+        return f"No byte arrived for {self._idle_seconds:g} seconds; send the request again."
 
     def text(self, name: str) -> str | None:
         """The field's text; None where it was not sent or is empty."""

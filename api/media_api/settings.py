@@ -46,7 +46,8 @@ class ServerSettings(EnvironmentSettings):
     nothing behind. Give the process at least this long (in Kubernetes: terminationGracePeriodSeconds)."""
 
     body_idle_seconds: float = Field(default=60, gt=0)
-    """An upload from which no byte arrives for this long is ended with 408."""
+    """An upload from which no byte arrives for this long is ended with 408. On average
+    a body has to come at 1 KiB a second at least."""
 
 
 class AuthSettings(EnvironmentSettings):

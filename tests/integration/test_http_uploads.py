@@ -378,6 +378,32 @@ async def test_a_client_that_stops_sending_is_ended_and_leaves_nothing(
         assert await left(api) == Left(0, 0, 0, 0, 0, 0)
 
 
+async def test_a_client_that_drips_is_ended(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    async with serving(postgres, tmp_path, body_idle_seconds=0.3) as api:
+        reader, writer = await asyncio.open_connection(*api.address)
+        writer.write(head_of(api, 20 * MIB) + form(b"x" * 100)[:90])
+        answer = asyncio.create_task(read_answer(reader))
+        async with asyncio.timeout(20):
+            while not answer.done():
+                writer.write(b"x")
+                await asyncio.wait({answer}, timeout=0.05)
+        status, _, body = await answer
+        assert (status, json.loads(body)["code"]) == (408, "request_timeout")
+        writer.close()
+        assert await left(api) == Left(0, 0, 0, 0, 0, 0)
+
+
+async def test_a_small_body_that_does_not_come_is_not_waited_for(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    async with serving(postgres, tmp_path, body_idle_seconds=0.3) as api:
+        reader, writer = await asyncio.open_connection(*api.address)
+        head = f"POST /v1/rooms/garden/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token()}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        async with asyncio.timeout(20):
+            status, _, body = await read_answer(reader)
+        assert (status, json.loads(body)["code"]) == (408, "request_timeout")
+        writer.close()
+
+
 async def test_an_announced_upload_that_can_not_pass_is_refused_before_it_is_sent(api: Api) -> None:
     reader, writer = await asyncio.open_connection(*api.address)
     writer.write(head_of(api, 10**12))

@@ -32,7 +32,7 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 async def list_jobs(
     caller: JobOwner,
     services: Wired,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in the answer, 1 to 200.")] = 50,
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
 ) -> Page[Job]:
     """Your jobs, newest first, without their results."""

@@ -1,5 +1,6 @@
 """`/v1/rooms/{room}/files`: the files attached in a room."""
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -33,7 +34,7 @@ async def list_room_files(
     services: Wired,
     room_id: RoomId,
     category: Annotated[Category | None, Query(alias="type", description="Only files of this kind.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most files in the answer, 1 to 200.")] = 50,
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
 ) -> Page[RoomFile]:
     """The files attached in a room, newest first. Infected ones are never listed."""
@@ -63,11 +64,18 @@ def _before(cursor: str) -> tuple[datetime, str]:
     "/v1/rooms/{room_id}/files",
     status_code=201,
     openapi_extra=_ATTACHMENT,
-    responses=problems.described("not_found", "unsupported_media_type", "invalid_request"),
+    responses=problems.described("not_found", "unsupported_media_type", "invalid_request", "request_timeout"),
 )
 async def attach_room_file(caller: Writer, services: Wired, request: Request, room_id: RoomId) -> Data[RoomFile]:
     """Attach a file that you can see and that was uploaded before. One that is in the room already keeps its place."""
-    attachment = await _attachment(request)
+    seconds = services.settings.server.body_idle_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            attachment = await _attachment(request)
+    except TimeoutError:
+        raise Refused(
+            "request_timeout", f"The body did not come within {seconds:g} seconds; send the request again."
+        ) from None
     entry = await services.library.attach(caller, room_id, known_id(attachment.media_id))
     return Data(data=RoomFile.of_entry(entry, caller))
 
