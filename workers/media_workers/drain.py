@@ -189,8 +189,6 @@ class Drain:
             except Exception:
                 outcome = "crashed"
                 _log.exception("job_left_to_expire")
-            if outcome in ("postponed", "waiting"):
-                self.handled -= 1  # nothing was done
             if outcome == "postponed":
                 self._away = True
             else:
