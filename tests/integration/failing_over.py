@@ -98,7 +98,7 @@ def server_that_may_fail(like: EmbeddedPostgres | None = None) -> Iterator[Embed
     """A server of the test's own; `like`: its streaming standby."""
     folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
     folder.chmod(0o755)
-    server = EmbeddedPostgres(folder / "data", durable=False)
+    server = EmbeddedPostgres(folder / "data")  # durable: it is killed, and must keep what it has said
     with patch.dict(embedded.SETTINGS, REPLICATING):
         try:
             if like is not None:

@@ -382,6 +382,8 @@ class Front:
         self._relays = set[asyncio.Task[None]]()
         self._broken = asyncio.Event()
         self._switched = list[asyncio.Event]()
+        self.ended = asyncio.Event()
+        """Some client has closed its connection."""
         self._there: Relay = passing
         self._back: Relay = passing
 
@@ -424,6 +426,7 @@ class Front:
                 sink.write(data)
                 await sink.drain()
             sink.close()
+            self.ended.set()
 
         self._start(reader, from_clamd, noting, lambda: self._there)
         self._start(to_clamd, writer, passing, lambda: self._back)
@@ -668,18 +671,11 @@ async def test_who_waits_for_the_test_virus_behind_something_slow_is_scanned_aga
 
 async def test_an_idle_connection_is_given_back(clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     """clamd takes so many and no more, idle ones included; others may want it."""
-    ended, close = asyncio.Event(), Session.close
-
-    def closing(session: Session) -> None:
-        close(session)
-        ended.set()
-
-    monkeypatch.setattr(Session, "close", closing)
     monkeypatch.setattr(clamd_client, "IDLE_SECONDS", 0.05)
     async with Front(clamd) as front, asyncio.timeout(20):
         client = Clamd(settings_for(front.address, at_once=1))
         assert (await client.scan(TEXT, len(TEXT))).status == "clean"
-        await ended.wait()
+        await front.ended.wait()
         assert (await client.scan(MARKER, len(MARKER))).status == "infected"
         assert len(front.sent) == 2
 
