@@ -276,7 +276,7 @@ async def test_content_deleted_before_its_scan_is_no_failure(uploads: Uploads, w
     item = await upload(uploads, TEXT)
     await work.library.delete(ALICE, item.media_id)
     await drain(scanner, work)
-    assert (await last_job(work.database)).status == "completed"
+    assert (await last_job(work.database)).status == "cancelled"
     assert await blob(work.database, item.sha256) is None
 
 
