@@ -44,7 +44,13 @@ async def _at_rest(parts: Parts, effort: Effort) -> list[Amount]:
     what = f"api at rest, {processes}, {where}"
     after = f"{effort.rest_seconds} s after a health check, an upload of 10 KiB and a list"
     return [
-        Amount(f"{what}: each page once", seen.alone / MB, "MB", f"{after}; what a pod's cgroup is charged", AT_REST),
+        Amount(
+            f"{what}: each page once",
+            seen.alone / MB,
+            "MB",
+            f"{after}; the most that a pod is charged: what others opened first is theirs",
+            AT_REST,
+        ),
         Amount(f"{what}: RSS", seen.rss / MB, "MB", "a page that several processes share counts in each", AT_REST),
         Amount(f"{what}: PSS", seen.pss / MB, "MB", "too low: the bench has a share of the libraries", None),
     ]
