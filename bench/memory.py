@@ -21,6 +21,7 @@ CROWD_SIZE = BUFFER_BYTES + 4096
 """Too little over it to be known by the request's Content-Length, which covers the form as well."""
 AS_IN_THE_IMAGE = Path(__file__).parent / "image"
 """Hides what this environment has and the api's image has not."""
+CHARGED = "the most that a pod is charged: what others opened first is theirs"
 AT_REST = Goal(must=120, aim=80)
 """MB, of 1,000,000 bytes, as the issue counts them."""
 MB = 1_000_000
@@ -48,7 +49,7 @@ async def _at_rest(parts: Parts, effort: Effort) -> list[Amount]:
             f"{what}: each page once",
             seen.alone / MB,
             "MB",
-            f"{after}; the most that a pod is charged: what others opened first is theirs",
+            f"{after}; {CHARGED}",
             AT_REST,
         ),
         Amount(f"{what}: RSS", seen.rss / MB, "MB", "a page that several processes share counts in each", AT_REST),
