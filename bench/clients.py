@@ -31,6 +31,7 @@ class Content:
     def __init__(self, size: int) -> None:
         self.size = size
         self._first = secrets.token_bytes(32) + self._BLOCK[32:]
+        self._sha256: bytes | None = None
 
     def __iter__(self) -> Iterator[memoryview]:
         yield memoryview(self._first)[: self.size]
@@ -39,10 +40,13 @@ class Content:
             yield block[:left]
 
     def sha256(self) -> bytes:
-        digest = hashlib.sha256()
-        for piece in self:
-            digest.update(piece)
-        return digest.digest()
+        """Computed once."""
+        if self._sha256 is None:
+            digest = hashlib.sha256()
+            for piece in self:
+                digest.update(piece)
+            self._sha256 = digest.digest()
+        return self._sha256
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,17 @@ def uploads(
     used: Resources,
     beside: Resources | None = None,
 ) -> Contender:
-    """One upload a turn, which is removed after it; `send` returns the name to remove it by."""
+    """One upload a turn, which is removed after it; `send` returns its name. `content` is not measured."""
     sent = _Sent(remove)
+    ready: list[Content] = []
 
     def work() -> float:
-        new = content()
+        new = ready.pop()
         with connect() as client:
             sent.note(send(client, new))
         return new.size
 
-    return Contender(work, used, sent.tidy, beside=beside)
+    return Contender(work, used, sent.tidy, lambda: ready.append(content()), beside)
 
 
 def downloads(connect: Callable[[], Client], path: str, used: Resources, beside: Resources | None = None) -> Contender:

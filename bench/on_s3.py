@@ -19,7 +19,7 @@ from tests.tools import build
 
 from bench.clients import Client, Content, name_in
 from bench.large import downloads, our_uploads, uploads
-from bench.measure import BYTES, Contender, Effort, Goal, Row, compare
+from bench.measure import BYTES, Effort, Goal, Row, compare
 from bench.parts import POLICY, Parts, Tenant
 from bench.resources import MIB, Resources
 from media_core.store import S3Settings
@@ -108,43 +108,26 @@ async def s3(parts: Parts, effort: Effort) -> list[Row]:
             return [*await _uploads(effort, tenant, server), await _downloads(effort, tenant, server)]
 
 
-class _Announced:
-    """Uploads of new contents whose digest the client knows before it sends them, as who has the file on disk can."""
-
-    def __init__(self, tenant: Tenant, server: Bucket) -> None:
-        self._tenant = tenant
-        self._next: tuple[Content, bytes] | None = None
-        self._sent: list[str] = []
-        self.contender = Contender(self._work, tenant.used, self._tidy, self._prepare, server.used)
-
-    def _prepare(self) -> None:
-        content = Content(SIZE)
-        self._next = content, content.sha256()
-
-    def _work(self) -> float:
-        assert self._next
-        content, sha256 = self._next
-        with self._tenant.client() as client:
-            self._sent.append(name_in(client.upload(content, SIZE, sha256=sha256)))
-        return SIZE
-
-    def _tidy(self) -> None:
-        self._tenant.delete(self._sent)
-        self._sent = []
-
-
 async def _uploads(effort: Effort, tenant: Tenant, server: Bucket) -> list[Row]:
     """Where the digest comes first, the parts go to the object's key; else S3 has to copy them there after."""
 
     def new() -> Content:
         return Content(SIZE)
 
+    def hashed() -> Content:
+        content = Content(SIZE)
+        content.sha256()  # who has the file on disk can know it before
+        return content
+
+    def announce(client: Client, content: Content) -> str:
+        return name_in(client.upload(content, content.size, sha256=content.sha256()))
+
     bare, announced, unknown = "bare", f"upload, {SIZE // MIB} MiB, on {SERVER}, digest announced", "unknown"
     seen = await compare(
         effort.turns,
         {
             unknown: our_uploads(tenant, new, beside=server.used),
-            announced: _Announced(tenant, server).contender,
+            announced: uploads(tenant.client, announce, tenant.delete, hashed, tenant.used, server.used),
             bare: uploads(server.client, server.put, server.remove, new, server.used),
         },
     )

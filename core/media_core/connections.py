@@ -31,7 +31,8 @@ TRUSTED_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 3.0
 """How long it may take to say so."""
 DOUBTED_SECONDS: Final = 5.0
-"""Whoever has one for longer may be waiting for a server that is stopped, whose machine still takes every byte."""
+"""A connection that is lent for longer starts a check of the server. A stopped server's machine still takes bytes, so
+the connection itself tells nothing."""
 YOUNG_SECONDS: Final = 1.0
 """`retire` keeps what is younger: a server that stays read-only is not connected to anew for every statement."""
 
@@ -75,7 +76,7 @@ class Connection(psycopg.AsyncConnection[Any]):
             deadline.cancel()
 
     def cut(self) -> None:
-        """Whoever waits for an answer gets an error now."""
+        """Ends the connection's socket. A statement that waits on it fails now."""
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as connected:
             connected.shutdown(socket.SHUT_RDWR)
 

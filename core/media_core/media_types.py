@@ -112,7 +112,7 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
 
 
 def looks_like_text(head: bytes) -> bool:
-    """Whether `sniff` takes long: then it belongs in a thread of its own."""
+    """Whether `sniff` may take milliseconds. The caller then runs it in a thread."""
     return b"\0" not in head[:HEAD]
 
 

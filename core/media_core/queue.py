@@ -41,8 +41,8 @@ WAITING: Final = "waiting"
 POSTPONED_SECONDS = 30.0
 """The longest that a job waits between two looks at a dependency that is away."""
 SERVER_BACK = timedelta(seconds=20)
-"""So long after PostgreSQL has started, or can be reached again, whoever held a lease that ran out meanwhile may still
-renew it."""
+"""A lease that ran out during an outage is left to its holder for so long after PostgreSQL has started, or can be
+reached again."""
 REAP_SECONDS = 5.0
 """How often one worker looks for leases that ran out while there is other work."""
 

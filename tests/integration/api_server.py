@@ -202,14 +202,17 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 @contextmanager
-def mortal_postgres() -> Iterator[EmbeddedPostgres]:
-    """A server of a test's own, which may be killed: it keeps what it has said, however it ends."""
+def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None) -> Iterator[EmbeddedPostgres]:
+    """A server of a test's own, which may be killed. It is durable: it keeps what it has said. `prepare` comes before
+    its start.
+    """
     # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
     folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
     folder.chmod(0o755)
     server = EmbeddedPostgres(folder / "data")
-    server.start()
     try:
+        prepare(server)
+        server.start()
         yield server
     finally:
         server.stop()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from media_core.contents import Contents
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.library import Library
@@ -76,3 +77,8 @@ def library(tenant_database: TenantDatabase, database: Database, folder_store: F
     return Library(
         tenant_id=tenant_database.tenant_id, database=database, store=folder_store, policy=PolicyReader(database)
     )
+
+
+@pytest.fixture
+def contents(library: Library) -> Contents:
+    return library.contents

@@ -9,10 +9,8 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
 from unittest.mock import patch
 
 import psycopg
@@ -20,6 +18,7 @@ from sqlalchemy import make_url
 
 from media_operator.embedded import postgres as embedded
 from media_operator.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from tests.integration.api_server import mortal_postgres
 
 REPLICATING = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on", "listen_addresses": ""}
 
@@ -96,18 +95,13 @@ async def name() -> AsyncIterator[Name]:
 @contextmanager
 def server_that_may_fail(like: EmbeddedPostgres | None = None) -> Iterator[EmbeddedPostgres]:
     """A server of the test's own; `like`: its streaming standby."""
-    folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
-    folder.chmod(0o755)
-    server = EmbeddedPostgres(folder / "data")  # durable: it is killed, and must keep what it has said
-    with patch.dict(embedded.SETTINGS, REPLICATING):
-        try:
-            if like is not None:
-                _copy(like, server)
-            server.start()
-            yield server
-        finally:
-            server.stop()
-            shutil.rmtree(folder, ignore_errors=True)
+
+    def prepare(server: EmbeddedPostgres) -> None:
+        if like is not None:
+            _copy(like, server)
+
+    with patch.dict(embedded.SETTINGS, REPLICATING), mortal_postgres(prepare) as server:
+        yield server
 
 
 def _copy(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:

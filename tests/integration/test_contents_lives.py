@@ -59,11 +59,6 @@ async def rescanned(library: Library, sha256: str, status: str, detail: str | No
     await scanned(library, status, detail)
 
 
-@pytest.fixture
-def contents(library: Library) -> Contents:
-    return library.contents
-
-
 async def test_a_film_that_comes_again_while_its_thumbnail_is_given_up_gets_one(
     contents: Contents, library: Library, database: Database
 ) -> None:

@@ -30,11 +30,6 @@ TEN = replace(GENEROUS, max_bytes=10)
 NOBODY = NewItem("med-nobody", "a", None, "nobody", False, None, None, "{}")
 
 
-@pytest.fixture
-def contents(library: Library) -> Contents:
-    return library.contents
-
-
 async def test_a_reservation_that_expired_and_grows_in_a_full_tenant_is_counted_once(
     contents: Contents, database: Database, tenant_database: TenantDatabase
 ) -> None:

@@ -328,7 +328,7 @@ class Clamd:
         """clamd takes so many connections and no more (its MaxQueue), idle ones included: others may want this one."""
         self._idle.remove(line)
         self._drop(line)
-        self._free += 1
+        self._hand_on(None)
 
     async def _ask(self, command: Literal["PING", "VERSION"]) -> str:
         connection = clamd.ClamdNetworkSocket(

@@ -104,7 +104,7 @@ async def transcribe(
         job = await services.jobs.transcribe(caller, media_id, wanted, once=once, request_id=request_id)
     except (Refused, Unavailable) as error:
         # What came only to be transcribed is not kept when it can't be; the same request again is a new one. After an
-        # outage it is kept for whoever sends the same key: that request may be under way already.
+        # outage it stays where the request has a key: another request with that key may have been answered with it.
         is_awaited = isinstance(error, Unavailable) and idempotency_key is not None
         if uploaded is not None and not upload.replayed and not is_awaited:
             with contextlib.suppress(Unavailable):

@@ -25,7 +25,7 @@ CHUNK_BYTES = 1024 * 1024
 """What `stream` aims at per chunk: from here on larger chunks are no faster, and smaller ones cost CPU."""
 
 Chunk = bytes | memoryview
-"""Of a stream. A view is of memory that nobody changes."""
+"""One piece of a stream. A memoryview shows memory that does not change."""
 
 DELETE_SECONDS = 30.0
 """`delete` has ended by then, in whatever way."""

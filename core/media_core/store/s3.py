@@ -174,11 +174,8 @@ class S3Store:
                     coming = asyncio.ensure_future(_next(chunks))  # the next one comes while this one is used
                     yield chunk
             finally:
-                if not coming.done():
-                    coming.cancel()
-                    await asyncio.wait({coming})
-                if not coming.cancelled():
-                    coming.exception()  # nobody asks for it any more
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
     async def head(self, key: str) -> ObjectInfo | None:
         checked_key(self._tenant_id, key)

@@ -44,7 +44,7 @@ LATE_SECONDS = 120.0
 """A worker's pod that takes longer to come up is worth a word: a node that is added for it takes a minute or two."""
 
 LOST_SECONDS = 60.0
-"""A worker's pod that is there for so long after it was to be killed is lost with its node: nobody waits for it."""
+"""A worker's pod that stays for so long after its kill time is lost with its node. No migration waits for it."""
 
 _log = structlog.stdlib.get_logger("media.target")
 

@@ -23,7 +23,7 @@ def upgrade() -> None:
     counters = ("objects", "object_bytes", "items", "item_bytes")
     for counter in counters:
         op.add_column("usage", sa.Column(counter, sa.BigInteger(), nullable=False, server_default="0"))
-    # Nobody writes in any of these meanwhile.
+    # The locks above keep every writer out of these tables.
     op.execute(
         """
         WITH standing AS (
