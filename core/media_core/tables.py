@@ -4,12 +4,28 @@ No table names its schema: the tenant's role has it as its search_path, so the s
 can't reach another one's rows. Invariants that span tables are kept by `uploads`, `library`, `quota` and `queue`.
 """
 
+import dataclasses
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final, get_args
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, DateTime, ForeignKey, Index, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+
+from media_core import policy
 
 NOW = text("now()")
 
@@ -148,24 +164,31 @@ class Reservation(SQLModel, table=True):
     expires_at: datetime = Field(sa_column=_time())
 
 
-class Policy(SQLModel, table=True):
-    """One row: the MediaTenant's limits and rules, written by whoever reconciles it, read by api and workers."""
+_POLICY_TYPES: Final[Mapping[Any, type[Boolean] | type[BigInteger]]] = {bool: Boolean, int: BigInteger}
 
-    __table_args__ = (
-        CheckConstraint("id = 1", name="policy_one_row"),
-        CheckConstraint("pending_access IN ('None','Uploader','All')", name="policy_pending_access"),
-        CheckConstraint("unscannable IN ('Block','Allow')", name="policy_unscannable"),
-    )
 
-    id: int = Field(primary_key=True, default=1)
-    max_upload_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="536870912"))
-    max_transcription_seconds_per_day: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="36000"))
-    scan_enabled: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
-    pending_access: str = Field(sa_column=Column(Text, nullable=False, server_default="None"))
-    unscannable: str = Field(sa_column=Column(Text, nullable=False, server_default="Block"))
-    transcription_enabled: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
-    suspended: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    generation: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+def _policy_columns() -> Iterator[Column[Any] | CheckConstraint]:
+    """From `policy.Policy`, so that a field is declared once. Literals are text, and checked."""
+    for each in dataclasses.fields(policy.Policy):
+        if each.name in policy.IN_USAGE:
+            continue
+        values = get_args(each.type)
+        kind = Text if values else _POLICY_TYPES[each.type]
+        default = None if each.default is dataclasses.MISSING else text(repr(each.default).lower())
+        if values:
+            default = text(repr(each.default))
+            yield CheckConstraint(f"{each.name} IN ({', '.join(map(repr, values))})", name=f"policy_{each.name}")
+        yield Column(each.name, kind, nullable=False, server_default=default)
+
+
+POLICY = Table(
+    "policy",
+    SQLModel.metadata,
+    Column("id", Integer, primary_key=True),
+    CheckConstraint("id = 1", name="policy_one_row"),
+    *_policy_columns(),
+)
+"""One row: the MediaTenant's limits and rules, written by whoever reconciles it, read by api and workers."""
 
 
 class Idempotency(SQLModel, table=True):
@@ -185,7 +208,6 @@ class Job(SQLModel, table=True):
     """One unit of work of one worker kind. See `queue` for the state machine."""
 
     __table_args__ = (
-        CheckConstraint("kind IN ('scan','transcribe','thumbnail')", name="job_kind"),
         CheckConstraint("status IN ('queued','running','completed','failed','cancelled')", name="job_status"),
         CheckConstraint("length(job_id) <= 100", name="job_id_length"),
         Index(

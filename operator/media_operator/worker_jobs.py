@@ -17,7 +17,7 @@ from typing import Literal
 import structlog
 
 from media_core import plan
-from media_core.queue import KINDS
+from media_core.job_kinds import KINDS
 from media_core.spec import MediaTenant
 from media_core.store.s3 import S3Settings
 from media_operator import kinds, render

@@ -17,9 +17,10 @@ from pydantic import SecretStr
 
 from media_core.database import Database
 from media_core.errors import Unavailable
+from media_core.job_kinds import KINDS
 from media_core.ownership import Mark
 from media_core.plan import Notes
-from media_core.queue import KINDS, Depth, enqueue
+from media_core.queue import Depth, enqueue
 from media_operator import notes
 from media_operator.breaker import Answered
 from media_operator.databases import (

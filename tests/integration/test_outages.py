@@ -23,10 +23,11 @@ from media_core import queue as queue_module
 from media_core.database import Database
 from media_core.decoding import DecodingPool, Limits
 from media_core.errors import Refused, Unavailable
+from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Jobs, Transcription
 from media_core.library import Library
 from media_core.policy import PolicyReader
-from media_core.queue import KINDS, MAX_ATTEMPTS, Queue
+from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.store import S3Store
 from media_core.uploads import Uploaded, Uploads
@@ -183,7 +184,7 @@ class Tenant:
         async with asyncio.timeout(SOON * 2):
             while True:
                 rows = [row for row in await self.rows() if row.kind in kinds]
-                if all(row.postponed > MANY * MAX_ATTEMPTS[row.kind] for row in rows):
+                if all(row.postponed > MANY * JOB_KINDS[row.kind].max_attempts for row in rows):
                     return rows
                 await asyncio.sleep(0.05)  # rows tell nobody
 

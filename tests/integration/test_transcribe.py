@@ -437,6 +437,7 @@ async def test_a_stopped_worker_hands_the_job_back_and_the_next_one_goes_on(tena
     async def stop_at_the_third(lease: Lease, number: int) -> None:
         if number == 2:
             worker.stop.set()
+            await asyncio.Event().wait()  # until the worker interrupts the job: where it goes on is always the same
 
     worker = tenant.worker(queue=WatchedQueue(tenant.work.database, stop_at_the_third))
     await worker.run()

@@ -23,8 +23,8 @@ from media_core.settings import EnvironmentSettings, RetentionSettings
 from media_operator import kinds, render
 from media_operator.kinds import Object
 from media_operator.settings import PlatformSettings
-from media_workers.__main__ import Settings as WorkerSettings
 from media_workers.settings import ClamdSettings
+from media_workers.settings import Settings as WorkerSettings
 from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
 
 GOLDEN = Path(__file__).parent / "golden" / "render"

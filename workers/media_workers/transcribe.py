@@ -22,6 +22,7 @@ from media_core.settings import TranscriptionSettings
 from media_core.store.base import ObjectMissing
 from media_core.transcripts import published
 from media_workers.drain import Work
+from media_workers.settings import Settings
 from media_workers.stored import Stored
 from media_workers.whisper import SAMPLE_RATE, Heard, Model, Samples, Whisper
 
@@ -36,6 +37,11 @@ _OVERLAP = 5.0
 """Seconds heard twice where a window ends in silence: half a word there may have gone unnoticed."""
 _ROUNDING = 0.25
 """Seconds by which what is decoded may differ from what was asked for or announced: resamplers and codecs pad."""
+
+
+def transcriber(settings: Settings) -> "Transcriber":
+    whisper = Whisper(settings.whisper)
+    return Transcriber(whisper, settings.transcription, lease_seconds=settings.drain.lease_seconds)
 
 
 class Transcriber:
