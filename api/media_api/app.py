@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from media_api import problems
 from media_api.metrics import Metrics
 from media_api.models import Problem
-from media_api.observed import InFlight, Observed
+from media_api.request_middleware import InFlight, RequestMiddleware
 from media_api.routes import docs, health, jobs, media, rooms, signed, transcribe, usage
 from media_api.services import Services, Wired, opened
 from media_api.settings import Settings
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
     for router in (gated, health.router, docs.router):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Observed, metrics=measured, in_flight=in_flight)
+    app.add_middleware(RequestMiddleware, metrics=measured, in_flight=in_flight)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 

@@ -17,8 +17,8 @@ import structlog
 from media_core import births
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
-from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.settings import RetentionSettings
 
 STALE_STAGING: Final = timedelta(hours=24)

@@ -34,12 +34,13 @@ def _time(*, nullable: bool = False, default_now: bool = False) -> Any:
     return Column(DateTime(timezone=True), nullable=nullable, server_default=NOW if default_now else None)
 
 
-class Blob(SQLModel, table=True):
+class BlobRow(SQLModel, table=True):
     """One row per distinct content. An infected one stays as a tombstone: the same bytes are refused for ever.
 
     Written by `contents` alone, which says what its states are.
     """
 
+    __tablename__ = "blob"
     __table_args__ = (
         CheckConstraint("scan_status IN ('pending','clean','infected','unscannable','error')", name="blob_scan_status"),
         CheckConstraint("thumbnail_status IN ('none','pending','ready','failed')", name="blob_thumbnail_status"),
@@ -87,9 +88,10 @@ class Blob(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class Media(SQLModel, table=True):
+class MediaRow(SQLModel, table=True):
     """One row per upload."""
 
+    __tablename__ = "media"
     __table_args__ = (Index("media_sha256", "sha256"),)
 
     media_id: str = Field(primary_key=True, sa_type=Text)
@@ -101,7 +103,7 @@ class Media(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class MediaTombstone(SQLModel, table=True):
+class MediaTombstoneRow(SQLModel, table=True):
     """Who deleted what, for 30 days, so that repeating a DELETE is answered like the first one."""
 
     __tablename__ = "media_tombstone"
@@ -112,7 +114,7 @@ class MediaTombstone(SQLModel, table=True):
     deleted_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class RoomFile(SQLModel, table=True):
+class RoomFileRow(SQLModel, table=True):
     __tablename__ = "room_file"
     __table_args__ = (
         Index("room_file_newest", "room_id", "added_at", "media_id"),
@@ -128,9 +130,10 @@ class RoomFile(SQLModel, table=True):
     """Of the item's content: `image`, `audio`, `video` or `document`. A trigger says it where nobody does."""
 
 
-class Usage(SQLModel, table=True):
+class UsageRow(SQLModel, table=True):
     """One row. `stored_bytes` counts each content and thumbnail once; `reserved_bytes` is the sum of `reservation`."""
 
+    __tablename__ = "usage"
     __table_args__ = (
         CheckConstraint("id = 1", name="usage_one_row"),
         CheckConstraint("stored_bytes >= 0 AND reserved_bytes >= 0", name="usage_not_negative"),
@@ -147,12 +150,13 @@ class Usage(SQLModel, table=True):
     item_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
-class Reservation(SQLModel, table=True):
+class ReservationRow(SQLModel, table=True):
     """Bytes an upload in flight may still store. One that outlives `expires_at` belongs to a dead process.
 
     Until then the objects of `sha256`, once the upload knows it, are not removed.
     """
 
+    __tablename__ = "reservation"
     __table_args__ = (
         Index("reservation_expires", "expires_at"),
         Index("reservation_sha256", "sha256", postgresql_where=text("sha256 IS NOT NULL")),
@@ -191,9 +195,10 @@ POLICY = Table(
 """One row: the MediaTenant's limits and rules, written by whoever reconciles it, read by api and workers."""
 
 
-class Idempotency(SQLModel, table=True):
+class IdempotencyRow(SQLModel, table=True):
     """The answer once given under an Idempotency-Key, for 24 hours."""
 
+    __tablename__ = "idempotency"
     __table_args__ = (Index("idempotency_created", "created_at"),)
 
     subject: str = Field(primary_key=True, sa_type=Text)
@@ -204,9 +209,10 @@ class Idempotency(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class Job(SQLModel, table=True):
+class JobRow(SQLModel, table=True):
     """One unit of work of one worker kind. See `queue` for the state machine."""
 
+    __tablename__ = "job"
     __table_args__ = (
         CheckConstraint("status IN ('queued','running','completed','failed','cancelled')", name="job_status"),
         CheckConstraint("length(job_id) <= 100", name="job_id_length"),
@@ -272,8 +278,10 @@ class Job(SQLModel, table=True):
     finished_at: datetime | None = Field(sa_column=_time(nullable=True))
 
 
-class Segment(SQLModel, table=True):
+class SegmentRow(SQLModel, table=True):
     """A transcript as it grows: what a pre-empted job continues from, and what `/events` streams."""
+
+    __tablename__ = "segment"
 
     job_id: str = Field(sa_column=Column(Text, ForeignKey("job.job_id", ondelete="CASCADE"), primary_key=True))
     number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
@@ -283,9 +291,10 @@ class Segment(SQLModel, table=True):
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
 
 
-class Canary(SQLModel, table=True):
+class CanaryRow(SQLModel, table=True):
     """A test virus that was sent through the tenant's own path: the one under way, and the last one before it."""
 
+    __tablename__ = "canary"
     __table_args__ = (
         CheckConstraint("verdict IN ('clean','infected','unscannable','error')", name="canary_verdict"),
         CheckConstraint("length(sha256) = 64", name="canary_sha256_length"),
@@ -302,16 +311,17 @@ class Canary(SQLModel, table=True):
     ended_at: datetime | None = Field(sa_column=_time(nullable=True))
 
 
-class TranscriptionDay(SQLModel, table=True):
+class TranscriptionDayRow(SQLModel, table=True):
     __tablename__ = "transcription_day"
 
     day: date = Field(primary_key=True)
     seconds: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
-class Birth(SQLModel, table=True):
+class BirthRow(SQLModel, table=True):
     """One row. Which schema this is, and how often it was swept: see `births`."""
 
+    __tablename__ = "birth"
     __table_args__ = (
         CheckConstraint("id = 1", name="birth_one_row"),
         CheckConstraint("length(birth_id) <= 100", name="birth_id_length"),
@@ -322,8 +332,10 @@ class Birth(SQLModel, table=True):
     epoch: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
-class Orphan(SQLModel, table=True):
+class OrphanRow(SQLModel, table=True):
     """An object that has no row: what was put and never committed, or what a database that was set back forgot."""
+
+    __tablename__ = "orphan"
 
     sha256: str = Field(primary_key=True, sa_type=Text)
     size: int = Field(sa_type=BigInteger)
@@ -332,9 +344,10 @@ class Orphan(SQLModel, table=True):
     """The last sweep that met it, by its epoch."""
 
 
-class Suspicion(SQLModel, table=True):
+class SuspicionRow(SQLModel, table=True):
     """A signature that found more than a few contents that were open before. What it found stays until `trusted_at`."""
 
+    __tablename__ = "suspicion"
     __table_args__ = (CheckConstraint("length(signature) <= 1000", name="suspicion_signature_length"),)
 
     signature: str = Field(primary_key=True, sa_type=Text)
@@ -343,9 +356,10 @@ class Suspicion(SQLModel, table=True):
     """A person has said that the signature is right."""
 
 
-class Swept(SQLModel, table=True):
+class SweptRow(SQLModel, table=True):
     """One row: what the last sweep saw. `orphans_kept`: they are too many to be removed without a person's word."""
 
+    __tablename__ = "swept"
     __table_args__ = (CheckConstraint("id = 1", name="swept_one_row"),)
 
     id: int = Field(primary_key=True, default=1)

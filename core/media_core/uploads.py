@@ -28,7 +28,7 @@ from media_core.database import Database
 from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, MediaFacts, Source
 from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import new_media_id, new_ulid
-from media_core.keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.policy import Policy, PolicyReader
 from media_core.quota import MIB
 from media_core.store import ObjectStore, StagedObject

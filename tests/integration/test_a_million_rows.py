@@ -22,9 +22,9 @@ from media_core import births, sweep
 from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding import DecodingPool
-from media_core.keys import content_key
 from media_core.library import Library
 from media_core.media_types import Category
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.store.base import ObjectInfo

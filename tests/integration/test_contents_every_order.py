@@ -16,8 +16,8 @@ from media_core import births, contents, queue, sweep, uploads
 from media_core.capacity import Capacity
 from media_core.contents import Again, Contents, Facts, Verdict
 from media_core.errors import Refused, Unavailable
-from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.queue import LeaseLost, Queue
 from media_core.store.base import ObjectMissing
 from media_core.uploads import Uploaded, Uploads

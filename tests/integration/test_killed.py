@@ -19,8 +19,8 @@ import pytest
 from media_core import births
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.store import FolderStore, ObjectStore, S3Store
 from media_core.uploads import BUFFER_BYTES, Uploads

@@ -21,10 +21,10 @@ from sqlalchemy import text
 
 from media_core import queue as queue_module
 from media_core.database import Database
-from media_core.decoding import DecodingPool, Limits
+from media_core.decoding import ChildLimits, DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.job_kinds import JOB_KINDS, KINDS
-from media_core.jobs import Jobs, Transcription
+from media_core.jobs import Jobs, TranscriptionRequest
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
@@ -197,7 +197,7 @@ class Tenant:
                 await asyncio.sleep(0.05)
 
     async def transcribe(self, item: Uploaded) -> str:
-        return (await self.jobs.transcribe(ALICE, item.media_id, Transcription())).job_id
+        return (await self.jobs.transcribe(ALICE, item.media_id, TranscriptionRequest())).job_id
 
     async def readable(self, item: Uploaded) -> bool:
         try:
@@ -286,7 +286,7 @@ async def test_an_object_store_that_hangs_is_not_taken_for_a_film_that_can_not_b
     async with tenant_of(tenant_database, s3, decoding_pool, settings_for(clamd)) as tenant:
         item = await upload(tenant.uploads, film(), filename="film.mp4")
         with s3.hanging():
-            async with DecodingPool(processes=1, limits=Limits(wall_seconds=0.5)) as impatient:
+            async with DecodingPool(processes=1, limits=ChildLimits(wall_seconds=0.5)) as impatient:
                 tenant.work.decoder = impatient
                 tenant.start_workers(whisper, "thumbnail")
                 (row,) = await tenant.until_all_waited("thumbnail")

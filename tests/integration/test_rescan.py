@@ -21,8 +21,8 @@ from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.job_kinds import JOB_KINDS
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.queue import Queue
 from media_core.settings import RetentionSettings
 from media_core.store import FolderStore

@@ -25,8 +25,8 @@ from media_core import transcripts
 from media_core.database import Database
 from media_core.decoding import DecodingPool, Source
 from media_core.ids import new_media_id
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.queue import Lease, Queue, cancel, enqueue
 from media_core.settings import TranscriptionSettings

@@ -20,7 +20,7 @@ from media_core.access import CANARY
 from media_core.contents import Contents, Verdict
 from media_core.errors import Unavailable, Unfinished
 from media_core.job_kinds import JOB_KINDS
-from media_core.keys import content_key
+from media_core.object_keys import content_key
 from media_core.queue import Content, Lease, LeaseLost, NotYet
 from media_core.settings import RetentionSettings
 from media_core.store import ObjectMissing
@@ -95,7 +95,7 @@ class Scanner:
             except Unavailable as error:
                 _log.warning("canary_left_to_the_next", dependency=error.dependency, detail=error.detail)
 
-    async def _scan(self, content: Content, work: Work) -> clamd.Verdict | None:
+    async def _scan(self, content: Content, work: Work) -> clamd.ClamdVerdict | None:
         """None: the content was deleted since we looked."""
         key, size = content_key(work.library.tenant_id, content.sha256), content.size
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from media_core import quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts
 from media_core.errors import Refused, Unfinished, not_found
-from media_core.jobs import Transcription
+from media_core.jobs import TranscriptionRequest
 from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
 from media_core.store.base import ObjectMissing
@@ -70,7 +70,7 @@ class Transcriber:
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
         `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`.
         """
-        wanted = Transcription.of(lease.payload)
+        wanted = TranscriptionRequest.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
         source = Stored(work, content)
         recording = Recording(work.decoder, source, max_seconds=self._max_seconds, window_seconds=self._window_seconds)
@@ -227,7 +227,7 @@ class Recording:
             raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error
 
 
-async def _listen(model: Model, window: Window, wanted: Transcription, transcript: Transcript) -> Heard | None:
+async def _listen(model: Model, window: Window, wanted: TranscriptionRequest, transcript: Transcript) -> Heard | None:
     """Adds what is said in the window; returns the segment that its end cut in two, if there is one."""
     if not await model.has_voice(window.audio):
         return None
