@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from media_api import problems
+from media_api.cors import Cors
 from media_api.metrics import Metrics
 from media_api.models import Problem
 from media_api.request_middleware import InFlight, RequestMiddleware
@@ -82,6 +83,8 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         app.include_router(router)
     problems.install(app)
     app.add_middleware(RequestMiddleware, metrics=measured, in_flight=in_flight)
+    if settings is not None and settings.cors.origins:
+        app.add_middleware(Cors, origins=settings.cors.origins, max_age=settings.cors.max_age_seconds)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 

@@ -33,6 +33,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "digest_mismatch": ProblemType(400, "Content digest does not match"),
         "bad_request": ProblemType(400, "Bad request"),
         "unauthorized": ProblemType(401, "Valid bearer token needed"),
+        "origin_not_allowed": ProblemType(403, "Origin not allowed"),
         "insufficient_scope": ProblemType(403, "Token without the needed scope"),
         "not_yours": ProblemType(403, "Not yours to change"),
         "transcription_disabled": ProblemType(403, "Transcription not offered"),
@@ -165,7 +166,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
 
 
-_ALWAYS: Final = ("unauthorized", "insufficient_scope", "internal_error", "suspended", "unavailable")
+_ALWAYS: Final = ("bad_request", "unauthorized", "insufficient_scope", "internal_error", "suspended", "unavailable")
 
 
 def described(*codes: str) -> dict[int | str, dict[str, Any]]:
