@@ -15,6 +15,7 @@ from sqlalchemy import text
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
+from media_core.examination import Examination
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
 from media_core.ownership import Mark
@@ -56,7 +57,7 @@ class Tenant:
         reader = PolicyReader(database)
         self.library = Library(tenant_id=rows.tenant_id, database=database, store=self.store, policy=reader)
         self.uploads = Uploads(
-            tenant_id=rows.tenant_id, database=database, store=self.store, decoder=decoder, policy=reader
+            tenant_id=rows.tenant_id, database=database, store=self.store, examiner=Examination(decoder), policy=reader
         )
         self._work = Work(database, Queue(database, retry_base=timedelta(0)), self.library, self.store, decoder, reader)
         self._sending = (rows.tenant_id, rows.url, server.settings)

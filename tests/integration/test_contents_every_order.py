@@ -83,7 +83,7 @@ class Actors:
                 tenant_id=TENANT,
                 database=self.database,
                 store=self.store,
-                decoder=None,  # type: ignore[arg-type]  # `_examine` is ours
+                examiner=None,  # type: ignore[arg-type]  # `_examine` is ours
                 policy=self.policy,
                 capacity=Capacity(1024 * MIB),
             )
@@ -232,7 +232,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def say(thumbnail: str) -> None:
         facts = Facts(SIZE, "image/jpeg", thumbnail_status=thumbnail)
-        found = uploads._Examined(facts)
+        found = uploads.Examined(facts)
         if thumbnail == "ready":
             facts = Facts(
                 SIZE,
@@ -241,7 +241,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 thumbnail_sha256="t",
                 thumbnail_size=len(THUMBNAIL),
             )
-            found = uploads._Examined(facts, THUMBNAIL)
+            found = uploads.Examined(facts, THUMBNAIL)
 
         async def examine(*_: object) -> Any:
             return found

@@ -211,7 +211,7 @@ async def test_a_canary_is_never_held_however_suspicious_its_signature(
         tenant_id=uploads.tenant_id,
         database=database,
         store=folder_store,
-        decoder=uploads.decoder,
+        examiner=uploads.examiner,
         policy=PolicyReader(database),
         canary=True,
     )

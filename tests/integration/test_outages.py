@@ -23,6 +23,7 @@ from media_core import queue as queue_module
 from media_core.database import Database
 from media_core.decoding import ChildLimits, DecodingPool
 from media_core.errors import Refused, Unavailable
+from media_core.examination import Examination
 from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Jobs, TranscriptionRequest
 from media_core.library import Library
@@ -138,7 +139,9 @@ class Tenant:
         self.database = database
         reader = PolicyReader(database)
         self.library = Library(tenant_id=rows.tenant_id, database=database, store=store, policy=reader)
-        self.uploads = Uploads(tenant_id=rows.tenant_id, database=database, store=store, decoder=decoder, policy=reader)
+        self.uploads = Uploads(
+            tenant_id=rows.tenant_id, database=database, store=store, examiner=Examination(decoder), policy=reader
+        )
         self.jobs = Jobs(database=database, library=self.library, max_seconds=3600)
         self.work = Work(
             database, Queue(database, retry_base=timedelta(milliseconds=20)), self.library, store, decoder, reader
