@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from media_api.multipart import ClientGone
 from media_core import media_types
+from media_core.access import Item
 from media_core.errors import Refused, not_found
 from media_core.store import Chunk, ObjectMissing
 
@@ -105,6 +106,12 @@ def content_disposition(filename: str, *, inline: bool) -> str:
 def disposition_of(filename: str, mime_type: str) -> str:
     """Shown in place only for types that can't carry a script."""
     return content_disposition(filename, inline=media_types.inline_allowed(mime_type))
+
+
+def content_type_of(item: Item) -> str:
+    """With the charset of text where it is known: browsers guess otherwise, and guess wrong."""
+    charset = item.details.get("charset")
+    return f"{item.mime_type}; charset={charset}" if charset else item.mime_type
 
 
 def prefers_jpeg(accept: str | None) -> bool:
