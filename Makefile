@@ -31,7 +31,7 @@ lock: ## resolve the dependencies anew
 	for p in core api workers operator; do compile $$p/pyproject.toml -o $$p/requirements.lock; done
 
 clamd: ## install clamd if this machine allows it, or say how
-	@sh operator/media_operator/embedded/install_clamd.sh
+	@sh operator/media_operator/local/install_clamd.sh
 
 pgbouncer: ## install PgBouncer for the tests if this machine allows it, or say how
 	@sh tests/tools/install_pgbouncer.sh

@@ -16,13 +16,23 @@ from datetime import UTC, datetime
 
 import structlog
 
-from media_core import plan
 from media_core.errors import Unavailable
-from media_core.ownership import Mark
-from media_core.plan import Plan, plan_deletion, with_transitions
 from media_core.queue import Depth
 from media_core.quota import MIB
-from media_core.spec import (
+from media_operator import plan, render
+from media_operator.backends.databases import Concerns, Usage, tenant_id_of
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache, TenantKey, claims, key_of
+from media_operator.cluster.kinds import Object
+from media_operator.cluster.kube import Kube, KubeError, NotFound
+from media_operator.jobs.dispatch import TenantQueue
+from media_operator.kubernetes_target.target import LATE_SECONDS, Backends, Held, KubernetesTarget
+from media_operator.metrics import Metrics, TenantFacts
+from media_operator.plan import Plan, plan_deletion, with_transitions
+from media_operator.reconcile import reconcile
+from media_operator.settings import OperatorSettings, PlatformSettings
+from media_operator.tenant.ownership import Mark
+from media_operator.tenant.spec import (
     API_VERSION,
     KIND,
     Condition,
@@ -31,16 +41,6 @@ from media_core.spec import (
     TenantStatus,
     UsageStatus,
 )
-from media_operator import kinds, render
-from media_operator.cache import Cache, TenantKey, claims, key_of
-from media_operator.databases import Concerns, Usage, tenant_id_of
-from media_operator.dispatch import TenantQueue
-from media_operator.kinds import Object
-from media_operator.kube import Kube, KubeError, NotFound
-from media_operator.metrics import Metrics, TenantFacts
-from media_operator.reconcile import reconcile
-from media_operator.settings import OperatorSettings, PlatformSettings
-from media_operator.targets.kubernetes import LATE_SECONDS, Backends, Held, KubernetesTarget
 
 _log = structlog.stdlib.get_logger("media.controller")
 

@@ -28,23 +28,25 @@ from media_core import logs
 from media_core.errors import Unavailable
 from media_core.queue import Depth
 from media_core.settings import LogSettings, complaints
-from media_operator import databases, handlers, health, kinds
-from media_operator.breaker import Breaker
-from media_operator.buckets import Buckets
-from media_operator.cache import Cache, TenantKey
+from media_operator import health
+from media_operator.backends import databases
+from media_operator.backends.breaker import Breaker
+from media_operator.backends.buckets import Buckets
+from media_operator.backends.scanner_version import ScannerVersion
+from media_operator.backends.store_keys import open_store_keys
+from media_operator.cluster import handlers, kinds
+from media_operator.cluster.cache import Cache, TenantKey
+from media_operator.cluster.kinds import Kind
+from media_operator.cluster.kube import KindNotServed, Kube, KubeError
+from media_operator.cluster.lease import Election
+from media_operator.cluster.workqueue import WorkQueue
 from media_operator.controller import Controller, NotSettled
-from media_operator.dispatch import FleetDispatcher, listen
-from media_operator.fleet import ClusterFleet
-from media_operator.kinds import Kind
-from media_operator.kube import KindNotServed, Kube, KubeError
-from media_operator.lease import Election
+from media_operator.jobs.dispatch import FleetDispatcher, listen
+from media_operator.jobs.fleet import ClusterFleet
+from media_operator.jobs.worker_jobs import WorkerJobs
+from media_operator.kubernetes_target.target import Backends, KubernetesTarget
 from media_operator.metrics import Metrics, Snapshot
-from media_operator.scanner_version import ScannerVersion
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
-from media_operator.store_keys import open_store_keys
-from media_operator.targets.kubernetes import Backends, KubernetesTarget
-from media_operator.worker_jobs import WorkerJobs
-from media_operator.workqueue import WorkQueue
 
 _log = structlog.stdlib.get_logger("media.operator")
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import structlog
 
-from media_core.plan import Failure, Observed, Plan, Step, plan
-from media_core.spec import MediaTenant
+from media_operator.plan import Failure, Observed, Plan, Step, plan
+from media_operator.tenant.spec import MediaTenant
 
 MOST_ROUNDS = 10
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from media_core.ownership import Mark
-from media_core.plan import ACCEPT_DATA
-from media_operator import kinds
-from media_operator.databases import known_revisions
+from media_operator.backends.databases import known_revisions
+from media_operator.cluster import kinds
+from media_operator.plan import ACCEPT_DATA
+from media_operator.tenant.ownership import Mark
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.machine import slowness
 from tests.cluster.operator_process import Bench, Team, bench, condition_of, until

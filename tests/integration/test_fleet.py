@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from media_core.database import Database
 from media_core.queue import Depth, Queue, enqueue
-from media_operator.databases import Databases
-from media_operator.dispatch import FleetDispatcher, Running, TenantQueue, listen
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.backends.databases import Databases
+from media_operator.jobs.dispatch import FleetDispatcher, Running, TenantQueue, listen
+from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
 from tests.integration.api_server import new_tenant
 from tests.integration.tenancy import TenantDatabase

@@ -24,9 +24,9 @@ import psutil
 import pytest
 import yaml
 
-from media_core.plan import WorkerShape
-from media_operator.local import CannotRun, main, read_manifest
-from media_operator.targets.local import LocalWorkers, Place
+from media_operator.local.run import CannotRun, main, read_manifest
+from media_operator.local.target import LocalWorkers, Place
+from media_operator.plan import WorkerShape
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "acme.yaml"

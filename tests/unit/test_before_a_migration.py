@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from media_core import plan
 from media_core.errors import Unavailable
-from media_operator import kinds, render
-from media_operator.cache import Cache, key_of
-from media_operator.kinds import Kind, Object
-from media_operator.kube import Forbidden, Invalid, KubeError
+from media_operator import plan, render
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache, key_of
+from media_operator.cluster.kinds import Kind, Object
+from media_operator.cluster.kube import Forbidden, Invalid, KubeError
+from media_operator.jobs.worker_jobs import WorkerJobs
+from media_operator.kubernetes_target.target import LOST_SECONDS, Backends, KubernetesTarget
 from media_operator.reconcile import StepFailed, StepUnfinished
 from media_operator.settings import OperatorSettings
-from media_operator.targets.kubernetes import LOST_SECONDS, Backends, KubernetesTarget
-from media_operator.worker_jobs import WorkerJobs
 from tests.unit.render_cases import CASES, Case
 
 CASE = Case()

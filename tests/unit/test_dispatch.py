@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from media_core.errors import Unavailable
 from media_core.queue import KINDS, Depth
-from media_operator import dispatch
-from media_operator.dispatch import (
+from media_operator.jobs import dispatch
+from media_operator.jobs.dispatch import (
     Demand,
     FleetDispatcher,
     Launch,

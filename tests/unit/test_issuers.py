@@ -4,11 +4,11 @@ from typing import Any, cast
 
 import pytest
 
-from media_core.spec import MediaTenant, Oidc
-from media_operator import kinds
-from media_operator.cache import Cache
-from media_operator.targets import kubernetes
-from media_operator.targets.kubernetes import Held, KubernetesTarget
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache
+from media_operator.kubernetes_target import target as kubernetes
+from media_operator.kubernetes_target.target import Held, KubernetesTarget
+from media_operator.tenant.spec import MediaTenant, Oidc
 from tests.unit.render_cases import Case
 
 ISSUER, KEYS = "https://login.example", "https://login.example/keys"

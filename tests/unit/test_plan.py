@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from media_core.births import UNREADABLE, Birth
-from media_core.ownership import Mark
-from media_core.plan import (
+from media_operator.plan import (
     ACCEPT_DATA,
     REMOVE_ORPHANS,
     TRUST_SIGNATURE,
@@ -54,7 +53,8 @@ from media_core.plan import (
     with_transitions,
     worker_shape_of,
 )
-from media_core.spec import Condition, MediaTenant
+from media_operator.tenant.ownership import Mark
+from media_operator.tenant.spec import Condition, MediaTenant
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 

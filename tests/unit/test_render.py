@@ -20,8 +20,9 @@ import yaml
 
 from media_api.settings import Settings as ApiSettings
 from media_core.settings import EnvironmentSettings, RetentionSettings
-from media_operator import kinds, render
-from media_operator.kinds import Object
+from media_operator import render
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
 from media_operator.settings import PlatformSettings
 from media_workers.__main__ import Settings as WorkerSettings
 from media_workers.settings import ClamdSettings

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from media_core.spec import MediaTenant
-from media_operator import kinds
-from media_operator.cache import Cache, TenantKey
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache, TenantKey
+from media_operator.cluster.kinds import Kind, Object
+from media_operator.cluster.kube import AlreadyExists, Forbidden
 from media_operator.controller import Served
-from media_operator.dispatch import TenantQueue, share
-from media_operator.fleet import ClusterFleet
-from media_operator.kinds import Kind, Object
-from media_operator.kube import AlreadyExists, Forbidden
+from media_operator.jobs.dispatch import TenantQueue, share
+from media_operator.jobs.fleet import ClusterFleet
+from media_operator.jobs.worker_jobs import WorkerJobs
 from media_operator.settings import PlatformSettings, StoreAdminSettings
-from media_operator.worker_jobs import WorkerJobs
+from media_operator.tenant.spec import MediaTenant
 
 TENANT = MediaTenant.read(
     {
