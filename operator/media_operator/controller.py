@@ -19,7 +19,7 @@ import structlog
 from media_core.errors import Unavailable
 from media_core.queue import Depth
 from media_core.quota import MIB
-from media_operator import plan, render
+from media_operator import render
 from media_operator.backends.databases import Concerns, Usage, tenant_id_of
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import Cache, TenantKey, claims, key_of
@@ -28,9 +28,11 @@ from media_operator.cluster.kube import Kube, KubeError, NotFound
 from media_operator.jobs.dispatch import TenantQueue
 from media_operator.kubernetes_target.target import LATE_SECONDS, Backends, Held, KubernetesTarget
 from media_operator.metrics import Metrics, TenantFacts
-from media_operator.plan import Plan, plan_deletion, with_transitions
+from media_operator.plan import desired
+from media_operator.plan.planner import Plan, plan_deletion, with_transitions
 from media_operator.reconcile import reconcile
 from media_operator.settings import OperatorSettings, PlatformSettings
+from media_operator.tenant.annotations import PAUSED
 from media_operator.tenant.ownership import Mark
 from media_operator.tenant.spec import (
     API_VERSION,
@@ -95,7 +97,7 @@ class Controller:
             self._forget(key)
             self._gone.set()
             return None
-        if body["metadata"].get("annotations", {}).get(kinds.PAUSED) == "disabled":
+        if body["metadata"].get("annotations", {}).get(PAUSED) == "disabled":
             self._forget(key)
             await self._say_paused(body)
             return None
@@ -140,7 +142,7 @@ class Controller:
         held = Held(self.cache, tenant)
         self._schemas[key] = tenant.schema_name
         if all(status.get(name) == "True" for name in QUEUE_NEEDS) and held.is_complete(tenant):
-            limits = plan.worker_shape_of(tenant).parallel
+            limits = desired.worker_shape_of(tenant).parallel
             queue = TenantQueue(tenant.tenant_id, limits)
             is_new = tenant.schema_name not in self.served
             self.served[tenant.schema_name] = Served(tenant, held.credentials, queue)
@@ -234,7 +236,7 @@ class Controller:
             type="Ready",
             status=seen["Ready"].status if "Ready" in seen else "Unknown",
             reason="Paused",
-            message=f"{kinds.PAUSED}: disabled; the operator looks at nothing and does nothing until it is removed",
+            message=f"{PAUSED}: disabled; the operator looks at nothing and does nothing until it is removed",
             observedGeneration=body["metadata"].get("generation", 1),
         )
         facts = TenantStatus.model_validate({**body.get("status", {}), "conditions": []})

@@ -12,7 +12,9 @@ from typing import Protocol
 
 import structlog
 
-from media_operator.plan import Failure, Observed, Plan, Step, plan
+from media_operator.plan.observed import Failure, ObservedState
+from media_operator.plan.planner import Plan, plan
+from media_operator.plan.steps import Step
 from media_operator.tenant.spec import MediaTenant
 
 MOST_ROUNDS = 10
@@ -38,14 +40,16 @@ class StepUnfinished(Exception):
 class Target(Protocol):
     """Where tenants run: this machine, or a cluster."""
 
-    async def observe(self, tenant: MediaTenant) -> Observed:
+    async def observe(self, tenant: MediaTenant) -> ObservedState:
         """One look. What cannot be asked is `Unreachable`, never a guess."""
 
-    async def carry_out(self, tenant: MediaTenant, step: Step) -> None:
+    async def apply(self, tenant: MediaTenant, step: Step) -> None:
         """Idempotent. Raises StepFailed, StepUnfinished."""
 
 
-async def reconcile(tenant: MediaTenant, target: Target, plan: Callable[[MediaTenant, Observed], Plan] = plan) -> Plan:
+async def reconcile(
+    tenant: MediaTenant, target: Target, plan: Callable[[MediaTenant, ObservedState], Plan] = plan
+) -> Plan:
     """Brings the target as close to what `plan` says as it goes now; the plan that is left, with its conditions."""
     failures: dict[str, Failure] = {}
     unfinished: dict[str, str] = {}
@@ -57,7 +61,7 @@ async def reconcile(tenant: MediaTenant, target: Target, plan: Callable[[MediaTe
         for step in current.steps:
             name = type(step).__name__
             try:
-                await target.carry_out(tenant, step)
+                await target.apply(tenant, step)
             except StepFailed as error:
                 failures[name] = Failure(str(error), error.reason)
                 _log.warning("step_failed", tenant=tenant.tenant_id, step=name, reason=str(error))

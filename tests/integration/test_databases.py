@@ -31,7 +31,7 @@ from media_operator.backends.databases import (
     tenant_id_of,
 )
 from media_operator.local.postgres import EmbeddedPostgres
-from media_operator.plan import Notes
+from media_operator.plan.observed import Notes
 from media_operator.settings import DatabaseSettings
 from media_operator.tenant.ownership import Mark
 from tests.integration.revisions import migrate_to

@@ -26,7 +26,7 @@ import yaml
 
 from media_operator.local.run import CannotRun, main, read_manifest
 from media_operator.local.target import LocalWorkers, Place
-from media_operator.plan import WorkerShape
+from media_operator.plan.desired import WorkerShape
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "acme.yaml"

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from media_core.errors import Unavailable
-from media_operator import plan, render
+from media_operator import render
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import Cache, key_of
 from media_operator.cluster.kinds import Kind, Object
 from media_operator.cluster.kube import Forbidden, Invalid, KubeError
 from media_operator.jobs.worker_jobs import WorkerJobs
 from media_operator.kubernetes_target.target import LOST_SECONDS, Backends, KubernetesTarget
+from media_operator.plan import steps
 from media_operator.reconcile import StepFailed, StepUnfinished
 from media_operator.settings import OperatorSettings
 from tests.unit.render_cases import CASES, Case
@@ -21,7 +22,7 @@ from tests.unit.render_cases import CASES, Case
 CASE = Case()
 TENANT = CASE.tenant()
 OF_TENANT = f"{kinds.MANAGED_BY}={kinds.MANAGER},{kinds.TENANT_LABEL}=acme"
-STEP = plan.MigrateDatabase("tenant_acme")
+STEP = steps.MigrateDatabase("tenant_acme")
 WORKER = {kinds.TENANT_LABEL: "acme", "app.kubernetes.io/component": "worker"}
 
 
@@ -122,7 +123,7 @@ def pod(name: str, *, phase: str = "Running", killed: float | None = None, compo
 
 
 def migrate(target: KubernetesTarget) -> None:
-    asyncio.run(target.carry_out(TENANT, STEP))
+    asyncio.run(target.apply(TENANT, STEP))
 
 
 def paused(api: Api, cache: Cache) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from media_core.canary import EICAR, new_content
 from media_operator.backends.scanner_canary import Canary, State, judge
-from media_operator.plan import Scanner
+from media_operator.plan.observed import Scanner
 
 NOON = datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
 HOUR = 3600.0

@@ -7,52 +7,46 @@ from typing import Any
 import pytest
 
 from media_core.births import UNREADABLE, Birth
-from media_operator.plan import (
-    ACCEPT_DATA,
-    REMOVE_ORPHANS,
-    TRUST_SIGNATURE,
+from media_operator.plan.desired import ApiShape, api_shape_of, policy_of, worker_shape_of
+from media_operator.plan.observed import (
     Api,
-    ApiShape,
-    ApplyPolicy,
     Bucket,
+    Database,
+    Failure,
+    Notes,
+    ObservedState,
+    Orphans,
+    Scanner,
+    SigningKeys,
+    StoreKey,
+    Suspicion,
+    Unreachable,
+    Workers,
+)
+from media_operator.plan.planner import Plan, plan, plan_deletion, with_transitions
+from media_operator.plan.steps import (
+    ApplyPolicy,
     CreateBucket,
     CreateDatabase,
-    Database,
     DeleteBucket,
     DropDatabase,
     DropWorkers,
-    Failure,
     HoldDeletion,
     MakeSigningKey,
     MakeStoreKey,
     MigrateDatabase,
-    Notes,
-    Observed,
-    Orphans,
-    Plan,
     ReleaseDeletion,
     ReleaseOrphans,
     RevokeStoreKeys,
     RunApi,
-    Scanner,
     SendCanary,
     ShapeWorkers,
-    SigningKeys,
     Step,
     StopWorkloads,
-    StoreKey,
-    Suspicion,
     TrustSignatures,
-    Unreachable,
-    Workers,
     WriteBirth,
-    api_shape_of,
-    plan,
-    plan_deletion,
-    policy_of,
-    with_transitions,
-    worker_shape_of,
 )
+from media_operator.tenant.annotations import ACCEPT_DATA, REMOVE_ORPHANS, TRUST_SIGNATURE
 from media_operator.tenant.ownership import Mark
 from media_operator.tenant.spec import Condition, MediaTenant
 
@@ -71,7 +65,7 @@ def tenant(generation: int = 1, **spec: Any) -> MediaTenant:
 
 
 BIRTH = Birth("born-1", 0, 16384)
-EMPTY = Observed(
+EMPTY = ObservedState(
     bucket=Bucket(exists=False),
     database=Database(exists=False, known_revisions=("0001", "0002"), is_new=True),
     signing_keys=SigningKeys(0),
@@ -86,10 +80,10 @@ EMPTY = Observed(
 class World:
     """Does what steps say, and counts them."""
 
-    seen: Observed = EMPTY
+    seen: ObservedState = EMPTY
     done: list[Step] = field(default_factory=list)
 
-    def carry_out(self, step: Step) -> None:
+    def apply(self, step: Step) -> None:
         self.done.append(step)
         match step:
             case CreateBucket(_, owner, _):
@@ -132,7 +126,7 @@ class World:
             if not current.steps:
                 return current
             for step in current.steps:
-                self.carry_out(step)
+                self.apply(step)
         raise AssertionError("it never comes to rest")
 
 
@@ -421,7 +415,7 @@ ON_CLUSTER = replace(
 )
 
 
-def alive(declared: MediaTenant) -> Observed:
+def alive(declared: MediaTenant) -> ObservedState:
     """A tenant of a cluster to which nothing has to be done."""
     mine = Mark("second-life", f"{declared.metadata.namespace}/acme", "cluster-1")
     return replace(
@@ -719,7 +713,7 @@ def test_a_retained_schema_that_was_dropped_is_not_made_anew_beside_its_bucket()
     assert not [step for step in current.steps if isinstance(step, CreateDatabase)]
 
 
-def lost(seen: Observed) -> Bucket:
+def lost(seen: ObservedState) -> Bucket:
     """The bucket, if it belonged to another schema."""
     assert isinstance(seen.bucket, Bucket)
     return replace(seen.bucket, birth=Birth("born-0", 99, 1))

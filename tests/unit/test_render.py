@@ -24,6 +24,7 @@ from media_operator import render
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.settings import PlatformSettings
+from media_operator.tenant.annotations import ROTATE_KEYS
 from media_workers.__main__ import Settings as WorkerSettings
 from media_workers.settings import ClamdSettings
 from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
@@ -428,7 +429,7 @@ def test_a_secret_that_somebody_edited_is_told_from_ours() -> None:
     secret = render.credentials_secret(tenant, CREDENTIALS, rotation="2026-11")
     assert render.secret_is_intact(secret)
     assert render.secret_values(secret) == CREDENTIALS
-    assert secret["metadata"]["annotations"][kinds.ROTATE_KEYS] == "2026-11"
+    assert secret["metadata"]["annotations"][ROTATE_KEYS] == "2026-11"
     edited = copy.deepcopy(secret)
     edited["data"][render.S3_SECRET] = base64.b64encode(b"theirs").decode()
     emptied = {**secret, "data": None}

@@ -16,23 +16,23 @@ from typing import get_args
 
 import pytest
 
-from media_operator import plan
+from media_operator.plan import checks, data_match, deletion, finding, planner, steps
 
 ROOT = Path(__file__).parents[2]
 OPERATOR = ROOT / "operator" / "media_operator"
 PLAN = OPERATOR / "plan"
 SHARED = "Any condition"
 """The section of what several conditions say."""
-SAID_BY = {check.__name__: condition for condition, check in plan.CHAIN} | {
-    plan.birth_to_write.__name__: "DatabaseReady",
-    plan.canary.__name__: "ScannerReady",
-    plan.deletion.__name__: "DeletionBlocked",
-    plan.plan_deletion.__name__: "Ready",
-    plan.ready.__name__: "Ready",
+SAID_BY = {check.__name__: condition for condition, check in checks.CHECKS} | {
+    data_match.birth_to_write.__name__: "DatabaseReady",
+    checks.canary.__name__: "ScannerReady",
+    deletion.deletion.__name__: "DeletionBlocked",
+    planner.plan_deletion.__name__: "Ready",
+    planner.ready.__name__: "Ready",
 }
 """Function of `media_operator.plan` -> the condition that it finds."""
-GENERIC = {plan.attempt.__name__, plan.Case.waiting_for.__name__}
-STEPS = {step.__name__ for step in get_args(plan.Step)}
+GENERIC = {finding.attempt.__name__, finding.Context.waiting_for.__name__}
+STEPS = {step.__name__ for step in get_args(steps.Step)}
 REASON_AT = {
     "Finding": 1,
     "attempt": 2,

@@ -40,8 +40,8 @@ from media_core.database import grants, migrate, open_engine
 from media_core.errors import Unavailable
 from media_core.policy import read as read_policy
 from media_core.queue import KINDS, Depth, depth_query
-from media_operator import plan
 from media_operator.backends.breaker import Answered
+from media_operator.plan import observed
 from media_operator.settings import DatabaseSettings
 from media_operator.tenant.ownership import Mark
 
@@ -132,7 +132,7 @@ class Databases:
 
     # --- schema and role ------------------------------------------------------------------------------------------
 
-    async def observe(self, schema: str, password: str | None) -> plan.Database:
+    async def observe(self, schema: str, password: str | None) -> observed.Database:
         """The facts `plan` asks for. `complete` also asks that the role was not retired and has its tables, that it may
         log in with `password` (its Secret's; None: there is none), and hold as many connections as the settings say.
         """
@@ -150,7 +150,7 @@ class Databases:
             and password is not None
             and (rows[0].comment or "").endswith(_fingerprint(schema, password))
         )
-        return plan.Database(
+        return observed.Database(
             exists=bool(marks),
             complete=fits and owner is not None and not owner.retained,
             owner=owner,

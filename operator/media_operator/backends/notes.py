@@ -1,11 +1,11 @@
-"""What sweeps and scan workers have written down in a tenant's schema for a person to decide (`plan.Notes`)."""
+"""What sweeps and scan workers have written down in a tenant's schema for a person to decide (`observed.Notes`)."""
 
 from __future__ import annotations
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from media_operator import plan
+from media_operator.plan import observed
 
 MOST_SUSPICIONS = 3
 """Named in one condition; the next ones come when these are decided."""
@@ -28,10 +28,10 @@ SELECT swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since, orp
 """)
 
 
-async def read(tx: AsyncConnection) -> plan.Notes:
+async def read(tx: AsyncConnection) -> observed.Notes:
     """In a transaction of `Databases.within`."""
     if not (await tx.execute(_ARE_THERE)).scalar():
-        return plan.Notes()
-    suspicions = tuple(plan.Suspicion(*row) for row in await tx.execute(_SUSPICIONS))
+        return observed.Notes()
+    suspicions = tuple(observed.Suspicion(*row) for row in await tx.execute(_SUSPICIONS))
     swept = (await tx.execute(_SWEPT)).one_or_none()
-    return plan.Notes(suspicions, None if swept is None else plan.Orphans(*swept))
+    return observed.Notes(suspicions, None if swept is None else observed.Orphans(*swept))

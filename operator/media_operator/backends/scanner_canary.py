@@ -23,7 +23,7 @@ from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.store import S3Settings, S3Store
 from media_core.uploads import Uploads
-from media_operator import plan
+from media_operator.plan import observed
 
 SEND_SECONDS = 30.0
 RETRY_SECONDS = 60.0
@@ -77,32 +77,34 @@ def _canary(row: Row[Any]) -> Canary:
     return Canary(row.sent_at, "pending", row.error_detail or "")
 
 
-def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float) -> plan.Scanner:
+def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float) -> observed.Scanner:
     """Seconds. While one is under way and not late, the one before it is what is known.
 
     Says nothing that passes with time alone: what is written only when it changes must not change at every look.
     """
     if latest is None:
-        return plan.Scanner("Unknown", "CanaryPending", "no test virus was sent through this tenant's path yet", True)
+        return observed.Scanner(
+            "Unknown", "CanaryPending", "no test virus was sent through this tenant's path yet", True
+        )
     age = (now - latest.sent_at).total_seconds()
     sent = f"the test virus sent at {latest.sent_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     scanner = f"clamd ({latest.engine})" if latest.engine else "clamd"
     soon = age >= min(every, max(RETRY_SECONDS, every / 12))
     match latest.state:
         case "found":
-            return plan.Scanner("True", "CanaryFound", f"{scanner} found {sent}", age >= every)
+            return observed.Scanner("True", "CanaryFound", f"{scanner} found {sent}", age >= every)
         case "missed":
             called = f"unscannable ({latest.detail})" if latest.detail else "clean"
             detail = f"{scanner} called {sent} {called}: nothing it says can be trusted"
-            return plan.Scanner("False", "CanaryMissed", detail, soon)
+            return observed.Scanner("False", "CanaryMissed", detail, soon)
         case "failed":
-            return plan.Scanner("False", "CanaryFailed", f"{sent} got no verdict: {latest.detail}", soon)
+            return observed.Scanner("False", "CanaryFailed", f"{sent} got no verdict: {latest.detail}", soon)
     if age >= timeout:
         detail = f"{sent} had no verdict {timeout:g} s later" + (f"; {latest.detail}" if latest.detail else "")
-        return plan.Scanner("False", "CanaryOverdue", detail, age >= max(every, timeout))
+        return observed.Scanner("False", "CanaryOverdue", detail, age >= max(every, timeout))
     if latest.before is not None:
         return replace(judge(latest.before, now, every=every, timeout=timeout), canary_due=False)
-    return plan.Scanner("Unknown", "CanaryPending", f"{sent} has no verdict yet")
+    return observed.Scanner("Unknown", "CanaryPending", f"{sent} has no verdict yet")
 
 
 async def send(tenant_id: str, database_url: str, s3_settings: S3Settings) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from media_operator.plan import ADOPT as ADOPT
-from media_operator.plan import ROTATE_KEYS as ROTATE_KEYS
 from media_operator.tenant.spec import GROUP, VERSION
 
 Object = dict[str, Any]
@@ -33,8 +31,6 @@ CREDENTIALS = f"{GROUP}/credentials"
 """Annotation of a pod template and of a Job: hash of the credentials that its pods start with."""
 DISCOVERED_JWKS_URI = f"{GROUP}/discovered-jwks-uri"
 """Annotation of a Deployment: where its issuer said that the keys are. Not there if the spec says it."""
-PAUSED = f"{GROUP}/reconcile"
-"""Annotation of a MediaTenant: "disabled" makes the operator leave it, and all that belongs to it, alone."""
 FINALIZER = f"{GROUP}/delete-data"
 """Only on tenants with `deletionPolicy: Delete`: their data has to go before they may. Retain never holds anything."""
 

@@ -18,11 +18,12 @@ import structlog
 
 from media_core.queue import KINDS
 from media_core.store.s3 import S3Settings
-from media_operator import plan, render
+from media_operator import render
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import Cache, TenantKey, claims, key_of
 from media_operator.cluster.kinds import Object
 from media_operator.cluster.kube import AlreadyExists, Kube, KubeError
+from media_operator.plan import desired
 from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant
 
@@ -145,7 +146,7 @@ class WorkerJobs:
     def trouble(self, tenant: MediaTenant) -> Mapping[str, str]:
         """Kind of work -> why its last Job failed, until one succeeds."""
         found = {}
-        for kind in plan.worker_shape_of(tenant).parallel:
+        for kind in desired.worker_shape_of(tenant).parallel:
             if failures := self._failures(tenant, kind):
                 ending = _ending(failures[-1]) or {}
                 words, name = ending.get("message") or ending.get("reason", ""), failures[-1]["metadata"]["name"]
@@ -157,7 +158,7 @@ class WorkerJobs:
 
         Until it takes one, or this process ends: the next look at the queue tries again.
         """
-        parallel = plan.worker_shape_of(tenant).parallel
+        parallel = desired.worker_shape_of(tenant).parallel
         return {kind: words for kind in parallel if (words := self._refusals.get((tenant.metadata.uid, kind)))}
 
     def starting(self, tenant: MediaTenant) -> Mapping[str, float]:

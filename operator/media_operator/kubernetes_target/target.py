@@ -23,7 +23,7 @@ import structlog
 from media_core import tokens
 from media_core.errors import Unavailable
 from media_core.policy import Policy
-from media_operator import plan, render
+from media_operator import render
 from media_operator.backends import buckets, databases, notes
 from media_operator.backends import scanner_canary as canary
 from media_operator.backends.breaker import Breaker
@@ -34,8 +34,10 @@ from media_operator.cluster.cache import Cache, TenantKey, claims, key_of
 from media_operator.cluster.kinds import Kind, Object
 from media_operator.cluster.kube import Forbidden, Kube, KubeError
 from media_operator.jobs.worker_jobs import WorkerJobs, is_finished
+from media_operator.plan import desired, observed, steps
 from media_operator.reconcile import StepFailed, StepUnfinished
 from media_operator.settings import OperatorSettings, PlatformSettings
+from media_operator.tenant.annotations import ROTATE_KEYS
 from media_operator.tenant.ownership import Mark
 from media_operator.tenant.spec import MediaTenant
 
@@ -89,7 +91,7 @@ class KubernetesTarget:
 
     # --- observe ----------------------------------------------------------------------------------------------------
 
-    async def observe(self, tenant: MediaTenant) -> plan.Observed:
+    async def observe(self, tenant: MediaTenant) -> observed.ObservedState:
         held = Held(self._cache, tenant)
         deleting = tenant.metadata.deletion_timestamp is not None
         (bucket, contents), store_key, (database, policy, latest, said) = await asyncio.gather(
@@ -97,17 +99,17 @@ class KubernetesTarget:
             self._observe_store_key(tenant, held),
             self._observe_database(tenant, held),
         )
-        if contents and isinstance(database, plan.Database):
+        if contents and isinstance(database, observed.Database):
             database = await self._observe_known(tenant, database, contents)
-        return plan.Observed(
+        return observed.ObservedState(
             bucket=bucket,
             database=database,
-            signing_keys=plan.SigningKeys(len(held.signing_keys), held.signing_rotation),
+            signing_keys=observed.SigningKeys(len(held.signing_keys), held.signing_rotation),
             policy=policy,
             scanner=self._scanner(latest),
             api=await self._observe_api(tenant, held),
-            workers=plan.Workers(
-                plan.worker_shape_of(tenant),
+            workers=observed.Workers(
+                desired.worker_shape_of(tenant),
                 self._jobs.trouble(tenant),
                 await self._late_workers(tenant),
                 self._jobs.outdated(tenant, held.credentials) if held.is_complete(tenant) else (),
@@ -121,7 +123,9 @@ class KubernetesTarget:
             stopped=await self._observe_stopped(tenant) if deleting else False,
         )
 
-    async def _observe_bucket(self, tenant: MediaTenant) -> tuple[plan.Bucket | plan.Unreachable, Sequence[str]]:
+    async def _observe_bucket(
+        self, tenant: MediaTenant
+    ) -> tuple[observed.Bucket | observed.Unreachable, Sequence[str]]:
         """And the first of its contents, where it does not say to which schema they belong."""
         there = self._backends
 
@@ -133,17 +137,17 @@ class KubernetesTarget:
         try:
             seen, born = await there.store_breaker.call(look)
         except Unavailable as error:
-            return plan.Unreachable(f"S3: {error.detail}"), ()
-        facts = plan.Bucket(seen.exists, seen.mark, seen.empty, seen.capabilities, born.birth, len(born.contents))
+            return observed.Unreachable(f"S3: {error.detail}"), ()
+        facts = observed.Bucket(seen.exists, seen.mark, seen.empty, seen.capabilities, born.birth, len(born.contents))
         return facts, born.contents
 
-    async def _observe_store_key(self, tenant: MediaTenant, held: Held) -> plan.StoreKey | plan.Unreachable:
+    async def _observe_store_key(self, tenant: MediaTenant, held: Held) -> observed.StoreKey | observed.Unreachable:
         try:
             known = await self._backends.iam_breaker.call(lambda: self._backends.store_keys.observe(tenant.tenant_id))
         except Unavailable as error:
-            return plan.Unreachable(f"IAM: {error.detail}")
+            return observed.Unreachable(f"IAM: {error.detail}")
         current = held.credentials.get(render.S3_KEY_ID, "")
-        return plan.StoreKey(
+        return observed.StoreKey(
             current=current in known and render.S3_SECRET in held.credentials,
             others=len(set(known) - {current}),
             others_in_use=not held.has_rolled or self._jobs.any_with_other_credentials(tenant, held.credentials),
@@ -154,20 +158,20 @@ class KubernetesTarget:
     async def _observe_database(
         self, tenant: MediaTenant, held: Held
     ) -> tuple[
-        plan.Database | plan.Unreachable,
-        Policy | plan.Unreachable | None,
+        observed.Database | observed.Unreachable,
+        Policy | observed.Unreachable | None,
         canary.Canary | None,
-        plan.Notes | plan.Unreachable,
+        observed.Notes | observed.Unreachable,
     ]:
         there, schema = self._backends.databases, tenant.schema_name
 
-        async def look() -> tuple[plan.Database, Policy | None, canary.Canary | None, plan.Notes]:
+        async def look() -> tuple[observed.Database, Policy | None, canary.Canary | None, observed.Notes]:
             url = held.credentials.get(render.DATABASE_URL)
             facts = await there.observe(schema, databases.password_of(url) if url else None)
             if url != self._database_url(tenant, held):
                 facts = replace(facts, complete=False)  # the settings say another address by now
             if facts.revision is None or facts.revision not in facts.known_revisions:
-                return facts, None, None, plan.Notes()
+                return facts, None, None, observed.Notes()
             async with there.within(schema) as tx:
                 return facts, await databases.read_policy(tx), await canary.latest(tx), await notes.read(tx)
 
@@ -178,8 +182,8 @@ class KubernetesTarget:
             return away, away, None, away
 
     async def _observe_known(
-        self, tenant: MediaTenant, facts: plan.Database, contents: Sequence[str]
-    ) -> plan.Database | plan.Unreachable:
+        self, tenant: MediaTenant, facts: observed.Database, contents: Sequence[str]
+    ) -> observed.Database | observed.Unreachable:
         there, schema = self._backends, tenant.schema_name
         try:
             known = await there.database_breaker.call(lambda: there.databases.known(schema, contents))
@@ -187,7 +191,7 @@ class KubernetesTarget:
             return _postgresql_is_away(error)
         return replace(facts, known=known)
 
-    def _scanner(self, latest: canary.Canary | None) -> plan.Scanner:
+    def _scanner(self, latest: canary.Canary | None) -> observed.Scanner:
         return canary.judge(
             latest,
             datetime.now(UTC),
@@ -195,10 +199,10 @@ class KubernetesTarget:
             timeout=self._operator.canary_timeout,
         )
 
-    async def _observe_api(self, tenant: MediaTenant, held: Held) -> plan.Api:
+    async def _observe_api(self, tenant: MediaTenant, held: Held) -> observed.Api:
         deployment = held.deployment
         if deployment is None or not held.is_complete(tenant):
-            return plan.Api(None)
+            return observed.Api(None)
         wanted = self._workloads(tenant, held, await self._jwks_uri(tenant, held, fetch=False))
         status = deployment.get("status", {})
         current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
@@ -206,15 +210,15 @@ class KubernetesTarget:
         ready = status.get("availableReplicas", 0)
         complete = current and status.get("updatedReplicas", 0) == status.get("replicas", 0) == ready == replicas
         as_declared = not self._drifted(tenant, wanted) and not self._surplus(tenant, wanted)
-        return plan.Api(
-            shape=plan.api_shape_of(tenant) if as_declared else None,
+        return observed.Api(
+            shape=desired.api_shape_of(tenant) if as_declared else None,
             wanted=replicas,
             ready=ready,
             trouble=None if complete else await self._trouble(tenant, deployment),
             rolling=not complete,
         )
 
-    async def _observe_stopped(self, tenant: MediaTenant) -> bool | plan.Unreachable:
+    async def _observe_stopped(self, tenant: MediaTenant) -> bool | observed.Unreachable:
         if any(kind in _RUNNING for kind, _ in self._cache.children(key_of(tenant))):
             return False
         if self._cache.jobs(key_of(tenant)):
@@ -222,7 +226,7 @@ class KubernetesTarget:
         try:
             return not await self._pods(tenant)
         except KubeError as error:
-            return plan.Unreachable(str(error))
+            return observed.Unreachable(str(error))
 
     async def _pods(self, tenant: MediaTenant) -> list[Object]:
         selector = f"{kinds.TENANT_LABEL}={tenant.tenant_id}"
@@ -332,7 +336,7 @@ class KubernetesTarget:
 
     # --- carry out --------------------------------------------------------------------------------------------------
 
-    async def carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+    async def apply(self, tenant: MediaTenant, step: steps.Step) -> None:
         try:
             await self._carry_out(tenant, step)
         except Forbidden as error:
@@ -346,61 +350,61 @@ class KubernetesTarget:
         except Unavailable as error:
             raise StepFailed(f"{error.dependency}: {error.detail}") from error
 
-    async def _carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+    async def _carry_out(self, tenant: MediaTenant, step: steps.Step) -> None:
         there = self._backends
         match step:
-            case plan.HoldDeletion():
+            case steps.HoldDeletion():
                 await self._set_finalizers(tenant, [*self._finalizers(tenant), kinds.FINALIZER])
-            case plan.ReleaseDeletion():
+            case steps.ReleaseDeletion():
                 left = [each for each in self._finalizers(tenant) if each != kinds.FINALIZER]
                 await self._set_finalizers(tenant, left)
-            case plan.CreateBucket(bucket, owner, adopt):
+            case steps.CreateBucket(bucket, owner, adopt):
                 await self._create_bucket(tenant.tenant_id, bucket, owner, adopt)
-            case plan.MakeStoreKey(tenant_id, bucket, rotation):
+            case steps.MakeStoreKey(tenant_id, bucket, rotation):
                 await self._make_store_key(tenant, tenant_id, bucket, rotation)
-            case plan.RevokeStoreKeys(tenant_id):
+            case steps.RevokeStoreKeys(tenant_id):
                 current = Held(self._cache, tenant).credentials[render.S3_KEY_ID]
                 await there.iam_breaker.call(lambda: there.store_keys.revoke(tenant_id, keep=[current]))
-            case plan.CreateDatabase(schema, owner, adopt):
+            case steps.CreateDatabase(schema, owner, adopt):
                 await self._create_database(tenant, schema, owner, adopt)
-            case plan.MigrateDatabase(schema):
+            case steps.MigrateDatabase(schema):
                 if await there.database_breaker.call(lambda: there.databases.is_outdated(schema)):
                     await self._end_workers(tenant)
                 await there.databases.migrate(schema)  # takes too long for a breaker's one try
-            case plan.WriteBirth(schema, bucket, tenant_id, renew):
+            case steps.WriteBirth(schema, bucket, tenant_id, renew):
                 birth = await there.database_breaker.call(lambda: there.databases.birth(schema, renew=renew))
                 await there.store_breaker.call(lambda: there.buckets.write_birth(bucket, tenant_id, birth))
-            case plan.MakeSigningKey(_, rotation):
+            case steps.MakeSigningKey(_, rotation):
                 keys = [tokens.generate_key(), *Held(self._cache, tenant).signing_keys][:LIVE_SIGNING_KEYS]
                 await self._apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
-            case plan.ApplyPolicy(policy):
+            case steps.ApplyPolicy(policy):
                 await there.database_breaker.call(lambda: there.databases.apply_policy(tenant.schema_name, policy))
-            case plan.RunApi():
+            case steps.RunApi():
                 await self._apply_workloads(tenant)
-            case plan.SendCanary():
+            case steps.SendCanary():
                 await self._send_canary(tenant)
-            case plan.TrustSignatures(schema, signatures):
+            case steps.TrustSignatures(schema, signatures):
                 await there.database_breaker.call(lambda: there.databases.trust(schema, signatures))
-            case plan.ReleaseOrphans(schema, until):
+            case steps.ReleaseOrphans(schema, until):
                 await there.database_breaker.call(lambda: there.databases.release_orphans(schema, until))
-            case plan.StopWorkloads():
+            case steps.StopWorkloads():
                 await self._stop_workloads(tenant)
-            case plan.DeleteBucket(bucket, owner):
+            case steps.DeleteBucket(bucket, owner):
                 emptied = await there.store_breaker.call(lambda: there.buckets.empty_and_delete(bucket, owner))
                 if not emptied.done:
                     raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
                 await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
-            case plan.DropDatabase(schema, owner):
+            case steps.DropDatabase(schema, owner):
                 await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
                 await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
-            case plan.DropWorkers(names):
+            case steps.DropWorkers(names):
                 for job in list(self._cache.jobs(key_of(tenant))):
                     metadata = job["metadata"]
                     if metadata["name"] in names and await self._kube.delete(
                         kinds.JOB, metadata["namespace"], metadata["name"], uid=metadata["uid"]
                     ):
                         self._cache.see(kinds.JOB, "DELETED", job)
-            case plan.ShapeWorkers():
+            case steps.ShapeWorkers():
                 pass  # every Job is made from the spec of its moment
 
     def _finalizers(self, tenant: MediaTenant) -> list[str]:
@@ -557,9 +561,9 @@ class Held:
         signing = _intact(children.get((kinds.SECRET, kinds.child_name(tenant.tenant_id, "signing-keys"))))
         self.deployment = children.get((kinds.DEPLOYMENT, name))
         self.credentials: Mapping[str, str] = render.secret_values(credentials) if credentials else {}
-        self.rotation = _annotation(credentials, kinds.ROTATE_KEYS)
+        self.rotation = _annotation(credentials, ROTATE_KEYS)
         self.signing_keys: list[tokens.Jwk] = _signing_keys(signing)
-        self.signing_rotation = _annotation(signing, kinds.ROTATE_KEYS)
+        self.signing_rotation = _annotation(signing, ROTATE_KEYS)
 
     def is_complete(self, tenant: MediaTenant) -> bool:
         needed = {render.DATABASE_URL, render.S3_KEY_ID, render.S3_SECRET}
@@ -588,8 +592,8 @@ class Held:
         return {each["name"]: each.get("value", "") for container in containers for each in container.get("env", [])}
 
 
-def _postgresql_is_away(error: Unavailable) -> plan.Unreachable:
-    return plan.Unreachable(f"PostgreSQL: {error.detail.removeprefix('PostgreSQL ')}")
+def _postgresql_is_away(error: Unavailable) -> observed.Unreachable:
+    return observed.Unreachable(f"PostgreSQL: {error.detail.removeprefix('PostgreSQL ')}")
 
 
 def _intact(secret: Object | None) -> Object | None:

@@ -34,7 +34,7 @@ from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd
 from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from media_operator.local.target import RESERVED, LocalTarget, Place, sweep_regularly
-from media_operator.plan import with_transitions
+from media_operator.plan.planner import with_transitions
 from media_operator.reconcile import reconcile
 from media_operator.settings import RunSettings
 from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, changes, refuse_immutable_changes

@@ -31,7 +31,6 @@ from media_core.errors import Unavailable
 from media_core.policy import Policy
 from media_core.queue import Depth
 from media_core.store.folder import FolderStore
-from media_operator import plan
 from media_operator.backends import notes
 from media_operator.backends.databases import Databases, NotOwned, read_policy
 from media_operator.backends.issuers import key_source
@@ -39,8 +38,10 @@ from media_operator.jobs.dispatch import Running, TenantQueue
 from media_operator.local.clamd import ClamdFailed, EmbeddedClamd
 from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from media_operator.local.processes import Service, delay_after, end, ending, last_line, spawn
+from media_operator.plan import desired, observed, steps
 from media_operator.reconcile import StepFailed
 from media_operator.settings import DatabaseSettings, RunSettings
+from media_operator.tenant.annotations import rotation_of
 from media_operator.tenant.ownership import Mark
 from media_operator.tenant.spec import MediaTenant
 
@@ -113,32 +114,34 @@ class LocalTarget:
         self._scanner = _no_scanner("clamd is being started")
         self._scanner_task: asyncio.Task[None] | None = None
         self._api = Service("api", place.log("api"), grace=API_GRACE, changed=changed, report=report)
-        self._api_shape: plan.ApiShape | None = None
+        self._api_shape: desired.ApiShape | None = None
         self._served: MediaTenant | None = None
         self._databases = Databases(DatabaseSettings(url=SecretStr(postgres.admin_url), pool=4))
         self._environment: dict[str, str] = {}
 
     # --- observe ------------------------------------------------------------------------------------------------
 
-    async def observe(self, tenant: MediaTenant) -> plan.Observed:
+    async def observe(self, tenant: MediaTenant) -> observed.ObservedState:
         database, applied, said = await self._observe_database(tenant)
         bucket, contents = await self._observe_bucket(tenant)
-        if contents and isinstance(database, plan.Database):
+        if contents and isinstance(database, observed.Database):
             database = await self._observe_known(tenant, database, contents)
-        return plan.Observed(
+        return observed.ObservedState(
             bucket=bucket,
             database=database,
             notes=said,
-            signing_keys=plan.SigningKeys(
-                len(tokens.load_signing_keys(self.place.signing_keys(tenant))), plan.rotation_of(tenant)
+            signing_keys=observed.SigningKeys(
+                len(tokens.load_signing_keys(self.place.signing_keys(tenant))), rotation_of(tenant)
             ),
             policy=applied,
             scanner=self._observe_scanner(),
-            api=plan.Api(self._api_shape, wanted=1, ready=await self._api_ready(), trouble=self._api.trouble),
-            workers=plan.Workers(self.workers.shape, dict(self.workers.trouble)),
+            api=observed.Api(self._api_shape, wanted=1, ready=await self._api_ready(), trouble=self._api.trouble),
+            workers=observed.Workers(self.workers.shape, dict(self.workers.trouble)),
         )
 
-    async def _observe_bucket(self, tenant: MediaTenant) -> tuple[plan.Bucket | plan.Unreachable, Sequence[str]]:
+    async def _observe_bucket(
+        self, tenant: MediaTenant
+    ) -> tuple[observed.Bucket | observed.Unreachable, Sequence[str]]:
         """And the first of its contents, where it does not say to which schema they belong."""
         folder, mark, store = self.place.bucket(tenant), _mark(self.place.bucket(tenant)), self._store(tenant)
         try:
@@ -146,37 +149,41 @@ class LocalTarget:
             birth = await births.of_bucket(store, tenant.tenant_id)
             contents = [] if birth else await births.first_contents(store, tenant.tenant_id)
         except OSError as error:
-            return plan.Unreachable(f"{folder}: {error.strerror}"), ()
+            return observed.Unreachable(f"{folder}: {error.strerror}"), ()
         except Unavailable as error:
-            return plan.Unreachable(f"{folder}: {error.detail}"), ()
-        return plan.Bucket(folder.is_dir(), owner, birth=birth, contents=len(contents)), contents
+            return observed.Unreachable(f"{folder}: {error.detail}"), ()
+        return observed.Bucket(folder.is_dir(), owner, birth=birth, contents=len(contents)), contents
 
     def _store(self, tenant: MediaTenant) -> FolderStore:
         return FolderStore(self.place.bucket(tenant), tenant.tenant_id, b"", "")
 
     async def _observe_database(
         self, tenant: MediaTenant
-    ) -> tuple[plan.Database | plan.Unreachable, Policy | plan.Unreachable | None, plan.Notes | plan.Unreachable]:
+    ) -> tuple[
+        observed.Database | observed.Unreachable,
+        Policy | observed.Unreachable | None,
+        observed.Notes | observed.Unreachable,
+    ]:
         try:
             self._postgres.start()  # a server that has died starts again at its address
             facts = await self._databases.observe(tenant.schema_name, self._secrets(tenant).get("database_password"))
             if facts.revision not in facts.known_revisions:
-                return facts, None, plan.Notes()
+                return facts, None, observed.Notes()
             async with self._databases.within(tenant.schema_name) as tx:
                 return facts, await read_policy(tx), await notes.read(tx)
         except (Unavailable, PostgresFailed) as error:
-            away = plan.Unreachable(error.detail if isinstance(error, Unavailable) else str(error))
+            away = observed.Unreachable(error.detail if isinstance(error, Unavailable) else str(error))
             return away, away, away
 
     async def _observe_known(
-        self, tenant: MediaTenant, facts: plan.Database, contents: Sequence[str]
-    ) -> plan.Database | plan.Unreachable:
+        self, tenant: MediaTenant, facts: observed.Database, contents: Sequence[str]
+    ) -> observed.Database | observed.Unreachable:
         try:
             return replace(facts, known=await self._databases.known(tenant.schema_name, contents))
         except Unavailable as error:
-            return plan.Unreachable(error.detail)
+            return observed.Unreachable(error.detail)
 
-    def _observe_scanner(self) -> plan.Scanner:
+    def _observe_scanner(self) -> observed.Scanner:
         if self._scanner_task is None:
             self._scanner_task = asyncio.create_task(self._start_scanner(), name="clamd")
         if self._scanner.status == "True" and self._clamd.pid is None:
@@ -196,7 +203,9 @@ class LocalTarget:
                 known = "the official signatures"
                 if address.signatures == "local":
                     known = "ONLY THE EICAR TEST FILE: no official signatures could be had, real viruses pass as clean"
-                self._scanner = plan.Scanner("True", "ScannerAnswers", f"clamd on port {address.port} knows {known}")
+                self._scanner = observed.Scanner(
+                    "True", "ScannerAnswers", f"clamd on port {address.port} knows {known}"
+                )
                 self._changed()
 
     async def _api_ready(self) -> int:
@@ -207,7 +216,7 @@ class LocalTarget:
 
     # --- carry out ----------------------------------------------------------------------------------------------
 
-    async def carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+    async def apply(self, tenant: MediaTenant, step: steps.Step) -> None:
         try:
             await self._carry_out(tenant, step)
         except NotOwned as error:
@@ -217,38 +226,38 @@ class LocalTarget:
         except OSError as error:
             raise StepFailed(f"{error.filename}: {error.strerror}") from error
 
-    async def _carry_out(self, tenant: MediaTenant, step: plan.Step) -> None:
+    async def _carry_out(self, tenant: MediaTenant, step: steps.Step) -> None:
         match step:
-            case plan.CreateBucket(_, owner, _):
+            case steps.CreateBucket(_, owner, _):
                 _mark(self.place.bucket(tenant)).parent.mkdir(mode=0o700, exist_ok=True)
                 _mark(self.place.bucket(tenant)).write_text(str(owner))
                 self.place.bucket(tenant).mkdir(mode=0o700, exist_ok=True)
-            case plan.CreateDatabase(schema, owner, adopt):
+            case steps.CreateDatabase(schema, owner, adopt):
                 password = secrets.token_urlsafe(24)
                 await self._databases.create(schema, owner, password, adopt=adopt)
                 self._save_secrets(tenant, database_password=password)
-            case plan.MigrateDatabase(schema):
+            case steps.MigrateDatabase(schema):
                 await self._databases.migrate(schema)
-            case plan.WriteBirth(schema, _, tenant_id, renew):
+            case steps.WriteBirth(schema, _, tenant_id, renew):
                 birth = await self._databases.birth(schema, renew=renew)
                 await births.write(self._store(tenant), tenant_id, birth)
-            case plan.TrustSignatures(schema, signatures):
+            case steps.TrustSignatures(schema, signatures):
                 await self._databases.trust(schema, signatures)
-            case plan.ReleaseOrphans(schema, until):
+            case steps.ReleaseOrphans(schema, until):
                 await self._databases.release_orphans(schema, until)
-            case plan.MakeSigningKey():
+            case steps.MakeSigningKey():
                 self.place.of(tenant).mkdir(mode=0o700, exist_ok=True)
                 keys = [tokens.generate_key()]
                 tokens.save_signing_keys(self.place.signing_keys(tenant), keys)
-            case plan.ApplyPolicy(wanted):
+            case steps.ApplyPolicy(wanted):
                 await self._databases.apply_policy(tenant.schema_name, wanted)
-            case plan.RunApi(shape):
+            case steps.RunApi(shape):
                 await self._run_api(tenant, shape)
-            case plan.ShapeWorkers(shape):
+            case steps.ShapeWorkers(shape):
                 self._environment, self._served = self._tenant_environment(tenant), tenant
                 await self.workers.reshape(shape)
 
-    async def _run_api(self, tenant: MediaTenant, shape: plan.ApiShape) -> None:
+    async def _run_api(self, tenant: MediaTenant, shape: desired.ApiShape) -> None:
         """Starts the api, or starts it anew; returns when it answers, or has ended, or takes too long."""
         oidc = shape.oidc
         if self._api_shape is None or self._api_shape.oidc != oidc:
@@ -329,7 +338,7 @@ class LocalTarget:
             "MEDIA_PUBLIC_URL": os.environ.get("MEDIA_PUBLIC_URL", self.place.base),
         }
 
-    def _worker_environment(self, kind: str, shape: plan.WorkerShape) -> Mapping[str, str]:
+    def _worker_environment(self, kind: str, shape: desired.WorkerShape) -> Mapping[str, str]:
         told = dict(self._environment)
         if kind == "scan":
             address = self._clamd.address
@@ -373,11 +382,11 @@ class LocalWorkers:
     def __init__(
         self,
         place: Place,
-        environment: Callable[[str, plan.WorkerShape], Mapping[str, str]],
+        environment: Callable[[str, desired.WorkerShape], Mapping[str, str]],
         changed: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
-        self.shape: plan.WorkerShape | None = None
+        self.shape: desired.WorkerShape | None = None
         self.trouble: dict[str, str] = {}
         self._place = place
         self._environment = environment
@@ -410,7 +419,7 @@ class LocalWorkers:
         task.add_done_callback(lambda done: self._processes.pop(done, None))
         return True
 
-    async def reshape(self, shape: plan.WorkerShape) -> None:
+    async def reshape(self, shape: desired.WorkerShape) -> None:
         """Workers that may not run any more, or have another model than wanted, hand their job back and end."""
         before, self.shape = self.shape, shape
         gone = {kind for kind, limit in shape.parallel.items() if limit == 0}
@@ -453,8 +462,8 @@ async def sweep_regularly(target: LocalTarget) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
 
 
-def _no_scanner(why: str) -> plan.Scanner:
-    return plan.Scanner("False", "ScannerMissing", why)
+def _no_scanner(why: str) -> observed.Scanner:
+    return observed.Scanner("False", "ScannerMissing", why)
 
 
 def _mark(bucket: Path) -> Path:

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Kind, Object, child_name
-from media_operator.plan import THUMBNAIL_WORKERS
+from media_operator.plan.desired import THUMBNAIL_WORKERS
 from media_operator.settings import PlatformSettings, StoreAdminSettings
+from media_operator.tenant.annotations import ROTATE_KEYS
 from media_operator.tenant.spec import MediaTenant, Resources, Transcription
 
 DATABASE_URL = "database-url"
@@ -106,7 +107,7 @@ def signing_keys_secret(tenant: MediaTenant, keys: str, *, rotation: str = "") -
 
 def _secret(tenant: MediaTenant, part: str, values: Mapping[str, str], rotation: str) -> Object:
     body = _object(tenant, kinds.SECRET, part)
-    body["metadata"]["annotations"] = {kinds.CHECKSUM: _hash(dict(values)), kinds.ROTATE_KEYS: rotation}
+    body["metadata"]["annotations"] = {kinds.CHECKSUM: _hash(dict(values)), ROTATE_KEYS: rotation}
     encoded = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
     return {**body, "type": "Opaque", "data": encoded}
 
