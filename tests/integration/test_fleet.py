@@ -60,7 +60,7 @@ class Fleet:
     def running(self) -> Running:
         return Running(Counter(self.sees.values()), len(self.sees))
 
-    def held(self, schema: str, kind: str) -> bool:
+    def backs_off(self, schema: str, kind: str) -> bool:
         return False
 
     async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:

@@ -223,7 +223,7 @@ class Counted:
     def running(self) -> Running | None:
         return Running(Counter(self.workers.values()), len(self.workers)) if self.countable else None
 
-    def held(self, schema: str, kind: str) -> bool:
+    def backs_off(self, schema: str, kind: str) -> bool:
         return (schema, kind) in self.backing_off
 
     async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:

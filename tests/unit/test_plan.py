@@ -410,7 +410,7 @@ ON_CLUSTER = replace(
     EMPTY,
     cluster="cluster-1",
     store_key=StoreKey(current=False),
-    held=False,
+    has_finalizer=False,
     scanner=Scanner("Unknown", "CanaryPending", "no canary yet", canary_due=True),
 )
 
@@ -521,7 +521,7 @@ def test_what_the_store_lacks_is_said_and_holds_nothing_back() -> None:
 def test_only_a_tenant_whose_data_is_to_go_holds_its_deletion_up() -> None:
     deleting = resource(storage={"deletionPolicy": "Delete"})
     assert plan(deleting, alive(deleting)).steps == (HoldDeletion(),)
-    assert plan(resource(), replace(alive(resource()), held=True)).steps == (ReleaseDeletion(),)
+    assert plan(resource(), replace(alive(resource()), has_finalizer=True)).steps == (ReleaseDeletion(),)
 
 
 DELETE = {"storage": {"deletionPolicy": "Delete"}}
@@ -529,7 +529,7 @@ DELETE = {"storage": {"deletionPolicy": "Delete"}}
 
 def test_deletion_goes_step_by_step_from_the_pods_to_the_finalizer() -> None:
     declared = resource(**DELETE)
-    seen = replace(alive(declared), held=True)
+    seen = replace(alive(declared), has_finalizer=True)
     steps = []
     for _ in range(6):
         current = plan_deletion(declared, seen)
@@ -542,7 +542,7 @@ def test_deletion_goes_step_by_step_from_the_pods_to_the_finalizer() -> None:
             case (DropDatabase(),):
                 seen = replace(seen, database=Database(False))
             case (ReleaseDeletion(),):
-                seen = replace(seen, held=False)
+                seen = replace(seen, has_finalizer=False)
     assert steps == [StopWorkloads, DeleteBucket, DropDatabase, ReleaseDeletion]
 
 
@@ -557,17 +557,17 @@ def test_deletion_goes_step_by_step_from_the_pods_to_the_finalizer() -> None:
 )
 def test_what_blocks_a_deletion_is_said_with_the_way_out(change: dict[str, Any], reason: str) -> None:
     declared = resource(**DELETE)
-    current = plan_deletion(declared, replace(alive(declared), held=True, stopped=True, **change))
+    current = plan_deletion(declared, replace(alive(declared), has_finalizer=True, stopped=True, **change))
     blocked = said(current, "DeletionBlocked")
     assert (blocked.status, blocked.reason) == ("True", reason)
     assert "deletionPolicy to Retain" in blocked.message
     assert current.steps == ()
-    let_go = plan_deletion(resource(), replace(alive(declared), held=True, stopped=True, **change))
+    let_go = plan_deletion(resource(), replace(alive(declared), has_finalizer=True, stopped=True, **change))
     assert let_go.steps == (ReleaseDeletion(),)
 
 
 def test_a_finalizer_that_cannot_be_taken_off_is_said_and_not_tried_again_in_this_pass() -> None:
-    failed = replace(alive(resource()), held=True, failures={"ReleaseDeletion": Failure("no permission")})
+    failed = replace(alive(resource()), has_finalizer=True, failures={"ReleaseDeletion": Failure("no permission")})
     current = plan_deletion(resource(), failed)
     blocked = said(current, "DeletionBlocked")
     assert (blocked.status, blocked.reason, blocked.message) == ("True", "ReleaseDeletionFailed", "no permission")
@@ -576,13 +576,15 @@ def test_a_finalizer_that_cannot_be_taken_off_is_said_and_not_tried_again_in_thi
 
 def test_a_tenant_that_never_had_anything_takes_nothing_with_it() -> None:
     declared = resource("team-b", **DELETE)
-    seen = replace(LEFT_BEHIND, bucket=Bucket(True, THEIRS), held=True)
+    seen = replace(LEFT_BEHIND, bucket=Bucket(True, THEIRS), has_finalizer=True)
     assert plan_deletion(declared, seen).steps == (ReleaseDeletion(),)
 
 
 def test_a_long_deletion_says_how_far_it_is() -> None:
     declared = resource(**DELETE)
-    seen = replace(alive(declared), held=True, stopped=True, unfinished={"DeleteBucket": "12000 objects deleted"})
+    seen = replace(
+        alive(declared), has_finalizer=True, stopped=True, unfinished={"DeleteBucket": "12000 objects deleted"}
+    )
     current = plan_deletion(declared, seen)
     assert current.steps == ()
     assert (said(current, "DeletionBlocked").status, said(current, "Ready").message) == (
@@ -730,7 +732,7 @@ def test_on_a_cluster_the_way_out_is_a_command_to_paste() -> None:
 
 def test_a_tenant_whose_data_disagrees_can_still_be_deleted_with_it() -> None:
     declared = resource(**DELETE)
-    seen = replace(alive(declared), bucket=lost(alive(declared)), held=True, stopped=True)
+    seen = replace(alive(declared), bucket=lost(alive(declared)), has_finalizer=True, stopped=True)
     assert [type(step) for step in plan_deletion(declared, seen).steps] == [DeleteBucket]
 
 

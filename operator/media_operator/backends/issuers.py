@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address
 import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
-from media_operator.reconcile import StepFailed
+from media_operator.plan.steps import StepFailed
 from media_operator.tenant.spec import FORMS, KEY_SOURCE, KeySource, Oidc
 
 SECONDS = 5.0

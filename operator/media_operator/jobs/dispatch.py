@@ -166,7 +166,7 @@ class Fleet(Protocol):
     def running(self) -> Running | None:
         """Launches included at once; None: it cannot be told now."""
 
-    def held(self, schema: str, kind: str) -> bool:
+    def backs_off(self, schema: str, kind: str) -> bool:
         """Whether its last workers failed and the next one has to wait."""
 
     async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
@@ -276,7 +276,7 @@ class FleetDispatcher:
         for kind, limit in queue.limits.items():
             depth, there = seen[schema].get(kind, Depth()), running.get((schema, kind), 0)
             count = workers_to_start(depth, there, batch=BATCH[kind], limit=limit)
-            if count and depth.head is not None and not self._fleet.held(schema, kind):
+            if count and depth.head is not None and not self._fleet.backs_off(schema, kind):
                 yield Demand(schema, queue.tenant_id, kind, depth.head, there, count)
 
     async def _launch(self, launch: Launch) -> Literal["created", "exists", "no"]:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from media_core.queue import Depth
+from media_operator.backends.backends import Backends
 from media_operator.cluster.cache import key_of
-from media_operator.controller import Controller
 from media_operator.jobs.dispatch import Running, TenantQueue, share
 from media_operator.jobs.worker_jobs import WorkerJobs
-from media_operator.kubernetes_target.target import Backends
+from media_operator.tenant.spec import MediaTenant
+
+
+@dataclass(frozen=True)
+class Served:
+    """A tenant whose queue may be served, with the spec that its Jobs are made from."""
+
+    tenant: MediaTenant
+    credentials: Mapping[str, str]
+    queue: TenantQueue
 
 
 class ClusterFleet:
-    def __init__(self, controller: Controller, jobs: WorkerJobs, backends: Backends) -> None:
-        self._served = controller.served
+    """`served`: by schema; the controller keeps it up to date."""
+
+    def __init__(self, served: Mapping[str, Served], jobs: WorkerJobs, backends: Backends) -> None:
+        self._served = served
         self._jobs = jobs
         self._backends = backends
 
@@ -38,9 +50,9 @@ class ClusterFleet:
             places += min(taken, most)  # more than that are none of ours, and must not keep others waiting
         return Running({of: count for of, count in unfinished.items() if count}, places)
 
-    def held(self, schema: str, kind: str) -> bool:
+    def backs_off(self, schema: str, kind: str) -> bool:
         served = self._served.get(schema)
-        return served is None or self._jobs.held(served.tenant, kind)
+        return served is None or self._jobs.backs_off(served.tenant, kind)
 
     async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
         served = self._served.get(schema)

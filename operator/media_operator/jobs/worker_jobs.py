@@ -105,7 +105,7 @@ class WorkerJobs:
             found[tenant, kind, "failed"] = len(_failures_in_a_row(each))
         return {of: count for of, count in found.items() if count}
 
-    def held(self, tenant: MediaTenant, kind: str) -> bool:
+    def backs_off(self, tenant: MediaTenant, kind: str) -> bool:
         """Whether the last Jobs of this kind failed and the next one has to wait."""
         failures = self._failures(tenant, kind)
         if not failures:

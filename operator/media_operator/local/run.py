@@ -32,8 +32,11 @@ from media_core import logs, tokens
 from media_core.settings import complaints
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd
+from media_operator.local.machine import Machine
+from media_operator.local.place import RESERVED, Place
 from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
-from media_operator.local.target import RESERVED, LocalTarget, Place, sweep_regularly
+from media_operator.local.target import LocalTarget
+from media_operator.local.workers import sweep_regularly
 from media_operator.plan.planner import with_transitions
 from media_operator.reconcile import reconcile
 from media_operator.settings import RunSettings
@@ -160,22 +163,22 @@ class Run:
     _wake_dispatcher: Callable[[], None] = lambda: None
 
     async def serve(self) -> None:
-        target = LocalTarget(self.place, self.postgres, self.clamd, self._wake, warn)
-        self._stop_on_signals(target)
-        dispatcher = FleetDispatcher(target, limit=MOST_WORKERS)
+        machine = Machine(self.place, self.postgres, self.clamd, self._wake, warn)
+        self._stop_on_signals(machine)
+        dispatcher = FleetDispatcher(machine, limit=MOST_WORKERS)
         self._wake_dispatcher = dispatcher.wake
         tasks = [asyncio.create_task(self._wait_for_stop())]
         try:
-            tasks.append(asyncio.create_task(self._reconcile(target)))
+            tasks.append(asyncio.create_task(self._reconcile(machine)))
             await self._first_of(tasks)
             if not self.stop.is_set():
                 self._introduce()
                 tasks[1:] = [
-                    asyncio.create_task(self._reconcile_when_woken(target)),
+                    asyncio.create_task(self._reconcile_when_woken(machine)),
                     asyncio.create_task(self._follow_manifest()),
                     asyncio.create_task(dispatcher.run()),
                     asyncio.create_task(listen(lambda: self.postgres.admin_url, dispatcher.wake)),
-                    asyncio.create_task(sweep_regularly(target)),
+                    asyncio.create_task(sweep_regularly(machine.workers)),
                 ]
                 await self._first_of(tasks)
         finally:
@@ -183,7 +186,7 @@ class Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await target.stop()
+            await machine.stop()
             say("stopped")
 
     @staticmethod
@@ -199,19 +202,19 @@ class Run:
     async def _wait_for_stop(self) -> None:
         await self.stop.wait()
 
-    def _stop_on_signals(self, target: LocalTarget) -> None:
+    def _stop_on_signals(self, machine: Machine) -> None:
         def signalled() -> None:
             if self.stop.is_set():
-                target.kill()
+                machine.kill()
                 os._exit(130)
             self.stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, signalled)
 
-    async def _reconcile(self, target: LocalTarget) -> None:
+    async def _reconcile(self, machine: Machine) -> None:
         """One pass; says each condition that changed."""
-        current = await reconcile(self.tenant, target)
+        current = await reconcile(LocalTarget(machine, self.tenant))
         before = {condition.type: condition for condition in self.conditions}
         self.conditions = with_transitions(self.conditions, current.conditions, datetime.now(UTC))
         for condition in self.conditions if before else []:
@@ -219,12 +222,12 @@ class Run:
             if old is None or (old.status, old.reason) != (condition.status, condition.reason):
                 say(f"{condition.type} is {condition.status} ({condition.reason}): {condition.message}")
 
-    async def _reconcile_when_woken(self, target: LocalTarget) -> None:
+    async def _reconcile_when_woken(self, machine: Machine) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RESYNC_SECONDS)
             self._changed.clear()
-            await self._reconcile(target)
+            await self._reconcile(machine)
             if not self._is_explained and not self._is_mismatched():
                 self._say_how_to_use_it()
 

@@ -53,7 +53,7 @@ def accepted(context: Context) -> Finding:
                 whose += f" (where it may be had: annotate {ADOPT}=true)"
             return Finding("False", "Conflict", f"{what} {whose}; it is left alone, and nothing is done for this one")
     delete = tenant.spec.storage.deletion_policy == "Delete"
-    if seen.held is not None and seen.held != delete:
+    if seen.has_finalizer is not None and seen.has_finalizer != delete:
         step = HoldDeletion() if delete else ReleaseDeletion()
         return attempt(context, step, "Accepted", "names are free or this tenant's own", status="True")
     return Finding("True", "Accepted", "names are free or this tenant's own")

@@ -11,7 +11,7 @@ def deletion(context: Context) -> Finding:
     seen, tenant = context.observed, context.tenant
     out = "; set spec.storage.deletionPolicy to Retain to let it go without deleting data"
     release = Finding("False", "Releasing", "nothing is left to delete")
-    if seen.held:
+    if seen.has_finalizer:
         failed: Status = "True" if "ReleaseDeletion" in seen.failures else "False"
         release = attempt(context, ReleaseDeletion(), release.reason, release.message, status=failed)
     if tenant.spec.storage.deletion_policy == "Retain":

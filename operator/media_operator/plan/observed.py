@@ -187,7 +187,7 @@ class ObservedState:
     """Another tenant, declared earlier, that has the same id or bucket."""
     host_rival: str | None = None
     """Another tenant that is served at the same host."""
-    held: bool | None = None
+    has_finalizer: bool | None = None
     """Whether the resource bears our finalizer; None: there is no such thing here."""
     stopped: bool | Unreachable = False
     """While deleting: none of its pods is left."""

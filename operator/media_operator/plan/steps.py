@@ -167,3 +167,18 @@ Step = (
     | DeleteBucket
     | DropDatabase
 )
+
+
+class StepFailed(Exception):
+    """A step could not be applied; the text is a sentence without secrets, fit for a condition.
+
+    `reason`: one CamelCase word for programs, default `<Step>Failed`.
+    """
+
+    def __init__(self, detail: str, reason: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class StepUnfinished(Exception):
+    """A long step has come so far and goes on in the next pass; the text says how far."""
