@@ -28,7 +28,8 @@ lock: ## resolve the dependencies anew
 	  --no-emit-package media-core --no-emit-package media-api --no-emit-package media-workers --no-emit-package media-operator --no-emit-package mediactl \
 	  --custom-compile-command 'make lock' "$$@"; }; \
 	compile pyproject.toml --group dev -o requirements.lock; \
-	for p in core api workers operator; do compile $$p/pyproject.toml -o $$p/requirements.lock; done
+	for p in core api workers operator; do compile $$p/pyproject.toml -o $$p/requirements.lock; done; \
+	compile core/pyproject.toml --extra decoding -o core/decoding.lock
 
 clamd: ## install clamd if this machine allows it, or say how
 	@sh operator/media_operator/local/install_clamd.sh

@@ -10,9 +10,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from media_api import problems
+from media_api.cors import Cors
 from media_api.metrics import Metrics
 from media_api.models import Problem
-from media_api.observed import InFlight, Observed
+from media_api.request_middleware import InFlight, RequestMiddleware
 from media_api.routes import docs, health, jobs, media, rooms, signed, transcribe, usage
 from media_api.services import Services, Wired, opened
 from media_api.settings import Settings
@@ -81,7 +82,9 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
     for router in (gated, health.router, docs.router):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Observed, metrics=measured, in_flight=in_flight)
+    app.add_middleware(RequestMiddleware, metrics=measured, in_flight=in_flight)
+    if settings is not None and settings.cors.origins:
+        app.add_middleware(Cors, origins=settings.cors.origins, max_age=settings.cors.max_age_seconds)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 

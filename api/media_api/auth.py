@@ -25,6 +25,8 @@ def caller_with(*scopes: str) -> Callable[..., Awaitable[Claims]]:
     async def caller(
         services: Wired, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> Claims:
+        if len(request.headers.getlist("authorization")) > 1:  # which of them counts would be a guess
+            raise Refused("bad_request", "The request has more than one Authorization header; send one.")
         if credentials is None:
             raise Refused("unauthorized", "Send the header `Authorization: Bearer <token>`.")
         if credentials.credentials[:7].lower() == "bearer ":

@@ -126,7 +126,7 @@ def _quality(accept: str | None, subtype: str) -> float:
 
 
 @dataclass(frozen=True)
-class Content:
+class Representation:
     """What is served: `size` in bytes, the quoted strong `etag`, and how a browser may use it."""
 
     size: int
@@ -147,7 +147,7 @@ def slices_of(data: bytes) -> Stream:
 
 
 async def respond(
-    request: Request, content: Content, stream: Stream, *, embedding: str = SAFETY_HEADERS[CORP]
+    request: Request, content: Representation, stream: Stream, *, embedding: str = SAFETY_HEADERS[CORP]
 ) -> Response:
     """As much of the content as the request's method, conditions and range ask for.
 

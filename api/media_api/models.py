@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from media_core import ids, library
 from media_core.access import Item, rooms_for
+from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Job as CoreJob
 from media_core.tokens import Claims
 
@@ -180,7 +181,7 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     job_id: str = Field(examples=[_JOB_ID])
-    kind: Literal["scan", "transcribe", "thumbnail"]
+    kind: str = Field(json_schema_extra={"enum": [*KINDS]})
     status: JobStatus
     progress: float = Field(ge=0, le=1, examples=[0.42])
     queue_position: int | None = Field(description="1: next. Null unless queued.")
@@ -213,7 +214,7 @@ class Job(BaseModel):
             finished_at=job.finished_at,
             error=JobError(code=job.error_code, detail=job.error_detail or "") if job.has_failed else None,
             waits_for=job.waits_for,
-            **(job.result or {} if job.status == "completed" and job.kind != "thumbnail" else {}),
+            **(job.result or {} if job.status == "completed" and JOB_KINDS[job.kind].publishes_result else {}),
         )
 
 

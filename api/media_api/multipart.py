@@ -19,6 +19,7 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
     parse_options_header,
 )
 
+from media_api.filenames import filename_of, text_of
 from media_core.errors import Refused
 
 MAX_FIELDS: Final = 16
@@ -28,9 +29,17 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 SLOWEST_BYTES_A_SECOND: Final = 1024
 """On average, over the time that a body was waited for. A request holds memory and room in the quota until its end."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
-MAX_FILENAME_CHARACTERS: Final = 255
 MAX_TYPE_CHARACTERS: Final = 127
 MAX_SHOWN_CHARACTERS: Final = 64
+
+IGNORED_FIELDS: Final = frozenset(
+    {
+        *("name", "type", "size", "relativePath", "webkitRelativePath", "lastModified", "lastModifiedDate"),
+        *("filename", "fileName", "Filename", "Upload", "filepond", "qqfilename", "qquuid", "qqtotalfilesize"),
+        "_charset_",
+    }
+)
+"""What upload widgets of browsers send beside the file. They repeat what the file part says, and are not read."""
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
@@ -67,7 +76,7 @@ class Form:
         segment: MultipartSegment | None = None
         field = bytearray()
         is_file = False
-        with _broken_form_refused(), PushMultipartParser(self._boundary, max_segment_count=MAX_FIELDS + 1) as parser:
+        with _broken_form_refused(), self._parser() as parser:
             async with aclosing(self._chunks()) as chunks:
                 async for chunk in chunks:
                     overhead += len(chunk)
@@ -77,16 +86,11 @@ class Form:
                             is_file = self._begin(segment, name)
                         elif event is None:
                             if segment is not None and not is_file:
-                                self._fields[segment.name or ""] = _text(segment.name or "", field)
+                                self._end(_name_of(segment), name, field)
                         elif is_file:
                             overhead -= len(event)
                             yield bytes(event)
                         else:
-                            if event and segment is not None and segment.name == name:
-                                raise Refused(
-                                    "missing_file",
-                                    f"`{name}` was sent as text, not as a file (with curl: -F {name}=@path).",
-                                )
                             field += event
                             if len(field) > MAX_FIELD_BYTES:
                                 raise _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
@@ -96,22 +100,37 @@ class Form:
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
+        filename = filename_of(segment.header("Content-Disposition", ""), segment.filename)
         if segment.name != name:
-            if segment.filename is not None:
+            if filename is not None:
                 raise _invalid(f"The file must be sent as the form field `{name}`.")
+            if segment.name in IGNORED_FIELDS and segment.name not in self._known:
+                return False
             if segment.name not in self._known:
-                raise _invalid(_unknown(segment.name or "", self._known))
+                raise _invalid(_unknown(_name_of(segment), self._known))
             if segment.name in self._fields:
                 raise _invalid("A form field was sent twice.")
             return False
-        if segment.filename is None and segment.content_type is None:
+        if filename is None and segment.content_type is None:
             return False  # a file that was left out of a form in a browser is an empty text; any other is refused
         if self.filename is not None:
             raise _invalid("A request takes one file.")
-        self.filename = _base_name(segment.filename or "")
+        self.filename = filename or "file"
         claimed = segment.content_type or ""
         self.claimed_type = claimed if claimed.isprintable() and 0 < len(claimed) <= MAX_TYPE_CHARACTERS else None
         return True
+
+    def _end(self, field: str, file: str, value: bytearray) -> None:
+        """A part that is not the file has come whole."""
+        if field != file:
+            if field in self._known:
+                self._fields[field] = _text(field, value)
+        elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
+            raise Refused("missing_file", f"`{file}` was sent as text, not as a file (with curl: -F {file}=@path).")
+
+    def _parser(self) -> PushMultipartParser:
+        # One character a byte: which character set a file name has is told apart by `filenames`.
+        return PushMultipartParser(self._boundary, max_segment_count=MAX_FIELDS + 1, header_charset="latin-1")
 
     async def _chunks(self) -> AsyncGenerator[bytes]:
         receive, clock = self._request.receive, asyncio.get_running_loop().time
@@ -182,23 +201,15 @@ def _text(name: str, value: bytearray) -> str:
     return text
 
 
+def _name_of(segment: MultipartSegment) -> str:
+    return text_of((segment.name or "").encode("latin-1", "replace"))
+
+
 def _unknown(name: str, known: Collection[str]) -> str:
     called = f"`{name}`" if name.isprintable() and 0 < len(name) <= MAX_SHOWN_CHARACTERS else "That"
     near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS].lower(), known, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(f'`{field}`' for field in known)}."
     return f"{called} is not a field of this form; {hint}"
-
-
-def _base_name(filename: str) -> str:
-    """What is left of a client's path: the last part, printable, of a length that file systems take."""
-    last = filename.replace("\\", "/").rpartition("/")[2]
-    printable = "".join(character for character in last if character.isprintable()).strip(" .")
-    if len(printable) <= MAX_FILENAME_CHARACTERS:
-        return printable or "file"
-    stem, dot, extension = printable.rpartition(".")
-    if not dot or len(extension) > 16:
-        return printable[:MAX_FILENAME_CHARACTERS]
-    return stem[: MAX_FILENAME_CHARACTERS - len(extension) - 1] + dot + extension
 
 
 @contextmanager

@@ -23,53 +23,54 @@ RETRY_AFTER_OUTAGE: Final = 5
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProblemType:
     status: int
     title: str
 
 
-KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
     {
-        "digest_mismatch": Kind(400, "Content digest does not match"),
-        "bad_request": Kind(400, "Bad request"),
-        "unauthorized": Kind(401, "Valid bearer token needed"),
-        "insufficient_scope": Kind(403, "Token without the needed scope"),
-        "not_yours": Kind(403, "Not yours to change"),
-        "transcription_disabled": Kind(403, "Transcription not offered"),
-        "signature_invalid": Kind(403, "Signed URL not valid"),
-        "signature_expired": Kind(403, "Signed URL expired"),
-        "unscannable": Kind(403, "File could not be scanned"),
-        "not_found": Kind(404, "Not found"),
-        "no_thumbnail": Kind(404, "No thumbnail"),
-        "method_not_allowed": Kind(405, "Method not allowed"),
-        "request_timeout": Kind(408, "Request took too long"),
-        "not_completed": Kind(409, "Job not completed"),
-        "file_too_large": Kind(413, "File too large"),
-        "quota_exceeded": Kind(413, "Storage quota exceeded"),
-        "not_audio_or_video": Kind(415, "Neither audio nor video"),
-        "unsupported_media_type": Kind(415, "Unsupported media type"),
-        "range_not_satisfiable": Kind(416, "Range not satisfiable"),
-        "duration_exceeds_limit": Kind(422, "Recording too long"),
-        "empty_file": Kind(422, "Empty file"),
-        "idempotency_key_reused": Kind(422, "Idempotency key reused"),
-        "infected": Kind(422, "Infected content"),
-        "invalid_request": Kind(422, "Invalid request"),
-        "missing_file": Kind(422, "File missing"),
-        "scan_pending": Kind(425, "Not scanned yet"),
-        "thumbnail_pending": Kind(425, "Thumbnail not made yet"),
-        "transcription_limit_exceeded": Kind(429, "Transcription limit reached"),
-        "too_many_jobs": Kind(429, "Too many jobs"),
-        "headers_too_large": Kind(431, "Request headers too large"),
-        "internal_error": Kind(500, "Internal error"),
-        "suspended": Kind(503, "Tenant suspended"),
-        "unavailable": Kind(503, "Temporarily unavailable"),
+        "digest_mismatch": ProblemType(400, "Content digest does not match"),
+        "bad_request": ProblemType(400, "Bad request"),
+        "unauthorized": ProblemType(401, "Valid bearer token needed"),
+        "origin_not_allowed": ProblemType(403, "Origin not allowed"),
+        "insufficient_scope": ProblemType(403, "Token without the needed scope"),
+        "not_yours": ProblemType(403, "Not yours to change"),
+        "transcription_disabled": ProblemType(403, "Transcription not offered"),
+        "signature_invalid": ProblemType(403, "Signed URL not valid"),
+        "signature_expired": ProblemType(403, "Signed URL expired"),
+        "unscannable": ProblemType(403, "File could not be scanned"),
+        "not_found": ProblemType(404, "Not found"),
+        "no_thumbnail": ProblemType(404, "No thumbnail"),
+        "method_not_allowed": ProblemType(405, "Method not allowed"),
+        "request_timeout": ProblemType(408, "Request took too long"),
+        "not_completed": ProblemType(409, "Job not completed"),
+        "file_too_large": ProblemType(413, "File too large"),
+        "quota_exceeded": ProblemType(413, "Storage quota exceeded"),
+        "not_audio_or_video": ProblemType(415, "Neither audio nor video"),
+        "unsupported_media_type": ProblemType(415, "Unsupported media type"),
+        "range_not_satisfiable": ProblemType(416, "Range not satisfiable"),
+        "duration_exceeds_limit": ProblemType(422, "Recording too long"),
+        "empty_file": ProblemType(422, "Empty file"),
+        "idempotency_key_reused": ProblemType(422, "Idempotency key reused"),
+        "infected": ProblemType(422, "Infected content"),
+        "invalid_request": ProblemType(422, "Invalid request"),
+        "missing_file": ProblemType(422, "File missing"),
+        "scan_pending": ProblemType(425, "Not scanned yet"),
+        "thumbnail_pending": ProblemType(425, "Thumbnail not made yet"),
+        "transcription_limit_exceeded": ProblemType(429, "Transcription limit reached"),
+        "too_many_jobs": ProblemType(429, "Too many jobs"),
+        "headers_too_large": ProblemType(431, "Request headers too large"),
+        "internal_error": ProblemType(500, "Internal error"),
+        "suspended": ProblemType(503, "Tenant suspended"),
+        "unavailable": ProblemType(503, "Temporarily unavailable"),
     }
 )
 
 
 def problem(code: str, detail: str, facts: Mapping[str, object] | None = None) -> dict[str, Any]:
     """The body: `type, title, status, detail, code` and what a client needs to act (`limit`, `retry_after`, ...)."""
-    kind = KINDS[code]
+    kind = PROBLEM_TYPES[code]
     members = {
         "type": TYPE_PREFIX + code,
         "title": kind.title,
@@ -87,7 +88,7 @@ def response(
     if "retry_after" in content:
         headers = {"Retry-After": str(content["retry_after"]), **(headers or {})}
     body = json.dumps(content, ensure_ascii=False).encode()
-    return Response(body, KINDS[code].status, dict(headers or {}), MEDIA_TYPE)
+    return Response(body, PROBLEM_TYPES[code].status, dict(headers or {}), MEDIA_TYPE)
 
 
 def internal_error() -> Response:
@@ -165,22 +166,22 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
 
 
-_ALWAYS: Final = ("unauthorized", "insufficient_scope", "internal_error", "suspended", "unavailable")
+_ALWAYS: Final = ("bad_request", "unauthorized", "insufficient_scope", "internal_error", "suspended", "unavailable")
 
 
 def described(*codes: str) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI says of a route that may answer with these codes, beside those that any route may answer with."""
     by_status: dict[int | str, list[str]] = {}
     for code in (*codes, *_ALWAYS):
-        by_status.setdefault(KINDS[code].status, []).append(code)
+        by_status.setdefault(PROBLEM_TYPES[code].status, []).append(code)
     return {
         status: {
-            "description": " · ".join(KINDS[code].title for code in here),
+            "description": " · ".join(PROBLEM_TYPES[code].title for code in here),
             "headers": _HEADERS.get(status, {}),
             "content": {
                 MEDIA_TYPE: {
                     "schema": {"$ref": "#/components/schemas/Problem"},
-                    "examples": {code: {"value": problem(code, KINDS[code].title + ".")} for code in here},
+                    "examples": {code: {"value": problem(code, PROBLEM_TYPES[code].title + ".")} for code in here},
                 }
             },
         }

@@ -200,7 +200,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            kind = problems.KINDS[code]
+            kind = problems.PROBLEM_TYPES[code]
             body = json.dumps(problems.problem(code, detail)).encode()
             head = (
                 f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {problems.MEDIA_TYPE}\r\n"

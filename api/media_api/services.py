@@ -15,6 +15,7 @@ from media_api.settings import AuthSettings, Settings
 from media_core.capacity import Capacity, of_this_container
 from media_core.database import Database
 from media_core.decoding import DecodingPool
+from media_core.examination import Examination
 from media_core.jobs import Jobs
 from media_core.library import Library
 from media_core.policy import PolicyReader
@@ -83,7 +84,7 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
                 tenant_id=tenant_id,
                 database=database,
                 store=store,
-                decoder=decoder,
+                examiner=Examination(decoder),
                 policy=policy,
                 capacity=Capacity(of_this_container(processes=processes)),
             ),

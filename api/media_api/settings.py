@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from media_core.origins import is_origin
 from media_core.settings import (
     DecodingSettings,
     EnvironmentSettings,
@@ -76,6 +78,35 @@ class AuthSettings(EnvironmentSettings):
         return self
 
 
+class CorsSettings(EnvironmentSettings):
+    """Which web apps of other origins may call the API from a browser."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_CORS_")
+
+    origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins, separated by commas: `https://app.example`, or `https://*.preview.example` for any one label in that
+    place. Empty (default): no app of another origin may."""
+
+    max_age_seconds: int = Field(default=600, ge=0, le=86400)
+    """How long a browser may keep the answer to a preflight."""
+
+    @field_validator("origins", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(each for each in value.replace(",", " ").split() if each) if isinstance(value, str) else value
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not is_origin(origin):
+                raise ValueError(
+                    "an origin is scheme, host and port as browsers write them, such as https://app.example or "
+                    "https://*.preview.example, without a path"
+                )
+        return origins
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that the api reads from its environment, `MEDIA_*`. Raises pydantic's ValidationError."""
@@ -84,6 +115,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    cors: CorsSettings = field(default_factory=CorsSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)

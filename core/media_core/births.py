@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from media_core.database import Database
-from media_core.keys import birth_key, content_key
+from media_core.object_keys import birth_key, content_key
 from media_core.store.base import ObjectMissing, ObjectStore
 
 MOST_BYTES: Final = 4096

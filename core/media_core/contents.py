@@ -42,7 +42,7 @@ import structlog
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.ids import new_job_id, new_ulid
-from media_core.keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.quota import Usage, exceeded
 from media_core.store.base import ObjectStore
 

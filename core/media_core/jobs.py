@@ -99,7 +99,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Transcription:
+class TranscriptionRequest:
     """What a client asks for; the wishes travel in the job's payload."""
 
     language: str | None = None
@@ -111,7 +111,7 @@ class Transcription:
     vad: bool = True
 
     @classmethod
-    def of(cls, payload: Mapping[str, Any]) -> "Transcription":
+    def of(cls, payload: Mapping[str, Any]) -> "TranscriptionRequest":
         """As it was queued; what is not said there has its default."""
         return cls(**{wish.name: payload[wish.name] for wish in fields(cls) if payload.get(wish.name) is not None})
 
@@ -134,7 +134,13 @@ class Jobs:
         self.max_seconds = max_seconds
 
     async def transcribe(
-        self, caller: Claims, media_id: str, wanted: Transcription, *, once: bool = False, request_id: str | None = None
+        self,
+        caller: Claims,
+        media_id: str,
+        wanted: TranscriptionRequest,
+        *,
+        once: bool = False,
+        request_id: str | None = None,
     ) -> Job:
         """Queues a transcription of an item that the caller may see; it waits for a clean verdict.
 

@@ -3,7 +3,7 @@
 They take effect without a restart: readers ask at every request and see a change after at most one second.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal
 
 from sqlalchemy import text
@@ -14,34 +14,21 @@ from media_core.fresh import FRESH_SECONDS, Fresh
 
 __all__ = ["FRESH_SECONDS", "Policy", "PolicyReader", "apply", "read"]
 
-PendingAccess = Literal["None", "Uploader", "All"]
+IN_USAGE: Final = frozenset({"max_bytes"})
+"""Fields that stand in the row of `usage`, beside what they bound: one statement checks both."""
 
-_APPLY = text("""
-WITH limits AS (
-    INSERT INTO usage (id, max_bytes) VALUES (1, :max_bytes)
-    ON CONFLICT (id) DO UPDATE SET max_bytes = excluded.max_bytes
-)
-INSERT INTO policy (id, max_upload_bytes, max_transcription_seconds_per_day, scan_enabled, pending_access, unscannable,
-    transcription_enabled, suspended, generation)
-VALUES (1, :max_upload_bytes, :max_transcription_seconds_per_day, :scan_enabled, :pending_access, :unscannable,
-    :transcription_enabled, :suspended, :generation)
-ON CONFLICT (id) DO UPDATE SET
-    max_upload_bytes = excluded.max_upload_bytes,
-    max_transcription_seconds_per_day = excluded.max_transcription_seconds_per_day,
-    scan_enabled = excluded.scan_enabled, pending_access = excluded.pending_access,
-    unscannable = excluded.unscannable, transcription_enabled = excluded.transcription_enabled,
-    suspended = excluded.suspended, generation = excluded.generation
-""")
-_READ: Final = """
-SELECT usage.max_bytes, max_upload_bytes, max_transcription_seconds_per_day, scan_enabled, pending_access, unscannable,
-    transcription_enabled, suspended, generation
-FROM policy, usage
-"""
+PendingAccess = Literal["None", "Uploader", "All"]
 
 
 @dataclass(frozen=True)
 class Policy:
+    """A field here is a column of the table `policy` (`tables`), but for those that are `IN_USAGE`.
+
+    A new field is added here, to the tables by a migration, and to MediaTenant's `spec` with what it is made from.
+    """
+
     max_bytes: int
+    """Stored and reserved, at most."""
     max_upload_bytes: int
     max_transcription_seconds_per_day: int
     scan_enabled: bool = True
@@ -52,6 +39,18 @@ class Policy:
     suspended: bool = False
     generation: int = 0
     """Of the MediaTenant that says so."""
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(Policy) if field.name not in IN_USAGE)
+_APPLY = text(f"""
+WITH limits AS (
+    INSERT INTO usage (id, max_bytes) VALUES (1, :max_bytes)
+    ON CONFLICT (id) DO UPDATE SET max_bytes = excluded.max_bytes
+)
+INSERT INTO policy (id, {", ".join(_COLUMNS)}) VALUES (1, {", ".join(f":{name}" for name in _COLUMNS)})
+ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
+""")  # noqa: S608 (only names of fields are put in)
+_READ: Final = f"SELECT usage.max_bytes, {', '.join(_COLUMNS)} FROM policy, usage"  # noqa: S608 (as above)
 
 
 async def apply(tx: AsyncConnection, policy: Policy) -> None:

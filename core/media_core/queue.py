@@ -28,11 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from media_core.database import CHANNEL, Database, announce_after
 from media_core.errors import Unavailable
 from media_core.ids import new_job_id, new_ulid
+from media_core.job_kinds import JOB_KINDS, KINDS
 
 __all__ = ["CHANNEL", "Queue", "enqueue"]
 
-MAX_ATTEMPTS = {"scan": 8, "transcribe": 4, "thumbnail": 3}
-KINDS = tuple(MAX_ATTEMPTS)
 MOST_COUNTED = 10_000
 """Jobs of one kind and state that a depth counts; where there are more, it says so many."""
 
@@ -91,8 +90,7 @@ WITH taken AS (
         WHERE kind = %(kind)s AND status = 'queued' AND run_after <= now()
           AND NOT EXISTS (
               SELECT FROM policy
-              WHERE suspended OR NOT CASE %(kind)s WHEN 'scan' THEN scan_enabled
-                  WHEN 'transcribe' THEN transcription_enabled ELSE true END
+              WHERE suspended OR NOT coalesce((to_jsonb(policy) ->> %(switch)s)::boolean, true)
           )
         ORDER BY priority DESC, run_after, job_id
         FOR UPDATE OF job SKIP LOCKED
@@ -210,18 +208,6 @@ SELECT kind,
         AS counted) AS failed
 FROM unnest(ARRAY[{kinds}]) AS kinds(kind)
 """
-# What the rest of the schema must know when a job ends without its result: nothing stays "being made" for ever, and
-# content whose scan failed is closed with the reason "error". A job without its dedupe_key is of an earlier life of its
-# content, which was deleted meanwhile, and says nothing of the one that stands.
-_LEFT_BEHIND = {
-    "scan": text("""
-        UPDATE blob SET scan_status = 'error', scan_detail = :detail, scanned_at = now()
-        WHERE sha256 = :sha256 AND scan_status IN ('pending','error')
-    """),
-    "thumbnail": text(
-        "UPDATE blob SET thumbnail_status = 'failed' WHERE sha256 = :sha256 AND thumbnail_status = 'pending'"
-    ),
-}
 
 
 class Cancelled(Exception):
@@ -314,7 +300,7 @@ async def enqueue(
                 _ENQUEUE,
                 {
                     "job_id": new_job_id(),
-                    "kind": kind,
+                    "kind": JOB_KINDS[kind].name,
                     "priority": priority,
                     "owner": owner,
                     "media_id": media_id,
@@ -393,7 +379,14 @@ class Queue:
 
     async def _lease_many(self, kind: str, worker: str, seconds: float, most: int) -> list[Lease]:
         token = new_ulid()
-        wanted = {"kind": kind, "token": token, "worker": worker, "seconds": seconds, "most": most}
+        wanted = {
+            "kind": kind,
+            "switch": JOB_KINDS[kind].switch,
+            "token": token,
+            "worker": worker,
+            "seconds": seconds,
+            "most": most,
+        }
         with self._noting_outages():
             return [_leased(row, token) for row in await self._database.call(_LEASE, wanted)]
 
@@ -411,7 +404,7 @@ class Queue:
         if self._reaped_at - self._away_at < SERVER_BACK.total_seconds():
             return False
         async with self._database.transaction() as tx:
-            wanted = {"kind": kind, "max_attempts": MAX_ATTEMPTS[kind], "grace": SERVER_BACK}
+            wanted = {"kind": kind, "max_attempts": JOB_KINDS[kind].max_attempts, "grace": SERVER_BACK}
             ran_out = (await tx.execute(_RAN_OUT, wanted)).all()
             over = sorted((job for job in ran_out if job.over), key=lambda job: (job.sha256 or "", job.job_id))
             for job in over:
@@ -469,7 +462,7 @@ class Queue:
                         "code": code,
                         "detail": detail,
                         "retry": retry,
-                        "max_attempts": MAX_ATTEMPTS[lease.kind],
+                        "max_attempts": JOB_KINDS[lease.kind].max_attempts,
                         "base_seconds": self._retry_base,
                     },
                 ),
@@ -571,5 +564,11 @@ def _held(lease: Lease, written: CursorResult[Any]) -> Row[Any]:
 
 
 async def _left_behind(tx: AsyncConnection, ended: Row[Any]) -> None:
-    if ended.status == "failed" and ended.kind in _LEFT_BEHIND and ended.dedupe_key is not None:
-        await tx.execute(_LEFT_BEHIND[ended.kind], {"sha256": ended.dedupe_key, "detail": ended.error_detail})
+    """What the rest of the schema has to know of a job that ended without its result.
+
+    A job without its dedupe_key is of an earlier life of its content. That was deleted meanwhile, and the job says
+    nothing of the one that stands.
+    """
+    on_failure = JOB_KINDS[ended.kind].on_failure
+    if ended.status == "failed" and on_failure is not None and ended.dedupe_key is not None:
+        await tx.execute(text(on_failure), {"sha256": ended.dedupe_key, "detail": ended.error_detail})

@@ -16,8 +16,9 @@ import structlog
 
 from media_core import births
 from media_core.ids import new_job_id
-from media_core.keys import content_key, thumbnail_key
+from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.settings import RetentionSettings
 
 STALE_STAGING: Final = timedelta(hours=24)
@@ -89,12 +90,11 @@ _OLD: Final = (
     "SELECT ctid FROM idempotency WHERE created_at < now() - interval '24 hours' LIMIT %s))",
     "DELETE FROM media_tombstone WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM media_tombstone WHERE deleted_at < now() - interval '30 days' LIMIT %s))",
-    "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
-    " WHERE kind = 'scan' AND finished_at < now() - interval '7 days' LIMIT %s))",
-    "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
-    " WHERE kind = 'thumbnail' AND finished_at < now() - interval '7 days' LIMIT %s))",
-    "DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job"
-    " WHERE kind = 'transcribe' AND finished_at < now() - interval '90 days' LIMIT %s))",
+    *(
+        f"DELETE FROM job WHERE ctid = ANY(ARRAY(SELECT ctid FROM job WHERE kind = '{kind.name}'"  # noqa: S608 (constants)
+        f" AND finished_at < now() - interval '{kind.kept.days} days' LIMIT %s))"
+        for kind in JOB_KINDS.values()
+    ),
     "DELETE FROM transcription_day WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM transcription_day WHERE day < now() - interval '90 days' LIMIT %s))",
 )

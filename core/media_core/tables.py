@@ -4,12 +4,28 @@ No table names its schema: the tenant's role has it as its search_path, so the s
 can't reach another one's rows. Invariants that span tables are kept by `uploads`, `library`, `quota` and `queue`.
 """
 
+import dataclasses
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final, get_args
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, DateTime, ForeignKey, Index, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+
+from media_core import policy
 
 NOW = text("now()")
 
@@ -18,12 +34,13 @@ def _time(*, nullable: bool = False, default_now: bool = False) -> Any:
     return Column(DateTime(timezone=True), nullable=nullable, server_default=NOW if default_now else None)
 
 
-class Blob(SQLModel, table=True):
+class BlobRow(SQLModel, table=True):
     """One row per distinct content. An infected one stays as a tombstone: the same bytes are refused for ever.
 
     Written by `contents` alone, which says what its states are.
     """
 
+    __tablename__ = "blob"
     __table_args__ = (
         CheckConstraint("scan_status IN ('pending','clean','infected','unscannable','error')", name="blob_scan_status"),
         CheckConstraint("thumbnail_status IN ('none','pending','ready','failed')", name="blob_thumbnail_status"),
@@ -71,9 +88,10 @@ class Blob(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class Media(SQLModel, table=True):
+class MediaRow(SQLModel, table=True):
     """One row per upload."""
 
+    __tablename__ = "media"
     __table_args__ = (Index("media_sha256", "sha256"),)
 
     media_id: str = Field(primary_key=True, sa_type=Text)
@@ -85,7 +103,7 @@ class Media(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class MediaTombstone(SQLModel, table=True):
+class MediaTombstoneRow(SQLModel, table=True):
     """Who deleted what, for 30 days, so that repeating a DELETE is answered like the first one."""
 
     __tablename__ = "media_tombstone"
@@ -96,7 +114,7 @@ class MediaTombstone(SQLModel, table=True):
     deleted_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class RoomFile(SQLModel, table=True):
+class RoomFileRow(SQLModel, table=True):
     __tablename__ = "room_file"
     __table_args__ = (
         Index("room_file_newest", "room_id", "added_at", "media_id"),
@@ -112,9 +130,10 @@ class RoomFile(SQLModel, table=True):
     """Of the item's content: `image`, `audio`, `video` or `document`. A trigger says it where nobody does."""
 
 
-class Usage(SQLModel, table=True):
+class UsageRow(SQLModel, table=True):
     """One row. `stored_bytes` counts each content and thumbnail once; `reserved_bytes` is the sum of `reservation`."""
 
+    __tablename__ = "usage"
     __table_args__ = (
         CheckConstraint("id = 1", name="usage_one_row"),
         CheckConstraint("stored_bytes >= 0 AND reserved_bytes >= 0", name="usage_not_negative"),
@@ -131,12 +150,13 @@ class Usage(SQLModel, table=True):
     item_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
-class Reservation(SQLModel, table=True):
+class ReservationRow(SQLModel, table=True):
     """Bytes an upload in flight may still store. One that outlives `expires_at` belongs to a dead process.
 
     Until then the objects of `sha256`, once the upload knows it, are not removed.
     """
 
+    __tablename__ = "reservation"
     __table_args__ = (
         Index("reservation_expires", "expires_at"),
         Index("reservation_sha256", "sha256", postgresql_where=text("sha256 IS NOT NULL")),
@@ -148,29 +168,37 @@ class Reservation(SQLModel, table=True):
     expires_at: datetime = Field(sa_column=_time())
 
 
-class Policy(SQLModel, table=True):
-    """One row: the MediaTenant's limits and rules, written by whoever reconciles it, read by api and workers."""
-
-    __table_args__ = (
-        CheckConstraint("id = 1", name="policy_one_row"),
-        CheckConstraint("pending_access IN ('None','Uploader','All')", name="policy_pending_access"),
-        CheckConstraint("unscannable IN ('Block','Allow')", name="policy_unscannable"),
-    )
-
-    id: int = Field(primary_key=True, default=1)
-    max_upload_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="536870912"))
-    max_transcription_seconds_per_day: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="36000"))
-    scan_enabled: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
-    pending_access: str = Field(sa_column=Column(Text, nullable=False, server_default="None"))
-    unscannable: str = Field(sa_column=Column(Text, nullable=False, server_default="Block"))
-    transcription_enabled: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
-    suspended: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    generation: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+_POLICY_TYPES: Final[Mapping[Any, type[Boolean] | type[BigInteger]]] = {bool: Boolean, int: BigInteger}
 
 
-class Idempotency(SQLModel, table=True):
+def _policy_columns() -> Iterator[Column[Any] | CheckConstraint]:
+    """From `policy.Policy`, so that a field is declared once. Literals are text, and checked."""
+    for each in dataclasses.fields(policy.Policy):
+        if each.name in policy.IN_USAGE:
+            continue
+        values = get_args(each.type)
+        kind = Text if values else _POLICY_TYPES[each.type]
+        default = None if each.default is dataclasses.MISSING else text(repr(each.default).lower())
+        if values:
+            default = text(repr(each.default))
+            yield CheckConstraint(f"{each.name} IN ({', '.join(map(repr, values))})", name=f"policy_{each.name}")
+        yield Column(each.name, kind, nullable=False, server_default=default)
+
+
+POLICY = Table(
+    "policy",
+    SQLModel.metadata,
+    Column("id", Integer, primary_key=True),
+    CheckConstraint("id = 1", name="policy_one_row"),
+    *_policy_columns(),
+)
+"""One row: the MediaTenant's limits and rules, written by whoever reconciles it, read by api and workers."""
+
+
+class IdempotencyRow(SQLModel, table=True):
     """The answer once given under an Idempotency-Key, for 24 hours."""
 
+    __tablename__ = "idempotency"
     __table_args__ = (Index("idempotency_created", "created_at"),)
 
     subject: str = Field(primary_key=True, sa_type=Text)
@@ -181,11 +209,11 @@ class Idempotency(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
-class Job(SQLModel, table=True):
+class JobRow(SQLModel, table=True):
     """One unit of work of one worker kind. See `queue` for the state machine."""
 
+    __tablename__ = "job"
     __table_args__ = (
-        CheckConstraint("kind IN ('scan','transcribe','thumbnail')", name="job_kind"),
         CheckConstraint("status IN ('queued','running','completed','failed','cancelled')", name="job_status"),
         CheckConstraint("length(job_id) <= 100", name="job_id_length"),
         Index(
@@ -250,8 +278,10 @@ class Job(SQLModel, table=True):
     finished_at: datetime | None = Field(sa_column=_time(nullable=True))
 
 
-class Segment(SQLModel, table=True):
+class SegmentRow(SQLModel, table=True):
     """A transcript as it grows: what a pre-empted job continues from, and what `/events` streams."""
+
+    __tablename__ = "segment"
 
     job_id: str = Field(sa_column=Column(Text, ForeignKey("job.job_id", ondelete="CASCADE"), primary_key=True))
     number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
@@ -261,9 +291,10 @@ class Segment(SQLModel, table=True):
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
 
 
-class Canary(SQLModel, table=True):
+class CanaryRow(SQLModel, table=True):
     """A test virus that was sent through the tenant's own path: the one under way, and the last one before it."""
 
+    __tablename__ = "canary"
     __table_args__ = (
         CheckConstraint("verdict IN ('clean','infected','unscannable','error')", name="canary_verdict"),
         CheckConstraint("length(sha256) = 64", name="canary_sha256_length"),
@@ -280,16 +311,17 @@ class Canary(SQLModel, table=True):
     ended_at: datetime | None = Field(sa_column=_time(nullable=True))
 
 
-class TranscriptionDay(SQLModel, table=True):
+class TranscriptionDayRow(SQLModel, table=True):
     __tablename__ = "transcription_day"
 
     day: date = Field(primary_key=True)
     seconds: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
-class Birth(SQLModel, table=True):
+class BirthRow(SQLModel, table=True):
     """One row. Which schema this is, and how often it was swept: see `births`."""
 
+    __tablename__ = "birth"
     __table_args__ = (
         CheckConstraint("id = 1", name="birth_one_row"),
         CheckConstraint("length(birth_id) <= 100", name="birth_id_length"),
@@ -300,8 +332,10 @@ class Birth(SQLModel, table=True):
     epoch: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
-class Orphan(SQLModel, table=True):
+class OrphanRow(SQLModel, table=True):
     """An object that has no row: what was put and never committed, or what a database that was set back forgot."""
+
+    __tablename__ = "orphan"
 
     sha256: str = Field(primary_key=True, sa_type=Text)
     size: int = Field(sa_type=BigInteger)
@@ -310,9 +344,10 @@ class Orphan(SQLModel, table=True):
     """The last sweep that met it, by its epoch."""
 
 
-class Suspicion(SQLModel, table=True):
+class SuspicionRow(SQLModel, table=True):
     """A signature that found more than a few contents that were open before. What it found stays until `trusted_at`."""
 
+    __tablename__ = "suspicion"
     __table_args__ = (CheckConstraint("length(signature) <= 1000", name="suspicion_signature_length"),)
 
     signature: str = Field(primary_key=True, sa_type=Text)
@@ -321,9 +356,10 @@ class Suspicion(SQLModel, table=True):
     """A person has said that the signature is right."""
 
 
-class Swept(SQLModel, table=True):
+class SweptRow(SQLModel, table=True):
     """One row: what the last sweep saw. `orphans_kept`: they are too many to be removed without a person's word."""
 
+    __tablename__ = "swept"
     __table_args__ = (CheckConstraint("id = 1", name="swept_one_row"),)
 
     id: int = Field(primary_key=True, default=1)

@@ -15,24 +15,22 @@ import json
 import mmap
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
 from sqlalchemy import text
 
-from media_core import media_types
 from media_core.access import has_room
 from media_core.capacity import Capacity, of_this_container
 from media_core.contents import Again, Contents, Facts, Infected, KeyReused, NewItem
 from media_core.database import Database
-from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, MediaFacts, Source
+from media_core.decoding import BytesSource, Source
 from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import new_media_id, new_ulid
-from media_core.keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.policy import Policy, PolicyReader
 from media_core.quota import MIB
 from media_core.store import ObjectStore, StagedObject
-from media_core.thumbnails import make_thumbnail
 from media_core.tokens import Claims
 
 BUFFER_BYTES = 8 * MIB - MIB // 2
@@ -45,8 +43,6 @@ SMALL_BYTES = 64 * 1024
 FORM_OVERHEAD_BYTES = 64 * 1024
 """How much of a request's Content-Length may be form fields and boundaries rather than file."""
 SNIFF_BYTES = 16 * 1024
-THUMBNAIL_SECONDS = 5.0
-"""How long an upload waits for its thumbnail, other uploads' pictures before it included."""
 CONNECTION_BYTES = MIB // 2
 """What a connection holds beside its upload's buffer: a read of 256 KiB, and the rest of the one before."""
 REMOVAL_WAITS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
@@ -75,9 +71,18 @@ class Uploaded:
 
 
 @dataclass(frozen=True)
-class _Examined:
+class Examined:
+    """`thumbnail`: the master of a picture, WebP."""
+
     facts: Facts
     thumbnail: bytes | None = None
+
+
+class Examiner(Protocol):
+    """Who says what content is: `examination.Examination`, or who knows it without looking."""
+
+    async def examine(self, source: Source, head: bytes, filename: str, claimed_type: str | None) -> Examined:
+        """`head`: the first SNIFF_BYTES of `source`, or all of it. Raises Unavailable."""
 
 
 class _Buffer:
@@ -133,7 +138,7 @@ class Uploads:
         tenant_id: str,
         database: Database,
         store: ObjectStore,
-        decoder: DecodingPool,
+        examiner: Examiner,
         policy: PolicyReader,
         canary: bool = False,
         capacity: Capacity | None = None,
@@ -145,7 +150,7 @@ class Uploads:
         self.tenant_id = tenant_id
         self.database = database
         self.store = store
-        self.decoder = decoder
+        self.examiner = examiner
         self.policy = policy
         self.canary = canary
         self.contents = Contents(tenant_id=tenant_id, database=database, store=store)
@@ -295,7 +300,7 @@ class Upload:
 
     async def _keep(self, sha256: str, item: NewItem, request_id: str | None) -> Uploaded:
         """Reserve, put, commit; again where the same bytes were being removed."""
-        examined: _Examined | None = None
+        examined: Examined | None = None
         for wait in REMOVAL_WAITS:
             try:
                 begun = await self._reservation.begin(sha256, self.size, item)
@@ -394,7 +399,7 @@ class Upload:
             return BytesSource(self._buffer.view())
         return self._staged
 
-    async def _examined(self, item: NewItem) -> "_Examined":
+    async def _examined(self, item: NewItem) -> Examined:
         """Examines content that is to be stored, and reserves what its thumbnail takes.
 
         A thumbnail counts against the quota too; where there is no room for it the file goes without.
@@ -407,59 +412,16 @@ class Upload:
                 await self._reservation.grow_to(self.size + len(examined.thumbnail))
             except Refused:
                 facts = replace(examined.facts, thumbnail_status="failed", thumbnail_sha256=None, thumbnail_size=0)
-                return _Examined(facts)
+                return Examined(facts)
         return examined
 
-    async def _examine(self, filename: str, claimed_type: str | None) -> "_Examined":
-        """What only the content can tell. Bytes that can't be decoded are a file like any other, without a picture."""
+    async def _examine(self, filename: str, claimed_type: str | None) -> Examined:
         head = self._head or bytes(self._buffer.view()[:SNIFF_BYTES])
-        if media_types.looks_like_text(head):
-            mime_type = await asyncio.to_thread(media_types.sniff, head, filename, claimed_type)
-        else:
-            mime_type = media_types.sniff(head, filename, claimed_type)
-        decoder = self._uploads.decoder
-        try:
-            if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
-                async with asyncio.timeout(THUMBNAIL_SECONDS):
-                    thumbnail = await make_thumbnail(decoder, self._source(), mime_type)
-                facts = Facts(
-                    self.size,
-                    mime_type,
-                    thumbnail.source_width,
-                    thumbnail.source_height,
-                    thumbnail_status="ready",
-                    thumbnail_sha256=hashlib.sha256(thumbnail.data).hexdigest(),
-                    thumbnail_size=len(thumbnail.data),
-                )
-                return _Examined(facts, thumbnail.data)
-            if media_types.transcribable(mime_type):
-                media: MediaFacts = await decoder.run("probe", self._source())
-                mime_type = media_types.settled(mime_type, has_video=media.has_video)
-                video = media.has_video and media_types.has_thumbnail(mime_type)
-                status = "pending" if video else "none"
-                return _Examined(
-                    Facts(self.size, mime_type, media.width, media.height, media.duration, thumbnail_status=status)
-                )
-        except TimeoutError:
-            # A worker's job then, as for videos.
-            return _Examined(Facts(self.size, mime_type, thumbnail_status="pending"))
-        except DecodingFailed as error:
-            _log.info("not_decoded", mime_type=mime_type, size=self.size, code=error.code, detail=error.detail)
-            if media_types.category(mime_type) == "image":
-                return _Examined(await self._measure(mime_type))
-        return _Examined(Facts(self.size, mime_type))
-
-    async def _measure(self, mime_type: str) -> Facts:
-        """A picture too large for a thumbnail, or damaged further down, still says its size in the header."""
-        try:
-            image: ImageFacts = await self._uploads.decoder.run("inspect_image", self._source())
-        except DecodingFailed:
-            return Facts(self.size, mime_type)
-        return Facts(self.size, mime_type, image.width, image.height)
+        return await self._uploads.examiner.examine(self._source(), head, filename, claimed_type)
 
     # -- keeping -------------------------------------------------------------------------------------------------
 
-    async def _put(self, sha256: str, examined: "_Examined") -> None:
+    async def _put(self, sha256: str, examined: Examined) -> None:
         """May be repeated."""
         store, tenant_id = self._uploads.store, self._uploads.tenant_id
         if examined.thumbnail is not None:

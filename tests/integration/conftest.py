@@ -11,6 +11,7 @@ import pytest
 from media_core.contents import Contents
 from media_core.database import Database
 from media_core.decoding import DecodingPool
+from media_core.examination import Examination
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
@@ -67,7 +68,7 @@ def uploads(
         tenant_id=tenant_database.tenant_id,
         database=database,
         store=folder_store,
-        decoder=decoding_pool,
+        examiner=Examination(decoding_pool),
         policy=PolicyReader(database),
     )
 

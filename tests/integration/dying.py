@@ -23,6 +23,7 @@ from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Unavailable
+from media_core.examination import Examination
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
@@ -86,7 +87,11 @@ async def carry_out(order: dict[str, Any], deadly: Deadly) -> dict[str, Any]:
     policy = PolicyReader(database)
     library = Library(tenant_id=tenant_id, database=database, store=store, policy=policy)
     uploads = Uploads(
-        tenant_id=tenant_id, database=database, store=store, decoder=DecodingPool(processes=1), policy=policy
+        tenant_id=tenant_id,
+        database=database,
+        store=store,
+        examiner=Examination(DecodingPool(processes=1)),
+        policy=policy,
     )
     await policy.current()
     for kind, names in STEPS.items():

@@ -6,8 +6,8 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from media_core.database import Database
-from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.settings import RetentionSettings
 from media_core.store import ObjectStore
 from media_core.sweep import sweep

@@ -22,9 +22,10 @@ from media_core import births, sweep
 from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding import DecodingPool
-from media_core.keys import content_key
+from media_core.examination import Examination
 from media_core.library import Library
 from media_core.media_types import Category
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.store.base import ObjectInfo
@@ -154,7 +155,9 @@ async def test_nothing_takes_long(
     tenant_id = million.tenant_id
     policy = PolicyReader(database)
     library = Library(tenant_id=tenant_id, database=database, store=folder_store, policy=policy)
-    uploads = Uploads(tenant_id=tenant_id, database=database, store=folder_store, decoder=decoding_pool, policy=policy)
+    uploads = Uploads(
+        tenant_id=tenant_id, database=database, store=folder_store, examiner=Examination(decoding_pool), policy=policy
+    )
     measured = Measured(monkeypatch)
     for run in range(RUNS):
         await _requests(uploads, library, run, measured)

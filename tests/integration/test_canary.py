@@ -15,9 +15,11 @@ from sqlalchemy import text
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
+from media_core.examination import Examination
+from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
 from media_core.policy import PolicyReader
-from media_core.queue import MAX_ATTEMPTS, Queue
+from media_core.queue import Queue
 from media_core.store import S3Store
 from media_core.sweep import sweep
 from media_core.uploads import Uploads
@@ -55,7 +57,7 @@ class Tenant:
         reader = PolicyReader(database)
         self.library = Library(tenant_id=rows.tenant_id, database=database, store=self.store, policy=reader)
         self.uploads = Uploads(
-            tenant_id=rows.tenant_id, database=database, store=self.store, decoder=decoder, policy=reader
+            tenant_id=rows.tenant_id, database=database, store=self.store, examiner=Examination(decoder), policy=reader
         )
         self._work = Work(database, Queue(database, retry_base=timedelta(0)), self.library, self.store, decoder, reader)
         self._sending = (rows.tenant_id, rows.url, server.settings)
@@ -212,7 +214,7 @@ async def test_a_clamd_that_is_down_is_seen_and_the_next_canary_removes_what_is_
     """Its absence fails no scan, however long it lasts: the canary is overdue then, and says what it waits for."""
     monkeypatch.setattr(drain_loop, "AWAY_SECONDS", 0.0)
     await tenant.send()
-    await tenant.scan(nowhere, tries=2 * MAX_ATTEMPTS["scan"])
+    await tenant.scan(nowhere, tries=2 * JOB_KINDS["scan"].max_attempts)
     assert await tenant.condition() == ("Unknown", "CanaryPending")
     assert await tenant.condition(timeout=0) == ("False", "CanaryOverdue")
     overdue = await tenant.latest()
@@ -231,7 +233,7 @@ async def test_a_canary_that_gets_no_verdict_is_seen_and_the_next_one_removes_wh
     await tenant.send()
     (key,) = await tenant.objects()
     await tenant.store.put(key, b"cut short")
-    assert await tenant.scan(working) == MAX_ATTEMPTS["scan"]
+    assert await tenant.scan(working) == JOB_KINDS["scan"].max_attempts
     assert await tenant.condition() == ("False", "CanaryFailed")
     failed = await tenant.latest()
     assert failed is not None

@@ -25,8 +25,8 @@ from media_operator.local import clamd as embedded
 from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
 from media_workers import clamd as clamd_client
 from media_workers.canaries import TEST_VIRUS
-from media_workers.clamd import SMALL_BYTES, Clamd, Verdict
-from media_workers.session import Session
+from media_workers.clamd import SMALL_BYTES, Clamd, ClamdVerdict
+from media_workers.session import ClamdSession
 from tests.integration.clamd_server import (
     LIMIT,
     LIMITS,
@@ -46,7 +46,7 @@ from tests.integration.test_scanner_version import daily_database
 TEXT = b"An ordinary text of some length. " * 1000
 
 
-async def scan(clamd: ClamdAddress, content: bytes, **settings: float) -> Verdict:
+async def scan(clamd: ClamdAddress, content: bytes, **settings: float) -> ClamdVerdict:
     return await Clamd(settings_for(clamd, **settings)).scan(chunks(content), len(content))
 
 
@@ -242,7 +242,7 @@ async def test_a_stream_of_200_mb_leaves_memory_flat(tmp_path: Path) -> None:
 # --- nothing becomes clean by accident ------------------------------------------------------------------------------
 
 
-async def refused(scanning: Awaitable[Verdict], dependency: str = "clamd") -> str:
+async def refused(scanning: Awaitable[ClamdVerdict], dependency: str = "clamd") -> str:
     with pytest.raises(Unavailable) as caught:
         await scanning
     assert caught.value.dependency == dependency
@@ -650,15 +650,15 @@ async def test_who_waits_for_the_test_virus_behind_something_slow_is_scanned_aga
 ) -> None:
     """As small as the others it may be, and take a minute: an archive of archives."""
     monkeypatch.setattr(clamd_client, "CONFIRMED_SECONDS", 0.1)
-    scan_of, blocked, never = Session.scan, asyncio.Event(), asyncio.Event()
+    scan_of, blocked, never = ClamdSession.scan, asyncio.Event(), asyncio.Event()
 
-    async def scan(session: Session, content: bytes) -> str:
+    async def scan(session: ClamdSession, content: bytes) -> str:
         if content == b"slow":
             blocked.set()
             await never.wait()
         return await scan_of(session, content)
 
-    monkeypatch.setattr(Session, "scan", scan)
+    monkeypatch.setattr(ClamdSession, "scan", scan)
     client = Clamd(settings_for(clamd, at_once=2))
     others = [b"content %d" % number for number in range(3)]
     quick = [asyncio.create_task(client.scan(content, len(content))) for content in others]
@@ -712,14 +712,14 @@ async def test_a_version_is_never_newer_than_the_scan_that_bears_it(
     for name in ("version", "scan"):
 
         def noted(method: Callable[..., Awaitable[str]], name: str) -> Callable[..., Awaitable[str]]:
-            async def call(session: Session, *arguments: bytes) -> str:
+            async def call(session: ClamdSession, *arguments: bytes) -> str:
                 if arguments[:1] in ((), (TEXT,)):
                     order.append(name)
                 return await method(session, *arguments)
 
             return call
 
-        monkeypatch.setattr(Session, name, noted(getattr(Session, name), name))
+        monkeypatch.setattr(ClamdSession, name, noted(getattr(ClamdSession, name), name))
     monkeypatch.setattr(clamd_client, "ENGINE_SECONDS", 0.0)
     client = Clamd(settings_for(clamd, at_once=1))
     for _ in range(3):

@@ -16,8 +16,8 @@ from media_core import births, contents, queue, sweep, uploads
 from media_core.capacity import Capacity
 from media_core.contents import Again, Contents, Facts, Verdict
 from media_core.errors import Refused, Unavailable
-from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.queue import LeaseLost, Queue
 from media_core.store.base import ObjectMissing
 from media_core.uploads import Uploaded, Uploads
@@ -83,7 +83,7 @@ class Actors:
                 tenant_id=TENANT,
                 database=self.database,
                 store=self.store,
-                decoder=None,  # type: ignore[arg-type]  # `_examine` is ours
+                examiner=None,  # type: ignore[arg-type]  # `_examine` is ours
                 policy=self.policy,
                 capacity=Capacity(1024 * MIB),
             )
@@ -232,7 +232,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def say(thumbnail: str) -> None:
         facts = Facts(SIZE, "image/jpeg", thumbnail_status=thumbnail)
-        found = uploads._Examined(facts)
+        found = uploads.Examined(facts)
         if thumbnail == "ready":
             facts = Facts(
                 SIZE,
@@ -241,7 +241,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 thumbnail_sha256="t",
                 thumbnail_size=len(THUMBNAIL),
             )
-            found = uploads._Examined(facts, THUMBNAIL)
+            found = uploads.Examined(facts, THUMBNAIL)
 
         async def examine(*_: object) -> Any:
             return found

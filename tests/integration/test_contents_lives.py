@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from media_core.contents import Again, Contents, Facts, NewItem
 from media_core.database import Database
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.queue import Queue, enqueue_for_content
 from tests.integration.acting import days_pass, minutes_pass, verdict
 from tests.integration.invariants import broken

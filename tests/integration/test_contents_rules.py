@@ -14,8 +14,8 @@ from media_core import canary
 from media_core.contents import Again, Contents, Facts, NewItem, Verdict
 from media_core.database import Database
 from media_core.errors import Refused
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.queue import Lease, Queue, enqueue_for_content
 from media_core.quota import Usage
@@ -211,7 +211,7 @@ async def test_a_canary_is_never_held_however_suspicious_its_signature(
         tenant_id=uploads.tenant_id,
         database=database,
         store=folder_store,
-        decoder=uploads.decoder,
+        examiner=uploads.examiner,
         policy=PolicyReader(database),
         canary=True,
     )

@@ -48,7 +48,7 @@ class Storm:
                     tenant_id=tenant_id,
                     database=database,
                     store=store,
-                    decoder=uploads.decoder,
+                    examiner=uploads.examiner,
                     policy=PolicyReader(database),
                 ),
                 Library(tenant_id=tenant_id, database=database, store=store, policy=PolicyReader(database)),

@@ -18,7 +18,15 @@ import psutil
 import pytest
 import structlog
 
-from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, Limits, MediaFacts, Thumbnail
+from media_core.decoding import (
+    BytesSource,
+    ChildLimits,
+    DecodingFailed,
+    DecodingPool,
+    ImageFacts,
+    MediaFacts,
+    Thumbnail,
+)
 from media_core.decoding import children as children_module
 from media_core.decoding import pool as pool_module
 from media_core.decoding.wire import LENGTHS, LONGEST_PAYLOAD, WireError, header, lengths
@@ -57,7 +65,7 @@ def processes() -> Processes:
 @pytest.fixture
 async def pool(processes: Processes) -> AsyncIterator[DecodingPool]:
     """A pool of one child of the test's own, to be mistreated."""
-    async with DecodingPool(processes=1, limits=Limits(cpu_seconds=1, wall_seconds=20)) as pool:
+    async with DecodingPool(processes=1, limits=ChildLimits(cpu_seconds=1, wall_seconds=20)) as pool:
         await assert_it_still_works(pool)
         yield pool
 
@@ -102,7 +110,7 @@ async def test_a_child_that_dies_fails_its_task_and_nobody_elses(pool: DecodingP
 
 
 async def test_a_child_that_hangs_is_ended_by_the_clock(processes: Processes) -> None:
-    async with DecodingPool(processes=1, limits=Limits(wall_seconds=0.5)) as pool:
+    async with DecodingPool(processes=1, limits=ChildLimits(wall_seconds=0.5)) as pool:
         await assert_it_still_works(pool)
         sleeper = processes.child
 
@@ -126,7 +134,7 @@ async def test_a_picture_that_costs_endless_cpu_is_ended_by_the_kernel(pool: Dec
 
 
 async def test_a_picture_that_needs_too_much_memory_is_refused() -> None:
-    async with DecodingPool(processes=1, limits=Limits(memory_bytes=64 << 20)) as pool:
+    async with DecodingPool(processes=1, limits=ChildLimits(memory_bytes=64 << 20)) as pool:
         with pytest.raises(DecodingFailed) as failed:
             await pool.run("thumbnail", BytesSource(media.png_bomb(6_000, 6_000)))
         assert failed.value.code == "memory"
@@ -525,7 +533,7 @@ async def test_a_child_that_crashes_leaves_nobody_with_its_address_layout(proces
 
 
 async def test_a_child_that_hangs_leaves_nobody_with_its_address_layout(processes: Processes) -> None:
-    async with DecodingPool(processes=2, limits=Limits(wall_seconds=1)) as pool:
+    async with DecodingPool(processes=2, limits=ChildLimits(wall_seconds=1)) as pool:
         await two_at_once(pool)
         first = processes.zygotes
 

@@ -72,6 +72,15 @@ async def test_a_token_pasted_with_its_bearer_is_told_apart_from_a_bad_one(api: 
     assert "without `Bearer`" in body["detail"]
 
 
+async def test_two_authorization_headers_are_a_400(api: Api) -> None:
+    headers = [("Authorization", f"Bearer {api.token('bob')}"), ("Authorization", f"Bearer {api.token()}")]
+    async with anybody(api.base) as nobody:
+        for method, path in CALLS:
+            answer = await nobody.request(method, path, headers=headers)
+            assert answer.status_code == 400, (method, path)
+        problem(await nobody.get("/v1/usage", headers=headers), 400, "bad_request")
+
+
 async def test_bad_tokens_are_401_on_every_call(api: Api) -> None:
     stranger = generate_key()
     bad = {

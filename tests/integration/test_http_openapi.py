@@ -87,10 +87,10 @@ def test_every_error_is_described_as_a_problem_with_its_codes(described: dict[st
             assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
             examples = answer["content"]["application/problem+json"]["examples"]
             for code in examples:
-                assert problems.KINDS[code].status == int(status)
+                assert problems.PROBLEM_TYPES[code].status == int(status)
                 seen.add(code)
     not_of_a_call = {"signature_invalid", "signature_expired", "method_not_allowed", "headers_too_large"}
-    assert seen == set(problems.KINDS) - not_of_a_call
+    assert seen == set(problems.PROBLEM_TYPES) - not_of_a_call
 
 
 def test_every_call_under_v1_wants_a_bearer_token_and_no_other_does(described: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ import pytest
 from media_core import births
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_core.keys import content_key
+from media_core.examination import Examination
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.store import FolderStore, ObjectStore, S3Store
 from media_core.uploads import BUFFER_BYTES, Uploads
@@ -91,7 +92,7 @@ class Place:
             tenant_id=self.tenant.tenant_id,
             database=database,
             store=self.store,
-            decoder=None,  # type: ignore[arg-type]  # nothing here is a picture
+            examiner=Examination(None),  # type: ignore[arg-type]  # nothing here is a picture
             policy=PolicyReader(database),
         )
 

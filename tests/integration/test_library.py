@@ -7,8 +7,8 @@ from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
-from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.queue import Lease, LeaseLost, NotYet, Queue, enqueue, enqueue_for_content
 from media_core.quota import Usage
 from media_core.store.folder import FolderStore

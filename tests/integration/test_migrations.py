@@ -15,8 +15,8 @@ from sqlmodel import SQLModel
 from media_core import births, tables
 from media_core.contents import Verdict
 from media_core.database import Database, migrate
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.store.folder import FolderStore
@@ -29,7 +29,7 @@ from tests.integration.tenancy import TenantDatabase
 
 def differences(tenant: TenantDatabase) -> list[object]:
     """What the database has other than the declared tables say."""
-    assert tables.Blob.__tablename__ in SQLModel.metadata.tables
+    assert tables.BlobRow.__tablename__ in SQLModel.metadata.tables
     engine = create_engine(tenant.owner_url, connect_args={"options": f"-c search_path={tenant.schema}"})
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})

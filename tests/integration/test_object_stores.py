@@ -26,7 +26,7 @@ import pytest
 from botocore.config import Config
 
 from media_core.errors import Refused, Unavailable
-from media_core.keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.store import FolderStore, ObjectMissing, ObjectStore, S3Store, StoreSettings, open_store
 from media_core.store import folder as folder_module
 from media_core.store import s3 as s3_module

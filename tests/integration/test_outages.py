@@ -21,12 +21,14 @@ from sqlalchemy import text
 
 from media_core import queue as queue_module
 from media_core.database import Database
-from media_core.decoding import DecodingPool, Limits
+from media_core.decoding import ChildLimits, DecodingPool
 from media_core.errors import Refused, Unavailable
-from media_core.jobs import Jobs, Transcription
+from media_core.examination import Examination
+from media_core.job_kinds import JOB_KINDS, KINDS
+from media_core.jobs import Jobs, TranscriptionRequest
 from media_core.library import Library
 from media_core.policy import PolicyReader
-from media_core.queue import KINDS, MAX_ATTEMPTS, Queue
+from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.store import S3Store
 from media_core.uploads import Uploaded, Uploads
@@ -137,7 +139,9 @@ class Tenant:
         self.database = database
         reader = PolicyReader(database)
         self.library = Library(tenant_id=rows.tenant_id, database=database, store=store, policy=reader)
-        self.uploads = Uploads(tenant_id=rows.tenant_id, database=database, store=store, decoder=decoder, policy=reader)
+        self.uploads = Uploads(
+            tenant_id=rows.tenant_id, database=database, store=store, examiner=Examination(decoder), policy=reader
+        )
         self.jobs = Jobs(database=database, library=self.library, max_seconds=3600)
         self.work = Work(
             database, Queue(database, retry_base=timedelta(milliseconds=20)), self.library, store, decoder, reader
@@ -183,7 +187,7 @@ class Tenant:
         async with asyncio.timeout(SOON * 2):
             while True:
                 rows = [row for row in await self.rows() if row.kind in kinds]
-                if all(row.postponed > MANY * MAX_ATTEMPTS[row.kind] for row in rows):
+                if all(row.postponed > MANY * JOB_KINDS[row.kind].max_attempts for row in rows):
                     return rows
                 await asyncio.sleep(0.05)  # rows tell nobody
 
@@ -196,7 +200,7 @@ class Tenant:
                 await asyncio.sleep(0.05)
 
     async def transcribe(self, item: Uploaded) -> str:
-        return (await self.jobs.transcribe(ALICE, item.media_id, Transcription())).job_id
+        return (await self.jobs.transcribe(ALICE, item.media_id, TranscriptionRequest())).job_id
 
     async def readable(self, item: Uploaded) -> bool:
         try:
@@ -285,7 +289,7 @@ async def test_an_object_store_that_hangs_is_not_taken_for_a_film_that_can_not_b
     async with tenant_of(tenant_database, s3, decoding_pool, settings_for(clamd)) as tenant:
         item = await upload(tenant.uploads, film(), filename="film.mp4")
         with s3.hanging():
-            async with DecodingPool(processes=1, limits=Limits(wall_seconds=0.5)) as impatient:
+            async with DecodingPool(processes=1, limits=ChildLimits(wall_seconds=0.5)) as impatient:
                 tenant.work.decoder = impatient
                 tenant.start_workers(whisper, "thumbnail")
                 (row,) = await tenant.until_all_waited("thumbnail")

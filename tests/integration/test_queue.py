@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from media_core.database import Database
+from media_core.job_kinds import JOB_KINDS
 from media_core.queue import (
     CHANNEL,
-    MAX_ATTEMPTS,
     POSTPONED_SECONDS,
     Cancelled,
     Depth,
@@ -155,7 +155,7 @@ async def test_a_failed_job_is_retried_after_a_growing_jittered_delay_then_fails
     queue = Queue(database, retry_base=timedelta(seconds=100))
     job_id = await put(database)
     delays = []
-    for attempt in range(1, MAX_ATTEMPTS["transcribe"] + 1):
+    for attempt in range(1, JOB_KINDS["transcribe"].max_attempts + 1):
         lease = await take(queue)
         assert lease.attempts == attempt
         await queue.fail(lease, "unavailable", "object store: away", retry=True)
@@ -176,7 +176,7 @@ async def test_a_job_that_kills_its_worker_every_time_ends_as_failed_not_in_a_lo
     database: Database, queue: Queue
 ) -> None:
     job_id = await put(database)
-    for _ in range(MAX_ATTEMPTS["transcribe"]):
+    for _ in range(JOB_KINDS["transcribe"].max_attempts):
         await take(queue)
         await expire(database, job_id)
     assert await queue.lease("transcribe", worker="test", seconds=30) is None
@@ -374,7 +374,7 @@ async def test_a_job_that_is_postponed_ever_so_often_is_never_failed_and_is_aske
     queue = Queue(database)
     job_id = await put(database)
     delays = []
-    for tries in range(20 * MAX_ATTEMPTS["transcribe"]):
+    for tries in range(20 * JOB_KINDS["transcribe"].max_attempts):
         lease = await take(queue)
         assert (lease.attempts, lease.postponed) == (1, tries)
         await queue.postpone(lease, "object store", "it does not answer")
@@ -397,7 +397,7 @@ async def test_a_job_that_is_postponed_ever_so_often_is_never_failed_and_is_aske
 
 async def test_attempts_of_before_an_outage_count_after_it(database: Database, queue: Queue) -> None:
     job_id = await put(database)
-    for attempt in range(1, MAX_ATTEMPTS["transcribe"] + 1):
+    for attempt in range(1, JOB_KINDS["transcribe"].max_attempts + 1):
         for _ in range(5):
             await queue.postpone(await take_due(database, queue), "object store", "away")
         lease = await take_due(database, queue)

@@ -20,9 +20,10 @@ from media_core import policy
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
-from media_core.keys import content_key
+from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
-from media_core.queue import MAX_ATTEMPTS, Queue
+from media_core.object_keys import content_key
+from media_core.queue import Queue
 from media_core.settings import RetentionSettings
 from media_core.store import FolderStore
 from media_core.sweep import sweep
@@ -221,7 +222,7 @@ async def test_rescans_that_fail_leave_clean_files_clean_and_are_queued_once_a_r
     clamd.number += 1
     assert await rescanned(work, clamd) == 1
     os.truncate(tmp_path / "bucket" / content_key(uploads.tenant_id, item.sha256), 3)
-    assert await scan(work, clamd.settings) == MAX_ATTEMPTS["scan"]
+    assert await scan(work, clamd.settings) == JOB_KINDS["scan"].max_attempts
     assert await is_readable(work.library, item)
     assert await rescanned(work, clamd) == 1  # tomorrow
 

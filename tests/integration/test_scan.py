@@ -16,9 +16,10 @@ from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unfinished
-from media_core.keys import content_key, thumbnail_key
+from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
-from media_core.queue import MAX_ATTEMPTS, Lease, LeaseLost, Queue
+from media_core.object_keys import content_key, thumbnail_key
+from media_core.queue import Lease, LeaseLost, Queue
 from media_core.store import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
@@ -202,7 +203,7 @@ async def test_without_clamd_content_stays_closed_and_is_scanned_once_clamd_is_b
 ) -> None:
     monkeypatch.setattr(drain_loop, "AWAY_SECONDS", 0.0)
     item = await upload(uploads, TEXT)
-    tries = 2 * MAX_ATTEMPTS["scan"]
+    tries = 2 * JOB_KINDS["scan"].max_attempts
     assert await drain(Scanner(nowhere), work, tries) == tries
     assert not await readable(work.library, item)
     assert (await blob(work.database, item.sha256)).scan_status == "pending"
@@ -222,7 +223,7 @@ async def test_a_scan_that_fails_by_itself_ends_as_failed_and_the_sweep_has_it_t
     item = await upload(uploads, TEXT)
     file = tmp_path / "bucket" / content_key(uploads.tenant_id, item.sha256)
     os.truncate(file, 5)
-    assert await drain(scanner, work) == MAX_ATTEMPTS["scan"]
+    assert await drain(scanner, work) == JOB_KINDS["scan"].max_attempts
     assert not await readable(work.library, item)
     assert (await blob(work.database, item.sha256)).scan_status == "error"
     job = await last_job(work.database)

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from media_core.canary import EICAR, send
 from media_core.database import Database
 from media_core.decoding import DecodingPool
+from media_core.examination import Examination
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
@@ -151,7 +152,7 @@ async def test_a_scanner_a_rescan_a_canary_and_a_sweep_need_one_connection(
             tenant_id=work.library.tenant_id,
             database=work.database,
             store=folder_store,
-            decoder=work.decoder,
+            examiner=Examination(work.decoder),
             policy=work.policy,
             canary=canary,
         )

@@ -31,8 +31,8 @@ from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.store import S3Store
 from media_core.tokens import generate_key, mint, save_public_jwks

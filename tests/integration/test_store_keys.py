@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from media_core.errors import Unavailable
-from media_core.keys import content_key
+from media_core.object_keys import content_key
 from media_core.store import S3Settings, S3Store
 from media_core.store import s3 as s3_module
 from media_operator.backends import boto

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from media_core import births
 from media_core.database import Database
-from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.policy import PolicyReader
 from media_core.quota import Usage
 from media_core.settings import RetentionSettings

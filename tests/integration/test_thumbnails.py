@@ -12,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image, ImageCms
 
-from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts, Limits, Thumbnail
+from media_core.decoding import BytesSource, ChildLimits, DecodingFailed, DecodingPool, ImageFacts, Thumbnail
 from media_core.thumbnails import SIZES, make_thumbnail, variant
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes
@@ -305,7 +305,7 @@ async def test_the_largest_allowed_picture_fits_the_memory_limit(image_format: s
     side = 5_400 if image_format == "WEBP" else 7_000
     options = {"WEBP": {"method": 0, "quality": 10}, "PNG": {"compress_level": 1}, "BMP": {}}[image_format]
     picture = Image.new("RGB" if image_format == "BMP" else "RGBA", (side, side), media.GREEN)
-    async with DecodingPool(processes=1, limits=Limits()) as pool:
+    async with DecodingPool(processes=1, limits=ChildLimits()) as pool:
         thumbnail = await make_thumbnail(
             pool, BytesSource(media.encoded(picture, image_format, **options)), "image/png"
         )

@@ -25,8 +25,8 @@ from media_core import transcripts
 from media_core.database import Database
 from media_core.decoding import DecodingPool, Source
 from media_core.ids import new_media_id
-from media_core.keys import content_key
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.queue import Lease, Queue, cancel, enqueue
 from media_core.settings import TranscriptionSettings
@@ -437,6 +437,7 @@ async def test_a_stopped_worker_hands_the_job_back_and_the_next_one_goes_on(tena
     async def stop_at_the_third(lease: Lease, number: int) -> None:
         if number == 2:
             worker.stop.set()
+            await asyncio.Event().wait()  # until the worker interrupts the job: where it goes on is always the same
 
     worker = tenant.worker(queue=WatchedQueue(tenant.work.database, stop_at_the_third))
     await worker.run()

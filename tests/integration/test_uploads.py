@@ -10,9 +10,10 @@ from sqlalchemy import text
 
 from media_core.capacity import Capacity
 from media_core.database import Database
+from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
-from media_core.keys import content_key, thumbnail_key
 from media_core.library import Library
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.quota import Usage
@@ -288,7 +289,7 @@ async def test_one_idempotency_key_does_not_serve_two_operations(uploads: Upload
 async def test_a_picture_that_takes_too_long_is_kept_and_its_thumbnail_left_to_a_worker(
     uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("media_core.uploads.THUMBNAIL_SECONDS", 0.0)
+    monkeypatch.setattr("media_core.examination.THUMBNAIL_SECONDS", 0.0)
     uploaded = await upload(uploads, photo(640, 480), filename="slow.jpg")
     assert uploaded.thumbnail_id is not None
     assert (await Queue(database).depth())["thumbnail"].ready == 1
@@ -315,6 +316,6 @@ async def test_a_full_tenant_decodes_nothing_that_it_refuses(
         raise AssertionError("decoded before the quota was asked")
 
     await tenant_database.declare(replace(GENEROUS, max_bytes=1))
-    monkeypatch.setattr(uploads.decoder, "run", decoded)
+    monkeypatch.setattr(DecodingPool, "run", decoded)
     with pytest.raises(Refused, match="do not fit"):
         await upload(uploads, photo(640, 480))

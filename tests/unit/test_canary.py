@@ -4,7 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from media_core.canary import EICAR, new_content
+from media_core.canary import EICAR, PlainText, new_content
+from media_core.contents import Facts
+from media_core.decoding import BytesSource
+from media_core.sniffing import sniff
+from media_core.uploads import Examined
 from media_operator.backends.scanner_canary import Canary, State, judge
 from media_operator.plan.observed import Scanner
 
@@ -73,3 +77,9 @@ def test_what_is_said_does_not_change_with_time_alone(state: State) -> None:
 
 def test_what_is_said_names_the_time_and_the_signatures() -> None:
     assert judged(canary("found")).detail == f"clamd ({ENGINE}) found the test virus sent at 2026-03-01 12:00 UTC"
+
+
+async def test_its_type_is_the_one_that_its_bytes_have() -> None:
+    content = new_content()
+    known = await PlainText().examine(BytesSource(content), content, "canary.txt", None)
+    assert known == Examined(Facts(len(content), sniff(content, "canary.txt")))

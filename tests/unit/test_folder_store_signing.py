@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from media_core.errors import Refused
-from media_core.keys import content_key
+from media_core.object_keys import content_key
 from media_core.store import FolderStore, SignedRequest
 
 SIGNING_KEY = b"k" * 32

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from media_core import media_types
-from media_core.media_types import category, has_thumbnail, inline_allowed, settled, sniff, transcribable
+from media_core import sniffing
+from media_core.media_types import category, has_thumbnail, inline_allowed, settled, transcribable
+from media_core.sniffing import sniff
 from tests.fixtures import media
 
 
@@ -219,7 +220,7 @@ def test_many_threads_may_sniff_at_once() -> None:
 def test_the_bundled_library_is_used_and_the_environment_left_alone() -> None:
     program = (
         "import os; before = dict(os.environ)\n"
-        "from media_core import media_types\n"
+        "import media_core.sniffing\n"
         "maps = open('/proc/self/maps').read()\n"
         "print(dict(os.environ) == before, [l.split()[-1] for l in maps.splitlines() if 'libmagic' in l][0])"
     )
@@ -231,4 +232,4 @@ def test_the_bundled_library_is_used_and_the_environment_left_alone() -> None:
 
 def test_only_the_head_is_looked_at() -> None:
     assert sniff(b"words " * 1_000 + b"<script>") == "text/plain"
-    assert media_types.HEAD == 4096
+    assert sniffing.HEAD == 4096

@@ -124,12 +124,53 @@ async def test_an_empty_form_has_neither_file_nor_fields() -> None:
         ("名前.png", "名前.png"),
         ("x" * 300 + ".jpeg", "x" * 250 + ".jpeg"),
         ("y" * 300, "y" * 255),
+        ("会" * 100 + ".jpeg", "会" * 83 + ".jpeg"),
+        ("Screenshot 2026-01-02 at 3.04.05\u202fPM.png", "Screenshot 2026-01-02 at 3.04.05\u202fPM.png"),
+        ("全角\u3000空白.txt", "全角\u3000空白.txt"),
+        ("می\u200cخواهم.txt", "می\u200cخواهم.txt"),
+        ("👩\u200d👩\u200d👧.png", "👩\u200d👩\u200d👧.png"),
+        (".gitignore", ".gitignore"),
+        ("AC\\DC.mp3", "AC\\DC.mp3"),
+        ("..\\..\\boot.ini", "boot.ini"),
+        ("\\\\server\\share\\a.txt", "a.txt"),
+        ("a%22b.txt", 'a"b.txt'),
+        ("Ende.", "Ende."),
+        ("...", "file"),
+        (" a.txt ", "a.txt"),
+        ("=?utf-8?B?w7xiZXIudHh0?=", "über.txt"),
+        ("=?ISO-8859-1?Q?=FCber?= =?utf-8?B?LnR4dA==?=", "über.txt"),
+        ("=?nonsense?B?w7xiZXIudHh0?=", "=?nonsense?B?w7xiZXIudHh0?="),
+        ("1=?2.txt", "1=?2.txt"),
         ("evil\u202egnp.exe", "evilgnp.exe"),
     ],
 )
 async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, kept: str) -> None:
     form, _ = await read(body_of(part("file", b"x", sent)))
     assert form.filename == kept
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"filename=\"=?utf-8?B?w7xiZXIudHh0?=\"; filename*=utf-8''%C3%BCber.txt",  # .NET
+        b"filename*=UTF-8''%C3%BCber.txt; filename=\"?ber.txt\"",
+        b"filename*=iso-8859-1'en'%FCber.txt",
+        b"filename*=\"utf-8''%C3%BCber.txt\"",
+        "filename=über.txt".encode(),
+        'filename="über.txt"'.encode("latin-1"),
+        b"filename*=martian''%00; filename=\"\xc3\xbcber.txt\"",
+    ],
+)
+async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> None:
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '.encode() + sent
+    form, _ = await read(head + b"\r\n\r\nx\r\n" + END)
+    assert form.filename == "über.txt"
+
+
+async def test_what_upload_widgets_send_beside_the_file_is_not_read() -> None:
+    widgets = [part(name, "x") for name in ("name", "type", "relativePath", "name")]
+    form, data = await read(body_of(part("file", "{}"), *widgets, part("file", b"data", "a.txt"), part("room_id", "a")))
+    assert (form.filename, data, form.text("room_id"), form.text("name")) == ("a.txt", b"data", "a", None)
 
 
 async def test_a_file_part_may_do_without_a_name_if_it_says_its_type() -> None:

@@ -27,7 +27,7 @@ def _raised(package: Path) -> Iterator[str]:
 
 def test_every_code_that_core_and_api_raise_has_a_status() -> None:
     raised = {code for package in (media_core, media_api) for code in _raised(Path(package.__file__ or "").parent)}
-    assert raised - set(problems.KINDS) == ONLY_A_JOB_ENDS_WITH
+    assert raised - set(problems.PROBLEM_TYPES) == ONLY_A_JOB_ENDS_WITH
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_every_code_that_core_and_api_raise_has_a_status() -> None:
     ],
 )
 def test_the_published_codes_have_their_published_status(code: str, status: int) -> None:
-    assert problems.KINDS[code].status == status
+    assert problems.PROBLEM_TYPES[code].status == status
 
 
 def test_a_problem_bears_what_a_client_needs_to_act() -> None:

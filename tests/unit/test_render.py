@@ -28,8 +28,8 @@ from media_operator.render.database_connections import OPERATOR_CONNECTIONS, con
 from media_operator.render.jobs import LOST
 from media_operator.settings import PlatformSettings
 from media_operator.tenant.annotations import ROTATE_KEYS
-from media_workers.__main__ import Settings as WorkerSettings
 from media_workers.settings import ClamdSettings
+from media_workers.settings import Settings as WorkerSettings
 from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
 
 GOLDEN = Path(__file__).parent / "golden" / "render"

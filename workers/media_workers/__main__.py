@@ -8,9 +8,9 @@ sweep, which the next one does again; anything else is a bug.
 import argparse
 import asyncio
 import os
+import pkgutil
 import signal
 import sys
-from dataclasses import dataclass, field
 
 import structlog
 from pydantic import ValidationError
@@ -19,50 +19,22 @@ from media_core import logs
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.errors import Unavailable
+from media_core.job_kinds import JOB_KINDS, KINDS, JobKind
 from media_core.library import Library
 from media_core.policy import PolicyReader
-from media_core.queue import KINDS, Queue
-from media_core.settings import LogSettings, RetentionSettings, TenantSettings, TranscriptionSettings, complaints
-from media_core.store import StoreSettings, open_store
+from media_core.queue import Queue
+from media_core.settings import complaints
+from media_core.store import open_store
 from media_core.sweep import sweep
 from media_workers import metrics
 from media_workers.drain import Drain, Handler, Work, stop_on_signals
-from media_workers.settings import ClamdSettings, DrainSettings, MetricsSettings, WhisperSettings
+from media_workers.settings import Settings
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All that a worker reads from its environment. Raises pydantic's ValidationError."""
-
-    tenant: TenantSettings = field(default_factory=TenantSettings)
-    store: StoreSettings = field(default_factory=StoreSettings)
-    drain: DrainSettings = field(default_factory=DrainSettings)
-    clamd: ClamdSettings = field(default_factory=ClamdSettings)
-    whisper: WhisperSettings = field(default_factory=WhisperSettings)
-    transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
-    metrics: MetricsSettings = field(default_factory=MetricsSettings)
-    log: LogSettings = field(default_factory=LogSettings)
-    retention: RetentionSettings = field(default_factory=RetentionSettings)
-
-
-def handler_of(kind: str, settings: Settings) -> tuple[Handler, int]:
-    """The handler, and how many jobs it is given at once.
-
-    Imports only what this kind needs: a scan worker never loads a speech model.
-    """
-    if kind == "scan":
-        from media_workers.scan import JOBS_AT_ONCE, Scanner
-
-        return Scanner(settings.clamd, settings.retention), JOBS_AT_ONCE
-    if kind == "transcribe":
-        from media_workers.transcribe import Transcriber
-        from media_workers.whisper import Whisper
-
-        whisper = Whisper(settings.whisper)
-        return Transcriber(whisper, settings.transcription, lease_seconds=settings.drain.lease_seconds), 1
-    from media_workers.thumbnail import make_video_thumbnail
-
-    return make_video_thumbnail, 1
+def handler_of(kind: JobKind, settings: Settings) -> Handler:
+    """Imports the module of this kind, and no other."""
+    handler: Handler = pkgutil.resolve_name(kind.handler)(settings)
+    return handler
 
 
 async def run(kind: str, settings: Settings) -> None:
@@ -88,10 +60,10 @@ async def run(kind: str, settings: Settings) -> None:
             stop_on_signals(rescan.stop)
             await rescan.run()
             return
-        handler, at_once = handler_of(kind, settings)
+        handler = handler_of(JOB_KINDS[kind], settings)
         async with DecodingPool(processes=1) as decoder:
             work = Work(database, Queue(database), library, store, decoder, policy)
-            drain = Drain(kind, handler, work, settings.drain, at_once=at_once)
+            drain = Drain(kind, handler, work, settings.drain, at_once=JOB_KINDS[kind].jobs_at_once)
             stop_on_signals(drain.stop)
             await drain.run()
     finally:

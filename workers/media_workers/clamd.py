@@ -25,7 +25,7 @@ import structlog
 from media_core.errors import Unavailable, Unfinished
 from media_core.store import Chunk
 from media_workers.canaries import CANARIES, TEST_VIRUS, Canary
-from media_workers.session import IDLE_SECONDS, Session, unavailable
+from media_workers.session import IDLE_SECONDS, ClamdSession, unavailable
 from media_workers.settings import ClamdSettings
 
 SMALL_BYTES: Final = 256 * 1024
@@ -53,7 +53,7 @@ _SKIPPED = ("Heuristics.Limits.Exceeded", "Heuristics.Encrypted.", "Heuristics.X
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClamdVerdict:
     """`status` is `blob.scan_status`, `detail` says why, `engine` is clamd's version and the date of its signatures."""
 
     status: Literal["clean", "infected", "unscannable", "error"]
@@ -61,21 +61,21 @@ class Verdict:
     engine: str
 
 
-def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infected"] = "infected") -> Verdict:
+def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infected"] = "infected") -> ClamdVerdict:
     """Maps one INSTREAM reply line, without its end, to a verdict (architecture.md, "Scanning").
 
     `heuristics`: what a guess of clamd's own (`Heuristics.*`) means where it is none of "I did not look inside".
     """
     if reply == "stream: OK":
-        return Verdict("clean", None, engine)
+        return ClamdVerdict("clean", None, engine)
     if found := _FOUND.fullmatch(reply):
         name = found[1][:LONGEST_NAME]
         if name.startswith(_SKIPPED):
-            return Verdict("unscannable", name, engine)
-        return Verdict(heuristics if name.startswith(_GUESSED) else "infected", name, engine)
+            return ClamdVerdict("unscannable", name, engine)
+        return ClamdVerdict(heuristics if name.startswith(_GUESSED) else "infected", name, engine)
     if reply == "INSTREAM size limit exceeded. ERROR":
-        return Verdict("unscannable", "larger than clamd's StreamMaxLength", engine)
-    return Verdict("error", f"clamd answered {reply[:200]!r}", engine)
+        return ClamdVerdict("unscannable", "larger than clamd's StreamMaxLength", engine)
+    return ClamdVerdict("error", f"clamd answered {reply[:200]!r}", engine)
 
 
 class _NotFound(Unavailable):
@@ -113,7 +113,7 @@ class Clamd:
             raise Unavailable("clamd", f"answered VERSION with {reply[:200]!r}")
         return reply
 
-    async def scan(self, content: bytes | AsyncIterator[Chunk], size: int) -> Verdict:
+    async def scan(self, content: bytes | AsyncIterator[Chunk], size: int) -> ClamdVerdict:
         """clamd's verdict on `content`, which must be `size` bytes long; up to `SMALL_BYTES` it is best given whole.
 
         Raises what `content` raises, and `Unfinished("object store", ...)` when its length is another: then clamd
@@ -122,7 +122,7 @@ class Clamd:
         if size > (limit := self._settings.max_bytes):
             async with self._line() as line:
                 engine = await line.engine()
-            return Verdict("unscannable", f"{size} bytes, more than the {limit} that are scanned", engine)
+            return ClamdVerdict("unscannable", f"{size} bytes, more than the {limit} that are scanned", engine)
         if isinstance(content, bytes) and len(content) != size:
             raise _another_size(len(content), size)
         try:
@@ -140,7 +140,7 @@ class Clamd:
             await self._blame_itself()
         return verdict
 
-    async def _scan_alone(self, content: AsyncIterator[Chunk], size: int) -> Verdict:
+    async def _scan_alone(self, content: AsyncIterator[Chunk], size: int) -> ClamdVerdict:
         """The test virus comes right before it for those that wait for it, and right after it."""
         seconds = self._settings.scan_timeout
         async with self._line() as line:
@@ -155,7 +155,7 @@ class Clamd:
             except TimeoutError:
                 raise Unfinished("clamd", f"no verdict within {seconds:g} s") from None
 
-    async def _scan_among_others(self, content: bytes) -> Verdict | None:
+    async def _scan_among_others(self, content: bytes) -> ClamdVerdict | None:
         """The test virus comes after a few of them. None: it never came, so nothing is known."""
         async with self._line() as line:
             engine = await line.engine()
@@ -172,12 +172,12 @@ class Clamd:
             raise type(error)(error.dependency, error.detail) from error
         return verdict
 
-    def _interpret(self, reply: str, engine: str) -> Verdict:
+    def _interpret(self, reply: str, engine: str) -> ClamdVerdict:
         return interpret(reply, engine, self._settings.heuristics)
 
     # --- the test virus -----------------------------------------------------------------------------------------
 
-    async def _check(self, session: Session, canary: Canary) -> None:
+    async def _check(self, session: ClamdSession, canary: Canary) -> None:
         """Raises `_NotFound`, and closes the connection, unless clamd says of the canary what it has to say.
 
         That it is infected will do for each: some signature, be it a wrong one, finds every archive.
@@ -287,7 +287,7 @@ class Clamd:
         line.close()
 
     async def _opened(self) -> "_Line":
-        line = _Line(await Session.open(self._settings))
+        line = _Line(await ClamdSession.open(self._settings))
         try:
             await line.engine()  # it answers at once, or is away
             for canary in CANARIES:
@@ -344,7 +344,7 @@ class Clamd:
 class _Line:
     """A connection, and what it called clean since clamd last found the test virus on it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ClamdSession) -> None:
         self.session = session
         self.unconfirmed: list[asyncio.Future[Unavailable | None]] = []
         self.scan_seconds = 0.0

@@ -19,16 +19,17 @@ from media_core import canary
 from media_core.access import CANARY
 from media_core.contents import Contents, Verdict
 from media_core.errors import Unavailable, Unfinished
-from media_core.keys import content_key
+from media_core.job_kinds import JOB_KINDS
+from media_core.object_keys import content_key
 from media_core.queue import Content, Lease, LeaseLost, NotYet
 from media_core.settings import RetentionSettings
 from media_core.store import ObjectMissing
 from media_workers import clamd
 from media_workers.clamd import SMALL_BYTES, Clamd
 from media_workers.drain import Work
-from media_workers.settings import ClamdSettings
+from media_workers.settings import ClamdSettings, Settings
 
-JOBS_AT_ONCE: Final = 64
+JOBS_AT_ONCE: Final = JOB_KINDS["scan"].jobs_at_once
 """Leased by one worker: some are scanned, others have their verdict and wait for it to be believed or written."""
 READ_AT_ONCE: Final = 8
 """Small contents that are asked of the object store at the same time, ahead of their scan."""
@@ -50,6 +51,10 @@ class _Waiting:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
     """Why it is not there, once `ended` is set."""
+
+
+def scanner(settings: Settings) -> "Scanner":
+    return Scanner(settings.clamd, settings.retention)
 
 
 class Scanner:
@@ -90,7 +95,7 @@ class Scanner:
             except Unavailable as error:
                 _log.warning("canary_left_to_the_next", dependency=error.dependency, detail=error.detail)
 
-    async def _scan(self, content: Content, work: Work) -> clamd.Verdict | None:
+    async def _scan(self, content: Content, work: Work) -> clamd.ClamdVerdict | None:
         """None: the content was deleted since we looked."""
         key, size = content_key(work.library.tenant_id, content.sha256), content.size
         try:

@@ -29,7 +29,7 @@ _END: Final = bytes(4)
 _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 
 
-class Session:
+class ClamdSession:
     """Everything raises `Unavailable` when clamd does not answer, and `Unfinished` when it breaks off in a content."""
 
     def __init__(self, connection: socket.socket, settings: ClamdSettings) -> None:
@@ -47,7 +47,7 @@ class Session:
         self._loop.add_reader(connection, self._read)
 
     @classmethod
-    async def open(cls, settings: ClamdSettings) -> "Session":
+    async def open(cls, settings: ClamdSettings) -> "ClamdSession":
         loop = asyncio.get_running_loop()
         with unavailable():
             async with asyncio.timeout(settings.connect_timeout):

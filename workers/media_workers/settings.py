@@ -1,12 +1,20 @@
 """Settings of the workers, one class per concern. The docs' configuration reference is generated from this file."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from media_core.settings import EnvironmentSettings
+from media_core.settings import (
+    EnvironmentSettings,
+    LogSettings,
+    RetentionSettings,
+    TenantSettings,
+    TranscriptionSettings,
+)
+from media_core.store import StoreSettings
 
 
 class WhisperSettings(EnvironmentSettings):
@@ -100,3 +108,18 @@ class MetricsSettings(EnvironmentSettings):
 
     port: int | None = None
     """Port that serves Prometheus metrics; none by default."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a worker reads from its environment. Raises pydantic's ValidationError."""
+
+    tenant: TenantSettings = field(default_factory=TenantSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    drain: DrainSettings = field(default_factory=DrainSettings)
+    clamd: ClamdSettings = field(default_factory=ClamdSettings)
+    whisper: WhisperSettings = field(default_factory=WhisperSettings)
+    transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)

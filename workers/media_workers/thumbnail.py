@@ -8,8 +8,13 @@ from media_core.errors import Refused, Unfinished, not_found
 from media_core.queue import Lease, LeaseLost
 from media_core.store import ObjectMissing
 from media_core.thumbnails import make_thumbnail
-from media_workers.drain import Work
+from media_workers.drain import Handler, Work
+from media_workers.settings import Settings
 from media_workers.stored import Stored
+
+
+def thumbnailer(_settings: Settings) -> Handler:
+    return make_video_thumbnail
 
 
 async def make_video_thumbnail(lease: Lease, work: Work) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 from media_core import quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts
 from media_core.errors import Refused, Unfinished, not_found
-from media_core.jobs import Transcription
+from media_core.jobs import TranscriptionRequest
 from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
 from media_core.store.base import ObjectMissing
 from media_core.transcripts import published
 from media_workers.drain import Work
+from media_workers.settings import Settings
 from media_workers.stored import Stored
 from media_workers.whisper import SAMPLE_RATE, Heard, Model, Samples, Whisper
 
@@ -36,6 +37,11 @@ _OVERLAP = 5.0
 """Seconds heard twice where a window ends in silence: half a word there may have gone unnoticed."""
 _ROUNDING = 0.25
 """Seconds by which what is decoded may differ from what was asked for or announced: resamplers and codecs pad."""
+
+
+def transcriber(settings: Settings) -> "Transcriber":
+    whisper = Whisper(settings.whisper)
+    return Transcriber(whisper, settings.transcription, lease_seconds=settings.drain.lease_seconds)
 
 
 class Transcriber:
@@ -64,7 +70,7 @@ class Transcriber:
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
         `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`.
         """
-        wanted = Transcription.of(lease.payload)
+        wanted = TranscriptionRequest.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
         source = Stored(work, content)
         recording = Recording(work.decoder, source, max_seconds=self._max_seconds, window_seconds=self._window_seconds)
@@ -221,7 +227,7 @@ class Recording:
             raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error
 
 
-async def _listen(model: Model, window: Window, wanted: Transcription, transcript: Transcript) -> Heard | None:
+async def _listen(model: Model, window: Window, wanted: TranscriptionRequest, transcript: Transcript) -> Heard | None:
     """Adds what is said in the window; returns the segment that its end cut in two, if there is one."""
     if not await model.has_voice(window.audio):
         return None

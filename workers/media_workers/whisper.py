@@ -24,7 +24,7 @@ from faster_whisper.vad import VadOptions, get_speech_timestamps
 from numpy.typing import NDArray
 
 from media_core.errors import Refused
-from media_core.jobs import Transcription
+from media_core.jobs import TranscriptionRequest
 from media_workers.settings import WhisperSettings
 
 SAMPLE_RATE = 16_000
@@ -80,7 +80,7 @@ class Model:
         language, _, _ = await self._computed(detect, audio)
         return str(language)
 
-    async def listen(self, audio: Samples, language: str, wanted: Transcription) -> AsyncGenerator[Heard, None]:
+    async def listen(self, audio: Samples, language: str, wanted: TranscriptionRequest) -> AsyncGenerator[Heard, None]:
         """Segments as they are heard, in order, up to 30 seconds of audio at a time."""
         transcribe = partial(
             self._whisper.transcribe,
@@ -105,7 +105,7 @@ class Model:
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def _prompt(self, wanted: Transcription) -> list[int] | None:
+    def _prompt(self, wanted: TranscriptionRequest) -> list[int] | None:
         """The end of the prompt, as tokens, in the room that the hot words leave: both at full length are an error."""
         if wanted.prompt is None:
             return None

@@ -27,7 +27,7 @@ from media_core.access import RETRY_AFTER_SECONDS, Item
 from media_core.decoding import DecodingFailed
 from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import media_id_of_thumbnail
-from media_core.keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.store import ObjectMissing
 
 router = APIRouter(tags=["Media"])
@@ -141,13 +141,13 @@ async def download_media(caller: Reader, services: Wired, request: Request, medi
     item = await services.library.find(caller, source or media_id, "read")
     if source is not None:
         master = await _master(services, item)
-        picture = downloads.Content(
+        picture = downloads.Representation(
             len(master), f'"{item.thumbnail_sha256}"', thumbnails.MASTER_TYPE, _thumbnail_name(item)
         )
         return await downloads.respond(request, picture, downloads.slices_of(master))
     key = content_key(services.tenant_id, item.sha256)
     disposition = downloads.disposition_of(item.filename, item.mime_type)
-    content = downloads.Content(item.size, f'"{item.sha256}"', item.mime_type, disposition)
+    content = downloads.Representation(item.size, f'"{item.sha256}"', item.mime_type, disposition)
     return await downloads.respond(request, content, partial(services.store.stream, key))
 
 

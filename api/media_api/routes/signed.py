@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from media_api import downloads
 from media_api.services import Wired
 from media_core.errors import not_found
-from media_core.keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, thumbnail_key
 from media_core.store import FolderStore
 
 router = APIRouter(include_in_schema=False)
@@ -33,5 +33,5 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
     if stored is None or signed.key not in (content_key(tenant_id, sha256), thumbnail_key(tenant_id, sha256)):
         raise not_found()
     etag = f'"{sha256}"' if signed.key == content_key(tenant_id, sha256) else f'"{sha256}-thumbnail"'
-    content = downloads.Content(stored.size, etag, signed.content_type, signed.content_disposition)
+    content = downloads.Representation(stored.size, etag, signed.content_type, signed.content_disposition)
     return await downloads.respond(request, content, partial(store.stream, key), embedding=FOR_ANY_PAGE)

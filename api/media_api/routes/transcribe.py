@@ -23,7 +23,7 @@ from media_api.receiving import (
 from media_api.routes.parameters import known_id, request_id_of
 from media_api.services import Wired
 from media_core.errors import Refused, Unavailable
-from media_core.jobs import Transcription
+from media_core.jobs import TranscriptionRequest
 from media_core.transcripts import LANGUAGES
 from media_core.uploads import Uploaded
 
@@ -114,11 +114,11 @@ async def transcribe(
     return Data(data=JobAccepted(job_id=job.job_id, status=job.status))
 
 
-def _wanted(form: Form) -> Transcription:
+def _wanted(form: Form) -> TranscriptionRequest:
     language = form.text("language")
     if language is not None and language.lower() not in LANGUAGES:
         raise Refused("invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it.")
-    return Transcription(
+    return TranscriptionRequest(
         language=language.lower() if language else None,
         task=form.choice("task", ("transcribe", "translate")),
         word_timestamps=form.flag("word_timestamps"),

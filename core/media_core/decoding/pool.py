@@ -34,7 +34,7 @@ SAMPLE_BYTES_PER_SECOND = 32_000
 
 
 @dataclass(frozen=True)
-class Limits:
+class ChildLimits:
     """What one task may take."""
 
     memory_bytes: int = 640 << 20
@@ -78,12 +78,12 @@ class DecodingPool:
     def __init__(
         self,
         processes: int = 2,
-        limits: Limits | None = None,
+        limits: ChildLimits | None = None,
         *,
         child_idle_seconds: float = 60.0,
         zygote_idle_seconds: float = 300.0,
     ) -> None:
-        self._limits = limits or Limits()
+        self._limits = limits or ChildLimits()
         self._child_idle_seconds = child_idle_seconds
         self._zygote_idle_seconds = zygote_idle_seconds
         self._turn = asyncio.Semaphore(processes)

@@ -103,7 +103,7 @@ class StagedObject(Protocol):
 
 
 class ObjectStore(Protocol):
-    """One tenant's objects. Keys are whole keys (`media_core.keys`); a foreign or malformed one is a ValueError."""
+    """One tenant's objects. Keys are whole keys (`object_keys`); a foreign or malformed one is a ValueError."""
 
     async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Stores a small object (one request's worth, at most some MiB) in place of what was there."""

@@ -29,7 +29,7 @@ COPIES_IN_FLIGHT = 4
 """Parts of one object that S3 copies at a time."""
 
 
-class Target(TypedDict):
+class ObjectAddress(TypedDict):
     Bucket: str
     Key: str
 
@@ -66,7 +66,7 @@ class S3Calls:
 
         `part_timeout`: how long S3 may take for one part; `join_timeout`: how long to make the object of all of them.
         """
-        target: Target = {"Bucket": self._bucket, "Key": key}
+        target: ObjectAddress = {"Bucket": self._bucket, "Key": key}
         with _outages():
             upload_id = self._client.create_multipart_upload(**target)["UploadId"]
             try:
@@ -133,7 +133,7 @@ class S3Calls:
 @dataclass(frozen=True, slots=True)
 class _PartsCopy:
     source: str
-    target: Target
+    target: ObjectAddress
     upload_id: str
     size: int
     part_bytes: int

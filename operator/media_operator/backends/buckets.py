@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from media_core import births
 from media_core.births import Birth
 from media_core.errors import Unavailable
-from media_core.keys import birth_key, content_key
+from media_core.object_keys import birth_key, content_key
 from media_core.store.base import STAGING, staging_key, tenant_prefix
 from media_operator.backends.boto import Threads, code, is_refusal, open_client, outages, status
 from media_operator.settings import StoreAdminSettings

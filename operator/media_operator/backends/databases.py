@@ -38,8 +38,9 @@ from media_core import births, policy
 from media_core.births import Birth
 from media_core.database import grants, migrate, open_engine
 from media_core.errors import Unavailable
+from media_core.job_kinds import KINDS
 from media_core.policy import read as read_policy
-from media_core.queue import KINDS, Depth, depth_query
+from media_core.queue import Depth, depth_query
 from media_operator.backends.breaker import Answered
 from media_operator.plan import observed
 from media_operator.settings import DatabaseSettings

@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from media_core import canary
 from media_core.database import Database
-from media_core.decoding import DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.library import Library
 from media_core.policy import PolicyReader
@@ -120,7 +119,7 @@ async def send(tenant_id: str, database_url: str, s3_settings: S3Settings) -> No
                 tenant_id=tenant_id,
                 database=database,
                 store=store,
-                decoder=DecodingPool(processes=1),  # never started: this content is not decoded
+                examiner=canary.PlainText(),
                 policy=policy,
                 canary=True,
             )

@@ -24,7 +24,8 @@ import psycopg
 import structlog
 
 from media_core.errors import Unavailable
-from media_core.queue import CHANNEL, KINDS, Depth
+from media_core.job_kinds import KINDS
+from media_core.queue import CHANNEL, Depth
 from media_operator.cluster.kinds import child_name
 
 BATCH: Mapping[str, int] = {"scan": 20, "transcribe": 1, "thumbnail": 10}

@@ -16,7 +16,7 @@ from typing import Literal
 
 import structlog
 
-from media_core.queue import KINDS
+from media_core.job_kinds import KINDS
 from media_core.store.s3 import S3Settings
 from media_operator import render
 from media_operator.cluster import kinds

@@ -54,7 +54,7 @@ class InFlight:
         await self._none.wait()
 
 
-class Observed:
+class RequestMiddleware:
     """The outermost layer of the app."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, in_flight: InFlight) -> None:

@@ -1,0 +1,90 @@
+"""File names as clients send them in a form, and as a file system would keep them.
+
+RFC 7578 asks for UTF-8 in `filename` and for nothing else. Clients also send `filename*` (RFC 5987; .NET, older
+requests), encoded words (RFC 2047; .NET's `filename`, mail libraries), and other character sets. `filename*` is taken
+first: clients that send both put an ASCII makeshift into the other.
+"""
+
+import re
+import unicodedata
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+MAX_FILENAME_BYTES: Final = 255
+"""What file systems take, in UTF-8."""
+MAX_EXTENSION_BYTES: Final = 32
+
+_EXTENDED: Final = re.compile(r";\s*filename\*\s*=\s*\"?([\w.:-]+)'[^']*'([^\";\s]+)", re.IGNORECASE)
+_UNQUOTED: Final = re.compile(r";\s*filename\s*=\s*([^\";\s][^\";]*)", re.IGNORECASE)
+_ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
+_WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|\.\.?\\")
+# What turns the direction of writing: `evil<U+202E>gnp.exe` would be shown as evilexe.png.
+_TURNING: Final = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
+_NOT_KEPT: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def filename_of(disposition: str, plain: str | None) -> str | None:
+    """The name of a file part, without its path; None where it has none.
+
+    `disposition` is the whole Content-Disposition, `plain` its parameter `filename`; both with one character a byte, as
+    ISO 8859-1 decodes them.
+    """
+    extended = _EXTENDED.search(disposition)
+    if extended is not None:
+        try:
+            return kept(unquote_to_bytes(extended[2]).decode(extended[1]))
+        except (LookupError, UnicodeDecodeError):
+            pass  # a character set that nobody knows: the other parameter may do
+    unquoted = None if 'filename="' in disposition else _UNQUOTED.search(disposition)
+    plain = unquoted[1] if unquoted is not None else plain
+    if plain is None:
+        return None
+    if _ENCODED_WORDS.fullmatch(plain):
+        try:
+            return kept(str(make_header(decode_header(plain))))
+        except (LookupError, UnicodeDecodeError, ValueError, HeaderParseError):
+            pass
+    return kept(text_of(plain.encode("latin-1", "replace")))
+
+
+def text_of(received: bytes) -> str:
+    """UTF-8, or what older Windows clients send in its place."""
+    try:
+        return received.decode()
+    except UnicodeDecodeError:
+        return received.decode("cp1252", "replace")
+
+
+def kept(name: str) -> str:
+    """The last part of a client's path, without what no file system keeps or what would lie about its extension."""
+    if _WINDOWS_PATH.match(name):
+        name = name.replace("\\", "/")
+    last = name.rpartition("/")[2]
+    shown = "".join(
+        character
+        for character in last
+        if unicodedata.category(character) not in _NOT_KEPT and character not in _TURNING
+    ).strip()
+    if not shown.strip("."):
+        return "file"
+    return _shortened(shown)
+
+
+def _shortened(name: str) -> str:
+    """At most `MAX_FILENAME_BYTES`, the extension kept."""
+    if len(name.encode()) <= MAX_FILENAME_BYTES:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    ending = dot + extension
+    if not stem or len(ending.encode()) > MAX_EXTENSION_BYTES:
+        stem, ending = name, ""
+    cut = stem.encode()[: MAX_FILENAME_BYTES - len(ending.encode())].decode(errors="ignore")
+    # Not in the middle of what is one sign to a reader: a letter and its accents, an emoji and what it is joined with.
+    while cut and (unicodedata.combining(stem[len(cut)]) or stem[len(cut)] in _JOINERS or cut[-1] == "\u200d"):
+        cut = cut[:-1]
+    return cut.rstrip() + ending
+
+
+_JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")

@@ -1,0 +1,71 @@
+"""What content is, by looking at it: its media type, its measures, a picture's thumbnail.
+
+The one `uploads.Examiner` for content that comes from outside. It stands on libmagic and the decoders, which not every
+image carries.
+"""
+
+import asyncio
+import hashlib
+
+import structlog
+
+from media_core import media_types, sniffing
+from media_core.contents import Facts
+from media_core.decoding import DecodingFailed, DecodingPool, ImageFacts, MediaFacts, Source
+from media_core.thumbnails import make_thumbnail
+from media_core.uploads import Examined
+
+THUMBNAIL_SECONDS = 5.0
+"""How long an upload waits for its thumbnail, other uploads' pictures before it included."""
+
+_log = structlog.stdlib.get_logger("media.uploads")
+
+
+class Examination:
+    def __init__(self, decoder: DecodingPool) -> None:
+        self.decoder = decoder
+
+    async def examine(self, source: Source, head: bytes, filename: str, claimed_type: str | None) -> Examined:
+        """Bytes that can't be decoded are a file like any other, without a picture."""
+        if sniffing.looks_like_text(head):
+            mime_type = await asyncio.to_thread(sniffing.sniff, head, filename, claimed_type)
+        else:
+            mime_type = sniffing.sniff(head, filename, claimed_type)
+        try:
+            if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
+                async with asyncio.timeout(THUMBNAIL_SECONDS):
+                    thumbnail = await make_thumbnail(self.decoder, source, mime_type)
+                facts = Facts(
+                    source.size,
+                    mime_type,
+                    thumbnail.source_width,
+                    thumbnail.source_height,
+                    thumbnail_status="ready",
+                    thumbnail_sha256=hashlib.sha256(thumbnail.data).hexdigest(),
+                    thumbnail_size=len(thumbnail.data),
+                )
+                return Examined(facts, thumbnail.data)
+            if media_types.transcribable(mime_type):
+                media: MediaFacts = await self.decoder.run("probe", source)
+                mime_type = media_types.settled(mime_type, has_video=media.has_video)
+                video = media.has_video and media_types.has_thumbnail(mime_type)
+                status = "pending" if video else "none"
+                return Examined(
+                    Facts(source.size, mime_type, media.width, media.height, media.duration, thumbnail_status=status)
+                )
+        except TimeoutError:
+            # A worker's job then, as for videos.
+            return Examined(Facts(source.size, mime_type, thumbnail_status="pending"))
+        except DecodingFailed as error:
+            _log.info("not_decoded", mime_type=mime_type, size=source.size, code=error.code, detail=error.detail)
+            if media_types.category(mime_type) == "image":
+                return Examined(await self._measure(source, mime_type))
+        return Examined(Facts(source.size, mime_type))
+
+    async def _measure(self, source: Source, mime_type: str) -> Facts:
+        """A picture too large for a thumbnail, or damaged further down, still says its size in the header."""
+        try:
+            image: ImageFacts = await self.decoder.run("inspect_image", source)
+        except DecodingFailed:
+            return Facts(source.size, mime_type)
+        return Facts(source.size, mime_type, image.width, image.height)

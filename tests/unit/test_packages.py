@@ -1,0 +1,47 @@
+"""What a package imports is what its image carries."""
+
+import subprocess
+import sys
+
+# The operator's image has neither: it looks at no content.
+DECODING = {"PIL", "av", "numpy", "pillow_heif"}
+SNIFFING = {"magic", "pylibmagic"}
+
+_LOAD_ALL = """
+import importlib, pkgutil, sys
+
+def fail(name):
+    raise ImportError(name)
+
+package = importlib.import_module(sys.argv[1])
+left_out = set(sys.argv[2:])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=fail):
+    if left_out.isdisjoint(module.name.split(".")):
+        importlib.import_module(module.name)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def loaded_by(package: str, *left_out: str) -> set[str]:
+    """The top-level modules in a process that has imported every module of the package but these."""
+    ran = subprocess.run([sys.executable, "-c", _LOAD_ALL, package, *left_out], stdout=subprocess.PIPE, check=True)
+    return set(ran.stdout.decode().split())
+
+
+def test_the_operator_loads_nothing_that_looks_at_content() -> None:
+    # `make run` is on a machine that has everything; the image never runs it.
+    loaded = loaded_by("media_operator", "local", "embedded")
+    assert {"kopf", "media_core", "sqlalchemy"} <= loaded
+    assert not loaded & (DECODING | SNIFFING)
+
+
+def test_the_workers_load_no_libmagic() -> None:
+    loaded = loaded_by("media_workers")
+    assert {"clamd", "media_core", "sqlalchemy"} <= loaded
+    assert not loaded & SNIFFING
+
+
+def test_the_api_leaves_the_decoders_to_its_children() -> None:
+    loaded = loaded_by("media_api")
+    assert loaded >= {"fastapi", "media_core"} | SNIFFING
+    assert not loaded & DECODING
