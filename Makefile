@@ -32,7 +32,7 @@ lock: ## resolve the dependencies anew
 	compile core/pyproject.toml --extra decoding -o core/decoding.lock
 
 clamd: ## install clamd if this machine allows it, or say how
-	@sh operator/media_operator/embedded/install_clamd.sh
+	@sh operator/media_operator/local/install_clamd.sh
 
 pgbouncer: ## install PgBouncer for the tests if this machine allows it, or say how
 	@sh tests/tools/install_pgbouncer.sh

@@ -26,7 +26,7 @@ from bench.measure import Amount, Effort, Goal
 from bench.parts import POLICY, Parts, Tenant, tenant
 from bench.resources import descendants
 from media_core.policy import Policy
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 
 STATEMENTS = Goal(must=3, aim=2, allowance=0.05)
 SYNCS = Goal(must=1, aim=1, allowance=0.05)

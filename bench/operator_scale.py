@@ -18,7 +18,7 @@ from tests.cluster.api import Api
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import USER, Bench, Replica, Team, bench, condition_of, install_crd
 
-from media_operator import kinds
+from media_operator.cluster import kinds
 
 NAMESPACE = "scale"
 CHILDREN = 11

@@ -25,9 +25,9 @@ from bench.synapse import NoSynapse, Synapse
 from bench.tusd import NoTusd, Tusd
 from media_api.processes import MOST
 from media_core.policy import Policy
-from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
-from media_operator.embedded.postgres import EmbeddedPostgres
-from media_operator.embedded.processes import die_with_parent
+from media_operator.local.clamd import ClamdAddress, EmbeddedClamd
+from media_operator.local.postgres import EmbeddedPostgres
+from media_operator.local.processes import die_with_parent
 
 POLICY = Policy(
     max_bytes=1 << 40, max_upload_bytes=1 << 40, max_transcription_seconds_per_day=1 << 30, pending_access="All"

@@ -16,7 +16,7 @@ from bench.measure import BYTES, ITEMS, Contender, Effort, Goal, Row, compare
 from bench.parts import Parts, stored
 from bench.resources import MIB, Resources
 from bench.worker import Worker, scans, worker
-from media_operator.embedded.clamd import ClamdAddress, ScanLimits
+from media_operator.local.clamd import ClamdAddress, ScanLimits
 
 SMALL = 100 * 1024
 GOAL = Goal(must=0.7, aim=0.9)

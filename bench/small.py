@@ -16,7 +16,7 @@ from bench.measure import ITEMS, Contender, Effort, Figures, Goal, Row, compare
 from bench.parts import POLICY, Parts, Tenant
 from bench.resources import Resources
 from bench.synapse import Synapse
-from media_operator.embedded.clamd import ClamdAddress
+from media_operator.local.clamd import ClamdAddress
 
 UPLOADS = Goal(must=1.1, aim=1.4)
 DOWNLOADS = Goal(must=1.5, aim=2)

@@ -32,8 +32,8 @@ from tests.tools import build
 
 from bench.load import Target
 from bench.resources import Resources
-from media_operator.embedded.postgres import EmbeddedPostgres
-from media_operator.embedded.processes import die_with_parent
+from media_operator.local.postgres import EmbeddedPostgres
+from media_operator.local.processes import die_with_parent
 
 LOCK = Path(__file__).parent / "synapse.lock"
 SERVER_NAME = "bench.localhost"

@@ -18,7 +18,7 @@ from tests.tools import build
 
 from bench.clients import Client, Content
 from bench.resources import Resources
-from media_operator.embedded.processes import die_with_parent
+from media_operator.local.processes import die_with_parent
 
 MODULE = "github.com/tus/tusd/v2"
 TOOL = build.Tool(

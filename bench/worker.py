@@ -26,8 +26,8 @@ from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Queue, enqueue
 from media_core.settings import TranscriptionSettings
-from media_operator.embedded.clamd import ClamdAddress
-from media_operator.embedded.processes import die_with_parent
+from media_operator.local.clamd import ClamdAddress
+from media_operator.local.processes import die_with_parent
 from media_workers.drain import Drain, Handler, Work
 from media_workers.scan import JOBS_AT_ONCE, Scanner
 from media_workers.settings import ClamdSettings, DrainSettings, WhisperSettings

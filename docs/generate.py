@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from media_api.app import create_app
-from media_core import crd
+from media_operator.tenant import crd
 
 ROOT = Path(__file__).parents[1]
 SETTINGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -331,7 +331,7 @@ class _Plain(yaml.SafeDumper):
 def definition() -> str:
     """The CRD's manifest."""
     body = yaml.dump(crd.custom_resource_definition(), Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
-    return f"# Generated from core/media_core/spec.py by `make docs`; do not edit.\n{body}"
+    return f"# Generated from operator/media_operator/tenant/spec.py by `make docs`; do not edit.\n{body}"
 
 
 def pages() -> dict[str, str]:

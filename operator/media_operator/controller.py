@@ -16,13 +16,28 @@ from datetime import UTC, datetime
 
 import structlog
 
-from media_core import plan
 from media_core.errors import Unavailable
-from media_core.ownership import Mark
-from media_core.plan import Plan, plan_deletion, with_transitions
 from media_core.queue import Depth
 from media_core.quota import MIB
-from media_core.spec import (
+from media_operator import render
+from media_operator.backends.databases import Concerns, Usage, tenant_id_of
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import TenantKey, claims, key_of
+from media_operator.cluster.kinds import Object
+from media_operator.cluster.kube import KubeError, NotFound
+from media_operator.jobs.dispatch import TenantQueue
+from media_operator.jobs.fleet import Served
+from media_operator.kubernetes_target.children import Children
+from media_operator.kubernetes_target.cluster import Cluster
+from media_operator.kubernetes_target.observe import LATE_SECONDS
+from media_operator.kubernetes_target.target import KubernetesTarget
+from media_operator.metrics import Metrics, TenantFacts
+from media_operator.plan import desired
+from media_operator.plan.planner import Plan, plan_deletion, with_transitions
+from media_operator.reconcile import reconcile
+from media_operator.tenant.annotations import PAUSED
+from media_operator.tenant.ownership import Mark
+from media_operator.tenant.spec import (
     API_VERSION,
     KIND,
     Condition,
@@ -31,16 +46,6 @@ from media_core.spec import (
     TenantStatus,
     UsageStatus,
 )
-from media_operator import kinds, render
-from media_operator.cache import Cache, TenantKey, claims, key_of
-from media_operator.databases import Concerns, Usage, tenant_id_of
-from media_operator.dispatch import TenantQueue
-from media_operator.kinds import Object
-from media_operator.kube import Kube, KubeError, NotFound
-from media_operator.metrics import Metrics, TenantFacts
-from media_operator.reconcile import reconcile
-from media_operator.settings import OperatorSettings, PlatformSettings
-from media_operator.targets.kubernetes import LATE_SECONDS, Backends, Held, KubernetesTarget
 
 _log = structlog.stdlib.get_logger("media.controller")
 
@@ -58,26 +63,11 @@ class NotSettled(Exception):
     """Something failed or could not be seen; the queue waits longer each time before the next look."""
 
 
-@dataclass(frozen=True)
-class Served:
-    """A tenant whose queue may be served, with the spec that its Jobs are made from."""
-
-    tenant: MediaTenant
-    credentials: Mapping[str, str]
-    queue: TenantQueue
-
-
 @dataclass
 class Controller:
     """`handle` is the work queue's; `served` is what the dispatcher reads."""
 
-    kube: Kube
-    cache: Cache
-    target: KubernetesTarget
-    backends: Backends
-    cluster: str
-    operator: OperatorSettings
-    platform: PlatformSettings
+    cluster: Cluster
     metrics: Metrics
     is_served: Callable[[str], None] = lambda _: None
     """Told of a schema whose queue may be served from now on."""
@@ -90,12 +80,12 @@ class Controller:
 
     async def handle(self, key: TenantKey) -> float | None:
         """Seconds until the next look, None for a tenant that is gone. Raises NotSettled, KubeError."""
-        body = self.cache.tenants().get(key)
+        body = self.cluster.cache.tenants().get(key)
         if body is None:
             self._forget(key)
             self._gone.set()
             return None
-        if body["metadata"].get("annotations", {}).get(kinds.PAUSED) == "disabled":
+        if body["metadata"].get("annotations", {}).get(PAUSED) == "disabled":
             self._forget(key)
             await self._say_paused(body)
             return None
@@ -109,10 +99,12 @@ class Controller:
             return None
         if tenant.metadata.deletion_timestamp is not None:
             return await self._delete(key, body, tenant)
-        current = await reconcile(tenant, self.target)
+        target = KubernetesTarget(self.cluster, tenant)
+        current = await reconcile(target)
         outcome = _outcome(current)
-        self._serve(key, tenant, current)
-        await self._write_status(body, current.conditions, await self._facts(key, tenant, current))
+        self._serve(key, tenant, current, target.children)
+        facts = await self._facts(key, tenant, current, target.children.deployment)
+        await self._write_status(body, current.conditions, facts)
         self.metrics.reconciled(outcome, time.monotonic() - started)
         if outcome == "unsettled":
             raise NotSettled(_summary(current).message)
@@ -122,8 +114,8 @@ class Controller:
         self._forget(key)
         if kinds.FINALIZER not in tenant.metadata.finalizers:
             return None  # another one's finalizer, or none: it goes by itself
-        current = await reconcile(tenant, self.target, plan_deletion)
-        if self.cache.tenants().get(key, body)["metadata"].get("finalizers", []) != []:
+        current = await reconcile(KubernetesTarget(self.cluster, tenant), plan_deletion)
+        if self.cluster.cache.tenants().get(key, body)["metadata"].get("finalizers", []) != []:
             await self._write_status(body, current.conditions, TenantStatus(bucket=tenant.bucket))
         blocked = any(each.type == "DeletionBlocked" and each.status == "True" for each in current.conditions)
         if blocked:
@@ -132,18 +124,17 @@ class Controller:
 
     # --- the dispatcher's view --------------------------------------------------------------------------------------
 
-    def _serve(self, key: TenantKey, tenant: MediaTenant, current: Plan) -> None:
+    def _serve(self, key: TenantKey, tenant: MediaTenant, current: Plan, children: Children) -> None:
         status = {condition.type: condition.status for condition in current.conditions}
         if status["Accepted"] != "True":  # what bears its id is somebody else's
             self._forget(key)
             return
-        held = Held(self.cache, tenant)
         self._schemas[key] = tenant.schema_name
-        if all(status.get(name) == "True" for name in QUEUE_NEEDS) and held.is_complete(tenant):
-            limits = plan.worker_shape_of(tenant).parallel
+        if all(status.get(name) == "True" for name in QUEUE_NEEDS) and children.has_secrets:
+            limits = desired.worker_shape_of(tenant).parallel
             queue = TenantQueue(tenant.tenant_id, limits)
             is_new = tenant.schema_name not in self.served
-            self.served[tenant.schema_name] = Served(tenant, held.credentials, queue)
+            self.served[tenant.schema_name] = Served(tenant, children.credentials, queue)
             if is_new:
                 self.is_served(tenant.schema_name)
         elif all(status.get(name) != "Unknown" for name in QUEUE_NEEDS):
@@ -162,13 +153,15 @@ class Controller:
 
     # --- status -----------------------------------------------------------------------------------------------------
 
-    async def _facts(self, key: TenantKey, tenant: MediaTenant, current: Plan) -> TenantStatus:
+    async def _facts(
+        self, key: TenantKey, tenant: MediaTenant, current: Plan, deployment: Object | None
+    ) -> TenantStatus:
         conditions = {condition.type: condition for condition in current.conditions}
         if conditions["Accepted"].status != "True":
             return TenantStatus()
-        deployment, before = Held(self.cache, tenant).deployment, self.cache.tenants().get(key, {}).get("status", {})
+        before = self.cluster.cache.tenants().get(key, {}).get("status", {})
         return TenantStatus(
-            endpoint=render.endpoint(tenant, self.platform),
+            endpoint=render.endpoint(tenant, self.cluster.platform),
             bucket=tenant.bucket,
             usage=await self._coarse_usage(key, tenant, conditions["PolicyApplied"].status == "True"),
             replicas=_replicas(deployment, before.get("replicas", 0)),
@@ -179,17 +172,17 @@ class Controller:
         """Read at most every `usage_seconds`; between that the last one, after a restart the one in the status."""
         if (
             readable
-            and time.monotonic() - self._usage.get(key, (float("-inf"), None))[0] >= self.operator.usage_seconds
+            and time.monotonic() - self._usage.get(key, (float("-inf"), None))[0] >= self.cluster.operator.usage_seconds
         ):
             try:
-                usage = await self.backends.databases.usage(tenant.schema_name)
+                usage = await self.cluster.backends.databases.usage(tenant.schema_name)
                 self._usage[key] = (time.monotonic(), usage)
             except Unavailable:
                 pass
         seen = self._usage.get(key)
         quota = tenant.spec.quota.max_storage_mb
         if seen is None:
-            before = self.cache.tenants().get(key, {}).get("status", {}).get("usage") or {}
+            before = self.cluster.cache.tenants().get(key, {}).get("status", {}).get("usage") or {}
             empty = {"used": human(0) if readable else ""}
             return UsageStatus.model_validate({**empty, **before, "quota": human(quota * MIB)})
         stored = seen[1].stored_bytes
@@ -234,7 +227,7 @@ class Controller:
             type="Ready",
             status=seen["Ready"].status if "Ready" in seen else "Unknown",
             reason="Paused",
-            message=f"{kinds.PAUSED}: disabled; the operator looks at nothing and does nothing until it is removed",
+            message=f"{PAUSED}: disabled; the operator looks at nothing and does nothing until it is removed",
             observedGeneration=body["metadata"].get("generation", 1),
         )
         facts = TenantStatus.model_validate({**body.get("status", {}), "conditions": []})
@@ -259,8 +252,8 @@ class Controller:
             "status": status,
         }
         try:
-            self.cache.applied(
-                kinds.MEDIA_TENANT, await self.kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
+            self.cluster.cache.applied(
+                kinds.MEDIA_TENANT, await self.cluster.kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
             )
         except NotFound:
             return
@@ -276,7 +269,7 @@ class Controller:
             good = condition.status == ("False" if condition.type == "DeletionBlocked" else "True")
             good |= condition.reason in AS_ASKED
             try:
-                await self.kube.create(kinds.EVENT, _event(body, condition, "Normal" if good else "Warning"))
+                await self.cluster.kube.create(kinds.EVENT, _event(body, condition, "Normal" if good else "Warning"))
             except KubeError as error:
                 _log.warning("event_lost", reason=str(error))
 
@@ -290,7 +283,7 @@ class Controller:
         jobs_of: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
         for (tenant, kind, state), count in jobs.items():
             jobs_of[tenant][kind, state] = count
-        for key, body in self.cache.tenants().items():
+        for key, body in self.cluster.cache.tenants().items():
             id_ = claims(body).tenant_id
             seen, concerns = self._usage.get(key), self._concerns.get(key)
             conditions = body.get("status", {}).get("conditions", [])
@@ -322,9 +315,10 @@ class Controller:
             return A_PERSONS_TURN_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         if _summary(current).status != "True" and _summary(current).reason not in ("Suspended", "ScaledToZero"):
             return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
-        usual = min(self.operator.resync_seconds, self.operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
+        operator = self.cluster.operator
+        usual = min(operator.resync_seconds, operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
         # Of a pod that does not come up no event tells.
-        return min([usual, *(max(LATE_SECONDS - age, 1.0) for age in self.target.workers_starting(tenant))])
+        return min([usual, *(max(LATE_SECONDS - age, 1.0) for age in self.cluster.jobs.starting(tenant).values())])
 
     # --- what tenants that are gone left behind ---------------------------------------------------------------------
 
@@ -333,7 +327,7 @@ class Controller:
         self._gone.set()
         while True:
             try:
-                async with asyncio.timeout(self.operator.resync_seconds):
+                async with asyncio.timeout(self.cluster.operator.resync_seconds):
                     await self._gone.wait()
                 await asyncio.sleep(RETIRE_DEBOUNCE)
             except TimeoutError:
@@ -348,13 +342,14 @@ class Controller:
 
     async def retire_once(self) -> None:
         """Raises Unavailable, KubeError."""
-        marks = await self.backends.database_breaker.call(lambda: self.backends.databases.marks(self.cluster))
+        there = self.cluster.backends
+        marks = await there.database_breaker.call(lambda: there.databases.marks(self.cluster.id))
         failed: Unavailable | None = None
         for schema, mark in marks.items():
             if not mark.retained and await self._is_gone(schema, mark):
                 _log.info("retiring", schema=schema, resource=mark.resource)
                 try:
-                    await self.target.retire(schema, mark)
+                    await there.retire(schema, mark)
                 except Unavailable as error:  # the others' turn comes all the same
                     failed = error
         if failed is not None:
@@ -363,13 +358,13 @@ class Controller:
     async def _is_gone(self, schema: str, mark: Mark) -> bool:
         """Asked of the API server itself: a cache that misses something must not cost a tenant its keys."""
         namespace, _, name = mark.resource.partition("/")
-        watched = self.operator.namespaces
+        watched = self.cluster.operator.namespaces
         if watched and namespace not in watched:
             return False
-        known = self.cache.tenants().get(TenantKey(namespace, name))
+        known = self.cluster.cache.tenants().get(TenantKey(namespace, name))
         if known is not None and known["metadata"]["uid"] == mark.uid:
             return False
-        found = await self.kube.get(kinds.MEDIA_TENANT, namespace, name)
+        found = await self.cluster.kube.get(kinds.MEDIA_TENANT, namespace, name)
         if found is None:
             return True
         # One of the same name and id that is there now adopts them itself.

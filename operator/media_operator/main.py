@@ -28,23 +28,26 @@ from media_core import logs
 from media_core.errors import Unavailable
 from media_core.queue import Depth
 from media_core.settings import LogSettings, complaints
-from media_operator import databases, handlers, health, kinds
-from media_operator.breaker import Breaker
-from media_operator.buckets import Buckets
-from media_operator.cache import Cache, TenantKey
+from media_operator import health
+from media_operator.backends import databases
+from media_operator.backends.backends import Backends
+from media_operator.backends.breaker import Breaker
+from media_operator.backends.buckets import Buckets
+from media_operator.backends.scanner_version import ScannerVersion
+from media_operator.backends.store_keys import open_store_keys
+from media_operator.cluster import handlers, kinds
+from media_operator.cluster.cache import Cache, TenantKey
+from media_operator.cluster.kinds import Kind
+from media_operator.cluster.kube import KindNotServed, Kube, KubeError
+from media_operator.cluster.lease import Election
+from media_operator.cluster.workqueue import WorkQueue
 from media_operator.controller import Controller, NotSettled
-from media_operator.dispatch import FleetDispatcher, listen
-from media_operator.fleet import ClusterFleet
-from media_operator.kinds import Kind
-from media_operator.kube import KindNotServed, Kube, KubeError
-from media_operator.lease import Election
+from media_operator.jobs.dispatch import FleetDispatcher, listen
+from media_operator.jobs.fleet import ClusterFleet
+from media_operator.jobs.worker_jobs import WorkerJobs
+from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.metrics import Metrics, Snapshot
-from media_operator.scanner_version import ScannerVersion
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
-from media_operator.store_keys import open_store_keys
-from media_operator.targets.kubernetes import Backends, KubernetesTarget
-from media_operator.worker_jobs import WorkerJobs
-from media_operator.workqueue import WorkQueue
 
 _log = structlog.stdlib.get_logger("media.operator")
 
@@ -163,20 +166,11 @@ class Operator:
         )
         limit = settings.database.connection_limit
         jobs = WorkerJobs(kube, self._cache, settings.platform, settings.store, limit, self._synced.is_set)
-        target = KubernetesTarget(
-            cluster,
-            kube,
-            self._cache,
-            backends,
-            jobs,
-            settings.platform,
-            settings.operator,
-            limit,
+        shared = Cluster(
+            cluster, kube, self._cache, backends, jobs, settings.platform, settings.operator, connection_limit=limit
         )
-        controller = Controller(
-            kube, self._cache, target, backends, cluster, settings.operator, settings.platform, self._metrics
-        )
-        fleet = ClusterFleet(controller, jobs, backends)
+        controller = Controller(shared, self._metrics)
+        fleet = ClusterFleet(controller.served, jobs, backends)
         dispatcher = FleetDispatcher(fleet, limit=settings.platform.max_jobs)
         self._controller, self._dispatcher, self._jobs = controller, dispatcher, jobs
         controller.is_served = dispatcher.wake

@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import yaml
 
-from media_operator.embedded.processes import die_with_parent
+from media_operator.local.processes import die_with_parent
 from tests.cluster.certificates import Authority, write_key
 from tests.tools import build
 

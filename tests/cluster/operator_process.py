@@ -19,13 +19,13 @@ from typing import Any
 import psycopg
 import yaml
 
-from media_core.spec import schema_of
-from media_operator import kinds
-from media_operator.buckets import Buckets
-from media_operator.embedded.postgres import EmbeddedPostgres
-from media_operator.embedded.processes import die_with_parent
-from media_operator.kinds import Kind, Object
-from media_operator.store_keys import StoreKeys
+from media_operator.backends.buckets import Buckets
+from media_operator.backends.store_keys import StoreKeys
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Kind, Object
+from media_operator.local.postgres import EmbeddedPostgres
+from media_operator.local.processes import die_with_parent
+from media_operator.tenant.spec import schema_of
 from tests.cluster.api import Api, ApiError, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.integration import s3_servers

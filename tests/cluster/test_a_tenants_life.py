@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from media_core.spec import schema_of
+from media_operator.tenant.spec import schema_of
 from tests.cluster import images
 from tests.cluster.installation import Installation
 from tests.cluster.namespace import Namespace

@@ -113,7 +113,7 @@ TRESPASS = """
 import json, sys
 import boto3, psycopg
 from botocore.config import Config
-from media_core.spec import schema_of
+from media_operator.tenant.spec import schema_of
 from media_operator.settings import StoreAdminSettings
 mine, theirs = json.load(sys.stdin)
 admin = StoreAdminSettings()

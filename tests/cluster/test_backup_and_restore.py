@@ -26,8 +26,8 @@ import psycopg
 import pytest
 
 from media_core import tokens
-from media_operator import kinds
-from media_operator.embedded.postgres import BINARIES
+from media_operator.cluster import kinds
+from media_operator.local.postgres import BINARIES
 from tests.cluster.api import Api, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import ROOT, Bench, Replica, Team, bench, install_crd

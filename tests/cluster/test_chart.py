@@ -26,10 +26,12 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from media_core.settings import LogSettings
-from media_core.spec import MediaTenant
-from media_operator import install_check, kinds, render
-from media_operator.embedded import clamd as embedded
+from media_operator import render
+from media_operator.cluster import kinds
+from media_operator.helm_hooks import install_check
+from media_operator.local import clamd as embedded
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
+from media_operator.tenant.spec import MediaTenant
 from tests.cluster.api import Api, Object, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.installation import RELEASE, Installation
@@ -541,7 +543,7 @@ async def test_uninstalling_is_refused_with_the_names_of_the_tenants(
     environment = os.environ | {"KUBECONFIG": str(kubeconfig), "MEDIA_OPERATOR_WATCH_NAMESPACES": namespace}
 
     async def checked() -> tuple[int, str]:
-        command = (sys.executable, "-m", "media_operator.uninstall_check", "media", "media-system", "7")
+        command = (sys.executable, "-m", "media_operator.helm_hooks.uninstall_check", "media", "media-system", "7")
         process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
         _, said = await process.communicate()
         return process.returncode or 0, said.decode()

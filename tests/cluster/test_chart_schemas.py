@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from media_operator.kinds import MEDIA_TENANT, Object
+from media_operator.cluster.kinds import MEDIA_TENANT, Object
 from tests.cluster import test_chart as chart
 from tests.cluster.api import Api
 from tests.tools import build, openapi_schemas

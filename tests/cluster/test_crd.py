@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from media_core import spec
-from media_core.spec import Condition, MediaTenant, SpecInvalid, TenantSpec, TenantStatus, UsageStatus
-from media_operator.kinds import CRON_JOB, INGRESS, MEDIA_TENANT, POD
+from media_operator.cluster.kinds import CRON_JOB, INGRESS, MEDIA_TENANT, POD
+from media_operator.tenant import spec
+from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, TenantSpec, TenantStatus, UsageStatus
 from tests.cluster.api import Api, ApiError, Object
 from tests.cluster.control_plane import ControlPlane
 from tests.tools import build

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from media_operator import kinds
+from media_operator.cluster import kinds
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import Bench, Team, bench
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from kubernetes.aio.config import incluster_config
 
-from media_operator import kinds, kube
-from media_operator.kinds import CONFIG_MAP, DEPLOYMENT, NAMESPACE, SECRET, Kind, Object
-from media_operator.kube import (
+from media_operator.cluster import kinds, kube
+from media_operator.cluster.kinds import CONFIG_MAP, DEPLOYMENT, NAMESPACE, SECRET, Kind, Object
+from media_operator.cluster.kube import (
     TRIES,
     AlreadyExists,
     Conflict,

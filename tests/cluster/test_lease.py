@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from media_operator import kinds
-from media_operator.kinds import LEASE
-from media_operator.kube import Kube
-from media_operator.lease import Election, LeaseLost
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import LEASE
+from media_operator.cluster.kube import Kube
+from media_operator.cluster.lease import Election, LeaseLost
 from tests.cluster.api import Api
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fault_proxy import FaultProxy

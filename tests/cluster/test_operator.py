@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from media_core.ownership import Mark
-from media_core.plan import ACCEPT_DATA
-from media_operator import kinds
-from media_operator.databases import known_revisions
+from media_operator.backends.databases import known_revisions
+from media_operator.cluster import kinds
+from media_operator.tenant.annotations import ACCEPT_DATA, PAUSED, ROTATE_KEYS
+from media_operator.tenant.ownership import Mark
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.machine import slowness
 from tests.cluster.operator_process import Bench, Team, bench, condition_of, until
@@ -234,7 +234,7 @@ async def test_rotation_keeps_two_live_keys_until_the_pods_have_rolled(shared: B
     keys, name = shared.backends.store_keys(await cluster_id(shared)), f"mt-{id_}-credentials"
     old = await keys.observe(id_)
 
-    await team.apply("acme", annotations={kinds.ROTATE_KEYS: "1"}, tenantId=id_, scan={"enabled": False})
+    await team.apply("acme", annotations={ROTATE_KEYS: "1"}, tenantId=id_, scan={"enabled": False})
     made = await team.seen(kinds.SECRET, name, lambda new: secret(new, "s3-access-key-id") not in old)
     await team.condition("acme", "StoreKeyReady", reason="StoreKeyRotating")
     assert set(await keys.observe(id_)) == {*old, secret(made, "s3-access-key-id")}
@@ -341,7 +341,7 @@ END $$
 async def test_what_the_version_before_runs_ends_before_the_schema_is_migrated(shared: Bench, namespace: str) -> None:
     team, id_ = Team(shared, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_)
-    await team.apply("acme", annotations={kinds.PAUSED: "disabled"}, tenantId=id_)
+    await team.apply("acme", annotations={PAUSED: "disabled"}, tenantId=id_)
     await team.condition("acme", "Ready", reason="Paused")
     await shared.backends.rows(id_, EMPTY)
     url, schema, bucket = shared.backends.postgres.admin_url, f"tenant_{id_}", f"media-{id_}"

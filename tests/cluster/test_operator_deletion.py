@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from media_operator import kinds
-from media_operator.databases import COMMENT
+from media_operator.backends.databases import COMMENT
+from media_operator.cluster import kinds
 from tests.cluster.api import gone
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import Bench, Team, bench, until

@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from media_operator import kinds
-from media_operator.kinds import Object
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.machine import slowness

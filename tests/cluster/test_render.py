@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from media_core.spec import MediaTenant
-from media_operator import kinds, render
-from media_operator.kinds import Object
+from media_operator import render
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
+from media_operator.tenant.spec import MediaTenant
 from tests.cluster.api import Api, gone, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.unit.render_cases import CASES, LONGEST, Case

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from media_core.spec import schema_of
+from media_operator.tenant.spec import schema_of
 from tests.cluster.client import Client
 from tests.cluster.installation import Installation
 from tests.cluster.machine import slowness

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from media_operator import kinds
+from media_operator.cluster import kinds
 from tests.cluster.api import Api
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import NAMESPACE, USER, Team, bench, install_crd

@@ -40,7 +40,7 @@ from media_core.queue import Lease, Queue
 from media_core.settings import DecodingSettings, TenantSettings
 from media_core.store import FolderStore, StoreSettings
 from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 

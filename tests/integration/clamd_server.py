@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
-from media_operator.embedded.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
+from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
 from media_workers.settings import ClamdSettings
 from tests.integration.tenancy import MIB
 

@@ -16,7 +16,7 @@ from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploads
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import api, fresh_api, new_tenant  # noqa: F401  (api and fresh_api are fixtures)
 from tests.integration.clamd_server import clamd  # noqa: F401  (a fixture)
 from tests.integration.tenancy import GENEROUS, TenantDatabase

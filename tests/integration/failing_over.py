@@ -16,8 +16,8 @@ from unittest.mock import patch
 import psycopg
 from sqlalchemy import make_url
 
-from media_operator.embedded import postgres as embedded
-from media_operator.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from media_operator.local import postgres as embedded
+from media_operator.local.postgres import SUPERUSER, EmbeddedPostgres
 from tests.integration.api_server import mortal_postgres
 
 REPLICATING = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on", "listen_addresses": ""}

@@ -20,8 +20,8 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from media_operator.embedded.postgres import SUPERUSER, EmbeddedPostgres
-from media_operator.embedded.processes import die_with_parent
+from media_operator.local.postgres import SUPERUSER, EmbeddedPostgres
+from media_operator.local.processes import die_with_parent
 
 HOW_TO_INSTALL = "no PgBouncer here; `make pgbouncer` installs it, or says how"
 SERVER_CONNECTIONS = 2

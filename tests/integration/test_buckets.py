@@ -19,10 +19,10 @@ import pytest
 from media_core import births
 from media_core.births import UNREADABLE, Birth
 from media_core.errors import Unavailable
-from media_core.ownership import Mark
-from media_operator import boto, buckets
-from media_operator.buckets import MARK_KEY, Born, BucketFacts, Buckets, NotOwned, ObjectsLocked
+from media_operator.backends import boto, buckets
+from media_operator.backends.buckets import MARK_KEY, Born, BucketFacts, Buckets, NotOwned, ObjectsLocked
 from media_operator.settings import StoreAdminSettings
+from media_operator.tenant.ownership import Mark
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
 

@@ -18,18 +18,18 @@ from media_core.errors import Refused, Unavailable
 from media_core.examination import Examination
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
-from media_core.ownership import Mark
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.store import S3Store
 from media_core.sweep import sweep
 from media_core.uploads import Uploads
-from media_operator import canary
-from media_operator.canary import Canary, judge
-from media_operator.databases import Databases
-from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.backends import scanner_canary as canary
+from media_operator.backends.databases import Databases
+from media_operator.backends.scanner_canary import Canary, judge
+from media_operator.local.clamd import ClamdAddress, EmbeddedClamd
+from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
+from media_operator.tenant.ownership import Mark
 from media_workers import drain as drain_loop
 from media_workers.drain import Drain, Work
 from media_workers.scan import Scanner
@@ -193,7 +193,7 @@ async def test_a_scanner_that_calls_the_canary_clean_is_seen_and_the_canary_is_g
         return
 
     monkeypatch.setattr("media_workers.clamd.Clamd._check", no_check)
-    monkeypatch.setattr("media_operator.embedded.clamd._EICAR", "another text, which nobody sends")
+    monkeypatch.setattr("media_operator.local.clamd._EICAR", "another text, which nobody sends")
     try:
         await tenant.send()
         await tenant.scan(settings_for(await blind.start(tmp_path)))

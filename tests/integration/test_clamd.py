@@ -21,8 +21,8 @@ import pytest
 from media_core.canary import EICAR
 from media_core.errors import Unavailable, Unfinished
 from media_core.store import ObjectMissing
-from media_operator.embedded import clamd as embedded
-from media_operator.embedded.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
+from media_operator.local import clamd as embedded
+from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
 from media_workers import clamd as clamd_client
 from media_workers.canaries import TEST_VIRUS
 from media_workers.clamd import SMALL_BYTES, Clamd, ClamdVerdict
@@ -815,7 +815,7 @@ async def test_clamd_dies_with_its_parent_and_is_not_root(tmp_path: Path) -> Non
     if EmbeddedClamd.find() is None:
         pytest.skip(HOW_TO_INSTALL)
     script = (
-        "import asyncio, sys; from pathlib import Path; from media_operator.embedded.clamd import EmbeddedClamd\n"
+        "import asyncio, sys; from pathlib import Path; from media_operator.local.clamd import EmbeddedClamd\n"
         "async def main():\n"
         "    server = EmbeddedClamd(official=None, mirror=None); await server.start(Path(sys.argv[1]))\n"
         "    print(server.pid, flush=True); await asyncio.Event().wait()\n"

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from media_core import connections, database
 from media_core.database import CHANNEL, CONNECTING, Database, announce_after
 from media_core.errors import Unavailable
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.failing_over import name
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 

@@ -18,12 +18,10 @@ from pydantic import SecretStr
 from media_core.database import Database
 from media_core.errors import Unavailable
 from media_core.job_kinds import KINDS
-from media_core.ownership import Mark
-from media_core.plan import Notes
 from media_core.queue import Depth, enqueue
-from media_operator import notes
-from media_operator.breaker import Answered
-from media_operator.databases import (
+from media_operator.backends import notes
+from media_operator.backends.breaker import Answered
+from media_operator.backends.databases import (
     Concerns,
     Databases,
     NotOwned,
@@ -33,8 +31,10 @@ from media_operator.databases import (
     read_policy,
     tenant_id_of,
 )
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
+from media_operator.plan.observed import Notes
 from media_operator.settings import DatabaseSettings
+from media_operator.tenant.ownership import Mark
 from tests.integration.revisions import migrate_to
 from tests.integration.tenancy import GENEROUS
 

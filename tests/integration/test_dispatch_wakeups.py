@@ -8,8 +8,8 @@ import pytest
 
 from media_core.database import Database
 from media_core.queue import enqueue
-from media_operator.dispatch import listen
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.jobs.dispatch import listen
+from media_operator.local.postgres import EmbeddedPostgres
 
 Wakeups = asyncio.Queue[str | None]
 

@@ -13,8 +13,8 @@ import psutil
 import psycopg
 import pytest
 
-from media_operator.embedded import postgres as embedded
-from media_operator.embedded.postgres import EmbeddedPostgres, PostgresFailed
+from media_operator.local import postgres as embedded
+from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_killed_server_starts_again_with_its_data_at_the_same_address(folder: 
 STARTER = """
 import sys, signal
 from pathlib import Path
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.start()
 print(server.pid, server.socket_folder, flush=True)

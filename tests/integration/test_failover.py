@@ -14,7 +14,7 @@ from sqlalchemy import make_url, text
 
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, eventually, new_tenant, problem, serving, upload
 from tests.integration.failing_over import (
     Name,

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from media_core.database import Database
 from media_core.queue import Depth, Queue, enqueue
-from media_operator.databases import Databases
-from media_operator.dispatch import FleetDispatcher, Running, TenantQueue, listen
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.backends.databases import Databases
+from media_operator.jobs.dispatch import FleetDispatcher, Running, TenantQueue, listen
+from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
 from tests.integration.api_server import new_tenant
 from tests.integration.tenancy import TenantDatabase
@@ -60,7 +60,7 @@ class Fleet:
     def running(self) -> Running:
         return Running(Counter(self.sees.values()), len(self.sees))
 
-    def held(self, schema: str, kind: str) -> bool:
+    def backs_off(self, schema: str, kind: str) -> bool:
         return False
 
     async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:

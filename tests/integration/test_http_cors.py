@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from media_api.settings import CorsSettings
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, anybody, problem, serving, upload
 from tests.integration.tenancy import GENEROUS
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from media_core.thumbnails import SIZES
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, oriented, photo
 from tests.integration.api_server import Api, anybody, eventually, left, problem, serving, upload
 from tests.integration.tenancy import GENEROUS, MIB

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from media_api import server
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, anybody, eventually, log_lines, problem, process, upload
 from tests.integration.tenancy import GENEROUS
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from media_core import transcripts
 from media_core.queue import Cancelled, Queue
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, photo, recording
 from tests.integration.api_server import Api, left, problem, serving, upload
 from tests.integration.tenancy import GENEROUS

@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, anybody, eventually, process, upload
 from tests.integration.test_http_shutdown import ended, terminate
 

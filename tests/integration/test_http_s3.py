@@ -8,7 +8,7 @@ import pytest
 
 from media_core.object_keys import content_key
 from media_core.store import S3Store
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration import s3_servers
 from tests.integration.api_server import Api, anybody, process, upload

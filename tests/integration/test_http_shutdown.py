@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import recording
 from tests.integration.api_server import Api, anybody, eventually, left, log_lines, process, start, upload
 from tests.integration.tenancy import MIB

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from media_api import server
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration.api_server import Api, Left, anybody, eventually, left, problem, serving, upload
 from tests.integration.tenancy import GENEROUS, MIB

@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from media_core import transcripts
 from media_core.queue import Lease, Queue
-from media_operator import install_check
-from media_operator.install_check import CheckFailed, Client
+from media_operator.helm_hooks import install_check
+from media_operator.helm_hooks.install_check import CheckFailed, Client
 from tests.integration.api_server import Api, eventually
 
 SAMPLE = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words" / "samples" / "greeting_en.wav"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from media_core.spec import Oidc
-from media_operator import issuers
-from media_operator.reconcile import StepFailed
+from media_operator.backends import issuers
+from media_operator.plan.steps import StepFailed
+from media_operator.tenant.spec import Oidc
 
 KEYS = "https://login.example/keys"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

@@ -25,7 +25,7 @@ from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.store import FolderStore, ObjectStore, S3Store
 from media_core.uploads import BUFFER_BYTES, Uploads
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration import s3_servers
 from tests.integration.acting import judge, upload
 from tests.integration.api_server import eventually, mortal_postgres, new_tenant

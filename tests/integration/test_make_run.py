@@ -24,9 +24,10 @@ import psutil
 import pytest
 import yaml
 
-from media_core.plan import WorkerShape
-from media_operator.local import CannotRun, main, read_manifest
-from media_operator.targets.local import LocalWorkers, Place
+from media_operator.local.place import Place
+from media_operator.local.run import CannotRun, main, read_manifest
+from media_operator.local.workers import LocalWorkers
+from media_operator.plan.desired import WorkerShape
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "acme.yaml"

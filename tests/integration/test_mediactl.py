@@ -29,7 +29,7 @@ from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.tokens import save_signing_keys
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings, WhisperSettings
 from media_workers.transcribe import Transcriber

@@ -9,7 +9,7 @@ from bench.resources import MIB, Resources
 
 from media_core.capacity import MOST_BYTES
 from media_core.policy import Policy
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, process
 from tests.integration.test_http_uploads import form, head_of, read_answer
 

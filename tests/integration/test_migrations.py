@@ -21,7 +21,7 @@ from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.store.folder import FolderStore
 from media_core.sweep import sweep
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import new_tenant
 from tests.integration.revisions import migrate_to
 from tests.integration.tenancy import TenantDatabase

@@ -32,8 +32,8 @@ from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.store import S3Store
 from media_core.uploads import Uploaded, Uploads
-from media_operator.embedded.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd
+from media_operator.local.postgres import EmbeddedPostgres
 from media_workers import drain as drain_module
 from media_workers.drain import Drain, Handler, Work
 from media_workers.scan import JOBS_AT_ONCE, READ_AT_ONCE, Scanner

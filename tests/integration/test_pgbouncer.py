@@ -20,8 +20,8 @@ from sqlalchemy import text
 from media_core.database import CHANNEL, Database
 from media_core.errors import Unavailable
 from media_core.queue import Queue, enqueue
-from media_operator.embedded.clamd import ClamdAddress
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.clamd import ClamdAddress
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration.api_server import Api, eventually, new_tenant, problem, serving, upload
 from tests.integration.failing_over import kill, server_that_may_fail

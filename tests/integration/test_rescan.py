@@ -28,7 +28,7 @@ from media_core.settings import RetentionSettings
 from media_core.store import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
-from media_operator.embedded.clamd import HOW_TO_INSTALL, EmbeddedClamd
+from media_operator.local.clamd import HOW_TO_INSTALL, EmbeddedClamd
 from media_workers import rescan
 from media_workers.clamd import Clamd
 from media_workers.drain import Drain, Work

@@ -23,7 +23,7 @@ from media_core.queue import Lease, LeaseLost, Queue
 from media_core.store import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
-from media_operator.embedded.clamd import ClamdAddress, EmbeddedClamd
+from media_operator.local.clamd import ClamdAddress, EmbeddedClamd
 from media_workers import drain as drain_loop
 from media_workers.drain import Drain, Work
 from media_workers.scan import JOBS_AT_ONCE, Scanner

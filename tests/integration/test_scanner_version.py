@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from media_operator import scanner_version
-from media_operator.embedded.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd
-from media_operator.scanner_version import ScannerVersion
+from media_operator.backends import scanner_version
+from media_operator.backends.scanner_version import ScannerVersion
+from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd
 from tests.integration.clamd_server import LIMITS
 
 DAY = 86400

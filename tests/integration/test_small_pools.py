@@ -24,8 +24,8 @@ from media_core.queue import Queue
 from media_core.store.folder import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploads
-from media_operator.embedded.clamd import ClamdAddress
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.clamd import ClamdAddress
+from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.clamd import Clamd
 from media_workers.drain import Drain, Work
 from media_workers.rescan import Rescan

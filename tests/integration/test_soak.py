@@ -37,8 +37,8 @@ from media_core.policy import PolicyReader
 from media_core.store import S3Store
 from media_core.tokens import generate_key, mint, save_public_jwks
 from media_core.uploads import BUFFER_BYTES
-from media_operator.embedded.clamd import ClamdAddress
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.clamd import ClamdAddress
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration import s3_servers
 from tests.integration.api_server import USER, eventually, mortal_postgres, new_tenant
 from tests.integration.clamd_server import MARKER

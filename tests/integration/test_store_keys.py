@@ -18,13 +18,13 @@ from pydantic import SecretStr
 
 from media_core.errors import Unavailable
 from media_core.object_keys import content_key
-from media_core.ownership import Mark
 from media_core.store import S3Settings, S3Store
 from media_core.store import s3 as s3_module
-from media_operator import boto
-from media_operator.buckets import MARK_KEY, Buckets
+from media_operator.backends import boto
+from media_operator.backends.buckets import MARK_KEY, Buckets
+from media_operator.backends.store_keys import Key, SharedKey, StoreKeys, open_store_keys
 from media_operator.settings import StoreAdminSettings
-from media_operator.store_keys import Key, SharedKey, StoreKeys, open_store_keys
+from media_operator.tenant.ownership import Mark
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
 

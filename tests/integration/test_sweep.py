@@ -20,7 +20,7 @@ from media_core.store.base import ObjectInfo
 from media_core.store.folder import FolderStore
 from media_core.sweep import BATCH, Swept, sweep
 from media_core.uploads import Uploads
-from media_operator.embedded.postgres import EmbeddedPostgres
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import days_pass, judge, minutes_pass, upload, usage
 from tests.integration.api_server import new_tenant
 from tests.integration.invariants import broken

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from media_core.spec import MediaTenant
 from media_operator import render
-from media_operator.kinds import Object, child_name
+from media_operator.cluster.kinds import Object, child_name
 from media_operator.settings import PlatformSettings, StoreAdminSettings
+from media_operator.tenant.spec import MediaTenant
 
 CREDENTIALS = {
     render.DATABASE_URL: "postgresql+psycopg://tenant_acme:hidden-password@postgres.media-system.svc:5432/media",

@@ -6,22 +6,27 @@ from typing import Any
 
 import pytest
 
-from media_core import plan
 from media_core.errors import Unavailable
-from media_operator import kinds, render
-from media_operator.cache import Cache, key_of
-from media_operator.kinds import Kind, Object
-from media_operator.kube import Forbidden, Invalid, KubeError
-from media_operator.reconcile import StepFailed, StepUnfinished
+from media_operator import render
+from media_operator.backends.backends import Backends
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache, key_of
+from media_operator.cluster.kinds import Kind, Object
+from media_operator.cluster.kube import Forbidden, Invalid, KubeError
+from media_operator.jobs.worker_jobs import WorkerJobs
+from media_operator.kubernetes_target.cluster import Cluster
+from media_operator.kubernetes_target.objects import TenantObjects
+from media_operator.kubernetes_target.pods import LOST_SECONDS
+from media_operator.kubernetes_target.target import KubernetesTarget
+from media_operator.plan import steps
+from media_operator.plan.steps import StepFailed, StepUnfinished
 from media_operator.settings import OperatorSettings
-from media_operator.targets.kubernetes import LOST_SECONDS, Backends, KubernetesTarget
-from media_operator.worker_jobs import WorkerJobs
 from tests.unit.render_cases import CASES, Case
 
 CASE = Case()
 TENANT = CASE.tenant()
 OF_TENANT = f"{kinds.MANAGED_BY}={kinds.MANAGER},{kinds.TENANT_LABEL}=acme"
-STEP = plan.MigrateDatabase("tenant_acme")
+STEP = steps.MigrateDatabase("tenant_acme")
 WORKER = {kinds.TENANT_LABEL: "acme", "app.kubernetes.io/component": "worker"}
 
 
@@ -101,11 +106,11 @@ def cache(api: Api) -> Cache:
 
 
 @pytest.fixture
-def target(api: Api, cache: Cache, schema: Schema) -> KubernetesTarget:
+def cluster(api: Api, cache: Cache, schema: Schema) -> Cluster:
     backends = Backends(schema, None, None)  # type: ignore[arg-type]  neither bucket nor keys are asked for
     platform, store = CASE.platform_settings, CASE.store_settings
     jobs = WorkerJobs(api, cache, platform, store, 60, lambda: True)  # type: ignore[arg-type]
-    return KubernetesTarget("c", api, cache, backends, jobs, platform, OperatorSettings(), 60)  # type: ignore[arg-type]
+    return Cluster("c", api, cache, backends, jobs, platform, OperatorSettings(), 60)  # type: ignore[arg-type]
 
 
 def job(name: str, **status: Any) -> Object:
@@ -121,8 +126,9 @@ def pod(name: str, *, phase: str = "Running", killed: float | None = None, compo
     return {"metadata": metadata, "status": {"phase": phase}}
 
 
-def migrate(target: KubernetesTarget) -> None:
-    asyncio.run(target.carry_out(TENANT, STEP))
+def migrate(cluster: Cluster) -> None:
+    """In a pass of its own."""
+    asyncio.run(KubernetesTarget(cluster, TENANT).apply(STEP))
 
 
 def paused(api: Api, cache: Cache) -> None:
@@ -133,37 +139,37 @@ def paused(api: Api, cache: Cache) -> None:
         cache.see(kinds.CRON_JOB, None, body)
 
 
-def test_what_the_version_before_runs_ends_first(target: KubernetesTarget, api: Api) -> None:
+def test_what_the_version_before_runs_ends_first(cluster: Cluster, api: Api) -> None:
     ended = job("mt-acme-scan-1", conditions=[{"type": "Complete", "status": "True"}])
     api.jobs = [job("mt-acme-transcribe-1", ready=1), job("mt-acme-sweep-2930", ready=1), ended]
     with pytest.raises(StepUnfinished, match=r"workers of the version before end: mt-acme-sweep-2930, mt-acme-tr"):
-        migrate(target)
+        migrate(cluster)
     assert sorted(api.done[:2]) == [("suspend", "mt-acme-rescan"), ("suspend", "mt-acme-sweep")]
     assert api.done[2:] == [("delete", "mt-acme-transcribe-1"), ("delete", "mt-acme-sweep-2930")]
     assert api.jobs == [ended]
 
     api.pods = [pod("mt-acme-transcribe-1-x", killed=-50), pod("mt-acme-0", component="api")]
     with pytest.raises(StepUnfinished, match=r"end: mt-acme-transcribe-1-x$"):
-        migrate(target)
+        migrate(cluster)
     api.pods = api.pods[1:]
-    migrate(target)
+    migrate(cluster)
     assert api.done[4:] == [("migrate", "tenant_acme")]
 
 
-def test_a_job_that_a_cronjob_started_while_it_was_suspended_is_seen(target: KubernetesTarget, api: Api) -> None:
+def test_a_job_that_a_cronjob_started_while_it_was_suspended_is_seen(cluster: Cluster, api: Api) -> None:
     with pytest.raises(StepUnfinished):
-        migrate(target)
+        migrate(cluster)
     api.jobs = [job("mt-acme-sweep-2931")]
     with pytest.raises(StepUnfinished, match="mt-acme-sweep-2931"):
-        migrate(target)
-    migrate(target)
+        migrate(cluster)
+    migrate(cluster)
     assert api.done[2:] == [("delete", "mt-acme-sweep-2931"), ("migrate", "tenant_acme")]
 
 
-def test_a_first_schema_ends_nobodys_work(target: KubernetesTarget, api: Api, schema: Schema) -> None:
+def test_a_first_schema_ends_nobodys_work(cluster: Cluster, api: Api, schema: Schema) -> None:
     schema.outdated = False
     api.jobs = [job("mt-acme-scan-1", ready=1)]
-    migrate(target)
+    migrate(cluster)
     assert api.done == [("migrate", "tenant_acme")]
 
 
@@ -175,27 +181,27 @@ def test_a_first_schema_ends_nobodys_work(target: KubernetesTarget, api: Api, sc
     ],
 )
 def test_a_job_that_may_not_be_deleted_is_said_and_tried_again(
-    target: KubernetesTarget, api: Api, cache: Cache, refusal: KubeError, reason: str
+    cluster: Cluster, api: Api, cache: Cache, refusal: KubeError, reason: str
 ) -> None:
     paused(api, cache)
     api.jobs, api.refusal = [job("mt-acme-scan-1", ready=1)], refusal
     with pytest.raises(StepFailed, match=str(refusal)) as failed:
-        migrate(target)
+        migrate(cluster)
     assert failed.value.reason == reason
     assert api.done == []
     api.refusal = None
     with pytest.raises(StepUnfinished):
-        migrate(target)
-    migrate(target)
+        migrate(cluster)
+    migrate(cluster)
     assert api.done == [("delete", "mt-acme-scan-1"), ("migrate", "tenant_acme")]
 
 
 def test_while_it_cannot_be_told_whether_there_is_work_of_before_nothing_is_done(
-    target: KubernetesTarget, api: Api, schema: Schema
+    cluster: Cluster, api: Api, schema: Schema
 ) -> None:
     schema.away = True
     with pytest.raises(StepFailed, match="PostgreSQL does not answer"):
-        migrate(target)
+        migrate(cluster)
     assert api.done == []
 
 
@@ -203,11 +209,11 @@ def test_while_it_cannot_be_told_whether_there_is_work_of_before_nothing_is_done
     "ended", [pod("a", phase="Succeeded"), pod("a", phase="Failed"), pod("a", killed=LOST_SECONDS + 5)]
 )
 def test_nobody_waits_for_a_pod_that_has_ended_or_is_lost(
-    target: KubernetesTarget, api: Api, cache: Cache, ended: Object
+    cluster: Cluster, api: Api, cache: Cache, ended: Object
 ) -> None:
     paused(api, cache)
     api.pods = [ended]
-    migrate(target)
+    migrate(cluster)
     assert api.done == [("migrate", "tenant_acme")]
 
 
@@ -223,10 +229,10 @@ def test_a_suspended_cronjob_is_as_declared_only_where_the_tenant_is(name: str) 
     assert render.matches(wanted, live) == case.tenant().spec.suspended
 
 
-def test_the_step_after_it_sets_the_cronjobs_right(target: KubernetesTarget, api: Api, cache: Cache) -> None:
+def test_the_step_after_it_sets_the_cronjobs_right(cluster: Cluster, api: Api, cache: Cache) -> None:
     wanted = [each for each in map(render.stamped, CASE.workloads(TENANT)) if kinds.of(each) == kinds.CRON_JOB]
-    assert target._drifted(TENANT, wanted) == []
+    assert TenantObjects(cluster, TENANT).drifted(wanted) == []
     with pytest.raises(StepUnfinished):
-        migrate(target)
-    assert [each["spec"]["suspend"] for each in target._drifted(TENANT, wanted)] == [False, False]
+        migrate(cluster)
+    assert [each["spec"]["suspend"] for each in TenantObjects(cluster, TENANT).drifted(wanted)] == [False, False]
     assert all(body["spec"]["suspend"] for body in cache.children(key_of(TENANT)).values())

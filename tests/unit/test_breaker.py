@@ -7,7 +7,7 @@ import random
 import pytest
 
 from media_core.errors import Refused, Unavailable
-from media_operator.breaker import LONGEST_DELAY, TOLERATED, Answered, Breaker
+from media_operator.backends.breaker import LONGEST_DELAY, TOLERATED, Answered, Breaker
 from tests.unit.virtual_time import now, run
 
 

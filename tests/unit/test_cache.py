@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from media_operator.cache import Cache, TenantKey
-from media_operator.kinds import (
+from media_operator.cluster.cache import Cache, TenantKey
+from media_operator.cluster.kinds import (
     CONFIG_MAP,
     CRON_JOB,
     DEPLOYMENT,

@@ -7,10 +7,10 @@ import pytest
 from media_core.canary import EICAR, PlainText, new_content
 from media_core.contents import Facts
 from media_core.decoding import BytesSource
-from media_core.plan import Scanner
 from media_core.sniffing import sniff
 from media_core.uploads import Examined
-from media_operator.canary import Canary, State, judge
+from media_operator.backends.scanner_canary import Canary, State, judge
+from media_operator.plan.observed import Scanner
 
 NOON = datetime(2026, 3, 1, 12, 0, 7, tzinfo=UTC)
 HOUR = 3600.0

@@ -11,8 +11,8 @@ import yaml
 from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import BaseModel
 
-from media_core import crd
-from media_core.spec import FORMS, MediaTenant, TenantSpec, TenantStatus
+from media_operator.tenant import crd
+from media_operator.tenant.spec import FORMS, MediaTenant, TenantSpec, TenantStatus
 
 ROOT = Path(__file__).parents[2]
 DEFINITION = crd.custom_resource_definition()

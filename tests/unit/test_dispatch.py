@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from media_core.errors import Unavailable
 from media_core.job_kinds import KINDS
 from media_core.queue import Depth
-from media_operator import dispatch
-from media_operator.dispatch import (
+from media_operator.jobs import dispatch
+from media_operator.jobs.dispatch import (
     Demand,
     FleetDispatcher,
     Launch,
@@ -224,7 +224,7 @@ class Counted:
     def running(self) -> Running | None:
         return Running(Counter(self.workers.values()), len(self.workers)) if self.countable else None
 
-    def held(self, schema: str, kind: str) -> bool:
+    def backs_off(self, schema: str, kind: str) -> bool:
         return (schema, kind) in self.backing_off
 
     async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:

@@ -4,8 +4,8 @@ import wave
 
 import pytest
 
-from media_core.spec import MediaTenant
-from media_operator import install_check
+from media_operator.helm_hooks import install_check
+from media_operator.tenant.spec import MediaTenant
 
 
 @pytest.mark.parametrize("given", [[], ["--model=/models/tiny-words"], ["--without-transcription"]])

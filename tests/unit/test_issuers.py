@@ -4,11 +4,12 @@ from typing import Any, cast
 
 import pytest
 
-from media_core.spec import MediaTenant, Oidc
-from media_operator import kinds
-from media_operator.cache import Cache
-from media_operator.targets import kubernetes
-from media_operator.targets.kubernetes import Held, KubernetesTarget
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache
+from media_operator.kubernetes_target import objects
+from media_operator.kubernetes_target.cluster import Cluster
+from media_operator.kubernetes_target.objects import TenantObjects
+from media_operator.tenant.spec import MediaTenant, Oidc
 from tests.unit.render_cases import Case
 
 ISSUER, KEYS = "https://login.example", "https://login.example/keys"
@@ -28,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         issuers.append(oidc.issuer)
         return KEYS
 
-    monkeypatch.setattr(kubernetes, "key_source", key_source)
+    monkeypatch.setattr(objects, "key_source", key_source)
     return issuers
 
 
@@ -43,10 +44,10 @@ async def wanted(now: Case, running: Case | None = None, uri: str = "", **edited
                 each["metadata"]["annotations"] |= edited
                 cache.see(kinds.DEPLOYMENT, None, each)
     nothing = cast(Any, None)
-    target = KubernetesTarget("", nothing, cache, nothing, nothing, nothing, nothing, 60)
-    held = Held(cache, tenant)
-    assert (held.deployment is None) == (running is None)
-    return await target._jwks_uri(tenant, held, fetch=False), await target._jwks_uri(tenant, held, fetch=True)
+    cluster = Cluster("", nothing, cache, nothing, nothing, nothing, nothing, 60)
+    seen = TenantObjects(cluster, tenant)
+    assert (seen.children.deployment is None) == (running is None)
+    return await seen.jwks_uri(fetch=False), await seen.jwks_uri(fetch=True)
 
 
 def tenant_object(tenant: MediaTenant) -> dict[str, Any]:

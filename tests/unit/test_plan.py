@@ -7,54 +7,48 @@ from typing import Any
 import pytest
 
 from media_core.births import UNREADABLE, Birth
-from media_core.ownership import Mark
-from media_core.plan import (
-    ACCEPT_DATA,
-    REMOVE_ORPHANS,
-    TRUST_SIGNATURE,
+from media_operator.plan.desired import ApiShape, api_shape_of, policy_of, worker_shape_of
+from media_operator.plan.observed import (
     Api,
-    ApiShape,
-    ApplyPolicy,
     Bucket,
+    Database,
+    Failure,
+    Notes,
+    ObservedState,
+    Orphans,
+    Scanner,
+    SigningKeys,
+    StoreKey,
+    Suspicion,
+    Unreachable,
+    Workers,
+)
+from media_operator.plan.planner import Plan, plan, plan_deletion, with_transitions
+from media_operator.plan.steps import (
+    ApplyPolicy,
     CreateBucket,
     CreateDatabase,
-    Database,
     DeleteBucket,
     DropDatabase,
     DropWorkers,
-    Failure,
     HoldDeletion,
     MakeSigningKey,
     MakeStoreKey,
     MigrateDatabase,
-    Notes,
-    Observed,
-    Orphans,
-    Plan,
     ReleaseDeletion,
     ReleaseOrphans,
     RevokeStoreKeys,
     RunApi,
-    Scanner,
     SendCanary,
     ShapeWorkers,
-    SigningKeys,
     Step,
     StopWorkloads,
-    StoreKey,
-    Suspicion,
     TrustSignatures,
-    Unreachable,
-    Workers,
     WriteBirth,
-    api_shape_of,
-    plan,
-    plan_deletion,
-    policy_of,
-    with_transitions,
-    worker_shape_of,
 )
-from media_core.spec import Condition, MediaTenant
+from media_operator.tenant.annotations import ACCEPT_DATA, REMOVE_ORPHANS, TRUST_SIGNATURE
+from media_operator.tenant.ownership import Mark
+from media_operator.tenant.spec import Condition, MediaTenant
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -71,7 +65,7 @@ def tenant(generation: int = 1, **spec: Any) -> MediaTenant:
 
 
 BIRTH = Birth("born-1", 0, 16384)
-EMPTY = Observed(
+EMPTY = ObservedState(
     bucket=Bucket(exists=False),
     database=Database(exists=False, known_revisions=("0001", "0002"), is_new=True),
     signing_keys=SigningKeys(0),
@@ -86,10 +80,10 @@ EMPTY = Observed(
 class World:
     """Does what steps say, and counts them."""
 
-    seen: Observed = EMPTY
+    seen: ObservedState = EMPTY
     done: list[Step] = field(default_factory=list)
 
-    def carry_out(self, step: Step) -> None:
+    def apply(self, step: Step) -> None:
         self.done.append(step)
         match step:
             case CreateBucket(_, owner, _):
@@ -132,7 +126,7 @@ class World:
             if not current.steps:
                 return current
             for step in current.steps:
-                self.carry_out(step)
+                self.apply(step)
         raise AssertionError("it never comes to rest")
 
 
@@ -416,12 +410,12 @@ ON_CLUSTER = replace(
     EMPTY,
     cluster="cluster-1",
     store_key=StoreKey(current=False),
-    held=False,
+    has_finalizer=False,
     scanner=Scanner("Unknown", "CanaryPending", "no canary yet", canary_due=True),
 )
 
 
-def alive(declared: MediaTenant) -> Observed:
+def alive(declared: MediaTenant) -> ObservedState:
     """A tenant of a cluster to which nothing has to be done."""
     mine = Mark("second-life", f"{declared.metadata.namespace}/acme", "cluster-1")
     return replace(
@@ -527,7 +521,7 @@ def test_what_the_store_lacks_is_said_and_holds_nothing_back() -> None:
 def test_only_a_tenant_whose_data_is_to_go_holds_its_deletion_up() -> None:
     deleting = resource(storage={"deletionPolicy": "Delete"})
     assert plan(deleting, alive(deleting)).steps == (HoldDeletion(),)
-    assert plan(resource(), replace(alive(resource()), held=True)).steps == (ReleaseDeletion(),)
+    assert plan(resource(), replace(alive(resource()), has_finalizer=True)).steps == (ReleaseDeletion(),)
 
 
 DELETE = {"storage": {"deletionPolicy": "Delete"}}
@@ -535,7 +529,7 @@ DELETE = {"storage": {"deletionPolicy": "Delete"}}
 
 def test_deletion_goes_step_by_step_from_the_pods_to_the_finalizer() -> None:
     declared = resource(**DELETE)
-    seen = replace(alive(declared), held=True)
+    seen = replace(alive(declared), has_finalizer=True)
     steps = []
     for _ in range(6):
         current = plan_deletion(declared, seen)
@@ -548,7 +542,7 @@ def test_deletion_goes_step_by_step_from_the_pods_to_the_finalizer() -> None:
             case (DropDatabase(),):
                 seen = replace(seen, database=Database(False))
             case (ReleaseDeletion(),):
-                seen = replace(seen, held=False)
+                seen = replace(seen, has_finalizer=False)
     assert steps == [StopWorkloads, DeleteBucket, DropDatabase, ReleaseDeletion]
 
 
@@ -563,17 +557,17 @@ def test_deletion_goes_step_by_step_from_the_pods_to_the_finalizer() -> None:
 )
 def test_what_blocks_a_deletion_is_said_with_the_way_out(change: dict[str, Any], reason: str) -> None:
     declared = resource(**DELETE)
-    current = plan_deletion(declared, replace(alive(declared), held=True, stopped=True, **change))
+    current = plan_deletion(declared, replace(alive(declared), has_finalizer=True, stopped=True, **change))
     blocked = said(current, "DeletionBlocked")
     assert (blocked.status, blocked.reason) == ("True", reason)
     assert "deletionPolicy to Retain" in blocked.message
     assert current.steps == ()
-    let_go = plan_deletion(resource(), replace(alive(declared), held=True, stopped=True, **change))
+    let_go = plan_deletion(resource(), replace(alive(declared), has_finalizer=True, stopped=True, **change))
     assert let_go.steps == (ReleaseDeletion(),)
 
 
 def test_a_finalizer_that_cannot_be_taken_off_is_said_and_not_tried_again_in_this_pass() -> None:
-    failed = replace(alive(resource()), held=True, failures={"ReleaseDeletion": Failure("no permission")})
+    failed = replace(alive(resource()), has_finalizer=True, failures={"ReleaseDeletion": Failure("no permission")})
     current = plan_deletion(resource(), failed)
     blocked = said(current, "DeletionBlocked")
     assert (blocked.status, blocked.reason, blocked.message) == ("True", "ReleaseDeletionFailed", "no permission")
@@ -582,13 +576,15 @@ def test_a_finalizer_that_cannot_be_taken_off_is_said_and_not_tried_again_in_thi
 
 def test_a_tenant_that_never_had_anything_takes_nothing_with_it() -> None:
     declared = resource("team-b", **DELETE)
-    seen = replace(LEFT_BEHIND, bucket=Bucket(True, THEIRS), held=True)
+    seen = replace(LEFT_BEHIND, bucket=Bucket(True, THEIRS), has_finalizer=True)
     assert plan_deletion(declared, seen).steps == (ReleaseDeletion(),)
 
 
 def test_a_long_deletion_says_how_far_it_is() -> None:
     declared = resource(**DELETE)
-    seen = replace(alive(declared), held=True, stopped=True, unfinished={"DeleteBucket": "12000 objects deleted"})
+    seen = replace(
+        alive(declared), has_finalizer=True, stopped=True, unfinished={"DeleteBucket": "12000 objects deleted"}
+    )
     current = plan_deletion(declared, seen)
     assert current.steps == ()
     assert (said(current, "DeletionBlocked").status, said(current, "Ready").message) == (
@@ -719,7 +715,7 @@ def test_a_retained_schema_that_was_dropped_is_not_made_anew_beside_its_bucket()
     assert not [step for step in current.steps if isinstance(step, CreateDatabase)]
 
 
-def lost(seen: Observed) -> Bucket:
+def lost(seen: ObservedState) -> Bucket:
     """The bucket, if it belonged to another schema."""
     assert isinstance(seen.bucket, Bucket)
     return replace(seen.bucket, birth=Birth("born-0", 99, 1))
@@ -736,7 +732,7 @@ def test_on_a_cluster_the_way_out_is_a_command_to_paste() -> None:
 
 def test_a_tenant_whose_data_disagrees_can_still_be_deleted_with_it() -> None:
     declared = resource(**DELETE)
-    seen = replace(alive(declared), bucket=lost(alive(declared)), held=True, stopped=True)
+    seen = replace(alive(declared), bucket=lost(alive(declared)), has_finalizer=True, stopped=True)
     assert [type(step) for step in plan_deletion(declared, seen).steps] == [DeleteBucket]
 
 

@@ -20,9 +20,14 @@ import yaml
 
 from media_api.settings import Settings as ApiSettings
 from media_core.settings import EnvironmentSettings, RetentionSettings
-from media_operator import kinds, render
-from media_operator.kinds import Object
+from media_operator import render
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
+from media_operator.render.api import DRAIN_SECONDS
+from media_operator.render.database_connections import OPERATOR_CONNECTIONS, connections
+from media_operator.render.jobs import LOST
 from media_operator.settings import PlatformSettings
+from media_operator.tenant.annotations import ROTATE_KEYS
 from media_workers.settings import ClamdSettings
 from media_workers.settings import Settings as WorkerSettings
 from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
@@ -156,7 +161,7 @@ def test_api_and_workers_understand_their_environment(name: str, monkeypatch: py
         assert settings.tenant.database_url.get_secret_value() == CREDENTIALS[render.DATABASE_URL]
         assert settings.store.public_url == render.endpoint(case.tenant(), case.platform_settings)
         grace = api(case)["terminationGracePeriodSeconds"]
-        assert grace > render.DRAIN_SECONDS + settings.server.shutdown_seconds
+        assert grace > DRAIN_SECONDS + settings.server.shutdown_seconds
     for kind in WORK:
         with monkeypatch.context() as patched:
             for variable, value in environment(worker(case, kind)).items():
@@ -287,17 +292,17 @@ def test_all_connections_together_stay_within_the_roles_limit(
             "transcription": {"maxParallel": transcriptions},
         }
     ).tenant()
-    for_api, for_worker = render.connections(tenant, limit)
+    for_api, for_worker = connections(tenant, limit)
     pods = replicas + max(1, (replicas + 3) // 4)
     workers = scans + transcriptions + 2 + 2
-    assert pods * for_api + workers * for_worker + render.OPERATOR_CONNECTIONS <= limit
+    assert pods * for_api + workers * for_worker + OPERATOR_CONNECTIONS <= limit
     assert 1 <= for_api <= 10
     assert 1 <= for_worker <= 4
 
 
 def test_a_tenant_that_is_too_large_for_its_limit_still_gets_a_connection_for_each() -> None:
-    assert render.connections(Case({"api": {"replicas": 100}}).tenant(), 60) == (1, 2)
-    assert render.connections(Case({"scan": {"maxParallel": 50}}).tenant(), 10) == (1, 1)
+    assert connections(Case({"api": {"replicas": 100}}).tenant(), 60) == (1, 2)
+    assert connections(Case({"scan": {"maxParallel": 50}}).tenant(), 10) == (1, 1)
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------
@@ -308,7 +313,7 @@ def test_a_lost_node_and_an_outage_are_tried_again_and_a_bug_is_not() -> None:
     lost, ended = spec["podFailurePolicy"]["rules"]
     assert (lost["action"], lost["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert (ended["action"], ended["onExitCodes"]["operator"]) == ("FailJob", "NotIn")
-    assert ended["onExitCodes"]["values"] == [os.EX_TEMPFAIL, 128 + 9, 128 + 15, render.LOST]
+    assert ended["onExitCodes"]["values"] == [os.EX_TEMPFAIL, 128 + 9, 128 + 15, LOST]
     assert spec["backoffLimit"] == 2
 
 
@@ -427,7 +432,7 @@ def test_a_secret_that_somebody_edited_is_told_from_ours() -> None:
     secret = render.credentials_secret(tenant, CREDENTIALS, rotation="2026-11")
     assert render.secret_is_intact(secret)
     assert render.secret_values(secret) == CREDENTIALS
-    assert secret["metadata"]["annotations"][kinds.ROTATE_KEYS] == "2026-11"
+    assert secret["metadata"]["annotations"][ROTATE_KEYS] == "2026-11"
     edited = copy.deepcopy(secret)
     edited["data"][render.S3_SECRET] = base64.b64encode(b"theirs").decode()
     emptied = {**secret, "data": None}

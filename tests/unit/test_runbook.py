@@ -1,7 +1,7 @@
 """docs/runbook.md explains each reason that a condition can have, under that condition.
 
 No run meets all of them, so they are read from the source, where a reason is said in one of three ways:
-- a check of `media_core.plan` makes a Finding of it or hands it to `attempt`;
+- a check of `media_operator.plan` makes a Finding of it or hands it to `attempt`;
 - `attempt` says `<Step>Failed` of each step that a check makes, `waiting_for` says `WaitingFor<condition>`;
 - the operator says of what a step failed (StepFailed), what the scanner is (Scanner), or makes a Condition itself.
 A reason that is put together in any other way is none that this finds, and fails.
@@ -16,21 +16,23 @@ from typing import get_args
 
 import pytest
 
-from media_core import plan
+from media_operator.plan import checks, data_match, deletion, finding, planner, steps
 
 ROOT = Path(__file__).parents[2]
+OPERATOR = ROOT / "operator" / "media_operator"
+PLAN = OPERATOR / "plan"
 SHARED = "Any condition"
 """The section of what several conditions say."""
-SAID_BY = {check.__name__: condition for condition, check in plan.CHAIN} | {
-    plan.birth_to_write.__name__: "DatabaseReady",
-    plan.canary.__name__: "ScannerReady",
-    plan.deletion.__name__: "DeletionBlocked",
-    plan.plan_deletion.__name__: "Ready",
-    plan.ready.__name__: "Ready",
+SAID_BY = {check.__name__: condition for condition, check in checks.CHECKS} | {
+    data_match.birth_to_write.__name__: "DatabaseReady",
+    checks.canary.__name__: "ScannerReady",
+    deletion.deletion.__name__: "DeletionBlocked",
+    planner.plan_deletion.__name__: "Ready",
+    planner.ready.__name__: "Ready",
 }
-"""Function of `media_core.plan` -> the condition that it finds."""
-GENERIC = {plan.attempt.__name__, plan.Case.waiting_for.__name__}
-STEPS = {step.__name__ for step in get_args(plan.Step)}
+"""Function of `media_operator.plan` -> the condition that it finds."""
+GENERIC = {finding.attempt.__name__, finding.Context.waiting_for.__name__}
+STEPS = {step.__name__ for step in get_args(steps.Step)}
 REASON_AT = {
     "Finding": 1,
     "attempt": 2,
@@ -77,9 +79,9 @@ def rows() -> dict[str, set[str]]:
 
 
 def reasons_by_condition() -> dict[str, set[str]]:
-    """As `media_core.plan` and whoever judges the scanner say them."""
+    """As `media_operator.plan` and whoever judges the scanner say them."""
     found: dict[str, set[str]] = defaultdict(set)
-    for function in ast.walk(_parsed(Path(plan.__file__))):
+    for function in (node for path in sorted(PLAN.glob("*.py")) for node in ast.walk(_parsed(path))):
         if not isinstance(function, ast.FunctionDef) or function.name in GENERIC:
             continue
         reasons = {reason for _, reason in said_in(function)}
@@ -96,8 +98,9 @@ def reasons_of_the_operator() -> set[str]:
 
 
 def _said_by_the_operator() -> Iterator[tuple[str, str]]:
-    for path in sorted((ROOT / "operator" / "media_operator").rglob("*.py")):
-        yield from said_in(_parsed(path))
+    for path in sorted(OPERATOR.rglob("*.py")):
+        if path.parent != PLAN:
+            yield from said_in(_parsed(path))
 
 
 def said_in(tree: ast.AST) -> Iterator[tuple[str, str]]:

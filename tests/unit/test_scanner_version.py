@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from media_operator import scanner_version
-from media_operator.scanner_version import ScannerVersion, built_at
+from media_operator.backends import scanner_version
+from media_operator.backends.scanner_version import ScannerVersion, built_at
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from media_core.spec import FieldError, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
+from media_operator.tenant.spec import FieldError, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
 
 
 def manifest(**spec: Any) -> dict[str, Any]:

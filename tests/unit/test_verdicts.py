@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media_operator.embedded.clamd import ScanLimits, configuration
+from media_operator.local.clamd import ScanLimits, configuration
 from media_workers.clamd import interpret
 from media_workers.settings import ClamdSettings
 

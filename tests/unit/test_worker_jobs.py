@@ -2,21 +2,19 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from media_core.spec import MediaTenant
-from media_operator import kinds
-from media_operator.cache import Cache, TenantKey
-from media_operator.controller import Served
-from media_operator.dispatch import TenantQueue, share
-from media_operator.fleet import ClusterFleet
-from media_operator.kinds import Kind, Object
-from media_operator.kube import AlreadyExists, Forbidden
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache, TenantKey
+from media_operator.cluster.kinds import Kind, Object
+from media_operator.cluster.kube import AlreadyExists, Forbidden
+from media_operator.jobs.dispatch import TenantQueue, share
+from media_operator.jobs.fleet import ClusterFleet, Served
+from media_operator.jobs.worker_jobs import WorkerJobs
 from media_operator.settings import PlatformSettings, StoreAdminSettings
-from media_operator.worker_jobs import WorkerJobs
+from media_operator.tenant.spec import MediaTenant
 
 TENANT = MediaTenant.read(
     {
@@ -136,8 +134,8 @@ def test_jobs_that_a_tenant_made_itself_take_no_more_than_its_share_of_the_place
     jobs: WorkerJobs, cache: Cache
 ) -> None:
     queue = TenantQueue("acme", {"scan": 50, "transcribe": 50})
-    controller = SimpleNamespace(served={TENANT.schema_name: Served(TENANT, CREDENTIALS, queue)})
-    fleet = ClusterFleet(controller, jobs, None)  # type: ignore[arg-type]  the queues are not asked
+    served = {TENANT.schema_name: Served(TENANT, CREDENTIALS, queue)}
+    fleet = ClusterFleet(served, jobs, None)  # type: ignore[arg-type]  the queues are not asked
     for number in range(80):
         cache.see(kinds.JOB, None, job(f"own-{number}", "scan" if number % 2 else "transcribe", age=100, ready=1))
     running = fleet.running()

@@ -1,0 +1,570 @@
+"""Tenants' buckets: made, marked, hardened, and in the end emptied.
+
+The object `.media-tenant` at the bucket's root is the mark: whose the bucket is, and what its S3 server was seen to do.
+It lies outside of `tenant/`, where tenants' keys reach. It is written before anything else is in the bucket and deleted
+last, so that whatever bears it, and only that, is ours. A bucket without it is claimed only while it is empty. Of two
+that write it at once one wins (conditional puts), or, on a server without those, the loser sees it when it reads it
+back or looks next.
+
+Every method may be cut anywhere and repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from botocore.exceptions import ClientError
+
+from media_core import births
+from media_core.births import Birth
+from media_core.errors import Unavailable
+from media_core.object_keys import birth_key, content_key
+from media_core.store.base import STAGING, staging_key, tenant_prefix
+from media_operator.backends.boto import Threads, code, is_refusal, open_client, outages, status
+from media_operator.settings import StoreAdminSettings
+from media_operator.tenant.ownership import Mark
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import CreateBucketRequestTypeDef, ObjectIdentifierTypeDef
+
+MARK_KEY = ".media-tenant"
+MARK_BYTES = 64 * 1024
+"""More of a mark is not read; ours have some hundred bytes."""
+ABORT_UPLOADS_DAYS = 1
+EXPIRE_STAGING_DAYS = 7
+PAGE = 500
+"""Objects listed and deleted with one request each; an answer has to come within `boto.ANSWER_TIMEOUT`."""
+BUDGET_SECONDS = 20
+
+_ABORT_UPLOADS = "media-platform-abort-uploads"
+_EXPIRE_STAGING = "media-platform-expire-staging"
+_PASSING = ("InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "OperationAborted")
+_PUBLIC_ACCESS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+
+
+class NotOwned(Exception):
+    """The bucket is not ours, or nobody knows whose it is. It was left alone."""
+
+
+class ObjectsLocked(Exception):
+    """Objects that S3 will not delete (object lock, legal hold, a policy). Everything else in the bucket is deleted."""
+
+
+@dataclass(frozen=True)
+class BucketFacts:
+    exists: bool
+    mark: Mark | None = None
+    """None: it bears none."""
+    capabilities: Mapping[str, bool] = field(default_factory=dict)
+    """What was tried at creation and seen to work; empty: creation has not come so far.
+
+    publicAccessBlock   the bucket can't be made public by a policy or an ACL
+    lifecycle           what uploads that died leave in staging expires by itself
+    abortUploads        so do the parts of unfinished multipart uploads
+    conditionalWrites   a put can be refused where an object exists; without, two claims of a bucket are told apart late
+    multipartCopy       objects beyond 512 MiB can be kept
+    """
+    empty: bool = False
+    """It exists, and nothing is in it: no object, no older version, no unfinished upload."""
+
+
+@dataclass(frozen=True)
+class Born:
+    """The schema that a bucket belongs to, as it remembers. It lies within `tenant/`: sweeps write it too."""
+
+    birth: Birth | None = None
+    """None: it says nothing."""
+    contents: tuple[str, ...] = ()
+    """Where it says nothing: the hashes of its first contents, at most `births.LOOKED_AT`."""
+
+
+@dataclass(frozen=True)
+class Emptied:
+    done: bool
+    """The bucket is gone."""
+    deleted: int = 0
+    """Objects and versions deleted by this call."""
+    left: str = ""
+    """What is left to do, as a sentence."""
+
+
+class Buckets:
+    """Opening it makes no request. Every method raises `Unavailable("store", sentence)` while S3 does not serve."""
+
+    def __init__(self, settings: StoreAdminSettings) -> None:
+        self._settings = settings
+        self._s3: S3Client = open_client("s3", settings)
+        self._threads = Threads("s3")
+
+    async def observe(self, bucket: str) -> BucketFacts:
+        """One GET, unless the bucket bears no mark."""
+        with outages("store", self._settings, bucket):
+            return (await self._look(bucket)).facts
+
+    async def create(
+        self,
+        bucket: str,
+        mark: Mark,
+        *,
+        tenant_id: str,
+        adopt: bool = False,
+        capabilities: Mapping[str, bool] | None = None,
+    ) -> BucketFacts:
+        """Makes it, or takes it over if `mark` may claim it (`adopt`: see `Mark.relation`); then hardens it.
+
+        `capabilities`: others that the caller has tried; they are kept with the mark. Raises NotOwned.
+        """
+        with outages("store", self._settings, bucket):
+            seen = await self._look(bucket)
+            if not seen.facts.exists:
+                await self._make(bucket)
+                seen = await self._look(bucket)
+            if not seen.facts.exists:
+                raise Unavailable("store", f"bucket {bucket} was made and is gone again")
+            seen = await self._claim(bucket, seen, mark, adopt)
+            tried = await self._threads.run(_Hardening(self._s3, bucket, tenant_id).run)
+            tried.update(capabilities or {})
+            if seen.facts.capabilities != tried:
+                await self._write_mark(bucket, mark, tried, instead_of=seen)
+            return BucketFacts(True, mark, tried)
+
+    async def born(self, bucket: str, tenant_id: str) -> Born:
+        """One GET, unless the bucket says nothing. Of a bucket that is not there: nothing."""
+        with outages("store", self._settings, bucket):
+            try:
+                return await self._threads.run(self._born, bucket, tenant_id)
+            except ClientError as error:
+                if code(error) == "NoSuchBucket":
+                    return Born()
+                raise
+
+    async def write_birth(self, bucket: str, tenant_id: str, birth: Birth) -> None:
+        """The bucket takes this schema for its own from now on."""
+        with outages("store", self._settings, bucket):
+            await self._threads.run(self._s3.put_object, Bucket=bucket, Key=birth_key(tenant_id), Body=birth.dumps())
+
+    async def retire(self, bucket: str, claimant: Mark) -> None:
+        """Its mark says from now on that its owner is gone and wants it kept. A no-op where it is not ours, or gone."""
+        with outages("store", self._settings, bucket):
+            seen = await self._look(bucket)
+            found = seen.facts.mark
+            if found and found.relation(claimant) == "ours" and not found.retained:
+                await self._write_mark(bucket, found.as_retained(), seen.facts.capabilities, instead_of=seen)
+
+    async def empty_and_delete(self, bucket: str, claimant: Mark, *, budget_seconds: float = BUDGET_SECONDS) -> Emptied:
+        """Deletes all objects, versions and unfinished uploads, at last the mark and the bucket.
+
+        Goes on for about `budget_seconds`; call it again until `done`. Raises NotOwned unless the mark is the
+        claimant's own (an adoptable one is not enough), ObjectsLocked once nothing is left but what S3 keeps. An
+        empty bucket without a mark, which anybody may claim, is what a call leaves that was cut in its last moment.
+        """
+        deadline = time.monotonic() + budget_seconds
+        with outages("store", self._settings, bucket):
+            seen = await self._look(bucket)
+            if not seen.facts.exists:
+                return Emptied(True)
+            if seen.facts.mark is None and not seen.facts.empty:
+                raise NotOwned(f"bucket {bucket} bears no mark of a MediaTenant and is not empty: it was left alone")
+            if seen.facts.mark and seen.facts.mark.relation(claimant) != "ours":
+                raise NotOwned(f"bucket {bucket} belongs to {seen.facts.mark.describe()}: it was left alone")
+            emptying = _Emptying(self._s3, self._threads, bucket)
+            while await emptying.sweep(deadline):
+                if time.monotonic() >= deadline:
+                    return Emptied(False, emptying.deleted, f"{emptying.deleted} objects deleted, more are left")
+            deleted = emptying.deleted
+            if not emptying.locked:
+                await emptying.delete_mark()
+            if emptying.locked:
+                raise ObjectsLocked(emptying.complaint())
+            try:
+                await self._threads.run(self._s3.delete_bucket, Bucket=bucket)
+            except ClientError as error:
+                if code(error) == "BucketNotEmpty":
+                    if seen.facts.mark:
+                        await self._write_mark(bucket, seen.facts.mark, seen.facts.capabilities, instead_of=_Seen())
+                    return Emptied(False, deleted, "somebody still writes into the bucket")
+                if code(error) != "NoSuchBucket":
+                    raise
+            return Emptied(True, deleted)
+
+    async def aclose(self) -> None:
+        self._threads.close()
+        self._s3.close()
+
+    # --- the mark
+
+    async def _look(self, bucket: str) -> _Seen:
+        try:
+            body, etag = await self._threads.run(self._read_mark, bucket)
+        except ClientError as error:
+            if code(error) == "NoSuchBucket":
+                return _Seen(BucketFacts(False))
+            if code(error) != "NoSuchKey":
+                raise
+            try:
+                return _Seen(BucketFacts(True, empty=await self._is_empty(bucket)))
+            except ClientError as gone:
+                if code(gone) == "NoSuchBucket":
+                    return _Seen(BucketFacts(False))
+                raise
+        return _Seen(BucketFacts(True, *_parsed(body)), etag)
+
+    def _read_mark(self, bucket: str) -> tuple[bytes, str]:
+        found = self._s3.get_object(Bucket=bucket, Key=MARK_KEY)
+        try:
+            return found["Body"].read(MARK_BYTES), found.get("ETag", "")
+        finally:
+            found["Body"].close()
+
+    def _born(self, bucket: str, tenant_id: str) -> Born:
+        try:
+            found = self._s3.get_object(Bucket=bucket, Key=birth_key(tenant_id))
+        except ClientError as error:
+            if code(error) != "NoSuchKey":
+                raise
+        else:
+            try:
+                return Born(Birth.loads(found["Body"].read(births.MOST_BYTES)))
+            finally:
+                found["Body"].close()
+        prefix = content_key(tenant_id, "")
+        listed = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=births.LOOKED_AT)
+        names = (each["Key"].removeprefix(prefix) for each in listed.get("Contents", []))
+        return Born(None, tuple(filter(births.is_content, names)))
+
+    async def _is_empty(self, bucket: str) -> bool:
+        """Asks three times: a server that knows no versions may answer that question with an empty list."""
+        if (await self._threads.run(self._s3.list_objects_v2, Bucket=bucket, MaxKeys=1)).get("Contents"):
+            return False
+        versions = await self._threads.run(_if_known, self._s3.list_object_versions, Bucket=bucket, MaxKeys=1)
+        uploads = await self._threads.run(_if_known, self._s3.list_multipart_uploads, Bucket=bucket, MaxUploads=1)
+        return not (versions.get("Versions") or versions.get("DeleteMarkers") or uploads.get("Uploads"))
+
+    async def _claim(self, bucket: str, seen: _Seen, mark: Mark, adopt: bool) -> _Seen:
+        for _ in range(3):
+            found = seen.facts.mark
+            if found is None and not seen.facts.empty:
+                raise NotOwned(
+                    f"bucket {bucket} exists, is not empty and bears no mark of a MediaTenant: choose another "
+                    "spec.storage.bucket, or empty it"
+                )
+            if found and found.relation(mark, adopt=adopt) == "foreign":
+                raise NotOwned(f"bucket {bucket} belongs to {found.describe()}: choose another spec.storage.bucket")
+            if found == mark:
+                return seen
+            await self._write_mark(bucket, mark, {}, instead_of=seen)
+            seen = await self._look(bucket)
+        raise Unavailable(
+            "store", f"the mark of bucket {bucket} does not stay as it is written: somebody else writes it"
+        )
+
+    async def _write_mark(
+        self, bucket: str, mark: Mark, capabilities: Mapping[str, bool], *, instead_of: _Seen
+    ) -> None:
+        """Writes nothing if the mark is no longer what was seen, so far as the server knows conditional puts."""
+        wanted: dict[str, Any] = {
+            "Bucket": bucket,
+            "Key": MARK_KEY,
+            "Body": json.dumps({"mark": str(mark), "capabilities": dict(capabilities)}).encode(),
+            "ContentType": "application/json",
+        }
+        condition = {"IfMatch": instead_of.etag} if instead_of.etag else {"IfNoneMatch": "*"}
+        try:
+            await self._threads.run(self._s3.put_object, **wanted, **cast("Any", condition))
+        except ClientError as error:
+            if code(error) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"):
+                return
+            if not is_refusal(error) or code(error) in ("AccessDenied", "NoSuchBucket"):
+                raise
+            await self._threads.run(self._s3.put_object, **wanted)
+
+    async def _make(self, bucket: str) -> None:
+        request: CreateBucketRequestTypeDef = {"Bucket": bucket}
+        if self._settings.region != "us-east-1":  # S3 refuses this one by name: it is the default
+            request["CreateBucketConfiguration"] = {"LocationConstraint": cast("Any", self._settings.region)}
+        try:
+            await self._threads.run(self._s3.create_bucket, **request)
+        except ClientError as error:
+            if code(error) == "BucketAlreadyExists":
+                raise NotOwned(
+                    f"bucket {bucket} belongs to another account of this S3: choose another spec.storage.bucket"
+                ) from None
+            if code(error) != "BucketAlreadyOwnedByYou":
+                raise
+
+
+@dataclass(frozen=True)
+class _Seen:
+    facts: BucketFacts = BucketFacts(False)
+    etag: str = ""
+    """The mark's."""
+
+
+class _Hardening:
+    """What a server can do for a bucket: tried and read back, since some answer 200 to what they do not know."""
+
+    def __init__(self, s3: S3Client, bucket: str, tenant_id: str) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._tenant_id = tenant_id
+
+    def run(self) -> dict[str, bool]:
+        """Leaves nothing but settings; what a cut leaves is in staging, which is swept."""
+        blocked = self._block_public_access()
+        expires, aborts = self._set_lifecycle()
+        name = f"probe-{secrets.token_hex(8)}"
+        source, copy = staging_key(self._tenant_id, name), staging_key(self._tenant_id, f"{name}-copy")
+        self._s3.put_object(Bucket=self._bucket, Key=source, Body=b"probe")
+        try:
+            return {
+                "publicAccessBlock": blocked,
+                "lifecycle": expires,
+                "abortUploads": aborts,
+                "conditionalWrites": self._refuses_overwriting(source),
+                "multipartCopy": self._copies_parts(source, copy),
+            }
+        finally:
+            for key in (source, copy):
+                self._s3.delete_object(Bucket=self._bucket, Key=key)
+
+    def _block_public_access(self) -> bool:
+        everything = dict.fromkeys(_PUBLIC_ACCESS, True)
+        _attempt(self._s3.put_public_access_block, Bucket=self._bucket, PublicAccessBlockConfiguration=everything)
+        found = _attempt(self._s3.get_public_access_block, Bucket=self._bucket)
+        return bool(found.get("PublicAccessBlockConfiguration") == everything)
+
+    def _set_lifecycle(self) -> tuple[bool, bool]:
+        """Whether staging expires, and whether uploads are aborted. Rules that are not ours stay."""
+        expire: dict[str, Any] = {
+            "ID": _EXPIRE_STAGING,
+            "Status": "Enabled",
+            "Filter": {"Prefix": f"{tenant_prefix(self._tenant_id)}{STAGING}/"},
+            "Expiration": {"Days": EXPIRE_STAGING_DAYS},
+        }
+        abort: dict[str, Any] = {
+            "ID": _ABORT_UPLOADS,
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABORT_UPLOADS_DAYS},
+        }
+        before = self._lifecycle()
+        if before is None:
+            return False, False
+        foreign = [rule for name, rule in before.items() if name not in (_EXPIRE_STAGING, _ABORT_UPLOADS)]
+        for rules in ([expire, abort], [expire]):  # MinIO takes no rule that only aborts
+            if all(before.get(rule["ID"]) == rule for rule in rules) or _attempt(
+                self._s3.put_bucket_lifecycle_configuration,
+                Bucket=self._bucket,
+                LifecycleConfiguration={"Rules": [*foreign, *rules]},
+            ):
+                break
+        after = self._lifecycle() or {}
+        return (
+            after.get(_EXPIRE_STAGING, {}).get("Expiration") == expire["Expiration"],
+            "AbortIncompleteMultipartUpload" in after.get(_ABORT_UPLOADS, {}),
+        )
+
+    def _lifecycle(self) -> dict[str, dict[str, Any]] | None:
+        """Its rules by id; None where the server has no such thing."""
+        try:
+            found = self._s3.get_bucket_lifecycle_configuration(Bucket=self._bucket)
+        except ClientError as error:
+            if code(error) == "NoSuchLifecycleConfiguration":
+                return {}
+            if not is_refusal(error):
+                raise
+            return None
+        rules = cast("list[dict[str, Any]]", found.get("Rules", []))
+        return {rule.get("ID", f"rule {number}"): rule for number, rule in enumerate(rules)}
+
+    def _refuses_overwriting(self, key: str) -> bool:
+        try:
+            self._s3.put_object(Bucket=self._bucket, Key=key, Body=b"probe", IfNoneMatch="*")
+        except ClientError as error:
+            if not is_refusal(error):
+                raise
+            return code(error) in ("PreconditionFailed", "412")
+        return False
+
+    def _copies_parts(self, source: str, key: str) -> bool:
+        upload_id = self._s3.create_multipart_upload(Bucket=self._bucket, Key=key)["UploadId"]
+        upload = {"Bucket": self._bucket, "Key": key, "UploadId": upload_id}
+        copied = _attempt(
+            self._s3.upload_part_copy, **upload, PartNumber=1, CopySource={"Bucket": self._bucket, "Key": source}
+        )
+        parts = [{"PartNumber": 1, "ETag": copied.get("CopyPartResult", {}).get("ETag", "")}]
+        if _attempt(self._s3.complete_multipart_upload, **upload, MultipartUpload={"Parts": parts}):
+            return self._s3.head_object(Bucket=self._bucket, Key=key)["ContentLength"] == len(b"probe")
+        _attempt(self._s3.abort_multipart_upload, **upload)
+        return False
+
+
+def _attempt(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
+    """The answer; nothing where the server refuses, for whatever reason, unless it is that the bucket is gone."""
+    try:
+        answer: dict[str, Any] = work(**request)
+    except ClientError as error:
+        if not is_refusal(error) or code(error) == "NoSuchBucket":
+            raise
+        return {}
+    return answer
+
+
+def _if_known(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
+    """The answer; nothing from a server that does not know this request. To be denied is no answer."""
+    try:
+        answer: dict[str, Any] = work(**request)
+    except ClientError as error:
+        if not is_refusal(error) or status(error) in (403, 404):
+            raise
+        return {}
+    return answer
+
+
+class _Emptying:
+    """Deletes everything in a bucket but its mark, page by page."""
+
+    def __init__(self, s3: S3Client, threads: Threads, bucket: str) -> None:
+        self._s3 = s3
+        self._threads = threads
+        self._bucket = bucket
+        self._one_page: dict[str, Any] = {"Bucket": bucket, "MaxKeys": PAGE}
+        self._has_versions = True
+        self._has_bulk = True
+        self.deleted = 0
+        self.locked: dict[tuple[str, str], str] = {}
+        """Key and version -> why S3 did not delete it."""
+
+    async def sweep(self, deadline: float) -> bool:
+        """Once through the bucket, or until the deadline; whether there may be more."""
+        self.locked.clear()
+        before = self.deleted
+        await self._abort_uploads()
+        start: dict[str, str] | None = {}
+        while start is not None:
+            page, start = await self._page(start)
+            await self._delete(page)
+            if start is not None and time.monotonic() >= deadline:
+                if self.locked and self.deleted == before:  # the next call would come no further
+                    raise ObjectsLocked(self.complaint())
+                return True
+        return self.deleted > before
+
+    async def delete_mark(self) -> None:
+        """Its older versions first: none of them may become the mark again."""
+        answer = await self._list_versions(Prefix=MARK_KEY)
+        marks = sorted(
+            (entry for entry in _versions_in(answer) if entry["Key"] == MARK_KEY),
+            key=lambda entry: bool(entry.get("IsLatest")),
+        )
+        for mark in marks or [{"Key": MARK_KEY}]:
+            await self._delete_one(_identifier(mark))
+
+    def complaint(self) -> str:
+        (key, _), reason = next(iter(self.locked.items()))
+        return (
+            f"S3 does not delete {len(self.locked)} objects of bucket {self._bucket} ({reason}), {key} among them: end "
+            "their retention or legal hold, or let the operator's key delete them"
+        )
+
+    async def _page(self, start: dict[str, str]) -> tuple[list[ObjectIdentifierTypeDef], dict[str, str] | None]:
+        """What to delete, and where the next page starts; None after the last."""
+        if self._has_versions:
+            answer = await self._list_versions(**start)
+            entries = _versions_in(answer)
+            following = _following(answer, "KeyMarker", "VersionIdMarker")
+            self._has_versions = bool(entries or start)  # the mark at least is listed where versions are known
+        if not self._has_versions:
+            plain: Callable[..., Any] = self._s3.list_objects_v2
+            answer = await self._threads.run(plain, **self._one_page, **start)
+            entries = answer.get("Contents", [])
+            following = _following(answer, "ContinuationToken")
+        return [_identifier(entry) for entry in entries if entry["Key"] != MARK_KEY], following
+
+    async def _list_versions(self, **more: str) -> dict[str, Any]:
+        return await self._threads.run(_if_known, self._s3.list_object_versions, **self._one_page, **more)
+
+    async def _delete(self, page: list[ObjectIdentifierTypeDef]) -> None:
+        if page and self._has_bulk:
+            try:
+                answer = await self._threads.run(
+                    self._s3.delete_objects, Bucket=self._bucket, Delete={"Objects": page, "Quiet": True}
+                )
+            except ClientError as error:
+                if not is_refusal(error) or code(error) == "NoSuchBucket":
+                    raise
+                self._has_bulk = False
+            else:
+                failures = answer.get("Errors", [])
+                self.deleted += len(page) - len(failures)
+                for failure in failures:
+                    self._judge(failure.get("Key", ""), failure.get("VersionId", ""), failure.get("Code", ""))
+                return
+        await asyncio.gather(*(self._delete_one(identifier) for identifier in page))
+
+    async def _delete_one(self, identifier: ObjectIdentifierTypeDef) -> None:
+        try:
+            await self._threads.run(self._s3.delete_object, Bucket=self._bucket, **cast("Any", identifier))
+            self.deleted += 1
+        except ClientError as error:
+            if not is_refusal(error) or code(error) == "NoSuchBucket":
+                raise
+            self._judge(identifier["Key"], identifier.get("VersionId", ""), code(error))
+
+    def _judge(self, key: str, version: str, reason: str) -> None:
+        if reason in _PASSING:
+            raise Unavailable("store", f"S3 answered {reason} when it should delete objects")
+        if reason not in ("NoSuchKey", "NoSuchVersion"):
+            self.locked[key, version] = reason
+
+    async def _abort_uploads(self) -> None:
+        start: dict[str, str] | None = {}
+        while start is not None:
+            answer = await self._threads.run(
+                _if_known, self._s3.list_multipart_uploads, Bucket=self._bucket, MaxUploads=PAGE, **start
+            )
+            for upload in answer.get("Uploads", []):
+                try:
+                    await self._threads.run(
+                        self._s3.abort_multipart_upload,
+                        Bucket=self._bucket,
+                        Key=upload["Key"],
+                        UploadId=upload["UploadId"],
+                    )
+                except ClientError as error:
+                    if code(error) != "NoSuchUpload":
+                        raise
+            start = _following(answer, "KeyMarker", "UploadIdMarker")
+
+
+def _following(answer: Mapping[str, Any], *names: str) -> dict[str, str] | None:
+    """Where the next page starts; None after the last."""
+    known = {name: answer[f"Next{name}"] for name in names if answer.get(f"Next{name}")}
+    return known if answer.get("IsTruncated") and known else None
+
+
+def _versions_in(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])]
+
+
+def _identifier(entry: Mapping[str, Any]) -> ObjectIdentifierTypeDef:
+    if version := entry.get("VersionId"):
+        return {"Key": entry["Key"], "VersionId": version}
+    return {"Key": entry["Key"]}
+
+
+def _parsed(body: bytes) -> tuple[Mark, dict[str, bool]]:
+    """Never fails: a mark that can't be read is somebody else's."""
+    try:
+        document = json.loads(body)
+        mark, capabilities = document["mark"], document.get("capabilities", {})
+        return Mark.parse(mark), {name: value for name, value in capabilities.items() if isinstance(value, bool)}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return Mark("its mark can't be read"), {}

@@ -1,0 +1,587 @@
+"""Tenants' places in PostgreSQL: one schema and one role each, in one database.
+
+Everything that a tenant's connection needs hangs on its role (search_path, limits), nothing on the session. Schema and
+role bear their owner's mark in a comment that the tenant itself cannot change; what exists without this owner's mark is
+reported, never changed. Every statement may be repeated. Passwords travel as SCRAM verifiers, so no statement, and no
+log that quotes one, holds a secret.
+
+The operator's role needs no superuser: CREATEROLE, and CREATE on the database. It owns every table; a tenant's role
+only reads and writes rows (`media_core.database.grants`). Whoever owns a table can make a trigger, a view or an index
+run code of theirs as the one who comes along, and that one is the operator here. It may become each tenant's role, and
+inherits nothing from them.
+
+PostgreSQL lets every role CONNECT to every database of its server. A tenant's role finds nothing there that PUBLIC
+does not, but only the owner of such a database (`REVOKE CONNECT ... FROM PUBLIC`) or pg_hba.conf can keep it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import psycopg
+from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy import URL, Row, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from media_core import births, policy
+from media_core.births import Birth
+from media_core.database import grants, migrate, open_engine
+from media_core.errors import Unavailable
+from media_core.job_kinds import KINDS
+from media_core.policy import read as read_policy
+from media_core.queue import Depth, depth_query
+from media_operator.backends.breaker import Answered
+from media_operator.plan import observed
+from media_operator.settings import DatabaseSettings
+from media_operator.tenant.ownership import Mark
+
+__all__ = [
+    "Concerns",
+    "Databases",
+    "NotOwned",
+    "Usage",
+    "known_revisions",
+    "password_of",
+    "read_policy",
+    "tenant_id_of",
+]
+
+COMMENT = "media.scaiwave.io/owner="
+"""What a comment starts with that holds a mark."""
+FINGERPRINT = "\npassword="
+"""In a role's comment after the mark: a hash of its password, since what PostgreSQL itself keeps of it only superusers
+can read. So a Secret that PostgreSQL has never heard of is noticed, whatever went wrong between the two."""
+TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
+ADMIN_OPTIONS = "-c search_path=pg_catalog,pg_temp"
+PATIENT, IMPATIENT = "5s", "500ms"
+"""How long a read may take; impatient with what could not be read the last time, and is asked by itself then."""
+READER_OPTIONS = (
+    f"{ADMIN_OPTIONS} -c default_transaction_read_only=on -c statement_timeout={PATIENT} -c lock_timeout=100ms"
+)
+"""A tenant that locks its queue, or fills it, keeps nobody else waiting."""
+BATCH = 100
+"""Tenants that one statement looks at."""
+SESSION_END_MS = 5000
+LOCK_TIMEOUT = "10s"
+POLICY_LOCK_TIMEOUT = "250ms"
+"""Uploads hold the row for moments; who holds it for longer has to wait, and not the operator's few connections."""
+SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
+"""Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
+DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
+"""A server that vanished is noticed, instead of being waited for."""
+
+
+class NotOwned(Exception):
+    """Schema or role bears another mark, or none: whose it is is unknown, and it was left alone."""
+
+
+class Usage(NamedTuple):
+    stored_bytes: int
+    max_bytes: int
+
+
+class Concerns(NamedTuple):
+    """`orphans`: objects without a row, of `orphan_bytes`, and whether they wait for a person. `suspicious`: signatures
+    that do."""
+
+    orphans: int = 0
+    orphan_bytes: int = 0
+    orphans_kept: bool = False
+    suspicious: int = 0
+
+
+class Databases:
+    """All tenants' schemas, over at most `settings.pool` connections.
+
+    Every method raises Unavailable("database", sentence) when PostgreSQL is away or refuses; the sentence holds no
+    secret.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        self._url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+psycopg")
+        readers = settings.pool - max(1, settings.pool // 2)
+        self._admin = self._engine(ADMIN_OPTIONS, pool_size=max(1, settings.pool // 2))
+        self._readers = self._engine(READER_OPTIONS, pool_size=readers)
+        self._troubled: set[tuple[str, str]] = set()
+        """(schema, table) that could not be read the last time."""
+        self._locks = sql.Identifier(f"{self._url.username}_locks")
+        self._has_locks = False
+        self._making_locks = asyncio.Lock()
+        self._migrating = ThreadPoolExecutor(1)  # of its own: those that wait take no thread from anybody else
+
+    def _engine(self, options: str, *, pool_size: int) -> AsyncEngine:
+        options = f"{self._url.query.get('options', '')} {options}".strip()
+        url = self._url.update_query_dict({**DEAD_AFTER, "options": options})
+        return open_engine(_text(url), pool_size=pool_size)
+
+    async def aclose(self) -> None:
+        await self._admin.dispose()
+        await self._readers.dispose()
+        self._migrating.shutdown(wait=False)
+
+    # --- schema and role ------------------------------------------------------------------------------------------
+
+    async def observe(self, schema: str, password: str | None) -> observed.Database:
+        """The facts `plan` asks for. `complete` also asks that the role was not retired and has its tables, that it may
+        log in with `password` (its Secret's; None: there is none), and hold as many connections as the settings say.
+        """
+        async with self._administering() as tx:
+            marks = await _marks(tx, schema)
+            rows = await _execute(
+                tx, _ROLE, sql.SQL(_ANOTHERS_TABLES).format(schema), schema, f"{schema}.media", schema
+            )
+            (tables,) = await _execute(tx, _HAS_TABLES, schema)
+        owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
+        fits = (
+            len(marks) == 2
+            and rows[0].is_complete
+            and rows[0].rolconnlimit == self._settings.connection_limit
+            and password is not None
+            and (rows[0].comment or "").endswith(_fingerprint(schema, password))
+        )
+        return observed.Database(
+            exists=bool(marks),
+            complete=fits and owner is not None and not owner.retained,
+            owner=owner,
+            revision=await self._revision(schema) if owner is not None else None,
+            known_revisions=known_revisions(),
+            is_new=not tables.there,
+            birth=await self._birth(schema) if owner is not None and tables.there else None,
+        )
+
+    async def known(self, schema: str, contents: Sequence[str]) -> int:
+        """How many of these contents the schema has rows for; 0 also where it has no table yet."""
+        async with self.within(schema) as tx:
+            if not (await tx.exec_driver_sql("SELECT to_regclass('blob') IS NOT NULL")).scalar():
+                return 0
+            return int((await tx.exec_driver_sql(births.KNOWN, (list(contents),))).scalar_one())
+
+    async def create(self, schema: str, mark: Mark, password: str, *, adopt: bool = False) -> None:
+        """Makes schema and role, completes what is there, takes over what may be adopted. Raises NotOwned.
+
+        Afterwards the role may log in, with `password`, and hold as many connections as the settings say.
+        """
+        role = name = sql.Identifier(schema)
+        async with self._administering() as tx:
+            marks = await self._locked_marks(tx, schema)
+            for there in marks.values():
+                if there is None or there.relation(mark, adopt=adopt) == "foreign":
+                    raise NotOwned(_whose(schema, there))
+            for table in await _execute(tx, _ANOTHERS_TABLES, schema):
+                raise NotOwned(f"table {schema}.{table.name} is owned by role {table.owner}, not by the operator's")
+            if "role" not in marks:
+                await _execute(tx, "CREATE ROLE {}", role)
+                await _execute(tx, "GRANT {} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE", role)
+            await _set_password(tx, schema, password)
+            await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {}", role, self._settings.connection_limit)
+            await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
+            if "schema" not in marks:  # the operator's own, so that the tenant can neither drop it nor change its mark
+                await _execute(tx, "CREATE SCHEMA {}", name)
+            await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", name, role)
+            await _write_marks(tx, schema, mark, ("schema",))
+            await _write_marks(tx, schema, mark, ("role",), _fingerprint(schema, password))
+            for statement in grants(schema, schema) if await self._has_tables(tx, schema) else ():
+                await _execute(tx, statement)  # a dump was restored, without the role that it was for
+
+    async def is_outdated(self, schema: str) -> bool:
+        """Whether an earlier version's tables are there; not of a schema without any."""
+        async with self.within(schema) as tx:
+            if not (await tx.exec_driver_sql("SELECT to_regclass('alembic_version') IS NOT NULL")).scalar():
+                return False
+            revision = (await tx.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar()
+            return bool(revision != known_revisions()[-1])
+
+    async def migrate(self, schema: str) -> None:
+        """Brings the schema to the newest version, over a connection of its own; one tenant's at a time."""
+        url = _text(self._url.update_query_dict(DEAD_AFTER))
+        async with _answering():
+            await asyncio.get_running_loop().run_in_executor(self._migrating, migrate, url, schema, schema)
+
+    async def birth(self, schema: str, *, renew: bool = False) -> Birth:
+        """What the bucket has to remember of this schema. `renew`: it is another one from now on."""
+        async with self._administering() as tx:
+            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            if renew:
+                await _execute(tx, births.RENEW)
+            (row,) = await _execute(tx, births.READ)
+            return Birth(row.birth_id, row.epoch, row.incarnation)
+
+    async def retire(self, schema: str, claimant: Mark) -> None:
+        """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
+
+        What does not bear `claimant`'s mark, or does no more, stays as it is.
+        """
+        async with self._administering() as tx:
+            marks = await self._locked_marks(tx, schema)
+            if not _ours(marks, claimant):
+                return
+            if "role" in marks:
+                await _execute(tx, "ALTER ROLE {} NOLOGIN PASSWORD NULL", sql.Identifier(schema))
+        await self._end_sessions(schema, marks)
+        async with self._administering() as tx:  # last, since the next look goes by it
+            marks = await self._locked_marks(tx, schema)
+            if _ours(marks, claimant):
+                await _write_marks(tx, schema, claimant.as_retained(), marks)
+
+    async def drop(self, schema: str, claimant: Mark) -> None:
+        """Schema and role with all they hold. Nothing happens where neither exists. Raises NotOwned."""
+        role = sql.Identifier(schema)
+        async with self._administering() as tx:
+            marks = await self._own_marks(tx, schema, claimant)
+            if "role" in marks:
+                await _execute(tx, "ALTER ROLE {} NOLOGIN", role)
+        await self._end_sessions(schema, marks)
+        async with self._administering() as tx:
+            if "schema" in await self._own_marks(tx, schema, claimant):
+                await _execute(tx, "DROP SCHEMA {} CASCADE", role)
+        async with self._administering() as tx:  # what it owns in another database keeps the role, and not the rows
+            if "role" in await self._own_marks(tx, schema, claimant):
+                await _execute(tx, "SET LOCAL ROLE {}", role)
+                await _execute(tx, "DROP OWNED BY CURRENT_USER CASCADE")
+                await _execute(tx, "RESET ROLE")
+                await _execute(tx, "DROP ROLE {}", role)
+
+    async def marks(self, cluster: str) -> Mapping[str, Mark]:
+        """Schema -> mark, of all tenants that this cluster ever had here."""
+        async with self._administering() as tx:
+            rows = await _execute(tx, _ALL_MARKS)
+        marks = {row.name: _parse(row.comment) for row in rows}
+        return {name: mark for name, mark in marks.items() if mark is not None and mark.cluster == cluster}
+
+    def tenant_url(self, schema: str, password: str) -> str:
+        """What the tenant's pods connect with: `postgresql+psycopg://`."""
+        query = {name: value for name, value in self._url.query.items() if name in SHARED_PARAMETERS}
+        url = self._url.set(username=schema, password=password, query=query)
+        if self._settings.tenant_address:
+            host, port = _split(self._settings.tenant_address)
+            url = url.set(host=host, port=port).difference_update_query(["host", "port"])
+        return _text(url)
+
+    # --- what is in the schemas -------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def within(self, schema: str) -> AsyncIterator[AsyncConnection]:
+        """Reads, with the schema as search_path; nothing can be written."""
+        async with self._reading() as tx:
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            yield tx
+
+    async def apply_policy(self, schema: str, wanted: policy.Policy) -> None:
+        async with self._administering() as tx:
+            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            await policy.apply(tx, wanted)
+
+    async def trust(self, schema: str, signatures: Sequence[str]) -> None:
+        """What these signatures find is infected, however much it is."""
+        await self._note(schema, _TRUST, sql.Literal(list(signatures)))
+
+    async def release_orphans(self, schema: str, until: datetime) -> None:
+        """The next sweep may remove what was first seen without a row up to then."""
+        await self._note(schema, _RELEASE_ORPHANS, until)
+
+    async def _note(self, schema: str, statement: str, what: object) -> None:
+        async with self._administering() as tx:
+            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            await _execute(tx, statement, what)
+
+    async def usage(self, schema: str) -> Usage:
+        usage = (await self.usages_of([schema])).get(schema)
+        if usage is None:
+            raise _unreadable(schema)
+        return usage
+
+    async def usages_of(self, schemas: Iterable[str]) -> Mapping[str, Usage]:
+        """Of those that can be read."""
+        found = await self._read_all(schemas, "usage", "SELECT stored_bytes, max_bytes FROM {}".format)
+        return {schema: Usage(*tuple(rows[0])[1:3]) for schema, rows in found.items() if rows}
+
+    async def concerns_of(self, schemas: Iterable[str]) -> Mapping[str, Concerns]:
+        """What sweeps and scan workers have written down for a person, of those schemas that can be read."""
+        schemas = list(schemas)
+        swept = await self._read_all(schemas, "swept", _SWEPT.format)
+        suspicions = await self._read_all(schemas, "suspicion", _SUSPICIONS.format)
+        found = {}
+        for schema in swept.keys() & suspicions.keys():
+            suspicious = suspicions[schema][0].signatures
+            found[schema] = Concerns(suspicious=suspicious)
+            for row in swept[schema]:
+                found[schema] = Concerns(row.orphans, row.orphan_bytes, row.orphans_kept, suspicious)
+        return found
+
+    async def depths(self, schema: str) -> Mapping[str, Depth]:
+        depths = (await self.depths_of([schema]))[schema]
+        if depths is None:
+            raise _unreadable(schema)
+        return depths
+
+    async def depths_of(self, schemas: Iterable[str]) -> Mapping[str, Mapping[str, Depth] | None]:
+        """Schema -> kind -> depth, in a statement for every `BATCH` of them; None: this one's cannot be read now."""
+        schemas = list(schemas)
+        found = await self._read_all(schemas, "job", depth_query)
+        return {schema: _depths(found[schema]) if schema in found else None for schema in schemas}
+
+    async def _birth(self, schema: str) -> Birth | None:
+        async with self.within(schema) as tx:
+            if not (await tx.exec_driver_sql("SELECT to_regclass('birth') IS NOT NULL")).scalar():
+                return None
+            row = (await tx.exec_driver_sql(births.READ)).one_or_none()
+            return None if row is None else Birth(row.birth_id, row.epoch, row.incarnation)
+
+    async def _revision(self, schema: str) -> str | None:
+        found = await self._read_all([schema], "alembic_version", "SELECT version_num FROM {}".format)
+        return str(found[schema][0].version_num) if found.get(schema) else None
+
+    async def _read_all(
+        self, schemas: Iterable[str], table: str, query: Callable[[str], str]
+    ) -> dict[str, list[Row[Any]]]:
+        """The rows of `query` in each schema; those that cannot be read, now or ever, are left out."""
+        async with self._reading() as tx:
+            names = [row.name for row in await _execute(tx, _WITH_TABLE, list(schemas), table)]
+        found: dict[str, list[Row[Any]]] = {}
+        well = [name for name in names if (name, table) not in self._troubled]
+        for start in range(0, len(well), BATCH):
+            found |= await self._read_batch(well[start : start + BATCH], table, query)
+        for name in set(names) - set(well):
+            found |= await self._read_batch([name], table, query, patience=IMPATIENT)
+        self._troubled -= {(name, table) for name in found}
+        self._troubled |= {(name, table) for name in set(names) - found.keys()}
+        return found
+
+    async def _read_batch(
+        self, schemas: list[str], table: str, query: Callable[[str], str], *, patience: str = ""
+    ) -> dict[str, list[Row[Any]]]:
+        """One statement; when it fails each half by itself, so that the broken one is all that is left out."""
+        parts = [
+            _OF_ONE.format(number, query(sql.Identifier(schema, table).as_string(None)))
+            for number, schema in enumerate(schemas)
+        ]
+        try:
+            async with self._reading() as tx:
+                if patience:
+                    await _execute(tx, "SET LOCAL statement_timeout = {}", patience)
+                rows = await _execute(tx, " UNION ALL ".join(parts))
+        except _Refused:
+            if len(schemas) == 1:
+                return {}
+            middle = len(schemas) // 2
+            return {
+                **await self._read_batch(schemas[:middle], table, query),
+                **await self._read_batch(schemas[middle:], table, query),
+            }
+        found: dict[str, list[Row[Any]]] = {schema: [] for schema in schemas}
+        for row in rows:
+            found[schemas[row.tenant]].append(row)
+        return found
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _administering(self) -> AsyncIterator[AsyncConnection]:
+        async with self._making_locks:
+            if not self._has_locks:
+                async with _answering(), self._admin.begin() as tx:
+                    await _execute(tx, "CREATE SCHEMA IF NOT EXISTS {}", self._locks)
+                    await _execute(tx, "CREATE TABLE IF NOT EXISTS {}.lock (name text PRIMARY KEY)", self._locks)
+                self._has_locks = True
+        async with _answering(), self._admin.begin() as tx:
+            yield tx
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        async with _answering(), self._readers.connect() as tx:
+            yield tx
+
+    async def _own_marks(self, tx: AsyncConnection, schema: str, claimant: Mark) -> Mapping[str, Mark | None]:
+        """Raises NotOwned."""
+        marks = await self._locked_marks(tx, schema)
+        if not _ours(marks, claimant):
+            raise NotOwned(_whose(schema, *marks.values()))
+        return marks
+
+    async def _has_tables(self, tx: AsyncConnection, schema: str) -> bool:
+        return bool(await _execute(tx, _WITH_TABLE, [schema], "alembic_version"))
+
+    async def _locked_marks(self, tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
+        """`_marks`, and until the end of the transaction nobody else of us changes them.
+
+        By a row of the operator's own. Advisory locks are everybody's to take, and `pg_locks` tells their numbers.
+        """
+        await _execute(tx, "SET LOCAL lock_timeout = {}", LOCK_TIMEOUT)
+        await _execute(tx, _LOCK, self._locks, name)
+        return await _marks(tx, name)
+
+    async def _end_sessions(self, schema: str, marks: Iterable[str]) -> None:
+        """As the role itself, which needs no privilege for that."""
+        if "role" in marks:
+            async with self._administering() as tx:
+                await _execute(tx, "SET LOCAL ROLE {}", sql.Identifier(schema))
+                await _execute(tx, _END_SESSIONS, SESSION_END_MS, schema)
+
+
+def password_of(url: str) -> str:
+    return str(make_url(url).password or "")
+
+
+def tenant_id_of(schema: str) -> str:
+    """The inverse of `MediaTenant.schema_name`."""
+    return schema.removeprefix("tenant_").replace("_", "-")
+
+
+@cache
+def known_revisions() -> tuple[str, ...]:
+    """The migrations that this version of the code brings, oldest first."""
+    scripts = ScriptDirectory(str(files("media_core") / "migrations"))
+    return tuple(reversed([script.revision for script in scripts.walk_revisions()]))
+
+
+# --- statements ------------------------------------------------------------------------------------------------------
+
+_MARKS = """
+SELECT 'schema' AS part, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace WHERE nspname = {0}
+UNION ALL SELECT 'role', shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {0}
+"""
+_LOCK = "INSERT INTO {}.lock AS there VALUES ({}) ON CONFLICT (name) DO UPDATE SET name = there.name"
+_ALL_MARKS = """
+SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS comment FROM pg_namespace
+WHERE starts_with(nspname, 'tenant_')
+"""
+_ANOTHERS_TABLES = """
+SELECT relname AS name, pg_get_userbyid(relowner) AS owner FROM pg_class
+WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p','v','m','f')
+    AND pg_get_userbyid(relowner) <> current_user
+"""
+_ROLE = """
+SELECT rolcanlogin AND NOT EXISTS ({}) AND coalesce(has_schema_privilege(oid, to_regnamespace({}), 'USAGE'), true)
+    AND coalesce(has_table_privilege(oid, to_regclass({}), 'INSERT'), true) AS is_complete,
+    rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
+FROM pg_roles WHERE rolname = {}
+"""
+# What a dump brings back has lost its grants.
+_WITH_TABLE = """
+SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
+"""
+_HAS_TABLES = """
+SELECT EXISTS (
+    SELECT FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p')
+) AS there
+"""
+_SWEPT = "SELECT orphans, orphan_bytes, orphans_kept FROM {}"
+_SUSPICIONS = "SELECT count(*) AS signatures FROM (SELECT FROM {} WHERE trusted_at IS NULL LIMIT 100) AS these"
+_TRUST = "UPDATE suspicion SET trusted_at = now() WHERE signature = ANY({}) AND trusted_at IS NULL"
+_RELEASE_ORPHANS = "UPDATE swept SET orphans_released_at = {}"
+_OF_ONE = "SELECT {} AS tenant, found.* FROM ({}) AS found"
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid, {}) FROM pg_stat_activity WHERE usename = {}
+"""
+
+
+class _Refused(Answered):
+    """PostgreSQL answered, and the answer was no."""
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("database", "all connections are busy") from error
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        if isinstance(error.orig, psycopg.DataError) and state is None:
+            raise _Refused("database", "a value there that cannot be read") from error
+        if error.connection_invalidated or state is None or state.startswith(("08", "53", "57P")):
+            # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
+            raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
+        raise _Refused("database", f"PostgreSQL refuses: {_words(error.orig)}") from error
+
+
+def _words(error: BaseException | None) -> str:
+    if not isinstance(error, psycopg.Error):
+        return "no reason given"
+    where = error.diag.message_detail if isinstance(error, psycopg.errors.DependentObjectsStillExist) else None
+    return f"{error.diag.message_primary}" + (f" ({where})" if where else "")
+
+
+async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Sequence[Row[Any]]:
+    """The statement's rows. `parts` fill its braces: names as `sql.Identifier`, everything else as a literal."""
+    filled = sql.SQL(statement).format(
+        *(part if isinstance(part, sql.Composable) else sql.Literal(part) for part in parts)
+    )
+    done = await tx.exec_driver_sql(filled.as_string(None).replace("%", "%%"))
+    return done.all() if done.returns_rows else []
+
+
+async def _marks(tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
+    """What of "schema" and "role" exists, and the mark it bears."""
+    return {row.part: _parse(row.comment) for row in await _execute(tx, _MARKS, name)}
+
+
+async def _write_marks(tx: AsyncConnection, name: str, mark: Mark, parts: Iterable[str], more: str = "") -> None:
+    for part in parts:
+        await _execute(tx, f"COMMENT ON {part.upper()} {{}} IS {{}}", sql.Identifier(name), f"{COMMENT}{mark}{more}")
+
+
+async def _set_password(tx: AsyncConnection, role: str, password: str) -> None:
+    driver = (await tx.get_raw_connection()).driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)  # noqa: S101  the only driver
+    verifier = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    await _execute(tx, "ALTER ROLE {} PASSWORD {}", sql.Identifier(role), verifier)
+
+
+async def _set(tx: AsyncConnection, role: sql.Identifier, settings: Mapping[str, str]) -> None:
+    for setting, value in settings.items():
+        await _execute(tx, "ALTER ROLE {} SET {} = {}", role, sql.Identifier(setting), value)
+
+
+def _fingerprint(role: str, password: str) -> str:
+    return FINGERPRINT + hashlib.sha256(f"{role}:{password}".encode()).hexdigest()[:16]
+
+
+def _parse(comment: str | None) -> Mark | None:
+    if comment is None or not comment.startswith(COMMENT):
+        return None
+    return Mark.parse(comment.removeprefix(COMMENT).partition("\n")[0])
+
+
+def _ours(marks: Mapping[str, Mark | None], claimant: Mark) -> bool:
+    return all(mark is not None and mark.relation(claimant) == "ours" for mark in marks.values())
+
+
+def _whose(name: str, *marks: Mark | None) -> str:
+    known = [mark.describe() for mark in marks if mark is not None]
+    return f"{name} belongs to {known[0]}" if known else f"{name} exists and bears nobody's mark"
+
+
+def _depths(rows: Iterable[Row[Any]]) -> Mapping[str, Depth]:
+    found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head, row.failed) for row in rows}
+    return {kind: found.get(kind, Depth()) for kind in KINDS}
+
+
+def _unreadable(schema: str) -> Unavailable:
+    return Unavailable("database", f"schema {schema} cannot be read")
+
+
+def _split(address: str) -> tuple[str, int | None]:
+    """`host:port`, `host`, `[v6]:port`."""
+    host, colon, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdecimal() else (address.strip("[]"), None)
+
+
+def _text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)

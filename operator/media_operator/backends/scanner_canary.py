@@ -1,0 +1,134 @@
+"""ScannerReady: what became of the test virus that went through this tenant's own path (`media_core.canary`).
+
+`latest` reads it, `judge` says what that means, `send` sends the next one with the tenant's own role and S3 key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Row, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from media_core import canary
+from media_core.database import Database
+from media_core.errors import Refused, Unavailable
+from media_core.library import Library
+from media_core.policy import PolicyReader
+from media_core.store import S3Settings, S3Store
+from media_core.uploads import Uploads
+from media_operator.plan import observed
+
+SEND_SECONDS = 30.0
+RETRY_SECONDS = 60.0
+"""The soonest that another one follows one that was not found."""
+
+State = Literal["pending", "found", "missed", "failed"]
+
+_STATES: dict[str, State] = {"infected": "found", "clean": "missed", "unscannable": "missed", "error": "failed"}
+
+# Of an older revision's schema, which has no such table yet, nothing is known.
+_IS_THERE = text("SELECT to_regclass('canary') IS NOT NULL")
+_LATEST = text("""
+SELECT canary.sent_at, canary.ended_at,
+    coalesce(canary.verdict, nullif(blob.scan_status, 'pending')) AS verdict,
+    left(coalesce(canary.detail, blob.scan_detail), 500) AS detail,
+    left(coalesce(canary.engine, blob.scan_engine), 500) AS engine,
+    job.status AS job_status, left(job.error_code, 500) AS error_code, left(job.error_detail, 500) AS error_detail
+FROM canary LEFT JOIN job ON job.job_id = canary.job_id LEFT JOIN blob ON blob.sha256 = canary.sha256
+ORDER BY canary.sent_at DESC LIMIT 2
+""")
+
+
+@dataclass(frozen=True)
+class Canary:
+    """`detail`: clamd's name for what it found, or why there is no verdict. `engine`: clamd's version, signatures'
+    number and date. `before`: the one before it, where this one is still under way."""
+
+    sent_at: datetime
+    state: State
+    detail: str = ""
+    engine: str | None = None
+    before: Canary | None = None
+
+
+async def latest(tx: AsyncConnection) -> Canary | None:
+    """In a transaction of `Databases.within`."""
+    if not (await tx.execute(_IS_THERE)).scalar():
+        return None
+    found = [_canary(row) for row in await tx.execute(_LATEST)]
+    if not found:
+        return None
+    newest, *older = found
+    return replace(newest, before=older[0] if older else None) if newest.state == "pending" else newest
+
+
+def _canary(row: Row[Any]) -> Canary:
+    if row.verdict is not None:
+        return Canary(row.sent_at, _STATES[row.verdict], row.detail or "", row.engine)
+    if row.ended_at is None and row.job_status in ("completed", "failed", "cancelled"):
+        return Canary(row.sent_at, "failed", f"its scan ended as {row.error_code or row.job_status}")
+    return Canary(row.sent_at, "pending", row.error_detail or "")
+
+
+def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float) -> observed.Scanner:
+    """Seconds. While one is under way and not late, the one before it is what is known.
+
+    Says nothing that passes with time alone: what is written only when it changes must not change at every look.
+    """
+    if latest is None:
+        return observed.Scanner(
+            "Unknown", "CanaryPending", "no test virus was sent through this tenant's path yet", True
+        )
+    age = (now - latest.sent_at).total_seconds()
+    sent = f"the test virus sent at {latest.sent_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    scanner = f"clamd ({latest.engine})" if latest.engine else "clamd"
+    soon = age >= min(every, max(RETRY_SECONDS, every / 12))
+    match latest.state:
+        case "found":
+            return observed.Scanner("True", "CanaryFound", f"{scanner} found {sent}", age >= every)
+        case "missed":
+            called = f"unscannable ({latest.detail})" if latest.detail else "clean"
+            detail = f"{scanner} called {sent} {called}: nothing it says can be trusted"
+            return observed.Scanner("False", "CanaryMissed", detail, soon)
+        case "failed":
+            return observed.Scanner("False", "CanaryFailed", f"{sent} got no verdict: {latest.detail}", soon)
+    if age >= timeout:
+        detail = f"{sent} had no verdict {timeout:g} s later" + (f"; {latest.detail}" if latest.detail else "")
+        return observed.Scanner("False", "CanaryOverdue", detail, age >= max(every, timeout))
+    if latest.before is not None:
+        return replace(judge(latest.before, now, every=every, timeout=timeout), canary_due=False)
+    return observed.Scanner("Unknown", "CanaryPending", f"{sent} has no verdict yet")
+
+
+async def send(tenant_id: str, database_url: str, s3_settings: S3Settings) -> None:
+    """As the tenant; first removes what earlier ones left. Raises Unavailable, with a sentence without secrets."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS), AsyncExitStack() as stack:
+            database = Database(database_url, pool_size=2)
+            stack.push_async_callback(database.aclose)
+            store = S3Store(s3_settings, tenant_id)
+            stack.push_async_callback(store.aclose)
+            policy = PolicyReader(database)
+            uploads = Uploads(
+                tenant_id=tenant_id,
+                database=database,
+                store=store,
+                examiner=canary.PlainText(),
+                policy=policy,
+                canary=True,
+            )
+            library = Library(tenant_id=tenant_id, database=database, store=store, policy=policy)
+            await canary.send(uploads, library)
+    except TimeoutError:
+        raise Unavailable("canary", f"it was not sent within {SEND_SECONDS:g} s") from None
+    except Refused as error:
+        raise Unavailable("canary", f"the tenant's own upload path refuses it: {error.detail}") from error
+    except DBAPIError as error:
+        # What a tenant's own tables answer can't be foreseen; the chain keeps it for the log.
+        raise Unavailable("database", "the tenant's schema refuses it") from error

@@ -1,0 +1,218 @@
+"""What the watches said of the cluster: MediaTenants, their children, their worker Jobs.
+
+Fed by watch events, by our own writes (so that the next pass sees them before any watch tells), and by whole lists,
+which alone tell of an object that went while its watch was down. An older word never replaces a newer one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from media_operator.cluster.kinds import DEPLOYMENT, JOB, MEDIA_TENANT, Kind, Object
+from media_operator.tenant.spec import MediaTenant
+
+REMEMBERED = 10_000
+"""Deletions that are kept in mind; what straggles comes within seconds."""
+_COMMON = re.compile(r"\D{1,64}")
+"""Words that others are likely to say too. Those with digits are of the moment: versions, times, uids, hashes."""
+STATUS_MATTERS = (DEPLOYMENT, JOB)
+"""Nobody looks at the other kinds' status, and some of it never rests: an autoscaler's metrics change every 15 s."""
+
+
+class TenantKey(NamedTuple):
+    namespace: str
+    name: str
+
+
+def key_of(tenant: MediaTenant) -> TenantKey:
+    return TenantKey(tenant.metadata.namespace, tenant.metadata.name)
+
+
+class Claims(NamedTuple):
+    """What one MediaTenant alone may have."""
+
+    tenant_id: str
+    bucket: str
+    host: str | None
+
+
+def claims(body: Object) -> Claims:
+    """What a MediaTenant wants for itself, valid or not: as the model's defaults say it."""
+    spec = body.get("spec", {})
+    tenant_id = spec.get("tenantId") or body["metadata"]["name"]
+    bucket = spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"
+    return Claims(tenant_id, bucket, spec.get("api", {}).get("host"))
+
+
+Place = TenantKey
+"""Of an object among those of its kind."""
+
+
+class Cache:
+    def __init__(self) -> None:
+        self._objects: defaultdict[Kind, dict[Place, Object]] = defaultdict(dict)
+        self._owned: defaultdict[TenantKey, set[tuple[Kind, Place]]] = defaultdict(set)
+        self._told: dict[TenantKey, Any] = {}
+        """What the queue was last told that a MediaTenant declares. Not what is stored: the answer to our own write of
+        a status brings along what somebody else changed just before, and the event of that change is then no news."""
+        self._gone: dict[tuple[Kind, Place], str] = {}
+        """Version at which it was seen deleted: a straggling event or answer must not bring it back."""
+
+    # --- what is said -----------------------------------------------------------------------------------------------
+
+    def see(self, kind: Kind, event: str | None, body: Object) -> set[TenantKey]:
+        """Takes a watch event; returns the MediaTenants to look at because of it, none if it says nothing new.
+
+        A MediaTenant's status is nothing new: it is our own word, and what others write there goes at the next pass.
+        """
+        place = _place(body)
+        if event == "DELETED":
+            return self._remove(kind, place, _version(body))
+        concerned = self._store(kind, place, body)
+        return self._declares_anew(place) if kind == MEDIA_TENANT else concerned
+
+    def applied(self, kind: Kind, body: Object) -> None:
+        """What the API server answered to a write of ours; nobody need look because of it."""
+        self._store(kind, _place(body), body)
+
+    def replace(
+        self, kind: Kind, listed: Sequence[Object], resource_version: str, *, namespace: str | None = None
+    ) -> set[TenantKey]:
+        """A whole list (of one namespace, or of all): what is not in it, and is not newer than it, is gone."""
+        keys: set[TenantKey] = set()
+        for body in listed:
+            keys |= self.see(kind, None, body)
+        there = {_place(body) for body in listed}
+        for place in [place for place in self._objects[kind] if place not in there]:
+            if namespace in (None, place.namespace):
+                keys |= self._remove(kind, place, resource_version)
+        return keys
+
+    # --- what is known ----------------------------------------------------------------------------------------------
+
+    def tenants(self) -> Mapping[TenantKey, Object]:
+        return self._objects[MEDIA_TENANT]
+
+    def children(self, key: TenantKey) -> Mapping[tuple[Kind, str], Object]:
+        """(kind, name) -> object; Jobs are apart."""
+        owned = self._owned.get(key, ())
+        return {(kind, place.name): self._objects[kind][place] for kind, place in owned if kind != JOB}
+
+    def jobs(self, key: TenantKey) -> list[Object]:
+        return [self._objects[JOB][place] for kind, place in self._owned.get(key, ()) if kind == JOB]
+
+    # --- bookkeeping ------------------------------------------------------------------------------------------------
+
+    def _store(self, kind: Kind, place: Place, body: Object) -> set[TenantKey]:
+        """Returns the owners, past ones too; none if it says nothing new, or something newer is known."""
+        version = _version(body)
+        before = self._objects[kind].get(place)
+        for known in (self._gone.get((kind, place)), None if before is None else _version(before)):
+            if known is not None and (version == known or _is_older(version, known)):
+                return set()
+        self._gone.pop((kind, place), None)
+        metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+        body = self._objects[kind][place] = _interned({**body, "metadata": metadata})
+        if before is not None and _said(kind, body) == _said(kind, before):
+            return set()
+        owners, past = _owners(body), _owners(before) if before is not None else set()
+        for key in past - owners:
+            self._disown(key, kind, place)
+        for key in owners:
+            self._owned[key].add((kind, place))
+        return owners | past
+
+    def _remove(self, kind: Kind, place: Place, version: str) -> set[TenantKey]:
+        before = self._objects[kind].get(place)
+        if before is not None and _is_older(version, _version(before)):
+            return set()
+        self._remember_gone(kind, place, version)  # known or not: an answer to our own write may still be under way
+        if before is None:
+            return set()
+        del self._objects[kind][place]
+        if kind == MEDIA_TENANT:
+            self._told.pop(place, None)
+            return {place}
+        keys = _owners(before)
+        for key in keys:
+            self._disown(key, kind, place)
+        return keys
+
+    def _declares_anew(self, key: TenantKey) -> set[TenantKey]:
+        body = self._objects[MEDIA_TENANT].get(key)
+        if body is None or self._told.get(key) == _declared(body):
+            return set()
+        self._told[key] = _declared(body)
+        return {key}
+
+    def _disown(self, key: TenantKey, kind: Kind, place: Place) -> None:
+        self._owned[key].discard((kind, place))
+        if not self._owned[key]:
+            del self._owned[key]
+
+    def _remember_gone(self, kind: Kind, place: Place, version: str) -> None:
+        known = self._gone.pop((kind, place), version)
+        self._gone[kind, place] = known if _is_older(version, known) else version
+        if len(self._gone) > REMEMBERED:
+            for oldest in list(self._gone)[: REMEMBERED // 2]:
+                del self._gone[oldest]
+
+
+def _place(body: Object) -> Place:
+    return Place(body["metadata"].get("namespace", ""), body["metadata"]["name"])
+
+
+def _version(body: Object) -> str:
+    return str(body["metadata"].get("resourceVersion", ""))
+
+
+def _is_older(version: str, than: str) -> bool:
+    """Numbers that grow, as Kubernetes promises since 1.35; of others, what is said last is taken for the newest."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)
+
+
+def _said(kind: Kind, body: Object) -> Object:
+    """What may concern anybody."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "resourceVersion"}
+    said = {**body, "metadata": metadata}
+    return said if kind in STATUS_MATTERS else {**said, "status": None}
+
+
+def _interned(value: Any) -> Any:
+    """A copy in which equal words are one: half the memory, since all tenants' objects are nearly the same."""
+    match value:
+        case dict():
+            return {sys.intern(key): _interned(each) for key, each in value.items()}
+        case list():
+            return [_interned(each) for each in value]
+        case str() if _COMMON.fullmatch(value):
+            return sys.intern(value)
+        case _:
+            return value
+
+
+def _owners(body: Object) -> set[TenantKey]:
+    namespace = body["metadata"].get("namespace", "")
+    return {
+        TenantKey(namespace, owner["name"])
+        for owner in body["metadata"].get("ownerReferences", [])
+        if owner.get("controller")
+        and owner["kind"] == MEDIA_TENANT.kind
+        and owner["apiVersion"].startswith(f"{MEDIA_TENANT.group}/")
+    }
+
+
+def _declared(body: Object) -> Any:
+    """What people and other controllers say; the status is our own word."""
+    metadata = body["metadata"]
+    return (
+        metadata.get("uid"),
+        metadata.get("generation"),
+        metadata.get("annotations"),
+        metadata.get("deletionTimestamp"),
+        metadata.get("finalizers"),
+    )

@@ -1,0 +1,65 @@
+"""`python -m media_operator.helm_hooks.uninstall_check RELEASE NAMESPACE REVISION`: what `helm uninstall` asks first.
+
+Tenants that the operator leaves behind keep serving, but nobody looks after them, and one with `deletionPolicy: Delete`
+can't be deleted any more: its finalizer waits for an operator. So the uninstallation is refused, with their names.
+
+Helm notes a release as "uninstalling" before it asks, and then upgrades it no more: the refusal says how to go back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from media_operator.cluster import kinds
+from media_operator.cluster.kube import Kube, KubeError, NotFound
+from media_operator.settings import OperatorSettings
+
+NAMED = 20
+"""So many are named; the number of all is said."""
+
+
+async def remaining(kube: Kube, namespaces: Sequence[str] = ()) -> list[str]:
+    """`namespace/name` of each MediaTenant in these namespaces, or in all. Without the CRD there is none.
+
+    Raises KubeError.
+    """
+    found = []
+    for namespace in namespaces or (None,):
+        try:
+            tenants, _ = await kube.list(kinds.MEDIA_TENANT, namespace)
+        except NotFound:
+            return []
+        found += [f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in tenants]
+    return sorted(found)
+
+
+def refusal(names: Sequence[str], release: str, namespace: str, revision: str) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    number = "1 MediaTenant is" if len(names) == 1 else f"{len(names)} MediaTenants are"
+    return f"""Not uninstalled: {number} still there: {", ".join(names[:NAMED])}{more}.
+Without the operator nobody looks after them, and one with deletionPolicy: Delete can never be deleted.
+To delete them first (Retain, the default, keeps their data; a later tenant of the same name finds it again):
+  kubectl delete mediatenants --all --namespace TENANTS_NAMESPACE
+To leave them to an operator that is installed later:
+  helm uninstall {release} --namespace {namespace} --no-hooks
+To go on with this release, which Helm takes for half removed from now on:
+  helm rollback {release} {revision} --namespace {namespace}"""
+
+
+async def check(namespaces: Sequence[str], release: str, namespace: str, revision: str) -> int:
+    """Exit status: 0 if nothing stands in the way, 1 with the reason on stderr."""
+    async with await Kube.connect() as kube:
+        try:
+            names = await remaining(kube, namespaces)
+        except KubeError as error:
+            print(f"Not uninstalled: the MediaTenants cannot be listed: {error}", file=sys.stderr)
+            return 1
+    if names:
+        print(refusal(names, release, namespace, revision), file=sys.stderr)
+    return 1 if names else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(check(OperatorSettings().namespaces, *sys.argv[1:])))

@@ -1,0 +1,272 @@
+"""Worker Jobs on the cluster: made for the dispatcher, counted from the cache, judged by how they ended.
+
+A Job is only a pair of hands: the queue's row is what is done or not done, so a Job that fails, is evicted or runs into
+its deadline costs time, never work. What is remembered of failures is what the cluster itself keeps (finished Jobs,
+until their TTL), so another leader sees the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Literal
+
+import structlog
+
+from media_core.job_kinds import KINDS
+from media_core.store.s3 import S3Settings
+from media_operator import render
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache, TenantKey, claims, key_of
+from media_operator.cluster.kinds import Object
+from media_operator.cluster.kube import AlreadyExists, Kube, KubeError
+from media_operator.plan import desired
+from media_operator.settings import PlatformSettings, StoreAdminSettings
+from media_operator.tenant.spec import MediaTenant
+
+FIRST_DELAY, LONGEST_DELAY = 5.0, 240.0
+"""Seconds before the next Job of a kind whose last one failed, doubling with each failure in a row. The longest is less
+than a Job's TTL, so that the failures that it counts are still there."""
+
+PLACE_SECONDS = 60.0
+"""A Job whose pod has not come up for so long takes nobody else's place under the cluster-wide cap any more."""
+
+_log = structlog.stdlib.get_logger("media.jobs")
+
+
+def is_finished(job: Object) -> bool:
+    return _ending(job) is not None
+
+
+def has_failed(job: Object) -> bool:
+    ending = _ending(job)
+    return ending is not None and bool(ending["type"] == "Failed")
+
+
+def _ending(job: Object) -> Object | None:
+    conditions: list[Object] = job.get("status", {}).get("conditions", [])
+    return next(
+        (each for each in conditions if each["type"] in ("Complete", "Failed") and each["status"] == "True"), None
+    )
+
+
+class WorkerJobs:
+    """For all tenants, `limit` at a time. `is_synced`: whether the cache holds what the cluster has; before that
+    nothing is counted."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        cache: Cache,
+        platform: PlatformSettings,
+        store: StoreAdminSettings,
+        connection_limit: int,
+        is_synced: Callable[[], bool],
+    ) -> None:
+        self.store = store
+        self.limit = platform.max_jobs
+        self._kube = kube
+        self._cache = cache
+        self._platform = platform
+        self._connection_limit = connection_limit
+        self._is_synced = is_synced
+        self._refusals: dict[tuple[str, str], str] = {}
+        self.refusal_changed: Callable[[TenantKey], None] = lambda _: None
+
+    # --- for the dispatcher -----------------------------------------------------------------------------------------
+
+    def open(self) -> Mapping[tuple[TenantKey, str], tuple[int, int]] | None:
+        """(tenant, kind of work) -> Jobs that have not ended, and how many of them run or have just been made.
+
+        None: it cannot be told now.
+        """
+        if not self._is_synced():
+            return None
+        unfinished, placed = Counter[tuple[TenantKey, str]](), Counter[tuple[TenantKey, str]]()
+        for key, kind, job in self._all():
+            if not is_finished(job):
+                unfinished[key, kind] += 1
+                placed[key, kind] += bool(
+                    job.get("status", {}).get("ready", 0) or time.time() - _made_at(job) < PLACE_SECONDS
+                )
+        return {of: (count, placed[of]) for of, count in unfinished.items()}
+
+    def by_state(self) -> Mapping[tuple[str, str, str], int]:
+        """(tenant id, kind of work, running | failed) -> Jobs, for the metrics; failed: the latest ones in a row."""
+        jobs: dict[tuple[str, str], list[Object]] = defaultdict(list)
+        for _, kind, job in self._all():
+            jobs[job["metadata"]["labels"][kinds.TENANT_LABEL], kind].append(job)
+        found = {}
+        for (tenant, kind), each in jobs.items():
+            found[tenant, kind, "running"] = sum(not is_finished(job) for job in each)
+            found[tenant, kind, "failed"] = len(_failures_in_a_row(each))
+        return {of: count for of, count in found.items() if count}
+
+    def backs_off(self, tenant: MediaTenant, kind: str) -> bool:
+        """Whether the last Jobs of this kind failed and the next one has to wait."""
+        failures = self._failures(tenant, kind)
+        if not failures:
+            return False
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (len(failures) - 1))
+        return bool(time.time() < _ended_at(failures[-1]) + delay)
+
+    async def launch(
+        self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]
+    ) -> Literal["created", "exists", "no"]:
+        """Makes one Job. A name that is taken was launched by somebody who saw the same queue: as good as ours."""
+        ended = {job["metadata"]["name"]: job["metadata"]["uid"] for job in self._of(tenant) if is_finished(job)}
+        while name in ended:
+            # It ended without having taken the job that it was named for: the next try, by whomever, is this one.
+            digest = hashlib.sha256(f"{name}\n{ended[name]}".encode()).hexdigest()
+            name = f"{name.rpartition('-')[0]}-{digest[:8]}"
+        body = self._job(tenant, kind, name, credentials)
+        try:
+            self._cache.applied(kinds.JOB, await self._kube.create(kinds.JOB, body))
+        except AlreadyExists:
+            return "exists"
+        except KubeError as error:
+            _log.warning("job_refused", tenant=tenant.tenant_id, kind=kind, reason=str(error))
+            self._note_refusal(tenant, kind, f"the API server refuses its {kind} Job: {error}")
+            return "no"
+        self._note_refusal(tenant, kind, None)
+        return "created"
+
+    def _note_refusal(self, tenant: MediaTenant, kind: str, words: str | None) -> None:
+        before = self._refusals.pop((tenant.metadata.uid, kind), None)
+        if words is not None:
+            self._refusals[tenant.metadata.uid, kind] = words
+        if (before is None) != (words is None):
+            self.refusal_changed(key_of(tenant))
+
+    # --- for a tenant's conditions ----------------------------------------------------------------------------------
+
+    def trouble(self, tenant: MediaTenant) -> Mapping[str, str]:
+        """Kind of work -> why its last Job failed, until one succeeds."""
+        found = {}
+        for kind in desired.worker_shape_of(tenant).parallel:
+            if failures := self._failures(tenant, kind):
+                ending = _ending(failures[-1]) or {}
+                words, name = ending.get("message") or ending.get("reason", ""), failures[-1]["metadata"]["name"]
+                found[kind] = f"{len(failures)} {kind} Job(s) in a row failed, the last was {name}: {words}"
+        return found
+
+    def refused(self, tenant: MediaTenant) -> Mapping[str, str]:
+        """Kind of work -> why the API server takes no Job of it: a quota, a webhook, a right that is missing.
+
+        Until it takes one, or this process ends: the next look at the queue tries again.
+        """
+        parallel = desired.worker_shape_of(tenant).parallel
+        return {kind: words for kind in parallel if (words := self._refusals.get((tenant.metadata.uid, kind)))}
+
+    def starting(self, tenant: MediaTenant) -> Mapping[str, float]:
+        """Kind of work -> seconds for which the oldest of its Jobs has waited, where none of them runs."""
+        found: dict[str, float] = {}
+        run = set()
+        for job in self._of(tenant):
+            kind = job["metadata"]["labels"][kinds.WORK_LABEL]
+            if is_finished(job):
+                continue
+            if job.get("status", {}).get("ready", 0):
+                run.add(kind)
+            else:
+                found[kind] = max(time.time() - _made_at(job), found.get(kind, 0.0))
+        return {kind: seconds for kind, seconds in found.items() if kind not in run}
+
+    def outdated(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> tuple[str, ...]:
+        """Names of Jobs that have not come up for `PLACE_SECONDS` and would be made otherwise now."""
+        found = []
+        for job in self._of(tenant):
+            metadata, kind = job["metadata"], job["metadata"]["labels"][kinds.WORK_LABEL]
+            started = is_finished(job) or job.get("status", {}).get("ready", 0)
+            if started or time.time() - _made_at(job) < PLACE_SECONDS or kind not in KINDS:
+                continue
+            wanted = self._job(tenant, kind, metadata["name"], credentials)["metadata"]["annotations"]
+            if metadata.get("annotations", {}).get(kinds.APPLIED) != wanted[kinds.APPLIED]:
+                found.append(metadata["name"])
+        return tuple(sorted(found))
+
+    def unstarted(self, tenant: MediaTenant, kind: str) -> str:
+        """Why Jobs of this kind have no pod that could say so itself."""
+        job = next(
+            job
+            for job in self._of(tenant)
+            if job["metadata"]["labels"][kinds.WORK_LABEL] == kind and not is_finished(job)
+        )
+        name = job["metadata"]["name"]
+        if job.get("spec", {}).get("suspend"):
+            return f"Job {name} is suspended: no queue has admitted it"
+        return f"Job {name} has no pod that runs: kubectl describe job {name}"
+
+    def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
+        """Whether a Job may still work with keys that were replaced since."""
+        told = render.credentials_hash(credentials)
+        return any(
+            job["metadata"].get("annotations", {}).get(kinds.CREDENTIALS) != told
+            for job in self._of(tenant)
+            if not is_finished(job)
+        )
+
+    def store_settings(self, bucket: str, credentials: Mapping[str, str]) -> S3Settings:
+        """The store as the tenant's own pods see it."""
+        return S3Settings(
+            endpoint=self.store.endpoint,
+            public_endpoint=self.store.public_endpoint,
+            bucket=bucket,
+            region=self.store.region,
+            access_key_id=credentials[render.S3_KEY_ID],
+            secret_access_key=credentials[render.S3_SECRET],
+        )
+
+    def _job(self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]) -> Object:
+        return render.stamped(
+            render.job(
+                tenant,
+                self._platform,
+                self.store,
+                kind=kind,
+                name=name,
+                credentials=credentials,
+                connection_limit=self._connection_limit,
+            )
+        )
+
+    # --- counting ---------------------------------------------------------------------------------------------------
+
+    def _all(self) -> Iterator[tuple[TenantKey, str, Object]]:
+        """By owner: labels anybody may write in a namespace of his own."""
+        for key, body in self._cache.tenants().items():
+            tenant_id = claims(body).tenant_id
+            for job in self._cache.jobs(key):
+                labels = job["metadata"].get("labels", {})
+                if kinds.WORK_LABEL in labels and labels.get(kinds.TENANT_LABEL) == tenant_id:
+                    yield key, labels[kinds.WORK_LABEL], job
+
+    def _of(self, tenant: MediaTenant) -> Iterator[Object]:
+        yield from (
+            job for job in self._cache.jobs(key_of(tenant)) if kinds.WORK_LABEL in job["metadata"].get("labels", {})
+        )
+
+    def _failures(self, tenant: MediaTenant, kind: str) -> list[Object]:
+        return _failures_in_a_row(
+            job for job in self._of(tenant) if job["metadata"]["labels"][kinds.WORK_LABEL] == kind
+        )
+
+
+def _failures_in_a_row(jobs: Iterable[Object]) -> list[Object]:
+    """The latest that failed one after the other, oldest first."""
+    failures: list[Object] = []
+    for job in sorted(filter(is_finished, jobs), key=_ended_at):
+        failures = [*failures, job] if has_failed(job) else []
+    return failures
+
+
+def _made_at(job: Object) -> float:
+    return datetime.fromisoformat(job["metadata"]["creationTimestamp"]).timestamp()
+
+
+def _ended_at(job: Object) -> float:
+    ending = _ending(job) or {}
+    return datetime.fromisoformat(ending.get("lastTransitionTime") or job["metadata"]["creationTimestamp"]).timestamp()

@@ -1,0 +1,195 @@
+"""The steps of a plan, applied to one tenant.
+
+Secrets are the only copy of what they hold. A new password is written there before PostgreSQL hears of it, which each
+look compares; a new S3 key, which S3 makes, right after. A Secret that is gone, or whose data somebody edited, is made
+anew.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+
+import structlog
+
+from media_core import tokens
+from media_core.errors import Unavailable
+from media_operator import render
+from media_operator.backends import buckets, databases, scanner_canary
+from media_operator.cluster import kinds
+from media_operator.cluster.kube import Forbidden, KubeError
+from media_operator.jobs.worker_jobs import is_finished
+from media_operator.kubernetes_target.cluster import Cluster
+from media_operator.kubernetes_target.objects import TenantObjects
+from media_operator.kubernetes_target.observe import STARTS_PODS, Observer
+from media_operator.kubernetes_target.pods import is_working
+from media_operator.plan import steps
+from media_operator.plan.steps import StepFailed, StepUnfinished
+from media_operator.tenant.ownership import Mark
+
+LIVE_SIGNING_KEYS = 2
+"""The newest signs; the one before it is believed, so that tokens that are out outlive one rotation."""
+
+_log = structlog.stdlib.get_logger("media.target")
+
+
+class Applier:
+    def __init__(self, cluster: Cluster, objects: TenantObjects, observer: Observer) -> None:
+        self._cluster = cluster
+        self._kube = cluster.kube
+        self._backends = cluster.backends
+        self._objects = objects
+        self._observer = observer
+        self._tenant = objects.tenant
+
+    async def apply(self, step: steps.Step) -> None:
+        """Raises StepFailed, StepUnfinished."""
+        try:
+            await self._apply(step)
+        except Forbidden as error:
+            raise StepFailed(str(error), "PermissionMissing") from error
+        except KubeError as error:
+            raise StepFailed(str(error)) from error
+        except buckets.ObjectsLocked as error:
+            raise StepFailed(str(error), "ObjectsLocked") from error
+        except (buckets.NotOwned, databases.NotOwned) as error:
+            raise StepFailed(str(error), "NotOwned") from error
+        except Unavailable as error:
+            raise StepFailed(f"{error.dependency}: {error.detail}") from error
+
+    async def _apply(self, step: steps.Step) -> None:
+        there, tenant, objects = self._backends, self._tenant, self._objects
+        match step:
+            case steps.HoldDeletion():
+                await objects.set_finalizers([*objects.finalizers, kinds.FINALIZER])
+            case steps.ReleaseDeletion():
+                await objects.set_finalizers([each for each in objects.finalizers if each != kinds.FINALIZER])
+            case steps.CreateBucket(bucket, owner, adopt):
+                await self._create_bucket(bucket, owner, adopt)
+            case steps.MakeStoreKey(tenant_id, bucket, rotation):
+                await self._make_store_key(tenant_id, bucket, rotation)
+            case steps.RevokeStoreKeys(tenant_id):
+                current = objects.children.credentials[render.S3_KEY_ID]
+                await there.iam_breaker.call(lambda: there.store_keys.revoke(tenant_id, keep=[current]))
+            case steps.CreateDatabase(schema, owner, adopt):
+                await self._create_database(schema, owner, adopt)
+            case steps.MigrateDatabase(schema):
+                if await there.database_breaker.call(lambda: there.databases.is_outdated(schema)):
+                    await self._end_workers()
+                await there.databases.migrate(schema)  # takes too long for a breaker's one try
+            case steps.WriteBirth(schema, bucket, tenant_id, renew):
+                birth = await there.database_breaker.call(lambda: there.databases.birth(schema, renew=renew))
+                await there.store_breaker.call(lambda: there.buckets.write_birth(bucket, tenant_id, birth))
+            case steps.MakeSigningKey(_, rotation):
+                keys = [tokens.generate_key(), *objects.children.signing_keys][:LIVE_SIGNING_KEYS]
+                await objects.apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
+            case steps.ApplyPolicy(policy):
+                await there.database_breaker.call(lambda: there.databases.apply_policy(tenant.schema_name, policy))
+            case steps.RunApi():
+                await self._run_api()
+            case steps.SendCanary():
+                await self._send_canary()
+            case steps.TrustSignatures(schema, signatures):
+                await there.database_breaker.call(lambda: there.databases.trust(schema, signatures))
+            case steps.ReleaseOrphans(schema, until):
+                await there.database_breaker.call(lambda: there.databases.release_orphans(schema, until))
+            case steps.StopWorkloads():
+                await self._stop_workloads()
+            case steps.DeleteBucket(bucket, owner):
+                emptied = await there.store_breaker.call(lambda: there.buckets.empty_and_delete(bucket, owner))
+                if not emptied.done:
+                    raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
+                await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
+            case steps.DropDatabase(schema, owner):
+                await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
+                await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
+            case steps.DropWorkers(names):
+                for job in objects.jobs():
+                    if job["metadata"]["name"] in names:
+                        await objects.delete_job(job)
+            case steps.ShapeWorkers():
+                pass  # every Job is made from the spec of its moment
+
+    async def _create_bucket(self, bucket: str, owner: Mark, adopt: bool) -> None:
+        there, tenant_id = self._backends, self._tenant.tenant_id
+        before = (await there.store_breaker.call(lambda: there.buckets.observe(bucket))).mark
+        if (
+            before is not None
+            and before.cluster not in ("", owner.cluster)
+            and before.relation(owner, adopt=adopt) != "foreign"
+        ):
+            # Adopted from a cluster that is gone: its keys would open the bucket for ever.
+            await there.iam_breaker.call(lambda: there.store_keys.remove(tenant_id, cluster=before.cluster))
+        await there.store_breaker.call(lambda: there.buckets.create(bucket, owner, tenant_id=tenant_id, adopt=adopt))
+
+    async def _make_store_key(self, tenant_id: str, bucket: str, rotation: str) -> None:
+        there, credentials = self._backends, self._objects.children.credentials
+        current = credentials.get(render.S3_KEY_ID)
+        keep = [current] if current else []
+        made = await there.iam_breaker.call(lambda: there.store_keys.make(tenant_id, bucket, keep=keep))
+        values = {**credentials, render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
+        # Both are made for a new tenant, and one write of the Secret is enough.
+        values.setdefault(render.DATABASE_URL, self._database_url())
+        await self._objects.apply(render.credentials_secret(self._tenant, values, rotation=rotation))
+
+    async def _create_database(self, schema: str, owner: Mark, adopt: bool) -> None:
+        there, children, url = self._backends, self._objects.children, self._database_url()
+        if url != children.credentials.get(render.DATABASE_URL):
+            values = {**children.credentials, render.DATABASE_URL: url}
+            secret = render.credentials_secret(self._tenant, values, rotation=children.credentials_rotation)
+            await self._objects.apply(secret)
+        password = databases.password_of(url)
+        await there.database_breaker.call(lambda: there.databases.create(schema, owner, password, adopt=adopt))
+
+    def _database_url(self) -> str:
+        """With the password that the Secret holds, else with a new one."""
+        url = self._objects.children.credentials.get(render.DATABASE_URL)
+        password = databases.password_of(url) if url else secrets.token_urlsafe(24)
+        return self._backends.databases.tenant_url(self._tenant.schema_name, password)
+
+    async def _run_api(self) -> None:
+        objects = self._objects
+        if not objects.children.has_secrets:
+            raise StepFailed("its Secrets are not there yet", "WaitingForSecrets")
+        jwks_uri = await objects.jwks_uri(fetch=False) or await objects.jwks_uri(fetch=True)
+        await objects.apply_workloads(objects.workloads(jwks_uri))
+
+    async def _end_workers(self) -> None:
+        """Of the version before, whose rules are others. Returns once none is left and no CronJob starts one; until
+        then it raises StepUnfinished. `RunApi` sets the CronJobs right again.
+
+        A worker that is told to end hands its work back. A Job that a CronJob made is owned by that and not by the
+        tenant, so they are found by their labels.
+        """
+        tenant, namespace, pausing = self._tenant, self._tenant.metadata.namespace, False
+        for (kind, name), body in list(self._objects.children.all.items()):
+            if kind == kinds.CRON_JOB and not body["spec"].get("suspend"):
+                await self._objects.suspend(name)
+                pausing = True  # one may be starting right now, and is seen in the next pass
+        selector = f"{kinds.OURS},{kinds.TENANT_LABEL}={tenant.tenant_id}"
+        listed, _ = await self._kube.list(kinds.JOB, namespace, selector=selector)
+        ending = []
+        for job in listed:
+            metadata = job["metadata"]
+            if not is_finished(job) and "deletionTimestamp" not in metadata:
+                await self._kube.delete(kinds.JOB, namespace, metadata["name"], uid=metadata["uid"])
+                _log.info("job_ended", tenant=tenant.tenant_id, job=metadata["name"], reason="the schema is migrated")
+                ending.append(metadata["name"])
+        ending = ending or [pod["metadata"]["name"] for pod in await self._objects.pods() if is_working(pod)]
+        if pausing or ending:
+            named = f": {', '.join(sorted(ending)[:3])}" if ending else ""
+            raise StepUnfinished(f"before the schema is migrated, workers of the version before end{named}")
+
+    async def _send_canary(self) -> None:
+        credentials = self._objects.children.credentials
+        store = self._cluster.jobs.store_settings(self._tenant.bucket, credentials)
+        await scanner_canary.send(self._tenant.tenant_id, credentials[render.DATABASE_URL], store)
+
+    async def _stop_workloads(self) -> None:
+        for kind, name in list(self._objects.children.all):
+            if kind in STARTS_PODS:
+                await self._objects.delete(kind, name)
+        for job in self._objects.jobs():
+            await self._kube.delete(kinds.JOB, self._tenant.metadata.namespace, job["metadata"]["name"])
+        if await self._observer.stopped() is not True:
+            raise StepUnfinished("api and workers are ending")

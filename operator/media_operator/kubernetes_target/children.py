@@ -1,0 +1,73 @@
+"""A tenant's children in the cluster, as the cache has them at one moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from media_core import tokens
+from media_operator import render
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import Cache, key_of
+from media_operator.cluster.kinds import Kind, Object, child_name
+from media_operator.tenant.annotations import ROTATE_KEYS
+from media_operator.tenant.spec import MediaTenant
+
+
+class Children:
+    """`all`: (kind, name) -> object, Jobs left out. Of a Secret that somebody edited nothing is known."""
+
+    def __init__(self, cache: Cache, tenant: MediaTenant) -> None:
+        self.all: Mapping[tuple[Kind, str], Object] = cache.children(key_of(tenant))
+        self._tenant = tenant
+        credentials, signing = self._secret("credentials"), self._secret("signing-keys")
+        self.deployment = self.all.get((kinds.DEPLOYMENT, child_name(tenant.tenant_id)))
+        self.credentials: Mapping[str, str] = render.secret_values(credentials) if credentials else {}
+        self.credentials_rotation = annotation(credentials, ROTATE_KEYS)
+        self.signing_keys: list[tokens.Jwk] = _signing_keys(signing)
+        self.signing_rotation = annotation(signing, ROTATE_KEYS)
+
+    def _secret(self, part: str) -> Object | None:
+        found = self.all.get((kinds.SECRET, child_name(self._tenant.tenant_id, part)))
+        return found if found is not None and render.secret_is_intact(found) else None
+
+    @property
+    def has_secrets(self) -> bool:
+        """All that the tenant's pods need."""
+        needed = {render.DATABASE_URL, render.S3_KEY_ID, render.S3_SECRET}
+        has_issuer = bool(self.signing_keys) or self._tenant.spec.auth.oidc is not None
+        return needed <= self.credentials.keys() and has_issuer
+
+    @property
+    def has_rolled(self) -> bool:
+        """Every api pod was started with the credentials of now."""
+        if self.deployment is None:
+            return True
+        status, generation = self.deployment.get("status", {}), self.deployment["metadata"].get("generation", 0)
+        told = render.credentials_hash(self.credentials)
+        template = self.deployment["spec"]["template"]["metadata"].get("annotations", {})
+        return bool(
+            template.get(kinds.CREDENTIALS) == told
+            and status.get("observedGeneration", 0) >= generation
+            and status.get("updatedReplicas", 0) == status.get("replicas", 0)
+        )
+
+    @property
+    def api_environment(self) -> Mapping[str, str]:
+        """Plain variables of the api's container."""
+        if self.deployment is None:
+            return {}
+        containers = self.deployment["spec"]["template"]["spec"]["containers"]
+        return {each["name"]: each.get("value", "") for container in containers for each in container.get("env", [])}
+
+
+def annotation(body: Object | None, name: str) -> str:
+    """Empty where there is none."""
+    return str((body or {}).get("metadata", {}).get("annotations", {}).get(name, ""))
+
+
+def _signing_keys(secret: Object | None) -> list[tokens.Jwk]:
+    if secret is None:
+        return []
+    keys: list[tokens.Jwk] = json.loads(render.secret_values(secret)[render.SIGNING_KEYS])["keys"]
+    return keys

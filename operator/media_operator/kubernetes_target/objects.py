@@ -1,0 +1,136 @@
+"""One tenant's objects in the cluster, for one pass: what is there, what has to be there, and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from media_core import tokens
+from media_operator import render
+from media_operator.backends.issuers import is_key_source, key_source
+from media_operator.cluster import kinds
+from media_operator.cluster.cache import key_of
+from media_operator.cluster.kinds import Kind, Object
+from media_operator.kubernetes_target.children import Children, annotation
+from media_operator.kubernetes_target.cluster import Cluster
+from media_operator.tenant.spec import MediaTenant
+
+
+class TenantObjects:
+    """What is there is read once a look, and again after each write of ours; what has to be is rendered once."""
+
+    def __init__(self, cluster: Cluster, tenant: MediaTenant) -> None:
+        self.tenant = tenant
+        self.key = key_of(tenant)
+        self._cluster = cluster
+        self._kube, self._cache = cluster.kube, cluster.cache
+        self._children: Children | None = None
+        self._rendered: tuple[render.Inputs, list[Object]] | None = None
+
+    # --- what is there ----------------------------------------------------------------------------------------------
+
+    @property
+    def children(self) -> Children:
+        if self._children is None:
+            self._children = Children(self._cache, self.tenant)
+        return self._children
+
+    def look_again(self) -> None:
+        self._children = None
+
+    def jobs(self) -> list[Object]:
+        return list(self._cache.jobs(self.key))
+
+    async def pods(self) -> list[Object]:
+        """Asked of the API server: no watch follows pods. Raises KubeError."""
+        selector = f"{kinds.TENANT_LABEL}={self.tenant.tenant_id}"
+        return (await self._kube.list(kinds.POD, self.tenant.metadata.namespace, selector=selector))[0]
+
+    @property
+    def finalizers(self) -> list[str]:
+        """As they are now; `tenant` is what was declared when this pass began."""
+        body = self._cache.tenants().get(self.key, {})
+        found: list[str] = body.get("metadata", {}).get("finalizers", [])
+        return found
+
+    # --- what has to be ---------------------------------------------------------------------------------------------
+
+    def workloads(self, jwks_uri: str | None) -> Sequence[Object]:
+        """Rendered anew only where what they are made of has changed since."""
+        jwks = json.dumps(tokens.public_jwks(self.children.signing_keys), sort_keys=True)
+        inputs = render.Inputs(self.children.credentials, jwks, jwks_uri, self._cluster.connection_limit)
+        if self._rendered is None or self._rendered[0] != inputs:
+            made = render.workloads(self.tenant, self._cluster.platform, self._cluster.jobs.store, inputs)
+            self._rendered = inputs, [render.stamped(each) for each in made]
+        return self._rendered[1]
+
+    async def jwks_uri(self, *, fetch: bool) -> str | None:
+        """As declared, else as its issuer said for the running Deployment: an issuer that is away stops nothing."""
+        oidc = self.tenant.spec.auth.oidc
+        if oidc is None:
+            return None
+        if oidc.jwks_uri is not None:
+            return oidc.jwks_uri
+        if fetch:
+            return await key_source(oidc)
+        same = self.children.api_environment.get("MEDIA_OIDC_ISSUER") == oidc.issuer
+        said = annotation(self.children.deployment, kinds.DISCOVERED_JWKS_URI)
+        return said if same and is_key_source(said) else ""
+
+    def drifted(self, wanted: Sequence[Object]) -> list[Object]:
+        """Those of `wanted` that are not there, or not as they have to be."""
+        return [each for each in wanted if (found := self._found(each)) is None or not render.matches(each, found)]
+
+    def surplus(self, wanted: Sequence[Object]) -> list[tuple[Kind, str]]:
+        """Children of an earlier spec; Secrets have their own life."""
+        names = {(kinds.of(each), each["metadata"]["name"]) for each in wanted}
+        return [(kind, name) for kind, name in self.children.all if kind != kinds.SECRET and (kind, name) not in names]
+
+    def _found(self, body: Object) -> Object | None:
+        return self.children.all.get((kinds.of(body), body["metadata"]["name"]))
+
+    # --- writes -----------------------------------------------------------------------------------------------------
+
+    async def apply_workloads(self, wanted: Sequence[Object]) -> None:
+        """Brings what is there to what is wanted. Raises KubeError."""
+        for each in self.drifted(wanted):
+            found = self._found(each)
+            if found is not None and (handed := render.replicas_handed_over(each, found)) is not None:
+                await self._kube.apply(kinds.of(handed), handed, manager=render.HANDOVER)
+            await self.apply(each)
+        for kind, name in self.surplus(wanted):
+            await self.delete(kind, name)
+
+    async def apply(self, body: Object) -> None:
+        self._written(kinds.of(body), await self._kube.apply(kinds.of(body), body))
+
+    async def suspend(self, cron_job: str) -> None:
+        namespace, patch = self.tenant.metadata.namespace, {"spec": {"suspend": True}}
+        self._written(kinds.CRON_JOB, await self._kube.merge_patch(kinds.CRON_JOB, namespace, cron_job, patch))
+
+    async def delete(self, kind: Kind, name: str) -> None:
+        body = self.children.all.get((kind, name))
+        await self._kube.delete(kind, self.tenant.metadata.namespace, name)
+        if body is not None:
+            self._cache.see(kind, "DELETED", body)
+            self.look_again()
+
+    async def delete_job(self, job: Object) -> None:
+        """This very one, never its successor."""
+        metadata = job["metadata"]
+        if await self._kube.delete(kinds.JOB, metadata["namespace"], metadata["name"], uid=metadata["uid"]):
+            self._cache.see(kinds.JOB, "DELETED", job)
+
+    async def set_finalizers(self, finalizers: list[str]) -> None:
+        """Only over what was seen: another's finalizer that came meanwhile is not lost."""
+        seen = self._cache.tenants().get(self.key)
+        if seen is None:
+            return
+        metadata = {"resourceVersion": seen["metadata"]["resourceVersion"], "finalizers": finalizers}
+        patch = {"metadata": metadata}
+        body = await self._kube.merge_patch(kinds.MEDIA_TENANT, self.key.namespace, self.key.name, patch)
+        self._written(kinds.MEDIA_TENANT, body)
+
+    def _written(self, kind: Kind, answer: Object) -> None:
+        self._cache.applied(kind, answer)
+        self.look_again()

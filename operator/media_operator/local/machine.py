@@ -1,0 +1,237 @@
+"""What `make run` keeps running on this machine: PostgreSQL, clamd, the api, the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
+
+from pydantic import SecretStr
+
+from media_core import tokens
+from media_core.queue import Depth
+from media_operator.backends.databases import Databases
+from media_operator.backends.issuers import key_source
+from media_operator.jobs.dispatch import Running, TenantQueue
+from media_operator.local.clamd import ClamdFailed, EmbeddedClamd
+from media_operator.local.place import Place
+from media_operator.local.postgres import EmbeddedPostgres
+from media_operator.local.processes import Service
+from media_operator.local.workers import LocalWorkers
+from media_operator.plan.desired import ApiShape, WorkerShape
+from media_operator.plan.observed import Scanner
+from media_operator.settings import DatabaseSettings, RunSettings
+from media_operator.tenant.spec import MediaTenant
+
+OWN_SETTINGS = {f"MEDIA_{name.upper()}" for name in RunSettings.model_fields}
+"""Not passed on: to a worker `MEDIA_METRICS_PORT` would mean its own."""
+MOST_API_PROCESSES = 4
+"""One a core of this machine, up to so many."""
+API_SHUTDOWN_SECONDS = 30
+"""What uploads in flight get at the end."""
+API_GRACE = API_SHUTDOWN_SECONDS + 10.0
+API_START_SECONDS = 30
+SCANNER_RETRY_SECONDS = 30.0
+
+
+class Machine:
+    """Serves one tenant; `dispatch.Fleet` of one.
+
+    `changed`: observe again; `report`: one line for the person.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        postgres: EmbeddedPostgres,
+        clamd: EmbeddedClamd,
+        changed: Callable[[], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.place = place
+        self.postgres = postgres
+        self.databases = Databases(DatabaseSettings(url=SecretStr(postgres.admin_url), pool=4))
+        self.workers = LocalWorkers(place, self._worker_environment, changed, report)
+        self.api = Service("api", place.log("api"), grace=API_GRACE, changed=changed, report=report)
+        self.api_shape: ApiShape | None = None
+        """What it was last started with."""
+        self._clamd = clamd
+        self._changed = changed
+        self._scanner = _no_scanner("clamd is being started")
+        self._scanner_task: asyncio.Task[None] | None = None
+        self._served: MediaTenant | None = None
+        self._environment: dict[str, str] = {}
+
+    def scanner(self) -> Scanner:
+        """Starts clamd when first asked."""
+        if self._scanner_task is None:
+            self._scanner_task = asyncio.create_task(self._start_scanner(), name="clamd")
+        if self._scanner.status == "True" and self._clamd.pid is None:
+            return _no_scanner("clamd has ended and is being started again")
+        return self._scanner
+
+    async def _start_scanner(self) -> None:
+        """Until it runs: clamd may be installed meanwhile."""
+        while self._scanner.status != "True":
+            try:
+                address = await self._clamd.start(self.place.folder)
+            except ClamdFailed as error:
+                self._scanner = _no_scanner(str(error))
+                self._changed()
+                await asyncio.sleep(SCANNER_RETRY_SECONDS)
+            else:
+                known = "the official signatures"
+                if address.signatures == "local":
+                    known = "ONLY THE EICAR TEST FILE: no official signatures could be had, real viruses pass as clean"
+                self._scanner = Scanner("True", "ScannerAnswers", f"clamd on port {address.port} knows {known}")
+                self._changed()
+
+    async def api_ready(self) -> int:
+        """Processes that answer: 1 or 0."""
+        if self.api.pid is None or not await asyncio.to_thread(_answers, f"{self.place.base}/readyz"):
+            return 0
+        self.api.steady()
+        return 1
+
+    async def run_api(self, tenant: MediaTenant, shape: ApiShape) -> None:
+        """Starts the api, or starts it anew; returns when it answers, or has ended, or takes too long."""
+        oidc = shape.oidc
+        if self.api_shape is None or self.api_shape.oidc != oidc:
+            tokens.save_public_jwks(self.place.jwks(tenant), tokens.load_signing_keys(self.place.signing_keys(tenant)))
+            environment: dict[str, str] = self._tenant_environment(tenant) | {
+                "MEDIA_API_HOST": self.place.host,
+                "MEDIA_API_PORT": str(self.place.port),
+                "MEDIA_API_METRICS_PORT": str(self.place.metrics_port),
+                "MEDIA_API_SHUTDOWN_SECONDS": str(API_SHUTDOWN_SECONDS),
+                "MEDIA_API_PROCESSES": str(min(MOST_API_PROCESSES, len(os.sched_getaffinity(0)))),
+                "MEDIA_STORE_SIGNING_KEY": self._secret(tenant, "store_signing_key"),
+            }
+            if oidc is None:
+                environment["MEDIA_JWKS_FILE"] = str(self.place.jwks(tenant))
+            else:
+                environment["MEDIA_OIDC_ISSUER"] = oidc.issuer
+                environment["MEDIA_OIDC_AUDIENCE"] = oidc.audience or tenant.tenant_id
+                environment["MEDIA_OIDC_JWKS_URI"] = await key_source(oidc, local=True)
+            await self.api.start([sys.executable, "-m", "media_api"], environment)
+        self.api_shape = shape
+        for _ in range(API_START_SECONDS * 10):
+            if self.api.trouble is not None or await self.api_ready():
+                return
+            await asyncio.sleep(0.1)
+
+    async def shape_workers(self, tenant: MediaTenant, shape: WorkerShape) -> None:
+        self._environment, self._served = self._tenant_environment(tenant), tenant
+        await self.workers.reshape(shape)
+
+    async def stop(self) -> None:
+        """Ends everything but PostgreSQL, which its owner stops last."""
+        await self.workers.stop()
+        await self.api.stop()
+        if self._scanner_task is not None:
+            self._scanner_task.cancel()
+            await asyncio.gather(self._scanner_task, return_exceptions=True)
+        await self._clamd.stop()
+        await self.databases.aclose()
+
+    def kill(self) -> None:
+        """At once, uploads in flight or not; PostgreSQL and clamd hear from the kernel."""
+        for pid in (self.api.pid, *self.workers.pids()):
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+
+    # --- for the dispatcher -------------------------------------------------------------------------------------
+
+    def tenants(self) -> Mapping[str, TenantQueue]:
+        """What the spec allows, minus what cannot work now: without a scanner, scan jobs wait and lose no attempt."""
+        shape, tenant = self.workers.shape, self._served
+        if shape is None or tenant is None:
+            return {}
+        limits = shape.parallel if self.scanner().status == "True" else {**shape.parallel, "scan": 0}
+        return {tenant.schema_name: TenantQueue(tenant.tenant_id, limits)}
+
+    async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
+        return await self.databases.depths_of(schemas)
+
+    def running(self) -> Running:
+        counted = Counter(self.workers.running())
+        unfinished = {(schema, kind): count for schema in self.tenants() for kind, count in counted.items()}
+        return Running(unfinished, sum(unfinished.values()))
+
+    def backs_off(self, schema: str, kind: str) -> bool:
+        return self.workers.backs_off(kind)
+
+    async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
+        return "created" if await self.workers.launch(kind) else "no"
+
+    # --- what the processes are told ----------------------------------------------------------------------------
+
+    def _tenant_environment(self, tenant: MediaTenant) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
+        return inherited | {
+            "PYTHONUNBUFFERED": "1",
+            "MEDIA_LOG_FORMAT": os.environ.get("MEDIA_LOG_FORMAT", "text"),
+            "MEDIA_TENANT_ID": tenant.tenant_id,
+            "MEDIA_DATABASE_URL": self._database_url(tenant),
+            "MEDIA_STORE": "folder",
+            "MEDIA_STORE_FOLDER": str(self.place.bucket(tenant)),
+            "MEDIA_PUBLIC_URL": os.environ.get("MEDIA_PUBLIC_URL", self.place.base),
+        }
+
+    def _worker_environment(self, kind: str, shape: WorkerShape) -> Mapping[str, str]:
+        told = dict(self._environment)
+        if kind == "scan":
+            address = self._clamd.address
+            told |= {"MEDIA_CLAMD_HOST": address.host, "MEDIA_CLAMD_PORT": str(address.port)}
+        if kind == "transcribe":
+            wanted = {
+                "MEDIA_WHISPER_MODEL": shape.model,
+                "MEDIA_WHISPER_DEVICE": shape.device,
+                "MEDIA_WHISPER_COMPUTE_TYPE": shape.compute_type,
+            }
+            told = wanted | told  # who sets it in the environment of `make run` means it for this machine
+        return told
+
+    def _database_url(self, tenant: MediaTenant) -> str:
+        return self.postgres.url("postgres", tenant.schema_name, self.saved_secrets(tenant).get("database_password"))
+
+    def _secret(self, tenant: MediaTenant, name: str) -> str:
+        if name not in self.saved_secrets(tenant):
+            self.save_secrets(tenant, **{name: secrets.token_urlsafe(48)})
+        return self.saved_secrets(tenant)[name]
+
+    def saved_secrets(self, tenant: MediaTenant) -> dict[str, str]:
+        path = self.place.of(tenant) / "secrets.json"
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        return known
+
+    def save_secrets(self, tenant: MediaTenant, **added: str) -> None:
+        path = self.place.of(tenant) / "secrets.json"
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        known = self.saved_secrets(tenant) | added
+        fresh = path.with_name(".secrets.json")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_text(json.dumps(known))
+        fresh.replace(path)
+
+
+def _no_scanner(why: str) -> Scanner:
+    return Scanner("False", "ScannerMissing", why)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  our own address
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

@@ -1,0 +1,386 @@
+"""`make run`: serves the tenant of one manifest on this machine, with the plan that a cluster's operator follows.
+
+    python -m media_operator.local samples/acme.yaml
+
+Triggers (start, an edit of the manifest, a child that started or ended, a timer) all do the same: reconcile. The
+manifest is read anew at each edit; one that is refused leaves the tenant as it was. The end, however it comes, leaves
+no process behind: on a signal everything is stopped in order, and after kill -9 the kernel tells the children.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import watchfiles
+import yaml
+from pydantic import ValidationError
+
+from media_core import logs, tokens
+from media_core.settings import complaints
+from media_operator.jobs.dispatch import FleetDispatcher, listen
+from media_operator.local.clamd import EmbeddedClamd
+from media_operator.local.machine import Machine
+from media_operator.local.place import RESERVED, Place
+from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
+from media_operator.local.target import LocalTarget
+from media_operator.local.workers import sweep_regularly
+from media_operator.plan.planner import with_transitions
+from media_operator.reconcile import reconcile
+from media_operator.settings import RunSettings
+from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
+
+TOKEN_LIFETIME = timedelta(hours=12)
+RESYNC_SECONDS = 10.0
+EDIT_SECONDS = 2
+"""How often the manifest is looked at without a word from the kernel."""
+MOST_WORKERS = 250
+"""No limit beside the spec's own, on a machine with one tenant."""
+SAMPLE = Path("samples/photo.jpg")
+STRONGER = {
+    "spec.transcription.model": "MEDIA_WHISPER_MODEL",
+    "spec.transcription.device": "MEDIA_WHISPER_DEVICE",
+    "spec.transcription.computeType": "MEDIA_WHISPER_COMPUTE_TYPE",
+}
+"""What the environment of `make run` says of this machine goes before what the manifest says of every machine."""
+
+
+class CannotRun(Exception):
+    """Why nothing was started, in one line."""
+
+
+# --- the manifest ----------------------------------------------------------------------------------------------------
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML takes the last of two equal keys in silence; Kubernetes refuses them, and so do we."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
+
+
+def read_manifest(path: Path) -> MediaTenant:
+    """Raises CannotRun for a file that is no YAML, SpecInvalid for one that is no valid MediaTenant."""
+    try:
+        documents = [document for document in yaml.load_all(path.read_text(), _UniqueKeys) if document is not None]
+    except OSError as error:
+        raise CannotRun(f"{_short(path)}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CannotRun(f"{_short(path)}: is not text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise CannotRun(f"{_short(path)}: is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
+    if len(documents) != 1:
+        raise CannotRun(f"{_short(path)}: holds {len(documents)} documents; one MediaTenant is expected")
+    tenant = MediaTenant.read(documents[0])
+    if tenant.tenant_id in RESERVED:
+        raise CannotRun(
+            f"{_short(path)}: a tenant on one machine cannot be called {tenant.tenant_id}: set spec.tenantId"
+        )
+    return tenant
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def table(conditions: Sequence[Condition]) -> str:
+    rows = [("CONDITION", "STATUS", "REASON", "MESSAGE")]
+    rows += [(condition.type, condition.status, condition.reason, condition.message) for condition in conditions]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    )
+
+
+def curl_lines(folder: Path) -> list[str]:
+    """Upload, list, download; they work when pasted one after the other."""
+    answer, copy = (shlex.quote(str(_short(folder / name))) for name in ("upload.json", "photo.jpg"))
+    bearer = '-H "Authorization: Bearer $TOKEN"'
+    file = shlex.quote(f"file=@{_short(SAMPLE.absolute())}")
+    return [
+        f'curl -sS "$BASE/v1/media/upload" {bearer} -F {file} -F room_id=lobby | tee {answer}; echo',
+        f'curl -sS "$BASE/v1/rooms/lobby/files" {bearer}; echo',
+        f"curl -sS \"$BASE/v1/media/download/$(grep -o 'med-[0-9A-Z]\\{{26\\}}' {answer})\" {bearer} -o {copy}"
+        f" && ls -l {copy}",
+    ]
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Another one after each edit; None: it is not there."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # who piped us into `head` is served all the same
+        print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    print(f"{datetime.now():%H:%M:%S}  {line}", file=sys.stderr, flush=True)
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """One tenant served until `stop` is set."""
+
+    manifest: Path
+    tenant: MediaTenant
+    place: Place
+    postgres: EmbeddedPostgres
+    clamd: EmbeddedClamd
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    conditions: list[Condition] = field(default_factory=list)
+    _is_explained: bool = False
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _wake_dispatcher: Callable[[], None] = lambda: None
+
+    async def serve(self) -> None:
+        machine = Machine(self.place, self.postgres, self.clamd, self._wake, warn)
+        self._stop_on_signals(machine)
+        dispatcher = FleetDispatcher(machine, limit=MOST_WORKERS)
+        self._wake_dispatcher = dispatcher.wake
+        tasks = [asyncio.create_task(self._wait_for_stop())]
+        try:
+            tasks.append(asyncio.create_task(self._reconcile(machine)))
+            await self._first_of(tasks)
+            if not self.stop.is_set():
+                self._introduce()
+                tasks[1:] = [
+                    asyncio.create_task(self._reconcile_when_woken(machine)),
+                    asyncio.create_task(self._follow_manifest()),
+                    asyncio.create_task(dispatcher.run()),
+                    asyncio.create_task(listen(lambda: self.postgres.admin_url, dispatcher.wake)),
+                    asyncio.create_task(sweep_regularly(machine.workers)),
+                ]
+                await self._first_of(tasks)
+        finally:
+            say("stopping; uploads in flight may finish, Ctrl-C again ends them")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await machine.stop()
+            say("stopped")
+
+    @staticmethod
+    async def _first_of(tasks: Sequence[asyncio.Task[None]]) -> None:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._wake_dispatcher()
+
+    async def _wait_for_stop(self) -> None:
+        await self.stop.wait()
+
+    def _stop_on_signals(self, machine: Machine) -> None:
+        def signalled() -> None:
+            if self.stop.is_set():
+                machine.kill()
+                os._exit(130)
+            self.stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, signalled)
+
+    async def _reconcile(self, machine: Machine) -> None:
+        """One pass; says each condition that changed."""
+        current = await reconcile(LocalTarget(machine, self.tenant))
+        before = {condition.type: condition for condition in self.conditions}
+        self.conditions = with_transitions(self.conditions, current.conditions, datetime.now(UTC))
+        for condition in self.conditions if before else []:
+            old = before.get(condition.type)
+            if old is None or (old.status, old.reason) != (condition.status, condition.reason):
+                say(f"{condition.type} is {condition.status} ({condition.reason}): {condition.message}")
+
+    async def _reconcile_when_woken(self, machine: Machine) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), RESYNC_SECONDS)
+            self._changed.clear()
+            await self._reconcile(machine)
+            if not self._is_explained and not self._is_mismatched():
+                self._say_how_to_use_it()
+
+    async def _follow_manifest(self) -> None:
+        edits = watchfiles.awatch(
+            self.manifest.parent,
+            watch_filter=lambda _, path: Path(path).name == self.manifest.name,
+            recursive=False,
+            debounce=200,
+            stop_event=self.stop,
+            rust_timeout=EDIT_SECONDS * 1000,
+            yield_on_timeout=True,
+        )
+        seen: tuple[int, int] | None = None
+        async for _ in edits:  # also now and then: what was edited before the watch began is told by nobody
+            before, seen = seen, _version(self.manifest)
+            if seen != before:
+                self._take_edit()
+
+    def _take_edit(self) -> None:
+        try:
+            edited = read_manifest(self.manifest)
+            refuse_immutable_changes(self.tenant, edited)
+        except CannotRun as error:
+            say(f"{error}; the tenant stays as it was")
+            return
+        except SpecInvalid as error:
+            for complaint in error.errors:
+                say(f"{_short(self.manifest)}: {complaint}; the tenant stays as it was")
+            return
+        edits = list(changes(self.tenant, edited))
+        said, now = self.tenant.metadata.annotations, edited.metadata.annotations
+        if not edits and said == now:
+            return
+        generation = self.tenant.metadata.generation + bool(edits)
+        self.tenant = edited.model_copy(
+            update={"metadata": edited.metadata.model_copy(update={"generation": generation})}
+        )
+        for path, before, after in edits:
+            stronger = STRONGER.get(path)
+            but = f" (but {stronger} is set, and wins on this machine)" if stronger and stronger in os.environ else ""
+            say(f"{path}: {json.dumps(before)} -> {json.dumps(after)}{but}")
+        for name in sorted(said.keys() | now.keys()):
+            if said.get(name) != now.get(name):
+                say(f"metadata.annotations: {name}: {json.dumps(said.get(name))} -> {json.dumps(now.get(name))}")
+        self._wake()
+
+    def _introduce(self) -> None:
+        say(f"tenant {self.tenant.tenant_id} of {_short(self.manifest)}; its data is in {_short(self.place.folder)}/")
+        if not self.postgres.data.is_relative_to(self.place.folder):
+            say(f"PostgreSQL's user cannot enter that folder, so its data is in {self.postgres.data}")
+        say(table(self.conditions))
+        if self._is_mismatched():
+            data = self.postgres.data
+            old = _short(data.parent if data.is_relative_to(self.place.folder) else data)
+            say(
+                f"\nThe API is not served. If the database was moved away: stop this, `mv {old} {old}.new` (this start "
+                f"made it), put the old folder back as {old}, and start again. To give it up: put the annotation of "
+                f"DatabaseReady under `metadata:` in {_short(self.manifest)}. docs/runbook.md, Schema and bucket."
+            )
+        else:
+            self._say_how_to_use_it()
+
+    def _is_mismatched(self) -> bool:
+        return any(condition.reason == "DataMismatch" for condition in self.conditions)
+
+    def _say_how_to_use_it(self) -> None:
+        self._is_explained = True
+        exports, oidc = {"BASE": self.place.base}, self.tenant.spec.auth.oidc
+        if oidc is None and (keys := tokens.load_signing_keys(self.place.signing_keys(self.tenant))):
+            exports["TOKEN"] = tokens.mint(
+                keys[0],
+                tenant_id=self.tenant.tenant_id,
+                subject="demo",
+                scopes=sorted(tokens.SCOPES),
+                rooms=tokens.ALL,
+                lifetime=TOKEN_LIFETIME,
+            )
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
+        _write_private(self.place.folder / "env", "".join(f"{line}\n" for line in lines))
+        say("\n" + "\n".join(lines))
+        if oidc is not None:
+            say(f"# TOKEN: one that {oidc.issuer} issues")
+        say("\n" + "\n".join(curl_lines(self.place.folder)) + "\n")
+        say(
+            f"The whole API: {self.place.base}/docs. Logs: {_short(self.place.folder)}/logs/. "
+            f"The token holds for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
+        )
+
+
+def _write_private(path: Path, content: str) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(content)
+
+
+@contextlib.contextmanager
+def _sole_user_of(folder: Path) -> Iterator[None]:
+    """One `make run` per folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotRun(f"{_short(folder)} is in use by another `make run`; see MEDIA_RUN_FOLDER") from None
+        yield
+
+
+def _refuse_taken_ports(settings: RunSettings) -> None:
+    if settings.port == settings.metrics_port:
+        raise CannotRun("MEDIA_PORT and MEDIA_METRICS_PORT are the same")
+    for name, port in (("MEDIA_PORT", settings.port), ("MEDIA_METRICS_PORT", settings.metrics_port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                raise CannotRun(f"port {port} cannot be had ({error.strerror}): set {name} to another") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="media_operator.local", description="Serves one MediaTenant on this machine.")
+    parser.add_argument("manifest", type=Path, help="the tenant's manifest, YAML")
+    manifest = parser.parse_args(arguments).manifest.absolute()
+    try:
+        settings = RunSettings()
+        tenant = read_manifest(manifest)
+        place = Place(settings.run_folder.absolute(), settings.host, settings.port, settings.metrics_port)
+        with _sole_user_of(place.folder):
+            _refuse_taken_ports(settings)
+            logs.configure("text", "warning")
+            postgres = EmbeddedPostgres(place.folder / "postgres")
+            try:
+                postgres.start()
+                clamd = EmbeddedClamd(mirror=settings.signatures_mirror or None)
+                asyncio.run(Run(manifest, tenant, place, postgres, clamd).serve())
+            finally:
+                postgres.stop()
+    except SpecInvalid as error:
+        for complaint in error.errors:
+            warn(f"{_short(manifest)}: {complaint}")
+        return 2
+    except ValidationError as error:
+        for line in complaints(error):
+            warn(line)
+        return 2
+    except (CannotRun, PostgresFailed) as error:
+        warn(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130  # before the signal handlers were there
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

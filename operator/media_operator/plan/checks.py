@@ -1,0 +1,259 @@
+"""The checks, in the order in which a tenant comes to life.
+
+Each says one condition, and the steps that would make it true. Within a check the first guard that applies wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from media_operator.plan.data_match import birth_to_write, disagreement, gives_up_the_buckets_memory, what_to_do
+from media_operator.plan.desired import api_shape_of, policy_of, worker_shape_of
+from media_operator.plan.finding import Context, Finding, attempt
+from media_operator.plan.observed import Bucket, Unreachable
+from media_operator.plan.orphans import data_consistent
+from media_operator.plan.steps import (
+    ApplyPolicy,
+    CreateBucket,
+    CreateDatabase,
+    DropWorkers,
+    HoldDeletion,
+    MakeSigningKey,
+    MakeStoreKey,
+    MigrateDatabase,
+    ReleaseDeletion,
+    RevokeStoreKeys,
+    RunApi,
+    SendCanary,
+    ShapeWorkers,
+    TrustSignatures,
+)
+from media_operator.tenant.annotations import (
+    ADOPT,
+    TRUST_SIGNATURE,
+    annotating,
+    may_adopt,
+    rotation_of,
+    trusted_signatures,
+)
+
+
+def accepted(context: Context) -> Finding:
+    """Whether this resource may have the names it claims; nothing at all is done for one that may not."""
+    tenant, seen = context.tenant, context.observed
+    if seen.rival is not None and not context.owns_data():
+        return Finding("False", "Conflict", f"{seen.rival}; nothing is done for this one: rename or delete it")
+    if seen.host_rival is not None:
+        return Finding("False", "Conflict", f"{seen.host_rival}; nothing is done for this one: choose another host")
+    for what, thing in ((f"bucket {tenant.bucket}", seen.bucket), (f"schema {tenant.schema_name}", seen.database)):
+        if not isinstance(thing, Unreachable) and context.is_foreign(thing):
+            whose = f"belongs to {thing.owner.describe()}" if thing.owner else "exists and bears nobody's mark"
+            if isinstance(thing, Bucket) and thing.owner is None and thing.empty:
+                whose += f" (where it may be had: annotate {ADOPT}=true)"
+            return Finding("False", "Conflict", f"{what} {whose}; it is left alone, and nothing is done for this one")
+    delete = tenant.spec.storage.deletion_policy == "Delete"
+    if seen.has_finalizer is not None and seen.has_finalizer != delete:
+        step = HoldDeletion() if delete else ReleaseDeletion()
+        return attempt(context, step, "Accepted", "names are free or this tenant's own", status="True")
+    return Finding("True", "Accepted", "names are free or this tenant's own")
+
+
+def bucket_ready(context: Context) -> Finding:
+    seen, name = context.observed.bucket, context.tenant.bucket
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "StoreUnreachable", seen.detail)
+    if not context.is_ours(seen) or seen.capabilities == {}:
+        if isinstance(context.observed.database, Unreachable):  # it may show that this tenant's id is taken
+            return Finding("Unknown", "WaitingForDatabase", context.observed.database.detail)
+        step = CreateBucket(name, context.claim, may_adopt(context.tenant))
+        return attempt(context, step, "BucketMissing", f"bucket {name} is being {'adopted' if seen.owner else 'made'}")
+    return Finding("True", "BucketExists", f"bucket {name}")
+
+
+def store_key_ready(context: Context) -> Finding | None:
+    seen, tenant = context.observed.store_key, context.tenant
+    if seen is None:
+        return None
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "IamUnreachable", seen.detail)
+    if not context.is_claimed():
+        return Finding("False", "WaitingForBucket", "whether the names are free is not known yet")
+    asked = rotation_of(tenant)
+    step = MakeStoreKey(tenant.tenant_id, tenant.bucket, asked)
+    if not seen.current:
+        return attempt(context, step, "StoreKeyMissing", "a key for this tenant's prefix is being made")
+    rotating = asked not in ("", seen.rotation)
+    if rotating and not (seen.others and seen.others_in_use):  # a third key has no room beside two in use
+        return attempt(context, step, "StoreKeyRotating", "a new key is being made", status="True")
+    if seen.shared:
+        words = "the platform's own key, which reaches every tenant's objects: the store has no IAM"
+        return Finding("True", "StoreKeyShared", words)
+    if seen.others and seen.others_in_use:
+        return Finding("True", "StoreKeyRotating", "the key before this one works until no pod uses it any more")
+    if seen.others:
+        words = f"{seen.others} key(s) before this one are being revoked"
+        return attempt(context, RevokeStoreKeys(tenant.tenant_id), "StoreKeyRotating", words, status="True")
+    return Finding("True", "StoreKeyPresent", f"a key for tenant/{tenant.tenant_id}/ in bucket {tenant.bucket} alone")
+
+
+def database_ready(context: Context) -> Finding:
+    seen, schema = context.observed.database, context.tenant.schema_name
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "DatabaseUnreachable", seen.detail)
+    # Whether it is taken, or was lost, only the bucket can say.
+    if isinstance(context.observed.bucket, Unreachable) and (seen.is_new or not context.is_ours(seen)):
+        return Finding("Unknown", "WaitingForBucket", context.observed.bucket.detail)
+    if (doubt := disagreement(context)) and not gives_up_the_buckets_memory(context):
+        return Finding("False", "DataMismatch", doubt + what_to_do(context))
+    if not (context.is_ours(seen) and seen.complete):
+        step = CreateDatabase(schema, context.claim, may_adopt(context.tenant))
+        return attempt(context, step, "SchemaMissing", f"schema {schema} is being made")
+    if seen.revision is not None and seen.revision not in seen.known_revisions:
+        return Finding("False", "SchemaNewer", f"schema {schema} was migrated to {seen.revision} by a newer version")
+    if seen.revision != seen.known_revisions[-1]:
+        return attempt(context, MigrateDatabase(schema), "SchemaOutdated", f"schema {schema} is being migrated")
+    if (mark := birth_to_write(context)) is not None:
+        return attempt(
+            context, mark, "BucketUnmarked", f"bucket {mark.bucket} is being told that it is of schema {schema}"
+        )
+    return Finding("True", "SchemaCurrent", f"schema {schema} at revision {seen.revision}")
+
+
+def keys_ready(context: Context) -> Finding:
+    seen, tenant, asked = context.observed.signing_keys, context.tenant, rotation_of(context.tenant)
+    if tenant.spec.auth.oidc is not None:
+        return Finding("True", "OidcIssuer", f"tokens of {tenant.spec.auth.oidc.issuer}")
+    step = MakeSigningKey(tenant.tenant_id, asked)
+    if seen.count == 0:
+        return attempt(context, step, "SigningKeyMissing", "a signing key is being made")
+    if asked not in ("", seen.rotation):
+        return attempt(context, step, "SigningKeyRotating", "a new signing key is being made", status="True")
+    return Finding("True", "SigningKeyPresent", f"{seen.count} signing key(s) of this tenant's own")
+
+
+def policy_applied(context: Context) -> Finding:
+    seen, wanted = context.observed.policy, policy_of(context.tenant)
+    if blocked := context.waiting_for("DatabaseReady"):
+        return blocked
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "DatabaseUnreachable", seen.detail)
+    if seen != wanted:
+        return attempt(context, ApplyPolicy(wanted), "PolicyOutdated", "limits and rules are being written")
+    return Finding("True", "PolicyCurrent", f"{context.tenant.spec.quota.max_storage_mb} MiB of storage allowed")
+
+
+def api_ready(context: Context) -> Finding:
+    seen, wanted = context.observed.api, api_shape_of(context.tenant)
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "ApiUnknown", seen.detail)
+    if seen.shape != wanted:
+        blocked = context.waiting_for("BucketReady", "StoreKeyReady", "DatabaseReady", "KeysReady", "PolicyApplied")
+        return blocked or attempt(context, RunApi(wanted), "ApiStarting", "the api is being started")
+    if seen.wanted == 0:
+        return Finding("False", "ScaledToZero", "spec.api.replicas is 0")
+    if seen.ready == 0:
+        return (
+            Finding("False", "CrashLoop", seen.trouble)
+            if seen.trouble
+            else Finding("False", "ApiStarting", "no replica answers yet")
+        )
+    words = f"{seen.ready} of {seen.wanted} replica(s) answer"
+    if seen.rolling:
+        return Finding("True", "ApiRolling", f"{words}; others are being replaced{_because(seen.trouble)}")
+    return Finding("True", "ApiAnswers", words)
+
+
+def _because(trouble: str | None) -> str:
+    return f", but: {trouble}" if trouble else ""
+
+
+def workers_ready(context: Context) -> Finding:
+    seen, wanted = context.observed.workers, worker_shape_of(context.tenant)
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "WorkersUnknown", seen.detail)
+    if seen.shape != wanted:
+        blocked = context.waiting_for("BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
+        return blocked or attempt(context, ShapeWorkers(wanted), "WorkersOutdated", "the dispatcher is being told")
+    if seen.outdated:
+        message = f"{', '.join(seen.outdated)} never came up and is not as declared now: it goes"
+        return attempt(context, DropWorkers(seen.outdated), "WorkersOutdated", message)
+    if context.tenant.spec.suspended:
+        return Finding("True", "Suspended", "spec.suspended is true: no worker starts")
+    if seen.trouble:
+        return Finding("False", "CrashLoop", "; ".join(seen.trouble.values()))
+    if seen.waiting:
+        return Finding("False", "WorkersPending", "; ".join(seen.waiting.values()))
+    return Finding("True", "OnDemand", "up to " + ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items() if n))
+
+
+def scanner_ready(context: Context) -> Finding:
+    """A scanner that finds nothing is worse than one that finds too much, so the canary speaks first."""
+    found, seen = canary(context), context.observed.notes
+    suspicions = () if isinstance(seen, Unreachable) else seen.suspicions
+    if not suspicions or (found.status == context.observed.scanner.status == "False"):
+        return found
+    named = ", ".join(f"{each.signature} (finds {each.held} files)" for each in suspicions)
+    words = (
+        f"more is found than can be believed in what was clean: {named}. Nobody can read these files, and none of "
+        "them is removed; the rescan has stopped, everything else goes on. If the signature is wrong, correct it or "
+        "have clamd ignore it: the next rescan with other signatures gives the files back. If it is right, "
+        + annotating(context.tenant, TRUST_SIGNATURE, suspicions[0].signature)
+    )
+    trusted = tuple(each.signature for each in suspicions if each.signature in trusted_signatures(context.tenant))
+    if not trusted:
+        return Finding("False", "ScanSuspicious", words, found.steps)
+    step = TrustSignatures(context.tenant.schema_name, trusted)
+    due = attempt(context, step, "ScanSuspicious", f"{', '.join(trusted)}: trusted from now on")
+    return replace(due, steps=(*found.steps, *due.steps))
+
+
+def canary(context: Context) -> Finding:
+    seen = context.observed.scanner
+    if not context.tenant.spec.scan.enabled:
+        return Finding("True", "ScanningDisabled", "spec.scan.enabled is false: files are readable unscanned")
+    if context.tenant.spec.suspended:
+        return Finding("True", "Suspended", "spec.suspended is true: nothing is scanned")
+    if not seen.canary_due:
+        return Finding(seen.status, seen.reason, seen.detail)
+    blocked = context.waiting_for("StoreKeyReady", "PolicyApplied", "ApiReady")
+    if blocked and seen.status == "Unknown":
+        return blocked
+    if blocked:
+        return Finding(seen.status, seen.reason, seen.detail)
+    return attempt(context, SendCanary(context.tenant.tenant_id), seen.reason, seen.detail, status=seen.status)
+
+
+def s3_capabilities(context: Context) -> Finding | None:
+    seen = context.observed.bucket
+    if isinstance(seen, Unreachable):
+        return Finding("Unknown", "StoreUnreachable", seen.detail)
+    if not seen.capabilities:
+        return None
+    has, lacks = (
+        ", ".join(sorted(name for name, present in seen.capabilities.items() if present is wanted))
+        for wanted in (True, False)
+    )
+    if not lacks:
+        return Finding("True", "AllPresent", f"has {has}")
+    return Finding("False", "SomeMissing", f"lacks {lacks} (nothing depends on it); has {has or 'none of the others'}")
+
+
+Check = Callable[[Context], Finding | None]
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("Accepted", accepted),
+    ("BucketReady", bucket_ready),
+    ("StoreKeyReady", store_key_ready),
+    ("DatabaseReady", database_ready),
+    ("KeysReady", keys_ready),
+    ("PolicyApplied", policy_applied),
+    ("ApiReady", api_ready),
+    ("WorkersReady", workers_ready),
+    ("ScannerReady", scanner_ready),
+    ("DataConsistent", data_consistent),
+    ("S3Capabilities", s3_capabilities),
+)
+"""In the order in which a tenant comes to life. A check that says None does not apply here."""
+INFORMATIONAL = {"DataConsistent", "S3Capabilities"}
+"""Said, and no part of `Ready`."""

@@ -1,0 +1,78 @@
+"""What one check finds, and what it goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from media_operator.plan.desired import claim_of
+from media_operator.plan.observed import Bucket, Database, ObservedState, Status, Unreachable
+from media_operator.plan.steps import Step
+from media_operator.tenant.annotations import may_adopt
+from media_operator.tenant.ownership import Mark
+from media_operator.tenant.spec import MediaTenant
+
+
+@dataclass(frozen=True)
+class Finding:
+    status: Status
+    reason: str
+    message: str
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a check may look at."""
+
+    tenant: MediaTenant
+    observed: ObservedState
+    found: dict[str, Finding]
+    """Condition -> what the checks before this one found."""
+
+    @property
+    def claim(self) -> Mark:
+        return claim_of(self.tenant, self.observed.cluster)
+
+    def waiting_for(self, *conditions: str) -> Finding | None:
+        """The finding while an earlier condition, which this one needs, is not true."""
+        for name in conditions:
+            if name in self.found and self.found[name].status != "True":
+                what_is_wrong = self.found[name].message.partition(". ")[0]
+                return Finding("False", f"WaitingFor{name.removesuffix('Ready')}", what_is_wrong)
+        return None
+
+    def is_ours(self, seen: Bucket | Database) -> bool:
+        return seen.exists and seen.owner is not None and seen.owner.relation(self.claim) == "ours"
+
+    def is_claimed(self) -> bool:
+        """Bucket or schema is ours already, or both were seen and may be had."""
+        seen = self._seen_halves()
+        return len(seen) == 2 or any(self.is_ours(half) for half in seen)
+
+    def owns_data(self) -> bool:
+        """Bucket or schema bears this tenant's own mark, or its namesake's: so it was here before any rival."""
+        return any(half.exists and half.owner and not self.is_foreign(half) for half in self._seen_halves())
+
+    def _seen_halves(self) -> list[Bucket | Database]:
+        halves = (self.observed.bucket, self.observed.database)
+        return [half for half in halves if not isinstance(half, Unreachable)]
+
+    def is_foreign(self, seen: Bucket | Database) -> bool:
+        """It is there, and neither ours nor to be had."""
+        if not seen.exists:
+            return False
+        if seen.owner is None:
+            # Ours before its mark was written, or an empty one of somebody who is asked here whether it may be had.
+            may_be_ours = self.tenant.spec.storage.bucket is None or may_adopt(self.tenant)
+            return not (isinstance(seen, Bucket) and seen.empty and may_be_ours)
+        return seen.owner.relation(self.claim, adopt=may_adopt(self.tenant)) == "foreign"
+
+
+def attempt(context: Context, step: Step, reason: str, message: str, *, status: Status = "False") -> Finding:
+    """The step is due; when it has just failed, its failure is the news."""
+    name = type(step).__name__
+    if failure := context.observed.failures.get(name):
+        return Finding(status, failure.reason or f"{name}Failed", failure.detail)
+    if progress := context.observed.unfinished.get(name):
+        return Finding(status, reason, progress)
+    return Finding(status, reason, message, (step,))

@@ -1,0 +1,61 @@
+"""Objects without a row: more than a few are kept until a person says that they may go."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from media_core.quota import MIB
+from media_operator.plan.finding import Context, Finding, attempt
+from media_operator.plan.observed import Orphans, Unreachable
+from media_operator.plan.steps import ReleaseOrphans
+from media_operator.tenant.annotations import REMOVE_ORPHANS, annotating
+from media_operator.tenant.spec import MediaTenant
+
+
+def data_consistent(context: Context) -> Finding | None:
+    notes, tenant = context.observed.notes, context.tenant
+    if isinstance(notes, Unreachable):
+        return Finding("Unknown", "DatabaseUnreachable", notes.detail)
+    seen = notes.orphans
+    if seen is None:
+        return None
+    if not seen.kept:
+        return Finding("True", "Consistent", "no more objects are without a row than interrupted uploads leave behind")
+    words = (
+        f"{seen.count} of {seen.listed} objects ({seen.bytes / MIB:.1f} MiB) have no row, the first of them since "
+        f"{_written(seen.since or seen.swept_at)}: more than interrupted uploads leave behind, so none of them is "
+        "removed. If their rows were lost, restore a newer database. If nobody needs these objects, "
+        + annotating(tenant, REMOVE_ORPHANS, _written(_next_second(seen.swept_at)))
+    )
+    until = orphans_released(tenant, seen)
+    if until is None and REMOVE_ORPHANS in tenant.metadata.annotations:
+        words = f"{REMOVE_ORPHANS} has to be a time up to the last sweep, which this is not or not yet. {words}"
+    released = seen.released_at
+    if until is not None and (released is None or until > released):
+        said = f"what was without a row by {_written(until)} may go"
+        return attempt(context, ReleaseOrphans(tenant.schema_name, until), "OrphansKept", said)
+    if released is not None and released >= seen.swept_at:
+        return Finding("False", "OrphansKept", f"what was without a row by {_written(released)} goes in the next sweep")
+    return Finding("False", "OrphansKept", words)
+
+
+def orphans_released(tenant: MediaTenant, seen: Orphans) -> datetime | None:
+    """Up to when objects that were first seen without a row may go, as a person says; None: nobody says.
+
+    A time after the last sweep counts only once a sweep has come after it: nobody can have judged what is not seen yet.
+    """
+    try:
+        until = datetime.fromisoformat(tenant.metadata.annotations.get(REMOVE_ORPHANS, ""))
+    except ValueError:
+        return None
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return until if until <= _next_second(seen.swept_at) else None
+
+
+def _next_second(time: datetime) -> datetime:
+    """So that a time which is written to the second is none before it."""
+    return time if time.microsecond == 0 else time.replace(microsecond=0) + timedelta(seconds=1)
+
+
+def _written(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

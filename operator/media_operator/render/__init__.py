@@ -1,0 +1,42 @@
+"""What a tenant is on a cluster, as plain dicts: pure functions of its spec, the settings and its secrets.
+
+Exactly the fields that we mean are here, nothing that the API server would fill in: what is not here belongs to others
+(an autoscaler's replicas, a mesh's sidecar). `matches` tells without a write whether an object is as it has to be.
+"""
+
+from media_operator.render.drift import HANDOVER, matches, replicas_handed_over, stamped
+from media_operator.render.jobs import job
+from media_operator.render.network import endpoint
+from media_operator.render.objects import Inputs
+from media_operator.render.secrets import (
+    DATABASE_URL,
+    S3_KEY_ID,
+    S3_SECRET,
+    SIGNING_KEYS,
+    credentials_hash,
+    credentials_secret,
+    secret_is_intact,
+    secret_values,
+    signing_keys_secret,
+)
+from media_operator.render.workloads import workloads
+
+__all__ = [
+    "DATABASE_URL",
+    "HANDOVER",
+    "S3_KEY_ID",
+    "S3_SECRET",
+    "SIGNING_KEYS",
+    "Inputs",
+    "credentials_hash",
+    "credentials_secret",
+    "endpoint",
+    "job",
+    "matches",
+    "replicas_handed_over",
+    "secret_is_intact",
+    "secret_values",
+    "signing_keys_secret",
+    "stamped",
+    "workloads",
+]

@@ -1,0 +1,223 @@
+"""Workers: Jobs that drain one kind of work, and the CronJobs of sweep and rescan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
+from media_operator.render.database_connections import connections
+from media_operator.render.environment import common_environment, container_env
+from media_operator.render.network import is_folder
+from media_operator.render.objects import POD_SECURITY, SECURITY, USER, Inputs, labels_of, pod_defaults, tenant_object
+from media_operator.render.resources import GPU, quantity, with_defaults
+from media_operator.render.secrets import credentials_hash
+from media_operator.settings import PlatformSettings, StoreAdminSettings
+from media_operator.tenant.spec import MediaTenant, Resources, Transcription
+
+WORKER_RESOURCES = {
+    "scan": Resources.model_validate({"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "512Mi"}}),
+    "thumbnail": Resources.model_validate(
+        # One decoding child.
+        {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+    ),
+}
+MODEL_PARAMETERS = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "turbo": 809, "large": 1550}
+"""Of Whisper's models, in millions; the first name that is part of the model's says its size."""
+SHORT_JOBS = Resources.model_validate({"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}})
+"""Of sweep and rescan."""
+WORKER_GRACE = {"transcribe": 60, "scan": 30, "thumbnail": 30}
+"""After SIGTERM a worker hands its job back."""
+LINGER_SECONDS = 5
+"""An idle worker waits so long for more: a second file right after the first finds it warm."""
+MISSED_SECONDS = 3600
+"""How late a CronJob may still start, after an outage of the control plane: a rescan that is left out is a day lost."""
+MODELS, MODELS_SIZE = "/models-cache", "20Gi"
+RETRYABLE = 75
+"""EX_TEMPFAIL: what a worker ends with when a dependency is away."""
+LOST = 255
+"""What the container runtime says of a container that it does not find any more after the node was restarted."""
+
+
+def job(
+    tenant: MediaTenant,
+    platform: PlatformSettings,
+    store: StoreAdminSettings,
+    *,
+    kind: str,
+    name: str,
+    credentials: Mapping[str, str],
+    connection_limit: int = 60,
+) -> Object:
+    """A worker that drains one kind of work and ends by itself."""
+    body = tenant_object(tenant, kinds.JOB)
+    body["metadata"]["name"] = name
+    body["metadata"]["labels"] = labels_of(tenant, "worker") | {kinds.WORK_LABEL: kind}
+    body["metadata"]["annotations"] = {kinds.CREDENTIALS: credentials_hash(credentials)}
+    spec = _job_spec(tenant, platform, store, kind, connection_limit) | {
+        "ttlSecondsAfterFinished": platform.job_ttl_seconds
+    }
+    if platform.kueue_queue:
+        body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = platform.kueue_queue
+        spec["suspend"] = True  # until Kueue admits it
+    return body | {"spec": spec}
+
+
+def cron_job(
+    tenant: MediaTenant,
+    platform: PlatformSettings,
+    store: StoreAdminSettings,
+    inputs: Inputs,
+    kind: str,
+    schedule: str,
+) -> Object:
+    annotations = {kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
+    template = {
+        "metadata": {"labels": labels_of(tenant, "worker"), "annotations": annotations},
+        "spec": _job_spec(tenant, platform, store, kind, inputs.connection_limit),
+    }
+    spec = {
+        "schedule": schedule,
+        "timeZone": "Etc/UTC",
+        "suspend": tenant.spec.suspended,
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": MISSED_SECONDS,
+        "successfulJobsHistoryLimit": 1,
+        "failedJobsHistoryLimit": 1,
+        "jobTemplate": template,
+    }
+    return tenant_object(tenant, kinds.CRON_JOB, kind) | {"spec": spec}
+
+
+def sweep_minute(tenant: MediaTenant) -> int:
+    """So that not all tenants are swept in the same minute."""
+    return int(hashlib.sha256(tenant.tenant_id.encode()).hexdigest(), 16) % 60
+
+
+def _job_spec(
+    tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, kind: str, connection_limit: int
+) -> Object:
+    """The queue's row is the truth; a Job is worth two more tries, and none where it would fail again.
+
+    A pod that its node lost (disruption) is replaced and not counted. One that says that a dependency is away (75), was
+    killed for memory or by a signal (137, 143), or was gone when its node came back (255), is tried again. Any other
+    end is a bug: the Job fails at once, and the dispatcher waits longer each time before it makes the next one.
+    """
+    rules = [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": "worker", "operator": "NotIn", "values": [RETRYABLE, 137, 143, LOST]},
+        },
+    ]
+    labels = labels_of(tenant, "worker") | {kinds.WORK_LABEL: kind}
+    return {
+        "backoffLimit": 2,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": rules},
+        "activeDeadlineSeconds": platform.job_deadline_seconds,
+        "template": {
+            "metadata": {"labels": labels},
+            "spec": _worker_pod(tenant, platform, store, kind, connection_limit),
+        },
+    }
+
+
+def _worker_pod(
+    tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, kind: str, connection_limit: int
+) -> Object:
+    environment = {
+        **common_environment(tenant, platform, store),
+        "MEDIA_DATABASE_POOL": str(connections(tenant, connection_limit)[1]),
+        "MEDIA_WORKER_LINGER_SECONDS": str(LINGER_SECONDS),
+    }
+    if kind in ("scan", "rescan"):
+        environment |= {"MEDIA_CLAMD_HOST": platform.clamd_host, "MEDIA_CLAMD_PORT": str(platform.clamd_port)}
+    environment |= _scan_and_sweep_settings(platform, kind)
+    container: Object = {
+        "name": "worker",
+        "image": platform.worker_image,
+        "imagePullPolicy": platform.image_pull_policy,
+        "args": [kind],
+        "resources": with_defaults(Resources(), WORKER_RESOURCES.get(kind, SHORT_JOBS)),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": SECURITY,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  a volume of the pod's own
+    }
+    pod: Object = {
+        **pod_defaults(tenant, platform, platform.job_priority_class),
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": WORKER_GRACE.get(kind, 30),
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
+    }
+    if platform.job_runtime_class:
+        pod["runtimeClassName"] = platform.job_runtime_class
+    if kind == "transcribe":
+        environment |= _prepare_transcription(tenant.spec.transcription, pod, container)
+    container["env"] = container_env(tenant, environment)
+    return pod
+
+
+def _scan_and_sweep_settings(platform: PlatformSettings, kind: str) -> dict[str, str]:
+    """What a person has to decide of what automatic hands could do, and what they may do by themselves."""
+    match kind:
+        case "scan":
+            return {
+                "MEDIA_CLAMD_AT_ONCE": str(platform.clamd_at_once),
+                "MEDIA_CLAMD_HEURISTICS": platform.clamd_heuristics,
+                "MEDIA_RETENTION_FOUND_DAYS": f"{platform.retention_found_days:g}",
+                "MEDIA_RETENTION_FOUND_FEW": str(platform.retention_found_few),
+            }
+        case "sweep":
+            return {
+                "MEDIA_RETENTION_ORPHAN_DAYS": f"{platform.retention_orphan_days:g}",
+                "MEDIA_RETENTION_ORPHANS_FEW": str(platform.retention_orphans_few),
+                "MEDIA_RETENTION_ORPHAN_SHARE": f"{platform.retention_orphan_share:g}",
+            }
+    return {}
+
+
+def _prepare_transcription(asked: Transcription, pod: Object, container: Object) -> dict[str, str]:
+    """Where it runs, with what, and where its model is kept; returns its part of the environment."""
+    resources = with_defaults(asked.resources, _transcription_resources(asked))
+    container["resources"] = resources
+    environment = {
+        "MEDIA_WHISPER_MODEL": asked.model,
+        "MEDIA_WHISPER_DEVICE": asked.device,
+        "MEDIA_WHISPER_COMPUTE_TYPE": asked.compute_type,
+    }
+    cores = quantity(asked.resources.limits.get("cpu") or asked.resources.requests.get("cpu"))
+    if cores is not None:  # more threads than that would only wait for each other
+        environment["MEDIA_WHISPER_CPU_THREADS"] = str(max(1, int(cores)))
+    if asked.model_cache or not is_folder(asked.model):
+        # Also for what the downloader keeps beside the models: /tmp is too small for that.
+        environment |= {"MEDIA_WHISPER_DOWNLOAD_ROOT": MODELS, "HF_HOME": MODELS}
+        claim = {"persistentVolumeClaim": {"claimName": asked.model_cache}}
+        kept = claim if asked.model_cache else {"emptyDir": {"sizeLimit": MODELS_SIZE}}
+        pod["volumes"].append({"name": "models", **kept})
+        container["volumeMounts"].append({"name": "models", "mountPath": MODELS})
+    if asked.model_cache:
+        pod["securityContext"] = {**POD_SECURITY, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+    if asked.node_selector:
+        pod["nodeSelector"] = dict(asked.node_selector)
+    if asked.tolerations:
+        pod["tolerations"] = [
+            {name: value for name, value in each.model_dump(by_alias=True).items() if value not in ("", None)}
+            for each in asked.tolerations
+        ]
+    if asked.runtime_class:
+        pod["runtimeClassName"] = asked.runtime_class
+    return environment
+
+
+def _transcription_resources(asked: Transcription) -> Resources:
+    """Memory for the model: its file's two bytes a parameter while it is read, beside what it becomes, and 768 MiB for
+    everything else (one window of decoded audio). Requested whole: an hour's work must not end for a neighbour's sake.
+    """
+    size = next((size for name, size in MODEL_PARAMETERS.items() if name in asked.model), MODEL_PARAMETERS["medium"])
+    bytes_each = {"int8": 1, "int8_float16": 1, "float16": 2}.get(asked.compute_type, 4)
+    memory = f"{768 + size * (2 + bytes_each)}Mi"
+    gpu = {GPU: "1"} if asked.device == "cuda" else {}
+    return Resources.model_validate({"requests": {"cpu": "1", "memory": memory}, "limits": {"memory": memory, **gpu}})

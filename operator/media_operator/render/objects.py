@@ -1,0 +1,93 @@
+"""What all of a tenant's objects have in common: owner, labels, and what is in every pod."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Kind, Object, child_name
+from media_operator.settings import PlatformSettings
+from media_operator.tenant.spec import MediaTenant
+
+USER = 65532
+"""Of the images."""
+SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of a tenant beside its spec."""
+
+    credentials: Mapping[str, str] = field(repr=False)
+    """`DATABASE_URL`, `S3_KEY_ID`, `S3_SECRET`."""
+    jwks: str
+    """Public keys, a JWK Set."""
+    oidc_jwks_uri: str | None = None
+    connection_limit: int = 60
+    """Of the tenant's database role."""
+
+
+def tenant_object(tenant: MediaTenant, kind: Kind, part: str = "") -> Object:
+    component = "worker" if part in ("workers", "sweep", "rescan") else "api"
+    owner = {
+        "apiVersion": kinds.MEDIA_TENANT.api_version,
+        "kind": kinds.MEDIA_TENANT.kind,
+        "name": tenant.metadata.name,
+        "uid": tenant.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,  # a tenant that is deleted waits for nothing but its data
+    }
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {
+            "name": child_name(tenant.tenant_id, part),
+            "namespace": tenant.metadata.namespace,
+            "labels": labels_of(tenant, component),
+            "ownerReferences": [owner],
+        },
+    }
+
+
+def labels_of(tenant: MediaTenant, component: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": f"media-{component}",
+        "app.kubernetes.io/instance": tenant.tenant_id,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "media-platform",
+        kinds.MANAGED_BY: kinds.MANAGER,
+        kinds.TENANT_LABEL: tenant.tenant_id,
+    }
+
+
+def api_selector(tenant: MediaTenant) -> dict[str, str]:
+    """Of the api's pods."""
+    return {kinds.TENANT_LABEL: tenant.tenant_id, "app.kubernetes.io/component": "api"}
+
+
+def pod_defaults(tenant: MediaTenant, platform: PlatformSettings, priority_class: str) -> Object:
+    pod: Object = {
+        "serviceAccountName": child_name(tenant.tenant_id),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": POD_SECURITY,
+    }
+    if secrets := [name for each in platform.image_pull_secrets.split(",") if (name := each.strip())]:
+        pod["imagePullSecrets"] = [{"name": name} for name in secrets]
+    if priority_class:
+        pod["priorityClassName"] = priority_class
+    return pod
+
+
+def hash_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

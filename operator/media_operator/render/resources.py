@@ -1,0 +1,43 @@
+"""CPU and memory: what is asked for, what is the default of the rest, and quantities that are written in many ways."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from media_operator.cluster.kinds import Object
+from media_operator.tenant.spec import Resources
+
+GPU = "nvidia.com/gpu"
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|)")
+_FACTORS = {suffix: Decimal(10) ** exponent for suffix, exponent in (("n", -9), ("u", -6), ("m", -3), ("", 0))}
+_FACTORS |= {suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)}
+_FACTORS |= {f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)}
+
+
+def with_defaults(asked: Resources, default: Resources) -> Object:
+    """What is asked for, and the default of what is not: under a ResourceQuota nothing may be left open.
+
+    A default never contradicts: no request beside a limit alone (it counts as the request), no limit below a request.
+    """
+    requests: dict[str, str] = dict(asked.requests.items())
+    limits: dict[str, str] = dict(asked.limits.items())
+    for name, value in default.requests.items():
+        if name not in requests and name not in limits:
+            requests[name] = value
+    for name, value in default.limits.items():
+        if name not in limits:
+            limits[name] = max(value, requests.get(name, value), key=lambda each: quantity(each) or Decimal(0))
+    if (gpu := requests.get(GPU)) is not None:
+        limits.setdefault(GPU, gpu)  # an extended resource needs its limit
+    return {name: values for name, values in (("requests", requests), ("limits", limits)) if values}
+
+
+def quantity(value: Any) -> Decimal | None:
+    found = _QUANTITY.fullmatch(str(value))
+    return Decimal(found[1]) * _FACTORS[found[2]] if found else None
+
+
+def same_quantity(live: Any, wanted: Any) -> bool:
+    return bool(live == wanted) or (quantity(live) == quantity(wanted) is not None)

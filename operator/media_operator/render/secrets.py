@@ -1,0 +1,50 @@
+"""The tenant's two Secrets, and whether they hold what was written."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
+from media_operator.render.objects import hash_of, tenant_object
+from media_operator.tenant.annotations import ROTATE_KEYS
+from media_operator.tenant.spec import MediaTenant
+
+DATABASE_URL = "database-url"
+S3_KEY_ID = "s3-access-key-id"
+S3_SECRET = "s3-secret-access-key"  # noqa: S105  a name
+SIGNING_KEYS = "signing-keys.json"
+
+
+def credentials_secret(tenant: MediaTenant, values: Mapping[str, str], *, rotation: str = "") -> Object:
+    return _secret(tenant, "credentials", values, rotation)
+
+
+def signing_keys_secret(tenant: MediaTenant, keys: str, *, rotation: str = "") -> Object:
+    """Private keys: for whoever issues tokens. No pod of the tenant mounts it."""
+    return _secret(tenant, "signing-keys", {SIGNING_KEYS: keys}, rotation)
+
+
+def _secret(tenant: MediaTenant, part: str, values: Mapping[str, str], rotation: str) -> Object:
+    body = tenant_object(tenant, kinds.SECRET, part)
+    body["metadata"]["annotations"] = {kinds.CHECKSUM: hash_of(dict(values)), ROTATE_KEYS: rotation}
+    encoded = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
+    return {**body, "type": "Opaque", "data": encoded}
+
+
+def secret_values(secret: Object) -> dict[str, str]:
+    return {name: base64.b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
+
+
+def secret_is_intact(secret: Object) -> bool:
+    """Whether its data is what we wrote."""
+    try:
+        values = secret_values(secret)
+    except ValueError:
+        return False
+    return bool(secret["metadata"].get("annotations", {}).get(kinds.CHECKSUM) == hash_of(values))
+
+
+def credentials_hash(credentials: Mapping[str, str]) -> str:
+    return hash_of(dict(credentials))
