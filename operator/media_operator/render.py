@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
+
+from kubernetes.utils.quantity import parse_quantity
 
 from media_core.plan import THUMBNAIL_WORKERS
 from media_core.spec import MediaTenant, Resources, Transcription
@@ -824,15 +825,13 @@ def _identity(field: str, wanted: Sequence[Any]) -> tuple[str, ...]:
 
 _QUANTITIES = ("requests", "limits", "hard", "sizeLimit")
 """Fields that the API server writes in a form of its own: 0.5 as 500m, 1024Mi as 1Gi."""
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|)")
-_FACTORS = {suffix: Decimal(10) ** exponent for suffix, exponent in (("n", -9), ("u", -6), ("m", -3), ("", 0))}
-_FACTORS |= {suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)}
-_FACTORS |= {f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)}
 
 
 def _quantity(value: Any) -> Decimal | None:
-    found = _QUANTITY.fullmatch(str(value))
-    return Decimal(found[1]) * _FACTORS[found[2]] if found else None
+    try:
+        return Decimal(parse_quantity(str(value)))
+    except ValueError:
+        return None
 
 
 def _same_quantity(live: Any, wanted: Any) -> bool:
