@@ -1,5 +1,9 @@
 """What HTTP says about serving bytes: ranges, conditions, file names, and the headers that keep a browser from running
 what somebody uploaded. Everything but `respond` is pure.
+
+Not werkzeug.http (3.1): it takes a weak tag for a match in If-Range and an unquoted one in If-None-Match, refuses
+`bytes=-5000` of a shorter file, sends everything for `bytes=-0`, and writes no `filename*`. Its import loads the whole
+WSGI server: 35 modules and 3.4 MB.
 """
 
 import asyncio
