@@ -139,6 +139,7 @@ async def test_null_means_absent(api: Api, namespace: str) -> None:
 
 TENANT_ID = "must be lower-case letters, digits and inner hyphens"
 CRON = 'must be a cron schedule of five fields such as "0 3 * * *" (minute 0-59'
+ORIGIN = "must be an origin: scheme, host and port, such as https://app.example or https://*.preview.example"
 HOST = "must be a lower-case host name such as media.acme.example (a name, no address, no port)"
 URL = "must be an https URL without query, with a port of 1 to 65535 if any"
 QUANTITY = "must be a Kubernetes quantity such as 500m or 2Gi"
@@ -189,6 +190,17 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"api": {"host": "https://media.acme.example"}}, "spec.api.host", HOST),
     ({"api": {"host": "10.0.0.1"}}, "spec.api.host", HOST),
     ({"api": {"host": ""}}, "spec.api.host", HOST),
+    *(
+        ({"api": {"cors": {"origins": [wrong]}}}, "spec.api.cors.origins[0]", ORIGIN)
+        for wrong in (
+            "*",
+            "app.example",
+            "https://app.example/",
+            "https://*",
+            "https://*.*.example",
+            "HTTPS://a.example",
+        )
+    ),
     ({"api": {"host": "*.acme.example"}}, "spec.api.host", HOST),
     ({"api": {"host": "a" * 254}}, "spec.api.host", "may not be more than 253"),
     ({"api": {"resources": {"limits": {"memory": "much"}}}}, "spec.api.resources.limits.memory", QUANTITY),

@@ -107,6 +107,7 @@ CASES = {
             "api": {
                 "replicas": 5,
                 "host": "media.acme.example",
+                "cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60},
                 "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
             },
             "scan": {"maxParallel": 2, "rescanSchedule": "30 2 * * 6"},

@@ -104,17 +104,21 @@ class Machine:
 
     async def run_api(self, tenant: MediaTenant, shape: ApiShape) -> None:
         """Starts the api, or starts it anew; returns when it answers, or has ended, or takes too long."""
-        oidc = shape.oidc
-        if self.api_shape is None or self.api_shape.oidc != oidc:
+        oidc, before = shape.oidc, self.api_shape
+        if before is None or (before.oidc, before.settings) != (oidc, shape.settings):
             tokens.save_public_jwks(self.place.jwks(tenant), tokens.load_signing_keys(self.place.signing_keys(tenant)))
-            environment: dict[str, str] = self._tenant_environment(tenant) | {
-                "MEDIA_API_HOST": self.place.host,
-                "MEDIA_API_PORT": str(self.place.port),
-                "MEDIA_API_METRICS_PORT": str(self.place.metrics_port),
-                "MEDIA_API_SHUTDOWN_SECONDS": str(API_SHUTDOWN_SECONDS),
-                "MEDIA_API_PROCESSES": str(min(MOST_API_PROCESSES, len(os.sched_getaffinity(0)))),
-                "MEDIA_STORE_SIGNING_KEY": self._secret(tenant, "store_signing_key"),
-            }
+            environment: dict[str, str] = (
+                dict(shape.settings)
+                | self._tenant_environment(tenant)
+                | {
+                    "MEDIA_API_HOST": self.place.host,
+                    "MEDIA_API_PORT": str(self.place.port),
+                    "MEDIA_API_METRICS_PORT": str(self.place.metrics_port),
+                    "MEDIA_API_SHUTDOWN_SECONDS": str(API_SHUTDOWN_SECONDS),
+                    "MEDIA_API_PROCESSES": str(min(MOST_API_PROCESSES, len(os.sched_getaffinity(0)))),
+                    "MEDIA_STORE_SIGNING_KEY": self._secret(tenant, "store_signing_key"),
+                }
+            )
             if oidc is None:
                 environment["MEDIA_JWKS_FILE"] = str(self.place.jwks(tenant))
             else:

@@ -19,6 +19,7 @@ class ApiShape:
     host: str | None
     oidc: Oidc | None
     resources: Resources
+    settings: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,19 @@ def claim_of(tenant: MediaTenant, cluster: str) -> Mark:
     return Mark(metadata.uid, f"{metadata.namespace}/{metadata.name}", cluster, bucket=tenant.bucket)
 
 
+def api_settings(tenant: MediaTenant) -> dict[str, str]:
+    """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
+    cors = tenant.spec.api.cors
+    if not cors.origins:
+        return {}
+    return {"MEDIA_CORS_ORIGINS": ",".join(cors.origins), "MEDIA_CORS_MAX_AGE_SECONDS": str(cors.max_age_seconds)}
+
+
 def api_shape_of(tenant: MediaTenant) -> ApiShape:
     api = tenant.spec.api
-    return ApiShape(0 if api.autoscaling else api.replicas, api.host, tenant.spec.auth.oidc, api.resources)
+    return ApiShape(
+        0 if api.autoscaling else api.replicas, api.host, tenant.spec.auth.oidc, api.resources, api_settings(tenant)
+    )
 
 
 def most_workers_of(tenant: MediaTenant) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from media_core.quota import MIB
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object, child_name
+from media_operator.plan.desired import api_settings
 from media_operator.render.database_connections import connections
 from media_operator.render.environment import common_environment, container_env
 from media_operator.render.network import METRICS_PORT, PORT, endpoint
@@ -49,6 +50,7 @@ def api_deployment(
         "MEDIA_DECODING_PROCESSES": str(_decoding_processes(resources)),
         "MEDIA_PUBLIC_URL": endpoint(tenant, platform),
         **_auth(tenant, inputs),
+        **api_settings(tenant),
     }
     container: Object = {
         "name": "api",

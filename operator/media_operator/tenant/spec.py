@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from media_core.origins import PATTERN as ORIGIN
 from media_core.policy import Policy
 from media_core.quota import MIB
 
@@ -82,6 +83,7 @@ FORMS = {
     "(http only for this machine and for services of the cluster, .svc or .svc.cluster.local)",
     CRON: 'must be a cron schedule of five fields such as "0 3 * * *" '
     "(minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-6)",
+    ORIGIN: "must be an origin: scheme, host and port, such as https://app.example or https://*.preview.example",
     QUANTITY: "must be a Kubernetes quantity such as 500m or 2Gi",
     LABEL_KEY: "must be the key of a node label such as disk or example.com/pool",
     TAINT_KEY: "must be the key of a taint such as gpu or nvidia.com/gpu",
@@ -103,6 +105,7 @@ Quantity = Annotated[
     WithJsonSchema(QUANTITY_SCHEMA),
 ]
 KeySource = Annotated[str, StringConstraints(pattern=KEY_SOURCE, max_length=512)]
+Origin = Annotated[str, StringConstraints(pattern=ORIGIN, max_length=255)]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
 
@@ -211,6 +214,16 @@ class Resources(Structural):
     """What each pod may use at most."""
 
 
+class Cors(Structural):
+    """Web apps of other origins that may call the api from a browser, with a token. Cookies are never looked at."""
+
+    origins: Annotated[list[Origin], Field(max_length=50)] = []
+    """Origins as browsers write them: scheme, host and port, such as https://app.example, or https://*.preview.example
+    for any one label in that place. Default: none, so a browser lets no app of another origin read an answer."""
+    max_age_seconds: int = Field(600, ge=0, le=86400)
+    """How long a browser may keep the answer to a preflight."""
+
+
 class Api(Structural):
     """The tenant's HTTP api."""
 
@@ -223,6 +236,8 @@ class Api(Structural):
     host: str | None = Field(None, max_length=253, pattern=HOST)
     """Public host name, such as media.acme.example. With it the tenant gets an Ingress or HTTPRoute, and links and
     status.endpoint bear it. Two tenants can't be served at one. Default: reachable inside the cluster only."""
+    cors: Cors = Cors()
+    """Web apps of other origins. Default: none."""
 
 
 class Oidc(Structural):
