@@ -24,7 +24,7 @@ from media_operator.backends.databases import Concerns, Usage, tenant_id_of
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import TenantKey, claims, key_of
 from media_operator.cluster.kinds import Object
-from media_operator.cluster.kube import KubeError, NotFound
+from media_operator.cluster.kube import KubeError, NamespaceGone, NotFound
 from media_operator.jobs.dispatch import TenantQueue
 from media_operator.jobs.fleet import Served
 from media_operator.kubernetes_target.children import Children
@@ -80,6 +80,16 @@ class Controller:
 
     async def handle(self, key: TenantKey) -> float | None:
         """Seconds until the next look, None for a tenant that is gone. Raises NotSettled, KubeError."""
+        try:
+            return await self._look_after(key)
+        except NamespaceGone:
+            # Somebody finalized the namespace by force. What it held is stored for ever, and can be neither written nor
+            # deleted: it is looked at again when it changes, which takes a new namespace of that name.
+            self._forget(key)
+            _log.warning("namespace_gone", namespace=key.namespace, name=key.name)
+            return None
+
+    async def _look_after(self, key: TenantKey) -> float | None:
         body = self.cluster.cache.tenants().get(key)
         if body is None:
             self._forget(key)
@@ -255,6 +265,8 @@ class Controller:
             self.cluster.cache.applied(
                 kinds.MEDIA_TENANT, await self.cluster.kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
             )
+        except NamespaceGone:
+            raise
         except NotFound:
             return
         await self._tell(body, before, stamped)

@@ -1,7 +1,9 @@
 """The Kubernetes API by its paths: plain dicts over HTTP, so that a test sees what the server says and nothing else."""
 
 import asyncio
+import contextlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
@@ -61,6 +63,9 @@ class Api:
     async def delete(self, path: str, **options: Any) -> Object:
         return await self._send("DELETE", path, {}, options or None)
 
+    async def put(self, path: str, body: Object) -> Object:
+        return await self._send("PUT", path, {}, body)
+
     async def watch(self, path: str, **query: str) -> AsyncIterator[Object]:
         """Events as they come; ends when the server ends it, raises httpx.TransportError when the connection breaks."""
         parameters = {"watch": "true", **query}
@@ -113,3 +118,16 @@ async def gone(api: Api, path: str, *, seconds: float = 30) -> None:
                     return
                 raise
             await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def another_namespace(api: Api) -> AsyncIterator[str]:
+    """The name of a new namespace, in which pods could be made. It goes, with all in it, on its own."""
+    name = f"test-{secrets.token_hex(4)}"
+    await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True)
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(ApiError):  # a test may have deleted it
+            await api.delete(f"/api/v1/namespaces/{name}")

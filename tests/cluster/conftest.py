@@ -1,15 +1,13 @@
 """The two kinds of cluster: a bare control plane for what needs no pod, and kind for what does."""
 
-import contextlib
 import os
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import images, kind
-from tests.cluster.api import Api, ApiError, seen
+from tests.cluster.api import Api, another_namespace
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker import Missing
 from tests.cluster.fault_proxy import FaultProxy
@@ -49,12 +47,8 @@ async def crd(control_plane: ControlPlane) -> None:
 @pytest.fixture
 async def namespace(api: Api) -> AsyncIterator[str]:
     """The name of a namespace of the test's own, in which pods could be made. It goes, with all in it, on its own."""
-    name = f"test-{secrets.token_hex(4)}"
-    await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True)
-    yield name
-    with contextlib.suppress(ApiError):  # a test may have deleted it
-        await api.delete(f"/api/v1/namespaces/{name}")
+    async with another_namespace(api) as name:
+        yield name
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 
 from media_operator.backends.databases import COMMENT
 from media_operator.cluster import kinds
-from tests.cluster.api import gone
+from tests.cluster.api import another_namespace, gone
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import Bench, Team, bench, until
+from tests.cluster.operator_process import Bench, Replica, Team, bench, until
 from tests.cluster.test_operator import cluster_id, settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
@@ -53,6 +53,31 @@ def put_objects(bench: Bench, bucket: str, count: int) -> None:
     client = bench.backends.buckets._s3
     for number in range(count):
         client.put_object(Bucket=bucket, Key=f"tenant/x/{number}", Body=b"x")
+
+
+async def test_a_tenant_whose_namespace_was_finalized_by_force_is_left_alone(own: Bench, namespace: str) -> None:
+    operator = await own.operator()
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    operator.stop()
+    await own.api.delete(f"/api/v1/namespaces/{namespace}")
+    left = await team.seen(kinds.MEDIA_TENANT, "acme", lambda body: "deletionTimestamp" in body["metadata"])
+    forced = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}, "spec": {"finalizers": []}}
+    await own.api.put(f"/api/v1/namespaces/{namespace}/finalize", forced)
+    await gone(own.api, f"/api/v1/namespaces/{namespace}")
+    assert left["metadata"]["finalizers"]
+    assert await team.get(kinds.MEDIA_TENANT, "acme")
+
+    operator.start()
+    await until(lambda: _said(operator, "namespace_gone"), 60, own.last_words)
+    tried = operator.log.read_text().count("namespace_gone")
+    async with another_namespace(own.api) as elsewhere:  # meanwhile it works for others
+        await settled(Team(own, elsewhere), "acme", tenantId=tenant_id(elsewhere))
+    assert operator.log.read_text().count("namespace_gone") == tried == 1
+
+
+async def _said(operator: Replica, event: str) -> bool:
+    return event in operator.log.read_text()
 
 
 async def test_retain_keeps_the_data_and_takes_the_keys(working: Bench, namespace: str) -> None:

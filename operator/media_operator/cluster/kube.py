@@ -65,6 +65,11 @@ class NotFound(KubeError):
     """There is no such object, or no namespace for it."""
 
 
+class NamespaceGone(NotFound):
+    """The object's namespace is gone. The object may still be stored, where somebody finalized the namespace by force;
+    then nothing in it can be written any more."""
+
+
 class KindNotServed(NotFound):
     """Nothing is known of any such object: the CRD is not installed, or the server is still starting."""
 
@@ -259,6 +264,8 @@ def _error(
             )
         case 404 if not cast("Object", answer.get("details") or {}).get("name"):
             return KindNotServed(f"the Kubernetes API serves no {kind.plural}.{kind.group}".rstrip("."), status, reason)
+        case 404 if cast("Object", answer["details"]).get("kind") == "namespaces":
+            return NamespaceGone(message, status, reason)
         case 404:
             return NotFound(message, status, reason)
         case 409 if reason == "AlreadyExists":

@@ -17,7 +17,7 @@ from media_core.errors import Unavailable
 from media_operator import render
 from media_operator.backends import buckets, databases, scanner_canary
 from media_operator.cluster import kinds
-from media_operator.cluster.kube import Forbidden, KubeError
+from media_operator.cluster.kube import Forbidden, KubeError, NamespaceGone
 from media_operator.jobs.worker_jobs import is_finished
 from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.kubernetes_target.objects import TenantObjects
@@ -43,9 +43,11 @@ class Applier:
         self._tenant = objects.tenant
 
     async def apply(self, step: steps.Step) -> None:
-        """Raises StepFailed, StepUnfinished."""
+        """Raises StepFailed, StepUnfinished, NamespaceGone."""
         try:
             await self._apply(step)
+        except NamespaceGone:
+            raise  # no later look finds it otherwise
         except Forbidden as error:
             raise StepFailed(str(error), "PermissionMissing") from error
         except KubeError as error:
