@@ -22,7 +22,7 @@ from media_core.quota import MIB
 from media_operator import render
 from media_operator.backends.databases import Concerns, Usage, tenant_id_of
 from media_operator.cluster import kinds
-from media_operator.cluster.cache import TenantKey, claims, key_of
+from media_operator.cluster.cache import TenantKey, key_of, unique_names
 from media_operator.cluster.kinds import Object
 from media_operator.cluster.kube import KubeError, NotFound
 from media_operator.jobs.dispatch import TenantQueue
@@ -36,7 +36,7 @@ from media_operator.plan import desired
 from media_operator.plan.planner import Plan, plan_deletion, with_transitions
 from media_operator.reconcile import reconcile
 from media_operator.tenant.annotations import PAUSED
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import (
     API_VERSION,
     KIND,
@@ -51,9 +51,9 @@ _log = structlog.stdlib.get_logger("media.controller")
 
 CONVERGING_SECONDS = 5.0
 """When nothing is wrong and something is under way, events usually say so first."""
-A_PERSONS_TURN_SECONDS = 30.0
+NEEDS_A_PERSON_SECONDS = 30.0
 """When somebody has to decide or to bring something back, of which no event may tell."""
-A_PERSONS_TURN = frozenset({"DataMismatch", "ScanSuspicious"})
+NEEDS_A_PERSON = frozenset({"DataMismatch", "ScanSuspicious"})
 RETIRE_DEBOUNCE = 1.0
 QUEUE_NEEDS = ("Accepted", "BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
 """What has to be true before workers can do anything."""
@@ -69,7 +69,7 @@ class Controller:
 
     cluster: Cluster
     metrics: Metrics
-    is_served: Callable[[str], None] = lambda _: None
+    on_served: Callable[[str], None] = lambda _: None
     """Told of a schema whose queue may be served from now on."""
     served: dict[str, Served] = field(default_factory=dict)
     """By schema."""
@@ -94,7 +94,7 @@ class Controller:
             tenant = MediaTenant.read({**body, "status": None})
         except SpecInvalid as error:
             self._forget(key)
-            await self._write_status(body, _refused(body, error), TenantStatus())
+            await self._write_status(body, _spec_invalid(body, error), TenantStatus())
             self.metrics.reconciled("invalid", time.monotonic() - started)
             return None
         if tenant.metadata.deletion_timestamp is not None:
@@ -136,7 +136,7 @@ class Controller:
             is_new = tenant.schema_name not in self.served
             self.served[tenant.schema_name] = Served(tenant, children.credentials, queue)
             if is_new:
-                self.is_served(tenant.schema_name)
+                self.on_served(tenant.schema_name)
         elif all(status.get(name) != "Unknown" for name in QUEUE_NEEDS):
             self._unserve(key, tenant.schema_name)
         # else: what cannot be seen now stays as it was; the dispatcher itself finds the queue unreadable
@@ -284,7 +284,7 @@ class Controller:
         for (tenant, kind, state), count in jobs.items():
             jobs_of[tenant][kind, state] = count
         for key, body in self.cluster.cache.tenants().items():
-            id_ = claims(body).tenant_id
+            id_ = unique_names(body).tenant_id
             seen, concerns = self._usage.get(key), self._concerns.get(key)
             conditions = body.get("status", {}).get("conditions", [])
             yield TenantFacts(
@@ -311,8 +311,8 @@ class Controller:
     # --- when to look again -----------------------------------------------------------------------------------------
 
     def _next_look(self, tenant: MediaTenant, current: Plan) -> float:
-        if _summary(current).reason in A_PERSONS_TURN:
-            return A_PERSONS_TURN_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
+        if _summary(current).reason in NEEDS_A_PERSON:
+            return NEEDS_A_PERSON_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         if _summary(current).status != "True" and _summary(current).reason not in ("Suspended", "ScaledToZero"):
             return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         operator = self.cluster.operator
@@ -355,7 +355,7 @@ class Controller:
         if failed is not None:
             raise failed
 
-    async def _is_gone(self, schema: str, mark: Mark) -> bool:
+    async def _is_gone(self, schema: str, mark: OwnerMark) -> bool:
         """Asked of the API server itself: a cache that misses something must not cost a tenant its keys."""
         namespace, _, name = mark.resource.partition("/")
         watched = self.cluster.operator.namespaces
@@ -368,7 +368,7 @@ class Controller:
         if found is None:
             return True
         # One of the same name and id that is there now adopts them itself.
-        return bool(found["metadata"]["uid"] != mark.uid and claims(found).tenant_id != tenant_id_of(schema))
+        return bool(found["metadata"]["uid"] != mark.uid and unique_names(found).tenant_id != tenant_id_of(schema))
 
 
 def _replicas(deployment: Object | None, before: int) -> int:
@@ -390,7 +390,7 @@ def _summary(current: Plan) -> Condition:
     return next(condition for condition in current.conditions if condition.type == "Ready")
 
 
-def _refused(body: Object, error: SpecInvalid) -> tuple[Condition, ...]:
+def _spec_invalid(body: Object, error: SpecInvalid) -> tuple[Condition, ...]:
     """The CRD refuses what the model refuses; this is for what was stored under an older CRD."""
     generation = body["metadata"].get("generation", 1)
     return tuple(

@@ -173,7 +173,7 @@ class Operator:
         fleet = ClusterFleet(controller.served, jobs, backends)
         dispatcher = FleetDispatcher(fleet, limit=settings.platform.max_jobs)
         self._controller, self._dispatcher, self._jobs = controller, dispatcher, jobs
-        controller.is_served = dispatcher.wake
+        controller.on_served = dispatcher.wake
         jobs.refusal_changed = self._queue.add
         for breaker in (backends.database_breaker, backends.store_breaker, backends.iam_breaker):
             breaker.on_close(functools.partial(self._wake_all, breaker))

@@ -8,7 +8,7 @@ from media_operator.plan.desired import claim_of
 from media_operator.plan.observed import Bucket, Database, ObservedState, Status, Unreachable
 from media_operator.plan.steps import Step
 from media_operator.tenant.annotations import may_adopt
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import MediaTenant
 
 
@@ -30,7 +30,7 @@ class Context:
     """Condition -> what the checks before this one found."""
 
     @property
-    def claim(self) -> Mark:
+    def claim(self) -> OwnerMark:
         return claim_of(self.tenant, self.observed.cluster)
 
     def waiting_for(self, *conditions: str) -> Finding | None:
