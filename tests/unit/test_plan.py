@@ -154,6 +154,7 @@ def test_a_tenant_comes_to_life_from_nothing_in_order() -> None:
         RunApi,
         ShapeWorkers,
     ]
+    assert MigrateDatabase("tenant_acme", first=True) in world.done
     assert {condition.status for condition in current.conditions} == {"True"}
     assert said(current, "Ready").reason == "Serving"
 
@@ -230,7 +231,7 @@ def test_a_migration_waits_and_runs_before_the_policy_is_written() -> None:
     assert isinstance(world.seen.database, Database)
     world.seen = replace(world.seen, database=replace(world.seen.database, revision="0001"))
     current = plan(tenant(generation=2, quota={"maxStorageMb": 20}), world.seen)
-    assert [type(step) for step in current.steps] == [MigrateDatabase]
+    assert current.steps == (MigrateDatabase("tenant_acme", first=False),)
     assert said(current, "PolicyApplied").reason == "WaitingForDatabase"
 
 

@@ -190,14 +190,6 @@ class Databases:
             for statement in grants(schema, schema) if await self._has_tables(tx, schema) else ():
                 await _execute(tx, statement)  # a dump was restored, without the role that it was for
 
-    async def is_outdated(self, schema: str) -> bool:
-        """Whether an earlier version's tables are there; not of a schema without any."""
-        async with self.within(schema) as tx:
-            if not (await tx.exec_driver_sql("SELECT to_regclass('alembic_version') IS NOT NULL")).scalar():
-                return False
-            revision = (await tx.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar()
-            return bool(revision != known_revisions()[-1])
-
     async def migrate(self, schema: str) -> None:
         """Brings the schema to the newest version, over a connection of its own; one tenant's at a time."""
         url = _text(self._url.update_query_dict(DEAD_AFTER))

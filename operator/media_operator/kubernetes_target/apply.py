@@ -73,8 +73,8 @@ class Applier:
                 await there.iam_breaker.call(lambda: there.store_keys.revoke(tenant_id, keep=[current]))
             case steps.CreateDatabase(schema, owner, adopt):
                 await self._create_database(schema, owner, adopt)
-            case steps.MigrateDatabase(schema):
-                if await there.database_breaker.call(lambda: there.databases.is_outdated(schema)):
+            case steps.MigrateDatabase(schema, first):
+                if not first:
                     await self._end_workers()
                 await there.databases.migrate(schema)  # takes too long for a breaker's one try
             case steps.WriteBirth(schema, bucket, tenant_id, renew):

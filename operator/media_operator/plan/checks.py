@@ -112,7 +112,9 @@ def database_ready(context: Context) -> Finding:
     if seen.revision is not None and seen.revision not in seen.known_revisions:
         return Finding("False", "SchemaNewer", f"schema {schema} was migrated to {seen.revision} by a newer version")
     if seen.revision != seen.known_revisions[-1]:
-        return attempt(context, MigrateDatabase(schema), "SchemaOutdated", f"schema {schema} is being migrated")
+        return attempt(
+            context, MigrateDatabase(schema, first=seen.is_new), "SchemaOutdated", f"schema {schema} is being migrated"
+        )
     if (mark := birth_to_write(context)) is not None:
         return attempt(
             context, mark, "BucketUnmarked", f"bucket {mark.bucket} is being told that it is of schema {schema}"

@@ -57,6 +57,8 @@ class CreateDatabase:
 @dataclass(frozen=True)
 class MigrateDatabase:
     schema: str
+    first: bool = False
+    """It holds no table yet, so no worker goes by the rules of an earlier version."""
 
 
 @dataclass(frozen=True)
