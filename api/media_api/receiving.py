@@ -1,12 +1,10 @@
 """Receiving a file over HTTP, for every route that takes one: its form, its headers, its refusals."""
 
-import base64
-import binascii
-import re
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
+import http_sf
 from fastapi import Header, Request
 
 from media_api.multipart import Form
@@ -43,7 +41,8 @@ FILE_FIELDS: Final[Mapping[str, Any]] = {
     "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},
     "room_id": text_field("Attach it to this room, in the same transaction."),
 }
-_DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
+MAX_DIGEST_CHARACTERS: Final = 1024
+"""All algorithms that are registered need about 300. A header of 128 KiB took the parser up to 180 ms."""
 
 Digest = Annotated[
     str | None,
@@ -97,17 +96,27 @@ async def keep(
 
 
 def file_digest(*headers: str | None) -> str | None:
-    """The sha-256 in hex that Content-Digest or Repr-Digest announce; other algorithms are left alone."""
-    found: set[str] = set()
-    for header in headers:
-        for value in _DIGEST.findall(header or ""):
-            try:
-                digest = base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                digest = b""
-            if len(digest) != 32:
-                raise Refused("bad_request", "The digest header must be sha-256=:<base64 of 32 bytes>:.")
-            found.add(digest.hex())
+    """The sha-256 in hex that Content-Digest or Repr-Digest announce (RFC 9530); other algorithms are left alone.
+
+    Raises Refused `bad_request` where it can't be read, and `digest_mismatch` where the headers differ.
+    """
+    found = {_sha256(header) for header in headers if header is not None and "sha-256" in header} - {None}
     if len(found) > 1:
         raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
     return found.pop() if found else None
+
+
+def _sha256(header: str) -> str | None:
+    unreadable = Refused("bad_request", "The digest header must be sha-256=:<base64 of 32 bytes>:.")
+    if len(header) > MAX_DIGEST_CHARACTERS:
+        raise unreadable
+    try:
+        announced = cast("dict[str, Any]", http_sf.parse(header.encode(), tltype="dictionary"))
+    except http_sf.StructuredFieldError:
+        raise unreadable from None
+    if "sha-256" not in announced:
+        return None
+    digest, _ = announced["sha-256"]
+    if not isinstance(digest, bytes) or len(digest) != 32:
+        raise unreadable
+    return digest.hex()

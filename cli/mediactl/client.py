@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import httpcore
 import httpx
+from httpx_sse import EventSource
 
 PATIENCE = 60.0
 """Seconds that one call may spend waiting because the API said "later" (425, 429, 503)."""
@@ -210,13 +211,13 @@ class Api:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 return
             with self._naming_failures():
-                for event_id, text in events(response.iter_raw()):
+                for event in EventSource(response).iter_sse():
                     try:
-                        update = json.loads(text)
+                        update = event.json()
                     except ValueError:
                         continue
                     if isinstance(update, dict):
-                        yield event_id, update
+                        yield event.id or None, update
 
     @contextmanager
     def _naming_failures(self) -> Iterator[None]:
@@ -257,33 +258,6 @@ class Api:
         if problem.status not in {425, 429, 503} or problem.code == "suspended":
             return None
         return max(problem.retry_after, 0.1) if problem.retry_after is not None else float(min(2**tries, 16))
-
-
-def events(chunks: Iterable[bytes]) -> Iterator[tuple[str | None, str]]:
-    """The (id, data) of each server-sent event (html.spec.whatwg.org, "event stream interpretation").
-
-    Lines end at CR, LF or CRLF only: a transcript may hold U+2028, at which `str.splitlines` would cut.
-    """
-    pending = b""
-    identifier: str | None = None
-    lines: list[str] = []
-    for chunk in chunks:
-        pending += chunk
-        # A CR at the very end may be the first half of a CRLF.
-        while (match := re.search(rb"\r\n|\n|\r(?!\Z)", pending)) is not None:
-            raw, pending = pending[: match.start()], pending[match.end() :]
-            text = raw.decode("utf-8", "replace")
-            if not text:
-                if lines:
-                    yield identifier, "\n".join(lines)
-                lines = []
-                continue
-            name, _, value = text.partition(":")
-            value = value.removeprefix(" ")
-            if name == "data":
-                lines.append(value)
-            elif name == "id":
-                identifier = value
 
 
 def seconds_of(retry_after: str | None) -> float | None:

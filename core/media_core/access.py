@@ -4,10 +4,10 @@ Visibility first (an item you may not see does not exist for you), then the verd
 for anybody), then whether bytes may leave before or without a clean verdict. The first check that objects wins.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from media_core.errors import Refused, not_found
 from media_core.policy import Policy
@@ -45,6 +45,8 @@ class Item:
     scan_detail: str | None
     thumbnail_status: str
     thumbnail_sha256: str | None
+    details: Mapping[str, Any]
+    """See `contents.Facts`."""
     rooms: tuple[str, ...]
 
 

@@ -31,7 +31,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal
@@ -95,6 +95,8 @@ class Facts:
     width: int | None = None
     height: int | None = None
     duration: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """More that some contents have, such as the `charset` of text. Keys and values are JSON."""
     thumbnail_status: str = "none"
     thumbnail_sha256: str | None = None
     thumbnail_size: int = 0
@@ -160,7 +162,7 @@ class Contents:
         Raises Infected, Again, KeyReused; then nothing was written.
         """
         (row,) = await self._call(
-            "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+            "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
             reservation.id,
             sha256,
             facts.size,
@@ -168,6 +170,7 @@ class Contents:
             facts.width,
             facts.height,
             facts.duration,
+            json.dumps(facts.details),
             facts.thumbnail_status,
             facts.thumbnail_sha256,
             facts.thumbnail_size,
@@ -281,6 +284,7 @@ class Contents:
         digest: str,
         width: int | None,
         height: int | None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         """Stores the thumbnail of a job's content within the quota and completes the job.
 
@@ -292,7 +296,7 @@ class Contents:
             async with reservation.extended():
                 await self.store.put(thumbnail_key(self.tenant_id, sha256), data)
             await self._call(
-                "SELECT content_thumbnail(%s,%s,%s,%s,%s,%s,%s,%s)",
+                "SELECT content_thumbnail(%s,%s,%s,%s,%s,%s,%s,%s,%s)",
                 job_id,
                 token,
                 reservation.id,
@@ -301,6 +305,7 @@ class Contents:
                 len(data),
                 width,
                 height,
+                json.dumps(details or {}),
             )
             reservation.ended()
 

@@ -234,8 +234,8 @@ END $$;
 -- The object has been put: the content's row, its item and its jobs, all or nothing. Raises MC001, MC002, MC003.
 CREATE OR REPLACE FUNCTION content_commit(
     _reservation text, _sha256 text, _size bigint, _mime_type text, _width integer, _height integer,
-    _duration double precision, _thumbnail_status text, _thumbnail_sha256 text, _thumbnail_size bigint,
-    _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text,
+    _duration double precision, _details jsonb, _thumbnail_status text, _thumbnail_sha256 text,
+    _thumbnail_size bigint, _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text,
     _key text, _fingerprint text, _scan_job text, _scan_owner text, _scan_priority integer, _thumbnail_job text,
     _request_id text, OUT state text, OUT answer jsonb
 ) LANGUAGE plpgsql AS $$
@@ -254,10 +254,10 @@ BEGIN
         END IF;
     END IF;
     LOOP
-        INSERT INTO blob (sha256, size, mime_type, width, height, duration, thumbnail_status, thumbnail_sha256,
-            thumbnail_size)
-        VALUES (_sha256, _size, _mime_type, _width, _height, _duration, _thumbnail_status, _thumbnail_sha256,
-            _thumbnail_size)
+        INSERT INTO blob (sha256, size, mime_type, width, height, duration, details, thumbnail_status,
+            thumbnail_sha256, thumbnail_size)
+        VALUES (_sha256, _size, _mime_type, _width, _height, _duration, _details, _thumbnail_status,
+            _thumbnail_sha256, _thumbnail_size)
         ON CONFLICT (sha256) DO NOTHING RETURNING * INTO content;
         is_new := FOUND;
         EXIT WHEN is_new;
@@ -273,7 +273,7 @@ BEGIN
     END IF;
     IF content.doomed_at IS NOT NULL THEN
         UPDATE blob SET size = _size, mime_type = _mime_type, width = _width, height = _height, duration = _duration,
-            thumbnail_status = _thumbnail_status, thumbnail_sha256 = _thumbnail_sha256,
+            details = _details, thumbnail_status = _thumbnail_status, thumbnail_sha256 = _thumbnail_sha256,
             thumbnail_size = _thumbnail_size, scan_status = 'pending', scan_detail = NULL, scan_engine = NULL,
             scanned_at = NULL, doomed_at = NULL, remove_after = NULL, removing_until = NULL, created_at = now()
         WHERE sha256 = _sha256 RETURNING * INTO content;
@@ -539,7 +539,7 @@ END $$;
 -- Raises MC002 where the lease or the reservation is over.
 CREATE OR REPLACE FUNCTION content_thumbnail(
     _job_id text, _token text, _reservation text, _sha256 text, _thumbnail_sha256 text, _thumbnail_size bigint,
-    _width integer, _height integer
+    _width integer, _height integer, _details jsonb
 ) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     made boolean;
@@ -547,7 +547,8 @@ DECLARE
 BEGIN
     PERFORM set_config('synchronous_commit', 'on', true);
     UPDATE blob SET thumbnail_status = 'ready', thumbnail_sha256 = _thumbnail_sha256, thumbnail_size = _thumbnail_size,
-        width = coalesce(width, _width), height = coalesce(height, _height)
+        width = coalesce(width, _width), height = coalesce(height, _height),
+        details = details || _details
     WHERE sha256 = _sha256 AND thumbnail_status = 'pending' AND doomed_at IS NULL AND scan_status <> 'infected';
     made := FOUND;
     DELETE FROM reservation WHERE reservation_id = _reservation AND sha256 = _sha256 RETURNING bytes INTO reserved;

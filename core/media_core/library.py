@@ -20,7 +20,7 @@ from media_core.tokens import Claims
 _ITEM_COLUMNS = """
     media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
     blob.size, blob.mime_type, blob.width, blob.height, blob.duration, blob.scan_status, blob.scan_detail,
-    blob.thumbnail_status, blob.thumbnail_sha256,
+    blob.thumbnail_status, blob.thumbnail_sha256, blob.details,
     ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id ORDER BY room_id) AS rooms
 """
 _FIND: Final = f"SELECT {_ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = %s"  # noqa: S608 (only constants are put in)

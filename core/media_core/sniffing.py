@@ -7,6 +7,7 @@ a container into its audio-only sister, never into anything else. Polyglots stay
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from pathlib import PurePath
@@ -85,6 +86,22 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     if found.startswith("text/"):
         return "text/html" if found == "text/html" or _ACTIVE.search(text) else _TEXTS.get(extension, found)
     return found
+
+
+def charset(text: bytes, *, is_whole: bool) -> str | None:
+    """The character set of text: `utf-8` or `utf-16` where the bytes say so.
+
+    None where nobody can know, and for ASCII, which is the same in all of them.
+    """
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if is_whole and text.isascii():
+        return None
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(text, final=is_whole)
+    except UnicodeDecodeError:
+        return None
+    return "utf-8"
 
 
 def looks_like_text(head: bytes) -> bool:

@@ -72,6 +72,8 @@ class BlobRow(SQLModel, table=True):
     height: int | None = None
     duration: float | None = None
     """Seconds, as the container's header says."""
+    details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, server_default="{}"))
+    """More that some contents have: see `contents.Facts`."""
     scan_status: str = Field(sa_column=Column(Text, nullable=False, server_default="pending"))
     scan_detail: str | None = Field(default=None, sa_type=Text)
     scan_engine: str | None = Field(default=None, sa_type=Text)

@@ -1,6 +1,6 @@
 """Images for the cluster: the project's own, the services beside them, and kind's node where no registry is reached.
 
-The project's images come from the Dockerfiles that users build. Where their base can't be pulled, one is made from
+The project's images come from the Dockerfile that users build. Where their base can't be pulled, one is made from
 Debian's packages: `debootstrap`, slimmed as debian:slim is, and on it the Python of that Debian. Standard library only.
 """
 
@@ -61,7 +61,7 @@ def _make(docker: Docker, name: str, root: Path) -> str:
     started = time.monotonic()
     if name in PROJECT:
         base = _base(docker, PYTHON)
-        _build(docker, tag(name), root, "--file", root / name / "Dockerfile", "--build-arg", f"BASE={base}")
+        _build(docker, tag(name), root, "--target", name, "--build-arg", f"BASE={base}")
     elif name == WITH_MODEL:
         workers = _make(docker, "workers", root)
         file = FOLDERS / name / "Dockerfile"

@@ -125,7 +125,8 @@ def test_a_changed_source_changes_one_small_layer_and_runs_in_the_cluster(
 ) -> None:
     for part in ("core", "api"):
         shutil.copytree(images.ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(images.ROOT / ".dockerignore", tmp_path)
+    for file in ("Dockerfile", ".dockerignore"):
+        shutil.copy(images.ROOT / file, tmp_path)
     change = secrets.token_hex(8)
     (tmp_path / "api/media_api/__init__.py").open("a").write(f"CHANGE = {change!r}\n")
 

@@ -42,6 +42,31 @@ async def clean(api: Api, client: httpx.AsyncClient, data: bytes, name: str = "a
 # -- bytes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("data", "name", "content_type"),
+    [
+        ("Grüße 会\n".encode(), "a.txt", "text/plain; charset=utf-8"),
+        (b"plain\n", "a.md", "text/markdown"),
+        ("schön\n".encode(), "a.md", "text/markdown; charset=utf-8"),
+        ("Grüße 会".encode("utf-16"), "a.txt", "text/plain; charset=utf-16"),
+        ("Grüße\n".encode("latin-1"), "a.txt", "text/plain"),
+        (b"x" * MIB + "ü".encode("latin-1"), "a.txt", "text/plain; charset=utf-8"),
+        (b"%PDF-1.7\n", "a.pdf", "application/pdf"),
+    ],
+)
+async def test_text_says_its_character_set_where_the_bytes_do(
+    api: Api, data: bytes, name: str, content_type: str
+) -> None:
+    async with api.client() as client:
+        uploaded = await upload(client, data, name)
+        await api.verdict(uploaded["sha256"])
+        answer = await client.get(path_of(uploaded))
+        signed = (await client.get(f"/v1/media/signed/{uploaded['media_id']}")).json()["data"]
+        shared = await client.get(signed["url"])
+    assert uploaded["mime_type"] == content_type.partition(";")[0]
+    assert answer.headers["content-type"] == shared.headers["content-type"] == content_type
+
+
 @pytest.mark.parametrize("size", [1, 70_000, 9 * MIB + 1])
 async def test_what_was_uploaded_comes_back(api: Api, size: int) -> None:
     data = secrets.token_bytes(size)

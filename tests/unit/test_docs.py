@@ -1,6 +1,7 @@
 """The generated pages say what the code says."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,39 @@ def test_every_dependency_earns_its_place_in_a_line() -> None:
             name = requirement.partition(">")[0].partition("[")[0].strip()
             if not name.startswith("media"):
                 assert f"| {name}" in page, f"{name} of {project.parent.name or 'the root'}"
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")]
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a host of the repository makes of the page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            linked = (page.parent / path) if path else page
+            assert linked.exists(), target
+            assert not anchor or anchor in _anchors(linked), target
+
+
+NAMED = re.compile(r"`((?:api|bench|charts|cli|core|crds|docs|operator|samples|tests|workers)/[\w./*-]*)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    for named in NAMED.findall(page.read_text(encoding="utf-8")):
+        assert any(ROOT.glob(named.rstrip("/"))), named
+
+
+def test_every_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs" / "decisions").glob("0*.md"):
+        assert f"]({page.name})" in index
+        assert len(page.read_text(encoding="utf-8").splitlines()) < 40, "a decision is a short page"

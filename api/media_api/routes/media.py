@@ -147,7 +147,7 @@ async def download_media(caller: Reader, services: Wired, request: Request, medi
         return await downloads.respond(request, picture, downloads.slices_of(master))
     key = content_key(services.tenant_id, item.sha256)
     disposition = downloads.disposition_of(item.filename, item.mime_type)
-    content = downloads.Representation(item.size, f'"{item.sha256}"', item.mime_type, disposition)
+    content = downloads.Representation(item.size, f'"{item.sha256}"', downloads.content_type_of(item), disposition)
     return await downloads.respond(request, content, partial(services.store.stream, key))
 
 
@@ -197,7 +197,7 @@ async def sign_media(
         key, mime_type = thumbnail_key(services.tenant_id, item.sha256), thumbnails.MASTER_TYPE
         disposition = _thumbnail_name(item)
     else:
-        key, mime_type = content_key(services.tenant_id, item.sha256), item.mime_type
+        key, mime_type = content_key(services.tenant_id, item.sha256), downloads.content_type_of(item)
         disposition = downloads.disposition_of(item.filename, item.mime_type)
     signed = services.store.sign(key, expires_in=SIGNED_FOR, content_type=mime_type, content_disposition=disposition)
     return Data(data=Signed(url=signed.url, expires_at=signed.expires_at))

@@ -81,7 +81,10 @@ async def attach_room_file(caller: Writer, services: Wired, request: Request, ro
 
 
 async def _attachment(request: Request) -> Attachment:
-    """The small JSON body; FastAPI's own reading has no bound."""
+    """The small JSON body.
+
+    Not FastAPI's `max_body_size`: what is announced too long it answers with plain text, past every handler of ours.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused("unsupported_media_type", 'Send JSON, Content-Type: application/json: {"media_id": "med-…"}.')
     body = bytearray()

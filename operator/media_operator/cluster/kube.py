@@ -105,7 +105,7 @@ class Kube:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._api.close()  # type: ignore[no-untyped-call]
+        await self._api.close()
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         """None: there is none. Raises KindNotServed where that cannot be told."""
@@ -215,7 +215,7 @@ class Kube:
     async def _request(self, method: str, url: str, body: Object | None, content: str) -> tuple[int, Any, Object]:
         headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": MANAGER}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], url, method, body)
-        response = await self._api.rest_client.request(  # type: ignore[no-untyped-call]
+        response = await self._api.rest_client.request(
             method, url, headers=headers, body=body, _request_timeout=TIMEOUT
         )
         data = await response.read()
@@ -229,9 +229,9 @@ class Kube:
 async def _read_credentials(configuration: client.Configuration) -> None:
     """Where the API is, and the token for it. In a pod the client itself reads the token again every minute."""
     if await asyncio.to_thread(SERVICE_ACCOUNT.exists) and "KUBECONFIG" not in os.environ:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        config.load_incluster_config(client_configuration=configuration)
     else:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]
+        await config.load_kube_config(
             os.environ.get("KUBECONFIG"), client_configuration=configuration, persist_config=False
         )
 

@@ -1,5 +1,8 @@
 """Who leads: a Lease (coordination.k8s.io), as client-go's leader election uses it.
 
+The Kubernetes client's own `leaderelection` measures with `time.time()`: a clock that is set forward takes the Lease
+from a live leader, and one that is set back keeps a leader at work that has lost it.
+
 Nobody's wall clock is trusted: a Lease has expired when it has not changed for its duration as measured here. Every
 write is over the version that was seen, so of two that take it one fails. A leader that could not renew in time has to
 end itself before anybody else may believe that it has: its deadline is shorter than the Lease's duration, and counts

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
 
 from media_operator.cluster.kinds import Object
 from media_operator.tenant.spec import Resources
 
 GPU = "nvidia.com/gpu"
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|)")
-_FACTORS = {suffix: Decimal(10) ** exponent for suffix, exponent in (("n", -9), ("u", -6), ("m", -3), ("", 0))}
-_FACTORS |= {suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)}
-_FACTORS |= {f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)}
 
 
 def with_defaults(asked: Resources, default: Resources) -> Object:
@@ -35,8 +32,10 @@ def with_defaults(asked: Resources, default: Resources) -> Object:
 
 
 def quantity(value: Any) -> Decimal | None:
-    found = _QUANTITY.fullmatch(str(value))
-    return Decimal(found[1]) * _FACTORS[found[2]] if found else None
+    try:
+        return Decimal(parse_quantity(str(value)))
+    except ValueError:
+        return None
 
 
 def same_quantity(live: Any, wanted: Any) -> bool:

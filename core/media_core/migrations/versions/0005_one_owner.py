@@ -4,6 +4,7 @@ from importlib.resources import files
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0005"
 down_revision = "0004"
@@ -18,6 +19,7 @@ def upgrade() -> None:
 
     op.add_column("blob", sa.Column("remove_after", sa.DateTime(timezone=True)))
     op.add_column("blob", sa.Column("removing_until", sa.DateTime(timezone=True)))
+    op.add_column("blob", sa.Column("details", JSONB(), nullable=False, server_default="{}"))
     op.execute("UPDATE blob SET remove_after = doomed_at WHERE doomed_at IS NOT NULL")
 
     counters = ("objects", "object_bytes", "items", "item_bytes")

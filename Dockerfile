@@ -1,0 +1,105 @@
+# The images of api, workers and operator, from the repository's root:
+#     docker build --target api -t media-api .    likewise workers and operator
+# Images that need the same share it as a layer: core's wheels are in all three, the decoders' in api and workers.
+# Wheels are installed in stages of their own (*-wheels), so that no image has pip, a compiler or a lock file.
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS wheels
+RUN apt-get update -qq \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends binutils > /dev/null \
+ && rm -rf /var/lib/apt/lists/* \
+ && python3 -m venv /opt/pip
+# `install-wheels LOCK` brings /opt/venv to that lock: wheels only, each with its hash. What is taken out after it, and
+# why, stands beside each. `leave-layer NAME` makes a layer of what is new.
+# Extension modules lose the symbols that only a debugger reads: 67 MB of CTranslate2, 25 MB of PyAV, 12 MB of uvloop.
+# The libraries beside them (*.libs) stay as auditwheel has written them: there is little to gain.
+RUN printf '%s\n' '#!/bin/sh -e' \
+    'cd / && mkdir -p opt/venv && find opt/venv ! -type d | sort > /tmp/before' \
+    'test -e opt/venv/bin/python3 || python3 -m venv --without-pip opt/venv' \
+    'exec /opt/pip/bin/pip --python /opt/venv/bin/python3 install --quiet --no-cache-dir --no-compile \' \
+    '    --require-hashes --only-binary :all: --requirement "$1"' \
+    > /usr/local/bin/install-wheels \
+ && printf '%s\n' '#!/bin/sh -e' \
+    'new() { find opt/venv ! -type d | sort | comm -13 /tmp/before -; }' \
+    'cd / && new | grep -E "\.(cpython-[^/]*|abi3)\.so$" | xargs --no-run-if-empty strip --strip-unneeded' \
+    'opt/venv/bin/python3 -m compileall -q opt/venv/lib' \
+    'mkdir -p "layers/$1" && new | tar --create --files-from - | tar --extract --directory "layers/$1"' \
+    > /usr/local/bin/leave-layer \
+ && chmod +x /usr/local/bin/install-wheels /usr/local/bin/leave-layer
+
+FROM wheels AS core-wheels
+COPY core/requirements.lock /opt/core.lock
+# botocore describes 400 services of AWS (22 MB). The platform calls three.
+# /opt/app not by PYTHONPATH: the children that decode untrusted bytes run isolated (`python -I`) and would not see it.
+RUN install-wheels /opt/core.lock \
+ && cd /opt/venv/lib/python3*/site-packages \
+ && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name iam ! -name sts -exec rm -r {} + \
+ && echo /opt/app > app.pth \
+ && leave-layer core
+
+FROM core-wheels AS decoding-wheels
+COPY core/decoding.lock /opt/decoding.lock
+RUN install-wheels /opt/decoding.lock && leave-layer decoding
+
+FROM ${BASE} AS core
+COPY --from=core-wheels /layers/core /
+# The root file system may be read-only; what is written for a while goes to /tmp, which then has to be a volume.
+ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+WORKDIR /opt/app
+USER 65532:65532
+
+FROM core AS decoding
+COPY --from=decoding-wheels /layers/decoding /
+
+FROM decoding-wheels AS api-wheels
+COPY api/requirements.lock /opt/api.lock
+RUN install-wheels /opt/api.lock && leave-layer api
+
+FROM api-wheels AS api-code
+COPY core/media_core /opt/app/media_core
+COPY api/media_api /opt/app/media_api
+RUN python3 -m compileall -q /opt/app
+
+FROM decoding AS api
+COPY --from=api-wheels /layers/api /
+COPY --from=api-code /opt/app /opt/app
+EXPOSE 8080
+ENTRYPOINT ["python3", "-m", "media_api"]
+
+FROM decoding-wheels AS workers-wheels
+COPY workers/requirements.lock /opt/workers.lock
+# onnxruntime brings itself twice. libonnxruntime.so (35 MB) is for programs in C; Python's module does not load it.
+RUN install-wheels /opt/workers.lock \
+ && cd /opt/venv/lib/python3*/site-packages \
+ && rm onnxruntime/capi/libonnxruntime.so.* \
+ && leave-layer workers
+
+FROM workers-wheels AS workers-code
+COPY core/media_core /opt/app/media_core
+COPY workers/media_workers /opt/app/media_workers
+RUN python3 -m compileall -q /opt/app
+
+FROM decoding AS workers
+COPY --from=workers-wheels /layers/workers /
+COPY --from=workers-code /opt/app /opt/app
+ENTRYPOINT ["python3", "-m", "media_workers"]
+
+FROM core-wheels AS operator-wheels
+COPY operator/requirements.lock /opt/operator.lock
+# The Kubernetes client has a class for every kind and every call, twice (72 MB, and 50 MB compiled). It imports them
+# when they are asked for. The operator asks for none: it sends plain dicts (media_operator/kube.py).
+RUN install-wheels /opt/operator.lock \
+ && cd /opt/venv/lib/python3*/site-packages/kubernetes \
+ && find client/api client/models aio/client/api aio/client/models -name '*.py' ! -name __init__.py -delete \
+ && leave-layer operator
+
+FROM operator-wheels AS operator-code
+COPY core/media_core /opt/app/media_core
+COPY operator/media_operator /opt/app/media_operator
+RUN python3 -m compileall -q /opt/app
+
+FROM core AS operator
+COPY --from=operator-wheels /layers/operator /
+COPY --from=operator-code /opt/app /opt/app
+EXPOSE 8080
+ENTRYPOINT ["python3", "-m", "media_operator"]
