@@ -35,7 +35,7 @@ class WorkerShape:
     compute_type: str
 
 
-def claim_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
+def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
     """The mark on bucket and schema. Where resources have no uid (a single machine) it is the tenant's id."""
     metadata = tenant.metadata
     if not metadata.uid:
