@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from media_core.births import UNREADABLE, Birth
-from media_operator.plan.desired import ApiShape, api_shape_of, policy_of, worker_shape_of
+from media_operator.plan.desired import ApiShape, api_shape_of, worker_shape_of
 from media_operator.plan.observed import (
     Api,
     Bucket,
@@ -192,8 +192,8 @@ def test_a_new_quota_is_one_step_and_restarts_nothing() -> None:
     world = settled()
     declared = tenant(generation=2, quota={"maxStorageMb": 20})
     world.settle(declared)
-    assert world.done == [ApplyPolicy(policy_of(declared))]
-    assert policy_of(declared).max_bytes == 20 * 1024 * 1024
+    assert world.done == [ApplyPolicy(declared.policy)]
+    assert declared.policy.max_bytes == 20 * 1024 * 1024
 
 
 @pytest.mark.parametrize("spec", [{"scan": {"pendingAccess": "All"}}, {"scan": {"unscannable": "Allow"}}])
@@ -425,7 +425,7 @@ def alive(declared: MediaTenant) -> ObservedState:
         database=Database(True, True, mine, "0002", ("0001", "0002"), birth=BIRTH),
         store_key=StoreKey(current=True),
         signing_keys=SigningKeys(1),
-        policy=policy_of(declared),
+        policy=declared.policy,
         api=Api(api_shape_of(declared), wanted=2, ready=2),
         workers=Workers(worker_shape_of(declared)),
         scanner=Scanner("True", "CanaryFound", "found"),

@@ -24,12 +24,10 @@ import psycopg
 import structlog
 
 from media_core.errors import Unavailable
-from media_core.job_kinds import KINDS
+from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.queue import CHANNEL, Depth
 from media_operator.cluster.kinds import child_name
 
-BATCH: Mapping[str, int] = {"scan": 20, "transcribe": 1, "thumbnail": 10}
-"""Jobs that justify one worker: a scan takes moments, a transcription minutes to hours."""
 POLL_SECONDS = 10.0
 """How often all queues are looked at without a notification: retries fall due silently, and a notification can be
 lost."""
@@ -276,7 +274,7 @@ class FleetDispatcher:
         queue = self._fleet.tenants()[schema]
         for kind, limit in queue.limits.items():
             depth, there = seen[schema].get(kind, Depth()), running.get((schema, kind), 0)
-            count = workers_to_start(depth, there, batch=BATCH[kind], limit=limit)
+            count = workers_to_start(depth, there, batch=JOB_KINDS[kind].jobs_a_worker, limit=limit)
             if count and depth.head is not None and not self._fleet.backs_off(schema, kind):
                 yield Demand(schema, queue.tenant_id, kind, depth.head, there, count)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, what_to_do
-from media_operator.plan.desired import api_shape_of, policy_of, worker_shape_of
+from media_operator.plan.desired import api_shape_of, worker_shape_of
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Bucket, Unreachable
 from media_operator.plan.orphans import data_consistent
@@ -135,7 +135,7 @@ def keys_ready(context: Context) -> Finding:
 
 
 def policy_applied(context: Context) -> Finding:
-    seen, wanted = context.observed.policy, policy_of(context.tenant)
+    seen, wanted = context.observed.policy, context.tenant.policy
     if blocked := context.waiting_for("DatabaseReady"):
         return blocked
     if isinstance(seen, Unreachable):

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from media_core.policy import Policy
-from media_core.quota import MIB
+from media_core.job_kinds import JOB_KINDS, KINDS
 from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import MediaTenant, Oidc, Resources
-
-THUMBNAIL_WORKERS = 2
-"""Most thumbnail workers at a time. Not in the spec: images get theirs in the api, only videos come this way."""
 
 
 @dataclass(frozen=True)
@@ -43,33 +39,21 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
     return OwnerMark(metadata.uid, f"{metadata.namespace}/{metadata.name}", cluster, bucket=tenant.bucket)
 
 
-def policy_of(tenant: MediaTenant) -> Policy:
-    spec = tenant.spec
-    return Policy(
-        max_bytes=spec.quota.max_storage_mb * MIB,
-        max_upload_bytes=spec.quota.max_upload_mb * MIB,
-        max_transcription_seconds_per_day=spec.quota.max_transcription_minutes_per_day * 60,
-        scan_enabled=spec.scan.enabled,
-        pending_access=spec.scan.pending_access,
-        unscannable=spec.scan.unscannable,
-        transcription_enabled=spec.transcription.enabled,
-        suspended=spec.suspended,
-        generation=tenant.metadata.generation,
-    )
-
-
 def api_shape_of(tenant: MediaTenant) -> ApiShape:
     api = tenant.spec.api
     return ApiShape(0 if api.autoscaling else api.replicas, api.host, tenant.spec.auth.oidc, api.resources)
 
 
+def most_workers_of(tenant: MediaTenant) -> dict[str, int]:
+    """Kind of job -> most workers at a time, as if the tenant were not suspended."""
+    most = {}
+    for kind in JOB_KINDS.values():
+        section = getattr(tenant.spec, kind.section) if kind.section else None
+        most[kind.name] = kind.max_workers if section is None else section.max_parallel if section.enabled else 0
+    return most
+
+
 def worker_shape_of(tenant: MediaTenant) -> WorkerShape:
-    scan, transcription = tenant.spec.scan, tenant.spec.transcription
-    parallel = {
-        "scan": scan.max_parallel if scan.enabled else 0,
-        "transcribe": transcription.max_parallel if transcription.enabled else 0,
-        "thumbnail": THUMBNAIL_WORKERS,
-    }
-    if tenant.spec.suspended:
-        parallel = dict.fromkeys(parallel, 0)
+    parallel = dict.fromkeys(KINDS, 0) if tenant.spec.suspended else most_workers_of(tenant)
+    transcription = tenant.spec.transcription
     return WorkerShape(parallel, transcription.model, transcription.device, transcription.compute_type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from media_operator.plan.desired import THUMBNAIL_WORKERS
+from media_operator.plan.desired import most_workers_of
 from media_operator.tenant.spec import MediaTenant
 
 MOST_CONNECTIONS, MOST_WORKER_CONNECTIONS = 10, 4
@@ -21,12 +21,11 @@ def connections(tenant: MediaTenant, limit: int) -> tuple[int, int]:
     then refuses connections at the peak, and what wanted one is tried again. As if not suspended, so that suspending a
     tenant rolls no pods.
     """
-    api, scan, transcription = tenant.spec.api, tenant.spec.scan, tenant.spec.transcription
+    api = tenant.spec.api
     most = api.autoscaling.max if api.autoscaling else api.replicas
     pods = most + max(1, -(-most // 4))
-    workers = THUMBNAIL_WORKERS + 1  # and the sweep
-    workers += scan.max_parallel + 1 if scan.enabled else 0  # and the rescan
-    workers += transcription.max_parallel if transcription.enabled else 0
+    workers = sum(most_workers_of(tenant).values()) + 1  # and the sweep
+    workers += 1 if tenant.spec.scan.enabled else 0  # and the rescan
     free = max(0, limit - OPERATOR_CONNECTIONS)
     for_worker = min(MOST_WORKER_CONNECTIONS, max(1, free // 2 // workers))
     for_api = min(MOST_CONNECTIONS, max(1, (free - workers * for_worker) // pods))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from media_core.job_kinds import JOB_KINDS
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.render.database_connections import connections
@@ -16,19 +17,11 @@ from media_operator.render.secrets import credentials_hash
 from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant, Resources, Transcription
 
-WORKER_RESOURCES = {
-    "scan": Resources.model_validate({"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "512Mi"}}),
-    "thumbnail": Resources.model_validate(
-        # One decoding child.
-        {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
-    ),
-}
 MODEL_PARAMETERS = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "turbo": 809, "large": 1550}
 """Of Whisper's models, in millions; the first name that is part of the model's says its size."""
 SHORT_JOBS = Resources.model_validate({"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}})
+SHORT_GRACE_SECONDS = 30
 """Of sweep and rescan."""
-WORKER_GRACE = {"transcribe": 60, "scan": 30, "thumbnail": 30}
-"""After SIGTERM a worker hands its job back."""
 LINGER_SECONDS = 5
 """An idle worker waits so long for more: a second file right after the first finds it warm."""
 MISSED_SECONDS = 3600
@@ -135,12 +128,15 @@ def _worker_pod(
     if kind in ("scan", "rescan"):
         environment |= {"MEDIA_CLAMD_HOST": platform.clamd_host, "MEDIA_CLAMD_PORT": str(platform.clamd_port)}
     environment |= _scan_and_sweep_settings(platform, kind)
+    job_kind = JOB_KINDS.get(kind)  # none: sweep and rescan are no jobs of the queue
+    resources = job_kind.resources if job_kind else None
+    default_resources = Resources.model_validate(dict(resources)) if resources else SHORT_JOBS
     container: Object = {
         "name": "worker",
         "image": platform.worker_image,
         "imagePullPolicy": platform.image_pull_policy,
         "args": [kind],
-        "resources": with_defaults(Resources(), WORKER_RESOURCES.get(kind, SHORT_JOBS)),
+        "resources": with_defaults(Resources(), default_resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  a volume of the pod's own
@@ -148,7 +144,7 @@ def _worker_pod(
     pod: Object = {
         **pod_defaults(tenant, platform, platform.job_priority_class),
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": WORKER_GRACE.get(kind, 30),
+        "terminationGracePeriodSeconds": job_kind.grace_seconds if job_kind else SHORT_GRACE_SECONDS,
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
     }

@@ -27,6 +27,9 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from media_core.policy import Policy
+from media_core.quota import MIB
+
 GROUP = "media.scaiwave.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -474,6 +477,22 @@ class MediaTenant(Structural):
     @property
     def schema_name(self) -> str:
         return schema_of(self.tenant_id)
+
+    @property
+    def policy(self) -> Policy:
+        """What takes effect at once, without a restart: it is written into the tenant's schema."""
+        spec = self.spec
+        return Policy(
+            max_bytes=spec.quota.max_storage_mb * MIB,
+            max_upload_bytes=spec.quota.max_upload_mb * MIB,
+            max_transcription_seconds_per_day=spec.quota.max_transcription_minutes_per_day * 60,
+            scan_enabled=spec.scan.enabled,
+            pending_access=spec.scan.pending_access,
+            unscannable=spec.scan.unscannable,
+            transcription_enabled=spec.transcription.enabled,
+            suspended=spec.suspended,
+            generation=self.metadata.generation,
+        )
 
     @classmethod
     def read(cls, document: object) -> Self:
