@@ -87,7 +87,7 @@ ENTRYPOINT ["python3", "-m", "media_workers"]
 FROM core-wheels AS operator-wheels
 COPY operator/requirements.lock /opt/operator.lock
 # The Kubernetes client has a class for every kind and every call, twice (72 MB, and 50 MB compiled). It imports them
-# when they are asked for. The operator asks for none: it sends plain dicts (media_operator/kube.py).
+# when they are asked for. The operator asks for none: it sends plain dicts (media_operator/cluster/kube.py).
 RUN install-wheels /opt/operator.lock \
  && cd /opt/venv/lib/python3*/site-packages/kubernetes \
  && find client/api client/models aio/client/api aio/client/models -name '*.py' ! -name __init__.py -delete \

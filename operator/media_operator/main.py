@@ -41,7 +41,7 @@ from media_operator.cluster.kinds import Kind
 from media_operator.cluster.kube import KindNotServed, Kube, KubeError
 from media_operator.cluster.lease import Election
 from media_operator.cluster.workqueue import WorkQueue
-from media_operator.controller import Controller, NotSettled
+from media_operator.controller.controller import Controller, NotSettled
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.jobs.fleet import ClusterFleet
 from media_operator.jobs.worker_jobs import WorkerJobs
@@ -173,7 +173,7 @@ class Operator:
         fleet = ClusterFleet(controller.served, jobs, backends)
         dispatcher = FleetDispatcher(fleet, limit=settings.platform.max_jobs)
         self._controller, self._dispatcher, self._jobs = controller, dispatcher, jobs
-        controller.is_served = dispatcher.wake
+        controller.on_served = dispatcher.wake
         jobs.refusal_changed = self._queue.add
         for breaker in (backends.database_breaker, backends.store_breaker, backends.iam_breaker):
             breaker.on_close(functools.partial(self._wake_all, breaker))
@@ -200,7 +200,7 @@ class Operator:
             "listen": listen(lambda: settings.database.url.get_secret_value(), dispatcher.wake),
             "usage": self._follow_usage(controller, backends),
             "scanner": self._scanner.run(),
-            "retire": self._once_synced(controller.retire_gone()),
+            "retire": self._once_synced(controller.retirement.run()),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         try:

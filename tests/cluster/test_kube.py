@@ -21,7 +21,7 @@ from media_operator.cluster.kube import (
     KindNotServed,
     Kube,
     NotFound,
-    Unreachable,
+    ServerUnavailable,
 )
 from tests.cluster.api import Api, seen
 from tests.cluster.control_plane import ControlPlane
@@ -231,14 +231,14 @@ async def test_who_is_told_to_wait_waits(faulty: Kube, faults: FaultProxy, names
 
 async def test_after_some_tries_it_is_said_that_the_api_does_not_serve(faulty: Kube, faults: FaultProxy) -> None:
     refused = faults.answer(429, "GET", retry_after=0)
-    with pytest.raises(Unreachable, match=r"does not serve now \(429 TooManyRequests\)"):
+    with pytest.raises(ServerUnavailable, match=r"does not serve now \(429 TooManyRequests\)"):
         await faulty.list(CONFIG_MAP)
     assert refused.answered == TRIES
 
 
 async def test_who_is_told_to_wait_for_long_is_told_so_at_once(faulty: Kube, faults: FaultProxy) -> None:
     refused = faults.answer(503, "GET", retry_after=3600)
-    with pytest.raises(Unreachable):
+    with pytest.raises(ServerUnavailable):
         await faulty.list(CONFIG_MAP)
     assert refused.answered == 1
 
@@ -249,7 +249,7 @@ async def test_after_a_restart_of_the_api_server_it_goes_on(
     await client.apply(CONFIG_MAP, config_map(namespace))
     restart = asyncio.create_task(control_plane.restart_apiserver())
     while not restart.done():
-        with contextlib.suppress(Unreachable):
+        with contextlib.suppress(ServerUnavailable):
             await client.apply(CONFIG_MAP, config_map(namespace, during="1"))
         await asyncio.sleep(0)
     await restart
@@ -264,7 +264,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(
     url = f"https://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
     monkeypatch.setenv("KUBECONFIG", str(control_plane.write_kubeconfig(tmp_path / "silent", url=url)))
     async with silent, await Kube.connect() as client:
-        with pytest.raises(Unreachable, match="does not answer"):
+        with pytest.raises(ServerUnavailable, match="does not answer"):
             await client.list(CONFIG_MAP)
 
 
@@ -293,7 +293,7 @@ async def test_a_rotated_service_account_token_is_read_again(
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(control_plane.authority.certificate))
     async with await Kube.connect() as client:
-        with pytest.raises(Unreachable, match="does not accept the operator's credentials"):
+        with pytest.raises(ServerUnavailable, match="does not accept the operator's credentials"):
             await client.get(NAMESPACE, None, "kube-system")
         token.write_text(control_plane.token)
         assert await client.get(NAMESPACE, None, "kube-system") is not None

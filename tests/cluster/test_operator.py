@@ -15,7 +15,7 @@ import pytest
 from media_operator.backends.databases import known_revisions
 from media_operator.cluster import kinds
 from media_operator.tenant.annotations import ACCEPT_DATA, PAUSED, ROTATE_KEYS
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.machine import slowness
 from tests.cluster.operator_process import Bench, Team, bench, condition_of, until
@@ -76,7 +76,7 @@ async def test_a_tenant_becomes_bucket_key_schema_and_its_objects(shared: Bench,
     assert tenant["status"]["bucket"] == f"media-{id_}"
     assert tenant["status"]["endpoint"] == f"http://mt-{id_}.{namespace}.svc"
     uid, cluster = tenant["metadata"]["uid"], await cluster_id(shared)
-    mark = Mark(uid, f"{namespace}/acme", cluster, bucket=f"media-{id_}")
+    mark = OwnerMark(uid, f"{namespace}/acme", cluster, bucket=f"media-{id_}")
     assert (await shared.backends.buckets.observe(f"media-{id_}")).mark == mark
     assert len(await shared.backends.store_keys(cluster).observe(id_)) == 1
     names = {(kind.kind, each["metadata"]["name"]) for kind in kinds.CHILDREN for each in await listed(team, kind)}

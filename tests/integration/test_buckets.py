@@ -20,9 +20,9 @@ from media_core import births
 from media_core.births import UNREADABLE, Birth
 from media_core.errors import Unavailable
 from media_operator.backends import boto, buckets
-from media_operator.backends.buckets import MARK_KEY, Born, BucketFacts, Buckets, NotOwned, ObjectsLocked
+from media_operator.backends.buckets import MARK_KEY, Born, BucketFacts, Buckets, ObjectsLocked
 from media_operator.settings import StoreAdminSettings
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import NotOwned, OwnerMark
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
 
@@ -71,8 +71,8 @@ def bucket(tenant: str) -> str:
 
 
 @pytest.fixture
-def mark(tenant: str, bucket: str) -> Mark:
-    return Mark("uid-1", f"media/{tenant}", "cluster-1", bucket=bucket)
+def mark(tenant: str, bucket: str) -> OwnerMark:
+    return OwnerMark("uid-1", f"media/{tenant}", "cluster-1", bucket=bucket)
 
 
 def names_in(root: Any, bucket: str) -> list[str]:
@@ -87,7 +87,7 @@ def exists(root: Any, bucket: str) -> bool:
     return bucket in [found["Name"] for found in root.list_buckets()["Buckets"]]
 
 
-async def emptied(store: Buckets, bucket: str, mark: Mark) -> int:
+async def emptied(store: Buckets, bucket: str, mark: OwnerMark) -> int:
     result = await store.empty_and_delete(bucket, mark)
     assert result.done
     return result.deleted
@@ -97,7 +97,7 @@ async def emptied(store: Buckets, bucket: str, mark: Mark) -> int:
 
 
 async def test_a_new_bucket_bears_the_mark_and_what_its_server_can_do(
-    store: Buckets, root: Any, request: pytest.FixtureRequest, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, request: pytest.FixtureRequest, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     kind = request.node.callspec.params["server"]
     assert await store.observe(bucket) == BucketFacts(exists=False)
@@ -117,7 +117,7 @@ async def test_a_new_bucket_bears_the_mark_and_what_its_server_can_do(
 
 
 async def test_a_bucket_remembers_the_schema_that_it_belongs_to(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     assert await store.born(bucket, tenant) == Born()
     await store.create(bucket, mark, tenant_id=tenant)
@@ -136,7 +136,7 @@ async def test_a_bucket_remembers_the_schema_that_it_belongs_to(
 
 
 async def test_of_many_contents_only_the_first_are_looked_at(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     for number in range(births.LOOKED_AT + 10):
@@ -145,7 +145,9 @@ async def test_of_many_contents_only_the_first_are_looked_at(
     assert found.contents == tuple(f"{number:04}" for number in range(births.LOOKED_AT))
 
 
-async def test_making_it_again_changes_nothing(store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark) -> None:
+async def test_making_it_again_changes_nothing(
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
+) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/1", Body=b"kept")
     before = root.head_object(Bucket=bucket, Key=MARK_KEY)
@@ -155,7 +157,7 @@ async def test_making_it_again_changes_nothing(store: Buckets, root: Any, bucket
 
 
 async def test_lifecycle_rules_of_somebody_else_stay(
-    store: Buckets, root: Any, request: pytest.FixtureRequest, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, request: pytest.FixtureRequest, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     if "lifecycle" not in CAPABILITIES[request.node.callspec.params["server"]]:
         pytest.skip("this server has no lifecycle rules")
@@ -172,7 +174,7 @@ async def test_lifecycle_rules_of_somebody_else_stay(
 
 
 async def test_a_bucket_that_was_made_and_not_yet_marked_is_claimed(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     root.create_bucket(Bucket=bucket)
     assert await store.observe(bucket) == BucketFacts(exists=True, empty=True)
@@ -181,7 +183,7 @@ async def test_a_bucket_that_was_made_and_not_yet_marked_is_claimed(
 
 @pytest.mark.parametrize("content", ["an object", "an older version", "an unfinished upload"])
 async def test_a_bucket_with_anything_in_it_and_no_mark_is_left_alone(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark, content: str
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark, content: str
 ) -> None:
     root.create_bucket(Bucket=bucket)
     if content == "an older version":
@@ -205,7 +207,7 @@ async def test_a_bucket_with_anything_in_it_and_no_mark_is_left_alone(
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff\x00", b'{"mark": 1}', b'{"mark": "x", "capabilities": []}'])
 async def test_a_mark_that_cannot_be_read_is_somebody_elses(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark, body: bytes
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark, body: bytes
 ) -> None:
     root.create_bucket(Bucket=bucket)
     root.put_object(Bucket=bucket, Key=MARK_KEY, Body=body)
@@ -217,15 +219,15 @@ async def test_a_mark_that_cannot_be_read_is_somebody_elses(
 
 
 async def test_another_tenants_bucket_is_left_alone(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/1", Body=b"theirs")
     before = await store.observe(bucket)
     for other in (
-        Mark("uid-2", "media/other", "cluster-1"),
-        Mark("uid-2", mark.resource, "cluster-2"),
-        Mark("uid-2", f"elsewhere/{tenant}", "cluster-1"),
+        OwnerMark("uid-2", "media/other", "cluster-1"),
+        OwnerMark("uid-2", mark.resource, "cluster-2"),
+        OwnerMark("uid-2", f"elsewhere/{tenant}", "cluster-1"),
     ):
         with pytest.raises(NotOwned, match=f"belongs to MediaTenant media/{tenant}"):
             await store.create(bucket, other, tenant_id=tenant)
@@ -237,15 +239,15 @@ async def test_another_tenants_bucket_is_left_alone(
 
 
 async def test_a_namesake_adopts_what_was_left_to_it(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/1", Body=b"kept")
-    again = Mark("uid-2", mark.resource, "cluster-1", bucket=bucket)
+    again = OwnerMark("uid-2", mark.resource, "cluster-1", bucket=bucket)
     with pytest.raises(NotOwned):  # adoptable is not ours
         await store.empty_and_delete(bucket, again)
     assert (await store.create(bucket, again, tenant_id=tenant)).mark == again
-    elsewhere = Mark("uid-3", mark.resource, "cluster-2", bucket=bucket)
+    elsewhere = OwnerMark("uid-3", mark.resource, "cluster-2", bucket=bucket)
     with pytest.raises(NotOwned):
         await store.create(bucket, elsewhere, tenant_id=tenant)
     assert (await store.create(bucket, elsewhere, tenant_id=tenant, adopt=True)).mark == elsewhere
@@ -253,19 +255,21 @@ async def test_a_namesake_adopts_what_was_left_to_it(
 
 
 async def test_a_retired_bucket_waits_for_the_same_name_in_any_cluster(
-    store: Buckets, bucket: str, tenant: str, mark: Mark
+    store: Buckets, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     made = await store.create(bucket, mark, tenant_id=tenant)
     for _ in range(2):
         await store.retire(bucket, mark)
         assert await store.observe(bucket) == BucketFacts(True, mark.as_retained(), made.capabilities)
-    elsewhere = Mark("uid-2", mark.resource, "cluster-2", bucket=bucket)
+    elsewhere = OwnerMark("uid-2", mark.resource, "cluster-2", bucket=bucket)
     assert await store.create(bucket, elsewhere, tenant_id=tenant) == BucketFacts(True, elsewhere, made.capabilities)
     await store.retire(bucket, mark)
     assert (await store.observe(bucket)).mark == elsewhere
 
 
-async def test_retiring_what_is_gone_or_unmarked_is_a_no_op(store: Buckets, root: Any, bucket: str, mark: Mark) -> None:
+async def test_retiring_what_is_gone_or_unmarked_is_a_no_op(
+    store: Buckets, root: Any, bucket: str, mark: OwnerMark
+) -> None:
     await store.retire(bucket, mark)
     root.create_bucket(Bucket=bucket)
     await store.retire(bucket, mark)
@@ -273,9 +277,9 @@ async def test_retiring_what_is_gone_or_unmarked_is_a_no_op(store: Buckets, root
 
 
 async def test_of_two_that_claim_a_bucket_at_once_one_gets_it(
-    server: S3Server, store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    server: S3Server, store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
-    other = Mark("uid-2", "elsewhere/other", "cluster-2", bucket=bucket)
+    other = OwnerMark("uid-2", "elsewhere/other", "cluster-2", bucket=bucket)
     root.create_bucket(Bucket=bucket)
     with in_between(server) as front:
         late = Buckets(front.settings)
@@ -295,7 +299,7 @@ async def test_of_two_that_claim_a_bucket_at_once_one_gets_it(
 
 
 async def test_an_emptied_bucket_is_gone_with_everything_in_it(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     for number in range(20):
@@ -310,7 +314,7 @@ async def test_an_emptied_bucket_is_gone_with_everything_in_it(
 
 
 async def test_older_versions_and_delete_markers_go_too(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     root.create_bucket(Bucket=bucket)
     root.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -326,7 +330,7 @@ async def test_older_versions_and_delete_markers_go_too(
 
 
 async def test_emptying_goes_on_where_it_stopped(
-    store: Buckets, root: Any, monkeypatch: pytest.MonkeyPatch, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, monkeypatch: pytest.MonkeyPatch, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     monkeypatch.setattr(buckets, "PAGE", 4)
     await store.create(bucket, mark, tenant_id=tenant)
@@ -346,7 +350,7 @@ async def test_emptying_goes_on_where_it_stopped(
 
 
 async def test_a_locked_object_is_reported_and_everything_else_goes(
-    store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     root.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
     await store.create(bucket, mark, tenant_id=tenant)
@@ -365,7 +369,7 @@ async def test_a_locked_object_is_reported_and_everything_else_goes(
 
 
 async def test_who_still_writes_keeps_the_bucket_and_its_mark(
-    server: S3Server, store: Buckets, root: Any, bucket: str, tenant: str, mark: Mark
+    server: S3Server, store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     with in_between(server) as front:
@@ -393,7 +397,7 @@ async def test_creation_that_was_cut_anywhere_is_completed_by_the_next(
     with in_between(server) as front:
         for cut in range(100):
             bucket, front.count = f"media-{tenant}-{cut}", 0
-            mark = Mark("uid-1", f"media/{tenant}", "cluster-1", bucket=bucket)
+            mark = OwnerMark("uid-1", f"media/{tenant}", "cluster-1", bucket=bucket)
             front.cut_after = cut
             cutting = Buckets(front.settings)
             try:
@@ -417,7 +421,7 @@ async def test_deletion_that_was_cut_anywhere_is_completed_by_the_next(
     with in_between(server) as front:
         for cut in range(100):
             bucket, front.count = f"media-{tenant}-{cut}", 0
-            mark = Mark("uid-1", f"media/{tenant}", "cluster-1", bucket=bucket)
+            mark = OwnerMark("uid-1", f"media/{tenant}", "cluster-1", bucket=bucket)
             front.cut_after = cut
             cutting = Buckets(front.settings)
             root.create_bucket(Bucket=bucket)
@@ -442,7 +446,7 @@ async def test_deletion_that_was_cut_anywhere_is_completed_by_the_next(
 
 @pytest.mark.parametrize("without", ["versions", "batch delete", "conditional puts", "multipart copy"])
 async def test_a_server_that_can_do_less_serves_too(
-    server: S3Server, root: Any, bucket: str, tenant: str, mark: Mark, without: str
+    server: S3Server, root: Any, bucket: str, tenant: str, mark: OwnerMark, without: str
 ) -> None:
     def refuse(request: "Request") -> bool:
         query = urlsplit(request.path).query
@@ -469,7 +473,7 @@ async def test_a_server_that_can_do_less_serves_too(
 
 
 async def test_a_marked_bucket_is_observed_with_one_request(
-    server: S3Server, store: Buckets, bucket: str, tenant: str, mark: Mark
+    server: S3Server, store: Buckets, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     with in_between(server) as front:
@@ -484,7 +488,7 @@ async def test_a_marked_bucket_is_observed_with_one_request(
 
 @pytest.mark.parametrize("trouble", ["nobody listens", "it says nothing", "wrong secret", "wrong key"])
 async def test_trouble_is_said_soon_and_without_secrets(
-    server: S3Server, monkeypatch: pytest.MonkeyPatch, bucket: str, tenant: str, mark: Mark, trouble: str
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, bucket: str, tenant: str, mark: OwnerMark, trouble: str
 ) -> None:
     monkeypatch.setattr(boto, "ANSWER_TIMEOUT", 0.3)
     settings, sentence = server.admin(), r"S3 at http://127.0.0.1:\d+ does not answer \(\w+\)"
@@ -520,7 +524,7 @@ async def test_trouble_is_said_soon_and_without_secrets(
 
 
 async def test_a_bucket_of_another_account_is_named_as_such(
-    server: S3Server, bucket: str, tenant: str, mark: Mark
+    server: S3Server, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
     with in_between(server) as front:
         front.refuses, front.refusal = (lambda _: True), (403, "AccessDenied")

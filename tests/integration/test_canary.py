@@ -29,7 +29,7 @@ from media_operator.backends.scanner_canary import Canary, judge
 from media_operator.local.clamd import ClamdAddress, EmbeddedClamd
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import DatabaseSettings
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from media_workers import drain as drain_loop
 from media_workers.drain import Drain, Work
 from media_workers.scan import Scanner
@@ -290,7 +290,7 @@ async def test_the_operator_sees_what_became_of_it(
 ) -> None:
     databases = Databases(DatabaseSettings(url=SecretStr(postgres.admin_url), pool=4))
     tenant_id = f"t{secrets.token_hex(6)}"
-    schema, password, mark = f"tenant_{tenant_id}", secrets.token_hex(16), Mark(tenant_id)
+    schema, password, mark = f"tenant_{tenant_id}", secrets.token_hex(16), OwnerMark(tenant_id)
     try:
         await databases.create(schema, mark, password)
         url = databases.tenant_url(schema, password)

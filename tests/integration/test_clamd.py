@@ -24,8 +24,8 @@ from media_core.store import ObjectMissing
 from media_operator.local import clamd as embedded
 from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
 from media_workers import clamd as clamd_client
-from media_workers.canaries import TEST_VIRUS
 from media_workers.clamd import SMALL_BYTES, Clamd, ClamdVerdict
+from media_workers.known_verdicts import TEST_VIRUS
 from media_workers.session import ClamdSession
 from tests.integration.clamd_server import (
     LIMIT,

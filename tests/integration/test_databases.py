@@ -20,11 +20,10 @@ from media_core.errors import Unavailable
 from media_core.job_kinds import KINDS
 from media_core.queue import Depth, enqueue
 from media_operator.backends import notes
-from media_operator.backends.breaker import Answered
+from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.databases import (
     Concerns,
     Databases,
-    NotOwned,
     Usage,
     known_revisions,
     password_of,
@@ -34,14 +33,14 @@ from media_operator.backends.databases import (
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.plan.observed import Notes
 from media_operator.settings import DatabaseSettings
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import NotOwned, OwnerMark
 from tests.integration.revisions import migrate_to
 from tests.integration.tenancy import GENEROUS
 
-ACME = Mark("uid-1", "media/acme", "cluster-a", bucket="media-acme")
+ACME = OwnerMark("uid-1", "media/acme", "cluster-a", bucket="media-acme")
 NAMESAKE = replace(ACME, uid="uid-2")
 PASSWORD = "secret"
-STRANGER = Mark("uid-3", "shop/acme", "cluster-a")
+STRANGER = OwnerMark("uid-3", "shop/acme", "cluster-a")
 
 
 def settings_for(url: str, pool: int = 4, **more: object) -> DatabaseSettings:
@@ -114,7 +113,7 @@ async def ask(databases: Databases, schema: str, query: str, password: str = PAS
         return row and row[0]
 
 
-async def make(databases: Databases, schema: str, mark: Mark = ACME) -> str:
+async def make(databases: Databases, schema: str, mark: OwnerMark = ACME) -> str:
     """A tenant that is ready; the URL of its role."""
     await databases.create(schema, mark, "secret")
     await databases.migrate(schema)
@@ -373,7 +372,7 @@ async def test_what_bears_no_mark_is_reported_and_left_alone(
 
 @pytest.mark.parametrize("claimant", [STRANGER, replace(NAMESAKE, cluster="cluster-b")])
 async def test_what_bears_anothers_mark_keeps_its_password_and_its_rows(
-    databases: Databases, schema: str, claimant: Mark
+    databases: Databases, schema: str, claimant: OwnerMark
 ) -> None:
     await make(databases, schema)
     with pytest.raises(NotOwned, match="MediaTenant media/acme"):
@@ -385,15 +384,15 @@ async def test_what_bears_anothers_mark_keeps_its_password_and_its_rows(
 
 
 @pytest.mark.parametrize(("namesake", "adopt"), [(NAMESAKE, False), (replace(NAMESAKE, cluster="cluster-b"), True)])
-async def test_a_namesake_adopts(databases: Databases, schema: str, namesake: Mark, adopt: bool) -> None:
+async def test_a_namesake_adopts(databases: Databases, schema: str, namesake: OwnerMark, adopt: bool) -> None:
     await databases.create(schema, ACME, "secret")
     await databases.create(schema, namesake, "second", adopt=adopt)
     assert (await databases.observe(schema, PASSWORD)).owner == namesake
 
 
 async def test_a_mark_of_the_first_kind_is_still_ours(databases: Databases, schema: str) -> None:
-    await databases.create(schema, Mark("uid-1"), "secret")
-    assert (await databases.observe(schema, PASSWORD)).owner == Mark("uid-1")
+    await databases.create(schema, OwnerMark("uid-1"), "secret")
+    assert (await databases.observe(schema, PASSWORD)).owner == OwnerMark("uid-1")
     await databases.create(schema, ACME, "secret")
     assert (await databases.observe(schema, PASSWORD)).owner == ACME
 
@@ -509,7 +508,7 @@ async def test_a_table_that_a_tenant_locks_holds_up_nobody_for_ever(databases: D
     async with as_tenant(databases, schema) as session:
         await session.execute("BEGIN")
         await session.execute("LOCK TABLE job IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(Answered, match="lock timeout"):
+        with pytest.raises(RequestRefused, match="lock timeout"):
             async with databases.within(schema) as tx:
                 await tx.exec_driver_sql("SELECT count(*) FROM job")
 
@@ -525,7 +524,7 @@ async def test_a_tenant_that_holds_its_usage_row_waits_for_its_policy_and_nobody
         await session.execute("UPDATE usage SET stored_bytes = 1")
         tries = [databases.apply_policy(schema, GENEROUS) for _ in range(8)]  # more than the pool holds
         ends = await asyncio.gather(*tries, databases.apply_policy(other, GENEROUS), return_exceptions=True)
-    assert [type(end).__base__ for end in ends[:-1]] == [Answered] * 8
+    assert [type(end) for end in ends[:-1]] == [RequestRefused] * 8
     assert ends[-1] is None
 
 
@@ -580,7 +579,7 @@ async def test_tenants_that_hold_their_tables_in_an_upgrade_take_no_thread_from_
             await asyncio.to_thread(lambda: None)
             assert not any(each.done() for each in stuck)  # eight that wait would have the default executor full
             ends = await asyncio.gather(*stuck, return_exceptions=True)
-        assert {type(end).__base__ for end in ends} == {Answered}
+        assert {type(end) for end in ends} == {RequestRefused}
         await databases.migrate(others[0])
     finally:
         for other in others:

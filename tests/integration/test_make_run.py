@@ -24,8 +24,9 @@ import psutil
 import pytest
 import yaml
 
+from media_operator.local.manifest import CannotRun, read_manifest
 from media_operator.local.place import Place
-from media_operator.local.run import CannotRun, main, read_manifest
+from media_operator.local.run import main
 from media_operator.local.workers import LocalWorkers
 from media_operator.plan.desired import WorkerShape
 

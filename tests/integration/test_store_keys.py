@@ -24,7 +24,7 @@ from media_operator.backends import boto
 from media_operator.backends.buckets import MARK_KEY, Buckets
 from media_operator.backends.store_keys import Key, SharedKey, StoreKeys, open_store_keys
 from media_operator.settings import StoreAdminSettings
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
 
@@ -59,7 +59,7 @@ async def new_tenant(server: S3Server) -> AsyncIterator[Callable[[], Any]]:
 
     async def make() -> Tenant:
         tenant = Tenant(made := f"t{secrets.token_hex(6)}", f"media-{made}")
-        await store.create(tenant.bucket, Mark("uid-1", f"media/{made}", CLUSTER), tenant_id=tenant.id)
+        await store.create(tenant.bucket, OwnerMark("uid-1", f"media/{made}", CLUSTER), tenant_id=tenant.id)
         return tenant
 
     yield make
@@ -216,7 +216,7 @@ async def test_the_key_reaches_nothing_else(
     assert [(failed["Key"], failed["Code"]) for failed in batch["Errors"]] == [(MARK_KEY, "AccessDenied")]
     root = client(server, root_key(server))
     assert (
-        str(Mark("uid-1", f"media/{tenant.id}", CLUSTER))
+        str(OwnerMark("uid-1", f"media/{tenant.id}", CLUSTER))
         in root.get_object(Bucket=tenant.bucket, Key=MARK_KEY)["Body"].read().decode()
     )
     assert root.get_object(Bucket=other.bucket, Key=f"tenant/{other.id}/1")["Body"].read() == b"theirs"

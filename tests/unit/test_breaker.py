@@ -7,7 +7,7 @@ import random
 import pytest
 
 from media_core.errors import Refused, Unavailable
-from media_operator.backends.breaker import LONGEST_DELAY, TOLERATED, Answered, Breaker
+from media_operator.backends.breaker import LONGEST_DELAY, TOLERATED, Breaker, RequestRefused
 from tests.unit.virtual_time import now, run
 
 
@@ -49,12 +49,12 @@ def test_what_is_asked_is_answered() -> None:
 
 def test_what_one_tenant_is_refused_keeps_nobody_else_waiting() -> None:
     async def refuse() -> str:
-        raise Answered("S3", "bucket theirs belongs to another account")
+        raise RequestRefused("S3", "bucket theirs belongs to another account")
 
     async def main() -> None:
         breaker = Breaker("store", clock=now)
         for _ in range(10):
-            with pytest.raises(Answered):
+            with pytest.raises(RequestRefused):
                 await breaker.call(refuse)
         assert not breaker.open
         assert await breaker.call(Dependency(away=False).ask) == "answer"

@@ -47,7 +47,7 @@ from media_operator.plan.steps import (
     WriteBirth,
 )
 from media_operator.tenant.annotations import ACCEPT_DATA, REMOVE_ORPHANS, TRUST_SIGNATURE
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import Condition, MediaTenant
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -154,6 +154,7 @@ def test_a_tenant_comes_to_life_from_nothing_in_order() -> None:
         RunApi,
         ShapeWorkers,
     ]
+    assert MigrateDatabase("tenant_acme", first=True) in world.done
     assert {condition.status for condition in current.conditions} == {"True"}
     assert said(current, "Ready").reason == "Serving"
 
@@ -230,7 +231,7 @@ def test_a_migration_waits_and_runs_before_the_policy_is_written() -> None:
     assert isinstance(world.seen.database, Database)
     world.seen = replace(world.seen, database=replace(world.seen.database, revision="0001"))
     current = plan(tenant(generation=2, quota={"maxStorageMb": 20}), world.seen)
-    assert [type(step) for step in current.steps] == [MigrateDatabase]
+    assert current.steps == (MigrateDatabase("tenant_acme", first=False),)
     assert said(current, "PolicyApplied").reason == "WaitingForDatabase"
 
 
@@ -243,8 +244,8 @@ def test_a_schema_that_a_newer_version_migrated_is_left_alone() -> None:
     assert said(current, "DatabaseReady").reason == "SchemaNewer"
 
 
-THEIRS = Mark("first-life", "team-a/acme", "cluster-1")
-OURS = Mark("acme")
+THEIRS = OwnerMark("first-life", "team-a/acme", "cluster-1")
+OURS = OwnerMark("acme")
 HALF_MADE = Database(True, False, OURS, "0001", ("0001",))
 
 
@@ -317,16 +318,16 @@ def test_what_a_namesake_left_is_adopted_by_the_rules(
         LEFT_BEHIND, cluster=cluster, bucket=Bucket(True, mark), database=Database(True, True, mark, "0001", ("0001",))
     )
     current = plan(resource(namespace, annotations=annotations), seen)
-    ours = Mark("second-life", f"{namespace}/acme", cluster, bucket="media-acme")
+    ours = OwnerMark("second-life", f"{namespace}/acme", cluster, bucket="media-acme")
     adopt = bool(annotations)
     wanted = [CreateBucket("media-acme", ours, adopt), CreateDatabase("tenant_acme", ours, adopt)]
     assert [step for step in wanted if step in current.steps] == (wanted if adopted else [])
 
 
 def test_a_mark_reads_back_as_it_was_written_and_an_old_one_is_a_bare_id() -> None:
-    assert Mark.parse(str(THEIRS.as_retained())) == THEIRS.as_retained()
-    assert Mark.parse(str(THEIRS)) == THEIRS
-    assert Mark.parse("acme") == OURS
+    assert OwnerMark.parse(str(THEIRS.as_retained())) == THEIRS.as_retained()
+    assert OwnerMark.parse(str(THEIRS)) == THEIRS
+    assert OwnerMark.parse("acme") == OURS
 
 
 @pytest.mark.parametrize(
@@ -417,7 +418,7 @@ ON_CLUSTER = replace(
 
 def alive(declared: MediaTenant) -> ObservedState:
     """A tenant of a cluster to which nothing has to be done."""
-    mine = Mark("second-life", f"{declared.metadata.namespace}/acme", "cluster-1")
+    mine = OwnerMark("second-life", f"{declared.metadata.namespace}/acme", "cluster-1")
     return replace(
         ON_CLUSTER,
         bucket=Bucket(True, mine, capabilities={"lifecycle": True}, birth=BIRTH),

@@ -24,7 +24,7 @@ import structlog
 
 from media_core.errors import Unavailable, Unfinished
 from media_core.store import Chunk
-from media_workers.canaries import CANARIES, TEST_VIRUS, Canary
+from media_workers.known_verdicts import KNOWN_CONTENTS, TEST_VIRUS, KnownContent
 from media_workers.session import IDLE_SECONDS, ClamdSession, unavailable
 from media_workers.settings import ClamdSettings
 
@@ -79,7 +79,7 @@ def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infec
 
 
 class _NotFound(Unavailable):
-    """clamd does not find its canaries."""
+    """clamd says something else of a content whose verdict is known."""
 
 
 class Clamd:
@@ -87,8 +87,8 @@ class Clamd:
 
     One that nobody wanted for `IDLE_SECONDS` is closed.
 
-    `scan` raises `Unavailable("clamd", ...)` when clamd is down, slow or fails a canary, and `Unfinished` when it
-    breaks off in the midst of a content, which may be that content's fault.
+    `scan` raises `Unavailable("clamd", ...)` when clamd is down, slow or wrong about a content whose verdict is known,
+    and `Unfinished` when it breaks off in the midst of a content, which may be that content's fault.
     """
 
     def __init__(self, settings: ClamdSettings) -> None:
@@ -177,18 +177,18 @@ class Clamd:
 
     # --- the test virus -----------------------------------------------------------------------------------------
 
-    async def _check(self, session: ClamdSession, canary: Canary) -> None:
-        """Raises `_NotFound`, and closes the connection, unless clamd says of the canary what it has to say.
+    async def _check(self, session: ClamdSession, known: KnownContent) -> None:
+        """Raises `_NotFound`, and closes the connection, unless clamd says of this content what it has to say.
 
         That it is infected will do for each: some signature, be it a wrong one, finds every archive.
         """
         try:
-            reply = await session.scan(canary.content)
+            reply = await session.scan(known.content)
         except Unfinished as error:
             raise _NotFound(error.dependency, error.detail) from error
-        if interpret(reply, "").status not in (canary.status, "infected"):
+        if interpret(reply, "").status not in (known.status, "infected"):
             session.close()
-            raise _NotFound("clamd", f"{canary.otherwise} (it answered {reply[:200]!r})")
+            raise _NotFound("clamd", f"{known.otherwise} (it answered {reply[:200]!r})")
 
     async def _blame_itself(self) -> None:
         """Raises `Unavailable` where clamd is there and finds no test virus: then no content is to blame.
@@ -290,8 +290,8 @@ class Clamd:
         line = _Line(await ClamdSession.open(self._settings))
         try:
             await line.engine()  # it answers at once, or is away
-            for canary in CANARIES:
-                await self._check(line.session, canary)
+            for known in KNOWN_CONTENTS:
+                await self._check(line.session, known)
         except BaseException:
             line.close()
             raise

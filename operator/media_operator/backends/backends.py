@@ -8,7 +8,7 @@ from media_operator.backends.breaker import Breaker
 from media_operator.backends.buckets import Buckets
 from media_operator.backends.databases import Databases, tenant_id_of
 from media_operator.backends.store_keys import SharedKey, StoreKeys
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Backends:
     store_breaker: Breaker = field(default_factory=lambda: Breaker("store"))
     iam_breaker: Breaker = field(default_factory=lambda: Breaker("iam"))
 
-    async def retire(self, schema: str, mark: Mark) -> None:
+    async def retire(self, schema: str, mark: OwnerMark) -> None:
         """Of a tenant that is gone: bucket and schema say that they are kept for their owner's namesake; its keys stop
         working.
 

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from media_core.errors import Unavailable
-from media_operator.backends.breaker import Answered
+from media_operator.backends.breaker import RequestRefused
 from media_operator.settings import StoreAdminSettings
 
 _P = ParamSpec("_P")
@@ -74,7 +74,7 @@ def open_client(service: Literal["s3", "iam"], settings: StoreAdminSettings) -> 
 
 @contextlib.contextmanager
 def outages(dependency: Literal["store", "iam"], settings: StoreAdminSettings, what: str = "") -> Iterator[None]:
-    """Turns what boto3 raises into `Unavailable(dependency, sentence)`, refusals of this very request into `Answered`.
+    """Turns what boto3 raises into `Unavailable(dependency, sentence)`, or `RequestRefused`, if only this request is.
 
     `what`: the bucket or user that it is about.
     """
@@ -82,7 +82,7 @@ def outages(dependency: Literal["store", "iam"], settings: StoreAdminSettings, w
         yield
     except ClientError as error:
         about_all = code(error) in _BAD_KEY | _NO_SUCH_API | {"RequestTimeTooSkewed"}
-        kind = Answered if is_refusal(error) and not about_all else Unavailable
+        kind = RequestRefused if is_refusal(error) and not about_all else Unavailable
         raise kind(dependency, _sentence(dependency, error, what)) from None
     except (BotoCoreError, ResponseParserError) as error:
         endpoint = (settings.endpoint if dependency == "store" else settings.iam_endpoint) or "AWS"

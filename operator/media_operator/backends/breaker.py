@@ -24,7 +24,7 @@ TOLERATED = 1
 _log = structlog.stdlib.get_logger("media.breaker")
 
 
-class Answered(Unavailable):
+class RequestRefused(Unavailable):
     """The dependency is there, and refuses this very request: a reason to wait for one tenant, and for no other."""
 
 
@@ -67,7 +67,7 @@ class Breaker:
     async def _watch(self, attempt: Callable[[], Awaitable[T]], *, is_try: bool = False) -> T:
         try:
             result = await attempt()
-        except Answered:
+        except RequestRefused:
             self._answered()
             raise
         except Unavailable as error:

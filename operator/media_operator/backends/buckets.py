@@ -28,7 +28,7 @@ from media_core.object_keys import birth_key, content_key
 from media_core.store.base import STAGING, staging_key, tenant_prefix
 from media_operator.backends.boto import Threads, code, is_refusal, open_client, outages, status
 from media_operator.settings import StoreAdminSettings
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import NotOwned, OwnerMark
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -49,10 +49,6 @@ _PASSING = ("InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout",
 _PUBLIC_ACCESS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
 
-class NotOwned(Exception):
-    """The bucket is not ours, or nobody knows whose it is. It was left alone."""
-
-
 class ObjectsLocked(Exception):
     """Objects that S3 will not delete (object lock, legal hold, a policy). Everything else in the bucket is deleted."""
 
@@ -60,7 +56,7 @@ class ObjectsLocked(Exception):
 @dataclass(frozen=True)
 class BucketFacts:
     exists: bool
-    mark: Mark | None = None
+    mark: OwnerMark | None = None
     """None: it bears none."""
     capabilities: Mapping[str, bool] = field(default_factory=dict)
     """What was tried at creation and seen to work; empty: creation has not come so far.
@@ -111,13 +107,13 @@ class Buckets:
     async def create(
         self,
         bucket: str,
-        mark: Mark,
+        mark: OwnerMark,
         *,
         tenant_id: str,
         adopt: bool = False,
         capabilities: Mapping[str, bool] | None = None,
     ) -> BucketFacts:
-        """Makes it, or takes it over if `mark` may claim it (`adopt`: see `Mark.relation`); then hardens it.
+        """Makes it, or takes it over if `mark` may claim it (`adopt`: see `OwnerMark.relation`); then hardens it.
 
         `capabilities`: others that the caller has tried; they are kept with the mark. Raises NotOwned.
         """
@@ -150,7 +146,7 @@ class Buckets:
         with outages("store", self._settings, bucket):
             await self._threads.run(self._s3.put_object, Bucket=bucket, Key=birth_key(tenant_id), Body=birth.dumps())
 
-    async def retire(self, bucket: str, claimant: Mark) -> None:
+    async def retire(self, bucket: str, claimant: OwnerMark) -> None:
         """Its mark says from now on that its owner is gone and wants it kept. A no-op where it is not ours, or gone."""
         with outages("store", self._settings, bucket):
             seen = await self._look(bucket)
@@ -158,7 +154,9 @@ class Buckets:
             if found and found.relation(claimant) == "ours" and not found.retained:
                 await self._write_mark(bucket, found.as_retained(), seen.facts.capabilities, instead_of=seen)
 
-    async def empty_and_delete(self, bucket: str, claimant: Mark, *, budget_seconds: float = BUDGET_SECONDS) -> Emptied:
+    async def empty_and_delete(
+        self, bucket: str, claimant: OwnerMark, *, budget_seconds: float = BUDGET_SECONDS
+    ) -> Emptied:
         """Deletes all objects, versions and unfinished uploads, at last the mark and the bucket.
 
         Goes on for about `budget_seconds`; call it again until `done`. Raises NotOwned unless the mark is the
@@ -247,7 +245,7 @@ class Buckets:
         uploads = await self._threads.run(_if_known, self._s3.list_multipart_uploads, Bucket=bucket, MaxUploads=1)
         return not (versions.get("Versions") or versions.get("DeleteMarkers") or uploads.get("Uploads"))
 
-    async def _claim(self, bucket: str, seen: _Seen, mark: Mark, adopt: bool) -> _Seen:
+    async def _claim(self, bucket: str, seen: _Seen, mark: OwnerMark, adopt: bool) -> _Seen:
         for _ in range(3):
             found = seen.facts.mark
             if found is None and not seen.facts.empty:
@@ -266,7 +264,7 @@ class Buckets:
         )
 
     async def _write_mark(
-        self, bucket: str, mark: Mark, capabilities: Mapping[str, bool], *, instead_of: _Seen
+        self, bucket: str, mark: OwnerMark, capabilities: Mapping[str, bool], *, instead_of: _Seen
     ) -> None:
         """Writes nothing if the mark is no longer what was seen, so far as the server knows conditional puts."""
         wanted: dict[str, Any] = {
@@ -560,11 +558,11 @@ def _identifier(entry: Mapping[str, Any]) -> ObjectIdentifierTypeDef:
     return {"Key": entry["Key"]}
 
 
-def _parsed(body: bytes) -> tuple[Mark, dict[str, bool]]:
+def _parsed(body: bytes) -> tuple[OwnerMark, dict[str, bool]]:
     """Never fails: a mark that can't be read is somebody else's."""
     try:
         document = json.loads(body)
         mark, capabilities = document["mark"], document.get("capabilities", {})
-        return Mark.parse(mark), {name: value for name, value in capabilities.items() if isinstance(value, bool)}
+        return OwnerMark.parse(mark), {name: value for name, value in capabilities.items() if isinstance(value, bool)}
     except (ValueError, LookupError, TypeError, AttributeError):
-        return Mark("its mark can't be read"), {}
+        return OwnerMark("its mark can't be read"), {}

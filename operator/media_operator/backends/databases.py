@@ -41,15 +41,14 @@ from media_core.errors import Unavailable
 from media_core.job_kinds import KINDS
 from media_core.policy import read as read_policy
 from media_core.queue import Depth, depth_query
-from media_operator.backends.breaker import Answered
+from media_operator.backends.breaker import RequestRefused
 from media_operator.plan import observed
 from media_operator.settings import DatabaseSettings
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import NotOwned, OwnerMark
 
 __all__ = [
     "Concerns",
     "Databases",
-    "NotOwned",
     "Usage",
     "known_revisions",
     "password_of",
@@ -80,10 +79,6 @@ SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_sessio
 """Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
 """A server that vanished is noticed, instead of being waited for."""
-
-
-class NotOwned(Exception):
-    """Schema or role bears another mark, or none: whose it is is unknown, and it was left alone."""
 
 
 class Usage(NamedTuple):
@@ -168,7 +163,7 @@ class Databases:
                 return 0
             return int((await tx.exec_driver_sql(births.KNOWN, (list(contents),))).scalar_one())
 
-    async def create(self, schema: str, mark: Mark, password: str, *, adopt: bool = False) -> None:
+    async def create(self, schema: str, mark: OwnerMark, password: str, *, adopt: bool = False) -> None:
         """Makes schema and role, completes what is there, takes over what may be adopted. Raises NotOwned.
 
         Afterwards the role may log in, with `password`, and hold as many connections as the settings say.
@@ -195,14 +190,6 @@ class Databases:
             for statement in grants(schema, schema) if await self._has_tables(tx, schema) else ():
                 await _execute(tx, statement)  # a dump was restored, without the role that it was for
 
-    async def is_outdated(self, schema: str) -> bool:
-        """Whether an earlier version's tables are there; not of a schema without any."""
-        async with self.within(schema) as tx:
-            if not (await tx.exec_driver_sql("SELECT to_regclass('alembic_version') IS NOT NULL")).scalar():
-                return False
-            revision = (await tx.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar()
-            return bool(revision != known_revisions()[-1])
-
     async def migrate(self, schema: str) -> None:
         """Brings the schema to the newest version, over a connection of its own; one tenant's at a time."""
         url = _text(self._url.update_query_dict(DEAD_AFTER))
@@ -219,7 +206,7 @@ class Databases:
             (row,) = await _execute(tx, births.READ)
             return Birth(row.birth_id, row.epoch, row.incarnation)
 
-    async def retire(self, schema: str, claimant: Mark) -> None:
+    async def retire(self, schema: str, claimant: OwnerMark) -> None:
         """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
 
         What does not bear `claimant`'s mark, or does no more, stays as it is.
@@ -236,7 +223,7 @@ class Databases:
             if _ours(marks, claimant):
                 await _write_marks(tx, schema, claimant.as_retained(), marks)
 
-    async def drop(self, schema: str, claimant: Mark) -> None:
+    async def drop(self, schema: str, claimant: OwnerMark) -> None:
         """Schema and role with all they hold. Nothing happens where neither exists. Raises NotOwned."""
         role = sql.Identifier(schema)
         async with self._administering() as tx:
@@ -254,7 +241,7 @@ class Databases:
                 await _execute(tx, "RESET ROLE")
                 await _execute(tx, "DROP ROLE {}", role)
 
-    async def marks(self, cluster: str) -> Mapping[str, Mark]:
+    async def marks(self, cluster: str) -> Mapping[str, OwnerMark]:
         """Schema -> mark, of all tenants that this cluster ever had here."""
         async with self._administering() as tx:
             rows = await _execute(tx, _ALL_MARKS)
@@ -375,7 +362,7 @@ class Databases:
                 if patience:
                     await _execute(tx, "SET LOCAL statement_timeout = {}", patience)
                 rows = await _execute(tx, " UNION ALL ".join(parts))
-        except _Refused:
+        except RequestRefused:
             if len(schemas) == 1:
                 return {}
             middle = len(schemas) // 2
@@ -406,7 +393,7 @@ class Databases:
         async with _answering(), self._readers.connect() as tx:
             yield tx
 
-    async def _own_marks(self, tx: AsyncConnection, schema: str, claimant: Mark) -> Mapping[str, Mark | None]:
+    async def _own_marks(self, tx: AsyncConnection, schema: str, claimant: OwnerMark) -> Mapping[str, OwnerMark | None]:
         """Raises NotOwned."""
         marks = await self._locked_marks(tx, schema)
         if not _ours(marks, claimant):
@@ -416,7 +403,7 @@ class Databases:
     async def _has_tables(self, tx: AsyncConnection, schema: str) -> bool:
         return bool(await _execute(tx, _WITH_TABLE, [schema], "alembic_version"))
 
-    async def _locked_marks(self, tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
+    async def _locked_marks(self, tx: AsyncConnection, name: str) -> dict[str, OwnerMark | None]:
         """`_marks`, and until the end of the transaction nobody else of us changes them.
 
         By a row of the operator's own. Advisory locks are everybody's to take, and `pg_locks` tells their numbers.
@@ -491,10 +478,6 @@ SELECT pg_terminate_backend(pid, {}) FROM pg_stat_activity WHERE usename = {}
 """
 
 
-class _Refused(Answered):
-    """PostgreSQL answered, and the answer was no."""
-
-
 @asynccontextmanager
 async def _answering() -> AsyncIterator[None]:
     try:
@@ -504,11 +487,11 @@ async def _answering() -> AsyncIterator[None]:
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
         if isinstance(error.orig, psycopg.DataError) and state is None:
-            raise _Refused("database", "a value there that cannot be read") from error
+            raise RequestRefused("database", "a value there that cannot be read") from error
         if error.connection_invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
             raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
-        raise _Refused("database", f"PostgreSQL refuses: {_words(error.orig)}") from error
+        raise RequestRefused("database", f"PostgreSQL refuses: {_words(error.orig)}") from error
 
 
 def _words(error: BaseException | None) -> str:
@@ -527,12 +510,12 @@ async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Seque
     return done.all() if done.returns_rows else []
 
 
-async def _marks(tx: AsyncConnection, name: str) -> dict[str, Mark | None]:
+async def _marks(tx: AsyncConnection, name: str) -> dict[str, OwnerMark | None]:
     """What of "schema" and "role" exists, and the mark it bears."""
     return {row.part: _parse(row.comment) for row in await _execute(tx, _MARKS, name)}
 
 
-async def _write_marks(tx: AsyncConnection, name: str, mark: Mark, parts: Iterable[str], more: str = "") -> None:
+async def _write_marks(tx: AsyncConnection, name: str, mark: OwnerMark, parts: Iterable[str], more: str = "") -> None:
     for part in parts:
         await _execute(tx, f"COMMENT ON {part.upper()} {{}} IS {{}}", sql.Identifier(name), f"{COMMENT}{mark}{more}")
 
@@ -553,17 +536,17 @@ def _fingerprint(role: str, password: str) -> str:
     return FINGERPRINT + hashlib.sha256(f"{role}:{password}".encode()).hexdigest()[:16]
 
 
-def _parse(comment: str | None) -> Mark | None:
+def _parse(comment: str | None) -> OwnerMark | None:
     if comment is None or not comment.startswith(COMMENT):
         return None
-    return Mark.parse(comment.removeprefix(COMMENT).partition("\n")[0])
+    return OwnerMark.parse(comment.removeprefix(COMMENT).partition("\n")[0])
 
 
-def _ours(marks: Mapping[str, Mark | None], claimant: Mark) -> bool:
+def _ours(marks: Mapping[str, OwnerMark | None], claimant: OwnerMark) -> bool:
     return all(mark is not None and mark.relation(claimant) == "ours" for mark in marks.values())
 
 
-def _whose(name: str, *marks: Mark | None) -> str:
+def _whose(name: str, *marks: OwnerMark | None) -> str:
     known = [mark.describe() for mark in marks if mark is not None]
     return f"{name} belongs to {known[0]}" if known else f"{name} exists and bears nobody's mark"
 

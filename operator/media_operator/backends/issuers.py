@@ -39,7 +39,7 @@ async def key_source(oidc: Oidc, *, local: bool = False) -> str:
     url = oidc.issuer.rstrip("/") + "/.well-known/openid-configuration"
     try:
         named = json.loads(await _fetch(url, local=local))["jwks_uri"]
-    except _Refused as refusal:
+    except _NotAsked as refusal:
         raise StepFailed(f"{url} {refusal}: {INSTEAD}") from None
     except Exception as error:  # of aiohttp, yarl, idna, json: strangers choose what they have to read
         reason = str(error.status) if isinstance(error, aiohttp.ClientResponseError) else type(error).__name__
@@ -66,7 +66,7 @@ def may_be_asked(address: str) -> bool:
     return not (ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast)
 
 
-class _Refused(OSError):
+class _NotAsked(OSError):
     """The text goes on after the URL. An OSError is what aiohttp expects of a socket that can't be."""
 
 
@@ -79,7 +79,7 @@ async def _fetch(url: str, *, local: bool) -> bytes:
             session.get(url, allow_redirects=False) as answer,
         ):
             if 300 <= answer.status < 400:
-                raise _Refused("redirects, which is not followed")
+                raise _NotAsked("redirects, which is not followed")
             answer.raise_for_status()
             read = b""
             async for part in answer.content.iter_chunked(8192):
@@ -88,7 +88,7 @@ async def _fetch(url: str, *, local: bool) -> bytes:
                     raise ValueError("too long")
             return read
     except aiohttp.ClientConnectorError as error:
-        if isinstance(error.os_error, _Refused):
+        if isinstance(error.os_error, _NotAsked):
             raise error.os_error from None
         raise
 
@@ -97,5 +97,5 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     """For one connection: names are resolved by now, and addresses in URLs come here too."""
     family, kind, protocol, _, where = address
     if not may_be_asked(str(where[0])):
-        raise _Refused("leads to a loopback, link-local, unspecified or multicast address, where no issuer is asked")
+        raise _NotAsked("leads to a loopback, link-local, unspecified or multicast address, where no issuer is asked")
     return socket.socket(family, kind, protocol)

@@ -1,6 +1,7 @@
-"""ScannerReady: what became of the test virus that went through this tenant's own path (`media_core.canary`).
+"""ScannerReady: what became of the test virus that went through this tenant's own path.
 
-`latest` reads it, `judge` says what that means, `send` sends the next one with the tenant's own role and S3 key.
+`latest` reads it, `judge` says what that means, `send` sends the next one with the tenant's own role and S3 key. What a
+canary is, and how a worker ends it after its verdict, is in `media_core.canary`.
 """
 
 from __future__ import annotations

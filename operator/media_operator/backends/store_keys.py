@@ -89,7 +89,7 @@ class StoreKeys:
             if keys is None:
                 await self._create_user(user)
                 keys = await self._keys(user)
-            document = json.dumps(policy(tenant_id, bucket), separators=(",", ":"))
+            document = json.dumps(iam_policy(tenant_id, bucket), separators=(",", ":"))
             await self._threads.run(
                 self._iam.put_user_policy, UserName=user, PolicyName=POLICY, PolicyDocument=document
             )
@@ -183,7 +183,7 @@ class SharedKey:
         """It holds nothing."""
 
 
-def policy(tenant_id: str, bucket: str) -> dict[str, Any]:
+def iam_policy(tenant_id: str, bucket: str) -> dict[str, Any]:
     """The tenant's prefix in its bucket and nothing else: not the bucket's mark, not its settings.
 
     Listing bears the condition only where a prefix is named (`IfExists`): S3 answers a get of an absent object with 403

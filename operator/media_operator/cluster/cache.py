@@ -23,16 +23,22 @@ STATUS_MATTERS = (DEPLOYMENT, JOB)
 """Nobody looks at the other kinds' status, and some of it never rests: an autoscaler's metrics change every 15 s."""
 
 
-class TenantKey(NamedTuple):
+class NamespacedName(NamedTuple):
+    """Of an object among those of its kind."""
+
     namespace: str
     name: str
+
+
+TenantKey = NamespacedName
+"""Of a MediaTenant."""
 
 
 def key_of(tenant: MediaTenant) -> TenantKey:
     return TenantKey(tenant.metadata.namespace, tenant.metadata.name)
 
 
-class Claims(NamedTuple):
+class UniqueNames(NamedTuple):
     """What one MediaTenant alone may have."""
 
     tenant_id: str
@@ -40,26 +46,22 @@ class Claims(NamedTuple):
     host: str | None
 
 
-def claims(body: Object) -> Claims:
+def unique_names(body: Object) -> UniqueNames:
     """What a MediaTenant wants for itself, valid or not: as the model's defaults say it."""
     spec = body.get("spec", {})
     tenant_id = spec.get("tenantId") or body["metadata"]["name"]
     bucket = spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"
-    return Claims(tenant_id, bucket, spec.get("api", {}).get("host"))
-
-
-Place = TenantKey
-"""Of an object among those of its kind."""
+    return UniqueNames(tenant_id, bucket, spec.get("api", {}).get("host"))
 
 
 class Cache:
     def __init__(self) -> None:
-        self._objects: defaultdict[Kind, dict[Place, Object]] = defaultdict(dict)
-        self._owned: defaultdict[TenantKey, set[tuple[Kind, Place]]] = defaultdict(set)
+        self._objects: defaultdict[Kind, dict[NamespacedName, Object]] = defaultdict(dict)
+        self._owned: defaultdict[TenantKey, set[tuple[Kind, NamespacedName]]] = defaultdict(set)
         self._told: dict[TenantKey, Any] = {}
         """What the queue was last told that a MediaTenant declares. Not what is stored: the answer to our own write of
         a status brings along what somebody else changed just before, and the event of that change is then no news."""
-        self._gone: dict[tuple[Kind, Place], str] = {}
+        self._gone: dict[tuple[Kind, NamespacedName], str] = {}
         """Version at which it was seen deleted: a straggling event or answer must not bring it back."""
 
     # --- what is said -----------------------------------------------------------------------------------------------
@@ -69,15 +71,15 @@ class Cache:
 
         A MediaTenant's status is nothing new: it is our own word, and what others write there goes at the next pass.
         """
-        place = _place(body)
+        name = _name_of(body)
         if event == "DELETED":
-            return self._remove(kind, place, _version(body))
-        concerned = self._store(kind, place, body)
-        return self._declares_anew(place) if kind == MEDIA_TENANT else concerned
+            return self._remove(kind, name, _version(body))
+        concerned = self._store(kind, name, body)
+        return self._declares_anew(name) if kind == MEDIA_TENANT else concerned
 
     def applied(self, kind: Kind, body: Object) -> None:
         """What the API server answered to a write of ours; nobody need look because of it."""
-        self._store(kind, _place(body), body)
+        self._store(kind, _name_of(body), body)
 
     def replace(
         self, kind: Kind, listed: Sequence[Object], resource_version: str, *, namespace: str | None = None
@@ -86,10 +88,10 @@ class Cache:
         keys: set[TenantKey] = set()
         for body in listed:
             keys |= self.see(kind, None, body)
-        there = {_place(body) for body in listed}
-        for place in [place for place in self._objects[kind] if place not in there]:
-            if namespace in (None, place.namespace):
-                keys |= self._remove(kind, place, resource_version)
+        there = {_name_of(body) for body in listed}
+        for name in [name for name in self._objects[kind] if name not in there]:
+            if namespace in (None, name.namespace):
+                keys |= self._remove(kind, name, resource_version)
         return keys
 
     # --- what is known ----------------------------------------------------------------------------------------------
@@ -100,46 +102,46 @@ class Cache:
     def children(self, key: TenantKey) -> Mapping[tuple[Kind, str], Object]:
         """(kind, name) -> object; Jobs are apart."""
         owned = self._owned.get(key, ())
-        return {(kind, place.name): self._objects[kind][place] for kind, place in owned if kind != JOB}
+        return {(kind, name.name): self._objects[kind][name] for kind, name in owned if kind != JOB}
 
     def jobs(self, key: TenantKey) -> list[Object]:
-        return [self._objects[JOB][place] for kind, place in self._owned.get(key, ()) if kind == JOB]
+        return [self._objects[JOB][name] for kind, name in self._owned.get(key, ()) if kind == JOB]
 
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
-    def _store(self, kind: Kind, place: Place, body: Object) -> set[TenantKey]:
+    def _store(self, kind: Kind, name: NamespacedName, body: Object) -> set[TenantKey]:
         """Returns the owners, past ones too; none if it says nothing new, or something newer is known."""
         version = _version(body)
-        before = self._objects[kind].get(place)
-        for known in (self._gone.get((kind, place)), None if before is None else _version(before)):
+        before = self._objects[kind].get(name)
+        for known in (self._gone.get((kind, name)), None if before is None else _version(before)):
             if known is not None and (version == known or _is_older(version, known)):
                 return set()
-        self._gone.pop((kind, place), None)
+        self._gone.pop((kind, name), None)
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-        body = self._objects[kind][place] = _interned({**body, "metadata": metadata})
+        body = self._objects[kind][name] = _interned({**body, "metadata": metadata})
         if before is not None and _said(kind, body) == _said(kind, before):
             return set()
         owners, past = _owners(body), _owners(before) if before is not None else set()
         for key in past - owners:
-            self._disown(key, kind, place)
+            self._disown(key, kind, name)
         for key in owners:
-            self._owned[key].add((kind, place))
+            self._owned[key].add((kind, name))
         return owners | past
 
-    def _remove(self, kind: Kind, place: Place, version: str) -> set[TenantKey]:
-        before = self._objects[kind].get(place)
+    def _remove(self, kind: Kind, name: NamespacedName, version: str) -> set[TenantKey]:
+        before = self._objects[kind].get(name)
         if before is not None and _is_older(version, _version(before)):
             return set()
-        self._remember_gone(kind, place, version)  # known or not: an answer to our own write may still be under way
+        self._remember_gone(kind, name, version)  # known or not: an answer to our own write may still be under way
         if before is None:
             return set()
-        del self._objects[kind][place]
+        del self._objects[kind][name]
         if kind == MEDIA_TENANT:
-            self._told.pop(place, None)
-            return {place}
+            self._told.pop(name, None)
+            return {name}
         keys = _owners(before)
         for key in keys:
-            self._disown(key, kind, place)
+            self._disown(key, kind, name)
         return keys
 
     def _declares_anew(self, key: TenantKey) -> set[TenantKey]:
@@ -149,21 +151,21 @@ class Cache:
         self._told[key] = _declared(body)
         return {key}
 
-    def _disown(self, key: TenantKey, kind: Kind, place: Place) -> None:
-        self._owned[key].discard((kind, place))
+    def _disown(self, key: TenantKey, kind: Kind, name: NamespacedName) -> None:
+        self._owned[key].discard((kind, name))
         if not self._owned[key]:
             del self._owned[key]
 
-    def _remember_gone(self, kind: Kind, place: Place, version: str) -> None:
-        known = self._gone.pop((kind, place), version)
-        self._gone[kind, place] = known if _is_older(version, known) else version
+    def _remember_gone(self, kind: Kind, name: NamespacedName, version: str) -> None:
+        known = self._gone.pop((kind, name), version)
+        self._gone[kind, name] = known if _is_older(version, known) else version
         if len(self._gone) > REMEMBERED:
             for oldest in list(self._gone)[: REMEMBERED // 2]:
                 del self._gone[oldest]
 
 
-def _place(body: Object) -> Place:
-    return Place(body["metadata"].get("namespace", ""), body["metadata"]["name"])
+def _name_of(body: Object) -> NamespacedName:
+    return NamespacedName(body["metadata"].get("namespace", ""), body["metadata"]["name"])
 
 
 def _version(body: Object) -> str:

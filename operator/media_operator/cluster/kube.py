@@ -53,7 +53,7 @@ class KubeError(Exception):
         self.reason = reason
 
 
-class Unreachable(KubeError):
+class ServerUnavailable(KubeError):
     """No answer, or none that says anything about the request; it was tried several times."""
 
 
@@ -210,9 +210,9 @@ class Kube:
                 pause = _pause(attempt, headers.get("Retry-After"))
             except (aiohttp.ClientError, TimeoutError, OSError) as failure:
                 self.observer(verb, kind.kind, 0)
-                error = Unreachable(f"the Kubernetes API does not answer ({type(failure).__name__})")
+                error = ServerUnavailable(f"the Kubernetes API does not answer ({type(failure).__name__})")
             spent = time.monotonic() - began + pause > PATIENCE
-            if not isinstance(error, Unreachable) or attempt == TRIES or pause > LONGEST_PAUSE or spent:
+            if not isinstance(error, ServerUnavailable) or attempt == TRIES or pause > LONGEST_PAUSE or spent:
                 raise error
             await asyncio.sleep(pause)
         raise AssertionError  # the last attempt returned or raised
@@ -253,7 +253,7 @@ def _error(
     message, reason = str(answer.get("message", "")), str(answer.get("reason", ""))
     match status:
         case 401:
-            return Unreachable("the Kubernetes API does not accept the operator's credentials", status, reason)
+            return ServerUnavailable("the Kubernetes API does not accept the operator's credentials", status, reason)
         case 403 if (lacking := _LACKING.search(message)) or not message:
             asked = lacking.groupdict() if lacking else {"verb": verb, "resource": resource, "namespace": namespace}
             group = asked.get("group", kind.group)
@@ -275,6 +275,8 @@ def _error(
         case 410:
             return Expired(message, status, reason)
         case 429 | 500 | 502 | 503 | 504:
-            return Unreachable(f"the Kubernetes API does not serve now ({status} {reason}): {message}", status, reason)
+            return ServerUnavailable(
+                f"the Kubernetes API does not serve now ({status} {reason}): {message}", status, reason
+            )
         case _:
             return Invalid(f"{kind.kind} {name}: {message}", status, reason)

@@ -20,7 +20,7 @@ from media_core.job_kinds import KINDS
 from media_core.store.s3 import S3Settings
 from media_operator import render
 from media_operator.cluster import kinds
-from media_operator.cluster.cache import Cache, TenantKey, claims, key_of
+from media_operator.cluster.cache import Cache, TenantKey, key_of, unique_names
 from media_operator.cluster.kinds import Object
 from media_operator.cluster.kube import AlreadyExists, Kube, KubeError
 from media_operator.plan import desired
@@ -238,7 +238,7 @@ class WorkerJobs:
     def _all(self) -> Iterator[tuple[TenantKey, str, Object]]:
         """By owner: labels anybody may write in a namespace of his own."""
         for key, body in self._cache.tenants().items():
-            tenant_id = claims(body).tenant_id
+            tenant_id = unique_names(body).tenant_id
             for job in self._cache.jobs(key):
                 labels = job["metadata"].get("labels", {})
                 if kinds.WORK_LABEL in labels and labels.get(kinds.TENANT_LABEL) == tenant_id:

@@ -25,7 +25,7 @@ from media_operator.kubernetes_target.observe import STARTS_PODS, Observer
 from media_operator.kubernetes_target.pods import is_working
 from media_operator.plan import steps
 from media_operator.plan.steps import StepFailed, StepUnfinished
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import NotOwned, OwnerMark
 
 LIVE_SIGNING_KEYS = 2
 """The newest signs; the one before it is believed, so that tokens that are out outlive one rotation."""
@@ -54,7 +54,7 @@ class Applier:
             raise StepFailed(str(error)) from error
         except buckets.ObjectsLocked as error:
             raise StepFailed(str(error), "ObjectsLocked") from error
-        except (buckets.NotOwned, databases.NotOwned) as error:
+        except NotOwned as error:
             raise StepFailed(str(error), "NotOwned") from error
         except Unavailable as error:
             raise StepFailed(f"{error.dependency}: {error.detail}") from error
@@ -75,8 +75,8 @@ class Applier:
                 await there.iam_breaker.call(lambda: there.store_keys.revoke(tenant_id, keep=[current]))
             case steps.CreateDatabase(schema, owner, adopt):
                 await self._create_database(schema, owner, adopt)
-            case steps.MigrateDatabase(schema):
-                if await there.database_breaker.call(lambda: there.databases.is_outdated(schema)):
+            case steps.MigrateDatabase(schema, first):
+                if not first:
                     await self._end_workers()
                 await there.databases.migrate(schema)  # takes too long for a breaker's one try
             case steps.WriteBirth(schema, bucket, tenant_id, renew):
@@ -112,7 +112,7 @@ class Applier:
             case steps.ShapeWorkers():
                 pass  # every Job is made from the spec of its moment
 
-    async def _create_bucket(self, bucket: str, owner: Mark, adopt: bool) -> None:
+    async def _create_bucket(self, bucket: str, owner: OwnerMark, adopt: bool) -> None:
         there, tenant_id = self._backends, self._tenant.tenant_id
         before = (await there.store_breaker.call(lambda: there.buckets.observe(bucket))).mark
         if (
@@ -134,7 +134,7 @@ class Applier:
         values.setdefault(render.DATABASE_URL, self._database_url())
         await self._objects.apply(render.credentials_secret(self._tenant, values, rotation=rotation))
 
-    async def _create_database(self, schema: str, owner: Mark, adopt: bool) -> None:
+    async def _create_database(self, schema: str, owner: OwnerMark, adopt: bool) -> None:
         there, children, url = self._backends, self._objects.children, self._database_url()
         if url != children.credentials.get(render.DATABASE_URL):
             values = {**children.credentials, render.DATABASE_URL: url}

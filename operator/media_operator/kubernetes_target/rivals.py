@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from media_operator.cluster import kinds
-from media_operator.cluster.cache import Cache, TenantKey, claims, key_of
+from media_operator.cluster.cache import Cache, TenantKey, key_of, unique_names
 from media_operator.tenant.spec import MediaTenant
 
 
@@ -14,7 +14,7 @@ def rival(cache: Cache, tenant: MediaTenant) -> str | None:
         metadata = other["metadata"]
         if metadata["uid"] == mine.uid:
             continue
-        theirs = claims(other)
+        theirs = unique_names(other)
         same = [f"tenantId {theirs.tenant_id}"] if theirs.tenant_id == tenant.tenant_id else []
         same += [f"bucket {theirs.bucket}"] if theirs.bucket == tenant.bucket else []
         first = (metadata["creationTimestamp"], metadata["uid"]) < (mine.creation_timestamp or "", mine.uid)
@@ -29,7 +29,7 @@ def host_rival(cache: Cache, tenant: MediaTenant) -> str | None:
     if host is None or _serves(cache, key, host):
         return None
     for other, body in cache.tenants().items():
-        if other != key and claims(body).host == host and _serves(cache, other, host):
+        if other != key and unique_names(body).host == host and _serves(cache, other, host):
             return f"MediaTenant {other.namespace}/{other.name} is served at {host}"
     return None
 

@@ -25,7 +25,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import watchfiles
-import yaml
 from pydantic import ValidationError
 
 from media_core import logs, tokens
@@ -33,7 +32,8 @@ from media_core.settings import complaints
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd
 from media_operator.local.machine import Machine
-from media_operator.local.place import RESERVED, Place
+from media_operator.local.manifest import CannotRun, read_manifest, short, version_of
+from media_operator.local.place import Place
 from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 from media_operator.local.target import LocalTarget
 from media_operator.local.workers import sweep_regularly
@@ -57,47 +57,6 @@ STRONGER = {
 """What the environment of `make run` says of this machine goes before what the manifest says of every machine."""
 
 
-class CannotRun(Exception):
-    """Why nothing was started, in one line."""
-
-
-# --- the manifest ----------------------------------------------------------------------------------------------------
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys in silence; Kubernetes refuses them, and so do we."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
-            seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))
-
-
-def read_manifest(path: Path) -> MediaTenant:
-    """Raises CannotRun for a file that is no YAML, SpecInvalid for one that is no valid MediaTenant."""
-    try:
-        documents = [document for document in yaml.load_all(path.read_text(), _UniqueKeys) if document is not None]
-    except OSError as error:
-        raise CannotRun(f"{_short(path)}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CannotRun(f"{_short(path)}: is not text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise CannotRun(f"{_short(path)}: is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
-    if len(documents) != 1:
-        raise CannotRun(f"{_short(path)}: holds {len(documents)} documents; one MediaTenant is expected")
-    tenant = MediaTenant.read(documents[0])
-    if tenant.tenant_id in RESERVED:
-        raise CannotRun(
-            f"{_short(path)}: a tenant on one machine cannot be called {tenant.tenant_id}: set spec.tenantId"
-        )
-    return tenant
-
-
 # --- what is printed -------------------------------------------------------------------------------------------------
 
 
@@ -112,27 +71,15 @@ def table(conditions: Sequence[Condition]) -> str:
 
 def curl_lines(folder: Path) -> list[str]:
     """Upload, list, download; they work when pasted one after the other."""
-    answer, copy = (shlex.quote(str(_short(folder / name))) for name in ("upload.json", "photo.jpg"))
+    answer, copy = (shlex.quote(str(short(folder / name))) for name in ("upload.json", "photo.jpg"))
     bearer = '-H "Authorization: Bearer $TOKEN"'
-    file = shlex.quote(f"file=@{_short(SAMPLE.absolute())}")
+    file = shlex.quote(f"file=@{short(SAMPLE.absolute())}")
     return [
         f'curl -sS "$BASE/v1/media/upload" {bearer} -F {file} -F room_id=lobby | tee {answer}; echo',
         f'curl -sS "$BASE/v1/rooms/lobby/files" {bearer}; echo',
         f"curl -sS \"$BASE/v1/media/download/$(grep -o 'med-[0-9A-Z]\\{{26\\}}' {answer})\" {bearer} -o {copy}"
         f" && ls -l {copy}",
     ]
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    """Another one after each edit; None: it is not there."""
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        return found.st_ino, found.st_mtime_ns
-    return None
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def say(line: str) -> None:
@@ -243,7 +190,7 @@ class Run:
         )
         seen: tuple[int, int] | None = None
         async for _ in edits:  # also now and then: what was edited before the watch began is told by nobody
-            before, seen = seen, _version(self.manifest)
+            before, seen = seen, version_of(self.manifest)
             if seen != before:
                 self._take_edit()
 
@@ -256,7 +203,7 @@ class Run:
             return
         except SpecInvalid as error:
             for complaint in error.errors:
-                say(f"{_short(self.manifest)}: {complaint}; the tenant stays as it was")
+                say(f"{short(self.manifest)}: {complaint}; the tenant stays as it was")
             return
         edits = list(changes(self.tenant, edited))
         said, now = self.tenant.metadata.annotations, edited.metadata.annotations
@@ -276,17 +223,17 @@ class Run:
         self._wake()
 
     def _introduce(self) -> None:
-        say(f"tenant {self.tenant.tenant_id} of {_short(self.manifest)}; its data is in {_short(self.place.folder)}/")
+        say(f"tenant {self.tenant.tenant_id} of {short(self.manifest)}; its data is in {short(self.place.folder)}/")
         if not self.postgres.data.is_relative_to(self.place.folder):
             say(f"PostgreSQL's user cannot enter that folder, so its data is in {self.postgres.data}")
         say(table(self.conditions))
         if self._is_mismatched():
             data = self.postgres.data
-            old = _short(data.parent if data.is_relative_to(self.place.folder) else data)
+            old = short(data.parent if data.is_relative_to(self.place.folder) else data)
             say(
                 f"\nThe API is not served. If the database was moved away: stop this, `mv {old} {old}.new` (this start "
                 f"made it), put the old folder back as {old}, and start again. To give it up: put the annotation of "
-                f"DatabaseReady under `metadata:` in {_short(self.manifest)}. docs/runbook.md, Schema and bucket."
+                f"DatabaseReady under `metadata:` in {short(self.manifest)}. docs/runbook.md, Schema and bucket."
             )
         else:
             self._say_how_to_use_it()
@@ -313,7 +260,7 @@ class Run:
             say(f"# TOKEN: one that {oidc.issuer} issues")
         say("\n" + "\n".join(curl_lines(self.place.folder)) + "\n")
         say(
-            f"The whole API: {self.place.base}/docs. Logs: {_short(self.place.folder)}/logs/. "
+            f"The whole API: {self.place.base}/docs. Logs: {short(self.place.folder)}/logs/. "
             f"The token holds for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
         )
 
@@ -332,7 +279,7 @@ def _sole_user_of(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CannotRun(f"{_short(folder)} is in use by another `make run`; see MEDIA_RUN_FOLDER") from None
+            raise CannotRun(f"{short(folder)} is in use by another `make run`; see MEDIA_RUN_FOLDER") from None
         yield
 
 
@@ -368,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 postgres.stop()
     except SpecInvalid as error:
         for complaint in error.errors:
-            warn(f"{_short(manifest)}: {complaint}")
+            warn(f"{short(manifest)}: {complaint}")
         return 2
     except ValidationError as error:
         for line in complaints(error):
@@ -380,7 +327,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # before the signal handlers were there
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ from media_core.errors import Unavailable
 from media_core.policy import Policy
 from media_core.store.folder import FolderStore
 from media_operator.backends import notes
-from media_operator.backends.databases import NotOwned, read_policy
+from media_operator.backends.databases import read_policy
 from media_operator.local.machine import Machine
 from media_operator.local.postgres import PostgresFailed
 from media_operator.plan import steps
@@ -27,7 +27,7 @@ from media_operator.plan.observed import (
 )
 from media_operator.plan.steps import StepFailed
 from media_operator.tenant.annotations import rotation_of
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import NotOwned, OwnerMark
 from media_operator.tenant.spec import MediaTenant
 
 
@@ -63,7 +63,7 @@ class LocalTarget:
         tenant_id, store = self.tenant.tenant_id, self._store()
         folder, mark = self.machine.place.bucket(self.tenant), self.machine.place.mark(self.tenant)
         try:
-            owner = Mark.parse(mark.read_text()) if mark.exists() else None
+            owner = OwnerMark.parse(mark.read_text()) if mark.exists() else None
             birth = await births.of_bucket(store, tenant_id)
             contents = [] if birth else await births.first_contents(store, tenant_id)
         except OSError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from media_operator.plan.data_match import birth_to_write, disagreement, gives_up_the_buckets_memory, what_to_do
+from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, what_to_do
 from media_operator.plan.desired import api_shape_of, worker_shape_of
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Bucket, Unreachable
@@ -32,7 +32,7 @@ from media_operator.plan.steps import (
 from media_operator.tenant.annotations import (
     ADOPT,
     TRUST_SIGNATURE,
-    annotating,
+    how_to_annotate,
     may_adopt,
     rotation_of,
     trusted_signatures,
@@ -66,7 +66,7 @@ def bucket_ready(context: Context) -> Finding:
     if not context.is_ours(seen) or seen.capabilities == {}:
         if isinstance(context.observed.database, Unreachable):  # it may show that this tenant's id is taken
             return Finding("Unknown", "WaitingForDatabase", context.observed.database.detail)
-        step = CreateBucket(name, context.claim, may_adopt(context.tenant))
+        step = CreateBucket(name, context.own_mark, may_adopt(context.tenant))
         return attempt(context, step, "BucketMissing", f"bucket {name} is being {'adopted' if seen.owner else 'made'}")
     return Finding("True", "BucketExists", f"bucket {name}")
 
@@ -104,15 +104,17 @@ def database_ready(context: Context) -> Finding:
     # Whether it is taken, or was lost, only the bucket can say.
     if isinstance(context.observed.bucket, Unreachable) and (seen.is_new or not context.is_ours(seen)):
         return Finding("Unknown", "WaitingForBucket", context.observed.bucket.detail)
-    if (doubt := disagreement(context)) and not gives_up_the_buckets_memory(context):
+    if (doubt := disagreement(context)) and not is_data_accepted(context):
         return Finding("False", "DataMismatch", doubt + what_to_do(context))
     if not (context.is_ours(seen) and seen.complete):
-        step = CreateDatabase(schema, context.claim, may_adopt(context.tenant))
+        step = CreateDatabase(schema, context.own_mark, may_adopt(context.tenant))
         return attempt(context, step, "SchemaMissing", f"schema {schema} is being made")
     if seen.revision is not None and seen.revision not in seen.known_revisions:
         return Finding("False", "SchemaNewer", f"schema {schema} was migrated to {seen.revision} by a newer version")
     if seen.revision != seen.known_revisions[-1]:
-        return attempt(context, MigrateDatabase(schema), "SchemaOutdated", f"schema {schema} is being migrated")
+        return attempt(
+            context, MigrateDatabase(schema, first=seen.is_new), "SchemaOutdated", f"schema {schema} is being migrated"
+        )
     if (mark := birth_to_write(context)) is not None:
         return attempt(
             context, mark, "BucketUnmarked", f"bucket {mark.bucket} is being told that it is of schema {schema}"
@@ -198,7 +200,7 @@ def scanner_ready(context: Context) -> Finding:
         f"more is found than can be believed in what was clean: {named}. Nobody can read these files, and none of "
         "them is removed; the rescan has stopped, everything else goes on. If the signature is wrong, correct it or "
         "have clamd ignore it: the next rescan with other signatures gives the files back. If it is right, "
-        + annotating(context.tenant, TRUST_SIGNATURE, suspicions[0].signature)
+        + how_to_annotate(context.tenant, TRUST_SIGNATURE, suspicions[0].signature)
     )
     trusted = tuple(each.signature for each in suspicions if each.signature in trusted_signatures(context.tenant))
     if not trusted:

@@ -6,7 +6,7 @@ from media_core.births import may_be_marked, relation
 from media_operator.plan.finding import Context
 from media_operator.plan.observed import Bucket, Unreachable
 from media_operator.plan.steps import WriteBirth
-from media_operator.tenant.annotations import ACCEPT_DATA, UNMARKED, annotating
+from media_operator.tenant.annotations import ACCEPT_DATA, UNMARKED, how_to_annotate
 
 
 def disagreement(context: Context) -> str:
@@ -39,17 +39,18 @@ def disagreement(context: Context) -> str:
     return ""
 
 
-def gives_up_the_buckets_memory(context: Context) -> bool:
-    return context.tenant.metadata.annotations.get(ACCEPT_DATA) == _memory(context.observed.bucket)
+def is_data_accepted(context: Context) -> bool:
+    """A person says that the schema is right, and gives up what this bucket remembers."""
+    return context.tenant.metadata.annotations.get(ACCEPT_DATA) == _remembered(context.observed.bucket)
 
 
-def _memory(bucket: Bucket | Unreachable) -> str:
-    """The name of what a bucket knows, for `ACCEPT_DATA`."""
+def _remembered(bucket: Bucket | Unreachable) -> str:
+    """What the bucket remembers, as `ACCEPT_DATA` names it."""
     return UNMARKED if isinstance(bucket, Unreachable) or bucket.birth is None else bucket.birth.birth_id
 
 
 def what_to_do(context: Context) -> str:
-    given_up = annotating(context.tenant, ACCEPT_DATA, _memory(context.observed.bucket))
+    given_up = how_to_annotate(context.tenant, ACCEPT_DATA, _remembered(context.observed.bucket))
     return (
         ". Nothing is made, swept or removed until it is decided which of the two is right. Either bring the database "
         "back that has these rows (its address, its volume, a newer backup). Or go on with this schema: files that it "

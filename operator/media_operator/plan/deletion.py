@@ -29,13 +29,13 @@ def deletion(context: Context) -> Finding:
         stop = StopWorkloads(tenant.tenant_id)
         found = attempt(context, stop, "StoppingWorkloads", "api and workers are being stopped")
     elif has_bucket or cut_short:
-        step = DeleteBucket(tenant.bucket, context.claim)
+        step = DeleteBucket(tenant.bucket, context.own_mark)
         found = attempt(context, step, "DeletingBucket", f"bucket {tenant.bucket} is being emptied")
     elif seen.bucket.exists:
         words = f"bucket {tenant.bucket} does not bear this tenant's mark and is not deleted"
         return Finding("True", "BucketNotOwned", words + out)
     else:
-        last = DropDatabase(tenant.schema_name, context.claim)
+        last = DropDatabase(tenant.schema_name, context.own_mark)
         found = attempt(context, last, "DroppingDatabase", f"schema {tenant.schema_name} is being dropped")
     stuck = any(name in seen.failures for name in ("StopWorkloads", "DeleteBucket", "DropDatabase"))
     return Finding("True", found.reason, found.message + out) if stuck else found

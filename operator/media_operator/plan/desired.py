@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from media_core.job_kinds import JOB_KINDS, KINDS
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import MediaTenant, Oidc, Resources
 
 
@@ -32,12 +32,12 @@ class WorkerShape:
     compute_type: str
 
 
-def claim_of(tenant: MediaTenant, cluster: str) -> Mark:
+def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
     """The mark on bucket and schema. Where resources have no uid (a single machine) it is the tenant's id."""
     metadata = tenant.metadata
     if not metadata.uid:
-        return Mark(tenant.tenant_id)
-    return Mark(metadata.uid, f"{metadata.namespace}/{metadata.name}", cluster, bucket=tenant.bucket)
+        return OwnerMark(tenant.tenant_id)
+    return OwnerMark(metadata.uid, f"{metadata.namespace}/{metadata.name}", cluster, bucket=tenant.bucket)
 
 
 def api_settings(tenant: MediaTenant) -> dict[str, str]:

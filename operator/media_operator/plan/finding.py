@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from media_operator.plan.desired import claim_of
+from media_operator.plan.desired import owner_mark_of
 from media_operator.plan.observed import Bucket, Database, ObservedState, Status, Unreachable
 from media_operator.plan.steps import Step
 from media_operator.tenant.annotations import may_adopt
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import MediaTenant
 
 
@@ -30,8 +30,8 @@ class Context:
     """Condition -> what the checks before this one found."""
 
     @property
-    def claim(self) -> Mark:
-        return claim_of(self.tenant, self.observed.cluster)
+    def own_mark(self) -> OwnerMark:
+        return owner_mark_of(self.tenant, self.observed.cluster)
 
     def waiting_for(self, *conditions: str) -> Finding | None:
         """The finding while an earlier condition, which this one needs, is not true."""
@@ -42,7 +42,7 @@ class Context:
         return None
 
     def is_ours(self, seen: Bucket | Database) -> bool:
-        return seen.exists and seen.owner is not None and seen.owner.relation(self.claim) == "ours"
+        return seen.exists and seen.owner is not None and seen.owner.relation(self.own_mark) == "ours"
 
     def is_claimed(self) -> bool:
         """Bucket or schema is ours already, or both were seen and may be had."""
@@ -65,7 +65,7 @@ class Context:
             # Ours before its mark was written, or an empty one of somebody who is asked here whether it may be had.
             may_be_ours = self.tenant.spec.storage.bucket is None or may_adopt(self.tenant)
             return not (isinstance(seen, Bucket) and seen.empty and may_be_ours)
-        return seen.owner.relation(self.claim, adopt=may_adopt(self.tenant)) == "foreign"
+        return seen.owner.relation(self.own_mark, adopt=may_adopt(self.tenant)) == "foreign"
 
 
 def attempt(context: Context, step: Step, reason: str, message: str, *, status: Status = "False") -> Finding:

@@ -10,7 +10,7 @@ from typing import Literal
 from media_core.births import Birth
 from media_core.policy import Policy
 from media_operator.plan.desired import ApiShape, WorkerShape
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 
 Status = Literal["True", "False", "Unknown"]
 
@@ -25,7 +25,7 @@ class Unreachable:
 @dataclass(frozen=True)
 class Bucket:
     exists: bool
-    owner: Mark | None = None
+    owner: OwnerMark | None = None
     """The mark it bears; None: none."""
     empty: bool = False
     """Without a mark: whether there is nothing in it either, so that it may be claimed."""
@@ -69,7 +69,7 @@ class Database:
     """There is a schema or a role of this tenant's name."""
     complete: bool = False
     """Both are there, and the role's password is known."""
-    owner: Mark | None = None
+    owner: OwnerMark | None = None
     """The mark they bear; None: one of them bears none, or they disagree."""
     revision: str | None = None
     """Newest migration applied; None: none."""

@@ -8,7 +8,7 @@ from media_core.quota import MIB
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Orphans, Unreachable
 from media_operator.plan.steps import ReleaseOrphans
-from media_operator.tenant.annotations import REMOVE_ORPHANS, annotating
+from media_operator.tenant.annotations import REMOVE_ORPHANS, how_to_annotate
 from media_operator.tenant.spec import MediaTenant
 
 
@@ -25,7 +25,7 @@ def data_consistent(context: Context) -> Finding | None:
         f"{seen.count} of {seen.listed} objects ({seen.bytes / MIB:.1f} MiB) have no row, the first of them since "
         f"{_written(seen.since or seen.swept_at)}: more than interrupted uploads leave behind, so none of them is "
         "removed. If their rows were lost, restore a newer database. If nobody needs these objects, "
-        + annotating(tenant, REMOVE_ORPHANS, _written(_next_second(seen.swept_at)))
+        + how_to_annotate(tenant, REMOVE_ORPHANS, _written(_next_second(seen.swept_at)))
     )
     until = orphans_released(tenant, seen)
     if until is None and REMOVE_ORPHANS in tenant.metadata.annotations:

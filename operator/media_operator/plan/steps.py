@@ -7,7 +7,7 @@ from datetime import datetime
 
 from media_core.policy import Policy
 from media_operator.plan.desired import ApiShape, WorkerShape
-from media_operator.tenant.ownership import Mark
+from media_operator.tenant.ownership import OwnerMark
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class CreateBucket:
     """Also takes over one that may be adopted."""
 
     bucket: str
-    owner: Mark
+    owner: OwnerMark
     adopt: bool = False
 
 
@@ -50,13 +50,15 @@ class CreateDatabase:
     """Schema and role `schema`, the role seeing this schema only. Also takes over what may be adopted."""
 
     schema: str
-    owner: Mark
+    owner: OwnerMark
     adopt: bool = False
 
 
 @dataclass(frozen=True)
 class MigrateDatabase:
     schema: str
+    first: bool = False
+    """It holds no table yet, so no worker goes by the rules of an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class DeleteBucket:
     """With all that is in it; may take several passes."""
 
     bucket: str
-    owner: Mark
+    owner: OwnerMark
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class DropDatabase:
     """Schema, role, and the store's keys."""
 
     schema: str
-    owner: Mark
+    owner: OwnerMark
 
 
 Step = (

@@ -35,7 +35,7 @@ def trusted_signatures(tenant: MediaTenant) -> set[str]:
     return {each.strip() for each in tenant.metadata.annotations.get(TRUST_SIGNATURE, "").split(",")} - {""}
 
 
-def annotating(tenant: MediaTenant, name: str, value: str) -> str:
+def how_to_annotate(tenant: MediaTenant, name: str, value: str) -> str:
     """How a person sets this annotation: the end of a sentence, and a command that can be pasted where there is one."""
     at = tenant.metadata
     if not at.uid:

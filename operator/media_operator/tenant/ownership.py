@@ -16,8 +16,12 @@ from typing import Literal, Self
 Relation = Literal["ours", "adoptable", "foreign"]
 
 
+class NotOwned(Exception):
+    """A bucket, a schema or a role bears another mark, or none. It was left alone."""
+
+
 @dataclass(frozen=True)
-class Mark:
+class OwnerMark:
     """`resource` is `namespace/name`, `cluster` the uid of its kube-system namespace."""
 
     uid: str
@@ -42,7 +46,7 @@ class Mark:
     def as_retained(self) -> Self:
         return replace(self, retained=True)
 
-    def relation(self, claimant: Mark, *, adopt: bool = False) -> Relation:
+    def relation(self, claimant: OwnerMark, *, adopt: bool = False) -> Relation:
         """What this mark means to `claimant`. `adopt`: a person vouches that the other cluster is gone."""
         if self.uid == claimant.uid:
             return "ours"

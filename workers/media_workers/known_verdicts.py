@@ -16,7 +16,7 @@ from media_core.canary import EICAR
 
 
 @dataclass(frozen=True)
-class Canary:
+class KnownContent:
     content: bytes
     status: Literal["infected", "unscannable"]
     """What clamd has to say of it."""
@@ -45,19 +45,21 @@ UEsDBBQAAQAAAO06eF1HsLwjIgAAABYAAAAFAAAAMC5iaW7IiclbtN6sDlqdfkK+wWRW/wa1HRvGuWTt
 vCMiAAAAFgAAAAUAAAAAAAAAAAAAAIABAAAAADAuYmluUEsFBgAAAAABAAEAMwAAAEUAAAAAAA==
 """
 
-TEST_VIRUS = Canary(
+TEST_VIRUS = KnownContent(
     gzip.compress(_zip(EICAR), mtime=0),
     "infected",
     "does not find the EICAR test virus in an archive: it has no signatures, or no room in its TemporaryDirectory",
 )
 """Unpacking it takes what unpacking any content takes: the stream's file, the scan's folder, files in it."""
 
-CANARIES = (
+KNOWN_CONTENTS = (
     TEST_VIRUS,
-    Canary(
+    KnownContent(
         _nested(_DEEPEST_ALLOWED + 1),
         "unscannable",
         f"says OK of what is over its limits: it needs `AlertExceedsMax yes` and MaxRecursion up to {_DEEPEST_ALLOWED}",
     ),
-    Canary(base64.b64decode(_ENCRYPTED), "unscannable", "says OK of what is encrypted: it needs `AlertEncrypted yes`"),
+    KnownContent(
+        base64.b64decode(_ENCRYPTED), "unscannable", "says OK of what is encrypted: it needs `AlertEncrypted yes`"
+    ),
 )
