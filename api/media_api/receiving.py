@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final, Literal, cast
 import http_sf
 from fastapi import Header, Request
 
+from media_api.identifiers import known_room
 from media_api.multipart import Form
-from media_api.routes.parameters import known_room, request_id_of
+from media_api.observed import request_id_of
 from media_api.services import Services
 from media_core.errors import Refused
 from media_core.tokens import Claims

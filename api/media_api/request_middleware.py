@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from media_api import problems
@@ -29,6 +30,12 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
 
 _log = structlog.stdlib.get_logger("media.api")
+
+
+def request_id_of(request: Request) -> str:
+    """The id that `Observed` gave to the request, or took from its header."""
+    request_id: str = request.state.request_id
+    return request_id
 
 
 class InFlight:

@@ -53,6 +53,14 @@ class Problem(Exception):
         super().__init__(self.detail)
 
 
+def room_id(text: str) -> str:
+    """`text` if the API can have a room of that name. Raises Misuse; the rule is that of its paths."""
+    # `.` and `..` would be resolved away before the request leaves.
+    if not 0 < len(text) <= 255 or not text.isprintable() or "/" in text or text in {".", ".."}:
+        raise Misuse(f"{text!r} is no room id: one has 1-255 printable characters and no /")
+    return text
+
+
 def path_of(*segments: str) -> str:
     """`/v1/…` with each segment quoted: an id is one segment, whatever it holds."""
     return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
@@ -170,6 +178,11 @@ class Api:
             left -= len(items)
             if cursor is None or (limit and left <= 0):
                 return
+
+    def items(self, *segments: str, limit: int, **params: Any) -> tuple[list[dict[str, Any]], bool]:
+        """What `pages` has, at once, and whether the API has more."""
+        pages = list(self.pages(*segments, limit=limit, **params))
+        return [item for items, _ in pages for item in items], pages[-1][1]
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
         """A job's states and segments as they come, until it has ended: server-sent events, else one question a second.

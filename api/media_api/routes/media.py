@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from media_api import downloads, problems
 from media_api.auth import Admin, Reader, Writer
 from media_api.models import Data, JobAccepted, Media, MediaInfo, Signed
+from media_api.observed import request_id_of
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
@@ -20,7 +21,7 @@ from media_api.receiving import (
     keep,
     read_form,
 )
-from media_api.routes.parameters import MediaId, request_id_of
+from media_api.routes.parameters import MediaId
 from media_api.services import Services, Wired
 from media_core import thumbnails
 from media_core.access import RETRY_AFTER_SECONDS, Item

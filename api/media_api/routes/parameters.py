@@ -1,18 +1,14 @@
-"""Path and header parameters that several routes take, and how lists are paged."""
+"""Path parameters that several routes take, and how lists are paged."""
 
 import base64
 import binascii
 import json
-import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path
 
-from media_core.errors import Refused, not_found
-
-_ID: Final = re.compile(r"(?:med|med-thumb|job)-[0-9A-HJKMNP-TV-Z]{26}")
-
-MAX_ROOM_CHARACTERS: Final = 255
+from media_api.identifiers import known_id, known_room
+from media_core.errors import Refused
 
 
 async def _media_id(
@@ -37,28 +33,6 @@ async def _room_id(
 MediaId = Annotated[str, Depends(_media_id)]
 JobId = Annotated[str, Depends(_job_id)]
 RoomId = Annotated[str, Depends(_room_id)]
-
-
-def known_id(identifier: str) -> str:
-    """What can't be an id is as unknown as an id that doesn't exist; it need not reach the database."""
-    if not _ID.fullmatch(identifier):
-        raise not_found()
-    return identifier
-
-
-def known_room(room_id: str) -> str:
-    """What can be a room on every path. Raises Refused `invalid_request`, which tells nobody whether a room exists."""
-    if not 0 < len(room_id) <= MAX_ROOM_CHARACTERS or "/" in room_id or not room_id.isprintable():
-        raise Refused(
-            "invalid_request",
-            f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`.",
-        )
-    return room_id
-
-
-def request_id_of(request: Request) -> str:
-    request_id: str = request.state.request_id
-    return request_id
 
 
 def next_cursor(*last_seen: str) -> str:

@@ -7,8 +7,10 @@ from fastapi import APIRouter, Request, Response
 
 from media_api import problems
 from media_api.auth import Transcriber
+from media_api.identifiers import known_id
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
+from media_api.observed import request_id_of
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
@@ -20,7 +22,6 @@ from media_api.receiving import (
     read_form,
     text_field,
 )
-from media_api.routes.parameters import known_id, request_id_of
 from media_api.services import Wired
 from media_core.errors import Refused, Unavailable
 from media_core.jobs import TranscriptionRequest

@@ -1,0 +1,90 @@
+"""`command` makes a function that takes a `Session` a command of `app` or of one of its groups."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from mediactl.session import Session, failures_as_exit_codes
+
+app = typer.Typer(
+    name="mediactl",
+    help="Upload, download, list and transcribe a tenant's media. BASE and TOKEN come from the environment.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+rooms = typer.Typer(help="The files of a room.", no_args_is_help=True)
+jobs = typer.Typer(help="Background work: transcriptions and scans.", no_args_is_help=True)
+app.add_typer(rooms, name="rooms")
+app.add_typer(jobs, name="jobs")
+
+SHARED = "Before or after any command"
+Base = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Where the API is, without /v1. Default: $BASE.", rich_help_panel=SHARED),
+]
+Token = Annotated[str | None, typer.Option(metavar="JWT", help="Who asks. Default: $TOKEN.", rich_help_panel=SHARED)]
+Json = Annotated[bool, typer.Option("--json", help="Print the API's data, for scripts.", rich_help_panel=SHARED)]
+MediaId = Annotated[str, typer.Argument(metavar="ID", help="A media id, med-…")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job id, job-…")]
+Room = Annotated[str, typer.Argument(metavar="ROOM", help="A room's id.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
+All = Annotated[bool, typer.Option("--all", help="No limit.")]
+
+P = ParamSpec("P")
+Command = Callable[Concatenate[Session, P], None]
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]:
+    """Registers a function as `name` of `group`, with --base, --token and --json, its failures as exit codes."""
+
+    def register(function: Command[P]) -> Command[P]:
+        @functools.wraps(function)
+        def run(
+            *, context: typer.Context, base: str | None, token: str | None, as_json: bool, **arguments: Any
+        ) -> None:
+            before: dict[str, Any] = context.find_root().params
+            session = Session(
+                before["base"] if base is None else base,
+                before["token"] if token is None else token,
+                as_json or before["as_json"],
+            )
+            with failures_as_exit_codes(session.as_json):
+                function(session, **arguments)  # type: ignore[call-arg]  # typer passes what the signature below names
+                # Here and not at exit, where a reader that has gone would be complained about.
+                sys.stdout.flush()
+
+        own = list(inspect.signature(function).parameters.values())[1:]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter("context", keyword, annotation=typer.Context),
+            inspect.Parameter("base", keyword, default=None, annotation=Base),
+            inspect.Parameter("token", keyword, default=None, annotation=Token),
+            inspect.Parameter("as_json", keyword, default=False, annotation=Json),
+        ]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what inspect.signature() reads first
+            [parameter.replace(kind=keyword) for parameter in own] + shared
+        )
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in own + shared}
+        group.command(name)(run)
+        return function
+
+    return register
+
+
+@app.callback()
+def before_the_command(
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the API is, without /v1.", envvar="BASE", rich_help_panel=SHARED),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="JWT", help="Who asks.", envvar="TOKEN", rich_help_panel=SHARED)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What every command takes; each reads it from the root's parameters."""

@@ -1,0 +1,140 @@
+"""Background work: `transcribe`, and `jobs` with `get`, `ls`, `cancel`."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mediactl import render
+from mediactl.client import path_of
+from mediactl.command import All, JobId, Limit, app, command, jobs
+from mediactl.following import Format, follow, job_error, print_text
+from mediactl.render import Column
+from mediactl.session import Session, send_with_bar
+from mediactl.transfer import open_source
+
+
+@command(app, "transcribe")
+def transcribe(
+    session: Session,
+    what: Annotated[str, typer.Argument(metavar="FILE|ID", help="A recording here, or a media id; - reads stdin.")],
+    language: Annotated[str | None, typer.Option(help="Spoken language, such as en. Default: detected.")] = None,
+    translate: Annotated[bool, typer.Option("--translate", help="Into English.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="A time for every word.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="Words of context: names, spellings.")] = None,
+    hotwords: Annotated[str | None, typer.Option(help="Words to expect.")] = None,
+    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Skip where nobody speaks.")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to the end.")] = False,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="Print the result as this; implies --wait.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="File name to give it.")] = None,
+) -> None:
+    """Transcribe a recording.
+
+    With --wait it shows the text as it comes; Ctrl-C leaves the job running.
+    """
+    options = {
+        "language": language,
+        "task": "translate" if translate else None,
+        "word_timestamps": "true" if words else None,
+        "prompt": prompt,
+        "hotwords": hotwords,
+        "vad": None if vad else "false",
+    }
+    fields = {key: value for key, value in options.items() if value is not None}
+    if re.fullmatch(r"med-[0-9A-Za-z-]+", what) and not Path(what).exists():
+        form = {key: (None, value) for key, value in {**fields, "media_id": what}.items()}
+        job = session.api.call("POST", path_of("transcribe"), files=form)
+    else:
+        with open_source(Path(what), name) as source:
+            job = send_with_bar(session, path_of("transcribe"), source, fields)
+    if wait or format_ is not None:
+        follow(session, job["job_id"], format_)
+    elif session.as_json:
+        render.data(job)
+    else:
+        render.line(job["job_id"], job["status"])
+        render.note(f"`mediactl jobs get {job['job_id']} --wait` follows it.")
+
+
+@command(jobs, "get")
+def get_job(
+    session: Session,
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to the end.")] = False,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="Print the result as this; implies --wait.")
+    ] = None,
+) -> None:
+    """A job's state, and its transcript when there is one."""
+    if wait or format_ is not None:
+        follow(session, job_id, format_)
+        return
+    job = session.api.get("jobs", job_id)
+    if session.as_json:
+        render.data(job)
+        return
+    render.fields(
+        {
+            "id": job["job_id"],
+            "kind": job.get("kind"),
+            "status": job["status"],
+            "progress": f"{job['progress']:.0%}" if job["status"] == "running" else None,
+            "in line": job.get("queue_position") if job["status"] == "queued" else None,
+            "created": render.when(job.get("created_at")),
+            "finished": render.when(job["finished_at"]) if job.get("finished_at") else None,
+            "waits for": job.get("waits_for"),
+            "error": job_error(job),
+            "verdict": job.get("scan_status"),
+            "language": job.get("language"),
+            "duration": render.clock(job["duration"]) if job.get("duration") else None,
+        }
+    )
+    if job["status"] == "completed" and job.get("kind") == "transcribe":
+        print_text(job)
+
+
+@command(jobs, "ls")
+def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> None:
+    """Your own jobs, newest first."""
+    found, more = session.api.items("jobs", limit=0 if everything else limit)
+    if session.as_json:
+        render.data(found)
+        return
+    columns = [
+        Column("ID"),
+        Column("KIND", optional=True),
+        Column("STATUS"),
+        Column("DONE", right=True),
+        Column("CREATED"),
+    ]
+    render.table(
+        [*columns, Column("ERROR", shrinks=True)],
+        [
+            [
+                job["job_id"],
+                job.get("kind"),
+                job["status"],
+                f"{job.get('progress') or 0:.0%}",
+                render.when_short(job.get("created_at")),
+                job_error(job) or "",
+            ]
+            for job in found
+        ],
+    )
+    if not found:
+        render.note("No jobs of yours.")
+    elif more:
+        render.note(f"These are the newest {len(found)}; --all shows all.")
+
+
+@command(jobs, "cancel")
+def cancel(session: Session, job_id: JobId) -> None:
+    """Stop a job at its next segment."""
+    job = session.api.call("DELETE", path_of("jobs", job_id))
+    if session.as_json:
+        render.data(job)
+    else:
+        render.line(job_id, (job or {}).get("status", "cancelled"))

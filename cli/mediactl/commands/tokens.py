@@ -1,0 +1,96 @@
+"""`token`: what TOKEN says, or a new one."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mediactl import render
+from mediactl.client import Misuse, room_id
+from mediactl.command import app, command
+from mediactl.session import HOW_TO_SIGN_IN, Session
+
+MINTING = "Minting a token"
+
+
+@command(app, "token")
+def token(
+    session: Session,
+    signing_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Private keys: .run/TENANT/signing-keys.json.", rich_help_panel=MINTING),
+    ] = None,
+    sub: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whom the token names.", rich_help_panel=MINTING)
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SCOPE",
+            help="media:read, media:write, transcribe, admin; repeatable. Default: all but admin.",
+            rich_help_panel=MINTING,
+        ),
+    ] = None,
+    room: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROOM", help="A room whose files it may see, '*' for all; repeatable.", rich_help_panel=MINTING
+        ),
+    ] = None,
+    lifetime: Annotated[
+        str, typer.Option(metavar="TIME", help="Such as 30s, 15m, 12h, 7d.", rich_help_panel=MINTING)
+    ] = "12h",
+    tenant: Annotated[
+        str | None, typer.Option(metavar="ID", help="Default: the key's folder name.", rich_help_panel=MINTING)
+    ] = None,
+) -> None:
+    """Say what TOKEN says of itself, or mint one.
+
+    export TOKEN=$(mediactl token --signing-key .run/acme/signing-keys.json --sub alice --room '*')
+    """
+    # PyJWT brings cryptography, which takes longer to import than most commands take to run.
+    from mediactl import tokens
+
+    if signing_key is not None:
+        if not sub:
+            raise Misuse("a token names somebody; say whom with --sub")
+        scopes = [word for entry in scope or tokens.DEFAULT_SCOPES for word in entry.replace(",", " ").split()]
+        if unknown := sorted(set(scopes) - set(tokens.SCOPES)):
+            raise Misuse(f"no such scope: {', '.join(unknown)}; there are {', '.join(tokens.SCOPES)}")
+        minted = tokens.mint(
+            signing_key,
+            subject=sub,
+            tenant=tenant,
+            scopes=scopes,
+            rooms=[room_id(one) for one in room or []],
+            seconds=tokens.lifetime(lifetime),
+        )
+        if session.as_json:
+            render.data({"token": minted, "claims": tokens.claims_of(minted)})
+        else:
+            print(minted)
+        return
+    if sub or scope or room or tenant:
+        raise Misuse("minting a token needs the key that signs it: --signing-key .run/TENANT/signing-keys.json")
+    if not session.token:
+        raise Misuse(f"TOKEN is not set: {HOW_TO_SIGN_IN}")
+    claims = tokens.claims_of(session.token.strip())
+    if session.as_json:
+        render.data(claims)
+        return
+    expiry = tokens.expiry_of(claims)
+    room_ids = claims.get("rooms") or []
+    render.fields(
+        {
+            "subject": claims.get("sub", "nobody"),
+            "tenant": claims.get("aud", "none"),
+            "issuer": claims.get("iss"),
+            "scopes": claims.get("scope") or "none",
+            "rooms": "all" if "*" in room_ids else ", ".join(map(str, room_ids)) or "none",
+            "expires": "never" if expiry is None else render.expiry(expiry),
+        }
+    )
+    if expiry is not None and expiry.timestamp() < time.time():
+        render.note("This token has expired: the API will answer 401.")
+    render.note("This is what the token says of itself; nobody has verified it.")

@@ -1,0 +1,29 @@
+"""`usage`: what the tenant stores."""
+
+from mediactl import render
+from mediactl.command import app, command
+from mediactl.session import Session
+
+
+@command(app, "usage")
+def usage(session: Session) -> None:
+    """What the tenant stores, and how much of its limits is left."""
+    facts = session.api.get("usage")
+    if session.as_json:
+        render.data(facts)
+        return
+    limits, stored, reserved = facts["limits"], facts["stored_bytes"], facts["reserved_bytes"]
+    quota = limits["max_storage_mb"] * 1024 * 1024
+    words = f"{render.size(stored)} of {render.size(quota)}"
+    if reserved:
+        words += f", {render.size(reserved)} reserved by uploads under way"
+    render.gauge("storage", stored + reserved, quota, words)
+    saved = facts["dedupe_saved_bytes"]
+    render.fields(
+        {
+            "files": f"{facts['files']:,}, of {facts['objects']:,} distinct contents",
+            "saved": f"{render.size(saved)} by storing the same bytes once" if saved else None,
+            "one upload": f"up to {render.size(limits['max_upload_mb'] * 1024 * 1024)}",
+            "transcription": f"up to {render.span(limits['max_transcription_minutes_per_day'] * 60)} of audio a day",
+        }
+    )

@@ -1,0 +1,101 @@
+"""A job, followed to its end and shown on the way."""
+
+import sys
+from enum import StrEnum
+from typing import Any
+
+import typer
+from rich.progress import Progress, TaskID
+
+from mediactl import render
+from mediactl.client import Failed, path_of
+from mediactl.session import Session
+
+
+class Format(StrEnum):
+    txt = "txt"
+    srt = "srt"
+    vtt = "vtt"
+    json = "json"
+
+
+def follow(session: Session, job_id: str, format_: Format | None) -> dict[str, Any]:
+    """Show a job until it ends, then its result: live lines on a terminal, else the transcript or verdict alone."""
+    live = render.out.is_terminal and format_ is None and not session.as_json
+    shown = 0
+    job: dict[str, Any] = {}
+    # On one terminal, the bar and the text above it must be drawn by the same hand.
+    with render.job_progress(render.out if live else render.err) as progress:
+        task = progress.add_task("queued", total=1.0)
+        try:
+            for update in session.api.follow(job_id):
+                if "text" in update:
+                    if live and update.get("id", shown) == shown:
+                        render.spoken(progress.console, update)
+                        shown += 1
+                elif "status" in update:
+                    job = update
+                    _show_state(progress, task, job)
+        except KeyboardInterrupt:
+            progress.stop()
+            render.failure(
+                f"{job_id} goes on without you; `mediactl jobs get {job_id} --wait` follows it again, "
+                f"`mediactl jobs cancel {job_id}` stops it"
+            )
+            raise typer.Exit(130) from None
+    if job["status"] != "completed":
+        if session.as_json:
+            render.data(job)
+            raise typer.Exit(1)
+        raise Failed(f"{job_id} {job['status']}" + (f": {job_error(job)}" if job.get("error") else ""))
+    if format_ is not None:
+        with session.api.open("GET", path_of("jobs", job_id, f"transcript.{format_}")) as response:
+            text = response.read().decode()
+        if text.strip():
+            sys.stdout.write(text)
+        if not job.get("transcript"):
+            _say_silence()
+    elif session.as_json:
+        render.data(job)
+    elif job.get("kind", "transcribe") != "transcribe":
+        render.line(job_id, job.get("scan_status") or job["status"])
+    elif live and job.get("transcript"):
+        for segment in job.get("segments", [])[shown:]:
+            render.spoken(render.out, segment)
+        words = [job.get("language"), render.clock(job["duration"]) if job.get("duration") else None, job_id]
+        render.note(" · ".join(word for word in words if word))
+    else:
+        print_text(job)
+    return job
+
+
+def print_text(job: dict[str, Any]) -> None:
+    if text := _paragraph(job.get("transcript", "")):
+        print(text)
+    else:
+        _say_silence()
+
+
+def _say_silence() -> None:
+    """On standard error even of a script: else an empty answer looks like one that got lost."""
+    render.err.print("no speech was heard")
+
+
+def _show_state(progress: Progress, task: TaskID, job: dict[str, Any]) -> None:
+    words = job["status"]
+    if words == "queued" and job.get("queue_position"):
+        words = f"queued, number {job['queue_position']}"
+    if job.get("waits_for"):
+        words = f"waits for {job['waits_for']}"
+    progress.update(task, description=words, completed=job.get("progress") or 0.0)
+
+
+def _paragraph(text: str) -> str:
+    return "\n".join(render.printable(line) for line in text.strip().splitlines())
+
+
+def job_error(job: dict[str, Any]) -> str | None:
+    error = job.get("error")
+    if isinstance(error, dict):
+        return str(error.get("detail") or error.get("code"))
+    return str(error) if error else None
