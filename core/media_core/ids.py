@@ -1,4 +1,4 @@
-"""Identifiers: ULIDs with a prefix that names the thing, so that ids sort by time and read well in a log."""
+"""Identifiers: ULIDs with a prefix that names the kind. They sort by time and are easy to read in a log."""
 
 import os
 import time
@@ -22,7 +22,7 @@ def new_job_id() -> str:
 
 
 def thumbnail_id(media_id: str) -> str:
-    """The id under which an item's thumbnail can be downloaded; it is the item's own id, marked, and needs no row."""
+    """The id under which an item's thumbnail can be downloaded: the item's id with another prefix. It needs no row."""
     return media_id.replace("med-", "med-thumb-", 1)
 
 

@@ -1,8 +1,9 @@
-"""What content is, by its bytes; a file name or a claim only chooses within one family.
+"""The media type of content, by its first bytes. A file name or a claimed type only chooses among related types.
 
-The type decides how a browser treats a download, so two rules hold. Whatever a browser could run (SVG, HTML, XML,
-scripts) keeps its type and is never served inline. A name or a claim may turn plain text into a harmless text type, or
-a container into its audio-only sister, never into anything else. Polyglots stay possible: downloads say `nosniff`.
+The type decides how a browser treats a download, so two rules hold. Types that a browser could run (SVG, HTML, XML,
+scripts) are kept, and never served inline. A name or a claimed type may turn plain text into another harmless text
+type, and a container into the same container with sound only, and nothing else. Files of two types at once (polyglots)
+are possible, so downloads say `nosniff`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _kept = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "LIBRARY_PAT
 import pylibmagic  # noqa: E402, I001 - makes ctypes find the bundled library, so it comes before magic
 import magic  # noqa: E402
 
-for _name, _value in _kept.items():  # or every process started later would inherit pylibmagic's paths
+for _name, _value in _kept.items():  # otherwise child processes would inherit pylibmagic's paths
     if _value is None:
         os.environ.pop(_name, None)
     else:
@@ -31,7 +32,7 @@ UNKNOWN = "application/octet-stream"
 
 _magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc"))
 _text_magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc"))
-"""For text: libmagic takes up to 5 ms for it, 0.3 ms for anything else, and python-magic holds a lock meanwhile."""
+"""For text only: python-magic holds a lock while libmagic works, up to 5 ms for text and 0.3 ms for all else."""
 
 _SYNONYMS = {
     "application/x-empty": UNKNOWN,
@@ -59,7 +60,7 @@ _TEXTS = {
     ".yaml": "application/yaml",
     ".yml": "application/yaml",
 }
-"""What an extension may make of text; nothing here is run or rendered by a browser."""
+"""The types that an extension may give to text. A browser runs and renders none of them."""
 
 _SOUND_ONLY = {
     "video/3gpp": "audio/3gpp",
@@ -86,14 +87,14 @@ _INLINE = _WEB_PICTURES | _WEB_SOUND | _WEB_FILMS | {"application/pdf", "text/pl
 _PICTURES = _WEB_PICTURES | {"image/tiff"}
 _SOUND = _WEB_SOUND | _types("audio", "amr", "aiff", "x-caf", "3gpp", "3gpp2", "x-matroska")
 _FILMS = _WEB_FILMS | _types("video", "3gpp2", "x-matroska", "x-msvideo", "mp2t", "mpeg")
-"""What media_core.decoding can read; MPEG-4 containers and their like hold sound alone or both."""
+"""Types that media_core.decoding can read. A video container may hold sound only."""
 
 
 def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) -> str:
-    """The media type of content by its first bytes (HEAD of them; more is cut), lower case, without parameters.
+    """The media type of content by its first HEAD bytes (the rest is ignored), in lower case, without parameters.
 
-    A container that holds sound only (WebM, MP4 without a telling brand) is "video/..." unless its name or the claim
-    says audio; `settled` decides when it has been probed.
+    A container that holds sound only (WebM, MP4 whose brand does not tell) is "video/..." unless its name or the
+    claimed type says audio. `settled` decides once it has been probed.
     """
     head = head[:HEAD]
     extension = PurePath(filename or "").suffix.lower()
@@ -112,22 +113,22 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
 
 
 def looks_like_text(head: bytes) -> bool:
-    """Whether `sniff` may take milliseconds. The caller then runs it in a thread."""
+    """Whether `sniff` may take milliseconds; then the caller should run it in a thread."""
     return b"\0" not in head[:HEAD]
 
 
 def settled(mime_type: str, *, has_video: bool) -> str:
-    """The type once the container has been probed: without moving pictures, "video/webm" is "audio/webm"."""
+    """The type once the container has been probed: "video/webm" without a video stream is "audio/webm"."""
     return mime_type if has_video else _SOUND_ONLY.get(mime_type, mime_type)
 
 
 def inline_allowed(mime_type: str) -> bool:
-    """Whether a browser may show it in place (http-api.md, download). All else is an attachment."""
+    """Whether a download may be served inline (http-api.md, download). All else is an attachment."""
     return mime_type in _INLINE
 
 
 def category(mime_type: str) -> Category:
-    """What the room's file list filters by."""
+    """The category by which a room's list is filtered."""
     match mime_type.partition("/")[0]:
         case "image":
             return "image"
@@ -140,17 +141,17 @@ def category(mime_type: str) -> Category:
 
 
 def has_thumbnail(mime_type: str) -> bool:
-    """Whether a thumbnail is made of this type (a damaged file may still have none)."""
+    """Whether thumbnails are made of this type (a damaged file may still have none)."""
     return mime_type in _PICTURES or mime_type in _FILMS
 
 
 def transcribable(mime_type: str) -> bool:
-    """Whether speech may be in it: audio and video whose containers are decoded here."""
+    """Whether it may hold speech that can be decoded here."""
     return mime_type in _SOUND or mime_type in _FILMS
 
 
 def _container(head: bytes) -> str | None:
-    """Containers that libmagic names by one member of the family, or not at all."""
+    """The type of a container that libmagic does not know, or names by one of several possible types."""
     if head[4:8] == b"ftyp":
         return _iso_media(head)
     if head.startswith(b"OggS"):
@@ -187,20 +188,20 @@ def _iso_media(head: bytes) -> str:
 
 
 def _text(head: bytes) -> str:
-    """The head as text where a byte order mark says how, else byte by byte."""
+    """The head as text, decoded by its byte order mark; as Latin-1 if there is none or it is UTF-8's."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return head.decode("utf-16", "ignore")
     return head.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
 
 
 def _markup(text: str) -> str | None:
-    """The type of a document that opens with markup, past white space, comments and processing instructions."""
+    """The type of a document that begins with markup, after white space, comments and processing instructions."""
     is_xml = False
     while (text := text.lstrip(" \t\r\n\f\0")).startswith("<"):
         if text.startswith("<!--"):
             _, closed, text = text.partition("-->")
             if not closed:
-                return "text/html"  # what follows is out of sight
+                return "text/html"  # the comment is longer than the head
         elif text.startswith("<?"):
             is_xml = is_xml or text[:5].lower() == "<?xml"
             _, closed, text = text.partition("?>")
