@@ -39,7 +39,7 @@ MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
 
 
 class ThumbnailSize(IntEnum):
-    """`media_core.thumbnails.SIZES`; the largest is the master itself."""
+    """The sizes of `media_core.thumbnails.SIZES`; the largest is the master itself."""
 
     SMALL = 160
     MEDIUM = 320
@@ -173,7 +173,7 @@ async def download_thumbnail(
     if (size, image_format) != (ThumbnailSize.LARGEST, "webp"):
         try:
             picture = await thumbnails.variant(services.decoder, picture, size, image_format)
-        except DecodingFailed as error:  # of a picture that we made: the decoder is out of time or memory
+        except DecodingFailed as error:  # our own picture is not corrupt: the decoder is out of time or memory
             raise Unavailable("thumbnail decoder", error.code) from error
     headers["Content-Disposition"] = _thumbnail_name(item, image_format)
     return Response(picture, headers=headers, media_type=f"image/{image_format}")

@@ -28,26 +28,26 @@ async def _job_id(
 
 
 async def _room_id(
-    room_id: Annotated[str, Path(description="As the rooms are called elsewhere.", examples=["lobby"])],
+    room_id: Annotated[str, Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"])],
 ) -> str:
     return known_room(room_id)
 
 
-# The caller's token is looked at first: routes name these after their caller.
+# Routes have these parameters after their caller, so that the token is checked first.
 MediaId = Annotated[str, Depends(_media_id)]
 JobId = Annotated[str, Depends(_job_id)]
 RoomId = Annotated[str, Depends(_room_id)]
 
 
 def known_id(identifier: str) -> str:
-    """What can't be an id is as unknown as an id that doesn't exist; it need not reach the database."""
+    """The id itself. Raises Refused `not_found` for what cannot be an id, without asking the database."""
     if not _ID.fullmatch(identifier):
         raise not_found()
     return identifier
 
 
 def known_room(room_id: str) -> str:
-    """What can be a room on every path. Raises Refused `invalid_request`, which tells nobody whether a room exists."""
+    """The room id itself. Raises Refused `invalid_request` for a malformed one, whether or not a room exists."""
     if not 0 < len(room_id) <= MAX_ROOM_CHARACTERS or "/" in room_id or not room_id.isprintable():
         raise Refused(
             "invalid_request",
@@ -62,12 +62,12 @@ def request_id_of(request: Request) -> str:
 
 
 def next_cursor(*last_seen: str) -> str:
-    """Opaque to clients: where the list goes on."""
+    """A cursor, opaque to clients, for the page after the entry `last_seen`."""
     return base64.urlsafe_b64encode(json.dumps(last_seen).encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str, parts: int) -> list[str]:
-    """What `next_cursor` was given. Raises Refused `invalid_request` for what it did not write."""
+    """The arguments of `next_cursor`, from its result. Raises Refused `invalid_request` for anything else."""
     try:
         seen: Any = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error, RecursionError):

@@ -39,7 +39,7 @@ async def list_room_files(
 ) -> Page[RoomFile]:
     """The files attached in a room, newest first. Infected ones are never listed."""
     before = _before(cursor) if cursor else None
-    # One more than asked for tells whether there is a next page.
+    # One more entry than asked for tells whether there is a next page.
     entries = await services.library.list_room(caller, room_id, category=category, before=before, limit=limit + 1)
     page = entries[:limit]
     goes_on = len(entries) > limit
@@ -81,7 +81,7 @@ async def attach_room_file(caller: Writer, services: Wired, request: Request, ro
 
 
 async def _attachment(request: Request) -> Attachment:
-    """The small JSON body; FastAPI's own reading has no bound."""
+    """Reads the small JSON body; FastAPI would read a body of any size."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused("unsupported_media_type", 'Send JSON, Content-Type: application/json: {"media_id": "med-…"}.')
     body = bytearray()
