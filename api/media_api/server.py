@@ -190,7 +190,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return size <= MAX_HEAD_BYTES
 
     def _check_trailer(self, received: int) -> None:
-        """Limits the bytes after the head that are no body: chunk lengths and the trailer. Many of them are an attack."""
+        """Limits the bytes after the head that are no body: chunk lengths and the trailer. Many are an attack."""
         self._trailer_bytes = 0 if self._body_in_chunk else self._trailer_bytes + received
         if self._trailer_bytes > MAX_HEAD_BYTES:
             self.transport.abort()

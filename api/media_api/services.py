@@ -42,7 +42,7 @@ class Services:
     draining: bool = False
 
     def drain(self) -> None:
-        """To be called when the process is told to end: readiness fails, and streams without an end of their own end."""
+        """To be called when the process is told to end: readiness fails, and endless streams end."""
         self.draining = True
         self.watch.stop()
 

@@ -115,7 +115,7 @@ async def ask(databases: Databases, schema: str, query: str, password: str = PAS
 
 
 async def make(databases: Databases, schema: str, mark: Mark = ACME) -> str:
-    """A tenant that is ready; the URL of its role."""
+    """Makes a tenant's schema and role, and returns the role's URL."""
     await databases.create(schema, mark, "secret")
     await databases.migrate(schema)
     await databases.apply_policy(schema, GENEROUS)
@@ -578,7 +578,7 @@ async def test_tenants_that_hold_their_tables_in_an_upgrade_take_no_thread_from_
             stuck = [asyncio.create_task(databases.migrate(other)) for other in others]
             await asyncio.sleep(0)  # they begin
             await asyncio.to_thread(lambda: None)
-            assert not any(each.done() for each in stuck)  # eight that wait would have the default executor full
+            assert not any(each.done() for each in stuck)  # eight waiting threads would fill the default executor
             ends = await asyncio.gather(*stuck, return_exceptions=True)
         assert {type(end).__base__ for end in ends} == {Answered}
         await databases.migrate(others[0])
@@ -679,7 +679,7 @@ INSERT INTO blob (sha256, size, mime_type, scan_status, scan_detail)
 
 
 async def noted(databases: Databases, schema: str) -> None:
-    """A tenant whose sweep and rescan have something to say."""
+    """A tenant whose sweep and rescan have results."""
     await make(databases, schema)
     async with as_tenant(databases, schema) as connection:
         await connection.execute(NOTES.encode())

@@ -1,10 +1,10 @@
 """docs/runbook.md explains each reason that a condition can have, under that condition.
 
-No run meets all of them, so they are read from the source, where a reason is said in one of three ways:
-- a check of `media_core.plan` makes a Finding of it or hands it to `attempt`;
-- `attempt` says `<Step>Failed` of each step that a check makes, `waiting_for` says `WaitingFor<condition>`;
-- the operator says of what a step failed (StepFailed), what the scanner is (Scanner), or makes a Condition itself.
-A reason that is put together in any other way is none that this finds, and fails.
+No run has all reasons, so they are read from the source. A reason is made in one of three ways:
+- A check of `media_core.plan` makes a Finding with it, or passes it to `attempt`.
+- `attempt` makes `<Step>Failed` for each step of a check, and `waiting_for` makes `WaitingFor<condition>`.
+- The operator makes it in a StepFailed, a Scanner or a Condition.
+This test fails for a reason that is made in another way.
 """
 
 import ast
@@ -20,7 +20,7 @@ from media_core import plan
 
 ROOT = Path(__file__).parents[2]
 SHARED = "Any condition"
-"""The section of what several conditions say."""
+"""The section of reasons that several conditions share."""
 SAID_BY = {check.__name__: condition for condition, check in plan.CHAIN} | {
     plan.birth_to_write.__name__: "DatabaseReady",
     plan.canary.__name__: "ScannerReady",
@@ -40,7 +40,7 @@ REASON_AT = {
     "Condition": None,
     "replace": None,
 }
-"""What takes a reason -> its place among the arguments; None: by name only."""
+"""Callables with a reason -> its place among the arguments; None: by name only."""
 
 
 def test_every_reason_of_a_condition_is_explained_under_it() -> None:
@@ -77,7 +77,7 @@ def rows() -> dict[str, set[str]]:
 
 
 def reasons_by_condition() -> dict[str, set[str]]:
-    """As `media_core.plan` and whoever judges the scanner say them."""
+    """The reasons by condition, from `media_core.plan` and the judgement of the scanner."""
     found: dict[str, set[str]] = defaultdict(set)
     for function in ast.walk(_parsed(Path(plan.__file__))):
         if not isinstance(function, ast.FunctionDef) or function.name in GENERIC:
@@ -91,7 +91,7 @@ def reasons_by_condition() -> dict[str, set[str]]:
 
 
 def reasons_of_the_operator() -> set[str]:
-    """Of the conditions that no check finds alone: a step's is said by whichever check wants that step."""
+    """The operator's reasons. A failed step's reason may be in the condition of any check that asks for the step."""
     return {reason for maker, reason in _said_by_the_operator() if maker != "Scanner"}
 
 
@@ -101,7 +101,7 @@ def _said_by_the_operator() -> Iterator[tuple[str, str]]:
 
 
 def said_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Who takes the reason, and the reason. Raises AssertionError for one that no source can tell."""
+    """Pairs of a callable and a reason. Raises AssertionError for a reason that the source does not show."""
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call):
             continue
@@ -127,7 +127,7 @@ def _values(said: ast.expr, tree: ast.AST) -> Iterator[str]:
             yield from _values(said.body, tree)
             yield from _values(said.orelse, tree)
         case ast.Attribute(attr="reason"):
-            pass  # handed on: whoever made it said it
+            pass  # passed on: it was found where it was made
         case ast.Name() if looped := list(_looped_over(said.id, tree)):
             for each in looped:
                 yield from _values(each, tree)
@@ -136,7 +136,7 @@ def _values(said: ast.expr, tree: ast.AST) -> Iterator[str]:
 
 
 def _looped_over(name: str, tree: ast.AST) -> Iterator[ast.expr]:
-    """What `name` is in turn, in `for name, other in ((1, 2), (3, 4))`."""
+    """The values of `name` in `for name, other in ((1, 2), (3, 4))`."""
     for loop in ast.walk(tree):
         if isinstance(loop, ast.For) and isinstance(loop.target, ast.Tuple) and isinstance(loop.iter, ast.Tuple):
             names = [target.id for target in loop.target.elts if isinstance(target, ast.Name)]
