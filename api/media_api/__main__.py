@@ -20,7 +20,7 @@ _log = structlog.stdlib.get_logger("media.api")
 def main() -> int:
     try:
         settings = Settings()
-        open_store(settings.store, settings.tenant.tenant_id)  # makes no request; says now what can't be
+        open_store(settings.store, settings.tenant.tenant_id)  # makes no request; raises now for wrong settings
     except ValidationError as error:
         print("\n".join(complaints(error)), file=sys.stderr)
         return 2
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def _serve(settings: Settings, listener: socket.socket, count: int, asked: socket.socket | None = None) -> int:
-    """One process: the only one, which serves its metrics itself, or one of `count`, which is `asked` for them."""
+    """Runs one process. The only one serves its metrics itself; one of `count` sends them when it is `asked`."""
     bind = settings.server
     metrics = Metrics()
     if asked is not None:

@@ -1,4 +1,4 @@
-"""The tenant's HTTP application: routes, errors, and the description of both."""
+"""The tenant's HTTP application: routes, errors, and their OpenAPI description."""
 
 import asyncio
 import contextlib
@@ -30,9 +30,9 @@ ids, other tenants' ids and ids that you may not see are the same 404. Quote `X-
 TAGS: Final = [
     {"name": "Media", "description": "Files: upload, look at, download, sign, delete."},
     {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
-    {"name": "Jobs", "description": "Transcription, and how it goes."},
-    {"name": "Usage", "description": "Quota and what it holds."},
-    {"name": "Health", "description": "For whoever runs the service."},
+    {"name": "Jobs", "description": "Transcription, its progress and its results."},
+    {"name": "Usage", "description": "The quota, and how much of it is used."},
+    {"name": "Health", "description": "For those who run the service."},
 ]
 
 
@@ -46,9 +46,9 @@ async def _not_suspended(services: Wired) -> None:
 
 
 def create_app(settings: Settings | None, metrics: Metrics | None = None, *, processes: int = 1) -> FastAPI:
-    """One of `processes` that serve the tenant from this container.
+    """The app of one process, of the `processes` that serve the tenant in this container.
 
-    Without `settings` the app can describe itself and serve nothing: that is for generating the reference.
+    Without `settings` the app can only describe itself: this is for generating the reference.
     """
     measured, in_flight = metrics or Metrics(), InFlight()
 
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         async with opened(settings, measured, processes) as services:
             app.state.services = services
             yield
-            # The server has cut off what took too long to finish; what it held is still being given back.
+            # The server has cut off requests that took too long; they are still giving back what they hold.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLEAN_UP_SECONDS):
                     await in_flight.ended()
@@ -110,7 +110,7 @@ def _description(app: FastAPI) -> dict[str, Any]:
         )
         schemas = described["components"]["schemas"]
         schemas["Problem"] = Problem.model_json_schema()
-        # FastAPI adds its own 422 to whatever has a parameter; ours is a problem, and stands where it can happen.
+        # FastAPI adds its own 422 to every route with a parameter. Ours is a problem; routes that can raise it say so.
         for calls in described["paths"].values():
             for call in calls.values():
                 if "application/json" in call["responses"].get("422", {}).get("content", {}):

@@ -1,4 +1,4 @@
-"""Who is calling, and with which scopes: a dependency of every /v1 route. What an item allows: `media_core.access`."""
+"""The caller and its scopes: a dependency of every /v1 route. `media_core.access` decides on single items."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
@@ -20,7 +20,10 @@ _bearer: Final = HTTPBearer(
 
 
 def caller_with(*scopes: str) -> Callable[..., Awaitable[Claims]]:
-    """A dependency that verifies the token and asks for one of `scopes`; `admin` has every scope."""
+    """A dependency that verifies the token and requires one of `scopes`; `admin` has every scope.
+
+    It raises Refused `unauthorized`, `insufficient_scope`.
+    """
 
     async def caller(
         services: Wired, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]

@@ -34,10 +34,10 @@ SAFETY_HEADERS: Final[Mapping[str, str]] = {
 """On every download (http-api.md). Content that a tenant's members upload never runs as a page of this origin."""
 
 STALLED_SECONDS: Final = 300.0
-"""A client that takes no byte for so long is cut off; it can go on with a Range."""
+"""A client that takes no byte for this long is cut off; it can continue with a Range."""
 
 CACHING: Final = "private, no-cache"
-"""A copy may be kept, and must be asked about each time: who may read, and whether it is clean, can change."""
+"""A copy may be kept, but must be revalidated each time: who may read it, and its verdict, can change."""
 
 _RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
 _ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
@@ -58,9 +58,10 @@ class ByteRange:
 
 
 def byte_range(header: str | None, size: int) -> ByteRange | None:
-    """The first range that `header` asks for; None: send everything (no header, other units, nonsense: RFC 9110, 14.2).
+    """The first range that `header` asks for. None: send everything (no header, another unit, or a malformed one: RFC
+    9110, 14.2).
 
-    Raises Refused `range_not_satisfiable` where it lies beyond the end.
+    Raises Refused `range_not_satisfiable` if the range begins after the file's end.
     """
     unit, _, ranges = (header or "").partition("=")
     if unit.strip().lower() != "bytes":
@@ -85,7 +86,7 @@ def byte_range(header: str | None, size: int) -> ByteRange | None:
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:
-    """Weak comparison, as If-None-Match wants it."""
+    """Weak comparison, as RFC 9110 requires it for If-None-Match."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or etag in _ETAG.findall(if_none_match)
@@ -97,7 +98,7 @@ def range_still_holds(if_range: str | None, etag: str) -> bool:
 
 
 def content_disposition(filename: str, *, inline: bool) -> str:
-    """RFC 6266: a plain name for every client and, where it says less than the real one, the real one in UTF-8."""
+    """RFC 6266: an ASCII name for every client, and the real name in UTF-8 if it differs."""
     kind = "inline" if inline else "attachment"
     if _TOKEN.fullmatch(filename):
         return f'{kind}; filename="{filename}"'
@@ -108,7 +109,7 @@ def content_disposition(filename: str, *, inline: bool) -> str:
 
 
 def disposition_of(filename: str, mime_type: str) -> str:
-    """Shown in place only for types that can't carry a script."""
+    """Inline only for types that cannot contain a script."""
     return content_disposition(filename, inline=media_types.inline_allowed(mime_type))
 
 
@@ -119,7 +120,7 @@ def content_type_of(item: Item) -> str:
 
 
 def prefers_jpeg(accept: str | None) -> bool:
-    """Whether a client likes JPEG better than WebP; a tie is WebP's, which is smaller."""
+    """Whether a client prefers JPEG to WebP. In a tie it is WebP, which is smaller."""
     return _quality(accept, "jpeg") > _quality(accept, "webp")
 
 
@@ -147,7 +148,7 @@ class Representation:
 
 
 Stream = Callable[[int, int], AsyncIterator[Chunk]]
-"""The bytes from an offset, so many of them; raises ObjectMissing before the first."""
+"""From an offset and a length, the bytes. Raises ObjectMissing before the first."""
 
 
 def slices_of(data: bytes) -> Stream:
@@ -160,9 +161,9 @@ def slices_of(data: bytes) -> Stream:
 async def respond(
     request: Request, content: Representation, stream: Stream, *, embedding: str = SAFETY_HEADERS[CORP]
 ) -> Response:
-    """As much of the content as the request's method, conditions and range ask for.
+    """The answer to the request's method, conditions and range.
 
-    Raises Refused `range_not_satisfiable`, and `not_found` where the object is gone; both before anything is sent.
+    Raises Refused `range_not_satisfiable`, and `not_found` if the object is gone; both before anything is sent.
     """
     headers = {"ETag": content.etag, "Cache-Control": CACHING, **SAFETY_HEADERS, CORP: embedding}
     if not_modified(request.headers.get("if-none-match"), content.etag):
@@ -181,7 +182,7 @@ async def respond(
         return Response(headers=headers)
     if wanted is not None:
         headers["Content-Range"] = wanted.content_range
-    # The first chunk is read before the status is sent: an object that is gone, or a store that is away, is an answer.
+    # The first chunk is read before the status is sent, so that a missing object or an outage gets its own status.
     chunks = cast("AsyncGenerator[Chunk, None]", stream(sent.start, sent.length))  # both kinds of stream are generators
     try:
         first = await anext(chunks)
@@ -191,7 +192,7 @@ async def respond(
 
 
 class _Streamed(Response):
-    """Sends chunks until the last, or until the client is gone or has stalled."""
+    """Sends chunks until the last one, or until the client is gone or has stalled."""
 
     def __init__(
         self, first: Chunk, rest: AsyncGenerator[Chunk, None], status: int, headers: Mapping[str, str]

@@ -1,6 +1,6 @@
-"""Watching jobs for `/events`: one look at the database at a time for all that are watched, however many watch.
+"""Watching jobs for `/events`: one query at a time for all watched jobs, however many clients watch.
 
-A watcher is woken when its job's state differs from the one it has seen; what to tell it then reads itself.
+A watcher is woken when its job's state differs from the one that it has seen; it then reads the news itself.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _log = structlog.stdlib.get_logger("media.api")
 
 
 class JobWatch:
-    """Run `poll` beside the app; `watched` for as long as somebody listens; `stop` before the process ends."""
+    """Run `poll` as a task, enter `watched` while a client listens, and call `stop` before the process ends."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -44,18 +44,18 @@ class JobWatch:
                 self._somebody.clear()
 
     async def changed(self, job_id: str, seen: State | None) -> State | None:
-        """Waits until the job's state is another than `seen`. None: the job is gone, or the watch has stopped."""
+        """Waits until the job's state differs from `seen`. None: the job does not exist, or the watch has stopped."""
         while not self.stopped:
             await self._looked.wait()
-            # One that came after the look had begun waits for the next.
+            # A job that is watched only since the query began waits for the next one.
             if job_id in self._states and (self._states[job_id] is None or self._states[job_id] != seen):
                 return self._states[job_id]
         return None
 
     async def poll(self) -> None:
-        """Until cancelled. An error is no news, whatever it is: the watchers wait on, and are told after the next look.
+        """Runs until it is cancelled. After an error the watchers wait for the next query.
 
-        Nobody waits for what this returns, so what ended it would never be heard of, and no stream would go on.
+        It catches every error: nobody awaits this task, so an error would end all streams unnoticed.
         """
         while True:
             await self._somebody.wait()

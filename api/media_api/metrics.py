@@ -1,4 +1,4 @@
-"""What Prometheus reads, on a port of its own: clients of the API never see it."""
+"""Prometheus metrics, on a port of their own that clients of the API do not reach."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -20,7 +20,7 @@ _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 
 
 class Metrics:
-    """One process's figures. Routes are labelled by their template, so that ids make no label values."""
+    """One process's metrics. Routes are labelled by their template, so that ids make no label values."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -45,7 +45,7 @@ class Metrics:
         return server.server_port
 
     def latest(self) -> bytes:
-        """What `/metrics` would say now."""
+        """The answer of `/metrics` at this moment."""
         return generate_latest(self.registry)
 
 
@@ -60,7 +60,7 @@ class _Collected:
 
 
 def serve_collected(collect: Callable[[], Iterable[Metric]], host: str, port: int) -> int:
-    """As `Metrics.serve`, for figures that other processes have."""
+    """As `Metrics.serve`, for metrics that are collected from other processes."""
     registry = CollectorRegistry()
     registry.register(_Collected(collect))
     server, _ = start_http_server(port, host, registry=registry)

@@ -1,4 +1,4 @@
-"""The JSON that leaves and enters, as pydantic models: OpenAPI is made from them, and so are generated clients."""
+"""The JSON of requests and answers, as pydantic models. OpenAPI and generated clients are made from them."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -63,7 +63,7 @@ class Media(BaseModel):
 
 
 class MediaInfo(Media):
-    """All there is to know of one file."""
+    """All metadata of one file."""
 
     filename: str = Field(examples=["photo.jpg"])
     created_at: Instant = Field(examples=["2026-05-17T14:00:00Z"])
@@ -191,7 +191,7 @@ class Job(BaseModel):
     finished_at: Instant | None
     error: JobError | None
     waits_for: str | None = Field(
-        description="What is away that a queued job needs; it goes on by itself once that is back. Else null.",
+        description="What a queued job waits for; it goes on by itself. Null if it waits for nothing.",
         examples=[None],
     )
     transcript: str = Field("", description="The whole text.")

@@ -1,8 +1,7 @@
 """A multipart form, read as it arrives: the file's bytes are handed on, never gathered, never spooled to disk.
 
-Fields may stand before or after the file (the published curl sends `tenant_scope` after it), so they are complete only
-when the last chunk has been taken. Everything that is not the file is small and capped as a whole: preamble, part
-headers, fields, epilogue.
+Fields may come before or after the file (the published curl sends `tenant_scope` after it), so they are complete only
+after the last chunk. All that is not the file (preamble, part headers, fields, epilogue) has one cap together.
 """
 
 import asyncio
@@ -25,9 +24,9 @@ from media_core.errors import Refused
 MAX_FIELDS: Final = 16
 MAX_FIELD_BYTES: Final = 16 * 1024
 MAX_OVERHEAD_BYTES: Final = 256 * 1024
-"""All of the request's body that is not the file."""
+"""Most bytes of the request's body that are not the file."""
 SLOWEST_BYTES_A_SECOND: Final = 1024
-"""On average, over the time that a body was waited for. A request holds memory and room in the quota until its end."""
+"""Lowest average speed over the time that a body was waited for, as a request holds memory and quota until its end."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
 MAX_SHOWN_CHARACTERS: Final = 64
@@ -49,14 +48,14 @@ Choice = TypeVar("Choice", bound=str)
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its request was complete. There is nobody to answer."""
+    """The client closed the connection before its request was complete, so no answer is sent."""
 
 
 class Form:
-    """One request's form. Iterate `file` to its end, then ask for the fields; only those named in `fields` may come.
+    """One request's form. Iterate `file` to its end, then read the fields. Only fields named in `fields` are accepted.
 
-    Raises Refused from wherever the form turns out wrong: `unsupported_media_type`, `invalid_request`,
-    `request_timeout` (no byte for `idle_seconds`); ClientGone when the client went away.
+    Every method may raise Refused: `unsupported_media_type`, `invalid_request`, `missing_file`, `request_timeout` (no
+    byte for `idle_seconds`, or too slow). Raises ClientGone when the client went away.
     """
 
     def __init__(self, request: Request, fields: Collection[str], *, idle_seconds: float) -> None:
@@ -66,9 +65,9 @@ class Form:
         self._boundary = _boundary(request.headers.get("content-type", ""))
         self._fields: dict[str, str] = {}
         self.filename: str | None = None
-        """Name of the file part without any path; None until its part has begun, and where there is none."""
+        """Name of the file part without any path; None until the part has begun, or if there is none."""
         self.claimed_type: str | None = None
-        """The media type that the client says the file has."""
+        """The file's media type according to the client."""
 
     async def file(self, name: str = "file") -> AsyncGenerator[bytes]:
         """The bytes of the file part called `name`, in chunks as they arrive; reads the whole request."""
@@ -96,7 +95,7 @@ class Form:
                                 raise _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
                     if overhead > MAX_OVERHEAD_BYTES:
                         raise _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
-                    chunk = event = b""  # a quarter of a MiB that would be kept while the next one is waited for
+                    chunk = event = b""  # frees a quarter of a MiB while the next chunk is waited for
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
@@ -136,7 +135,7 @@ class Form:
         receive, clock = self._request.receive, asyncio.get_running_loop().time
         more, received, waited = True, 0, 0.0
         while more:
-            # What came already earns time: so a client that is slow now and then goes on, one that drips does not.
+            # Bytes that have come allow more time: for a client that is slow at times, not for one that always is.
             left = self._idle_seconds + received / SLOWEST_BYTES_A_SECOND - waited
             began = clock()
             try:
@@ -158,7 +157,7 @@ class Form:
         return f"No byte arrived for {self._idle_seconds:g} seconds; send the request again."
 
     def text(self, name: str) -> str | None:
-        """The field's text; None where it was not sent or is empty."""
+        """The field's text; None if it was not sent or is empty."""
         return self._fields.get(name) or None
 
     def flag(self, name: str, *, default: bool = False) -> bool:

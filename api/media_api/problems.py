@@ -1,7 +1,7 @@
-"""Every error leaves as RFC 9457 `application/problem+json`: one table from stable code to status and title.
+"""Errors as RFC 9457 `application/problem+json`: one table from stable code to status and title.
 
-Nothing of an unexpected exception reaches the client; its line in the log bears the request id that the response bears
-too. The request id stands in the header only, so that the same problem is the same body, byte for byte.
+Nothing of an unexpected exception reaches the client; its log line and the response have the same request id. The
+request id is only in the header, so that the same problem has the same body, byte for byte.
 """
 
 import json
@@ -19,7 +19,7 @@ from media_core.errors import Refused, Unavailable
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:media-platform:problem:"
 RETRY_AFTER_OUTAGE: Final = 5
-"""Seconds; a dependency that is away is usually back soon, and clients must not hammer."""
+"""Seconds. A dependency is usually back soon, but clients should not try again at once."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
 
 
 def problem(code: str, detail: str, facts: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """The body: `type, title, status, detail, code` and what a client needs to act (`limit`, `retry_after`, ...)."""
+    """The body: `type, title, status, detail, code`, and `facts` that a client needs to act (`retry_after` ...)."""
     kind = PROBLEM_TYPES[code]
     members = {
         "type": TYPE_PREFIX + code,
@@ -99,7 +99,7 @@ def internal_error() -> Response:
 
 
 def challenge(refused: Refused, *, token_sent: bool) -> dict[str, str]:
-    """What a refusal says in headers. RFC 6750, section 3: no error code when the request bore no token at all."""
+    """A refusal's headers. RFC 6750, section 3: no error code when the request had no token at all."""
     match refused.code:
         case "unauthorized" if not token_sent:
             return {"WWW-Authenticate": "Bearer"}
@@ -131,7 +131,7 @@ async def _unavailable(_request: Request, error: Exception) -> Response:
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    """One sentence for each thing that is wrong; what was sent is not echoed."""
+    """One sentence for each wrong parameter. What the client sent is not repeated."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 (what it is registered for)
     wrong = [
         {"where": ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]), "what": entry["msg"]}
@@ -142,7 +142,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 
 async def _http(request: Request, error: Exception) -> Response:
-    """What routing itself refuses."""
+    """The errors of routing."""
     assert isinstance(error, HTTPException)  # noqa: S101 (what it is registered for)
     headers = error.headers or {}
     match error.status_code:
@@ -170,7 +170,7 @@ _ALWAYS: Final = ("bad_request", "unauthorized", "insufficient_scope", "internal
 
 
 def described(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of a route that may answer with these codes, beside those that any route may answer with."""
+    """OpenAPI's responses of a route that may answer with these codes, and with those of every route."""
     by_status: dict[int | str, list[str]] = {}
     for code in (*codes, *_ALWAYS):
         by_status.setdefault(PROBLEM_TYPES[code].status, []).append(code)

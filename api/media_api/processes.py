@@ -1,8 +1,8 @@
-"""Several processes that serve one port, where the container has several cores.
+"""Several processes that serve one port, for a container with several cores.
 
-The parent opens the port, forks, and serves only `/metrics`; each child is an api like any other, with its share of
-the container's memory, connections and decoding processes. A child that ends by itself is replaced; a parent that is
-told to end tells its children, and waits for them. A child never outlives its parent.
+The parent opens the port, forks, and serves only `/metrics`. Each child is a complete api, with its share of the
+container's memory, connections and decoding processes. A child that ends by itself is replaced. A parent that is told
+to end passes that on to its children, and waits for them. A child never outlives its parent.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 MOST: Final = 4
-"""More than so many processes for one tenant's pod are replicas' business."""
+"""Most processes of one pod by default. A tenant that needs more gets replicas."""
 RESTART_SECONDS: Final = 1.0
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -35,7 +35,7 @@ _log = structlog.stdlib.get_logger("media.api")
 
 
 def granted() -> int:
-    """How many processes the container's CPU quota grants; 1 where none is set: other pods want their cores as well."""
+    """How many processes the container's CPU quota allows. 1 without a quota, as other pods use the cores too."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -46,8 +46,8 @@ def granted() -> int:
 
 
 class Processes:
-    """`count` children that run `serve`, which returns an exit status; it is given the child's number and the socket on
-    which it is asked for its metrics."""
+    """`count` children that run `serve`. Its arguments are the child's number and the socket on which the parent asks
+    for metrics; it returns an exit status."""
 
     def __init__(self, count: int, serve: Callable[[int, socket.socket], int]) -> None:
         self._serve = serve
@@ -58,14 +58,14 @@ class Processes:
 
     def start(self) -> None:
         gc.collect()
-        gc.freeze()  # what is there now stays shared: the collector touches no page of it
+        gc.freeze()  # existing objects stay in shared pages, which the collector does not touch
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._end)
         for number in range(self._count):
             self._start(number)
 
     def wait(self) -> int:
-        """Until SIGTERM or SIGINT; 0 where every child ended well after it. A second signal kills them."""
+        """Waits for SIGTERM or SIGINT and the end of all children. A second signal kills them. 0: all ended well."""
         worst = 0
         while self._children:
             pid, status = os.wait()
@@ -82,13 +82,13 @@ class Processes:
         return worst
 
     def metrics(self) -> Iterator[bytes]:
-        """What each child says of itself, in Prometheus' text format."""
+        """Each child's metrics, in Prometheus' text format."""
         with self._asking:
             for _, connection in list(self._children.values()):
                 try:
                     connection.sendall(b"?")
                     yield _exactly(connection, _LENGTH.unpack(_exactly(connection, _LENGTH.size))[0])
-                except OSError:  # it ends just now
+                except OSError:  # the child is ending
                     continue
 
     def _start(self, number: int) -> None:
@@ -106,7 +106,7 @@ class Processes:
             if os.getppid() != parent:
                 os._exit(0)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C goes to all: the parent's word counts
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal goes to all; the parent passes it on
             for _, connection in self._children.values():
                 connection.close()
             ours.close()
@@ -123,7 +123,7 @@ class Processes:
 
 
 def answer_for_metrics(connection: socket.socket, latest: Callable[[], bytes]) -> None:
-    """In a child: answers the parent from a thread."""
+    """In a child: answers the parent's requests for metrics, in a thread."""
 
     def answer() -> None:
         while connection.recv(1):
@@ -134,7 +134,7 @@ def answer_for_metrics(connection: socket.socket, latest: Callable[[], bytes]) -
 
 
 def summed(texts: Iterable[bytes]) -> Iterator[Metric]:
-    """The children's metrics as one: counts, times and sizes add up, of all else the first stands."""
+    """The children's metrics as one: counts, times and sizes are added, and all else is the first child's."""
     families: dict[str, Metric] = {}
     totals: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
     for text in texts:

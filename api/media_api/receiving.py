@@ -1,4 +1,4 @@
-"""Receiving a file over HTTP, for every route that takes one: its form, its headers, its refusals."""
+"""Receiving a file over HTTP, for all routes that take one: its form, its headers, its errors."""
 
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
@@ -9,7 +9,7 @@ from fastapi import Header, Request
 
 from media_api.identifiers import known_room
 from media_api.multipart import Form
-from media_api.observed import request_id_of
+from media_api.request_middleware import request_id_of
 from media_api.services import Services
 from media_core.errors import Refused
 from media_core.tokens import Claims
@@ -29,11 +29,11 @@ REFUSALS: Final = (
     "idempotency_key_reused",
     "invalid_request",
 )
-"""Codes that any of these routes may answer with."""
+"""Codes of the errors that these routes may answer with."""
 
 
 def text_field(description: str) -> dict[str, Any]:
-    """A text that may be left out. Without the default, Swagger fills in the word `string`, and sends it."""
+    """An optional text. Without the default, Swagger would fill in the word `string`, and send it."""
     return {"type": "string", "default": "", "description": description}
 
 
@@ -61,12 +61,12 @@ async def begin_upload(services: Services, request: Request, digest: str | None)
 
 
 async def read_form(services: Services, request: Request, upload: Upload, fields: Collection[str]) -> Form:
-    """Reads the whole request, its file's bytes into `upload`. `fields`: the names that the form may have."""
+    """Reads the whole request, and writes the file's bytes into `upload`. `fields`: those that the form may have."""
     form = Form(request, fields, idle_seconds=services.settings.server.body_idle_seconds)
     async with aclosing(form.file()) as chunks:
         async for chunk in chunks:
             await upload.write(chunk)
-            del chunk  # or it is kept while the next one is waited for
+            del chunk  # frees it while the next one is waited for
     room_id = form.text("room_id")
     if room_id is not None:
         known_room(room_id)

@@ -1,4 +1,4 @@
-"""Around every request: its id, its one line in the log, its figures, and an answer when something unforeseen breaks.
+"""For every request: its id, its line in the log, its metrics, and an answer after an unexpected exception.
 
 Pure ASGI, because it must neither buffer nor slow down a stream of bytes.
 """
@@ -23,7 +23,7 @@ from media_core.ids import new_ulid
 
 REQUEST_ID: Final = "X-Request-Id"
 CLIENT_GONE: Final = 499
-"""The status that is logged, never sent, when the client went away before it had an answer."""
+"""The status in the log when the client went away before it had an answer. It is never sent."""
 
 _ACCEPTED_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -39,7 +39,7 @@ def request_id_of(request: Request) -> str:
 
 
 class InFlight:
-    """The requests under way, for whoever must not close what they work with."""
+    """The requests under way: services may be closed once they have ended."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -86,7 +86,7 @@ class RequestMiddleware:
             except Exception:
                 _log.exception("unforeseen", method=scope["method"], path=scope["path"])
                 if exchange.status:
-                    raise  # too late for an answer: the server cuts the connection, so that the client sees it
+                    raise  # too late for an answer: the server cuts the connection, so that the client notices
                 await problems.internal_error()(scope, exchange.receive, exchange.send)
             finally:
                 self._count(scope, exchange)
@@ -116,7 +116,7 @@ class RequestMiddleware:
 
 
 class _Exchange:
-    """One request and its response, as seen passing by."""
+    """One request and its response, counted as they pass."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.began = time.perf_counter()
@@ -144,8 +144,8 @@ class _Exchange:
             headers.setdefault("X-Content-Type-Options", "nosniff")
             headers.setdefault("Cache-Control", "no-store")
             if self._body_awaited:
-                # The client waits for "100 Continue" and gets this answer instead: its body will not come, or will
-                # come unasked, and must not be taken for the next request.
+                # The client waits for "100 Continue" and gets this answer instead. It may send its body or not, so the
+                # next bytes must not be read as a request.
                 headers["Connection"] = "close"
         else:
             self.sent += len(message.get("body", b""))

@@ -1,5 +1,5 @@
-"""uvicorn with httptools and uvloop, and with the bounds that it leaves to a proxy: request heads are limited in size
-and time, and a client that is refused while it still sends gets its answer before the connection ends.
+"""uvicorn with httptools and uvloop, and with limits that it leaves to a proxy: request heads are limited in size and
+time, and a client that is refused while it still sends gets its answer before the connection ends.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from media_api import problems
 from media_core.ids import new_ulid
 
 MAX_HEAD_BYTES: Final = 128 * 1024
-"""Request line and headers together. A token alone may have 8 KiB; proxies allow 8 to 64 KiB in all."""
+"""Most bytes of request line and headers. A token alone may have 8 KiB; proxies allow 8 to 64 KiB in all."""
 HEAD_SECONDS: Final = 30.0
 """From a connection's or a request's first byte to the end of its headers."""
 MAX_PIPELINED: Final = 32
-"""Requests of one connection that may wait for the answer to an earlier one. Each takes some KiB, and hundreds fit into
-one read; no browser sends any."""
+"""Most requests of one connection that wait for the answer to an earlier one. Each takes some KiB, and hundreds fit
+into one read. Browsers do not pipeline."""
 LINGER_SECONDS: Final = 30.0
-"""How long the rest of a refused request's body is read and thrown away. Closing at once would reset the connection,
-and the client might lose the answer that says why."""
+"""How long the rest of a refused request's body is read and dropped. Closing at once would reset the connection, and
+the client might lose the answer."""
 
 
 class _Gentle:
-    """A connection's transport, whose first `close` while the client is still sending only ends our side of it."""
+    """A connection's transport. Its first `close` while the client is still sending only ends our side."""
 
     def __init__(self, transport: asyncio.Transport, protocol: "BoundedProtocol") -> None:
         self._transport = transport
@@ -57,14 +57,14 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
     still_sending = False
-    """Whether the client has begun a request whose end has not come."""
+    """Whether the client has begun a request and not ended it."""
     _in_head = False
     _head_bytes = 0
     _trailer_bytes = 0
     _body_in_chunk = 0
     _deadline: asyncio.TimerHandle | None = None
     _is_told_again = False
-    """Whether the parser is being told the head of a request that is under way."""
+    """Whether a new parser is being fed the head of the request under way."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -77,7 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() and self._in_head:
-            return  # what follows a head that was refused
+            return  # bytes after a head that was refused
         self._body_in_chunk = 0
         self._parse(data)
         if self.still_sending and not self._in_head:
@@ -87,9 +87,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._check_head(self._head_bytes)
 
     def _parse(self, data: bytes) -> None:
-        """As uvicorn does it, but for `Upgrade`, which has no meaning here: nothing is upgraded (RFC 9110, 7.8).
+        """As uvicorn, but ignores `Upgrade`, as RFC 9110, 7.8 allows.
 
-        The parser takes such a request to end with its head. Its body would be run as further requests.
+        For the parser a request with `Upgrade` ends with its head, so its body would be read as further requests.
         """
         self._unset_keepalive_if_required()
         try:
@@ -107,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response("")
 
     def _framing(self) -> bytes:
-        """The header that says where the body of the present request ends; empty where it has none."""
+        """The header that says where the body of the current request ends; empty if there is no body."""
         framing = b""
         for name, value in self.headers:
             if name == b"transfer-encoding":
@@ -129,7 +129,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer, which nobody here reads
+        if self._in_head:  # otherwise it is a trailer, which is ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -161,7 +161,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()
-        # The request that was answered may be an earlier one than that which is still being sent.
+        # The answered request may be an earlier one than the request that is still being sent.
         if self.still_sending and self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self.begin_deadline(LINGER_SECONDS)
@@ -175,7 +175,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse("bad_request", "This is not an HTTP request that could be understood.")
 
     def begin_deadline(self, seconds: float) -> None:
-        """In so many seconds the connection is cut, unless what is waited for comes first."""
+        """Cuts the connection after `seconds`, unless `_end_deadline` or another deadline comes first."""
         self._end_deadline()
         self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
@@ -190,13 +190,13 @@ class BoundedProtocol(HttpToolsProtocol):
         return size <= MAX_HEAD_BYTES
 
     def _check_trailer(self, received: int) -> None:
-        """What comes after the head and is no body is a chunk's length, or the trailer: short, or an attack."""
+        """Limits the bytes after the head that are no body: chunk lengths and the trailer. Many are an attack."""
         self._trailer_bytes = 0 if self._body_in_chunk else self._trailer_bytes + received
         if self._trailer_bytes > MAX_HEAD_BYTES:
             self.transport.abort()
 
     def _refuse(self, code: str, detail: str) -> None:
-        """An answer from below the app, with the same shape; none where the app's own has begun."""
+        """Answers before the app does, with a problem as the app's; not if the app's answer has begun."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
@@ -207,7 +207,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 f"Content-Length: {len(body)}\r\nX-Request-Id: {new_ulid()}\r\nConnection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
-        self._in_head = True  # nothing that follows is read as a request
+        self._in_head = True  # later bytes are not read as a request
         self.transport.close()
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
@@ -215,9 +215,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Ends on SIGTERM and SIGINT by finishing what is under way, then exits 0; a second signal stops waiting.
+    """On SIGTERM or SIGINT it finishes the requests under way, then exits 0. A second signal ends the wait.
 
-    `on_drain` hears of it first, in the event loop.
+    `on_drain` is called first, in the event loop.
     """
 
     def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None]) -> None:
@@ -235,7 +235,7 @@ class Server(uvicorn.Server):
 
 def config(app: Any, *, shutdown_seconds: int = 60, trusted_proxies: str = "") -> uvicorn.Config:
     """`trusted_proxies`: addresses whose X-Forwarded-* headers are believed, comma-separated; empty for none."""
-    # What the app raises once its answer has begun is in the log already, with its request id.
+    # An exception after the answer has begun is in the log already, with its request id.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith("Exception in ASGI"))
     return uvicorn.Config(
         app,

@@ -1,4 +1,4 @@
-"""What one api process works with, opened when it starts and closed when it ends."""
+"""The objects that one api process works with, opened when it starts and closed when it ends."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from media_core.uploads import Uploads
 
 @dataclass
 class Services:
-    """One tenant's parts, wired."""
+    """One tenant's objects, wired together."""
 
     tenant_id: str
     settings: Settings
@@ -43,16 +43,16 @@ class Services:
     draining: bool = False
 
     def drain(self) -> None:
-        """The process has been told to end: no new clients, and streams that have no end of their own end now."""
+        """To be called when the process is told to end: readiness fails, and endless streams end."""
         self.draining = True
         self.watch.stop()
 
 
 @asynccontextmanager
 async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> AsyncIterator[Services]:
-    """Makes no request yet: a dependency that is away shows in `/readyz`, not in a crash.
+    """Makes no request yet: an outage of a dependency shows in `/readyz`, not in a crash.
 
-    Takes this process's share of what `processes` have together.
+    `processes`: how many share the connections, decoding processes and memory.
     """
     tenant_id = settings.tenant.tenant_id
     pool_size = max(1, settings.tenant.database_pool // processes)

@@ -1,4 +1,4 @@
-"""Settings of the api, one class per concern. The docs' configuration reference is generated from this file."""
+"""Settings of the api, one class per concern. docs/configuration.md is generated from this file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from media_core.store import StoreSettings
 
 
 class ServerSettings(EnvironmentSettings):
-    """Where the api listens and how it ends."""
+    """Where the api listens, and how it ends."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_API_")
 
@@ -27,17 +27,17 @@ class ServerSettings(EnvironmentSettings):
     """Address to listen on; `0.0.0.0` in a container."""
 
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port of the API. 0: any free one, said in the log."""
+    """Port of the API. 0: any free one, which the log names."""
 
     processes: int | None = Field(default=None, ge=1, le=16)
     """Processes that serve the port together; each uses one core. Default: as many as the container's CPU limit has
-    whole cores, at most 4; one without a limit. They share memory, connections and decoding processes out."""
+    whole cores, at most 4; one without a limit. They divide memory, connections and decoding processes among them."""
 
     metrics_host: str = "127.0.0.1"
     """Address of the metrics port."""
 
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    """Port of `/metrics`, for Prometheus only; none by default. 0: any free one, said in the log."""
+    """Port of `/metrics`, for Prometheus only; none by default. 0: any free one, which the log names."""
 
     trusted_proxies: str = ""
     """Addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are believed; `*` for all. Empty
@@ -48,8 +48,8 @@ class ServerSettings(EnvironmentSettings):
     nothing behind. Give the process at least this long (in Kubernetes: terminationGracePeriodSeconds)."""
 
     body_idle_seconds: float = Field(default=60, gt=0)
-    """An upload from which no byte arrives for this long is ended with 408. On average
-    a body has to come at 1 KiB a second at least."""
+    """An upload from which no byte arrives for this long is ended with 408. So is one that comes at less than 1 KiB a
+    second on average."""
 
 
 class AuthSettings(EnvironmentSettings):
@@ -58,16 +58,17 @@ class AuthSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_")
 
     jwks_file: Path | None = None
-    """The tenant's public keys, a JWK Set (RFC 7517). Read again whenever it changes: keys rotate without a restart."""
+    """File with the tenant's public keys, a JWK Set (RFC 7517). It is read again whenever it changes, so keys rotate
+    without a restart."""
 
     oidc_jwks_uri: str | None = None
-    """The issuer's JWK Set, instead of `jwks_file`."""
+    """URL of the issuer's JWK Set, instead of `jwks_file`."""
 
     oidc_issuer: str | None = None
-    """What a token's `iss` must be; needed with `oidc_jwks_uri`."""
+    """Required `iss` of a token; needed with `oidc_jwks_uri`."""
 
     oidc_audience: str | None = None
-    """What a token's `aud` must hold. Default: the tenant's id."""
+    """Required `aud` of a token. Default: the tenant's id."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "AuthSettings":

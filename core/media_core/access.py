@@ -1,7 +1,7 @@
-"""Who may read what: one ordered chain of checks, asked by every path that shows an item or its bytes.
+"""Who may read what: one ordered chain of checks. Every path that shows an item or its bytes asks it.
 
-Visibility first (an item you may not see does not exist for you), then the verdict (infected content does not exist
-for anybody), then whether bytes may leave before or without a clean verdict. The first check that objects wins.
+The order: visibility (an item that a caller may not see does not exist for them), then infection (infected content
+does not exist for anybody), then whether bytes may leave without a clean verdict. The first check that objects wins.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,17 +18,17 @@ Purpose = Literal["see", "read", "share"]
 """`see`: facts about the item. `read`: its bytes, its thumbnail. `share`: a URL with which anybody may read them."""
 
 CANARY = "system:canary"
-"""Who uploads the test virus (`canary`). What is uploaded under this name exists for nobody, admins included."""
+"""The subject that uploads the test virus (`canary`). Its items exist for nobody, admins included."""
 
 RETRY_AFTER_SECONDS = 5
 
 VERDICT_DUE = timedelta(seconds=10)
-"""How long a worker leaves content alone that has no verdict yet; the verdict itself ends the wait (`contents`)."""
+"""How long a job waits for content that has no verdict yet. The verdict ends the wait earlier (`contents`)."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One upload with its content's facts, as every read path loads it."""
+    """One item with the facts of its content, as every read path loads it."""
 
     media_id: str
     sha256: str
@@ -58,12 +58,12 @@ def has_room(caller: Claims, room_id: str) -> bool:
 
 
 def rooms_for(caller: Claims, rooms: Iterable[str]) -> list[str]:
-    """Those of `rooms` that the caller may know of."""
+    """The `rooms` that the caller may know of."""
     return [room for room in rooms if has_room(caller, room)]
 
 
 def open_to_all(scan_status: str, policy: Policy) -> bool:
-    """Whether the verdict, or the policy for want of one, lets bytes out to whoever may see the item."""
+    """Whether all who may see the item may read its bytes: by the verdict, or by the policy while there is none."""
     match scan_status:
         case "clean":
             return True
@@ -129,7 +129,7 @@ CHAIN: tuple[Check, ...] = (_for_people, _visible, _not_infected, _bytes_have_a_
 
 
 def require(caller: Claims, item: Item | None, policy: Policy, purpose: Purpose) -> Item:
-    """The item, if the caller may use it so. Raises Refused `not_found`, `scan_pending`, `unscannable`."""
+    """The item, if the caller may use it for `purpose`. Raises Refused `not_found`, `scan_pending`, `unscannable`."""
     if item is None:
         raise not_found()
     for check in CHAIN:
@@ -140,9 +140,10 @@ def require(caller: Claims, item: Item | None, policy: Policy, purpose: Purpose)
 
 
 def require_workable(scan_status: str, policy: Policy, *, being_scanned: bool) -> None:
-    """The same verdicts, for a worker that is to open content on a caller's behalf.
+    """Whether the verdict lets a worker open content for a caller.
 
-    Raises NotYet while a verdict is due, and Refused `not_found`, `unscannable`, `scan_failed` when none will help.
+    Raises NotYet while a verdict is due. Raises Refused: `not_found` (infected), `unscannable`, and `scan_failed` when
+    the scan failed and no other is queued.
     """
     if scan_status == "infected":
         raise not_found()

@@ -1,11 +1,12 @@
-"""Whether schema and bucket belong together: neither is ever taken for the whole truth beside another's other half.
+"""Births: the ids by which a schema and a bucket know that they belong together.
 
-A schema is born with an id, and counts its sweeps (its epoch). Both are written into the bucket as well, in an object
-of the tenant's prefix, with what a dump does not carry along: the number that PostgreSQL gave to the table. So a schema
-that is new, restored from a dump, or set back to before the last sweep is told from the one that the bucket knows.
-Where they disagree nothing is made (`plan.database`) and nothing is swept (`sweep`) until a person has said which of
-the two is right. Who gives the bucket's memory up makes the schema another one (`RENEW`), so that what was said once
-decides nothing later.
+A schema gets an id when it is made, and counts its sweeps (its epoch). An object in the bucket, the mark, holds copies
+of both, and the oid that PostgreSQL gave to the schema's table `birth`, which a dump does not carry along. So the mark
+shows whether a schema is new, restored from a dump, or older than the last sweep.
+
+Where the two disagree, nothing is made (`plan.database`) and nothing is swept (`sweep`) until a person has decided
+which of them is right. A decision against the bucket's mark gives the schema a new id (`RENEW`), so the decision holds
+for this case only.
 """
 
 import json
@@ -19,32 +20,32 @@ from media_core.store.base import ObjectMissing, ObjectStore
 
 MOST_BYTES: Final = 4096
 LOOKED_AT: Final = 200
-"""Contents of a bucket without a mark that are compared with the rows."""
+"""How many contents of a bucket without a mark are compared with the rows."""
 
 READ: Final = "SELECT birth_id, epoch, 'birth'::regclass::oid::bigint AS incarnation FROM birth"
 RENEW: Final = "UPDATE birth SET birth_id = gen_random_uuid()::text"
 KNOWN: Final = "SELECT count(*) AS known FROM blob WHERE sha256 = ANY(%s)"
-# Durable whatever the connection is: the bucket must never have seen a sweep that a crash of PostgreSQL undoes.
+# Durable on every connection: the bucket must never know of a sweep that a crash of PostgreSQL has undone.
 _NEXT_EPOCH: Final = "UPDATE birth SET epoch = epoch + 1 RETURNING epoch, set_config('synchronous_commit', 'on', true)"
 _ID: Final = re.compile(r"[A-Za-z0-9-]{1,100}")
 
 
 @dataclass(frozen=True)
 class Birth:
-    """A schema as it says of itself, or as the bucket remembers it."""
+    """What a schema says of itself, or what the bucket's mark says of its schema."""
 
     birth_id: str
     epoch: int
     """Sweeps so far."""
     incarnation: int
-    """PostgreSQL's number of the schema's own table: another one after a dump was restored."""
+    """The oid of the schema's table `birth`. It changes when a dump is restored."""
 
     def dumps(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def loads(cls, data: bytes) -> "Birth":
-        """Never fails: what is no mark is `UNREADABLE`."""
+        """Never raises: data that is no mark gives `UNREADABLE`."""
         try:
             found: dict[str, Any] = json.loads(data)
             if not _ID.fullmatch(birth_id := str(found["birth_id"])):
@@ -55,15 +56,15 @@ class Birth:
 
 
 UNREADABLE: Final = Birth("unreadable", 0, 0)
-"""The mark of a schema that none is."""
+"""A mark that fits no schema."""
 
 Relation = Literal["same", "unmarked", "another", "restored", "older"]
-"""`same`; `unmarked`: the bucket says nothing; `another` schema than the bucket's; the bucket's own, but `restored`
-from a dump, or `older` than the bucket has seen it."""
+"""`same`: they belong together. `unmarked`: the bucket has no mark. `another`: the mark is of another schema.
+`restored`: the mark's schema, restored from a dump. `older`: the mark's schema, from before its last sweep."""
 
 
 def relation(schema: Birth, bucket: Birth | None) -> Relation:
-    """What the schema is to the bucket. Pure."""
+    """How the schema relates to the bucket's mark. Pure."""
     if bucket is None:
         return "unmarked"
     if schema.birth_id != bucket.birth_id:
@@ -74,9 +75,9 @@ def relation(schema: Birth, bucket: Birth | None) -> Relation:
 
 
 def may_be_marked(looked_at: int, known: int) -> bool:
-    """Whether a bucket without a mark is the schema's: it holds nothing, or mostly what the schema has rows for. Pure.
+    """Whether a bucket without a mark may get the schema's: it is empty, or most of its contents have rows. Pure.
 
-    `looked_at`: its first contents, at most `LOOKED_AT`; `known`: how many of them have a row.
+    `looked_at`: how many contents were compared, at most `LOOKED_AT`; `known`: how many of them have a row.
     """
     return looked_at == 0 or known * 2 > looked_at
 
@@ -87,7 +88,7 @@ async def of_schema(database: Database) -> Birth:
 
 
 async def of_bucket(store: ObjectStore, tenant_id: str) -> Birth | None:
-    """None: the bucket bears no mark."""
+    """None: the bucket has no mark."""
     try:
         return Birth.loads(await store.read(birth_key(tenant_id), 0, MOST_BYTES))
     except ObjectMissing:
@@ -95,7 +96,7 @@ async def of_bucket(store: ObjectStore, tenant_id: str) -> Birth | None:
 
 
 async def first_contents(store: ObjectStore, tenant_id: str) -> list[str]:
-    """The hashes of some of the bucket's contents, at most `LOOKED_AT`; staging, thumbnails and the mark are none."""
+    """The hashes of the bucket's first contents, at most `LOOKED_AT`, without staging, thumbnails and the mark."""
     prefix = content_key(tenant_id, "")
     names: list[str] = []
     async for entry in store.list(prefix):
@@ -107,18 +108,18 @@ async def first_contents(store: ObjectStore, tenant_id: str) -> list[str]:
 
 
 def is_content(name: str) -> bool:
-    """Of what lies below `tenant/{tenant_id}/`."""
+    """`name`: an object's key without `tenant/{tenant_id}/`."""
     return "/" not in name and not name.startswith(".")
 
 
 async def write(store: ObjectStore, tenant_id: str, birth: Birth) -> None:
-    """The bucket takes this schema for its own from now on."""
+    """Writes the bucket's mark: it belongs to this schema from now on."""
     await store.put(birth_key(tenant_id), birth.dumps())
 
 
 async def meet(database: Database, store: ObjectStore, tenant_id: str) -> Relation:
-    """What the schema is to the bucket now. A bucket without a mark that `may_be_marked` gets the schema's; any other
-    stays `unmarked`.
+    """How the schema relates to the bucket now. A bucket without a mark gets the schema's if `may_be_marked` allows
+    it, and stays `unmarked` otherwise.
     """
     schema, bucket = await of_schema(database), await of_bucket(store, tenant_id)
     found = relation(schema, bucket)
@@ -132,7 +133,7 @@ async def meet(database: Database, store: ObjectStore, tenant_id: str) -> Relati
 
 
 async def next_epoch(database: Database, store: ObjectStore, tenant_id: str) -> int:
-    """Counts a sweep, in the schema first: it is never older than the bucket says. How many it is now."""
+    """Counts a sweep and returns the new epoch. The schema is written first, so that it is never behind the bucket."""
     await database.call(_NEXT_EPOCH, ())
     birth = await of_schema(database)
     await write(store, tenant_id, birth)

@@ -1,10 +1,10 @@
-"""The canary: the EICAR test virus goes through a tenant's own path, and whether it is found says if the path works.
+"""The canary: the EICAR test virus, sent through a tenant's own path to see whether it is found.
 
-    send: row, upload (the object, the queue)  ->  a worker's scan  ->  close: what became of it, and nothing else stays
+    send: row, upload (the object, the queue)  ->  a worker's scan  ->  close: the verdict stays, all else is removed
 
-It is uploaded like any content, as nobody's: `access` shows it to no caller, and a full quota does not keep it out. The
-row in `canary` is written first, so whatever a killed process left behind is found by it. There is at most one at a
-time.
+It is uploaded like any content, with two exceptions: `access` shows it to no caller, and a full quota does not refuse
+it. The row in `canary` is written first, so what a killed process left behind can be found. There is at most one
+canary at a time.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from media_core.library import Library
 from media_core.tokens import Claims
 from media_core.uploads import Examined, Uploads
 
-# In parts, so that a virus scanner does not take this file for the test virus, nor its compiled form.
+# In parts, so that a virus scanner takes neither this file nor its compiled form for the test virus.
 EICAR = b"".join((rb"X5O!P%@AP[4\PZX54(P^)", rb"7CC)7}$EICAR-STANDARD-", rb"ANTIVIRUS-TEST-FILE!$H+H*"))
 _MOST = 128
-"""Bytes that the test file may have; beyond the first 68 it may hold nothing but white space."""
+"""Most bytes of the test file. After the first 68 it may hold white space only."""
 _WHITE = b" \t\r\n"
 
 _SENT = text("INSERT INTO canary (sha256) VALUES (:sha256)")
@@ -53,15 +53,15 @@ class PlainText:
 
 
 def new_content() -> bytes:
-    """The test virus with 120 random bits behind it, written in white space: known infected content is refused."""
+    """The test virus and 120 random bits as white space: each one is new, as known infected content is refused."""
     spare = _MOST - len(EICAR)
     return EICAR + bytes(_WHITE[secrets.randbelow(4)] for _ in range(spare))
 
 
 async def send(uploads: Uploads, library: Library) -> None:
-    """Ends the one before, whether it got its verdict or not, and sends a new one.
+    """Closes the previous canary, with or without a verdict, and sends a new one.
 
-    `uploads` made with `canary=True`. Raises Unavailable, Refused; then none was sent.
+    `uploads` must be made with `canary=True`. Raises Unavailable or Refused; then none was sent.
     """
     await clear(library)
     content = new_content()
@@ -76,7 +76,7 @@ async def send(uploads: Uploads, library: Library) -> None:
         async with database.transaction() as tx:
             await tx.execute(_QUEUED, {**this, "owner": CANARY})
     except BaseException:
-        with contextlib.suppress(Unavailable):  # the row stays then, and the next one ends it
+        with contextlib.suppress(Unavailable):  # the row stays then, and the next `send` closes it
             await close(library, this["sha256"])
             async with database.transaction() as tx:
                 await tx.execute(_FORGET, this)
@@ -92,7 +92,7 @@ async def close(library: Library, sha256: str) -> None:
 
 
 async def clear(library: Library) -> None:
-    """Closes what is left of earlier ones, and forgets all but the last of them. Raises Unavailable."""
+    """Closes the canaries that are still open, and deletes the rows of all but the last. Raises Unavailable."""
     async with library.database.transaction() as tx:
         left = list((await tx.execute(_LEFT)).scalars())
     for sha256 in left:

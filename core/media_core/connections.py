@@ -1,12 +1,14 @@
-"""The connections of one process to PostgreSQL: at most so many, the last used first, who waits in the order of coming.
+"""A pool of connections to PostgreSQL, for one event loop. It lends the last used first, and serves waiters in order.
 
-Invariants: a place is given back exactly once, also where whoever waits for it goes away. A connection that comes back
-in the midst of anything is ended. None is lent that its server has ended, as far as its socket tells. All are in
-autocommit mode: a transaction is a BEGIN that somebody sends, and lives on one connection until its end. Nobody waits
-for a server that says nothing at all, however patient a statement may be with one that works on it.
+Invariants:
+- A place is given back exactly once, also when the task that waits for it is cancelled.
+- A connection that comes back inside a transaction, or in any state but idle, is ended.
+- A connection that its server has ended is not lent, as far as its socket shows that.
+- All connections are in autocommit mode. A transaction begins with an explicit BEGIN and stays on one connection.
+- Nobody waits for a server that does not answer at all. A statement on which the server works may take long.
 
-It is a pool of our own because it knows the driver: taking and giving back cost 3 us of CPU here, and 63 us in
-SQLAlchemy's, which is more than the statement. For one event loop.
+It is not SQLAlchemy's pool because of the cost: taking and giving back take 3 us of CPU here and 63 us there, which is
+more than a statement.
 """
 
 import asyncio
@@ -25,40 +27,40 @@ from psycopg.pq import TransactionStatus
 from media_core.errors import Unavailable
 
 WAIT_SECONDS: Final = 10.0
-"""How long a connection is waited for when all are lent."""
+"""How long `take` waits when all connections are lent."""
 TRUSTED_SECONDS: Final = 1.0
-"""A connection that was used so long ago is asked whether it is still there before it is lent."""
+"""A connection that has been idle for longer is tested before it is lent."""
 ANSWER_SECONDS: Final = 3.0
-"""How long it may take to say so."""
+"""How long that test may take."""
 DOUBTED_SECONDS: Final = 5.0
-"""A connection that is lent for longer starts a check of the server. A stopped server's machine still takes bytes, so
-the connection itself tells nothing."""
+"""A connection that is lent for longer starts a check of the server over another connection. Its own socket shows
+nothing: the machine of a stopped server still takes bytes."""
 YOUNG_SECONDS: Final = 1.0
-"""`retire` keeps what is younger: a server that stays read-only is not connected to anew for every statement."""
+"""`retire` keeps younger connections. So a server that stays read-only does not cost a new connection a statement."""
 
 
 class Connection(psycopg.AsyncConnection[Any]):
-    """Its pool ends it. What SQLAlchemy closes, it only uses no longer."""
+    """Only its pool ends it. SQLAlchemy's `close` does nothing."""
 
     def opened(self) -> None:
-        """It has just been."""
+        """To be called once, right after it was opened."""
         self.opened_at = self.used_at = self.lent_at = time.monotonic()
         self._socket = select.poll()
         self._socket.register(self.fileno(), select.POLLIN)
 
     def has_said_something(self) -> bool:
-        """Something came unasked: most of the time, that the server ends it."""
+        """Unrequested bytes have come: most of the time, the server's message that it ends the connection."""
         return bool(self._socket.poll(0))
 
     def end(self) -> None:
-        """Idempotent. The server sees it at once."""
+        """Idempotent. The server notices at once."""
         self.pgconn.finish()
 
     async def close(self) -> None:
-        """What SQLAlchemy calls; see above."""
+        """For SQLAlchemy; see the class."""
 
     def add_notice_handler(self, callback: Any) -> None:
-        """SQLAlchemy adds its own each time that it is lent this connection."""
+        """Adds each handler once: SQLAlchemy adds its own each time that it is lent this connection."""
         with suppress(ValueError):
             self.remove_notice_handler(callback)
         super().add_notice_handler(callback)
@@ -66,8 +68,8 @@ class Connection(psycopg.AsyncConnection[Any]):
     async def ask(self, query: psycopg.abc.Query, seconds: float) -> list[Any]:
         """The rows of a statement that has to be answered within `seconds`. Raises psycopg's errors.
 
-        A task that is cancelled waits up to ten seconds for a server that says nothing: the driver wants to have its
-        statement cancelled there. Whoever finds the socket ended is told at once.
+        At the deadline it shuts the socket down. It does not cancel the task: the driver would then ask the server to
+        cancel the statement, and wait up to ten seconds for a server that does not answer.
         """
         deadline = asyncio.get_running_loop().call_later(seconds, self.cut)
         try:
@@ -76,27 +78,27 @@ class Connection(psycopg.AsyncConnection[Any]):
             deadline.cancel()
 
     def cut(self) -> None:
-        """Ends the connection's socket. A statement that waits on it fails now."""
+        """Shuts the connection's socket down. A statement that waits on it fails at once."""
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as connected:
             connected.shutdown(socket.SHUT_RDWR)
 
 
 class Connections:
-    """At most `most` at a time, opened by `connect` when they are needed; what it raises, `take` raises."""
+    """At most `most` connections at a time. `connect` opens them when they are needed; `take` raises its errors."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], most: int) -> None:
         self._connect = connect
         self._places = most
-        """Neither lent nor being opened; an idle connection has one too."""
+        """How many more connections may be lent, idle ones included."""
         self._idle: list[Connection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._lent: dict[Connection, asyncio.TimerHandle] = {}
         self._doubting: asyncio.Task[None] | None = None
         self._oldest = float("-inf")
-        """What was opened before is ended."""
+        """Connections that were opened before this time are ended."""
 
     async def take(self, *, at_once: bool = False, seconds: float = WAIT_SECONDS) -> Connection:
-        """One that is there, as far as can be told; `give` it back. `at_once`: before all who wait already.
+        """A connection that works, as far as can be seen; `give` it back. `at_once`: go before all who already wait.
 
         Raises Unavailable when none is free within `seconds`.
         """
@@ -110,7 +112,7 @@ class Connections:
                 if await self._is_there(connection):
                     return self._lend(connection)
                 connection.end()
-                # Those that were used longer ago will not be there either, and each could take seconds to say so.
+                # Those that were used longer ago are most likely dead too, and each could take seconds to show it.
                 self._end_used_before(connection.used_at)
             connection = await self._connect()
         except BaseException:
@@ -120,7 +122,7 @@ class Connections:
         return self._lend(connection)
 
     def give(self, connection: Connection) -> None:
-        """Back from whoever took it. Only one that waits for a statement is lent again."""
+        """Takes the connection back. Only one that is outside of any transaction is lent again."""
         self._lent.pop(connection).cancel()
         if connection.pgconn.transaction_status == TransactionStatus.IDLE and connection.opened_at > self._oldest:
             connection.used_at = time.monotonic()
@@ -130,11 +132,11 @@ class Connections:
         self._free()
 
     def retire(self) -> None:
-        """Their server is not the right one any more: what is opened from here on may find another."""
+        """Ends all connections: their server is the wrong one now. New ones may reach another server."""
         self._end_opened_before(time.monotonic() - YOUNG_SECONDS)
 
     def close(self) -> None:
-        """Ends all; those that are lent, when they come back."""
+        """Ends all connections; those that are lent are ended when they come back."""
         if self._doubting is not None:
             self._doubting.cancel()
         self._end_opened_before(float("inf"))
@@ -149,7 +151,7 @@ class Connections:
             self._doubting = asyncio.get_running_loop().create_task(self._cut_if_silent())
 
     async def _cut_if_silent(self) -> None:
-        """Asks over another connection. A server that refuses it is there."""
+        """Tests the server over another connection. If it does not answer, cuts all that were lent before the test."""
         began = time.monotonic()
         try:
             other = await self._connect()
@@ -205,7 +207,7 @@ class Connections:
             if place.cancelled():
                 with suppress(ValueError):
                     self._waiting.remove(place)
-            else:  # it was given at the very moment that nobody wanted it any more
+            else:  # the place was given at the moment of the cancellation
                 self._free()
             if isinstance(error, TimeoutError):
                 raise Unavailable("database", "all connections are busy") from None

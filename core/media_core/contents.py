@@ -1,5 +1,6 @@
-"""A content's life: the one room that writes its row, its reservations and what it counts in the quota. (Two places
-beside it say what only they know: `queue` that a job ended without a result, `sweep` what a new count of all rows is.)
+"""A content's life. This module writes a content's row, its reservations and its share of the quota.
+
+Two other modules write too: `queue`, when a job ended without a result; `sweep`, when it counts all rows anew.
 
     (nothing) --reserve--> reserved, no row yet --commit--> stored, pending --verdict--> clean | unscannable | error
         ^                      |  expires: garbage                |                            |
@@ -8,23 +9,22 @@ beside it say what only they know: `queue` that a job ended without a result, `s
         '---finish removal--- removing (a claim of minutes) <--- marked (doomed_at, remove_after)
                                                                   infected: the row stays, as a tombstone
 
-An upload is *reserve, put, commit*: two short statements, and no transaction or connection is held while the object
-store works. The functions of `contents.sql` are these statements. Rules that they keep:
+An upload is *reserve, put, commit*. Reserve and commit are short statements, the functions of `contents.sql`. No
+transaction or connection is held while the object store works. The statements keep these rules:
 
-1. A row stands only where its object is. The object is put before `commit`; it is deleted only under a claim
-   (`removing_until`), which is given for a marked row whose time has come and that no reservation names. Whoever ends a
-   removal, or takes over one that was left, ends every reservation of that content; `commit` needs a reservation that
-   names the content, and a row that nobody has a claim to. So an object that was put before the removal ended is put
-   again, whatever became of its reservation and of whoever removes.
+1. A row exists only where its object exists. The object is put before `commit`. It is deleted only under a claim
+   (`removing_until`); a claim needs a marked row that is due and that no reservation names. The end of a removal, and
+   the takeover of an abandoned one, end every reservation of that content. `commit` needs a reservation that names the
+   content, and a row without a claim. So an object that was put before a removal ended is always put again.
 2. A claim lasts `REMOVAL_LEASE`. Its holder begins to delete within `REMOVAL_BEGINS`, and a store's delete is over
-   within 30 s, so nobody deletes after the claim has gone to somebody else. It is all that hangs on clocks.
-3. `usage` is what the rows say: stored_bytes of rows that are neither marked nor infected, reserved_bytes of
-   reservations, and objects, object_bytes, items and item_bytes of the same rows. Each statement that changes one
-   changes the other. (What is had back counts again, also where others have taken its room meanwhile.)
+   within 30 s, so nobody deletes after the claim has gone to somebody else. Only this rule depends on clocks.
+3. `usage` agrees with the rows: stored_bytes, objects, object_bytes, items and item_bytes with the rows that are
+   neither marked nor infected, reserved_bytes with the reservations. Each statement that changes one changes the other.
+   Recalled content counts again, even if that exceeds the quota.
 4. Rows are locked in this order: idempotency -> content -> reservation -> job -> media, room -> usage. `usage` comes
    last and is held shortest. Several rows of one kind are locked in the order of their keys.
-5. Content that was open before (clean, unscannable) and is found infected now can be had back: its objects stay for the
-   recall time, and stay on while its signature is suspicious, which is one that finds more than a few.
+5. Content that was open before (clean, unscannable) and is found infected can be recalled: its objects stay for the
+   recall time, and longer while its signature is suspicious, which means that it finds more than a few such contents.
 """
 
 import asyncio
@@ -48,10 +48,10 @@ from media_core.store.base import ObjectStore
 
 RESERVATION_LIFETIME: Final = timedelta(minutes=10)
 EXTEND_SECONDS: Final = 60.0
-"""A reservation is moved forward so often while its upload reads or puts."""
+"""How often the expiry of a reservation is moved forward while its upload reads or puts."""
 REMOVAL_LEASE: Final = timedelta(minutes=2)
 REMOVAL_BEGINS: Final = 30.0
-"""Seconds from the claim within which the deletion has to begin, by the clock of who holds it."""
+"""Seconds from the claim within which its holder has to begin the deletion, by the holder's clock."""
 
 _log = structlog.stdlib.get_logger("media.contents")
 
@@ -61,7 +61,7 @@ class Infected(Exception):
 
 
 class Again(Exception):
-    """The content is being removed, or the reservation is over: begin anew, and put the object again."""
+    """The content is being removed, or the reservation has ended: begin anew, and put the object again."""
 
 
 class KeyReused(Exception):
@@ -73,7 +73,7 @@ _ERRORS: Final = {"MC001": Infected, "MC002": Again, "MC003": KeyReused}
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to be: who uploads what under which name. `fingerprint`: what the request asks for."""
+    """The item that an upload makes. `fingerprint`: of the request, so that a reused Idempotency-Key is noticed."""
 
     media_id: str
     filename: str
@@ -104,9 +104,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Begun:
-    """`stored`, `replayed`: done, with the published answer. `reserved`: put the object, then commit.
-
-    `removing`: the same bytes are being removed at this moment; begin again shortly.
+    """`stored`: the content is there and has the item; `replayed`: the answer to an earlier request with this key. Both
+    are done, with the published answer. `reserved`: put the object, then commit. `removing`: the same bytes are being
+    removed at this moment; begin again shortly.
     """
 
     state: Literal["stored", "replayed", "reserved", "removing"]
@@ -118,12 +118,12 @@ class Committed:
     answer: dict[str, Any]
     replayed: bool
     is_new: bool
-    """The content had no row that stood; its jobs are queued."""
+    """The content had no row, or a marked one; its jobs are queued."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a scan found, and under which lease. `status`: `clean`, `unscannable` or `infected`."""
+    """What a scan found, and the lease under which it ran. `status`: `clean`, `unscannable` or `infected`."""
 
     job_id: str
     token: str = field(repr=False)
@@ -134,7 +134,7 @@ class Verdict:
 
 
 class Contents:
-    """One tenant's contents. Every method raises Unavailable when the database (or, where said, the store) is away."""
+    """One tenant's contents. Every method raises Unavailable when the database is away; some also for the store."""
 
     def __init__(self, *, tenant_id: str, database: Database, store: ObjectStore) -> None:
         self.tenant_id = tenant_id
@@ -157,9 +157,8 @@ class Contents:
         scan_priority: int = 0,
         request_id: str | None = None,
     ) -> Committed:
-        """After the put: the content's row, the item and its jobs, durable, all or nothing. Ends the reservation.
-
-        Raises Infected, Again, KeyReused; then nothing was written.
+        """After the put: writes the content's row, the item and its jobs in one durable transaction, and ends the
+        reservation. Raises Infected, Again, KeyReused; then nothing was written.
         """
         (row,) = await self._call(
             "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
@@ -196,10 +195,11 @@ class Contents:
     # -- deleting and removing -------------------------------------------------------------------------------------
 
     async def delete_item(self, media_id: str, *, forget_key: str | None = None) -> bool:
-        """Takes the item away, durably; with the last one the content is marked, and its bytes leave the quota.
+        """Deletes the item, durably. With the last item the content is marked, and its bytes leave the quota.
 
-        False: there was none. The objects of what was marked are removed at once if the store is there, else by the
-        sweep: from here on nothing is undone. `forget_key`: its Idempotency-Key, which is as good as new then.
+        False: there was no such item. The objects of a marked content are removed at once if the store is there, and by
+        the sweep otherwise; the deletion cannot be undone. `forget_key`: the upload's Idempotency-Key, which may be
+        used again afterwards.
         """
         (row,) = await self._call("SELECT * FROM content_delete_item(%s,%s)", media_id, forget_key)
         if row.state == "marked":
@@ -207,7 +207,7 @@ class Contents:
         return bool(row.state != "absent")
 
     async def remove_soon(self, sha256: str) -> None:
-        """`remove`, as far as it goes now; what is left of it is the sweep's."""
+        """`remove`, if database and store are there; otherwise the sweep does it later. Does not raise Unavailable."""
         try:
             await asyncio.shield(asyncio.ensure_future(self.remove(sha256)))
         except Unavailable as error:
@@ -216,13 +216,13 @@ class Contents:
     async def remove(self, sha256: str) -> bool:
         """Removes the objects of marked content, then its row; infected content keeps its row.
 
-        False: it must not be removed now (in use again, being uploaded, not due, or somebody else is at it). Raises
-        Unavailable also for the store; a removal that stopped half-way is taken up again by whoever comes next.
+        False: it must not be removed now (in use again, being uploaded, not due, or being removed by somebody else).
+        Raises Unavailable also for the store; the next caller continues a removal that stopped half-way.
         """
         return await self._remove(sha256, "SELECT content_claim_removal(%s,%s) AS until")
 
     async def remove_orphan(self, sha256: str) -> bool:
-        """The same for objects that have no row."""
+        """As `remove`, for objects that have no row."""
         return await self._remove(sha256, "SELECT content_claim_orphan(%s,%s) AS until")
 
     async def _remove(self, sha256: str, claim: Any) -> bool:
@@ -231,7 +231,7 @@ class Contents:
         if row.until is None:
             return False
         if time.monotonic() - began > REMOVAL_BEGINS:
-            return False  # the claim may be over before the deletion is
+            return False  # the claim may end before the deletion does
         await self.store.delete(content_key(self.tenant_id, sha256), thumbnail_key(self.tenant_id, sha256))
         (row,) = await self._call("SELECT content_finish_removal(%s,%s) AS finished", sha256, row.until)
         return bool(row.finished)
@@ -243,8 +243,8 @@ class Contents:
     ) -> set[str]:
         """Writes verdicts and completes their jobs, durably, in one statement; returns the ids of jobs still held.
 
-        Fenced by the leases: nothing is written for a job that somebody else has. From then on infected content is 404
-        on every read path. `recall` and `few`: see rule 5.
+        The leases fence it: nothing is written for a job whose lease has passed to somebody else. From then on infected
+        content is 404 on every read path. `recall` and `few`: see rule 5.
         """
         by_job = {verdict.job_id: verdict for verdict in verdicts}
         rows = await self._call(
@@ -253,13 +253,13 @@ class Contents:
             recall,
             few,
         )
-        with contextlib.suppress(Unavailable):  # the verdicts stand; what waits for them looks again by itself
+        with contextlib.suppress(Unavailable):  # the verdicts are written; the waiting jobs look again by themselves
             await self._end_waits([by_job[row.held_job_id].sha256 for row in rows])
         await asyncio.gather(*(self.remove_soon(by_job[row.held_job_id].sha256) for row in rows if row.remove))
         return {row.held_job_id for row in rows}
 
     async def _end_waits(self, contents: list[str]) -> None:
-        """What waits for the verdict of these contents need not wait any longer."""
+        """Makes the jobs that wait for the verdicts of these contents due now."""
         due = await self._call(
             """
             UPDATE job SET run_after = now() WHERE job_id IN (
@@ -288,7 +288,7 @@ class Contents:
     ) -> None:
         """Stores the thumbnail of a job's content within the quota and completes the job.
 
-        Raises Refused `quota_exceeded` when the tenant is full; Again when the lease or the reservation is over;
+        Raises Refused `quota_exceeded` when the tenant is full; Again when the lease or the reservation has ended;
         Unavailable also for the store.
         """
         async with self.reservation() as reservation:
@@ -310,11 +310,11 @@ class Contents:
             reservation.ended()
 
     async def close_canary(self, sha256: str, owner: str) -> None:
-        """Keeps a canary's verdict, and takes away everything else of it. Idempotent."""
+        """Keeps a canary's verdict, and removes all else of it. Idempotent."""
         (row,) = await self._call("SELECT content_close_canary(%s,%s) AS marked", sha256, owner)
         if row.marked:
             await self.remove_soon(sha256)
-        # Other infected content keeps its row, so that it is refused for ever; these bytes never come again.
+        # Other infected content keeps its row, so that it is refused for ever. A canary's bytes never come again.
         await self._call(
             """
             DELETE FROM blob WHERE sha256 = %s AND scan_status = 'infected' AND doomed_at IS NULL
@@ -333,8 +333,8 @@ class Contents:
 
 
 class Reservation:
-    """The bytes that one upload may store, and from `begin` on the hold on its content. A context manager: what has not
-    ended in `commit` is given back.
+    """The bytes that one upload may store. From `begin` on it also prevents the removal of its content. A context
+    manager: it gives the bytes back unless `commit` has ended it.
     """
 
     def __init__(self, contents: Contents, *, over_quota: bool = False) -> None:
@@ -342,16 +342,16 @@ class Reservation:
         self.bytes = 0
         self._contents = contents
         self._over_quota = over_quota
-        """Granted whatever is stored, and counted like any other. For the canary alone."""
+        """Granted however full the tenant is, and counted like any other. For the canary only."""
         self._moved_at = time.monotonic()
         self._open = False
-        """A row may be there: also where the answer to its statement was never seen."""
+        """Its row may exist. That is so also when the answer to the statement was lost."""
         self._sha256: str | None = None
-        """The content whose removal it holds off."""
+        """The content whose removal it prevents."""
 
     @property
     def is_open(self) -> bool:
-        """There may be something to give back."""
+        """Whether there may be bytes to give back."""
         return self._open
 
     async def __aenter__(self) -> "Reservation":
@@ -361,7 +361,7 @@ class Reservation:
         await asyncio.shield(asyncio.ensure_future(self.release()))
 
     async def grow_to(self, total: int, sha256: str | None = None) -> None:
-        """Reserves up to `total` bytes in all; no-op when as many are reserved. Raises Refused `quota_exceeded`."""
+        """Reserves `total` bytes in all; no-op when as many are reserved. Raises Refused `quota_exceeded`."""
         if total <= self.bytes and sha256 is None:
             return
         self._sha256 = sha256 or self._sha256
@@ -380,9 +380,10 @@ class Reservation:
         self.bytes, self._moved_at = total, time.monotonic()
 
     async def begin(self, sha256: str, total: int, item: NewItem) -> Begun:
-        """The hash is known: what this content is here. Durable where it is `stored`.
+        """To be called when the hash is known: stores the item if the content is there, reserves otherwise (`Begun`).
 
-        Raises Refused `quota_exceeded`, Infected, KeyReused.
+        Durable where it is `stored`. Raises Refused `quota_exceeded`, Infected, KeyReused; Again when the content is
+        marked anew at each of three tries.
         """
         self._open, self._sha256 = True, sha256
         for attempt in range(3):
@@ -404,7 +405,7 @@ class Reservation:
                     item.fingerprint,
                 )
                 break
-            except Again:  # it was marked between the look and the lock
+            except Again:  # the content was marked between the read and the lock
                 if attempt == 2:
                     raise
         if row.state == "full":
@@ -416,7 +417,7 @@ class Reservation:
         return Begun(row.state, row.answer)
 
     async def extend(self) -> None:
-        """Moves the deadline forward while a slow client is still sending; does nothing more often than it has to."""
+        """Moves the expiry forward while a slow client is still sending, at most every `EXTEND_SECONDS`."""
         if self.bytes and time.monotonic() - self._moved_at > EXTEND_SECONDS:
             await self._extend()
 
@@ -428,12 +429,12 @@ class Reservation:
 
     @contextlib.asynccontextmanager
     async def extended(self) -> AsyncIterator[None]:
-        """Keeps the reservation alive while the block waits for the store, however long that takes."""
+        """Keeps the reservation from expiring while the block waits for the store, however long that takes."""
 
         async def keep() -> None:
             while True:
                 await asyncio.sleep(EXTEND_SECONDS)
-                with contextlib.suppress(Unavailable):  # `commit` will say if it was away for too long
+                with contextlib.suppress(Unavailable):  # if it is away for too long, `commit` raises
                     await self._extend()
 
         keeping = asyncio.create_task(keep())
@@ -443,11 +444,11 @@ class Reservation:
             keeping.cancel()
 
     def ended(self) -> None:
-        """A statement has ended it: `release` has nothing left to do."""
+        """To be called when a statement has ended it: `release` then does nothing."""
         self.bytes, self._open = 0, False
 
     async def release(self) -> None:
-        """Idempotent."""
+        """Gives the bytes back. Idempotent."""
         if self._open:
             await self._contents._call("SELECT content_release(%s)", self.id)
             self.ended()

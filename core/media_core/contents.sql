@@ -1,12 +1,12 @@
 -- The statements of a content's life, as functions: one round trip each, planned once a session.
--- `contents.py` calls them and says the rules: states, lock order, what each may raise. A migration makes them.
+-- `contents.py` calls them and states the rules: states, lock order, errors. A migration creates them.
 --
 -- Errors that the caller understands (the whole statement is rolled back):
---   MC001  infected: these bytes are known to be, and are not accepted
---   MC002  again: the reservation is over, or the content is being removed; begin anew, put again
+--   MC001  infected: these bytes are known to be infected, and are not accepted
+--   MC002  again: the reservation has ended, or the content is being removed; begin anew, put again
 --   MC003  key reused: this Idempotency-Key was used for another request
 
--- What a client may ask a room's list for.
+-- The categories by which a client may filter a room's list.
 CREATE OR REPLACE FUNCTION content_category(_mime_type text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN _mime_type LIKE 'image/%' THEN 'image' WHEN _mime_type LIKE 'audio/%' THEN 'audio'
         WHEN _mime_type LIKE 'video/%' THEN 'video' ELSE 'document' END
@@ -22,8 +22,8 @@ END $$;
 CREATE OR REPLACE TRIGGER room_file_category BEFORE INSERT ON room_file FOR EACH ROW WHEN (NEW.category IS NULL)
 EXECUTE FUNCTION room_file_category();
 
--- Bytes for an upload in flight. `_sha256` holds off the removal of that content until the reservation ends; null while
--- the hash is not known. False: the quota has no room for them.
+-- Reserves bytes for an upload in flight. `_sha256`: the content that must not be removed until the reservation ends;
+-- null while the hash is not known. False: the quota has no room for them.
 CREATE OR REPLACE FUNCTION content_reserve(
     _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean
 ) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -32,8 +32,8 @@ DECLARE
     had bigint := 0;
     more bigint;
 BEGIN
-    -- Its row comes first: two statements of one upload that meet count its bytes once, and one that had expired is not
-    -- given back below.
+    -- Its row comes first: so two concurrent statements of one upload count its bytes once, and an expired reservation
+    -- that is moved forward here is not given back below.
     INSERT INTO reservation (reservation_id, sha256, bytes, expires_at)
     VALUES (_reservation, _sha256, _bytes, now() + _lifetime) ON CONFLICT (reservation_id) DO NOTHING;
     is_new := FOUND;
@@ -62,7 +62,7 @@ BEGIN
     RETURN false;
 END $$;
 
--- Gives back what dead uploads had reserved; how many there were.
+-- Gives back the bytes of expired reservations, at most 500 at a time. Returns how many there were.
 CREATE OR REPLACE FUNCTION content_release_expired() RETURNS bigint LANGUAGE sql AS $$
     WITH stale AS (
         SELECT reservation_id FROM reservation WHERE expires_at < now()
@@ -77,7 +77,7 @@ CREATE OR REPLACE FUNCTION content_release_expired() RETURNS bigint LANGUAGE sql
     SELECT n FROM total
 $$;
 
--- Ends a reservation without storing anything; no-op where it has ended.
+-- Ends a reservation without storing anything; no-op if it has ended.
 CREATE OR REPLACE FUNCTION content_release(_reservation text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     given_back bigint;
@@ -89,7 +89,8 @@ BEGIN
     END IF;
 END $$;
 
--- A removal of this content has ended, or somebody takes it over: whoever put its object meanwhile puts it again.
+-- Ends all reservations of this content, because its removal has ended or is taken over: uploads that put its object
+-- meanwhile have to put it again.
 CREATE OR REPLACE FUNCTION content_end_reservations(_sha256 text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     given_back bigint;
@@ -110,7 +111,7 @@ CREATE OR REPLACE FUNCTION content_answer(_media_id text, _content blob) RETURNS
         'width', _content.width, 'height', _content.height, 'scan_status', _content.scan_status)
 $$;
 
--- The answer that was given under this key; null: none, the key may be used. Raises MC003.
+-- The answer that was given under this key in the last 24 hours; null: the key may be used. Raises MC003.
 CREATE OR REPLACE FUNCTION content_earlier(_subject text, _key text, _fingerprint text)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -127,7 +128,8 @@ BEGIN
     RETURN earlier.answer;
 END $$;
 
--- The item of a content that stands, and everything that hangs on it; content, reservation and jobs are done.
+-- Adds an item to a content that has a row, with its room, key and usage. The caller has written content, reservation
+-- and jobs.
 CREATE OR REPLACE FUNCTION content_add_item(
     _content blob, _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean,
     _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean
@@ -151,7 +153,8 @@ BEGIN
     RETURN given;
 END $$;
 
--- Takes the key for this request; the answer already given, if there is one. Waits for a request under way with it.
+-- Takes the key for this request, or returns the answer already given under it. Waits for a concurrent request with
+-- the same key.
 CREATE OR REPLACE FUNCTION content_take_key(_subject text, _key text, _fingerprint text)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -164,8 +167,9 @@ BEGIN
     RETURN content_earlier(_subject, _key, _fingerprint);
 END $$;
 
--- An upload whose hash is known: what that content is here. `stored`, `replayed`: it is done, and durable. `reserved`:
--- put the object, then commit. `full`, `removing`: nothing was done. Raises MC001, MC002, MC003.
+-- For an upload whose hash is known: adds the item if the content is there, and reserves otherwise. `stored`,
+-- `replayed`: done, and durable. `reserved`: put the object, then commit. `full`, `removing`: nothing was done.
+-- Raises MC001, MC002, MC003.
 CREATE OR REPLACE FUNCTION content_begin(
     _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean, _media_id text,
     _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text, _key text,
@@ -181,7 +185,7 @@ BEGIN
             answer := content_take_key(_subject, _key, _fingerprint);
         END IF;
         IF answer IS NULL THEN
-            -- Shared by all who add an item; a deletion of the last one waits, and so does its look at what is left.
+            -- Uploads that add an item share this lock. A deletion waits for it before it counts the items left.
             SELECT * INTO content FROM blob WHERE sha256 = _sha256 AND doomed_at IS NULL FOR KEY SHARE;
             IF NOT FOUND THEN
                 RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
@@ -201,7 +205,7 @@ BEGIN
         END IF;
         RETURN;
     END IF;
-    -- Losing what follows costs nothing: no need to wait for the disk.
+    -- Losing the rest in a crash costs nothing, so it does not wait for the disk.
     PERFORM set_config('synchronous_commit', 'off', true);
     IF _key IS NOT NULL THEN
         answer := content_earlier(_subject, _key, _fingerprint);
@@ -215,7 +219,7 @@ BEGIN
         RAISE EXCEPTION 'infected' USING ERRCODE = 'MC001';
     END IF;
     IF content.removing_until IS NOT NULL THEN
-        -- Whoever removes it may be dead. What it has removed nobody knows, so all that was put before is put again.
+        -- The remover may be dead, and nobody knows what it has removed: all that was put before has to be put again.
         UPDATE blob SET removing_until = NULL
         WHERE sha256 = _sha256 AND doomed_at IS NOT NULL AND scan_status <> 'infected' AND removing_until <= now();
         IF NOT FOUND THEN
@@ -231,7 +235,7 @@ BEGIN
     END IF;
 END $$;
 
--- The object has been put: the content's row, its item and its jobs, all or nothing. Raises MC001, MC002, MC003.
+-- After the object was put: writes the content's row, its item and its jobs. Raises MC001, MC002, MC003.
 CREATE OR REPLACE FUNCTION content_commit(
     _reservation text, _sha256 text, _size bigint, _mime_type text, _width integer, _height integer,
     _duration double precision, _details jsonb, _thumbnail_status text, _thumbnail_sha256 text,
@@ -267,7 +271,7 @@ BEGIN
     IF content.scan_status = 'infected' THEN
         RAISE EXCEPTION 'infected' USING ERRCODE = 'MC001';
     END IF;
-    -- Also where that claim is over: its holder may have removed what this upload put. `content_begin` takes it over.
+    -- Also if that claim has expired: its holder may have removed what this upload put. `content_begin` takes it over.
     IF content.removing_until IS NOT NULL THEN
         RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
     END IF;
@@ -282,7 +286,7 @@ BEGIN
     IF is_new THEN
         charge := _size + _thumbnail_size;
     END IF;
-    -- One that does not name the content has not held off its removal.
+    -- A reservation that does not name the content has not prevented its removal.
     DELETE FROM reservation WHERE reservation_id = _reservation AND sha256 = _sha256 RETURNING bytes INTO reserved;
     IF reserved IS NULL OR reserved < charge THEN
         RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
@@ -303,8 +307,8 @@ BEGIN
         charge, reserved, is_new);
 END $$;
 
--- Takes one item away. `absent`: it is not there; `deleted`; `marked`: it was the last, and the content has to go.
--- `_forget_key`: what was answered under this Idempotency-Key goes with it.
+-- Deletes one item. `absent`: there is none; `deleted`; `marked`: it was the last, and the content is to be removed.
+-- `_forget_key`: the Idempotency-Key whose answer is deleted too.
 CREATE OR REPLACE FUNCTION content_delete_item(
     _media_id text, _forget_key text, OUT state text, OUT content_sha256 text
 ) LANGUAGE plpgsql AS $$
@@ -331,18 +335,19 @@ BEGIN
     content_sha256 := item.sha256;
 END $$;
 
--- After an item went, with the content's row locked: marks the content where none is left. True: it did.
+-- To be called after an item was deleted, with the content's row locked: marks the content if none is left. True: it
+-- was marked.
 CREATE OR REPLACE FUNCTION content_item_gone(_content blob) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     was_last boolean;
 BEGIN
     IF _content.scan_status = 'infected' OR _content.doomed_at IS NOT NULL THEN
-        RETURN false;  -- it counts no more
+        RETURN false;  -- usage does not count it any more
     END IF;
     was_last := NOT EXISTS (SELECT FROM media WHERE sha256 = _content.sha256);
     IF was_last THEN
         UPDATE blob SET doomed_at = now(), remove_after = now() WHERE sha256 = _content.sha256;
-        -- Its jobs are of this life alone: the same bytes that come again get their own, and these say nothing of them.
+        -- Its jobs end with it: the same bytes get jobs of their own when they are uploaded again.
         UPDATE job SET dedupe_key = NULL, status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
             finished_at = CASE WHEN status = 'queued' THEN now() END
         WHERE kind IN ('scan', 'thumbnail') AND dedupe_key = _content.sha256 AND status IN ('queued', 'running');
@@ -354,23 +359,23 @@ BEGIN
     RETURN was_last;
 END $$;
 
--- The right to remove a marked content's objects, until the time that is returned; null: it must not be removed now.
+-- Claims the removal of a marked content's objects, until the returned time; null: it must not be removed now.
 CREATE OR REPLACE FUNCTION content_claim_removal(_sha256 text, _lease interval) RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
     content blob;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'on', true);  -- what follows a claim cannot be taken back
+    PERFORM set_config('synchronous_commit', 'on', true);  -- the deletion that follows is irreversible
     SELECT * INTO content FROM blob WHERE sha256 = _sha256 AND doomed_at IS NOT NULL FOR UPDATE;
     IF NOT FOUND OR content.removing_until > now() OR coalesce(content.remove_after, content.doomed_at) > now() THEN
         RETURN NULL;
     END IF;
-    -- Not where somebody began to remove it before the suspicion: it can't be had back any more.
+    -- Content of a suspicious signature is held, unless its removal began before the suspicion.
     IF content.scan_status = 'infected' AND content.removing_until IS NULL AND EXISTS (
         SELECT FROM suspicion WHERE signature = content.scan_detail AND trusted_at IS NULL
     ) AND coalesce(content.remove_after, content.doomed_at) > content.doomed_at THEN
         RETURN NULL;
     END IF;
-    -- Looked at with the row locked: a reservation that comes later finds the claim.
+    -- Checked while the row is locked: a later reservation finds the claim.
     IF EXISTS (SELECT FROM reservation WHERE sha256 = _sha256 AND expires_at > now()) THEN
         RETURN NULL;
     END IF;
@@ -378,8 +383,8 @@ BEGIN
     RETURN content.removing_until;
 END $$;
 
--- The same for an object that has no row, or only an infected content's, which has none: its row says that it is being
--- removed.
+-- The same for an object without a row (the claim makes one), or of an infected content, whose row says that it has no
+-- object.
 CREATE OR REPLACE FUNCTION content_claim_orphan(_sha256 text, _lease interval) RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
     until timestamptz;
@@ -402,8 +407,8 @@ BEGIN
     RETURN until;
 END $$;
 
--- The objects are gone: the row goes too, an infected one's stays. Whoever put such an object meanwhile has to put it
--- again: every reservation of this content ends here. False: the claim is not this one any more.
+-- After the objects were deleted: deletes the row (an infected content keeps it), and ends every reservation of this
+-- content, so that uploads that put its object meanwhile put it again. False: the claim has gone to somebody else.
 CREATE OR REPLACE FUNCTION content_finish_removal(_sha256 text, _claim timestamptz) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     content blob;
@@ -424,21 +429,21 @@ BEGIN
     RETURN true;
 END $$;
 
--- A signature that finds nothing any more that could be had back is suspicious no more.
+-- Ends the suspicion of a signature when no content that it found can be recalled any more.
 CREATE OR REPLACE FUNCTION content_end_suspicion(_signature text) RETURNS void LANGUAGE sql AS $$
     DELETE FROM suspicion WHERE signature = _signature AND NOT EXISTS (
         SELECT FROM blob WHERE scan_detail = _signature AND scan_status = 'infected' AND doomed_at IS NOT NULL)
 $$;
 
--- Verdicts of scan jobs, each fenced by its lease: [{job_id, token, sha256, status, detail, engine}], one a content.
--- `_recall`: how long the objects of content that was open before stay. `_few`: more of them with one signature are
--- suspicious. One row for each job that was still held; `remove`: the content's objects have to go now.
+-- Writes verdicts of scan jobs, each fenced by its lease: [{job_id, token, sha256, status, detail, engine}], one a
+-- content. `_recall`: how long the objects of content that was open before stay. `_few`: a signature that finds more of
+-- these is suspicious. Returns one row for each job that was still held; `remove`: remove the content's objects now.
 CREATE OR REPLACE FUNCTION content_verdicts(_verdicts jsonb, _recall interval, _few integer)
 RETURNS TABLE (held_job_id text, remove boolean) LANGUAGE plpgsql AS $$
 DECLARE
     verdict record;
     content blob;
-    now_counted integer;  -- 1: it counts from here on; -1: no more
+    now_counted integer;  -- 1: usage counts it from now on; -1: usage counts it no more
     items_of bigint;
     more_stored bigint := 0;
     more_objects bigint := 0;
@@ -471,7 +476,7 @@ BEGIN
             IF content.doomed_at IS NULL THEN
                 now_counted := -1;
             END IF;
-            -- Content that was open before, or that a suspicious signature finds, can be had back for a while.
+            -- Content that was open before, or that a suspicious signature finds, can be recalled for `_recall`.
             UPDATE blob SET scan_status = 'infected', scan_detail = verdict.detail, scan_engine = verdict.engine,
                 scanned_at = now(), doomed_at = coalesce(content.doomed_at, now()),
                 remove_after = CASE
@@ -491,10 +496,10 @@ BEGIN
             ) > _few THEN
                 INSERT INTO suspicion (signature) VALUES (verdict.detail) ON CONFLICT DO NOTHING;
                 IF EXISTS (SELECT FROM suspicion WHERE signature = verdict.detail AND trusted_at IS NULL) THEN
-                    -- Rescans that nobody has begun; one that somebody else holds at this moment is not waited for.
+                    -- Cancels rescans that are queued; SKIP LOCKED because one that is just being leased may run.
                     UPDATE job SET status = 'cancelled', finished_at = now() WHERE job_id IN (
                         SELECT job_id FROM job WHERE kind = 'scan' AND status = 'queued' AND priority = -2
-                            AND NOT EXISTS (  -- what is held may be had back by its rescan
+                            AND NOT EXISTS (  -- the rescan of content that is held may recall it
                                 SELECT FROM blob WHERE sha256 = job.dedupe_key AND scan_status = 'infected')
                         ORDER BY job_id FOR UPDATE SKIP LOCKED);
                 END IF;
@@ -504,7 +509,7 @@ BEGIN
                 scanned_at = now()
             WHERE sha256 = verdict.sha256;
         ELSIF content.doomed_at IS NOT NULL AND content.removing_until IS NULL THEN
-            -- What a signature found wrongly is back: nobody has begun to remove its objects.
+            -- Recalls content that was found wrongly: its removal has not begun.
             remove := NOT EXISTS (SELECT FROM media WHERE sha256 = verdict.sha256);
             now_counted := CASE WHEN remove THEN 0 ELSE 1 END;
             UPDATE blob SET scan_status = verdict.status, scan_detail = verdict.detail, scan_engine = verdict.engine,
@@ -535,8 +540,8 @@ BEGIN
     END IF;
 END $$;
 
--- A thumbnail whose object has been put, and the end of its job. False: the content needs none any more.
--- Raises MC002 where the lease or the reservation is over.
+-- After a thumbnail's object was put: writes it into the content's row, and ends its job. False: the content needs no
+-- thumbnail any more. Raises MC002 if the lease or the reservation has ended.
 CREATE OR REPLACE FUNCTION content_thumbnail(
     _job_id text, _token text, _reservation text, _sha256 text, _thumbnail_sha256 text, _thumbnail_size bigint,
     _width integer, _height integer, _details jsonb
@@ -563,7 +568,7 @@ BEGIN
     RETURN made;
 END $$;
 
--- Ends a canary: keeps its verdict, and takes away everything else of it. True: its objects have to go.
+-- Ends a canary: keeps its verdict, and deletes all else of it. True: its objects are to be removed.
 CREATE OR REPLACE FUNCTION content_close_canary(_sha256 text, _owner text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     content blob;
@@ -586,13 +591,13 @@ BEGIN
     IF gone > 0 THEN
         PERFORM content_item_gone(content);  -- the canary has one item
     END IF;
-    -- Nobody wants it back, however suspicious its signature is.
+    -- It is not held, however suspicious its signature is.
     UPDATE blob SET remove_after = doomed_at WHERE sha256 = _sha256 AND doomed_at IS NOT NULL;
     RETURN FOUND;
 END $$;
 
--- Pods of the version before, which may serve beside these while they are rolled out, know neither reservations with a
--- hash nor claims. An upload here must put again what such a pod removed under it,
+-- Pods of the previous version may serve beside these during a rollout. They know neither reservations with a hash nor
+-- claims. An upload here must put again what such a pod removed meanwhile.
 CREATE OR REPLACE FUNCTION content_removed_unclaimed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM content_end_reservations(OLD.sha256);
@@ -601,7 +606,7 @@ END $$;
 CREATE OR REPLACE TRIGGER content_removed_unclaimed BEFORE DELETE ON blob FOR EACH ROW
 WHEN (OLD.removing_until IS NULL) EXECUTE FUNCTION content_removed_unclaimed();
 
--- and such a pod must not take up again what is being removed here: it answers 503, and its client tries again.
+-- Such a pod must not revive content that is being removed here: it answers 503, and its client tries again.
 CREATE OR REPLACE FUNCTION content_revived_unclaimed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'this content is being removed' USING ERRCODE = '40001';

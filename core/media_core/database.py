@@ -1,11 +1,10 @@
 """One tenant's database: transactions, single statements, migrations, and what the tenant's role may do.
 
-Nothing here or above relies on session state: search_path and limits hang on the tenant's role, locks live as long as
-their transaction, statements are prepared by name only where a setting says that this works. No parameter beyond user
-and database is sent at the start of a connection. So everything works behind PgBouncer in transaction mode, with
-PgBouncer's defaults.
+Nothing relies on session state, so everything works behind PgBouncer in transaction mode with PgBouncer's defaults:
+search_path and limits belong to the tenant's role, locks end with their transaction, statements are prepared by name
+only where a setting allows it, and a connection starts with no parameter but user and database.
 
-Nobody may take a second connection while one is held: where there is one in all, that waits for itself.
+Whoever holds a connection must not take a second one: with a pool of one, that would wait for itself.
 """
 
 import asyncio
@@ -30,14 +29,14 @@ from media_core.errors import Unavailable
 from media_core.fresh import Fresh
 
 DURABLE = text("SET LOCAL synchronous_commit = on")
-"""For a transaction whose commit precedes something that can't be taken back, also in a `relaxed` worker."""
+"""For a transaction whose commit is followed by something irreversible. It also works in a `relaxed` worker."""
 
 CHANNEL: Final = "media_queue"
-"""Postgres channel on which the operator hears of new work; the payload is the tenant's schema."""
+"""PostgreSQL channel on which the operator hears of new jobs; the payload is the tenant's schema."""
 ANNOUNCE_SECONDS = 0.05
-"""New work is announced at most so often by one process."""
+"""Least time between two announcements of one process."""
 ENDING_SECONDS = 2.0
-"""How long the end of a process waits for what is still to be announced."""
+"""How long `aclose` waits for an announcement that is under way."""
 _ANNOUNCE: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, current_schema())"
 
 PROBE_SECONDS = 3.0
@@ -46,35 +45,35 @@ _PROBE: Final = "SELECT current_setting('transaction_read_only') = 'on', to_regc
 
 CONNECTING: Final = {
     "connect_timeout": "5",
-    # A server that vanished is noticed within half a minute, instead of being waited for.
+    # So a server that vanished is noticed within half a minute.
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
     "tcp_user_timeout": "25000",
 }
-"""Where the URL says nothing of it. None of this is sent to the server."""
+"""Defaults for what the URL does not set. None of them is sent to the server."""
 
 PREPARED_AFTER: Final = 2
-"""So often a connection runs a statement before it prepares it, where statements may be prepared."""
+"""How often a connection runs a statement before it prepares it, where statements may be prepared."""
 
 _READ_ONLY: Final = "25006"
 _TRY_AGAIN: Final = ("40001", "40P01", "0A000")
-"""A deadlock; a plan that was made before its tables or functions were changed."""
+"""SQLSTATEs of a deadlock, and of a plan that was made before its tables or functions were changed."""
 AGAIN_SECONDS: Final = 0.05
-"""So long the other party of a deadlock has to take what it waits for: at once, the same two would meet again."""
+"""Wait before the second try. The other party of a deadlock takes its lock meanwhile; else the same two would meet."""
 _AWAY: Final = {
-    "08": "PostgreSQL does not answer",  # also what PgBouncer says of itself, and of a server that it can't reach
+    "08": "PostgreSQL does not answer",  # also from PgBouncer, of itself or of a server that it can't reach
     "25P03": "PostgreSQL ended a transaction that lay idle",
     "25P04": "PostgreSQL ended a transaction that took too long",
     _READ_ONLY: "PostgreSQL takes no writes (a standby, or read-only)",
-    "40": "others were at the same rows",
+    "40": "others changed the same rows",
     "53": "PostgreSQL is short of connections, memory or disk",
     "55P03": "rows stayed locked",
     "57014": "PostgreSQL took too long, and gave up",
     "57": "PostgreSQL is ending or starting",
     "58": "PostgreSQL has trouble with its own files",
 }
-"""What a SQLSTATE that begins so says of the server, and not of the statement: trying again later is right."""
+"""By the first characters of a SQLSTATE: the errors of the server, not of the statement. A later try may succeed."""
 
 _LENT: ContextVar[Connection] = ContextVar("lent")
 
@@ -82,17 +81,17 @@ _LENT: ContextVar[Connection] = ContextVar("lent")
 class Database:
     """At most `pool_size` connections as one tenant's role.
 
-    `url` is `postgresql+psycopg://role:password@host/database`; several hosts, and `target_session_attrs=read-write`,
-    as libpq has them. `relaxed` turns synchronous_commit off for transactions: right for workers, whose lost commit
-    only repeats work (at least once), wrong for the api, whose 201 is a promise. `prepare`: statements that come again
-    are prepared by name, which is for a direct connection, or PgBouncer from 1.21 with `max_prepared_statements`.
+    `url` is `postgresql+psycopg://role:password@host/database`, with several hosts and `target_session_attrs` as in
+    libpq. `relaxed` turns synchronous_commit off for transactions. That is right for workers, whose lost commit only
+    repeats work (at least once), and wrong for the api, whose 201 is a promise. `prepare`: repeated statements are
+    prepared by name. It needs a direct connection, or PgBouncer from 1.21 with `max_prepared_statements`.
     """
 
     def __init__(self, url: str, *, pool_size: int = 10, relaxed: bool = False, prepare: bool = False) -> None:
         self._begin: LiteralString = "BEGIN; SET LOCAL synchronous_commit = off" if relaxed else "BEGIN"
         self._engine = create_async_engine(
             url,
-            poolclass=NullPool,  # what it works with is lent to it
+            poolclass=NullPool,  # `_lending` gives it its connection
             pool_reset_on_return=None,
             async_creator=_lent,
             hide_parameters=True,  # file names and prompts stay out of logged tracebacks
@@ -112,9 +111,9 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Commits at the end of the block, rolls back on any exception. Raises Unavailable when Postgres is away.
+        """Commits at the end of the block, rolls back on any exception. Raises Unavailable when PostgreSQL is away.
 
-        Work that was queued in it (`announce_after`) is announced once it is committed.
+        Jobs that were queued in it (`announce_after`) are announced after the commit.
         """
         async with self._lending() as (lent, connection):
             await lent.execute(self._begin, prepare=False)
@@ -126,15 +125,15 @@ class Database:
 
     @asynccontextmanager
     async def statement(self) -> AsyncIterator[AsyncConnection]:
-        """Each statement commits by itself, without a BEGIN and COMMIT to wait for. Raises Unavailable likewise."""
+        """Each statement commits by itself, without round trips for BEGIN and COMMIT. Raises as `transaction`."""
         async with self._lending() as (_, connection):
             yield connection
 
     async def call(self, query: LiteralString, arguments: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
         """The rows of one statement that commits by itself, as named tuples; its placeholders are `%s` or `%(name)s`.
 
-        It goes to the driver directly, at a seventh of the CPU of `statement`: for what every request does. A deadlock
-        is tried once more, a moment later. Raises Unavailable; other errors as psycopg's.
+        It calls the driver directly, at a seventh of the CPU of `statement`: for statements of every request. After a
+        deadlock it tries once more, a moment later. Raises Unavailable, and psycopg's other errors.
         """
         for last in (False, True):
             try:
@@ -160,16 +159,16 @@ class Database:
                 connection.end()  # its plans go with it
             raise
         except asyncio.CancelledError:
-            # The driver has asked the server to stop; that may still be on its way, and would meet the next statement.
+            # The driver has asked the server to cancel the statement. That may arrive late and hit the next one.
             connection.end()
             raise
         finally:
             self._connections.give(connection)
 
     def announce(self) -> None:
-        """Tells whoever listens on `CHANNEL` soon that there is new work; many calls become one notification.
+        """Soon notifies the listeners on `CHANNEL` of new jobs; many calls become one notification.
 
-        It is a statement of its own: a NOTIFY holds a lock of the whole server until its transaction is on disk.
+        It is a statement of its own, because a NOTIFY holds a server-wide lock until its transaction is on disk.
         """
         self._news = True
         if self._announcing is None or self._announcing.done():
@@ -180,15 +179,15 @@ class Database:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_SECONDS):
                     await self._ending.wait()
-            self._news = False  # what is queued from here on needs another one
+            self._news = False  # jobs that are queued from here on need another notification
             with suppress(Unavailable, psycopg.Error):  # the operator also polls
                 await self.call(_ANNOUNCE, (CHANNEL,))
 
     async def probe(self) -> None:
         """Raises Unavailable unless PostgreSQL answers in time, takes writes and has the tenant's tables.
 
-        It asks at most once a second, whoever wants to know, and goes before those who wait for a connection: however
-        busy the pool is, the next one that comes back is the probe's. Where none comes back at all, nobody is served.
+        It asks at most once a second for all callers. It goes before all who wait for a connection: in a busy pool it
+        gets the next one that comes back. If none comes back in time, no request is served either, and it raises.
         """
         await self._probed.current()
 
@@ -212,7 +211,7 @@ class Database:
             raise Unavailable("database", "the tenant's tables are not there")
 
     async def aclose(self) -> None:
-        """What is lent is ended when it comes back."""
+        """Ends all connections; those that are lent are ended when they come back."""
         self._ending.set()
         if self._announcing is not None:
             await asyncio.wait((self._announcing,), timeout=ENDING_SECONDS)
@@ -229,7 +228,7 @@ class Database:
 
     @asynccontextmanager
     async def _lending(self) -> AsyncIterator[tuple[Connection, AsyncConnection]]:
-        """One connection, as the driver has it and as SQLAlchemy sees it."""
+        """One connection, as the driver's object and as SQLAlchemy's."""
         lent = await self._connections.take()
         try:
             before = _LENT.set(lent)
@@ -252,7 +251,7 @@ class Database:
             self._connections.give(lent)
 
     def _away(self, error: BaseException | None) -> Unavailable | None:
-        """What to say instead of an error that is the server's or the network's. None: the statement is wrong."""
+        """The Unavailable for an error of the server or the network. None: the error is the statement's."""
         if not isinstance(error, psycopg.Error):
             return None
         state = error.sqlstate
@@ -261,7 +260,7 @@ class Database:
         if state is not None:
             why = next((_AWAY[begin] for begin in (state, state[:2]) if begin in _AWAY), None)
         else:
-            # The driver's own: a connection that broke, or arguments that it does not take, which are ours to mend.
+            # The driver's own errors: a broken connection, or arguments that it does not take, which is our bug.
             broke = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
             why = _AWAY["08"] if broke else None
         if why is None:
@@ -276,12 +275,12 @@ async def _lent() -> Connection:
 
 
 def announce_after(tx: AsyncConnection) -> None:
-    """Work was queued in this transaction: it is announced once the transaction is committed."""
+    """To be called when a job was queued in this transaction: it is announced after the commit."""
     tx.info["announce"] = True
 
 
 def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
-    """SQLAlchemy's own pool, for whoever sends options at the start of a connection: the operator, which is direct."""
+    """SQLAlchemy's own pool, for the operator, which connects directly and sends options when a connection starts."""
     engine = create_async_engine(
         url,
         pool_size=pool_size,
@@ -308,20 +307,20 @@ def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
 
 
 _MIGRATING = threading.Lock()
-"""Alembic keeps the migration under way in a module's globals: two at once would migrate each other's schemas."""
+"""Alembic keeps the current migration in a module's globals: two at once would migrate each other's schemas."""
 
 
 def migrate(url: str, schema: str, tenant: str) -> None:
-    """Brings the schema to the newest version as the role of `url`, which owns its tables, and lets the role `tenant`
-    work in it. Safe to call from several threads; of several processes, by one at a time for one schema.
+    """Migrates the schema to the newest version as the role of `url`, which owns its tables, and grants the role
+    `tenant` its rights. Threads may call it at the same time; for one schema, only one process at a time may.
     """
-    # What only migrations need: 8 MB that no api holds at rest.
+    # Imported here because it takes 8 MB of memory, which the api saves.
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(files("media_core") / "migrations"))
-    # The tenant can hold locks, and its rows may be many: nobody else waits for that for ever.
+    # The tenant can hold locks or have many rows. The timeouts keep other tenants from waiting for it.
     own = make_url(url).query.get("options", "")
     options = f"{own} -c search_path={schema} -c lock_timeout=1s -c statement_timeout=300s"
     engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
@@ -336,10 +335,10 @@ def migrate(url: str, schema: str, tenant: str) -> None:
 
 
 def grants(schema: str, tenant: str) -> list[str]:
-    """What lets the role `tenant` work in tables that are there: it reads and writes rows, and owns nothing.
+    """The statements that let the role `tenant` use the existing tables: it reads and writes rows, and owns nothing.
 
-    So it can neither raise its limits, nor put code of its own (a trigger, a view, a row policy) in the way of whoever
-    else comes along, nor change what a table is. Its usage it counts itself, and whoever has its password can miscount.
+    So it cannot raise its limits, change a table, or add code of its own (a trigger, a view, a row policy) that others
+    would run. It counts its own usage, so a leaked password lets somebody falsify that count.
     """
     names = {
         "schema": sql.Identifier(schema),
@@ -355,7 +354,7 @@ _GRANTS = (
     "REVOKE INSERT, UPDATE, DELETE ON {schema}.policy, {schema}.usage FROM {tenant}",
     "GRANT UPDATE (stored_bytes, reserved_bytes) ON {schema}.usage TO {tenant}",
     "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {tenant}",  # where a server takes it from everybody
-    # What later migrations brought: a dump of an earlier version is restored without it, and migrated after.
+    # Of later migrations. A dump of an earlier version is restored without these, and then migrated.
     """DO $$ BEGIN
     IF to_regclass({birth}) IS NOT NULL THEN
         REVOKE INSERT, UPDATE, DELETE ON {schema}.birth FROM {tenant};

@@ -1,14 +1,15 @@
-"""What can go wrong on purpose: a request we refuse, a dependency that is away.
+"""The errors that callers handle: a request that is refused, a dependency that is away.
 
-Core knows nothing of HTTP: the api maps `code` to a status (`media_api.problems`), workers store it as a job's error.
+This package knows nothing of HTTP: the api maps `code` to a status (`media_api.problems`), and workers store it as a
+job's error.
 """
 
 
 class Refused(Exception):
-    """A request this platform will not carry out.
+    """A request that this platform refuses.
 
-    `code` is stable snake_case, made for programs; `detail` is a sentence for a person that says what was wrong, which
-    limit holds and what to do; `facts` are the numbers a client needs to act (`limit`, `used`, `retry_after` ...).
+    `code` is a stable name in snake_case, for programs. `detail` is a sentence for a person: what was wrong, which
+    limit applies, what to do. `facts` are the numbers that a client needs to act (`limit`, `used`, `retry_after` ...).
     """
 
     def __init__(self, code: str, detail: str, **facts: object) -> None:
@@ -19,7 +20,7 @@ class Refused(Exception):
 
 
 class Unavailable(Exception):
-    """A dependency (object store, database, clamd) did not answer. Nothing was decided; trying again later is right."""
+    """A dependency (object store, database, clamd) did not answer. Nothing was decided; the caller may try again."""
 
     def __init__(self, dependency: str, detail: str) -> None:
         super().__init__(f"{dependency}: {detail}")
@@ -28,9 +29,9 @@ class Unavailable(Exception):
 
 
 class Unfinished(Unavailable):
-    """A dependency was there, and broke off or said nothing of use on this very content: that counts as an attempt."""
+    """A dependency was reached, but broke off or gave no usable answer for this content. It counts as an attempt."""
 
 
 def not_found() -> Refused:
-    """The one answer for unknown ids, ids of another tenant and ids the caller may not see (http-api.md)."""
+    """The answer for unknown ids, ids of another tenant and ids that the caller may not see (http-api.md)."""
     return Refused("not_found", "There is nothing here under this id that you may see.")

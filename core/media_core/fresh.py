@@ -1,4 +1,4 @@
-"""What is asked for all the time and need not be newer than a second: read by one, for all who ask meanwhile."""
+"""A value that is asked for often and may be a second old: concurrent callers share one read."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ FRESH_SECONDS = 1.0
 class Fresh(Generic[T]):
     """The last answer of `read`, at most `FRESH_SECONDS` old.
 
-    Who asks while it is being read gets the same answer, or the same error: when a dependency is away nobody waits for
-    anybody else to find that out first. An error is not kept.
+    Callers who come during a read get its answer or its error: so when a dependency is away, all of them learn it after
+    one read. An error is not kept.
     """
 
     _answer: T
@@ -31,11 +31,11 @@ class Fresh(Generic[T]):
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_now())
             self._reading.add_done_callback(_seen)
-        # Whoever goes away does not take the answer from the others.
+        # A caller that is cancelled does not cancel the read of the others.
         return await asyncio.shield(self._reading)
 
     def forget(self) -> None:
-        """The next one who asks is told anew."""
+        """The next caller starts a new read."""
         self._read_at = float("-inf")
 
     async def _read_now(self) -> T:
@@ -46,6 +46,6 @@ class Fresh(Generic[T]):
 
 
 def _seen(reading: "asyncio.Task[T]") -> None:
-    """Where all who asked have gone, nobody is left to hear of an error."""
+    """Retrieves the error: if all callers were cancelled, asyncio would log that nobody did."""
     if not reading.cancelled():
         reading.exception()

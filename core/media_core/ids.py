@@ -26,7 +26,7 @@ def new_job_id() -> str:
 
 
 def thumbnail_id(media_id: str) -> str:
-    """The id under which an item's thumbnail can be downloaded; it is the item's own id, marked, and needs no row."""
+    """The id under which an item's thumbnail can be downloaded: the item's id with another prefix. It needs no row."""
     return media_id.replace("med-", "med-thumb-", 1)
 
 

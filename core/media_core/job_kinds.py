@@ -1,6 +1,6 @@
-"""The kinds of jobs: one entry for all that the queue, the sweep, the workers and the operator know of a kind.
+"""The kinds of jobs: an entry holds all that the queue, the sweep, the workers and the operator know of a kind.
 
-A new kind is an entry here, its handler in the workers, and whoever calls `queue.enqueue`.
+A new kind needs an entry here, a handler in the workers, and a caller of `queue.enqueue`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class JobKind:
     max_attempts: int
     """How often a job is tried before it ends as failed. An outage is no attempt."""
     kept: timedelta
-    """How long an ended job stays, and is answered to its owner."""
+    """How long an ended job's row stays, and can be read by its owner."""
     jobs_at_once: int = 1
     """How many jobs one worker handles at the same time."""
     jobs_a_worker: int = 1
@@ -26,17 +26,17 @@ class JobKind:
     section: Literal["scan", "transcription"] | None = None
     """The section of a MediaTenant's `spec` whose `enabled` and `maxParallel` apply. None: the kind is always on."""
     max_workers: int = 2
-    """Most workers of a tenant at a time, where no section says it."""
+    """Most workers of a tenant at a time, for a kind without a section."""
     grace_seconds: int = 30
     """How long a worker may take to hand its jobs back after SIGTERM."""
     resources: MappingProxyType[str, Any] | None = None
-    """Of a worker's container, as Kubernetes writes them. None: they follow from the tenant's `spec`."""
+    """The worker container's resources, as Kubernetes writes them. None: they follow from the tenant's `spec`."""
     publishes_result: bool = True
     """Whether the API shows the fields of a completed job's result."""
     on_failure: LiteralString | None = None
-    """SQL for when a job ends without a result, so that its content is not "being made" for ever.
+    """SQL that is run when a job ends without a result, so that its content does not stay `pending` for ever.
 
-    Parameters: `sha256` of the content, `detail`: why.
+    Parameters: `sha256` of the content; `detail`: the reason.
     """
 
     @property
@@ -95,4 +95,4 @@ JOB_KINDS: Final = MappingProxyType(
     }
 )
 KINDS: Final = tuple(JOB_KINDS)
-"""Their names. Where kinds take turns, they do so in this order."""
+"""Their names, in the order in which kinds take turns."""

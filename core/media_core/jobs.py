@@ -1,6 +1,6 @@
 """Jobs as their owners see them: asking for a transcript, watching, cancelling. The workers' side is `queue`.
 
-A job belongs to whoever asked for it; to anybody but the owner and admins it does not exist.
+A job belongs to the subject that asked for it. For all others but admins it does not exist.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _COLUMNS = """
     job_id, kind, status, progress, owner, media_id, created_at, started_at, finished_at, error_code, error_detail,
     cancel_requested
 """
-# Counted for one job at a time: for a whole list it would read the queue once per row.
+# For one job only: a list would read the queue once per row.
 _POSITION = """
     CASE WHEN status = 'queued' THEN (
         SELECT 1 + count(*) FROM job AS other
@@ -37,7 +37,7 @@ _POSITION = """
                OR (other.priority = job.priority AND (other.run_after, other.job_id) < (job.run_after, job.job_id)))
     ) END AS queue_position
 """
-# A transcript is its recording's words: found infected, neither exists any more.
+# When a recording is found infected, its transcripts do not exist any more either.
 _STANDING = """
     NOT (kind = 'transcribe' AND EXISTS (
         SELECT FROM blob WHERE sha256 = job.payload ->> 'sha256' AND scan_status = 'infected'))
@@ -57,7 +57,7 @@ WHERE kind = 'transcribe' AND owner = :owner AND media_id = :media_id AND payloa
 ORDER BY job_id LIMIT 1
 """)
 _OPEN_OF = text("SELECT count(*) FROM job WHERE owner = :owner AND status IN ('queued','running')")
-# One look at many jobs: what changes while a job is watched.
+# Of many jobs at once, the columns that change while a job is watched.
 _STATES = text("""
 SELECT job_id, status, progress, (SELECT max(number) FROM segment WHERE segment.job_id = job.job_id) AS last_segment
 FROM job WHERE job_id = ANY(:job_ids)
@@ -89,21 +89,21 @@ class Job:
 
     @property
     def waits_for(self) -> str | None:
-        """What is away that it needs, and why it is queued again. That is no failure."""
+        """The dependency that is away, with the reason, if the job was queued again for that. It is no failure."""
         return self.error_detail if self.status == "queued" and self.error_code == queue.WAITING else None
 
     @property
     def has_failed(self) -> bool:
-        """It ended so, or its last attempt did."""
+        """The job failed, or its last attempt did."""
         return self.error_code not in (None, queue.WAITING)
 
 
 @dataclass(frozen=True)
 class TranscriptionRequest:
-    """What a client asks for; the wishes travel in the job's payload."""
+    """What a client asks for. The job's payload holds it."""
 
     language: str | None = None
-    """None: detected."""
+    """None: it is detected."""
     task: Literal["transcribe", "translate"] = "transcribe"
     word_timestamps: bool = False
     prompt: str | None = None
@@ -112,13 +112,13 @@ class TranscriptionRequest:
 
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> "TranscriptionRequest":
-        """As it was queued; what is not said there has its default."""
+        """The request in a job's payload; a field that is missing there has its default."""
         return cls(**{wish.name: payload[wish.name] for wish in fields(cls) if payload.get(wish.name) is not None})
 
 
 @dataclass(frozen=True)
 class State:
-    """What a watcher compares; equal states mean that there is nothing new to tell."""
+    """What a watcher compares: while the state stays equal, there is nothing new to send."""
 
     status: str
     progress: float
@@ -126,7 +126,7 @@ class State:
 
 
 class Jobs:
-    """One tenant's jobs. `max_seconds`: the longest recording that is taken."""
+    """One tenant's jobs. `max_seconds`: the longest recording that is accepted."""
 
     def __init__(self, *, database: Database, library: Library, max_seconds: float) -> None:
         self.database = database
@@ -142,10 +142,11 @@ class Jobs:
         once: bool = False,
         request_id: str | None = None,
     ) -> Job:
-        """Queues a transcription of an item that the caller may see; it waits for a clean verdict.
+        """Queues a transcription of an item that the caller may see; the job waits for a clean verdict.
 
-        `once`: the same wish of the last 24 hours is answered with its job. Raises Refused `not_found`,
-        `not_audio_or_video`, `duration_exceeds_limit`, `transcription_limit_exceeded`, `transcription_disabled`.
+        `once`: the same request of the last 24 hours is answered with its job. Raises Refused `not_found`,
+        `not_audio_or_video`, `duration_exceeds_limit`, `transcription_limit_exceeded`, `transcription_disabled`,
+        `too_many_jobs`.
         """
         item = await self.library.find(caller, media_id, "see")
         payload = {"sha256": item.sha256, "media_id": media_id, **asdict(wanted)}
@@ -176,7 +177,7 @@ class Jobs:
             raise Refused("transcription_disabled", "This tenant does not offer transcription.")
 
     async def _check(self, item: Item) -> None:
-        """What is known already need not wait for a worker to be refused. What the header hides, the worker finds."""
+        """Refuses what can be refused now. A duration that the file's header does not give is checked by the worker."""
         await self.require_enabled()
         if not media_types.transcribable(item.mime_type):
             raise Refused("not_audio_or_video", f"A file of type {item.mime_type} holds no speech; send a recording.")
@@ -194,7 +195,7 @@ class Jobs:
             await quota.check_transcription(tx, item.duration, limit)
 
     async def _check_share(self, caller: Claims) -> None:
-        """One caller can't fill the queue for everybody else."""
+        """Keeps one caller from filling the queue. Raises Refused `too_many_jobs`."""
         async with self.database.statement() as tx:
             waiting = (await tx.execute(_OPEN_OF, {"owner": caller.subject})).scalar_one()
         if waiting >= MAX_OPEN_JOBS:
@@ -207,7 +208,7 @@ class Jobs:
             )
 
     async def find(self, caller: Claims, job_id: str) -> Job:
-        """Raises Refused `not_found`, also for another's job."""
+        """Raises Refused `not_found`, also for another subject's job."""
         async with self.database.transaction() as tx:
             row = (await tx.execute(_FIND, {"job_id": job_id})).first()
         if row is None or not (row.owner == caller.subject or "admin" in caller.scopes):
@@ -221,19 +222,22 @@ class Jobs:
             return [_job(row) for row in await tx.execute(_LIST, parameters)]
 
     async def cancel(self, caller: Claims, job_id: str) -> Job:
-        """A queued job ends at once, a running one at its next segment; an ended one stays as it is."""
+        """Ends a queued job at once, a running one at its next segment, and leaves an ended one as it is.
+
+        Raises as `find`.
+        """
         await self.find(caller, job_id)
         async with self.database.transaction() as tx:
             await queue.cancel(tx, job_id)
         return await self.find(caller, job_id)
 
     async def segments(self, job_id: str, after: int = -1) -> list[dict[str, Any]]:
-        """Of a job that was found: its segments numbered above `after`."""
+        """The segments of a job numbered above `after`. The caller has checked with `find` that it may see the job."""
         async with self.database.transaction() as tx:
             return await queue.segments_of(tx, job_id, after)
 
     async def states(self, job_ids: Collection[str]) -> Mapping[str, State]:
-        """Of many jobs at one look; what does not exist is left out."""
+        """The states of many jobs in one query; a job that does not exist is left out."""
         async with self.database.transaction() as tx:
             rows = await tx.execute(_STATES, {"job_ids": list(job_ids)})
             return {row.job_id: State(row.status, row.progress, row.last_segment) for row in rows}

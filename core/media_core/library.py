@@ -1,4 +1,4 @@
-"""What is stored, as its callers see it: finding, listing, attaching, deleting. `access` decides, `contents` writes."""
+"""A tenant's items, as callers see them: finding, listing, attaching, deleting. `access` decides, `contents` writes."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ SELECT {_ITEM_COLUMNS}, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
 WHERE room_file.room_id = %(room_id)s AND blob.scan_status <> 'infected'
 """  # noqa: S608 (only constants are put in)
-# Put in where they are wanted: a condition that may be none finds no index once its plan is kept.
+# Added only where they apply: a prepared plan for `(:x IS NULL OR ...)` would use no index.
 _OF_CATEGORY: Final = " AND room_file.category = %(category)s"
 _BEFORE: Final = " AND (room_file.added_at, room_file.media_id) < (%(before_time)s, %(before_id)s)"
 _NEWEST: Final = " ORDER BY room_file.added_at DESC, room_file.media_id DESC LIMIT %(limit)s"
@@ -79,7 +79,7 @@ class RoomEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """`objects` distinct contents behind `items` uploads; `dedupe_saved` bytes that were sent and not stored again."""
+    """`objects`: distinct contents; `items`: their uploads; `dedupe_saved`: bytes sent, but not stored again."""
 
     usage: quota.Usage
     objects: int
@@ -88,7 +88,7 @@ class Totals:
 
 
 class Library:
-    """One tenant's stored media. Every method that takes a caller asks `access` before it shows anything."""
+    """One tenant's items and contents. Every method that takes a caller asks `access` before it shows anything."""
 
     def __init__(self, *, tenant_id: str, database: Database, store: ObjectStore, policy: PolicyReader) -> None:
         self.tenant_id = tenant_id
@@ -109,27 +109,27 @@ class Library:
         return _item(rows[0]) if rows else None
 
     async def servable(self, sha256: str) -> None:
-        """The gate of a URL signed earlier: the content's verdict must still let bytes out. Raises `not_found`."""
+        """For a URL signed earlier: raises Refused `not_found` unless the content's verdict still lets bytes out."""
         rows = await self.database.call(_SERVABLE, (sha256,))
         if not rows or not access.open_to_all(rows[0].scan_status, await self.policy.current()):
             raise not_found()
 
     async def content(self, sha256: str) -> Content | None:
-        """For workers; None when the content is gone or going."""
+        """For workers; None when the content is marked or has no row."""
         async with self.database.statement() as tx:
             row = (await tx.execute(_CONTENT, {"sha256": sha256})).first()
         return Content(**row._mapping) if row else None
 
     async def content_to_recall(self, sha256: str) -> Content | None:
-        """Content that was found infected and whose objects are still there: newer signatures may let it go."""
+        """Content that was found infected and whose objects are still there: newer signatures may recall it."""
         rows = await self.database.call(_TO_RECALL, (sha256,))
         return Content(**rows[0]._asdict(), recalled=True) if rows else None
 
     async def content_for_work(self, media_id: str) -> Content:
-        """For a worker that opens what it is given: the content of an item, once its verdict allows that.
+        """For a worker that opens content: the content of an item, if its verdict allows that.
 
-        Raises NotYet while the verdict is due, Refused `not_found` (gone or infected), `unscannable` (and the tenant
-        does not release such content), `scan_failed` (no verdict came and nobody is at it).
+        Raises NotYet while the verdict is due, Refused `not_found` (no such item, or infected), `unscannable` (and the
+        tenant does not release such content), `scan_failed` (the scan failed and no other is queued).
         """
         async with self.database.statement() as tx:
             row = (await tx.execute(_CONTENT_OF, {"media_id": media_id})).first()
@@ -158,7 +158,10 @@ class Library:
         before: tuple[datetime, str] | None = None,
         limit: int = 50,
     ) -> list[RoomEntry]:
-        """Newest first; `before` is (added_at, media_id) of the last entry seen. No claim to the room: not_found."""
+        """Newest first; `before` is (added_at, media_id) of the last entry seen.
+
+        Raises Refused `not_found` if the caller's token does not name the room.
+        """
         if not access.has_room(caller, room_id):
             raise not_found()
         wanted: dict[str, Any] = {"room_id": room_id, "limit": limit}
@@ -172,12 +175,15 @@ class Library:
         return [_entry(row) for row in await self.database.call(query + _NEWEST, wanted)]
 
     async def attach(self, caller: Claims, room_id: str, media_id: str) -> RoomEntry:
-        """Idempotent: an item already in the room keeps its place."""
+        """Idempotent: an item already in the room keeps its place.
+
+        Raises Refused `not_found` if the caller may not see the room or the item.
+        """
         if not access.has_room(caller, room_id):
             raise not_found()
         await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
-            # The item may be deleted between the look and the write; then there is nothing to attach.
+            # The item may be deleted between the check and the write; then there is nothing to attach.
             still = (await tx.execute(_KEEP_MEDIA, {"media_id": media_id})).first()
             if still is None:
                 raise not_found()
@@ -195,10 +201,11 @@ class Library:
     # -- deleting ------------------------------------------------------------------------------------------------
 
     async def delete(self, caller: Claims, media_id: str, *, forget_key: str | None = None) -> None:
-        """The bytes go with the last reference. Repeating a delete of one's own is no error (http-api.md).
+        """Deletes an item; the content goes with its last item. A repeated deletion is no error (http-api.md).
 
-        `forget_key`: the upload is undone altogether, so that this Idempotency-Key of it is as good as new. Once this
-        has returned nothing brings the item back; what the store cannot do now it does later.
+        `forget_key`: the upload's Idempotency-Key, which may be used again afterwards. The deletion is durable when
+        this returns; objects that the store cannot delete now are removed by the sweep. Raises Refused `not_found`,
+        `not_yours`.
         """
         policy = await self.policy.current()
         item = await self._find(media_id)
@@ -215,7 +222,9 @@ class Library:
     # -- scanning ------------------------------------------------------------------------------------------------
 
     async def rescan(self, caller: Claims, media_id: str, request_id: str | None = None) -> str:
-        """Queues a scan of the item's content and returns the job's id; one already open is joined. Admins only."""
+        """Queues a scan of the item's content and returns the id of the job, or of one already open. For admins only:
+        the caller of this method has to check that.
+        """
         item = await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
             return await queue.enqueue_for_content(
@@ -224,7 +233,7 @@ class Library:
 
 
 def _item(row: Any) -> Item:
-    """From a row that begins with `_ITEM_COLUMNS`, which stand in the order of the fields."""
+    """From a row that begins with `_ITEM_COLUMNS`, in the order of Item's fields."""
     columns: list[Any] = list(row[:_COLUMNS])
     columns[-1] = tuple(columns[-1])
     return Item(*columns)

@@ -1,10 +1,10 @@
 """Structured logs: one line of JSON an event, or readable text on a terminal.
 
-Each request and each job writes exactly one line when it ends (`request`, `job`); both bear `request_id`, so that a
-job's line is found from the request that queued it. Everything logged inside `bound(...)` bears what was bound.
+Each request and each job writes exactly one line when it ends (`request`, `job`). Both have `request_id`, so a job's
+line can be found from the request that queued it. Every line logged inside `bound(...)` has the bound values.
 
-No secret reaches a line: values under secret-sounding names and everything that looks like a token, a password in a URL
-or a signature is masked here, where every line passes, the standard library's loggers and tracebacks included.
+No secret reaches a line. All lines pass `_mask`, those of the standard library's loggers and tracebacks included. It
+masks values whose names sound secret, and text that looks like a token, a password in a URL or a signature.
 """
 
 import logging
@@ -51,7 +51,7 @@ def configure(log_format: Format = "json", level: str = "info", stream: TextIO |
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # Libraries log their requests, with URLs, at info; what they warn of is wanted.
+    # Libraries log their requests, with URLs, at info. Their warnings are wanted.
     for chatty in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic", "uvicorn", "asyncio", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
@@ -75,7 +75,7 @@ def bound(**values: object) -> Iterator[None]:
 
 
 def _plain(words: str) -> str:
-    """Without the control characters that a request may carry into a terminal; a traceback keeps its lines."""
+    """`words` with control characters escaped, as a request could send them to a terminal. Line breaks stay."""
     if words.isprintable():
         return words
     return "".join(one if one.isprintable() or one in "\n\t" else f"\\x{ord(one):02x}" for one in words)

@@ -31,21 +31,21 @@ _INLINE = _WEB_PICTURES | _WEB_SOUND | _WEB_FILMS | {"application/pdf", "text/pl
 _PICTURES = _WEB_PICTURES | {"image/tiff"}
 _SOUND = _WEB_SOUND | _types("audio", "amr", "aiff", "x-caf", "3gpp", "3gpp2", "x-matroska")
 _FILMS = _WEB_FILMS | _types("video", "3gpp2", "x-matroska", "x-msvideo", "mp2t", "mpeg")
-"""What media_core.decoding can read; MPEG-4 containers and their like hold sound alone or both."""
+"""Types that media_core.decoding can read. A video container may hold sound only."""
 
 
 def settled(mime_type: str, *, has_video: bool) -> str:
-    """The type once the container has been probed: without moving pictures, "video/webm" is "audio/webm"."""
+    """The type once the container has been probed: "video/webm" without a video stream is "audio/webm"."""
     return mime_type if has_video else _SOUND_ONLY.get(mime_type, mime_type)
 
 
 def inline_allowed(mime_type: str) -> bool:
-    """Whether a browser may show it in place (http-api.md, download). All else is an attachment."""
+    """Whether a download may be served inline (http-api.md, download). All else is an attachment."""
     return mime_type in _INLINE
 
 
 def category(mime_type: str) -> Category:
-    """What the room's file list filters by."""
+    """The category by which a room's list is filtered."""
     match mime_type.partition("/")[0]:
         case "image":
             return "image"
@@ -58,10 +58,10 @@ def category(mime_type: str) -> Category:
 
 
 def has_thumbnail(mime_type: str) -> bool:
-    """Whether a thumbnail is made of this type (a damaged file may still have none)."""
+    """Whether thumbnails are made of this type (a damaged file may still have none)."""
     return mime_type in _PICTURES or mime_type in _FILMS
 
 
 def transcribable(mime_type: str) -> bool:
-    """Whether speech may be in it: audio and video whose containers are decoded here."""
+    """Whether it may hold speech that can be decoded here."""
     return mime_type in _SOUND or mime_type in _FILMS

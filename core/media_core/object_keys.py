@@ -6,10 +6,10 @@ def content_key(tenant_id: str, sha256: str) -> str:
 
 
 def thumbnail_key(tenant_id: str, sha256: str) -> str:
-    """Named after the content it was made from, so that a thumbnail someone uploads as a file is another object."""
+    """Named after its content, not after its own bytes: so it is never the object of a file that somebody uploads."""
     return f"tenant/{tenant_id}/.thumbnails/{sha256}"
 
 
 def birth_key(tenant_id: str) -> str:
-    """Where the bucket says which schema it belongs to (`births`)."""
+    """The object that says which schema the bucket belongs to (`births`)."""
     return f"tenant/{tenant_id}/.birth"

@@ -1,4 +1,4 @@
-"""The tenant's limits and rules, as the reconciler last wrote them into the one `policy` row (and `usage.max_bytes`).
+"""The tenant's limits and rules, as the operator last wrote them into the one row of `policy` (and `usage.max_bytes`).
 
 They take effect without a restart: readers ask at every request and see a change after at most one second.
 """
@@ -15,30 +15,30 @@ from media_core.fresh import FRESH_SECONDS, Fresh
 __all__ = ["FRESH_SECONDS", "Policy", "PolicyReader", "apply", "read"]
 
 IN_USAGE: Final = frozenset({"max_bytes"})
-"""Fields that stand in the row of `usage`, beside what they bound: one statement checks both."""
+"""Fields that are in the row of `usage`, so that one statement reads the limit and the count."""
 
 PendingAccess = Literal["None", "Uploader", "All"]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A field here is a column of the table `policy` (`tables`), but for those that are `IN_USAGE`.
+    """Each field is a column of the table `policy` (`tables`), except those in `IN_USAGE`.
 
-    A new field is added here, to the tables by a migration, and to MediaTenant's `spec` with what it is made from.
+    A new field is added here, to the tables by a migration, and to MediaTenant's `spec`.
     """
 
     max_bytes: int
-    """Stored and reserved, at most."""
+    """Most bytes, stored and reserved together."""
     max_upload_bytes: int
     max_transcription_seconds_per_day: int
     scan_enabled: bool = True
     pending_access: PendingAccess = "None"
-    """Who may read content before its verdict: nobody, its uploader, everybody who may see the item."""
+    """Who may read content before its verdict: nobody, its uploader, or everybody who may see the item."""
     unscannable: Literal["Block", "Allow"] = "Block"
     transcription_enabled: bool = True
     suspended: bool = False
     generation: int = 0
-    """Of the MediaTenant that says so."""
+    """`metadata.generation` of the MediaTenant that this policy comes from."""
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Policy) if field.name not in IN_USAGE)
@@ -54,12 +54,12 @@ _READ: Final = f"SELECT usage.max_bytes, {', '.join(_COLUMNS)} FROM policy, usag
 
 
 async def apply(tx: AsyncConnection, policy: Policy) -> None:
-    """Idempotent; the one place that writes limits."""
+    """Idempotent. Only this function writes limits."""
     await tx.execute(_APPLY, asdict(policy))
 
 
 async def read(tx: AsyncConnection) -> Policy | None:
-    """None until a reconciler has applied one."""
+    """None until the operator has applied one."""
     row = (await tx.execute(text(_READ))).first()
     return Policy(**row._mapping) if row else None
 
@@ -74,9 +74,9 @@ class PolicyReader:
         self._policy = Fresh(self._read)
 
     async def current(self) -> Policy:
-        """Raises Unavailable when the database is away and the last answer is too old to stand.
+        """Raises Unavailable when the database is away and the last answer is older than `FRESH_SECONDS`.
 
-        May wait for a connection: not for whoever holds one.
+        It may wait for a connection, so a caller must not hold one.
         """
         return await self._policy.current()
 

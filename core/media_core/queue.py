@@ -5,13 +5,13 @@
       |   \\--cancel---> | --cancelled--> cancelled
       '---retry/release--'
 
-At least once, made harmless: whoever holds the lease token may write; every write says `WHERE lease_token = ...`, so a
-worker that lost its lease (killed, stalled, partitioned) can't change what its successor does. A lease that ran out is
-given up by `reap`, which every worker calls from time to time, and goes to the next one that asks. A job that used up
-its attempts ends as failed with the reason, never in a loop.
+A job runs at least once. Only the holder of the lease token may write: every write says `WHERE lease_token = ...`, so
+a worker that lost its lease (killed, stalled, partitioned) cannot change its successor's work. `reap`, which every
+worker calls from time to time, ends a lease that ran out, and the job goes to the next worker that asks. A job that
+used up its attempts ends as failed with the reason.
 
-An outage is not an attempt: what a dependency's absence interrupts is handed back by `postpone`, says meanwhile what it
-waits for, and is tried again at most half a minute after the dependency is back, however long that takes.
+An outage is not an attempt. `postpone` hands back a job whose dependency is away. The job says what it waits for, and
+is tried again at most half a minute after the dependency is back, however long the outage lasts.
 """
 
 import json
@@ -33,17 +33,17 @@ from media_core.job_kinds import JOB_KINDS, KINDS
 __all__ = ["CHANNEL", "Queue", "enqueue"]
 
 MOST_COUNTED = 10_000
-"""Jobs of one kind and state that a depth counts; where there are more, it says so many."""
+"""Most jobs of one kind and state that `Depth` counts. If there are more, it says this number."""
 
 WAITING: Final = "waiting"
-"""`error_code` of a queued job that something is away for; `error_detail` says what."""
+"""`error_code` of a queued job whose dependency is away; `error_detail` names the dependency."""
 POSTPONED_SECONDS = 30.0
-"""The longest that a job waits between two looks at a dependency that is away."""
+"""Longest wait of a job between two tries while a dependency is away."""
 SERVER_BACK = timedelta(seconds=20)
-"""A lease that ran out during an outage is left to its holder for so long after PostgreSQL has started, or can be
-reached again."""
+"""How long a lease that ran out during an outage stays with its holder after PostgreSQL has started or can be reached
+again."""
 REAP_SECONDS = 5.0
-"""How often one worker looks for leases that ran out while there is other work."""
+"""How often a worker with other work looks for leases that ran out."""
 
 _ENQUEUE = text("""
 INSERT INTO job (job_id, kind, priority, owner, media_id, dedupe_key, payload, request_id)
@@ -54,8 +54,9 @@ RETURNING job_id
 _OPEN = text(
     "SELECT job_id FROM job WHERE kind = :kind AND dedupe_key = :dedupe_key AND status IN ('queued','running')"
 )
-# What ran out goes back to the queue, unless its attempts are used up; then its content is locked first, as everywhere.
-# What ran out while the server was away is its holder's for a moment longer: nobody could renew it.
+# A job whose lease ran out goes back to the queue, unless its attempts are used up (`over`). Then it ends, and its
+# content is locked first, as the lock order says. A lease that ran out during an outage could not be renewed, so it
+# stays with its holder for `grace`.
 _RAN_OUT = text("""
 SELECT job_id, kind, payload ->> 'sha256' AS sha256, cancel_requested OR attempts >= :max_attempts AS over FROM job
 WHERE status = 'running' AND kind = :kind AND lease_until < now()
@@ -180,7 +181,7 @@ _SEGMENTS = text("""
 SELECT number, start, "end", text, words FROM segment WHERE job_id = :job_id AND number > :after ORDER BY number
 """)
 _READY = "((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))"
-# Each of these looks at no more than it counts, whatever the table holds.
+# Each count has a LIMIT, so its cost does not grow with the table.
 _DEPTH = """
 SELECT kind,
     (SELECT count(*) FROM (
@@ -215,13 +216,13 @@ class Cancelled(Exception):
 
 
 class LeaseLost(Exception):
-    """Somebody else has this job now: stop at once and write nothing."""
+    """The job is no longer held by this token: stop at once and write nothing."""
 
 
 class NotYet(Exception):
-    """What this job needs is not there yet; hand it back for `after`, without counting an attempt.
+    """The job has to wait for a verdict or the like: hand it back for `after`, without counting an attempt.
 
-    `waits_for`: what its owner reads meanwhile.
+    `waits_for`: the reason that the job's owner reads meanwhile.
     """
 
     def __init__(self, after: timedelta, waits_for: str | None = "scan: this file has no verdict yet") -> None:
@@ -232,14 +233,14 @@ class NotYet(Exception):
 
 @dataclass(frozen=True)
 class Content:
-    """What a worker needs to know of one content."""
+    """What a worker needs to know of a content. `size` in bytes."""
 
     sha256: str
     size: int
     mime_type: str
     scan_status: str
     recalled: bool = False
-    """It was found infected, and its objects are still there."""
+    """It was found infected, its objects are still there, and this scan may recall it."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ class Lease:
     postponed: int = 0
     """How often in a row it was handed back because a dependency was away."""
     content: Content | None = None
-    """Of `payload["sha256"]`, as it was when the job was leased; None: it is gone, or going."""
+    """The content of `payload["sha256"]` when the job was leased. None: it is marked, or has no row."""
 
 
 @dataclass(frozen=True)
@@ -269,16 +270,13 @@ class Depth:
     waiting: int = 0
     oldest: datetime | None = None
     head: str | None = None
-    """Which job would be leased next, and which turn of it: each attempt, and each hand-back, is another one."""
+    """The next job to be leased, with its attempts and its time: it changes with each attempt and each hand-back."""
     failed: int = 0
-    """Ended as failed within the last hour."""
+    """Jobs that failed within the last hour."""
 
 
 def depth_query(job: str = "job") -> str:
-    """SQL for one row a kind: `kind` and the fields of `Depth`.
-
-    `job` is the table, quoted.
-    """
+    """SQL that returns one row a kind: `kind` and the fields of `Depth`. `job`: the table's quoted name."""
     return _DEPTH.format(job=job, ready=_READY, most=MOST_COUNTED, kinds=", ".join(f"'{kind}'" for kind in KINDS))
 
 
@@ -293,7 +291,7 @@ async def enqueue(
     priority: int = 0,
     request_id: str | None = None,
 ) -> str:
-    """Queues a job in the caller's transaction and returns its id; with `dedupe_key`, that of the one already open."""
+    """Queues a job in the caller's transaction. Returns its id, or the id of an open job with the same `dedupe_key`."""
     while True:
         row = (
             await tx.execute(
@@ -313,7 +311,7 @@ async def enqueue(
         if row:
             announce_after(tx)
         row = row or (await tx.execute(_OPEN, {"kind": kind, "dedupe_key": dedupe_key})).first()
-        if row:  # else the open one ended between the two statements: queue again
+        if row:  # otherwise the open job ended between the two statements: queue again
             return str(row.job_id)
 
 
@@ -327,7 +325,7 @@ async def enqueue_for_content(
     priority: int = 0,
     request_id: str | None = None,
 ) -> str:
-    """A job that a content needs once, however often it is asked for; the id of the one already open, if any."""
+    """As `enqueue`, for a job of which a content has at most one open: if there is one, its id is returned."""
     return await enqueue(
         tx,
         kind,
@@ -341,7 +339,7 @@ async def enqueue_for_content(
 
 
 async def cancel(tx: AsyncConnection, job_id: str) -> None:
-    """A queued job is cancelled at once, a running one at its next renewal; an ended one stays as it is."""
+    """Cancels a queued job at once, a running one at its next renewal, and leaves an ended one as it is."""
     await tx.execute(_CANCEL, {"job_id": job_id})
 
 
@@ -353,7 +351,8 @@ async def segments_of(tx: AsyncConnection, job_id: str, after: int = -1) -> list
 class Queue:
     """The worker's side. `retry_base` is the first retry's mean delay; it doubles with each attempt, up to an hour.
 
-    Whatever takes a lease raises LeaseLost, and has written nothing, when the job is no longer held by its token.
+    Every method with a `lease` parameter raises LeaseLost, and has written nothing, when its token no longer holds the
+    job.
     """
 
     def __init__(self, database: Database, *, retry_base: timedelta = timedelta(seconds=2)) -> None:
@@ -361,7 +360,7 @@ class Queue:
         self._retry_base = retry_base.total_seconds()
         self._reaped_at = time.monotonic()
         self._away_at = float("-inf")
-        """When PostgreSQL could not be reached last, from here: others could not renew their leases either."""
+        """When this process last failed to reach PostgreSQL. Others could not renew their leases then either."""
 
     async def lease(self, kind: str, *, worker: str, seconds: float) -> Lease | None:
         """The next job of this kind, held for `seconds` unless renewed; None when there is nothing to do now."""
@@ -369,7 +368,7 @@ class Queue:
         return leases[0] if leases else None
 
     async def lease_many(self, kind: str, *, worker: str, seconds: float, most: int) -> list[Lease]:
-        """Up to `most` jobs in their order, each to be renewed and ended by itself; none: there is nothing to do."""
+        """Up to `most` jobs in the queue's order; each is renewed and ended by itself. Empty: nothing to do."""
         if time.monotonic() - self._reaped_at > REAP_SECONDS:
             await self.reap(kind)
         leases = await self._lease_many(kind, worker, seconds, most)
@@ -399,7 +398,7 @@ class Queue:
             raise
 
     async def reap(self, kind: str) -> bool:
-        """Takes back what dead or stalled workers held; whether there was anything."""
+        """Takes back jobs whose leases ran out, at most 100. Returns whether there were any."""
         self._reaped_at = time.monotonic()
         if self._reaped_at - self._away_at < SERVER_BACK.total_seconds():
             return False
@@ -428,7 +427,10 @@ class Queue:
             raise Cancelled(lease.job_id)
 
     async def renew_all(self, leases: Sequence[Lease], *, seconds: float) -> dict[str, bool]:
-        """Holds many jobs for `seconds` from now. Of those still held: id -> False if the client asked to cancel it."""
+        """Holds many jobs for `seconds` from now. The jobs still held, by id: False if the client asked to cancel it.
+
+        Does not raise LeaseLost.
+        """
         if not leases:
             return {}
         wanted = {
@@ -440,7 +442,7 @@ class Queue:
             return {row.job_id: row.wanted for row in await self._database.call(_RENEW_ALL, wanted)}
 
     async def finish(self, lease: Lease, result: dict[str, Any]) -> None:
-        """Completes a job whose result touches no other row; else see the function of this name."""
+        """Completes a job whose result is in no other row. For others, see the function of this name."""
         async with self._database.transaction() as tx:
             await finish(tx, lease, result)
 
@@ -449,7 +451,9 @@ class Queue:
             await _end(tx, lease, "cancelled", None)
 
     async def fail(self, lease: Lease, code: str, detail: str, *, retry: bool) -> None:
-        """Ends the job, or with `retry` queues it again after a growing, jittered delay while attempts are left."""
+        """Ends the job as failed. With `retry`, and while attempts are left, queues it again after a growing, jittered
+        delay.
+        """
         async with self._database.transaction() as tx:
             await tx.execute(_LOCK_CONTENT, {"sha256": lease.payload.get("sha256")})
             ended = _held(
@@ -470,15 +474,16 @@ class Queue:
             await _left_behind(tx, ended)
 
     async def release(self, lease: Lease, after: timedelta = timedelta(0), *, waits_for: str | None = None) -> None:
-        """Hands the job back as if it had not been taken: on SIGTERM, or to wait for a verdict."""
+        """Hands the job back without counting the attempt: on SIGTERM, or to wait for a verdict."""
         await self._fenced(_RELEASE, lease, after=after, waits_for=waits_for)
         if not after:
             self._database.announce()
 
     async def postpone(self, lease: Lease, dependency: str, detail: str) -> None:
-        """Hands the job back because a dependency is away: no attempt, whatever comes; the job says what it waits for.
+        """Hands the job back because a dependency is away, without counting the attempt.
 
-        It is tried again after a growing, jittered delay of at most `POSTPONED_SECONDS`.
+        The job says what it waits for. It is tried again after a growing, jittered delay of at most
+        `POSTPONED_SECONDS`.
         """
         await self._fenced(
             _POSTPONE,
@@ -493,7 +498,7 @@ class Queue:
             raise LeaseLost(lease.job_id)
 
     async def append_segments(self, lease: Lease, segments: Sequence[dict[str, Any]]) -> None:
-        """Stores segments `{number, start, end, text, words}`; numbers already stored stay."""
+        """Stores segments `{number, start, end, text, words}` (seconds); a number already stored keeps its segment."""
         async with self._database.transaction() as tx:
             _held(
                 lease,
@@ -507,7 +512,7 @@ class Queue:
             return await segments_of(tx, job_id, after)
 
     async def depth(self) -> dict[str, Depth]:
-        """For each kind; raises Unavailable rather than answering zero when the database is away."""
+        """By kind. Raises Unavailable when the database is away."""
         async with self._database.transaction() as tx:
             rows = await tx.execute(text(depth_query()))
             found = {
@@ -517,7 +522,7 @@ class Queue:
 
 
 async def finish(tx: AsyncConnection, lease: Lease, result: dict[str, Any]) -> None:
-    """Completes the job in the transaction that writes its result elsewhere. Raises LeaseLost: roll back."""
+    """Completes the job in the transaction that writes its result elsewhere. Raises LeaseLost; then roll back."""
     await _end(tx, lease, "completed", result)
 
 
@@ -556,7 +561,7 @@ def _leased(row: Any, token: str) -> Lease:
 
 
 def _held(lease: Lease, written: CursorResult[Any]) -> Row[Any]:
-    """The row that a fenced statement wrote; none means that the token is no longer the job's."""
+    """The row that a fenced statement wrote. Raises LeaseLost if there is none: the token no longer holds the job."""
     row = written.first()
     if row is None:
         raise LeaseLost(lease.job_id)
@@ -564,10 +569,10 @@ def _held(lease: Lease, written: CursorResult[Any]) -> Row[Any]:
 
 
 async def _left_behind(tx: AsyncConnection, ended: Row[Any]) -> None:
-    """What the rest of the schema has to know of a job that ended without its result.
+    """Runs the kind's `on_failure` for a job that failed.
 
-    A job without its dedupe_key is of an earlier life of its content. That was deleted meanwhile, and the job says
-    nothing of the one that stands.
+    A job without its dedupe_key belongs to a content that was deleted meanwhile. If the same bytes were uploaded again,
+    it says nothing of them.
     """
     on_failure = JOB_KINDS[ended.kind].on_failure
     if ended.status == "failed" and on_failure is not None and ended.dedupe_key is not None:

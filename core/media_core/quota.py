@@ -1,13 +1,13 @@
 """Storage and transcription quotas.
 
-Invariant: stored_bytes + reserved_bytes <= max_bytes, whatever runs at once. It holds because every growth is one
-conditional UPDATE of the one `usage` row (`content_reserve` in contents.sql); there is never a read that decides and an
-insert that follows. Bytes are reserved before they are kept; the upload's commit turns the reservation into stored
-bytes or nothing at all. A limit lowered below what is stored stops growth and deletes nothing. The one exception is the
-canary (`canary`): 128 bytes for as long as its scan takes, since a full tenant's scanner has to be watched too.
+Invariant: stored_bytes + reserved_bytes <= max_bytes, whatever runs concurrently. Every growth is one conditional
+UPDATE of the one `usage` row (`content_reserve` in contents.sql), never a read and a later insert. Bytes are reserved
+before they are stored; the upload's commit turns the reservation into stored bytes. A limit that is lowered below what
+is stored stops growth and deletes nothing. The only exception is the canary (`canary`): 128 bytes while its scan lasts,
+since a full tenant's scanner has to be watched too.
 
-Each reservation is a row with a deadline that its upload moves forward, so that what a killed process had reserved is
-given back by the next one that finds the quota full (or by the sweep).
+Each reservation is a row with an expiry that its upload moves forward. When a process was killed, its reservation
+expires, and is given back by the next upload that finds the quota full, or by the sweep.
 """
 
 from dataclasses import dataclass
@@ -53,9 +53,9 @@ async def read(tx: AsyncConnection) -> Usage:
 
 
 async def charge_transcription(tx: AsyncConnection, job_id: str, seconds: int, limit: int) -> None:
-    """Counts `seconds` of audio against today's limit, once per job however often it is retried.
+    """Counts `seconds` of audio against the `limit` of today (UTC), once per job however often it is retried.
 
-    Raises Refused `transcription_limit_exceeded` and counts nothing when the day's limit would be passed.
+    Raises Refused `transcription_limit_exceeded`, and counts nothing, when the day's limit would be passed.
     """
     row = (await tx.execute(_CHARGE, {"job_id": job_id, "seconds": seconds, "limit": limit})).one()
     if row.due and not row.marked:
@@ -63,7 +63,7 @@ async def charge_transcription(tx: AsyncConnection, job_id: str, seconds: int, l
 
 
 async def check_transcription(tx: AsyncConnection, seconds: float, limit: int) -> None:
-    """Refuses early what `charge_transcription` would refuse now; charges nothing."""
+    """Raises as `charge_transcription` would now, and counts nothing."""
     used = await _charged_today(tx)
     if used + seconds > limit:
         raise _day_exceeded(used, seconds, limit)
@@ -84,7 +84,7 @@ def _day_exceeded(used: int, seconds: float, limit: int) -> Refused:
 
 
 def exceeded(usage: Usage, wanted: int) -> Refused:
-    """The published 413 of a full tenant, with the numbers that a client needs to act."""
+    """The error of a full tenant, with the numbers that a client needs to act (http-api.md: 413)."""
     return Refused(
         "quota_exceeded",
         f"{wanted:,} bytes do not fit: this tenant stores {usage.stored:,} of {usage.maximum:,} bytes "

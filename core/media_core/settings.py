@@ -1,4 +1,4 @@
-"""Settings that api and workers share. The docs' configuration reference is generated from the settings classes."""
+"""Settings that api and workers share. docs/configuration.md is generated from the settings classes."""
 
 from typing import Literal
 
@@ -7,13 +7,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class EnvironmentSettings(BaseSettings):
-    """What every settings class stands on: read from the environment, and no value of it in an error."""
+    """The base of every settings class: settings are environment variables, and no error shows a value."""
 
     model_config = SettingsConfigDict(hide_input_in_errors=True, env_ignore_empty=True)
 
 
 def complaints(error: ValidationError) -> list[str]:
-    """`MEDIA_PORT: Input should be ...`, one a wrong variable, for a person who starts the process."""
+    """One line a wrong variable, such as `MEDIA_PORT: Input should be ...`, for the person who starts the process."""
     classes = {cls.__name__: cls for cls in EnvironmentSettings.__subclasses__()}
     prefix = classes[error.title].model_config["env_prefix"] if error.title in classes else "MEDIA_"
     lines = []
@@ -35,12 +35,13 @@ class TenantSettings(EnvironmentSettings):
     """`postgresql+psycopg://role:password@host/database`, as the tenant's own role, whose search_path is its schema."""
 
     database_pool: int = Field(default=10, ge=1)
-    """Connections that one process opens at most. The role's connection limit must hold for all of a tenant's pods."""
+    """Most connections that one process opens. The role's connection limit must allow this for all of a tenant's
+    pods."""
 
     database_prepare: bool = False
-    """True: statements that come again are prepared once on each connection, which halves what the database and its
-    clients compute for a read. For a direct connection, or PgBouncer from 1.21 with `max_prepared_statements`; an older
-    one in transaction mode fails such statements."""
+    """True: repeated statements are prepared once on each connection, which halves the CPU that database and clients
+    use for a read. It needs a direct connection, or PgBouncer from 1.21 with `max_prepared_statements`; behind an older
+    PgBouncer in transaction mode such statements fail."""
 
 
 class LogSettings(EnvironmentSettings):
@@ -61,8 +62,8 @@ class DecodingSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_DECODING_")
 
     processes: int = Field(default=2, ge=1)
-    """How many at once. At rest there is none; two, and what they share, take about 80 MB while they work, and each up
-    to its memory limit on a large picture."""
+    """Most child processes at once; at rest there is none. Two and their shared memory take about 80 MB while they
+    work. A large picture can take each of them to its memory limit."""
 
 
 class TranscriptionSettings(EnvironmentSettings):
@@ -71,28 +72,28 @@ class TranscriptionSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_TRANSCRIPTION_")
 
     max_seconds: float = Field(default=4 * 3600, gt=0)
-    """The longest recording that is transcribed, in seconds. A longer one is refused with `duration_exceeds_limit`, by
-    what its header says before anything is decoded, and by what is there to hear where the header lies."""
+    """The longest recording that is transcribed, in seconds. A longer one is refused with `duration_exceeds_limit`:
+    before it is decoded if its header gives the duration, and during the transcription if the header is wrong."""
 
 
 class RetentionSettings(EnvironmentSettings):
-    """How long what nobody asked to delete stays, before automatic hands may remove it."""
+    """How long the sweep keeps objects that nobody asked to delete."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_RETENTION_")
 
     orphan_days: float = Field(default=7, ge=0)
-    """Days from when an object without a row was first seen until the sweep removes it."""
+    """Days from the first sighting of an orphan (an object without a row) until the sweep removes it."""
 
     orphans_few: int = Field(default=100, ge=0)
-    """So many orphans are removed whatever their share. More are kept where they are more than `orphan_share`."""
+    """Up to this number, orphans are removed whatever their share. More are kept if they exceed `orphan_share`."""
 
     orphan_share: float = Field(default=0.02, ge=0, le=1)
-    """The share of a tenant's objects above which orphans are kept, and said, until a person decides."""
+    """Share of a tenant's objects above which orphans are kept, and reported, until a person decides."""
 
     found_days: float = Field(default=7, ge=0)
-    """Days that the objects of content stay that was open before and is found infected by newer signatures. It cannot
+    """Days that the objects stay of content that was open before and is found infected by newer signatures. It cannot
     be read meanwhile, and is open again if still newer signatures find nothing."""
 
     found_few: int = Field(default=5, ge=1)
-    """One signature that finds more than so many contents that were open before is suspicious: the rescan stops, and
-    what it found stays until a person decides."""
+    """A signature that finds more than this number of contents that were open before is suspicious: the rescan stops,
+    and what it found stays until a person decides."""

@@ -1,10 +1,10 @@
-"""The safety net: what a killed process left behind is found and put right. Every step is idempotent and repeatable.
+"""The sweep: finds and repairs what killed processes left behind. Every step is idempotent.
 
-No step decides on what is merely absent. Without a birth mark that fits (`births`) nothing is done at all. An object
-without a row is written down when it is first seen, and goes days later, unless there are more of them than an
-interrupted upload can explain: then they stay, and the operator says so. Each statement that writes looks at a bounded
-number of rows, so a sweep of a million holds no lock for longer than one of a hundred. Nor does it need more memory:
-however many orphans there are, they are in their table alone.
+Nothing is done if the schema does not belong to the bucket (`births`). An orphan (an object without a row) is noted
+when it is first seen and removed days later. If there are more orphans than interrupted uploads can explain, they are
+kept, and the operator reports them. Each statement that writes looks at a bounded number of rows, so a sweep of a
+million rows holds no lock for longer than one of a hundred. Nor does it need more memory: orphans are in their table
+only.
 """
 
 from collections.abc import AsyncIterator
@@ -23,8 +23,8 @@ from media_core.settings import RetentionSettings
 
 STALE_STAGING: Final = timedelta(hours=24)
 FIRST_SWEEPS: Final = 24
-"""Of a schema, in which usage is counted anew: a migration brought what is counted, and pods of the version before went
-on for a while without counting it."""
+"""The first sweeps of a schema, in which usage is counted anew: a migration added counters, and pods of the previous
+version ran on for a while without updating them."""
 BATCH: Final = 200
 """Rows that one statement looks at."""
 
@@ -50,22 +50,22 @@ SELECT (usage.objects, usage.object_bytes, usage.stored_bytes, usage.items, usag
     (counted.objects, counted.object_bytes, counted.stored_bytes, counted.items, counted.item_bytes) AS wrong
 FROM usage, counted
 """  # noqa: S608 (only constants are put in)
-_LOCK_USAGE: Final = "SELECT FROM usage FOR UPDATE"  # first, so that no change is under way that has counted already
+_LOCK_USAGE: Final = "SELECT FROM usage FOR UPDATE"  # first, so that changes under way end before the count
 _COUNT_ANEW: Final = f"""
 {_COUNTED}
 UPDATE usage SET objects = counted.objects, object_bytes = counted.object_bytes, stored_bytes = counted.stored_bytes,
     items = counted.items, item_bytes = counted.item_bytes
 FROM counted
 """  # noqa: S608 (only constants are put in)
-# Those whose time has come, the oldest first: what is held for days, however much it is, is not looked at.
+# Marked contents that are due, the oldest first. Contents that are held for days are not looked at.
 _MARKED: Final = """
 SELECT sha256, coalesce(remove_after, doomed_at) AS due_at FROM blob
 WHERE doomed_at IS NOT NULL AND coalesce(remove_after, doomed_at) <= now()
     AND (coalesce(remove_after, doomed_at), sha256) > (%s, %s)
 ORDER BY coalesce(remove_after, doomed_at), sha256 LIMIT %s
 """
-# A window of rows at a time, whether or not they have a job: what has one is not looked at again and again. Which have
-# one the insertion itself finds out: it always asks the right index, however wrong the statistics are.
+# A window of rows at a time, with or without a job, so that no row is read twice. The insertion finds out which have a
+# job: it always uses the right index, however wrong the statistics are.
 _QUEUE: Final = """
 WITH looked_at AS (
     SELECT sha256, row_number() OVER (ORDER BY sha256) AS number, {due} AS due FROM (
@@ -98,11 +98,11 @@ _OLD: Final = (
     "DELETE FROM transcription_day WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM transcription_day WHERE day < now() - interval '90 days' LIMIT %s))",
 )
-# Infected content whose objects have been removed has a row and no object: one that lies there belongs to nobody.
+# The row of infected content whose objects have been removed does not count: an object of it is an orphan.
 _HAS_ROW: Final = (
     "EXISTS (SELECT FROM blob WHERE sha256 = {0} AND (scan_status <> 'infected' OR doomed_at IS NOT NULL))"
 )
-# What was noted before keeps its size, and when it was first seen; so does what is met again as a thumbnail.
+# An orphan that was noted before keeps its size and `first_seen`; so does one that is listed again as a thumbnail.
 _NOTE_ORPHANS: Final = f"""
 INSERT INTO orphan (sha256, size, seen_in)
 SELECT o.sha256, o.size, %s FROM unnest(%s::text[], %s::bigint[]) AS o(sha256, size)
@@ -119,7 +119,7 @@ WITH looked_at AS (
 SELECT max(sha256) AS sha256 FROM looked_at HAVING count(*) > 0
 """  # noqa: S608 (only constants are put in)
 _RELEASED: Final = "coalesce(first_seen <= (SELECT orphans_released_at FROM swept), false)"
-# Of all rows at once: it takes no lock that anybody waits for.
+# Reads all rows at once: it takes no lock that anybody waits for.
 _COUNT_ORPHANS: Final = f"""
 SELECT count(*) AS objects, coalesce(sum(size), 0)::bigint AS bytes, min(first_seen) AS since,
     count(*) FILTER (WHERE NOT {_RELEASED}) AS undecided
@@ -139,7 +139,7 @@ ON CONFLICT (id) DO UPDATE SET swept_at = excluded.swept_at, listed = excluded.l
 
 @dataclass
 class Swept:
-    """How many of each were put right. `orphans` are removed ones, `orphans_seen` all that there are."""
+    """What one sweep did, in numbers. `orphans`: those removed; `orphans_seen`: all that there were."""
 
     reservations: int = 0
     marked: int = 0
@@ -150,11 +150,11 @@ class Swept:
     scans: int = 0
     thumbnails: int = 0
     mismatch: str = ""
-    """What the schema is to the bucket, where they do not belong together: then nothing else was done."""
+    """The `births.Relation`, if schema and bucket do not belong together; then nothing else was done."""
 
 
 async def sweep(library: Library, retention: RetentionSettings | None = None) -> Swept:
-    """One pass over the tenant."""
+    """One pass over the tenant. Raises Unavailable; the next sweep does the rest."""
     retention = retention or RetentionSettings()
     swept = Swept()
     found = await births.meet(library.database, library.store, library.tenant_id)
@@ -180,7 +180,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
 
 
 async def _count_anew(library: Library) -> None:
-    """Where that is needed: the look sees rows and usage as they were at one moment, and holds nobody up."""
+    """Counts usage anew if it is wrong. The check reads rows and usage in one snapshot, and takes no lock."""
     (row,) = await library.database.call(_MISCOUNTED, ()) or (None,)
     if row is None or not row.wrong:
         return
@@ -204,7 +204,7 @@ async def _until_nothing_is_left(library: Library, statement: Any) -> None:
 
 
 async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterator[list[Any]]:
-    """Rows of `statement`, whose last two parameters are the sha256 to go on after and how many."""
+    """Rows of `statement` in batches. Its last two parameters: the last sha256 of the previous batch, and a limit."""
     after = ""
     while rows := await library.database.call(statement, (*first, after, BATCH)):
         yield rows
@@ -234,11 +234,11 @@ async def _queued(library: Library, statement: Any) -> int:
 
 
 async def _orphans(library: Library, retention: RetentionSettings, epoch: int, swept: Swept) -> None:
-    """Notes objects that have no row, and removes those that were noted days ago, unless there are too many; what a
-    person has released goes in any case.
+    """Notes objects that have no row. Removes those that were noted days ago, unless there are too many, and those that
+    a person has released.
     """
     listed = await _note_orphans(library, epoch)
-    # What the whole listing did not meet is not there, and what has a row by now is an orphan no more.
+    # Orphans that the listing did not show are gone, and those that have a row by now are orphans no more.
     async for _ in _windows(library, _FORGET_ORPHANS, epoch):
         pass
     (seen,) = await library.database.call(_COUNT_ORPHANS, ())
@@ -257,7 +257,7 @@ async def _orphans(library: Library, retention: RetentionSettings, epoch: int, s
 
 
 async def _note_orphans(library: Library, epoch: int) -> int:
-    """How many objects there are. Those that have no row are written down as seen in this sweep."""
+    """Notes the objects that have no row as seen in this sweep. Returns how many objects there are in all."""
     listed = 0
     for prefix in (content_key(library.tenant_id, ""), thumbnail_key(library.tenant_id, "")):
         async for batch in _batches(library, prefix):
@@ -267,7 +267,7 @@ async def _note_orphans(library: Library, epoch: int) -> int:
 
 
 async def _batches(library: Library, prefix: str) -> AsyncIterator[dict[str, int]]:
-    """Names directly below the prefix, with their sizes."""
+    """The names directly below the prefix, with their sizes in bytes."""
     batch: dict[str, int] = {}
     async for entry in library.store.list(prefix):
         name = entry.key.removeprefix(prefix)

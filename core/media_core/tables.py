@@ -1,7 +1,7 @@
 """The tables of one tenant's schema.
 
-No table names its schema: the tenant's role has it as its search_path, so the same code serves every tenant and a bug
-can't reach another one's rows. Invariants that span tables are kept by `uploads`, `library`, `quota` and `queue`.
+No table names its schema: the tenant's role has it as its search_path. So the same code serves every tenant, and a bug
+cannot reach another tenant's rows. `contents`, `library`, `quota` and `queue` keep the invariants that span tables.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ def _time(*, nullable: bool = False, default_now: bool = False) -> Any:
 
 
 class BlobRow(SQLModel, table=True):
-    """One row per distinct content. An infected one stays as a tombstone: the same bytes are refused for ever.
+    """One row per distinct content. The row of an infected one stays: the same bytes are refused for ever.
 
-    Written by `contents` alone, which says what its states are.
+    `contents` writes it and describes its states.
     """
 
     __tablename__ = "blob"
@@ -82,11 +82,11 @@ class BlobRow(SQLModel, table=True):
     thumbnail_sha256: str | None = Field(default=None, sa_type=Text)
     thumbnail_size: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     doomed_at: datetime | None = Field(sa_column=_time(nullable=True))
-    """Marked: the objects must go, since the last item went, or the content is infected."""
+    """When it was marked: its last item was deleted, or it was found infected."""
     remove_after: datetime | None = Field(sa_column=_time(nullable=True))
-    """Of marked content: from when on its objects may go."""
+    """Of marked content: when its objects may be removed."""
     removing_until: datetime | None = Field(sa_column=_time(nullable=True))
-    """Somebody removes its objects now, and has the right to until then."""
+    """End of the claim of somebody who removes its objects now."""
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
@@ -106,7 +106,7 @@ class MediaRow(SQLModel, table=True):
 
 
 class MediaTombstoneRow(SQLModel, table=True):
-    """Who deleted what, for 30 days, so that repeating a DELETE is answered like the first one."""
+    """A deleted item, for 30 days, so that a repeated DELETE gets the same answer as the first."""
 
     __tablename__ = "media_tombstone"
     __table_args__ = (Index("media_tombstone_deleted", "deleted_at"),)
@@ -129,7 +129,7 @@ class RoomFileRow(SQLModel, table=True):
     added_by: str = Field(sa_type=Text)
     added_at: datetime = Field(sa_column=_time(default_now=True))
     category: str = Field(sa_type=Text)
-    """Of the item's content: `image`, `audio`, `video` or `document`. A trigger says it where nobody does."""
+    """Of the item's content: `image`, `audio`, `video` or `document`. A trigger fills it in if the insert does not."""
 
 
 class UsageRow(SQLModel, table=True):
@@ -146,16 +146,17 @@ class UsageRow(SQLModel, table=True):
     reserved_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     max_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     objects: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
-    """Contents that are neither marked nor infected, of `object_bytes`, behind `items` uploads of `item_bytes`."""
+    """Contents that are neither marked nor infected. `object_bytes`: their bytes; `items`: uploads of them;
+    `item_bytes`: the bytes of these uploads."""
     object_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     items: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     item_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
 class ReservationRow(SQLModel, table=True):
-    """Bytes an upload in flight may still store. One that outlives `expires_at` belongs to a dead process.
+    """Bytes that an upload in flight may still store. One that is past `expires_at` belongs to a dead process.
 
-    Until then the objects of `sha256`, once the upload knows it, are not removed.
+    Until then the objects of `sha256`, which is set once the upload knows it, are not removed.
     """
 
     __tablename__ = "reservation"
@@ -174,7 +175,7 @@ _POLICY_TYPES: Final[Mapping[Any, type[Boolean] | type[BigInteger]]] = {bool: Bo
 
 
 def _policy_columns() -> Iterator[Column[Any] | CheckConstraint]:
-    """From `policy.Policy`, so that a field is declared once. Literals are text, and checked."""
+    """Columns for the fields of `policy.Policy`. A Literal becomes text with a check of its values."""
     for each in dataclasses.fields(policy.Policy):
         if each.name in policy.IN_USAGE:
             continue
@@ -194,11 +195,11 @@ POLICY = Table(
     CheckConstraint("id = 1", name="policy_one_row"),
     *_policy_columns(),
 )
-"""One row: the MediaTenant's limits and rules, written by whoever reconciles it, read by api and workers."""
+"""One row: the MediaTenant's limits and rules, written by the operator, read by api and workers."""
 
 
 class IdempotencyRow(SQLModel, table=True):
-    """The answer once given under an Idempotency-Key, for 24 hours."""
+    """The answer that was given under an Idempotency-Key, for 24 hours."""
 
     __tablename__ = "idempotency"
     __table_args__ = (Index("idempotency_created", "created_at"),)
@@ -206,13 +207,13 @@ class IdempotencyRow(SQLModel, table=True):
     subject: str = Field(primary_key=True, sa_type=Text)
     key: str = Field(primary_key=True, sa_type=Text)
     fingerprint: str = Field(sa_type=Text)
-    """What the request asked for; the same key with another fingerprint is refused."""
+    """Of the request; the same key with another fingerprint is refused."""
     answer: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     created_at: datetime = Field(sa_column=_time(default_now=True))
 
 
 class JobRow(SQLModel, table=True):
-    """One unit of work of one worker kind. See `queue` for the state machine."""
+    """A job. See `queue` for its states."""
 
     __tablename__ = "job"
     __table_args__ = (
@@ -257,7 +258,7 @@ class JobRow(SQLModel, table=True):
     owner: str | None = Field(default=None, sa_type=Text)
     media_id: str | None = Field(default=None, sa_type=Text)
     dedupe_key: str | None = Field(default=None, sa_type=Text)
-    """While one job with this key is open, another one is not queued."""
+    """While a job of this kind with this key is open, no other one is queued."""
     payload: dict[str, Any] = Field(sa_type=JSONB)
     result: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     error_code: str | None = Field(default=None, sa_type=Text)
@@ -265,12 +266,12 @@ class JobRow(SQLModel, table=True):
     progress: float = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     postponed: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
-    """How often in a row it was handed back because something it needs was away. That counts as no attempt."""
+    """How often in a row it was handed back because a dependency was away. That counts as no attempt."""
     charged_seconds: int | None = None
     """Audio seconds counted against the day's transcription limit; None until counted."""
     cancel_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     request_id: str | None = Field(default=None, sa_type=Text)
-    """X-Request-Id of the request that queued it, so that a worker's log lines can be found from it."""
+    """X-Request-Id of the request that queued it, so that the worker's log lines can be found by it."""
     worker: str | None = Field(default=None, sa_type=Text)
     lease_token: str | None = Field(default=None, sa_type=Text)
     lease_until: datetime | None = Field(sa_column=_time(nullable=True))
@@ -281,7 +282,9 @@ class JobRow(SQLModel, table=True):
 
 
 class SegmentRow(SQLModel, table=True):
-    """A transcript as it grows: what a pre-empted job continues from, and what `/events` streams."""
+    """One segment of a transcript that is being made. An interrupted job continues from them, and `/events` streams
+    them.
+    """
 
     __tablename__ = "segment"
 
@@ -294,7 +297,7 @@ class SegmentRow(SQLModel, table=True):
 
 
 class CanaryRow(SQLModel, table=True):
-    """A test virus that was sent through the tenant's own path: the one under way, and the last one before it."""
+    """A canary (`canary`): the one under way, and the last one before it."""
 
     __tablename__ = "canary"
     __table_args__ = (
@@ -304,10 +307,10 @@ class CanaryRow(SQLModel, table=True):
 
     sha256: str = Field(primary_key=True, sa_type=Text)
     job_id: str | None = Field(default=None, sa_type=Text)
-    """Of its scan. No foreign key: jobs are swept, this record stays."""
+    """The job of its scan. No foreign key: the sweep deletes jobs, and this row stays."""
     sent_at: datetime = Field(sa_column=_time(default_now=True))
     verdict: str | None = Field(default=None, sa_type=Text)
-    """Null: none yet, or, once it has ended, none at all."""
+    """Null: none yet; once the canary has ended: none came."""
     detail: str | None = Field(default=None, sa_type=Text)
     engine: str | None = Field(default=None, sa_type=Text)
     ended_at: datetime | None = Field(sa_column=_time(nullable=True))
@@ -321,7 +324,7 @@ class TranscriptionDayRow(SQLModel, table=True):
 
 
 class BirthRow(SQLModel, table=True):
-    """One row. Which schema this is, and how often it was swept: see `births`."""
+    """One row: the schema's id, and how often it was swept. See `births`."""
 
     __tablename__ = "birth"
     __table_args__ = (
@@ -335,7 +338,7 @@ class BirthRow(SQLModel, table=True):
 
 
 class OrphanRow(SQLModel, table=True):
-    """An object that has no row: what was put and never committed, or what a database that was set back forgot."""
+    """An object without a row: it was put and never committed, or its row was lost when the database was restored."""
 
     __tablename__ = "orphan"
 
@@ -343,11 +346,11 @@ class OrphanRow(SQLModel, table=True):
     size: int = Field(sa_type=BigInteger)
     first_seen: datetime = Field(sa_column=_time(default_now=True))
     seen_in: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
-    """The last sweep that met it, by its epoch."""
+    """Epoch of the last sweep that saw it."""
 
 
 class SuspicionRow(SQLModel, table=True):
-    """A signature that found more than a few contents that were open before. What it found stays until `trusted_at`."""
+    """A signature that found more than a few contents that were open before. Their objects stay until `trusted_at`."""
 
     __tablename__ = "suspicion"
     __table_args__ = (CheckConstraint("length(signature) <= 1000", name="suspicion_signature_length"),)
@@ -355,11 +358,11 @@ class SuspicionRow(SQLModel, table=True):
     signature: str = Field(primary_key=True, sa_type=Text)
     since: datetime = Field(sa_column=_time(default_now=True))
     trusted_at: datetime | None = Field(sa_column=_time(nullable=True))
-    """A person has said that the signature is right."""
+    """When a person said that the signature is right."""
 
 
 class SweptRow(SQLModel, table=True):
-    """One row: what the last sweep saw. `orphans_kept`: they are too many to be removed without a person's word."""
+    """One row: what the last sweep saw. `orphans_kept`: there are too many to remove before a person decides."""
 
     __tablename__ = "swept"
     __table_args__ = (CheckConstraint("id = 1", name="swept_one_row"),)
@@ -371,6 +374,6 @@ class SweptRow(SQLModel, table=True):
     orphan_bytes: int = Field(sa_type=BigInteger)
     orphans_kept: bool = Field(sa_column=Column(Boolean, nullable=False))
     orphans_since: datetime | None = Field(sa_column=_time(nullable=True))
-    """When the first of them was seen."""
+    """When the oldest of them was first seen."""
     orphans_released_at: datetime | None = Field(sa_column=_time(nullable=True))
-    """A person has said that what was first seen up to then may go; written by whoever reconciles the MediaTenant."""
+    """A person has released the orphans that were first seen up to this time. Written by the operator."""

@@ -1,7 +1,7 @@
 """One master thumbnail per content, and its variants.
 
-The master is WebP in sRGB, without metadata, its longest side at most 1024 pixels and never larger than the source.
-Variants are made from the master alone, so a download decodes no untrusted bytes.
+The master is WebP in sRGB without metadata. Its longest side has at most 1024 pixels, and it is never larger than the
+source. Variants are made from the master, so a download decodes no untrusted bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZES = (160, 320, 640, 1024)
 async def make_thumbnail(pool: DecodingPool, source: Source, mime_type: str) -> Thumbnail:
     """The master thumbnail of an image, or of a video's frame at about one second.
 
-    Raises DecodingFailed; code "unsupported" where the type has no thumbnail.
+    Raises DecodingFailed, with code "unsupported" if the type has no thumbnail.
     """
     if not has_thumbnail(mime_type):
         raise DecodingFailed("unsupported", f"{mime_type} has no thumbnail")

@@ -1,12 +1,12 @@
-"""Bearer tokens: who mints them, and the one way they are verified.
+"""Bearer tokens: minting and verifying them.
 
 Invariants (http-api.md, "Who may do what"):
-- The key decides the algorithm, never the token: a JWK stands for exactly one of `ALGORITHMS` (no HS*, no none).
-- `aud` is the tenant, `exp` and `sub` are required, the clock may differ by `LEEWAY`.
-- Nothing of a token longer than `MAX_TOKEN_BYTES` is parsed.
-- Whatever can't be verified is refused, also when the keys can't be had (fail closed).
-- A verified token is remembered for a few seconds, never past its own `exp` and never past a change of the keys.
-Private keys live only with whoever mints; the api holds the public JWKS.
+- The key decides the algorithm, never the token: a JWK is for exactly one of `ALGORITHMS` (no HS*, no none).
+- `aud` is the tenant, `exp` and `sub` are required, clocks may differ by `LEEWAY`.
+- A token longer than `MAX_TOKEN_BYTES` is refused unparsed.
+- A token that cannot be verified is refused, also when the keys cannot be fetched (fail closed).
+- A verified token is remembered for a few seconds, but not past its `exp`, nor past a change of the keys.
+Only the process that mints has private keys; the api has the public JWKS.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ ALL: Final = AllRooms.ALL
 
 @dataclass(frozen=True)
 class Claims:
-    """What a verified token says. Scopes that this platform doesn't know are left out."""
+    """What a verified token says. Unknown scopes are left out."""
 
     subject: str
     scopes: frozenset[str]
@@ -76,12 +76,12 @@ def save_public_jwks(path: Path, private_keys: Iterable[Jwk]) -> None:
 
 
 def save_signing_keys(path: Path, private_keys: Sequence[Jwk]) -> None:
-    """Writes the private keys, the one that mints first, readable by the owner only."""
+    """Writes the private keys, readable by the owner only. The first one mints."""
     _replace(path, {"keys": list(private_keys)}, mode=0o600)
 
 
 def load_signing_keys(path: Path) -> list[Jwk]:
-    """The private keys in `path`, the one that mints first; an empty list when there is no such file."""
+    """The private keys in `path`; the first one mints. An empty list when there is no such file."""
     try:
         document = json.loads(path.read_text())
     except FileNotFoundError:
@@ -131,7 +131,7 @@ class KeySource(Protocol):
     """Where the verifier's public keys come from."""
 
     def version(self) -> object:
-        """Changes whenever a key may have been added or taken away."""
+        """A value that changes whenever a key may have been added or removed."""
 
     async def find(self, kid: str | None) -> jwt.PyJWK | None:
         """The key named `kid`; without `kid` the only key there is. None when there is no such key now."""
@@ -148,9 +148,9 @@ def _usable(keys: Iterable[jwt.PyJWK]) -> list[jwt.PyJWK]:
 
 
 class JwksFile:
-    """The tenant's own keys in a JWK Set file, read again as soon as the file has changed: rotation needs no restart.
+    """The tenant's own keys in a JWK Set file, which is read again as soon as it changes: rotation needs no restart.
 
-    A file that is gone leaves no key. One that is no JWK Set leaves the keys as they were, with a warning in the log.
+    If the file is missing there is no key. If it is no JWK Set, the keys stay as they were and the log has a warning.
     """
 
     def __init__(self, path: Path) -> None:
@@ -179,7 +179,7 @@ class JwksFile:
         try:
             self._keys = _usable(jwt.PyJWKSet.from_json(self._path.read_text()).keys)
         except (OSError, ValueError, AttributeError, jwt.PyJWTError):
-            # The reason may quote the document, so it stays out of the log.
+            # The error may quote the document, so it is not logged.
             _log.warning("signing_keys_unreadable", path=str(self._path))
         else:
             _log.info("signing_keys_loaded", kids=[key.key_id for key in self._keys])
@@ -188,8 +188,8 @@ class JwksFile:
 class OidcKeys:
     """An OIDC issuer's keys by `jwks_uri`, fetched in a thread.
 
-    Keys are refetched every `lifespan`, and at once for an unknown `kid`, but not more often than every `cooldown`, so
-    that tokens with made-up key ids cause no traffic. While the issuer is away its last keys hold for `max_stale`.
+    Keys are fetched again every `lifespan`, and at once for an unknown `kid`, but at most once per `cooldown`, so that
+    tokens with invented key ids cause no traffic. While the issuer is away its last keys are used for `max_stale`.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class OidcKeys:
 class TokenVerifier:
     """Verifies bearer tokens of one tenant.
 
-    `audience` is what `aud` must hold, by default the tenant's id; `issuer`, when given, is what `iss` must be.
+    `aud` must contain `audience`, by default the tenant's id. `iss` must be `issuer`, if that is given.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class TokenVerifier:
         self._verified: dict[bytes, tuple[Claims, object, float]] = {}
 
     async def verify(self, token: str) -> Claims:
-        """The token's claims. Raises Refused("unauthorized") with a sentence that says what is wrong with it."""
+        """The token's claims. Raises Refused `unauthorized` with a sentence that says what is wrong with it."""
         if len(token) > MAX_TOKEN_BYTES:
             raise _refused(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -286,7 +286,7 @@ class TokenVerifier:
         key = await self._keys.find(kid)
         if key is None:
             raise _refused(
-                "The token names no signing key (`kid`), and it must where there is more than one."
+                "The token names no signing key (`kid`), which it must when there is more than one."
                 if kid is None
                 else "The token is not signed with a key of this tenant."
             )
@@ -341,7 +341,7 @@ def _claims(raw: dict[str, Any]) -> Claims:
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    """Whether the database can hold it: PostgreSQL's text has no NUL and no lone surrogates."""
+    """Whether it is a string that PostgreSQL can store: no NUL and no lone surrogates."""
     return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 

@@ -1,7 +1,7 @@
-"""A transcript's renderings: plain text, SubRip, WebVTT, JSON. Pure; the api serves them, the workers build the result.
+"""A transcript's formats: plain text, SubRip, WebVTT, JSON. Pure; the api serves them, the workers build the result.
 
-A segment is `{"id", "start", "end", "text"}`, seconds from the start of the recording, with `"words"` when they were
-asked for: `[{"word", "start", "end", "probability"}]`.
+A segment is `{"id", "start", "end", "text"}`, in seconds from the start of the recording. If they were asked for it
+also has `"words"`: `[{"word", "start", "end", "probability"}]`.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 Segment = Mapping[str, Any]
 
 _ARROW = re.compile("-{2,}>")
-# The languages that Whisper writes without spaces between words; openai-whisper splits their words by character.
+# Languages that Whisper writes without spaces between words; openai-whisper splits their words by character.
 _UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 LANGUAGES = frozenset(
@@ -32,7 +32,7 @@ def transcript(segments: Iterable[Segment], language: str | None) -> str:
 
 
 def result(segments: list[dict[str, Any]], language: str | None, duration: float) -> dict[str, Any]:
-    """The finished job's result, as the published page shows it. `duration` is the recording's, in seconds."""
+    """A completed job's result (http-api.md). `duration` is the recording's, in seconds."""
     return {
         "transcript": transcript(segments, language),
         "segments": segments,
@@ -47,7 +47,7 @@ def txt(result: Mapping[str, Any]) -> str:
 
 
 def srt(result: Mapping[str, Any]) -> str:
-    """SubRip. It has no way to escape its arrow, so an arrow in the text is shortened."""
+    """SubRip. The format cannot escape its arrow, so an arrow in the text is shortened."""
     cues = (
         f"{number}\n{_span(segment, ',')}\n{_ARROW.sub('->', _line(segment))}\n"
         for number, segment in enumerate(result["segments"], 1)
@@ -76,7 +76,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = MappingP
         "vtt": ("text/vtt; charset=utf-8", vtt),
     }
 )
-"""By file extension: the media type and what renders a finished job's result into it."""
+"""By file extension: the media type, and the function that makes the file of a completed job's result."""
 
 
 def _line(segment: Segment) -> str:
@@ -86,7 +86,7 @@ def _line(segment: Segment) -> str:
 
 def _span(segment: Segment, decimal: str) -> str:
     start = round(segment["start"] * 1000)
-    # WebVTT wants a cue to end after it starts, and players skip SubRip cues that don't.
+    # WebVTT requires a cue to end after it starts, and players skip SubRip cues that do not.
     end = max(round(segment["end"] * 1000), start + 1)
     return f"{_clock(start, decimal)} --> {_clock(end, decimal)}"
 
@@ -99,6 +99,6 @@ def _clock(milliseconds: int, decimal: str) -> str:
 
 
 def published(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored segment (`number, start, end, text, words`) as results and events show it: `id`, and words if asked."""
+    """A stored segment (`number, start, end, text, words`) as results and events show it (see above)."""
     segment = {"id": stored["number"], **{name: stored[name] for name in ("start", "end", "text")}}
     return segment if stored["words"] is None else segment | {"words": stored["words"]}

@@ -2,10 +2,10 @@
 
     read: hash + buffer (7.5 MiB) or staging object  ->  reserve  ->  sniff, thumbnail  ->  put  ->  commit  ->  answer
 
-No connection and no transaction is held while bytes come in, are decoded or are put; `contents` says why that is right.
-Content that stands here already is neither decoded nor put: its upload is the first statement alone. An upload that
-ends before its commit leaves no row and no reservation. An object that it has put may stay without a row: another
-upload of the same bytes takes it up, and the sweep notes it.
+No connection and no transaction is held while bytes come in, are decoded or are put; `contents` has the rules that
+allow this. Content that is stored already is neither decoded nor put: its upload needs only the first statement. An
+upload that ends before its commit leaves no row and no reservation. It may leave an object without a row, an orphan:
+another upload of the same bytes uses it, or the sweep notes it.
 """
 
 import asyncio
@@ -34,22 +34,21 @@ from media_core.store import ObjectStore, StagedObject
 from media_core.tokens import Claims
 
 BUFFER_BYTES = 8 * MIB - MIB // 2
-"""Up to this size a file is kept in memory and put in one request; a larger one streams to a staging object, from its
-first byte on if the request announces it. With what its connection holds beside it (a read of 256 KiB and the rest of
-the one before) an upload takes up to 8 MiB of memory."""
+"""Up to this size a file is kept in memory and put in one request. A larger one streams to a staging object, from its
+first byte on if the request announces its size. With `CONNECTION_BYTES` an upload takes up to 8 MiB of memory."""
 STEP_BYTES = MIB
 SMALL_BYTES = 64 * 1024
-"""A buffer of this size comes from the heap: a mapping of its own would cost more than it holds."""
+"""A buffer up to this size comes from the heap; larger ones are mappings of their own."""
 FORM_OVERHEAD_BYTES = 64 * 1024
-"""How much of a request's Content-Length may be form fields and boundaries rather than file."""
+"""How much of a request's Content-Length may be form fields and boundaries, not file."""
 SNIFF_BYTES = 16 * 1024
 CONNECTION_BYTES = MIB // 2
-"""What a connection holds beside its upload's buffer: a read of 256 KiB, and the rest of the one before."""
+"""Memory of a connection beside its upload's buffer: a read of 256 KiB, and the rest of the previous read."""
 REMOVAL_WAITS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
-"""Seconds between looks at content that is being removed at this moment."""
+"""Seconds between tries while the content is being removed."""
 
 CANARY_PRIORITY = 10
-"""Before everything else: what is late then is the scanner, not a tenant's own backlog."""
+"""Before all other jobs: so a late verdict means a slow scanner, not a backlog of the tenant."""
 
 _log = structlog.stdlib.get_logger("media.uploads")
 
@@ -58,7 +57,7 @@ _KNOWN = text("SELECT scan_status, doomed_at FROM blob WHERE sha256 = :sha256")
 
 @dataclass(frozen=True)
 class Uploaded:
-    """The published answer. `thumbnail_id` is None where the type has none; width and height in pixels."""
+    """The published answer. `size` in bytes, `width` and `height` in pixels; `thumbnail_id`: None if there is none."""
 
     media_id: str
     sha256: str
@@ -86,10 +85,10 @@ class Examiner(Protocol):
 
 
 class _Buffer:
-    """Room for so many bytes. Takes memory only for what is written, and gives all of it back with its last reference.
+    """Room for `capacity` bytes. It takes memory only for what is written, and gives all of it back at its end.
 
-    (What grows and shrinks on the heap instead leaves holes of its own size there, or has every page of it faulted in
-    anew: 0.9 s of CPU a GiB.)
+    A buffer that grows and shrinks on the heap would fragment it, or have every page faulted in anew: 0.9 s of CPU a
+    GiB.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -107,7 +106,7 @@ class _Buffer:
         return self.size - self._hashed
 
     def take(self, chunk: memoryview) -> int:
-        """How many bytes of `chunk` found room."""
+        """Copies as much of `chunk` as there is room for, and returns how many bytes that is."""
         if self._memory is None:
             if self._capacity <= SMALL_BYTES:
                 self._memory = bytearray(self._capacity)
@@ -130,7 +129,7 @@ class _Buffer:
 
 
 class Uploads:
-    """One tenant's door for new content."""
+    """Uploads into one tenant."""
 
     def __init__(
         self,
@@ -143,9 +142,9 @@ class Uploads:
         canary: bool = False,
         capacity: Capacity | None = None,
     ) -> None:
-        """`canary`: a full quota refuses nothing, and scans go first and belong to whoever sent what is scanned.
+        """`canary`: uploads ignore the quota, and their scans go first and belong to the uploading subject.
 
-        `capacity`: the memory for all uploads; by default what this container has for them.
+        `capacity`: the memory for all uploads; by default the container's share for them.
         """
         self.tenant_id = tenant_id
         self.database = database
@@ -157,11 +156,11 @@ class Uploads:
         self.capacity = capacity or Capacity(of_this_container())
 
     async def start(self, *, announced: int | None = None, digest: str | None = None) -> "Upload":
-        """Begins an upload of a request that announces `announced` bytes in all (Content-Length), or an unknown number.
+        """Begins an upload. `announced`: the request's Content-Length, None if unknown. `digest`: the file's sha256 in
+        hex, if the client sent one.
 
-        `digest`: the file's sha256 in hex if the client sent one. Use the result as a context manager, which takes the
-        memory that the upload needs: raises Unavailable where there is none. Raises Refused `file_too_large` before a
-        byte is read when the announced size can't pass.
+        Raises Refused `file_too_large` if the announced size is too large. Use the result as a context manager. It
+        takes the memory that the upload needs, and raises Unavailable if there is too little.
         """
         policy = await self.policy.current()
         at_least = 0 if announced is None else max(0, announced - FORM_OVERHEAD_BYTES)
@@ -172,7 +171,7 @@ class Uploads:
 
 
 class Upload:
-    """`write` the file's bytes in order, then `commit`. Leaving the context without it undoes everything."""
+    """`write` the file's bytes in order, then `commit`. Leaving the context without a commit undoes the upload."""
 
     def __init__(self, uploads: Uploads, policy: Policy, at_least: int, at_most: int, digest: str | None) -> None:
         self._uploads = uploads
@@ -188,7 +187,7 @@ class Upload:
         self._reservation = uploads.contents.reservation(over_quota=uploads.canary)
         self._held = contextlib.ExitStack()
         self._left: str | None = None
-        """The hash under which an object was put that no row will name."""
+        """The hash of an object that was put and has no row yet. It is removed if the upload ends like this."""
         self.size = 0
         self.replayed = False
         """Whether `commit` gave the answer of an earlier request with the same Idempotency-Key."""
@@ -203,7 +202,7 @@ class Upload:
         self._buffer = _Buffer(0)
         with self._held:
             if self._staged is not None or self._reservation.is_open or self._left is not None:
-                # Shielded: the server's end cancels the request, and the clean-up must still run to its own.
+                # Shielded: when the server ends it cancels the request, and the clean-up must still finish.
                 await asyncio.shield(asyncio.ensure_future(self._leave()))
 
     async def _leave(self) -> None:
@@ -219,18 +218,18 @@ class Upload:
                 _log.warning("reservation_left_to_expire", detail=error.detail)
         try:
             if self._left is not None:
-                await self._uploads.contents.remove_orphan(self._left)  # a no-op where somebody else has stored it
+                await self._uploads.contents.remove_orphan(self._left)  # a no-op if another upload has stored it
         except Unavailable as error:
             _log.warning("object_left_to_the_sweep", detail=error.detail)
 
     def _memory(self) -> int:
-        """Bytes that this upload takes at most, its connection's buffers included."""
+        """Most bytes of memory that this upload takes, its connection's buffers included."""
         gathered = STEP_BYTES if self._at_least > BUFFER_BYTES else min(BUFFER_BYTES, self._at_most)
         staging = self._uploads.store.memory_of(self._at_most) if self._at_most > BUFFER_BYTES else 0
         return CONNECTION_BYTES + gathered + staging
 
     async def write(self, chunk: bytes) -> None:
-        """Raises Refused `file_too_large`, `quota_exceeded` as soon as it is certain."""
+        """Takes the file's next bytes. Raises Refused `file_too_large`, `quota_exceeded` as soon as that is certain."""
         self.size += len(chunk)
         if self.size > self._policy.max_upload_bytes:
             raise _too_large(self._policy)
@@ -259,10 +258,10 @@ class Upload:
         operation: str = "upload",
         request_id: str | None = None,
     ) -> Uploaded:
-        """Stores what was written and answers, or raises Refused.
+        """Stores what was written. `operation`: the request's kind, for the fingerprint of its Idempotency-Key.
 
-        Codes: `empty_file`, `digest_mismatch`, `infected` (bytes known to be), `quota_exceeded`, `not_found` (a room
-        the caller has no claim to), `idempotency_key_reused`.
+        Raises Refused `empty_file`, `digest_mismatch`, `infected` (known to be), `quota_exceeded`, `not_found` (a room
+        that the caller's token does not name), `idempotency_key_reused`.
         """
         if room_id is not None and not has_room(caller, room_id):
             raise not_found()
@@ -333,7 +332,7 @@ class Upload:
             except Again:
                 continue
             except Unavailable:
-                self._left = None  # it may have been committed, and the answer lost
+                self._left = None  # the commit may have succeeded, and only its answer was lost
                 raise
             self._left = None
             self.replayed = committed.replayed
@@ -347,18 +346,19 @@ class Upload:
         return self._staged is not None or self._known_by_digest
 
     async def _start_streaming(self) -> None:
-        """The file is larger than the buffer: from here on it goes to staging in steps."""
+        """For a file that is larger than the buffer: from here on it goes to staging in steps."""
         buffered, self._buffer = self._buffer, _Buffer(STEP_BYTES)
         buffered.hash_into(self._hash)
         self._head = bytes(buffered.view()[:SNIFF_BYTES])
         if self._digest is not None and await self._stands(self._digest):
             # The bytes must still be sent (knowing a hash grants nothing), but need not be stored a second time. They
-            # are reserved where there is room, so that nobody learns from the usage what stands here already.
+            # are reserved if there is room: otherwise the usage would show which contents are stored already.
             self._known_by_digest = True
             with contextlib.suppress(Refused):
                 await self._reservation.grow_to(max(self._at_least, self.size))
             return
-        # From here on nobody removes what is put under an announced digest. Its key is known: nothing has to be copied.
+        # The reservation keeps an object with the announced digest from being removed. Its final key is known, so
+        # nothing has to be copied.
         await self._reservation.grow_to(max(self._at_least, self.size), self._digest)
         key = None if self._digest is None else content_key(self._uploads.tenant_id, self._digest)
         self._staged = await self._uploads.store.stage(new_ulid(), at_most=self._at_most, key=key)
@@ -366,7 +366,7 @@ class Upload:
             await self._staged.write(buffered.view()[start : start + STEP_BYTES])
 
     async def _step(self) -> None:
-        """Hashes and stages what has gathered; hashing and writing overlap, both outside the event loop's thread."""
+        """Hashes and stages the buffer. Both happen at the same time, outside the event loop's thread."""
         chunk = self._buffer.view()
         self._head = self._head or bytes(chunk[:SNIFF_BYTES])
         if self._staged is None:
@@ -380,7 +380,7 @@ class Upload:
         self._buffer.clear()
 
     async def _reserve_ahead(self) -> None:
-        """For a body that did not say its size: a buffer's worth at a time, at the end what is left."""
+        """For a body of unknown size: reserves a buffer's worth more, or only what has come if the quota is short."""
         try:
             await self._reservation.grow_to(self.size + BUFFER_BYTES if self._at_least == 0 else self.size)
         except Refused:
@@ -389,7 +389,10 @@ class Upload:
     # -- knowing -------------------------------------------------------------------------------------------------
 
     async def _stands(self, sha256: str) -> bool:
-        """Whether bytes of this hash need not be stored. Infected ones are told apart only to who has sent them."""
+        """Whether bytes of this hash need not be stored: they are, or are refused as infected once they have all come.
+
+        The refusal waits for the bytes, so that a mere hash does not tell which contents are infected.
+        """
         async with self._uploads.database.statement() as tx:
             row = (await tx.execute(_KNOWN, {"sha256": sha256})).first()
         return row is not None and (row.doomed_at is None or row.scan_status == "infected")
@@ -402,10 +405,10 @@ class Upload:
     async def _examined(self, item: NewItem) -> Examined:
         """Examines content that is to be stored, and reserves what its thumbnail takes.
 
-        A thumbnail counts against the quota too; where there is no room for it the file goes without.
+        A thumbnail counts against the quota too. If there is no room for it, the file is stored without one.
         """
         if self._staged is not None:
-            await self._staged.finish()  # not sooner: a duplicate's staged bytes need not become durable
+            await self._staged.finish()  # not earlier: the staged bytes of a duplicate need not become durable
         examined = await self._examine(item.filename, item.claimed_type)
         if examined.thumbnail is not None:
             try:

@@ -1,4 +1,4 @@
-"""What integration tests do to a tenant's core, and what they look at afterwards."""
+"""Actions of integration tests on a tenant's core, and checks afterwards."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ async def upload(
 
 
 async def left_behind(database: Database, store: FolderStore) -> tuple[int, int, int, int, int]:
-    """Rows in blob and media, reservations, objects (the bucket's mark is none), staged objects."""
+    """Numbers of rows in blob and media, reservations, objects (without the bucket's mark), and staged objects."""
     async with database.transaction() as tx:
         counts = (
             await tx.execute(
@@ -46,7 +46,7 @@ async def left_behind(database: Database, store: FolderStore) -> tuple[int, int,
 
 
 async def verdict(library: Library, lease: Lease, status: str, detail: str | None = None, engine: str = "test") -> None:
-    """What a scan worker writes once clamd has answered. Raises LeaseLost."""
+    """Writes a verdict, as a scan worker does after clamd's answer. Raises LeaseLost."""
     one = Verdict(lease.job_id, lease.token, lease.payload["sha256"], status, detail, engine)
     if not await library.contents.record_verdicts([one]):
         raise LeaseLost(lease.job_id)
@@ -63,12 +63,12 @@ async def judge(library: Library, database: Database, uploaded: Uploaded, status
 
 
 async def minutes_pass(database: Database) -> None:
-    """The right to remove something lasts no longer, nor do reservations and leases."""
+    """Makes claims, reservations and leases expire."""
     await _pass(database, _MINUTES)
 
 
 async def days_pass(database: Database) -> None:
-    """More than a week: what was kept for some days may go."""
+    """Lets more than a week pass: objects that were kept for some days may be removed."""
     await _pass(database, (*_MINUTES, *_DAYS))
 
 

@@ -1,7 +1,7 @@
 """The real api on a real socket: in a thread (uvloop, httptools, the app), or as the process that a tenant runs.
 
-Both serve a fresh tenant with an embedded PostgreSQL schema and a folder store; what a worker would do (a verdict, a
-thumbnail, a transcript) is done through the same `Library` and `Queue` that workers use.
+Both serve a fresh tenant with an embedded PostgreSQL schema and a folder store. The tests do a worker's part (a
+verdict, a thumbnail, a transcript) through the same `Library` and `Queue` that workers use.
 """
 
 import asyncio
@@ -49,12 +49,12 @@ Rooms = Iterable[str] | Literal[AllRooms.ALL]
 
 
 _NO_TLS = ssl.create_default_context()
-"""Made once: a client makes its own otherwise, which takes longer than most calls here."""
+"""Made once: otherwise each client would make its own, which takes longer than most calls here."""
 
 
 @dataclass
 class Api:
-    """A tenant's api that is being served, and the tenant's parts as a worker would have them."""
+    """A tenant's running api, and the tenant's core as a worker would have it."""
 
     base: str
     metrics_base: str | None
@@ -106,18 +106,18 @@ class Api:
         return httpx.AsyncClient(base_url=self.base, headers=headers, timeout=30, verify=_NO_TLS)
 
     async def apply(self, changed: Policy) -> None:
-        """What the reconciler does; in effect within a second, which is waited for."""
+        """Applies a policy, as the operator does, and waits until it takes effect."""
         await self.tenant.declare(changed)
         await asyncio.sleep(policy.FRESH_SECONDS + 0.05)
 
     async def verdict(self, sha256: str, status: str = "clean") -> None:
-        """What a scan worker does once clamd has answered."""
+        """Records a verdict, as a scan worker does after clamd's answer."""
         lease = await self._lease("scan", sha256)
         detail = "Eicar-Test-Signature" if status == "infected" else None
         await verdict(self.library, lease, status, detail)
 
     async def thumbnail(self, sha256: str, webp: bytes) -> None:
-        """What a thumbnail worker does with a video."""
+        """Stores a thumbnail, as a thumbnail worker does for a video."""
         lease = await self._lease("thumbnail", sha256)
         await self.library.contents.keep_thumbnail(
             job_id=lease.job_id,
@@ -165,7 +165,7 @@ async def upload(client: httpx.AsyncClient, data: bytes, name: str = "a.bin", **
 
 @dataclass(frozen=True)
 class Left:
-    """What a tenant holds; a refused or broken upload must leave it as it was."""
+    """What a tenant stores. A refused or broken upload must not change it."""
 
     blobs: int
     media: int
@@ -191,7 +191,7 @@ async def left(api: Api) -> Left:
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The body of an answer that must be this problem."""
+    """Asserts that the answer is this problem, and returns its body."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     body: dict[str, Any] = answer.json()
     assert body["code"] == code, body
@@ -203,8 +203,8 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 @contextmanager
 def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None) -> Iterator[EmbeddedPostgres]:
-    """A server of a test's own, which may be killed. It is durable: it keeps what it has said. `prepare` comes before
-    its start.
+    """A server for one test, which may be killed. It is durable: it keeps what was committed. `prepare` is called
+    before its start.
     """
     # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
     folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
@@ -223,7 +223,7 @@ def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None
 def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
     tenant_id = f"t{secrets.token_hex(6)}"
     schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
-    # A test may have had the server killed in between.
+    # The test may have killed the server.
     engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
     with engine.connect() as admin:
         admin.execute(text(f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'"))
@@ -286,9 +286,9 @@ async def serving(
     through: Callable[[str], str] = str,
     **server_settings: Any,
 ) -> AsyncIterator[Api]:
-    """The api in a thread of this process, with an event loop of its own.
+    """Runs the api in a thread of this process, with an event loop of its own.
 
-    `through`: the URL that it reaches the tenant's database by, made from the direct one.
+    `through`: makes the database URL that it uses from the direct one.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     async with (
@@ -333,7 +333,7 @@ async def serving(
 
 @pytest.fixture(scope="session")
 async def api(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    """One api for all tests that mind neither totals nor policy; they keep apart by subjects, rooms and contents."""
+    """One api for all tests that do not depend on totals or policy. Their subjects, rooms and contents differ."""
     async with serving(postgres, tmp_path_factory.mktemp("api")) as one:
         yield one
 
@@ -407,7 +407,7 @@ async def _answers(base: str) -> bool:
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
-    """Asks until it holds; for what another process does in its own time."""
+    """Repeats the check until it holds, for changes that another process makes."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 (there is no event to wait for in another process)
             await asyncio.sleep(0.02)

@@ -33,14 +33,14 @@ def settings_for(clamd: ClamdAddress, **changes: float) -> ClamdSettings:
 
 
 async def chunks(*data: bytes) -> AsyncGenerator[bytes]:
-    """What an object store's stream yields: pieces of at most 1 MiB."""
+    """Chunks as an object store's stream yields them, of at most 1 MiB."""
     for part in data:
         for start in range(0, len(part), MIB):
             yield part[start : start + MIB]
 
 
 class _Pipe(io.BytesIO):
-    """What a streaming archiver writes to: it can't go back to fill sizes in."""
+    """An output without seeking, so that the archiver cannot go back to fill sizes in."""
 
     def tell(self) -> int:
         raise OSError("a pipe has no position")

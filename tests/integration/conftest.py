@@ -1,4 +1,4 @@
-"""The real parts that tests share: one embedded PostgreSQL a session, one fresh tenant schema a test."""
+"""Fixtures that tests share: one embedded PostgreSQL a session, one fresh tenant schema a test."""
 
 import secrets
 import shutil
@@ -42,7 +42,7 @@ def tenant_database(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
 
 @pytest.fixture
 async def database(tenant_database: TenantDatabase) -> AsyncIterator[Database]:
-    """With a generous policy applied; tests that need another one apply it themselves."""
+    """The tenant's database, with a generous policy; tests that need another policy apply it themselves."""
     await tenant_database.declare(GENEROUS)
     database = Database(tenant_database.url)
     yield database

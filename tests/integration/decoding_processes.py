@@ -7,7 +7,7 @@ import psutil
 
 
 class Processes:
-    """Of this test process, or of `owner`: the zygotes and children that are started from now on."""
+    """The zygotes and children that this process, or `owner`, starts from now on."""
 
     def __init__(self, owner: int | None = None) -> None:
         self._owner = psutil.Process(owner)
@@ -45,16 +45,16 @@ class Processes:
 def _decodes(process: psutil.Process) -> bool:
     try:
         return "media_core.decoding.zygote" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # it ended meanwhile, or waits to be reaped by another test's server
+    except psutil.NoSuchProcess:  # it has ended meanwhile, or is a zombie of another test's server
         return False
 
 
 def forget_peak(process: psutil.Process) -> None:
-    """From now on `peak` counts anew (proc(5), clear_refs)."""
+    """Resets `peak` (proc(5), clear_refs)."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def peak(process: psutil.Process) -> int:
-    """Most bytes that it has had in memory."""
+    """Peak of its resident memory, in bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) << 10

@@ -1,10 +1,10 @@
-"""A process that kills at a numbered step: itself, or whatever it works with.
+"""A process that kills itself, or a server that it works with, at a numbered step.
 
     python -m tests.integration.dying        one order a line on standard input, one answer a line on standard output
 
-An order is carried out in a fork of this process, so that each is a process of its own without a start of its own. The
-steps are what the product does to PostgreSQL and to the store: each call is one step before it and one after it. They
-are counted from the outside, so the product knows nothing of them.
+Each order is carried out in a fork of this process, which saves the start of an interpreter. The steps are the
+product's calls to PostgreSQL and to the store: there is one step before each call, and one after it. They are counted
+from the outside, so the product has no code for them.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ STAGED = ("finish", "promote", "discard")
 
 
 class Deadly:
-    """Kills `victim` at step `at`; this process itself where there is no other."""
+    """Kills `victim` at step `at`; without a victim, this process itself."""
 
     def __init__(self, at: int, victim: int | None) -> None:
         self._at = at
@@ -76,7 +76,7 @@ class Deadly:
 
 
 async def carry_out(order: dict[str, Any], deadly: Deadly) -> dict[str, Any]:
-    """Raises Unavailable where what was killed was somebody else."""
+    """Raises Unavailable if a server was killed."""
     tenant_id = order["tenant_id"]
     database = Database(order["url"], pool_size=2)
     store = (
@@ -134,7 +134,7 @@ def in_a_fork(order: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    logs.configure("text", "error")  # to standard error: the answers have the other one
+    logs.configure("text", "error")  # to standard error: standard output is for the answers
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -1,7 +1,7 @@
 """Two real PostgreSQL servers, a primary and its streaming standby, and a name that leads to one of them.
 
-The name is a TCP port that is forwarded to a server's socket: to move it is what a Service's selector or a DNS record
-does in a failover. Connections that are open stay where they are.
+The name is a TCP port that is forwarded to a server's socket. A failover moves it, as it would change a Service's
+selector or a DNS record. Open connections stay where they are.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ REPLICATING = {"wal_level": "replica", "max_wal_senders": "4", "hot_standby": "o
 
 
 class Name:
-    """`host:port` that leads to one server at a time; to none: what comes is refused."""
+    """A `host:port` that leads to one server at a time, or to none: then connections are refused."""
 
     def __init__(self) -> None:
         self.port = 0
         self.silent = False
-        """Takes connections and bytes, and says nothing: a server that vanished from the network."""
+        """Accepts connections and bytes, and does not answer, like a server that vanished from the network."""
         self._to: EmbeddedPostgres | None = None
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -38,7 +38,7 @@ class Name:
         self._to = server
 
     def cut(self) -> None:
-        """Ends what is open."""
+        """Ends all open connections."""
         for one in self._open:
             one.cancel()
 
@@ -94,7 +94,7 @@ async def name() -> AsyncIterator[Name]:
 
 @contextmanager
 def server_that_may_fail(like: EmbeddedPostgres | None = None) -> Iterator[EmbeddedPostgres]:
-    """A server of the test's own; `like`: its streaming standby."""
+    """A server for one test; with `like`, that server's streaming standby."""
 
     def prepare(server: EmbeddedPostgres) -> None:
         if like is not None:
@@ -126,19 +126,19 @@ def _copy(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
 
 
 def kill(server: EmbeddedPostgres) -> None:
-    """As a node that dies; `start` brings it back at the same address."""
+    """Kills it, as when a node dies; `start` brings it back at the same address."""
     assert server._process is not None
     server._process.send_signal(signal.SIGQUIT)
     server._process.wait()
 
 
 async def promote(standby: EmbeddedPostgres) -> None:
-    """Returns when it takes writes."""
+    """Promotes it, and returns when it takes writes."""
     await administer(standby, "SELECT pg_promote(wait => true)")
 
 
 async def demote(server: EmbeddedPostgres) -> None:
-    """What a fenced primary does: sessions stay, and write no more."""
+    """Makes it read-only, as a fenced primary: sessions stay, and cannot write."""
     await administer(server, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     await _until(server, "SELECT current_setting('default_transaction_read_only') = 'on'")
 
@@ -159,7 +159,7 @@ async def caught_up(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> Non
 
 
 async def administer(server: EmbeddedPostgres, *statements: str) -> list[tuple[object, ...]]:
-    """As the superuser; the last statement's rows."""
+    """Runs statements as the superuser. Returns the last statement's rows."""
     url = server.admin_url.replace("+psycopg", "")
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         for statement in statements:

@@ -1,4 +1,4 @@
-"""What is true of a tenant whatever happened to it, said as sentences about what is not."""
+"""Invariants of a tenant. Each broken one is reported as a sentence."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,7 @@ from media_core.store import ObjectStore
 from media_core.sweep import sweep
 
 AT_ONCE = RetentionSettings(orphan_days=0, orphans_few=10_000)
-"""For a sweep after which nothing is left over."""
+"""Retention for a sweep that leaves nothing over."""
 
 _USAGE = text("""
 WITH standing AS (SELECT * FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected')
@@ -43,13 +43,13 @@ UPDATE job SET lease_until = now() - interval '1 second' WHERE status = 'running
 
 @dataclass(frozen=True)
 class Left:
-    """What is there beside what counts."""
+    """What a tenant has beside contents that count."""
 
     reservations: int
     marked: int
     orphans: int
     loose_objects: int
-    """Without a row that stands."""
+    """Objects of contents without a row that counts."""
     staged: int
 
 
@@ -58,7 +58,7 @@ async def objects_of(store: ObjectStore) -> dict[str, int]:
 
 
 async def broken(database: Database, store: ObjectStore, tenant_id: str) -> list[str]:
-    """Which rules do not hold now, while nobody is in the midst of a step; there are none."""
+    """The rules that are broken now, while no step is under way; it should be empty."""
     async with database.transaction() as tx:
         counted = [tuple(row)[1:] for row in await tx.execute(_USAGE)]
         rows = list(await tx.execute(_ROWS))
@@ -98,7 +98,7 @@ async def left(database: Database, store: ObjectStore, tenant_id: str) -> Left:
 
 
 async def later_and_swept(library: Library, owner: Database, schema: str) -> None:
-    """Every deadline is over, suspicions are decided, and it was swept: twice, since an orphan is first noted."""
+    """Lets every deadline pass, decides suspicions, and sweeps: twice, since an orphan is only noted at first."""
     for _ in range(2):
         async with owner.transaction() as tx:
             await tx.exec_driver_sql(f"SET LOCAL search_path = {schema}")

@@ -25,12 +25,12 @@ from media_operator.local.processes import die_with_parent
 
 HOW_TO_INSTALL = "no PgBouncer here; `make pgbouncer` installs it, or says how"
 SERVER_CONNECTIONS = 2
-"""That one tenant's role has to PostgreSQL, however many clients it has."""
+"""Server connections of one tenant's role, however many clients it has."""
 START_SECONDS = 10.0
 
 
 class PgBouncer:
-    """Runs as the user that PostgreSQL runs as, since nobody else reaches its socket."""
+    """A PgBouncer. It runs as PostgreSQL's user, since only that reaches the socket."""
 
     def __init__(self, postgres: EmbeddedPostgres, **settings: object) -> None:
         self.port = 0
@@ -49,7 +49,7 @@ class PgBouncer:
         return tuple(int(part) for part in told.stdout.split()[1].split("."))
 
     def url(self, url: str) -> str:
-        """Where `url` leads to the server, this one leads to the same through PgBouncer."""
+        """From a URL of the server, the URL of the same database through PgBouncer."""
         return make_url(url).set(host="127.0.0.1", port=self.port, query={}).render_as_string(hide_password=False)
 
     def start(self) -> None:

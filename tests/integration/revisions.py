@@ -10,7 +10,7 @@ from media_core.database import grants
 
 
 def migrate_to(revision: str, url: str, schema: str, tenant: str) -> None:
-    """As `media_core.database.migrate` of that version did, in a schema that is empty or older."""
+    """Migrates an empty or older schema, as `media_core.database.migrate` of that version did."""
     config = Config()
     config.set_main_option("script_location", str(files("media_core") / "migrations"))
     engine = create_engine(url, connect_args={"options": f"-c search_path={schema}"})

@@ -30,7 +30,7 @@ KINDS = ("versitygw", "minio", *(["named"] if NAMED in os.environ else []))
 
 @dataclass(frozen=True)
 class S3Server:
-    """One that answers. `folder` holds its data and log; None for a server that is not ours."""
+    """A running server. `folder` holds its data and log; None for a server named by the environment."""
 
     settings: S3Settings
     folder: Path | None = None
@@ -44,7 +44,7 @@ class S3Server:
                 _end(process)
 
     def admin(self, credentials: Literal["iam", "shared"] = "iam") -> StoreAdminSettings:
-        """What the operator is told of it."""
+        """The operator's settings for it."""
         return StoreAdminSettings(
             endpoint=self.settings.endpoint,
             public_endpoint=self.settings.public_endpoint,
@@ -59,8 +59,8 @@ class S3Server:
 async def start(kind: str, folder: Path, like: S3Server | None = None, *, iam: bool = False) -> S3Server:
     """Starts a server of this kind on the data in `folder`, and returns once it has its bucket.
 
-    `like`: an ended one whose address and keys it takes over. `iam`: with users, keys and policies, and with versions
-    of objects (versitygw only).
+    `like`: an ended server whose address and keys it takes over. `iam`: with users, keys and policies, and with
+    versions of objects (versitygw only).
     """
     if kind == "named":
         return S3Server(_named())
@@ -96,7 +96,7 @@ async def start(kind: str, folder: Path, like: S3Server | None = None, *, iam: b
         command = [tool, "--port", address, "--quiet", "--iam-standalone-endpoint", socket_path, "posix"]
         command += ["--versioning-dir", versions, data]
         async with asyncio.timeout(30):
-            # A gateway that comes too early tries again only after seconds.
+            # A gateway that is started too early tries again only after seconds.
             while not socket_path.exists() and iam_process.poll() is None:  # noqa: ASYNC110 - a server tells nobody
                 await asyncio.sleep(0.02)
     server = S3Server(settings, folder, _spawn(command, environment, folder), iam_process, iam_endpoint)
@@ -121,7 +121,7 @@ def _spawn(command: list[str | Path], environment: dict[str, str], folder: Path)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGCONT)  # a stopped one would not see the next signal
+    process.send_signal(signal.SIGCONT)  # a stopped process would not handle the next signal
     process.terminate()
     try:
         process.wait(10)
@@ -146,7 +146,7 @@ async def _answers(server: S3Server) -> None:
 
 
 def nobody() -> S3Settings:
-    """Fresh keys, and an address where nobody listens yet."""
+    """New keys, and an address where nobody listens yet."""
     return S3Settings(
         endpoint=f"http://127.0.0.1:{_free_port()}",
         bucket="media-tests",

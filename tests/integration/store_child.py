@@ -1,4 +1,4 @@
-"""A process that uses a store and is killed in the middle, or says what it needed. Run by test_object_stores."""
+"""A process that uses a store, and is killed meanwhile or reports its memory. test_object_stores runs it."""
 
 import asyncio
 import os
@@ -71,7 +71,7 @@ async def _through(store: ObjectStore, key: str, size: int) -> None:
 
 
 def _peak() -> int:
-    # Not getrusage: there a process begins with the peak of the one that started it.
+    # Not getrusage: its peak begins with that of the parent process.
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(peak) * 1024
 

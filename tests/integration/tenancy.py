@@ -1,4 +1,4 @@
-"""What tests say of tenants: a schema, a policy that is in nobody's way, callers as a verified token describes them."""
+"""Tenants for tests: a schema, a generous policy, and callers as verified tokens describe them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,7 +30,7 @@ class TenantDatabase:
 
     @asynccontextmanager
     async def as_owner(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction of whoever may do what the tenant's role may not."""
+        """A transaction of the tables' owner, who may do what the tenant's role may not."""
         database = Database(self.owner_url, pool_size=1)
         try:
             async with database.transaction() as tx:
@@ -40,7 +40,7 @@ class TenantDatabase:
             await database.aclose()
 
     async def declare(self, wanted: Policy) -> None:
-        """What the reconciler does."""
+        """Applies a policy, as the operator does."""
         async with self.as_owner() as tx:
             await policy.apply(tx, wanted)
 

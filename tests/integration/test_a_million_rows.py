@@ -1,8 +1,8 @@
 """A tenant with a million of everything: no statement that runs by itself or in a request takes long.
 
-The million is generated in the tables. What is measured is what the product's own methods send, each statement by the
-time until its answer is there; the shortest of some runs counts, so that a busy machine makes no difference. A
-statement that is sent for many windows of rows counts by its median window.
+The rows are generated in the tables. The statements of the product's own methods are measured, each by the time until
+its answer. The shortest of some runs counts, so that a busy machine makes no difference. A statement that is sent for
+many windows of rows counts by its median window.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ MOST_MILLISECONDS = 20.0
 RUNS = 7
 SWEEPS = 3
 WINDOWS = 15
-"""From so many on, a statement counts by its median."""
+"""A statement that is sent at least this often counts by its median."""
 
 _HASH = "lpad(to_hex((n * 2654435761) % 4294967296), 8, '0') || lpad(to_hex(n), 56, '0')"
 _MEDIA = "'med-' || lpad(n::text, 26, '0')"
@@ -93,7 +93,7 @@ UPDATE birth SET epoch = 100"""  # noqa: S608 (constants)
 
 
 class Measured:
-    """Milliseconds of each statement, by its words."""
+    """Milliseconds of each statement, by its text."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.took: defaultdict[str, list[float]] = defaultdict(list)
@@ -112,7 +112,7 @@ class Measured:
         patch.setattr(psycopg.AsyncCursor, "execute", timed)
 
     def milliseconds(self) -> dict[str, float]:
-        """The slowest first, without what is sent once: when a connection begins."""
+        """The slowest first, without the statements that are sent once, when a connection begins."""
         found = {
             statement: statistics.median(took) if len(took) >= WINDOWS else min(took)
             for statement, took in self.took.items()
@@ -123,7 +123,7 @@ class Measured:
 
 @pytest.fixture
 async def million(tenant_database: TenantDatabase) -> TenantDatabase:
-    """Filled without its indexes, which are made after: that is faster."""
+    """The tenant. Its indexes are made after the rows, which is faster."""
     await tenant_database.declare(GENEROUS)
     await asyncio.to_thread(_fill, tenant_database)
     return tenant_database
@@ -140,7 +140,7 @@ def _fill(tenant: TenantDatabase) -> None:
         ).fetchall()
         for name, _ in indexes:
             owner.execute(f"DROP INDEX {name}")
-        owner.execute("SET session_replication_role = replica")  # what is generated needs no check of its keys
+        owner.execute("SET session_replication_role = replica")  # generated rows need no check of their keys
         for statement in _ROWS.strip().split(";\n"):
             owner.execute(statement)
         for _, definition in indexes:
@@ -182,7 +182,7 @@ async def test_nothing_takes_long(
 
 
 def _orphans_of(tenant_id: str) -> Callable[[str], AsyncIterator[ObjectInfo]]:
-    """`list` of a bucket in which all that was noted as an orphan is still there."""
+    """A `list` of a bucket in which all noted orphans are still there."""
     contents = content_key(tenant_id, "")
 
     async def listed(prefix: str) -> AsyncIterator[ObjectInfo]:

@@ -1,4 +1,4 @@
-"""Tenants' buckets on real S3 servers: whose they are, what is done to them, and that nobody else's is touched."""
+"""Tenants' buckets on real S3 servers: whose they are, what is done to them, and that no other bucket is touched."""
 
 import http.client
 import http.server
@@ -49,7 +49,7 @@ async def store(server: S3Server) -> AsyncIterator[Buckets]:
 
 @pytest.fixture
 def root(server: S3Server) -> Any:
-    """What anybody else with the account's key may do."""
+    """A client with the account's key, for changes by others."""
     settings = server.settings
     return boto3.client(
         "s3",
@@ -76,7 +76,7 @@ def mark(tenant: str, bucket: str) -> OwnerMark:
 
 
 def names_in(root: Any, bucket: str) -> list[str]:
-    """Objects, versions, delete markers and unfinished uploads, as their keys."""
+    """Keys of objects, versions, delete markers and unfinished uploads."""
     versions = root.list_object_versions(Bucket=bucket)
     uploads = root.list_multipart_uploads(Bucket=bucket)
     found = [*versions.get("Versions", []), *versions.get("DeleteMarkers", []), *uploads.get("Uploads", [])]
@@ -283,7 +283,7 @@ async def test_of_two_that_claim_a_bucket_at_once_one_gets_it(
     root.create_bucket(Bucket=bucket)
     with in_between(server) as front:
         late = Buckets(front.settings)
-        # It sees an empty bucket, and then, before it writes its mark, the other one writes its own.
+        # It finds an empty bucket. Before it writes its mark, the other one writes its own.
         front.before = lambda request: (
             root.put_object(Bucket=bucket, Key=MARK_KEY, Body=json.dumps({"mark": str(other)}))
             if request.command == "PUT" and not front.seen["PUT"]

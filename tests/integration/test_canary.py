@@ -49,7 +49,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S3Se
 
 
 class Tenant:
-    """As its worker and the operator see it."""
+    """A tenant as its worker and the operator see it."""
 
     def __init__(self, rows: TenantDatabase, database: Database, server: S3Server, decoder: DecodingPool) -> None:
         self.database = database
@@ -66,7 +66,7 @@ class Tenant:
         await canary.send(*self._sending)
 
     async def scan(self, clamd: ClamdSettings, tries: int = 1000) -> int:
-        """How many attempts it took to work the queue off."""
+        """Empties the queue, and returns how many attempts that took."""
         drain = Drain("scan", Scanner(clamd), self._work, DrainSettings(linger_seconds=0, max_jobs=tries))
         await drain.run()
         return drain.handled
@@ -84,7 +84,7 @@ class Tenant:
             return list(await tx.execute(text(f"TABLE {table}")))
 
     async def leaves_nothing(self) -> bool:
-        """But the record of it: no item, content, object, tombstone, reservation, nor a byte of the quota."""
+        """Only its row in `canary` is left: no item, content, object, tombstone, reservation or byte of the quota."""
         tables = [await self.rows(table) for table in ("media", "blob", "media_tombstone", "reservation", "room_file")]
         now = await usage(self.database)
         return not any(tables) and (now.stored, now.reserved) == (0, 0) and await self.objects() == []
@@ -186,7 +186,7 @@ async def test_a_canary_overtakes_the_tenants_own_backlog(tenant: Tenant, workin
 async def test_a_scanner_that_calls_the_canary_clean_is_seen_and_the_canary_is_gone(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch, working: ClamdSettings, tmp_path: Path
 ) -> None:
-    """A clamd without signatures; that the worker's own check would see it too is not this test's matter."""
+    """A clamd without signatures. The worker's own check would notice it too; this test leaves that out."""
     blind = EmbeddedClamd(limits=LIMITS, official=None, mirror=None)
 
     async def no_check(*_: object) -> None:
@@ -211,7 +211,7 @@ async def test_a_scanner_that_calls_the_canary_clean_is_seen_and_the_canary_is_g
 async def test_a_clamd_that_is_down_is_seen_and_the_next_canary_removes_what_is_left(
     tenant: Tenant, nowhere: ClamdSettings, working: ClamdSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its absence fails no scan, however long it lasts: the canary is overdue then, and says what it waits for."""
+    """An outage of clamd fails no scan, however long it is. The canary is overdue then, and says what it waits for."""
     monkeypatch.setattr(drain_loop, "AWAY_SECONDS", 0.0)
     await tenant.send()
     await tenant.scan(nowhere, tries=2 * JOB_KINDS["scan"].max_attempts)

@@ -1,4 +1,4 @@
-"""What the real clamd says of real content, and what becomes of a scan when it is down, slow, or dies."""
+"""The real clamd's verdicts on real content, and scans while it is down or slow, or dies."""
 
 import asyncio
 import bz2
@@ -52,7 +52,7 @@ async def scan(clamd: ClamdAddress, content: bytes, **settings: float) -> ClamdV
 
 @pytest.fixture
 async def own_clamd(tmp_path: Path) -> AsyncIterator[EmbeddedClamd]:
-    """One that a test may break."""
+    """A clamd that a test may break."""
     if EmbeddedClamd.find() is None:
         pytest.skip(HOW_TO_INSTALL)
     server = EmbeddedClamd(limits=LIMITS, rules=RULES, official=None, mirror=None)
@@ -196,7 +196,7 @@ async def test_the_reason_is_seen_each_time_clamd_cuts_a_stream_off(clamd: Clamd
 
 
 async def test_of_two_contents_with_one_md5_the_second_is_read_too(tmp_path: Path) -> None:
-    """clamd remembers clean content by MD5; Wang's collision of 2004 would then pass the second unread."""
+    """By default clamd caches clean content by MD5, and would not read the second of Wang's collision of 2004."""
     first = bytes.fromhex(
         "d131dd02c5e6eec4693d9a0698aff95c2fcab58712467eab4004583eb8fb7f8955ad340609f4b30283e488832571415a"
         "085125e8f7cdc99fd91dbdf280373c5bd8823e3156348f5bae6dacd436c919c6dd53e2b487da03fd02396306d248cda0"
@@ -350,7 +350,7 @@ async def test_a_clamd_that_is_killed_while_it_scans_decides_nothing(own_clamd: 
 
     async def content() -> AsyncIterator[bytes]:
         yield TEXT
-        process.suspend()  # it can't read the end of the stream any more
+        process.suspend()  # clamd cannot read the end of the stream any more
 
     scanning = asyncio.create_task(Clamd(settings_for(own_clamd.address)).scan(content(), len(TEXT)))
     while process.status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110
@@ -400,7 +400,7 @@ class Front:
 
     @property
     def sent(self) -> list[bytes]:
-        """What clients sent, by session. (Another process may try this port for a server of its own.)"""
+        """What clients sent, by session. (Another process may also connect to this port.)"""
         return [sent for sent in self._sent if sent.startswith(b"zIDSESSION")]
 
     @property
@@ -409,7 +409,7 @@ class Front:
         return ClamdAddress("127.0.0.1", self._server.sockets[0].getsockname()[1], "local")
 
     async def break_with(self, there: Relay, back: Relay) -> None:
-        """From now on the connections that there are behave so; later ones are whole."""
+        """Makes the present connections behave like this; later ones work."""
         self._there, self._back = there, back
         self._broken.set()
         await asyncio.gather(*(switched.wait() for switched in self._switched))
@@ -452,7 +452,7 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def between(clamd: ClamdAddress, there: Relay, back: Relay) -> AsyncIterator[Clamd]:
-    """A client that has had one scan through a proxy in front of the real clamd. From now on the proxy is faulty."""
+    """A client that has scanned once through a proxy in front of the real clamd. Then the proxy becomes faulty."""
     async with Front(clamd) as front:
         client = Clamd(settings_for(front.address, reply_timeout=0.5))
         assert (await client.scan(chunks(TEXT), len(TEXT))).status == "clean"
@@ -531,7 +531,7 @@ async def test_a_reply_that_is_not_understood_is_an_error(clamd: ClamdAddress) -
 
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection(clamd: ClamdAddress) -> None:
-    """It would else be the reply to the next content."""
+    """Otherwise it would be taken for the reply to the next content."""
     async with Front(clamd) as front:
         client = Clamd(settings_for(front.address))
         assert (await client.scan(TEXT, len(TEXT))).status == "clean"
@@ -542,7 +542,7 @@ async def test_a_reply_that_nobody_asked_for_ends_the_connection(clamd: ClamdAdd
 
 
 async def test_what_clamd_says_before_all_was_sent_is_heard_though_it_takes_nothing_more(clamd: ClamdAddress) -> None:
-    """And does not hang up either."""
+    """clamd does not close the connection either."""
     async with Front(clamd) as front, asyncio.timeout(20):
         client = Clamd(settings_for(front.address))
         assert (await client.scan(TEXT, len(TEXT))).status == "clean"
@@ -593,7 +593,7 @@ async def test_scans_of_one_connection_share_a_test_virus_that_comes_after_them(
 async def test_no_scan_of_a_connection_is_clean_where_the_test_virus_after_it_is_not_found(
     own_clamd: EmbeddedClamd, tmp_path: Path
 ) -> None:
-    """Nor does clamd's word of a moment before, on the same connection, help those that wait for it."""
+    """An earlier test virus that was found on the same connection does not count."""
     client = Clamd(settings_for(own_clamd.address, at_once=1))
     assert (await client.scan(TEXT, len(TEXT))).status == "clean"
     (tmp_path / "clamd" / "temporary").rename(tmp_path / "gone")
@@ -648,7 +648,7 @@ async def test_what_is_slow_delays_no_other_verdict(clamd: ClamdAddress) -> None
 async def test_who_waits_for_the_test_virus_behind_something_slow_is_scanned_again(
     clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As small as the others it may be, and take a minute: an archive of archives."""
+    """A small content can take a minute: an archive of archives."""
     monkeypatch.setattr(clamd_client, "CONFIRMED_SECONDS", 0.1)
     scan_of, blocked, never = ClamdSession.scan, asyncio.Event(), asyncio.Event()
 
@@ -670,7 +670,7 @@ async def test_who_waits_for_the_test_virus_behind_something_slow_is_scanned_aga
 
 
 async def test_an_idle_connection_is_given_back(clamd: ClamdAddress, monkeypatch: pytest.MonkeyPatch) -> None:
-    """clamd takes so many and no more, idle ones included; others may want it."""
+    """clamd limits connections, idle ones included, and others may need one."""
     monkeypatch.setattr(clamd_client, "IDLE_SECONDS", 0.05)
     async with Front(clamd) as front, asyncio.timeout(20):
         client = Clamd(settings_for(front.address, at_once=1))
@@ -687,7 +687,7 @@ async def test_many_workers_that_are_idle_keep_nobody_from_clamd(clamd: ClamdAdd
 
 
 async def test_the_version_is_that_of_the_clamd_that_scanned(clamd: ClamdAddress, tmp_path: Path) -> None:
-    """Two stand behind one address, and one of them has newer signatures."""
+    """Two clamds are behind one address, and one of them has newer signatures."""
     signatures = tmp_path / "clamd" / "signatures"
     signatures.mkdir(parents=True)
     (signatures / "daily.cud").write_bytes(daily_database(time.time()))
@@ -728,7 +728,7 @@ async def test_a_version_is_never_newer_than_the_scan_that_bears_it(
 
 
 async def test_when_clamd_does_not_answer_all_that_wait_for_it_are_told_at_once(own_clamd: EmbeddedClamd) -> None:
-    """And not one after the other, each after its own time."""
+    """All at once, not one after the other after a timeout each."""
     assert own_clamd.pid is not None
     process = psutil.Process(own_clamd.pid)
     client = Clamd(settings_for(own_clamd.address, connect_timeout=0.5, at_once=2))
@@ -746,7 +746,7 @@ async def test_when_clamd_does_not_answer_all_that_wait_for_it_are_told_at_once(
 async def test_what_clamd_can_do_with_no_content_is_no_contents_fault(
     own_clamd: EmbeddedClamd, tmp_path: Path, content: bytes
 ) -> None:
-    """On a full disk it closes the connection without a word, but goes on answering VERSION."""
+    """On a full disk clamd closes the connection without a reply, but still answers VERSION."""
     client = Clamd(settings_for(own_clamd.address))
     assert (await client.scan(TEXT, len(TEXT))).status == "clean"
     (tmp_path / "clamd" / "temporary").rename(tmp_path / "gone")

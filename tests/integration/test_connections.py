@@ -1,4 +1,4 @@
-"""How one process shares its few connections to PostgreSQL, and what it makes of each way in which one can break."""
+"""How a process shares its few connections to PostgreSQL, and how it handles the ways in which one can break."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ ways = pytest.mark.parametrize("run", [call, in_a_statement, in_a_transaction])
 
 @pytest.fixture
 async def only(tenant_database: TenantDatabase) -> AsyncIterator[Database]:
-    """With one connection."""
+    """A database with one connection."""
     await tenant_database.declare(GENEROUS)
     one = Database(tenant_database.url, pool_size=1)
     yield one
@@ -62,7 +62,7 @@ async def backend(one: Database) -> int:
 
 
 async def running(admin: psycopg.AsyncConnection[Any], pid: int) -> str:
-    """What that backend is at: `active`, `idle` ...; `waits` for a lock; `gone`."""
+    """The state of that backend: `active`, `idle` ...; `waits` for a lock; `gone`."""
     state = "SELECT CASE wait_event_type WHEN 'Lock' THEN 'waits' ELSE state END FROM pg_stat_activity WHERE pid = %s"
     found = await (await admin.execute(state, (pid,))).fetchone()
     return found[0] if found else "gone"
@@ -256,7 +256,7 @@ async def test_a_deadlock_is_tried_once_more(
     table = sql.SQL("{}.idempotency").format(sql.Identifier(tenant_database.schema))
     take = sql.SQL("SELECT FROM {} WHERE key = %s FOR UPDATE").format(table)
     async with await psycopg.AsyncConnection.connect(tenant_database.owner_url.replace("+psycopg", "")) as other:
-        await other.execute("SET deadlock_timeout = '1min'")  # so that it is the other one that is ended
+        await other.execute("SET deadlock_timeout = '1min'")  # so that not this statement is cancelled
         await other.execute(take, ("2",))
         calling = asyncio.create_task(call(only, both))
         await becomes(admin, pid, "waits")
@@ -316,7 +316,7 @@ async def test_a_server_that_is_not_there_is_an_outage_at_once(tenant_database: 
     broken = await asyncio.gather(*(run(one, "SELECT 1") for _ in range(20)), return_exceptions=True)
     assert {type(each) for each in broken} == {Unavailable}
     assert time.monotonic() - began < 5
-    assert "127.0.0.1" not in str(broken[0])  # hosts and roles are nobody else's business
+    assert "127.0.0.1" not in str(broken[0])  # hosts and roles are not shown to clients
     with pytest.raises(Unavailable):
         await one.probe()
     await one.aclose()
@@ -332,7 +332,7 @@ async def test_a_server_that_vanished_is_noticed_by_the_kernel(
         with socket.socket(fileno=connection.fileno()) as tcp:
             assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == int(CONNECTING["keepalives_idle"])
-            assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000  # what the URL says goes first
+            assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000  # the URL's own parameters win
             tcp.detach()
         one._connections.give(connection)
         await one.aclose()
@@ -341,7 +341,7 @@ async def test_a_server_that_vanished_is_noticed_by_the_kernel(
 async def test_connections_to_a_server_that_fell_silent_are_given_up_together(
     tenant_database: TenantDatabase, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of them would take seconds to say so."""
+    """To test each of them would take seconds."""
     monkeypatch.setattr(connections, "TRUSTED_SECONDS", 0.0)
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 1.0)
     async with name() as network:
@@ -361,7 +361,7 @@ async def test_connections_to_a_server_that_fell_silent_are_given_up_together(
 async def test_nobody_waits_for_a_server_that_fell_silent_in_the_midst_of_a_statement(
     tenant_database: TenantDatabase, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stopped one, whose machine goes on taking bytes; all that wait for it are told together."""
+    """A stopped server, whose machine still takes bytes. All that wait for it get the error together."""
     monkeypatch.setattr(connections, "DOUBTED_SECONDS", 0.2)
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 1.0)
     async with name() as network:
@@ -452,7 +452,7 @@ async def test_many_probes_ask_once(only: Database, monkeypatch: pytest.MonkeyPa
 async def heard(
     admin: psycopg.AsyncConnection[Any], tenant_database: TenantDatabase
 ) -> Callable[[float], Awaitable[int]]:
-    """How many notifications of this tenant came, once none has come for so long."""
+    """How many notifications of this tenant have come, once none has come for `quiet` seconds."""
     await admin.execute(f"LISTEN {CHANNEL}")
 
     async def count(quiet: float) -> int:
@@ -556,7 +556,7 @@ async def test_statements_are_prepared_only_where_a_setting_says_so(tenant_datab
 async def test_a_prepared_statement_survives_a_change_of_what_it_calls(
     tenant_database: TenantDatabase, admin: psycopg.AsyncConnection[Any]
 ) -> None:
-    """As a migration does under an api that runs."""
+    """A migration makes such a change under a running api."""
     schema = sql.Identifier(tenant_database.schema)
     made = "CREATE FUNCTION {schema}.told() RETURNS {kind} LANGUAGE sql AS 'SELECT 1::{kind}'"
     await admin.execute(sql.SQL(made).format(schema=schema, kind=sql.SQL("int")))

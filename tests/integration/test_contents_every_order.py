@@ -46,7 +46,7 @@ SIZE = len(DATA)
 THUMBNAIL = b"its thumbnail"
 OBJECT, PICTURE = content_key(TENANT, SHA), thumbnail_key(TENANT, SHA)
 FIRST = "med-first"
-"""The item that is there in the beginning, where there is one."""
+"""The item that exists at the beginning, if there is one."""
 
 
 class _Policy:
@@ -64,7 +64,7 @@ async def nothing(*_: object) -> None:
 
 
 class Actors:
-    """What each of them does, in the product's own words. `objects`: those that the content can have."""
+    """The actors' programs, in the product's own code. `objects`: those that the content can have."""
 
     def __init__(self, objects: dict[str, int]) -> None:
         answered: dict[str, Any] = {"INSERT INTO swept": [], "UPDATE job SET run_after = now()": []}
@@ -73,7 +73,7 @@ class Actors:
         self.policy: Any = _Policy()
         self.queue = Queue(self.database)
         self.contents = Contents(tenant_id=TENANT, database=self.database, store=self.store)
-        # A removal comes at any time here, so also then.
+        # A removal comes at any time in this walk, so here too.
         self.contents.remove_soon = nothing  # type: ignore[method-assign]
         self.library = Library(tenant_id=TENANT, database=self.database, store=self.store, policy=self.policy)
 
@@ -92,7 +92,7 @@ class Actors:
                 return await upload.commit(caller=person(name), filename="a.txt")
 
         def alike(steps: tuple[Step, ...]) -> Any:
-            """How often it has begun, and what comes next; leaving is the same from everywhere."""
+            """The number of beginnings, and the next step; leaving is the same from everywhere."""
             if "content_release(" in steps[-1].what:
                 return "leaving"
             return sum("content_begin" in step.what for step in steps), steps[-1]
@@ -100,7 +100,7 @@ class Actors:
         return Program(name, run, loses=True, alike=alike)
 
     def removal(self) -> Program:
-        """Of marked content, or of an object that was noted as an orphan, however wrongly."""
+        """A removal of marked content, or of an object that was noted as an orphan, even wrongly."""
 
         async def run() -> None:
             if await chosen("marked", "orphan") == "marked":
@@ -135,7 +135,7 @@ class Actors:
         return Program("scan", run, again=True, alike=lambda steps: steps[-1])
 
     def thumbnail(self) -> Program:
-        """What a worker does with a film."""
+        """A worker that makes a video's thumbnail."""
 
         async def run() -> None:
             leases = await self.queue._lease_many("thumbnail", "w", 60, 1)
@@ -163,7 +163,7 @@ class Actors:
 
         return Program("sweep", run)
 
-    # What is one step, and comes at any time.
+    # Programs of one step, which come at any time.
 
     def deletion(self, media_id: str) -> Program:
         async def run() -> None:
@@ -199,7 +199,7 @@ class Actors:
 
 @pytest.fixture(autouse=True)
 def predictable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names instead of random ids; nothing is logged; what belongs to other contents and schemas is left out."""
+    """Replaces random ids with names, and switches off logs and all that belongs to other contents and schemas."""
 
     async def same(*_: object) -> str:
         return "same"
@@ -228,7 +228,7 @@ def predictable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Says what the uploaded bytes are: their thumbnail is `none`, `ready` or `pending`."""
+    """Sets the facts of the uploaded bytes: their thumbnail is `none`, `ready` or `pending`."""
 
     def say(thumbnail: str) -> None:
         facts = Facts(SIZE, "image/jpeg", thumbnail_status=thumbnail)
@@ -252,7 +252,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def holds(image: Image, objects: frozenset[str]) -> None:
-    """What is true in every state."""
+    """The rules of every state."""
     blob = image.blob
     assert image.usage == image.owed(), f"the usage is not what the rows make, {image.owed()}"
     if blob is None:
@@ -268,7 +268,7 @@ def holds(image: Image, objects: frozenset[str]) -> None:
 
 
 def settled(image: Image, objects: frozenset[str]) -> None:
-    """What is true in the end: nothing is left over."""
+    """The rules of the end: nothing is left over."""
     holds(image, objects)
     assert not image.reservations, "a reservation stays for ever"
     assert image.orphan is None, "an orphan stays for ever"
@@ -282,7 +282,7 @@ def settled(image: Image, objects: frozenset[str]) -> None:
 
 
 def ended(program: Program, how: Ended, image: Image) -> None:
-    """What an actor may say in the end."""
+    """The results with which an actor may end."""
     if how.error is not None:
         known = isinstance(how.error, (Unavailable, LeaseLost))
         infected = isinstance(how.error, Refused) and how.error.code == "infected"
@@ -304,7 +304,7 @@ def connection(tenant_database: TenantDatabase) -> Iterator[psycopg.Connection[A
 
 
 def standing(status: str, *, marked: str | None = None, thumbnail: str = "none", **jobs: Job) -> Image:
-    """Content that is there in the beginning, with one item."""
+    """Content that exists at the beginning, with one item."""
     size = len(THUMBNAIL) if thumbnail == "ready" else 0
     return Image(Blob(status, SIZE, thumbnail, size, marked), (FIRST,), **jobs).counted()  # type: ignore[arg-type]  # as its fields
 
@@ -359,7 +359,7 @@ async def test_in_every_order_a_row_with_a_thumbnail_has_it(
 async def test_in_every_order_a_thumbnail_that_a_worker_makes_is_counted_once_and_there(
     connection: psycopg.Connection[Any], examined: Callable[[str], None]
 ) -> None:
-    """An upload of a film, two workers that make its thumbnail, deletions and removals."""
+    """An upload of a video, two workers that make its thumbnail, deletions and removals."""
     examined("pending")
     actors = Actors({OBJECT: SIZE, PICTURE: len(THUMBNAIL)})
     walk = Walk(connection, SHA, (OBJECT, PICTURE), holds, ended)
@@ -381,7 +381,7 @@ async def test_in_every_order_a_thumbnail_that_a_worker_makes_is_counted_once_an
 async def test_in_every_order_a_sweep_at_the_same_time_harms_nothing(
     connection: psycopg.Connection[Any], examined: Callable[[str], None]
 ) -> None:
-    """The sweep as it is, step by step, beside an upload, a removal and deletions."""
+    """The real sweep, step by step, beside an upload, a removal and deletions."""
     examined("none")
     actors = Actors({OBJECT: SIZE})
     walk = Walk(connection, SHA, (OBJECT,), holds, ended)
@@ -418,7 +418,7 @@ async def test_in_every_order_a_sweep_at_the_same_time_harms_nothing(
 async def test_the_walk_sees_what_is_wrong(
     connection: psycopg.Connection[Any], examined: Callable[[str], None], right: str, wrong: str, found: str
 ) -> None:
-    """Each of these is a rule of the room that one function does not keep."""
+    """In each case one function breaks a rule of `contents`, and the walk has to find it."""
     functions = (files("media_core") / "contents.sql").read_text()
     assert functions.count(right) == 1
     connection.execute(functions.replace(right, wrong).encode())

@@ -1,6 +1,6 @@
-"""The same bytes again: what is left of a content's earlier life says nothing of the present one.
+"""The same bytes again: remains of a content's earlier life do not affect the present one.
 
-And what pods of the version before, which know neither reservations with a hash nor claims, may do beside these.
+Also pods of the previous version, which know neither reservations with a hash nor claims, beside these.
 """
 
 import secrets
@@ -31,7 +31,7 @@ def item() -> NewItem:
 
 
 async def put(contents: Contents, sha256: str = SHA) -> str:
-    """The id of a new item."""
+    """Uploads a content, and returns the id of its new item."""
     async with contents.reservation() as reservation:
         new = item()
         begun = await reservation.begin(sha256, 1, new)
@@ -47,7 +47,7 @@ async def rows(database: Database, query: Any) -> list[tuple[Any, ...]]:
 
 
 async def scanned(library: Library, status: str, detail: str | None = None) -> None:
-    """The verdict on whatever is scanned next."""
+    """Gives the verdict on the next content in the queue."""
     lease = await Queue(library.database).lease("scan", worker="w", seconds=30)
     assert lease is not None
     await verdict(library, lease, status, detail)

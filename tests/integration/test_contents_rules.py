@@ -1,4 +1,4 @@
-"""Rules of the room that orders of whole statements do not show: full quotas, and what meets inside a statement."""
+"""Rules of `contents` that the walk over whole statements does not test: full quotas, and concurrent statements."""
 
 import asyncio
 import secrets
@@ -82,7 +82,7 @@ async def test_two_statements_of_one_upload_that_meet_count_its_bytes_once(
 async def test_bytes_that_are_put_under_a_reservation_that_does_not_name_them_are_not_committed(
     contents: Contents, database: Database
 ) -> None:
-    """It has not held off their removal: they may be gone again."""
+    """That reservation has not prevented their removal, so they may have been removed."""
     async with contents.reservation() as reservation:
         await reservation.grow_to(10)
         with pytest.raises(Again):
@@ -110,7 +110,7 @@ async def test_a_commit_that_waits_for_the_deletion_of_the_last_item_brings_the_
     url = tenant_database.url.replace("+psycopg", "")
     async with await psycopg.AsyncConnection.connect(url) as deleting:
         await deleting.execute("SELECT content_delete_item(%s, NULL)", (first.media_id,))
-        # It finds the content standing, and waits for its row.
+        # It finds the content's row unmarked, and waits for its lock.
         again = asyncio.create_task(upload(uploads, b"x" * 100))
         await _somebody_waits(database)
         await deleting.commit()
@@ -282,7 +282,7 @@ async def test_a_verdict_of_a_content_that_is_being_removed_stays_with_it_and_no
 
 
 async def _waits(database: Database, connection: psycopg.AsyncConnection[Any]) -> None:
-    """Until this connection waits for somebody's lock."""
+    """Waits until this connection waits for a lock."""
     await _until(database, f"pid = {connection.info.backend_pid}")
 
 

@@ -1,7 +1,7 @@
-"""Many at once on few contents, on a real PostgreSQL: what one statement after the other cannot show.
+"""Many concurrent actors on few contents, on a real PostgreSQL.
 
-A statement's own parts meet others' here: locks, snapshots, rows that come and go while they are waited for. What is
-looked at in the end are the invariants and a ledger of what was answered.
+Unlike in the walk, statements run at the same time: with locks, snapshots, and rows that appear and disappear while
+others wait for them. At the end the invariants are checked, and a ledger of the answers.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from tests.integration.tenancy import TenantDatabase
 
 SECONDS = 6.0
 CONTENTS = 3
-"""At a time; the next ones come twice a second, since infected ones are refused for ever."""
+"""Contents at a time. New ones replace them twice a second, since infected ones are refused for ever."""
 
 
 class Storm:
     def __init__(self, databases: list[Database], store: FolderStore, tenant_id: str, uploads: Uploads) -> None:
         self.ends = time.monotonic() + SECONDS
         self.acknowledged: dict[str, str] = {}
-        """Items, and the content of each."""
+        """Items, with the content of each."""
         self.infected: set[str] = set()
         self.did: dict[str, int] = {}
         self._salt = secrets.token_bytes(8)
@@ -137,7 +137,7 @@ class Storm:
 
 @pytest.fixture
 async def databases(tenant_database: TenantDatabase, database: Database) -> AsyncIterator[list[Database]]:
-    """As several processes have them: `database` first, for the policy is there then."""
+    """Databases as of several processes. `database` comes first, so that the policy exists."""
     others = [Database(tenant_database.url, pool_size=8) for _ in range(3)]
     yield [database, *others]
     for other in others:
@@ -152,7 +152,7 @@ async def test_uploads_deletions_verdicts_and_sweeps_of_few_contents_at_once_kee
     library: Library,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # They expire while their uploads are under way: what is right must not hang on them.
+    # Reservations expire while their uploads are under way: correctness must not depend on their lifetime.
     monkeypatch.setattr(contents, "RESERVATION_LIFETIME", timedelta(milliseconds=30))
     storm = Storm(databases, folder_store, tenant_database.tenant_id, uploads)
     many = [storm.uploading] * 12 + [storm.deleting] * 5 + [storm.scanning] * 4 + [storm.rescanning] * 2

@@ -577,7 +577,7 @@ async def test_tenants_that_hold_their_tables_in_an_upgrade_take_no_thread_from_
             stuck = [asyncio.create_task(databases.migrate(other)) for other in others]
             await asyncio.sleep(0)  # they begin
             await asyncio.to_thread(lambda: None)
-            assert not any(each.done() for each in stuck)  # eight that wait would have the default executor full
+            assert not any(each.done() for each in stuck)  # eight waiting threads would fill the default executor
             ends = await asyncio.gather(*stuck, return_exceptions=True)
         assert {type(end) for end in ends} == {RequestRefused}
         await databases.migrate(others[0])
@@ -678,7 +678,7 @@ INSERT INTO blob (sha256, size, mime_type, scan_status, scan_detail)
 
 
 async def noted(databases: Databases, schema: str) -> None:
-    """A tenant whose sweep and rescan have something to say."""
+    """A tenant whose sweep and rescan have results."""
     await make(databases, schema)
     async with as_tenant(databases, schema) as connection:
         await connection.execute(NOTES.encode())

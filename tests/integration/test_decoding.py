@@ -39,7 +39,7 @@ PITCHES = range(300, 1_300, 100)
 
 
 class Watched(BytesSource):
-    """Remembers what was read, and lets a test act in the middle of it."""
+    """A source that records its reads, and lets a test act during one."""
 
     def __init__(self, data: bytes, on_read: Callable[[], Awaitable[None]] | None = None) -> None:
         super().__init__(data)
@@ -64,7 +64,7 @@ def processes() -> Processes:
 
 @pytest.fixture
 async def pool(processes: Processes) -> AsyncIterator[DecodingPool]:
-    """A pool of one child of the test's own, to be mistreated."""
+    """A pool with one child, for one test, which may break it."""
     async with DecodingPool(processes=1, limits=ChildLimits(cpu_seconds=1, wall_seconds=20)) as pool:
         await assert_it_still_works(pool)
         yield pool
@@ -78,7 +78,7 @@ def note(what: Callable[[], None]) -> Callable[[], Awaitable[None]]:
 
 
 class Slow(Watched):
-    """Answers when it is told to."""
+    """A source that answers when it is told to."""
 
     def __init__(self) -> None:
         super().__init__(PICTURE, self._wait)
@@ -93,7 +93,7 @@ async def assert_it_still_works(pool: DecodingPool) -> None:
     assert await pool.run("inspect_image", BytesSource(PICTURE)) == ImageFacts(64, 48, "JPEG", False)
 
 
-# One task's misfortune is its own
+# A task's failure does not affect others
 
 
 async def test_a_child_that_dies_fails_its_task_and_nobody_elses(pool: DecodingPool, processes: Processes) -> None:
@@ -241,7 +241,7 @@ async def test_an_answer_above_the_cap_is_never_asked_for(pool: DecodingPool) ->
         await pool.run("audio_window", BytesSource(PICTURE), start=0.0, seconds=3_000.0)
 
 
-# A child is not believed
+# A child is not trusted
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ async def test_a_child_holds_no_secret_and_no_way_out(processes: Processes, monk
 
 
 async def two_at_once(pool: DecodingPool) -> None:
-    """Two tasks, of which neither ends before the other has begun."""
+    """Runs two tasks, neither of which ends before the other has begun."""
     both = asyncio.Barrier(2)
 
     async def meet() -> None:
@@ -433,7 +433,7 @@ async def test_a_pool_leaves_no_process_behind(processes: Processes) -> None:
     assert processes.zygotes == []
 
 
-# Nothing runs that is not needed
+# Processes end when they are not needed
 
 
 def test_the_parent_loads_no_decoder() -> None:
@@ -494,7 +494,7 @@ async def test_a_child_at_work_outlasts_the_clocks(processes: Processes) -> None
         assert len(processes.zygotes) == 1
 
 
-# A zygote's misfortune
+# A zygote that dies
 
 
 async def test_a_zygote_that_is_killed_takes_its_children_and_their_tasks_with_it(processes: Processes) -> None:
@@ -549,7 +549,7 @@ async def test_a_child_that_hangs_leaves_nobody_with_its_address_layout(processe
 
 
 def wait_for_the_end_of(processes: list[psutil.Process]) -> None:
-    """Blocks, so that a pool can't hear of it before its next task."""
+    """Waits without the event loop, so that the pool cannot notice the end before its next task."""
     while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
         time.sleep(0.01)
 
@@ -638,7 +638,7 @@ RECORDINGS = {
 
 
 def without_duration(webm: bytes) -> bytes:
-    """As a browser's recorder leaves it: the duration element voided (ids 0x4489 and 0xEC)."""
+    """A recording as browsers make it: its duration element is voided (ids 0x4489 and 0xEC)."""
     at = webm.index(b"\x44\x89\x88")
     return webm[:at] + b"\xec\x89" + bytes(9) + webm[at + 11 :]
 

@@ -1,6 +1,6 @@
-"""Small files that claim to be, or are, more than anybody may have decoded: their headers decide, and take no memory.
+"""Small files that claim to be, or are, larger than the caps: their headers decide, before memory is taken.
 
-As pixel bombs of other makes: a header that claims little while the decoder finds much, and a header without an end.
+Also other bombs: a header that claims little while the decoder finds much, and a header without an end.
 """
 
 import base64
@@ -20,7 +20,7 @@ from tests.integration.decoding_processes import Processes, forget_peak, peak
 MIB = 1 << 20
 MOST = 2**31 - 1
 
-# What they are made of
+# Making the files
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -30,7 +30,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def png(
     width: int, height: int, colour: int = 2, bits: int = 8, *, interlaced: bool = False, moves: bool = False
 ) -> bytes:
-    """105 bytes or so: a header, and pixel data that ends after the first row."""
+    """About 105 bytes: a header, and pixel data that ends after the first row."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced))
     frames = b""
     if moves:
@@ -43,7 +43,7 @@ def png(
 
 
 def gif(screen: tuple[int, int], frame: tuple[int, int], *, disposal: int = 0, frames: int = 1) -> bytes:
-    """`disposal`: what Pillow takes memory for as soon as it sees the frame's header (2 background, 3 previous)."""
+    """`disposal`: for 2 (background) and 3 (previous) Pillow takes memory as soon as it reads the frame's header."""
     control = b"!\xf9\x04" + bytes([disposal << 2 | 1, 10, 0, 0, 0])
     picture = control + b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\x02\x02\x4c\x01\x00"
     return b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + bytes(3) + b"\xff" * 3 + picture * frames + b";"
@@ -197,11 +197,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
     "icon": (lambda: ico(png(50_000, 50_000)), None),
     "apple's icon": (lambda: icns(png(50_000, 50_000)), None),
 }
-"""What to make, and the sides that its header tells; None where no picture can have them, or its reader refuses it."""
+"""How to make each file, and the sides that its header tells; None if no picture can have them or Pillow refuses it."""
 
 
 class Growth:
-    """Of a process' memory since now, at its peak."""
+    """A process's peak memory from now on, compared with now."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -216,7 +216,7 @@ class Growth:
 
 @pytest.fixture(scope="module")
 async def pool(processes: Processes) -> AsyncIterator[DecodingPool]:
-    """One child for all of them: each has to leave it alive and small."""
+    """One child for all files: each has to leave it alive and small."""
     async with DecodingPool(processes=1) as pool:
         yield pool
 
@@ -228,7 +228,7 @@ def processes() -> Processes:
 
 @pytest.fixture
 async def growth(pool: DecodingPool, processes: Processes) -> Growth:
-    """Of the pool's child, which is warm."""
+    """Memory growth of the pool's warm child."""
     await pool.run("thumbnail", BytesSource(media.photo(400, 300)))
     return Growth(processes.child)
 
@@ -288,7 +288,7 @@ async def test_a_header_that_claims_too_little_gets_what_it_claimed(
 
 
 class Hollow:
-    """A few bytes, and zeros to the end."""
+    """A source of a few bytes, and zeros up to its end."""
 
     def __init__(self, head: bytes, size: int) -> None:
         self._head = head

@@ -1,4 +1,4 @@
-"""The operator's ear: Postgres notifications become looks at the queue, and none is lost for good."""
+"""PostgreSQL's notifications make the operator read the queue. If one is lost, the next poll finds the job."""
 
 import asyncio
 from collections.abc import AsyncIterator

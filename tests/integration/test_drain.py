@@ -1,4 +1,4 @@
-"""The worker's drain loop, whatever its handlers do."""
+"""The worker's drain loop, with handlers of all kinds."""
 
 import asyncio
 from collections import Counter
@@ -173,7 +173,7 @@ async def test_stopping_hands_the_job_back_at_once(database: Database, drain: Ca
 
 
 class WatchedQueue(Queue):
-    """The real queue, and how often it was asked."""
+    """The real queue. It counts how often it was read."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, retry_base=timedelta(0))
@@ -199,7 +199,7 @@ def queue(database: Database) -> WatchedQueue:
 def wide(
     database: Database, queue: WatchedQueue, library: Library, folder_store: FolderStore, decoding_pool: DecodingPool
 ) -> Callable[[Handler], Drain]:
-    """Gives its handler eight jobs at a time."""
+    """A drain with eight jobs at a time."""
     work = Work(database, queue, library, folder_store, decoding_pool, PolicyReader(database))
     return lambda handler: Drain("transcribe", handler, work, QUICK, at_once=8)
 
@@ -231,7 +231,7 @@ async def test_many_jobs_are_leased_and_renewed_together(
 async def test_a_job_that_takes_long_keeps_none_that_comes_later_waiting(
     database: Database, queue: WatchedQueue, wide: Callable[[Handler], Drain]
 ) -> None:
-    """Nor is the queue asked without end meanwhile."""
+    """The queue is not polled without pause meanwhile either."""
     (slow,) = await put(database)
     begun, others_done = asyncio.Event(), asyncio.Event()
 
@@ -305,7 +305,7 @@ async def test_stopping_hands_back_all_jobs_at_once(database: Database, wide: Ca
 async def test_while_a_dependency_is_away_the_worker_asks_ever_less_often(
     database: Database, queue: WatchedQueue, wide: Callable[[Handler], Drain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many jobs there are, and however soon they are due again; once it is back nothing waits any more."""
+    """That holds however many jobs there are, and however soon they are due. Once it is back, no job waits any more."""
     await put(database, 200)
     away, tries, pauses = True, 0, list[float]()
 

@@ -1,4 +1,4 @@
-"""The supervisor around the real server: what survives, and what does not."""
+"""The supervisor of the real embedded server: which states it survives, and which it refuses."""
 
 import os
 import shutil

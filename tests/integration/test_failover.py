@@ -1,4 +1,4 @@
-"""PostgreSQL fails over under an api that runs on: writes are refused and not lost, and nobody has to restart it."""
+"""PostgreSQL fails over under a running api: writes are refused and not lost, and the api needs no restart."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ from tests.integration.failing_over import (
 )
 
 PATIENT = 12.0
-"""Seconds within which everything goes on after the new primary is there."""
+"""Seconds after the start of the new primary within which all requests succeed again."""
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def standby(primary: EmbeddedPostgres) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 async def service(primary: EmbeddedPostgres) -> AsyncIterator[Name]:
-    """Leads to the primary."""
+    """A name that leads to the primary."""
     async with name() as one:
         one.lead_to(primary)
         yield one
@@ -74,7 +74,7 @@ async def sent(client: httpx.AsyncClient, data: bytes) -> httpx.Response:
 
 @asynccontextmanager
 async def under_writes(api: Api) -> AsyncIterator[list[int]]:
-    """What uploads, one after the other for as long as the block lasts, were answered with."""
+    """Uploads one file after the other during the block. Yields the list of their statuses."""
     statuses: list[int] = []
     over = asyncio.Event()
 
@@ -105,7 +105,7 @@ async def test_a_primary_that_was_fenced_refuses_writes_until_its_name_leads_to_
         await demote(primary)
         refused(await sent(client, b"during"))
         refused(await client.delete(media))
-        assert (await client.get(f"{media}/info")).status_code == 200  # what only reads goes on
+        assert (await client.get(f"{media}/info")).status_code == 200  # reads still succeed
         assert await ready(api) == 503
         await caught_up(primary, standby)
         await promote(standby)

@@ -1,4 +1,4 @@
-"""The fleet dispatcher over real queues: how soon a job has its worker, and what a crash in the midst of it costs."""
+"""The fleet dispatcher over real queues: how soon a job has its worker, and what a crash meanwhile costs."""
 
 import asyncio
 import contextlib
@@ -27,19 +27,19 @@ LIMITS = {"scan": 4, "transcribe": 2, "thumbnail": 2}
 
 @dataclass
 class Jobs:
-    """What a cluster keeps of worker Jobs: their names, whoever asks."""
+    """The worker Jobs of a cluster, by name, shared by all operators."""
 
     names: dict[str, tuple[str, str]] = field(default_factory=dict)
     made: asyncio.Queue[tuple[str, float]] = field(default_factory=asyncio.Queue)
 
 
 class Killed(BaseException):
-    """As a process would be: nothing after it runs."""
+    """Stands for kill -9: no code runs after it."""
 
 
 @dataclass
 class Fleet:
-    """One operator's view: real queues, and Jobs as its cache knows them (`sees`). It may die after so many."""
+    """One operator's view: real queues, and Jobs as its cache knows them (`sees`). It dies after `dies_after` Jobs."""
 
     databases: Databases
     tenants_: dict[str, TenantQueue]
@@ -96,7 +96,7 @@ async def fleet(databases: Databases, tenants: list[TenantDatabase]) -> Fleet:
 
 @asynccontextmanager
 async def dispatching(postgres: EmbeddedPostgres, fleet: Fleet) -> AsyncIterator[FleetDispatcher]:
-    """Polled once and listening; the next poll is seconds away."""
+    """A running dispatcher that has polled once and listens; the next poll is seconds away."""
     dispatcher, listening = FleetDispatcher(fleet, limit=50), asyncio.Event()
 
     def wake(schema: str | None) -> None:
@@ -116,7 +116,7 @@ async def dispatching(postgres: EmbeddedPostgres, fleet: Fleet) -> AsyncIterator
 
 
 async def queue(tenant: TenantDatabase, count: int = 1, kind: str = "scan") -> float:
-    """When it was committed."""
+    """Queues a job. Returns the time of the commit."""
     database = Database(tenant.url, pool_size=1)
     try:
         async with database.transaction() as tx:
@@ -145,7 +145,7 @@ async def test_a_queued_job_has_its_worker_at_once(
 
 
 async def lease_one(tenant: TenantDatabase, kind: str = "transcribe") -> str | None:
-    """A worker took it and is done."""
+    """Takes a job and completes it, as a worker."""
     database = Database(tenant.url, pool_size=1)
     try:
         working = Queue(database)

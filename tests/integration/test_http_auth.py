@@ -43,7 +43,7 @@ CALLS = {
     ("GET", f"/v1/jobs/{NO_JOB}/transcript.srt"): "transcribe",
     ("GET", "/v1/usage"): "media:read",
 }
-"""Every call and a scope that is enough for it."""
+"""Every call, with a sufficient scope."""
 
 
 async def test_every_call_is_in_the_table(api: Api) -> None:
@@ -142,7 +142,7 @@ async def test_keys_rotate_while_the_api_runs(api: Api) -> None:
 
 
 async def paths_of(client: httpx.AsyncClient, media_id: str) -> dict[str, httpx.Response]:
-    """Every path that takes an item's id and could tell that it exists."""
+    """Every path with an item's id, as each could reveal that the item exists."""
     thumbnail = media_id.replace("med-", "med-thumb-")
     return {
         "info": await client.get(f"/v1/media/{media_id}/info"),
@@ -184,7 +184,7 @@ def _comparable(answer: httpx.Response) -> tuple[tuple[str, str], ...]:
 
 
 async def test_who_sees_a_file(api: Api) -> None:
-    """Its uploader; everybody if tenant_scope; whoever has one of its rooms; admins. Nobody else."""
+    """Its uploader, everybody if tenant_scope, callers with one of its rooms, and admins. Nobody else."""
     callers: dict[str, dict[str, Any]] = {
         "alice": {},
         "same room": {"rooms": ["garden", "attic"]},

@@ -1,4 +1,4 @@
-"""Getting bytes back: whole, in part, conditionally, as thumbnails, by signed URL; and when they are not to be had."""
+"""Downloads: whole, in part, conditional, thumbnails, signed URLs; and when they are refused."""
 
 import asyncio
 import io
@@ -218,7 +218,7 @@ async def test_infected_content_is_gone_from_every_path_at_once(api: Api) -> Non
         async with anybody() as nobody:
             for one in signed:
                 problem(await nobody.get(one["data"]["url"]), 404, "not_found")
-        # It was clean before: its objects stay for the recall time, out of everybody's reach.
+        # It was clean before: its objects stay for the recall time, but nobody can read them.
         assert await api.store.head(f"tenant/{api.tenant.tenant_id}/{uploaded['sha256']}") is not None
 
 

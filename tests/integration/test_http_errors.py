@@ -1,4 +1,4 @@
-"""What goes wrong: every error is a problem, says what to do, leaks nothing, and leaves a line in the log."""
+"""Errors: each is a problem, says what to do, leaks nothing, and writes a line in the log."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ UNKNOWN = "med-01JD0Z3V5QH7W8K2M4N6P8R0T2"
 
 
 async def raw(api: Api, sent: bytes, *, end: bool = False) -> tuple[bytes, dict[str, Any]]:
-    """What comes back to bytes that are sent as they are: head and problem."""
+    """Sends raw bytes. Returns the answer's head and problem."""
     reader, writer = await asyncio.open_connection(*api.address)
     writer.write(sent)
     if end:
@@ -208,7 +208,7 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_the_log_and_not_the_clien
 
 @contextmanager
 def locked_out(postgres: EmbeddedPostgres, api: Api) -> Iterator[None]:
-    """Nobody of this tenant gets a connection: to the api, its database is away."""
+    """Locks the tenant's role out: for the api the database is away."""
     engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT")
     with engine.connect() as admin:
         admin.execute(text(f"ALTER ROLE {api.tenant.schema} NOLOGIN"))

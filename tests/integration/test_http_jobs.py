@@ -28,7 +28,7 @@ SEGMENTS = [
 
 
 def speech(seconds: int = 2, first: int = 440) -> bytes:
-    """A recording; each `first` makes another content."""
+    """A recording; a different `first` makes different content."""
     return recording([first] * seconds, "wav", "pcm_s16le")
 
 
@@ -47,7 +47,7 @@ async def job_of(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
 
 
 async def transcribe(api: Api, job_id: str) -> None:
-    """What a worker does with a job."""
+    """Completes a job, as a worker does."""
     queue = Queue(api.database)
     lease = await api.lease(job_id)
     for number, segment in enumerate(SEGMENTS):
@@ -382,7 +382,7 @@ class Events:
         self._lines = answer.aiter_lines()
 
     async def next(self) -> tuple[str, str | None, dict[str, Any]] | None:
-        """Name, id and data; None at the end."""
+        """The next event's name, id and data; None at the end."""
         fields: dict[str, str] = {}
         async for line in self._lines:
             if not line and fields:

@@ -1,4 +1,4 @@
-"""The description that clients are generated from is complete and true, and /docs needs no internet."""
+"""The OpenAPI description is complete and correct, and /docs needs no internet."""
 
 import re
 from html.parser import HTMLParser
@@ -122,7 +122,7 @@ def test_no_description_begins_with_its_summary(described: dict[str, Any]) -> No
 
 
 class Resources(HTMLParser):
-    """What a page makes a browser load."""
+    """Collects the URLs that a page makes a browser load."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ def children(api: Api) -> list[psutil.Process]:
 
 
 async def answered(api: Api) -> float:
-    """Requests to /healthz that the metrics know of."""
+    """Number of requests to /healthz by the metrics."""
     async with anybody(api.metrics_base or "") as client:
         text = (await client.get("/metrics")).text
     line = 'media_api_requests_total{method="GET",route="/healthz",status="200"} '

@@ -53,7 +53,7 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
 # -- upgrades and pipelines --------------------------------------------------------------------------------------------
 
 UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
-"""As `curl --http2` and Java's client send it where they are told nothing else."""
+"""Headers that `curl --http2` and Java's client send by default."""
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one write", "after the head"])
@@ -357,7 +357,7 @@ async def _reserves(api: Api) -> bool:
 
 
 async def _in_flight(api: Api) -> float:
-    """Requests under way, the one that asks for the metrics not among them."""
+    """Requests under way, without the one that reads the metrics."""
     async with anybody() as client:
         text = (await client.get(f"{api.metrics_base}/metrics")).text
     line = next(line for line in text.splitlines() if line.startswith("media_api_requests_in_flight "))
@@ -429,7 +429,7 @@ async def test_the_connection_serves_on_after_a_refusal_when_the_client_sends_it
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 async def test_a_client_that_reads_only_after_sending_everything_still_gets_the_refusal(api: Api, version: str) -> None:
-    """Proxies and simple clients say Connection: close and send it all first; a reset would lose them the answer."""
+    """Proxies and simple clients say Connection: close and send all first. After a reset they would lose the answer."""
     body = form(b"x" * 9 * MIB)
     head = head_of(api, len(body), "Idempotency-Key: " + "k" * 300, "Connection: close")
     reader, writer = await asyncio.open_connection(*api.address)
@@ -493,7 +493,7 @@ async def test_curl_shows_the_413_and_not_a_reset(postgres: EmbeddedPostgres, tm
 
 
 async def test_thirty_two_slow_clients_hold_up_nobody(api: Api) -> None:
-    """They drip their forms byte by byte; others are served meanwhile, and in the end all are stored."""
+    """They send their forms byte by byte. Others are served meanwhile, and in the end all are stored."""
 
     async def drip(number: int, go_on: asyncio.Event) -> tuple[int, bytes]:
         body = form(f"drop {number}".encode() * 3)

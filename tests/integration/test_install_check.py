@@ -1,4 +1,4 @@
-"""The part of `helm test` that talks to a tenant's api: against the real one. The worker's part is done by the test."""
+"""The part of `helm test` that calls a tenant's api, against the real api. The test does the worker's part."""
 
 import asyncio
 import secrets
@@ -23,7 +23,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def heard(api: Api, work: Callable[[Queue, Lease], Awaitable[None]] | None) -> str:
-    """What the check hears while `work` does what a worker does with its job."""
+    """Runs the check, while `work` does the worker's part for its job. Returns what the check got."""
     client = Client(api.base, api.token(f"helm-test-{secrets.token_hex(4)}", rooms=()))
     said = asyncio.create_task(asyncio.to_thread(install_check.transcript, client))
     if work is not None:

@@ -1,5 +1,5 @@
-"""Whom a tenant names as its issuer is asked for one small document, takes little time and memory for it, and is
-believed no more than the tenant itself."""
+"""The operator asks a tenant's issuer for one small document, with limits on time and memory, and trusts it no more
+than the tenant itself."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ async def test_keys_that_are_declared_need_no_issuer() -> None:
     assert await issuers.key_source(oidc) == KEYS
 
 
-# --- what it may say --------------------------------------------------------------------------------------------------
+# --- what it may send -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """kill -9 at every step of an upload, a deletion, a verdict and a sweep: of the process, of PostgreSQL, of the store.
 
-What was acknowledged is there with its bytes, nothing that was not is charged, and after a sweep nothing is left over.
+Afterwards all that was acknowledged is there with its bytes, nothing else is charged, and a sweep leaves nothing over.
 """
 
 import asyncio
@@ -35,11 +35,11 @@ from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase
 SMALL = 5_000
 LARGE = BUFFER_BYTES + 100_000
 MOST_STEPS = 200
-"""Far more than any of these has: that a run ends before it is part of the test."""
+"""Far more steps than any order has. The test asserts that each run ends before."""
 
 
 class Deaths:
-    """The process of `dying`, which does as it is told and dies."""
+    """A process of `dying`, which takes orders."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -68,19 +68,19 @@ async def deaths() -> AsyncIterator[Deaths]:
 
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL that may be killed, and keeps what it has said."""
+    """A PostgreSQL that may be killed, and keeps what was committed."""
     with mortal_postgres() as server:
         yield server
 
 
 @dataclass
 class Place:
-    """A tenant, what dies there, and how it comes back."""
+    """A tenant, the process that dies in it, and how it comes back."""
 
     tenant: TenantDatabase
     store: ObjectStore
     where: dict[str, Any]
-    """Of an order: how to reach the tenant."""
+    """The part of an order that says how to reach the tenant."""
 
     def library(self, database: Database) -> Library:
         return Library(
@@ -104,7 +104,7 @@ async def place(postgres: EmbeddedPostgres, store: ObjectStore, tenant: TenantDa
 
 
 async def prepared(at: Place, database: Database, what: str) -> dict[str, Any]:
-    """What an order needs to be there, made by nobody who dies."""
+    """Prepares the content that an order needs, without dying."""
     data = secrets.token_bytes(SMALL)
     uploads, library = at.uploads(database), at.library(database)
     match what:
@@ -143,7 +143,7 @@ async def prepared(at: Place, database: Database, what: str) -> dict[str, Any]:
 
 
 async def whole(at: Place, database: Database, items: dict[str, str]) -> None:
-    """Every rule holds, and what was acknowledged has its bytes."""
+    """Asserts that every rule holds, and that acknowledged items have their bytes."""
     assert await broken(database, at.store, at.tenant.tenant_id) == []
     library = at.library(database)
     for media_id, sha256 in items.items():
@@ -154,9 +154,9 @@ async def whole(at: Place, database: Database, items: dict[str, str]) -> None:
 
 
 async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: Any) -> int:
-    """Of the order: kills its process, or whom `victim` names (asked anew each time). How many steps it had.
+    """Kills the order's process, or the `victim` (asked anew each time), at each step. Returns the number of steps.
 
-    A victim's steps are what it is asked, and the end of one is the same moment as the beginning of the next.
+    For a victim the end of a call is the same as the beginning of the next, so only the beginnings are steps.
     """
     database = Database(at.tenant.url, pool_size=2)
     owner = Database(at.tenant.owner_url, pool_size=1)
@@ -176,7 +176,7 @@ async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: A
             await whole(at, database, acknowledged)
             await later_and_swept(at.library(database), owner, at.tenant.schema)
             await whole(at, database, acknowledged)
-            # What was staged waits a day for the sweep; `left` takes it away.
+            # Staged objects wait a day for the sweep; `left` removes them.
             assert replace(await left(database, at.store, at.tenant.tenant_id), staged=0) == Left(0, 0, 0, 0, 0)
             if answer.get("happened") is False:
                 return step

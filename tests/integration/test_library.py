@@ -1,4 +1,4 @@
-"""What is stored, seen through access rules: rooms, deleting, verdicts, the sweep."""
+"""Stored items with their access rules: rooms, deleting, verdicts, the sweep."""
 
 import secrets
 
@@ -237,7 +237,7 @@ async def test_a_deletion_is_done_once_it_is_committed_wherever_the_store_is_and
         assert (await client.get(f"/v1/media/{uploaded['media_id']}/info")).status_code == 404
         assert (await client.delete(f"/v1/media/{uploaded['media_id']}")).status_code == 204
     assert (await usage(fresh_api.database)).stored == 0
-    assert (await sweep(fresh_api.library)).marked == 0  # whoever claimed it may still be at it
+    assert (await sweep(fresh_api.library)).marked == 0  # its claim may still be held
     await minutes_pass(fresh_api.database)
     assert (await sweep(fresh_api.library)).marked == 1
     assert [entry.key async for entry in fresh_api.store.list() if not entry.key.endswith("/.birth")] == []

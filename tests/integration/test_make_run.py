@@ -1,4 +1,4 @@
-"""`make run` as its user meets it: a process, its output, its files, and what is left when it ends."""
+"""`make run` as its user sees it: a process, its output, its files, and what is left when it ends."""
 
 import asyncio
 import contextlib
@@ -86,7 +86,7 @@ class MakeRun:
         return "\n".join(self.lines)
 
     def said(self, pattern: str, *, after: int = 0) -> str:
-        """The first line from number `after` on that matches; waits for it."""
+        """Waits for the first output line from number `after` on that matches, and returns it."""
 
         def match() -> str | None:
             return next((line for line in self.lines[after:] if re.search(pattern, line)), None)
@@ -102,7 +102,7 @@ class MakeRun:
         return self
 
     def edit(self, **spec: Any) -> int:
-        """Changes the manifest as an editor does (a new file renamed over it); where the output was then."""
+        """Changes the manifest as an editor does (a new file renamed over it). Returns the position in the output."""
         document = yaml.safe_load(self.manifest.read_text())
         for name, value in spec.items():
             document["spec"][name] = {**document["spec"][name], **value} if isinstance(value, dict) else value
@@ -147,14 +147,14 @@ Starter = Callable[..., MakeRun]
 
 
 def gone(process: psutil.Process) -> bool:
-    """An orphan that has ended may stay a zombie where nothing reaps it (a container without init)."""
+    """Whether the process has ended. It may stay a zombie if nothing reaps it (a container without init)."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() == psutil.STATUS_ZOMBIE
     return True
 
 
 def until(fact: Callable[[], Any]) -> Any:
-    """Asks another process until it says so; there is no event to wait for."""
+    """Repeats the check until it holds; another process gives no event to wait for."""
     deadline = time.monotonic() + PATIENCE
     while not (seen := fact()):
         assert time.monotonic() < deadline, "it never came"
@@ -164,7 +164,7 @@ def until(fact: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def make_run() -> Iterator[Starter]:
-    """Starts runs in new homes, or in the one given; whatever a test leaves running is ended."""
+    """Starts runs in new homes, or in the given one, and ends those that a test leaves running."""
     runs: list[MakeRun] = []
 
     def start(home: Path | None = None, manifest: str | None = None, **environment: str) -> MakeRun:
@@ -206,7 +206,7 @@ def test_every_condition_is_shown_and_true(served: MakeRun) -> None:
 
 
 def served_condition(run: MakeRun, name: str) -> str:
-    """As last said: in the table, or in a line since."""
+    """The tenant's condition that was printed last, in the table or in a later line."""
     said = [line for line in run.lines if re.match(rf"^{name}( is)? +(True|False|Unknown)", line)]
     found = re.search(r"True|False|Unknown", said[-1]) if said else None
     return found[0] if found else ""
@@ -333,7 +333,7 @@ def test_an_api_that_dies_is_started_again_and_the_condition_says_so(served: Mak
 
 
 def test_a_second_ctrl_c_does_not_wait_for_uploads_in_flight(served: MakeRun) -> None:
-    """The last one for this run: it ends it."""
+    """The last test with this run, as it ends it."""
     family, base = served.family(), httpx.URL(served.exports()["BASE"])
     head = (
         f"POST /v1/media/upload HTTP/1.1\r\nHost: {base.host}\r\nAuthorization: Bearer {served.exports()['TOKEN']}\r\n"
@@ -376,7 +376,7 @@ ACCEPT_DATA, REMOVE_ORPHANS = "media.scaiwave.io/accept-data", "media.scaiwave.i
 
 
 def objects_of(run: MakeRun) -> dict[str, bytes]:
-    """What the tenant has stored, by hash."""
+    """The tenant's objects, by hash."""
     folder = run.folder / "buckets" / "media-acme" / "tenant" / "acme"
     return {path.name: path.read_bytes() for path in folder.iterdir() if re.fullmatch("[0-9a-f]{64}", path.name)}
 
@@ -388,7 +388,7 @@ def birth_of(run: MakeRun) -> dict[str, Any]:
 
 
 def sweep(run: MakeRun) -> None:
-    """As `make run` does every quarter of an hour, with what it tells its processes."""
+    """Sweeps, as `make run` does every quarter of an hour, with the environment of its processes."""
     environment = run.api().environ()
     subprocess.run([sys.executable, "-m", "media_workers", "sweep"], env=environment, check=True, capture_output=True)
 
@@ -466,7 +466,7 @@ def test_who_gives_up_a_lost_database_goes_on_with_a_new_one_and_loses_no_object
 
 @pytest.fixture
 def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What it says, in its one line, to a manifest and settings that it cannot run with."""
+    """The one line that it prints for a manifest and settings with which it cannot run."""
 
     def refused(code: int, manifest: str | None = None, **settings: str) -> str:
         path = tmp_path / "acme.yaml"

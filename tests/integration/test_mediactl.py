@@ -1,6 +1,6 @@
-"""`mediactl` against the real api, its work done by the real workers' parts.
+"""`mediactl` against the real api, with jobs handled by the real workers' code.
 
-Where a terminal, a signal or memory matters it is a process of its own; else it runs in this one, which starts faster.
+If a terminal, a signal or memory matters, it is a process of its own. Otherwise it runs in this one, which is faster.
 """
 
 import asyncio
@@ -152,7 +152,7 @@ def alice(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 @asynccontextmanager
 async def transcribing(api: Api, decoder: DecodingPool) -> AsyncIterator[None]:
-    """A transcription worker as it runs in production, but in this process."""
+    """A transcription worker as in production, but in this process."""
     whisper = Whisper(WhisperSettings(model=str(FIXTURES / "whisper-tiny-words" / "model"), local_files_only=True))
     work = Work(api.database, Queue(api.database), api.library, api.store, decoder, PolicyReader(api.database))
     drain = Drain(
@@ -203,7 +203,7 @@ async def test_a_download_goes_on_from_the_part_that_is_there(api: Api, alice: C
     assert "verified" in (await alice("download", media_id, "-o", "b.bin")).out
     assert (alice.folder / "b.bin").read_bytes() == data
 
-    # The same with a wrong first half: that it is noticed shows that it was not fetched anew.
+    # The same with a wrong first half: the digest error shows that the first half was not fetched anew.
     part.write_bytes(bytes(MIB + 7))
     assert "does not have the sha256" in (await alice("download", media_id, "-o", "b.bin", code=1)).err
     assert not part.exists()
@@ -255,7 +255,7 @@ async def test_a_full_quota_is_told_in_human_units(api: Api, alice: Cli) -> None
 
 
 async def test_memory_stays_flat_however_large_the_file(api: Api, alice: Cli) -> None:
-    """Peak RSS of the whole process, up and down, for 192 MiB; the interpreter with its libraries takes about 50."""
+    """Peak RSS of the whole process, for 192 MiB up and down. The interpreter with its libraries takes about 50."""
     with (alice.folder / "large.bin").open("wb") as file:
         file.truncate(192 * MIB)
     measured = (

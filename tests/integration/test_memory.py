@@ -29,7 +29,7 @@ def _used_by(api: Api) -> Resources:
 
 async def test_a_gibibyte_upload_needs_no_more_than_10_mib_of_memory(tenant_process: Api) -> None:
     api, used = tenant_process, _used_by(tenant_process)
-    await asyncio.to_thread(large_upload, api.address, api.token(), used, 64 * MIB)  # what a first upload loads stays
+    await asyncio.to_thread(large_upload, api.address, api.token(), used, 64 * MIB)  # loads what stays loaded
     growth = await asyncio.to_thread(large_upload, api.address, api.token(), used, 1024 * MIB)
     assert growth <= LARGE_MAY_TAKE, f"{growth / MIB:.1f} MiB"
 
@@ -75,7 +75,7 @@ async def test_500_clients_that_send_half_a_file_and_stall_take_no_more_than_the
         assert {status for status, _ in answered} == {503}
         assert all(headers["retry-after"] for _, headers in answered)
         assert used.peak_growth() <= MOST_BYTES + 64 * MIB
-        async with api.client() as client:  # and who asks for little else is served
+        async with api.client() as client:  # and small requests are served
             assert (await client.get("/healthz")).status_code == 200
             assert (await client.get("/v1/usage")).status_code == 200
     finally:

@@ -1,4 +1,4 @@
-"""The migrations and the declared tables say the same, and migrating is safe from several processes at once."""
+"""The migrations and the declared tables agree, and several processes may migrate at the same time."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ from tests.integration.tenancy import TenantDatabase
 
 
 def differences(tenant: TenantDatabase) -> list[object]:
-    """What the database has other than the declared tables say."""
+    """Differences between the database and the declared tables."""
     assert tables.BlobRow.__tablename__ in SQLModel.metadata.tables
     engine = create_engine(tenant.owner_url, connect_args={"options": f"-c search_path={tenant.schema}"})
     with engine.connect() as connection:
@@ -85,19 +85,19 @@ INSERT INTO job (job_id, kind, status, dedupe_key, payload) VALUES
 UPDATE job SET finished_at = now() WHERE status = 'completed';
 """
 STANDING = {"pending": 100, "clean": 200, "unscannable": 300, "error": 400, "film": 500}
-"""Contents that count, and their bytes; `clean` is behind two items, and its thumbnail takes 50 more."""
+"""Contents that count, with their bytes. `clean` has two items, and a thumbnail of 50 bytes."""
 
 
 @pytest.fixture
 def of_before(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
-    """A tenant of the version before births, with something in every state."""
+    """A tenant of the version before births, with a content in every state."""
     with new_tenant(postgres) as tenant:
         empty(tenant)
         migrate_to("0004", tenant.owner_url, tenant.schema, tenant.schema)
         engine = create_engine(tenant.owner_url, connect_args={"options": f"-c search_path={tenant.schema}"})
         with engine.begin() as connection:
             connection.exec_driver_sql(CONTENTS)
-            # One that was revived while it had no size counts less than it took: the version before did that.
+            # A content that the previous version revived while it had no size: it counts less than its bytes.
             connection.exec_driver_sql("INSERT INTO usage VALUES (1, 1600, 1030, 1 << 30)")
         engine.dispose()
         yield tenant

@@ -59,7 +59,7 @@ class Opened:
             return open_store(StoreSettings(), tenant_id or self.tenant_id)
 
     def everything(self, staging_name: str) -> list[str]:
-        """What lies in the tenant's part of the backend, seen from behind: objects, files, unfinished uploads."""
+        """All that the backend holds of the tenant: objects, files, unfinished uploads."""
         prefix = f"tenant/{self.tenant_id}/"
         if "MEDIA_STORE_FOLDER" in self.environment:
             root = Path(self.environment["MEDIA_STORE_FOLDER"])
@@ -68,7 +68,7 @@ class Opened:
         return sorted([found["Key"] for found in objects] + self.unfinished(f"{prefix}.staging/{staging_name}"))
 
     def unfinished(self, key: str) -> list[str]:
-        """Uploads to this key that nobody completed or aborted; none in a folder."""
+        """Unfinished multipart uploads to this key; none in a folder."""
         if "MEDIA_STORE_FOLDER" in self.environment:
             return []
         uploads = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=key).get("Uploads", [])
@@ -91,7 +91,7 @@ class Opened:
 
 @pytest.fixture(scope="session")
 async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, S3Server]]:
-    """Started by the first test that asks, ended with the session."""
+    """S3 servers, each started by the first test that needs it, and ended with the session."""
     running: dict[str, S3Server] = {}
     yield running
     for server in running.values():
@@ -160,7 +160,7 @@ async def s3(
 
 
 class ServedFolder(http.server.ThreadingHTTPServer):
-    """What the api does with a signed URL, in a few lines."""
+    """A server for signed URLs, with a few lines in place of the api."""
 
     store: FolderStore
 
@@ -207,7 +207,7 @@ class served_folder:  # noqa: N801 - used as a context manager, like a function
 
 
 async def stop(server: S3Server) -> None:
-    """Makes it hang, and returns once none of its threads runs any more."""
+    """Stops the process, and returns once none of its threads runs any more."""
     assert server.process
     server.process.send_signal(signal.SIGSTOP)
     while runs(server.process.pid):  # noqa: ASYNC110 - nobody tells
@@ -335,7 +335,7 @@ async def test_deleting_removes_what_it_names_and_nothing_else(opened: Opened, s
 
 
 async def test_one_tenant_neither_lists_nor_reaches_another(opened: Opened, store: ObjectStore) -> None:
-    other = opened.again(f"{opened.tenant_id}x")  # its id begins like ours: a careless prefix would show it
+    other = opened.again(f"{opened.tenant_id}x")  # its id begins with ours: a wrong prefix would list it
     theirs = content_key(f"{opened.tenant_id}x", "ab" * 32)
     await other.put(theirs, b"theirs")
     await store.put(opened.key(), b"ours")
@@ -406,7 +406,7 @@ async def test_a_removal_ends_in_time_and_leaves_what_it_did_not_come_to(
             await opened.store.delete(*keys)
         assert time.monotonic() - started < 2
         go_on(server)
-        await asyncio.sleep(1)  # what was under way when it stopped is carried out now
+        await asyncio.sleep(1)  # the request under way when it stopped is carried out now
         assert len(await listed(opened.store)) >= 30
         await opened.store.delete(*keys)
         assert await listed(opened.store) == []
@@ -579,7 +579,7 @@ async def test_uploads_at_the_same_time_do_not_mix(opened: Opened, store: Object
 
 
 async def test_memory_is_what_the_store_says_and_does_not_grow_with_the_object(opened: Opened) -> None:
-    """The child stages and streams 1 MiB, 30 MiB, 120 MiB, and says how far its peak memory rose each time."""
+    """The child stages and streams 1 MiB, 30 MiB, 120 MiB, and reports how far its peak memory rose each time."""
     async with child(opened, "measure", opened.key()) as running:
         first, then = [int(await line(running)) for _ in range(2)]
     assert first < opened.store.memory_of(30 * MIB) + 10 * MIB, f"{first / MIB:.0f} MiB more"
@@ -883,7 +883,7 @@ async def test_a_put_cut_by_kill_9_leaves_the_old_bytes_or_the_new(opened: Opene
 
 
 def the_clock_goes_wrong(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
-    """URLs are signed as if it were another time: what has expired need not be waited for."""
+    """Signs URLs as if it were another time, so that a test need not wait for their expiry."""
     for module in (folder_module, s3_module):
         monkeypatch.setattr(module, "_now", lambda: datetime.now(UTC) + by)
 
@@ -1021,7 +1021,7 @@ def test_a_url_is_the_one_that_botocore_signs(monkeypatch: pytest.MonkeyPatch, e
 
 
 async def every_call_is_unavailable(store: ObjectStore, key: str, wanted: str = "") -> None:
-    """None of them takes minutes: the bound is far above what was seen, and far below a client's patience."""
+    """None of them takes minutes: the bound is far above the measured times, and far below a client's timeout."""
     async with asyncio.timeout(60):
         for call in (
             store.put(key, b"x"),
@@ -1157,7 +1157,7 @@ async def test_a_probe_ends_after_three_seconds(tmp_path: Path) -> None:
 
 
 async def test_a_process_loads_no_more_than_it_uses(opened: Opened) -> None:
-    """The child does all that an api does at rest and with small files, and says which libraries that took."""
+    """The child does all that an api does at rest and with small files, and reports which libraries it has loaded."""
     async with child(opened, "loaded", opened.key()) as running:
         assert await line(running) == ("" if "MEDIA_STORE_FOLDER" in opened.environment else "obstore")
 

@@ -1,4 +1,4 @@
-"""`/healthz` says whether what has to happen happens, not whether somebody answers."""
+"""`/healthz` says whether the operator does its work, not only that it answers."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field

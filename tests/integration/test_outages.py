@@ -1,7 +1,7 @@
 """An outage is not an attempt: versitygw, clamd and PostgreSQL go away under work, and come back.
 
-Minutes are compressed: the waits between two tries are a fraction of what they are, so that a few seconds of an outage
-hold more tries than hours of a real one, and several times as many as a job has attempts.
+Time is compressed: the waits between two tries are a fraction of the real ones. So an outage of a few seconds has more
+tries than a real one of hours, and several times as many as a job has attempts.
 """
 
 import asyncio
@@ -52,9 +52,9 @@ from tests.integration.tenancy import ALICE, FIXTURES, GENEROUS, TenantDatabase
 SPEECH = FIXTURES / "whisper-tiny-words"
 SAID: str = json.loads((SPEECH / "samples" / "transcripts.json").read_text())["digits_en.wav"]["text"]
 MANY = 2
-"""Times its attempts that a job is handed back before what it needs is back."""
+"""A job is handed back this many times its attempts before the outage ends."""
 SOON = 30.0
-"""Seconds within which everything is done, on a machine that does much else: the waits are far shorter."""
+"""Seconds within which all jobs are done, also on a busy machine: the waits are far shorter."""
 DRAIN = DrainSettings(linger_seconds=0.2, poll_seconds=0.02)
 
 
@@ -103,7 +103,7 @@ async def s3(tmp_path: Path) -> AsyncIterator[S3]:
 
 
 class Clamd(EmbeddedClamd):
-    """One that stays away when it is killed, until it is started again at its address."""
+    """A clamd that stays away when it is killed, until it is started again at its address."""
 
     def __init__(self) -> None:
         super().__init__(limits=LIMITS, official=None, mirror=None)
@@ -131,7 +131,7 @@ async def own_clamd(tmp_path: Path) -> AsyncIterator[Clamd]:
 
 
 class Tenant:
-    """One tenant, its workers, and what became of its jobs."""
+    """One tenant, its workers, and its jobs' outcomes."""
 
     def __init__(
         self, rows: TenantDatabase, database: Database, store: S3Store, decoder: DecodingPool, clamd: ClamdSettings
@@ -153,7 +153,7 @@ class Tenant:
         self._ended = False
 
     def start_workers(self, whisper: Whisper, *kinds: str) -> None:
-        """One of each kind, and another one whenever one ends, as the launcher has it."""
+        """Starts a worker of each kind, and another one whenever one ends, as the launcher does."""
         transcriber = Transcriber(whisper, TranscriptionSettings(), lease_seconds=self.drain.lease_seconds)
         handlers: dict[str, tuple[Handler, int]] = {
             "scan": (Scanner(self.clamd), JOBS_AT_ONCE),
@@ -183,7 +183,7 @@ class Tenant:
             return list(await tx.execute(text("SELECT * FROM job ORDER BY job_id")))
 
     async def until_all_waited(self, *kinds: str) -> list[Any]:
-        """All jobs of these kinds have been handed back more often than they may fail; returns them."""
+        """Waits until all jobs of these kinds have been handed back more often than they may fail. Returns them."""
         async with asyncio.timeout(SOON * 2):
             while True:
                 rows = [row for row in await self.rows() if row.kind in kinds]
@@ -236,7 +236,7 @@ def recording() -> bytes:
 
 
 async def some_work(tenant: Tenant) -> tuple[list[Uploaded], str]:
-    """Ten files, one of them a film, and a recording that is to be transcribed; the id of that job."""
+    """Uploads ten files, one of them a video, and a recording that is to be transcribed. Returns that job's id."""
     spoken = await upload(tenant.uploads, recording(), filename="talk.wav")
     items = [spoken, await upload(tenant.uploads, film(), filename="film.mp4")]
     items += [await upload(tenant.uploads, b"file %d" % number) for number in range(8)]
@@ -244,7 +244,7 @@ async def some_work(tenant: Tenant) -> tuple[list[Uploaded], str]:
 
 
 async def all_done(tenant: Tenant, items: list[Uploaded]) -> None:
-    """Nothing failed, no attempt was lost, and everything is as if nothing had happened."""
+    """Waits for all jobs. Asserts that none failed or lost an attempt, and that all results are there."""
     ended = await tenant.until_all_ended()
     assert {(row.kind, row.status, row.error_code) for row in ended} == {
         (kind, "completed", None) for kind in {row.kind for row in ended}
@@ -326,7 +326,7 @@ async def test_scans_and_what_waits_for_their_verdicts_outlast_a_clamd_that_was_
 async def test_a_clamd_that_is_killed_again_and_again_under_its_scans_costs_no_verdict(
     tenant_database: TenantDatabase, s3: S3, decoding_pool: DecodingPool, own_clamd: Clamd, whisper: Whisper
 ) -> None:
-    """Each time those that it was at lose an attempt, since they may have been the reason; nobody else does."""
+    """Each time the contents under scan lose an attempt, since they may have been the reason. No others do."""
     async with tenant_of(tenant_database, s3, decoding_pool, settings_for(own_clamd.address)) as tenant:
         items = [await upload(tenant.uploads, b"file %d" % number * 10_000) for number in range(60)]
         tenant.start_workers(whisper, "scan")
@@ -347,7 +347,7 @@ async def test_a_clamd_that_is_killed_again_and_again_under_its_scans_costs_no_v
 
 
 class Postgres(EmbeddedPostgres):
-    """One that can be away for a while, and is back at its address."""
+    """A PostgreSQL that can be away for a while, and comes back at its address."""
 
     async def end(self) -> None:
         assert self.pid is not None
@@ -374,7 +374,7 @@ def own_postgres() -> Iterator[Postgres]:
 async def test_work_under_way_outlasts_postgresql_and_no_attempt_is_lost(
     own_postgres: Postgres, s3: S3, decoding_pool: DecodingPool, clamd: ClamdAddress, whisper: Whisper
 ) -> None:
-    """It is away for longer than a lease. Workers that have a job wait for it; who has none ends, and comes again."""
+    """It is away for longer than a lease. Workers with a job wait for it; those without end, and are started again."""
     with new_tenant(own_postgres) as rows:
         async with tenant_of(rows, s3, decoding_pool, settings_for(clamd)) as tenant:
             tenant.drain = DRAIN.model_copy(update={"lease_seconds": 3.0})

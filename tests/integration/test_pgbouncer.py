@@ -1,6 +1,6 @@
 """The whole data plane behind a real PgBouncer in transaction mode: two server connections, many clients.
 
-Whatever relies on a session fails there: another client's transaction runs in it a moment later.
+Code that relies on a session fails there: another client's transaction runs in it a moment later.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ async def pooled_database(
 
 
 async def worker(kind: str, api: Api, pgbouncer: PgBouncer, **more: str) -> str:  # noqa: F811
-    """What a Job runs, from its start to its end; what it logged."""
+    """Runs a worker as a Job does, from start to end. Returns its log."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -75,7 +75,7 @@ async def worker(kind: str, api: Api, pgbouncer: PgBouncer, **more: str) -> str:
 
 
 async def sessions(api: Api, pgbouncer: PgBouncer) -> list[Any]:  # noqa: F811
-    """What is left in each of the server connections that the tenant's clients have used."""
+    """The session state that is left in each server connection of the tenant's clients."""
     url = plain(pgbouncer.url(api.tenant.url))
     left = []
     clients = [await psycopg.AsyncConnection.connect(url, prepare_threshold=None) for _ in range(SERVER_CONNECTIONS)]
@@ -100,7 +100,7 @@ async def test_a_startup_parameter_would_be_refused(
     tenant_database: TenantDatabase,
     pgbouncer: PgBouncer,  # noqa: F811
 ) -> None:
-    """So whatever else here gets in sends none."""
+    """So all clients that connect in these tests send none."""
     url = plain(pgbouncer.url(tenant_database.url))
     with pytest.raises(psycopg.OperationalError, match="unsupported startup parameter"):
         await psycopg.AsyncConnection.connect(url, options="-c synchronous_commit=off")
@@ -197,7 +197,7 @@ async def test_leases_of_many_workers_exclude_each_other(pooled_database: Databa
 
 
 async def test_what_a_relaxed_process_loses_is_only_its_own(pooled_database: Database) -> None:
-    """`synchronous_commit` is turned off for a transaction and not for the session, which is everybody's."""
+    """`synchronous_commit` is turned off for a transaction, not for the session, which clients share."""
     async with pooled_database.transaction() as tx:
         assert (await tx.execute(text("SHOW synchronous_commit"))).scalar_one() == "off"
     async with pooled_database.statement() as tx:
@@ -210,7 +210,7 @@ async def test_statements_may_be_prepared_where_pgbouncer_keeps_them(
     pgbouncer: PgBouncer,  # noqa: F811
     tenant_database: TenantDatabase,
 ) -> None:
-    """By a setting of ours then, which is off by default."""
+    """Our setting for that is off by default."""
     keeps_them = pgbouncer.version() >= (1, 21)
     with pooled(postgres, **({"max_prepared_statements": 100} if keeps_them else {})) as bouncer:
         database = Database(bouncer.url(tenant_database.url), prepare=True)
@@ -261,7 +261,7 @@ async def test_a_pgbouncer_without_a_free_connection_is_an_outage_and_then_is_no
 
 
 async def test_a_pgbouncer_whose_server_is_away_is_an_outage_and_then_is_none() -> None:
-    """By default it keeps a statement for two minutes in the hope of a server (`query_wait_timeout`)."""
+    """By default PgBouncer holds a statement for two minutes while there is no server (`query_wait_timeout`)."""
     sooner = {"server_login_retry": 1, "query_wait_timeout": 2}
     with server_that_may_fail() as server, new_tenant(server) as tenant, pooled(server, **sooner) as bouncer:
         database = Database(bouncer.url(tenant.url))

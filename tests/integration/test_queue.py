@@ -1,4 +1,4 @@
-"""The queue's promises, on a real PostgreSQL."""
+"""The queue's rules, on a real PostgreSQL."""
 
 import asyncio
 import sys
@@ -370,7 +370,7 @@ async def test_many_are_renewed_together_and_each_says_whether_it_is_still_held_
 async def test_a_job_that_is_postponed_ever_so_often_is_never_failed_and_is_asked_for_again_soon(
     database: Database,
 ) -> None:
-    """Ten minutes of an outage are some twenty tries: four times as many as the attempts that a failure has."""
+    """An outage of ten minutes has some twenty tries, four times as many as a job has attempts."""
     queue = Queue(database)
     job_id = await put(database)
     delays = []
@@ -408,7 +408,7 @@ async def test_attempts_of_before_an_outage_count_after_it(database: Database, q
 
 
 async def take_due(database: Database, queue: Queue) -> Lease:
-    """However long the next job still had to wait."""
+    """Leases the next job, even if it is not due yet."""
     async with database.transaction() as tx:
         await tx.execute(text("UPDATE job SET run_after = now()"))
     return await take(queue)

@@ -1,4 +1,4 @@
-"""No set of requests, however timed, gets a tenant over its quota."""
+"""No set of concurrent requests gets a tenant over its quota."""
 
 import asyncio
 import secrets
@@ -34,7 +34,7 @@ SHA256 = "5" * 64
 
 
 async def commit(contents: Contents, reservation: Reservation, size: int) -> None:
-    """The commit of an upload of `size` bytes, without any bytes."""
+    """Commits an upload of `size` bytes, without storing any."""
     item = NewItem(new_media_id(), "a.bin", None, "alice", False, None, None, "")
     await contents.commit(reservation, SHA256, Facts(size, "application/octet-stream"), item)
 

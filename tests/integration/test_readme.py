@@ -1,4 +1,4 @@
-"""The README's tour, run as it stands: each command, and what it shows on a terminal."""
+"""The README's tour, run as written: each command, with its output on a terminal."""
 
 import os
 import pty
@@ -28,7 +28,7 @@ def tour() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder that looks like a fresh clone to the tour, with its tenant served."""
+    """A folder that looks like a fresh clone, with its tenant being served."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "samples", folder / "samples")
     (folder / "tests").symlink_to(ROOT / "tests")
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def on_a_terminal(command: str, folder: Path) -> str:
-    """What a person sees who types `command` in `folder`, without colours."""
+    """Runs `command` in `folder` on a terminal. Returns its output without colours."""
     ours, theirs = pty.openpty()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "TERM": "dumb", "COLUMNS": "120", "NO_COLOR": "1", "LINES": "50"}

@@ -43,7 +43,7 @@ NEW_VIRUS = b"a text that only tomorrow's signatures know"
 
 
 class ChangingClamd:
-    """A real clamd; its signatures have a number, as the official ones do, which this process puts into VERSION."""
+    """A real clamd. This process puts a number of its signatures into VERSION, as the official ones have."""
 
     def __init__(self, folder: Path) -> None:
         self.number = 27500
@@ -71,7 +71,7 @@ class ChangingClamd:
         return f"ClamAV 1.4.3/{self.number}/Sun Mar  1 08:25:11 2026"
 
     async def learn(self, content: bytes) -> None:
-        """Started anew, since a reload lets scans wait for half a minute."""
+        """Adds signatures. clamd is restarted, since a reload would make scans wait for half a minute."""
         await self._real.stop()
         rule = f"Test.Tomorrow:0:*:{content.hex()}"
         self._real = EmbeddedClamd(limits=LIMITS, rules=[rule], official=None, mirror=None)
@@ -154,7 +154,7 @@ async def is_readable(library: Library, item: Uploaded) -> bool:
 async def test_new_signatures_have_every_older_verdict_looked_at_again(
     uploads: Uploads, work: Work, clamd: ChangingClamd
 ) -> None:
-    """Clean files stay readable meanwhile; the one that is found now is gone for everybody."""
+    """Clean files stay readable meanwhile. The one that is found infected now exists for nobody."""
     harmless, infected = await upload(uploads, b"harmless"), await upload(uploads, NEW_VIRUS, room_id="garden")
     closed = await upload(uploads, encrypted_zip(b"secret"))
     await scan(work, clamd.settings)
@@ -249,7 +249,7 @@ async def test_nothing_is_scanned_again_while_nothing_is_scanned(
     await scan(work, clamd.settings)
     clamd.number += 1
     await tenant_database.declare(replace(GENEROUS, **change))  # type: ignore[arg-type]  # a test's options
-    await asyncio.sleep(policy.FRESH_SECONDS)  # by definition: so old may a policy be
+    await asyncio.sleep(policy.FRESH_SECONDS)  # by definition: a policy may be this old
     assert await rescanned(work, clamd) == 0
     assert await open_jobs(work.database) == set()
 
@@ -257,7 +257,7 @@ async def test_nothing_is_scanned_again_while_nothing_is_scanned(
 # --- a bad signature --------------------------------------------------------------------------------------------------
 
 ZIP = bytes.fromhex("504b0304")
-"""Each zip begins with it: a rule that finds it finds them all."""
+"""The first bytes of each zip: a signature of these finds them all."""
 FEW = RetentionSettings().found_few
 AT_ONCE = 8
 
@@ -282,7 +282,7 @@ async def objects(store: FolderStore) -> int:
 
 
 async def recount(database: Database) -> tuple[int, ...]:
-    """What the rows say that usage has to be."""
+    """The usage, counted from the rows."""
     async with database.transaction() as tx:
         row = (
             await tx.execute(
@@ -324,12 +324,12 @@ async def test_a_signature_that_finds_every_zip_deletes_none_and_stops_the_resca
     assert await counted(work.database) == await recount(work.database) != everything
     await sweep(work.library)
     assert await objects(folder_store) == 55
-    # What is held is looked at each time; nothing else is, until a person or other signatures have decided.
+    # Contents that are held are scanned each time. All others wait until a person or other signatures have decided.
     assert await rescanned(work, clamd) == held
     await scan_several(work, clamd.settings)
     assert await readable(work.library, zips) == 50 - held
 
-    fresh = await upload(uploads, zipped(b"a new zip"))  # new uploads are scanned all the same, and held as well
+    fresh = await upload(uploads, zipped(b"a new zip"))  # new uploads are still scanned, and held too
     text_too = await upload(uploads, b"a new text")
     await scan_several(work, clamd.settings)
     assert await readable(work.library, [fresh, text_too]) == 1
@@ -373,7 +373,7 @@ async def test_what_a_signature_found_is_removed_once_a_person_trusts_it_and_the
     await sweep(work.library)
     assert await objects(folder_store) == 10 - held
 
-    # The rescan goes on, and what it finds now is held for its own days.
+    # The rescan continues, and contents that it finds now are held for the usual days.
     assert await rescanned(work, clamd) == 10 - held
     await scan_several(work, clamd.settings)
     assert await readable(work.library, zips) == 0
@@ -436,7 +436,7 @@ async def test_a_guess_of_clamds_own_closes_a_newsletter_and_removes_nothing(
 
 
 class Processes:
-    """Workers of this tenant."""
+    """Worker processes of this tenant."""
 
     def __init__(self, tenant: TenantDatabase, folder: Path) -> None:
         self.environment = {
@@ -500,7 +500,7 @@ async def test_wrong_settings_are_exit_2(workers: Processes) -> None:
 async def test_a_worker_that_is_told_to_end_hands_its_jobs_back_and_exits_0(
     uploads: Uploads, work: Work, workers: Processes
 ) -> None:
-    """clamd takes the connection and says nothing, so that the jobs are under way when the signal comes."""
+    """clamd accepts connections and does not answer, so that the jobs are under way when the signal comes."""
     taken = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -58,7 +58,7 @@ def nowhere() -> ClamdSettings:
 
 
 async def drain(scanner: Scanner, work: Work, tries: int = 1000) -> int:
-    """Works the queue off; how many attempts that took."""
+    """Empties the queue. Returns how many attempts that took."""
     one = Drain("scan", scanner, work, DrainSettings(linger_seconds=0, max_jobs=tries))
     await one.run()
     return one.handled
@@ -297,7 +297,7 @@ async def test_content_deleted_while_its_scan_begins_is_no_failure(
 
 
 async def test_infected_content_is_not_scanned_again(uploads: Uploads, work: Work, scanner: Scanner) -> None:
-    """Its row stays and its object is gone: a job left over from before must not fail on that, or revive it."""
+    """Its row stays, its object is gone. A job left over from before must not fail on that, or revive the content."""
     item = await upload(uploads, EICAR)
     await drain(scanner, work)
     async with work.database.transaction() as tx:
@@ -314,7 +314,7 @@ async def test_infected_content_is_not_scanned_again(uploads: Uploads, work: Wor
 async def test_a_worker_that_is_told_to_end_around_the_moment_it_writes_loses_nothing_and_ends(
     uploads: Uploads, work: Work, scanner: Scanner, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """A verdict on its way into the row is waited for; one that is not goes back with its job."""
+    """It waits for verdicts that are being written. Other jobs are handed back without their verdict."""
     items = [await upload(uploads, TEXT + b"%d" % number) for number in range(5)]
     worker = Drain("scan", scanner, work, DrainSettings(linger_seconds=60), at_once=JOBS_AT_ONCE)
     record = work.library.contents.record_verdicts
@@ -322,7 +322,7 @@ async def test_a_worker_that_is_told_to_end_around_the_moment_it_writes_loses_no
     async def told_to_end(verdicts: Iterable[Verdict], **options: Any) -> set[str]:
         if moment == "before":
             worker.stop.set()
-            await asyncio.sleep(0)  # it is heard
+            await asyncio.sleep(0)  # the signal is handled
         writing = asyncio.ensure_future(record(verdicts, **options))
         if moment == "while":
             await asyncio.sleep(0)

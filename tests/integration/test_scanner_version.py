@@ -1,4 +1,4 @@
-"""What the operator learns of a real clamd's signatures, and of one that does not answer."""
+"""The operator's information on a real clamd's signatures, and on a clamd that does not answer."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ DAY = 86400
 
 
 def daily_database(built: float) -> bytes:
-    """An unsigned daily.cud (`sigtool --unsigned` makes such): the build time stands in its header, as in a .cvd."""
+    """An unsigned daily.cud, as `sigtool --unsigned` makes it. Its header has the build time, as in a .cvd."""
     header = f"ClamAV-VDB:23 Nov 2026 10-00 +0000:27444:1:90:X:X:test:{built:.0f}"
     rules = f"Test.Only:0:*:{b'only in this test'.hex()}\n"
     listed = f"{header}\ndaily.ndb:{len(rules)}:{hashlib.sha256(rules.encode()).hexdigest()}\n"
@@ -37,7 +37,7 @@ def daily_database(built: float) -> bytes:
 
 @asynccontextmanager
 async def answering(answer: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> AsyncIterator[ScannerVersion]:
-    """The operator's view of a server that is no clamd."""
+    """The operator's information on a server that is no clamd."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError), contextlib.closing(writer):

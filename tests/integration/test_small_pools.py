@@ -1,6 +1,6 @@
-"""One connection to PostgreSQL for everything that a process does: nothing takes a second one while it holds the first.
+"""A process with one connection to PostgreSQL: no code takes a second one while it holds the first.
 
-If something did, it would wait for itself for ten seconds and end as a 503.
+Code that did would wait for itself for ten seconds, and answer 503.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ async def api(postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[Api]:
 
 
 async def everything(api: Api, number: int) -> list[int]:
-    """All that one client does, one after the other; the statuses of the answers."""
+    """Makes all of one client's calls, one after the other. Returns the answers' statuses."""
     answers: list[httpx.Response] = []
     async with api.client(f"user{number}") as client:
 
@@ -103,7 +103,7 @@ async def test_streams_that_wait_hold_no_connection(api: Api) -> None:
 
 
 async def test_readiness_goes_before_those_who_wait_for_a_connection(api: Api) -> None:
-    """A pool that is busy is not a database that is away: the pod stays in its service."""
+    """A busy pool is no outage of the database, so the pod stays in its Service."""
 
     async def load(number: int, until: asyncio.Event) -> None:
         async with api.client(f"user{number}") as client:

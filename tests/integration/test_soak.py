@@ -1,9 +1,9 @@
 """A tenant under load whose parts are killed at random, and a ledger of what it acknowledged.
 
-The api, a scan worker, sweeps, PostgreSQL and versitygw are processes of their own, as a tenant has them; each is
-killed with SIGKILL again and again, and started again. Clients upload (small, large, what is there already, what is
-infected), read and delete, and try again as clients do, with their Idempotency-Key. What is asserted are the ledger and
-the invariants, nothing about time: what a busy machine does not get done is not there to be looked at.
+The api, a scan worker, sweeps, PostgreSQL and versitygw are separate processes. Each is killed with SIGKILL and started
+again, repeatedly. Clients upload files (small, large, duplicate, infected), read and delete them, and try again with
+their Idempotency-Key. The ledger and the invariants are asserted, and nothing about time, so that a busy machine only
+does less.
 
 `MEDIA_SOAK_SECONDS` says how long (`make soak`: ten minutes).
 """
@@ -53,16 +53,16 @@ UPLOADERS, DELETERS, READERS = 4, 2, 2
 
 @dataclass
 class Ledger:
-    """What was answered, and what was asked without an answer."""
+    """The acknowledged requests, and those without an answer."""
 
     stored: dict[str, str] = field(default_factory=dict)
     """Items that were acknowledged and that nobody deletes, with the hash of each."""
     deleted: set[str] = field(default_factory=set)
     """Items whose deletion was acknowledged."""
     unknown: int = 0
-    """Uploads and deletions that nobody answered: their items may be there or not."""
+    """Uploads and deletions without an answer: their items may exist or not."""
     infected: set[str] = field(default_factory=set)
-    """Contents that the scanner will find."""
+    """Contents that the scanner will find infected."""
     wrong: list[str] = field(default_factory=list)
     done: dict[str, int] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Ledger:
 
 
 class Part:
-    """A process that is started anew whenever it has ended, until `stop`."""
+    """A process that is started again whenever it has ended, until `stop`."""
 
     def __init__(self, *command: str, environment: dict[str, str], log: Path, pause: float = 0.0) -> None:
         self._command = command
@@ -110,7 +110,7 @@ class Part:
 
 
 class Clients:
-    """Everybody who uses the tenant."""
+    """All clients of the tenant."""
 
     def __init__(self, base: str, token: Callable[[], str], ledger: Ledger, ends: float) -> None:
         self._client = httpx.AsyncClient(base_url=base, timeout=15, verify=False, trust_env=False)  # noqa: S501 (it is http)
@@ -127,7 +127,7 @@ class Clients:
         await self._client.aclose()
 
     async def _ask(self, method: str, path: str, **options: Any) -> httpx.Response | None:
-        """The answer, tried again as a client does; None: there was none in time."""
+        """The answer, after retries as a client makes them; None: there was none in time."""
         headers = {"Authorization": f"Bearer {self._token()}", **options.pop("headers", {})}
         for attempt in range(30):
             with contextlib.suppress(httpx.TransportError):
@@ -222,7 +222,7 @@ def mortal() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 async def bucket(tmp_path: Path) -> AsyncIterator[list[s3_servers.S3Server]]:
-    """The server that runs now is the last one."""
+    """The tenant's bucket, on the server that runs now."""
     folder = tmp_path / "versitygw"
     folder.mkdir()
     servers = [await s3_servers.start("versitygw", folder)]
@@ -344,7 +344,7 @@ async def _answers(client: httpx.AsyncClient) -> bool:
 
 
 async def _looked_at(tenant: TenantDatabase, server: s3_servers.S3Server, ledger: Ledger) -> None:
-    """Once everybody is gone: the ledger, the rows and the bucket."""
+    """Checks the ledger, the rows and the bucket, after all processes have ended."""
     assert ledger.wrong == []
     store = S3Store(server.settings, tenant.tenant_id)
     database, owner = Database(tenant.url, pool_size=2), Database(tenant.owner_url, pool_size=1)

@@ -1,4 +1,4 @@
-"""A tenant's S3 keys on versitygw and its IAM server: what they reach, what they don't, and how they are replaced."""
+"""A tenant's S3 keys on versitygw and its IAM server: what they may do, what not, and how they are replaced."""
 
 import json
 import secrets
@@ -96,7 +96,7 @@ def root_key(server: S3Server) -> Key:
 
 
 def works(server: S3Server, tenant: Tenant, key: Key) -> bool:
-    """Whether S3 takes the key at all; whatever else goes wrong is raised."""
+    """Whether S3 accepts the key. Raises all other errors."""
     try:
         client(server, key).list_objects_v2(Bucket=tenant.bucket, Prefix=f"tenant/{tenant.id}/")
     except ClientError as error:
@@ -244,7 +244,7 @@ async def test_a_key_is_replaced_while_the_one_before_still_works(
 async def test_keys_that_nobody_holds_make_room_and_the_one_in_use_stays(
     server: S3Server, keys: StoreKeys, tenant: Tenant
 ) -> None:
-    """As after an operator that died between making a key and keeping it."""
+    """Such keys are left when the operator dies between making a key and storing it."""
     used = await keys.make(tenant.id, tenant.bucket)
     lost = await keys.make(tenant.id, tenant.bucket, keep=[used.access_key_id])
     new = await keys.make(tenant.id, tenant.bucket, keep=[used.access_key_id])
@@ -304,7 +304,7 @@ async def test_two_clusters_at_one_iam_leave_each_others_users_alone(
 
 
 async def test_many_users_stay_fast(server: S3Server, keys: StoreKeys, tmp_path: Path) -> None:
-    """versitygw keeps all users in one file, and reads it for every request that a tenant's key signs."""
+    """versitygw has all users in one file, which it reads for every request with a tenant's key."""
     bucket, slowest = "media-many", 0.0
     for number in range(200):
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the sweep may do by itself: it decides on nothing that is merely absent."""
+"""The sweep: it removes nothing only because a row is missing."""
 
 import hashlib
 import secrets
@@ -27,7 +27,7 @@ from tests.integration.invariants import broken
 from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase
 
 STRICT = RetentionSettings(orphans_few=0, orphan_share=0.02)
-"""Where a share decides, however few there are."""
+"""Settings with which the share decides, however few orphans there are."""
 
 
 class Died(Exception):
@@ -39,7 +39,7 @@ def hash_of(data: bytes) -> str:
 
 
 async def put_without_a_row(store: FolderStore, tenant_id: str, data: bytes) -> str:
-    """What an upload that died before its commit leaves."""
+    """An object without a row, as left by an upload that died before its commit."""
     sha256 = hash_of(data)
     await store.put(content_key(tenant_id, sha256), data)
     return sha256
@@ -56,7 +56,7 @@ async def contents_of(store: FolderStore) -> set[str]:
 
 @pytest.fixture
 async def known(library: Library) -> Swept:
-    """The bucket knows its schema from the first sweep on, or from when it was made."""
+    """A tenant whose bucket has its schema's mark, as after the first sweep."""
     return await sweep(library)
 
 
@@ -132,7 +132,7 @@ async def test_orphans_that_are_more_than_a_share_stay_and_the_sweep_says_so(
 
 
 class ListedOnly:
-    """`list` of a bucket that holds so many contents, and nothing else."""
+    """A store that only has `list`, with many contents."""
 
     def __init__(self, tenant_id: str, many: int) -> None:
         self.many = many
@@ -244,7 +244,7 @@ async def test_bytes_that_come_while_their_orphan_is_removed_are_whole_and_count
     tenant_database: TenantDatabase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The sweep dies between claiming an orphan and removing it; the same bytes are uploaded before it is taken up."""
+    """The sweep dies between claiming an orphan and removing it. The same bytes are uploaded before the next."""
     data = b"an orphan that is wanted after all"
     orphan = await put_without_a_row(folder_store, uploads.tenant_id, data)
     await sweep(library)
@@ -297,7 +297,7 @@ async def test_what_lies_under_infected_content_after_its_removal_is_an_orphan_t
 
 @pytest.fixture
 async def lost(postgres: EmbeddedPostgres, library: Library, folder_store: FolderStore) -> AsyncIterator[Library]:
-    """The tenant's bucket beside a schema that is new and empty, as after a lost volume."""
+    """The tenant's bucket with a new and empty schema, as after the loss of the database's volume."""
     with new_tenant(postgres) as another:
         await another.declare(GENEROUS)
         database = Database(another.url)
@@ -309,7 +309,7 @@ async def lost(postgres: EmbeddedPostgres, library: Library, folder_store: Folde
 async def test_a_lost_schema_costs_no_object(
     uploads: Uploads, library: Library, lost: Library, folder_store: FolderStore, marked: bool
 ) -> None:
-    """Five files, and then a new, empty schema: not one is noted or removed, whatever time passes."""
+    """Five files, and then a new, empty schema: none is noted or removed, however much time passes."""
     uploaded = {(await upload(uploads, secrets.token_bytes(100))).sha256 for _ in range(5)}
     if marked:
         await sweep(library)

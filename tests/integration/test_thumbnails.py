@@ -1,4 +1,4 @@
-"""Thumbnails: upright, in sRGB, without metadata, and never at the price of the machine's memory."""
+"""Thumbnails: upright, in sRGB, without metadata, within a memory limit."""
 
 import asyncio
 import functools
@@ -46,7 +46,7 @@ def chunks(webp: bytes) -> list[bytes]:
     return found
 
 
-# What a picture looks like
+# Appearance
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -156,7 +156,7 @@ async def test_a_damaged_colour_profile_or_exif_costs_nothing(decoding_pool: Dec
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")))
 
 
-# How large it is
+# Size
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ async def test_variants_come_from_the_master(decoding_pool: DecodingPool, size: 
     assert shown(await variant(decoding_pool, tiny.data, size, "webp")).size == (100, 50)
 
 
-# What it must not cost
+# Memory
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ async def test_the_largest_allowed_picture_fits_the_memory_limit(image_format: s
     assert (thumbnail.width, thumbnail.height) == (1_024, 1_024)
 
 
-# What has none
+# Files without a thumbnail
 
 
 @pytest.mark.parametrize("mime_type", ["image/svg+xml", "application/pdf", "text/html", "audio/mpeg"])
@@ -340,7 +340,7 @@ async def test_a_picture_cut_short_is_corrupt(decoding_pool: DecodingPool) -> No
         assert failed.value.code == "corrupt"
 
 
-# Films
+# Videos
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx"), ("mov", "libx264")])

@@ -96,7 +96,7 @@ class Tenant:
             return await enqueue(tx, "transcribe", payload, owner="anna", media_id=media_id)
 
     async def transcribe(self, data: bytes, **options: Any) -> dict[str, Any]:
-        """The finished job's result."""
+        """Transcribes an item. Returns the completed job's result."""
         job_id = await self.submit(await self.keep(data), **options)
         await self.drain()
         job = await self.job(job_id)
@@ -105,7 +105,7 @@ class Tenant:
         return result
 
     async def refusal(self, data: bytes, scan_status: str = "clean", **options: Any) -> tuple[str, str]:
-        """Why the job failed: code and sentence."""
+        """The failed job's error: code and sentence."""
         job_id = await self.submit(await self.keep(data, scan_status), **options)
         await self.drain()
         job = await self.job(job_id)
@@ -113,7 +113,7 @@ class Tenant:
         return job.error_code, job.error_detail
 
     def worker(self, *, window_seconds: float = 300.0, **parts: Any) -> Drain:
-        """One worker's drain loop; `parts` replace parts of the work (a queue, a decoder)."""
+        """One worker's drain loop. `parts` replace fields of `Work` (a queue, a decoder)."""
         handler = Transcriber(self.whisper, self.limits, lease_seconds=LEASE_SECONDS, window_seconds=window_seconds)
         settings = DrainSettings(linger_seconds=0, lease_seconds=LEASE_SECONDS)
         return Drain("transcribe", handler, replace(self.work, **parts), settings)
@@ -129,7 +129,7 @@ class Tenant:
         return await self.work.queue.segments(job_id)
 
     async def hold_segments_from(self, number: int) -> None:
-        """Whoever writes a segment of this number or above hangs in the middle of it."""
+        """Makes transactions that write a segment of this number or above hang."""
         async with self.rows.as_owner() as tx:
             await tx.execute(
                 text(
@@ -140,7 +140,7 @@ class Tenant:
             await tx.execute(text("CREATE TRIGGER hold BEFORE INSERT ON segment FOR EACH ROW EXECUTE FUNCTION hold()"))
 
     async def held_writer(self) -> int | None:
-        """The server process that hangs there, once there is one."""
+        """Waits for the server process that hangs there, and returns it."""
         async with self.work.database.transaction() as tx:
             found = await tx.execute(
                 text("SELECT pid FROM pg_stat_activity WHERE usename = current_user AND wait_event = 'PgSleep'")
@@ -148,7 +148,7 @@ class Tenant:
             return found.scalar()
 
     async def let_go(self, writer: int) -> None:
-        """Ends what its dead client left in the server, and lets others write."""
+        """Ends the dead client's server process, and lets others write."""
         async with self.work.database.transaction() as tx:
             await tx.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": writer})
         async with self.rows.as_owner() as tx:
@@ -173,7 +173,7 @@ def tenant(
 
 
 class WatchedQueue(Queue):
-    """The real queue; says what progress was reported and calls `after_segment(lease, number)` behind each segment."""
+    """The real queue. It records the reported progress, and calls `after_segment(lease, number)` after each segment."""
 
     def __init__(self, database: Database, after_segment: Callable[[Lease, int], Any] | None = None) -> None:
         super().__init__(database)
@@ -192,7 +192,7 @@ class WatchedQueue(Queue):
 
 
 class WatchedDecoder(DecodingPool):
-    """A window on the real pool that notes which tasks it was given."""
+    """The real pool. It records its tasks."""
 
     def __init__(self, pool: DecodingPool) -> None:
         self._pool = pool
@@ -227,7 +227,7 @@ def samples_of(name: str) -> "np.ndarray[Any, Any]":
 
 
 def encoded(name: str, container: str, codec: str, rate: int, picture: bool = False) -> bytes:
-    """A sample in another container and codec, with a moving picture beside it if wanted."""
+    """A sample in another container and codec, optionally with a video stream."""
     out = io.BytesIO()
     with av.open(str(SAMPLES / name)) as source, av.open(out, "w", format=container) as target:
         sound = target.add_stream(codec, rate=rate, layout="mono")
@@ -249,7 +249,7 @@ def alike(left: str, right: str) -> float:
 
 
 def unheard(segments: list[dict[str, Any]], spoken: list[dict[str, Any]], offset: float = 0.0) -> list[dict[str, Any]]:
-    """What was said, and less than half of it lies within the segments."""
+    """Spoken words of which less than half lies within the segments."""
 
     def overlap(said: dict[str, Any]) -> float:
         start, end = said["start"] + offset, said["end"] + offset
@@ -437,7 +437,7 @@ async def test_a_stopped_worker_hands_the_job_back_and_the_next_one_goes_on(tena
     async def stop_at_the_third(lease: Lease, number: int) -> None:
         if number == 2:
             worker.stop.set()
-            await asyncio.Event().wait()  # until the worker interrupts the job: where it goes on is always the same
+            await asyncio.Event().wait()  # until the worker interrupts the job, so that it continues at a fixed place
 
     worker = tenant.worker(queue=WatchedQueue(tenant.work.database, stop_at_the_third))
     await worker.run()
@@ -499,7 +499,7 @@ async def test_after_kill_9_another_worker_goes_on_from_the_last_stored_segment(
         "MEDIA_WHISPER_MODEL": str(MODEL),
         "MEDIA_WORKER_LEASE_SECONDS": "1.5",
     }
-    # Always the same point: from some others the tiny model itself, without us, mishears what follows.
+    # Always at the same point: after some others the tiny model itself mishears what follows.
     await tenant.hold_segments_from(2)
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "media_workers", "transcribe", env=environment, stderr=asyncio.subprocess.PIPE
@@ -526,7 +526,7 @@ async def test_after_kill_9_another_worker_goes_on_from_the_last_stored_segment(
     job, after = await tenant.job(job_id), await tenant.segments(job_id)
     assert (job.status, job.attempts, job.result["language"]) == ("completed", 2, "en")
     assert after[: len(before)] == before
-    # The language is detected where it was first heard; then the first windows are not listened to again.
+    # The language is detected at the first segment; the first windows are not transcribed again.
     assert decoder.windows[0] == before[0]["start"]
     assert min(decoder.windows[1:]) == before[-1]["end"]
     assert in_order(after)

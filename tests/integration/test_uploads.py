@@ -1,4 +1,4 @@
-"""One upload from the first byte to the row: what is stored, what is not, and what is left behind by failure."""
+"""One upload from the first byte to the row: what is stored, what is not, and what a failure leaves."""
 
 import asyncio
 import hashlib

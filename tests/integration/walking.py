@@ -1,14 +1,14 @@
-"""Walks every order of what several actors do to one content, a step at a time.
+"""Walks every order of the steps that several actors take on one content.
 
-A step is one statement, one request to the store, or one answer of the scanner; nothing comes between its parts, and
-anything between two steps. The statements are the product's, on a real PostgreSQL; so is the Python around them, which
-is led here from answer to answer. Only the store is a set of names, and time is what the deadlines say.
+A step is one statement, one request to the store, or one answer of the scanner. It is atomic; other actors' steps may
+come between two steps. Statements are the product's, on a real PostgreSQL. The Python code around them is the product's
+too, and is driven from answer to answer. The store is a set of names, and time is modelled by the deadlines.
 
-A state is what the rows say, which objects there are, and where each actor stands. From each state each actor takes its
-next step, dies, or does not hear the answer; or time passes. What was seen before is not walked again, so all orders
-are covered, however many sequences there are. A statement is run once for every state of the rows that it can meet.
+A state consists of the rows, the objects, and each actor's position. From each state each actor takes its next step,
+dies, or loses the answer; or time passes. A known state is not walked again, so all orders are covered although there
+are far more sequences. A statement runs once for every state of the rows in which it can come.
 
-Times are kept as what they mean: a lease is "live" or "past", never a date; `now()` in this schema is always the same.
+Times are kept by their meaning: a lease is "live" or "past", not a date. `now()` in this schema is always the same.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ LIVE, PAST = NOW + timedelta(minutes=2), NOW - timedelta(minutes=1)
 OTHER = NOW - timedelta(days=99)
 TOKEN, STALE = "held-token", "lost-token"
 EPOCH = 99
-"""Of every sweep: one that begins has seen nothing yet (`seen_in` is 0), which is all that another number would say."""
+"""The epoch of every sweep. At the beginning of a sweep `seen_in` is 0, so one number is enough."""
 LOST = Unavailable("test", "the answer was lost")
 
 _DIALECT = PGDialect_psycopg()
 
 
-# -- what the rows say -------------------------------------------------------------------------------------------------
+# -- the rows ----------------------------------------------------------------------------------------------------------
 
 
 class Blob(NamedTuple):
@@ -49,7 +49,7 @@ class Blob(NamedTuple):
     thumbnail: str
     thumbnail_size: int
     marked: str | None = None
-    """`now`: its time has come; `days`: it stays for the recall; `over`: that is over."""
+    """`now`: it is due at once; `days`: it stays for the recall time; `over`: the recall time is over."""
     removing: str | None = None
 
 
@@ -77,7 +77,7 @@ class Image(NamedTuple):
     """stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes."""
 
     def owed(self) -> tuple[int, ...]:
-        """The usage that the rows make."""
+        """The usage, counted from the rows."""
         reserved = sum(reservation[2] for reservation in self.reservations)
         if self.blob is None or self.blob.marked or self.blob.status == "infected":
             return (0, reserved, 0, 0, 0, 0)
@@ -198,7 +198,7 @@ def _image_of(found: dict[str, Any]) -> Image:
     orphan, seen = None, False
     for row in found["orphan"] or ():
         seen = row["seen_in"] == EPOCH
-        # What a statement noted just now bears the true time, which lies before this schema's.
+        # Times that a statement has just written are the real time, which is before this schema's.
         at = when(row["first_seen"])
         assert at is not None
         orphan = "old" if at == before - timedelta(days=1) else "new"
@@ -250,7 +250,7 @@ $$
 
 @dataclass(frozen=True)
 class Step:
-    """What an actor wants next. `follows`: in the transaction of the step before it."""
+    """An actor's next step. `follows`: it is in the transaction of the step before it."""
 
     kind: str
     """`sql`, `put`, `delete`, `list`, `read`, `answer`."""
@@ -264,7 +264,7 @@ class Step:
 
 
 class Row(tuple[Any, ...]):
-    """As psycopg's named tuples and SQLAlchemy's rows are used here."""
+    """A row with the interface of psycopg's named tuples and SQLAlchemy's rows, as far as the product uses it."""
 
     _columns: tuple[str, ...]
 
@@ -312,7 +312,7 @@ class _Result(list[Row]):
 
 
 class Script:
-    """One actor, led through the answers it has had; then it waits for the next one, or is over."""
+    """One actor, run through the answers that it has had. Then it waits for the next one, or has ended."""
 
     def __init__(self, role: str, answers: Sequence[Any]) -> None:
         self.role = role
@@ -323,10 +323,10 @@ class Script:
         self.named = 0
 
     def end(self) -> None:
-        """Whatever it waits for, and wants from here on, is away."""
+        """Ends it: all that it waits for or asks for from here on is unavailable."""
         if not self._held.done():
             self._held.set_exception(Unavailable("test", "over"))
-            self._held.exception()  # it may be that nobody waits
+            self._held.exception()  # perhaps nobody waits
 
     async def perform(self, step: Step) -> Any:
         if self._held.done():
@@ -346,8 +346,8 @@ script: contextvars.ContextVar[Script] = contextvars.ContextVar("script")
 
 
 class FakeDatabase:
-    """As `Database`; its statements go to the walk, which runs them. `answered`: text in a statement -> its rows, for
-    what has nothing to do with the content."""
+    """As `Database`; the walk runs its statements. `answered`: text in a statement -> its rows, for statements that do
+    not concern the content."""
 
     def __init__(self, sha256: str, answered: dict[str, Sequence[Any]]) -> None:
         self._sha256 = sha256
@@ -361,7 +361,7 @@ class FakeDatabase:
             if words in query:
                 return [Row.of([name for name, _ in row], [value for _, value in row]) for row in rows]
         if "sha256 > %s" in query and self._sha256 in arguments and "INSERT" not in query:
-            return []  # there is no content after the only one
+            return []  # there is only one content
         frozen = tuple(arguments.items()) if isinstance(arguments, dict) else tuple(map(_frozen, arguments))
         return list(await script.get().perform(Step("sql", query, frozen, follows)))
 
@@ -396,7 +396,7 @@ class _Transaction:
 
 
 class FakeStore:
-    """The names of the objects that there are. Each removal is a step of its own."""
+    """A store as a set of names. Each removal is a step of its own."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
         self._sizes = sizes
@@ -425,17 +425,17 @@ class FakeStore:
 
 
 async def chosen(*answers: str) -> str:
-    """One of them: each is walked."""
+    """One of the choices; each of them is walked."""
     return str(await script.get().perform(Step("answer", "", answers)))
 
 
 @dataclass(frozen=True)
 class Program:
-    """What an actor does.
+    """An actor's program.
 
-    `loses`: it goes on where an answer is lost, so that is walked too. `again`: once it has ended, or died, another one
-    like it may come, any number of times. `alike`: what tells two standings apart, from the steps so far and the one to
-    come; by default all answers so far do.
+    `loses`: it continues after a lost answer, so that is walked too. `again`: once it has ended or died, another one
+    like it may come, any number of times. `alike`: makes the key that distinguishes two positions, from the steps so
+    far and the next one; by default all answers so far are the key.
     """
 
     name: str
@@ -444,20 +444,20 @@ class Program:
     again: bool = False
     alike: Callable[[tuple[Step, ...]], Hashable] | None = None
     leases: bool = False
-    """Whoever held a lease has lost it by this."""
+    """The program takes a lease from its earlier holder."""
 
 
 @dataclass(frozen=True)
 class _Standing:
-    """Where an actor is: the answers it has had, and whether what it holds is still its own."""
+    """An actor's position: the answers that it has had, and whether it still holds its claim or lease."""
 
     program: Program
     answers: tuple[Any, ...]
     steps: tuple[Step, ...]
-    """The last one is the next."""
+    """The steps so far, and the next one at the end."""
     key: Hashable
     holds: str = ""
-    """`claim` or `lease`, and in capitals once somebody else has it."""
+    """`claim` or `lease`; in capitals once somebody else has it."""
 
     @property
     def step(self) -> Step:
@@ -476,7 +476,7 @@ class _Move(NamedTuple):
     """The rows and objects after it."""
     standing: int
     claim_lost: bool = False
-    """Whoever held the claim to remove the objects holds it no more."""
+    """Whether the earlier holder of the claim to remove the objects has lost it."""
     lease_lost: bool = False
 
 
@@ -484,7 +484,7 @@ class _Move(NamedTuple):
 
 
 class Violated(AssertionError):
-    """A rule does not hold in a state; the text is how it was reached."""
+    """A rule is broken in a state. The text says how it was reached."""
 
 
 @dataclass
@@ -497,17 +497,17 @@ class Counts:
 
 
 _PLACE_BITS: Final = 14
-"""Of a state's 63, for its rows and objects; the actors have the others."""
+"""Bits of a state's 63 for its rows and objects; the others are for the actors."""
 _AT_ONCE: Final = 200_000
-"""States, so that memory does not grow with how many there are."""
+"""States that are handled at a time, so that memory does not grow with their number."""
 GONE: Final = 0
 
 
 class Walk:
-    """All that can come of some beginnings.
+    """All states that can follow from some beginnings.
 
-    `keys`: the objects that there can be. `holds`: raises AssertionError where rows and objects break a rule. `ended`:
-    likewise for an actor that has ended, with what is there then.
+    `keys`: the objects that can exist. `holds`: raises AssertionError if rows and objects break a rule. `ended`: the
+    same for an actor that has ended, with the rows and objects then.
     """
 
     def __init__(
@@ -553,7 +553,7 @@ class Walk:
         return frozenset(key for number, key in enumerate(self._keys) if objects >> number & 1)
 
     def _run(self, image: Image, standing: _Standing) -> tuple[Any, Image]:
-        """The statement on rows that say `image`: its answer, and what they say then."""
+        """Runs the statement on the rows of `image`. Returns its answer, and the rows afterwards."""
         step = standing.step
         arguments = step.arguments
         assert isinstance(arguments, tuple)
@@ -596,7 +596,7 @@ class Walk:
     # actors
 
     async def begin(self, program: Program) -> int:
-        """Where the actor stands in the beginning."""
+        """The actor's position at the beginning."""
         if program.name not in self._first:
             self._first[program.name] = await self._stands(program, (), (), ())
             if (ended := self._ends.get((program.name, (), ""))) is not None:
@@ -606,7 +606,7 @@ class Walk:
     async def _stands(
         self, program: Program, answers: tuple[Any, ...], steps: tuple[Step, ...], key: Hashable, holds: str = ""
     ) -> int:
-        """Where the actor stands that took these steps and has had these answers; its end, if that is it."""
+        """The position of an actor after these steps and answers, which may be its end."""
         whole: Hashable = (program.name, key, holds)
         if whole in self._standing_ids:
             return self._standing_ids[whole]
@@ -644,14 +644,14 @@ class Walk:
         return found
 
     def _without(self, number: int, what: str) -> int:
-        """The same actor once somebody else holds its claim or lease."""
+        """The same position once somebody else holds its claim or lease."""
         standing = self._standings[number]
         if standing is None or standing.holds != what:
             return number
         return self._standing(replace(standing, holds=what.upper()))
 
     async def _moves_of(self, place: int, number: int) -> list[_Move]:
-        """What the actor can do there."""
+        """The actor's possible moves at that position."""
         moves = self._moves.get((place, number))
         if moves is None:
             moves = self._moves[place, number] = [move async for move in self._make_moves(place, number)]
@@ -703,7 +703,7 @@ class Walk:
                 yield _Move(words + how, at, after, claim_lost, lease_lost)
 
     async def closed(self, sweep: Program, settled: Callable[[Image, frozenset[str]], None]) -> None:
-        """Every state, once everybody is gone, days have passed and it was swept, twice: is it as it has to be?"""
+        """Checks every state after all actors have ended, days have passed, and two sweeps have run."""
         for place in range(self.counts.places):
             then = place
             for _ in range(2):
@@ -716,7 +716,7 @@ class Walk:
                 raise Violated(f"{error}\n  {self._places[place]}\n  becomes {self._places[then]}") from error
 
     async def alone(self, place: int, program: Program) -> int:
-        """What is there once the program has run with nobody beside it."""
+        """The rows and objects after the program has run alone."""
         number = await self.begin(program)
         begun = False
         while number != GONE and not (begun and number == self._first[program.name]):
@@ -728,7 +728,7 @@ class Walk:
     # time
 
     def times(self, place: int) -> list[_Move]:
-        """What the rows say once so much time has passed."""
+        """The rows after the time has passed."""
         found = self._times.get(place)
         if found is None:
             image, objects = self._places[place]
@@ -752,7 +752,7 @@ class Walk:
         return found
 
     async def _round(self, place: int, around: Sequence[Program]) -> list[_Move]:
-        """What others do at any time, all at once."""
+        """All steps that others may take at any time."""
         moves = self._around.get(place)
         if moves is None:
             moves = []
@@ -770,9 +770,9 @@ class Walk:
     async def everything(
         self, beginnings: Iterable[tuple[Image, Iterable[str]]], programs: Sequence[Program], around: Sequence[Program]
     ) -> None:
-        """Walks all that `programs` can do together, and `around` at any time beside them.
+        """Walks all that `programs` can do together, with `around` at any time beside them.
 
-        Programs of one name stand beside each other in `programs`: which of them is where makes no difference.
+        Programs of the same name must be adjacent in `programs`: states that only exchange them count as one.
         """
         first = [await self.begin(program) for program in programs]
         alike = [(k - 1, k) for k in range(1, len(programs)) if programs[k].name == programs[k - 1].name]
@@ -801,7 +801,7 @@ class Walk:
     async def _successors(
         self, frontier: "Numbers", programs: Sequence[Program], around: Sequence[Program]
     ) -> AsyncIterator["_After"]:
-        """What comes after the states of `frontier`."""
+        """The successors of the states of `frontier`."""
         columns, bits = _unpacked(frontier, len(programs)), _bits(len(programs))
         for slot in range(len(programs)):
             pairs, which = np.unique(columns[0] << bits | columns[slot + 1], return_inverse=True)
@@ -817,7 +817,7 @@ class Walk:
             self._looked_at = (None, int(place))
             table.append(await self._round(int(place), around))
         yield self._expanded(columns, which, table, None)
-        # A removal is over within a minute of its claim, or its process is.
+        # A removal ends within a minute of its claim, or its process has died.
         deletes = np.array([standing is not None and standing.step.kind == "delete" for standing in self._standings])
         quiet = np.flatnonzero(~deletes[columns[1:]].any(axis=0))
         places, which = np.unique(columns[0, quiet], return_inverse=True)
@@ -853,7 +853,7 @@ class Walk:
         around: Sequence[Program],
         alike: list[tuple[int, int]],
     ) -> list[str]:
-        """The steps from a beginning to the state in which something was wrong."""
+        """The steps from a beginning to the state that breaks a rule."""
         slot, wanted = self._looked_at
         columns, bits = _unpacked(levels[-1], len(programs)), _bits(len(programs))
         looked_at = columns[0] if slot is None else columns[0] << bits | columns[slot + 1]
@@ -877,11 +877,11 @@ class Walk:
 
 
 Numbers = NDArray[np.int64]
-"""States, each one number; or in columns: rows and objects, then where each actor stands."""
+"""States, each as one number; or in columns: rows and objects, then each actor's position."""
 
 
 class _After(NamedTuple):
-    """States that come after others: `of` which, and by which of `moves`."""
+    """Successor states: `of` which state, and by which of `moves`."""
 
     columns: Numbers
     of: Numbers
@@ -940,7 +940,7 @@ class _Seen:
         return sum(run.size for run in self._runs)
 
     def new(self, found: Numbers) -> Numbers:
-        """Those of `found`, which is sorted, that were not seen before."""
+        """Those of the sorted `found` that were not seen before."""
         for run in self._runs:
             at = np.searchsorted(run, found)
             at[at == run.size] = 0

@@ -1,4 +1,4 @@
-"""Tenants in all their shapes: what they are on a cluster is golden, and is applied to a real API server."""
+"""Tenants of all kinds. Their manifests are compared with golden files, and are applied to a real API server."""
 
 from __future__ import annotations
 
@@ -134,4 +134,4 @@ CASES = {
     "thumbnails-only": Case({"api": {"replicas": 1}, "scan": {"enabled": False}, "transcription": {"enabled": False}}),
 }
 LONGEST = Case(name="0" + "a" * 38 + "z")
-"""As long as a tenant's id may be, and it begins with a digit."""
+"""An id of the greatest length, that begins with a digit."""

@@ -1,4 +1,4 @@
-"""What the operator does with the workers of the version before, before it migrates a tenant's schema."""
+"""What the operator does with the previous version's workers before it migrates a tenant's schema."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ WORKER = {kinds.TENANT_LABEL: "acme", "app.kubernetes.io/component": "worker"}
 
 
 class Api:
-    """Jobs, pods and CronJobs as the API server has them. `done`: what was asked of it, reads left out."""
+    """Jobs, pods and CronJobs as the API server has them. `done`: the calls to it, without reads."""
 
     def __init__(self) -> None:
         self.jobs: list[Object] = []
@@ -90,7 +90,7 @@ def schema(api: Api) -> Schema:
 
 @pytest.fixture
 def cache(api: Api) -> Cache:
-    """With the CronJobs of a tenant that runs."""
+    """A cache with the CronJobs of a running tenant."""
     cache = Cache()
     for each in CASE.workloads(TENANT):
         if kinds.of(each) == kinds.CRON_JOB:
@@ -114,7 +114,7 @@ def job(name: str, **status: Any) -> Object:
 
 
 def pod(name: str, *, phase: str = "Running", killed: float | None = None, component: str = "worker") -> Object:
-    """`killed`: seconds since it was to be."""
+    """`killed`: seconds since its grace period ended."""
     labels = {**WORKER, "app.kubernetes.io/component": component}
     metadata: Object = {"name": name, "labels": labels}
     if killed is not None:
@@ -128,7 +128,7 @@ def migrate(cluster: Cluster, step: steps.MigrateDatabase = STEP) -> None:
 
 
 def paused(api: Api, cache: Cache) -> None:
-    """What the first pass leaves behind."""
+    """The state after the first pass."""
     for body in api.cron_jobs.values():
         body["spec"]["suspend"] = True
         body["metadata"]["resourceVersion"] = "2"

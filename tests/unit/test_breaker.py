@@ -1,4 +1,4 @@
-"""A dependency that is away costs one call now and then, not one for each of a thousand tenants."""
+"""During an outage there is one call now and then, not one for each of a thousand tenants."""
 
 import asyncio
 import itertools
@@ -139,7 +139,7 @@ def test_a_try_that_is_cancelled_leaves_the_next_one_to_somebody_else() -> None:
 
 
 def test_all_calls_that_were_under_way_when_it_went_away_are_one_outage() -> None:
-    """Else eight workers that fail together would make the first wait one of a minute."""
+    """Otherwise eight workers that fail together would make the first wait a minute long."""
 
     async def main() -> None:
         breaker, dependency = Breaker("store", clock=now), Dependency(takes=5)
@@ -188,7 +188,7 @@ def test_after_an_outage_the_next_one_begins_with_the_shortest_wait() -> None:
 
 
 def test_a_refusal_is_an_answer() -> None:
-    """Whatever else goes wrong, somebody was there to say so."""
+    """An error of another kind shows that the dependency is there."""
 
     async def refuse() -> None:
         raise Refused("not_owned", "This bucket is somebody else's.")

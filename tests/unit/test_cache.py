@@ -1,4 +1,4 @@
-"""The cache believes what is newest, whoever says it and in whatever order, and wakes only whom it concerns."""
+"""The cache keeps the newest version of each object, in whatever order they come, and wakes only those concerned."""
 
 import itertools
 import json
@@ -146,7 +146,7 @@ def test_the_echo_of_our_own_write_concerns_nobody(cache: Cache) -> None:
 
 
 def test_a_change_by_others_that_came_with_the_answer_to_our_write_is_not_lost(cache: Cache) -> None:
-    """Somebody edits the spec, then we write the status: the answer holds both, and the edit's own event is older."""
+    """Somebody edits the spec, then we write the status. The answer has both changes, and the edit's event is older."""
     cache.applied(MEDIA_TENANT, tenant(version=3, metadata={"generation": 2}, status={"bucket": "b"}))
     assert cache.see(MEDIA_TENANT, "MODIFIED", tenant(version=2, metadata={"generation": 2})) == {ACME}
     assert cache.tenants()[ACME]["metadata"]["resourceVersion"] == "3"

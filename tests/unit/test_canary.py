@@ -1,4 +1,4 @@
-"""What a canary's fate says of the scanner, and what a canary is made of."""
+"""What a canary's outcome says of the scanner, and what a canary consists of."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +18,7 @@ ENGINE = "ClamAV 1.4.3/27500/Sun Mar  1 08:25:11 2026"
 
 
 def judged(latest: Canary | None, seconds: float = 0) -> Scanner:
-    """`seconds` after it was sent, where one is sent every hour and has ten minutes."""
+    """The judgement `seconds` after the canary was sent. One is sent every hour, and has ten minutes."""
     return judge(latest, NOON + timedelta(seconds=seconds), every=HOUR, timeout=600)
 
 

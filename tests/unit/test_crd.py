@@ -1,4 +1,4 @@
-"""The CRD says what the model says. Whether an API server takes it is asked in tests/cluster/test_crd.py."""
+"""The CRD agrees with the model. tests/cluster/test_crd.py tests whether an API server accepts it."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def test_nothing_is_left_that_a_structural_schema_forbids() -> None:
 
 
 def test_defaults_reach_every_field_that_has_one() -> None:
-    """A default is filled in only where the object around it is there, or has a default itself."""
+    """The API server fills in a default only if the object around it exists or has a default itself."""
     for path, node in NODES.items():
         if path.startswith("spec.") and "default" in node and "[]" not in path:
             around = path.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""How many workers, for whom, and when: the decisions, and the dispatcher over a fleet in memory."""
+"""How many workers start, for which tenants, and when: the decisions, and the dispatcher with a fleet in memory."""
 
 import asyncio
 from collections import Counter
@@ -330,7 +330,7 @@ async def test_workers_of_tenants_that_are_gone_take_places_too() -> None:
 
 
 def hoarder(fleet: Counted, schema: str) -> None:
-    """Takes whatever it can get; its workers never end."""
+    """A tenant whose workers never end, and that takes all it can get."""
     fleet.limits = {"scan": 50, "transcribe": 50, "thumbnail": 2}
     fleet.queue(schema, scan=10_000, transcribe=10_000)
 
@@ -395,7 +395,7 @@ async def test_depths_are_kept_for_metrics_until_they_are_unknown_or_the_tenant_
 
 @asynccontextmanager
 async def dispatching(fleet: Counted, limit: int = 50) -> AsyncIterator[FleetDispatcher]:
-    """Runs, and has polled once; the next poll is seconds away."""
+    """A running dispatcher that has polled once; the next poll is seconds away."""
     dispatcher = FleetDispatcher(fleet, limit=limit)
     task = asyncio.create_task(dispatcher.run())
     try:

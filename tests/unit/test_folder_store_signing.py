@@ -1,4 +1,4 @@
-"""The folder's signed URLs: good for exactly what was signed, until it expires, at the store that signed it."""
+"""The folder's signed URLs: valid only for what was signed, until they expire, and at the store that signed them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_it_ends_at_the_moment_it_names_about_five_minutes_from_now() -> None:
         {"signature": ""},
         {"signature": "0" * 64},
         {"signature": "ä\udc80"},
-        # What one field loses the other gains: the fields are signed one by one.
+        # One field loses characters that the other gains: the fields are signed with their lengths.
         {"type": "image/p", "disposition": f"ng{DISPOSITION}"},
     ],
 )

@@ -1,4 +1,4 @@
-"""What many ask for at once is read once."""
+"""Concurrent callers share one read."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from media_core.fresh import Fresh
 
 
 class Source:
-    """Answers with how often it was read, once it may."""
+    """Answers with the number of its reads, once it is allowed to."""
 
     def __init__(self) -> None:
         self.reads = 0

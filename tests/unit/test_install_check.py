@@ -1,4 +1,4 @@
-"""What `helm test` declares and carries; what it does is tested against the real api and on a cluster."""
+"""The manifests and files of `helm test`. Other tests run it against the real api and on a cluster."""
 
 import wave
 

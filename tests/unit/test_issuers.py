@@ -1,4 +1,4 @@
-"""Where a tenant's issuer keeps its keys is asked when it has to be, and then remembered on the Deployment alone."""
+"""The operator asks for the URL of an issuer's keys only when it must, and remembers it only on the Deployment."""
 
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ def case(**oidc: str) -> Case:
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whom the operator asked."""
+    """The issuers that the operator asked."""
     issuers: list[str] = []
 
     async def key_source(oidc: Oidc) -> str:
@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def wanted(now: Case, running: Case | None = None, uri: str = "", **edited: str) -> tuple[str | None, ...]:
-    """What a pass takes for the URL as it looks, and as it applies, while the Deployment of `running` runs."""
+    """The URLs that a pass uses when it compares and when it applies, while the Deployment of `running` runs."""
     tenant, cache = now.tenant(), Cache()
     cache.see(kinds.MEDIA_TENANT, None, tenant_object(tenant))
     if running is not None:

@@ -1,4 +1,4 @@
-"""The table of job kinds names what is there."""
+"""The table of job kinds names existing handlers and columns."""
 
 import pkgutil
 

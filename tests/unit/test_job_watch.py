@@ -1,4 +1,4 @@
-"""Watching jobs: what goes wrong at one look is put right by the next."""
+"""Watching jobs: after an error the next query continues."""
 
 import asyncio
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""What a log line holds, and what never reaches one."""
+"""What a log line contains, and what it never does."""
 
 import io
 import json
@@ -16,7 +16,7 @@ TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJhdWQiOiJhY21lIn0.c2lnbmF0dXJl"
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """Where lines go; logging is as it was afterwards."""
+    """The stream of the lines. Afterwards logging is restored."""
     root, stream = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers[:], root.level
     logs.configure("json", "info", stream)

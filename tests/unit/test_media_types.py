@@ -1,4 +1,4 @@
-"""What content is taken for, and what a browser may do with it."""
+"""The type of content by its bytes, and what a browser may do with it."""
 
 import io
 import os

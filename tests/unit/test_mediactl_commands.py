@@ -1,6 +1,6 @@
-"""`mediactl` against a loopback server that speaks the contract, and breaks it where a test says so.
+"""`mediactl` against a loopback server that keeps to the API's contract, or breaks it as a test demands.
 
-The real api is in tests/integration/test_mediactl.py; here are the answers that it gives only on a bad day.
+tests/integration/test_mediactl.py has the real api; here are answers that it rarely gives.
 """
 
 import email
@@ -31,13 +31,13 @@ Answer = Callable[["Handler"], None]
 
 @dataclass
 class Script:
-    """`answers[(method, path)]` are given in turn, the last one for ever; `seen` is what the server was asked."""
+    """`answers[(method, path)]` are given in turn, and the last one repeatedly; `seen`: the requests."""
 
     answers: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
     seen: list["Handler"] = field(default_factory=list)
     base: str = ""
     refuses_unread: set[str] = field(default_factory=set)
-    """Methods that are answered before the request's body has come."""
+    """Methods that are answered before the request's body is read."""
 
     def on(self, method: str, path: str, *answers: Answer) -> None:
         self.answers[method, path] = list(answers)
@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def form(self) -> dict[str, Any]:
-        """The multipart body by an independent parser."""
+        """The multipart body, parsed by an independent parser."""
         text = b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + self.body
         message = email.message_from_bytes(text, policy=email.policy.HTTP)
         return {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
@@ -90,7 +90,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is part of what is tested."""
+        """Ignores clients that close the connection: some tests do that."""
 
 
 def data(value: Any, status: int = 200, **more: Any) -> Answer:
@@ -125,7 +125,7 @@ def server() -> Iterator[Script]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses it wanted to make; none is made."""
+    """The lengths of its pauses, none of which is made."""
     made: list[float] = []
     monkeypatch.setattr(client.time, "sleep", made.append)
     return made
@@ -741,7 +741,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_its_id(server: Script) -> None:
     server.on("GET", "/v1/jobs/job-1/events", endless)
     process = started(server, "jobs", "get", "job-1", "--wait")
     assert listening.wait(20)
-    time.sleep(0.2)  # until the client is back in its read; there is nothing on this side to await
+    time.sleep(0.2)  # until the client reads again; this side has nothing to await
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -1,4 +1,4 @@
-"""What dashboards and alerts read: names, labels, and nothing of tenants that are gone."""
+"""Metrics for dashboards and alerts: names, labels, and none of tenants that were deleted."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ async def scrape(metrics: Metrics) -> Series:
     for family in text_string_to_metric_families((await metrics.text()).decode()):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
-            assert key not in found  # of two that differ Prometheus keeps one, whichever
+            assert key not in found  # Prometheus keeps any one of two that differ
             found[key] = sample.value
     return found
 

@@ -1,4 +1,4 @@
-"""Forms as they arrive: in any pieces, with fields before or after the file, and broken in every way."""
+"""Forms in any chunks, with fields before or after the file, and malformed in every way."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Which keys a store takes: its tenant's own, in characters that every backend reads the same."""
+"""The keys that a store accepts: its tenant's own, in characters that all backends treat alike."""
 
 from datetime import timedelta
 

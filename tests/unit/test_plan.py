@@ -1,4 +1,4 @@
-"""`plan` against a world that obeys: what it orders, in which order, and where it stops."""
+"""`plan` with a simulated world: the steps that it asks for, their order, and where it stops."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -78,7 +78,7 @@ EMPTY = ObservedState(
 
 @dataclass
 class World:
-    """Does what steps say, and counts them."""
+    """Carries out steps, and counts them."""
 
     seen: ObservedState = EMPTY
     done: list[Step] = field(default_factory=list)
@@ -250,7 +250,7 @@ HALF_MADE = Database(True, False, OURS, "0001", ("0001",))
 
 
 def resource(namespace: str = "team-a", *, annotations: dict[str, str] | None = None, **spec: Any) -> MediaTenant:
-    """As it is on a cluster, with a uid of its own."""
+    """A resource as on a cluster, with a uid of its own."""
     metadata = {"name": "acme", "namespace": namespace, "uid": "second-life", "annotations": annotations or {}}
     document = {"apiVersion": "media.scaiwave.io/v1alpha1", "kind": "MediaTenant", "metadata": metadata, "spec": spec}
     return MediaTenant.read(document)
@@ -454,7 +454,7 @@ def test_new_keys_wait_while_the_last_ones_are_on_their_way() -> None:
     declared = resource(annotations={"media.scaiwave.io/rotate-keys": "second"})
     seen = replace(alive(declared), signing_keys=SigningKeys(2, "second"))
     rolling = replace(seen, store_key=StoreKey(True, others=1, others_in_use=True, rotation="first"))
-    assert plan(declared, rolling).steps == ()  # a third key would cost pods the one that they use
+    assert plan(declared, rolling).steps == ()  # a third key would replace the one that pods use
     rolled = replace(seen, store_key=StoreKey(True, others=1, rotation="first"))
     assert [type(step) for step in plan(declared, rolled).steps] == [MakeStoreKey]
 
@@ -478,7 +478,7 @@ def test_a_canary_is_sent_when_it_is_due_and_all_that_it_needs_is_there() -> Non
     assert plan(resource(), replace(alive(resource()), scanner=due)).steps == (SendCanary("acme"),)
     asleep = replace(alive(resource()), scanner=due, api=Api(api_shape_of(resource()), wanted=2, ready=0))
     assert plan(resource(), asleep).steps == ()
-    assert said(plan(resource(), asleep), "ScannerReady").status == "True"  # what was seen last still stands
+    assert said(plan(resource(), asleep), "ScannerReady").status == "True"  # the last findings still hold
 
 
 def test_a_canary_does_not_wait_for_workers_of_another_kind() -> None:
@@ -598,8 +598,8 @@ def test_a_long_deletion_says_how_far_it_is() -> None:
 
 
 def met(*, schema: Birth | None = BIRTH, bucket: Birth | None = BIRTH, contents: int = 0, known: int = 0) -> World:
-    """A tenant in which schema and bucket say this (None: there is no schema, the bucket says nothing), and in which
-    nothing runs, so that what would be started is seen.
+    """A tenant with these births of schema and bucket (None: there is no schema, or the bucket has no mark). Nothing
+    runs in it, so that the test sees what would be started.
     """
     world = settled()
     assert isinstance(world.seen.bucket, Bucket)
@@ -804,7 +804,7 @@ def test_orphans_go_up_to_the_time_that_a_person_names_and_no_further() -> None:
     assert done.steps == ()
     assert "goes in the next sweep" in said(done, "DataConsistent").message
     later = removing("2026-11-24T00:00:01Z", replace(KEPT, released_at=until, swept_at=NOW + timedelta(days=30)))
-    assert later.steps == ()  # what was said once decides nothing about those that came after
+    assert later.steps == ()  # an earlier decision does not hold for later ones
     assert "2026-12-24" in said(later, "DataConsistent").message
 
 

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: one table, and every code that is raised anywhere stands in it."""
+"""Errors as RFC 9457 problems: the table has every code that is raised anywhere."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ from media_api import problems
 from media_core.errors import Refused
 
 ONLY_A_JOB_ENDS_WITH = {"scan_failed"}
-"""Never an answer: a job's `error`."""
+"""Codes of a job's `error`, which are never an answer."""
 
 
 def _raised(package: Path) -> Iterator[str]:

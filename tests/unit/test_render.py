@@ -1,7 +1,7 @@
-"""What a tenant is on a cluster.
+"""A tenant's manifests.
 
-`MEDIA_UPDATE_GOLDEN=1 pytest tests/unit/test_render.py` writes golden/render/ anew: the default tenant whole, and of
-every other how it differs from that. Look at what changed before you commit it.
+`MEDIA_UPDATE_GOLDEN=1 pytest tests/unit/test_render.py` writes golden/render/ anew: the default tenant's manifests, and
+for every other tenant the difference. Read the changes before you commit them.
 """
 
 import base64
@@ -59,7 +59,7 @@ def api(case: Case) -> Object:
 
 
 def environment(pod: Object) -> dict[str, str]:
-    """Secret values as they will be there."""
+    """The container's environment, with the values of Secrets."""
     (container,) = pod["containers"]
     return {
         each["name"]: each["value"] if "value" in each else CREDENTIALS[each["valueFrom"]["secretKeyRef"]["key"]]
@@ -357,7 +357,7 @@ def test_who_tells_nothing_has_the_workers_own_defaults() -> None:
 
 
 def cron_job(case: Case, part: str) -> Object:
-    """The pod of one."""
+    """A CronJob's pod."""
     return dict(one(case, "CronJob", part)["spec"]["jobTemplate"]["spec"]["template"]["spec"])
 
 
@@ -449,7 +449,7 @@ def config(**fields: Any) -> Object:
 
 
 def in_place(wanted: Object, live: Object) -> bool:
-    """`matches` for a live object that bears the right hash."""
+    """`matches` for a live object with the right hash."""
     stamped = render.stamped(wanted)
     metadata = {**live["metadata"], "annotations": stamped["metadata"]["annotations"]}
     return render.matches(stamped, {**live, "metadata": metadata})

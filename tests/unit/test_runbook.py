@@ -42,7 +42,7 @@ REASON_AT = {
     "Condition": None,
     "replace": None,
 }
-"""What takes a reason -> its place among the arguments; None: by name only."""
+"""Callables with a reason -> its place among the arguments; None: by name only."""
 
 
 def test_every_reason_of_a_condition_is_explained_under_it() -> None:
@@ -93,7 +93,7 @@ def reasons_by_condition() -> dict[str, set[str]]:
 
 
 def reasons_of_the_operator() -> set[str]:
-    """Of the conditions that no check finds alone: a step's is said by whichever check wants that step."""
+    """The operator's reasons. A failed step's reason may be in the condition of any check that asks for the step."""
     return {reason for maker, reason in _said_by_the_operator() if maker != "Scanner"}
 
 
@@ -104,7 +104,7 @@ def _said_by_the_operator() -> Iterator[tuple[str, str]]:
 
 
 def said_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Who takes the reason, and the reason. Raises AssertionError for one that no source can tell."""
+    """Pairs of a callable and a reason. Raises AssertionError for a reason that the source does not show."""
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call):
             continue
@@ -130,7 +130,7 @@ def _values(said: ast.expr, tree: ast.AST) -> Iterator[str]:
             yield from _values(said.body, tree)
             yield from _values(said.orelse, tree)
         case ast.Attribute(attr="reason"):
-            pass  # handed on: whoever made it said it
+            pass  # passed on: it was found where it was made
         case ast.Name() if looped := list(_looped_over(said.id, tree)):
             for each in looped:
                 yield from _values(each, tree)
@@ -139,7 +139,7 @@ def _values(said: ast.expr, tree: ast.AST) -> Iterator[str]:
 
 
 def _looped_over(name: str, tree: ast.AST) -> Iterator[ast.expr]:
-    """What `name` is in turn, in `for name, other in ((1, 2), (3, 4))`."""
+    """The values of `name` in `for name, other in ((1, 2), (3, 4))`."""
     for loop in ast.walk(tree):
         if isinstance(loop, ast.For) and isinstance(loop.target, ast.Tuple) and isinstance(loop.iter, ast.Tuple):
             names = [target.id for target in loop.target.elts if isinstance(target, ast.Name)]

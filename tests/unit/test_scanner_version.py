@@ -1,4 +1,4 @@
-"""How old clamd's signatures are, out of the one line in which it says its version."""
+"""The age of clamd's signatures, from the line with its version."""
 
 from datetime import UTC, datetime, timedelta
 

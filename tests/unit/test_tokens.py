@@ -1,4 +1,4 @@
-"""Bearer tokens: what is accepted, and everything that is not."""
+"""Bearer tokens: those that are accepted, and all kinds that are not."""
 
 import base64
 import hmac
@@ -157,7 +157,7 @@ async def test_a_token_of_a_foreign_key_is_refused_even_under_our_key_id() -> No
 
 
 def hs256(claims: dict[str, Any], secret: bytes, kid: str) -> str:
-    """Signed by hand: PyJWT itself won't take a public key for an HMAC secret."""
+    """Signed by hand, as PyJWT does not accept a public key as an HMAC secret."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT", "kid": kid}, claims)]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     signature = base64.urlsafe_b64encode(hmac.digest(secret, signed, "sha256")).rstrip(b"=")

@@ -1,4 +1,4 @@
-"""Which binary the tests' tool builder takes: the cache's, the PATH's if it is the pinned version, else a build."""
+"""The binary that the tests' tool builder takes: the cache's, the PATH's if it is the pinned version, else a build."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ MINIO = TOOLS["minio"]
 
 @pytest.fixture
 def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The module folders, to change; and an empty cache and PATH."""
+    """Copies of the module folders, and an empty cache and PATH."""
     copied = tmp_path / "tools"
     shutil.copytree(build.HERE, copied)
     monkeypatch.setattr(build, "HERE", copied)

@@ -1,4 +1,4 @@
-"""What one reply line of clamd means: only one of all lines is "clean"."""
+"""The verdict for each reply line of clamd: only one line is "clean"."""
 
 from typing import Literal
 
@@ -97,7 +97,7 @@ def test_no_other_line_is_clean(reply: str) -> None:
 
 
 def test_the_configuration_reports_what_it_skips() -> None:
-    """Rule "Scanning" of the architecture, and what `configuration` says of silent cuts and of the cache."""
+    """See "Scanning" in docs/architecture.md, and `configuration` on silent cuts and on the cache."""
     limits = ScanLimits()
     lines = dict(line.split(" ", 1) for line in configuration(3310, limits).splitlines())
     for setting in ("AlertExceedsMax", "AlertEncrypted", "AlertEncryptedArchive", "AlertEncryptedDoc", "DisableCache"):

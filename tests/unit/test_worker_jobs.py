@@ -1,4 +1,4 @@
-"""Jobs as the cache has them: which run, which wait, which failed, and what the next one is called."""
+"""Jobs in the cache: which run, which wait, which failed, and the name of the next one."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ CREDENTIALS = {
 
 
 class Api:
-    """Takes Jobs whose name is free, as the API server does."""
+    """Accepts Jobs whose name is free, as the API server does."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -101,7 +101,7 @@ def ended(name: str, how: str, *, age: float) -> Object:
 def test_a_job_whose_name_was_used_up_again_and_again_gets_one_that_is_free(
     jobs: WorkerJobs, cache: Cache, api: Api
 ) -> None:
-    for number in range(6):  # each ends without having taken the work that it is named for
+    for number in range(6):  # each ends without having taken the job that it was launched for
         assert asyncio.run(jobs.launch(TENANT, "scan", "mt-acme-scan-00000000", CREDENTIALS)) == "created"
         cache.see(kinds.JOB, None, ended(api.names[-1], "Failed", age=60 - number))
     assert len(set(api.names)) == 6

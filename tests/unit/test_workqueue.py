@@ -1,4 +1,4 @@
-"""What is to be handled is, one key at a time, and what fails comes back later and later."""
+"""Each key is handled, by one worker at a time. A key that fails is handled again, after growing delays."""
 
 import asyncio
 import itertools
@@ -15,14 +15,14 @@ Handle = Callable[[str], Awaitable[float | None]]
 
 
 async def working(queue: WorkQueue[str], handle: Handle, *, seconds: float, workers: int = 2) -> None:
-    """Lets it work for so long."""
+    """Lets the queue work for `seconds`."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
             await queue.run(handle, workers)
 
 
 class Diary:
-    """A handler that writes down who came when; each takes `takes` seconds."""
+    """A handler that records each key and its time; each takes `takes` seconds."""
 
     def __init__(self, takes: float = 1.0) -> None:
         self.began: list[tuple[str, float]] = []
@@ -96,7 +96,7 @@ def test_as_many_are_handled_at_once_as_there_are_workers() -> None:
 
 
 def test_a_busy_key_keeps_nobody_else_waiting() -> None:
-    """One that is added again and again goes to the end of the line each time, behind what became due meanwhile."""
+    """A key that is added again and again goes to the end each time, behind keys that became due meanwhile."""
 
     async def main() -> list[str]:
         queue: WorkQueue[str] = WorkQueue(clock=now)
@@ -197,7 +197,7 @@ def test_the_failure_of_one_key_delays_no_other() -> None:
 
 
 def test_something_cancelled_below_a_handler_is_a_failure_like_another() -> None:
-    """A connection pool that closes cancels who waits for it; that ends no worker and loses no key."""
+    """A connection pool that closes cancels those that wait for it. That ends no worker, and loses no key."""
 
     async def main() -> int:
         queue: WorkQueue[str] = WorkQueue(clock=now)

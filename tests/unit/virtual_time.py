@@ -1,4 +1,4 @@
-"""An event loop whose clock stands still while anything can run, and jumps to the next timer when nothing can."""
+"""An event loop whose clock stands still while code can run, and jumps to the next timer when none can."""
 
 import asyncio
 import selectors
@@ -32,7 +32,7 @@ class _Jumping(selectors.SelectSelector):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, in no time; for code that does no input and output. `now()` is its clock."""
+    """As asyncio.run, but timers take no real time. For code without input and output. `now()` is its clock."""
     with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(main)
 

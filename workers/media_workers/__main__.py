@@ -1,8 +1,11 @@
 """`python -m media_workers KIND`: drains one kind of job for the tenant in the environment, or runs a sweep or rescan.
 
-Exit codes: 0, done, or told to end and the job handed back; 2, wrong settings, which no retry mends; 75 (EX_TEMPFAIL),
-a dependency is away and another worker may have more luck; 143, told to end before it had a job, or in the midst of a
-sweep, which the next one does again; anything else is a bug.
+Exit codes:
+0: done, or told to end, with all jobs handed back.
+2: wrong settings; a retry does not help.
+75 (EX_TEMPFAIL): a dependency is away; a later worker may succeed.
+143: told to end before it had a job, or during a sweep, which the next sweep repeats.
+All others are bugs.
 """
 
 import argparse
@@ -32,7 +35,7 @@ from media_workers.settings import Settings
 
 
 def handler_of(kind: JobKind, settings: Settings) -> Handler:
-    """Imports the module of this kind, and no other."""
+    """The handler of this kind. No other kind's module is imported."""
     handler: Handler = pkgutil.resolve_name(kind.handler)(settings)
     return handler
 
@@ -72,7 +75,7 @@ async def run(kind: str, settings: Settings) -> None:
 
 
 def main() -> int:
-    # Said, since in a container this is process 1, which without a handler of its own never hears a SIGTERM.
+    # In a container this is process 1, for which the kernel ignores SIGTERM unless it has a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(prog="media_workers", description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=[*KINDS, "sweep", "rescan"])
@@ -80,7 +83,7 @@ def main() -> int:
     try:
         settings = Settings()
         if settings.store.store == "s3":
-            _ = settings.store.s3  # so that what is missing is said now
+            _ = settings.store.s3  # so that missing S3 settings are reported now
     except ValidationError as error:
         print("\n".join(complaints(error)), file=sys.stderr)
         return 2
@@ -89,7 +92,7 @@ def main() -> int:
     try:
         asyncio.run(run(kind, settings))
     except Unavailable as error:
-        # The launcher starts another one while there is work; nothing is lost.
+        # The launcher starts another worker while there are jobs; nothing is lost.
         structlog.stdlib.get_logger("media.worker").error(
             "worker_gave_up", dependency=error.dependency, detail=error.detail
         )

@@ -1,13 +1,16 @@
-"""clamd: bytes in, a verdict out, and nothing clean by accident.
+"""Scans with clamd: a content's bytes become a verdict.
 
-Invariants: only the exact reply `stream: OK`, after every byte of the content was sent, is clean, and only once the
-same clamd, on the same connection, has found the test virus after it; what it skipped (its limits, encryption) is
-unscannable; a reply that is not understood is an error; a clamd that is down, slow, dies or can't be believed raises
-`Unavailable` and decides nothing. A connection carries one scan at a time (`session`).
+Invariants:
+- A content is clean only if clamd replied exactly `stream: OK` after every byte was sent, and the same clamd, on the
+  same connection, found the test virus afterwards.
+- A content that clamd skipped (its limits, encryption) is unscannable.
+- A reply that is not understood is an error.
+- A clamd that is down, slow, dies or cannot be believed raises `Unavailable`, and decides nothing.
+- A connection carries one scan at a time (`session`).
 
-A clean verdict waits for the test virus. Scans of small contents share one: it comes after so many of them, after a
-moment, or when nobody wants the connection, whichever is first. Several clamds may stand behind one address, each with
-signatures of its own; so the version is asked on the connection of the scan too.
+A clean verdict waits for the test virus. Scans of small contents share one. It is sent after `CONFIRMED_AT_ONCE` of
+them, after `CONFIRM_SECONDS`, or when nobody wants the connection, whichever comes first. One address may lead to
+several clamds with different signatures, so the version is asked on the connection of the scan.
 """
 
 import asyncio
@@ -31,30 +34,30 @@ from media_workers.settings import ClamdSettings
 SMALL_BYTES: Final = 256 * 1024
 """Up to this size a content is read and sent whole."""
 ENGINE_SECONDS: Final = 1.0
-"""How long an answer to VERSION stands for the scans that begin after it."""
+"""How long an answer to VERSION is used for later scans."""
 CONFIRMED_AT_ONCE: Final = 16
 """Scans of one connection that share a test virus."""
 CONFIRM_SECONDS: Final = 0.25
 """How long the first of them waits for others."""
 QUICK_SECONDS: Final = 0.05
-"""Where a scan takes longer, no other one is begun before the test virus has come."""
+"""After a scan that took longer, the test virus is sent before the next scan."""
 LONGEST_NAME: Final = 1000
 """Characters of a signature's name that are kept."""
 CONFIRMED_SECONDS: Final = 2.0
-"""Who waits longer for the test virus, since something slow is on its connection, is scanned again by itself."""
+"""A content that waits longer for the test virus, behind a slow scan on its connection, is scanned again alone."""
 
 _log = structlog.stdlib.get_logger("media.scan")
 
 _FOUND = re.compile(r"stream: (\S+) FOUND")
 _GUESSED = "Heuristics."
 
-# What says "I did not look inside": libclamav's own heuristics, and the rules that our clamd has beside its signatures.
+# Findings that mean "not scanned": of libclamav's own heuristics, and of the rules that our clamd has in addition.
 _SKIPPED = ("Heuristics.Limits.Exceeded", "Heuristics.Encrypted.", "Heuristics.XZ.DicSizeLimit", "Heuristics.Skipped.")
 
 
 @dataclass(frozen=True)
 class ClamdVerdict:
-    """`status` is `blob.scan_status`, `detail` says why, `engine` is clamd's version and the date of its signatures."""
+    """`status` as in `blob.scan_status`; `detail`: the reason; `engine`: clamd's version and its signatures' date."""
 
     status: Literal["clean", "infected", "unscannable", "error"]
     detail: str | None
@@ -64,7 +67,7 @@ class ClamdVerdict:
 def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infected"] = "infected") -> ClamdVerdict:
     """Maps one INSTREAM reply line, without its end, to a verdict (architecture.md, "Scanning").
 
-    `heuristics`: what a guess of clamd's own (`Heuristics.*`) means where it is none of "I did not look inside".
+    `heuristics`: the status for a finding of clamd's heuristics (`Heuristics.*`) that does not mean "not scanned".
     """
     if reply == "stream: OK":
         return ClamdVerdict("clean", None, engine)
@@ -83,9 +86,7 @@ class _NotFound(Unavailable):
 
 
 class Clamd:
-    """The clamd that `settings` name, over a few connections that are kept; tasks share it.
-
-    One that nobody wanted for `IDLE_SECONDS` is closed.
+    """The clamd that `settings` name, over a few connections that are kept for `IDLE_SECONDS`. Tasks share it.
 
     `scan` raises `Unavailable("clamd", ...)` when clamd is down, slow or wrong about a content whose verdict is known,
     and `Unfinished` when it breaks off in the midst of a content, which may be that content's fault.
@@ -94,12 +95,12 @@ class Clamd:
     def __init__(self, settings: ClamdSettings) -> None:
         self._settings = settings
         self._free = settings.at_once
-        """Connections that may be opened beside those that are in use or idle."""
+        """How many more connections may be opened."""
         self._open: set[_Line] = set()
         self._idle: list[_Line] = []
         self._waiters: deque[asyncio.Future[_Line | Unavailable | None]] = deque()
         self._large = asyncio.Semaphore(max(1, settings.at_once - 1))
-        """One connection is always left to what is small."""
+        """Leaves one connection to small contents."""
         self._confirming: set[asyncio.Task[None]] = set()
 
     async def ping(self) -> None:
@@ -107,17 +108,17 @@ class Clamd:
             raise Unavailable("clamd", f"answered PING with {reply[:200]!r}")
 
     async def version(self) -> str:
-        """Engine, signature number and date, as clamd says them: `ClamAV 1.4.6/27812/Mon Nov 23 08:25:11 2026`."""
+        """Engine, signature number and date in clamd's form: `ClamAV 1.4.6/27812/Mon Nov 23 08:25:11 2026`."""
         reply = await self._ask("VERSION")
         if not reply.startswith("ClamAV "):
             raise Unavailable("clamd", f"answered VERSION with {reply[:200]!r}")
         return reply
 
     async def scan(self, content: bytes | AsyncIterator[Chunk], size: int) -> ClamdVerdict:
-        """clamd's verdict on `content`, which must be `size` bytes long; up to `SMALL_BYTES` it is best given whole.
+        """clamd's verdict on `content`, which must be `size` bytes long. Give it whole up to `SMALL_BYTES`.
 
-        Raises what `content` raises, and `Unfinished("object store", ...)` when its length is another: then clamd
-        never learns that the stream ended, and decides nothing.
+        Raises what `content` raises, and `Unfinished("object store", ...)` when its length is not `size`: then clamd
+        never gets the end of the stream, and decides nothing.
         """
         if size > (limit := self._settings.max_bytes):
             async with self._line() as line:
@@ -127,7 +128,7 @@ class Clamd:
             raise _another_size(len(content), size)
         try:
             if isinstance(content, bytes):
-                # Again where the connection of the first scan is gone, or busy with something slow.
+                # A second time if the connection of the first scan has ended, or is busy with a slow scan.
                 verdict = await self._scan_among_others(content) or await self._scan_alone(_one(content), size)
             else:
                 async with self._large:
@@ -141,7 +142,7 @@ class Clamd:
         return verdict
 
     async def _scan_alone(self, content: AsyncIterator[Chunk], size: int) -> ClamdVerdict:
-        """The test virus comes right before it for those that wait for it, and right after it."""
+        """Scans alone on a connection. The test virus is sent before, for scans that wait for one, and after it."""
         seconds = self._settings.scan_timeout
         async with self._line() as line:
             try:
@@ -156,7 +157,7 @@ class Clamd:
                 raise Unfinished("clamd", f"no verdict within {seconds:g} s") from None
 
     async def _scan_among_others(self, content: bytes) -> ClamdVerdict | None:
-        """The test virus comes after a few of them. None: it never came, so nothing is known."""
+        """Scans, and shares the test virus with other scans. None: it was never sent, so there is no verdict."""
         async with self._line() as line:
             engine = await line.engine()
             began = time.monotonic()
@@ -180,7 +181,7 @@ class Clamd:
     async def _check(self, session: ClamdSession, known: KnownContent) -> None:
         """Raises `_NotFound`, and closes the connection, unless clamd says of this content what it has to say.
 
-        That it is infected will do for each: some signature, be it a wrong one, finds every archive.
+        "infected" is accepted for every canary: a signature, even a wrong one, may find every archive.
         """
         try:
             reply = await session.scan(known.content)
@@ -191,9 +192,9 @@ class Clamd:
             raise _NotFound("clamd", f"{known.otherwise} (it answered {reply[:200]!r})")
 
     async def _blame_itself(self) -> None:
-        """Raises `Unavailable` where clamd is there and finds no test virus: then no content is to blame.
+        """Raises `Unavailable` if clamd answers and does not find the test virus: then the content is not to blame.
 
-        Where it is not there that may be the content's doing.
+        If clamd does not answer, the content may have crashed it.
         """
         try:
             async with self._line() as line:
@@ -205,7 +206,10 @@ class Clamd:
             _log.warning("clamd_gone_after_a_scan", detail=error.detail)
 
     async def _confirm(self, line: "_Line") -> None:
-        """Has what this connection called clean believed, or not. Raises `Unavailable`."""
+        """Sends the test virus, if clean verdicts of this connection wait for it, and settles them.
+
+        Raises `Unavailable`.
+        """
         if not line.unconfirmed:
             return
         try:
@@ -217,7 +221,7 @@ class Clamd:
 
     async def _confirm_and_give_back(self, line: "_Line") -> None:
         try:
-            with contextlib.suppress(Unavailable):  # who waits for it has been told
+            with contextlib.suppress(Unavailable):  # the waiting scans have got it
                 await self._confirm(line)
         except BaseException:
             line.session.close()
@@ -229,7 +233,7 @@ class Clamd:
 
     @contextlib.asynccontextmanager
     async def _line(self) -> "AsyncIterator[_Line]":
-        """One of the connections, alone. An exception closes it."""
+        """A connection for this block alone. An exception closes it."""
         line = await self._take()
         try:
             yield line
@@ -276,7 +280,7 @@ class Clamd:
         return given
 
     def _tell_all(self, error: Unavailable) -> None:
-        """There is no connection, and none can be had: who waits for one need not find that out by himself."""
+        """Raises the error for all who wait for a connection: there is none, and none can be opened."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(error)
@@ -298,7 +302,7 @@ class Clamd:
         return line
 
     def _give_back(self, line: "_Line") -> None:
-        """What this connection called clean is confirmed now if nobody wants the connection, or if it is time."""
+        """Gives the connection back. Its clean verdicts are confirmed before if they are due, or if nobody waits."""
         if line.session.is_open and line.unconfirmed and (line.is_due() or not self._waiters):
             task = asyncio.create_task(self._confirm_and_give_back(line))
             self._confirming.add(task)
@@ -307,7 +311,7 @@ class Clamd:
             self._hand_on(line)
 
     def _hand_on(self, line: "_Line | None") -> None:
-        """To the one that has waited longest. None: the right to open another connection."""
+        """Gives the connection to the task that has waited longest. None: the right to open another one."""
         if line is not None and not line.session.is_open:
             self._drop(line)
             line = None
@@ -325,7 +329,7 @@ class Clamd:
             line.idle_for(IDLE_SECONDS, self._expire)
 
     def _expire(self, line: "_Line") -> None:
-        """clamd takes so many connections and no more (its MaxQueue), idle ones included: others may want this one."""
+        """Closes an idle connection. clamd limits them (MaxQueue), also idle ones, and other workers may need it."""
         self._idle.remove(line)
         self._drop(line)
         self._hand_on(None)
@@ -342,13 +346,13 @@ class Clamd:
 
 
 class _Line:
-    """A connection, and what it called clean since clamd last found the test virus on it."""
+    """A connection, and its clean verdicts since clamd last found the test virus on it."""
 
     def __init__(self, session: ClamdSession) -> None:
         self.session = session
         self.unconfirmed: list[asyncio.Future[Unavailable | None]] = []
         self.scan_seconds = 0.0
-        """What the last scan took."""
+        """Duration of the last scan."""
         self._due_at = 0.0
         self._patience: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -356,8 +360,8 @@ class _Line:
         self._engine_asked = float("-inf")
 
     async def engine(self) -> str:
-        """clamd's version, for a scan that begins now: signatures that are reloaded meanwhile may look older than they
-        are, never newer."""
+        """clamd's version for a scan that begins now. If clamd reloads its signatures meanwhile, it may be too old, but
+        never too new."""
         if time.monotonic() - self._engine_asked > ENGINE_SECONDS:
             asked = time.monotonic()
             self._engine = await self.session.version()
@@ -365,7 +369,7 @@ class _Line:
         return self._engine
 
     def to_be_confirmed(self) -> "asyncio.Future[Unavailable | None]":
-        """None once the test virus was found after this moment; else why the scan decides nothing."""
+        """Resolves to None once the test virus has been found after this call, and otherwise to the error."""
         loop = asyncio.get_running_loop()
         if not self.unconfirmed:
             self._due_at = time.monotonic() + CONFIRM_SECONDS
@@ -375,7 +379,7 @@ class _Line:
         return outcome
 
     def is_due(self) -> bool:
-        """They are many or old, or scans are slow, so that the next one would keep them waiting."""
+        """Whether the test virus has to be sent before the next scan: they are many or old, or scans are slow."""
         return (
             len(self.unconfirmed) >= CONFIRMED_AT_ONCE
             or time.monotonic() > self._due_at
@@ -387,7 +391,7 @@ class _Line:
             self._patience.cancel()
             self._patience = None
         for outcome in self.unconfirmed:
-            if not outcome.done():  # else its scan was cancelled
+            if not outcome.done():  # otherwise its scan was cancelled
                 outcome.set_result(error)
         self.unconfirmed.clear()
 
@@ -418,7 +422,7 @@ async def _whole(content: AsyncIterator[Chunk], size: int) -> AsyncGenerator[Chu
             sent += len(chunk)
             yield chunk
     finally:
-        if isinstance(content, AsyncGenerator):  # a store's stream, left early: it holds a file or a connection
+        if isinstance(content, AsyncGenerator):  # a store's stream holds a file or a connection until it is closed
             await content.aclose()
     if sent != size:
         raise _another_size(sent, size)

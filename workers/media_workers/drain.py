@@ -2,10 +2,10 @@
 
     python -m media_workers scan|transcribe|thumbnail|sweep|rescan
 
-A worker leases as many jobs at a time as its handler works on at once, and renews all its leases in the background,
-together, for as long as it holds them. Whoever lost a lease stops at once and writes nothing (results are fenced by its
-token anyway). SIGTERM hands the jobs back. So does an outage of what a job needs, which never counts as an attempt:
-after each round of which nothing came the worker waits longer before it takes more, at most `AWAY_SECONDS`.
+A worker leases as many jobs as its handler works on at the same time. It renews all its leases together, in the
+background. A handler whose lease is lost is stopped at once and writes nothing; the lease's token fences its results
+anyway. SIGTERM hands the jobs back. An outage of a dependency hands a job back too, and never counts as an attempt.
+After each round that an outage ended, the worker waits longer before it takes more, at most `AWAY_SECONDS`.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from media_workers import metrics
 from media_workers.settings import DrainSettings
 
 AWAY_SECONDS: Final = 5.0
-"""The longest that a worker waits between two tries while what its jobs need is away."""
+"""Longest wait between two tries while a dependency is away."""
 _FIRST_PAUSE: Final = 0.25
 
 _P = ParamSpec("_P")
@@ -42,7 +42,7 @@ _log = structlog.stdlib.get_logger("media.worker")
 
 @dataclass
 class Work:
-    """What a handler works with; one for the whole drain."""
+    """What handlers work with; one for the whole drain."""
 
     database: Database
     queue: Queue
@@ -53,18 +53,18 @@ class Work:
 
 
 Handler = Callable[[Lease, Work], Awaitable[None]]
-"""Does the job and completes it, fenced by the lease. May raise:
+"""Does the job and completes it, fenced by the lease. It may raise:
 
-`NotYet` (hand it back for a while), `Refused` (fails, final), `Unavailable` (a dependency is away: handed back, however
-often), `Unfinished` (it failed by itself: retried while attempts are left), `Cancelled`, `LeaseLost`; anything else is
-a bug: it is logged with its traceback, and the job retried until its attempts are used up.
+`NotYet`: the job is handed back for a while. `Refused`: it fails for good. `Unavailable`: a dependency is away; the job
+is handed back, however often. `Unfinished`: it is retried while attempts are left. `Cancelled`, `LeaseLost`. All else
+is a bug: it is logged with its traceback, and the job is retried while attempts are left.
 """
 
 
 class Drain:
-    """Works off one kind of job until there is nothing more, the limits are reached, or `stop` is set.
+    """Handles jobs of one kind until there are no more, the limits are reached, or `stop` is set.
 
-    `at_once`: how many jobs the handler is given at a time.
+    `at_once`: how many jobs are handled at the same time.
     """
 
     def __init__(self, kind: str, handler: Handler, work: Work, settings: DrainSettings, *, at_once: int = 1) -> None:
@@ -79,14 +79,14 @@ class Drain:
         self._held: dict[str, _Held] = {}
         self._enough_ended = asyncio.Event()
         self._enough = 0
-        """So few jobs may be under way when `_enough_ended` is set."""
+        """`_enough_ended` is set once no more jobs than this are under way."""
         self._away = False
-        """What ended last was handed back because a dependency is away."""
+        """Whether the job that ended last was handed back because a dependency is away."""
         self._pause = 0.0
         self._queue_seen = float("-inf")
 
     async def run(self) -> None:
-        """Raises Unavailable when the queue itself stays away and no job is under way."""
+        """Raises Unavailable when the queue's database stays away and no job is under way."""
         beside = (asyncio.create_task(self._renew()), asyncio.create_task(self._stop_all()))
         away: Unavailable | None = None
         try:
@@ -133,7 +133,10 @@ class Drain:
         return min(self._at_once - len(self._held), self._settings.max_jobs - self.handled)
 
     async def _lease(self, most: int) -> list[Lease]:
-        """None while the queue is away for a moment. Raises Unavailable when it is away for long, or was never seen."""
+        """Up to `most` jobs; none during a short outage of the queue's database.
+
+        Raises Unavailable when that is away for long, or was never reached.
+        """
         try:
             leases = await self._work.queue.lease_many(
                 self.kind, worker=self._name, seconds=self._settings.lease_seconds, most=most
@@ -152,10 +155,10 @@ class Drain:
             await asyncio.wait_for(self.stop.wait(), seconds)
 
     async def _some_end(self, *, may_be_more: bool) -> None:
-        """Waits until it is worth to look into the queue again.
+        """Waits until the queue should be read again.
 
-        That is once half of the places are free, so that one statement leases many; where there was nothing more, once
-        all is done or the time to look has come.
+        `may_be_more`: once half of the places are free, so that one statement leases many. Otherwise: once all jobs
+        have ended, or after `poll_seconds`.
         """
         self._enough = min(self._at_once // 2, len(self._held) - 1) if may_be_more else 0
         self._enough_ended.clear()
@@ -183,7 +186,7 @@ class Drain:
             except LeaseLost:
                 outcome = "lease_lost"
             except Unavailable as error:
-                # Not even the outcome could be written: the lease runs out and somebody takes the job over.
+                # Not even the outcome could be written: the lease runs out, and another worker takes the job over.
                 outcome = "unavailable"
                 _log.warning("job_left_to_expire", dependency=error.dependency, detail=error.detail)
             except Exception:
@@ -198,7 +201,7 @@ class Drain:
             _log.info("job", outcome=outcome, attempt=lease.attempts, seconds=round(seconds, 3))
 
     async def _settle(self, held: "_Held") -> str:
-        """Runs the handler and writes what became of the job; returns the outcome in one word."""
+        """Runs the handler and writes the job's outcome, which it returns in one word."""
         lease, queue = held.lease, self._work.queue
         if self.stop.is_set():
             await queue.release(lease)
@@ -234,9 +237,9 @@ class Drain:
         return "completed"
 
     async def _patiently(self, write: Callable[_P, Awaitable[None]], *arguments: _P.args, **options: _P.kwargs) -> None:
-        """Writes what became of a job, once the database is there: so its outage uses no attempt up.
+        """Writes a job's outcome. Waits while the database is away, so that its outage uses no attempt up.
 
-        The lease is renewed meanwhile, and what is written is fenced. Once told to end, raises Unavailable instead.
+        The lease is renewed meanwhile, and the write is fenced. Raises Unavailable once the worker is told to end.
         """
         wait = _FIRST_PAUSE
         while True:
@@ -251,8 +254,8 @@ class Drain:
     # --- beside them --------------------------------------------------------------------------------------------
 
     async def _renew(self) -> None:
-        """Until cancelled. A database that is away is asked until it is back: nobody else can lease the jobs meanwhile,
-        and the tokens still say whose they are after."""
+        """Renews all leases until it is cancelled. It goes on while the database is away: nobody else can lease the
+        jobs then, and the tokens are still valid afterwards."""
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 4)
             all_held = list(self._held.values())
@@ -282,7 +285,7 @@ class _Stopped(Exception):
 
 
 class _Held:
-    """A job under way: its lease, its task, and what has interrupted its handler."""
+    """A job under way: its lease, its task, and the reason if its handler was interrupted."""
 
     task: asyncio.Task[None]
 
@@ -292,7 +295,7 @@ class _Held:
         self._interruption: Exception | None = None
 
     async def attend(self, handling: Awaitable[None]) -> None:
-        """The handler. Raises what interrupted it."""
+        """Awaits the handler. Raises the reason if it was interrupted."""
         self._is_handled = True
         try:
             await handling
@@ -306,7 +309,7 @@ class _Held:
                 self.task.uncancel()
 
     def interrupt(self, reason: Exception) -> None:
-        """Stops the handler, and nothing that comes after it."""
+        """Stops the handler, but not the writing of the outcome after it."""
         if self._is_handled and self._interruption is None:
             self._interruption = reason
             self.task.cancel()

@@ -1,8 +1,9 @@
 """Contents whose verdict is known beforehand. They show whether clamd's "OK" can be believed.
 
-clamd says OK of more than what it found harmless: of what it skips, unless its configuration has AlertExceedsMax and
-AlertEncrypted; of everything, when it has no signatures; and clamd 1.4 of any content for which it could not make its
-temporary folder (disk full, no inodes left), since libclamav counts that as "no error worth mentioning".
+clamd also says OK in these cases:
+- It skipped the content, unless its configuration has AlertExceedsMax and AlertEncrypted.
+- It has no signatures.
+- clamd 1.4 could not make its temporary folder (disk full, no inodes left): libclamav does not report that error.
 """
 
 import base64
@@ -19,9 +20,9 @@ from media_core.canary import EICAR
 class KnownContent:
     content: bytes
     status: Literal["infected", "unscannable"]
-    """What clamd has to say of it."""
+    """The verdict that clamd has to give."""
     otherwise: str
-    """What is wrong with a clamd that says something else."""
+    """What is wrong with a clamd that gives another verdict."""
 
 
 def _zip(content: bytes) -> bytes:
@@ -38,7 +39,7 @@ def _nested(levels: int) -> bytes:
     return content
 
 
-_DEEPEST_ALLOWED = 100  # clamd itself knows no bound; its default is 17
+_DEEPEST_ALLOWED = 100  # of MaxRecursion; clamd itself has no upper bound, and its default is 17
 # 22 harmless bytes, encrypted with the traditional ZIP cipher.
 _ENCRYPTED = """
 UEsDBBQAAQAAAO06eF1HsLwjIgAAABYAAAAFAAAAMC5iaW7IiclbtN6sDlqdfkK+wWRW/wa1HRvGuWTtlMH2UjFdphmoUEsBAhQDFAABAAAA7Tp4XUew
@@ -50,7 +51,7 @@ TEST_VIRUS = KnownContent(
     "infected",
     "does not find the EICAR test virus in an archive: it has no signatures, or no room in its TemporaryDirectory",
 )
-"""Unpacking it takes what unpacking any content takes: the stream's file, the scan's folder, files in it."""
+"""Unpacking it needs the same as unpacking any content: a file for the stream, a folder for the scan, files in it."""
 
 KNOWN_CONTENTS = (
     TEST_VIRUS,

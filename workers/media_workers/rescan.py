@@ -1,10 +1,12 @@
-"""Rescans: what other signatures than today's called clean, or could not look into, goes through clamd again.
+"""The rescan: contents whose open verdict (clean, unscannable) is of other signatures than today's are scanned again.
 
-Only jobs are queued here; scan workers do the rest, after everything else that waits. Until its new verdict a file
-keeps the old one, so what is clean stays readable. First comes what earlier signatures found in content that was open
-before, while its objects are still there: newer ones may let it go. What a suspicious signature found is looked at each
-time, since one that was taken away on our side changes no version. Where one signature is suspicious (it found more
-than a few of what was clean) nothing else is queued, until a person has decided or newer signatures have.
+It only queues jobs; scan workers do the rest, after all other jobs. A content keeps its old verdict until the new one,
+so clean content stays readable.
+
+First come contents that were open before, were found infected, and still have their objects: newer signatures may
+recall them. Those of a suspicious signature are scanned each time, since removing a signature of our own does not
+change the version. While a signature is suspicious (it found more than a few open contents) nothing else is queued,
+until a person or newer signatures end the suspicion.
 """
 
 import asyncio
@@ -23,20 +25,21 @@ from media_core.policy import PolicyReader
 from media_workers.clamd import Clamd
 
 PRIORITY = -2
-"""After new uploads (0) and what the sweep found unscanned (-1). `contents.sql` and an index know the number too."""
+"""After new uploads (0) and contents that the sweep found unscanned (-1). `contents.sql` and an index contain the
+number too."""
 BATCH = 200
 MOST_OPEN = 1000
-"""Of its own jobs that wait or run."""
+"""Most of its jobs that wait or run at a time."""
 POLL_SECONDS = 2.0
 STUCK_SECONDS = 900.0
-"""Without the end of any of its jobs, while there are too many of them."""
+"""The rescan gives up if it waits for room in the queue for so long, and none of its jobs ends."""
 
 _log = structlog.stdlib.get_logger("media.rescan")
 
 _NOW = text("SELECT now()")
 _OPEN = text("SELECT count(*) FROM job WHERE kind = 'scan' AND priority = -2 AND status IN ('queued','running')")
-# The oldest verdicts first, since a run that is cut short starts anew; each content once, whatever becomes of its job.
-# A window of rows at a time, outdated or not: a statement never looks through all that is up to date.
+# The oldest verdicts first, since a rescan that is cut short starts anew. Each content once, however its job ends.
+# A window of rows at a time, outdated or not: so no statement reads through all rows that are up to date.
 _SCANNED: Final = """
 SELECT sha256, scanned_at, scan_engine IS DISTINCT FROM %s AS outdated FROM blob
 WHERE doomed_at IS NULL AND scan_status IN ('clean','unscannable')
@@ -62,7 +65,7 @@ _BEGINNING = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
 
 
 class Rescan:
-    """One pass over the tenant. `stop` ends it early; nothing is lost, the next one goes by the verdicts again."""
+    """One pass over the tenant. `stop` ends it early; the next one continues, as it selects by the verdicts."""
 
     def __init__(self, database: Database, policy: PolicyReader, clamd: Clamd) -> None:
         self.stop = asyncio.Event()
@@ -71,7 +74,7 @@ class Rescan:
         self._clamd = clamd
 
     async def run(self) -> int:
-        """How many scans were queued. Raises Unavailable, also when no scan of it ends any more."""
+        """Returns how many scans were queued. Raises Unavailable, also after `STUCK_SECONDS`."""
         queued = 0
         if await self._wanted():
             engine = await self._clamd.version()
@@ -106,7 +109,7 @@ class Rescan:
         return len(contents)
 
     async def _suspicious(self) -> bool:
-        """Whether some signature finds too much to be believed; the run ends then."""
+        """Whether a signature is suspicious; then the rescan ends."""
         found = await self._database.call(_SUSPICIOUS, ())
         if found:
             _log.error("rescan_stopped", signature=found[0].signature, reason="ScanSuspicious; see the runbook")
@@ -117,7 +120,7 @@ class Rescan:
         return policy.scan_enabled and not policy.suspended
 
     async def _room(self) -> int:
-        """How many may be queued now, once some may; 0 when it is told to stop."""
+        """Waits until jobs may be queued, and returns how many; 0 when it is told to stop."""
         fewest, since = MOST_OPEN * 2, time.monotonic()
         while not self.stop.is_set():
             async with self._database.statement() as tx:

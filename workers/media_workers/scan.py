@@ -1,8 +1,8 @@
-"""Scan jobs: objects go through clamd, and their verdicts into the rows, a batch at a time.
+"""Scan jobs: contents are sent to clamd, and their verdicts are written into the rows in batches.
 
-Invariant: only a verdict that clamd gave on the whole content, and that `clamd` says is to be believed, is recorded.
-Whatever else happens decides nothing: the job is handed back or tried again, and when its attempts are used up the
-content is "error", which is as closed as "pending".
+Invariant: a verdict is recorded only if clamd gave it on the whole content, and the module `clamd` has confirmed it. In
+all other cases nothing is decided: the job is handed back or retried. When its attempts are used up the content becomes
+"error", which nobody may read either.
 """
 
 import asyncio
@@ -30,27 +30,27 @@ from media_workers.drain import Work
 from media_workers.settings import ClamdSettings, Settings
 
 JOBS_AT_ONCE: Final = JOB_KINDS["scan"].jobs_at_once
-"""Leased by one worker: some are scanned, others have their verdict and wait for it to be believed or written."""
+"""Jobs that one worker leases: some are being scanned, others wait until their verdict is confirmed or written."""
 READ_AT_ONCE: Final = 8
-"""Small contents that are asked of the object store at the same time, ahead of their scan."""
+"""Small contents that are read from the object store at the same time, ahead of their scan."""
 LATER: Final = timedelta(seconds=10)
-"""After so long a large content is looked at again that a worker has no place for."""
+"""How long a large content is handed back for when the worker has no place for it."""
 BATCH: Final = 24
-"""Verdicts are written when there are so many; fewer when nothing else is being scanned."""
+"""Verdicts are written once there are this many, or when nothing else is being scanned."""
 WAIT_SECONDS: Final = 0.2
-"""How long a verdict waits for others to be written with."""
+"""How long a verdict waits for others, to be written with them."""
 
 _log = structlog.stdlib.get_logger("media.scan")
 
 
 @dataclass
 class _Waiting:
-    """A verdict on its way into the row."""
+    """A verdict that is to be written into its row."""
 
     verdict: Verdict
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
-    """Why it is not there, once `ended` is set."""
+    """Once `ended` is set: why it was not written; None if it was."""
 
 
 def scanner(settings: Settings) -> "Scanner":
@@ -58,7 +58,7 @@ def scanner(settings: Settings) -> "Scanner":
 
 
 class Scanner:
-    """The handler of "scan" jobs; their payload is `{"sha256"}`. Give it up to `JOBS_AT_ONCE` of them."""
+    """The handler of "scan" jobs; their payload is `{"sha256"}`. It takes up to `JOBS_AT_ONCE` at the same time."""
 
     def __init__(self, settings: ClamdSettings, retention: RetentionSettings | None = None) -> None:
         self._clamd = Clamd(settings)
@@ -71,7 +71,7 @@ class Scanner:
         self._writing: asyncio.Task[None] | None = None
 
     async def __call__(self, lease: Lease, work: Work) -> None:
-        """Completes the job with clamd's verdict, or with nothing if the content is gone. Raises as `Handler` may."""
+        """Completes the job with clamd's verdict, or with {} if the content is gone. Raises as `Handler`."""
         sha256 = lease.payload["sha256"]
         content = lease.content or await work.library.content(sha256) or await work.library.content_to_recall(sha256)
         if content is None or (content.scan_status == "infected" and not content.recalled):
@@ -96,12 +96,12 @@ class Scanner:
                 _log.warning("canary_left_to_the_next", dependency=error.dependency, detail=error.detail)
 
     async def _scan(self, content: Content, work: Work) -> clamd.ClamdVerdict | None:
-        """None: the content was deleted since we looked."""
+        """clamd's verdict. None: the content has been deleted meanwhile."""
         key, size = content_key(work.library.tenant_id, content.sha256), content.size
         try:
             if size <= SMALL_BYTES:
                 async with self._reading:
-                    whole = await work.store.read(key, 0, size + 1)  # one more, to see where the object is larger
+                    whole = await work.store.read(key, 0, size + 1)  # one more, to notice an object that is larger
                 verdict = await self._clamd.scan(whole, size)
             else:
                 with self._one_of_few():
@@ -116,9 +116,8 @@ class Scanner:
 
     @contextlib.contextmanager
     def _one_of_few(self) -> Iterator[None]:
-        """Large contents that wait here would keep other workers from them, and the places of this one from small ones.
-
-        Raises NotYet where there are enough.
+        """Takes a place for a large content. Raises NotYet if there is none: a large content that waited here would
+        keep other workers from it, and small contents from this worker's places.
         """
         if self._large >= self._most_large:
             raise NotYet(LATER * (0.5 + random.random()), waits_for=None)  # noqa: S311 (jitter, not a secret)
@@ -144,7 +143,7 @@ class Scanner:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 raise
-            await waiting.ended.wait()  # it is on its way into the row, and can't be called back
+            await waiting.ended.wait()  # it is being written, which cannot be undone
         if waiting.error is not None:
             raise waiting.error
 
@@ -153,7 +152,7 @@ class Scanner:
             self._writing = asyncio.create_task(self._write(contents))
 
     async def _write(self, contents: Contents) -> None:
-        """Writes what waits, and what has come to wait meanwhile."""
+        """Writes the waiting verdicts, and those that come meanwhile."""
         while self._waiting:
             batch, self._waiting = self._waiting, []
             await self._write_batch(contents, batch)

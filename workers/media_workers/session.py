@@ -1,12 +1,12 @@
 """One connection to clamd, on which it answers one command after another (its IDSESSION), each with its number.
 
-Invariant: there is one command at a time, and its reply has to bear that command's number. Whatever else comes, breaks
-off or is late ends the connection, so no reply can be taken for another content's. Nothing is sent ahead: clamd works
-on the commands of a session side by side, so a test virus sent behind a content could be looked at before it.
+Invariant: there is one command at a time, and its reply has to have that command's number. Any other reply, and one
+that breaks off or is late, ends the connection, so no reply can be taken for another content's. Commands are not
+pipelined: clamd works on a session's commands in parallel, so it could scan a test virus before the content sent
+earlier.
 
-The `clamd` package's client is for one command: it connects without a timeout, sends 1 KiB chunks and reads only after
-the last one, so that it sees a broken pipe where clamd said why it refused. It blocks, too: here a scan that is
-cancelled ends at once.
+The `clamd` package's client does not do: it connects without a timeout, sends 1 KiB chunks, and reads only after the
+last one, so it sees a broken pipe instead of clamd's reason. It also blocks; here a cancelled scan ends at once.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from media_core.store import Chunk
 from media_workers.settings import ClamdSettings
 
 IDLE_SECONDS: Final = 10.0
-"""An idle connection is not used any more after so long: clamd, or what stands before it, may be about to close it."""
+"""A connection that was idle for longer is not used any more: clamd, or a proxy before it, may be about to close it."""
 _LONGEST_REPLY: Final = 4096
 _BEGIN: Final = b"zINSTREAM\0"
 _END: Final = bytes(4)
@@ -30,7 +30,7 @@ _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 
 
 class ClamdSession:
-    """Everything raises `Unavailable` when clamd does not answer, and `Unfinished` when it breaks off in a content."""
+    """Methods raise `Unavailable` when clamd does not answer, and `Unfinished` when it breaks off during a content."""
 
     def __init__(self, connection: socket.socket, settings: ClamdSettings) -> None:
         self.is_open = True
@@ -42,7 +42,7 @@ class ClamdSession:
         self._commands = 0
         self._received = b""
         self._answer: asyncio.Future[str] | None = None
-        """To the last command. It may come before all of a content was sent."""
+        """The answer to the last command. It may come before all of a content is sent."""
         self._used_at = time.monotonic()
         self._loop.add_reader(connection, self._read)
 
@@ -60,7 +60,7 @@ class ClamdSession:
         return session
 
     def is_usable(self) -> bool:
-        """Open, used not long ago, and nothing has come that was not asked for."""
+        """Whether it is open, was used recently, and has received nothing unrequested."""
         if not self.is_open or self._is_spoilt or time.monotonic() - self._used_at > IDLE_SECONDS:
             return False
         try:
@@ -78,7 +78,7 @@ class ClamdSession:
             self._loop.remove_reader(self._connection)
             self._connection.close()
         if self._answer is not None and not self._answer.cancel() and not self._answer.cancelled():
-            self._answer.exception()  # nobody will ask for it
+            self._answer.exception()  # retrieved, or asyncio would log it
 
     async def version(self) -> str:
         """Engine, signature number and date: `ClamAV 1.4.6/27812/Mon Nov 23 08:25:11 2026`."""
@@ -86,7 +86,7 @@ class ClamdSession:
             answer = self._expect()
             await self._send(b"zVERSION\0")
             if _QUICKACK is not None:
-                # clamd writes this reply in two parts, and sends the second once it knows that the first has arrived.
+                # clamd writes this reply in two parts, and sends the second one after the first is acknowledged.
                 self._connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             async with asyncio.timeout(self._connect_timeout):
                 line = await answer
@@ -96,7 +96,7 @@ class ClamdSession:
         return line
 
     async def scan(self, content: bytes) -> str:
-        """The reply to a content that is small enough to be sent in one write, without the reply's number."""
+        """Sends a small content in one write. Returns clamd's reply without its number."""
         with self._closed_by_any_error():
             answer = self._expect()
             length = len(content).to_bytes(4, "big") if content else b""
@@ -104,7 +104,7 @@ class ClamdSession:
             return await self._scanned(answer, sent=sent)
 
     async def scan_stream(self, chunks: AsyncIterator[Chunk]) -> str:
-        """The same for a content in chunks; 1 MiB is a good size. Raises what `chunks` raises."""
+        """As `scan`, for a content in chunks; 1 MiB is a good size. Also raises what `chunks` raises."""
         with self._closed_by_any_error():
             answer = self._expect()
             sent = await self._send(_BEGIN)
@@ -133,7 +133,7 @@ class ClamdSession:
         return line
 
     async def _send(self, part: Chunk) -> bool:
-        """False when clamd has closed the connection: what it said before that is still there to be read."""
+        """False when clamd has closed the connection. Its last reply can still be read."""
         try:
             sent = self._connection.send(part)
         except BlockingIOError:
@@ -143,7 +143,7 @@ class ClamdSession:
         return sent == len(part) or await self._send_rest(memoryview(part)[sent:])
 
     async def _send_rest(self, part: memoryview) -> bool:
-        """Waits for room, and not for a clamd that has answered already: it may take nothing more, nor hang up."""
+        """Waits until all is sent, or clamd has answered: then it may neither read on nor close the connection."""
         sending = asyncio.ensure_future(self._loop.sock_sendall(self._connection, part))
         either: set[asyncio.Future[Any]] = {sending} if self._answer is None else {sending, self._answer}
         try:
@@ -172,7 +172,7 @@ class ClamdSession:
             return
         self._received += part
         if self._answer is None or self._answer.done():
-            # Nothing was asked for. What is still being sent ends by itself: clamd has closed the connection.
+            # Unrequested, or the end of the connection. In that case a send under way ends by itself.
             self._spoil()
         elif not part or len(self._received) > _LONGEST_REPLY:
             self._lost(ConnectionResetError(0, f"closed the connection after {self._received[:200]!r}"))
@@ -203,7 +203,7 @@ class ClamdSession:
 
 
 async def _connected(found: Sequence[Any]) -> socket.socket:
-    """The first of the addresses that takes a connection. Raises OSError."""
+    """A connection to the first address that accepts one. Raises OSError."""
     last = OSError(0, "has no address")
     for family, kind, protocol, _, address in found:
         connection = socket.socket(family, kind, protocol)
@@ -234,7 +234,7 @@ def unavailable() -> Iterator[None]:
 
 
 def _said(error: OSError) -> str:
-    """Without the address: what a job waits for, its owner reads."""
+    """The error's text without the address: a job's owner reads what the job waits for."""
     if error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return error.strerror or "closed the connection"

@@ -1,4 +1,4 @@
-"""Settings of the workers, one class per concern. The docs' configuration reference is generated from this file."""
+"""Settings of the workers, one class per concern. docs/configuration.md is generated from this file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,24 +18,24 @@ from media_core.store import StoreSettings
 
 
 class WhisperSettings(EnvironmentSettings):
-    """The speech-to-text model. A model that can't be had fails the jobs with `model_unavailable`, not the worker."""
+    """The speech-to-text model. If it cannot be loaded, jobs fail with `model_unavailable`; the worker runs on."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_WHISPER_")
 
     model: str = "small"
     """A folder with a faster-whisper (CTranslate2) model, a name that faster-whisper knows (`tiny`, `base`, `small`,
     `medium`, `large-v3`, `turbo` ...) or a model hub id (`owner/name`); the last two are downloaded once, at the first
-    transcription. Default `small`: about 0.5 GB to download. Larger models hear better and take longer."""
+    transcription. Default `small`: about 0.5 GB to download. Larger models are more accurate and slower."""
 
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """Where it computes. `cuda` without a usable GPU fails the jobs; `auto` takes the GPU if there is one."""
+    """Device for the computation. With `cuda` and no usable GPU jobs fail; `auto` takes a GPU if there is one."""
 
     compute_type: str = "int8"
     """CTranslate2's number type: `int8` (default; smallest), `float16` (GPU), `float32`, `default` (as the model was
     saved) or `auto` (the fastest that the device has)."""
 
     cpu_threads: int = Field(default=0, ge=0)
-    """Threads that one transcription computes with on the CPU. 0 (default): as many as there are cores, at most 4."""
+    """CPU threads of one transcription. 0 (default): as many as there are cores, at most 4."""
 
     download_root: Path | None = None
     """Folder that keeps downloaded models. Default: the Hugging Face cache in the home folder."""
@@ -50,17 +50,17 @@ class DrainSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_WORKER_")
 
     lease_seconds: float = Field(default=30, gt=0)
-    """How long a job stays with a worker that has gone silent; renewed four times in that time. Shorter finds a dead
-    worker sooner, and loses the job of one that only stalls."""
+    """How long a job stays with a worker that has stopped renewing its lease, which it does four times in that time. A
+    shorter time notices a dead worker sooner, but takes the job from one that only stalls."""
 
     linger_seconds: float = Field(default=10, ge=0)
-    """How long an idle worker waits for more before it exits 0."""
+    """How long an idle worker waits for more jobs before it exits 0."""
 
     poll_seconds: float = Field(default=0.25, gt=0)
-    """How often an idle worker looks into the queue."""
+    """How often an idle worker reads the queue."""
 
     max_jobs: int = Field(default=1000, ge=1)
-    """A worker exits after this many jobs, so that nothing grows for ever."""
+    """A worker exits after this many jobs, which bounds memory leaks."""
 
     max_seconds: float = Field(default=3600, gt=0)
     """A worker takes no new job after this time."""
@@ -72,37 +72,36 @@ class ClamdSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_CLAMD_")
 
     host: str = "127.0.0.1"
-    """Where clamd listens."""
+    """clamd's host."""
 
     port: int = 3310
-    """Its TCP port."""
+    """clamd's TCP port."""
 
     connect_timeout: float = Field(default=5, gt=0)
     """Seconds to wait for a connection; then the scan is tried again later."""
 
     reply_timeout: float = Field(default=240, gt=0)
-    """Seconds without any progress (a MiB taken or the answer given) after which clamd counts as stalled. More than its
-    MaxScanTime (120 s), so that it is clamd that gives up first, with a verdict."""
+    """Seconds without progress (a MiB taken, or the answer given) after which clamd counts as stalled. It should be
+    more than clamd's MaxScanTime (120 s), so that clamd gives up first, with a verdict."""
 
     scan_timeout: float = Field(default=1800, gt=0)
-    """Seconds for one scan from the first byte to the verdict, the object store's part included."""
+    """Seconds for one scan from the first byte to the verdict, reading the object included."""
 
     at_once: int = Field(default=4, ge=1, le=32)
-    """Scans that one worker has with clamd at the same time, each over a connection of its own that is kept. One of
-    them, where there are two or more, is left to small files (256 KiB), whatever else there is. More than clamd's
-    MaxThreads gain nothing."""
+    """Scans of one worker at the same time, each over a connection of its own that is kept. If there are two or more,
+    one is reserved for small files (256 KiB). More than clamd's MaxThreads gain nothing."""
 
     heuristics: Literal["unscannable", "infected"] = "unscannable"
-    """What a finding of clamd's own heuristics means (`Heuristics.Phishing.*`, `Heuristics.Broken.*` ...). They guess:
-    `unscannable` keeps such content, and the tenant's `spec.scan.unscannable` says who may read it."""
+    """The verdict for a finding of clamd's heuristics (`Heuristics.Phishing.*`, `Heuristics.Broken.*` ...), which may
+    be wrong. With `unscannable` the content is kept, and the tenant's `spec.scan.unscannable` says who may read it."""
 
     max_bytes: int = Field(default=2000 * 1024 * 1024, ge=1)
-    """Larger content is unscannable without being sent. At most clamd's StreamMaxLength and MaxFileSize, which end at
-    2 GiB; a smaller value saves the time of sending what clamd would refuse."""
+    """Larger content is not sent, and is unscannable. At most clamd's StreamMaxLength and MaxFileSize, which end at
+    2 GiB; a smaller value saves sending content that clamd would refuse."""
 
 
 class MetricsSettings(EnvironmentSettings):
-    """What a worker tells Prometheus."""
+    """A worker's Prometheus metrics."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_METRICS_")
 

@@ -1,4 +1,4 @@
-"""Stored content as the decoders read it. A store that hangs must not look like a file that takes long to decode."""
+"""Stored content as a source for decoding. It tells a slow store from a file that takes long to decode."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ from media_workers.drain import Work
 
 
 class Stored(StoreSource):
-    """One content; knows how long its store has kept its reader waiting."""
+    """A content's object. It measures how long reads have waited for the store."""
 
     def __init__(self, work: Work, content: Content) -> None:
         super().__init__(work.store, content_key(work.library.tenant_id, content.sha256), content.size)
@@ -30,7 +30,7 @@ class Stored(StoreSource):
 
     @contextlib.contextmanager
     def decoded(self) -> Iterator[None]:
-        """Around a decoding: `Unavailable` in place of its "timeout" where the store took most of the time."""
+        """For the block of one decoding: raises Unavailable for its "timeout" if the store took most of the time."""
         self._waited, self._reading_since = 0.0, None
         try:
             yield

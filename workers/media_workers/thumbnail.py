@@ -1,4 +1,4 @@
-"""Thumbnails of videos: one frame, decoded in a limited child that reads a few MB of the object through ranges."""
+"""Thumbnails of videos: one frame, decoded in a confined child that reads a few MB of the object in ranges."""
 
 import hashlib
 
@@ -18,7 +18,9 @@ def thumbnailer(_settings: Settings) -> Handler:
 
 
 async def make_video_thumbnail(lease: Lease, work: Work) -> None:
-    """Handles a `thumbnail` job. A film that can't be decoded goes without; one that is gone needs none."""
+    """Handles a `thumbnail` job. Raises Unavailable, Unfinished, LeaseLost, and Refused if the quota is full or the
+    video cannot be decoded or is gone.
+    """
     sha256 = lease.payload["sha256"]
     content = lease.content or await work.library.content(sha256)
     if content is None or content.scan_status == "infected":
@@ -31,7 +33,7 @@ async def make_video_thumbnail(lease: Lease, work: Work) -> None:
         raise not_found() from None
     except DecodingFailed as error:
         if error.code == "crashed" and lease.attempts == 1:
-            raise Unfinished("decoder", error.detail) from error  # once more: the child may have been a victim
+            raise Unfinished("decoder", error.detail) from error  # one more try: the file may not be the cause
         raise Refused(error.code, error.detail) from error
     try:
         await work.library.contents.keep_thumbnail(

@@ -1,8 +1,8 @@
-"""One transcription job: a stored recording becomes segments, window by window, under a lease that may be lost.
+"""Transcription jobs: a stored recording becomes segments, window by window.
 
-Memory is that of one window, whatever the recording's length. Segments are stored as they are heard, each write fenced
-by the lease, so a worker that lost it adds nothing; whoever takes the job over continues where the last stored segment
-ends. A segment that touches a window's end was probably cut in two: it is dropped, and the next window starts where it
+Memory is that of one window, whatever the recording's length. Each segment is stored as soon as it is heard. The lease
+fences each write, so a worker that lost it adds nothing. The next worker continues where the last stored segment ends.
+A segment that touches a window's end was probably cut in two: it is dropped, and the next window starts where it
 started.
 """
 
@@ -27,16 +27,17 @@ from media_workers.stored import Stored
 from media_workers.whisper import SAMPLE_RATE, Heard, Model, Samples, Whisper
 
 WINDOW_SECONDS = 300.0
-"""A multiple of the model's own 30 s. Five minutes take about 0.2 GB while their spectrogram is made."""
+"""A multiple of the model's 30 s. Five minutes take about 0.2 GB of memory while their spectrogram is made."""
 
 _TOUCHES = 1.0
-"""Seconds before a window's end from which on a segment counts as cut by it; the model's clock is that coarse."""
+"""A segment that ends less than so many seconds before the window's end counts as cut: the model's times are that
+inexact."""
 _LEAD_IN = 0.5
-"""Seconds before a dropped segment from which it is heard again, for the same reason."""
+"""Seconds that are heard again before a dropped segment, for the same reason."""
 _OVERLAP = 5.0
-"""Seconds heard twice where a window ends in silence: half a word there may have gone unnoticed."""
+"""Seconds that are heard twice if a window ends in silence: half a word there may not have been recognized."""
 _ROUNDING = 0.25
-"""Seconds by which what is decoded may differ from what was asked for or announced: resamplers and codecs pad."""
+"""Seconds by which decoded audio may be longer or shorter than requested or announced: resamplers and codecs pad."""
 
 
 def transcriber(settings: Settings) -> "Transcriber":
@@ -47,7 +48,7 @@ def transcriber(settings: Settings) -> "Transcriber":
 class Transcriber:
     """The handler of `transcribe` jobs. The model is loaded for the first of them and kept.
 
-    `lease_seconds` is what each segment renews the lease for; between segments the drain loop renews it by the clock.
+    Each segment renews the lease for `lease_seconds`; between segments the drain loop renews it periodically.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class Transcriber:
         self._window_seconds = window_seconds
 
     async def __call__(self, lease: Lease, work: Work) -> None:
-        """Completes the job with `transcript, segments, language, duration`; language is None where nobody speaks.
+        """Completes the job with `transcript, segments, language, duration`; language is None if nobody speaks.
 
-        Raises NotYet while the verdict is due, Cancelled, LeaseLost, Unavailable, and Refused for good: `not_found`,
+        Raises NotYet while the verdict is due, Cancelled, LeaseLost, Unavailable, Unfinished, and Refused: `not_found`,
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
         `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`.
         """
@@ -85,7 +86,7 @@ class Transcriber:
         transcript = Transcript(lease, work, self._lease_seconds, wanted.language, announced)
         await transcript.resume()
         if transcript.segments and transcript.language is None:
-            # Where it was heard first, so that a job that changed hands keeps its language.
+            # From the place of the first segment, so that the job keeps its language after a change of workers.
             first = await recording.window(transcript.segments[0]["start"])
             transcript.language = await model.language_of(first.audio)
 
@@ -102,7 +103,7 @@ class Transcriber:
 
 
 class Transcript:
-    """A job's segments so far, stored one by one. Raises LeaseLost or Cancelled when the job is not ours."""
+    """A job's segments so far, stored one by one. Raises LeaseLost; Cancelled if the client has cancelled the job."""
 
     def __init__(
         self, lease: Lease, work: Work, lease_seconds: float, language: str | None, announced: float | None
@@ -116,11 +117,11 @@ class Transcript:
 
     @property
     def said_until(self) -> float:
-        """Seconds; where the last segment ends."""
+        """The end of the last segment, in seconds."""
         return float(self.segments[-1]["end"]) if self.segments else 0.0
 
     async def resume(self) -> None:
-        """Takes up what an earlier holder of the job has stored."""
+        """Loads the segments that earlier workers have stored."""
         self.segments = [published(stored) for stored in await self._queue.segments(self._lease.job_id)]
 
     async def add(self, placed: dict[str, Any]) -> None:
@@ -130,12 +131,12 @@ class Transcript:
         await self.renew(self.said_until)
 
     async def renew(self, reached: float) -> None:
-        """Holds the job for longer and says how far it is, if the recording's length is known."""
+        """Renews the lease, and reports the progress if the recording's length is known."""
         progress = min(reached / self._announced, 1.0) if self._announced else None
         await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress)
 
     def result(self, heard_until: float) -> dict[str, Any]:
-        # The header's figure is what the item's info shows; where it lies, what was there to hear counts.
+        # The header's duration, which the item's info shows too, unless it is wrong by a second or more.
         announced = heard_until if self._announced is None else self._announced
         duration = announced if abs(announced - heard_until) < 1 else heard_until
         return transcripts.result(self.segments, self.language if self.segments else None, duration)
@@ -143,7 +144,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a recording: `start` in seconds from its beginning; `last` if the recording ends with it."""
+    """A stretch of a recording. `start`: seconds from the recording's beginning; `last`: the recording ends with it."""
 
     start: float
     audio: Samples
@@ -160,16 +161,16 @@ class Window:
     def cuts(self, heard: Heard) -> bool:
         """Whether the window's end probably cut this segment in two.
 
-        One that fills (nearly) the whole window is taken as it is: heard again, it would only be cut again.
+        A segment that fills (nearly) the whole window is taken as it is: the next window would cut it again.
         """
         return not self.last and heard.end > self.seconds - _TOUCHES and heard.start > self.seconds / 10
 
     def next_start(self, said_until: float, cut: Heard | None) -> float:
-        """Where to listen on; always later than this window's start, never before the last segment that was kept."""
+        """Start of the next window: later than this window's, and not before the end of the last kept segment."""
         return max(said_until, self.end - _OVERLAP if cut is None else self.start + cut.start - _LEAD_IN)
 
     def placed(self, heard: Heard, after: float) -> dict[str, Any]:
-        """The segment on the recording's clock: within the window, not before `after`, where the one before ends."""
+        """The segment in seconds of the recording: within the window, not before `after` (the previous end)."""
         start = max(self.start + heard.start, after)
         end = max(min(self.start + heard.end, self.end), start)
         words = heard.words and [
@@ -180,7 +181,7 @@ class Window:
 
 
 class Recording:
-    """The sound of stored content, decoded in the limited children only, never longer than `max_seconds`."""
+    """The sound of stored content, decoded in confined children, at most `max_seconds` long."""
 
     def __init__(self, decoder: DecodingPool, source: Stored, *, max_seconds: float, window_seconds: float) -> None:
         self._decoder = decoder
@@ -189,7 +190,7 @@ class Recording:
         self._window_seconds = window_seconds
 
     async def duration(self) -> float | None:
-        """Seconds, as the container's header says; None where it says nothing. Raises Refused, before any decoding."""
+        """Seconds by the container's header; None if it does not say them. Raises Refused, before any decoding."""
         facts: MediaFacts = await self._run("probe")
         if not facts.has_audio:
             raise Refused("not_audio_or_video", "This file holds no sound that could be transcribed.")
@@ -198,7 +199,7 @@ class Recording:
         return facts.duration
 
     async def window(self, start: float) -> Window:
-        """Raises Refused `duration_exceeds_limit` as soon as there is more to hear than the header owned up to."""
+        """The window at `start` (seconds). Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
         pcm = await self._run("audio_window", start=start, seconds=self._window_seconds)
         audio = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
         window = Window(start, audio, last=len(audio) < (self._window_seconds - _ROUNDING) * SAMPLE_RATE)
@@ -217,7 +218,7 @@ class Recording:
         try:
             with self._source.decoded():
                 return await self._decoder.run(task, self._source, **arguments)
-        except ObjectMissing as error:  # found infected or deleted since
+        except ObjectMissing as error:  # found infected or deleted meanwhile
             raise not_found() from error
         except DecodingFailed as error:
             if error.code in ("timeout", "crashed"):
@@ -228,7 +229,7 @@ class Recording:
 
 
 async def _listen(model: Model, window: Window, wanted: TranscriptionRequest, transcript: Transcript) -> Heard | None:
-    """Adds what is said in the window; returns the segment that its end cut in two, if there is one."""
+    """Adds the window's segments to the transcript. Returns the segment that its end cut in two, if there is one."""
     if not await model.has_voice(window.audio):
         return None
     language = transcript.language or await model.language_of(window.audio)
@@ -242,7 +243,7 @@ async def _listen(model: Model, window: Window, wanted: TranscriptionRequest, tr
 
 
 async def _charge(lease: Lease, work: Work, seconds: float) -> None:
-    """Counts against the day's limit what is known of the recording's length so far, each second once."""
+    """Counts the `seconds` known so far against the day's limit, each second once per job."""
     limit = (await work.policy.current()).max_transcription_seconds_per_day
     async with work.database.transaction() as tx:
         await quota.charge_transcription(tx, lease.job_id, math.ceil(seconds), limit)

@@ -1,11 +1,11 @@
 """The speech model: faster-whisper, loaded once, fed one window of samples at a time.
 
-It is given samples, never files: containers are opened only by the limited children of `media_core.decoding`.
+It takes samples, never files: only the confined children of `media_core.decoding` open containers.
 
-Silence must not become words. Three gates, from cheap to dear: a window in which the voice detector (Silero) hears no
-trace of a voice is not given to the model at all; with `vad` on, the detector also cuts the pauses out of the rest;
-what remains is dropped by the model's own judgement (probability of no speech above 0.6 while the words' mean log
-probability is below -1). Text is never fed back as context for the next 30 seconds: that makes Whisper repeat itself.
+Whisper invents words for silence. Three gates prevent that, the cheapest first. A window in which the voice detector
+(Silero) finds no trace of a voice is not given to the model. With `vad` on, the detector also cuts the pauses out. The
+model drops a segment whose probability of no speech is above 0.6 while its words' mean log probability is below -1.
+Text is never given as context for the next 30 seconds, since that makes Whisper repeat itself.
 """
 
 import asyncio
@@ -32,17 +32,17 @@ SAMPLE_RATE = 16_000
 Samples = NDArray[np.float32]
 """Mono, 16 kHz, -1..1."""
 
-# Low, since this gate also stands when the client turned `vad` off for the sake of faint or sung voices.
+# Low, since this gate also applies when the client has turned `vad` off for faint or sung voices.
 _TRACE_OF_A_VOICE = VadOptions(threshold=0.2)
 _SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
 _CHUNKS_FOR_LANGUAGE = 4
-# What faster-whisper cuts each hint to: half of the model's 448 positions, less one.
+# Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
 _HINT_TOKENS = 223
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One segment; seconds from the start of the window it was heard in."""
+    """One segment. `start` and `end` in seconds from its window's start."""
 
     start: float
     end: float
@@ -53,8 +53,8 @@ class Heard:
 class Model:
     """A loaded model. It computes in one thread of its own, one call after the other.
 
-    One thread, since each that has held a window's arrays keeps its own arena of freed memory; and a chunk whose job
-    was taken away (cancelled, lease lost) can't be interrupted, so the next job's waits for its end.
+    One thread saves memory: each thread that has held a window's arrays keeps an arena of freed memory. A computation
+    cannot be interrupted: if its job is cancelled or its lease lost, the next job's computation waits for its end.
     """
 
     def __init__(self, whisper: Any) -> None:
@@ -71,7 +71,7 @@ class Model:
         return bool(await self._computed(get_speech_timestamps, audio, _TRACE_OF_A_VOICE))
 
     async def language_of(self, audio: Samples) -> str:
-        """The language spoken, from up to two minutes of what the detector takes for speech."""
+        """The language code of the speech, from up to two minutes of what the detector takes for speech."""
         if len(self.languages) == 1:
             return next(iter(self.languages))
         detect = partial(
@@ -81,7 +81,7 @@ class Model:
         return str(language)
 
     async def listen(self, audio: Samples, language: str, wanted: TranscriptionRequest) -> AsyncGenerator[Heard, None]:
-        """Segments as they are heard, in order, up to 30 seconds of audio at a time."""
+        """The segments in order, computed for up to 30 seconds of audio at a time."""
         transcribe = partial(
             self._whisper.transcribe,
             language=language,
@@ -97,7 +97,7 @@ class Model:
             yield Heard(
                 start=float(segment.start),
                 end=float(segment.end),
-                # PostgreSQL stores any character but this one.
+                # PostgreSQL cannot store NUL.
                 text=segment.text.replace("\0", "").strip(),
                 words=[_word(word) for word in segment.words or ()] if wanted.word_timestamps else None,
             )
@@ -106,7 +106,7 @@ class Model:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _prompt(self, wanted: TranscriptionRequest) -> list[int] | None:
-        """The end of the prompt, as tokens, in the room that the hot words leave: both at full length are an error."""
+        """The prompt's last tokens that fit beside the hot words: both at full length would be an error."""
         if wanted.prompt is None:
             return None
         hotwords = len(self._tokens(wanted.hotwords)) if wanted.hotwords else 0
@@ -119,7 +119,7 @@ class Model:
 
 
 class Whisper:
-    """The model that the settings name, loaded at the first use and kept for the life of the process."""
+    """The model that the settings name. It is loaded at the first use and kept."""
 
     def __init__(self, settings: WhisperSettings) -> None:
         self._settings = settings
@@ -127,7 +127,7 @@ class Whisper:
         self._loading = asyncio.Lock()
 
     async def model(self) -> Model:
-        """Raises Refused `model_unavailable` with the sentence that says which setting to change."""
+        """Raises Refused `model_unavailable` with a sentence that says which setting to change."""
         async with self._loading:
             if self._model is None:
                 self._model = await asyncio.to_thread(_load, self._settings)
@@ -152,9 +152,9 @@ def _load(settings: WhisperSettings) -> Model:
             local_files_only=settings.local_files_only,
         )
         if device == "cuda":
-            # The CUDA libraries are looked for at the first computation only.
+            # The CUDA libraries are loaded at the first computation only.
             list(whisper.transcribe(np.zeros(SAMPLE_RATE, np.float32), language="en")[0])
-    except Exception as error:  # ctranslate2 and tokenizers raise what they like; the chain keeps it for the log
+    except Exception as error:  # ctranslate2's and tokenizers' errors share no base; the log has the cause
         raise _unavailable(
             f"The model in {settings.model!r} can't be loaded on {device} ({_first_line(error)}); set "
             "MEDIA_WHISPER_MODEL to a complete faster-whisper (CTranslate2) model, or MEDIA_WHISPER_DEVICE to cpu."
@@ -191,7 +191,7 @@ def _folder(settings: WhisperSettings) -> Path:
                     named, local_files_only=settings.local_files_only, cache_dir=None if root is None else str(root)
                 )
             )
-        except Exception as error:  # huggingface_hub's errors share no useful base; the chain keeps it for the log
+        except Exception as error:  # huggingface_hub's errors share no useful base; the log has the cause
             raise _unavailable(
                 f"{_SETTING} is {named!r}, which is not on this machine and "
                 + (

@@ -1,4 +1,4 @@
-"""`/docs`: Swagger UI from files in this installation, so that it works without the internet and tells nobody."""
+"""`/docs`: Swagger UI from files in this installation, so that it works without the internet."""
 
 from importlib.resources import files
 from typing import Final
@@ -15,8 +15,8 @@ _FILES: Final = {
     "swagger-ui.css": "text/css; charset=utf-8",
     "favicon-32x32.png": "image/png",
 }
-# The page's own start script is inline, and it shows an answer's picture or sound from a blob: URL of its own;
-# nothing is loaded from anywhere else.
+# The page's start script is inline. It shows an answer's picture or sound from a blob: URL. Nothing is loaded from
+# elsewhere.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -31,7 +31,7 @@ async def docs() -> Response:
         swagger_js_url="docs/swagger-ui-bundle.js",
         swagger_css_url="docs/swagger-ui.css",
         swagger_favicon_url="docs/favicon-32x32.png",
-        # The validator is a web service that would be sent the description's address.
+        # Swagger's validator is a web service: the page would send it the description's address.
         swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True, "validatorUrl": None},
     )
     page.headers["Content-Security-Policy"] = _POLICY

@@ -1,4 +1,4 @@
-"""For whoever runs the process: alive, and able to serve. Neither needs a token nor says more than that."""
+"""Health for those who run the process: alive, and ready to serve. Neither needs a token or says more."""
 
 import asyncio
 from typing import Final
@@ -14,7 +14,7 @@ from media_core.errors import Unavailable
 router = APIRouter(tags=["Health"])
 
 PROBE_SECONDS: Final = 5.0
-"""How long all dependencies together may take to answer. Kubernetes waits a little longer (`render.py`)."""
+"""Longest wait for the answers of all dependencies. Kubernetes waits a little longer (`render.py`)."""
 
 _log = structlog.stdlib.get_logger("media.api")
 

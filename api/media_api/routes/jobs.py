@@ -1,4 +1,4 @@
-"""`/v1/jobs`: how work goes, its result, and how to stop it."""
+"""`/v1/jobs`: a job's progress, its result, and cancelling it."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from media_core.transcripts import published
 router = APIRouter(tags=["Jobs"])
 
 KEEP_ALIVE_SECONDS: Final = 15.0
-"""Proxies end a connection on which nothing is said for a minute or so."""
+"""Time between comments on an idle stream. Proxies end a connection that is silent for about a minute."""
 
 
 @router.get("/v1/jobs", responses=problems.described("invalid_request"), response_model_exclude_unset=True)
@@ -120,7 +120,7 @@ async def watch_job(
     """Watch a job. May end early when the service restarts or the token expires; connect again with `Last-Event-ID`."""
     job = await services.jobs.find(caller, job_id)
     after = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 10 else -1
-    # Some proxies gather answers; this asks nginx not to.
+    # Some proxies buffer answers; this asks nginx not to.
     headers = {"X-Accel-Buffering": "no"}
     return StreamingResponse(_events(services, caller, job, after), media_type="text/event-stream", headers=headers)
 
@@ -128,8 +128,8 @@ async def watch_job(
 async def _events(services: Services, caller: Claims, job: CoreJob, after: int) -> AsyncIterator[bytes]:
     """Not FastAPI's `EventSourceResponse`: with it a watcher takes four tasks and 40 KiB, here two and 17."""
     seen: State | None = None
-    # Once the stream has begun there is no other answer: a job that vanished or a database that is away ends it, and
-    # the client asks again.
+    # Once the stream has begun no problem can be sent: if the job is deleted or the database is away the stream ends,
+    # and the client connects again.
     with services.watch.watched(job.job_id), contextlib.suppress(Refused, Unavailable):
         while True:
             for stored in await services.jobs.segments(job.job_id, after):

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query, Request, Response
 from media_api import downloads, problems
 from media_api.auth import Admin, Reader, Writer
 from media_api.models import Data, JobAccepted, Media, MediaInfo, Signed
-from media_api.observed import request_id_of
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
@@ -21,6 +20,7 @@ from media_api.receiving import (
     keep,
     read_form,
 )
+from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import MediaId
 from media_api.services import Services, Wired
 from media_core import thumbnails
@@ -40,7 +40,7 @@ MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
 
 
 class ThumbnailSize(IntEnum):
-    """`media_core.thumbnails.SIZES`; the largest is the master itself."""
+    """The sizes of `media_core.thumbnails.SIZES`; the largest is the master itself."""
 
     SMALL = 160
     MEDIUM = 320
@@ -174,7 +174,7 @@ async def download_thumbnail(
     if (size, image_format) != (ThumbnailSize.LARGEST, "webp"):
         try:
             picture = await thumbnails.variant(services.decoder, picture, size, image_format)
-        except DecodingFailed as error:  # of a picture that we made: the decoder is out of time or memory
+        except DecodingFailed as error:  # our own picture is not corrupt: the decoder is out of time or memory
             raise Unavailable("thumbnail decoder", error.code) from error
     headers["Content-Disposition"] = _thumbnail_name(item, image_format)
     return Response(picture, headers=headers, media_type=f"image/{image_format}")

@@ -24,24 +24,24 @@ async def _job_id(
 
 
 async def _room_id(
-    room_id: Annotated[str, Path(description="As the rooms are called elsewhere.", examples=["lobby"])],
+    room_id: Annotated[str, Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"])],
 ) -> str:
     return known_room(room_id)
 
 
-# The caller's token is looked at first: routes name these after their caller.
+# Routes have these parameters after their caller, so that the token is checked first.
 MediaId = Annotated[str, Depends(_media_id)]
 JobId = Annotated[str, Depends(_job_id)]
 RoomId = Annotated[str, Depends(_room_id)]
 
 
 def next_cursor(*last_seen: str) -> str:
-    """Opaque to clients: where the list goes on."""
+    """A cursor, opaque to clients, for the page after the entry `last_seen`."""
     return base64.urlsafe_b64encode(json.dumps(last_seen).encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str, parts: int) -> list[str]:
-    """What `next_cursor` was given. Raises Refused `invalid_request` for what it did not write."""
+    """The arguments of `next_cursor`, from its result. Raises Refused `invalid_request` for anything else."""
     try:
         seen: Any = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error, RecursionError):

@@ -40,7 +40,7 @@ async def list_room_files(
 ) -> Page[RoomFile]:
     """The files attached in a room, newest first. Infected ones are never listed."""
     before = _before(cursor) if cursor else None
-    # One more than asked for tells whether there is a next page.
+    # One more entry than asked for tells whether there is a next page.
     entries = await services.library.list_room(caller, room_id, category=category, before=before, limit=limit + 1)
     page = entries[:limit]
     goes_on = len(entries) > limit

@@ -1,6 +1,6 @@
 """`/objects/…`: the folder store's signed URLs, served by the api itself. An S3 store serves its own.
 
-The signature replaces the token, nothing else: content that was deleted or found infected since is gone here too.
+The signature replaces only the token: content that was deleted or found infected meanwhile is not served.
 """
 
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from media_core.store import FolderStore
 router = APIRouter(include_in_schema=False)
 
 FOR_ANY_PAGE: Final = "cross-origin"
-"""Image tags and players of other sites are what signed URLs are for."""
+"""Signed URLs are for image tags and players of other sites."""
 
 
 @router.api_route("/objects/{key:path}", methods=["GET", "HEAD"], response_class=Response)

@@ -1,4 +1,4 @@
-"""`POST /v1/transcribe`: a recording, sent along or uploaded before, becomes a job."""
+"""`POST /v1/transcribe`: queues a job for a recording that is sent along or was uploaded before."""
 
 import contextlib
 from typing import Any, Final
@@ -10,7 +10,6 @@ from media_api.auth import Transcriber
 from media_api.identifiers import known_id
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
-from media_api.observed import request_id_of
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
@@ -22,6 +21,7 @@ from media_api.receiving import (
     read_form,
     text_field,
 )
+from media_api.request_middleware import request_id_of
 from media_api.services import Wired
 from media_core.errors import Refused, Unavailable
 from media_core.jobs import TranscriptionRequest
@@ -104,8 +104,8 @@ async def transcribe(
     try:
         job = await services.jobs.transcribe(caller, media_id, wanted, once=once, request_id=request_id)
     except (Refused, Unavailable) as error:
-        # What came only to be transcribed is not kept when it can't be; the same request again is a new one. After an
-        # outage it stays where the request has a key: another request with that key may have been answered with it.
+        # A file that was sent to be transcribed is deleted if it cannot be; its key may be used again. After an outage
+        # it is kept if the request has a key: another request with that key may have got this file in its answer.
         is_awaited = isinstance(error, Unavailable) and idempotency_key is not None
         if uploaded is not None and not upload.replayed and not is_awaited:
             with contextlib.suppress(Unavailable):

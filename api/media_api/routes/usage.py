@@ -1,4 +1,4 @@
-"""`/v1/usage`: the quota, and what holds it."""
+"""`/v1/usage`: the quota, and how much of it is used."""
 
 from fastapi import APIRouter
 

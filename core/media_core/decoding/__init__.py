@@ -1,4 +1,4 @@
-"""Untrusted bytes are decoded only here, in limited child processes."""
+"""Decoding of untrusted bytes in confined child processes. Nothing else decodes them."""
 
 from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.decoding.results import DecodingFailed, ImageFacts, MediaFacts, Thumbnail

@@ -1,7 +1,7 @@
 """Audio and video: headers, one frame, a window of samples. Runs in the child.
 
-Containers and codecs come from allow lists, and a container that asks for anything beside its own bytes (a playlist, a
-concatenation, an external track) is refused: there is no second file and no protocol to open it with.
+Containers and codecs come from allow lists. A container that refers to another file (a playlist, a concatenation, an
+external track) is refused.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ AUDIO_CODECS = (
     "pcm_alaw,pcm_mulaw"
 )
 MOST_PIXELS = 8192 * 4320
-"""Of a video's frame: the largest in use (8K DCI). How many of them a decoder keeps is left to the memory limit."""
+"""Most pixels of a video's frame: 8K DCI, the largest in use. The memory limit bounds how many a decoder keeps."""
 
 SAMPLE_RATE = 16_000
-"""Hertz; what speech models hear."""
+"""Hertz; the rate that speech models take."""
 
 MOST_FRAMES = 150
-"""Decoded on the way from a keyframe to the wanted moment; beyond, the frame that was reached serves."""
+"""Most frames decoded from a keyframe to the wanted moment. After that many, the last one is taken."""
 
 MOST_BYTES_COUNTED = 64 << 20
-"""Of a recording whose header does not say how long it is: its packets are read, not decoded, to find out."""
+"""Largest recording whose packets are read (not decoded) to find its duration when the header does not say it."""
 
 PREROLL = 0.5
-"""Seconds decoded before a window, so that a codec's memory of earlier frames (MP3, AAC, Opus) has settled."""
+"""Seconds that are decoded before a window, so that a codec's state from earlier frames (MP3, AAC, Opus) is right."""
 
 GAP = SAMPLE_RATE // 10
-"""Samples. A jump of the timestamps beyond it becomes silence, so that sample n is always at start + n / 16000."""
+"""Samples. A larger jump of the timestamps becomes silence, so that sample n is always at start + n / 16000."""
 
 _MICROSECONDS = 1_000_000
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 def warm_up() -> None:
-    """Runs every task once, since the library imports parts of itself on first use and a confined process cannot."""
-    av.logging.set_level(None)  # its messages quote the file's own text
+    """Runs every task once: the library imports parts of itself on first use, which a confined process cannot."""
+    av.logging.set_level(None)  # its messages quote the file
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
         film = output.add_stream("mpeg4", rate=1, width=16, height=16, pix_fmt="yuv420p")
@@ -73,7 +73,7 @@ def warm_up() -> None:
 
 
 def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """What the headers say. One frame of a video is decoded, since only a frame tells which way up it is shown."""
+    """What the headers say (MediaFacts). One frame of a video is decoded, as only a frame tells its rotation."""
     with _opened(file) as container:
         video = _video(container)
         width = height = None
@@ -96,7 +96,7 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
-    """The frame shown at `at_seconds`, or the last one of a shorter video, upright, as WebP."""
+    """The frame shown at `at_seconds`, or the last frame of a shorter video, upright, as WebP."""
     with _opened(file) as container:
         stream = _video(container)
         if stream is None:
@@ -120,7 +120,7 @@ def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) 
 
 
 def audio_window(file: IO[bytes], start: float, seconds: float) -> tuple[dict[str, Any], bytes | bytearray]:
-    """Samples of [start, start + seconds) as s16le mono 16 kHz; fewer at the end of the recording, none beyond it."""
+    """Samples of [start, start + seconds) as s16le mono 16 kHz; fewer at the recording's end, none after it."""
     wanted = round(seconds * SAMPLE_RATE)
     window = bytearray()
     position = 0  # of the next sample, counted from `start`; negative during the preroll
@@ -172,7 +172,7 @@ def _opened(file: IO[bytes]) -> InputContainer:
 
 
 def _video(container: InputContainer) -> VideoStream | None:
-    """The first moving picture (cover art is a still), checked against the allow list and the pixel cap."""
+    """The first video stream that is no still such as cover art, checked against the allow list and the pixel cap."""
     for stream in container.streams.video:
         if stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
             continue
@@ -200,7 +200,7 @@ def _allow(stream: AudioStream | VideoStream, codecs: str) -> None:
 
 
 def _frames(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
-    """Decoded frames from the current position. Damaged packets are left out; where nothing is left, it is corrupt."""
+    """Decoded frames from the current position, without damaged packets. Raises CannotDecode if no frame is left."""
     found = False
     damage: Exception | None = None
     for packet in _until_broken(container, stream):
@@ -218,7 +218,7 @@ def _frames(container: InputContainer, stream: AudioStream | VideoStream) -> Ite
 
 
 def _until_broken(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
-    """The stream's packets, up to where the container breaks off. Long stretches of other streams are not read."""
+    """The stream's packets, up to where the container breaks off. Other streams are skipped."""
     for other in container.streams:
         other.discard = Discard.default if other.index == stream.index else Discard.all
     with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
@@ -226,7 +226,7 @@ def _until_broken(container: InputContainer, stream: AudioStream | VideoStream) 
 
 
 def _frame_at(container: InputContainer, stream: VideoStream, at_seconds: float) -> VideoFrame:
-    for moment in (at_seconds, 0.0):  # a shorter film may have nothing to show after a seek to its end
+    for moment in (at_seconds, 0.0):  # a shorter video may have no frame after a seek to its end
         _seek(container, moment)
         frame: VideoFrame | None = None
         for decoded, frame in enumerate(_frames(container, stream), start=1):
@@ -238,12 +238,12 @@ def _frame_at(container: InputContainer, stream: VideoStream, at_seconds: float)
 
 
 def _origin(container: InputContainer) -> float:
-    """The timestamp, in seconds, that is shown as zero."""
+    """The timestamp, in seconds, of the recording's start."""
     return float((container.start_time or 0) / _MICROSECONDS)
 
 
 def _seek(container: InputContainer, seconds: float) -> None:
-    """To the last keyframe before; where a container can't, reading goes on from where it is."""
+    """Seeks to the last keyframe before `seconds`. If the container cannot seek, its position stays."""
     with contextlib.suppress(av.error.PermissionError, av.error.InvalidDataError, av.error.OSError):
         container.seek(round((_origin(container) + seconds) * _MICROSECONDS))
 
@@ -253,7 +253,7 @@ def _displayed(frame: VideoFrame) -> tuple[int, int]:
 
 
 def _resampled(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
-    """The same sound as s16 mono 16 kHz, also where its rate or layout changes on the way."""
+    """The same sound as s16 mono 16 kHz, also if its rate or layout changes on the way."""
     for _, alike in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
         resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
         for frame in alike:
@@ -262,7 +262,7 @@ def _resampled(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
 
 
 def _duration(container: InputContainer) -> float | None:
-    """Seconds by the header, or by its longest stream."""
+    """Seconds by the container's header, or else by its longest stream's."""
     if container.duration:
         return float(container.duration / _MICROSECONDS)
     known = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]

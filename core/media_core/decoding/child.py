@@ -1,7 +1,7 @@
 """A decoding child, forked by the zygote with every decoder loaded.
 
-It confines itself, says that it is ready and then serves one task after the other until its socket closes. It asks the
-pool for ranges of the source and answers with a JSON header and raw bytes.
+It confines itself, reports that it is ready, and then serves one task after the other until its socket closes. It asks
+the pool for ranges of the source, and answers with a JSON header and raw bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TASKS: dict[str, Callable[..., tuple[dict[str, Any], bytes | bytearray]]] = {
 
 
 class Link:
-    """The blocking side of the wire."""
+    """The child's end of the wire. Its calls block."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -45,12 +45,12 @@ class Link:
             self._connection.sendall(buffer)
 
     def receive(self, payload: bytearray | None = None) -> tuple[dict[str, Any], int]:
-        """The header, and how many bytes of payload came with it; they are in `payload` then."""
+        """The header, and the length of its payload in bytes. The payload is written into `payload`."""
         header_length, payload_length = lengths(self._exactly(LENGTHS.size))
         message = header(self._exactly(header_length))
         if payload_length:
             if payload is None or payload_length > len(payload):
-                os._exit(1)  # more than was asked for: the rest would be taken for the next message
+                os._exit(1)  # more than was asked for: the rest would be read as the next message
             self._fill(memoryview(payload)[:payload_length])
         return message, payload_length
 
@@ -63,12 +63,12 @@ class Link:
         while view:
             read = self._connection.recv_into(view)
             if read == 0:
-                os._exit(0)  # not an exception: a decoder in between might swallow it
+                os._exit(0)  # not an exception: a decoder could catch it
             view = view[read:]
 
 
 class RangeReader(io.RawIOBase):
-    """The source as a seekable file: aligned blocks, fetched from the pool on first use, a few of them kept."""
+    """The source as a seekable file. It fetches aligned blocks from the pool on first use, and keeps a few of them."""
 
     def __init__(self, link: Link, size: int) -> None:
         self._link = link
@@ -107,7 +107,7 @@ class RangeReader(io.RawIOBase):
             self._blocks.move_to_end(index)
             return self._blocks[index]
         expected = min(BLOCK, self.size - index * BLOCK)
-        block = bytearray(expected)  # first: what there is no memory for would stay on the wire
+        block = bytearray(expected)  # before the request: without memory the answer would stay on the wire
         self._link.send({"read": [index * BLOCK, expected]})
         answer, received = self._link.receive(block)
         if "refused" in answer:
@@ -131,19 +131,19 @@ def serve(link: Link) -> None:
 
 
 def answer(link: Link, order: dict[str, Any]) -> None:
-    """Carries out one task. A decoder may raise anything; all of it is that one source's fault."""
+    """Carries out one task. A decoder may raise anything; all of it is reported as a failure of this source."""
     source = io.BufferedReader(RangeReader(link, order["size"]), READ_AHEAD)
     try:
         facts, payload = TASKS[order["task"]](source, **order["arguments"])
     except Exception as error:
-        allow_memory()  # what the error's frames hold may be all that the task was allowed
+        allow_memory()  # the error's frames may hold all memory that the task was allowed
         link.send(failure(error))
     else:
         link.send({"done": facts}, payload)
 
 
 def main(parent: int, memory_bytes: int) -> None:
-    """Turns this process, just forked by `parent` and with its wire on descriptor 0, into a child."""
+    """Turns this process into a child. `parent` has just forked it; its wire is descriptor 0."""
     link = Link(socket.socket(fileno=0))
     link.send({"ready": confine(parent=parent, memory_bytes=memory_bytes)})
     serve(link)

@@ -17,35 +17,36 @@ from media_core.decoding.sources import Source
 from media_core.decoding.wire import BLOCK, LENGTHS, ORDER, STATUS, WireError, frame, header, lengths
 
 START_SECONDS = 60.0
-"""For the zygote to be warm: a quarter of a second, unless its files come from a slow disk."""
+"""Longest start of the zygote. Usually it takes a quarter of a second, more from a slow disk."""
 
 READY_SECONDS = 15.0
-"""For a child to be ready: 5 ms, unless the machine is short of everything."""
+"""Longest start of a child. Usually it takes 5 ms, more on an overloaded machine."""
 
 END_SECONDS = 5.0
-"""For the zygote to end a child or itself."""
+"""How long the zygote may take to end a child or itself."""
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_ARENA_MAX": "1"}
-"""Nothing of ours. glibc returns a picture's memory at once, and a thread reserves no address space of its own."""
+"""The zygote's whole environment: nothing of this process's. With these two, glibc returns a picture's memory at once,
+and a thread reserves no address space of its own."""
 
 SMALLEST_READ = 64 << 10
-"""Bytes that any read counts for at least, so that a child cannot keep a store busy with single bytes."""
+"""Bytes that every read counts for at least, so that a child cannot keep a store busy with single bytes."""
 
 
 class Ended(Exception):
-    """The process is gone, or was not there in time."""
+    """The process has ended, or did not start in time."""
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What a task may read and answer, however its child behaves."""
+    """What a task may read and answer. The parent enforces it against a hostile child."""
 
     result: Callable[[dict[str, Any], bytes], Any]
     most_read: Callable[[int], int]
-    """Bytes, given the source's size."""
+    """Most bytes read, for a source of the given size."""
 
     most_answered: Callable[[dict[str, Any]], int]
-    """Bytes, given the arguments."""
+    """Most bytes of the answer, for the given arguments."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,17 @@ class Order:
 
 
 class Zygote:
-    """The process that has the decoders loaded and forks; `media_core.decoding.zygote` is what it runs."""
+    """The process that has loaded the decoders and forks children. It runs `media_core.decoding.zygote`."""
 
     def __init__(self, process: asyncio.subprocess.Process, orders: socket.socket) -> None:
         self._process = process
         self._orders = orders
         self.retired = False
-        """Whether it is to have no more children."""
+        """Whether it must fork no more children."""
 
     @classmethod
     async def start(cls) -> Self:
-        """A warm one. Raises Ended."""
+        """Starts a zygote and waits until it is warm. Raises Ended."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with contextlib.ExitStack() as undo:
@@ -92,7 +93,7 @@ class Zygote:
 
     @property
     def forks(self) -> bool:
-        """Whether it may be asked for a child. Its socket tells at once that it has died, the event loop later."""
+        """Whether it may be asked for a child. Its socket shows its death at once, the event loop later."""
         if self.retired:
             return False
         try:
@@ -121,7 +122,7 @@ class Zygote:
                 async with asyncio.timeout(READY_SECONDS):
                     await child.become_ready()
             except TimeoutError as error:
-                self.kill()  # it may not even have heard
+                self.kill()  # it may not have read the order
                 raise Ended from error
             except OSError as error:
                 raise Ended from error
@@ -130,19 +131,19 @@ class Zygote:
 
     def kill(self) -> None:
         """Ends the process at once, and with it the children; the event loop reaps it."""
-        # Not `Process.kill`: that looks first whether the process has ended, and so takes its exit status away from the
-        # event loop, which then complains.
+        # Not `Process.kill`: that polls the process first, and so takes its exit status from the event loop, which then
+        # logs a warning.
         if not self.gone:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
         self.dismiss()
 
     def dismiss(self) -> None:
-        """Lets it end its children and itself."""
+        """Tells it to end its children and itself."""
         self._orders.close()
 
     async def end(self) -> None:
-        """Returns when it and its children are gone."""
+        """Ends it and its children, and waits for that."""
         self.dismiss()
         try:
             async with asyncio.timeout(END_SECONDS):
@@ -153,7 +154,7 @@ class Zygote:
 
 
 class Child:
-    """One confined process: the wire to it, and the leash by which the zygote ends it."""
+    """One confined process. The wire carries its messages; closing the leash makes the zygote end it."""
 
     def __init__(
         self, zygote: Zygote, leash: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -165,7 +166,7 @@ class Child:
         self.missing: list[str] = []
         self.tasks = 0
         self.heard = False
-        """Whether it has said anything about its latest task."""
+        """Whether it has sent anything for its latest task."""
 
     async def become_ready(self) -> None:
         """Raises Ended."""
@@ -176,7 +177,7 @@ class Child:
             raise Ended from error
 
     async def perform(self, order: Order, cpu_seconds: int) -> Any:
-        """Serves the child's reads until it answers. Cancelled halfway, the child is of no further use."""
+        """Gives the child a task, and serves its reads until it answers. After a cancellation, `kill` the child."""
         self.tasks += 1
         self.heard = False
         unread = order.contract.most_read(order.source.size)
@@ -210,7 +211,7 @@ class Child:
             self._leash.close()
 
     async def end(self) -> int | None:
-        """Ends the process unless it has ended; its exit status, negative for a signal. None if the zygote is gone."""
+        """Ends the process, and returns its exit status, negative for a signal. None: the zygote has ended."""
         leash, self._leash = self._leash, None  # `kill` must not close it while it is read
         self.kill()
         if leash is None:

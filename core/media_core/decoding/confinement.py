@@ -1,9 +1,9 @@
-"""What a decoding child gives up before it sees the first hostile byte.
+"""The confinement of a decoding child, before it reads the first hostile byte.
 
-Whoever takes over a decoder finds a process that can compute, allocate up to its limit and talk to its parent over
-file descriptor 0; it cannot open, connect, fork, execute or signal anything. Two layers say so independently: resource
-limits (no second file descriptor, no file growth) and a seccomp list of the few system calls that decoding needs. Root
-is given up for a uid that nothing else uses, and the network is left where the kernel lets us.
+An attacker who takes over a decoder has a process that can compute, allocate up to its limit and talk to its parent
+over file descriptor 0. It cannot open, connect, fork, execute or signal anything. Two independent layers enforce this:
+resource limits (no second file descriptor, no file growth) and a seccomp list of the few system calls that decoding
+needs. The child also changes from root to a uid that nothing else uses, and leaves the network if the kernel allows it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import struct
 from pathlib import Path
 
 UID = 65_533
-"""Neither root nor "nobody": other services (an embedded Postgres) run as nobody, and one uid may signal its own."""
+"""Not "nobody": other services (an embedded PostgreSQL) run as that, and processes of one uid may signal each other."""
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _CLONE_NEWNET, _CLONE_THREAD = 0x4000_0000, 0x0001_0000
 _SECCOMP_MODE_FILTER = 2
 _MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}
-"""Column in the tables below, and the kernel's name of the architecture (linux/audit.h)."""
+"""Column in the tables below, and the kernel's number of the architecture (linux/audit.h)."""
 
 _ALLOWED = {
     # x86_64, aarch64: linux/arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
@@ -77,12 +77,12 @@ _warm_bytes: int | None = None
 def confine(*, parent: int, memory_bytes: int) -> list[str]:
     """Confines this process for good; call it after the imports. Returns the layers that the kernel did not grant.
 
-    `memory_bytes` is what may be allocated beyond what is mapped now. Raises OSError where a limit that needs no
-    privilege is refused, and exits where the parent is gone already.
+    `memory_bytes` may be allocated in addition to what is mapped now. Raises OSError if a limit that needs no privilege
+    is refused. Exits if the parent has ended already.
     """
     global _warm_bytes
     missing = []
-    _libc.unshare(_CLONE_NEWNET)  # granted to root only; seccomp, below, refuses sockets to everybody
+    _libc.unshare(_CLONE_NEWNET)  # granted to root only; seccomp, below, refuses sockets in any case
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if os.geteuid() == 0:
         try:
@@ -106,21 +106,21 @@ def confine(*, parent: int, memory_bytes: int) -> list[str]:
 
 
 def end_with(parent: int) -> None:
-    """Has the kernel end this process when the thread that started it ends. Exits where `parent` is gone already."""
+    """Makes the kernel end this process when the thread that started it ends. Exits if `parent` has ended already."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
 
 
 def allow_cpu(seconds: int) -> None:
-    """Lets this process use `seconds` of CPU from now on; beyond, SIGXCPU ends it."""
+    """Lets this process use `seconds` of CPU from now on; then SIGXCPU ends it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
 def allow_memory(byte_count: int | None = None) -> None:
-    """Lets this process map so much beyond what it was confined with, or, by default, as much as its limit says.
+    """Lets this process map `byte_count` bytes more than when it was confined; by default, all that its limit allows.
 
     Does nothing in a process that is not confined.
     """
@@ -170,8 +170,8 @@ def _program(column: int, architecture: int) -> bytes:
         lines += [unless(numbers[column], 1), allow]
     # A thread (HEIC's decoder insists on them), never a process.
     lines += [unless(_CLONE[column], 4), load(16), line(0x45, _CLONE_THREAD, 0, 1), allow, refuse]
-    # Its flags lie in memory, where a filter can't look: "not implemented" makes the C library use clone.
+    # A filter cannot read clone3's flags, which are in memory: "not implemented" makes the C library use clone.
     lines += [unless(_CLONE3[column], 1), line(0x06, 0x0005_0000 | errno.ENOSYS)]
-    # This process' own CPU allowance, never another's limits.
+    # prlimit for this process only (pid 0): `allow_cpu` and `allow_memory` need it.
     lines += [unless(_PRLIMIT64[column], 6), load(16), unless(0, 3), load(20), unless(0, 1), allow, refuse]
     return b"".join([*lines, refuse])

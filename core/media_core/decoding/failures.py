@@ -1,4 +1,4 @@
-"""Why one source could not be decoded, in a child's words; the parent turns it into DecodingFailed."""
+"""How a child reports that it could not decode a source. The parent turns the report into DecodingFailed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST_DETAIL = 200
 
 
 class CannotDecode(Exception):
-    """The source, not the decoder, is at fault. `code` as in DecodingFailed."""
+    """The source cannot be decoded. `code` as in DecodingFailed."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -19,7 +19,7 @@ class CannotDecode(Exception):
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """The header that reports this error. Whatever a decoder raises by surprise means a corrupt source."""
+    """The header that reports this error. An unexpected error of a decoder is reported as a corrupt source."""
     said = getattr(error, "strerror", None) or str(error)
     detail = "".join(c for c in said if c.isprintable())[:LONGEST_DETAIL] or type(error).__name__
     match error:
@@ -32,7 +32,7 @@ def failure(error: Exception) -> dict[str, Any]:
         case UnidentifiedImageError():
             code, detail = "unsupported", "not a picture in a format that is decoded here"
         case ImportError():
-            code = "crashed"  # ours, not the source's: something was not loaded before the confinement
+            code = "crashed"  # our bug, not the source's fault: something was not loaded before the confinement
         case _:
             code = "corrupt"
     return {"failed": code, "detail": detail}

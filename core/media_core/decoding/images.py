@@ -1,11 +1,11 @@
-"""Pictures: headers first, then, below the pixel caps, a small WebP in sRGB without metadata. Runs in the child.
+"""Pictures: their headers and, up to the pixel caps, a small WebP in sRGB without metadata. Runs in the child.
 
-A picture's memory follows from its header, so its header decides. A sequential JPEG is decoded row by row at reduced
-scale, so even 250 megapixels take little; a progressive one and every other format is held whole, at four bytes a
-pixel and more, and stops at 50 megapixels (WebP at 30).
+A picture's header tells the memory that decoding it takes, so the header decides. A sequential JPEG is decoded row by
+row at reduced scale, so even 250 megapixels take little. A progressive JPEG and every other format is held whole, at
+four bytes a pixel and more; the cap is 50 megapixels (WebP: 30).
 
-The kernel holds both steps to that: reading a header may take HEADER_BYTES whatever it claims, and decoding only what
-its number of pixels accounts for. So a header that understates its picture gains nothing either.
+The kernel enforces a memory limit for each step: HEADER_BYTES for reading a header, and for decoding what its number of
+pixels needs. So a header that understates its picture makes the decoding fail.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 50_000_000
 MOST_PIXELS_WEBP = 30_000_000
-"""Its decoder holds the canvas three times, 19 bytes a pixel in all."""
+"""WebP's decoder holds the canvas three times, 19 bytes a pixel in all."""
 
 MOST_PIXELS_SEQUENTIAL_JPEG = 250_000_000
 MOST_BYTES_HELD = 128 << 20
-"""Of an encoded file, where the decoder copies it into memory (WebP, AVIF, HEIF, most TIFFs)."""
+"""Largest encoded file of the formats whose decoder copies it into memory (WebP, AVIF, HEIF, most TIFFs)."""
 
 COPIES_HELD = 4
-"""Of such a file, at most, while it is opened."""
+"""Most copies of such a file that are in memory while it is opened."""
 
 HEADER_BYTES = 64 << 20
-"""Memory in which any header is read; a camera's takes one or two MiB."""
+"""Memory for reading any header. A camera's takes one or two MiB."""
 
 DECODING_BYTES = 128 << 20
 BYTES_PER_PIXEL = 24
-"""Memory in which a picture is decoded and scaled. Measured: 20 bytes a pixel (WebP with transparency) and less. The
-fixed part leaves room for a HEIF picture that is cropped after decoding, since its header tells the cropped sides."""
+"""Memory for decoding and scaling: a fixed part and one a pixel. Measured: up to 20 bytes a pixel (WebP with
+transparency). The fixed part leaves room for a HEIF picture that is cropped after decoding: its header has the cropped
+sides."""
 
 _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
 _TURNS = {
@@ -59,7 +60,7 @@ _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 class _FirstFrame(GifImagePlugin.GifImageFile):
     """A GIF that keeps nothing for its second frame.
 
-    Pillow's reader takes memory for what the first frame leaves behind as soon as it meets that frame's header.
+    Pillow's reader would allocate memory for the first frame's disposal as soon as it reads that frame's header.
     """
 
     @property
@@ -72,9 +73,9 @@ class _FirstFrame(GifImagePlugin.GifImageFile):
 
 
 def warm_up() -> None:
-    """Loads every decoder that will be needed: a confined process cannot import."""
+    """Loads every decoder, as a confined process cannot import."""
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-    Image.MAX_IMAGE_PIXELS = None  # the sizes are checked here
+    Image.MAX_IMAGE_PIXELS = None  # this module checks the sizes
     Image.register_open(_FirstFrame.format, _FirstFrame, lambda head: head.startswith((b"GIF87a", b"GIF89a")))
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "cp1252"):
@@ -86,9 +87,9 @@ def warm_up() -> None:
 
 
 def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """Sides as displayed, format, and whether it moves; headers only, so most pictures above the caps are told too.
+    """ImageFacts by the header only, so also for most pictures above the caps.
 
-    An orientation that is stated behind the pixels (in some PNGs, and in a WebP above the cap) is not seen here.
+    An orientation that is stored behind the pixels (in some PNGs, and in a WebP above the cap) is not seen.
     """
     if stated := _stated_webp(file):
         width, height, animated = stated
@@ -103,11 +104,11 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
-    """The picture, or an animation's first frame, upright and at most `max_side` pixels long, as WebP."""
+    """The picture, or an animation's first frame, upright, its longest side at most `max_side` pixels, as WebP."""
     image = _open_to_decode(file)
     sides = image.size
     small = to_srgb(shrunk(image, max_side))
-    orientation = _orientation(image)  # only now: a PNG may state it behind its pixels
+    orientation = _orientation(image)  # after the decoding: a PNG may store it behind its pixels
     turn = _TURNS.get(orientation)
     return picture(small if turn is None else small.transpose(turn), *_upright(sides, orientation))
 
@@ -127,20 +128,20 @@ def resize_thumbnail(file: IO[bytes], size: int, image_format: Literal["webp", "
 
 
 def picture(image: Image.Image, source_width: int, source_height: int) -> tuple[dict[str, Any], bytes]:
-    """A thumbnail's answer: facts and WebP."""
+    """The answer of a task that makes a thumbnail: facts and WebP."""
     facts = {"width": image.width, "height": image.height}
     return facts | {"source_width": source_width, "source_height": source_height}, _webp(image)
 
 
 def shrunk(image: Image.Image, max_side: int) -> Image.Image:
-    """At most `max_side` pixels on the longest side; never larger. Eight bits a channel."""
+    """The picture scaled down to `max_side` pixels on its longest side, never up. Eight bits a channel."""
     image.draft(None, (max_side, max_side))
     if image.mode.startswith("I;16"):
-        # convert("L") would clip at 255 instead of taking the high byte.
+        # The high bytes; convert("L") would clip at 255 instead.
         high = 0 if image.mode.endswith("B") else 1
         image = Image.frombytes("L", image.size, image.tobytes()[high::2])
     elif image.has_transparency_data:
-        # Premultiplied, or transparent pixels would bleed their colour into the edges.
+        # Premultiplied: otherwise the colour of transparent pixels would show at the edges.
         profile = image.info.get("icc_profile")
         image = image.convert("RGBA").convert("RGBa")
         image.info["icc_profile"] = profile
@@ -151,7 +152,7 @@ def shrunk(image: Image.Image, max_side: int) -> Image.Image:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """RGB or RGBA in sRGB. A colour profile that can't be used is ignored."""
+    """The picture as RGB or RGBA in sRGB. A colour profile that cannot be used is ignored."""
     mode = "RGBA" if image.mode == "RGBA" else "RGB"
     if profile := image.info.get("icc_profile"):
         try:
@@ -167,7 +168,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _open(file: IO[bytes]) -> Image.Image:
-    """The picture's headers. Raises CannotDecode, and what Pillow raises, before any pixel memory is taken."""
+    """The picture with its headers read. Raises CannotDecode, and Pillow's errors, before it allocates pixels."""
     file.seek(0)
     head = file.read(2)
     size = file.seek(0, io.SEEK_END)
@@ -185,7 +186,7 @@ def _open(file: IO[bytes]) -> Image.Image:
 
 
 def _open_to_decode(file: IO[bytes]) -> Image.Image:
-    """The picture's headers, and the memory for its pixels granted. Raises CannotDecode above the caps."""
+    """As `_open`, and allows the memory for its pixels. Raises CannotDecode above the caps."""
     image = _open(file)
     pixels = image.width * image.height
     if pixels > MOST_PIXELS_SEQUENTIAL_JPEG or (pixels > MOST_PIXELS and not _is_sequential_jpeg(file)):
@@ -204,7 +205,7 @@ def _check_sides(width: int, height: int) -> None:
 
 
 def _stated_webp(file: IO[bytes]) -> tuple[int, int, bool] | None:
-    """Sides and whether it moves, by a WebP's first chunk; its decoder would take memory for the canvas to tell them.
+    """Width, height and whether it is animated, by a WebP's first chunk: its decoder would allocate the canvas first.
 
     None for what is no WebP (RFC 9649, 2.5 to 2.7; RFC 6386, 9.1).
     """
@@ -229,7 +230,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow's reader turns it itself
     try:
-        # Not `image.getexif()`: a PNG's decodes the whole picture in search of it.
+        # Not `image.getexif()`: for a PNG that decodes the whole picture.
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1  # damaged EXIF must not cost the thumbnail
@@ -242,7 +243,7 @@ def _upright(sides: tuple[int, int], orientation: int) -> tuple[int, int]:
 def _is_sequential_jpeg(file: IO[bytes]) -> bool:
     """Whether libjpeg decodes it row by row: Huffman-coded, not progressive, all components in the first scan.
 
-    (A baseline JPEG with a scan per component is buffered whole, like a progressive one: ITU T.81, B.2.)
+    A baseline JPEG with one scan per component is buffered whole, like a progressive one (ITU T.81, B.2).
     """
     file.seek(0)
     if file.read(2) != b"\xff\xd8":
@@ -265,6 +266,6 @@ def _is_sequential_jpeg(file: IO[bytes]) -> bool:
 
 def _webp(image: Image.Image) -> bytes:
     encoded = io.BytesIO()
-    # method 2 takes half the time of the default 4 for files 4 % larger; an empty profile, or Pillow keeps the source's
+    # Method 2 takes half the time of the default 4, for files 4 % larger. Without a profile Pillow keeps the source's.
     image.save(encoded, "WEBP", quality=80, method=2, icc_profile=b"", exif=b"", xmp=b"")
     return encoded.getvalue()

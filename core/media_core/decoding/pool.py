@@ -1,12 +1,12 @@
-"""The decoding children, and who may use one.
+"""The pool of decoding children.
 
-Nothing runs until there is something to decode. The first task starts a zygote, a process of ours that has the decoders
-loaded and never sees a source. It forks a confined child where a task finds none at rest. A child that rests for a
-while ends, and so does a zygote without children: an api that decodes nothing holds no memory for it.
+Nothing runs until there is something to decode. The first task starts a zygote, a process that has loaded the decoders
+and never reads a source. It forks a confined child when a task finds none at rest. A child that rests for a while ends,
+and so does a zygote without children: an api that decodes nothing uses no memory for it.
 
-A task has a child to itself. Whatever ends badly - a limit, a crash, a protocol error, a cancelled request, a source
-that cannot be read - ends that child, so no later task can meet another one's remains. A task that fails because of
-its bytes leaves the child clean and warm. A child serves a limited number of tasks.
+A task has a child to itself. A task that fails for any reason but its source's bytes (a limit, a crash, a protocol
+error, a cancelled request, a source that cannot be read) ends its child, so that no later task finds its remains. After
+a failure because of the bytes the child is used again. A child serves a limited number of tasks.
 
 Children of one zygote have the same address layout. A child that crashed or hung may have been probing it, so its
 zygote forks no more, and ends when the tasks of its other children have ended.
@@ -35,16 +35,17 @@ SAMPLE_BYTES_PER_SECOND = 32_000
 
 @dataclass(frozen=True)
 class ChildLimits:
-    """What one task may take."""
+    """The limits of one task."""
 
     memory_bytes: int = 640 << 20
-    """Address space beyond a new child's own (about 210 MiB, 35 of them resident, most of those the zygote's pages)."""
+    """Address space in addition to a new child's own, which is about 210 MiB. 35 of them are resident, most of those
+    shared with the zygote."""
 
     cpu_seconds: int = 15
-    """Whole seconds of CPU; the kernel ends the child beyond them."""
+    """Whole seconds of CPU; after them the kernel ends the child."""
 
     wall_seconds: float = 30.0
-    """Seconds from the moment a child is free, reading the source included."""
+    """Seconds from the moment that a child is free. Reading the source is included."""
 
 
 def _whole(size: int) -> int:
@@ -64,15 +65,15 @@ _TASKS = {
 
 
 class _NotBegun(DecodingFailed):
-    """The child was gone before it had read a byte, so neither source nor task is at fault."""
+    """The child ended before it had read a byte, so neither source nor task is at fault."""
 
 
 class DecodingPool:
     """At most `processes` children at once, each with one task at a time; further tasks wait their turn.
 
-    A child ends after `child_idle_seconds` without a task, the zygote after `zygote_idle_seconds` without a child.
-    Belongs to one event loop and to the thread that runs it: the kernel ends the zygote with that thread, and the
-    children with the zygote.
+    A child ends after `child_idle_seconds` without a task, the zygote after `zygote_idle_seconds` without a child. The
+    pool belongs to one event loop and its thread: the kernel ends the zygote with that thread, and the children with
+    the zygote.
     """
 
     def __init__(
@@ -89,18 +90,18 @@ class DecodingPool:
         self._turn = asyncio.Semaphore(processes)
         self._forking = asyncio.Lock()
         self._zygotes: list[Zygote] = []
-        """The latest last, which is the one that forks; the others have children left or are about to end."""
+        """The last one forks; the others have children left, or are about to end."""
 
         self._zygote_clock: asyncio.TimerHandle | None = None
         self._children: set[Child] = set()
         self._resting: dict[Child, asyncio.TimerHandle] = {}
-        """Children without a task, the latest last, and the clock of each."""
+        """Children without a task, the last used at the end, each with the timer that ends it."""
 
         self._missing: set[str] = set()
         self._open = False
 
     async def __aenter__(self) -> Self:
-        """Starts nothing: see `warm`."""
+        """Starts no process: see `warm`."""
         self._open = True
         return self
 
@@ -114,14 +115,14 @@ class DecodingPool:
             await asyncio.gather(*(zygote.end() for zygote in self._zygotes))
 
     async def warm(self) -> None:
-        """Starts the zygote, so that the first task need not wait for it. Raises DecodingFailed("crashed")."""
+        """Starts the zygote, so that the first task does not wait for it. Raises DecodingFailed("crashed")."""
         async with self._forking:
             await self._warm_zygote()
 
     async def run(self, task: str, source: Source, **arguments: Any) -> Any:
-        """Carries out one task (names, arguments and results: the functions in `child.TASKS`).
+        """Carries out one task. Its names, arguments and results are those of the functions in `child.TASKS`.
 
-        Raises DecodingFailed; whatever `source.read` raises; ValueError for an answer that would exceed 64 MiB.
+        Raises DecodingFailed, the errors of `source.read`, and ValueError if the answer could exceed 64 MiB.
         """
         contract = _TASKS[task]
         if contract.most_answered(arguments) > LONGEST_PAYLOAD:
@@ -130,7 +131,7 @@ class DecodingPool:
         async with self._turn:
             try:
                 return await self._carry_out(order, self._rested() or await self._fork())
-            except _NotBegun:  # it had died at rest, or with its zygote
+            except _NotBegun:  # the child had died at rest, or with its zygote
                 return await self._carry_out(order, await self._fork())
 
     async def _carry_out(self, order: Order, child: Child) -> Any:
@@ -170,7 +171,7 @@ class DecodingPool:
         self._resting[child] = clock
 
     def _rested(self) -> Child | None:
-        """The child that has rested least, so that those which are not needed come to their end."""
+        """The child that has rested for the shortest time, so that those not needed reach their idle limit."""
         if not self._resting:
             return None
         child, clock = self._resting.popitem()
@@ -187,7 +188,7 @@ class DecodingPool:
             self._restart_zygote_clock()
 
     async def _fork(self) -> Child:
-        """A child of the pool's, ready for a task. Raises DecodingFailed("crashed")."""
+        """A new child, ready for a task. Raises DecodingFailed("crashed")."""
         try:
             async with self._forking:
                 zygote = await self._warm_zygote()
@@ -234,7 +235,7 @@ class DecodingPool:
             self._let_go(child)
 
     def _dismiss_retired(self) -> None:
-        """Ends the zygotes that fork no more and have no child left. While one forks, that waits."""
+        """Ends the retired zygotes without children, but not while a fork is under way."""
         in_use = {child.zygote for child in self._children}
         for zygote in self._zygotes:
             if zygote.retired and zygote not in in_use and not self._forking.locked():

@@ -1,7 +1,7 @@
-"""What the decoding tasks answer with, and fail with.
+"""The results and the failures of decoding tasks.
 
-A decoding child has read hostile bytes, so what it says is data to check, never objects to load: the parent builds
-these from plain JSON values and refuses whatever does not fit (ValueError, which fails the task as "crashed").
+A decoding child has read hostile bytes, so its answers are not trusted. The parent builds these objects from plain JSON
+values, and raises ValueError for values that do not fit, which fails the task as "crashed".
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 FAILURES_OF_THE_SOURCE = ("unsupported", "corrupt", "too_large")
 CODES = (*FAILURES_OF_THE_SOURCE, "memory", "crashed")
-"""What a child may say of itself; "timeout" is the parent's word."""
+"""The codes that a child may report; only the parent reports "timeout"."""
 
 LONGEST_SIDE = 1 << 17
-"""Pixels. Above any picture the pixel caps let through; a child that claims more is lying."""
+"""Pixels. More than in any picture that the pixel caps allow; a child that claims more is lying."""
 
 
 class DecodingFailed(Exception):
     """One source could not be decoded.
 
-    `code`: "unsupported", "corrupt", "too_large" (pixels, bytes), "timeout", "memory" or "crashed"; `detail` is for a
-    person and may quote a decoder's message, never the source's bytes.
+    `code`: "unsupported", "corrupt", "too_large" (pixels, bytes), "timeout", "memory" or "crashed". `detail` is for a
+    person; it may quote a decoder's message, never the source's bytes.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -38,7 +38,7 @@ def _check_side(*sides: int | None) -> None:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """A picture's headers. Sides in pixels as displayed (EXIF orientation applied); `format` is Pillow's name."""
+    """What a picture's header says. Sides in pixels as displayed (with EXIF orientation); `format`: Pillow's name."""
 
     width: int
     height: int
@@ -61,7 +61,7 @@ class Thumbnail:
     source_width: int
     source_height: int
     duration: float | None = None
-    """Seconds; only of a video's frame, where the container says it."""
+    """Seconds; only for a video's frame, if the container says it."""
 
     def __post_init__(self) -> None:
         _check_side(self.width, self.height, self.source_width, self.source_height)
@@ -72,7 +72,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class MediaFacts:
-    """A container's headers. `duration` in seconds, None where it can't be known without decoding; sides in pixels."""
+    """What a container's headers say. `duration` in seconds, None if only decoding could tell it; sides in pixels."""
 
     duration: float | None
     width: int | None

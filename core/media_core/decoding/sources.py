@@ -1,4 +1,4 @@
-"""Where a decoding task's bytes come from, read by the parent in ranges."""
+"""The sources of decoding tasks. The parent reads them in ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Source(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """In bytes."""
 
     async def read(self, start: int, length: int) -> bytes:
         """`length` bytes from `start`; fewer only at the end."""

@@ -1,7 +1,6 @@
 """The frames between a decoding child and its parent: a JSON header and raw bytes, both with a length cap.
 
-Nothing else crosses: no pickles, no file descriptors, no paths. The zygote, which sees no source, knows two messages
-only: ORDER and STATUS.
+Nothing else is sent: no pickles, no file descriptors, no paths. The zygote knows two messages only: ORDER and STATUS.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ LENGTHS = struct.Struct(">II")
 LONGEST_HEADER = 16 << 10
 LONGEST_PAYLOAD = 64 << 20
 BLOCK = 1 << 20
-"""Bytes of one range that a child may ask for; its reads are aligned to it."""
+"""Most bytes of one range that a child may ask for. Its reads are aligned to this."""
 
 ORDER = struct.Struct(">Q")
 """To the zygote, with two sockets: the memory in bytes that a new child may take."""
@@ -24,7 +23,7 @@ STATUS = struct.Struct(">i")
 
 
 class WireError(Exception):
-    """The other side does not keep to the protocol."""
+    """The other side breaks the protocol."""
 
 
 def frame(
@@ -36,7 +35,7 @@ def frame(
 
 
 def lengths(prefix: bytes) -> tuple[int, int]:
-    """Header and payload bytes that follow this prefix. Raises WireError above the caps."""
+    """The lengths in bytes of the header and the payload that follow this prefix. Raises WireError above the caps."""
     header, payload = LENGTHS.unpack(prefix)
     if header > LONGEST_HEADER or payload > LONGEST_PAYLOAD:
         raise WireError("a frame above the length cap")

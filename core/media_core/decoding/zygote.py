@@ -1,13 +1,13 @@
 """The zygote, from which decoding children are forked: `python -I -m media_core.decoding.zygote PARENT`.
 
-It imports and warms the decoders once, so that a child starts in milliseconds and shares the memory of all that was
-loaded. It takes orders on descriptor 0 and never sees a source. An order says how much memory a child may take and
-brings two sockets:
+It imports and warms the decoders once, so that a child starts in milliseconds and shares the loaded memory. It takes
+orders on descriptor 0 and never reads a source. An order says how much memory a child may take, and has two sockets
+with it:
 
 - The wire goes to the child alone, where it becomes descriptor 0.
-- The leash stays here. The parent closes its end to have the child ended, and reads from it how the child ended.
+- The leash stays here. When the parent closes its end, the zygote ends the child, and writes the child's exit status.
 
-It confines itself no further than its parent is confined, since a child needs those privileges to give them up.
+The zygote does not confine itself: a child needs the parent's privileges for its own confinement.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WARM = b"warm"
 
 def main() -> None:
     end_with(int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal is for the parent, which ends this process
     orders = socket.socket(fileno=0)
     images.warm_up()
     audiovisual.warm_up()
@@ -52,7 +52,7 @@ def serve(orders: socket.socket) -> None:
     readable.register(orders, select.POLLIN)
     while True:
         ready = {descriptor for descriptor, _ in readable.poll()}
-        for leash in ready & leashes.keys():  # before an order, which may be for the successor
+        for leash in ready & leashes.keys():  # before an order, which may be for the ended child's successor
             readable.unregister(leash)
             end(leashes.pop(leash), leash)
         if orders.fileno() not in ready:
@@ -72,7 +72,7 @@ def serve(orders: socket.socket) -> None:
 
 
 def fork(wire: int, memory_bytes: int) -> int | None:
-    """The new child's process id; None where the kernel grants no process."""
+    """Forks a child and returns its process id; None if the fork fails."""
     parent = os.getpid()
     try:
         process = os.fork()
@@ -86,20 +86,20 @@ def fork(wire: int, memory_bytes: int) -> int | None:
         os.dup2(wire, 0)
         for inherited in Path("/proc/self/fd").iterdir():
             if int(inherited.name) > 2:  # messages need 1 and 2 until `confine` closes them
-                with contextlib.suppress(OSError):  # the folder's own
+                with contextlib.suppress(OSError):  # the descriptor of the listing itself
                     os.close(int(inherited.name))
         child.main(parent, memory_bytes)
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(1)  # whatever happens, a child does not become a second zygote
+        os._exit(1)  # in any case: a child must not return into the zygote's loop
 
 
 def end(process: int, leash: int) -> None:
-    """Ends the child unless it has ended, and reports how: its exit status, negative for a signal."""
+    """Ends the child, and writes its exit status to the leash, negative for a signal."""
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    with contextlib.suppress(OSError):  # nobody asks any more
+    with contextlib.suppress(OSError):  # nobody reads it any more
         os.write(leash, STATUS.pack(os.waitstatus_to_exitcode(status)))
     os.close(leash)
 

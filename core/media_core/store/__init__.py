@@ -1,6 +1,6 @@
 """One tenant's objects; see `base` for the contract. `open_store` picks the driver that the settings name.
 
-The S3 driver is imported by who asks for it: what it stands on is of no use to a process with a folder.
+The S3 driver is imported on first use, so that a process with a folder does not load its libraries.
 """
 
 from functools import cached_property
@@ -34,26 +34,26 @@ __all__ = [
 
 
 class StoreSettings(EnvironmentSettings):
-    """Where the tenant's objects lie. With `store=s3`, `S3Settings` says which bucket."""
+    """Where the tenant's objects are stored. With `store=s3`, `S3Settings` names the bucket."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_")
 
     store: Literal["folder", "s3"] = "folder"
-    """A local folder, for a single machine, or a bucket."""
+    """`folder`: a local folder, for a single machine. `s3`: a bucket."""
 
     store_folder: Path | None = None
-    """The folder; needed with `store=folder`. Made if it does not exist. Its file system has to know hard links."""
+    """The folder; needed with `store=folder`. It is made if it does not exist. Its file system must have hard links."""
 
     store_signing_key: SecretStr = SecretStr("")
-    """Secret of at least 32 bytes that signs the folder's download URLs. Changing it ends all URLs that are out.
-    Only the api needs it: without it nothing can be signed or verified."""
+    """Secret of at least 32 bytes that signs the folder's download URLs. Changing it makes all earlier URLs invalid.
+    Only the api needs it; without it no URL can be signed or verified."""
 
     public_url: str = "http://127.0.0.1:8000"
-    """Where clients reach the api; the folder's signed URLs lead there."""
+    """URL at which clients reach the api. The folder's signed URLs begin with it."""
 
     @cached_property
     def s3(self) -> "S3Settings":
-        """Read only where the store is S3. Raises pydantic's ValidationError."""
+        """Read only if the store is S3. Raises pydantic's ValidationError."""
         from media_core.store.s3 import S3Settings
 
         return S3Settings()
@@ -68,7 +68,7 @@ class StoreSettings(EnvironmentSettings):
 def open_store(settings: StoreSettings, tenant_id: str) -> ObjectStore:
     """The tenant's store. Makes no request and no folder yet.
 
-    Raises ValueError for an impossible tenant id or a short signing key, ValidationError for missing S3 settings.
+    Raises ValueError for an invalid tenant id or a short signing key, ValidationError for missing S3 settings.
     """
     if settings.store == "s3":
         from media_core.store.s3 import S3Store

@@ -1,15 +1,14 @@
-"""Where bytes lie: one small contract, two drivers (`folder`, `s3`), one test module over both.
+"""The contract of an object store. It has two drivers (`folder`, `s3`), and one test module for both.
 
-What every driver keeps:
-- An object appears under its key whole or not at all, whenever the process is killed; once `put` or `promote` has
-  returned, it survives a crash of the machine as far as the backend keeps its word.
-- A store is bound to one tenant: it takes no key outside `tenant/{tenant_id}/`, and none under `.staging/`, where large
-  objects wait until they are whole. What lies there has no key: it can't be listed or signed.
+Every driver keeps these rules:
+- An object appears under its key whole or not at all, whenever the process is killed. Once `put` or `promote` has
+  returned, it survives a crash of the machine, if the backend is as durable as it says.
+- A store is bound to one tenant. It takes no key outside `tenant/{tenant_id}/`, and none under `.staging/`, where large
+  objects are kept until they are whole. These cannot be listed or signed.
 - Memory does not grow with what is written or read; `memory_of` says what a staged object takes.
-- A removal ends: `delete` sends nothing any more after `DELETE_SECONDS`, so who holds a lease of minutes on a removal
-  never outlives it.
-- An absent object is `ObjectMissing` or None, an outage is `Unavailable("object store", ...)`, said within seconds, not
-  minutes, save where the backend may be busy with a large object (`finish`, `promote`). Neither bears a secret.
+- `delete` sends nothing any more after `DELETE_SECONDS`, so it ends before a claim of two minutes does.
+- An absent object is `ObjectMissing` or None. An outage is `Unavailable("object store", ...)`, raised within seconds,
+  except in `finish` and `promote`, where the backend may be busy with a large object. Neither contains a secret.
 Nothing depends on tags, metadata, conditional puts, lifecycle rules or versions: not every S3 has them.
 """
 
@@ -22,16 +21,16 @@ from typing import Protocol
 from media_core.errors import Unavailable
 
 CHUNK_BYTES = 1024 * 1024
-"""What `stream` aims at per chunk: from here on larger chunks are no faster, and smaller ones cost CPU."""
+"""Usual size of a chunk of `stream`: larger ones are no faster, and smaller ones cost CPU."""
 
 Chunk = bytes | memoryview
 """One piece of a stream. A memoryview shows memory that does not change."""
 
 DELETE_SECONDS = 30.0
-"""`delete` has ended by then, in whatever way."""
+"""Longest duration of `delete`, whether it succeeds or fails."""
 
 USUAL_MOST = 48 * 1024**3
-"""What a staged object may hold where its caller does not say: S3's 10,000 parts of 5 MiB, and something to spare."""
+"""Most bytes of a staged object by default: somewhat less than S3's 10,000 parts of 5 MiB."""
 
 STAGING = ".staging"
 
@@ -49,9 +48,9 @@ class ObjectMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """`size` in bytes; `modified` is when the object was put or promoted, aware, in UTC, by the backend's clock.
+    """`size` in bytes; `modified`: when the object was put or promoted, aware, in UTC, by the backend's clock.
 
-    S3 tells it to the second in a head, and some servers more exactly in a listing.
+    S3's `head` gives it in whole seconds; some servers are more exact in a listing.
     """
 
     key: str
@@ -68,111 +67,111 @@ class SignedUrl:
 
 
 class StagedObject(Protocol):
-    """A large object on its way in, for one task at a time. It has no key yet: only `promote` makes it visible."""
+    """A large object that is being uploaded, for one task at a time. It has no key until `promote` makes it visible."""
 
     @property
     def size(self) -> int:
         """Bytes written so far."""
 
     async def write(self, chunk: bytes | memoryview) -> None:
-        """Appends; chunks may be of any size, also empty. Waits while the backend is behind.
+        """Appends a chunk of any size, also an empty one. Waits while the backend is behind.
 
-        Raises ValueError where more comes than `stage` was told.
+        Raises ValueError if more bytes come than `stage` was told.
         """
 
     async def finish(self) -> None:
-        """Returns once all bytes are durable. Nothing can be written after.
+        """Returns once all bytes are durable. Nothing can be written afterwards.
 
-        Where `stage` was told the key, the object may be visible from here on: check the bytes before.
+        If `stage` was told the key, the object may be visible from here on: check the bytes before.
         """
 
     async def promote(self, key: str) -> None:
-        """Makes the object visible under `key`, at once and whole, in place of what was there.
+        """Makes the object visible under `key`, atomically, and replaces what was there.
 
-        Moves no byte through this process and leaves the staged object, so that it can be repeated (after an outage,
-        say) until `discard`. A large one may take the backend minutes: hold no connection and no lock meanwhile. A call
-        that is cut or fails may yet have made the object visible, or may do so a little later. Raises RuntimeError
-        before `finish`.
+        No byte moves through this process. The staged object stays until `discard`, so the call can be repeated, for
+        example after an outage. A large object may take the backend minutes: hold no connection and no lock meanwhile.
+        A call that fails or is cancelled may still have made the object visible, or do so a little later. Raises
+        RuntimeError before `finish`.
         """
 
     async def read(self, start: int, length: int) -> bytes:
-        """Like `ObjectStore.read`, after `finish`: a staged object is a `decoding.Source` of its own bytes."""
+        """Like `ObjectStore.read`, after `finish`: so a staged object is a `decoding.Source`."""
 
     async def discard(self) -> None:
-        """Removes what is staged, finished or not; repeating it is a no-op. What is visible under a key stays."""
+        """Removes the staged bytes, finished or not; a repetition is a no-op. What is visible under a key stays."""
 
 
 class ObjectStore(Protocol):
-    """One tenant's objects. Keys are whole keys (`object_keys`); a foreign or malformed one is a ValueError."""
+    """One tenant's objects. Keys are whole keys (`object_keys`); a foreign or malformed one raises ValueError."""
 
     async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
-        """Stores a small object (one request's worth, at most some MiB) in place of what was there."""
+        """Stores a small object (of one request, at most some MiB), and replaces what was there."""
 
     async def stage(self, name: str, *, at_most: int = USUAL_MOST, key: str | None = None) -> StagedObject:
         """Begins a large object; `name` is one segment, unique among the tenant's uploads (a ULID).
 
-        `at_most`: how many bytes may come, which is the announced size or the limit that holds. S3 takes 10,000 parts,
-        so the parts are as small as they can be for it, 5 MiB or more, and memory goes with them: `memory_of`. Raises
-        ValueError for more than the backend can hold in one object (S3: 5 TiB).
+        `at_most`: most bytes that may come, which is the announced size or the limit. S3 takes 10,000 parts, so this
+        decides the size of the parts, 5 MiB or more, and thereby the memory (`memory_of`). Raises ValueError for more
+        than the backend can hold in one object (S3: 5 TiB).
 
-        `key`: where it will be promoted to, if that is known before the bytes have come. S3 then needs no copy, and
-        `promote` costs next to nothing. Who says it checks the bytes before `finish`, since nothing takes the object
-        back after; `promote` raises Unavailable where somebody has removed it since.
+        `key`: the key of the later `promote`, if it is known before the bytes have come. S3 then needs no copy. The
+        caller has to check the bytes before `finish`, which cannot be undone. `promote` raises Unavailable if somebody
+        has removed the object meanwhile.
         """
 
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         """The most bytes of this process's memory that one staged object takes at a time."""
 
     async def read(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes from offset `start`; fewer at the object's end, none beyond it. Raises ObjectMissing."""
+        """`length` bytes from offset `start`; fewer at the object's end, none after it. Raises ObjectMissing."""
 
     def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[Chunk, None]:
         """The bytes from `start`, all or `length` of them, in chunks of about 1 MiB.
 
-        Raises ObjectMissing before the first chunk. Once it has begun it never mixes two versions of an object.
-        Close it (`contextlib.aclosing`) if you leave it early.
+        Raises ObjectMissing before the first chunk. It never mixes two versions of an object. Close it
+        (`contextlib.aclosing`) if you leave it early.
         """
 
     async def head(self, key: str) -> ObjectInfo | None:
-        """What is known of the object; None where there is none."""
+        """The object's size and time; None if there is no such object."""
 
     async def delete(self, *keys: str) -> None:
         """Removes objects; an absent one is a no-op.
 
-        Ends within `DELETE_SECONDS`, whatever the backend does: with all of them removed, or with Unavailable and some
-        of them left, and then nothing more is sent. (A backend that hangs with a request that it has already taken may
-        still carry that one out when it wakes; nothing on this side can prevent it.)
+        Ends within `DELETE_SECONDS`, whatever the backend does: all objects are removed, or it raises Unavailable and
+        some are left. Then nothing more is sent. A request that a hanging backend has already taken may still be
+        carried out later.
         """
 
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
-        """The tenant's objects whose key begins with the string `prefix`, in no promised order. Staging is left out."""
+        """The tenant's objects whose key begins with the string `prefix`, in any order, without staging."""
 
     def sign(self, key: str, *, expires_in: timedelta, content_type: str, content_disposition: str) -> SignedUrl:
         """A URL that fetches `key` with exactly this Content-Type and Content-Disposition. Does no I/O.
 
-        The object need not exist, and a URL can't be called back: sign only what may be read until it expires.
+        The object need not exist. A URL cannot be revoked, so sign only what may be read until it expires.
         `expires_in`: one second to seven days (S3's limit), else ValueError.
         """
 
     async def sweep_staging(self, older_than: timedelta) -> int:
-        """Removes what uploads that died left in staging, unless younger than `older_than`; returns how many."""
+        """Removes staged objects of dead uploads that are older than `older_than`; returns how many."""
 
     async def probe(self) -> None:
         """Raises Unavailable, with a sentence that says what is wrong, unless the store answers in three seconds."""
 
     async def aclose(self) -> None:
-        """Gives connections back. The store is not used after."""
+        """Closes connections. The store must not be used afterwards."""
 
 
 def tenant_prefix(tenant_id: str) -> str:
-    """`tenant/{tenant_id}/`, which every key of the tenant begins with (media-and-files-api.md)."""
+    """`tenant/{tenant_id}/`, with which every key of the tenant begins (media-and-files-api.md)."""
     if not _TENANT_ID.fullmatch(tenant_id):
         raise ValueError(f"not a tenant id: {tenant_id!r}")
     return f"tenant/{tenant_id}/"
 
 
 def staging_key(tenant_id: str, name: str) -> str:
-    """Where an upload called `name` waits."""
+    """The key in staging of the upload `name`. Raises ValueError for a malformed name."""
     if not _SEGMENT.fullmatch(name):
         raise ValueError(f"not a staging name: {name!r}")
     return f"{tenant_prefix(tenant_id)}{STAGING}/{name}"
@@ -181,8 +180,8 @@ def staging_key(tenant_id: str, name: str) -> str:
 def checked_key(tenant_id: str, key: str) -> str:
     """The key itself, if it may name an object of this tenant; else ValueError.
 
-    Segments are of letters, digits, dot, underscore and hyphen, so that a key reads the same in a path, a URL and an S3
-    request, and none is `.` or `..`: no key leads out of the tenant's prefix.
+    Segments consist of letters, digits, dot, underscore and hyphen, so that a key is the same in a path, a URL and an
+    S3 request. None is `.` or `..`, so that no key leads out of the tenant's prefix.
     """
     prefix = tenant_prefix(tenant_id)
     segments = key.removeprefix(prefix).split("/")
@@ -192,7 +191,7 @@ def checked_key(tenant_id: str, key: str) -> str:
 
 
 def checked_expiry(expires_in: timedelta) -> int:
-    """The seconds that a signed URL lives; ValueError outside S3's limits."""
+    """The seconds that a signed URL is valid. Raises ValueError outside S3's limits."""
     seconds = int(expires_in.total_seconds())
     if not 1 <= seconds <= 7 * 24 * 3600:
         raise ValueError(f"a signed URL lives from a second to seven days, not {expires_in}")
@@ -200,7 +199,7 @@ def checked_expiry(expires_in: timedelta) -> int:
 
 
 def checked_most(at_most: int, wanted: int) -> None:
-    """Raises ValueError where `wanted` bytes would be more than `at_most`."""
+    """Raises ValueError if `wanted` bytes are more than `at_most`."""
     if wanted > at_most:
         raise ValueError(f"more than the {at_most:,} bytes that were announced for this object")
 

@@ -1,15 +1,15 @@
-"""Objects as files under one folder: what `make run` uses, and any single machine.
+"""Objects as files in one folder, for `make run` and single machines.
 
-An object's file is its key below the root. Bytes go to a file in the tenant's `.staging` first, are fsynced, and get
-their name by rename(2) or link(2), after which the folder is fsynced: kill -9 and power loss leave an object whole or
-absent, and a reader keeps the version it opened. Needs a file system with hard links.
+An object's path is its key, below the root. Its bytes are first written to a file in the tenant's `.staging` and
+fsynced. Then the file gets its name by rename(2) or link(2), and the folder is fsynced. So after kill -9 or a power
+loss an object is whole or absent, and a reader keeps the version that it opened. The file system must have hard links.
 
-Whatever may wait for the disk runs in a thread. A small object that the kernel has in memory is read at once instead:
-handing it to a thread takes five times as long as reading it, and more while the event loop is busy. The kernel says
-by itself when it would have to wait (`_at_hand`).
+Calls that may wait for the disk run in a thread. Only a small object that the kernel has in memory is read directly: a
+thread would take five times as long as the read, and more while the event loop is busy. The kernel tells when a read
+would have to wait (`_at_hand`).
 
 Signed URLs lead to the api itself. Their signature is HMAC-SHA256 over key, expiry, type and disposition, so none of
-the four can be exchanged; who serves them asks `FolderStore.verify` first.
+the four can be changed. The api calls `FolderStore.verify` before it serves one.
 """
 
 import asyncio
@@ -60,14 +60,14 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _LISTED_AT_ONCE = 1000
 _PROBE_SECONDS = 3.0
 _AT_HAND_BYTES = 256 * 1024
-"""What is read without a thread where the kernel has it: copying more than this would hold the event loop up."""
+"""Most bytes that are read without a thread: copying more would block the event loop for too long."""
 _THREADS = ThreadPoolExecutor(16, "folder-store")
-"""Its own: threads that wait for the disk are not to hold up what asyncio's few are for, such as hashing."""
+"""Threads of its own: waits for the disk must not occupy asyncio's few threads, which hash, for example."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """What a verified URL entitles to: this object, under this type and disposition."""
+    """What a verified URL allows: reading this object, with this type and disposition."""
 
     key: str
     content_type: str
@@ -77,8 +77,9 @@ class SignedRequest:
 class FolderStore:
     """`ObjectStore` on a local folder.
 
-    `signing_key`: at least 32 secret bytes; empty where nobody signs or serves URLs (workers). `public_url`: where
-    clients reach the api, e.g. `https://media.acme.example`; signed URLs are `{public_url}/objects/{key}?...`.
+    `signing_key`: at least 32 secret bytes; empty in processes that neither sign nor serve URLs (workers).
+    `public_url`: the api's URL for clients, e.g. `https://media.acme.example`; signed URLs are
+    `{public_url}/objects/{key}?...`.
     """
 
     def __init__(self, root: Path, tenant_id: str, signing_key: bytes, public_url: str) -> None:
@@ -98,7 +99,7 @@ class FolderStore:
 
     async def stage(self, name: str, *, at_most: int = USUAL_MOST, key: str | None = None) -> "FolderStagedObject":
         if key is not None:
-            self._path(key)  # a link costs nothing: knowing the key saves nothing here
+            self._path(key)  # only checked: a link costs nothing, so the key saves nothing here
         path = self._root / staging_key(self._tenant_id, name)
         return await _in_thread(FolderStagedObject, self, path, at_most)
 
@@ -133,7 +134,7 @@ class FolderStore:
         try:
             async with asyncio.timeout(DELETE_SECONDS):
                 await _in_thread(_delete, paths, time.monotonic() + DELETE_SECONDS)
-        except TimeoutError:  # the thread ends by the same clock, unless the kernel does not come back to it
+        except TimeoutError:  # the thread ends at the same time, unless it hangs in the kernel
             raise unavailable("the folder does not answer") from None
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
@@ -149,15 +150,15 @@ class FolderStore:
         return SignedUrl(f"{self._public_url}/objects/{key}?{urlencode(query)}", datetime.fromtimestamp(expires, UTC))
 
     def verify(self, key: str, query: Mapping[str, str], now: datetime) -> SignedRequest:
-        """What the URL `/objects/{key}?{query}` entitles to at `now` (aware).
+        """What the URL `/objects/{key}?{query}` allows at `now` (aware).
 
-        Raises Refused `signature_invalid` for anything this store's key did not sign exactly so, `signature_expired`
-        for what it signed for a time that is over. Says nothing about whether the object exists.
+        Raises Refused `signature_invalid` unless this store's key signed exactly this, `signature_expired` if the URL
+        has expired. Does not check whether the object exists.
         """
         expires, signature = query.get("expires", ""), query.get("signature", "")
         content_type, disposition = query.get("type", ""), query.get("disposition", "")
         wanted = self._signature(key, expires, content_type, disposition)
-        # A key that was signed for another tenant's store is one that this store never signs.
+        # A signature over another tenant's key is never accepted, even if both stores have the same signing key.
         if not key.startswith(self._prefix) or not hmac.compare_digest(
             wanted.encode(), signature.encode("utf-8", "replace")
         ):
@@ -190,7 +191,7 @@ class FolderStore:
     def _signature(self, *signed: str) -> str:
         if not self._signing_key:
             raise RuntimeError("this folder store was opened without a signing key")
-        # Lengths first: no two lists of fields give one message.
+        # With their lengths, so that no two lists of fields give the same message.
         fields = [field.encode(errors="surrogatepass") for field in signed]
         message = b"".join(len(field).to_bytes(8, "big") + field for field in fields)
         return hmac.new(self._signing_key, message, hashlib.sha256).hexdigest()
@@ -214,15 +215,15 @@ class FolderStore:
         second_name = self._staging / f"link-{secrets.token_hex(16)}"
         second_name.hardlink_to(staged)
         try:
-            os.utime(second_name)  # `modified` is the moment of the promotion, not of the last write
+            os.utime(second_name)  # `modified` is the time of the promotion, not of the last write
             self._rename(second_name, path)
         finally:
-            # rename(2) leaves both names where they are already the same file: a promote that is repeated.
+            # rename(2) keeps both names if they are the same file already, which happens when a promote is repeated.
             second_name.unlink(missing_ok=True)
         _fsync_folder(path.parent)
 
     def _create(self, path: Path) -> int:
-        """Opens a new file of this name in staging."""
+        """Makes a new file in staging, and returns its descriptor."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return self._in_folder(path.parent, lambda: os.open(path, flags, 0o600))
 
@@ -230,16 +231,16 @@ class FolderStore:
         self._in_folder(path.parent, lambda: unfinished.rename(path))
 
     def _in_folder(self, folder: Path, work: Callable[[], _T]) -> _T:
-        """Does what needs the folder, which is made where it is missing."""
+        """Calls `work`, and makes the folder before if it is missing."""
         self._keep(folder)
         try:
             return work()
-        except FileNotFoundError:  # somebody removed the folder since
+        except FileNotFoundError:  # somebody has removed the folder meanwhile
             self._keep(folder, again=True)
             return work()
 
     def _keep(self, folder: Path, *, again: bool = False) -> None:
-        """Sees once that the folder is there and survives a crash. Whoever needs it meanwhile waits for that."""
+        """Makes sure once that the folder exists and survives a crash. Concurrent callers wait for that."""
         if again or folder not in self._kept:
             with self._making:
                 if again or folder not in self._kept:
@@ -247,7 +248,7 @@ class FolderStore:
                     self._kept.add(folder)
 
     def _make(self, folder: Path) -> None:
-        # Below the root also where it exists: another process may have made it, and not yet have made it durable.
+        # Below the root also if it exists: another process may have made it, but not have fsynced it yet.
         if self._root in folder.parents or not folder.is_dir():
             self._make(folder.parent)
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -280,7 +281,7 @@ class FolderStore:
 
 
 class FolderStagedObject:
-    """A file in staging. Its lock keeps a write that was cancelled half-way from meeting `discard`."""
+    """A file in staging. Its lock separates `discard` from a write that was cancelled and still runs in its thread."""
 
     def __init__(self, store: FolderStore, path: Path, at_most: int) -> None:
         self.size = 0
@@ -361,7 +362,7 @@ def _read(key: str, path: Path, start: int, length: int) -> bytes:
 
 
 def _at_hand(key: str, path: Path, start: int, length: int | None) -> bytes | None:
-    """What `_read` gives, without a wait for the disk; None where that can't be, or where it is much."""
+    """As `_read`, without a wait for the disk; None if it would have to wait, or for more than `_AT_HAND_BYTES`."""
     try:
         file = _open_cached(path)
     except _ABSENT:
@@ -375,7 +376,7 @@ def _at_hand(key: str, path: Path, start: int, length: int | None) -> bytes | No
         if not S_ISREG(found.st_mode) or wanted > _AT_HAND_BYTES:
             return None
         data = bytearray(wanted)
-        # Fewer than wanted: the kernel has only some of them.
+        # Fewer bytes than wanted: the kernel has only some of them in memory.
         return bytes(data) if not wanted or os.preadv(file, [data], start, os.RWF_NOWAIT) == wanted else None
     except OSError:
         return None
@@ -397,9 +398,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def _open_cached(path: Path) -> int:
-    """open(2) for what the kernel finds without a disk, else OSError: EAGAIN, or what a kernel before 5.12 answers.
+    """open(2), if it needs no disk access; otherwise OSError: EAGAIN, or the error of a kernel before 5.12.
 
-    Python has no call for it. The numbers are the same on every machine that Linux runs on, save Alpha.
+    Python has no call for it. The number of openat2 is the same on all of Linux's architectures but Alpha.
     """
     if sys.platform != "linux":
         raise OSError(errno.ENOSYS, "no openat2 here")
@@ -438,7 +439,7 @@ def _write(file: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def _fsync_folder(path: Path) -> None:
-    """Makes what was created, renamed or removed in it survive a crash."""
+    """Makes creations, renames and removals in the folder survive a crash."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

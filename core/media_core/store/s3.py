@@ -1,18 +1,18 @@
 """Objects in one bucket of any S3: AWS, versitygw, MinIO, Ceph ...
 
-obstore moves the bytes (a fraction of boto3's CPU); boto3 does what obstore can't (`s3_calls`). A large object is a
-multipart upload to its staging key, and a server-side copy gives it its final key; where the final key is known before,
-it is the multipart upload's. S3 shows none of them before it is whole.
+obstore moves the bytes, with a fraction of boto3's CPU. boto3 does what obstore cannot (`s3_calls`). A large object is
+a multipart upload to its staging key; then a server-side copy gives it its final key. If the final key is known before,
+the multipart upload goes to that. S3 shows neither before it is whole.
 
-Before the multipart upload an empty object is put under the staging key: MinIO lists unfinished uploads only by their
-exact key, so this marker is what `sweep_staging` can find everywhere.
+Before the multipart upload an empty object, the marker, is put under the staging key. `sweep_staging` finds it on every
+server; MinIO lists unfinished uploads only by their exact key.
 
-The payload of a single put is signed: versitygw keeps what arrived of an unsigned one whose connection breaks, under
-the final key. Parts are not signed (the body's SHA-256 would cost more CPU than sending it), since a part that was cut
-has an ETag nobody asks for: use https where the network between here and S3 is not trusted.
+The payload of a single put is signed: if the connection of an unsigned one breaks, versitygw keeps the bytes that
+arrived under the final key. Parts are not signed, because their SHA-256 would cost more CPU than sending them, and the
+ETag of a broken part is never used. Use https if the network to S3 is not trusted.
 
-S3 takes 10,000 parts of 5 MiB to 5 GiB, 5 TiB in all: how many bytes may come decides how large parts are
-(`part_bytes_for`), and so how much memory an upload takes (`S3Store.memory_of`).
+S3 takes 10,000 parts of 5 MiB to 5 GiB, 5 TiB in all. So the most bytes that may come decide the size of the parts
+(`part_bytes_for`), and thereby the memory of an upload (`S3Store.memory_of`).
 """
 
 import asyncio
@@ -59,35 +59,35 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 PART_BYTES = 5 * 1024 * 1024
-"""S3's smallest."""
+"""S3's smallest part."""
 MOST_PARTS = 9_900
 """S3 takes 10,000."""
 MOST_BYTES = 5 * 1024**4
 """S3's largest object."""
 PARTS_IN_FLIGHT = 2
-"""One that is sent and one that fills, or two that are sent. More are no faster where S3 is near."""
+"""One is sent while another fills, or two are sent. More are no faster if S3 is near."""
 BLOCKS_BYTES = 4 * CHUNK_BYTES
-"""What an upload holds beside its parts: the block that gathers, the one that waits and the ones on their way into a
-part. Measured with eight uploads at a time: 13.6 MiB each, of which two parts are 10."""
+"""Memory of an upload beside its parts: the block that is gathered, the one that waits, and those that become a part.
+Measured with eight uploads at a time: 13.6 MiB each, of which two parts are 10."""
 COPY_PART_BYTES = 128 * 1024 * 1024
-"""A larger object is copied in parts of this size, four at a time. versitygw takes 0.3 s for one on two cores, and up
-to 1.3 s for each of four; a smaller object is faster in one request there, which needs no joining after."""
+"""A larger object is copied in parts of this size, four at a time. versitygw on two cores takes 0.3 s for one, and up
+to 1.3 s for each of four. A smaller object is faster in one request there, since nothing has to be joined."""
 
 CONNECT_TIMEOUT = timedelta(seconds=3)
 ANSWER_TIMEOUT = timedelta(seconds=20)
-"""How long a server may say nothing. Two parts of 5 MiB, or a small object of 8 MiB, have to be sent in it: 4.2 Mbit/s
-at least."""
+"""Longest silence of a server. Two parts of 5 MiB, or a small object of 8 MiB, have to be sent in this time, which
+needs 4.2 Mbit/s."""
 COPY_TIMEOUT = timedelta(seconds=90)
 JOINED_BYTES_A_SECOND = 16 * 1024 * 1024
-"""A server on a file system copies all parts into one file before it says that an upload is complete, which may take
-longer than any other answer: at least so fast it has to be."""
+"""Lowest speed that is expected of a server that joins parts. One on a file system copies all parts into one file
+before it answers that the upload is complete, which may take longer than any other answer."""
 RETRY_TIMEOUT = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=3)
 SETTLING = timedelta(milliseconds=20)
 
 
 def part_bytes_for(at_most: int) -> int:
-    """The smallest part, in bytes, of which `MOST_PARTS` hold `at_most` bytes: whole MiB, at least S3's smallest."""
+    """The size in bytes of parts of which `MOST_PARTS` hold `at_most` bytes: whole MiB, at least S3's smallest."""
     return max(PART_BYTES, -(-at_most // (MOST_PARTS * CHUNK_BYTES)) * CHUNK_BYTES)
 
 
@@ -97,22 +97,23 @@ class S3Settings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_S3_")
 
     endpoint: str = Field(pattern=r"^https?://[^/@?#\s]+/?$")
-    """URL of the S3 service as seen from here, e.g. `http://versitygw.storage.svc:7070`. Requests are path-style."""
+    """URL of the S3 service for this process, e.g. `http://versitygw.storage.svc:7070`. Requests are path-style."""
 
     public_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
-    """URL of the same service as clients reach it; signed URLs lead there. Default: `endpoint`."""
+    """URL of the same service for clients; signed URLs begin with it. Default: `endpoint`."""
 
     bucket: str = Field(min_length=3, max_length=63)
-    """The tenant's bucket; it has to exist."""
+    """The tenant's bucket. It must exist."""
 
     region: str = "us-east-1"
-    """Region to sign for; most servers other than AWS take any."""
+    """Region in signatures. Most servers other than AWS accept any."""
 
     access_key_id: str
-    """Key allowed to get, put, delete and list under `tenant/{tenant_id}/` and to list and abort multipart uploads."""
+    """Access key. It must be allowed to get, put, delete and list under `tenant/{tenant_id}/`, and to list and abort
+    multipart uploads."""
 
     secret_access_key: SecretStr
-    """Its secret."""
+    """Secret of the access key."""
 
 
 class S3Store:
@@ -128,9 +129,9 @@ class S3Store:
         self._whole = _open_objects(settings, signed=True)
         self._prober = _open_objects(settings, answer_timeout=PROBE_TIMEOUT, retries=0)
         self._patient = _open_objects(settings, answer_timeout=timedelta(days=1))
-        """For what may take longer than other answers: who uses it knows how long, and sees to it."""
+        """For requests that may take longer than others. Their callers set a time limit themselves."""
         self._threads = ThreadPoolExecutor(16, "s3-store")
-        """For boto3's calls, which may take minutes: asyncio's few threads are for what does not."""
+        """For boto3's calls: they may take minutes, and must not occupy asyncio's few threads."""
 
     async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         await self._put(checked_key(self._tenant_id, key), data)
@@ -215,24 +216,24 @@ class S3Store:
         stale = [entry.key async for entry in self._list(self._staging) if entry.modified <= before]
         for key in stale:
             await self._discard(key)
-        # And copies that died: known where the server lists uploads by prefix. MinIO does not, and drops them itself.
+        # And unfinished copies, if the server lists uploads by prefix. MinIO does not, and drops them itself.
         return len(stale) + await self._call(lambda calls: calls.abort_uploads(self._prefix, before))
 
     async def probe(self) -> None:
-        # Nothing ever lies there, so that the answer is short: obstore can't ask for one entry only.
+        # A prefix without objects keeps the answer short: obstore cannot limit a listing to one entry.
         nothing = f"{self._staging}probe/"
         async with _ended_within(PROBE_TIMEOUT):
             await obstore.list(self._prober, nothing).collect_async()
 
     async def aclose(self) -> None:
-        # obstore's threads may still be letting go of Python objects; a process that ends in that moment is aborted.
+        # obstore's threads may still be releasing Python objects; a process that ends at that moment is aborted.
         await asyncio.sleep(SETTLING.total_seconds())
         self._threads.shutdown(wait=False)
         if "_calls" in vars(self):
             self._calls.close()
 
     async def ensure_bucket(self) -> None:
-        """Creates the bucket unless this account has it. Raises Unavailable, also where another account has it."""
+        """Creates the bucket unless this account has it. Raises Unavailable, also if another account has it."""
         await self._call(lambda calls: calls.make_bucket())
 
     async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
@@ -252,7 +253,7 @@ class S3Store:
                 raise
 
     async def _list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        # obstore lists by whole path segments: ask for the folder that holds the prefix, at least the tenant's own.
+        # obstore lists by whole path segments: so list the folder that holds the prefix, at most the tenant's own.
         folder = max(prefix[: prefix.rfind("/") + 1], self._prefix, key=len)
         if not folder.startswith(self._prefix):
             return
@@ -274,7 +275,7 @@ class S3Store:
             )
 
     async def _discard(self, key: str) -> None:
-        """Ends what is unfinished under a staging key before its marker goes: nothing could find it after."""
+        """Aborts the unfinished upload of a staging key, then deletes the marker, without which nothing finds it."""
         await self._call(lambda calls: calls.abort_uploads(key, None))
         await self._delete(key)
 
@@ -293,14 +294,14 @@ class S3Store:
 
 
 class _Discarded(Exception):
-    """Raised into obstore's multipart upload, which aborts it."""
+    """Raised into obstore's multipart upload, so that obstore aborts it."""
 
 
 class S3StagedObject:
-    """A multipart upload on its way: `write` hands over blocks of 1 MiB, obstore makes parts of them.
+    """A multipart upload under way: `write` hands over blocks of 1 MiB, and obstore makes parts of them.
 
-    `final`: it goes to its final key, not to staging. S3 has to answer in time; between two blocks the client may take
-    as long as it likes.
+    `final`: it goes to its final key, not to staging. S3 has to answer in time, but there is no limit on the time
+    between two blocks of the client.
     """
 
     def __init__(self, store: S3Store, key: str, at_most: int, *, final: bool) -> None:
@@ -317,14 +318,14 @@ class S3StagedObject:
         self._blocks: asyncio.Queue[bytes | _Discarded | None] = asyncio.Queue(1)
         self._sending: asyncio.Task[None] | None = None
         self._ended = False
-        """No block comes any more."""
+        """All blocks have been handed over."""
         self._finished = False
 
     async def write(self, chunk: bytes | memoryview) -> None:
         checked_most(self._at_most, self.size + len(chunk))
         left = memoryview(chunk)
         while left:
-            # obstore keeps a reference until the part is sent: what the caller may change is copied.
+            # obstore keeps a reference until the part is sent, so memory that the caller may change is copied.
             block = chunk if isinstance(chunk, bytes) and len(chunk) <= CHUNK_BYTES else bytes(left[:CHUNK_BYTES])
             left = left[CHUNK_BYTES:]
             self._gathered.append(block)
@@ -339,8 +340,8 @@ class S3StagedObject:
         if self._sending:
             await self._put(self._sending, None)
             self._ended = True
-            await asyncio.shield(self._sending)  # who goes away leaves it to `discard`
-        elif self._final:  # else the marker is the object: an empty one
+            await asyncio.shield(self._sending)  # after a cancellation `discard` ends it
+        elif self._final:  # otherwise the empty marker is the object
             await self._store._put(self._key, b"")
         self._finished = True
 
@@ -356,7 +357,7 @@ class S3StagedObject:
         try:
             await self._store._copy(self._key, key, self.size, stopped)
         except asyncio.CancelledError:
-            stopped.set()  # the threads go on only until they see it
+            stopped.set()  # the threads run on until they see it
             raise
 
     async def read(self, start: int, length: int) -> bytes:
@@ -371,10 +372,10 @@ class S3StagedObject:
                     self._blocks.get_nowait()
                 self._blocks.put_nowait(_Discarded())
         if self._sending:
-            await asyncio.gather(self._sending, return_exceptions=True)  # how it ended no longer matters
+            await asyncio.gather(self._sending, return_exceptions=True)  # its result no longer matters
         if self._final:
-            # It is visible and may be somebody's by now, or obstore aborted it. A part that S3 took after that is left
-            # to the sweep: another upload to this key can't be told from ours.
+            # Either it is visible and may belong to a row by now, or obstore has aborted it. A part that S3 took after
+            # that is left to the sweep: it cannot be told from another upload to this key.
             return
         if self._sending and not self._finished:
             await self._store._discard(self._key)
@@ -389,7 +390,7 @@ class S3StagedObject:
         await self._put(self._sending, block)
 
     async def _put(self, sending: "asyncio.Task[None]", block: bytes | None) -> None:
-        """Waits for room, or for the upload's failure, which it raises."""
+        """Waits for room in the queue, or raises the upload's error."""
         putting = asyncio.create_task(self._blocks.put(block))
         try:
             await asyncio.wait({putting, sending}, return_when=asyncio.FIRST_COMPLETED)
@@ -437,12 +438,12 @@ def _now() -> datetime:
 
 
 def _joining(size: int) -> timedelta:
-    """How long a server may take to make one file of parts."""
+    """How long a server may take to join parts."""
     return timedelta(seconds=size / JOINED_BYTES_A_SECOND)
 
 
 async def _next(chunks: "BytesStream") -> memoryview | None:
-    """Not copied: a view of what obstore has received. None at the end."""
+    """A view of what obstore has received, not a copy. None at the end."""
     try:
         return memoryview(await anext(chunks))
     except StopAsyncIteration:
@@ -466,14 +467,14 @@ def _open_objects(
         region=settings.region,
         virtual_hosted_style_request=False,
         unsigned_payload=not signed,
-        disable_bulk_delete=True,  # not every S3 has it, and nothing here deletes many at once
-        # A provider, not the two keys: with those alone a session token in the environment would be sent along.
+        disable_bulk_delete=True,  # not every S3 has it, and nothing deletes many objects at once
+        # A provider, not the two keys: with the keys alone, a session token in the environment would be sent too.
         credential_provider=credentials,
         client_options={
             "allow_http": settings.endpoint.startswith("http://"),
             "connect_timeout": CONNECT_TIMEOUT,
             "read_timeout": answer_timeout or ANSWER_TIMEOUT,
-            "timeout": timedelta(days=1),  # a whole download, at the client's pace; `read_timeout` sees a dead server
+            "timeout": timedelta(days=1),  # of a whole download by a slow client; `read_timeout` notices a dead server
         },
         retry_config={
             "max_retries": retries,
@@ -485,9 +486,9 @@ def _open_objects(
 
 @contextlib.contextmanager
 def _outages(key: str | None = None) -> Iterator[None]:
-    """obstore's errors as the contract's: ObjectMissing only where `key` was asked for.
+    """Turns obstore's errors into the contract's: ObjectMissing if `key` is given, otherwise Unavailable.
 
-    Their own text goes no further: it quotes the server's whole answer.
+    Their text is not passed on, since it quotes the server's whole answer.
     """
     try:
         yield
@@ -501,7 +502,7 @@ def _outages(key: str | None = None) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def _ended_within(limit: timedelta) -> AsyncIterator[None]:
-    """What is not done by then is given up, whatever retries and how many keys are left."""
+    """Cancels the block after `limit`, whatever retries and keys are left, and raises Unavailable."""
     seconds = limit.total_seconds()
     try:
         async with asyncio.timeout(seconds):

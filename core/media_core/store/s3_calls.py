@@ -1,7 +1,7 @@
 """The S3 calls that obstore does not have: copies in parts, the list of unfinished uploads, making a bucket.
 
-They are boto3's, whose import takes 25 MB and half a second: `s3` imports this module with the first of them. All of
-it blocks and belongs in a thread. What fails is `Unavailable`.
+They use boto3, whose import takes 25 MB and half a second: `s3` imports this module with the first of these calls. All
+of them block, so call them in a thread. They raise Unavailable.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class ObjectAddress(TypedDict):
 
 
 class Stopped(Exception):
-    """Whoever wanted the copy no longer does."""
+    """The caller no longer wants the copy."""
 
 
 class S3Calls:
@@ -62,9 +62,10 @@ class S3Calls:
         join_timeout: timedelta,
         stopped: threading.Event,
     ) -> None:
-        """Leaves no part behind where it fails or `stopped` is set, unless S3 is away: then the sweep finds them.
+        """Copies an object of `size` bytes, in parts of `part_bytes`. `part_timeout`: how long S3 may take for one
+        part; `join_timeout`: how long to join them.
 
-        `part_timeout`: how long S3 may take for one part; `join_timeout`: how long to make the object of all of them.
+        If it fails or `stopped` is set, no part is left, unless S3 is away: then the sweep finds them. Raises Stopped.
         """
         target: ObjectAddress = {"Bucket": self._bucket, "Key": key}
         with _outages():
@@ -81,7 +82,9 @@ class S3Calls:
                 raise
 
     def abort_uploads(self, prefix: str, before: datetime | None) -> int:
-        """Ends unfinished uploads under keys with this prefix, begun `before` then if said; returns how many."""
+        """Aborts the unfinished uploads of keys with this prefix, only those begun until `before` if given. Returns how
+        many.
+        """
         aborted = 0
         with _outages():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
@@ -92,7 +95,7 @@ class S3Calls:
                             Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
                     except ClientError as error:
-                        if _code(error) != "NoSuchUpload":  # ended by itself meanwhile
+                        if _code(error) != "NoSuchUpload":  # it has ended meanwhile
                             raise
                     else:
                         aborted += 1
@@ -100,7 +103,7 @@ class S3Calls:
 
     def make_bucket(self) -> None:
         request: CreateBucketRequestTypeDef = {"Bucket": self._bucket}
-        if self._settings.region != "us-east-1":  # S3 refuses this one by name: it is the default
+        if self._settings.region != "us-east-1":  # the default, which S3 refuses as a LocationConstraint
             request["CreateBucketConfiguration"] = {"LocationConstraint": cast("Any", self._settings.region)}
         with _outages():
             try:
@@ -110,7 +113,7 @@ class S3Calls:
                     raise
 
     def _open(self, answer_timeout: timedelta) -> "S3Client":
-        with self._opening:  # the session is not for several threads
+        with self._opening:  # the session is not thread-safe
             return self._session.client(
                 "s3",
                 endpoint_url=self._settings.endpoint,
@@ -144,7 +147,7 @@ class _PartsCopy:
         try:
             return list(threads.map(partial(self._part, client), range(0, self.size, self.part_bytes)))
         finally:
-            # Waits for what is under way: a part that S3 finishes after the abort would stay.
+            # Waits for the parts under way: a part that S3 finishes after the abort would stay.
             threads.shutdown(cancel_futures=True)
 
     def _part(self, client: "S3Client", start: int) -> "CompletedPartTypeDef":

@@ -1,4 +1,4 @@
-"""Canaries: the test virus that goes through the tenant's own path, and what became of it."""
+"""The table of canaries."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Failed jobs by the time they ended: they are counted every few seconds, and the ended ones stay for up to 90 days."""
+"""An index of failed jobs by the time they ended: they are counted every few seconds, and stay for up to 90 days."""
 
 import sqlalchemy as sa
 from alembic import op

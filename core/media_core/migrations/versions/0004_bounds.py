@@ -1,4 +1,4 @@
-"""What the operator reads has a size, and nobody has stored less than nothing."""
+"""Length limits for columns that the operator reads, and usage that cannot be negative."""
 
 from alembic import op
 

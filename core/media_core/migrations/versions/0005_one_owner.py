@@ -1,4 +1,4 @@
-"""A content's life in functions; removal that can be told from the outside; births, orphans, suspicion; counters."""
+"""Functions for a content's life; claims for removals; births, orphans, suspicions; counters."""
 
 from importlib.resources import files
 
@@ -11,8 +11,8 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    # All at once, in the order in which everybody locks them: who had one of them and waits for another would else meet
-    # this migration half-way.
+    # All tables at once, in the lock order: otherwise a transaction that holds one and waits for another could deadlock
+    # with this migration.
     op.execute("LOCK TABLE idempotency, blob, reservation, job, media, room_file, usage IN ACCESS EXCLUSIVE MODE")
     op.add_column("reservation", sa.Column("sha256", sa.Text()))
     op.create_index("reservation_sha256", "reservation", ["sha256"], postgresql_where=sa.text("sha256 IS NOT NULL"))
@@ -84,7 +84,7 @@ def upgrade() -> None:
 
     op.add_column("room_file", sa.Column("category", sa.Text()))
 
-    # What clients, sweeps, rescans and workers ask of a million rows.
+    # For the queries of clients, sweeps, rescans and workers on a million rows.
     op.create_index("room_file_newest_of", "room_file", ["room_id", "category", "added_at", "media_id"])
     op.drop_index("blob_doomed", "blob")
     op.create_index(

@@ -1,4 +1,4 @@
-"""Kinds of jobs are declared in `job_kinds` alone, and what a policy says without a default has none here either."""
+"""No check of a job's kind (`job_kinds` declares them), and no defaults for the policy's fields that have none."""
 
 from alembic import op
 
