@@ -180,7 +180,10 @@ class Jobs:
         """Refuses what can be refused now. A duration that the file's header does not give is checked by the worker."""
         await self.require_enabled()
         if not media_types.transcribable(item.mime_type):
-            raise Refused("not_audio_or_video", f"A file of type {item.mime_type} holds no speech; send a recording.")
+            raise Refused(
+                "not_audio_or_video",
+                f"This is {media_types.named(item.mime_type)}; it is no recording in which speech could be heard.",
+            )
         if item.duration is None:
             return
         if item.duration > self.max_seconds:
