@@ -31,9 +31,15 @@ def transcript(segments: Iterable[Segment], language: str | None) -> str:
     return ("" if language in _UNSPACED else " ").join(segment["text"] for segment in segments)
 
 
-def result(segments: list[dict[str, Any]], language: str | None, duration: float) -> dict[str, Any]:
-    """A completed job's result (http-api.md). `duration` is the recording's, in seconds."""
+def result(
+    segments: list[dict[str, Any]], language: str | None, duration: float, heard: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A completed job's result (http-api.md). `duration` is the recording's, in seconds.
+
+    `heard`, if it is known: `tracks`, the recording's sound tracks, and the `track` and `channel` that were heard.
+    """
     return {
+        **(heard or {}),
         "transcript": transcript(segments, language),
         "segments": segments,
         "language": language,
