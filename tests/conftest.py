@@ -4,6 +4,7 @@
 in their order: the tests of a file share its servers, and the tests on kind share its one cluster.
 """
 
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Container
 
@@ -17,6 +18,9 @@ SLOWEST = 10
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts a background command with SIGINT ignored. Its children inherit that, and Ctrl-C would not reach them.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(_Tiers(), "tiers")
 
 
