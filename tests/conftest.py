@@ -18,7 +18,7 @@ SLOWEST = 10
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell starts a background command with SIGINT ignored. Its children inherit that, and Ctrl-C would not reach them.
+    # A shell starts background commands with SIGINT ignored. Children inherit that, and Ctrl-C would not reach them.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(_Tiers(), "tiers")
