@@ -24,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Tiers(), "tiers")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.pluginmanager.hasplugin("dsession") and not hasattr(config, "workerinput"):
         return  # one process: in the order of the files
