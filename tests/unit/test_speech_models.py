@@ -46,4 +46,5 @@ def test_the_api_is_told_of_a_model_that_does_not(transcription: dict[str, objec
             "spec": {"transcription": transcription},
         }
     )
-    assert api_settings(tenant) == expected
+    told = api_settings(tenant)
+    assert {name: value for name, value in told.items() if name.startswith("MEDIA_WHISPER_")} == expected

@@ -44,7 +44,7 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
 def api_settings(tenant: MediaTenant) -> dict[str, str]:
     """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
     cors, transcription = tenant.spec.api.cors, tenant.spec.transcription
-    settings = {}
+    settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(transcription.sync_seconds)}
     if cors.origins:
         settings["MEDIA_CORS_ORIGINS"] = ",".join(cors.origins)
         settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(cors.max_age_seconds)
