@@ -1,5 +1,6 @@
 """What sounds, films and camera's photos are taken for, whatever recorder, camera or editor wrote them."""
 
+import io
 import os
 import struct
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from media_core.contents import Facts
 from media_core.decoding import BytesSource, DecodingPool, MediaFacts
 from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
-from media_core.sniffing import HEAD
+from media_core.sniffing import HEAD, sniff
+from media_core.thumbnails import make_thumbnail
 from tests.fixtures import media
 
 PITCHES = (300, 400, 500)
@@ -44,6 +46,25 @@ SOUNDS = {
     "a.aac": (sound("adts", "aac"), "audio/aac"),
     "a.loas": (sound("latm", "aac"), "audio/x-mp4a-latm"),
 }
+
+
+def tape(container: str, codec: str) -> bytes:
+    """Three seconds of a broadcaster's camera."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        film = output.add_stream(codec, rate=25, width=720, height=576, pix_fmt="yuv420p")
+        voice = output.add_stream("pcm_s16le", rate=48_000, layout="stereo")
+        for index in range(75):
+            frame = av.VideoFrame(720, 576, "yuv420p")
+            frame.pts = index
+            output.mux(film.encode(frame))
+            sound = av.AudioFrame("s16", "stereo", 1_920)
+            sound.planes[0].update(bytes(4 * 1_920))
+            sound.sample_rate, sound.pts = 48_000, index * 1_920
+            output.mux(voice.encode(sound))
+    return file.getvalue()
+
+
 FILMS = {
     "camcorder.MTS": (lambda: media.film(3, container="mpegts", mpegts_m2ts_mode="1"), "video/mp2t"),
     "tv.ts": (lambda: media.film(3, container="mpegts"), "video/mp2t"),
@@ -51,6 +72,8 @@ FILMS = {
     "a.wmv": (lambda: media.tracks(("libmp3lame", PITCHES), container="asf", picture="wmv2"), "video/x-ms-wmv"),
     "a.wma": (lambda: media.tracks(("libmp3lame", PITCHES), container="asf"), "audio/x-ms-wma"),
     "a.flv": (lambda: media.film(3, container="flv"), "video/x-flv"),
+    "a.mxf": (lambda: tape("mxf", "mpeg2video"), "application/mxf"),
+    "a.dv": (lambda: tape("dv", "dvvideo"), "video/x-dv"),
     "a.vob": (lambda: media.tracks(("ac3", PITCHES), container="vob", picture="mpeg2video"), "video/mpeg"),
 }
 
@@ -72,12 +95,36 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
     facts = await looked_at(decoding_pool, data, name)
     assert facts.mime_type == expected
     assert transcribable(expected)
-    assert facts.thumbnail_status == ("pending" if expected.startswith("video/") else "none")
+    assert facts.thumbnail_status == ("none" if expected.startswith("audio/") else "pending")
     assert facts.duration == pytest.approx(3, abs=0.3)
     probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
     assert [track.decodes for track in probed.tracks] == [True]
     if facts.thumbnail_status == "pending":
-        assert (await decoding_pool.run("video_frame", BytesSource(data))).source_width == facts.width
+        assert (await make_thumbnail(decoding_pool, BytesSource(data), expected)).source_width == facts.width
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"#!AMR-WB\n", "audio/amr-wb"),
+        (b"MAC \x96\x0f\0\0", "audio/x-ape"),
+        (b"\x7f\xfe\x80\x01\xfc\x3c", "audio/vnd.dts"),
+        (b"DTSHDHDR", "audio/vnd.dts.hd"),
+        (b"BW64\xff\xff\xff\xffWAVEds64", "audio/wav"),
+        (b"\0\0\0\x1cftypaax \0\0\0\1", "audio/vnd.audible.aax"),
+        (b"\0\0\0\x18ftypM4VH\0\0\0\1", "video/mp4"),
+        ((b"G\x40\0\x10" + bytes(200)) * 3, "video/mp2t"),
+    ],
+)
+def test_a_beginning_that_says_it_is_enough(head: bytes, expected: str) -> None:
+    assert sniff(head + bytes(500), "a.bin") == expected
+
+
+async def test_a_hundred_fonts_do_not_cost_the_sound(decoding_pool: DecodingPool) -> None:
+    film = media.tracks(("flac", PITCHES), picture="mpeg4", fonts=200)
+    facts = await looked_at(decoding_pool, film, "a.mkv")
+    assert (facts.mime_type, facts.thumbnail_status) == ("video/x-matroska", "pending")
+    assert len(await decoding_pool.run("audio_window", BytesSource(film), start=0.0, seconds=3.0)) == 2 * 48_000
 
 
 async def test_a_name_has_the_decoder_asked_and_proves_nothing(decoding_pool: DecodingPool) -> None:

@@ -64,6 +64,9 @@ MOST_BYTES_TRIED = 8 << 20
 PACKETS_TRIED = 10
 """A track of which so many packets are damaged, and none is right, can't be decoded."""
 
+MOST_STREAMS = 500
+"""Of a container. A film may carry a hundred fonts for its subtitles, each a stream of its own."""
+
 MOST_TRACKS = 16
 """So many sound tracks can be heard; the rest is passed over."""
 
@@ -208,7 +211,7 @@ def _opened(file: IO[bytes]) -> InputContainer:
         "format_whitelist": CONTAINERS,
         "codec_whitelist": f"{VIDEO_CODECS},{AUDIO_CODECS}",
         "protocol_whitelist": "none",
-        "max_streams": "64",
+        "max_streams": str(MOST_STREAMS),
     }
     try:
         return av.open(
