@@ -218,8 +218,26 @@ async def test_a_translation_that_the_model_can_not_make_is_refused_and_nothing_
         answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech())}, data={"task": "translate"})
         body = problem(answer, 422, "translation_unavailable")
         assert body["detail"].startswith("This tenant's speech model (turbo) writes down what is said")
+        answer = await client.post("/v1/audio/translations", files={"file": ("a.wav", speech())})
+        problem(answer, 422, "translation_unavailable")
         assert await left(api) == before
         assert await submit(client, speech())
+
+
+async def test_a_completed_job_says_which_tracks_there_are_and_which_was_heard(api: Api) -> None:
+    tracks = [
+        {"number": 1, "codec": "aac", "channels": 2, "language": "eng", "title": "Game", "decodes": True},
+        {"number": 2, "codec": None, "channels": None, "language": None, "title": None, "decodes": False},
+    ]
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 466))
+        heard = {"tracks": tracks, "track": 1, "channel": None}
+        result = transcripts.result([dict(s) for s in SEGMENTS], "en", 3.25, heard)
+        await Queue(api.database).finish(await api.lease(job_id), result)
+        job = await job_of(client, job_id)
+        assert (job["tracks"], job["track"], job["channel"]) == (tracks, 1, None)
+        listed = json.loads((await client.get(f"/v1/jobs/{job_id}/transcript.json")).text)
+    assert listed["track"] == 1
 
 
 async def test_a_refusal_says_what_the_file_is(api: Api) -> None:

@@ -323,9 +323,10 @@ async def test_nor_does_a_camcorder_or_a_voice_note(
 # -- tracks and channels -----------------------------------------------------------------------------------------------
 
 
-def tracks(*names: str | None, codec: str = "flac", picture: str | None = None) -> bytes:
+def tracks(*names: "str | np.ndarray[Any, Any] | None", codec: str = "flac", picture: str | None = None) -> bytes:
     """Matroska with a sound track for each sample; None: silence."""
-    sounds = [np.zeros(6 * SAMPLE_RATE, np.float32) if name is None else samples_of(name) for name in names]
+    silence = np.zeros(6 * SAMPLE_RATE, np.float32)
+    sounds = [silence if name is None else samples_of(name) if isinstance(name, str) else name for name in names]
     out = io.BytesIO()
     with av.open(out, "w", format="matroska") as target:
         streams = [target.add_stream(codec, rate=SAMPLE_RATE, layout="mono") for _ in sounds]
@@ -370,6 +371,16 @@ async def test_of_a_silent_track_and_one_that_speaks_the_second_is_heard(tenant:
         "title": "Track 3",
         "decodes": True,
     }
+
+
+async def test_a_track_that_speaks_late_is_heard_after_others_have_ended(tenant: Tenant) -> None:
+    late = np.concatenate([np.zeros(50 * SAMPLE_RATE, np.float32), samples_of("gruss_de.wav")])
+    job_id = await tenant.submit(await tenant.keep(tracks(None, late)))
+    await tenant.drain(window_seconds=20.0)
+    result = (await tenant.job(job_id)).result
+    assert (result["transcript"], result["track"]) == (SPOKEN["gruss_de.wav"]["text"], 2)
+    assert result["segments"][0]["start"] == pytest.approx(50.3, abs=1.0)
+    assert result["duration"] == pytest.approx(len(late) / SAMPLE_RATE, abs=0.2)
 
 
 async def test_where_no_track_speaks_the_recording_is_silent(tenant: Tenant) -> None:
