@@ -160,7 +160,19 @@ async def test_the_info_holds_the_upload_and_what_came_with_it(api: Api) -> None
         "tenant_scope": True,
         "duration": None,
         "rooms": ["attic"],
+        "thumbhash": None,
     }
+
+
+async def test_the_info_of_a_picture_holds_its_thumbhash(api: Api) -> None:
+    async with api.client(rooms=["garden"]) as client:
+        uploaded = await upload(client, photo(640, 480), "photo.jpg", room_id="garden")
+        info = (await client.get(f"/v1/media/{uploaded['media_id']}/info")).json()["data"]
+        (listed,) = (await client.get("/v1/rooms/garden/files")).json()["data"]
+    assert "thumbhash" not in uploaded
+    hashed = base64.b64decode(info["thumbhash"], validate=True)
+    assert 10 < len(hashed) < 30
+    assert listed["thumbhash"] == info["thumbhash"]
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

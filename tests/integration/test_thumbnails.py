@@ -332,12 +332,183 @@ async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, 
     assert failed.value.code == "unsupported"
 
 
-async def test_a_picture_cut_short_is_corrupt(decoding_pool: DecodingPool) -> None:
-    for image_format in ("JPEG", "PNG", "WEBP", "GIF"):
-        data = media.photo(800, 600, image_format)
-        with pytest.raises(DecodingFailed) as failed:
-            await make_thumbnail(decoding_pool, BytesSource(data[: len(data) // 2]), "image/jpeg")
-        assert failed.value.code == "corrupt"
+# Damaged files, as browsers show them
+
+
+def png_chunk(name: bytes, data: bytes, checksum: int = 0) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
+DAMAGED_PNGS = {
+    "a wrong checksum of a side chunk": lambda png: png[:33] + png_chunk(b"tEXt", b"a\0b") + png[33:],
+    "a wrong checksum behind the pixels": lambda png: png[:-12] + png_chunk(b"tEXt", b"a\0b") + png[-12:],
+    "a side chunk that is none": lambda png: png[:33] + png_chunk(b"zTXt", b"a\0b") + png[33:],
+    "a side chunk that is too short": lambda png: png[:33] + png_chunk(b"pHYs", b"a") + png[33:],
+    "a colour profile that is none": lambda png: png[:33] + png_chunk(b"iCCP", b"a") + png[33:],
+    "a wrong checksum of the pixels": lambda png: png[:-16] + bytes(4) + png[-12:],
+    "no end": lambda png: png[:-12],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_PNGS)
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+async def test_a_damaged_png_is_shown(decoding_pool: DecodingPool, damage: str, mode: str) -> None:
+    picture = media.quadrants(240, 160)
+    whole = media.encoded(picture.convert(mode, palette=Image.Palette.ADAPTIVE), "PNG")
+    damaged = BytesSource(DAMAGED_PNGS[damage](whole))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", damaged)
+    assert (facts.width, facts.height) == (240, 160)
+    thumbnail = await make_thumbnail(decoding_pool, damaged, "image/png")
+    if mode == "L":
+        assert shown(thumbnail).convert("L").getextrema()[1] > 200  # type: ignore[operator]
+    else:
+        assert_quadrants(shown(thumbnail))
+
+
+async def test_a_damaged_png_of_one_colour_is_shown(decoding_pool: DecodingPool) -> None:
+    png = media.encoded(Image.new("RGB", (40, 30), media.RED).quantize(4), "PNG")
+    damaged = BytesSource(DAMAGED_PNGS["a wrong checksum of a side chunk"](png))
+    pixel = shown(await make_thumbnail(decoding_pool, damaged, "image/png")).convert("RGB").getpixel((20, 15))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, media.RED)
+
+
+def grain(width: int, height: int) -> Image.Image:
+    """Two halves, red above green, that take as many bytes each."""
+    noise = Image.effect_noise((width, height), 60)
+    picture = Image.new("RGB", (width, height), media.RED)
+    picture.paste(media.GREEN, (0, height // 2, width, height))
+    return Image.blend(picture, noise.convert("RGB"), 0.2)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("part", [0.4, 0.9, 0.999])
+async def test_of_a_picture_cut_short_is_shown_what_is_there(
+    decoding_pool: DecodingPool, image_format: str, part: float
+) -> None:
+    data = media.encoded(grain(400, 300), image_format, interlace=False)
+    source = BytesSource(data[: int(len(data) * part)])
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert (facts.width, facts.height) == (400, 300)
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/jpeg")
+    assert (thumbnail.source_width, thumbnail.source_height) == (400, 300)
+    red, green, _ = shown(thumbnail).convert("RGB").crop((0, 20, 400, 60)).resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+    assert red > green + 80
+
+
+@pytest.mark.parametrize("kind", ["no end", "something behind its end", "progressive"])
+async def test_a_jpeg_may_end_as_it_likes(decoding_pool: DecodingPool, kind: str) -> None:
+    data = media.photo(240, 160, progressive=kind == "progressive")
+    data = data + b"behind" * 1_000 if kind == "something behind its end" else data[:-2]
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+async def test_a_picture_without_pixels_is_corrupt(decoding_pool: DecodingPool, image_format: str) -> None:
+    data = media.photo(800, 600, image_format)
+    if image_format == "PNG":
+        cut = data[:41] + b"\x12" * (len(data) - 41)
+    else:
+        cut = data[: {"JPEG": 180, "WEBP": 40}.get(image_format) or data.rindex(b"," + bytes(4)) + 12]
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(decoding_pool, BytesSource(cut), "image/jpeg")
+    assert failed.value.code in ("corrupt", "unsupported")
+
+
+# More kinds of pictures
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "AVIF"])
+async def test_an_animation_that_begins_empty_shows_the_first_frame_that_is_not(
+    decoding_pool: DecodingPool, image_format: str
+) -> None:
+    empty, full = Image.new("RGBA", (240, 160)), media.quadrants(240, 160).convert("RGBA")
+    others = {"save_all": True, "append_images": [empty.copy(), full, Image.new("RGBA", (240, 160), "black")]}
+    data = media.encoded(empty, image_format, duration=100, **others)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/gif")))
+
+
+async def test_an_animation_that_stays_empty_has_an_empty_thumbnail(decoding_pool: DecodingPool) -> None:
+    empty = Image.new("RGBA", (40, 30))
+    others = [Image.new("RGBA", (40, 30), (number, 0, 0, 0)) for number in range(1, 30)]
+    data = media.encoded(empty, "PNG", save_all=True, append_images=others)
+    assert shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")).getextrema()[3] == (0, 0)
+
+
+@pytest.mark.parametrize("inner", ["png", "bmp"])
+async def test_an_icon_shows_its_largest_picture(decoding_pool: DecodingPool, inner: str) -> None:
+    sizes = [(16, 16), (48, 48), (256, 256)]
+    data = media.encoded(media.quadrants(256, 256).convert("RGBA"), "ICO", sizes=sizes, bitmap_format=inner)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert facts == ImageFacts(256, 256, "ICO", False)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-icon")
+    assert (thumbnail.source_width, thumbnail.source_height) == (256, 256)
+    assert_quadrants(shown(thumbnail))
+
+
+async def test_a_cmyk_jpeg_is_not_inverted(decoding_pool: DecodingPool) -> None:
+    data = media.encoded(media.quadrants(240, 160).convert("CMYK"), "JPEG")
+    assert b"Adobe" in data
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    assert_quadrants(shown(thumbnail))
+
+
+# Measured values
+
+
+def wedge(kind: str, low: float, high: float) -> bytes:
+    """A TIFF, 200 x 20, whose values rise from left to right."""
+    numbers = [low + (high - low) * x / 199 for x in range(200)] * 20
+    bits, sample_format, code = {
+        "int16": (16, 2, "h"),
+        "uint16": (16, 1, "H"),
+        "int32": (32, 2, "i"),
+        "float32": (32, 3, "f"),
+        "float64": (64, 3, "d"),
+    }[kind]
+    values = numbers if sample_format == 3 else [round(number) for number in numbers]
+    return media.plain_tiff(200, 20, struct.pack(f"<{len(values)}{code}", *values), bits, sample_format)
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        ("float32", 0, 1),
+        ("float32", -40, 900),
+        ("float32", 0, 1e9),
+        ("float64", 0, 1),
+        ("float64", 250, 310),
+        ("int16", -1_000, 2_000),
+        ("int32", -70_000, 5_000_000),
+        ("uint16", 0, 65_535),
+        ("uint16", 0, 4_095),
+        ("uint16", 30_000, 31_000),
+    ],
+)
+async def test_measured_values_are_a_visible_wedge(
+    decoding_pool: DecodingPool, kind: str, low: float, high: float
+) -> None:
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(wedge(kind, low, high)), "image/tiff")
+    image = shown(thumbnail).convert("L")
+    greys = [image.getpixel((x, 10)) for x in (2, 50, 100, 150, 197)]
+    for grey, expected in zip(greys, (2, 64, 128, 192, 253), strict=True):
+        assert abs(grey - expected) < 12, greys  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("gap", [float("nan"), float("inf"), float("-inf"), -3.4e38])
+async def test_values_that_were_not_measured_do_not_count(decoding_pool: DecodingPool, gap: float) -> None:
+    data = wedge("float32", 100, 200)
+    data = data[:8] + struct.pack("<f", gap) + data[12:]
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    assert abs(image.getpixel((50, 10)) - 64) < 12  # type: ignore[operator]
+    assert abs(image.getpixel((150, 10)) - 192) < 12  # type: ignore[operator]
+
+
+async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool) -> None:
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(wedge("float32", 0.4, 0.6)), "image/tiff"))
+    low, high = image.convert("L").getextrema()
+    assert 96 < low < 108  # type: ignore[operator]
+    assert 148 < high < 160  # type: ignore[operator]
 
 
 # Videos
