@@ -1,6 +1,7 @@
 """Thumbnails: upright, in sRGB, without metadata, within a memory limit."""
 
 import asyncio
+import base64
 import functools
 import io
 import struct
@@ -10,9 +11,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
-from media_core.decoding import BytesSource, ChildLimits, DecodingFailed, DecodingPool, ImageFacts, Thumbnail
+from media_core.decoding import (
+    BytesSource,
+    ChildLimits,
+    DecodingFailed,
+    DecodingPool,
+    ImageFacts,
+    MediaFacts,
+    Thumbnail,
+)
 from media_core.thumbnails import SIZES, make_thumbnail, variant
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes
@@ -548,18 +557,171 @@ async def test_a_film_held_sideways_is_shown_upright(decoding_pool: DecodingPool
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize("container", ["mp4", "mpegts", "matroska", "avi"])
+@pytest.mark.parametrize(
+    ("aspect", "shape"), [((64, 45), (1_024, 576)), ((1, 2), (720, 1_152)), ((1, 1), (720, 576)), ((99, 1), (720, 576))]
+)
+async def test_a_film_of_oblong_pixels_has_the_shape_of_the_screen(
+    decoding_pool: DecodingPool, container: str, aspect: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    codec = "mpeg4" if container == "avi" else "libx264"
+    film = media.still_film(media.quadrants(720, 576), aspect=aspect, container=container, codec=codec)
+    facts: MediaFacts = await decoding_pool.run("probe", BytesSource(film))
+    assert (facts.width, facts.height) == shape
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert (thumbnail.source_width, thumbnail.source_height) == shape
+    assert max(thumbnail.width, thumbnail.height) <= 1_024
+    assert thumbnail.width / thumbnail.height == pytest.approx(shape[0] / shape[1], abs=0.01)
+    assert_quadrants(shown(thumbnail), 40)
+
+
+async def test_a_film_of_oblong_pixels_may_be_turned(decoding_pool: DecodingPool) -> None:
+    stored = media.quadrants(720, 576).transpose(Image.Transpose.ROTATE_90).resize((720, 576))
+    film = media.turned(media.still_film(stored, aspect=(64, 45)), 90)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert (thumbnail.source_width, thumbnail.source_height) == shown(thumbnail).size == (576, 1_024)
+    assert_quadrants(shown(thumbnail), 40)
+
+
+@pytest.mark.parametrize("duration_is_known", [True, False])
+async def test_a_film_that_begins_black_shows_a_later_picture(
+    decoding_pool: DecodingPool, duration_is_known: bool
+) -> None:
+    black, titles = Image.new("RGB", (320, 240)), media.quadrants(320, 240)
+    container = "mp4" if duration_is_known else "matroska"
+    film = media.still_film(*[black] * 24, *[titles] * 40, container=container)
+    if not duration_is_known:
+        at = film.index(b"\x44\x89\x88")
+        film = film[:at] + b"\xec\x89" + bytes(9) + film[at + 11 :]
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+async def test_a_films_very_first_picture_is_not_shown(decoding_pool: DecodingPool) -> None:
+    logo = media.quadrants(320, 240)
+    story = logo.transpose(Image.Transpose.ROTATE_180)
+    film = media.still_film(logo, *[story] * 23)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail).transpose(Image.Transpose.ROTATE_180), 40)
+
+
+async def test_a_black_film_has_a_black_thumbnail(decoding_pool: DecodingPool) -> None:
+    film = media.still_film(*[Image.new("RGB", (320, 240))] * 8)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert shown(thumbnail).convert("L").getextrema()[1] < 20  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mpegts", "matroska", "mpeg"])
+async def test_a_film_of_one_keyframe_has_a_thumbnail(decoding_pool: DecodingPool, container: str) -> None:
+    codec = "mpeg2video" if container == "mpeg" else "libx264"
+    film = media.still_film(*[media.quadrants(320, 240)] * 50, container=container, codec=codec, rate=25)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+class Counted(BytesSource):
+    read_bytes = 0
+
+    async def read(self, start: int, length: int) -> bytes:
+        self.read_bytes += length
+        return await super().read(start, length)
+
+
 async def test_a_large_film_is_not_read_whole(decoding_pool: DecodingPool) -> None:
     film = media.film(10, size=(640, 480), noise=True)
     assert len(film) > 15_000_000
-
-    class Counted(BytesSource):
-        read_bytes = 0
-
-        async def read(self, start: int, length: int) -> bytes:
-            self.read_bytes += length
-            return await super().read(start, length)
-
     source = Counted(film)
     thumbnail = await make_thumbnail(decoding_pool, source, "video/mp4")
     assert (thumbnail.width, thumbnail.height) == (640, 480)
+    assert source.read_bytes < 5_000_000
+
+
+async def test_a_large_film_is_not_read_whole_in_search_of_a_picture(decoding_pool: DecodingPool) -> None:
+    grey = [Image.effect_noise((640, 480), 3).convert("RGB") for _ in range(100)]
+    film = media.still_film(*grey, crf="0")
+    assert len(film) > 10_000_000
+    source = Counted(film)
+    thumbnail = await make_thumbnail(decoding_pool, source, "video/mp4")
+    pixel = shown(thumbnail).convert("L").resize((1, 1)).getpixel((0, 0))
+    assert abs(pixel - 128) < 10  # type: ignore[operator]
     assert source.read_bytes < 6_000_000
+
+
+# Light and colours beyond sRGB
+
+
+@pytest.mark.parametrize("transfer", [media.PQ, media.HLG])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
+async def test_high_dynamic_range_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
+    data, mime_type = media.hdr_quadrants(kind, transfer), "video/mp4" if kind.startswith("lib") else "image/png"
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
+    assert thumbnail.source_width == 256
+    # White is a little darker, as there is light beyond it.
+    assert_quadrants(shown(thumbnail), 36)
+    brightest = shown(thumbnail).convert("RGB").getpixel((192, 120))
+    assert min(brightest) > 205  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG", "libx264"])
+async def test_a_wide_gamut_by_its_code_points_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str) -> None:
+    data = media.hdr_quadrants(kind, media.SRGB_TRANSFER, primaries=12)
+    mime_type = "video/mp4" if kind.startswith("lib") else "image/png"
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
+    assert_quadrants(shown(thumbnail), 12)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])
+@pytest.mark.parametrize("gamut", ["Display P3", "Adobe RGB"])
+async def test_a_wide_gamut_by_its_profile_is_shown_in_srgb(
+    decoding_pool: DecodingPool, image_format: str, gamut: str
+) -> None:
+    profile = media.rgb_profile(gamut)
+    picture = media.quadrants(240, 160)
+    wide = ImageCms.profileToProfile(
+        picture, ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    )
+    assert wide is not None
+    assert wide.getpixel((180, 40)) != picture.getpixel((180, 40))
+    data = media.encoded(wide, image_format, icc_profile=profile, quality=95)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    assert_quadrants(shown(thumbnail), 20)
+    assert b"ICCP" not in chunks(thumbnail.data)
+
+
+# Metadata
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])
+async def test_no_place_and_no_remark_is_in_a_thumbnail(decoding_pool: DecodingPool, image_format: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Secret Camera Works"
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 12.0, 30.0), 3: "E", 4: (16.0, 22.0, 12.0)})
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>Secret place</x:xmpmeta>"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "Secret remark")
+    options = {"pnginfo": text} if image_format == "PNG" else {"comment": b"Secret remark", "xmp": xmp}
+    data = media.encoded(media.quadrants(400, 300), image_format, exif=exif, **options)
+    assert b"Secret" in data
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    assert set(chunks(thumbnail.data)) <= {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+    for result in (thumbnail.data, *[await variant(decoding_pool, thumbnail.data, 160, k) for k in ("webp", "jpeg")]):  # type: ignore[arg-type]
+        assert b"Secret" not in result
+        picture = shown(result)
+        assert not picture.getexif()
+        assert not {"comment", "xmp", "exif", "Comment"} & picture.info.keys()
+
+
+async def test_no_place_of_a_film_is_in_its_thumbnail(decoding_pool: DecodingPool) -> None:
+    film = media.still_film(media.quadrants(64, 48), location="+48.2085+016.3721/")
+    assert b"loci" in film
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert set(chunks(thumbnail.data)) <= {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+
+
+@pytest.mark.parametrize("kind", ["picture", "film"])
+async def test_a_thumbnail_has_a_thumbhash(decoding_pool: DecodingPool, kind: str) -> None:
+    picture = media.quadrants(320, 240)
+    source = BytesSource(media.encoded(picture, "PNG") if kind == "picture" else media.still_film(picture))
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/png" if kind == "picture" else "video/mp4")
+    assert thumbnail.details == {"thumbhash": thumbnail.thumbhash}
+    assert 5 < len(base64.b64decode(thumbnail.thumbhash or "", validate=True)) < 30

@@ -17,9 +17,6 @@ from PIL import Image, ImageCms, ImageFilter
 
 PQ, HLG = 16, 18
 BT2020, DCI_P3, DISPLAY_P3 = 9, 11, 12
-SRGB_TRANSFERS = (4, 5, 8, 13)
-"""Gamma 2.2 and 2.8, linear (only 16 bits are meant by that, and those are not read here), and sRGB."""
-
 WHITE = 203.0
 """cd/m² of reference white, which becomes sRGB's white."""
 
@@ -104,9 +101,8 @@ def _linear(value: float, transfer: int) -> float:
         return _pq_light(value) / WHITE
     if transfer == HLG:  # BT.2100, table 5
         return value * value / 3 if value <= 0.5 else (math.exp((value - 0.55991073) / 0.17883277) + 0.28466892) / 12
-    if transfer in SRGB_TRANSFERS:
-        return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-    return math.pow(value, 2.4)  # BT.1886, the display of BT.709 and BT.2020
+    # Also of BT.709: browsers show it as if it were sRGB.
+    return value / 12.92 if value <= 0.04045 else math.pow((value + 0.055) / 1.055, 2.4)
 
 
 def _srgb(light: float) -> float:
