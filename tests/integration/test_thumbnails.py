@@ -405,6 +405,13 @@ async def test_of_a_picture_cut_short_is_shown_what_is_there(
     assert red > green + 80
 
 
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+async def test_a_picture_that_has_just_begun_has_a_size(decoding_pool: DecodingPool, image_format: str) -> None:
+    data = media.encoded(grain(400, 300), image_format)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data[: len(data) // 10]))
+    assert (facts.width, facts.height) == (400, 300)
+
+
 @pytest.mark.parametrize("kind", ["no end", "something behind its end", "progressive"])
 async def test_a_jpeg_may_end_as_it_likes(decoding_pool: DecodingPool, kind: str) -> None:
     data = media.photo(240, 160, progressive=kind == "progressive")
@@ -518,6 +525,50 @@ async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool)
     low, high = image.convert("L").getextrema()
     assert 96 < low < 108  # type: ignore[operator]
     assert 148 < high < 160  # type: ignore[operator]
+
+
+def many_bands(width: int, height: int, bands: int, *, planar: bool, order: str, kind: str, **tags: int) -> bytes:
+    """A TIFF of wedges: the first rises from left to right, the others fall."""
+    code, bits, sample_format, most = {"u8": ("B", 8, 1, 255), "u16": ("H", 16, 1, 4_000), "f32": ("f", 32, 3, 1)}[kind]
+    rising = [most * x / (width - 1) for x in range(width)]
+    lines = [rising] + [rising[::-1]] * (bands - 1)
+    if planar:
+        numbers = [number for line in lines for _ in range(height) for number in line]
+    else:
+        numbers = [number for _ in range(height) for pixel in zip(*lines, strict=True) for number in pixel]
+    values = numbers if kind == "f32" else [round(number) for number in numbers]
+    samples = struct.pack(f"{order}{len(values)}{code}", *values)
+    return media.banded_tiff(width, height, samples, bits, sample_format, bands, planar=planar, order=order, **tags)
+
+
+@pytest.mark.parametrize("kind", ["u8", "u16", "f32"])
+@pytest.mark.parametrize("bands", [3, 4, 8])
+@pytest.mark.parametrize("planar", [True, False])
+@pytest.mark.parametrize("order", ["<", ">"])
+async def test_of_many_bands_the_first_is_shown(
+    decoding_pool: DecodingPool, kind: str, bands: int, planar: bool, order: str
+) -> None:
+    source = BytesSource(many_bands(200, 20, bands, planar=planar, order=order, kind=kind))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert facts == ImageFacts(200, 20, "TIFF", False)
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/tiff")
+    assert (thumbnail.source_width, thumbnail.source_height) == (200, 20)
+    image = shown(thumbnail).convert("L")
+    greys = [image.getpixel((x, 10)) for x in (2, 50, 100, 150, 197)]
+    for grey, expected in zip(greys, (2, 64, 128, 192, 253), strict=True):
+        assert abs(grey - expected) < 12, greys  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("planar", [True, False])
+@pytest.mark.parametrize("orientation", [1, 6])
+async def test_colours_in_floats_are_colours(decoding_pool: DecodingPool, planar: bool, orientation: int) -> None:
+    data = many_bands(200, 20, 3, planar=planar, order="<", kind="f32", _262=2, _274=orientation)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")
+    image = shown(thumbnail).convert("RGB")
+    assert image.size == ((200, 20) if orientation == 1 else (20, 200))
+    red, green, blue = image.getpixel((190, 10) if orientation == 1 else (10, 190))  # type: ignore[misc]
+    assert red > 230
+    assert max(green, blue) < 25
 
 
 # Videos

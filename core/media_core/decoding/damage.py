@@ -55,11 +55,12 @@ class PngStream(PngImagePlugin.PngStream):
             return b""
 
 
-class _Lengthened(io.RawIOBase):
-    """A file and, behind its end, an end marker or zeros."""
+class Lengthened(io.RawIOBase):
+    """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes."""
 
-    def __init__(self, file: IO[bytes], end: bytes, zeros: int = 0) -> None:
+    def __init__(self, file: IO[bytes], end: bytes, zeros: int = 0, *, start: bytes = b"") -> None:
         self._file = file
+        self._start = start
         self._length = file.seek(0, io.SEEK_END)
         self._end = end
         self._size = self._length + len(end) + zeros
@@ -83,7 +84,9 @@ class _Lengthened(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        if self._position < self._length:
+        if self._position < len(self._start):
+            data = self._start[self._position : self._position + len(view)]
+        elif self._position < self._length:
             self._file.seek(self._position)
             data = self._file.read(min(len(view), self._length - self._position))
         else:
@@ -98,13 +101,26 @@ class _Lengthened(io.RawIOBase):
 def whole(file: IO[bytes], head: bytes) -> IO[bytes]:
     """The file, with an end where one may be missing. `head`: its first 12 bytes."""
     if head.startswith(b"\xff\xd8"):
-        return io.BufferedReader(_Lengthened(file, END_OF_JPEG))
+        return io.BufferedReader(Lengthened(file, END_OF_JPEG))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         size = file.seek(0, io.SEEK_END)
-        missing = int.from_bytes(head[4:8], "little") + 8 - size
+        missing = _missing(head, size)
         if 0 < missing <= MOST_ADDED * size:
-            return io.BufferedReader(_Lengthened(file, b"", missing))
+            return io.BufferedReader(Lengthened(file, b"", missing))
     return file
+
+
+def is_mostly_missing(file: IO[bytes]) -> bool:
+    """Whether so much of a WebP is missing that nothing can be shown of it."""
+    file.seek(0)
+    head = file.read(12)
+    size = file.seek(0, io.SEEK_END)
+    return _missing(head, size) > MOST_ADDED * size
+
+
+def _missing(riff: bytes, size: int) -> int:
+    """Bytes that a RIFF file of `size` bytes states and does not have."""
+    return int.from_bytes(riff[4:8], "little") + 8 - size
 
 
 @contextlib.contextmanager

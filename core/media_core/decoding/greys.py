@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
@@ -32,21 +34,25 @@ def read_more_layouts() -> None:
 
 def visible(image: Image.Image) -> Image.Image:
     """A picture of mode I, F or I;16 as L."""
-    tags = getattr(image, "tag_v2", {})
+    return visible_bands([image], getattr(image, "tag_v2", {}))[0]
+
+
+def visible_bands(bands: Sequence[Image.Image], tags: Mapping[int, Any]) -> list[Image.Image]:
+    """Pictures of one such mode, with one range for all of them. `tags`: of the TIFF that they come from."""
     no_data = None
     with contextlib.suppress(ValueError):
         no_data = float(str(tags.get(_NO_DATA)).strip("\0 "))
-    inverted = tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE
-    if image.mode.startswith("I;16"):
-        image = image.convert("I")
-    low, high = _range(image, no_data)
-    if image.mode == "F" and low >= 0 and high <= 1:
+    if bands[0].mode.startswith("I;16"):
+        bands = [band.convert("I") for band in bands]
+    ranges = [_range(band, no_data) for band in bands]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if bands[0].mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     scale = 255 / (high - low) if high > low else 0.0
     offset = -low * scale if scale else 128.0 * (low != 0)
-    if inverted:
+    if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:
         scale, offset = -scale, 255 - offset
-    return image.point(lambda value: value * scale + offset).convert("L")
+    return [band.point(lambda value: value * scale + offset).convert("L") for band in bands]
 
 
 def _range(image: Image.Image, no_data: float | None) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 import pillow_heif
 from PIL import AvifImagePlugin, ExifTags, GifImagePlugin, IcoImagePlugin, Image, PngImagePlugin
 
-from media_core.decoding import damage, greys
+from media_core.decoding import bands, damage, greys
 from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
@@ -109,12 +109,16 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     """
     if stated := _stated_webp(file):
         width, height, animated = stated
-        if width * height > MOST_PIXELS_WEBP:
+        if width * height > MOST_PIXELS_WEBP or damage.is_mostly_missing(file):
             _check_sides(width, height)
             return {"width": width, "height": height, "format": "WEBP", "animated": animated}, b""
     if icon := _stated_icon(file):
         width, height = icon
         return {"width": width, "height": height, "format": "ICO", "animated": False}, b""
+    if layout := bands.layout(file):
+        _check_sides(layout.width, layout.height)
+        width, height = _upright((layout.width, layout.height), layout.orientation)
+        return {"width": width, "height": height, "format": "TIFF", "animated": False}, b""
     image = _open(file)
     width, height = _upright(image.size, _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
@@ -212,6 +216,8 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
 
     Raises as `_open_to_decode`, and CannotDecode if there are no pixels.
     """
+    if layout := bands.layout(file):
+        return _of_bands(file, layout)
     image = _open_to_decode(file)
     sides, is_shown_in_part, failed = image.size, image.format in damage.SHOWN_IN_PART, ""
     try:
@@ -227,6 +233,18 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     image = _open_to_decode(file)
     damage.load_in_part(image, failed)
     return image, sides
+
+
+def _of_bands(file: IO[bytes], layout: bands.Layout) -> tuple[Image.Image, tuple[int, int]]:
+    _check_sides(layout.width, layout.height)
+    size = file.seek(0, io.SEEK_END)
+    if size > MOST_BYTES_HELD or layout.pixels > MOST_PIXELS:
+        raise _too_large(layout.width, layout.height)
+    allow_memory(DECODING_BYTES + COPIES_HELD * size + BYTES_PER_PIXEL * layout.pixels)
+    image = bands.load(file, layout)
+    turn = _TURNS.get(layout.orientation)
+    image = image if turn is None else image.transpose(turn)
+    return image, image.size
 
 
 def _first_to_show_anything(image: Image.Image) -> Image.Image:
