@@ -185,6 +185,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
     "tiff of bands one after the other": (lambda: bands(50_000, 40_000, 5, planar=True), (50_000, 40_000)),
     "tiff of too many bands": (lambda: bands(4_000, 4_000, 200), (4_000, 4_000)),
     "tiff of bands of the largest sides": (lambda: bands(2**32 - 1, 2**32 - 1, 5), None),
+    "tiff of bands without a row": (lambda: bands(120, 0, 5), None),
+    "webp without a row": (lambda: lossy_webp(64, 0)[:40], None),
     "big tiff": (lambda: tiff(50_000, 50_000, big=True), (50_000, 50_000)),
     "big tiff of the largest sides": (lambda: tiff(2**63, 2**63, big=True), None),
     "tiff of the largest sides": (lambda: tiff(2**32 - 1, 2**32 - 1), None),

@@ -282,6 +282,8 @@ def _too_large(width: int, height: int) -> CannotDecode:
 
 
 def _check_sides(width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise CannotDecode("corrupt", "a picture without pixels")
     if max(width, height) > LONGEST_SIDE:
         raise CannotDecode("too_large", f"{width} x {height} pixels are more than a picture may have")
 
