@@ -57,7 +57,7 @@ class Media(BaseModel):
     thumbnail_id: str | None = Field(
         description="Null where the type has no thumbnail.", examples=[ids.thumbnail_id(_MEDIA_ID)]
     )
-    width: int | None = Field(description="Pixels, as shown (EXIF orientation applied).", examples=[1920])
+    width: int | None = Field(description="Pixels, as shown: upright, and with square pixels.", examples=[1920])
     height: int | None = Field(examples=[1080])
     scan_status: ScanStatus = Field(description="The virus scan's verdict so far.", examples=["clean"])
 
@@ -71,6 +71,11 @@ class MediaInfo(Media):
     tenant_scope: bool = Field(description="Whether everybody of the tenant may see it.")
     duration: float | None = Field(description="Seconds; null for what does not play.", examples=[None])
     rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
+    thumbhash: str | None = Field(
+        description="ThumbHash in base64, a blurred picture to show until the thumbnail has come; "
+        "null where there is no thumbnail.",
+        examples=["1QcSHQRnh493V4dIh4eXh1h4kJUI"],
+    )
 
     @classmethod
     def fields_of(cls, item: Item, caller: Claims) -> dict[str, Any]:
@@ -89,6 +94,7 @@ class MediaInfo(Media):
             "tenant_scope": item.tenant_scope,
             "duration": item.duration,
             "rooms": rooms_for(caller, item.rooms),
+            "thumbhash": item.details.get("thumbhash"),
         }
 
     @classmethod
