@@ -42,10 +42,17 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
 
 def api_settings(tenant: MediaTenant) -> dict[str, str]:
     """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
-    cors = tenant.spec.api.cors
-    if not cors.origins:
-        return {}
-    return {"MEDIA_CORS_ORIGINS": ",".join(cors.origins), "MEDIA_CORS_MAX_AGE_SECONDS": str(cors.max_age_seconds)}
+    api, oidc = tenant.spec.api, tenant.spec.auth.oidc
+    settings = {}
+    if api.cors.origins:
+        settings["MEDIA_CORS_ORIGINS"] = ",".join(api.cors.origins)
+        settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(api.cors.max_age_seconds)
+    if api.signed_url_max_seconds != 300:
+        settings["MEDIA_API_SIGNED_URL_MAX_SECONDS"] = str(api.signed_url_max_seconds)
+    if oidc is not None:
+        named = oidc.claims.model_dump(exclude_defaults=True)
+        settings |= {f"MEDIA_OIDC_CLAIM_{claim.upper()}": name for claim, name in named.items()}
+    return settings
 
 
 def api_shape_of(tenant: MediaTenant) -> ApiShape:
