@@ -1,31 +1,77 @@
-"""Says in pytest's last lines which tiers ran, and why one did not."""
+"""Which tests run beside which; of each tier, how many ran, how long, and why one did not.
 
+`make test` runs several worker processes (pytest-xdist). The tests of a file run in one process, in their order, since
+they share servers. So do all tests on kind, which share its one cluster.
+"""
+
+import signal
 from collections import Counter, defaultdict
+from collections.abc import Container
+from functools import cache
+from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 TIERS = ("unit", "integration", "control plane", "node")
 MARKED = {"control_plane": "control plane", "node": "node"}
+ORDER = ("node", "control plane", "integration", "unit")
+"""The tests that wait the most begin first, so that the others fill the time."""
+SLOWEST = 10
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts background commands with SIGINT ignored. Children inherit that, and Ctrl-C would not reach them.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(_Tiers(), "tiers")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.index(_tier(item.keywords, item.nodeid)))
+
+
+class _ByFile(LoadScopeScheduling):
+    """Hands out a file at a time, and all files of the node tier to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "node" if _is_on_kind(self.config.rootpath / file) else file
+
+
+@cache
+def _is_on_kind(file: Path) -> bool:
+    return "pytestmark = pytest.mark.node\n" in file.read_text()
 
 
 class _Tiers:
     def __init__(self) -> None:
         self._outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._seconds: Counter[str] = Counter()
+        self._tests: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        tier = _tier(report.keywords, report.nodeid)
+        self._seconds[tier] += report.duration
+        self._tests[report.nodeid] += report.duration
         if report.when != "call" and report.passed:
             return
-        tier = tier_of(report)
         self._outcomes[tier][report.outcome] += 1
         if report.skipped and isinstance(report.longrepr, tuple):
             self._reasons[tier][report.longrepr[2].removeprefix("Skipped: ")] += 1
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if len(self._tests) > SLOWEST:
+            terminalreporter.section("slowest")
+            for test, seconds in self._tests.most_common(SLOWEST):
+                terminalreporter.write_line(f"{seconds:6.1f} s  {test}")
         terminalreporter.section("tiers")
         for tier in TIERS:
             terminalreporter.write_line(f"{tier + ':':15}{self._sentence(tier)}")
@@ -40,12 +86,12 @@ class _Tiers:
             return f"did not run: {reasons}"
         failed = f", {outcomes['failed']} failed" if outcomes["failed"] else ""
         skipped = f", {outcomes['skipped']} skipped: {reasons}" if outcomes["skipped"] else ""
-        return f"ran {ran}{failed}{skipped}"
+        return f"ran {ran} in {self._seconds[tier]:.0f} s{failed}{skipped}"
 
 
-def tier_of(report: pytest.TestReport) -> str:
+def _tier(keywords: Container[str], nodeid: str) -> str:
     for marker, tier in MARKED.items():
-        if marker in report.keywords:
+        if marker in keywords:
             return tier
-    folder = report.nodeid.split("/")[1] if "/" in report.nodeid else ""
+    folder = nodeid.split("/")[1] if "/" in nodeid else ""
     return folder if folder in TIERS else "integration"

@@ -36,7 +36,7 @@ DOUBTED_SECONDS: Final = 5.0
 """A connection that is lent for longer starts a check of the server over another connection. Its own socket shows
 nothing: the machine of a stopped server still takes bytes."""
 YOUNG_SECONDS: Final = 1.0
-"""`retire` keeps younger connections. So a server that stays read-only does not cost a new connection a statement."""
+"""`retire` keeps younger connections. Otherwise each statement to a read-only server would open a new one."""
 
 
 class Connection(psycopg.AsyncConnection[Any]):

@@ -293,7 +293,7 @@ async def test_an_object_store_that_hangs_is_not_taken_for_a_film_that_can_not_b
                 tenant.work.decoder = impatient
                 tenant.start_workers(whisper, "thumbnail")
                 (row,) = await tenant.until_all_waited("thumbnail")
-                assert row.error_detail == "object store: it gives the file too slowly"
+                assert row.error_detail == "object store: it sends the file too slowly"
                 await tenant.end_workers()
         tenant.work.decoder = decoding_pool
         tenant.start_workers(whisper)

@@ -58,9 +58,9 @@ KNOWN_CONTENTS = (
     KnownContent(
         _nested(_DEEPEST_ALLOWED + 1),
         "unscannable",
-        f"says OK of what is over its limits: it needs `AlertExceedsMax yes` and MaxRecursion up to {_DEEPEST_ALLOWED}",
+        f"says OK of content over its limits: it needs `AlertExceedsMax yes` and MaxRecursion up to {_DEEPEST_ALLOWED}",
     ),
     KnownContent(
-        base64.b64decode(_ENCRYPTED), "unscannable", "says OK of what is encrypted: it needs `AlertEncrypted yes`"
+        base64.b64decode(_ENCRYPTED), "unscannable", "says OK of encrypted content: it needs `AlertEncrypted yes`"
     ),
 )

@@ -36,7 +36,7 @@ class Stored(StoreSource):
             yield
         except DecodingFailed as error:
             if error.code == "timeout" and self._store_is_slow():
-                raise Unavailable("object store", "it gives the file too slowly") from error
+                raise Unavailable("object store", "it sends the file too slowly") from error
             raise
 
     def _store_is_slow(self) -> bool:

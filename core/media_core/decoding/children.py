@@ -191,14 +191,14 @@ class Child:
                 case {"read": [int(start), int(length)]} if start >= 0 and 0 < length <= BLOCK:
                     unread -= max(length, SMALLEST_READ)
                     if unread < 0:
-                        await self._send({"refused": "it takes more reading than this task may do"})
+                        await self._send({"refused": "decoding it needs more reads than this task may make"})
                     else:
                         await self._send({}, await order.source.read(start, length))
                 case {"done": dict(facts)}:
                     try:
                         return order.contract.result(facts, payload)
                     except (TypeError, ValueError) as error:
-                        raise WireError("an answer that is none") from error
+                        raise WireError("an answer of the wrong form") from error
                 case {"failed": str(code), "detail": str(detail)} if code in CODES:
                     raise DecodingFailed(code, detail)
                 case _:

@@ -201,7 +201,7 @@ def _too_large(width: int, height: int) -> CannotDecode:
 
 def _check_sides(width: int, height: int) -> None:
     if max(width, height) > LONGEST_SIDE:
-        raise CannotDecode("too_large", f"{width} x {height} pixels are more than any picture has")
+        raise CannotDecode("too_large", f"{width} x {height} pixels are more than a picture may have")
 
 
 def _stated_webp(file: IO[bytes]) -> tuple[int, int, bool] | None:

@@ -413,7 +413,7 @@ class S3StagedObject:
                         max_concurrency=PARTS_IN_FLIGHT,
                     )
         except TimeoutError:
-            raise unavailable("S3 did not answer: it takes too long to take what was sent") from None
+            raise unavailable("S3 did not answer: it takes too long to store the object") from None
 
     async def _in_order(self) -> AsyncIterator[bytes]:
         while True:

@@ -175,4 +175,4 @@ def _outages() -> Iterator[None]:
 
 
 def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "nothing that it should")
+    return error.response.get("Error", {}).get("Code", "without an error code")

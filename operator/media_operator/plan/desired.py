@@ -43,7 +43,7 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
 def api_settings(tenant: MediaTenant) -> dict[str, str]:
     """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
     api, oidc = tenant.spec.api, tenant.spec.auth.oidc
-    settings = {}
+    settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(tenant.spec.transcription.sync_seconds)}
     if api.cors.origins:
         settings["MEDIA_CORS_ORIGINS"] = ",".join(api.cors.origins)
         settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(api.cors.max_age_seconds)
