@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from media_api.identifiers import checked_label
 from media_core import ids, library
 from media_core.access import Item, rooms_for
 from media_core.job_kinds import JOB_KINDS, KINDS
@@ -76,6 +77,7 @@ class MediaInfo(Media):
         "null where there is no thumbnail.",
         examples=["1QcSHQRnh493V4dIh4eXh1h4kJUI"],
     )
+    labels: dict[str, str] = Field(description="What its uploader noted of it.", examples=[{"project": "atlas"}])
 
     @classmethod
     def fields_of(cls, item: Item, caller: Claims) -> dict[str, Any]:
@@ -95,6 +97,7 @@ class MediaInfo(Media):
             "duration": item.duration,
             "rooms": rooms_for(caller, item.rooms),
             "thumbhash": item.details.get("thumbhash"),
+            "labels": dict(item.labels),
         }
 
     @classmethod
@@ -121,11 +124,70 @@ class Attachment(BaseModel):
     media_id: str = Field(max_length=64, examples=[_MEDIA_ID])
 
 
+MAX_LABELS = 16
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"A file has at most {MAX_LABELS} labels")
+    for key, value in labels.items():
+        checked_label(key, value)
+    return labels
+
+
+class Change(BaseModel):
+    """What to change of a file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    filename: str | None = Field(None, min_length=1, max_length=1024, description="As with an upload.")
+    tenant_scope: bool | None = Field(None, description="Everybody of the tenant may see it.")
+    labels: Annotated[dict[str, str], AfterValidator(_labels)] | None = Field(
+        None,
+        description=f"All its labels: they take the place of those that it has. At most {MAX_LABELS}; a key has 1 to "
+        "63 characters of `a-z0-9._-`, a value up to 255 printable ones.",
+        examples=[{"project": "atlas"}],
+    )
+
+
 class Signed(BaseModel):
     """A URL that needs no header, for image tags and embedded players."""
 
     url: str
     expires_at: Instant = Field(examples=["2026-05-17T14:05:00Z"])
+
+
+class SignRequest(BaseModel):
+    """Which files to sign."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
+    thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
+    expires_in: int | None = Field(
+        None, ge=1, description="Seconds that the URLs are valid, up to what this tenant allows. Default: 300."
+    )
+    via: Literal["store", "api"] = Field(
+        "store",
+        description="`store`: URLs of the object store, which nobody can take back. `api`: URLs of this api, which end "
+        "early with the file or a verdict against it.",
+    )
+
+
+class SignError(BaseModel):
+    """Why a file has no URL."""
+
+    code: str = Field(description="As of a problem.", examples=["not_found"])
+    detail: str
+
+
+class SignedOne(BaseModel):
+    """One file's URL, or its error."""
+
+    media_id: str = Field(description="As it was asked for.", examples=[_MEDIA_ID])
+    url: str | None
+    expires_at: Instant | None = Field(examples=["2026-05-17T14:05:00Z"])
+    error: SignError | None
 
 
 class Limits(BaseModel):

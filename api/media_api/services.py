@@ -19,8 +19,9 @@ from media_core.examination import Examination
 from media_core.jobs import Jobs
 from media_core.library import Library
 from media_core.policy import PolicyReader
+from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
-from media_core.tokens import JwksFile, KeySource, OidcKeys, TokenVerifier
+from media_core.tokens import JwksFile, OidcKeys, TokenVerifier
 from media_core.uploads import Uploads
 
 
@@ -39,6 +40,7 @@ class Services:
     library: Library
     jobs: Jobs
     watch: JobWatch
+    shared_urls: SharedUrls
     verifier: TokenVerifier
     draining: bool = False
 
@@ -96,18 +98,22 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             library=library,
             jobs=jobs,
             watch=watch,
+            shared_urls=SharedUrls(tenant_id, database, settings.store.public_url),
             verifier=verifier_of(tenant_id, settings.auth),
         )
 
 
 def verifier_of(tenant_id: str, auth: AuthSettings) -> TokenVerifier:
-    keys: KeySource
     if auth.jwks_file is not None:
-        keys = JwksFile(auth.jwks_file)
-    else:
-        assert auth.oidc_jwks_uri is not None  # noqa: S101 (AuthSettings sees to it)
-        keys = OidcKeys(auth.oidc_jwks_uri)
-    return TokenVerifier(tenant_id, keys, audience=auth.oidc_audience, issuer=auth.oidc_issuer)
+        return TokenVerifier(tenant_id, JwksFile(auth.jwks_file), audience=auth.oidc_audience, issuer=auth.oidc_issuer)
+    assert auth.oidc_jwks_uri is not None  # noqa: S101 (AuthSettings sees to it)
+    return TokenVerifier(
+        tenant_id,
+        OidcKeys(auth.oidc_jwks_uri),
+        audience=auth.oidc_audience,
+        issuer=auth.oidc_issuer,
+        claims=auth.claims,
+    )
 
 
 async def _services(request: Request) -> Services:

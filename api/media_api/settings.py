@@ -16,6 +16,7 @@ from media_core.settings import (
     TranscriptionSettings,
 )
 from media_core.store import StoreSettings
+from media_core.tokens import ClaimNames
 
 
 class ServerSettings(EnvironmentSettings):
@@ -51,6 +52,9 @@ class ServerSettings(EnvironmentSettings):
     """An upload from which no byte arrives for this long is ended with 408. So is one that comes at less than 1 KiB a
     second on average."""
 
+    signed_url_max_seconds: int = Field(default=300, ge=1, le=604800)
+    """Most seconds that a signed URL may be valid."""
+
 
 class AuthSettings(EnvironmentSettings):
     """Whose tokens are accepted: the tenant's own keys, or those of an OIDC issuer."""
@@ -69,6 +73,24 @@ class AuthSettings(EnvironmentSettings):
 
     oidc_audience: str | None = None
     """Required `aud` of a token. Default: the tenant's id."""
+
+    oidc_claim_subject: str = "sub"
+    """Name of the claim that says who it is. A name with dots leads into claims: `realm_access.roles`."""
+
+    oidc_claim_scopes: str = "scope"
+    """Name of the claim with the scopes: words, or a list. A token without `scope` may have them in `scp`."""
+
+    oidc_claim_rooms: str = "rooms"
+    """Name of the claim with the rooms: a list, or words; `*`: every room."""
+
+    oidc_claim_tenant_role: str | None = None
+    """Name of a claim with roles, a list or words: a role that is named like a scope grants it. Default: none."""
+
+    @property
+    def claims(self) -> ClaimNames:
+        return ClaimNames(
+            self.oidc_claim_subject, self.oidc_claim_scopes, self.oidc_claim_rooms, self.oidc_claim_tenant_role
+        )
 
     @model_validator(mode="after")
     def _one_source(self) -> "AuthSettings":

@@ -41,6 +41,7 @@ import structlog
 
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
+from media_core.folding import folded
 from media_core.ids import new_job_id, new_ulid
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.quota import Usage, exceeded
@@ -161,7 +162,7 @@ class Contents:
         reservation. Raises Infected, Again, KeyReused; then nothing was written.
         """
         (row,) = await self._call(
-            "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+            "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
             reservation.id,
             sha256,
             facts.size,
@@ -186,6 +187,7 @@ class Contents:
             scan_priority,
             new_job_id(),
             request_id,
+            folded(item.filename),
         )
         reservation.ended()
         if row.state == "new":
@@ -389,7 +391,7 @@ class Reservation:
         for attempt in range(3):
             try:
                 (row,) = await self._contents._call(
-                    "SELECT * FROM content_begin(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+                    "SELECT * FROM content_begin(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
                     self.id,
                     sha256,
                     total,
@@ -403,6 +405,7 @@ class Reservation:
                     item.room_id,
                     item.key,
                     item.fingerprint,
+                    folded(item.filename),
                 )
                 break
             except Again:  # the content was marked between the read and the lock

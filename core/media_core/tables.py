@@ -94,7 +94,17 @@ class MediaRow(SQLModel, table=True):
     """One row per upload."""
 
     __tablename__ = "media"
-    __table_args__ = (Index("media_sha256", "sha256"),)
+    __table_args__ = (
+        Index("media_sha256", "sha256"),
+        # The orders of `listing`, for one uploader and for all.
+        Index("media_newest", "uploaded_by", "created_at", "media_id"),
+        Index("media_newest_of", "uploaded_by", "category", "created_at", "media_id"),
+        Index("media_by_name", "uploaded_by", "folded", "media_id"),
+        Index("media_by_size", "uploaded_by", "content_size", "media_id"),
+        Index("media_all_newest", "created_at", "media_id"),
+        Index("media_all_by_name", "folded", "media_id"),
+        Index("media_all_by_size", "content_size", "media_id"),
+    )
 
     media_id: str = Field(primary_key=True, sa_type=Text)
     sha256: str = Field(sa_column=Column(Text, ForeignKey("blob.sha256"), nullable=False))
@@ -103,6 +113,37 @@ class MediaRow(SQLModel, table=True):
     uploaded_by: str = Field(sa_type=Text)
     tenant_scope: bool = False
     created_at: datetime = Field(sa_column=_time(default_now=True))
+    content_size: int = Field(sa_type=BigInteger)
+    """`blob.size`. A trigger fills in this and the two that follow if the insert does not. Not named `size`: in the
+    statements of pods of the version before that would be ambiguous."""
+    category: str = Field(sa_type=Text)
+    """As in `room_file`."""
+    folded: str = Field(sa_column=Column(Text(collation="C"), nullable=False))
+    """The file name as lists compare it (`folding`). Its order is that of code points, whatever the server's locale."""
+
+
+class LabelRow(SQLModel, table=True):
+    """A label of an item, which its uploader gave it; at most 16 an item."""
+
+    __tablename__ = "label"
+    __table_args__ = (Index("label_value", "key", "value", "media_id"),)
+
+    media_id: str = Field(sa_column=Column(Text, ForeignKey("media.media_id", ondelete="CASCADE"), primary_key=True))
+    key: str = Field(sa_type=Text, primary_key=True)
+    value: str = Field(sa_type=Text)
+
+
+class UrlKeyRow(SQLModel, table=True):
+    """One row: the secret that signs the api's own URLs. See `signed_urls`."""
+
+    __tablename__ = "url_key"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="url_key_one_row"),
+        CheckConstraint("length(secret) >= 64", name="url_key_secret_length"),
+    )
+
+    id: int = Field(primary_key=True, default=1)
+    secret: str = Field(sa_type=Text)
 
 
 class MediaTombstoneRow(SQLModel, table=True):

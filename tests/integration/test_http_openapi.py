@@ -10,6 +10,9 @@ from media_api import problems
 from tests.integration.api_server import Api, anybody
 
 PUBLISHED = {
+    ("get", "/v1/media"),
+    ("post", "/v1/media/sign"),
+    ("patch", "/v1/media/{media_id}"),
     ("post", "/v1/media/upload"),
     ("get", "/v1/media/{media_id}/info"),
     ("get", "/v1/media/download/{media_id}"),
