@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from media_api import problems
 from media_api.auth import Reader, Writer
+from media_api.body import ClientGone
 from media_api.identifiers import known_id
 from media_api.models import Attachment, Data, Page, RoomFile
-from media_api.multipart import ClientGone
 from media_api.routes.parameters import MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
 from media_core.errors import Refused
