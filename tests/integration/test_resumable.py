@@ -1,6 +1,7 @@
 """Uploads in several requests: what a process that ends at the wrong moment leaves, and who may add bytes."""
 
 import hashlib
+import os
 import secrets
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from media_core.errors import Refused
 from media_core.library import Library
 from media_core.resumable import Declared, Resumables
 from media_core.store import FolderStore
+from media_core.sweep import sweep
 from media_core.uploads import Uploads
 from tests.integration.invariants import broken
 from tests.integration.tenancy import ALICE, BOB, MIB
@@ -149,6 +151,22 @@ async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
     assert await resumable.expire(library) == 1
     assert await folder_store.sweep_staging(timedelta(0)) == 0
     assert await database.call("SELECT FROM upload", ()) == []
+
+
+async def test_the_sweep_leaves_pieces_of_uploads_that_are_alive(
+    resumables: Resumables, library: Library, folder_store: FolderStore
+) -> None:
+    made = await resumables.create(ALICE, FILE, 2 * MIB)
+    await add(resumables, made.upload_id, bytes(MIB), 0)
+    staging = folder_store._staging
+    (piece,) = staging.iterdir()
+    (staging / "01JD0Z3V5QH7W8K2M4N6P8R0T2").write_bytes(b"of a process that was killed")
+    for old in staging.iterdir():
+        os.utime(old, (0, 0))
+    swept = await sweep(library)
+    assert (swept.uploads, swept.staging) == (0, 1)
+    assert [*staging.iterdir()] == [piece]
+    assert (await add(resumables, made.upload_id, bytes(MIB), MIB)).uploaded is not None
 
 
 async def test_nobody_has_more_than_so_many_uploads_under_way(
