@@ -109,6 +109,7 @@ def _json_of(image: Image, sha256: str) -> str:
                 "sha256": sha256,
                 "size": blob.size,
                 "mime_type": "image/jpeg",
+                "details": {},
                 "scan_status": blob.status,
                 "scan_detail": "Found" if blob.status == "infected" else None,
                 "scan_engine": "yesterday" if scanned else None,
