@@ -60,6 +60,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "infected": ProblemType(422, "Infected content"),
         "invalid_request": ProblemType(422, "Invalid request"),
         "missing_file": ProblemType(422, "File missing"),
+        "translation_unavailable": ProblemType(422, "Translation not offered"),
         "transcription_failed": ProblemType(422, "Transcription failed"),
         "upload_locked": ProblemType(423, "Upload in use"),
         "scan_pending": ProblemType(425, "Not scanned yet"),
