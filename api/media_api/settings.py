@@ -56,6 +56,15 @@ class ServerSettings(EnvironmentSettings):
     """Most seconds that a signed URL may be valid."""
 
 
+class UploadSettings(EnvironmentSettings):
+    """Uploads in several requests (tus)."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_UPLOAD_")
+
+    hours: float = Field(default=24, gt=0, le=24 * 30)
+    """How long an upload stays that is not complete, from its last bytes on. Until then its bytes are reserved."""
+
+
 class AuthSettings(EnvironmentSettings):
     """Whose tokens are accepted: the tenant's own keys, or those of an OIDC issuer."""
 
@@ -148,6 +157,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    upload: UploadSettings = field(default_factory=UploadSettings)
     cors: CorsSettings = field(default_factory=CorsSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)
