@@ -18,7 +18,8 @@ class RunSettings(EnvironmentSettings):
     """Holds all data, keys and logs. Removing it, while nothing runs, removes the tenant."""
 
     host: str = "127.0.0.1"
-    """Address the api listens on. `0.0.0.0` lets other machines in, with tokens but without TLS."""
+    """Address the api listens on. `::` (or `0.0.0.0`: by IPv4 alone) lets other machines in, with tokens but without
+    TLS."""
 
     port: int = Field(default=8080, ge=1, le=65535)
     """Port of the api."""
@@ -52,7 +53,8 @@ class OperatorSettings(EnvironmentSettings):
     """A leader that has not renewed for so long has lost the Lease; another replica takes over soon after."""
 
     http_host: str = "127.0.0.1"
-    """Address of `/healthz`, `/readyz` and `/metrics`; `0.0.0.0` in a container."""
+    """Address of `/healthz`, `/readyz` and `/metrics`; `::` in a container: all addresses, IPv6 and IPv4, or IPv4 alone
+    where the kernel has no IPv6."""
 
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of the same. 0: any free one, said in the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from media_core.listening import EVERY
 from media_core.quota import MIB
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object, child_name
@@ -41,9 +42,9 @@ def api_deployment(
     resources = with_defaults(tenant.spec.api.resources, API_RESOURCES)
     environment = {
         **common_environment(tenant, platform, store),
-        "MEDIA_API_HOST": "0.0.0.0",  # noqa: S104  in a pod
+        "MEDIA_API_HOST": EVERY,  # in a pod, of whatever family its cluster gives it
         "MEDIA_API_PORT": str(PORT),
-        "MEDIA_API_METRICS_HOST": "0.0.0.0",  # noqa: S104
+        "MEDIA_API_METRICS_HOST": EVERY,
         "MEDIA_API_METRICS_PORT": str(METRICS_PORT),
         "MEDIA_API_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),
         "MEDIA_DATABASE_POOL": str(connections(tenant, inputs.connection_limit)[0]),
@@ -144,7 +145,12 @@ def api_service(tenant: MediaTenant) -> Object:
         {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics", "protocol": "TCP", "appProtocol": "http"},
     ]
     return tenant_object(tenant, kinds.SERVICE) | {
-        "spec": {"type": "ClusterIP", "selector": api_selector(tenant), "ports": ports}
+        "spec": {
+            "type": "ClusterIP",
+            "ipFamilyPolicy": "PreferDualStack",
+            "selector": api_selector(tenant),
+            "ports": ports,
+        }
     }
 
 
