@@ -1,12 +1,13 @@
 """Settings of the operator and of `make run`. The docs' configuration reference is generated from this file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, Json, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
+from media_operator.tenant.spec import LabelKey, LabelValue, Resources, Toleration
 
 
 class RunSettings(EnvironmentSettings):
@@ -193,6 +194,38 @@ class PlatformSettings(EnvironmentSettings):
 
     gateway: str = ""
     """`namespace/name` of a Gateway: tenants with `api.host` get an HTTPRoute to it instead of an Ingress."""
+
+    gateway_request_timeout: str = Field("", pattern=r"^([0-9]{1,5}(h|m|s|ms)){0,4}$")
+    """`timeouts.request` of HTTPRoutes; `0s`: none, so that long uploads pass a Gateway whose own default is short
+    (Envoy's 15 s). Empty: not set, for CRDs older than Gateway API v1.2 and controllers that do not know it."""
+
+    run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["cluster"] = 65532
+    """User and group of the tenants' pods. `cluster`: none is named, where the cluster picks them for each namespace
+    (OpenShift's `restricted-v2`)."""
+
+    node_selector: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
+    """A JSON object of labels of the nodes where tenants' pods may run. `spec.transcription.nodeSelector` adds to it
+    and has the last word."""
+
+    tolerations: Json[list[Toleration]] = Field("[]", validate_default=True)
+    """A JSON list of tolerations of the tenants' pods. `spec.transcription.tolerations` adds to it."""
+
+    api_pod_labels: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
+    """A JSON object of further labels of api pods. A change rolls them."""
+
+    api_pod_annotations: Json[dict[LabelKey, str]] = Field("{}", validate_default=True)
+    """A JSON object of further annotations of api pods. A change rolls them."""
+
+    worker_pod_labels: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
+    """A JSON object of further labels of worker pods, such as `sidecar.istio.io/inject: "false"`: a Job with a sidecar
+    that never ends would run until its deadline."""
+
+    worker_pod_annotations: Json[dict[LabelKey, str]] = Field("{}", validate_default=True)
+    """A JSON object of further annotations of worker pods."""
+
+    sweep_resources: Json[Resources] = Field('{"limits":{},"requests":{}}', validate_default=True)
+    """A JSON object of `requests` and `limits` of the hourly sweep and the rescan. What is not in it is as by
+    default."""
 
     max_jobs: int = Field(default=50, ge=1)
     """Worker Jobs of all tenants together that run at the same time; tenants share them fairly. One tenant gets at most

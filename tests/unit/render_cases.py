@@ -131,6 +131,32 @@ CASES = {
         },
         {"public_endpoint": "https://s3.example", "region": "eu-central-1"},
     ),
+    "openshift": Case(
+        {
+            "api": {"host": "media.acme.example", "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "2"}}},
+            "scan": {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}},
+            "thumbnails": {"resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "1"}}},
+            "transcription": {
+                "device": "cuda",
+                "modelCache": "models",
+                "nodeSelector": {"gpu": "a100"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "4", "nvidia.com/mig-1g.10gb": 1}},
+            },
+        },
+        {
+            "run_as_user": "cluster",
+            "gateway": "edge/public",
+            "gateway_request_timeout": "0s",
+            "node_selector": '{"pool": "media", "gpu": "none"}',
+            "tolerations": '[{"key": "dedicated", "value": "media", "effect": "NoSchedule"}]',
+            "api_pod_labels": '{"team": "media", "app.kubernetes.io/component": "never"}',
+            "api_pod_annotations": '{"example.com/scrape": "false"}',
+            "worker_pod_labels": '{"sidecar.istio.io/inject": "false"}',
+            "worker_pod_annotations": '{"example.com/owner": "media"}',
+            "sweep_resources": '{"requests": {"cpu": "50m"}, "limits": {"cpu": "500m"}}',
+        },
+    ),
     "thumbnails-only": Case({"api": {"replicas": 1}, "scan": {"enabled": False}, "transcription": {"enabled": False}}),
 }
 LONGEST = Case(name="0" + "a" * 38 + "z")

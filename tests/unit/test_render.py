@@ -382,11 +382,68 @@ def test_a_transcription_gets_memory_for_its_model(asked: dict[str, Any], memory
         ({}, {"nvidia.com/gpu": "1"}),
         ({"requests": {"nvidia.com/gpu": 2}}, {"nvidia.com/gpu": "2"}),
         ({"limits": {"nvidia.com/gpu": 4}}, {"nvidia.com/gpu": "4"}),
+        ({"requests": {"amd.com/gpu": 1}}, {"amd.com/gpu": "1"}),
+        ({"limits": {"nvidia.com/mig-1g.10gb": 1}}, {"nvidia.com/mig-1g.10gb": "1"}),
     ],
 )
 def test_a_gpu_is_asked_for_as_a_limit(asked: dict[str, Any], limits: dict[str, str]) -> None:
     (container,) = worker(Case({"transcription": {"device": "cuda", "resources": asked}}), "transcribe")["containers"]
-    assert limits.items() <= container["resources"]["limits"].items()
+    assert {name: each for name, each in container["resources"]["limits"].items() if "/" in name} == limits
+
+
+def all_pods(case: Case) -> dict[str, Object]:
+    kept = {part: cron_job(case, part) for part in ("sweep", "rescan")}
+    return {"api": api(case)} | {kind: worker(case, kind) for kind in WORK} | kept
+
+
+def test_every_pod_can_have_a_limit_of_cpu() -> None:
+    for pod in all_pods(CASES["openshift"]).values():
+        (container,) = pod["containers"]
+        assert "cpu" in container["resources"]["limits"]
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_every_pod_goes_where_the_platform_says_and_transcription_has_the_last_word() -> None:
+    for kind, pod in all_pods(CASES["openshift"]).items():
+        assert pod["nodeSelector"] == {"pool": "media", "gpu": "a100" if kind == "transcribe" else "none"}
+        keys = [each["key"] for each in pod["tolerations"]]
+        assert keys == (["dedicated", "nvidia.com/gpu"] if kind == "transcribe" else ["dedicated"])
+
+
+def test_no_pod_names_a_user_where_the_cluster_picks_it() -> None:
+    for pod in all_pods(CASES["openshift"]).values():
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod["securityContext"].keys()
+        assert pod["securityContext"]["runAsNonRoot"] is True
+    assert api(Case(platform={"run_as_user": 1001}))["securityContext"]["runAsUser"] == 1001
+
+
+def test_further_labels_never_change_what_selects_a_pod() -> None:
+    case = CASES["openshift"]
+    deployment = one(case, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels["team"] == "media"
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels["app.kubernetes.io/component"] == "api"
+    templates = [each["spec"]["template"] for each in made(case) if each["kind"] == "Job"]
+    templates += [each["spec"]["jobTemplate"]["spec"]["template"] for each in made(case) if each["kind"] == "CronJob"]
+    assert len(templates) == 5
+    for template in templates:
+        assert template["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+        assert template["metadata"]["annotations"] == {"example.com/owner": "media"}
+
+
+def test_every_pod_may_ask_dns_where_a_service_and_where_openshift_has_it() -> None:
+    for part in ("api", "workers"):
+        dns = one(CASES["default"], "NetworkPolicy", part)["spec"]["egress"][0]["ports"]
+        told = {(each["protocol"], each["port"]) for each in dns}
+        assert told == set(itertools.product(("UDP", "TCP"), (53, 5353)))
+
+
+def test_a_gateway_has_a_timeout_of_ours_only_where_it_is_told() -> None:
+    (rule,) = one(CASES["openshift"], "HTTPRoute")["spec"]["rules"]
+    assert rule["timeouts"] == {"request": "0s"}
+    (rule,) = one(CASES["gateway"], "HTTPRoute")["spec"]["rules"]
+    assert "timeouts" not in rule
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,9 @@ def api_deployment(
         ],
     }
     # The JWKS is read again by itself; new credentials need new pods.
-    annotations = {kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
-    template = {"metadata": {"labels": labels_of(tenant, "api"), "annotations": annotations}, "spec": pod}
+    annotations = {**platform.api_pod_annotations, kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
+    pod_labels = {**platform.api_pod_labels, **labels_of(tenant, "api")}
+    template = {"metadata": {"labels": pod_labels, "annotations": annotations}, "spec": pod}
     spec: Object = {
         "selector": {"matchLabels": labels},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"}},

@@ -12,7 +12,8 @@ from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant
 
 PORT, METRICS_PORT = 8080, 9090
-_DNS: Object = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+_DNS: Object = {"ports": [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]}
+"""Policies see the port of the DNS pods, which is 5353 on OpenShift."""
 
 
 def endpoint(tenant: MediaTenant, platform: PlatformSettings) -> str:
@@ -46,11 +47,10 @@ def http_route(tenant: MediaTenant, platform: PlatformSettings) -> Object:
     reference = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": namespace, "name": gateway}
     backend = {"group": "", "kind": "Service", "name": child_name(tenant.tenant_id), "port": 80, "weight": 1}
     match = {"path": {"type": "PathPrefix", "value": "/"}}
-    spec = {
-        "parentRefs": [reference],
-        "hostnames": [tenant.spec.api.host],
-        "rules": [{"matches": [match], "backendRefs": [backend]}],
-    }
+    rule: Object = {"matches": [match], "backendRefs": [backend]}
+    if platform.gateway_request_timeout:
+        rule["timeouts"] = {"request": platform.gateway_request_timeout}
+    spec = {"parentRefs": [reference], "hostnames": [tenant.spec.api.host], "rules": [rule]}
     return tenant_object(tenant, kinds.HTTP_ROUTE) | {"spec": spec}
 
 
