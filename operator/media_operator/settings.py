@@ -203,6 +203,23 @@ class PlatformSettings(EnvironmentSettings):
     """User and group of the tenants' pods. `cluster`: none is named, where the cluster picks them for each namespace
     (OpenShift's `restricted-v2`)."""
 
+    trust_config_map: str = ""
+    """ConfigMap, the same in each tenant's namespace, with the certificate authorities that tenants' pods trust: PEM,
+    in place of the public ones, so with them where they are needed too. Empty: the public ones."""
+
+    trust_key: str = "ca.crt"
+    """Key of that ConfigMap."""
+
+    https_proxy: str = Field("", pattern=r"^(https?://[^/@\s]+/?)?$")
+    """URL of the proxy for https, for the tenants' pods. Empty: none."""
+
+    http_proxy: str = Field("", pattern=r"^(https?://[^/@\s]+/?)?$")
+    """URL of the proxy for http, likewise."""
+
+    no_proxy: str = ""
+    """Hosts and domains, separated by commas, that the tenants' pods reach without a proxy, beside this machine and the
+    cluster's own domains `.svc` and `.cluster.local`."""
+
     node_selector: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
     """A JSON object of labels of the nodes where tenants' pods may run. `spec.transcription.nodeSelector` adds to it
     and has the last word."""

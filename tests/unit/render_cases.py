@@ -146,6 +146,10 @@ CASES = {
         },
         {
             "run_as_user": "cluster",
+            "trust_config_map": "authorities",
+            "trust_key": "bundle.pem",
+            "https_proxy": "http://proxy.example:3128",
+            "no_proxy": ".corp.example, 10.0.0.7",
             "gateway": "edge/public",
             "gateway_request_timeout": "0s",
             "node_selector": '{"pool": "media", "gpu": "none"}',

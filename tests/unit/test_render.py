@@ -32,6 +32,8 @@ from media_workers.settings import ClamdSettings
 from media_workers.settings import Settings as WorkerSettings
 from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
 
+OF_LIBRARIES = {"SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}
+OF_LIBRARIES |= {"HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy"}
 GOLDEN = Path(__file__).parent / "golden" / "render"
 EVERY = {**CASES, "longest-name": LONGEST}
 
@@ -181,7 +183,7 @@ def test_every_variable_is_one_that_its_process_knows(name: str) -> None:
         for field in cls.model_fields
     }
     for pod in pods(EVERY[name]):
-        assert environment(pod).keys() - known <= {"HF_HOME"}
+        assert environment(pod).keys() - known <= {"HF_HOME", *OF_LIBRARIES}
 
 
 # --- the api ---------------------------------------------------------------------------------------------------------
@@ -401,6 +403,24 @@ def test_every_pod_can_have_a_limit_of_cpu() -> None:
         (container,) = pod["containers"]
         assert "cpu" in container["resources"]["limits"]
         assert container["resources"]["limits"]["memory"]
+
+
+def test_every_pod_trusts_whom_it_is_told_and_asks_no_proxy_for_the_cluster() -> None:
+    for pod in all_pods(CASES["openshift"]).values():
+        told = environment(pod)
+        (container,) = pod["containers"]
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "trust")
+        (item,) = volume["configMap"]["items"]
+        assert volume["configMap"]["name"] == "authorities"
+        file = f"{mounts['trust']}/{item['path']}"
+        assert {told[name] for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")} == {file}
+        assert told["HTTPS_PROXY"] == told["https_proxy"] == "http://proxy.example:3128"
+        assert "HTTP_PROXY" not in told
+        assert told["NO_PROXY"] == "localhost,127.0.0.1,::1,.svc,.cluster.local,.corp.example,10.0.0.7"
+    for part in ("api", "workers"):
+        ports = one(CASES["openshift"], "NetworkPolicy", part)["spec"]["egress"][1]["ports"]
+        assert {"protocol": "TCP", "port": 3128} in ports
 
 
 def test_every_pod_goes_where_the_platform_says_and_transcription_has_the_last_word() -> None:

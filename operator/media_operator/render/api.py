@@ -8,7 +8,7 @@ from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object, child_name
 from media_operator.plan.desired import api_settings
 from media_operator.render.database_connections import connections
-from media_operator.render.environment import common_environment, container_env
+from media_operator.render.environment import common_environment, container_env, trust_volume
 from media_operator.render.network import METRICS_PORT, PORT, endpoint
 from media_operator.render.objects import SECURITY, Inputs, api_selector, labels_of, pod_defaults, tenant_object
 from media_operator.render.resources import quantity, with_defaults
@@ -87,7 +87,7 @@ def api_deployment(
     if tenant.spec.auth.oidc is None:  # a folder, not a subPath: rotated keys reach running pods
         container["volumeMounts"].append({"name": "jwks", "mountPath": JWKS, "readOnly": True})
         volumes.append({"name": "jwks", "configMap": {"name": child_name(tenant.tenant_id)}})
-    pod = {
+    pod: Object = {
         **pod_defaults(tenant, platform, platform.api_priority_class),
         "terminationGracePeriodSeconds": DRAIN_SECONDS + SHUTDOWN_SECONDS + 10,
         "containers": [container],
@@ -103,6 +103,7 @@ def api_deployment(
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
     }
+    trust_volume(platform, pod, container)
     # The JWKS is read again by itself; new credentials need new pods.
     annotations = {**platform.api_pod_annotations, kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
     pod_labels = {**platform.api_pod_labels, **labels_of(tenant, "api")}

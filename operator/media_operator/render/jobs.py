@@ -9,7 +9,7 @@ from media_core.job_kinds import JOB_KINDS
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.render.database_connections import connections
-from media_operator.render.environment import common_environment, container_env
+from media_operator.render.environment import common_environment, container_env, trust_volume
 from media_operator.render.network import is_folder
 from media_operator.render.objects import (
     SECURITY,
@@ -162,6 +162,7 @@ def _worker_pod(
         pod["runtimeClassName"] = platform.job_runtime_class
     if kind == "transcribe":
         environment |= _prepare_transcription(tenant.spec.transcription, platform, pod, container)
+    trust_volume(platform, pod, container)
     container["env"] = container_env(tenant, environment)
     return pod
 

@@ -54,9 +54,11 @@ def http_route(tenant: MediaTenant, platform: PlatformSettings) -> Object:
     return tenant_object(tenant, kinds.HTTP_ROUTE) | {"spec": spec}
 
 
-def api_network_policy(tenant: MediaTenant, store: StoreAdminSettings, inputs: Inputs) -> Object:
+def api_network_policy(
+    tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
+) -> Object:
     """The ports of S3 and PostgreSQL have to be their pods' own: policies see what a Service's port was turned into."""
-    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL])}
+    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), *_proxies(platform)}
     if tenant.spec.auth.oidc is not None:
         ports.add(_port(inputs.oidc_jwks_uri or "https://"))
     return tenant_object(tenant, kinds.NETWORK_POLICY, "api") | {
@@ -72,7 +74,7 @@ def api_network_policy(tenant: MediaTenant, store: StoreAdminSettings, inputs: I
 def worker_network_policy(
     tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
 ) -> Object:
-    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), platform.clamd_port}
+    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), platform.clamd_port, *_proxies(platform)}
     if tenant.spec.transcription.enabled and not is_folder(tenant.spec.transcription.model):
         ports.add(443)  # models are downloaded
     selector = {kinds.TENANT_LABEL: tenant.tenant_id, "app.kubernetes.io/component": "worker"}
@@ -89,6 +91,10 @@ def worker_network_policy(
 def is_folder(model: str) -> bool:
     """A model that is there already, in the image or in the cache's volume."""
     return model.startswith(("/", "."))
+
+
+def _proxies(platform: PlatformSettings) -> set[int]:
+    return {_port(url) for url in (platform.https_proxy, platform.http_proxy) if url}
 
 
 def _tcp(port: int) -> Object:
