@@ -1,12 +1,13 @@
 """Settings of the operator and of `make run`. The docs' configuration reference is generated from this file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Json, SecretStr
+from pydantic import Field, Json, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
+from media_core.store.encryption import Encryption, checked
 from media_operator.tenant.spec import LabelKey, LabelValue, Resources, Toleration
 
 
@@ -130,6 +131,19 @@ class StoreAdminSettings(EnvironmentSettings):
 
     iam_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
     """URL of the IAM API. Default: AWS's own; versitygw serves it on a port of its own."""
+
+    sse: Encryption | None = None
+    """Encryption at rest that every write names, the operator's and the tenants': `AES256` or `aws:kms`, where a policy
+    refuses writes that name none. Default: none is named."""
+
+    sse_kms_key_id: str | None = None
+    """Key of KMS for `aws:kms`; each tenant's user has to be allowed to use it. Default: the one that S3 uses by
+    itself."""
+
+    @model_validator(mode="after")
+    def _key_and_encryption_fit(self) -> Self:
+        checked(self.sse, self.sse_kms_key_id)
+        return self
 
 
 class PlatformSettings(EnvironmentSettings):

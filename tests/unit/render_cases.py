@@ -129,7 +129,12 @@ CASES = {
             "log_level": "debug",
             "ingress_annotations": "{}",
         },
-        {"public_endpoint": "https://s3.example", "region": "eu-central-1"},
+        {
+            "public_endpoint": "https://s3.example",
+            "region": "eu-central-1",
+            "sse": "aws:kms",
+            "sse_kms_key_id": "media",
+        },
     ),
     "openshift": Case(
         {

@@ -12,12 +12,16 @@ from media_operator.tenant.spec import MediaTenant
 
 def common_environment(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings) -> dict[str, str]:
     """Of api and workers alike; what is secret comes from the Secret, see `container_env`."""
-    public = {"MEDIA_S3_PUBLIC_ENDPOINT": store.public_endpoint} if store.public_endpoint else {}
+    optional = {
+        "MEDIA_S3_PUBLIC_ENDPOINT": store.public_endpoint,
+        "MEDIA_S3_SSE": store.sse,
+        "MEDIA_S3_SSE_KMS_KEY_ID": store.sse_kms_key_id,
+    }
     return {
         "MEDIA_TENANT_ID": tenant.tenant_id,
         "MEDIA_STORE": "s3",
         "MEDIA_S3_ENDPOINT": store.endpoint,
-        **public,
+        **{name: value for name, value in optional.items() if value},
         "MEDIA_S3_BUCKET": tenant.bucket,
         "MEDIA_S3_REGION": store.region,
         "MEDIA_LOG_LEVEL": platform.log_level,
