@@ -195,6 +195,7 @@ spec:
   auth:
     oidc: {issuer: "https://login.acme.example", audience: media}
   scan: {pendingAccess: Uploader, unscannable: Block, maxParallel: 4, rescanSchedule: "30 2 * * *"}
+  thumbnails: {resources: {limits: {cpu: 1, memory: 1Gi}}}
   transcription:
     model: medium
     device: cuda

@@ -25,7 +25,8 @@ class ServerSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_API_")
 
     host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` in a container."""
+    """Address to listen on; `::` in a container: all addresses, IPv6 and IPv4, or IPv4 alone where the kernel has no
+    IPv6. `0.0.0.0`: IPv4 alone."""
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port of the API. 0: any free one, which the log names."""
@@ -35,7 +36,7 @@ class ServerSettings(EnvironmentSettings):
     whole cores, at most 4; one without a limit. They divide memory, connections and decoding processes among them."""
 
     metrics_host: str = "127.0.0.1"
-    """Address of the metrics port."""
+    """Address of the metrics port; `::` as for `host`."""
 
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of `/metrics`, for Prometheus only; none by default. 0: any free one, which the log names."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from media_core.errors import Unavailable
@@ -53,11 +53,12 @@ from media_core.store.base import (
     tenant_prefix,
     unavailable,
 )
+from media_core.store.encryption import Encryption, checked
 from media_core.store.presign import presigned_get
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
-    from obstore.store import S3Credential
+    from obstore.store import S3Config, S3Credential
 
     from media_core.store.s3_calls import S3Calls
 
@@ -119,6 +120,18 @@ class S3Settings(EnvironmentSettings):
 
     secret_access_key: SecretStr
     """Secret of the access key."""
+
+    sse: Encryption | None = None
+    """Encryption at rest that every write names (`x-amz-server-side-encryption`): `AES256` or `aws:kms`. Default: none
+    is named, and the bucket's own default holds."""
+
+    sse_kms_key_id: str | None = None
+    """Key of KMS for `aws:kms`. Default: the one that S3 uses by itself."""
+
+    @model_validator(mode="after")
+    def _key_and_encryption_fit(self) -> "S3Settings":
+        checked(self.sse, self.sse_kms_key_id)
+        return self
 
 
 class S3Store:
@@ -644,8 +657,14 @@ def _open_objects(
             "expires_at": None,
         }
 
+    encryption: S3Config = {}
+    if settings.sse:
+        encryption["server_side_encryption"] = settings.sse
+    if settings.sse_kms_key_id:
+        encryption["sse_kms_key_id"] = settings.sse_kms_key_id
     return Bucket(
         settings.bucket,
+        config=encryption,
         endpoint=settings.endpoint,
         region=settings.region,
         virtual_hosted_style_request=False,

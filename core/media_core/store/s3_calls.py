@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from media_core.store.base import unavailable
+from media_core.store.encryption import name_in_writes
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -113,7 +114,7 @@ class S3Calls:
 
     def _open(self, answer_timeout: timedelta) -> "S3Client":
         with self._opening:  # the session is not thread-safe
-            return self._session.client(
+            client = self._session.client(
                 "s3",
                 endpoint_url=self._settings.endpoint,
                 region_name=self._settings.region,
@@ -130,6 +131,8 @@ class S3Calls:
                     max_pool_connections=16,
                 ),
             )
+        name_in_writes(client, self._settings.sse, self._settings.sse_kms_key_id)
+        return client
 
 
 @dataclass(frozen=True, slots=True)
