@@ -1,4 +1,4 @@
-"""The files of a room: `ls`, and `rooms` with `ls`, `attach`, `detach`."""
+"""Commands for the files of a room: `ls`, and `rooms` with `ls`, `attach`, `detach`."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -24,16 +24,16 @@ class MediaType(StrEnum):
 def ls(
     session: Session,
     room: Annotated[str | None, typer.Argument(metavar="ROOM", help="A room's id.")] = None,
-    type_: Annotated[MediaType | None, typer.Option("--type", help="Only these.")] = None,
+    type_: Annotated[MediaType | None, typer.Option("--type", help="Show only this type.")] = None,
     limit: Limit = 50,
     everything: All = False,
 ) -> None:
-    """The files of a room, newest first.
+    """List the files of a room, newest first.
 
-    The API lists files by room only: one uploaded without a room is found only by its id, which `upload` printed.
+    The API lists files only by room. A file uploaded without a room is found only by its id, which `upload` printed.
     """
     if room is None:
-        raise Misuse("give a room; a file uploaded without one is found only by its id, which `upload` printed")
+        raise Misuse("give a room; a file uploaded without a room is found only by its id, which `upload` printed")
     found, more = session.api.items("rooms", room_id(room), "files", limit=0 if everything else limit, type=type_)
     if session.as_json:
         render.data(found)
@@ -63,14 +63,14 @@ def ls(
         ],
     )
     if not found:
-        render.note(f"Nothing in {room} that this token may see.")
+        render.note(f"{room} has no files that this token may see.")
     elif more:
         render.note(f"These are the newest {len(found)}; --all shows all.")
 
 
 @command(rooms, "attach")
 def attach(session: Session, room: Room, media_id: MediaId) -> None:
-    """Put a file that is uploaded already into a room."""
+    """Add an uploaded file to a room."""
     item = session.api.call("POST", path_of("rooms", room_id(room), "files"), json={"media_id": media_id})
     if session.as_json:
         render.data(item)
@@ -80,7 +80,7 @@ def attach(session: Session, room: Room, media_id: MediaId) -> None:
 
 @command(rooms, "detach")
 def detach(session: Session, room: Room, media_id: MediaId) -> None:
-    """Take a file out of a room; the file itself stays."""
+    """Remove a file from a room; the file itself stays."""
     session.api.call("DELETE", path_of("rooms", room_id(room), "files", media_id))
     if session.as_json:
         render.data({"media_id": media_id, "room_id": room, "detached": True})

@@ -11,7 +11,7 @@ from media_operator.tenant.spec import MediaTenant
 
 
 def common_environment(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings) -> dict[str, str]:
-    """Of api and workers alike; what is secret comes from the Secret, see `container_env`."""
+    """Variables of both api and workers. Secret ones come from the Secret, see `container_env`."""
     public = {"MEDIA_S3_PUBLIC_ENDPOINT": store.public_endpoint} if store.public_endpoint else {}
     return {
         "MEDIA_TENANT_ID": tenant.tenant_id,

@@ -1,4 +1,4 @@
-"""How the tenant is reached, and whom it may reach."""
+"""How a tenant is reached, and which addresses its pods may reach."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def http_route(tenant: MediaTenant, platform: PlatformSettings) -> Object:
 
 
 def api_network_policy(tenant: MediaTenant, store: StoreAdminSettings, inputs: Inputs) -> Object:
-    """The ports of S3 and PostgreSQL have to be their pods' own: policies see what a Service's port was turned into."""
+    """The ports of S3 and PostgreSQL have to be those of their pods: policies see pods' ports, not a Service's."""
     ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL])}
     if tenant.spec.auth.oidc is not None:
         ports.add(_port(inputs.oidc_jwks_uri or "https://"))
@@ -87,7 +87,7 @@ def worker_network_policy(
 
 
 def is_folder(model: str) -> bool:
-    """A model that is there already, in the image or in the cache's volume."""
+    """Whether the model is a folder, in the image or in the cache's volume. Otherwise it is downloaded."""
     return model.startswith(("/", "."))
 
 
