@@ -1,7 +1,7 @@
-"""The chart: what it renders over a matrix of values, that an API server takes it, and that it says what the code says.
+"""The chart: its objects for several sets of values, that an API server takes them, and that they agree with the code.
 
-`MEDIA_UPDATE_GOLDEN=1 pytest tests/cluster/test_chart.py` writes the golden files anew: what the default renders, and
-for every other set of values what is different then.
+`MEDIA_UPDATE_GOLDEN=1 pytest tests/cluster/test_chart.py` writes the golden files again: all objects of the default
+values, and for every other set of values the difference.
 """
 
 from __future__ import annotations
@@ -595,7 +595,7 @@ def test_helm_test_makes_a_tenant_sees_a_virus_refused_and_has_a_recording_trans
 
 @pytest.mark.node
 def test_a_refused_uninstallation_removes_nothing_and_says_how_to_go_on(platform: Installation) -> None:
-    """Helm notes the release as half removed all the same and upgrades it no more, until that rollback."""
+    """After the refusal Helm takes the release for partly removed, and upgrades it only after that rollback."""
     tenant = {"apiVersion": kinds.MEDIA_TENANT.api_version, "kind": "MediaTenant", "metadata": {"name": "kept"}}
     installed = ("get", "deployments,statefulsets,secrets", "--output", "name")
     with platform.namespace("kept") as namespace:

@@ -1,6 +1,6 @@
-"""MediaTenant as people meet it: on a real API server, through kubectl.
+"""MediaTenant on a real API server, through kubectl.
 
-Every rule stands twice, in the model and in the CRD; each manifest here is shown to both, and they have to agree.
+Every rule exists twice, in the model and in the CRD. Each manifest here is given to both, and they have to agree.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def manifest(name: str = "acme", **spec: Any) -> Object:
 
 
 async def refusal(api: Api, namespace: str, document: Object) -> list[tuple[str, str]]:
-    """(field, sentence) of all that the API server objects to; it keeps nothing of what it takes."""
+    """(field, sentence) of all that the API server refuses. It stores nothing (dry run)."""
     try:
         await api.create(MEDIA_TENANT.path(namespace), document, dryRun="All", fieldValidation="Strict")
     except ApiError as error:
@@ -130,7 +130,7 @@ async def test_published_manifests_mean_the_same_on_a_cluster(api: Api, namespac
 
 
 async def test_null_means_absent(api: Api, namespace: str) -> None:
-    """`make run` is stricter here: a key without a value in a file is an oversight more often than not."""
+    """`make run` is stricter: a key without a value in a file is mostly a mistake."""
     stored = await api.create(MEDIA_TENANT.path(namespace), manifest(quota=None, tenantId=None, api={"host": None}))
     assert MediaTenant.read(stored).spec == TenantSpec()
 

@@ -1,4 +1,4 @@
-"""A tenant's issuer on a real API server: what cannot be asked is said in the status, and harms nothing that runs."""
+"""A tenant's issuer on a real API server: the status says if it cannot be asked, and what runs goes on."""
 
 import json
 from collections.abc import AsyncIterator

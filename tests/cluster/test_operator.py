@@ -1,6 +1,6 @@
 """The operator on a real API server, with its own service account's rights, on real S3, IAM and PostgreSQL.
 
-No pod runs here. A test that needs one says of its Deployment what a kubelet would (`act_as_kubelet`).
+No pod runs here. A test that needs one writes the status of its Deployment as a kubelet would (`act_as_kubelet`).
 """
 
 import asyncio
@@ -38,7 +38,7 @@ def tenant_id(namespace: str) -> str:
 
 
 async def settled(team: Team, name: str, **spec: Any) -> None:
-    """A tenant to which everything has been done that can be done without pods."""
+    """A tenant for which the operator has done all that it can do without pods."""
     await team.apply(name, **spec)
     await team.condition(name, "ApiReady", reason="ApiStarting", seconds=60)
     await team.condition(name, "WorkersReady", status="True")
