@@ -61,10 +61,12 @@ contracts: setup
 -include tests/cluster/cluster.mk bench/bench.mk
 
 test-fast: setup ## tests without I/O, for the inner loop
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest -n $$(nproc) tests/unit
 
 soak: setup clamd ## ten minutes of load while every part is killed again and again
 	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/test_soak.py
 
+# One process more than cores: the tests on kind mostly wait.
+TEST_PROCESSES ?= $(shell expr $$(nproc) + 1)
 test: setup clamd pgbouncer ## all tests, on real parts
-	@$(BIN)/pytest tests/unit tests/integration tests/cluster
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder tests/unit tests/integration tests/cluster

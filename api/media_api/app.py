@@ -14,7 +14,7 @@ from media_api.cors import Cors
 from media_api.metrics import Metrics
 from media_api.models import Problem
 from media_api.request_middleware import InFlight, RequestMiddleware
-from media_api.routes import docs, health, jobs, media, rooms, signed, transcribe, usage
+from media_api.routes import docs, health, jobs, media, openai_audio, rooms, signed, transcribe, usage
 from media_api.services import Services, Wired, opened
 from media_api.settings import Settings
 from media_core.errors import Refused
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         generate_unique_id_function=_operation_id,
     )
     gated = APIRouter(dependencies=[Depends(_not_suspended)])
-    for part in (media, rooms, transcribe, jobs, usage, signed):
+    for part in (media, rooms, transcribe, openai_audio, jobs, usage, signed):
         gated.include_router(part.router)
     for router in (gated, health.router, docs.router):
         app.include_router(router)

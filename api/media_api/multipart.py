@@ -58,12 +58,16 @@ class Form:
     byte for `idle_seconds`, or too slow). Raises ClientGone when the client went away.
     """
 
-    def __init__(self, request: Request, fields: Collection[str], *, idle_seconds: float) -> None:
+    def __init__(
+        self, request: Request, fields: Collection[str], *, idle_seconds: float, repeatable: Collection[str] = ()
+    ) -> None:
+        """`repeatable`: those of `fields` that may come several times."""
         self._request = request
         self._known = fields
+        self._repeatable = repeatable
         self._idle_seconds = idle_seconds
         self._boundary = _boundary(request.headers.get("content-type", ""))
-        self._fields: dict[str, str] = {}
+        self._fields: dict[str, list[str]] = {}
         self.filename: str | None = None
         """Name of the file part without any path; None until the part has begun, or if there is none."""
         self.claimed_type: str | None = None
@@ -107,7 +111,7 @@ class Form:
                 return False
             if segment.name not in self._known:
                 raise _invalid(_unknown(_name_of(segment), self._known))
-            if segment.name in self._fields:
+            if segment.name in self._fields and segment.name not in self._repeatable:
                 raise _invalid("A form field was sent twice.")
             return False
         if filename is None and segment.content_type is None:
@@ -123,7 +127,7 @@ class Form:
         """A part that is not the file has come whole."""
         if field != file:
             if field in self._known:
-                self._fields[field] = _text(field, value)
+                self._fields.setdefault(field, []).append(_text(field, value))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
             raise Refused("missing_file", f"`{file}` was sent as text, not as a file (with curl: -F {file}=@path).")
 
@@ -158,7 +162,11 @@ class Form:
 
     def text(self, name: str) -> str | None:
         """The field's text; None if it was not sent or is empty."""
-        return self._fields.get(name) or None
+        return (self._fields.get(name) or [""])[-1] or None
+
+    def texts(self, name: str) -> list[str]:
+        """Of a repeatable field, in the order in which they came; empty ones are left out."""
+        return [text for text in self._fields.get(name, ()) if text]
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         value = self.text(name)

@@ -60,9 +60,11 @@ async def begin_upload(services: Services, request: Request, digest: str | None)
     return await services.uploads.start(announced=int(length) if length.isdecimal() else None, digest=digest)
 
 
-async def read_form(services: Services, request: Request, upload: Upload, fields: Collection[str]) -> Form:
+async def read_form(
+    services: Services, request: Request, upload: Upload, fields: Collection[str], repeatable: Collection[str] = ()
+) -> Form:
     """Reads the whole request, and writes the file's bytes into `upload`. `fields`: those that the form may have."""
-    form = Form(request, fields, idle_seconds=services.settings.server.body_idle_seconds)
+    form = Form(request, fields, idle_seconds=services.settings.server.body_idle_seconds, repeatable=repeatable)
     async with aclosing(form.file()) as chunks:
         async for chunk in chunks:
             await upload.write(chunk)

@@ -75,6 +75,10 @@ class TranscriptionSettings(EnvironmentSettings):
     """The longest recording that is transcribed, in seconds. A longer one is refused with `duration_exceeds_limit`:
     before it is decoded if its header gives the duration, and during the transcription if the header is wrong."""
 
+    sync_seconds: float = Field(default=300, ge=0, le=3600)
+    """How long a request to `/v1/audio/transcriptions` waits for its transcript. One that takes longer is answered 202
+    with the job. The proxies between the api and its clients have to wait as long."""
+
 
 class RetentionSettings(EnvironmentSettings):
     """How long the sweep keeps objects that nobody asked to delete."""

@@ -37,7 +37,7 @@ from media_core.database import Database, migrate
 from media_core.library import Library
 from media_core.policy import Policy, PolicyReader
 from media_core.queue import Lease, Queue
-from media_core.settings import DecodingSettings, TenantSettings
+from media_core.settings import DecodingSettings, TenantSettings, TranscriptionSettings
 from media_core.store import FolderStore, StoreSettings
 from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
@@ -282,6 +282,7 @@ async def serving(
     applied: Policy = GENEROUS,
     auth: AuthSettings | None = None,
     cors: CorsSettings | None = None,
+    sync_seconds: float = 30,
     database_pool: int = 10,
     through: Callable[[str], str] = str,
     **server_settings: Any,
@@ -310,6 +311,7 @@ async def serving(
             auth=auth or AuthSettings(jwks_file=place.jwks_file),
             server=ServerSettings(**server_settings),
             cors=cors or CorsSettings(),
+            transcription=TranscriptionSettings(sync_seconds=sync_seconds),
             decoding=DecodingSettings(processes=1),
         )
         metrics = Metrics()

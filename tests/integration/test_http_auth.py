@@ -36,6 +36,8 @@ CALLS = {
     ("POST", "/v1/rooms/garden/files"): "media:write",
     ("DELETE", f"/v1/rooms/garden/files/{UNKNOWN}"): "media:write",
     ("POST", "/v1/transcribe"): "transcribe",
+    ("POST", "/v1/audio/transcriptions"): "transcribe",
+    ("POST", "/v1/audio/translations"): "transcribe",
     ("GET", "/v1/jobs"): "transcribe",
     ("GET", f"/v1/jobs/{NO_JOB}"): "transcribe",
     ("DELETE", f"/v1/jobs/{NO_JOB}"): "transcribe",

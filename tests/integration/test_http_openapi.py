@@ -20,6 +20,8 @@ PUBLISHED = {
     ("post", "/v1/media/{media_id}/rescan"),
     ("get", "/v1/usage"),
     ("post", "/v1/transcribe"),
+    ("post", "/v1/audio/transcriptions"),
+    ("post", "/v1/audio/translations"),
     ("get", "/v1/jobs/{job_id}"),
     ("get", "/v1/jobs"),
     ("delete", "/v1/jobs/{job_id}"),

@@ -1,12 +1,12 @@
 """The JSON schemas of a Kubernetes minor, as `kubeconform -strict` reads them, from Kubernetes' own published OpenAPI.
 
 Each folder in openapi/ pins a release of the Go module k8s.io/kubernetes, which has `api/openapi-spec/swagger.json` in
-it. go.sum has its checksum, so no schema server is asked or trusted. As with a tool (build.py), a folder of schemas in
-the cache is named by what it was made from, and gets that name only when it is complete.
+it; go.sum holds its checksum, so no server of schemas is asked or trusted. Like a tool (build.py), a folder of schemas
+lies in the cache under a name that says what it was made from, and gets that name only when it is whole.
 
-The schemas are those that kubernetes-json-schema's openapi2jsonschema would make, with one difference: that lets any
-optional field be null. A schema has all fields, also those that a server ignores until a feature gate is set. It has no
-rule over several fields. Standard library only.
+What the schemas hold is what kubernetes-json-schema's openapi2jsonschema would make, but for one thing: it lets any
+optional field be null. A schema knows all fields, also those that a server ignores until a feature gate is set, and no
+rule that spans fields. Standard library only.
 
 To move to another release: `go get k8s.io/kubernetes@VERSION` and `go mod download k8s.io/kubernetes` in its folder.
 """

@@ -22,11 +22,12 @@ from media_api.receiving import (
     text_field,
 )
 from media_api.request_middleware import request_id_of
-from media_api.services import Wired
+from media_api.services import Services, Wired
 from media_core.errors import Refused, Unavailable
-from media_core.jobs import TranscriptionRequest
+from media_core.jobs import Job, TranscriptionRequest
+from media_core.tokens import Claims
 from media_core.transcripts import LANGUAGES
-from media_core.uploads import Uploaded
+from media_core.uploads import Upload, Uploaded
 
 router = APIRouter(tags=["Jobs"])
 
@@ -99,20 +100,43 @@ async def transcribe(
             raise Refused("missing_file", "Send either a `file` or the `media_id` of one that was uploaded before.")
         if media_id is None:
             uploaded = await keep(upload, form, caller, request, idempotency_key, operation="transcribe")
-    media_id = uploaded.media_id if uploaded else known_id(media_id or "")
-    once, request_id = idempotency_key is not None, request_id_of(request)
-    try:
-        job = await services.jobs.transcribe(caller, media_id, wanted, once=once, request_id=request_id)
-    except (Refused, Unavailable) as error:
-        # A file that was sent to be transcribed is deleted if it cannot be; its key may be used again. After an outage
-        # it is kept if the request has a key: another request with that key may have got this file in its answer.
-        is_awaited = isinstance(error, Unavailable) and idempotency_key is not None
-        if uploaded is not None and not upload.replayed and not is_awaited:
-            with contextlib.suppress(Unavailable):
-                await services.library.delete(caller, media_id, forget_key=idempotency_key)
-        raise
+    if uploaded is not None:
+        job = await transcribe_uploaded(services, request, caller, upload, uploaded, wanted, idempotency_key)
+    else:
+        job = await services.jobs.transcribe(
+            caller,
+            known_id(media_id or ""),
+            wanted,
+            once=idempotency_key is not None,
+            request_id=request_id_of(request),
+        )
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
     return Data(data=JobAccepted(job_id=job.job_id, status=job.status))
+
+
+async def transcribe_uploaded(
+    services: Services,
+    request: Request,
+    caller: Claims,
+    upload: Upload,
+    uploaded: Uploaded,
+    wanted: TranscriptionRequest,
+    idempotency_key: str | None,
+) -> Job:
+    """Queues the transcription of a file that this request has sent. Raises as `Jobs.transcribe`.
+
+    A file that was sent to be transcribed is deleted if it cannot be; its key may be used again. After an outage it is
+    kept if the request has a key: another request with that key may have got this file in its answer.
+    """
+    once, request_id = idempotency_key is not None, request_id_of(request)
+    try:
+        return await services.jobs.transcribe(caller, uploaded.media_id, wanted, once=once, request_id=request_id)
+    except (Refused, Unavailable) as error:
+        is_awaited = isinstance(error, Unavailable) and once
+        if not upload.replayed and not is_awaited:
+            with contextlib.suppress(Unavailable):
+                await services.library.delete(caller, uploaded.media_id, forget_key=idempotency_key)
+        raise
 
 
 def _wanted(form: Form) -> TranscriptionRequest:

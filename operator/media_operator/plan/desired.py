@@ -43,9 +43,11 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
 def api_settings(tenant: MediaTenant) -> dict[str, str]:
     """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
     cors = tenant.spec.api.cors
-    if not cors.origins:
-        return {}
-    return {"MEDIA_CORS_ORIGINS": ",".join(cors.origins), "MEDIA_CORS_MAX_AGE_SECONDS": str(cors.max_age_seconds)}
+    settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(tenant.spec.transcription.sync_seconds)}
+    if cors.origins:
+        settings["MEDIA_CORS_ORIGINS"] = ",".join(cors.origins)
+        settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(cors.max_age_seconds)
+    return settings
 
 
 def api_shape_of(tenant: MediaTenant) -> ApiShape:

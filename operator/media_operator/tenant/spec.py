@@ -329,6 +329,9 @@ class Transcription(Structural):
     smallest, for CPUs. int8_float16 and float16: for GPUs. float32: exact, largest."""
     max_parallel: int = Field(2, ge=1, le=50)
     """Most transcription workers of this tenant at a time."""
+    sync_seconds: int = Field(300, ge=0, le=3600)
+    """How long a call of /v1/audio/transcriptions waits for its transcript. One that takes longer is answered 202 with
+    the job. The Ingress or Gateway has to wait as long."""
     resources: Resources = Resources()
     """CPU and memory of one transcription pod. With neither requests nor limits given, the operator's default."""
     node_selector: dict[LabelKey, LabelValue] = Field({}, max_length=16)

@@ -1,0 +1,244 @@
+"""`/v1/audio/transcriptions` and `/v1/audio/translations`: the shapes of OpenAI's API, for clients that speak it.
+
+A request is the same as `POST /v1/transcribe`, with another form and another answer: the file is uploaded, counted,
+scanned and kept like any other, and a job of the queue transcribes it. The answer waits for the job. A recording that
+takes longer than `transcription.sync_seconds` is answered 202 with the job, which is beyond OpenAI's shape.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final, Literal, cast
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.sse import format_sse_event
+
+from media_api import problems
+from media_api.auth import Transcriber
+from media_api.models import Data, JobAccepted
+from media_api.multipart import Form
+from media_api.receiving import FILE_FIELDS, REFUSALS, begin_upload, keep, read_form, text_field
+from media_api.routes.transcribe import transcribe_uploaded
+from media_api.services import Services, Wired
+from media_core import transcripts
+from media_core.errors import Refused, Unavailable
+from media_core.jobs import Job, TranscriptionRequest
+from media_core.tokens import Claims
+
+router = APIRouter(tags=["Jobs"])
+
+Task = Literal["transcribe", "translate"]
+
+FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
+_GRANULARITIES: Final = "timestamp_granularities[]"
+_REPEATABLE: Final = (_GRANULARITIES, "include[]")
+_FIELDS: Final[dict[str, Any]] = {
+    "file": FILE_FIELDS["file"],
+    "model": text_field("Not looked at: the tenant has one model."),
+    "language": text_field("ISO 639-1, such as `en`; detected if left out."),
+    "prompt": text_field("What the recording is about; helps with names."),
+    "response_format": {"type": "string", "enum": [*FORMATS], "default": "json"},
+    "temperature": text_field("Not looked at: the model's own fallback decides."),
+    _GRANULARITIES: {
+        "type": "array",
+        "items": {"type": "string", "enum": ["segment", "word"]},
+        "description": "`word`: words with their times, in `verbose_json`.",
+    },
+    "stream": {"type": "boolean", "default": False, "description": "Segments as events, as they are heard."},
+    "include[]": {"type": "array", "items": {"type": "string"}, "description": "Not looked at."},
+    "chunking_strategy": text_field("Not looked at."),
+}
+_FORM: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "title": "AudioForm",
+                    "type": "object",
+                    "required": ["file"],
+                    "description": "As OpenAI's API has it.",
+                    "properties": _FIELDS,
+                }
+            }
+        },
+    }
+}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The transcript, in the format asked for.",
+        "content": {
+            "application/json": {"schema": {"type": "object", "properties": {"text": {"type": "string"}}}},
+            "text/plain": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    202: {
+        "description": "It takes longer. The job goes on; its transcript is at `/v1/jobs/{job_id}`.",
+        "model": Data[JobAccepted],
+        "headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}},
+    },
+    **problems.described(
+        *REFUSALS,
+        "transcription_disabled",
+        "not_audio_or_video",
+        "duration_exceeds_limit",
+        "transcription_limit_exceeded",
+        "too_many_jobs",
+        "transcription_failed",
+    ),
+}
+
+
+@router.post(
+    "/v1/audio/transcriptions",
+    name="create_transcription",
+    openapi_extra=_FORM,
+    responses=_RESPONSES,
+    response_class=Response,
+)
+async def create_transcription(caller: Transcriber, services: Wired, request: Request) -> Response:
+    """Transcribe a recording, in the shapes of OpenAI's API. Its official clients take this API's `/v1` as base."""
+    return await _answer(services, request, caller, "transcribe")
+
+
+@router.post(
+    "/v1/audio/translations",
+    name="create_translation",
+    openapi_extra=_FORM,
+    responses=_RESPONSES,
+    response_class=Response,
+)
+async def create_translation(caller: Transcriber, services: Wired, request: Request) -> Response:
+    """Transcribe a recording into English, in the shapes of OpenAI's API."""
+    return await _answer(services, request, caller, "translate")
+
+
+async def _answer(services: Services, request: Request, caller: Claims, task: Task) -> Response:
+    await services.jobs.require_enabled()
+    async with await begin_upload(services, request, None) as upload:
+        form = await read_form(services, request, upload, _FIELDS, _REPEATABLE)
+        wanted, as_stream = _wanted(form, task), form.flag("stream")
+        answer_format = form.choice("response_format", FORMATS)
+        uploaded = await keep(upload, form, caller, request, None, operation="transcribe")
+    job = await transcribe_uploaded(services, request, caller, upload, uploaded, wanted, None)
+    if as_stream:
+        # Some proxies buffer answers; this asks nginx not to.
+        headers = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(_events(services, caller, job), media_type="text/event-stream", headers=headers)
+    job = await _ended(services, caller, job)
+    if not job.ended:
+        accepted = Data(data=JobAccepted(job_id=job.job_id, status=job.status)).model_dump(mode="json")
+        return JSONResponse(accepted, 202, {"Location": f"/v1/jobs/{job.job_id}"})
+    return await asyncio.to_thread(_rendered, _result(job), answer_format, task)
+
+
+def _wanted(form: Form, task: Task) -> TranscriptionRequest:
+    language = (form.text("language") or "").lower() or None
+    if language is not None and language not in transcripts.LANGUAGES:
+        by_name = {name: code for code, name in transcripts.LANGUAGES.items()}
+        if language not in by_name:
+            raise Refused(
+                "invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it."
+            )
+        language = by_name[language]
+    granularities = form.texts(_GRANULARITIES)
+    if unknown := set(granularities) - {"segment", "word"}:
+        raise Refused("invalid_request", f"`{_GRANULARITIES}` knows segment and word, not {min(unknown)[:40]!r}.")
+    return TranscriptionRequest(
+        language=language, task=task, word_timestamps="word" in granularities, prompt=form.text("prompt")
+    )
+
+
+async def _ended(services: Services, caller: Claims, job: Job) -> Job:
+    """The job once it has ended; as it is, where it takes longer than a request may wait."""
+    with contextlib.suppress(TimeoutError), services.watch.watched(job.job_id):
+        async with asyncio.timeout(services.settings.transcription.sync_seconds):
+            seen = None
+            while not job.ended:
+                seen = await services.watch.changed(job.job_id, seen)
+                job = await services.jobs.find(caller, job.job_id)
+                if seen is None:
+                    break  # the process ends
+    return job
+
+
+async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator[bytes]:
+    """`transcript.text.delta` for each segment, then `transcript.text.done`; after a failure an `error`."""
+    after, seen, said = -1, None, False
+    with services.watch.watched(job.job_id), contextlib.suppress(Unavailable):
+        while True:
+            for stored in await services.jobs.segments(job.job_id, after):
+                after = stored["number"]
+                delta = f" {stored['text']}" if said else stored["text"]
+                said = True
+                yield _event({"type": "transcript.text.delta", "delta": delta})
+            if job.ended:
+                break
+            seen = await services.watch.changed(job.job_id, seen)
+            if seen is None:
+                return
+            job = await services.jobs.find(caller, job.job_id)
+    try:
+        yield _event({"type": "transcript.text.done", "text": _result(job)["transcript"]})
+    except Refused as error:
+        yield _event({"type": "error", "error": {"code": error.code, "message": error.detail}})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return format_sse_event(event=data["type"], data_str=json.dumps(data, ensure_ascii=False))
+
+
+def _result(job: Job) -> dict[str, Any]:
+    """Raises Refused where the job ended without a transcript."""
+    if job.status == "completed" and job.result is not None:
+        return job.result
+    raise Refused(
+        "transcription_failed",
+        job.error_detail or f"The job was {job.status}.",
+        job_id=job.job_id,
+        job_error=job.error_code,
+    )
+
+
+def _rendered(result: dict[str, Any], answer_format: str, task: Task) -> Response:
+    match answer_format:
+        case "text":
+            return Response(result["transcript"] + "\n", media_type="text/plain; charset=utf-8")
+        case "srt" | "vtt":
+            media_type, render = transcripts.FORMATS[answer_format]
+            return Response(render(result), media_type=media_type)
+        case "verbose_json":
+            return JSONResponse(_verbose(result, task))
+        case _:
+            return JSONResponse({"text": result["transcript"]})
+
+
+def _verbose(result: dict[str, Any], task: Task) -> dict[str, Any]:
+    """As OpenAI's `TranscriptionVerbose`. What its decoder alone could say of a segment is null here."""
+    unknown = dict.fromkeys(("avg_logprob", "compression_ratio", "no_speech_prob", "temperature"))
+    language = "en" if task == "translate" else result["language"]
+    segments = [
+        {
+            **{name: segment[name] for name in ("id", "start", "end", "text")},
+            "seek": round(segment["start"] * 100),
+            "tokens": [],
+            **unknown,
+        }
+        for segment in result["segments"]
+    ]
+    words = [
+        {name: word[name] for name in ("word", "start", "end")}
+        for segment in result["segments"]
+        for word in cast("list[dict[str, Any]]", segment.get("words") or [])
+    ]
+    verbose = {
+        "task": task,
+        "language": transcripts.LANGUAGES.get(language, language) if language else None,
+        "duration": result["duration"],
+        "text": result["transcript"],
+        "segments": segments,
+    }
+    return verbose | ({"words": words} if words else {})

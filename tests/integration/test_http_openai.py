@@ -1,0 +1,165 @@
+"""`/v1/audio`, called by OpenAI's own client. The worker's part is done by the test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import openai
+import pytest
+
+from media_core import transcripts
+from media_core.queue import Lease, Queue
+from media_operator.local.postgres import EmbeddedPostgres
+from tests.fixtures.media import recording
+from tests.integration.api_server import Api, problem, serving
+from tests.integration.test_http_jobs import SEGMENTS, job_of, speech
+
+WORDS = [
+    [
+        {"word": "Hello", "start": 0.1, "end": 0.6, "probability": 0.9},
+        {"word": "there.", "start": 0.6, "end": 1.2, "probability": 0.8},
+    ],
+    [{"word": "Grüße", "start": 1.6, "end": 2.0, "probability": 0.9}],
+]
+TEXT = "Hello there. Grüße & <b>thanks</b>."
+FILE = ("meeting.wav", speech())
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+
+
+@asynccontextmanager
+async def client_of(api: Api, **claims: Any) -> AsyncIterator[openai.AsyncOpenAI]:
+    token = api.token(**claims)
+    async with openai.AsyncOpenAI(api_key=token, base_url=f"{api.base}/v1", max_retries=0, timeout=30) as client:
+        yield client
+
+
+async def next_lease(api: Api) -> Lease:
+    queue = Queue(api.database)
+    async with asyncio.timeout(20):
+        while (lease := await queue.lease("transcribe", worker="test", seconds=60)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return lease
+
+
+async def work(api: Api) -> Lease:
+    """What a worker does with the next transcription."""
+    lease, queue = await next_lease(api), Queue(api.database)
+    segments: list[dict[str, Any]] = [dict(segment) for segment in SEGMENTS]
+    for number, segment in enumerate(segments):
+        if lease.payload["word_timestamps"]:
+            segment["words"] = WORDS[number]
+        stored = {"number": number, "words": segment.get("words"), **{n: segment[n] for n in ("start", "end", "text")}}
+        await queue.append_segments(lease, [stored])
+    await queue.finish(lease, transcripts.result(segments, "de", 3.25))
+    return lease
+
+
+async def test_the_official_client_gets_its_text(api: Api) -> None:
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        working = beside.create_task(work(api))
+        answer = await client.audio.transcriptions.create(
+            file=FILE, model="whisper-1", language="de", prompt="names", temperature=0
+        )
+    assert answer.text == TEXT
+    payload = working.result().payload
+    assert (payload["language"], payload["prompt"], payload["task"]) == ("de", "names", "transcribe")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "begin"),
+    [
+        ("text", TEXT + "\n"),
+        ("srt", "1\n00:00:00,000 --> 00:00:01,500\nHello there.\n"),
+        ("vtt", "WEBVTT\n\n00:00:00.000 -->"),
+    ],
+)
+async def test_the_official_client_gets_the_format_that_it_asks_for(
+    api: Api, wanted: Literal["text", "srt", "vtt"], begin: str
+) -> None:
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        beside.create_task(work(api))
+        answer = await client.audio.transcriptions.create(file=FILE, model="whisper-1", response_format=wanted)
+    assert str(answer).startswith(begin)
+
+
+async def test_verbose_json_has_segments_and_words(api: Api) -> None:
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        beside.create_task(work(api))
+        answer = await client.audio.transcriptions.create(
+            file=FILE, model="whisper-1", response_format="verbose_json", timestamp_granularities=["word", "segment"]
+        )
+    assert (answer.text, answer.language, answer.duration) == (TEXT, "german", 3.25)
+    assert answer.segments is not None
+    assert answer.words is not None
+    assert [(each.id, each.start, each.end, each.text) for each in answer.segments] == [
+        (each["id"], each["start"], each["end"], each["text"]) for each in SEGMENTS
+    ]
+    assert [(each.word, each.start, each.end) for each in answer.words] == [
+        (each["word"], each["start"], each["end"]) for words in WORDS for each in words
+    ]
+
+
+async def test_a_stream_has_a_delta_for_each_segment_and_then_the_text(api: Api) -> None:
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        beside.create_task(work(api))
+        stream = await client.audio.transcriptions.create(file=FILE, model="gpt-4o-transcribe", stream=True)
+        events = [event async for event in stream]
+    assert [event.type for event in events] == ["transcript.text.delta"] * 2 + ["transcript.text.done"]
+    assert "".join(event.delta for event in events[:-1]) == events[-1].text == TEXT
+
+
+async def test_a_translation_is_into_english(api: Api) -> None:
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        working = beside.create_task(work(api))
+        answer = await client.audio.translations.create(file=FILE, model="whisper-1", response_format="verbose_json")
+    assert (answer.text, answer.language) == (TEXT, "english")
+    assert working.result().payload["task"] == "translate"
+
+
+async def test_what_takes_longer_is_answered_with_its_job(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    async with serving(postgres, tmp_path, sync_seconds=0.2) as api, api.client() as client:
+        answer = await client.post(TRANSCRIPTIONS, files={"file": FILE})
+        assert answer.status_code == 202
+        job_id = answer.json()["data"]["job_id"]
+        assert answer.headers["location"] == f"/v1/jobs/{job_id}"
+        await work(api)
+        assert (await job_of(client, job_id))["transcript"] == TEXT
+
+
+async def test_a_failed_job_is_a_422_that_says_why(api: Api) -> None:
+    async def fail() -> None:
+        lease = await next_lease(api)
+        await Queue(api.database).fail(lease, "corrupt", "The sound of this file can't be decoded.", retry=False)
+
+    async with api.client() as client, asyncio.TaskGroup() as beside:
+        beside.create_task(fail())
+        body = problem(await client.post(TRANSCRIPTIONS, files={"file": FILE}), 422, "transcription_failed")
+    assert (body["detail"], body["job_error"]) == ("The sound of this file can't be decoded.", "corrupt")
+
+
+async def test_errors_are_what_the_official_client_expects(api: Api) -> None:
+    async with client_of(api) as client:
+        with pytest.raises(openai.APIStatusError) as no_sound:
+            await client.audio.transcriptions.create(file=("a.txt", b"text"), model="whisper-1")
+        with pytest.raises(openai.UnprocessableEntityError):
+            await client.audio.transcriptions.create(file=FILE, model="whisper-1", language="martian")
+        with pytest.raises(openai.UnprocessableEntityError):
+            await client.audio.transcriptions.create(file=("a.wav", b""), model="whisper-1")
+    assert no_sound.value.status_code == 415
+    async with client_of(api, scopes=["media:read"]) as reader:
+        with pytest.raises(openai.PermissionDeniedError):
+            await reader.audio.transcriptions.create(file=FILE, model="whisper-1")
+
+
+async def test_the_file_is_kept_and_counted_like_any_other(api: Api) -> None:
+    data = recording([550, 660], "wav", "pcm_s16le")
+    async with api.client() as client, asyncio.TaskGroup() as beside:
+        before = (await client.get("/v1/usage")).json()["data"]
+        working = beside.create_task(work(api))
+        await client.post(TRANSCRIPTIONS, files={"file": ("two.wav", data)})
+        after = (await client.get("/v1/usage")).json()["data"]
+        info = (await client.get(f"/v1/media/{(await working).payload['media_id']}/info")).json()["data"]
+    assert (info["filename"], info["size"], info["scan_status"]) == ("two.wav", len(data), "pending")
+    assert after["stored_bytes"] - before["stored_bytes"] == len(data)
