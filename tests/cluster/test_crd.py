@@ -107,7 +107,11 @@ def _filled_in(value: Any) -> Any:
 async def test_defaults_are_filled_in_around_what_is_given(api: Api, namespace: str) -> None:
     given = manifest(api={"autoscaling": {"max": 4}}, transcription={"tolerations": [{"key": "gpu"}]})
     stored = await api.create(MEDIA_TENANT.path(namespace), given)
-    assert stored["spec"]["api"] == {"replicas": 2, "autoscaling": {"min": 2, "max": 4, "targetCpu": 70}}
+    assert stored["spec"]["api"] == {
+        "replicas": 2,
+        "autoscaling": {"min": 2, "max": 4, "targetCpu": 70},
+        "cors": {"maxAgeSeconds": 600},
+    }
     assert stored["spec"]["transcription"]["tolerations"] == [
         {"key": "gpu", "operator": "Equal", "value": "", "effect": ""}
     ]
@@ -618,7 +622,7 @@ async def test_a_tenant_that_nobody_has_looked_at_yet_is_shown_too(api: Api, nam
 
 def test_kubectl_explain_reads_like_documentation(kubectl: Kubectl) -> None:
     said = " ".join(kubectl("explain", "mt.spec.scan").stdout.split())
-    assert "Virus scanning, and who may read what before its verdict." in said
+    assert "Virus scanning, and who may read a file before its verdict." in said
     assert (
         "pendingAccess <string> enum: None, Uploader, All Who may read a file before its verdict. None: nobody, "
         "requests are answered 425 with Retry-After. Uploader: who uploaded it. All: everybody who may read it "
