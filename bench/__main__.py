@@ -1,8 +1,8 @@
-"""`python -m bench`: ratios to bare limits and to others who do the same, all measured in one run on this machine.
+"""`python -m bench`: ratios to bare limits and to other servers that do the same, all measured in one run.
 
-Starts the real parts on loopback, lets ours and the others do the same work in turns, prints two tables: what is
-measured against others, each ratio beside what it must reach; and what is counted. Wall-clock figures need an otherwise
-idle machine; the CPU columns and the counts say the same with company.
+It starts the real services on loopback, lets ours and the others do the same work in turns, and prints two tables. One
+has the ratios, each beside its target. The other has the counts. Wall-clock figures need an otherwise idle machine; CPU
+columns and counts do not.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 async def _run(chosen: list[str], effort: Effort) -> tuple[str, bool]:
-    """The report, and whether all that was chosen could be measured."""
+    """The report, and whether all chosen rows could be measured."""
     began = time.monotonic()
     at_first = os.getloadavg()[0]
     rows: list[Row] = []

@@ -1,8 +1,8 @@
-"""The bare limit: what the machine does when nothing is done but the least that the task needs.
+"""The bare limit: a server that does only the least that the task needs.
 
     python -m bench.bare FOLDER        prints its port
 
-A blocking socket in a thread of its own for each connection, no framework, no parsing but a header's length:
+Each connection has a blocking socket in its own thread. There is no framework, and only the header's length is parsed:
 `POST /store` writes the body to a file that survives a power cut (fsync, rename, fsync of the folder), `POST /discard`
 reads it, `POST /hash` reads and hashes it, `GET /name` sends a file by sendfile(2).
 """

@@ -1,4 +1,4 @@
-"""HTTP clients that cost as little as a client can: a plain blocking socket each, one request at a time."""
+"""HTTP clients that cost as little CPU as possible: each has a plain blocking socket, and one request at a time."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ Outcome = TypeVar("Outcome")
 
 
 class Content:
-    """`size` bytes that nobody has stored before: one random MiB, repeated, with a new beginning; in MiB pieces."""
+    """New content of `size` bytes, in pieces of a MiB: one random MiB, repeated, with a new beginning."""
 
     _BLOCK = os.urandom(MIB)
 
@@ -65,7 +65,7 @@ def name_in(answer: Answer) -> str:
 
 
 class Client:
-    """One connection that is kept alive. Every method blocks; an answer that is no success raises RuntimeError."""
+    """One connection that is kept alive. Every method blocks, and raises RuntimeError if the answer is no success."""
 
     def __init__(self, address: tuple[str, int], token: str = "") -> None:
         self._socket = socket.create_connection(address, TIMEOUT_SECONDS)
@@ -179,7 +179,7 @@ def _successful(answer: Answer) -> bool:
 
 
 class Crowd:
-    """`size` clients, each in a thread of its own: together as much work as a server has (`bench.load` takes less)."""
+    """`size` clients, each in its own thread. Together they cost as much CPU as a server; `bench.load` costs less."""
 
     def __init__(self, size: int, connect: Callable[[], Client]) -> None:
         self._clients = [connect() for _ in range(size)]

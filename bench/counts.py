@@ -1,9 +1,9 @@
-"""What a small upload costs in statements and fsyncs: counted, so the machine does not matter.
+"""Statements and fsyncs of a small upload. They are counted, so the machine does not matter.
 
-On a PostgreSQL of its own, which nobody else uses. Statements are those that reach the server, BEGIN and COMMIT
-included, as `log_statement = all` writes them; what a function does inside counts as nothing, since nobody waits for
-it. Syncs of PostgreSQL's log are those by the api's sessions, from pg_stat_io. The api's own, of an object and its
-folder, are seen by strace.
+The PostgreSQL server is used by nothing else. Statements are those that reach the server, with BEGIN and COMMIT, as
+`log_statement = all` logs them. Statements inside a function do not count, since they need no round trip. Syncs of
+PostgreSQL's log are those of the api's sessions, from pg_stat_io. The api's own syncs, of an object and its folder, are
+seen by strace.
 """
 
 import asyncio

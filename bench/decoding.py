@@ -1,4 +1,4 @@
-"""The rows of what is made of media: thumbnails and transcripts, against the libraries that do the work."""
+"""The rows of thumbnails and transcripts, against the libraries that do the work."""
 
 import hashlib
 import io

@@ -1,8 +1,8 @@
-"""Small requests in numbers: wrk, or threads of this process where it is missing.
+"""Many small requests: by wrk, or by threads of this process if wrk is missing.
 
-wrk costs a few percent of a core for what our servers can answer; eight Python threads cost as much as the server, on
-the same cores, and flatten every ratio. Either way the clients are as many, and the same for all who are measured.
-A turn takes a fixed time: whoever is slower does less in it.
+wrk costs a few percent of a core for as many requests as our servers can answer. Eight Python threads cost as much as
+the server, on the same cores, and flatten every ratio. In both cases the number of clients is the same for all servers.
+A turn takes a fixed time, in which a slower server does less.
 """
 
 import base64
@@ -68,7 +68,7 @@ class Load:
         return self._uploads(target, Content(SIZE), NEW="1")
 
     def same(self, target: Target, content: Content, *, announced: bool = False) -> float:
-        """Uploads of one content, over and over; `announced`: its digest comes first, in a header."""
+        """Uploads of one content, again and again; `announced`: a header has its digest."""
         digest = content.sha256() if announced else None
         if WRK is None:
             return self._crowd(target, lambda client: target.upload(client, content, digest))

@@ -1,7 +1,7 @@
-"""Contenders that do the same work in turns (A B C A B C ...), and the tables of what was seen.
+"""Contenders that do the same work in turns (A B C A B C ...), and the tables of the results.
 
-Turns, because the machine is never the same for two minutes; medians, because one slow turn says nothing. The first
-round warms everything up and is not counted. Ratios hold within one run only.
+They take turns because the machine's speed changes within minutes. Medians count, because one slow turn says nothing.
+The first round warms everything up and is not counted. Ratios are valid only within one run.
 """
 
 import asyncio
@@ -56,10 +56,10 @@ FULL = Effort(5, 512 * MIB, 4, 8, 64 * MIB, 300, 10, 1024 * MIB)
 
 @dataclass(frozen=True)
 class Contender:
-    """`work` does one turn and returns how much was done; `prepare` precedes and `tidy` follows it, unmeasured.
+    """`work` does one turn and returns how much was done. `prepare` runs before it and `tidy` after it, unmeasured.
 
-    Blocking ones get a thread. `used` is the server's share of the machine, `beside` that of what it stands on
-    (PostgreSQL, an S3 server), which is told apart.
+    Blocking functions get a thread. `used`: resources of the server; `beside`: those of the services it uses
+    (PostgreSQL, an S3 server), which are shown apart.
     """
 
     work: Callable[[], float] | Callable[[], Awaitable[float]]
@@ -81,7 +81,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure must reach, and what it aims at. A ratio is better the larger it is, all else the smaller."""
+    """What a figure must reach, and its goal. A larger ratio is better; of other figures a smaller one is."""
 
     must: float
     aim: float
@@ -97,7 +97,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """Ours against one other. `theirs` is None where that could not be had; then the legend says why."""
+    """Ours against one other. `theirs` None: it could not be measured; the legend says why."""
 
     what: str
     unit: Unit

@@ -1,4 +1,4 @@
-"""What an api holds at rest, and how far its memory rises while it takes uploads, as the kernel counts it."""
+"""An api's memory at rest, and its growth during uploads, as the kernel counts it."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ CROWD_MAY_TAKE = CROWD * 8 * MIB + LARGE_MAY_TAKE
 CROWD_SIZE = BUFFER_BYTES + 4096
 """Too little over it to be known by the request's Content-Length, which covers the form as well."""
 AS_IN_THE_IMAGE = Path(__file__).parent / "image"
-"""Hides what this environment has and the api's image has not."""
+"""Hides packages that this environment has and the api's image does not."""
 CHARGED = "the most that a pod is charged: what others opened first is theirs"
 AT_REST = Goal(must=120, aim=80)
 """MB, of 1,000,000 bytes, as the issue counts them."""
@@ -32,7 +32,7 @@ async def memory(parts: Parts, effort: Effort) -> list[Amount]:
 
 
 async def _at_rest(parts: Parts, effort: Effort) -> list[Amount]:
-    """Of an api as a pod has it: its objects lie in S3. Where no S3 server can be had, in a folder."""
+    """Of an api as in a pod, with objects in S3; in a folder if no S3 server can be built."""
     async with bucket(parts.place(SERVER)) as server:
         where = f"objects on {SERVER}" if server else "objects in a folder"
         environment = {"MEDIA_API_PROCESSES": "1", "PYTHONPATH": str(AS_IN_THE_IMAGE)}

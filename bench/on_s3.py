@@ -1,7 +1,6 @@
-"""The rows of an api whose objects lie in an S3 server: what it adds to the server's own upload and download.
+"""The rows of an api with objects in an S3 server: how much it adds to the server's own upload and download.
 
-The bare server is asked by the same client over presigned URLs, which say everything in the query: so both sides cost
-the client the same.
+The same client asks the bare server by presigned URLs, which have all in the query. So both cost the client the same.
 """
 
 import secrets

@@ -1,5 +1,5 @@
-"""The real parts on loopback: PostgreSQL (durable), folder store, `python -m media_api`, clamd; and what they are
-measured against: the bare server, FastAPI, Synapse and tusd. All end with their contexts, each by its own process id.
+"""The services on loopback: PostgreSQL (durable), folder store, `python -m media_api`, clamd; and the others that they
+are measured against: the bare server, FastAPI, Synapse and tusd. Each ends with its context.
 """
 
 import os
@@ -32,7 +32,7 @@ from media_operator.local.processes import die_with_parent
 POLICY = Policy(
     max_bytes=1 << 40, max_upload_bytes=1 << 40, max_transcription_seconds_per_day=1 << 30, pending_access="All"
 )
-"""Scans are queued as for any tenant, and wait for nobody: so a download needs no verdict here."""
+"""Scans are queued as for any tenant. Nothing scans here, so downloads need no verdict."""
 
 Address = tuple[str, int]
 
@@ -97,7 +97,7 @@ class Parts:
 
     @asynccontextmanager
     async def clamd(self) -> AsyncIterator[ClamdAddress | None]:
-        """With no signatures but EICAR's, so that a scan is as short as one can be; None where it is not installed."""
+        """clamd with EICAR's signature only, so that a scan is as short as possible; None: it is not installed."""
         if EmbeddedClamd.find() is None:
             self.without("clamd is not installed, so nothing is scanned")
             yield None

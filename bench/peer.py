@@ -2,7 +2,7 @@
 
     python -m bench.peer FOLDER        prints its port
 
-It neither hashes, syncs, counts nor asks who calls; served by the same uvicorn, httptools and uvloop as the api.
+It neither hashes nor syncs, counts or checks the caller. The same uvicorn, httptools and uvloop as the api's serve it.
 """
 
 import secrets

@@ -1,4 +1,4 @@
-"""What processes used: CPU seconds, how far their resident memory rose, and what they hold at rest."""
+"""Resources of processes: CPU seconds, growth of resident memory, and memory at rest."""
 
 import contextlib
 import os
@@ -96,7 +96,7 @@ class Held:
 
     processes: int
     alone: int
-    """Each page once, as if nobody else mapped the same files. A pod is charged so where no other shares its image."""
+    """Each page once, as if no other process mapped the same files: as a pod is charged if none shares its image."""
     pss: int
     """Each page divided by all who map it: less than `alone`, since here the bench maps the same libraries."""
     rss: int

@@ -1,7 +1,7 @@
 """The rows of scans: the drain loop against clients of clamd that do nothing else.
 
-The limit is the strongest of three bare clients: a connection for each file, one file at a time; as many connections
-at once as clamd has threads; and one session (IDSESSION) that sends the next file while clamd scans the last ones.
+The limit is the fastest of three bare clients: one with a connection for each file, one file at a time; one with as
+many connections at once as clamd has threads; one with a session (IDSESSION) that sends the next files during a scan.
 """
 
 import os

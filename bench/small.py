@@ -1,7 +1,7 @@
 """The rows of small files: many requests at once, against Synapse, which does the same work for a chat.
 
-Scanning off: nothing is queued. Scanning on: each new content queues a job, which waits for nobody here; and once more
-with the worker that does the jobs, and clamd, on the same cores.
+Scanning off: nothing is queued. Scanning on: each new content queues a job, which nothing takes up. A third row has the
+worker that does the jobs, and clamd, on the same cores.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,7 +22,7 @@ UPLOADS = Goal(must=1.1, aim=1.4)
 DOWNLOADS = Goal(must=1.5, aim=2)
 DUPLICATES = Goal(must=1.5, aim=2)
 FILES = 100
-"""Downloaded in turn, so that nobody is measured on what it remembers of one file."""
+"""Downloaded in turn, so that no server is measured on its cache of one file."""
 EACH = f"{SIZE // 1024} KiB, {CLIENTS} at once"
 OFF, ON, WORKED = "scanning off", "scanning on", "scanning on, a worker beside"
 SYNAPSE, BARE, NEW = "Synapse", "bare", "new ones"

@@ -1,8 +1,8 @@
-"""Synapse, the Matrix homeserver that most rooms live on: the peer for small files.
+"""Synapse, the most common Matrix homeserver: the peer for small files.
 
-Its media repository does for a chat what our api does: it checks a token, stores a file, writes a row. One process, as
-it is installed, on a database of the same PostgreSQL server as ours; files on the same disk; no rate limits, no
-federation, no previews. It comes from PyPI, by `synapse.lock`, into a venv of its own in the tools' cache.
+Its media repository does for a chat what our api does: it checks a token, stores a file, writes a row. It runs as one
+process, with a database on the same PostgreSQL server as ours and files on the same disk, without rate limits,
+federation and previews. It comes from PyPI, by `synapse.lock`, into its own venv in the tools' cache.
 """
 
 import base64
@@ -42,7 +42,7 @@ START_SECONDS = 120.0
 
 
 class NoSynapse(Exception):
-    """It can't be had here; the text is a sentence for a person."""
+    """It cannot be installed here; the text is a sentence for people."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _configuration(folder: Path, port: int, database: dict[str, str], registrati
 
 
 def _log_configuration(folder: Path) -> Path:
-    """Warnings only: it is spared the line for each request that ours writes, so that nothing is held against it."""
+    """Warnings only, so that Synapse does not have to log each request as our api does."""
     path = folder / "log.yaml"
     handler = {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}
     root = {"level": "WARNING", "handlers": ["console"]}

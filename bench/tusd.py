@@ -1,7 +1,7 @@
 """tusd, the reference server of the resumable upload protocol tus: the peer for large files.
 
-An upload is a POST that says how long it will be, and one PATCH with all of it. Its file store neither hashes nor
-syncs, and asks nobody who calls. It is built from its Go module, pinned in `tusd/`, by what builds the tests' tools.
+An upload is a POST with its length, and one PATCH with all of it. Its file store neither hashes nor syncs, and does not
+check the caller. It is built from its Go module, pinned in `tusd/`, like the tests' tools.
 """
 
 import signal
@@ -33,7 +33,7 @@ PROTOCOL = {"Tus-Resumable": "1.0.0"}
 
 
 class NoTusd(Exception):
-    """It can't be had here; the text is a sentence for a person."""
+    """It cannot be built here; the text is a sentence for people."""
 
 
 @dataclass(frozen=True)

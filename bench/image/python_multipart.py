@@ -1,3 +1,3 @@
-"""Stands before the real one in the path of an api that is measured as its image has it: without python_multipart."""
+"""Hides the installed python_multipart from an api that is measured as in its image, which does not have it."""
 
 raise ModuleNotFoundError("no python_multipart, as in the image")

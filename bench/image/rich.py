@@ -1,3 +1,3 @@
-"""Stands before the real one in the path of an api that is measured as its image has it, which holds no rich."""
+"""Hides the installed rich from an api that is measured as in its image, which does not have it."""
 
 raise ModuleNotFoundError("no rich, as in the image")

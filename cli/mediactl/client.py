@@ -1,8 +1,8 @@
-"""The platform's HTTP contract as a client sees it: envelope, problems, patience, pages, server-sent events.
+"""The platform's HTTP API for a client: envelope, problems, retries, pages, server-sent events.
 
-Whatever goes wrong leaves as an exception with a sentence for a person: `Problem` (the API refused), `Failed` (the
-work itself failed), `Unreachable` (nobody answered, or the connection broke), `Misuse` (the request can't be made).
-The token is never part of any of them.
+Every failure is an exception with a sentence for people: `Problem` (the API refused), `Failed` (the work itself
+failed), `Unreachable` (no answer, or the connection broke), `Misuse` (the request cannot be made). None of them
+contains the token.
 """
 
 import email.utils
@@ -26,27 +26,29 @@ FINAL = frozenset({"completed", "failed", "cancelled"})
 
 
 class Misuse(Exception):
-    """The command can't be carried out as given: exit code 2."""
+    """The command cannot be carried out as given: exit code 2."""
 
 
 class Unreachable(Exception):
-    """Nobody answers at BASE, or the connection broke: exit code 3."""
+    """Nothing answers at BASE, or the connection broke: exit code 3."""
 
 
 class Failed(Exception):
-    """The platform did what was asked and it went wrong: exit code 1."""
+    """The API accepted the work, and the work failed: exit code 1."""
 
 
 class Problem(Exception):
     """The API refused (RFC 9457 problem+json): exit code 1.
 
-    `facts` holds the problem's further members (`limit`, `used`, `retry_after` …); `retry_after` is in seconds.
+    `facts`: the problem's other members (`limit`, `used`, `retry_after` …); `retry_after`: seconds.
     """
 
     def __init__(self, status: int, members: Mapping[str, Any], retry_after: float | None, request_id: str | None):
         self.status = status
         self.code = str(members.get("code") or "")
-        self.detail = str(members.get("detail") or members.get("title") or f"the API answered {status} and no reason")
+        self.detail = str(
+            members.get("detail") or members.get("title") or f"the API answered {status}, no reason given"
+        )
         self.facts = {k: v for k, v in members.items() if k not in {"type", "title", "status", "detail", "code"}}
         self.retry_after = retry_after
         self.request_id = request_id
@@ -54,20 +56,23 @@ class Problem(Exception):
 
 
 def room_id(text: str) -> str:
-    """`text` if the API can have a room of that name. Raises Misuse; the rule is that of its paths."""
-    # `.` and `..` would be resolved away before the request leaves.
+    """`text`, if it can be a room's id in the API's paths. Raises Misuse otherwise."""
+    # httpx would resolve `.` and `..` before it sends the request.
     if not 0 < len(text) <= 255 or not text.isprintable() or "/" in text or text in {".", ".."}:
-        raise Misuse(f"{text!r} is no room id: one has 1-255 printable characters and no /")
+        raise Misuse(f"{text!r} is no room id: a room id has 1-255 printable characters and no /")
     return text
 
 
 def path_of(*segments: str) -> str:
-    """`/v1/…` with each segment quoted: an id is one segment, whatever it holds."""
+    """`/v1/…` with each segment quoted, so that any id is one segment."""
     return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
 
 
 class Api:
-    """One tenant's API at `base`, called as whoever `token` says. `on_wait` hears of every pause the API asks for."""
+    """One tenant's API at `base`, called with `token`. `on_wait(problem, seconds)` is called before each pause.
+
+    Raises Misuse if `base` is no address or `token` cannot be one.
+    """
 
     def __init__(self, base: str, token: str | None, on_wait: Callable[[Problem, float], None] = lambda *_: None):
         try:
@@ -77,15 +82,15 @@ class Api:
         if address.scheme not in {"http", "https"} or not address.hostname:
             raise Misuse(f"BASE is {base!r}; it must be an address such as http://127.0.0.1:8080")
         if address.path.rstrip("/").endswith("/v1"):
-            raise Misuse(f"BASE is given without /v1: {base.rstrip('/').removesuffix('/v1')}")
+            raise Misuse(f"BASE must be given without /v1: {base.rstrip('/').removesuffix('/v1')}")
         if token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
-            raise Misuse("TOKEN holds characters that no token has; was it copied whole?")
+            raise Misuse("TOKEN has characters that no token has; was it copied whole?")
         self.base = base.rstrip("/")
         self._on_wait = on_wait
         self._line: Any = None
         self._http = httpx.Client(
             headers={"User-Agent": "mediactl", **({"Authorization": f"Bearer {token}"} if token else {})},
-            # A stored upload is answered only when its bytes are durable; nothing else takes as long.
+            # The answer to an upload comes when its bytes are durable. No other answer takes as long.
             timeout=httpx.Timeout(120, connect=10),
         )
 
@@ -97,7 +102,7 @@ class Api:
         return self.call("GET", path_of(*segments), params={k: v for k, v in params.items() if v is not None})
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """The `data` of the answer, None where the answer has no body. Arguments as for `open`."""
+        """The `data` of the answer; None if the answer has no body. Arguments as for `open`."""
         with self.open(method, path, **request) as response:
             with self._naming_failures():
                 body = response.read()
@@ -106,7 +111,7 @@ class Api:
             try:
                 return json.loads(body)["data"]
             except (ValueError, LookupError, TypeError):
-                raise Unreachable(f"what answers at {self.base} is not the media API") from None
+                raise Unreachable(f"the server at {self.base} is not the media API") from None
 
     @contextmanager
     def open(
@@ -118,10 +123,10 @@ class Api:
         repeatable: bool = True,
         **request: Any,
     ) -> Iterator[httpx.Response]:
-        """A successful answer whose body is not read yet.
+        """A successful answer, its body not yet read.
 
-        A refusal with "later" (425, 429, 503) is tried again after its Retry-After while `PATIENCE` lasts and the
-        request is `repeatable`; `body` makes the same bytes anew for each try. Raises Problem and Unreachable.
+        If the API answers "later" (425, 429, 503), the request is sent again after Retry-After, within `PATIENCE` and
+        only if it is `repeatable`. `body` makes the same bytes for each try. Raises Problem and Unreachable.
         """
         waited, tries = 0.0, 0
         while True:
@@ -150,18 +155,18 @@ class Api:
             self._line = facts["return_value"]
 
     def _until_answered(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """`body` until the API answers: one that refuses a file of gigabytes does so at its first bytes.
+        """`body`, only until the API answers: it refuses a file of gigabytes at the first bytes.
 
-        Over TLS it goes out whole, as there something may be waiting that is no answer.
+        Over TLS the whole body is sent, since there readable bytes may be no answer.
         """
         for chunk in body:
             yield chunk
             if self._line is not None and self._line.get_extra_info("is_readable") and self.base.startswith("http:"):
-                # What httpcore expects of a peer that stopped reading; it then reads the answer.
+                # httpcore takes this for a peer that stopped reading, and then reads the answer.
                 raise httpcore.WriteError
 
     def pages(self, *segments: str, limit: int, **params: Any) -> Iterator[tuple[list[dict[str, Any]], bool]]:
-        """Pages of a list, each with whether another follows; at most 200 items a page, `limit` in all (0: no end)."""
+        """Pages of a list, each with whether another follows. At most 200 items a page, `limit` in all (0: all)."""
         cursor: str | None = None
         left = limit
         while True:
@@ -180,14 +185,14 @@ class Api:
                 return
 
     def items(self, *segments: str, limit: int, **params: Any) -> tuple[list[dict[str, Any]], bool]:
-        """What `pages` has, at once, and whether the API has more."""
+        """All items of `pages`, and whether the API has more."""
         pages = list(self.pages(*segments, limit=limit, **params))
         return [item for items, _ in pages for item in items], pages[-1][1]
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """A job's states and segments as they come, until it has ended: server-sent events, else one question a second.
+        """A job's states and segments as they come, until it has ended: by server-sent events, else one GET a second.
 
-        Yields a job's fields (with `status`), or a segment (with `text`); the last one yielded has a final status.
+        Yields the job's fields (with `status`) or a segment (with `text`). The last item has a final status.
         """
         silent_since: float | None = None
         streams = True
@@ -206,7 +211,7 @@ class Api:
             try:
                 job: dict[str, Any] = self.get("jobs", job_id)
             except Unreachable:
-                # The API may be restarting; the job itself doesn't mind.
+                # The API may be restarting. The job goes on.
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE:
                     raise
@@ -243,13 +248,13 @@ class Api:
         except httpx.TransportError as error:
             raise Unreachable(f"the connection to {self.base} broke ({_reason(error)})") from error
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise Misuse(f"BASE is {self.base!r}, which is no address") from error
+            raise Misuse(f"BASE is {self.base!r}, which is not a valid address") from error
 
     def _problem(self, response: httpx.Response) -> Problem:
         retry_after = seconds_of(response.headers.get("retry-after"))
         request_id = response.headers.get("x-request-id")
         if response.is_redirect:
-            detail = f"{self.base} redirects to {response.headers.get('location')}; set BASE to the address it names"
+            detail = f"{self.base} redirects to {response.headers.get('location')}; set BASE to that address"
             return Problem(response.status_code, {"detail": detail}, None, request_id)
         body = b""
         with self._naming_failures():
@@ -267,14 +272,14 @@ class Api:
 
     @staticmethod
     def _pause(problem: Problem, tries: int) -> float | None:
-        # A suspended tenant stays so until somebody edits it: waiting would only hide the reason.
+        # A tenant stays suspended until somebody edits it. Waiting would only hide the reason.
         if problem.status not in {425, 429, 503} or problem.code == "suspended":
             return None
         return max(problem.retry_after, 0.1) if problem.retry_after is not None else float(min(2**tries, 16))
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """A Retry-After header in seconds; None where there is none that can be understood."""
+    """A Retry-After header in seconds; None: it is missing or cannot be parsed."""
     if retry_after is None:
         return None
     if re.fullmatch(r"\d+(\.\d+)?", retry_after.strip()):
@@ -286,6 +291,6 @@ def seconds_of(retry_after: str | None) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    """httpx's own words without its errno noise."""
+    """httpx's message without errno and source line."""
     text = re.sub(r"^\[(Errno -?\d+|SSL[^]]*)\] ", "", str(error)) or type(error).__name__
     return text.split(" (_ssl.c")[0].lower() if "refused" in text else text.split(" (_ssl.c")[0]

@@ -1,4 +1,4 @@
-"""`command` makes a function that takes a `Session` a command of `app` or of one of its groups."""
+"""`command` registers a function that takes a `Session` as a command of `app` or of one of its groups."""
 
 import functools
 import inspect
@@ -25,22 +25,24 @@ app.add_typer(jobs, name="jobs")
 SHARED = "Before or after any command"
 Base = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="Where the API is, without /v1. Default: $BASE.", rich_help_panel=SHARED),
+    typer.Option(metavar="URL", help="Address of the API, without /v1. Default: $BASE.", rich_help_panel=SHARED),
 ]
-Token = Annotated[str | None, typer.Option(metavar="JWT", help="Who asks. Default: $TOKEN.", rich_help_panel=SHARED)]
+Token = Annotated[
+    str | None, typer.Option(metavar="JWT", help="Your bearer token. Default: $TOKEN.", rich_help_panel=SHARED)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the API's data, for scripts.", rich_help_panel=SHARED)]
 MediaId = Annotated[str, typer.Argument(metavar="ID", help="A media id, med-…")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job id, job-…")]
 Room = Annotated[str, typer.Argument(metavar="ROOM", help="A room's id.")]
-Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
-All = Annotated[bool, typer.Option("--all", help="No limit.")]
+Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
+All = Annotated[bool, typer.Option("--all", help="Show all.")]
 
 P = ParamSpec("P")
 Command = Callable[Concatenate[Session, P], None]
 
 
 def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]:
-    """Registers a function as `name` of `group`, with --base, --token and --json, its failures as exit codes."""
+    """Registers a function as `name` of `group`. Adds --base, --token and --json; failures become exit codes."""
 
     def register(function: Command[P]) -> Command[P]:
         @functools.wraps(function)
@@ -55,7 +57,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
             )
             with failures_as_exit_codes(session.as_json):
                 function(session, **arguments)  # type: ignore[call-arg]  # typer passes what the signature below names
-                # Here and not at exit, where a reader that has gone would be complained about.
+                # Here and not at exit, where Python would report a reader that has gone.
                 sys.stdout.flush()
 
         own = list(inspect.signature(function).parameters.values())[1:]
@@ -66,7 +68,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
             inspect.Parameter("token", keyword, default=None, annotation=Token),
             inspect.Parameter("as_json", keyword, default=False, annotation=Json),
         ]
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what inspect.signature() reads first
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # inspect.signature() reads this first
             [parameter.replace(kind=keyword) for parameter in own] + shared
         )
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in own + shared}
@@ -80,11 +82,11 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
 def before_the_command(
     base: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where the API is, without /v1.", envvar="BASE", rich_help_panel=SHARED),
+        typer.Option(metavar="URL", help="Address of the API, without /v1.", envvar="BASE", rich_help_panel=SHARED),
     ] = None,
     token: Annotated[
-        str | None, typer.Option(metavar="JWT", help="Who asks.", envvar="TOKEN", rich_help_panel=SHARED)
+        str | None, typer.Option(metavar="JWT", help="Your bearer token.", envvar="TOKEN", rich_help_panel=SHARED)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What every command takes; each reads it from the root's parameters."""
+    """Options of every command. Each command reads them from the root's parameters."""

@@ -1,4 +1,4 @@
-"""A job, followed to its end and shown on the way."""
+"""Follows a job to its end and shows its progress."""
 
 import sys
 from enum import StrEnum
@@ -20,11 +20,14 @@ class Format(StrEnum):
 
 
 def follow(session: Session, job_id: str, format_: Format | None) -> dict[str, Any]:
-    """Show a job until it ends, then its result: live lines on a terminal, else the transcript or verdict alone."""
+    """Shows a job until it ends, then its result: on a terminal lines as they come, else only transcript or verdict.
+
+    Returns the job. Raises Failed if it did not complete.
+    """
     live = render.out.is_terminal and format_ is None and not session.as_json
     shown = 0
     job: dict[str, Any] = {}
-    # On one terminal, the bar and the text above it must be drawn by the same hand.
+    # On a terminal one console has to draw both the bar and the text above it.
     with render.job_progress(render.out if live else render.err) as progress:
         task = progress.add_task("queued", total=1.0)
         try:
@@ -39,7 +42,7 @@ def follow(session: Session, job_id: str, format_: Format | None) -> dict[str, A
         except KeyboardInterrupt:
             progress.stop()
             render.failure(
-                f"{job_id} goes on without you; `mediactl jobs get {job_id} --wait` follows it again, "
+                f"{job_id} goes on running; `mediactl jobs get {job_id} --wait` follows it again, "
                 f"`mediactl jobs cancel {job_id}` stops it"
             )
             raise typer.Exit(130) from None
@@ -77,7 +80,7 @@ def print_text(job: dict[str, Any]) -> None:
 
 
 def _say_silence() -> None:
-    """On standard error even of a script: else an empty answer looks like one that got lost."""
+    """On standard error, also for scripts: otherwise an empty transcript looks like a lost one."""
     render.err.print("no speech was heard")
 
 

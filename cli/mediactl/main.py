@@ -2,7 +2,7 @@
 
 from mediactl.command import app
 
-# What is imported registers its commands. Help lists them in this order.
+# Each import registers its commands. Help lists them in this order.
 # isort: off
 from mediactl.commands import tokens
 from mediactl.commands import files

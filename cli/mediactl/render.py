@@ -1,6 +1,6 @@
-"""What people see: units, tables and lines; styled on a terminal, tab-separated and uncut in a pipe.
+"""Output: units, tables and lines. It is styled on a terminal; in a pipe it is tab-separated and never cut.
 
-File names, room ids and sentences come from other people. Everything passes through `printable`, so that no name can
+File names, room ids and sentences come from other people. All of them pass through `printable`, so that no name can
 move the cursor, colour the terminal or split a line that a script reads.
 """
 
@@ -22,7 +22,7 @@ out = Console(highlight=False, emoji=False, markup=False)
 err = Console(highlight=False, emoji=False, markup=False, stderr=True)
 
 BAR_WIDTH = 30
-"""Short enough that the `^C` a terminal echoes stays on the bar's line, or the bar could not be wiped away."""
+"""Short enough that the `^C` which a terminal echoes stays on the bar's line. Otherwise the bar could not be erased."""
 NARROWEST = 10
 NAME_WIDTH = 13
 STYLES = {
@@ -40,7 +40,7 @@ STYLES = {
 
 
 def printable(value: object) -> str:
-    """`value` without line breaks, escape sequences, direction overrides or anything else that isn't a glyph."""
+    """`value` with line breaks, escape sequences, direction overrides and all other non-glyphs replaced."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 
 
@@ -65,7 +65,7 @@ def in_units(sentence: str) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time as somebody would say it: `40 s`, `12 min`, `3 h 20 min`, `6 days`."""
+    """A length of time for people: `40 s`, `12 min`, `3 h 20 min`, `6 days`."""
     if seconds < 1:
         return f"{max(seconds, 0):.1f} s"
     if seconds < 90:
@@ -95,7 +95,7 @@ def when(moment: object) -> str:
 
 
 def when_short(moment: object) -> str:
-    """The same in 12 cells, as `ls -l` does: the year only where it isn't this one."""
+    """The same in 12 cells, as in `ls -l`: with the year only if it is not the current one."""
     try:
         local = datetime.fromisoformat(str(moment)).astimezone()
     except ValueError:
@@ -115,9 +115,9 @@ class Column:
     heading: str
     right: bool = False
     shrinks: bool = False
-    """Cut with an ellipsis where the terminal is too narrow; the others never are."""
+    """Cut with an ellipsis if the terminal is too narrow. Other columns are never cut."""
     optional: bool = False
-    """Left out where cutting is not enough, the last one first."""
+    """Left out if cutting is not enough, the last one first."""
 
 
 def data(value: Any) -> None:
@@ -129,7 +129,7 @@ def data(value: Any) -> None:
 
 
 def line(*cells: object) -> None:
-    """One row that belongs to no table."""
+    """Prints one row without a table."""
     shown = [printable(cell) for cell in cells]
     if out.is_terminal:
         out.print(Text("  ").join(Text(cell, STYLES.get(cell, "")) for cell in shown), soft_wrap=True)
@@ -138,7 +138,7 @@ def line(*cells: object) -> None:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
-    """Aligned with a heading on a terminal; in a pipe one tab-separated line a row, no heading."""
+    """Prints rows: on a terminal aligned and with a heading, in a pipe tab-separated and without."""
     if not out.is_terminal:
         for row in rows:
             line(*row)
@@ -158,9 +158,9 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
 
 
 def _fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> dict[int, int]:
-    """The places of the columns to show and their widths, for a terminal of `room` cells.
+    """Index -> width of the columns to show, for a terminal of `room` cells.
 
-    An id is never cut, rather the line runs over: one that can't be copied is of no use.
+    An id is never cut, since it has to be copied: the line is longer than the terminal instead.
     """
     fitted = dict(enumerate(widths))
     while sum(fitted.values()) + 2 * (len(fitted) - 1) > room:
@@ -176,7 +176,7 @@ def _fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> dict[in
 
 
 def spoken(console: Console, segment: dict[str, Any]) -> None:
-    """One segment of a transcript with its time, wrapped beside it."""
+    """Prints one segment of a transcript, wrapped beside its time."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(justify="right", width=7, style="dim")
     grid.add_column()
@@ -185,7 +185,7 @@ def spoken(console: Console, segment: dict[str, Any]) -> None:
 
 
 def fields(pairs: dict[str, object]) -> None:
-    """Names and values, one a line; what is None is left out."""
+    """Prints names and values, one pair a line. Values of None are left out."""
     present = {name: printable(value) for name, value in pairs.items() if value is not None}
     if not out.is_terminal:
         for name, value in present.items():
@@ -200,7 +200,7 @@ def fields(pairs: dict[str, object]) -> None:
 
 
 def gauge(name: str, used: float, limit: float, words: str) -> None:
-    """`used` of `limit` as a bar with its words, in line with `fields`: yellow from 75 %, red from 90 %."""
+    """Prints `used` of `limit` as a bar with `words`, aligned with `fields`: yellow from 75 %, red from 90 %."""
     if not out.is_terminal:
         print(f"{name}\t{words}")
         return
@@ -216,18 +216,18 @@ def gauge(name: str, used: float, limit: float, words: str) -> None:
 
 
 def note(sentence: str) -> None:
-    """A remark for the person at the terminal; a script never sees it."""
+    """Prints a remark for the person at the terminal. In a pipe nothing is printed."""
     if err.is_terminal:
         err.print(Text(printable(sentence), "dim"), soft_wrap=True)
 
 
 def failure(sentence: str) -> None:
-    """The one line that says what went wrong."""
+    """Prints the one line that says what went wrong."""
     err.print(Text.assemble(("mediactl: ", "bold red"), printable(sentence)), soft_wrap=True)
 
 
 class Speed(ProgressColumn):
-    """Bytes a second in the units of everything else here."""
+    """Bytes a second, in the units of `size`."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -235,7 +235,7 @@ class Speed(ProgressColumn):
 
 
 def transfer_progress() -> Progress:
-    """Bars for bytes on their way, on standard error, gone when done; nothing where that is no terminal."""
+    """Bars of transfers on standard error, erased when done. Nothing if that is no terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(BAR_WIDTH),
@@ -249,7 +249,7 @@ def transfer_progress() -> Progress:
 
 
 def job_progress(console: Console) -> Progress:
-    """The bar of a job on `console`: what it is doing and the share done."""
+    """The bar of a job on `console`: its state and the share done."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(BAR_WIDTH),

@@ -1,6 +1,6 @@
-"""Who asks, and where; and what failure looks like to a shell.
+"""The session of a command: address, token, and how failures are shown.
 
-Exit codes: 0 done, 1 the API refused (or the work failed), 2 the command can't be carried out as given, 3 nobody
+Exit codes: 0 done, 1 the API refused or the work failed, 2 the command cannot be carried out as given, 3 nothing
 answers at BASE, 130 interrupted. A failure is one line on standard error, with `--json` one JSON object; never a
 traceback.
 """
@@ -30,7 +30,7 @@ HINTS = {
     "unauthorized": HOW_TO_SIGN_IN,
     "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room. `mediactl ls ROOM` names "
     "ids; a file uploaded without a room is found only by its id, which `upload` printed",
-    "scan_pending": "`mediactl info` shows the verdict when it is there",
+    "scan_pending": "`mediactl info ID` shows the verdict once there is one",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }
 T = TypeVar("T")
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass
 class Session:
-    """What every command has: where the API is, who asks, and whether a script reads the answer."""
+    """What every command has: the API's address, the token, and whether to print JSON."""
 
     base: str | None
     token: str | None
@@ -55,7 +55,7 @@ class Session:
 
 @contextlib.contextmanager
 def failures_as_exit_codes(as_json: bool, argument: str | None = None) -> Iterator[None]:
-    """A failure as one line and its exit code; `argument` is the one of several that it is about."""
+    """Prints a failure in one line and raises its exit code. `argument`: the one of several that failed."""
 
     def fail(exit_code: int, sentence: str, /, **facts: object) -> typer.Exit:
         if as_json:
@@ -79,10 +79,10 @@ def failures_as_exit_codes(as_json: bool, argument: str | None = None) -> Iterat
     except Misuse as error:
         raise fail(2, str(error)) from None
     except Unreachable as error:
-        hint = "start it with `make run`, or set BASE to where it is" if "nothing answers" in str(error) else ""
+        hint = "start it with `make run`, or set BASE to its address" if "nothing answers" in str(error) else ""
         raise fail(3, f"{error}; {hint}" if hint else str(error)) from None
     except BrokenPipeError:
-        # The reader has seen enough (`mediactl ls ROOM | head`); Python must not complain again at exit.
+        # The reader has ended (`mediactl ls ROOM | head`). Python must not report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
@@ -98,9 +98,9 @@ def failures_as_exit_codes(as_json: bool, argument: str | None = None) -> Iterat
 
 
 def each(session: Session, arguments: Sequence[T], act: Callable[[T], None]) -> None:
-    """`act` on every argument, whatever is wrong with another; exit code 1 at the end if something was.
+    """Calls `act` on every argument, even if one fails. Then the exit code is 1.
 
-    Only where nobody answers, or somebody interrupts, there is no point in going on.
+    It stops early only if nothing answers or the command is interrupted.
     """
     if len(arguments) == 1:
         act(arguments[0])
@@ -119,7 +119,7 @@ def each(session: Session, arguments: Sequence[T], act: Callable[[T], None]) -> 
 
 
 def send_with_bar(session: Session, path: str, source: Source, fields: dict[str, str]) -> dict[str, Any]:
-    """POSTs `source` as the form's file, and shows how far it is. Returns the answer's data."""
+    """POSTs `source` as the form's file, with a progress bar. Returns the answer's data."""
     api = session.api
     with render.transfer_progress() as progress:
         task = progress.add_task(render.printable(source.name), total=source.size)
@@ -147,7 +147,7 @@ def upload_with_bar(session: Session, path: Path, source: Source, fields: dict[s
 
 
 def _sentence(problem: Problem) -> str:
-    """One line: what was wrong, which limit, what to do."""
+    """One line: what is wrong, which limit, what to do."""
     parts = [render.in_units(problem.detail).rstrip(". ")]
     if problem.status in {425, 429, 503} and problem.retry_after is not None and "again in" not in problem.detail:
         parts.append(f"try again in {render.span(problem.retry_after)}")

@@ -1,4 +1,4 @@
-"""Reading and minting bearer tokens. Nothing here asks the API, and nothing here proves that a token is good."""
+"""Reads and mints bearer tokens. Nothing here asks the API or verifies a token."""
 
 import json
 import re
@@ -17,7 +17,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """What `token` says of itself, unverified. Raises Misuse if it is no JWT."""
+    """The claims in `token`, unverified. Raises Misuse if it is no JWT."""
     try:
         return dict(jwt.decode(token, options={"verify_signature": False}))
     except jwt.PyJWTError as error:
@@ -38,10 +38,10 @@ def lifetime(text: str) -> int:
 
 
 def mint(key_file: Path, *, subject: str, tenant: str | None, scopes: list[str], rooms: list[str], seconds: int) -> str:
-    """A token signed with the first private key in `key_file`, the JWK set that `make run` keeps for each tenant.
+    """A token signed with the first private key in `key_file`, a JWK set such as `make run` keeps for each tenant.
 
-    `tenant` None takes the name of the file's folder: `.run/acme/signing-keys.json` signs for acme. Raises Misuse where
-    the file holds no Ed25519 private key; never quotes the file.
+    `tenant` None takes the name of the file's folder: `.run/acme/signing-keys.json` signs for acme. Raises Misuse if
+    the file holds no Ed25519 private key; the text never quotes the file.
     """
     try:
         keys = json.loads(key_file.read_text())["keys"]
@@ -50,7 +50,7 @@ def mint(key_file: Path, *, subject: str, tenant: str | None, scopes: list[str],
     except StopIteration:
         raise Misuse(f"{key_file} holds no private Ed25519 key; a public one can't sign") from None
     except (ValueError, LookupError, TypeError, AttributeError, jwt.PyJWTError):
-        # Without the cause: a parser's complaint may quote what it read.
+        # Without the cause: a parser's message may quote the file.
         raise Misuse(f"{key_file} is not a file of signing keys (a JWK set)") from None
     now = int(time.time())
     claims = {

@@ -1,8 +1,8 @@
-"""Bytes on their way: an upload as a streamed multipart form, a download that resumes. Memory stays flat for any size.
+"""Transfers: an upload as a streamed multipart form, and a download that resumes. Memory does not grow with the size.
 
-What arrives is what was sent: both directions hash while the bytes pass and compare with the sha256 the API names.
-A download grows in `NAME.<first 12 of its sha256>.part` and gets its name only when the hash is right, so a part is
-never continued with another file's bytes.
+Both hash the bytes and compare the result with the sha256 that the API names. A download is written to
+`NAME.<first 12 of its sha256>.part` and gets its name only when the hash is right. So it is never continued with
+another file's bytes.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from mediactl.client import Api, Failed, Misuse, Unreachable
 
 CHUNK = 1024 * 1024
 ATTEMPTS = 5
-"""Times in a row that a download may break without a single byte more, before it gives up."""
+"""A download gives up after breaking so many times in a row without one more byte."""
 
 
 class Corrupt(Failed):
-    """What arrived is not what was sent."""
+    """The bytes that arrived are not the bytes that were sent."""
 
 
 @dataclass
 class Source:
-    """A file to send. `size` is None when only its end will tell (a pipe); then it can be sent once."""
+    """A file to send. `size` None: not known before its end (a pipe); then it can be sent only once."""
 
     file: BinaryIO
     name: str
@@ -45,10 +45,10 @@ class Source:
 
 @contextlib.contextmanager
 def open_source(path: Path, name: str | None = None) -> Iterator[Source]:
-    """`path`, or standard input for `-`. Raises Misuse where there is nothing to send."""
+    """`path`, or standard input for `-`. Raises Misuse if there is nothing to send."""
     if str(path) == "-":
         if not name:
-            raise Misuse("standard input has no name of its own; give it one with --name")
+            raise Misuse("standard input has no file name; give one with --name")
         if sys.stdin.isatty():
             raise Misuse("nothing is piped into standard input")
         yield Source(sys.stdin.buffer, name, None)
@@ -58,15 +58,15 @@ def open_source(path: Path, name: str | None = None) -> Iterator[Source]:
             facts = os.fstat(file.fileno())
             yield Source(file, name or path.name, facts.st_size if stat.S_ISREG(facts.st_mode) else None)
     except IsADirectoryError:
-        raise Misuse(f"{path}: is a folder; name the files in it") from None
+        raise Misuse(f"{path}: is a folder; give the files in it") from None
 
 
 def send(
     api: Api, path: str, source: Source, fields: dict[str, str], on_bytes: Callable[[int], None] = lambda _: None
 ) -> dict[str, Any]:
-    """POST `source` as the form's `file` part after `fields`; the answer's `data`. `on_bytes` hears how many went out.
+    """POSTs `source` as the form's `file` part after `fields`. Returns the answer's `data`.
 
-    Raises Corrupt when the answer names another sha256 than that of the bytes sent.
+    `on_bytes(count)` is called after each chunk. Raises Corrupt if the answer has another sha256 than the bytes sent.
     """
     boundary = secrets.token_hex(16)
     claimed = mimetypes.guess_type(source.name)[0] or "application/octet-stream"
@@ -96,22 +96,22 @@ def send(
             raise Misuse(f"{source.name} became shorter while it was being sent")
         yield closing
 
-    # One key for all tries: if an answer got lost, the next try gets that answer and not a second item.
+    # One key for all tries: if an answer is lost, the next try gets the same answer and makes no second item.
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "Idempotency-Key": secrets.token_hex(16)}
     if source.size is not None:
         headers["Content-Length"] = str(len(opening) + source.size + len(closing))
     answer = api.call("POST", path, body=body, repeatable=source.size is not None, headers=headers)
     if not isinstance(answer, dict):
-        raise Unreachable(f"what answers at {api.base} is not the media API")
+        raise Unreachable(f"the server at {api.base} is not the media API")
     if "sha256" in answer and answer["sha256"] != sent.hexdigest():
-        raise Corrupt(f"{source.name} arrived as {answer.get('media_id')} with other bytes than were sent; delete it")
+        raise Corrupt(f"{source.name} was stored as {answer.get('media_id')} with wrong bytes; delete it")
     return answer
 
 
 class Download:
-    """One object on its way into a file or a stream, continued with Range and If-Range as often as the line breaks.
+    """One download into a file or a stream. It is continued with Range and If-Range whenever the connection breaks.
 
-    `on_bytes(position, total)` hears of progress; `total` is None where the API does not say.
+    `on_bytes(position, total)` is called after each chunk; `total` None: the API does not say.
     """
 
     def __init__(self, api: Api, path: str, on_bytes: Callable[[int, int | None], None], **request: Any):
@@ -127,8 +127,8 @@ class Download:
     def to_file(self, target: Path | None, fallback_name: str) -> tuple[Path, int, str]:
         """The file's path, its size, and `verified`, `complete` (the API names no sha256) or `was here`.
 
-        `target` None takes the name the API gives, in the current folder, and overwrites nothing; a folder takes that
-        name in itself; a file is replaced, a device or pipe written to. Raises Misuse, Corrupt, Problem, Unreachable,
+        `target` None: the API's file name in the current folder; a folder: that name in this folder. Neither overwrites
+        a file. A file is replaced; a device or pipe is written to. Raises Misuse, Corrupt, Problem, Unreachable,
         OSError.
         """
         explicit = target is not None and not target.is_dir()
@@ -145,16 +145,16 @@ class Download:
             if not explicit and target.exists():
                 if self._sha256() is not None and _sha256_of(target) == self._sha256():
                     return target, target.stat().st_size, "was here"
-                raise Misuse(f"{target} exists and holds something else; -o {target} replaces it")
+                raise Misuse(f"{target} exists with other content; -o {target} replaces it")
             mark = re.sub(r"\W", "", self._etag or "")[:12]
             part = target.with_name(f"{target.name}.{mark}.part" if mark else f"{target.name}.part")
             try:
                 part.touch()
             except OSError as error:
-                raise Misuse(f"nothing can be written into the folder {target.parent}: {error.strerror}") from None
+                raise Misuse(f"the folder {target.parent} cannot be written to: {error.strerror}") from None
             with part.open("ab+") as file:
                 try:
-                    # Two writers would each see a right hash over a wrong file.
+                    # Two writers could each see a right hash and still leave a wrong file.
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     raise Misuse(f"another download of {target} is under way") from None
@@ -176,7 +176,7 @@ class Download:
         return target, self._position, "complete" if self._sha256() is None else "verified"
 
     def to_stream(self, stream: BinaryIO) -> int:
-        """Everything into `stream`; the number of bytes. Raises Corrupt after the last byte if the hash is wrong."""
+        """Writes all into `stream`. Returns the number of bytes. Raises Corrupt at the end if the hash is wrong."""
         with self._open(0) as response:
             self._learn(response)
             self._receive(stream, response)
@@ -192,7 +192,7 @@ class Download:
 
     def _learn(self, response: httpx.Response) -> None:
         tag = response.headers.get("etag")
-        # A weak tag may not be used with If-Range (RFC 9110, 13.1.5).
+        # If-Range needs a strong tag (RFC 9110, 13.1.5).
         self._etag = tag if tag and not tag.startswith("W/") else None
         length = response.headers.get("content-length")
         self._total = int(length) if length and length.isdigit() else None
@@ -202,7 +202,7 @@ class Download:
         return match[1] if match else None
 
     def _take_up(self, file: BinaryIO) -> None:
-        """Hash what an earlier attempt left in `file`."""
+        """Hashes what an earlier attempt left in `file`."""
         file.seek(0)
         while chunk := file.read(CHUNK):
             self._hash.update(chunk)
@@ -216,7 +216,7 @@ class Download:
         self._hash, self._position = hashlib.sha256(), 0
 
     def _receive(self, sink: BinaryIO, response: httpx.Response | None) -> None:
-        """Append the rest to `sink`: from `response` while it lasts, then from ranges."""
+        """Appends the rest to `sink`: first from `response`, then from ranges."""
         fruitless = 0
         while True:
             before = self._position
@@ -267,7 +267,7 @@ class Download:
 
 
 def _file_name(disposition: str | None, fallback: str) -> str:
-    """The name the API gives, made harmless: one path segment, printable, not hidden."""
+    """The name that the API gives, as one path segment that is printable and not hidden."""
     name = ""
     if match := re.search(r"filename\*=UTF-8''([^;\s]+)", disposition or "", re.IGNORECASE):
         name = unquote(match[1])
@@ -276,7 +276,7 @@ def _file_name(disposition: str | None, fallback: str) -> str:
     name = "".join(c if c.isprintable() else "_" for c in re.split(r"[/\\]", name)[-1]).strip()
     if name.startswith("."):
         name = "_" + name[1:]
-    # 255 bytes are what file systems allow, and `.part` with its mark needs some.
+    # File systems allow 255 bytes, and `.part` with its hash needs some of them.
     return (name if name.strip("_ ") else fallback).encode()[:220].decode("utf-8", "ignore")
 
 

@@ -1,6 +1,6 @@
-"""`/healthz`, `/readyz` and `/metrics`, on the very loop that does the work: when that hangs, nobody answers.
+"""`/healthz`, `/readyz` and `/metrics`, on the event loop that does the work: when it hangs, nothing is answered.
 
-Healthy is not "a thread answers" but "what has to happen happened lately". A replica that stands by is healthy.
+The process is healthy if its work went on lately, not because a thread answers. A replica that stands by is healthy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from media_core.listening import listen
 _log = structlog.stdlib.get_logger("media.health")
 
 Ages = Callable[[], Mapping[str, tuple[float, float]]]
-"""What -> (seconds, limit)."""
+"""Name -> (seconds since it last happened, limit)."""
 
 
 class Server:

@@ -1,7 +1,7 @@
 """The operator's process: stands by until it has the Lease, works while it has it, and ends when it loses it.
 
-Losing the Lease ends the process at once: what runs on could do what the new leader does too. Everything that it does
-can be cut anywhere and repeated.
+It ends at once when it loses the Lease. Otherwise it could do what the new leader does, too. All its work can be cut
+anywhere and repeated.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ _log = structlog.stdlib.get_logger("media.operator")
 CRD_POLL_SECONDS = 2.0
 UNLISTED_SECONDS = 2.0
 RELIST_DEBOUNCE = 3.0
-"""When one watch was cut mostly all were, and they come back within `handlers.WATCH_BACKOFFS`."""
+"""Mostly all watches are cut together. They are back within `handlers.WATCH_BACKOFFS`."""
 SILENCE_SECONDS = 60.0
-"""The Lease comes back through the watches every few seconds; after so much silence they are taken for dead."""
+"""The watches show the Lease every few seconds. If they show nothing for so long, they are taken for dead."""
 STUCK_SECONDS = 600.0
-"""A tenant that waits longer than this for its pass: the operator is not working."""
+"""If a tenant waits longer for its pass, the operator is taken for stuck."""
 WAKE_SPREAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the operator reads from its environment. Raises pydantic's ValidationError."""
+    """The operator's settings, read from its environment. Raises pydantic's ValidationError."""
 
     operator: OperatorSettings = field(default_factory=OperatorSettings)
     platform: PlatformSettings = field(default_factory=PlatformSettings)
@@ -81,10 +81,10 @@ class Operator:
         self._identity = settings.operator.identity or f"{socket.gethostname()}-{os.getpid()}"
         self._heard_at = time.monotonic()
         self._synced = asyncio.Event()
-        """Every kind was listed whole."""
+        """All objects of every kind were listed."""
         self._stopping = asyncio.Event()
         self._listed = asyncio.Event()
-        """A watch began anew."""
+        """A watch began again."""
         self._leads = False
         self._cache = Cache()
         self._controller: Controller | None = None
@@ -134,7 +134,7 @@ class Operator:
             await asyncio.wait([work, lease, stopped], return_when=asyncio.FIRST_COMPLETED)
             if lease.done():
                 _log.error("lease_lost", identity=self._identity)
-                os._exit(1)  # nothing of ours may act any more, not even to clean up
+                os._exit(1)  # at once: not even a cleanup may run
             if work.done():
                 work.result()
             return 0
@@ -152,7 +152,7 @@ class Operator:
             loop.add_signal_handler(number, self._stopping.set)
 
     async def _work(self, kube: Kube) -> None:
-        """Until cancelled, or until a part of it fails."""
+        """Runs until cancelled, or until a part fails."""
         settings = self._settings
         await self._wait_for_crd(kube)
         cluster = await self._cluster_id(kube)
@@ -177,8 +177,8 @@ class Operator:
         jobs.refusal_changed = self._queue.add
         for breaker in (backends.database_breaker, backends.store_breaker, backends.iam_breaker):
             breaker.on_close(functools.partial(self._wake_all, breaker))
-        # kopf takes the signals over as it starts, and waits 5 s for all tasks of the loop before it ends on one; until
-        # then the Lease would not be given back.
+        # kopf installs its own signal handlers as it starts. On a signal it waits 5 s for all tasks of the loop, and
+        # the Lease would not be released until then. So ours are installed again.
         watching: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         watching.add_done_callback(lambda _: self._catch_signals())
         registry = handlers.registry(
@@ -207,10 +207,10 @@ class Operator:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task.cancelled():
-                    continue  # kopf, which a signal ends, cancels whatever else runs on its loop
+                    continue  # on a signal kopf cancels all other tasks of its loop
                 if task.exception() is not None:
                     _log.error("part_ended", part=task.get_name())
-                task.result()  # kopf ends by itself, and without an error, only on a signal
+                task.result()  # without an error kopf ends only on a signal
         finally:
             for task in tasks:
                 task.cancel()
@@ -220,7 +220,7 @@ class Operator:
     # --- before the work --------------------------------------------------------------------------------------------
 
     async def _wait_for_crd(self, kube: Kube) -> None:
-        """kopf serves only the kinds that are there when it starts."""
+        """kopf serves only the kinds that exist when it starts."""
         namespaces = self._settings.operator.namespaces
         while True:
             try:
@@ -229,7 +229,7 @@ class Operator:
                 _log.warning("no_mediatenants", reason=str(error))
             else:
                 return
-            self._heard()  # waiting for the CRD is not being dead
+            self._heard()  # while it waits for the CRD the process is healthy
             await asyncio.sleep(CRD_POLL_SECONDS)
 
     async def _cluster_id(self, kube: Kube) -> str:
@@ -239,7 +239,7 @@ class Operator:
     # --- beside the work --------------------------------------------------------------------------------------------
 
     async def _once_synced(self, part: Coroutine[None, None, None]) -> None:
-        """Before every kind was listed whole, what is there could be taken for missing, and be made anew."""
+        """Runs `part` once all objects of every kind were listed: earlier, existing ones would be taken for missing."""
         try:
             await self._synced.wait()
         except asyncio.CancelledError:
@@ -261,14 +261,14 @@ class Operator:
                     await asyncio.sleep(RELIST_DEBOUNCE)
 
     async def _list(self, kube: Kube, kind: Kind) -> bool:
-        """Whether it could be done."""
+        """Whether it could be listed."""
         selector = "" if kind == kinds.MEDIA_TENANT else kinds.OURS
         for namespace in self._settings.operator.namespaces or (None,):
             try:
                 listed, version = await kube.list(kind, namespace, selector=selector)
             except KindNotServed as error:
                 _log.warning("not_listed", kind=kind.kind, reason=str(error))
-                return kind == kinds.HTTP_ROUTE  # nothing of it can be there; who wants one is told in a condition
+                return kind == kinds.HTTP_ROUTE  # none can exist; a tenant that needs one says so in a condition
             except KubeError as error:
                 _log.warning("not_listed", kind=kind.kind, reason=str(error))
                 return False
@@ -288,7 +288,7 @@ class Operator:
                 self._queue.add(key)
 
     def _wake_all(self, breaker: Breaker) -> None:
-        """What was away is back: everybody looks again, not all in the same moment."""
+        """A dependency is back: all tenants are looked at again, spread over some seconds."""
         _log.info("available_again", dependency=breaker.name)
         for key in self._cache.tenants():
             self._queue.add_after(key, random.uniform(0, WAKE_SPREAD_SECONDS))  # noqa: S311  jitter, not a secret
@@ -299,7 +299,7 @@ class Operator:
     # --- what others want to know -----------------------------------------------------------------------------------
 
     def _ages(self) -> dict[str, tuple[float, float]]:
-        """What -> (seconds, limit). Of a replica that stands by: nothing."""
+        """See `health.Ages`. Of a replica that stands by: nothing."""
         if not self._leads:
             return {}
         return {
@@ -328,5 +328,5 @@ def main() -> int:
         print("\n".join(complaints(error)), file=sys.stderr)
         return 2
     logs.configure(settings.log.format, settings.log.level)
-    logging.getLogger("kopf").setLevel(logging.WARNING)  # it says of every event that it was handled
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # below that it logs every event
     return asyncio.run(Operator(settings).run())

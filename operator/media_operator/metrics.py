@@ -1,7 +1,7 @@
-"""What the operator tells Prometheus. Tenants' series come from a snapshot, so those of one that is gone go too.
+"""The operator's metrics. Tenants' series come from a snapshot, so the series of a tenant that is gone end, too.
 
-A thousand tenants are 50,000 series, which take half a second to write: the snapshot is taken on the event loop, where
-nothing changes meanwhile, and written beside it.
+A thousand tenants are 50,000 series, which take half a second to write. So the snapshot is taken on the event loop,
+where nothing changes meanwhile, and written in a thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 @dataclass(frozen=True)
 class TenantFacts:
-    """`conditions`: type -> status; `queues`: kind -> (ready, leased, waiting, seconds that the oldest waits,
+    """`conditions`: type -> status; `queues`: kind -> (ready, leased, waiting, seconds for which the oldest has waited,
     failed in the last hour)."""
 
     namespace: str
@@ -45,12 +45,12 @@ class TenantFacts:
 class Snapshot:
     leads: bool
     heard_seconds: float
-    """Since the last watch event."""
+    """Seconds since the last watch event."""
     tenants: Iterable[TenantFacts] = ()
     clamd_up: bool | None = None
-    """None: it was not asked yet, or not by this replica."""
+    """None: this replica has not asked it."""
     signatures_age_seconds: float | None = None
-    """Since clamd's virus signatures were built; None: not known."""
+    """Seconds since clamd's virus signatures were built; None: not known."""
 
 
 class Metrics:
@@ -140,7 +140,7 @@ def _families(now: Snapshot) -> Iterator[Metric]:
     for facts in sorted(now.tenants, key=lambda each: each.conditions.get("Accepted") != "True"):
         who = [facts.tenant, facts.namespace]
         if tuple(who) in told:
-            continue  # declared a second time, which is not accepted: the series are the first one's
+            continue  # a second MediaTenant of this id, which is not accepted: the series are the first one's
         told.add(tuple(who))
         for kind, is_status in facts.conditions.items():
             for status in ("True", "False", "Unknown"):

@@ -1,7 +1,7 @@
-"""One pass over one tenant: observe, plan, apply, until there is nothing left to do.
+"""One pass over one tenant: observe, plan, apply, until nothing is left to do.
 
-The same for every trigger and every target. It remembers nothing: a step that failed is left out for the rest of this
-pass and is due again in the next.
+It is the same for every trigger and every target. It keeps no state between two passes. A step that failed is left out
+for the rest of the pass and is due again in the next.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Target(Protocol):
     def tenant(self) -> MediaTenant: ...
 
     async def observe(self) -> ObservedState:
-        """One look. What cannot be asked is `Unreachable`, never a guess."""
+        """One look. A dependency that cannot be asked is `Unreachable`; nothing is guessed."""
 
     async def apply(self, step: Step) -> None:
         """Idempotent. Raises StepFailed, StepUnfinished."""
 
 
 async def reconcile(target: Target, plan: Planner = plan) -> Plan:
-    """Brings the target as close to what `plan` says as it goes now; the plan that is left, with its conditions."""
+    """Applies the steps of `plan` as far as possible now. Returns the last plan: its conditions, and steps not done."""
     tenant = target.tenant
     failures: dict[str, Failure] = {}
     unfinished: dict[str, str] = {}

@@ -12,7 +12,7 @@ from media_operator.tenant.spec import LabelKey, LabelValue, Resources, Tolerati
 
 
 class RunSettings(EnvironmentSettings):
-    """Where a single machine serves its tenant. The tenant itself is declared in its manifest."""
+    """How `make run` serves a tenant on a single machine. The manifest declares the tenant itself."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_", env_ignore_empty=False)  # an empty mirror means none
 
@@ -30,8 +30,8 @@ class RunSettings(EnvironmentSettings):
     """Port of the api's Prometheus metrics."""
 
     signatures_mirror: str = "database.clamav.net"
-    """Where the official virus signatures are fetched from when the machine has none. Empty: nowhere; the scanner then
-    knows nothing but the EICAR test file."""
+    """Where the official virus signatures are fetched from if the machine has none. Empty: they are not fetched; the
+    scanner then knows only the EICAR test file."""
 
 
 class OperatorSettings(EnvironmentSettings):
@@ -40,13 +40,13 @@ class OperatorSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_")
 
     watch_namespaces: str = ""
-    """Namespaces whose MediaTenants it looks after, separated by commas. Empty (default): all."""
+    """Namespaces whose MediaTenants it manages, separated by commas. Empty (default): all."""
 
     namespace: str = "default"
-    """Its own namespace, where its Lease is."""
+    """The operator's own namespace, where its Lease is."""
 
     identity: str = ""
-    """Who holds the Lease; the pod's name. Default: host name and process id."""
+    """Name of this replica in the Lease, such as the pod's name. Default: host name and process id."""
 
     lease_name: str = "media-operator"
     """Two operators with different Lease names must watch different namespaces."""
@@ -59,22 +59,23 @@ class OperatorSettings(EnvironmentSettings):
     where the kernel has no IPv6."""
 
     http_port: int = Field(default=8080, ge=0, le=65535)
-    """Port of the same. 0: any free one, said in the log."""
+    """Port of the same. 0: any free port, which the log names."""
 
     concurrency: int = Field(default=8, ge=1, le=100)
     """Tenants that are reconciled at the same time."""
 
     resync_seconds: float = Field(default=600, ge=1)
-    """Every tenant is looked at at least so often (with jitter), whatever the watches say."""
+    """At the latest after so long each tenant is looked at again (with jitter), without any event."""
 
     relist_seconds: float = Field(default=300, ge=1)
-    """How often every kind is listed whole: what was deleted while a watch was down is told by nobody else."""
+    """How often all objects are listed: only a list shows what was deleted while a watch was down."""
 
     usage_seconds: float = Field(default=60, ge=1)
-    """How often the use of the quota is written to a tenant's status at most."""
+    """Least time between two writes of the quota's use to a tenant's status."""
 
     canary_seconds: float = Field(default=6 * 3600, ge=10)
-    """How often the EICAR test file goes through each tenant's own path. If it is not found, ScannerReady is False."""
+    """How often the EICAR test file is sent through each tenant's own path. If it is not found, ScannerReady is
+    False."""
 
     canary_timeout: float = Field(default=600, ge=10)
     """A canary without a verdict after so many seconds counts as failed."""
@@ -91,9 +92,9 @@ class DatabaseSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_DATABASE_")
 
     url: SecretStr
-    """`postgresql://role:password@host:5432/database` of PostgreSQL 16 or newer: a role that may create roles and
-    schemas (CREATEROLE, and CREATE on the database); the tables of all tenants will be its own. A direct connection:
-    through PgBouncer in transaction mode notifications are lost."""
+    """`postgresql://role:password@host:5432/database` of PostgreSQL 16 or newer. The role may create roles and schemas
+    (CREATEROLE, and CREATE on the database); it will own the tables of all tenants. The connection has to be direct:
+    PgBouncer in transaction mode loses notifications."""
 
     tenant_address: str = ""
     """`host:port` that the tenants' pods connect to, e.g. PgBouncer. Default: that of `url`."""
@@ -126,8 +127,8 @@ class StoreAdminSettings(EnvironmentSettings):
     """Its secret."""
 
     credentials: Literal["iam", "shared"] = "iam"
-    """`iam`: each tenant gets a user with one policy for its prefix, and keys of its own. `shared`: every tenant gets
-    the operator's key, for servers without AWS's IAM API; a condition of each tenant says so."""
+    """`iam`: each tenant gets a user with one policy for its prefix, and its own keys. `shared`: every tenant gets the
+    operator's key, for servers without AWS's IAM API; a condition of each tenant says so."""
 
     iam_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
     """URL of the IAM API. Default: AWS's own; versitygw serves it on a port of its own."""
@@ -147,7 +148,7 @@ class StoreAdminSettings(EnvironmentSettings):
 
 
 class PlatformSettings(EnvironmentSettings):
-    """What every tenant's objects on the cluster have in common. No secret is here."""
+    """Settings of all tenants' objects on the cluster. None of them is secret."""
 
     model_config = SettingsConfigDict(env_prefix="MEDIA_OPERATOR_")
 
@@ -164,34 +165,34 @@ class PlatformSettings(EnvironmentSettings):
     """Names of pull secrets, separated by commas; they must be in each tenant's namespace."""
 
     clamd_host: str
-    """Where clamd listens, as pods of every namespace reach it."""
+    """clamd's host name for pods of every namespace."""
 
     clamd_port: int = Field(default=3310, ge=1, le=65535)
     """Its port."""
 
     clamd_at_once: int = Field(default=4, ge=1, le=32)
-    """Scans that one scan worker has with clamd at the same time."""
+    """Scans of one worker at the same time."""
 
     clamd_heuristics: Literal["unscannable", "infected"] = "unscannable"
-    """What a finding of clamd's own heuristics (`Heuristics.*`), which guess, means for the file."""
+    """The verdict if clamd only guesses by its heuristics (`Heuristics.*`)."""
 
     retention_orphan_days: float = Field(default=7, ge=0)
-    """Days from when a sweep first sees an object without a row until one removes it."""
+    """Days from when a sweep first sees an object without a row until a sweep removes it."""
 
     retention_orphans_few: int = Field(default=100, ge=0)
-    """So many objects without a row are removed whatever their share. More are kept where they are more than
-    `retention_orphan_share`, and a condition of the tenant says so."""
+    """Up to so many objects without a row are removed in any case. If they are more than this and more than
+    `retention_orphan_share`, they are kept, and a condition of the tenant says so."""
 
     retention_orphan_share: float = Field(default=0.02, ge=0, le=1)
-    """The share of a tenant's objects above which those without a row are kept until a person decides."""
+    """The share of a tenant's objects above which objects without a row are kept until a person decides."""
 
     retention_found_days: float = Field(default=7, ge=0)
-    """Days that a file stays that was clean before and that newer signatures find infected. Nobody can read it
+    """Days for which a file is kept that was clean and that newer signatures find infected. Nobody can read it
     meanwhile."""
 
     retention_found_few: int = Field(default=5, ge=1)
-    """One signature that finds more than so many files that were clean before is suspicious: the rescan stops, what it
-    found stays until a person decides, and a condition of the tenant says so."""
+    """A signature that finds more files that were clean before is suspicious. Then the rescan stops, the files are kept
+    until a person decides, and a condition of the tenant says so."""
 
     ingress_class: str = ""
     """IngressClass of the Ingress that a tenant with `api.host` gets. Empty: the cluster's default class."""
@@ -259,14 +260,14 @@ class PlatformSettings(EnvironmentSettings):
     default."""
 
     max_jobs: int = Field(default=50, ge=1)
-    """Worker Jobs of all tenants together that run at the same time; tenants share them fairly. One tenant gets at most
-    half, and the last tenth is for those that have none."""
+    """Most worker Jobs of all tenants at a time; tenants share them fairly. One tenant gets at most half, and a tenth
+    is kept for tenants without a Job."""
 
     job_deadline_seconds: int = Field(default=6 * 3600, ge=60)
-    """A worker Job that runs longer is ended; its job in the queue is taken up by the next one."""
+    """A worker Job that runs longer is ended; the next one takes up its job of the queue."""
 
     job_ttl_seconds: int = Field(default=300, ge=300)
-    """How long a finished Job is kept, for its log, and for the back-off of the next one after it failed."""
+    """How long a finished Job is kept, for its log, and since the back-off counts failed Jobs."""
 
     kueue_queue: str = ""
     """Name of a Kueue LocalQueue, the same in each tenant's namespace, that admits the worker Jobs. Empty: no Kueue."""

@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up|down|images|load`: what the Makefile's targets of the same names run."""
+"""`python -m tests.cluster up|down|images|load`: the commands behind the Makefile's targets for the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Kubernetes API by its paths: plain dicts over HTTP, so that a test sees what the server says and nothing else."""
+"""The Kubernetes API by its paths: plain dicts over HTTP, so that a test sees exactly what the server answers."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class ApiError(Exception):
 class Api:
     """As the administrator, unless another `token` is given; through a proxy with its `url`.
 
-    `warnings` is what the server had to say beside its answers.
+    `warnings`: the warnings in the server's answers.
     """
 
     def __init__(self, control_plane: ControlPlane, *, url: str | None = None, token: str | None = None) -> None:

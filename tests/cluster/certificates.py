@@ -1,4 +1,4 @@
-"""A certificate authority for one control plane, gone with it."""
+"""A certificate authority for one control plane; it ends with the control plane."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta

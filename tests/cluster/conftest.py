@@ -1,4 +1,4 @@
-"""The two kinds of cluster: a bare control plane for what needs no pod, and kind for what does."""
+"""The two kinds of cluster: a control plane without nodes for tests without pods, and kind for tests with pods."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -83,7 +83,7 @@ def kept_cluster() -> bool:
 
 @pytest.fixture(scope="session")
 def cluster(kept_cluster: bool) -> Iterator[kind.Cluster]:
-    """kind, up. Where it can't be had the tests are skipped with the reason, in CI they fail."""
+    """A running kind cluster. If there can be none, the tests are skipped with the reason; in CI they fail."""
     try:
         cluster = kind.up()
     except (Missing, BuildFailed) as missing:

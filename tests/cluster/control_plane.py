@@ -1,9 +1,9 @@
 """A Kubernetes control plane without nodes: etcd, kube-apiserver and kube-controller-manager on loopback, as any user.
 
 All that needs no running pod is real here: validation and CEL, server-side apply, RBAC, garbage collection, quota,
-Jobs and their pods as objects. Pods stay Pending; a test that needs a finished one writes its status itself, as a
-kubelet would. Everything lies in one folder and ends with the test process, however that ends. The audit log says who
-asked the API server for which change, so that a test can tell that nobody did.
+Jobs and their pods as objects. Pods stay Pending; a test that needs a finished one writes its status, as a kubelet
+would. Everything lies in one folder and ends with the test process, however that ends. The audit log has all requests
+for changes, so that a test can see that there was none.
 """
 
 import asyncio
@@ -91,10 +91,10 @@ class ControlPlane:
         for name in reversed(list(self._processes)):
             self._kill(name)
 
-    # --- what production does to an operator ------------------------------------------------------------------------
+    # --- outages ----------------------------------------------------------------------------------------------------
 
     async def restart_apiserver(self, *, down_seconds: float = 0) -> None:
-        """Kills it: connections break, watches end, and for `down_seconds` nobody listens. Returns when it is back."""
+        """Kills it: connections break, watches end, and nothing listens for `down_seconds`. Returns when it is back."""
         self._kill("kube-apiserver")
         await asyncio.sleep(down_seconds)
         self._start_apiserver()

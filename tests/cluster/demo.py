@@ -1,6 +1,6 @@
-"""`make demo`: a platform, a tenant, a photo, a virus and a recording, on a cluster that is made for it.
+"""`make demo`: installs the platform on a new cluster, makes a tenant, and sends it a photo, a virus and a recording.
 
-Says what it does while it does it, and how long that took; leaves everything running, with the commands to go on.
+It prints each step and its time. It leaves everything running, and prints the commands to go on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The Docker daemon that clusters run on: the one that answers here, else one of our own.
+"""The Docker daemon that clusters run on: one that answers here, else our own.
 
-Our own leaves nothing behind, by construction: it is the first process of a PID namespace and sits in a mount
-namespace, so with it the kernel ends every container and drops every mount. It touches neither iptables nor kernel
-settings (docker-proxy relays published ports), its cgroups have one parent and its only bridge has a fixed name; those
-two are what `stop` removes. Only its store of images stays, in the cache. Standard library only.
+Our own leaves nothing behind. It is the first process of a PID namespace and has its own mount namespace, so when it
+ends the kernel ends every container and drops every mount. It changes neither iptables nor kernel settings
+(docker-proxy relays published ports). Its cgroups have one parent, and its only bridge has a fixed name; `stop` removes
+these two. Only its store of images stays, in the cache. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STOP_SECONDS = 5.0
 
 
 class Missing(Exception):
-    """The machine lacks something; the message is one line that says how to get it."""
+    """The machine lacks something; the message says in one line how to get it."""
 
 
 def home() -> Path:

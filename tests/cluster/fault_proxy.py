@@ -1,7 +1,7 @@
-"""Stands between a client and the API server and does what a loaded or restarting one does.
+"""A proxy between a client and the API server, which fails like a loaded or restarting server.
 
-It ends TLS on both sides and takes one request a connection, so that each can be judged by its head alone; what is not
-refused passes unread. A refusal is the Kubernetes Status object that the real server would send.
+It ends TLS on both sides and takes one request a connection, so that it only has to read the head of each. Requests
+that are not refused pass unread. A refusal is the Kubernetes Status object that the real server would send.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class FaultProxy:
         self._faults.clear()
 
     def cut_watches(self) -> int:
-        """Breaks every watch under way without a word, as a load balancer does. Returns how many there were."""
+        """Breaks every open watch silently, as a load balancer does. Returns how many there were."""
         cut = len(self._watches)
         for writer in list(self._watches):
             writer.transport.abort()

@@ -79,7 +79,7 @@ class Installation:
 
 _LIST_BUCKETS = """
 import json
-from media_operator.boto import open_client
+from media_operator.backends.boto import open_client
 from media_operator.settings import StoreAdminSettings
 print(json.dumps([each["Name"] for each in open_client("s3", StoreAdminSettings()).list_buckets()["Buckets"]]))
 """

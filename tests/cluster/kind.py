@@ -42,7 +42,7 @@ class Cluster:
         return {**self.docker.environment, "KUBECONFIG": str(self.kubeconfig)}
 
     def exports(self) -> list[str]:
-        """Lines for a shell: how the cluster is reached, and with what where the machine has no kubectl or helm."""
+        """Lines for a shell: KUBECONFIG, DOCKER_HOST of our own daemon, PATH if kubectl or helm is missing."""
         lines = [f"export KUBECONFIG={self.kubeconfig}"]
         if self.docker.host:
             lines.append(f"export DOCKER_HOST={self.docker.host}")

@@ -1,4 +1,4 @@
-"""Clients that never pause, in a pod: what a tenant's users would have noticed of an upgrade."""
+"""Clients that never pause, in a pod. They show whether a tenant's users would notice an upgrade."""
 
 from __future__ import annotations
 

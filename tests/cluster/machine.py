@@ -1,4 +1,4 @@
-"""What a cluster could leave behind on the machine, as it is now, for comparison."""
+"""The state of the machine that a cluster could change, for comparison."""
 
 import re
 import subprocess

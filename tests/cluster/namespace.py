@@ -1,4 +1,4 @@
-"""A namespace of the tests' kind cluster, and what people do in it with kubectl."""
+"""A namespace of the tests' kind cluster, and kubectl commands in it."""
 
 from __future__ import annotations
 

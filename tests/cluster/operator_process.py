@@ -1,4 +1,4 @@
-"""The operator as the chart runs it: a process of its own, with its own service account's rights, on real backends."""
+"""The operator as the chart runs it: its own process, with its service account's rights and real backends."""
 
 from __future__ import annotations
 

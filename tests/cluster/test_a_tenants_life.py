@@ -1,7 +1,7 @@
-"""A tenant's life on a real cluster, from `kubectl apply` to nothing: what the README promises, step by step.
+"""A tenant's life on a real cluster, from `kubectl apply` to its deletion, as the README describes it.
 
-Read it as a script. The chart is installed as on a laptop (`dev.enabled=true`), and everything else is done with the
-commands that a platform engineer would type: kubectl for the tenant, HTTP through its Service for the files.
+Read it as a script. The chart is installed as on a laptop (`dev.enabled=true`). All else is done with the commands of a
+platform engineer: kubectl for the tenant, HTTP through its Service for the files.
 """
 
 import json
@@ -57,7 +57,7 @@ def test_a_tenants_life(platform: Installation, team: Namespace) -> None:
         job = acme.transcribe(RECORDING.read_bytes(), RECORDING.name)
         assert acme.transcript(job).strip() == SAID
 
-        # 6. What the Jobs were is still there to read, and none of it failed.
+        # 6. The Jobs still exist, and none of them failed.
         jobs = json.loads(team.kubectl("get", "jobs", "--output", "json"))["items"]
         assert {"scan", "transcribe"} <= {each["metadata"]["labels"]["media.scaiwave.io/work"] for each in jobs}
         assert not [each for each in jobs if each.get("status", {}).get("failed")]

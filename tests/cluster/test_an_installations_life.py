@@ -1,7 +1,7 @@
-"""An installation's life: two tenants apart, an upgrade under load, a killed operator, a restarted node, and back.
+"""An installation's life: two isolated tenants, an upgrade under load, a killed operator, a restarted node, a rollback.
 
-One story in the order in which a platform team would live it; what it costs a client is counted by clients that never
-pause (`load.py`). Its own last step takes the platform away and brings it back.
+The steps come in the order in which a platform team would see them. Clients that never pause (`load.py`) count
+failures. The last step uninstalls the platform and installs it again.
 """
 
 import base64
@@ -143,7 +143,7 @@ print(json.dumps({whose: of(whose) for whose in (mine["id"], theirs)}))
 
 
 def assert_apart(platform: Installation, acme: Tenant, globex: Tenant) -> None:
-    """Neither reads, writes or lists the other's: not with its token, not with its S3 key, not as its database role."""
+    """Neither can read, write or list the other's data: by its token, by its S3 key, or as its database role."""
     with acme.reached() as at_acme, globex.reached() as at_globex:
         secret = at_acme.upload(b"of acme", "plan.txt", "text/plain")
         assert at_globex.get(f"/v1/media/download/{secret}").status_code == 404

@@ -1,7 +1,7 @@
-"""The commands of docs/install.md, "Backup and restore": what a cluster had is in another one, down to the last byte.
+"""The commands of docs/install.md, "Backup and restore": another cluster has the same data, down to the last byte.
 
-PostgreSQL, its operator's role (no superuser) and S3 are as in production. The api is the process that the tenant's
-pods run, told what kubelet would tell it. What the page does with `aws s3 sync`, boto3 does here.
+PostgreSQL, the operator's role (no superuser) and S3 are as in production. The api is the process of the tenant's pods,
+with the environment that kubelet would give it. boto3 stands in for the page's `aws s3 sync`.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ async def lost(tmp_path: Path) -> AsyncIterator[Team]:
 
 @pytest.fixture
 async def fresh(tmp_path: Path) -> AsyncIterator[Team]:
-    """One that knows nothing of the other, with backends that hold nothing."""
+    """A second cluster, with empty backends."""
     async with cluster(tmp_path / "fresh") as made:
         yield made
 

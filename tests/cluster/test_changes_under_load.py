@@ -1,4 +1,4 @@
-"""What a tenant's clients notice of a change: nothing. And how long a file waits for its verdict."""
+"""A tenant's clients notice no change of the tenant. And how long a file waits for its verdict."""
 
 import statistics
 import time

@@ -1,7 +1,7 @@
-"""The chart: what it renders over a matrix of values, that an API server takes it, and that it says what the code says.
+"""The chart: its objects for several sets of values, that an API server takes them, and that they agree with the code.
 
-`MEDIA_UPDATE_GOLDEN=1 pytest tests/cluster/test_chart.py` writes the golden files anew: what the default renders, and
-for every other set of values what is different then.
+`MEDIA_UPDATE_GOLDEN=1 pytest tests/cluster/test_chart.py` writes the golden files again: all objects of the default
+values, and for every other set of values the difference.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def test_helm_test_makes_a_tenant_sees_a_virus_refused_and_has_a_recording_trans
 
 
 def test_a_refused_uninstallation_removes_nothing_and_says_how_to_go_on(platform: Installation) -> None:
-    """Helm notes the release as half removed all the same and upgrades it no more, until that rollback."""
+    """After the refusal Helm takes the release for partly removed, and upgrades it only after that rollback."""
     tenant = {"apiVersion": kinds.MEDIA_TENANT.api_version, "kind": "MediaTenant", "metadata": {"name": "kept"}}
     installed = ("get", "deployments,statefulsets,secrets", "--output", "name")
     with platform.namespace("kept") as namespace:

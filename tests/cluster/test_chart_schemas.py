@@ -1,6 +1,6 @@
-"""What the chart and the operator render is valid in every Kubernetes minor that the chart allows, by its own OpenAPI.
+"""The objects of chart and operator are valid in every Kubernetes minor that the chart allows, by its own OpenAPI.
 
-An API server says more (test_chart.py, test_render.py), but only of the one release that the tests run.
+An API server checks more (test_chart.py, test_render.py), but the tests run only one release of it.
 """
 
 from __future__ import annotations

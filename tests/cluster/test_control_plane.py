@@ -1,4 +1,4 @@
-"""The bare control plane is a real one, and fails on demand as a real one does."""
+"""The control plane for tests behaves like a real one, and fails on demand like a real one."""
 
 import asyncio
 import time

@@ -1,6 +1,6 @@
-"""MediaTenant as people meet it: on a real API server, through kubectl.
+"""MediaTenant on a real API server, through kubectl.
 
-Every rule stands twice, in the model and in the CRD; each manifest here is shown to both, and they have to agree.
+Every rule exists twice, in the model and in the CRD. Each manifest here is given to both, and they have to agree.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def manifest(name: str = "acme", **spec: Any) -> Object:
 
 
 async def refusal(api: Api, namespace: str, document: Object) -> list[tuple[str, str]]:
-    """(field, sentence) of all that the API server objects to; it keeps nothing of what it takes."""
+    """(field, sentence) of all that the API server refuses. It stores nothing (dry run)."""
     try:
         await api.create(MEDIA_TENANT.path(namespace), document, dryRun="All", fieldValidation="Strict")
     except ApiError as error:
@@ -107,7 +107,11 @@ def _filled_in(value: Any) -> Any:
 async def test_defaults_are_filled_in_around_what_is_given(api: Api, namespace: str) -> None:
     given = manifest(api={"autoscaling": {"max": 4}}, transcription={"tolerations": [{"key": "gpu"}]})
     stored = await api.create(MEDIA_TENANT.path(namespace), given)
-    assert stored["spec"]["api"] == {"replicas": 2, "autoscaling": {"min": 2, "max": 4, "targetCpu": 70}}
+    assert stored["spec"]["api"] == {
+        "replicas": 2,
+        "autoscaling": {"min": 2, "max": 4, "targetCpu": 70},
+        "cors": {"maxAgeSeconds": 600},
+    }
     assert stored["spec"]["transcription"]["tolerations"] == [
         {"key": "gpu", "operator": "Equal", "value": "", "effect": ""}
     ]
@@ -130,7 +134,7 @@ async def test_published_manifests_mean_the_same_on_a_cluster(api: Api, namespac
 
 
 async def test_null_means_absent(api: Api, namespace: str) -> None:
-    """`make run` is stricter here: a key without a value in a file is an oversight more often than not."""
+    """`make run` is stricter: a key without a value in a file is mostly a mistake."""
     stored = await api.create(MEDIA_TENANT.path(namespace), manifest(quota=None, tenantId=None, api={"host": None}))
     assert MediaTenant.read(stored).spec == TenantSpec()
 
@@ -629,7 +633,7 @@ async def test_a_tenant_that_nobody_has_looked_at_yet_is_shown_too(api: Api, nam
 
 def test_kubectl_explain_reads_like_documentation(kubectl: Kubectl) -> None:
     said = " ".join(kubectl("explain", "mt.spec.scan").stdout.split())
-    assert "Virus scanning, and who may read what before its verdict." in said
+    assert "Virus scanning, and who may read a file before its verdict." in said
     assert (
         "pendingAccess <string> enum: None, Uploader, All Who may read a file before its verdict. None: nobody, "
         "requests are answered 425 with Retry-After. Uploader: who uploaded it. All: everybody who may read it "

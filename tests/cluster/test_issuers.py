@@ -1,4 +1,4 @@
-"""A tenant's issuer on a real API server: what cannot be asked is said in the status, and harms nothing that runs."""
+"""A tenant's issuer on a real API server: the status says if it cannot be asked, and what runs goes on."""
 
 import json
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ async def test_an_issuer_on_the_operators_own_machine_is_not_asked(shared: Bench
     team, id_ = Team(shared, namespace), f"t{namespace.removeprefix('test-')}"
     await team.apply("acme", tenantId=id_, auth={"oidc": {"issuer": f"https://{host}"}})
     said = await team.condition("acme", "ApiReady", reason="RunApiFailed", seconds=60)
-    assert "leads to a loopback, link-local" in said["message"]
+    assert "has a loopback, link-local" in said["message"]
 
 
 async def test_an_issuer_is_asked_anew_when_the_declared_url_is_removed(shared: Bench, namespace: str) -> None:
@@ -39,7 +39,7 @@ async def test_an_issuer_is_asked_anew_when_the_declared_url_is_removed(shared: 
 
     await team.apply("acme", tenantId=id_, auth={"oidc": {"issuer": DECLARED["issuer"]}})
     said = await team.condition("acme", "ApiReady", reason="RunApiFailed")
-    assert "does not name the keys" in said["message"]
+    assert "does not say where the keys are" in said["message"]
     after = await team.get(kinds.DEPLOYMENT, f"mt-{id_}")
     assert after
     assert after["metadata"]["generation"] == before["metadata"]["generation"]  # what runs goes on

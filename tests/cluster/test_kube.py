@@ -1,4 +1,4 @@
-"""The operator's client on a real API server, which is slow, refuses, restarts and forgets as in production."""
+"""The operator's client on a real API server that is slow, refuses, restarts and forgets, as in production."""
 
 import asyncio
 import contextlib
@@ -96,7 +96,7 @@ async def test_what_is_not_there_is_none_and_is_not_deleted(client: Kube, namesp
 
 
 async def test_of_a_kind_that_is_not_served_nothing_is_known(client: Kube, namespace: str) -> None:
-    """A server that is starting answers so too: taken for "gone" it would cost tenants their keys."""
+    """A server that is starting gives the same answer. If it was taken for "gone", tenants would lose their keys."""
     with pytest.raises(KindNotServed, match=r"serves no gadgets\.example\.com"):
         await client.get(UNKNOWN, namespace, "one")
     with pytest.raises(KindNotServed):

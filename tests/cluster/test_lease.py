@@ -1,4 +1,4 @@
-"""At most one leads, and when it is gone another one does, on a real API server."""
+"""On a real API server: at most one replica leads, and when it is gone another one does."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ async def test_of_many_that_want_it_at_once_one_gets_it(candidate: Candidate, ap
 async def test_the_lease_bears_the_label_that_our_own_watch_selects(
     candidate: Candidate, api: Api, namespace: str
 ) -> None:
-    """So that each renewal comes back to the operator as a sign of life of its watches."""
+    """So that the operator's watches see each renewal."""
     await candidate("one").acquire()
     found = await api.get(LEASE.path(namespace), labelSelector=kinds.OURS)
     assert [each["metadata"]["name"] for each in found["items"]] == ["operator"]
@@ -134,7 +134,7 @@ async def test_a_leader_that_was_paused_does_not_renew_after_it_was_replaced(
 async def test_a_leader_that_was_replaced_while_its_clock_stood_still_notices(
     candidate: Candidate, api: Api, namespace: str
 ) -> None:
-    """A machine that is suspended: no time has passed there, so only the server can tell."""
+    """On a machine that was suspended no time has passed, so only the server can tell."""
     stopped = candidate("stopped", clock=lambda: 0.0)
     await stopped.acquire()
     await candidate("two").acquire()

@@ -1,4 +1,4 @@
-"""Pods run for real: the bench's own tests, on the project's images and the services beside them."""
+"""Real pods: tests of the test cluster itself, with the project's images and services."""
 
 import json
 import secrets

@@ -1,6 +1,6 @@
 """The operator on a real API server, with its own service account's rights, on real S3, IAM and PostgreSQL.
 
-No pod runs here. A test that needs one says of its Deployment what a kubelet would (`act_as_kubelet`).
+No pod runs here. A test that needs one writes the status of its Deployment as a kubelet would (`act_as_kubelet`).
 """
 
 import asyncio
@@ -38,7 +38,7 @@ def tenant_id(namespace: str) -> str:
 
 
 async def settled(team: Team, name: str, **spec: Any) -> None:
-    """A tenant to which everything has been done that can be done without pods."""
+    """A tenant for which the operator has done all that it can do without pods."""
     await team.apply(name, **spec)
     await team.condition(name, "ApiReady", reason="ApiStarting", seconds=60)
     await team.condition(name, "WorkersReady", status="True")
@@ -319,7 +319,7 @@ async def test_what_sweeps_and_rescans_found_is_said_and_decided_by_a_word(share
     await annotate(team, "media.scaiwave.io/remove-orphans", kept["message"].rpartition("=")[2])
     await team.condition("acme", "ScannerReady", reason="WaitingForApi")
     decided = await team.seen(
-        kinds.MEDIA_TENANT, "acme", lambda it: "goes in the next sweep" in json.dumps(it["status"]["conditions"])
+        kinds.MEDIA_TENANT, "acme", lambda it: "the next sweep removes" in json.dumps(it["status"]["conditions"])
     )
     assert decided
     rows = "SELECT trusted_at IS NOT NULL, orphans_released_at >= swept_at FROM suspicion, swept"
@@ -366,7 +366,8 @@ async def test_what_the_version_before_runs_ends_before_the_schema_is_migrated(s
 
     await team.apply("acme", tenantId=id_)
     waiting = await team.condition("acme", "DatabaseReady", status="False", reason="SchemaOutdated")
-    assert waiting["message"] == f"before the schema is migrated, workers of the version before end: {metadata['name']}"
+    words = "workers of the version before have to end before the schema is migrated"
+    assert waiting["message"] == f"{words}: {metadata['name']}"
     await team.condition("acme", "DatabaseReady", status="True", reason="SchemaCurrent", seconds=60)
     assert await team.list(kinds.JOB) == []
     assert await pods() == 0

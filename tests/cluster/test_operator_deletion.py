@@ -1,4 +1,4 @@
-"""The end of a tenant: what stays, what goes, what holds it up and how to go on, in whatever order things go."""
+"""The deletion of a tenant: what stays, what is deleted, what blocks it and how to go on, in any order of events."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

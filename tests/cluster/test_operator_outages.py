@@ -1,4 +1,4 @@
-"""What production does to an operator: leaders die, servers go and come back, permissions are missing."""
+"""The operator in outages: leaders die, servers go and come back, permissions are missing."""
 
 import asyncio
 import base64
@@ -120,7 +120,7 @@ async def test_cut_watches_and_a_storm_of_429_only_delay(own: Bench, namespace: 
 
 
 async def test_a_deletion_that_no_watch_told_is_found(own: Bench, namespace: str, faults: FaultProxy) -> None:
-    """While the watch is away the object goes; the list that follows does not have it any more."""
+    """An object is deleted while the watch is away. The next list does not have it."""
     team, id_ = Team(own, namespace), tenant_id(namespace)
     await own.operator(url=faults.url, relist_seconds="5")
     await settled(team, "acme", tenantId=id_)

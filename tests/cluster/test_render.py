@@ -1,4 +1,4 @@
-"""What is rendered is what an API server stores: taken without a warning, found again as it was meant, repaired."""
+"""An API server takes rendered objects without a warning and stores them as meant. Edits of others are repaired."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def gateways(control_plane: ControlPlane) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def restricted(api: Api, namespace: str) -> str:
-    """A namespace in which Pod Security's strictest profile is said to everybody who breaks it."""
+    """A namespace that warns of every breach of Pod Security's strictest profile."""
     labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     await api.patch(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}})
     return namespace
@@ -149,8 +149,8 @@ async def test_applying_the_same_again_changes_nothing(api: Api, namespace: str)
     case = CASES["everything"]
     tenant = await declared(api, case, namespace)
     for each in stamped(case, tenant):
-        # The policy of the workers says `ingress: []`, so that a rule that somebody adds goes again; the server stores
-        # nothing for it, and counts that as a change.
+        # The workers' policy has `ingress: []`, so that a rule that somebody adds is removed. The server stores nothing
+        # for it, and counts that as a change.
         if not each["metadata"]["name"].endswith("-workers"):
             first, again = await applied(api, each), await applied(api, each)
             assert again["metadata"].get("generation") == first["metadata"].get("generation")
@@ -158,7 +158,7 @@ async def test_applying_the_same_again_changes_nothing(api: Api, namespace: str)
 
 
 async def test_an_autoscaler_takes_over_the_number_of_pods_that_there_are(api: Api, namespace: str) -> None:
-    """Without the hand-over the API server would fill in its default: one pod, in the midst of the traffic."""
+    """Without the hand-over the API server would set its default: one pod, during full traffic."""
     fixed, scaled = Case({"api": {"replicas": 6}}), CASES["autoscaling"]
     tenant = await declared(api, fixed, namespace)
     (before,) = (each for each in stamped(fixed, tenant) if each["kind"] == "Deployment")

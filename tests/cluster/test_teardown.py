@@ -1,7 +1,7 @@
-"""After `make cluster-down` the machine is as it was before `make cluster`, however the cluster came to its end.
+"""After `make cluster-down` the machine is as it was before `make cluster`, however the cluster ended.
 
-Runs after all other tests; not where a cluster is kept, nor on a Docker daemon that was there before, whose own traces
-can't be told from the cluster's.
+It runs after all other tests. It does not run if the cluster is kept, or with a Docker daemon that ran before, whose
+traces look like the cluster's.
 """
 
 import contextlib

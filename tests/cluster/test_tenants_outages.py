@@ -1,6 +1,6 @@
-"""What a tenant's users notice when S3, clamd or PostgreSQL is away for a while: a wait, and no failure.
+"""While S3, clamd or PostgreSQL is away, a tenant's users have to wait, but nothing fails.
 
-All go at once, briefly. `MEDIA_OUTAGE_SECONDS=600` takes them away for so long, and then each by itself.
+All are taken away at once, briefly. `MEDIA_OUTAGE_SECONDS=600` sets the time, and then takes each away by itself, too.
 """
 
 import os

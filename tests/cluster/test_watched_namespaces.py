@@ -1,4 +1,4 @@
-"""An operator that may look after some namespaces only: the chart's `watchNamespaces`."""
+"""An operator that manages some namespaces only: the chart's `watchNamespaces`."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def wait_until(look: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
-    """Looks every now and then: what happens on a cluster tells nobody here."""
+    """Looks again and again until it is true, since no event comes from the cluster."""
     deadline = time.monotonic() + seconds
     while not look():
         if time.monotonic() > deadline:

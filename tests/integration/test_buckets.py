@@ -231,7 +231,7 @@ async def test_another_tenants_bucket_is_left_alone(
     ):
         with pytest.raises(NotOwned, match=f"belongs to MediaTenant media/{tenant}"):
             await store.create(bucket, other, tenant_id=tenant)
-        with pytest.raises(NotOwned, match="left alone"):
+        with pytest.raises(NotOwned, match="not changed"):
             await store.empty_and_delete(bucket, other)
         await store.retire(bucket, other)
     assert await store.observe(bucket) == before
@@ -359,7 +359,7 @@ async def test_a_locked_object_is_reported_and_everything_else_goes(
     held = f"tenant/{tenant}/1"
     root.put_object_legal_hold(Bucket=bucket, Key=held, LegalHold={"Status": "ON"})
     for _ in range(2):
-        with pytest.raises(ObjectsLocked, match=rf"does not delete 1 objects of bucket {bucket} \(\w+\), {held} among"):
+        with pytest.raises(ObjectsLocked, match=rf"does not delete 1 objects of bucket {bucket} \(\w+\), such as"):
             await store.empty_and_delete(bucket, mark)
         assert set(names_in(root, bucket)) == {MARK_KEY, held}
     assert (await store.observe(bucket)).mark == mark

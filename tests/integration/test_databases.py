@@ -371,9 +371,9 @@ async def test_what_bears_no_mark_is_reported_and_left_alone(
     await superuser.execute(sql.SQL(statement).format(sql.Identifier(schema)))
     found = await databases.observe(schema, PASSWORD)
     assert (found.exists, found.complete, found.owner) == (True, False, None)
-    with pytest.raises(NotOwned, match="nobody's mark"):
+    with pytest.raises(NotOwned, match="no owner mark"):
         await databases.create(schema, ACME, "secret", adopt=True)
-    with pytest.raises(NotOwned, match="nobody's mark"):
+    with pytest.raises(NotOwned, match="no owner mark"):
         await databases.drop(schema, ACME)
     await databases.retire(schema, ACME)
     assert await databases.observe(schema, PASSWORD) == found

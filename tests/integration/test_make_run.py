@@ -320,7 +320,7 @@ def test_a_second_run_in_the_same_folder_is_refused_in_one_line(served: MakeRun,
     assert second.process.wait(PATIENCE) == 1
     second._reader.join()
     (line,) = second.lines
-    assert line.endswith("is in use by another `make run`; see MEDIA_RUN_FOLDER")
+    assert line.endswith("is in use by another `make run`: set MEDIA_RUN_FOLDER to another folder")
 
 
 def test_an_api_that_dies_is_started_again_and_the_condition_says_so(served: MakeRun) -> None:
@@ -409,7 +409,7 @@ def test_files_whose_database_is_gone_are_kept_until_it_is_back(make_run: Starte
 
     lost = make_run(run.home)
     said = lost.said(
-        r"^DatabaseReady +False +DataMismatch +schema tenant_acme is new, but bucket media-acme belongs to"
+        r"^DatabaseReady +False +DataMismatch +schema tenant_acme is new, but bucket media-acme belongs to another"
     )
     assert f'write into the manifest: metadata: {{annotations: {{{ACCEPT_DATA}: "{born["birth_id"]}"}}}}' in said
     for waiting in ("PolicyApplied", "ApiReady", "WorkersReady"):
@@ -488,7 +488,7 @@ def test_a_port_in_use_is_said_in_one_line(refusal: Callable[..., str], setting:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         line = refusal(1, **ports | {setting: port})
-    assert line.endswith(f"port {port} cannot be had (Address already in use): set {setting} to another")
+    assert line.endswith(f"port {port} cannot be used (Address already in use): set {setting} to another")
 
 
 def test_a_bad_manifest_starts_nothing_and_names_the_field(refusal: Callable[..., str]) -> None:
@@ -548,8 +548,11 @@ def test_the_sample_is_a_valid_tenant() -> None:
         ("", "holds 0 documents"),
         (f"{SAMPLE.read_text()}\n---\n{SAMPLE.read_text()}", "holds 2 documents"),
         ("a: [", "is not YAML in line 1"),
-        ("kind: MediaTenant\nkind: MediaTenant\n", "is not YAML in line 2: kind is there twice"),
-        (SAMPLE.read_text().replace("name: acme", "name: postgres"), "cannot be called postgres: set spec.tenantId"),
+        ("kind: MediaTenant\nkind: MediaTenant\n", "is not YAML in line 2: the key kind comes twice"),
+        (
+            SAMPLE.read_text().replace("name: acme", "name: postgres"),
+            "id cannot be postgres: set another spec.tenantId",
+        ),
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused_in_words(tmp_path: Path, text: str, complaint: str) -> None:

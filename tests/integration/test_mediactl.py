@@ -435,7 +435,7 @@ async def test_segments_are_shown_as_they_come_and_ctrl_c_leaves_the_job(api: Ap
         await terminal.until("50 %")
         terminal.process.send_signal(signal.SIGINT)
         assert await terminal.end() == 130
-        await terminal.until(f"{job_id} goes on without you")
+        await terminal.until(f"{job_id} goes on running")
     assert (await carl("jobs", "get", job_id, "--json")).data["status"] == "running"
     assert job_id in (await carl("jobs", "cancel", job_id)).out
 

@@ -345,7 +345,7 @@ async def test_trouble_is_said_soon_and_without_secrets(
     endpoint, sentence = {
         "nobody listens": (s3_servers.nobody().endpoint, r"IAM at http://127.0.0.1:\d+ does not answer"),
         "wrong secret": (settings.iam_endpoint, "IAM does not accept the operator's key .*MEDIA_OPERATOR_S3_IAM"),
-        "S3 and no IAM": (settings.endpoint, "no IAM .*MEDIA_OPERATOR_S3_CREDENTIALS=shared"),
+        "S3 and no IAM": (settings.endpoint, "no IAM API .*MEDIA_OPERATOR_S3_CREDENTIALS=shared"),
     }[trouble]
     keys = StoreKeys(
         StoreAdminSettings.model_validate(

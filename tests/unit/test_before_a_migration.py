@@ -138,14 +138,14 @@ def paused(api: Api, cache: Cache) -> None:
 def test_what_the_version_before_runs_ends_first(cluster: Cluster, api: Api) -> None:
     ended = job("mt-acme-scan-1", conditions=[{"type": "Complete", "status": "True"}])
     api.jobs = [job("mt-acme-transcribe-1", ready=1), job("mt-acme-sweep-2930", ready=1), ended]
-    with pytest.raises(StepUnfinished, match=r"workers of the version before end: mt-acme-sweep-2930, mt-acme-tr"):
+    with pytest.raises(StepUnfinished, match=r"the schema is migrated: mt-acme-sweep-2930, mt-acme-transc"):
         migrate(cluster)
     assert sorted(api.done[:2]) == [("suspend", "mt-acme-rescan"), ("suspend", "mt-acme-sweep")]
     assert api.done[2:] == [("delete", "mt-acme-transcribe-1"), ("delete", "mt-acme-sweep-2930")]
     assert api.jobs == [ended]
 
     api.pods = [pod("mt-acme-transcribe-1-x", killed=-50), pod("mt-acme-0", component="api")]
-    with pytest.raises(StepUnfinished, match=r"end: mt-acme-transcribe-1-x$"):
+    with pytest.raises(StepUnfinished, match=r"migrated: mt-acme-transcribe-1-x$"):
         migrate(cluster)
     api.pods = api.pods[1:]
     migrate(cluster)

@@ -197,7 +197,7 @@ def test_base_token_and_json_can_come_before_the_command_too(server: Script) -> 
 
 def test_a_base_that_ends_in_the_apis_version_is_told_the_right_one(server: Script) -> None:
     shown = mediactl(server, "usage", code=2, BASE=f"{server.base}/v1/").stderr
-    assert shown == f"mediactl: BASE is given without /v1: {server.base}\n"
+    assert shown == f"mediactl: BASE must be given without /v1: {server.base}\n"
 
 
 def test_nobody_at_base_is_said_with_the_address_and_the_way_to_start_it(server: Script) -> None:
@@ -307,7 +307,7 @@ def test_upload_sends_a_form_and_prints_id_and_status(server: Script, tmp_path: 
 def test_upload_tells_when_other_bytes_arrived(server: Script, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"HELLO")
     server.on("POST", "/v1/media/upload", data(ITEM, 201))
-    assert "arrived as med-1 with other bytes" in mediactl(server, "upload", tmp_path / "a.txt", code=1).stderr
+    assert "was stored as med-1 with wrong bytes" in mediactl(server, "upload", tmp_path / "a.txt", code=1).stderr
 
 
 def test_an_upload_told_to_come_later_sends_the_same_bytes_again(
@@ -352,7 +352,7 @@ def test_of_several_files_each_failure_names_its_own_and_the_others_go_up(server
     result = several(server, "upload", "none", "folder", "empty.txt", "a.txt")
     assert result.stderr.splitlines() == [
         "mediactl: none: No such file or directory",
-        "mediactl: folder: is a folder; name the files in it",
+        "mediactl: folder: is a folder; give the files in it",
         "mediactl: empty.txt: The file is empty",
     ]
     assert result.stdout == "med-1\tpending\t5 bytes\ttext/plain\ta.txt\n"
@@ -564,7 +564,7 @@ def test_a_thumbnail_is_asked_for_in_its_size(server: Script, here: Path) -> Non
 
 def test_a_size_that_no_thumbnail_has_is_refused_with_those_there_are(server: Script) -> None:
     shown = mediactl(server, "download", "med-1", "--thumbnail", "--size", "99", code=2).stderr
-    assert shown == "mediactl: --size 99: there are 160, 320, 640, 1024\n"
+    assert shown == "mediactl: --size 99: it has to be one of 160, 320, 640, 1024\n"
 
 
 def test_a_folder_that_does_not_exist_is_named_before_anything_is_asked(server: Script, here: Path) -> None:
@@ -576,7 +576,7 @@ def test_a_folder_that_does_not_exist_is_named_before_anything_is_asked(server: 
 def test_a_folder_that_takes_no_file_is_named_and_not_the_part(server: Script) -> None:
     server.on("GET", PATH, file_of())
     shown = mediactl(server, "download", "med-1", "-o", "/proc", code=2).stderr
-    assert shown.startswith("mediactl: nothing can be written into the folder /proc: ")
+    assert shown.startswith("mediactl: the folder /proc cannot be written to: ")
     assert ".part" not in shown
 
 
@@ -766,7 +766,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_its_id(server: Script) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "job-1 goes on without you" in err.decode()
+    assert "job-1 goes on running" in err.decode()
     assert all(request.command == "GET" for request in server.seen)
 
 
@@ -822,7 +822,7 @@ def test_token_says_what_it_carries_and_that_nobody_checked(server: Script, tmp_
     [
         (["--signing-key", "k.json"], "--sub"),
         (["--sub", "alice"], "--signing-key"),
-        (["--signing-key", "k.json", "--sub", "a", "--scope", "root"], "no such scope: root"),
+        (["--signing-key", "k.json", "--sub", "a", "--scope", "root"], "unknown scope: root"),
         (["--signing-key", "k.json", "--sub", "a", "--lifetime", "long"], "looks like 30s"),
         (["--signing-key", "no-such-file", "--sub", "a"], "no-such-file: No such file"),
         ([], "is not a JSON Web Token"),

@@ -384,7 +384,7 @@ def test_workers_that_keep_failing_say_which_and_why() -> None:
 
 
 def test_workers_that_find_no_node_are_said() -> None:
-    world, words = settled(), "pod mt-acme-scan-1 finds no node: Insufficient cpu"
+    world, words = settled(), "pod mt-acme-scan-1 is not scheduled: Insufficient cpu"
     assert isinstance(world.seen.workers, Workers)
     world.seen = replace(world.seen, workers=replace(world.seen.workers, waiting={"scan": words}))
     found = said(plan(tenant(), world.seen), "WorkersReady")
@@ -488,7 +488,7 @@ def test_a_canary_does_not_wait_for_workers_of_another_kind() -> None:
 
 
 def test_who_claims_a_name_first_does_not_win_it_from_its_owner() -> None:
-    words = "MediaTenant squatters/acme was there first and has tenantId acme"
+    words = "MediaTenant squatters/acme was created earlier and has tenantId acme"
     seen = replace(alive(resource()), rival=words)
     assert said(plan(resource(), seen), "Accepted").status == "True"
     new = replace(seen, bucket=Bucket(False), database=Database(False))
@@ -496,7 +496,7 @@ def test_who_claims_a_name_first_does_not_win_it_from_its_owner() -> None:
 
 
 def test_a_host_at_which_another_is_served_is_refused() -> None:
-    seen = replace(alive(resource()), host_rival="MediaTenant team-a/acme is served at media.example")
+    seen = replace(alive(resource()), host_rival="MediaTenant team-a/acme is already served at media.example")
     accepted = said(plan(resource(), seen), "Accepted")
     assert (accepted.status, accepted.reason) == ("False", "Conflict")
 
@@ -616,19 +616,19 @@ def met(*, schema: Birth | None = BIRTH, bucket: Birth | None = BIRTH, contents:
 
 SWEPT = replace(BIRTH, epoch=7)
 DISAGREEMENTS: dict[str, dict[str, Any]] = {
-    "schema tenant_acme is new, but bucket media-acme belongs to another (born-1)": {"schema": None},
-    "bucket media-acme holds files, and schema tenant_acme is new": {"schema": None, "bucket": None, "contents": 3},
-    "schema tenant_acme (born-2) is not the one that bucket media-acme belongs to (born-1)": {
+    "schema tenant_acme is new, but bucket media-acme belongs to another schema (born-1)": {"schema": None},
+    "bucket media-acme holds files, but schema tenant_acme is new": {"schema": None, "bucket": None, "contents": 3},
+    "schema tenant_acme (born-2) is not the schema that bucket media-acme belongs to (born-1)": {
         "schema": replace(BIRTH, birth_id="born-2")
     },
-    "schema tenant_acme is older than bucket media-acme has seen it (it was swept 0 times, and ": {"bucket": SWEPT},
+    "schema tenant_acme is older than bucket media-acme (0 sweeps in its rows, 7 ": {"bucket": SWEPT},
     "schema tenant_acme was restored from a dump": {"schema": replace(BIRTH, incarnation=9)},
-    "bucket media-acme holds files that schema tenant_acme does not know: of 200 it has rows for 100": {
+    "bucket media-acme holds files without a row: of the first 200, schema tenant_acme has rows for 100": {
         "bucket": None,
         "contents": 200,
         "known": 100,
     },
-    "(born-1) is not the one that bucket media-acme belongs to (unreadable)": {"bucket": UNREADABLE},
+    "(born-1) is not the schema that bucket media-acme belongs to (unreadable)": {"bucket": UNREADABLE},
 }
 
 
@@ -697,7 +697,7 @@ def test_a_dump_of_before_there_were_births_is_not_migrated_beside_a_bucket_that
     world.seen = replace(world.seen, database=replace(world.seen.database, birth=None, revision="0001"))
     current = plan(tenant(), world.seen)
     assert current.steps == ()
-    assert "is of an older version of the platform than the one that" in said(current, "DatabaseReady").message
+    assert "was made by an older version of the platform" in said(current, "DatabaseReady").message
     assert said(world.settle(accepting("born-1")), "Ready").status == "True"
 
 
@@ -802,7 +802,7 @@ def test_orphans_go_up_to_the_time_that_a_person_names_and_no_further() -> None:
     assert removing("2026-11-24T00:00:01Z").steps == (ReleaseOrphans("tenant_acme", until),)
     done = removing("2026-11-24T00:00:01Z", replace(KEPT, released_at=until))
     assert done.steps == ()
-    assert "goes in the next sweep" in said(done, "DataConsistent").message
+    assert "the next sweep removes" in said(done, "DataConsistent").message
     later = removing("2026-11-24T00:00:01Z", replace(KEPT, released_at=until, swept_at=NOW + timedelta(days=30)))
     assert later.steps == ()  # an earlier decision does not hold for later ones
     assert "2026-12-24" in said(later, "DataConsistent").message

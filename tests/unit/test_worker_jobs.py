@@ -169,7 +169,7 @@ def test_a_job_that_is_refused_is_said_until_one_is_taken(
         refusing.setattr(api, "create", refuse)
         for _ in range(2):
             assert asyncio.run(jobs.launch(TENANT, "scan", "mt-acme-scan-0", CREDENTIALS)) == "no"
-    assert jobs.refused(TENANT) == {"scan": "the API server refuses its scan Job: exceeded quota"}
+    assert jobs.refused(TENANT) == {"scan": "the API server refuses the tenant's scan Job: exceeded quota"}
     assert len(told) == 1
     assert asyncio.run(jobs.launch(TENANT, "scan", "mt-acme-scan-0", CREDENTIALS)) == "created"
     assert jobs.refused(TENANT) == {}

@@ -35,7 +35,7 @@ def upload(
     room: Annotated[str | None, typer.Option(help="Attach them to this room.")] = None,
     tenant_scope: Annotated[bool, typer.Option("--tenant-scope", help="Let everybody of the tenant see them.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scanner's verdict.")] = False,
-    name: Annotated[str | None, typer.Option(help="File name to give it (one file only).")] = None,
+    name: Annotated[str | None, typer.Option(help="Store it under this file name (one file only).")] = None,
 ) -> None:
     """Upload files.
 
@@ -43,7 +43,7 @@ def upload(
     file where it stopped.
     """
     if name and len(files) > 1:
-        raise Misuse("--name is for one file; these are several")
+        raise Misuse("--name is for one file, and several are given")
     fields = {"tenant_scope": "true"} if tenant_scope else {}
     if room is not None:
         fields["room_id"] = room_id(room)
@@ -66,14 +66,15 @@ def upload(
 
 
 def _await_verdict(session: Session, item: dict[str, Any]) -> dict[str, Any]:
-    """The item once its verdict is there; infected content answers 404 from that moment on."""
+    """The item with its verdict. Infected content is answered 404, which is the verdict here. Raises Failed."""
     ends = time.monotonic() + VERDICT_WITHIN
     pause = 0.2
     with render.err.status("waiting for the verdict") if render.err.is_terminal else contextlib.nullcontext():
-        # `error` is no verdict either: the scan is tried again.
+        # `error` is not final: the scan is tried again.
         while item["scan_status"] in {"pending", "error"}:
             if time.monotonic() > ends:
-                raise Failed(f"no verdict on {item['media_id']} after {render.span(VERDICT_WITHIN)}; is a scanner up?")
+                after = render.span(VERDICT_WITHIN)
+                raise Failed(f"{item['media_id']} has no verdict after {after}; is the scanner running?")
             time.sleep(pause)
             pause = min(pause * 1.5, 3.0)
             try:
@@ -90,17 +91,17 @@ def download(
     session: Session,
     media_id: MediaId,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder; - is standard output.")] = None,
-    thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Its preview instead.")] = False,
-    size: Annotated[int | None, typer.Option(help="Longest side of the preview: 160, 320, 640, 1024.")] = None,
+    thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Download its thumbnail instead.")] = False,
+    size: Annotated[int | None, typer.Option(help="Longest side of the thumbnail: 160, 320, 640, 1024.")] = None,
 ) -> None:
     """Download a file under its own name and check its sha256.
 
-    Run again after a break, it goes on where it stopped.
+    After a break the same command goes on where it stopped.
     """
     if size is not None and not thumbnail:
-        raise Misuse("--size is for --thumbnail")
+        raise Misuse("--size needs --thumbnail")
     if size is not None and size not in PREVIEW_SIZES:
-        raise Misuse(f"--size {size}: there are {', '.join(map(str, PREVIEW_SIZES))}")
+        raise Misuse(f"--size {size}: it has to be one of {', '.join(map(str, PREVIEW_SIZES))}")
     segments = ("media", "download", media_id, *(["thumbnail"] if thumbnail else []))
     jpeg = output is not None and output.suffix.lower() in {".jpg", ".jpeg"}
     request: dict[str, Any] = {
@@ -121,7 +122,7 @@ def download(
             path, count, outcome = transfer.to_file(output, f"{media_id}.webp" if thumbnail else media_id)
         except KeyboardInterrupt:
             progress.stop()
-            render.note("The same command goes on from here.")
+            render.note("The same command continues this download.")
             raise
     if session.as_json:
         render.data({"path": str(path), "size": count, "outcome": outcome})
@@ -131,7 +132,7 @@ def download(
 
 @command(app, "info")
 def info(session: Session, media_id: MediaId) -> None:
-    """Everything the platform says of one file."""
+    """Show all that is known about a file."""
     item = session.api.get("media", media_id, "info")
     if session.as_json:
         render.data(item)
@@ -174,9 +175,9 @@ def rm(session: Session, media_ids: Annotated[list[str], typer.Argument(metavar=
 def url(
     session: Session,
     media_id: MediaId,
-    thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Of its preview.")] = False,
+    thumbnail: Annotated[bool, typer.Option("--thumbnail", help="A URL of its thumbnail instead.")] = False,
 ) -> None:
-    """A URL that needs no token, for the next five minutes."""
+    """Print a download URL that needs no token and is valid for five minutes."""
     signed = session.api.get("media", "signed", media_id, thumbnail="true" if thumbnail else None)
     if session.as_json:
         render.data(signed)
@@ -224,7 +225,7 @@ def rescan(
 ) -> None:
     """Scan a file again (admins only).
 
-    With --wait anything but clean is a failure.
+    With --wait the exit code is 1 unless the file is clean.
     """
     job = session.api.call("POST", path_of("media", media_id, "rescan"))
     if wait:

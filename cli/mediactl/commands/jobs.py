@@ -1,4 +1,4 @@
-"""Background work: `transcribe`, and `jobs` with `get`, `ls`, `cancel`."""
+"""Commands for background work: `transcribe`, and `jobs` with `get`, `ls`, `cancel`."""
 
 import re
 from pathlib import Path
@@ -18,22 +18,22 @@ from mediactl.transfer import open_source
 @command(app, "transcribe")
 def transcribe(
     session: Session,
-    what: Annotated[str, typer.Argument(metavar="FILE|ID", help="A recording here, or a media id; - reads stdin.")],
+    what: Annotated[str, typer.Argument(metavar="FILE|ID", help="A local recording or a media id; - reads stdin.")],
     language: Annotated[str | None, typer.Option(help="Spoken language, such as en. Default: detected.")] = None,
-    translate: Annotated[bool, typer.Option("--translate", help="Into English.")] = False,
-    words: Annotated[bool, typer.Option("--words", help="A time for every word.")] = False,
-    prompt: Annotated[str | None, typer.Option(help="Words of context: names, spellings.")] = None,
+    translate: Annotated[bool, typer.Option("--translate", help="Translate into English.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Give a time for every word.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="Context for the model: names, spellings.")] = None,
     hotwords: Annotated[str | None, typer.Option(help="Words to expect.")] = None,
-    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Skip where nobody speaks.")] = True,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow it to the end.")] = False,
+    vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Skip parts without speech.")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
     format_: Annotated[
-        Format | None, typer.Option("--format", help="Print the result as this; implies --wait.")
+        Format | None, typer.Option("--format", help="Print the result in this format; implies --wait.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="File name to give it.")] = None,
+    name: Annotated[str | None, typer.Option(help="Store it under this file name.")] = None,
 ) -> None:
     """Transcribe a recording.
 
-    With --wait it shows the text as it comes; Ctrl-C leaves the job running.
+    With --wait the text is shown as it comes. Ctrl-C leaves the job running.
     """
     options = {
         "language": language,
@@ -63,12 +63,12 @@ def transcribe(
 def get_job(
     session: Session,
     job_id: JobId,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow it to the end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
     format_: Annotated[
-        Format | None, typer.Option("--format", help="Print the result as this; implies --wait.")
+        Format | None, typer.Option("--format", help="Print the result in this format; implies --wait.")
     ] = None,
 ) -> None:
-    """A job's state, and its transcript when there is one."""
+    """Show a job's state, and its transcript if there is one."""
     if wait or format_ is not None:
         follow(session, job_id, format_)
         return
@@ -98,7 +98,7 @@ def get_job(
 
 @command(jobs, "ls")
 def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> None:
-    """Your own jobs, newest first."""
+    """List your own jobs, newest first."""
     found, more = session.api.items("jobs", limit=0 if everything else limit)
     if session.as_json:
         render.data(found)
@@ -125,7 +125,7 @@ def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> N
         ],
     )
     if not found:
-        render.note("No jobs of yours.")
+        render.note("You have no jobs.")
     elif more:
         render.note(f"These are the newest {len(found)}; --all shows all.")
 

@@ -76,7 +76,7 @@ def ls(
 
 @command(rooms, "attach")
 def attach(session: Session, room: Room, media_id: MediaId) -> None:
-    """Put a file that is uploaded already into a room."""
+    """Add an uploaded file to a room."""
     item = session.api.call("POST", path_of("rooms", room_id(room), "files"), json={"media_id": media_id})
     if session.as_json:
         render.data(item)
@@ -86,7 +86,7 @@ def attach(session: Session, room: Room, media_id: MediaId) -> None:
 
 @command(rooms, "detach")
 def detach(session: Session, room: Room, media_id: MediaId) -> None:
-    """Take a file out of a room; the file itself stays."""
+    """Remove a file from a room; the file itself stays."""
     session.api.call("DELETE", path_of("rooms", room_id(room), "files", media_id))
     if session.as_json:
         render.data({"media_id": media_id, "room_id": room, "detached": True})

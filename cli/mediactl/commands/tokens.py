@@ -1,4 +1,4 @@
-"""`token`: what TOKEN says, or a new one."""
+"""`token`: shows what TOKEN says, or mints a new token."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ def token(
         typer.Option(metavar="FILE", help="Private keys: .run/TENANT/signing-keys.json.", rich_help_panel=MINTING),
     ] = None,
     sub: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whom the token names.", rich_help_panel=MINTING)
+        str | None, typer.Option(metavar="NAME", help="The person the token is for.", rich_help_panel=MINTING)
     ] = None,
     scope: Annotated[
         list[str] | None,
@@ -35,29 +35,29 @@ def token(
     room: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ROOM", help="A room whose files it may see, '*' for all; repeatable.", rich_help_panel=MINTING
+            metavar="ROOM", help="A room whose files it may see, '*': all; repeatable.", rich_help_panel=MINTING
         ),
     ] = None,
     lifetime: Annotated[
-        str, typer.Option(metavar="TIME", help="Such as 30s, 15m, 12h, 7d.", rich_help_panel=MINTING)
+        str, typer.Option(metavar="TIME", help="How long it is valid: 30s, 15m, 12h, 7d.", rich_help_panel=MINTING)
     ] = "12h",
     tenant: Annotated[
-        str | None, typer.Option(metavar="ID", help="Default: the key's folder name.", rich_help_panel=MINTING)
+        str | None, typer.Option(metavar="ID", help="Default: name of the key's folder.", rich_help_panel=MINTING)
     ] = None,
 ) -> None:
-    """Say what TOKEN says of itself, or mint one.
+    """Show what TOKEN says, or mint a token.
 
     export TOKEN=$(mediactl token --signing-key .run/acme/signing-keys.json --sub alice --room '*')
     """
-    # PyJWT brings cryptography, which takes longer to import than most commands take to run.
+    # PyJWT imports cryptography, which takes longer than most commands run.
     from mediactl import tokens
 
     if signing_key is not None:
         if not sub:
-            raise Misuse("a token names somebody; say whom with --sub")
+            raise Misuse("a token names a person: give --sub NAME")
         scopes = [word for entry in scope or tokens.DEFAULT_SCOPES for word in entry.replace(",", " ").split()]
         if unknown := sorted(set(scopes) - set(tokens.SCOPES)):
-            raise Misuse(f"no such scope: {', '.join(unknown)}; there are {', '.join(tokens.SCOPES)}")
+            raise Misuse(f"unknown scope: {', '.join(unknown)}; the scopes are {', '.join(tokens.SCOPES)}")
         minted = tokens.mint(
             signing_key,
             subject=sub,
@@ -93,4 +93,4 @@ def token(
     )
     if expiry is not None and expiry.timestamp() < time.time():
         render.note("This token has expired: the API will answer 401.")
-    render.note("This is what the token says of itself; nobody has verified it.")
+    render.note("This is what the token says; it was not verified.")

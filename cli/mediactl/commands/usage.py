@@ -1,4 +1,4 @@
-"""`usage`: what the tenant stores."""
+"""`usage`: what the tenant stores, and its limits."""
 
 from mediactl import render
 from mediactl.command import app, command
@@ -7,7 +7,7 @@ from mediactl.session import Session
 
 @command(app, "usage")
 def usage(session: Session) -> None:
-    """What the tenant stores, and how much of its limits is left."""
+    """Show what the tenant stores, and its limits."""
     facts = session.api.get("usage")
     if session.as_json:
         render.data(facts)

@@ -1,4 +1,4 @@
-"""All that lies outside of the cluster, each with the breaker that guards it."""
+"""The services outside of the cluster, each with its breaker."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ class Backends:
     iam_breaker: Breaker = field(default_factory=lambda: Breaker("iam"))
 
     async def retire(self, schema: str, mark: OwnerMark) -> None:
-        """Of a tenant that is gone: bucket and schema say that they are kept for their owner's namesake; its keys stop
-        working.
+        """Retires a tenant that is gone: its keys stop working, bucket and schema are marked as retained.
 
-        Only over this very mark: a namesake that adopts them meanwhile keeps them, and makes itself another S3 key.
-        Raises Unavailable.
+        Nothing is changed that no longer has `mark`. A namesake that adopts bucket and schema meanwhile keeps them, and
+        makes itself a new S3 key. Raises Unavailable.
         """
         await self.iam_breaker.call(lambda: self.store_keys.remove(tenant_id_of(schema)))
         if mark.bucket:

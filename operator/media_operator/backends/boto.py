@@ -1,7 +1,7 @@
-"""boto3 from asyncio: a client's calls in a few threads of its own, bounded in time, its errors as one sentence each.
+"""boto3 from asyncio: calls run in a few threads with time limits, and each error becomes one sentence.
 
-A sentence names the operation, the server's error code and the settings to look at. The server's own text goes no
-further: it may quote the request.
+A sentence names the operation, the server's error code and the settings to look at. It does not repeat the server's
+text, which may quote the request.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _T = TypeVar("_T")
 THREADS = 8
 CONNECT_TIMEOUT = 3
 ANSWER_TIMEOUT = 10
-"""Seconds that a server may say nothing."""
+"""Seconds for which a server may be silent."""
 ATTEMPTS = 2
 
 _BAD_KEY = {"InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure", "ExpiredToken"}
 _REFUSED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "UnauthorizedAccess", "Forbidden", "403"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _NO_SUCH_API = {"NotImplemented", "MethodNotAllowed", "InvalidAction", "UnknownOperationException", "405", "501"}
-_NO_SUCH_API |= {"MissingParameter"}  # MinIO, whose STS listens where IAM would
+_NO_SUCH_API |= {"MissingParameter"}  # MinIO: its STS answers in place of IAM
 
 
 class Threads:
-    """Runs blocking calls; a pool of its own, since asyncio's is small and shared with whatever blocks elsewhere."""
+    """Runs blocking calls in a pool of its own: asyncio's is small, and other blocking calls share it."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(THREADS, name)
@@ -78,9 +78,9 @@ def open_client(service: Literal["s3", "iam"], settings: StoreAdminSettings) -> 
 
 @contextlib.contextmanager
 def outages(dependency: Literal["store", "iam"], settings: StoreAdminSettings, what: str = "") -> Iterator[None]:
-    """Turns what boto3 raises into `Unavailable(dependency, sentence)`, or `RequestRefused`, if only this request is.
+    """Turns boto3's errors into `Unavailable(dependency, sentence)`; `RequestRefused` if it is only about this request.
 
-    `what`: the bucket or user that it is about.
+    `what`: the bucket or user of the request.
     """
     try:
         yield
@@ -104,7 +104,7 @@ def status(error: ClientError) -> int:
 
 
 def is_refusal(error: ClientError) -> bool:
-    """The server will not do this, now or later. Anything else (5xx, throttling, a race) may be tried again."""
+    """Whether the server will never do this. Other errors (5xx, throttling, a race) may be tried again."""
     if code(error) in ("RequestTimeout", "OperationAborted", "SlowDown"):
         return False
     return status(error) == 501 or (400 <= status(error) < 500 and status(error) not in (408, 429))
@@ -125,26 +125,29 @@ def _sentence(dependency: Literal["store", "iam"], error: ClientError, what: str
         return f"the clocks of {name} and of the operator differ too much"
     if code(error) in _REFUSED and dependency == "store":
         return (
-            f"S3 lets the operator's key not at bucket {what} ({reason}): it exists and belongs to another account, or "
-            "the key lacks a permission; choose another spec.storage.bucket, or grant it"
+            f"S3 denies the operator's key access to bucket {what} ({reason}): the bucket belongs to another account, "
+            "or the key lacks a permission; choose another spec.storage.bucket, or grant the permission"
         )
     if code(error) in _REFUSED:
-        return f"IAM lets the operator's key not at user {what} ({reason}): grant it what the docs list"
+        return (
+            f"IAM denies the operator's key access to user {what} ({reason}): grant it the permissions that "
+            "docs/install.md lists"
+        )
     if code(error) in _OTHER_REGION:
         return f"bucket {what} is not in the region that MEDIA_OPERATOR_S3_REGION names ({reason})"
     if code(error) == "InvalidBucketName":
-        return f"S3 takes no bucket called {what}: choose another spec.storage.bucket"
+        return f"S3 refuses the bucket name {what}: choose another spec.storage.bucket"
     if code(error) == "TooManyBuckets":
-        return "the account has as many buckets as it may have: ask its provider for more"
+        return "the account has reached its limit of buckets: ask the provider for more"
     if dependency == "iam" and code(error) in _NO_SUCH_API:
         return (
-            f"what answers at {endpoint} is no IAM ({reason}): for a server without one set "
-            "MEDIA_OPERATOR_S3_CREDENTIALS=shared"
+            f"the server at {endpoint} has no IAM API ({reason}): set MEDIA_OPERATOR_S3_CREDENTIALS=shared, or "
+            f"{endpoint} to the address of IAM"
         )
     return f"{name} answered {reason}"
 
 
 @functools.cache
 def _session() -> boto3.session.Session:
-    """One for all: it parses the service descriptions once."""
+    """One for all clients, so that the service descriptions are parsed once."""
     return boto3.session.Session()

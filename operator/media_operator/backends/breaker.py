@@ -1,6 +1,6 @@
-"""Guards one dependency for all tenants: while it is away, calls fail at once, and now and then one is let through.
+"""Guards one dependency for all tenants: while it is away calls fail at once, and now and then one call is tried.
 
-So a thousand tenants do not wait for the same timeout one after the other, nor come all at once when it is back.
+So a thousand tenants neither wait for the same timeout one after the other, nor all come at once when it is back.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ T = TypeVar("T")
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 TOLERATED = 1
-"""Failures in a row that open nothing: one broken connection is no outage."""
+"""So many failures in a row do not open the breaker: one broken connection is no outage."""
 
 _log = structlog.stdlib.get_logger("media.breaker")
 
 
 class RequestRefused(Unavailable):
-    """The dependency is there, and refuses this very request: a reason to wait for one tenant, and for no other."""
+    """The dependency answers and refuses this request. One tenant has to wait; the others go on."""
 
 
 class Breaker:
-    """Only `Unavailable` counts as failure; whatever else a call raises came from a dependency that answers."""
+    """Only `Unavailable` counts as a failure. Any other exception comes from a dependency that answers."""
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
@@ -49,20 +49,20 @@ class Breaker:
         return self._cause is not None and (self._trying or self._clock() < self._next_try)
 
     def on_close(self, callback: Callable[[], None]) -> None:
-        """Called whenever the dependency answers again after it was taken for away."""
+        """`callback` is called when the dependency answers again after the breaker was open."""
         self._callbacks.append(callback)
 
     async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt()` gives. Raises Unavailable, while open without trying."""
+        """The result of `attempt()`. Raises Unavailable; while open, without calling `attempt`."""
         if self._cause is None:
             return await self._watch(attempt)
         if self.open:
             raise Unavailable(self._cause.dependency, self._cause.detail)
-        self._trying = True  # the others go on failing at once until this one is through
+        self._trying = True  # other calls fail at once until this try has ended
         try:
             return await self._watch(attempt, is_try=True)
         finally:
-            self._trying = False  # cancelled: nothing was learnt, the next call tries
+            self._trying = False  # also if it was cancelled: then the next call tries
 
     async def _watch(self, attempt: Callable[[], Awaitable[T]], *, is_try: bool = False) -> T:
         try:
@@ -89,7 +89,7 @@ class Breaker:
         elif is_try:
             self._tries += 1
         else:
-            return  # it was under way when another one opened it: the same outage, no reason to wait longer
+            return  # it began before the breaker opened: the same outage, no reason to wait longer
         self._cause = error
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._tries, 10))
         self._next_try = self._clock() + delay * random.uniform(0.7, 1)  # noqa: S311  jitter, not a secret

@@ -1,10 +1,10 @@
 """Tenants' buckets: made, marked, hardened, and in the end emptied.
 
-The object `.media-tenant` at the bucket's root is the mark: whose the bucket is, and what its S3 server was seen to do.
-It lies outside of `tenant/`, where tenants' keys reach. It is written before anything else is in the bucket and deleted
-last, so that whatever bears it, and only that, is ours. A bucket without it is claimed only while it is empty. Of two
-that write it at once one wins (conditional puts), or, on a server without those, the loser sees it when it reads it
-back or looks next.
+The object `.media-tenant` at the bucket's root is the owner mark. It says whose the bucket is and what the S3 server
+was seen to do. It lies outside of `tenant/`, so tenants' keys do not reach it. It is written before any other object
+and deleted last, so a bucket is ours if and only if it has this object. A bucket without it is claimed only while it is
+empty. If two operators write it at once, conditional puts let one win. On a server without those, the loser notices
+when it reads the mark back or looks next.
 
 Every method may be cut anywhere and repeated.
 """
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 MARK_KEY = ".media-tenant"
 MARK_BYTES = 64 * 1024
-"""More of a mark is not read; ours have some hundred bytes."""
+"""At most so much of an owner mark is read; ours have some hundred bytes."""
 ABORT_UPLOADS_DAYS = 1
 EXPIRE_STAGING_DAYS = 7
 PAGE = 500
-"""Objects listed and deleted with one request each; an answer has to come within `boto.ANSWER_TIMEOUT`."""
+"""How many objects one request lists or deletes. Each answer has to come within `boto.ANSWER_TIMEOUT`."""
 BUDGET_SECONDS = 20
 
 _ABORT_UPLOADS = "media-platform-abort-uploads"
@@ -50,35 +50,35 @@ _PUBLIC_ACCESS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "R
 
 
 class ObjectsLocked(Exception):
-    """Objects that S3 will not delete (object lock, legal hold, a policy). Everything else in the bucket is deleted."""
+    """S3 does not delete some objects (object lock, legal hold, a policy). All others in the bucket are deleted."""
 
 
 @dataclass(frozen=True)
 class BucketFacts:
     exists: bool
     mark: OwnerMark | None = None
-    """None: it bears none."""
+    """None: it has no owner mark."""
     capabilities: Mapping[str, bool] = field(default_factory=dict)
-    """What was tried at creation and seen to work; empty: creation has not come so far.
+    """Name -> whether it worked when the bucket was made. Empty: not tried yet.
 
-    publicAccessBlock   the bucket can't be made public by a policy or an ACL
-    lifecycle           what uploads that died leave in staging expires by itself
-    abortUploads        so do the parts of unfinished multipart uploads
-    conditionalWrites   a put can be refused where an object exists; without, two claims of a bucket are told apart late
+    publicAccessBlock   the bucket cannot be made public by a policy or an ACL
+    lifecycle           objects that died uploads left in staging expire by themselves
+    abortUploads        parts of unfinished multipart uploads expire by themselves
+    conditionalWrites   a put is refused if the object exists; without it, two claims of a bucket are told apart late
     multipartCopy       objects beyond 512 MiB can be kept
     """
     empty: bool = False
-    """It exists, and nothing is in it: no object, no older version, no unfinished upload."""
+    """It exists and holds no object, no older version and no unfinished upload."""
 
 
 @dataclass(frozen=True)
 class Born:
-    """The schema that a bucket belongs to, as it remembers. It lies within `tenant/`: sweeps write it too."""
+    """The birth in a bucket. Its object lies within `tenant/`, since sweeps write it, too."""
 
     birth: Birth | None = None
-    """None: it says nothing."""
+    """None: the bucket has none."""
     contents: tuple[str, ...] = ()
-    """Where it says nothing: the hashes of its first contents, at most `births.LOOKED_AT`."""
+    """Of a bucket without a birth: the hashes of its first contents, at most `births.LOOKED_AT`."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,14 @@ class Emptied:
     deleted: int = 0
     """Objects and versions deleted by this call."""
     left: str = ""
-    """What is left to do, as a sentence."""
+    """Why it is not done, as a sentence."""
 
 
 class Buckets:
-    """Opening it makes no request. Every method raises `Unavailable("store", sentence)` while S3 does not serve."""
+    """All tenants' buckets. The constructor makes no request.
+
+    Every method raises `Unavailable("store", sentence)` while S3 does not serve.
+    """
 
     def __init__(self, settings: StoreAdminSettings) -> None:
         self._settings = settings
@@ -100,7 +103,7 @@ class Buckets:
         self._threads = Threads("s3")
 
     async def observe(self, bucket: str) -> BucketFacts:
-        """One GET, unless the bucket bears no mark."""
+        """One GET, unless the bucket has no owner mark."""
         with outages("store", self._settings, bucket):
             return (await self._look(bucket)).facts
 
@@ -113,9 +116,9 @@ class Buckets:
         adopt: bool = False,
         capabilities: Mapping[str, bool] | None = None,
     ) -> BucketFacts:
-        """Makes it, or takes it over if `mark` may claim it (`adopt`: see `OwnerMark.relation`); then hardens it.
+        """Makes the bucket, or takes it over if `mark` may claim it (`adopt`: see `OwnerMark.relation`). Hardens it.
 
-        `capabilities`: others that the caller has tried; they are kept with the mark. Raises NotOwned.
+        `capabilities`: more that the caller has tried; they are stored in the owner mark. Raises NotOwned.
         """
         with outages("store", self._settings, bucket):
             seen = await self._look(bucket)
@@ -123,7 +126,7 @@ class Buckets:
                 await self._make(bucket)
                 seen = await self._look(bucket)
             if not seen.facts.exists:
-                raise Unavailable("store", f"bucket {bucket} was made and is gone again")
+                raise Unavailable("store", f"bucket {bucket} was made, but does not exist")
             seen = await self._claim(bucket, seen, mark, adopt)
             tried = await self._threads.run(_Hardening(self._s3, bucket, tenant_id).run)
             tried.update(capabilities or {})
@@ -132,7 +135,7 @@ class Buckets:
             return BucketFacts(True, mark, tried)
 
     async def born(self, bucket: str, tenant_id: str) -> Born:
-        """One GET, unless the bucket says nothing. Of a bucket that is not there: nothing."""
+        """The bucket's birth. One GET, unless it has none. Empty for a bucket that does not exist."""
         with outages("store", self._settings, bucket):
             try:
                 return await self._threads.run(self._born, bucket, tenant_id)
@@ -142,12 +145,12 @@ class Buckets:
                 raise
 
     async def write_birth(self, bucket: str, tenant_id: str, birth: Birth) -> None:
-        """The bucket takes this schema for its own from now on."""
+        """From now on the bucket belongs to this schema."""
         with outages("store", self._settings, bucket):
             await self._threads.run(self._s3.put_object, Bucket=bucket, Key=birth_key(tenant_id), Body=birth.dumps())
 
     async def retire(self, bucket: str, claimant: OwnerMark) -> None:
-        """Its mark says from now on that its owner is gone and wants it kept. A no-op where it is not ours, or gone."""
+        """Marks the bucket as retained. Does nothing if it is gone or not ours."""
         with outages("store", self._settings, bucket):
             seen = await self._look(bucket)
             found = seen.facts.mark
@@ -157,11 +160,11 @@ class Buckets:
     async def empty_and_delete(
         self, bucket: str, claimant: OwnerMark, *, budget_seconds: float = BUDGET_SECONDS
     ) -> Emptied:
-        """Deletes all objects, versions and unfinished uploads, at last the mark and the bucket.
+        """Deletes all objects, versions and unfinished uploads, then the owner mark, then the bucket.
 
-        Goes on for about `budget_seconds`; call it again until `done`. Raises NotOwned unless the mark is the
-        claimant's own (an adoptable one is not enough), ObjectsLocked once nothing is left but what S3 keeps. An
-        empty bucket without a mark, which anybody may claim, is what a call leaves that was cut in its last moment.
+        It ends after about `budget_seconds`; call it again until `done`. Raises NotOwned unless the owner mark is the
+        claimant's own (an adoptable one is not enough). Raises ObjectsLocked once all objects are deleted that S3
+        allows to delete. An empty bucket without an owner mark is deleted, too: a call that was cut leaves one.
         """
         deadline = time.monotonic() + budget_seconds
         with outages("store", self._settings, bucket):
@@ -169,9 +172,9 @@ class Buckets:
             if not seen.facts.exists:
                 return Emptied(True)
             if seen.facts.mark is None and not seen.facts.empty:
-                raise NotOwned(f"bucket {bucket} bears no mark of a MediaTenant and is not empty: it was left alone")
+                raise NotOwned(f"bucket {bucket} has no owner mark and is not empty: it was not changed")
             if seen.facts.mark and seen.facts.mark.relation(claimant) != "ours":
-                raise NotOwned(f"bucket {bucket} belongs to {seen.facts.mark.describe()}: it was left alone")
+                raise NotOwned(f"bucket {bucket} belongs to {seen.facts.mark.describe()}: it was not changed")
             emptying = _Emptying(self._s3, self._threads, bucket)
             while await emptying.sweep(deadline):
                 if time.monotonic() >= deadline:
@@ -196,7 +199,7 @@ class Buckets:
         self._threads.close()
         self._s3.close()
 
-    # --- the mark
+    # --- the owner mark
 
     async def _look(self, bucket: str) -> _Seen:
         try:
@@ -238,7 +241,7 @@ class Buckets:
         return Born(None, tuple(filter(births.is_content, names)))
 
     async def _is_empty(self, bucket: str) -> bool:
-        """Asks three times: a server that knows no versions may answer that question with an empty list."""
+        """Three requests: a server without versions may answer a list of versions with an empty one."""
         if (await self._threads.run(self._s3.list_objects_v2, Bucket=bucket, MaxKeys=1)).get("Contents"):
             return False
         versions = await self._threads.run(_if_known, self._s3.list_object_versions, Bucket=bucket, MaxKeys=1)
@@ -250,7 +253,7 @@ class Buckets:
             found = seen.facts.mark
             if found is None and not seen.facts.empty:
                 raise NotOwned(
-                    f"bucket {bucket} exists, is not empty and bears no mark of a MediaTenant: choose another "
+                    f"bucket {bucket} exists, is not empty and has no owner mark: choose another "
                     "spec.storage.bucket, or empty it"
                 )
             if found and found.relation(mark, adopt=adopt) == "foreign":
@@ -260,13 +263,13 @@ class Buckets:
             await self._write_mark(bucket, mark, {}, instead_of=seen)
             seen = await self._look(bucket)
         raise Unavailable(
-            "store", f"the mark of bucket {bucket} does not stay as it is written: somebody else writes it"
+            "store", f"the owner mark of bucket {bucket} changes after each write: somebody else writes it, too"
         )
 
     async def _write_mark(
         self, bucket: str, mark: OwnerMark, capabilities: Mapping[str, bool], *, instead_of: _Seen
     ) -> None:
-        """Writes nothing if the mark is no longer what was seen, so far as the server knows conditional puts."""
+        """Writes nothing if the owner mark has changed since it was seen, where the server knows conditional puts."""
         wanted: dict[str, Any] = {
             "Bucket": bucket,
             "Key": MARK_KEY,
@@ -285,7 +288,7 @@ class Buckets:
 
     async def _make(self, bucket: str) -> None:
         request: CreateBucketRequestTypeDef = {"Bucket": bucket}
-        if self._settings.region != "us-east-1":  # S3 refuses this one by name: it is the default
+        if self._settings.region != "us-east-1":  # the default, which S3 refuses as a LocationConstraint
             request["CreateBucketConfiguration"] = {"LocationConstraint": cast("Any", self._settings.region)}
         try:
             await self._threads.run(self._s3.create_bucket, **request)
@@ -302,11 +305,11 @@ class Buckets:
 class _Seen:
     facts: BucketFacts = BucketFacts(False)
     etag: str = ""
-    """The mark's."""
+    """Of the owner mark."""
 
 
 class _Hardening:
-    """What a server can do for a bucket: tried and read back, since some answer 200 to what they do not know."""
+    """Hardens a bucket. Each setting is read back, since some servers answer 200 to requests that they do not know."""
 
     def __init__(self, s3: S3Client, bucket: str, tenant_id: str) -> None:
         self._s3 = s3
@@ -314,7 +317,7 @@ class _Hardening:
         self._tenant_id = tenant_id
 
     def run(self) -> dict[str, bool]:
-        """Leaves nothing but settings; what a cut leaves is in staging, which is swept."""
+        """The capabilities. Leaves only settings behind; if it is cut, objects in staging, which are swept."""
         blocked = self._block_public_access()
         expires, aborts = self._set_lifecycle()
         name = f"probe-{secrets.token_hex(8)}"
@@ -339,7 +342,7 @@ class _Hardening:
         return bool(found.get("PublicAccessBlockConfiguration") == everything)
 
     def _set_lifecycle(self) -> tuple[bool, bool]:
-        """Whether staging expires, and whether uploads are aborted. Rules that are not ours stay."""
+        """Whether staging expires, and whether uploads are aborted. Other rules stay."""
         expire: dict[str, Any] = {
             "ID": _EXPIRE_STAGING,
             "Status": "Enabled",
@@ -356,7 +359,7 @@ class _Hardening:
         if before is None:
             return False, False
         foreign = [rule for name, rule in before.items() if name not in (_EXPIRE_STAGING, _ABORT_UPLOADS)]
-        for rules in ([expire, abort], [expire]):  # MinIO takes no rule that only aborts
+        for rules in ([expire, abort], [expire]):  # MinIO refuses a rule that only aborts
             if all(before.get(rule["ID"]) == rule for rule in rules) or _attempt(
                 self._s3.put_bucket_lifecycle_configuration,
                 Bucket=self._bucket,
@@ -370,7 +373,7 @@ class _Hardening:
         )
 
     def _lifecycle(self) -> dict[str, dict[str, Any]] | None:
-        """Its rules by id; None where the server has no such thing."""
+        """Rule id -> rule; None: the server knows no lifecycle rules."""
         try:
             found = self._s3.get_bucket_lifecycle_configuration(Bucket=self._bucket)
         except ClientError as error:
@@ -405,7 +408,7 @@ class _Hardening:
 
 
 def _attempt(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
-    """The answer; nothing where the server refuses, for whatever reason, unless it is that the bucket is gone."""
+    """The answer; empty if the server refuses for any reason, except that the bucket is gone."""
     try:
         answer: dict[str, Any] = work(**request)
     except ClientError as error:
@@ -416,7 +419,7 @@ def _attempt(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
 
 
 def _if_known(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
-    """The answer; nothing from a server that does not know this request. To be denied is no answer."""
+    """The answer; empty if the server does not know this request. Raises if it denies it (403, 404)."""
     try:
         answer: dict[str, Any] = work(**request)
     except ClientError as error:
@@ -427,7 +430,7 @@ def _if_known(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
 
 
 class _Emptying:
-    """Deletes everything in a bucket but its mark, page by page."""
+    """Deletes all objects of a bucket except its owner mark, page by page."""
 
     def __init__(self, s3: S3Client, threads: Threads, bucket: str) -> None:
         self._s3 = s3
@@ -441,7 +444,7 @@ class _Emptying:
         """Key and version -> why S3 did not delete it."""
 
     async def sweep(self, deadline: float) -> bool:
-        """Once through the bucket, or until the deadline; whether there may be more."""
+        """Goes once through the bucket, or until the deadline. Returns whether more may be left."""
         self.locked.clear()
         before = self.deleted
         await self._abort_uploads()
@@ -450,13 +453,13 @@ class _Emptying:
             page, start = await self._page(start)
             await self._delete(page)
             if start is not None and time.monotonic() >= deadline:
-                if self.locked and self.deleted == before:  # the next call would come no further
+                if self.locked and self.deleted == before:  # the next call would not get further
                     raise ObjectsLocked(self.complaint())
                 return True
         return self.deleted > before
 
     async def delete_mark(self) -> None:
-        """Its older versions first: none of them may become the mark again."""
+        """Deletes older versions first: none of them may become the current one again."""
         answer = await self._list_versions(Prefix=MARK_KEY)
         marks = sorted(
             (entry for entry in _versions_in(answer) if entry["Key"] == MARK_KEY),
@@ -468,7 +471,7 @@ class _Emptying:
     def complaint(self) -> str:
         (key, _), reason = next(iter(self.locked.items()))
         return (
-            f"S3 does not delete {len(self.locked)} objects of bucket {self._bucket} ({reason}), {key} among them: end "
+            f"S3 does not delete {len(self.locked)} objects of bucket {self._bucket} ({reason}), such as {key}: end "
             "their retention or legal hold, or let the operator's key delete them"
         )
 
@@ -478,7 +481,7 @@ class _Emptying:
             answer = await self._list_versions(**start)
             entries = _versions_in(answer)
             following = _following(answer, "KeyMarker", "VersionIdMarker")
-            self._has_versions = bool(entries or start)  # the mark at least is listed where versions are known
+            self._has_versions = bool(entries or start)  # a server with versions lists at least the owner mark
         if not self._has_versions:
             plain: Callable[..., Any] = self._s3.list_objects_v2
             answer = await self._threads.run(plain, **self._one_page, **start)
@@ -518,7 +521,7 @@ class _Emptying:
 
     def _judge(self, key: str, version: str, reason: str) -> None:
         if reason in _PASSING:
-            raise Unavailable("store", f"S3 answered {reason} when it should delete objects")
+            raise Unavailable("store", f"S3 answered {reason} to a deletion of objects")
         if reason not in ("NoSuchKey", "NoSuchVersion"):
             self.locked[key, version] = reason
 
@@ -559,7 +562,7 @@ def _identifier(entry: Mapping[str, Any]) -> ObjectIdentifierTypeDef:
 
 
 def _parsed(body: bytes) -> tuple[OwnerMark, dict[str, bool]]:
-    """Never fails: a mark that can't be read is somebody else's."""
+    """Never fails: an owner mark that cannot be read is somebody else's."""
     try:
         document = json.loads(body)
         mark, capabilities = document["mark"], document.get("capabilities", {})

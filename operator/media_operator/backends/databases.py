@@ -1,17 +1,17 @@
-"""Tenants' places in PostgreSQL: one schema and one role each, in one database.
+"""Tenants in PostgreSQL: one schema and one role each, in one database.
 
-Everything that a tenant's connection needs hangs on its role (search_path, limits), nothing on the session. Schema and
-role bear their owner's mark in a comment that the tenant itself cannot change; what exists without this owner's mark is
-reported, never changed. Every statement may be repeated. Passwords travel as SCRAM verifiers, so no statement, and no
-log that quotes one, holds a secret.
+Everything that a tenant's connection needs (search_path, limits) is set on its role, nothing on the session. Schema and
+role have their owner mark in a comment, which the tenant cannot change. A schema or role without this owner's mark is
+reported and never changed. Every statement may be repeated. Passwords are sent as SCRAM verifiers, so neither a
+statement nor a log that quotes one holds a secret.
 
-The operator's role needs no superuser: CREATEROLE, and CREATE on the database. It owns every table; a tenant's role
-only reads and writes rows (`media_core.database.grants`). Whoever owns a table can make a trigger, a view or an index
-run code of theirs as the one who comes along, and that one is the operator here. It may become each tenant's role, and
-inherits nothing from them.
+The operator's role is no superuser. It needs CREATEROLE, and CREATE on the database. It owns every table; a tenant's
+role only reads and writes rows (`media_core.database.grants`). The owner of a table can add a trigger, a view or an
+index whose code runs as the role that uses the table, and the operator uses them. So tenants own none. The operator's
+role may become each tenant's role, and inherits nothing from them.
 
-PostgreSQL lets every role CONNECT to every database of its server. A tenant's role finds nothing there that PUBLIC
-does not, but only the owner of such a database (`REVOKE CONNECT ... FROM PUBLIC`) or pg_hba.conf can keep it out.
+PostgreSQL lets every role CONNECT to every database of its server. There a tenant's role may do what PUBLIC may. Only
+the owner of such a database (`REVOKE CONNECT ... FROM PUBLIC`) or pg_hba.conf can keep it out.
 """
 
 from __future__ import annotations
@@ -57,28 +57,31 @@ __all__ = [
 ]
 
 COMMENT = "media.scaiwave.io/owner="
-"""What a comment starts with that holds a mark."""
+"""Start of a comment that holds an owner mark."""
 FINGERPRINT = "\npassword="
-"""In a role's comment after the mark: a hash of its password, since what PostgreSQL itself keeps of it only superusers
-can read. So a Secret that PostgreSQL has never heard of is noticed, whatever went wrong between the two."""
+"""Comes after the owner mark in a role's comment, before a hash of the role's password. Only superusers can read
+PostgreSQL's own hash. So a Secret with a password that PostgreSQL does not have is noticed."""
 TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
 ADMIN_OPTIONS = "-c search_path=pg_catalog,pg_temp"
 PATIENT, IMPATIENT = "5s", "500ms"
-"""How long a read may take; impatient with what could not be read the last time, and is asked by itself then."""
+"""How long a read may take. The short time is for a schema that could not be read the last time; it is then read by a
+statement of its own."""
 READER_OPTIONS = (
     f"{ADMIN_OPTIONS} -c default_transaction_read_only=on -c statement_timeout={PATIENT} -c lock_timeout=100ms"
 )
-"""A tenant that locks its queue, or fills it, keeps nobody else waiting."""
+"""With limits, so that a tenant that locks or fills its queue does not keep other tenants waiting."""
 BATCH = 100
-"""Tenants that one statement looks at."""
+"""How many tenants one statement reads."""
 SESSION_END_MS = 5000
 LOCK_TIMEOUT = "10s"
 POLICY_LOCK_TIMEOUT = "250ms"
-"""Uploads hold the row for moments; who holds it for longer has to wait, and not the operator's few connections."""
+"""Uploads lock the row only for a moment. If it is locked for longer, the operator tries again later: it has few
+connections."""
 SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
-"""Of the operator's URL, what a tenant's has too: neither secrets nor paths of the operator's own pod."""
+"""Parameters of the operator's URL that a tenant's URL gets, too. They hold no secret and no path in the operator's
+pod."""
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
-"""A server that vanished is noticed, instead of being waited for."""
+"""So that a server that vanished is noticed within half a minute."""
 
 
 class Usage(NamedTuple):
@@ -87,8 +90,8 @@ class Usage(NamedTuple):
 
 
 class Concerns(NamedTuple):
-    """`orphans`: objects without a row, of `orphan_bytes`, and whether they wait for a person. `suspicious`: signatures
-    that do."""
+    """`orphans`: objects without a row, `orphan_bytes` together; `orphans_kept`: they wait for a person. `suspicious`:
+    how many signatures wait for a person."""
 
     orphans: int = 0
     orphan_bytes: int = 0
@@ -99,7 +102,7 @@ class Concerns(NamedTuple):
 class Databases:
     """All tenants' schemas, over at most `settings.pool` connections.
 
-    Every method raises Unavailable("database", sentence) when PostgreSQL is away or refuses; the sentence holds no
+    Every method raises Unavailable("database", sentence) when PostgreSQL is away or refuses. The sentence holds no
     secret.
     """
 
@@ -110,11 +113,11 @@ class Databases:
         self._admin = self._engine(ADMIN_OPTIONS, pool_size=max(1, settings.pool // 2))
         self._readers = self._engine(READER_OPTIONS, pool_size=readers)
         self._troubled: set[tuple[str, str]] = set()
-        """(schema, table) that could not be read the last time."""
+        """(schema, table) pairs that could not be read the last time."""
         self._locks = sql.Identifier(f"{self._url.username}_locks")
         self._has_locks = False
         self._making_locks = asyncio.Lock()
-        self._migrating = ThreadPoolExecutor(1)  # of its own: those that wait take no thread from anybody else
+        self._migrating = ThreadPoolExecutor(1)  # its own: waiting migrations take no thread of the shared pool
 
     def _engine(self, options: str, *, pool_size: int) -> AsyncEngine:
         options = f"{self._url.query.get('options', '')} {options}".strip()
@@ -129,8 +132,10 @@ class Databases:
     # --- schema and role ------------------------------------------------------------------------------------------
 
     async def observe(self, schema: str, password: str | None) -> observed.Database:
-        """The facts `plan` asks for. `complete` also asks that the role was not retired and has its tables, that it may
-        log in with `password` (its Secret's; None: there is none), and hold as many connections as the settings say.
+        """The facts that `plan` needs. `password`: that of the tenant's Secret; None: there is none.
+
+        `complete` also means: the role was not retired, has its grants on the tables, may log in with `password`, and
+        has the connection limit of the settings.
         """
         async with self._administering() as tx:
             marks = await _marks(tx, schema)
@@ -157,16 +162,16 @@ class Databases:
         )
 
     async def known(self, schema: str, contents: Sequence[str]) -> int:
-        """How many of these contents the schema has rows for; 0 also where it has no table yet."""
+        """How many of these contents have a row in the schema; 0 also if it has no table yet."""
         async with self.within(schema) as tx:
             if not (await tx.exec_driver_sql("SELECT to_regclass('blob') IS NOT NULL")).scalar():
                 return 0
             return int((await tx.exec_driver_sql(births.KNOWN, (list(contents),))).scalar_one())
 
     async def create(self, schema: str, mark: OwnerMark, password: str, *, adopt: bool = False) -> None:
-        """Makes schema and role, completes what is there, takes over what may be adopted. Raises NotOwned.
+        """Makes schema and role, completes existing ones, takes over those that may be adopted. Raises NotOwned.
 
-        Afterwards the role may log in, with `password`, and hold as many connections as the settings say.
+        Afterwards the role may log in with `password` and has the connection limit of the settings.
         """
         role = name = sql.Identifier(schema)
         async with self._administering() as tx:
@@ -182,22 +187,22 @@ class Databases:
             await _set_password(tx, schema, password)
             await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {}", role, self._settings.connection_limit)
             await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
-            if "schema" not in marks:  # the operator's own, so that the tenant can neither drop it nor change its mark
+            if "schema" not in marks:  # owned by the operator: the tenant can neither drop it nor change its mark
                 await _execute(tx, "CREATE SCHEMA {}", name)
             await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", name, role)
             await _write_marks(tx, schema, mark, ("schema",))
             await _write_marks(tx, schema, mark, ("role",), _fingerprint(schema, password))
             for statement in grants(schema, schema) if await self._has_tables(tx, schema) else ():
-                await _execute(tx, statement)  # a dump was restored, without the role that it was for
+                await _execute(tx, statement)  # a restored dump has lost the grants of the tenant's role
 
     async def migrate(self, schema: str) -> None:
-        """Brings the schema to the newest version, over a connection of its own; one tenant's at a time."""
+        """Migrates the schema to the newest revision, over a connection of its own; one tenant at a time."""
         url = _text(self._url.update_query_dict(DEAD_AFTER))
         async with _answering():
             await asyncio.get_running_loop().run_in_executor(self._migrating, migrate, url, schema, schema)
 
     async def birth(self, schema: str, *, renew: bool = False) -> Birth:
-        """What the bucket has to remember of this schema. `renew`: it is another one from now on."""
+        """The schema's birth, to be written to its bucket. `renew`: the schema gets a new id first."""
         async with self._administering() as tx:
             await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
             await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
@@ -207,9 +212,9 @@ class Databases:
             return Birth(row.birth_id, row.epoch, row.incarnation)
 
     async def retire(self, schema: str, claimant: OwnerMark) -> None:
-        """The role can't log in any more, its sessions end, schema and role say `retained`. No row is touched.
+        """The role cannot log in any more, its sessions end, schema and role are marked `retained`. Rows stay.
 
-        What does not bear `claimant`'s mark, or does no more, stays as it is.
+        A schema or role that does not have `claimant`'s owner mark, or no longer has it, stays as it is.
         """
         async with self._administering() as tx:
             marks = await self._locked_marks(tx, schema)
@@ -218,13 +223,13 @@ class Databases:
             if "role" in marks:
                 await _execute(tx, "ALTER ROLE {} NOLOGIN PASSWORD NULL", sql.Identifier(schema))
         await self._end_sessions(schema, marks)
-        async with self._administering() as tx:  # last, since the next look goes by it
+        async with self._administering() as tx:  # last: the next look takes a retained mark for done
             marks = await self._locked_marks(tx, schema)
             if _ours(marks, claimant):
                 await _write_marks(tx, schema, claimant.as_retained(), marks)
 
     async def drop(self, schema: str, claimant: OwnerMark) -> None:
-        """Schema and role with all they hold. Nothing happens where neither exists. Raises NotOwned."""
+        """Drops schema and role with all they hold. Does nothing if neither exists. Raises NotOwned."""
         role = sql.Identifier(schema)
         async with self._administering() as tx:
             marks = await self._own_marks(tx, schema, claimant)
@@ -234,7 +239,7 @@ class Databases:
         async with self._administering() as tx:
             if "schema" in await self._own_marks(tx, schema, claimant):
                 await _execute(tx, "DROP SCHEMA {} CASCADE", role)
-        async with self._administering() as tx:  # what it owns in another database keeps the role, and not the rows
+        async with self._administering() as tx:  # apart: objects in another database keep the role, not the rows
             if "role" in await self._own_marks(tx, schema, claimant):
                 await _execute(tx, "SET LOCAL ROLE {}", role)
                 await _execute(tx, "DROP OWNED BY CURRENT_USER CASCADE")
@@ -242,14 +247,14 @@ class Databases:
                 await _execute(tx, "DROP ROLE {}", role)
 
     async def marks(self, cluster: str) -> Mapping[str, OwnerMark]:
-        """Schema -> mark, of all tenants that this cluster ever had here."""
+        """Schema -> owner mark, of all tenants that this cluster ever had here."""
         async with self._administering() as tx:
             rows = await _execute(tx, _ALL_MARKS)
         marks = {row.name: _parse(row.comment) for row in rows}
         return {name: mark for name, mark in marks.items() if mark is not None and mark.cluster == cluster}
 
     def tenant_url(self, schema: str, password: str) -> str:
-        """What the tenant's pods connect with: `postgresql+psycopg://`."""
+        """The URL with which the tenant's pods connect: `postgresql+psycopg://`."""
         query = {name: value for name, value in self._url.query.items() if name in SHARED_PARAMETERS}
         url = self._url.set(username=schema, password=password, query=query)
         if self._settings.tenant_address:
@@ -261,7 +266,7 @@ class Databases:
 
     @asynccontextmanager
     async def within(self, schema: str) -> AsyncIterator[AsyncConnection]:
-        """Reads, with the schema as search_path; nothing can be written."""
+        """A read-only transaction with the schema as search_path."""
         async with self._reading() as tx:
             await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
             yield tx
@@ -273,11 +278,11 @@ class Databases:
             await policy.apply(tx, wanted)
 
     async def trust(self, schema: str, signatures: Sequence[str]) -> None:
-        """What these signatures find is infected, however much it is."""
+        """Contents that these signatures find are infected, however many they are."""
         await self._note(schema, _TRUST, sql.Literal(list(signatures)))
 
     async def release_orphans(self, schema: str, until: datetime) -> None:
-        """The next sweep may remove what was first seen without a row up to then."""
+        """The next sweep may remove orphans that were first seen up to `until`."""
         await self._note(schema, _RELEASE_ORPHANS, until)
 
     async def _note(self, schema: str, statement: str, what: object) -> None:
@@ -293,12 +298,12 @@ class Databases:
         return usage
 
     async def usages_of(self, schemas: Iterable[str]) -> Mapping[str, Usage]:
-        """Of those that can be read."""
+        """Schema -> usage, of the schemas that can be read."""
         found = await self._read_all(schemas, "usage", "SELECT stored_bytes, max_bytes FROM {}".format)
         return {schema: Usage(*tuple(rows[0])[1:3]) for schema, rows in found.items() if rows}
 
     async def concerns_of(self, schemas: Iterable[str]) -> Mapping[str, Concerns]:
-        """What sweeps and scan workers have written down for a person, of those schemas that can be read."""
+        """Schema -> what waits for a person, of the schemas that can be read."""
         schemas = list(schemas)
         swept = await self._read_all(schemas, "swept", _SWEPT.format)
         suspicions = await self._read_all(schemas, "suspicion", _SUSPICIONS.format)
@@ -317,7 +322,7 @@ class Databases:
         return depths
 
     async def depths_of(self, schemas: Iterable[str]) -> Mapping[str, Mapping[str, Depth] | None]:
-        """Schema -> kind -> depth, in a statement for every `BATCH` of them; None: this one's cannot be read now."""
+        """Schema -> kind -> depth, by one statement for each `BATCH` of schemas; None: it cannot be read now."""
         schemas = list(schemas)
         found = await self._read_all(schemas, "job", depth_query)
         return {schema: _depths(found[schema]) if schema in found else None for schema in schemas}
@@ -336,7 +341,7 @@ class Databases:
     async def _read_all(
         self, schemas: Iterable[str], table: str, query: Callable[[str], str]
     ) -> dict[str, list[Row[Any]]]:
-        """The rows of `query` in each schema; those that cannot be read, now or ever, are left out."""
+        """Schema -> the rows of `query`. Schemas that cannot be read, now or ever, are left out."""
         async with self._reading() as tx:
             names = [row.name for row in await _execute(tx, _WITH_TABLE, list(schemas), table)]
         found: dict[str, list[Row[Any]]] = {}
@@ -352,7 +357,7 @@ class Databases:
     async def _read_batch(
         self, schemas: list[str], table: str, query: Callable[[str], str], *, patience: str = ""
     ) -> dict[str, list[Row[Any]]]:
-        """One statement; when it fails each half by itself, so that the broken one is all that is left out."""
+        """One statement. If it fails each half is read by itself, so that only the broken schema is left out."""
         parts = [
             _OF_ONE.format(number, query(sql.Identifier(schema, table).as_string(None)))
             for number, schema in enumerate(schemas)
@@ -404,16 +409,17 @@ class Databases:
         return bool(await _execute(tx, _WITH_TABLE, [schema], "alembic_version"))
 
     async def _locked_marks(self, tx: AsyncConnection, name: str) -> dict[str, OwnerMark | None]:
-        """`_marks`, and until the end of the transaction nobody else of us changes them.
+        """`_marks`, locked against other operators until the end of the transaction.
 
-        By a row of the operator's own. Advisory locks are everybody's to take, and `pg_locks` tells their numbers.
+        The lock is a row of the operator's own table. Any role may take advisory locks, and `pg_locks` shows their
+        numbers.
         """
         await _execute(tx, "SET LOCAL lock_timeout = {}", LOCK_TIMEOUT)
         await _execute(tx, _LOCK, self._locks, name)
         return await _marks(tx, name)
 
     async def _end_sessions(self, schema: str, marks: Iterable[str]) -> None:
-        """As the role itself, which needs no privilege for that."""
+        """Ends the role's sessions, as the role itself, which needs no privilege for that."""
         if "role" in marks:
             async with self._administering() as tx:
                 await _execute(tx, "SET LOCAL ROLE {}", sql.Identifier(schema))
@@ -431,7 +437,7 @@ def tenant_id_of(schema: str) -> str:
 
 @cache
 def known_revisions() -> tuple[str, ...]:
-    """The migrations that this version of the code brings, oldest first."""
+    """The revisions of this version of the code, oldest first."""
     scripts = ScriptDirectory(str(files("media_core") / "migrations"))
     return tuple(reversed([script.revision for script in scripts.walk_revisions()]))
 
@@ -458,7 +464,7 @@ SELECT rolcanlogin AND NOT EXISTS ({}) AND coalesce(has_schema_privilege(oid, to
     rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
 FROM pg_roles WHERE rolname = {}
 """
-# What a dump brings back has lost its grants.
+# A restored dump has lost its grants.
 _WITH_TABLE = """
 SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
@@ -511,7 +517,7 @@ async def _execute(tx: AsyncConnection, statement: str, *parts: object) -> Seque
 
 
 async def _marks(tx: AsyncConnection, name: str) -> dict[str, OwnerMark | None]:
-    """What of "schema" and "role" exists, and the mark it bears."""
+    """Part ("schema", "role") -> owner mark, of the parts that exist."""
     return {row.part: _parse(row.comment) for row in await _execute(tx, _MARKS, name)}
 
 
@@ -548,7 +554,7 @@ def _ours(marks: Mapping[str, OwnerMark | None], claimant: OwnerMark) -> bool:
 
 def _whose(name: str, *marks: OwnerMark | None) -> str:
     known = [mark.describe() for mark in marks if mark is not None]
-    return f"{name} belongs to {known[0]}" if known else f"{name} exists and bears nobody's mark"
+    return f"{name} belongs to {known[0]}" if known else f"{name} exists and has no owner mark"
 
 
 def _depths(rows: Iterable[Row[Any]]) -> Mapping[str, Depth]:

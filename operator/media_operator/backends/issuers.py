@@ -1,12 +1,12 @@
 """Where an OpenID Connect issuer keeps its keys (OpenID Connect Discovery 1.0).
 
-Whoever may declare a tenant chooses whom the operator asks here, from within its network, and the issuer chooses what
-it answers. So the question is one GET, without redirects, for a small answer that comes soon. What is made of it is a
-URL that the spec could have named, or one sentence that repeats nothing of the answer.
+Whoever may declare a tenant chooses which server the operator asks from within its network, and that server chooses the
+answer. So the operator sends one GET, follows no redirect, and reads a small answer with a short time limit. The result
+is a URL that the spec could have named, or a sentence that repeats nothing of the answer.
 
-On a cluster nobody is asked at an address that means something to the operator's own machine only: loopback, link-local
-(where clouds keep credentials), unspecified, multicast. What counts is the address that is connected to, whatever name
-led there. Private addresses are asked: that is where a company's issuer is.
+On a cluster no request goes to a loopback, link-local (where clouds keep credentials), unspecified or multicast
+address. The address of the connection counts, whatever name led to it. Private addresses are asked: a company's issuer
+may be there.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from media_operator.tenant.spec import FORMS, KEY_SOURCE, KeySource, Oidc
 
 SECONDS = 5.0
 MOST_BYTES = 65536
-"""Issuers answer with some 2 KiB."""
+"""Issuers' answers have some 2 KiB."""
 INSTEAD = "set spec.auth.oidc.jwksUri"
 
 _KEY_SOURCE: TypeAdapter[str] = TypeAdapter(KeySource)
 
 
 async def key_source(oidc: Oidc, *, local: bool = False) -> str:
-    """URL of the issuer's JWK Set, as the spec or the issuer says; raises StepFailed and nothing else.
+    """URL of the issuer's JWK Set, as the spec or the issuer says. Raises StepFailed and nothing else.
 
-    `local`: the issuer may be on this machine, or anywhere.
+    `local`: every address may be asked, also on this machine.
     """
     if oidc.jwks_uri is not None:
         return oidc.jwks_uri
@@ -41,16 +41,16 @@ async def key_source(oidc: Oidc, *, local: bool = False) -> str:
         named = json.loads(await _fetch(url, local=local))["jwks_uri"]
     except _NotAsked as refusal:
         raise StepFailed(f"{url} {refusal}: {INSTEAD}") from None
-    except Exception as error:  # of aiohttp, yarl, idna, json: strangers choose what they have to read
+    except Exception as error:  # aiohttp, yarl, idna and json raise many kinds, and a stranger chooses their input
         reason = str(error.status) if isinstance(error, aiohttp.ClientResponseError) else type(error).__name__
-        raise StepFailed(f"{url} does not name the keys ({reason}): {INSTEAD}") from None
+        raise StepFailed(f"{url} does not say where the keys are ({reason}): {INSTEAD}") from None
     if not is_key_source(named):
         raise StepFailed(f"the jwks_uri that {url} names {FORMS[KEY_SOURCE]}: {INSTEAD}")
     return str(named)
 
 
 def is_key_source(url: object) -> bool:
-    """Whether it could stand in a manifest."""
+    """Whether `url` is valid as `spec.auth.oidc.jwksUri`."""
     try:
         _KEY_SOURCE.validate_python(url)
     except ValidationError:
@@ -59,7 +59,7 @@ def is_key_source(url: object) -> bool:
 
 
 def may_be_asked(address: str) -> bool:
-    """Whether an IP address may be an issuer's, for all that a cluster's operator knows."""
+    """Whether a cluster's operator may ask an issuer at this IP address."""
     ip = ip_address(address)
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
@@ -67,7 +67,7 @@ def may_be_asked(address: str) -> bool:
 
 
 class _NotAsked(OSError):
-    """The text goes on after the URL. An OSError is what aiohttp expects of a socket that can't be."""
+    """The text continues a sentence that starts with the URL. aiohttp expects an OSError for a failed socket."""
 
 
 async def _fetch(url: str, *, local: bool) -> bytes:
@@ -79,7 +79,7 @@ async def _fetch(url: str, *, local: bool) -> bytes:
             session.get(url, allow_redirects=False) as answer,
         ):
             if 300 <= answer.status < 400:
-                raise _NotAsked("redirects, which is not followed")
+                raise _NotAsked("answers with a redirect, which is not followed")
             answer.raise_for_status()
             read = b""
             async for part in answer.content.iter_chunked(8192):
@@ -94,8 +94,8 @@ async def _fetch(url: str, *, local: bool) -> bytes:
 
 
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """For one connection: names are resolved by now, and addresses in URLs come here too."""
+    """A socket for one connection. Names are resolved before; addresses in URLs come here, too."""
     family, kind, protocol, _, where = address
     if not may_be_asked(str(where[0])):
-        raise _NotAsked("leads to a loopback, link-local, unspecified or multicast address, where no issuer is asked")
+        raise _NotAsked("has a loopback, link-local, unspecified or multicast address, which is never asked")
     return socket.socket(family, kind, protocol)

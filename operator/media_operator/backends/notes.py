@@ -1,4 +1,4 @@
-"""What sweeps and scan workers have written down in a tenant's schema for a person to decide (`observed.Notes`)."""
+"""Reads what sweeps and scan workers have written into a tenant's schema for a person to decide (`observed.Notes`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from media_operator.plan import observed
 
 MOST_SUSPICIONS = 3
-"""Named in one condition; the next ones come when these are decided."""
+"""How many one condition names. The next ones follow when these are decided."""
 MOST_HELD = 10_000
-"""Contents of one signature that are counted."""
+"""At most so many contents of one signature are counted."""
 
-# Of an older revision's schema, which has no such tables yet, nothing is known.
+# A schema of an older revision has no such tables.
 _ARE_THERE = text("SELECT to_regclass('suspicion') IS NOT NULL AND to_regclass('swept') IS NOT NULL")
 _SUSPICIONS = text(f"""
 SELECT left(signature, 150) AS signature, since, (
@@ -29,7 +29,7 @@ SELECT swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since, orp
 
 
 async def read(tx: AsyncConnection) -> observed.Notes:
-    """In a transaction of `Databases.within`."""
+    """`tx`: a transaction of `Databases.within`."""
     if not (await tx.execute(_ARE_THERE)).scalar():
         return observed.Notes()
     suspicions = tuple(observed.Suspicion(*row) for row in await tx.execute(_SUSPICIONS))

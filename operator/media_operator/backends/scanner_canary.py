@@ -1,7 +1,7 @@
-"""ScannerReady: what became of the test virus that went through this tenant's own path.
+"""ScannerReady: what became of the last canary, the test virus sent through this tenant's own path.
 
-`latest` reads it, `judge` says what that means, `send` sends the next one with the tenant's own role and S3 key. What a
-canary is, and how a worker ends it after its verdict, is in `media_core.canary`.
+`latest` reads it, `judge` says what it means, `send` sends the next one with the tenant's own role and S3 key.
+`media_core.canary` says what a canary is and how a worker ends it after its verdict.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from media_operator.plan import observed
 
 SEND_SECONDS = 30.0
 RETRY_SECONDS = 60.0
-"""The soonest that another one follows one that was not found."""
+"""Least time from a canary that was not found to the next one."""
 
 State = Literal["pending", "found", "missed", "failed"]
 
 _STATES: dict[str, State] = {"infected": "found", "clean": "missed", "unscannable": "missed", "error": "failed"}
 
-# Of an older revision's schema, which has no such table yet, nothing is known.
+# A schema of an older revision has no such table.
 _IS_THERE = text("SELECT to_regclass('canary') IS NOT NULL")
 _LATEST = text("""
 SELECT canary.sent_at, canary.ended_at,
@@ -48,8 +48,8 @@ ORDER BY canary.sent_at DESC LIMIT 2
 
 @dataclass(frozen=True)
 class Canary:
-    """`detail`: clamd's name for what it found, or why there is no verdict. `engine`: clamd's version, signatures'
-    number and date. `before`: the one before it, where this one is still under way."""
+    """`detail`: the signature that found it, or why there is no verdict. `engine`: clamd's version, and number and date
+    of its signatures. `before`: the canary before it, while this one is under way."""
 
     sent_at: datetime
     state: State
@@ -59,7 +59,7 @@ class Canary:
 
 
 async def latest(tx: AsyncConnection) -> Canary | None:
-    """In a transaction of `Databases.within`."""
+    """`tx`: a transaction of `Databases.within`. None: no canary was sent yet."""
     if not (await tx.execute(_IS_THERE)).scalar():
         return None
     found = [_canary(row) for row in await tx.execute(_LATEST)]
@@ -78,9 +78,10 @@ def _canary(row: Row[Any]) -> Canary:
 
 
 def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float) -> observed.Scanner:
-    """Seconds. While one is under way and not late, the one before it is what is known.
+    """What the last canary means. `every`, `timeout`: seconds. While one is under way and not late, the one before it
+    counts.
 
-    Says nothing that passes with time alone: what is written only when it changes must not change at every look.
+    The text holds nothing that changes with time alone, since the status is written whenever it changes.
     """
     if latest is None:
         return observed.Scanner(
@@ -95,7 +96,7 @@ def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float)
             return observed.Scanner("True", "CanaryFound", f"{scanner} found {sent}", age >= every)
         case "missed":
             called = f"unscannable ({latest.detail})" if latest.detail else "clean"
-            detail = f"{scanner} called {sent} {called}: nothing it says can be trusted"
+            detail = f"{scanner} called {sent} {called}: none of its verdicts can be trusted"
             return observed.Scanner("False", "CanaryMissed", detail, soon)
         case "failed":
             return observed.Scanner("False", "CanaryFailed", f"{sent} got no verdict: {latest.detail}", soon)
@@ -108,7 +109,7 @@ def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float)
 
 
 async def send(tenant_id: str, database_url: str, s3_settings: S3Settings) -> None:
-    """As the tenant; first removes what earlier ones left. Raises Unavailable, with a sentence without secrets."""
+    """Sends a canary as the tenant, after it removed what earlier ones left. Raises Unavailable, without secrets."""
     try:
         async with asyncio.timeout(SEND_SECONDS), AsyncExitStack() as stack:
             database = Database(database_url, pool_size=2)
@@ -129,7 +130,7 @@ async def send(tenant_id: str, database_url: str, s3_settings: S3Settings) -> No
     except TimeoutError:
         raise Unavailable("canary", f"it was not sent within {SEND_SECONDS:g} s") from None
     except Refused as error:
-        raise Unavailable("canary", f"the tenant's own upload path refuses it: {error.detail}") from error
+        raise Unavailable("canary", f"the tenant's upload path refuses it: {error.detail}") from error
     except DBAPIError as error:
-        # What a tenant's own tables answer can't be foreseen; the chain keeps it for the log.
-        raise Unavailable("database", "the tenant's schema refuses it") from error
+        # A tenant's tables may answer anything. The exception chain keeps it for the log.
+        raise Unavailable("database", "the tenant's schema refuses the canary") from error

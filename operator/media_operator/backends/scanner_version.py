@@ -1,10 +1,9 @@
-"""How old the virus signatures are that clamd works with. clamd itself says so: `zVERSION`, every few minutes.
+"""How old clamd's virus signatures are. The operator asks clamd every few minutes (`zVERSION`).
 
-Behind clamd's Service there may be several replicas, each with signatures of its own: an answer is that of one of them,
-whichever takes the connection. One that has old signatures is therefore seen now and then, not always; alerts look at
-the highest age of a while.
+clamd's Service may have several replicas, each with signatures of its own, and any of them may answer. A replica with
+old signatures is seen only now and then. So the alert looks at the highest age of a while.
 
-clamd tells the time at which its daily database was built in its own time zone; in a container that is UTC.
+clamd tells when its daily database was built in its own time zone, which is UTC in a container.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import structlog
 
 ASK_SECONDS = 300.0
 ASK_AGAIN_SECONDS = 60.0
-"""After no answer: one that was lost on the way shall not look like a clamd that is down."""
+"""After no answer: a lost answer must not look like a clamd that is down."""
 ANSWER_SECONDS = 10.0
-"""VERSION waits for no scan; only signatures that are just being loaded hold it up."""
+"""VERSION waits for no scan. It waits only while signatures are being loaded."""
 LONGEST_ANSWER = 1024
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# Not strptime, whose names of months are those of the process's locale.
+# strptime would use the names of months of the process's locale.
 _BUILT = re.compile(
     rf"ClamAV [^/]+/\d+/[A-Z][a-z]{{2}} ({'|'.join(_MONTHS)}) +(\d{{1,2}}) (\d\d):(\d\d):(\d\d) (\d{{4}})", re.ASCII
 )
@@ -33,9 +32,9 @@ _log = structlog.stdlib.get_logger("media.scanner")
 
 
 def built_at(version: str) -> datetime | None:
-    """When the signatures were built, of `ClamAV 1.4.6/27444/Mon Nov 23 10:00:00 2026`.
+    """When the signatures were built. `version`: such as `ClamAV 1.4.6/27444/Mon Nov 23 10:00:00 2026`.
 
-    None: it is not said, since clamd has no daily database (`ClamAV 1.4.6`), or not in this form.
+    None: clamd has no daily database (`ClamAV 1.4.6`), or the text has another form.
     """
     found = _BUILT.fullmatch(version.strip())
     if found is None:
@@ -47,7 +46,7 @@ def built_at(version: str) -> datetime | None:
 
 
 async def ask(host: str, port: int) -> str:
-    """clamd's version, as it says it. Raises OSError (TimeoutError is one) or ValueError, with the reason."""
+    """clamd's answer to VERSION. Raises OSError (TimeoutError is one) or ValueError, with the reason."""
     async with asyncio.timeout(ANSWER_SECONDS):
         reader, writer = await asyncio.open_connection(host, port, limit=LONGEST_ANSWER)
         with contextlib.closing(writer):
@@ -65,22 +64,22 @@ async def ask(host: str, port: int) -> str:
 
 
 class ScannerVersion:
-    """What the clamd at this address said last."""
+    """The last answer of the clamd at this address."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self._built: datetime | None = None
         self.up: bool | None = None
-        """Whether it answered when it was last asked; None before."""
+        """Whether it answered the last time; None: it was not asked yet."""
 
     def age(self) -> float | None:
-        """Seconds since the signatures were built; None while that is not known."""
+        """Seconds since the signatures were built; None: not known."""
         if self._built is None:
             return None
         return max(0.0, (datetime.now(UTC) - self._built).total_seconds())
 
     async def run(self) -> None:
-        """Until cancelled. A clamd that is down is a fact to be told, never an error."""
+        """Runs until cancelled. Raises nothing if clamd is down: that is a fact for the metrics."""
         while True:
             await self.look()
             await asyncio.sleep(ASK_SECONDS if self.up else ASK_AGAIN_SECONDS)
@@ -89,7 +88,7 @@ class ScannerVersion:
         was = self.up
         try:
             version = await ask(self._host, self._port)
-        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one, too
+        except (OSError, ValueError) as error:  # ValueError also for an invalid host name
             self.up, self._built = False, None
             if was is not False:
                 _log.warning("clamd_away", reason=str(error) or f"no answer within {ANSWER_SECONDS:g} s")

@@ -1,10 +1,10 @@
 """A tenant's own keys to S3: one IAM user with one policy, which reaches this tenant's prefix and nothing else.
 
-The user has at most two keys (AWS's limit), so that a key is replaced while the one before it still works. Its name
-bears the cluster, so that two clusters at one S3 service never touch each other's users; its path lets a permission for
-the operator end at `user/media-platform/*`.
+The user has at most two keys (AWS's limit), so a key can be replaced while the previous one still works. The user's
+name contains a hash of the cluster, so that two clusters at one S3 service never touch each other's users. The user's
+path allows a permission of the operator that is limited to `user/media-platform/*`.
 
-Where the server has no IAM API every tenant gets the platform's own key (`SharedKey`).
+Where the server has no IAM API, every tenant gets the platform's own key (`SharedKey`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OBJECT_ACTIONS = (
     "s3:AbortMultipartUpload",
     "s3:ListMultipartUploadParts",
 )
-"""What `S3Store` calls on objects. Copies need no more than reading one and writing the other."""
+"""What `S3Store` calls on objects. A copy needs only to read one object and to write the other."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Key:
 
 
 def open_store_keys(settings: StoreAdminSettings, cluster: str = "") -> StoreKeys | SharedKey:
-    """`cluster`: uid of its kube-system namespace."""
+    """`cluster`: uid of the kube-system namespace."""
     return StoreKeys(settings, cluster) if settings.credentials == "iam" else SharedKey(settings)
 
 
 class StoreKeys:
-    """Opening it makes no request. Raises `Unavailable("iam", sentence)` from every method while IAM does not serve.
+    """All tenants' keys. The constructor makes no request.
 
-    Methods take the tenant's id, may be cut anywhere and repeated. On AWS what they change takes some seconds to be
-    known to S3; versitygw knows it at once.
+    Every method raises `Unavailable("iam", sentence)` while IAM does not serve, and may be cut anywhere and repeated.
+    On AWS a change takes some seconds to reach S3; on versitygw it holds at once.
     """
 
     shared = False
@@ -66,7 +66,7 @@ class StoreKeys:
         self._threads = Threads("iam")
 
     def user(self, tenant_id: str, cluster: str | None = None) -> str:
-        """Name of the tenant's user, at most 55 of the 64 characters that IAM takes."""
+        """Name of the tenant's user: at most 55 characters, of the 64 that IAM allows."""
         cluster = self._cluster if cluster is None else cluster
         return f"media-{tenant_id}" + (f"-{hashlib.sha256(cluster.encode()).hexdigest()[:8]}" if cluster else "")
 
@@ -77,12 +77,12 @@ class StoreKeys:
             return tuple(key for key, active in (await self._keys(user) or {}).items() if active)
 
     async def make(self, tenant_id: str, bucket: str, *, keep: Collection[str] = ()) -> Key:
-        """A new key; user and policy are made or put right first.
+        """A new key. User and policy are made or corrected first. Raises ValueError if `keep` leaves no room.
 
-        Where the user has two keys already, those not in `keep` are deleted before: nobody holds them.
+        If the user has two keys already, those not in `keep` are deleted first: nobody has them.
         """
         if len(set(keep)) >= KEYS_PER_USER:
-            raise ValueError(f"a user has at most {KEYS_PER_USER} keys: one of {sorted(keep)} has to be let go")
+            raise ValueError(f"a user has at most {KEYS_PER_USER} keys: one of {sorted(keep)} has to be deleted first")
         user = self.user(tenant_id)
         with outages("iam", self._settings, user):
             keys = await self._keys(user)
@@ -99,15 +99,15 @@ class StoreKeys:
             return Key(made["AccessKeyId"], made["SecretAccessKey"])
 
     async def revoke(self, tenant_id: str, *, keep: Collection[str]) -> None:
-        """Deletes all the tenant's keys but those. A no-op where there is no user."""
+        """Deletes all keys of the tenant except `keep`. Does nothing if there is no user."""
         user = self.user(tenant_id)
         with outages("iam", self._settings, user):
             await self._delete_keys(user, set(await self._keys(user) or ()) - set(keep))
 
     async def remove(self, tenant_id: str, *, cluster: str | None = None) -> None:
-        """Deletes keys, policies and user. A no-op where there is no user.
+        """Deletes keys, policies and user. Does nothing if there is no user.
 
-        `cluster`: another than this one, whose tenant was adopted (its uid is in the mark) and whose keys still work.
+        `cluster`: the cluster that an adopted tenant came from, as its owner mark says; its keys still work.
         """
         user = self.user(tenant_id, cluster)
         with outages("iam", self._settings, user):
@@ -123,7 +123,7 @@ class StoreKeys:
                 if code(error) != "DeleteConflict":
                     raise
                 raise Unavailable(
-                    "iam", f"user {user} has no key any more, but IAM keeps it: take away what else was attached to it"
+                    "iam", f"user {user} has no key any more, but IAM does not delete it: detach what was added to it"
                 ) from None
 
     async def aclose(self) -> None:
@@ -131,7 +131,7 @@ class StoreKeys:
         self._iam.close()
 
     async def _keys(self, user: str) -> dict[str, bool] | None:
-        """Key id -> whether it works; None without user."""
+        """Key id -> whether it is active; None: there is no user."""
         try:
             found = await self._threads.run(self._iam.list_access_keys, UserName=user)
         except ClientError as error:
@@ -160,7 +160,7 @@ class StoreKeys:
 
 
 class SharedKey:
-    """The platform's own key, for every tenant: `StoreKeys` for a server without IAM API. Makes no request."""
+    """The platform's own key, for every tenant. In place of `StoreKeys` for a server without IAM API."""
 
     shared = True
 
@@ -174,21 +174,21 @@ class SharedKey:
         return self._key
 
     async def revoke(self, tenant_id: str, *, keep: Collection[str]) -> None:
-        """It can't be: the operator itself and all other tenants use it."""
+        """Does nothing: the operator and all other tenants use the key."""
 
     async def remove(self, tenant_id: str, *, cluster: str | None = None) -> None:
-        """Nor this."""
+        """Does nothing, like `revoke`."""
 
     async def aclose(self) -> None:
-        """It holds nothing."""
+        """Does nothing: nothing is open."""
 
 
 def iam_policy(tenant_id: str, bucket: str) -> dict[str, Any]:
-    """The tenant's prefix in its bucket and nothing else: not the bucket's mark, not its settings.
+    """Allows the tenant's prefix in its bucket and nothing else: not the owner mark, not the bucket's settings.
 
-    Listing bears the condition only where a prefix is named (`IfExists`): S3 answers a get of an absent object with 403
-    instead of 404 to who may not list it, and Ceph before 2026 asks that without naming the key. Listing unfinished
-    uploads knows no such condition. Without a prefix both list this tenant's own bucket.
+    The condition on listing holds only if the request names a prefix (`IfExists`). S3 answers 403 instead of 404 for an
+    absent object if the key may not list it, and Ceph before 2026 checks that without a prefix. Listing unfinished
+    uploads knows no such condition. Without a prefix, both list only this tenant's own bucket.
     """
     prefix = tenant_prefix(tenant_id)
     return {

@@ -1,7 +1,8 @@
-"""What the watches said of the cluster: MediaTenants, their children, their worker Jobs.
+"""The cluster's objects as the watches show them: MediaTenants, their children, their worker Jobs.
 
-Fed by watch events, by our own writes (so that the next pass sees them before any watch tells), and by whole lists,
-which alone tell of an object that went while its watch was down. An older word never replaces a newer one.
+The cache is fed by watch events, by the answers to our own writes (so that the next pass sees them before a watch shows
+them), and by whole lists. Only a list shows that an object was deleted while its watch was down. An older version of an
+object never replaces a newer one.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from media_operator.cluster.kinds import DEPLOYMENT, JOB, MEDIA_TENANT, Kind, Ob
 from media_operator.tenant.spec import MediaTenant
 
 REMEMBERED = 10_000
-"""Deletions that are kept in mind; what straggles comes within seconds."""
+"""How many deletions are remembered. Late events come within seconds."""
 _COMMON = re.compile(r"\D{1,64}")
-"""Words that others are likely to say too. Those with digits are of the moment: versions, times, uids, hashes."""
+"""Strings that many objects share. Strings with digits are mostly unique: versions, times, uids, hashes."""
 STATUS_MATTERS = (DEPLOYMENT, JOB)
-"""Nobody looks at the other kinds' status, and some of it never rests: an autoscaler's metrics change every 15 s."""
+"""Kinds whose status is read. That of the others may change all the time: an autoscaler's metrics do every 15 s."""
 
 
 class NamespacedName(NamedTuple):
-    """Of an object among those of its kind."""
+    """Identifies an object among those of its kind."""
 
     namespace: str
     name: str
 
 
 TenantKey = NamespacedName
-"""Of a MediaTenant."""
+"""Identifies a MediaTenant."""
 
 
 def key_of(tenant: MediaTenant) -> TenantKey:
@@ -39,7 +40,7 @@ def key_of(tenant: MediaTenant) -> TenantKey:
 
 
 class UniqueNames(NamedTuple):
-    """What one MediaTenant alone may have."""
+    """Names of which each may belong to one MediaTenant only."""
 
     tenant_id: str
     bucket: str
@@ -47,7 +48,7 @@ class UniqueNames(NamedTuple):
 
 
 def unique_names(body: Object) -> UniqueNames:
-    """What a MediaTenant wants for itself, valid or not: as the model's defaults say it."""
+    """The names that a MediaTenant claims, valid or not. The model's defaults fill in what it leaves out."""
     spec = body.get("spec", {})
     tenant_id = spec.get("tenantId") or body["metadata"]["name"]
     bucket = spec.get("storage", {}).get("bucket") or f"media-{tenant_id}"
@@ -59,17 +60,17 @@ class Cache:
         self._objects: defaultdict[Kind, dict[NamespacedName, Object]] = defaultdict(dict)
         self._owned: defaultdict[TenantKey, set[tuple[Kind, NamespacedName]]] = defaultdict(set)
         self._told: dict[TenantKey, Any] = {}
-        """What the queue was last told that a MediaTenant declares. Not what is stored: the answer to our own write of
-        a status brings along what somebody else changed just before, and the event of that change is then no news."""
+        """`_declared` of each MediaTenant when its key was last queued. The stored object does not serve for this: the
+        answer to our own write of a status may contain a change of somebody else, whose event comes only later."""
         self._gone: dict[tuple[Kind, NamespacedName], str] = {}
-        """Version at which it was seen deleted: a straggling event or answer must not bring it back."""
+        """Version at which an object was seen deleted. A late event or answer must not bring it back."""
 
-    # --- what is said -----------------------------------------------------------------------------------------------
+    # --- changes ----------------------------------------------------------------------------------------------------
 
     def see(self, kind: Kind, event: str | None, body: Object) -> set[TenantKey]:
-        """Takes a watch event; returns the MediaTenants to look at because of it, none if it says nothing new.
+        """Takes a watch event. Returns the MediaTenants to look at because of it; none if nothing has changed.
 
-        A MediaTenant's status is nothing new: it is our own word, and what others write there goes at the next pass.
+        A MediaTenant's status does not count: the operator writes it, and the next pass overwrites what others write.
         """
         name = _name_of(body)
         if event == "DELETED":
@@ -78,13 +79,13 @@ class Cache:
         return self._declares_anew(name) if kind == MEDIA_TENANT else concerned
 
     def applied(self, kind: Kind, body: Object) -> None:
-        """What the API server answered to a write of ours; nobody need look because of it."""
+        """Takes the API server's answer to a write of ours. No MediaTenant has to be looked at because of it."""
         self._store(kind, _name_of(body), body)
 
     def replace(
         self, kind: Kind, listed: Sequence[Object], resource_version: str, *, namespace: str | None = None
     ) -> set[TenantKey]:
-        """A whole list (of one namespace, or of all): what is not in it, and is not newer than it, is gone."""
+        """Takes a whole list, of one namespace or of all. An object that is neither in it nor newer than it is gone."""
         keys: set[TenantKey] = set()
         for body in listed:
             keys |= self.see(kind, None, body)
@@ -94,13 +95,13 @@ class Cache:
                 keys |= self._remove(kind, name, resource_version)
         return keys
 
-    # --- what is known ----------------------------------------------------------------------------------------------
+    # --- reads ------------------------------------------------------------------------------------------------------
 
     def tenants(self) -> Mapping[TenantKey, Object]:
         return self._objects[MEDIA_TENANT]
 
     def children(self, key: TenantKey) -> Mapping[tuple[Kind, str], Object]:
-        """(kind, name) -> object; Jobs are apart."""
+        """(kind, name) -> object, without Jobs."""
         owned = self._owned.get(key, ())
         return {(kind, name.name): self._objects[kind][name] for kind, name in owned if kind != JOB}
 
@@ -110,7 +111,7 @@ class Cache:
     # --- bookkeeping ------------------------------------------------------------------------------------------------
 
     def _store(self, kind: Kind, name: NamespacedName, body: Object) -> set[TenantKey]:
-        """Returns the owners, past ones too; none if it says nothing new, or something newer is known."""
+        """Returns the owners, also those before. Empty: nothing has changed, or a newer version is known."""
         version = _version(body)
         before = self._objects[kind].get(name)
         for known in (self._gone.get((kind, name)), None if before is None else _version(before)):
@@ -132,7 +133,7 @@ class Cache:
         before = self._objects[kind].get(name)
         if before is not None and _is_older(version, _version(before)):
             return set()
-        self._remember_gone(kind, name, version)  # known or not: an answer to our own write may still be under way
+        self._remember_gone(kind, name, version)  # also if unknown: the answer to our write of it may come later
         if before is None:
             return set()
         del self._objects[kind][name]
@@ -173,19 +174,19 @@ def _version(body: Object) -> str:
 
 
 def _is_older(version: str, than: str) -> bool:
-    """Numbers that grow, as Kubernetes promises since 1.35; of others, what is said last is taken for the newest."""
+    """Compares growing numbers, which Kubernetes promises since 1.35. Of other versions the last one seen is newest."""
     return version.isdigit() and than.isdigit() and int(version) < int(than)
 
 
 def _said(kind: Kind, body: Object) -> Object:
-    """What may concern anybody."""
+    """The parts of an object whose change matters."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "resourceVersion"}
     said = {**body, "metadata": metadata}
     return said if kind in STATUS_MATTERS else {**said, "status": None}
 
 
 def _interned(value: Any) -> Any:
-    """A copy in which equal words are one: half the memory, since all tenants' objects are nearly the same."""
+    """A copy in which equal strings are one object. This halves the memory: all tenants' objects are nearly equal."""
     match value:
         case dict():
             return {sys.intern(key): _interned(each) for key, each in value.items()}
@@ -209,7 +210,7 @@ def _owners(body: Object) -> set[TenantKey]:
 
 
 def _declared(body: Object) -> Any:
-    """What people and other controllers say; the status is our own word."""
+    """The parts of a MediaTenant that people and other controllers write. The operator itself writes the status."""
     metadata = body["metadata"]
     return (
         metadata.get("uid"),

@@ -1,8 +1,8 @@
-"""Everything that makes the operator look, on one screen. Beside `main`, the only module that knows kopf.
+"""All that triggers a look at a tenant. Beside `main` it is the only module that knows kopf.
 
-kopf watches; what it sees goes into the cache, and whose it is goes into the work queue. Its own create, update and
-timer handlers are not used: they act on what changed, and note in annotations what they did, while a pass here looks at
-what is, and writes nothing when nothing is to be done.
+kopf watches. The objects that it sees go into the cache, and the tenants that they belong to into the work queue.
+kopf's create, update and timer handlers are not used: they act on changes and write annotations. A pass here looks at
+the state, and writes nothing if nothing is to be done.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from media_operator.cluster.workqueue import WorkQueue
 WATCHED_IN_TURN = 500
 """Objects in one answer of a list."""
 WATCH_BACKOFFS = (0.5, 1.0, *(2.0,) * 150)
-"""An API server that starts says 403 and 429 for a while. kopf's own delays grow to 21 s, and then it gives up: late
-for drift that is to be repaired within 10 s, and early for an outage of minutes."""
+"""An API server that starts answers 403 and 429 for a while. kopf's own delays grow to 21 s, too late for drift that is
+to be repaired within 10 s. Then kopf gives up, too early for an outage of minutes."""
 
 
 def registry(
@@ -32,9 +32,11 @@ def registry(
     job_ended: Callable[[], None],
     children: tuple[Kind, ...],
 ) -> kopf.OperatorRegistry:
-    """`heard`: the watches are alive. `listed`: one began anew, and does not tell what went meanwhile.
+    """kopf's registry with our handlers, which call these:
 
-    `job_ended`: a place under the cluster-wide cap may be free."""
+    `heard`: the watches are alive. `listed`: a watch began again, and does not tell of objects deleted meanwhile.
+    `job_ended`: a place of the cluster-wide limit may be free.
+    """
     registry = kopf.OperatorRegistry()
 
     def see(kind: Kind, event: str | None, body: kopf.Body) -> None:
@@ -55,7 +57,7 @@ def registry(
     for kind in (kinds.MEDIA_TENANT, *children, kinds.JOB):
         watch(kind)
 
-    # The Lease that this process renews comes back through a watch: silence means that the watches are dead.
+    # A watch shows each renewal of the Lease by this process. If none comes, the watches are dead.
     @kopf.on.event(kinds.LEASE.group, kinds.LEASE.version, kinds.LEASE.plural, registry=registry)
     async def heartbeat(**_: Any) -> None:
         heard()
@@ -68,7 +70,7 @@ def registry(
 
 
 def settings(children: tuple[Kind, ...]) -> kopf.OperatorSettings:
-    """kopf's, as few as serve."""
+    """kopf's settings: nothing is posted or scanned, and only our objects are watched."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.scanning.disabled = True

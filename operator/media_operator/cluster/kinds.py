@@ -1,7 +1,6 @@
 """The kinds of Kubernetes objects that the operator reads or writes, and the names it gives them.
 
-One table for everything that has to agree on it: the client's paths, the watches, the cache, and (by a test) the RBAC
-rules of the chart.
+The client's paths, the watches and the cache use this table. A test compares it with the RBAC rules of the chart.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
 
 MANAGER = "media-operator"
-"""Field manager of everything we apply, and the value of the managed-by label."""
+"""Field manager of all that we apply, and the value of the managed-by label."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OURS = f"{MANAGED_BY}={MANAGER}"
-"""Label selector of everything we made; watches ask the server for nothing else."""
+"""Label selector of all objects that we made. Watches ask the server for these only."""
 TENANT_LABEL = f"{GROUP}/tenant"
-"""The tenant's id, on every child and on the pods."""
+"""Label of every child and pod: the tenant's id."""
 WORK_LABEL = f"{GROUP}/work"
-"""Kind of work (scan, transcribe, thumbnail), on worker Jobs and their pods."""
+"""Label of worker Jobs and their pods: the kind of work (scan, transcribe, thumbnail)."""
 APPLIED = f"{GROUP}/applied"
 """Annotation of a child: hash of what we applied, so that a pass with nothing to do writes nothing."""
 CHECKSUM = f"{GROUP}/checksum"
-"""Annotation of a Secret: hash of its data; data that does not match was edited by somebody else and is made anew."""
+"""Annotation of a Secret: hash of its data. Data that does not match was edited by somebody else and is made again."""
 CREDENTIALS = f"{GROUP}/credentials"
 """Annotation of a pod template and of a Job: hash of the credentials that its pods start with."""
 DISCOVERED_JWKS_URI = f"{GROUP}/discovered-jwks-uri"
-"""Annotation of a Deployment: where its issuer said that the keys are. Not there if the spec says it."""
+"""Annotation of a Deployment: the URL of the keys, as the issuer said. Only if the spec does not give it."""
 FINALIZER = f"{GROUP}/delete-data"
-"""Only on tenants with `deletionPolicy: Delete`: their data has to go before they may. Retain never holds anything."""
+"""Only on tenants with `deletionPolicy: Delete`, so that their data is deleted before them."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Kind:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None = None, name: str = "", subresource: str = "") -> str:
-        """Of a collection, an object or a subresource; without namespace, of all namespaces."""
+        """URL path of a collection, an object or a subresource. Without `namespace`: of all namespaces."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         parts = [root, f"namespaces/{namespace}" if namespace else "", self.plural, name, subresource]
         return "/".join(part for part in parts if part)
@@ -91,7 +90,7 @@ CHILDREN = (
     HTTP_ROUTE,
     CRON_JOB,
 )
-"""What a tenant is made of in its namespace, in the order in which it is applied."""
+"""Kinds of a tenant's objects in its namespace, in the order in which they are applied."""
 
 
 def child_name(tenant_id: str, part: str = "") -> str:
@@ -103,5 +102,5 @@ _BY_NAME = {(kind.api_version, kind.kind): kind for kind in (*CHILDREN, JOB, MED
 
 
 def of(body: Object) -> Kind:
-    """The kind that an object says it is of."""
+    """The kind of an object, by its `apiVersion` and `kind`."""
     return _BY_NAME[(body["apiVersion"], body["kind"])]

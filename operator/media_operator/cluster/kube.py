@@ -1,8 +1,8 @@
 """The Kubernetes API: the official client's connection, plain dicts in and out.
 
-No typed models (they drop what they don't know) and no discovery: paths come from `kinds`. What we own is written by
-server-side apply, with exactly our fields and one field manager. What the server may get over by itself is asked again
-a few times, as late as it says; so a create whose answer was lost can end as AlreadyExists.
+Typed models are not used, since they drop unknown fields. Discovery is not used: paths come from `kinds`. Our objects
+are written by server-side apply, with exactly our fields and one field manager. A request that met an outage is sent
+again a few times, after the delay that the server names. So a create whose answer was lost can end as AlreadyExists.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TIMEOUT = aiohttp.ClientTimeout(total=30)
 PAGE = 500
 TRIES = 5
 PATIENCE = 60.0
-"""Seconds after which nothing is tried again: whoever waits for the answer has others to see to."""
+"""Seconds after which a request is not tried again: the caller has other tenants to look at."""
 LONGEST_PAUSE = 30.0
-"""Who is told to come back later than this is told so to the caller instead."""
+"""If the server names a longer delay, the error goes to the caller instead."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "PUT": "update"}
@@ -41,11 +41,12 @@ _LACKING = re.compile(
     r'User ".*" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
     r'(?: in the namespace "(?P<namespace>[^"]+)")?'
 )
-"""How RBAC says no. All other 403s are admission (quota, a namespace that ends, a webhook): about the object."""
+"""RBAC's message. Every other 403 comes from admission (quota, a terminating namespace, a webhook) and is about the
+object."""
 
 
 class KubeError(Exception):
-    """The text is a sentence for a condition. `status` is the HTTP code, 0 where there was no answer."""
+    """The text is a sentence for a condition. `status`: the HTTP status; 0: no answer."""
 
     def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
         super().__init__(message)
@@ -54,24 +55,24 @@ class KubeError(Exception):
 
 
 class ServerUnavailable(KubeError):
-    """No answer, or none that says anything about the request; it was tried several times."""
+    """No answer, or one that says nothing about the request. It was tried several times."""
 
 
 class Forbidden(KubeError):
-    """The operator's service account lacks the permission; the text says which."""
+    """The operator's service account lacks a permission; the text says which."""
 
 
 class NotFound(KubeError):
-    """There is no such object, or no namespace for it."""
+    """The object does not exist, or its namespace does not."""
 
 
 class NamespaceGone(NotFound):
-    """The object's namespace is gone. The object may still be stored, where somebody finalized the namespace by force;
-    then nothing in it can be written any more."""
+    """The object's namespace is gone. If somebody finalized the namespace by force, its objects may still be stored;
+    they cannot be written any more."""
 
 
 class KindNotServed(NotFound):
-    """Nothing is known of any such object: the CRD is not installed, or the server is still starting."""
+    """The server does not know the kind: its CRD is not installed, or the server is still starting."""
 
 
 class AlreadyExists(KubeError):
@@ -79,7 +80,7 @@ class AlreadyExists(KubeError):
 
 
 class Conflict(KubeError):
-    """The object is not what the request said it was."""
+    """The object has another version or uid than the request names."""
 
 
 class Invalid(KubeError):
@@ -87,11 +88,11 @@ class Invalid(KubeError):
 
 
 class Expired(KubeError):
-    """410: what a list continued from is forgotten."""
+    """410: the server has forgotten the version from which a list goes on."""
 
 
 class Kube:
-    """`observer(verb, kind, status)` is told of every answer, for the metrics; 0 is none."""
+    """`observer(verb, kind, status)` is called for every answer, for the metrics; status 0: no answer."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self.observer: Callable[[str, str, int], None] = lambda verb, kind, status: None
@@ -99,7 +100,7 @@ class Kube:
 
     @classmethod
     async def connect(cls) -> Self:
-        """As the pod's service account, else by KUBECONFIG or ~/.kube/config."""
+        """Connects as the pod's service account, else by KUBECONFIG or ~/.kube/config."""
         configuration = client.Configuration()
         await _read_credentials(configuration)
         return cls(client.ApiClient(configuration))
@@ -113,7 +114,7 @@ class Kube:
         await self._api.close()
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
-        """None: there is none. Raises KindNotServed where that cannot be told."""
+        """None: it does not exist. Raises KindNotServed if that is not known."""
         try:
             return await self._send("GET", kind, namespace, name)
         except KindNotServed:
@@ -122,13 +123,13 @@ class Kube:
             return None
 
     async def list(self, kind: Kind, namespace: str | None = None, *, selector: str = "") -> tuple[Objects, str]:
-        """All objects and the resourceVersion at which they were so; without namespace, of all namespaces.
+        """All objects, and the resourceVersion of the list. Without `namespace`: of all namespaces.
 
-        Items bear apiVersion and kind, which lists leave out.
+        The objects have apiVersion and kind, which the API leaves out in lists.
         """
         try:
             return await self._list(kind, namespace, selector, PAGE)
-        except Expired:  # it took so long that the first page is forgotten: all at once, as client-go does then
+        except Expired:  # the pages took too long, so ask for all at once, as client-go does
             return await self._list(kind, namespace, selector, None)
 
     async def _list(self, kind: Kind, namespace: str | None, selector: str, limit: int | None) -> tuple[Objects, str]:
@@ -142,7 +143,7 @@ class Kube:
                 return found, str(page["metadata"].get("resourceVersion", ""))
 
     async def apply(self, kind: Kind, body: Object, *, subresource: str = "", manager: str = MANAGER) -> Object:
-        """Server-side apply: creates it, or makes exactly these fields ours and as they are here."""
+        """Server-side apply: creates the object, or sets exactly these fields and makes them ours."""
         metadata = body["metadata"]
         query = {"fieldManager": manager, "force": "true"}
         return await self._send(
@@ -154,12 +155,12 @@ class Kube:
         return await self._send("POST", kind, body["metadata"].get("namespace"), "", query=query, body=body)
 
     async def replace(self, kind: Kind, body: Object) -> Object:
-        """With the resourceVersion in it: only over what was seen."""
+        """`body` has the resourceVersion that was seen. Raises Conflict if the object has changed since."""
         metadata = body["metadata"]
         return await self._send("PUT", kind, metadata.get("namespace"), metadata["name"], body=body)
 
     async def merge_patch(self, kind: Kind, namespace: str | None, name: str, patch: Object) -> Object:
-        """With a resourceVersion in it: only over what was seen."""
+        """Raises Conflict if `patch` has a resourceVersion and the object has changed since."""
         return await self._send(
             "PATCH", kind, namespace, name, query={"fieldManager": MANAGER}, body=patch, content=MERGE
         )
@@ -167,7 +168,7 @@ class Kube:
     async def delete(
         self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None, propagation: str = "Background"
     ) -> bool:
-        """False: there was none. `uid`: this very object, never its successor."""
+        """False: it did not exist. `uid`: only the object with this uid, never a later one of the same name."""
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
@@ -204,7 +205,7 @@ class Kube:
                 if status < 400:
                     return answer
                 error = _error(status, answer, verb, resource, kind, namespace, name)
-                if status == 401:  # they are replaced from time to time, perhaps just now
+                if status == 401:  # the credentials may have been replaced just now
                     with contextlib.suppress(config.ConfigException, OSError):
                         await _read_credentials(self._api.configuration)
                 pause = _pause(attempt, headers.get("Retry-After"))
@@ -232,7 +233,7 @@ class Kube:
 
 
 async def _read_credentials(configuration: client.Configuration) -> None:
-    """Where the API is, and the token for it. In a pod the client itself reads the token again every minute."""
+    """Reads the API's address and the token. In a pod the client itself reads the token again every minute."""
     if await asyncio.to_thread(SERVICE_ACCOUNT.exists) and "KUBECONFIG" not in os.environ:
         config.load_incluster_config(client_configuration=configuration)
     else:
@@ -242,7 +243,7 @@ async def _read_credentials(configuration: client.Configuration) -> None:
 
 
 def _pause(attempt: int, retry_after: str | None = None) -> float:
-    """Seconds: not before the server wants it, else 0.1 doubling; spread, so that not all come back at once."""
+    """Seconds before the next try: the server's Retry-After, else 0.1, doubling; with jitter."""
     asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.05 * 2**attempt
     return asked + min(asked, 1.0) * random.uniform(0, 0.5)  # noqa: S311  jitter, not a secret
 

@@ -1,12 +1,12 @@
-"""Who leads: a Lease (coordination.k8s.io), as client-go's leader election uses it.
+"""Leader election by a Lease (coordination.k8s.io), as in client-go.
 
-The Kubernetes client's own `leaderelection` measures with `time.time()`: a clock that is set forward takes the Lease
-from a live leader, and one that is set back keeps a leader at work that has lost it.
+The Kubernetes client's own `leaderelection` measures with `time.time()`. A clock that is set forward takes the Lease
+from a live leader. A clock that is set back lets a leader work on that has lost it.
 
-Nobody's wall clock is trusted: a Lease has expired when it has not changed for its duration as measured here. Every
-write is over the version that was seen, so of two that take it one fails. A leader that could not renew in time has to
-end itself before anybody else may believe that it has: its deadline is shorter than the Lease's duration, and counts
-from before the last renewal was sent, since nobody knows when in between it was seen.
+So no wall clock is trusted. A Lease has expired if it has not changed for its duration, as measured here. Every write
+names the version that was seen, so if two replicas take the Lease one of them fails. A leader that could not renew has
+to end itself before another replica may take the Lease. So its deadline is shorter than the Lease's duration, and
+counts from before the last renewal was sent: others may have seen the renewal at any time after that.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from media_operator.cluster.kube import AlreadyExists, Conflict, Kube, KubeError
 _log = structlog.stdlib.get_logger("media.lease")
 
 RETRY_SECONDS = 1.0
-# Parts of the Lease's duration:
+# Fractions of the Lease's duration:
 DEADLINE = 0.8
 INTERVAL = 0.2
 PATIENCE = 0.3
-"""For one try, whatever the client's own timeouts and retries: the next one takes another connection, perhaps to
-another API server."""
+"""Time limit of one try, whatever the client's own timeouts and retries. The next try takes another connection, perhaps
+to another API server."""
 
 
 class LeaseLost(Exception):
-    """Somebody else leads, or may: end at once."""
+    """Another replica leads or may lead. This process has to end at once."""
 
 
 class Election:
-    """`seconds`: how long a leader that has gone silent keeps the Lease. `clock`: monotonic seconds."""
+    """`seconds`: how long a leader that does not renew keeps the Lease. `clock`: monotonic seconds."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Election:
         self._seconds = seconds
         self._clock = clock
         self._seen: tuple[Any, float] = (None, 0.0)
-        """What the Lease last said, and when that was new here. Not its version: a label is no renewal."""
+        """The Lease's last spec, and when it was seen first. Its version does not count: a new label is no renewal."""
         self._held: Object | None = None
         self._renewed_at = 0.0
 
@@ -72,7 +72,7 @@ class Election:
                     if await self._try():
                         return
             except (Conflict, AlreadyExists):
-                pass  # somebody was faster
+                pass  # another replica was faster
             except (KubeError, TimeoutError) as error:
                 if trouble != (trouble := str(error) or "no answer in time"):
                     _log.warning("lease_not_read", reason=trouble)
@@ -86,8 +86,8 @@ class Election:
         while True:
             await asyncio.sleep(min(self._seconds * (INTERVAL / 4 if trouble else INTERVAL), deadline - self._clock()))
             began = self._clock()
-            if began >= deadline:  # not even asked: what is sent may arrive
-                raise LeaseLost(f"not renewed in time: {trouble or 'this process did not run'}")
+            if began >= deadline:  # nothing may be sent any more: it could still take effect
+                raise LeaseLost(f"not renewed in time: {trouble or 'this process was not running'}")
             try:
                 async with asyncio.timeout(min(self._seconds * PATIENCE, deadline - began)):
                     await self._write(renewTime=_now())
@@ -100,7 +100,7 @@ class Election:
                 deadline, trouble = began + self._seconds * DEADLINE, ""
 
     async def release(self) -> None:
-        """Lets another take over at once. Best effort: it expires anyway."""
+        """Lets another replica take over at once. If this fails, the Lease expires."""
         if self._held is None:
             return
         try:
@@ -129,12 +129,12 @@ class Election:
         return True
 
     async def _write(self, **changes: Any) -> None:
-        """Over what is held. Raises Conflict if that is another's by now."""
+        """Changes the Lease's spec. Raises Conflict if another replica holds it by now."""
         assert self._held is not None  # noqa: S101 (acquired before)
         try:
             self._held = await self._kube.replace(LEASE, {**self._held, "spec": {**self._held["spec"], **changes}})
         except Conflict:
-            # An answer of ours that was lost, or a label that somebody set: look before giving up.
+            # Perhaps the answer to our own write was lost, or somebody set a label. So look before giving up.
             found = await self._kube.get(LEASE, self._namespace, self._name)
             if found is None or (found.get("spec") or {}).get("holderIdentity") != self._identity:
                 raise
@@ -147,7 +147,7 @@ class Election:
             "metadata": {
                 "name": self._name,
                 "namespace": self._namespace,
-                # With this label our own watch sees each renewal: the operator's heartbeat.
+                # With this label our own watch sees each renewal, which is the operator's heartbeat.
                 "labels": {**metadata.get("labels", {}), MANAGED_BY: MANAGER},
                 **({"resourceVersion": metadata["resourceVersion"]} if metadata else {}),
             },

@@ -1,7 +1,7 @@
-"""Which keys to handle, and when: coalesced, one key at a time, later after each failure.
+"""Which keys to handle, and when: coalesced, each key by one worker at a time, later after each failure.
 
-The work queue that controllers are built on (client-go's, in asyncio): adding a key that waits is nothing new, adding
-one that is being handled has it handled once more, and what fails comes back after a delay that grows and is jittered.
+It is client-go's work queue in asyncio. Adding a key that waits changes nothing. A key that is added while it is being
+handled is handled once more. A key whose handling failed comes back after a delay, which grows and is jittered.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _log = structlog.stdlib.get_logger("media.workqueue")
 
 
 class WorkQueue(Generic[K]):
-    """`quiet`: exceptions that are said in one line, since they are no bugs. `clock`: monotonic seconds."""
+    """`quiet`: exceptions that are logged in one line, since they are no bugs. `clock`: monotonic seconds."""
 
     def __init__(self, *, quiet: tuple[type[Exception], ...] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self._quiet = quiet
         self._clock = clock
         self._due: dict[K, float] = {}
-        """Key -> when it became due; in this order."""
+        """Key -> when it became due; in the order of these times."""
         self._later: dict[K, float] = {}
         self._alarms: list[tuple[float, int, K]] = []
-        """A heap of what `_later` holds, and of what it no longer does."""
+        """A heap of the entries of `_later`; it also holds outdated ones."""
         self._working: dict[K, float] = {}
         """Key -> when it had become due."""
         self._failures: dict[K, int] = {}
@@ -42,19 +42,19 @@ class WorkQueue(Generic[K]):
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many are due or being handled."""
+        """How many keys are due or being handled."""
         self._ripen()
         return len(self._due.keys() | self._working.keys())
 
     def add(self, key: K) -> None:
-        """As soon as somebody is free."""
-        self._ripen()  # what became due before goes first
+        """Has `key` handled as soon as a worker is free."""
+        self._ripen()  # keys that became due before go first
         self._later.pop(key, None)
         self._due.setdefault(key, self._clock())
         self._changed.set()
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Unless it is due before by what was said already."""
+        """Has `key` handled after so many seconds, unless it is due earlier already."""
         at = self._clock() + seconds
         if key not in self._due and at < self._later.get(key, float("inf")):
             self._later[key] = at
@@ -62,13 +62,13 @@ class WorkQueue(Generic[K]):
             self._changed.set()
 
     def oldest_age(self) -> float:
-        """Seconds since the key that waits or is worked on longest became due; 0 if there is none."""
+        """Seconds since the oldest key that waits or is being handled became due; 0: there is none."""
         self._ripen()
         times = [*itertools.islice(self._due.values(), 1), *self._working.values()]
         return max(0.0, self._clock() - min(times)) if times else 0.0
 
     async def run(self, handle: Callable[[K], Awaitable[float | None]], workers: int) -> None:
-        """Until cancelled. What `handle` returns says in how many seconds to look again; None: not by itself."""
+        """Runs until cancelled. `handle` returns the seconds until the next time; None: only when it is added again."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(workers):
                 tasks.create_task(self._work(handle))
@@ -84,25 +84,25 @@ class WorkQueue(Generic[K]):
 
     async def _next(self) -> K:
         while True:
-            # Nothing is awaited between this and the wait: what is added meanwhile ends it.
+            # Nothing is awaited between this and the wait, so a key that is added later ends the wait.
             self._changed.clear()
             self._ripen()
             for key in self._due:
                 if key not in self._working:
                     return key
             try:
-                # Not wait_for: that of Python 3.11 may swallow a cancellation.
+                # Not wait_for, which may swallow a cancellation in Python 3.11.
                 async with asyncio.timeout(self._alarms[0][0] - self._clock() if self._alarms else None):
                     await self._changed.wait()
             except TimeoutError:
                 pass
 
     def _ripen(self) -> None:
-        """What was to be looked at later and is due by now."""
+        """Moves keys of `_later` whose time has come to `_due`."""
         now = self._clock()
         while self._alarms and self._alarms[0][0] <= now:
             at, _, key = heapq.heappop(self._alarms)
-            if self._later.get(key) == at:  # else it was added, or is due earlier
+            if self._later.get(key) == at:  # else the entry is outdated
                 del self._later[key]
                 self._due.setdefault(key, at)
 
@@ -113,7 +113,7 @@ class WorkQueue(Generic[K]):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            self._failed(key, error)  # something that it waited for was cancelled, not we
+            self._failed(key, error)  # not this task was cancelled, but something that it waited for
         except Exception as error:
             self._failed(key, error)
         else:

@@ -1,7 +1,7 @@
-"""One tenant's pass, and what has to be done for all of them together.
+"""One tenant's pass, and the facts of all tenants for dispatcher and metrics.
 
-Every trigger ends in `handle(key)`: read the resource as the watches last showed it, reconcile, write its status if it
-says anything new, tell the dispatcher whether its queue may be served. What it returns says when to look again.
+Every trigger ends in `handle(key)`. It reads the resource as the watches last showed it, reconciles, writes the status
+if it has changed, and tells the dispatcher whether the tenant's queue may be served. It returns when to look again.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ from media_operator.tenant.spec import (
 _log = structlog.stdlib.get_logger("media.controller")
 
 CONVERGING_SECONDS = 5.0
-"""When nothing is wrong and something is under way, events usually say so first."""
+"""The next look while something is under way without an error. Mostly an event comes earlier."""
 NEEDS_A_PERSON_SECONDS = 30.0
-"""When somebody has to decide or to bring something back, of which no event may tell."""
+"""The next look while a person has to decide something or to bring something back. There may be no event of that."""
 NEEDS_A_PERSON = frozenset({"DataMismatch", "ScanSuspicious"})
 QUEUE_NEEDS = ("Accepted", "BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
-"""What has to be true before workers can do anything."""
+"""Conditions that have to be true before workers can do anything."""
 
 
 class NotSettled(Exception):
-    """Something failed or could not be seen; the queue waits longer each time before the next look."""
+    """Something failed or could not be seen. The work queue waits longer each time before the next look."""
 
 
 @dataclass
 class Controller:
-    """`handle` is the work queue's; `served` is what the dispatcher reads."""
+    """The work queue calls `handle`; the dispatcher reads `served`."""
 
     cluster: Cluster
     metrics: Metrics
     on_served: Callable[[str], None] = lambda _: None
-    """Told of a schema whose queue may be served from now on."""
+    """Called with a schema whose queue may be served from now on."""
     served: dict[str, Served] = field(default_factory=dict)
     """By schema."""
     _usage: dict[TenantKey, tuple[float, Usage]] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class Controller:
         try:
             return await self._look_after(key)
         except NamespaceGone:
-            # Somebody finalized the namespace by force. What it held is stored for ever, and can be neither written nor
-            # deleted: it is looked at again when it changes, which takes a new namespace of that name.
+            # Somebody finalized the namespace by force. Its objects stay stored for ever, and can be neither written
+            # nor deleted. The next look comes when they change, which takes a new namespace of that name.
             self._forget(key)
             _log.warning("namespace_gone", namespace=key.namespace, name=key.name)
             return None
@@ -123,7 +123,7 @@ class Controller:
     async def _delete(self, key: TenantKey, body: Object, tenant: MediaTenant) -> float | None:
         self._forget(key)
         if kinds.FINALIZER not in tenant.metadata.finalizers:
-            return None  # another one's finalizer, or none: it goes by itself
+            return None  # it goes without us, perhaps after somebody else's finalizer
         current = await reconcile(KubernetesTarget(self.cluster, tenant), plan_deletion)
         if self.cluster.cache.tenants().get(key, body)["metadata"].get("finalizers", []) != []:
             await self._status.write(body, current.conditions, TenantStatus(bucket=tenant.bucket))
@@ -136,7 +136,7 @@ class Controller:
 
     def _serve(self, key: TenantKey, tenant: MediaTenant, current: Plan, children: Children) -> None:
         status = {condition.type: condition.status for condition in current.conditions}
-        if status["Accepted"] != "True":  # what bears its id is somebody else's
+        if status["Accepted"] != "True":  # its id belongs to another MediaTenant
             self._forget(key)
             return
         self._schemas[key] = tenant.schema_name
@@ -149,7 +149,7 @@ class Controller:
                 self.on_served(tenant.schema_name)
         elif all(status.get(name) != "Unknown" for name in QUEUE_NEEDS):
             self._unserve(key, tenant.schema_name)
-        # else: what cannot be seen now stays as it was; the dispatcher itself finds the queue unreadable
+        # Else something cannot be seen now: all stays as it was. The dispatcher itself finds a queue unreadable.
 
     def _forget(self, key: TenantKey) -> None:
         self._unserve(key, self._schemas.pop(key, ""))
@@ -179,7 +179,7 @@ class Controller:
         )
 
     async def _coarse_usage(self, key: TenantKey, tenant: MediaTenant, readable: bool) -> UsageStatus:
-        """Read at most every `usage_seconds`; between that the last one, after a restart the one in the status."""
+        """Read at most every `usage_seconds`; in between the last one, after a restart the one in the status."""
         if (
             readable
             and time.monotonic() - self._usage.get(key, (float("-inf"), None))[0] >= self.cluster.operator.usage_seconds
@@ -204,7 +204,7 @@ class Controller:
         )
 
     def usage_changed(self, usages: Mapping[str, Usage]) -> list[TenantKey]:
-        """Takes what a poll of all tenants saw; those whose status would say something else now."""
+        """Takes the result of a poll of all tenants. Returns those whose status has to change."""
         changed = []
         for key, schema in self._schemas.items():
             if (usage := usages.get(schema)) is None:
@@ -216,7 +216,7 @@ class Controller:
         return changed
 
     def concerns_changed(self, concerns: Mapping[str, Concerns]) -> list[TenantKey]:
-        """Takes what a poll of all tenants saw; those of which a condition would say something else now."""
+        """Takes the result of a poll of all tenants. Returns those with a condition that has to change."""
         changed = []
         for key, schema in self._schemas.items():
             if (now := concerns.get(schema)) is None:
@@ -235,7 +235,7 @@ class Controller:
     def facts(
         self, depths: Mapping[str, Mapping[str, Depth]], jobs: Mapping[tuple[str, str, str], int]
     ) -> Iterator[TenantFacts]:
-        """Of every MediaTenant that there is, as last said."""
+        """Of every MediaTenant that exists, as last known."""
         now = datetime.now(UTC)
         jobs_of: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
         for (tenant, kind, state), count in jobs.items():
@@ -274,12 +274,12 @@ class Controller:
             return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         operator = self.cluster.operator
         usual = min(operator.resync_seconds, operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
-        # Of a pod that does not come up no event tells.
+        # No event tells that a pod does not start.
         return min([usual, *(max(LATE_SECONDS - age, 1.0) for age in self.cluster.jobs.starting(tenant).values())])
 
 
 def _replicas(deployment: Object | None, before: int) -> int:
-    """Pods that there are; while they come and go, what was said before: not each of them is worth a write."""
+    """How many pods exist. While they come and go, the number before: not every change is worth a write."""
     if deployment is None:
         return 0
     replicas = deployment.get("status", {}).get("replicas", 0)
@@ -287,7 +287,7 @@ def _replicas(deployment: Object | None, before: int) -> int:
 
 
 def _outcome(current: Plan) -> str:
-    """ "unsettled": a look soon is worth it, and ever later if that does not help."""
+    """ "unsettled": look again soon, and later each time if that does not help."""
     if current.steps or not current.is_certain:
         return "unsettled"
     return "ready" if _summary(current).status == "True" else "converging"

@@ -1,4 +1,4 @@
-"""What tenants that are gone left behind is marked as retained, and their credentials stop working."""
+"""Retires tenants that are gone: bucket and schema are marked as retained, and the credentials stop working."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Retirement:
         self._changed.set()
 
     async def run(self) -> None:
-        """Until cancelled: at the start, soon after a tenant went, and regularly: some go while nobody watches."""
+        """Runs until cancelled: at the start, soon after a tenant went, and regularly. Some go while nobody watches."""
         self._changed.set()
         while True:
             try:
@@ -56,13 +56,13 @@ class Retirement:
                 _log.info("retiring", schema=schema, resource=mark.resource)
                 try:
                     await there.retire(schema, mark)
-                except Unavailable as error:  # the others' turn comes all the same
+                except Unavailable as error:  # go on with the others
                     failed = error
         if failed is not None:
             raise failed
 
     async def _is_gone(self, schema: str, mark: OwnerMark) -> bool:
-        """Asked of the API server itself: a cache that misses something must not cost a tenant its keys."""
+        """Asks the API server itself: a tenant must not lose its keys because the cache misses it."""
         namespace, _, name = mark.resource.partition("/")
         watched = self._cluster.operator.namespaces
         if watched and namespace not in watched:
@@ -73,5 +73,5 @@ class Retirement:
         found = await self._cluster.kube.get(kinds.MEDIA_TENANT, namespace, name)
         if found is None:
             return True
-        # One of the same name and id that is there now adopts them itself.
+        # A new tenant of the same name and id adopts bucket and schema itself.
         return bool(found["metadata"]["uid"] != mark.uid and unique_names(found).tenant_id != tenant_id_of(schema))

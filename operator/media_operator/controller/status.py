@@ -1,4 +1,4 @@
-"""A MediaTenant's status: written only where it says something new, and an Event for each condition that flips."""
+"""A MediaTenant's status, written only if it has changed, and an Event for each condition whose status changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from media_operator.tenant.spec import API_VERSION, KIND, Condition, SpecInvalid
 _log = structlog.stdlib.get_logger("media.controller")
 
 AS_ASKED = frozenset({"Suspended", "Deleting", "CanaryPending"})
-"""Reasons that are nobody's trouble: somebody declared it, or it only takes its time."""
+"""Reasons that need no action: somebody asked for it, or it only takes time."""
 
 
 class StatusWriter:
@@ -26,20 +26,20 @@ class StatusWriter:
         self._cache = cluster.cache
 
     async def say_paused(self, body: Object) -> None:
-        """In Ready, whose status and everything else stay as they were last seen."""
+        """Sets the reason of Ready. Its status, and everything else, stays as last seen."""
         seen = {condition.type: condition for condition in _conditions(body)}
         seen["Ready"] = Condition(
             type="Ready",
             status=seen["Ready"].status if "Ready" in seen else "Unknown",
             reason="Paused",
-            message=f"{PAUSED}: disabled; the operator looks at nothing and does nothing until it is removed",
+            message=f"{PAUSED}: disabled; the operator neither looks nor acts until this annotation is removed",
             observedGeneration=body["metadata"].get("generation", 1),
         )
         facts = TenantStatus.model_validate({**body.get("status", {}), "conditions": []})
         await self.write(body, tuple(seen.values()), facts)
 
     async def write(self, body: Object, conditions: tuple[Condition, ...], facts: TenantStatus) -> None:
-        """Only if it says something else than what is there; then events for what flipped."""
+        """Writes the status if it has changed; then an Event for each condition whose status changed."""
         before = _conditions(body)
         stamped = with_transitions(before, conditions, datetime.now(UTC))
         status = facts.model_copy(
@@ -67,7 +67,7 @@ class StatusWriter:
         await self._tell(body, before, stamped)
 
     async def _tell(self, body: Object, before: list[Condition], now: list[Condition]) -> None:
-        """One Event a transition of a condition that was known before; a first look is no transition."""
+        """One Event for each condition whose status changed. A condition that is new has no Event."""
         old = {condition.type: condition for condition in before}
         for condition in now:
             was = old.get(condition.type)
@@ -82,7 +82,7 @@ class StatusWriter:
 
 
 def spec_invalid(body: Object, error: SpecInvalid) -> tuple[Condition, ...]:
-    """The CRD refuses what the model refuses; this is for what was stored under an older CRD."""
+    """Conditions of a resource that the model refuses. The CRD refuses it too, so it was stored under an older CRD."""
     generation = body["metadata"].get("generation", 1)
     return tuple(
         Condition(

@@ -1,10 +1,10 @@
 """`python -m media_operator.helm_hooks.install_check NAMESPACE TENANT`: what `helm test` runs.
 
-Makes a throw-away tenant and uses it as a client does: a harmless file comes back byte for byte, the EICAR test file is
-never given out, a recording becomes text. The tenant is deleted in any case, with its bucket and its schema.
+It makes a throw-away tenant and uses it as a client does: a harmless file comes back byte for byte, the EICAR test file
+is never given out, a recording becomes text. The tenant is deleted in any case, with its bucket and its schema.
 
-The transcription comes last: it alone needs something that the chart does not bring, the model, and what was seen to
-work before it stands in the log already. Which words are heard is the model's affair; that there are some is checked.
+The transcription comes last, because it needs a model, which the chart does not bring. What worked before it is in the
+log by then. The check asks for a text that is not empty; which words it has depends on the model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from media_operator.cluster.kube import Kube, KubeError
 from media_operator.tenant.spec import API_VERSION, KIND
 
 READY_SECONDS = 300.0
-"""Pulling the images included."""
+"""Includes pulling the images."""
 VERDICT_SECONDS = 180.0
 """A worker Job starts, takes the file and asks clamd."""
 QUEUED_SECONDS = 180.0
@@ -49,14 +49,14 @@ Seen = TypeVar("Seen")
 
 
 class CheckFailed(Exception):
-    """The text is a sentence for a person."""
+    """The text is a sentence for people."""
 
 
 def manifest(namespace: str, name: str, *, transcription: bool, model: str = "") -> Object:
-    """Without `model` it is the one that every tenant has that names none."""
+    """Of a tenant with the default model unless `model` names one."""
     asked: Object = {"enabled": False}
     if transcription:
-        # What it asks for fits a small node; the limit of its memory is the operator's, by the model.
+        # These requests fit a small node. The operator sets the memory limit by the model.
         asked = {"maxParallel": 1, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
         asked |= {"model": model} if model else {}
     return {
@@ -74,7 +74,7 @@ def manifest(namespace: str, name: str, *, transcription: bool, model: str = "")
 
 async def check(kube: Kube, namespace: str, name: str, *, transcription: bool, model: str = "") -> None:
     """Raises CheckFailed, KubeError."""
-    await _delete(kube, namespace, name)  # of a run that was killed
+    await _delete(kube, namespace, name)  # left by a run that was killed
     await kube.create(kinds.MEDIA_TENANT, manifest(namespace, name, transcription=transcription, model=model))
     try:
         tenant = await _until(lambda: _ready(kube, namespace, name), READY_SECONDS)
@@ -93,12 +93,12 @@ async def check(kube: Kube, namespace: str, name: str, *, transcription: bool, m
 
 
 def transcript(client: Client) -> str:
-    """What is heard in the recording. Raises CheckFailed that names the values to change."""
+    """The text of the recording. Raises CheckFailed, which names the chart's values to change."""
     try:
         return client.transcript(RECORDING.read_bytes())
     except CheckFailed as failed:
         of_model = (
-            "Where no worker can fetch the model, tenants' transcriptions fail like this one. "
+            "While workers cannot fetch the model, the transcriptions of tenants fail in the same way. "
             "installCheck.transcription.model may be the path of a model in the workers' image; "
         )
         hint = of_model if "model_unavailable" in str(failed) else ""
@@ -112,7 +112,8 @@ async def _ready(kube: Kube, namespace: str, name: str) -> Object:
     conditions = {each["type"]: each for each in tenant.get("status", {}).get("conditions", [])}
     if conditions.get("Ready", {}).get("status") != "True":
         told = [f"  {each['type']}={each['status']} {each.get('message', '')}" for each in conditions.values()]
-        raise CheckFailed("\n".join(["the tenant does not become ready:", *(told or ["  no operator looked at it"])]))
+        told = told or ["  it has no conditions: no operator works on it"]
+        raise CheckFailed("\n".join(["the tenant does not become ready:", *told]))
     return tenant
 
 
@@ -129,7 +130,8 @@ async def _token(kube: Kube, namespace: str, name: str) -> str:
 async def _delete(kube: Kube, namespace: str, name: str) -> None:
     async def gone() -> None:
         if await kube.get(kinds.MEDIA_TENANT, namespace, name) is not None:
-            raise CheckFailed(f"the tenant does not go: kubectl --namespace {namespace} describe mediatenant {name}")
+            why = f"kubectl --namespace {namespace} describe mediatenant {name} says why"
+            raise CheckFailed(f"the tenant is not deleted after {GONE_SECONDS:.0f} s: {why}")
 
     if await kube.get(kinds.MEDIA_TENANT, namespace, name) is not None:
         await kube.delete(kinds.MEDIA_TENANT, namespace, name)
@@ -137,7 +139,7 @@ async def _delete(kube: Kube, namespace: str, name: str) -> None:
 
 
 async def _until(look: Callable[[], Awaitable[Seen]], seconds: float) -> Seen:
-    """What `look` returns as soon as it does not raise CheckFailed; its last complaint when the time is up."""
+    """What `look` returns as soon as it does not raise CheckFailed. After `seconds` its CheckFailed is raised."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -161,10 +163,10 @@ class Client:
         deadline = time.monotonic() + VERDICT_SECONDS
         while (answer := self._send(f"/v1/media/download/{media_id}"))[0] == 425:
             if time.monotonic() > deadline:
-                raise CheckFailed(f"no verdict within {VERDICT_SECONDS:.0f} s: does clamd run, do worker Jobs start?")
+                raise CheckFailed(f"no verdict within {VERDICT_SECONDS:.0f} s: does clamd run? Do worker Jobs start?")
             time.sleep(POLL_SECONDS)
         if answer[0] != status or (status == 200 and answer[1] != content):
-            raise CheckFailed(f"a download was answered {answer[0]}, not {status} as it should be")
+            raise CheckFailed(f"a download was answered {answer[0]} instead of {status}")
 
     def transcript(self, recording: bytes) -> str:
         """The text of `recording`, never empty. Raises CheckFailed with what the job says."""
@@ -175,7 +177,7 @@ class Client:
             if time.monotonic() - started > seconds:
                 raise CheckFailed(
                     f"the transcription is still {job['status']} after {seconds:.0f} s{_error(job)}: do worker Jobs "
-                    "start, is there room for them? kubectl get events says why a pod waits"
+                    "start? Is there room for them? kubectl get events says why a pod waits"
                 )
             time.sleep(POLL_SECONDS)
         if job["status"] != "completed":
@@ -196,7 +198,7 @@ class Client:
         headers = {"Authorization": f"Bearer {self.token}"} | ({"Content-Type": content_type} if content_type else {})
         request = urllib.request.Request(self.base + path, body, headers)  # noqa: S310  the operator's own URL
         deadline = time.monotonic() + AWAY_SECONDS
-        while (answer := self._try(request, path))[0] == 503:  # it says of what it depends on that it is away
+        while (answer := self._try(request, path))[0] == 503:  # a dependency of the api is away
             if time.monotonic() > deadline:
                 words = answer[1].decode(errors="replace")
                 raise CheckFailed(f"{path} was answered 503 for {AWAY_SECONDS:.0f} s: {words}")
@@ -216,7 +218,7 @@ class Client:
 
 
 def _error(job: dict[str, Any]) -> str:
-    """Of a job that failed, or of its last attempt."""
+    """The error of a failed job or of its last attempt, in brackets; empty: none."""
     return f" ({job['error']['code']}: {job['error']['detail']})" if job.get("error") else ""
 
 
@@ -234,9 +236,9 @@ def _say(line: str) -> None:
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m media_operator.helm_hooks.install_check")
     parser.add_argument("namespace")
-    parser.add_argument("name", help="of the tenant that is made, and deleted")
+    parser.add_argument("name", help="name of the tenant that is made and deleted")
     parser.add_argument("--without-transcription", dest="transcription", action="store_false")
-    parser.add_argument("--model", default="", help="as in spec.transcription; default: the default there")
+    parser.add_argument("--model", default="", help="spec.transcription.model of that tenant; default: its default")
     return parser.parse_args(given)
 
 

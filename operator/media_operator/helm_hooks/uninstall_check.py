@@ -1,9 +1,10 @@
-"""`python -m media_operator.helm_hooks.uninstall_check RELEASE NAMESPACE REVISION`: what `helm uninstall` asks first.
+"""`python -m media_operator.helm_hooks.uninstall_check RELEASE NAMESPACE REVISION`: `helm uninstall` runs it first.
 
-Tenants that the operator leaves behind keep serving, but nobody looks after them, and one with `deletionPolicy: Delete`
-can't be deleted any more: its finalizer waits for an operator. So the uninstallation is refused, with their names.
+Without the operator tenants keep serving, but nothing manages them. A tenant with `deletionPolicy: Delete` cannot be
+deleted any more: its finalizer waits for an operator. So the uninstallation is refused while there are tenants.
 
-Helm notes a release as "uninstalling" before it asks, and then upgrades it no more: the refusal says how to go back.
+Helm notes the release as "uninstalling" before this check, and then refuses to upgrade it. So the refusal says how to
+go back.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from media_operator.cluster.kube import Kube, KubeError, NotFound
 from media_operator.settings import OperatorSettings
 
 NAMED = 20
-"""So many are named; the number of all is said."""
+"""At most so many MediaTenants are named; the number of all is given."""
 
 
 async def remaining(kube: Kube, namespaces: Sequence[str] = ()) -> list[str]:
@@ -39,17 +40,17 @@ def refusal(names: Sequence[str], release: str, namespace: str, revision: str) -
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     number = "1 MediaTenant is" if len(names) == 1 else f"{len(names)} MediaTenants are"
     return f"""Not uninstalled: {number} still there: {", ".join(names[:NAMED])}{more}.
-Without the operator nobody looks after them, and one with deletionPolicy: Delete can never be deleted.
+Without the operator nothing manages them, and a MediaTenant with deletionPolicy: Delete can never be deleted.
 To delete them first (Retain, the default, keeps their data; a later tenant of the same name finds it again):
   kubectl delete mediatenants --all --namespace TENANTS_NAMESPACE
 To leave them to an operator that is installed later:
   helm uninstall {release} --namespace {namespace} --no-hooks
-To go on with this release, which Helm takes for half removed from now on:
+To keep this release, which Helm now takes for partly removed:
   helm rollback {release} {revision} --namespace {namespace}"""
 
 
 async def check(namespaces: Sequence[str], release: str, namespace: str, revision: str) -> int:
-    """Exit status: 0 if nothing stands in the way, 1 with the reason on stderr."""
+    """Exit status: 0 if there is no MediaTenant, else 1 with the reason on stderr."""
     async with await Kube.connect() as kube:
         try:
             names = await remaining(kube, namespaces)

@@ -1,11 +1,14 @@
 """From the queues to workers: how many to start, whose turn it is, and when to look.
 
-Invariants: what is not known starts nothing. A queue that can't be read or a fleet that can't count means "unknown",
-never "zero" (counting zero after a failed list is how comparable systems started thousands of Jobs). What is launched
-is named after the job that it is for, so whoever sees the same queue again, after a crash in the midst of it, comes
-upon the same names. Under the cluster-wide limit nobody gets a second worker before everybody has a first. Since a
-worker may run for hours, places are kept for whoever comes later: the more a tenant has, the more have to be free for
-one more.
+Invariants:
+
+- Unknown starts nothing. A queue that cannot be read, or a fleet that cannot count, is "unknown" and never "zero".
+  Comparable systems started thousands of Jobs because they counted zero after a failed list.
+- A worker is named after the job that it is for. So whoever sees the same queue again after a crash finds the same
+  names.
+- Under the cluster-wide limit no tenant gets a second worker before every tenant has a first.
+- A worker may run for hours, so places are kept for tenants that come later. The more workers a tenant has, the more
+  places have to be free for one more.
 """
 
 from __future__ import annotations
@@ -29,10 +32,10 @@ from media_core.queue import CHANNEL, Depth
 from media_operator.cluster.kinds import child_name
 
 POLL_SECONDS = 10.0
-"""How often all queues are looked at without a notification: retries fall due silently, and a notification can be
-lost."""
+"""How often all queues are looked at without a notification. No notification tells of a retry that falls due, and one
+can be lost."""
 LAUNCH_SECONDS = 10.0
-"""What takes longer counts as failed; its name keeps it from being launched twice."""
+"""A launch that takes longer counts as failed. Its name prevents that it is launched twice."""
 LONGEST_RECONNECT = 10.0
 
 _log = structlog.stdlib.get_logger("media.dispatch")
@@ -50,7 +53,7 @@ class TenantQueue:
 
 @dataclass(frozen=True)
 class Demand:
-    """`count` more workers of one kind for one tenant, of which `running` are there."""
+    """`count` more workers of one kind for one tenant, beside `running` ones. `head`: id of the queue's first job."""
 
     schema: str
     tenant_id: str
@@ -71,39 +74,39 @@ class Launch:
 def workers_to_start(depth: Depth, running: int | None, *, batch: int, limit: int) -> int:
     """`min(ceil(work / batch), limit) - running`, never negative; 0 while nothing is ready or `running` is unknown.
 
-    The work is what is ready plus what running workers have in hand: were it only what is ready, one worker busy with
-    a long recording would keep the next recording waiting although `limit` allows another worker.
+    The work is the ready jobs plus those that running workers have leased. With the ready jobs alone, one worker busy
+    with a long recording would keep the next recording waiting although `limit` allows another worker.
     """
     if running is None or depth.ready == 0:
         return 0
-    work = depth.ready + min(depth.leased, running)  # of what one worker has in hand one counts; the dead have more
+    work = depth.ready + min(depth.leased, running)  # one lease a worker counts: dead workers have leases, too
     return max(0, min(math.ceil(work / batch), limit) - running)
 
 
 def share(limit: int) -> int:
-    """Places that one tenant may hold: half of all, rounded up."""
+    """How many places one tenant may hold: half of all, rounded up."""
     return math.ceil(limit / 2)
 
 
 def reserve(limit: int) -> int:
-    """Places that only a tenant's first worker takes: a tenth of all, at least one."""
+    """How many places are kept for tenants' first workers: a tenth of all, at least one."""
     return math.ceil(limit / 10)
 
 
 def _may_have_another(running: int, free: int, limit: int) -> bool:
-    """Of a tenant that has `running` workers. What it is refused, whoever has more is refused as well."""
+    """Whether a tenant with `running` workers may have one more. If not, no tenant with more workers may."""
     if running == 0:
         return free > 0
     return running < share(limit) and free >= running + reserve(limit)
 
 
 def allot(wanted: Sequence[Demand], running_by_tenant: Mapping[str, int], free: int, limit: int) -> list[Launch]:
-    """Who gets the `free` places of `limit`, in order: each time the tenant with the fewest workers, ties by id.
+    """Gives out the `free` places of `limit`, in order: each to the tenant with the fewest workers, ties by id.
 
-    A first worker takes any of them. A tenant that has n gets one more only while n and the `reserve` are free, and up
-    to its `share`: whoever is alone leaves about half to those that come (dynamic threshold: Choudhury and Hahne,
-    IEEE/ACM Transactions on Networking 6(2), 1998). With one or two places in all, everybody has one worker at a time.
-    A tenant's own kinds take turns, in the order of `KINDS`.
+    A tenant's first worker may take any free place. A tenant with n workers gets one more only while n places plus the
+    `reserve` are free, and at most its `share`. So a tenant that is alone leaves about half of the places free
+    (dynamic threshold: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998). With one or two places in
+    all, each tenant has one worker at a time. A tenant's kinds take turns, in the order of `KINDS`.
     """
     of_tenant: dict[str, list[Demand]] = {}
     for demand in wanted:
@@ -124,7 +127,7 @@ def allot(wanted: Sequence[Demand], running_by_tenant: Mapping[str, int], free: 
 
 
 def _turns(demands: Sequence[Demand]) -> Iterator[Launch]:
-    """One tenant's."""
+    """One tenant's launches, its kinds by turns."""
     ordered = sorted(demands, key=lambda demand: KINDS.index(demand.kind))
     for turn in range(max(demand.count for demand in ordered)):
         for each in ordered:
@@ -134,10 +137,10 @@ def _turns(demands: Sequence[Demand]) -> Iterator[Launch]:
 
 
 def job_name(tenant_id: str, kind: str, head: str, slot: int) -> str:
-    """The same for the same head of the queue and the same place among its workers. At most 63 characters.
+    """The name of a worker: the same for the same head of the queue and the same `slot`. At most 63 characters.
 
-    A worker that ends without having leased the head leaves its name taken until its remains are removed: the next
-    one of that name waits so long.
+    A worker that ends without having leased the head leaves its Job behind. The next worker of that name waits until
+    the Job is removed.
     """
     digest = hashlib.sha256(f"{head}\n{slot}".encode()).hexdigest()
     return f"{child_name(tenant_id, kind)}-{digest[:8]}"
@@ -148,22 +151,22 @@ def job_name(tenant_id: str, kind: str, head: str, slot: int) -> str:
 
 class Running(NamedTuple):
     unfinished: Mapping[tuple[str, str], int]
-    """(schema, kind) -> workers that run or are about to."""
+    """(schema, kind) -> workers that run or are starting."""
     places: int
-    """Of the cluster-wide limit, that are taken: a worker that never comes up gives its place back, to others."""
+    """Places of the cluster-wide limit that are taken. A worker that does not start gives its place back."""
 
 
 class Fleet(Protocol):
     """All tenants' queues and workers. A schema stands for its tenant."""
 
     def tenants(self) -> Mapping[str, TenantQueue]:
-        """Schema -> queue, of those that may be served now."""
+        """Schema -> queue, of the tenants that may be served now."""
 
     async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
         """Schema -> kind -> depth; None: it cannot be read. Raises Unavailable when none can."""
 
     def running(self) -> Running | None:
-        """Launches included at once; None: it cannot be told now."""
+        """Counts a launch at once; None: not known now."""
 
     def backs_off(self, schema: str, kind: str) -> bool:
         """Whether its last workers failed and the next one has to wait."""
@@ -173,7 +176,7 @@ class Fleet(Protocol):
 
 
 class FleetDispatcher:
-    """At most `limit` workers at a time. `depths` is what was last seen, of the queues that could be read."""
+    """At most `limit` workers at a time. `depths`: as last seen, of the queues that could be read."""
 
     def __init__(self, fleet: Fleet, *, limit: int) -> None:
         self.depths: dict[str, Mapping[str, Depth]] = {}
@@ -184,17 +187,17 @@ class FleetDispatcher:
         self._placing = asyncio.Lock()
 
     def wake(self, schema: str | None = None) -> None:
-        """Look now: work was queued, or a tenant changed. None: at all of them."""
+        """Look at this queue now: work was queued, or the tenant changed. None: look at all."""
         self._dirty |= self._fleet.tenants().keys() if schema is None else {schema}
         self._woken.set()
 
     def job_ended(self) -> None:
-        """A place is free: look at whoever had work to do when last seen."""
+        """A place is free: look at all queues that had ready jobs when last seen."""
         self._dirty |= {schema for schema, depths in self.depths.items() if any(each.ready for each in depths.values())}
         self._woken.set()
 
     async def run(self) -> None:
-        """Until cancelled. A poll of all never keeps one that was woken waiting."""
+        """Runs until cancelled. A queue that was woken does not wait for a poll of all."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._answer())
             tasks.create_task(self._poll())
@@ -212,7 +215,7 @@ class FleetDispatcher:
             await asyncio.sleep(POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311  jitter, not a secret
 
     async def look(self, schemas: Iterable[str]) -> list[Launch]:
-        """One look at these; what it started."""
+        """One look at these queues. Returns what it started."""
         tenants = self._fleet.tenants()
         for gone in self.depths.keys() - tenants.keys():
             del self.depths[gone]
@@ -230,7 +233,7 @@ class FleetDispatcher:
                 self.depths[schema] = depths
             elif self.depths.pop(schema, None) is not None:
                 _log.warning("queue_unreadable", schema=schema)
-        async with self._placing:  # so that two looks at the same queue never start the same worker
+        async with self._placing:  # two looks at the same queue must not start the same worker
             return await self._place({schema: depths for schema, depths in seen.items() if depths is not None})
 
     async def _place(self, seen: Mapping[str, Mapping[str, Depth]]) -> list[Launch]:
@@ -261,7 +264,7 @@ class FleetDispatcher:
                     started.append(launch)
             if not refused:
                 break
-            wanted = [  # the places of those that failed are the others'
+            wanted = [  # a place whose launch failed goes to the others
                 replace(each, running=each.running + tried[at], count=each.count - tried[at])
                 for each in wanted
                 if (at := (each.schema, each.kind)) not in refused and each.count > tried[at]
@@ -279,7 +282,7 @@ class FleetDispatcher:
                 yield Demand(schema, queue.tenant_id, kind, depth.head, there, count)
 
     async def _launch(self, launch: Launch) -> Literal["created", "exists", "no"]:
-        """One that fails is none of the others' business."""
+        """A launch that fails does not affect the others."""
         try:
             async with asyncio.timeout(LAUNCH_SECONDS):
                 return await self._fleet.launch(launch.schema, launch.kind, launch.name)
@@ -289,10 +292,10 @@ class FleetDispatcher:
 
 
 async def listen(url: Callable[[], str], wake: Callable[[str | None], None]) -> None:
-    """Until cancelled: `wake(payload)` for each notification on the queue's channel.
+    """Runs until cancelled: calls `wake(payload)` for each notification on the queue's channel.
 
-    A notification sent while nobody listened is gone, so `wake(None)` (look everywhere) follows every connect. Needs a
-    direct connection: PgBouncer in transaction mode loses LISTEN.
+    A notification that is sent while nobody listens is lost. So each connect calls `wake(None)` (look at all). It needs
+    a direct connection: PgBouncer in transaction mode loses LISTEN.
     """
     delay = 0.1
     while True:

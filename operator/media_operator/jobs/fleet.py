@@ -1,4 +1,4 @@
-"""What the dispatcher asks of the cluster, for all tenants: `dispatch.Fleet`."""
+"""`dispatch.Fleet` on the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from media_operator.tenant.spec import MediaTenant
 
 @dataclass(frozen=True)
 class Served:
-    """A tenant whose queue may be served, with the spec that its Jobs are made from."""
+    """A tenant whose queue may be served. Its Jobs are made from `tenant`."""
 
     tenant: MediaTenant
     credentials: Mapping[str, str]
@@ -24,7 +24,7 @@ class Served:
 
 
 class ClusterFleet:
-    """`served`: by schema; the controller keeps it up to date."""
+    """`served`: schema -> tenant; the controller keeps it up to date."""
 
     def __init__(self, served: Mapping[str, Served], jobs: WorkerJobs, backends: Backends) -> None:
         self._served = served
@@ -47,7 +47,7 @@ class ClusterFleet:
             for kind, limit in served.queue.limits.items():
                 unfinished[schema, kind], placed = counted.get((key, kind), (0, 0))
                 taken += min(placed, limit)
-            places += min(taken, most)  # more than that are none of ours, and must not keep others waiting
+            places += min(taken, most)  # we started no more; Jobs of somebody else must not take others' places
         return Running({of: count for of, count in unfinished.items() if count}, places)
 
     def backs_off(self, schema: str, kind: str) -> bool:

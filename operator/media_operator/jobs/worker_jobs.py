@@ -1,8 +1,7 @@
 """Worker Jobs on the cluster: made for the dispatcher, counted from the cache, judged by how they ended.
 
-A Job is only a pair of hands: the queue's row is what is done or not done, so a Job that fails, is evicted or runs into
-its deadline costs time, never work. What is remembered of failures is what the cluster itself keeps (finished Jobs,
-until their TTL), so another leader sees the same.
+The queue's rows say what is done, so a Job that fails, is evicted or meets its deadline costs time but loses no work.
+Failures are counted from the finished Jobs, which the cluster keeps until their TTL. So another leader counts the same.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant
 
 FIRST_DELAY, LONGEST_DELAY = 5.0, 240.0
-"""Seconds before the next Job of a kind whose last one failed, doubling with each failure in a row. The longest is less
-than a Job's TTL, so that the failures that it counts are still there."""
+"""Seconds before the next Job of a kind whose last Job failed; doubled with each failure in a row. The longest is
+shorter than a Job's TTL, so that the failed Jobs that it counts still exist."""
 
 PLACE_SECONDS = 60.0
-"""A Job whose pod has not come up for so long takes nobody else's place under the cluster-wide cap any more."""
+"""A Job whose pod has not started for so long no longer takes a place of the cluster-wide limit."""
 
 _log = structlog.stdlib.get_logger("media.jobs")
 
@@ -54,7 +53,7 @@ def _ending(job: Object) -> Object | None:
 
 
 class WorkerJobs:
-    """For all tenants, `limit` at a time. `is_synced`: whether the cache holds what the cluster has; before that
+    """The worker Jobs of all tenants, at most `limit` at a time. `is_synced`: whether the cache is complete; until then
     nothing is counted."""
 
     def __init__(
@@ -79,9 +78,9 @@ class WorkerJobs:
     # --- for the dispatcher -----------------------------------------------------------------------------------------
 
     def open(self) -> Mapping[tuple[TenantKey, str], tuple[int, int]] | None:
-        """(tenant, kind of work) -> Jobs that have not ended, and how many of them run or have just been made.
+        """(tenant, kind of work) -> Jobs that have not ended, and how many of them run or were just made.
 
-        None: it cannot be told now.
+        None: not known now.
         """
         if not self._is_synced():
             return None
@@ -95,7 +94,7 @@ class WorkerJobs:
         return {of: (count, placed[of]) for of, count in unfinished.items()}
 
     def by_state(self) -> Mapping[tuple[str, str, str], int]:
-        """(tenant id, kind of work, running | failed) -> Jobs, for the metrics; failed: the latest ones in a row."""
+        """(tenant id, kind of work, running | failed) -> Jobs, for the metrics. Failed: the last ones in a row."""
         jobs: dict[tuple[str, str], list[Object]] = defaultdict(list)
         for _, kind, job in self._all():
             jobs[job["metadata"]["labels"][kinds.TENANT_LABEL], kind].append(job)
@@ -116,10 +115,11 @@ class WorkerJobs:
     async def launch(
         self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]
     ) -> Literal["created", "exists", "no"]:
-        """Makes one Job. A name that is taken was launched by somebody who saw the same queue: as good as ours."""
+        """Makes one Job. "exists": somebody who saw the same queue has made it already, which is as good."""
         ended = {job["metadata"]["name"]: job["metadata"]["uid"] for job in self._of(tenant) if is_finished(job)}
         while name in ended:
-            # It ended without having taken the job that it was named for: the next try, by whomever, is this one.
+            # That Job ended without having leased the job that it was named for. The next try gets this name, whoever
+            # makes it.
             digest = hashlib.sha256(f"{name}\n{ended[name]}".encode()).hexdigest()
             name = f"{name.rpartition('-')[0]}-{digest[:8]}"
         body = self._job(tenant, kind, name, credentials)
@@ -129,7 +129,7 @@ class WorkerJobs:
             return "exists"
         except KubeError as error:
             _log.warning("job_refused", tenant=tenant.tenant_id, kind=kind, reason=str(error))
-            self._note_refusal(tenant, kind, f"the API server refuses its {kind} Job: {error}")
+            self._note_refusal(tenant, kind, f"the API server refuses the tenant's {kind} Job: {error}")
             return "no"
         self._note_refusal(tenant, kind, None)
         return "created"
@@ -144,25 +144,25 @@ class WorkerJobs:
     # --- for a tenant's conditions ----------------------------------------------------------------------------------
 
     def trouble(self, tenant: MediaTenant) -> Mapping[str, str]:
-        """Kind of work -> why its last Job failed, until one succeeds."""
+        """Kind of work -> why its last Job failed. Until a Job succeeds."""
         found = {}
         for kind in desired.worker_shape_of(tenant).parallel:
             if failures := self._failures(tenant, kind):
                 ending = _ending(failures[-1]) or {}
                 words, name = ending.get("message") or ending.get("reason", ""), failures[-1]["metadata"]["name"]
-                found[kind] = f"{len(failures)} {kind} Job(s) in a row failed, the last was {name}: {words}"
+                found[kind] = f"{len(failures)} {kind} Job(s) in a row failed, last {name}: {words}"
         return found
 
     def refused(self, tenant: MediaTenant) -> Mapping[str, str]:
-        """Kind of work -> why the API server takes no Job of it: a quota, a webhook, a right that is missing.
+        """Kind of work -> why the API server refuses its Jobs: a quota, a webhook, a missing right.
 
-        Until it takes one, or this process ends: the next look at the queue tries again.
+        Until it accepts one, or this process ends. Each look at the queue tries again.
         """
         parallel = desired.worker_shape_of(tenant).parallel
         return {kind: words for kind in parallel if (words := self._refusals.get((tenant.metadata.uid, kind)))}
 
     def starting(self, tenant: MediaTenant) -> Mapping[str, float]:
-        """Kind of work -> seconds for which the oldest of its Jobs has waited, where none of them runs."""
+        """Kind of work, if none of its Jobs runs -> seconds for which the oldest Job has waited."""
         found: dict[str, float] = {}
         run = set()
         for job in self._of(tenant):
@@ -176,7 +176,7 @@ class WorkerJobs:
         return {kind: seconds for kind, seconds in found.items() if kind not in run}
 
     def outdated(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> tuple[str, ...]:
-        """Names of Jobs that have not come up for `PLACE_SECONDS` and would be made otherwise now."""
+        """Names of Jobs that have not started for `PLACE_SECONDS` and that the spec of now would make differently."""
         found = []
         for job in self._of(tenant):
             metadata, kind = job["metadata"], job["metadata"]["labels"][kinds.WORK_LABEL]
@@ -189,7 +189,7 @@ class WorkerJobs:
         return tuple(sorted(found))
 
     def unstarted(self, tenant: MediaTenant, kind: str) -> str:
-        """Why Jobs of this kind have no pod that could say so itself."""
+        """Why no Job of this kind runs, if no pod says why."""
         job = next(
             job
             for job in self._of(tenant)
@@ -197,11 +197,11 @@ class WorkerJobs:
         )
         name = job["metadata"]["name"]
         if job.get("spec", {}).get("suspend"):
-            return f"Job {name} is suspended: no queue has admitted it"
-        return f"Job {name} has no pod that runs: kubectl describe job {name}"
+            return f"Job {name} is suspended: no queue has admitted it (Kueue)"
+        return f"Job {name} has no running pod: kubectl describe job {name} says why"
 
     def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
-        """Whether a Job may still work with keys that were replaced since."""
+        """Whether a Job may still use credentials that were replaced since it was made."""
         told = render.credentials_hash(credentials)
         return any(
             job["metadata"].get("annotations", {}).get(kinds.CREDENTIALS) != told
@@ -236,7 +236,7 @@ class WorkerJobs:
     # --- counting ---------------------------------------------------------------------------------------------------
 
     def _all(self) -> Iterator[tuple[TenantKey, str, Object]]:
-        """By owner: labels anybody may write in a namespace of his own."""
+        """Jobs by their owner, since whoever may edit a namespace can write labels there."""
         for key, body in self._cache.tenants().items():
             tenant_id = unique_names(body).tenant_id
             for job in self._cache.jobs(key):
@@ -256,7 +256,7 @@ class WorkerJobs:
 
 
 def _failures_in_a_row(jobs: Iterable[Object]) -> list[Object]:
-    """The latest that failed one after the other, oldest first."""
+    """The last Jobs, if they failed one after the other; oldest first."""
     failures: list[Object] = []
     for job in sorted(filter(is_finished, jobs), key=_ended_at):
         failures = [*failures, job] if has_failed(job) else []

@@ -1,8 +1,8 @@
 """The steps of a plan, applied to one tenant.
 
-Secrets are the only copy of what they hold. A new password is written there before PostgreSQL hears of it, which each
-look compares; a new S3 key, which S3 makes, right after. A Secret that is gone, or whose data somebody edited, is made
-anew.
+A Secret is the only copy of what it holds. A new password is written to it before PostgreSQL gets it; each look
+compares the two. A new S3 key is written to it as soon as S3 has made the key. A Secret that is gone, or whose data
+somebody edited, is made again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from media_operator.plan.steps import StepFailed, StepUnfinished
 from media_operator.tenant.ownership import NotOwned, OwnerMark
 
 LIVE_SIGNING_KEYS = 2
-"""The newest signs; the one before it is believed, so that tokens that are out outlive one rotation."""
+"""The newest key signs. Tokens of the key before it are accepted, so that issued tokens outlive one rotation."""
 
 _log = structlog.stdlib.get_logger("media.target")
 
@@ -47,7 +47,7 @@ class Applier:
         try:
             await self._apply(step)
         except NamespaceGone:
-            raise  # no later look finds it otherwise
+            raise  # it will not come back by itself
         except Forbidden as error:
             raise StepFailed(str(error), "PermissionMissing") from error
         except KubeError as error:
@@ -78,7 +78,7 @@ class Applier:
             case steps.MigrateDatabase(schema, first):
                 if not first:
                     await self._end_workers()
-                await there.databases.migrate(schema)  # takes too long for a breaker's one try
+                await there.databases.migrate(schema)  # without the breaker: it takes longer than a breaker allows
             case steps.WriteBirth(schema, bucket, tenant_id, renew):
                 birth = await there.database_breaker.call(lambda: there.databases.birth(schema, renew=renew))
                 await there.store_breaker.call(lambda: there.buckets.write_birth(bucket, tenant_id, birth))
@@ -110,7 +110,7 @@ class Applier:
                     if job["metadata"]["name"] in names:
                         await objects.delete_job(job)
             case steps.ShapeWorkers():
-                pass  # every Job is made from the spec of its moment
+                pass  # every Job is made from the spec of that time
 
     async def _create_bucket(self, bucket: str, owner: OwnerMark, adopt: bool) -> None:
         there, tenant_id = self._backends, self._tenant.tenant_id
@@ -120,7 +120,7 @@ class Applier:
             and before.cluster not in ("", owner.cluster)
             and before.relation(owner, adopt=adopt) != "foreign"
         ):
-            # Adopted from a cluster that is gone: its keys would open the bucket for ever.
+            # Adopted from a cluster that is gone. Its keys would open the bucket for ever.
             await there.iam_breaker.call(lambda: there.store_keys.remove(tenant_id, cluster=before.cluster))
         await there.store_breaker.call(lambda: there.buckets.create(bucket, owner, tenant_id=tenant_id, adopt=adopt))
 
@@ -152,22 +152,21 @@ class Applier:
     async def _run_api(self) -> None:
         objects = self._objects
         if not objects.children.has_secrets:
-            raise StepFailed("its Secrets are not there yet", "WaitingForSecrets")
+            raise StepFailed("the tenant's Secrets do not exist yet", "WaitingForSecrets")
         jwks_uri = await objects.jwks_uri(fetch=False) or await objects.jwks_uri(fetch=True)
         await objects.apply_workloads(objects.workloads(jwks_uri))
 
     async def _end_workers(self) -> None:
-        """Of the version before, whose rules are others. Returns once none is left and no CronJob starts one; until
-        then it raises StepUnfinished. `RunApi` sets the CronJobs right again.
+        """Ends workers of the version before, which would write by other rules. Suspends the CronJobs, too.
 
-        A worker that is told to end hands its work back. A Job that a CronJob made is owned by that and not by the
-        tenant, so they are found by their labels.
+        Raises StepUnfinished until none is left. `RunApi` resumes the CronJobs. A worker that is told to end hands
+        its work back. Jobs are found by their labels: a Job of a CronJob is owned by that and not by the tenant.
         """
         tenant, namespace, pausing = self._tenant, self._tenant.metadata.namespace, False
         for (kind, name), body in list(self._objects.children.all.items()):
             if kind == kinds.CRON_JOB and not body["spec"].get("suspend"):
                 await self._objects.suspend(name)
-                pausing = True  # one may be starting right now, and is seen in the next pass
+                pausing = True  # a Job of it may be starting right now; the next pass sees it
         selector = f"{kinds.OURS},{kinds.TENANT_LABEL}={tenant.tenant_id}"
         listed, _ = await self._kube.list(kinds.JOB, namespace, selector=selector)
         ending = []
@@ -180,7 +179,7 @@ class Applier:
         ending = ending or [pod["metadata"]["name"] for pod in await self._objects.pods() if is_working(pod)]
         if pausing or ending:
             named = f": {', '.join(sorted(ending)[:3])}" if ending else ""
-            raise StepUnfinished(f"before the schema is migrated, workers of the version before end{named}")
+            raise StepUnfinished(f"workers of the version before have to end before the schema is migrated{named}")
 
     async def _send_canary(self) -> None:
         credentials = self._objects.children.credentials

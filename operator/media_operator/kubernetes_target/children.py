@@ -1,4 +1,4 @@
-"""A tenant's children in the cluster, as the cache has them at one moment."""
+"""A tenant's children (the objects that the operator made for it), as the cache has them at one moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from media_operator.tenant.spec import MediaTenant
 
 
 class Children:
-    """`all`: (kind, name) -> object, Jobs left out. Of a Secret that somebody edited nothing is known."""
+    """`all`: (kind, name) -> object, without Jobs. A Secret that somebody edited counts as missing."""
 
     def __init__(self, cache: Cache, tenant: MediaTenant) -> None:
         self.all: Mapping[tuple[Kind, str], Object] = cache.children(key_of(tenant))
@@ -33,14 +33,14 @@ class Children:
 
     @property
     def has_secrets(self) -> bool:
-        """All that the tenant's pods need."""
+        """The Secrets hold all that the tenant's pods need."""
         needed = {render.DATABASE_URL, render.S3_KEY_ID, render.S3_SECRET}
         has_issuer = bool(self.signing_keys) or self._tenant.spec.auth.oidc is not None
         return needed <= self.credentials.keys() and has_issuer
 
     @property
     def has_rolled(self) -> bool:
-        """Every api pod was started with the credentials of now."""
+        """Every api pod was started with the current credentials."""
         if self.deployment is None:
             return True
         status, generation = self.deployment.get("status", {}), self.deployment["metadata"].get("generation", 0)
@@ -54,7 +54,7 @@ class Children:
 
     @property
     def api_environment(self) -> Mapping[str, str]:
-        """Plain variables of the api's container."""
+        """The environment variables of the api's container that have a plain value."""
         if self.deployment is None:
             return {}
         containers = self.deployment["spec"]["template"]["spec"]["containers"]

@@ -1,4 +1,4 @@
-"""One tenant's objects in the cluster, for one pass: what is there, what has to be there, and writes."""
+"""One tenant's objects in the cluster, for one pass: those that exist, those that are wanted, and writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from media_operator.tenant.spec import MediaTenant
 
 
 class TenantObjects:
-    """What is there is read once a look, and again after each write of ours; what has to be is rendered once."""
+    """Existing objects are read once a look, and again after each write of ours. Wanted ones are rendered once."""
 
     def __init__(self, cluster: Cluster, tenant: MediaTenant) -> None:
         self.tenant = tenant
@@ -48,15 +48,15 @@ class TenantObjects:
 
     @property
     def finalizers(self) -> list[str]:
-        """As they are now; `tenant` is what was declared when this pass began."""
+        """As they are now. `tenant` has those of the time when this pass began."""
         body = self._cache.tenants().get(self.key, {})
         found: list[str] = body.get("metadata", {}).get("finalizers", [])
         return found
 
-    # --- what has to be ---------------------------------------------------------------------------------------------
+    # --- what is wanted ---------------------------------------------------------------------------------------------
 
     def workloads(self, jwks_uri: str | None) -> Sequence[Object]:
-        """Rendered anew only where what they are made of has changed since."""
+        """Rendered again only when their inputs have changed."""
         jwks = json.dumps(tokens.public_jwks(self.children.signing_keys), sort_keys=True)
         inputs = render.Inputs(self.children.credentials, jwks, jwks_uri, self._cluster.connection_limit)
         if self._rendered is None or self._rendered[0] != inputs:
@@ -65,7 +65,10 @@ class TenantObjects:
         return self._rendered[1]
 
     async def jwks_uri(self, *, fetch: bool) -> str | None:
-        """As declared, else as its issuer said for the running Deployment: an issuer that is away stops nothing."""
+        """From the spec, else as the issuer said for the running Deployment: so an issuer that is away stops nothing.
+
+        `fetch`: the issuer is asked instead. Empty: not known. None: the tenant has no issuer. Raises StepFailed.
+        """
         oidc = self.tenant.spec.auth.oidc
         if oidc is None:
             return None
@@ -78,11 +81,11 @@ class TenantObjects:
         return said if same and is_key_source(said) else ""
 
     def drifted(self, wanted: Sequence[Object]) -> list[Object]:
-        """Those of `wanted` that are not there, or not as they have to be."""
+        """Those of `wanted` that do not exist or differ."""
         return [each for each in wanted if (found := self._found(each)) is None or not render.matches(each, found)]
 
     def surplus(self, wanted: Sequence[Object]) -> list[tuple[Kind, str]]:
-        """Children of an earlier spec; Secrets have their own life."""
+        """Children that only an earlier spec wanted. Secrets are left out."""
         names = {(kinds.of(each), each["metadata"]["name"]) for each in wanted}
         return [(kind, name) for kind, name in self.children.all if kind != kinds.SECRET and (kind, name) not in names]
 
@@ -92,7 +95,7 @@ class TenantObjects:
     # --- writes -----------------------------------------------------------------------------------------------------
 
     async def apply_workloads(self, wanted: Sequence[Object]) -> None:
-        """Brings what is there to what is wanted. Raises KubeError."""
+        """Applies what differs and deletes what is surplus. Raises KubeError."""
         for each in self.drifted(wanted):
             found = self._found(each)
             if found is not None and (handed := render.replicas_handed_over(each, found)) is not None:
@@ -116,13 +119,13 @@ class TenantObjects:
             self.look_again()
 
     async def delete_job(self, job: Object) -> None:
-        """This very one, never its successor."""
+        """Only this Job, by its uid: never a later one of the same name."""
         metadata = job["metadata"]
         if await self._kube.delete(kinds.JOB, metadata["namespace"], metadata["name"], uid=metadata["uid"]):
             self._cache.see(kinds.JOB, "DELETED", job)
 
     async def set_finalizers(self, finalizers: list[str]) -> None:
-        """Only over what was seen: another's finalizer that came meanwhile is not lost."""
+        """Fails if the resource has changed since it was seen, so that a finalizer of somebody else is not lost."""
         seen = self._cache.tenants().get(self.key)
         if seen is None:
             return

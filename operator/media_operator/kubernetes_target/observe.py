@@ -1,6 +1,6 @@
 """One look at a tenant: its children from the cache, bucket and key from S3 and IAM, its schema from PostgreSQL.
 
-Each backend is asked behind its breaker, so that one that is away costs a pass nothing.
+Each backend is asked behind its breaker, so that a backend that is away does not hold up a pass.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from media_operator.plan.observed import (
 )
 
 LATE_SECONDS = 120.0
-"""A worker's pod that takes longer to come up is worth a word: a node that is added for it takes a minute or two."""
+"""A worker's pod that takes longer to start is reported. A node that is added for it takes a minute or two."""
 
 STARTS_PODS = (kinds.DEPLOYMENT, kinds.HPA, kinds.CRON_JOB)
-"""What starts pods, and what would undo their end."""
+"""Kinds of objects that start pods, or would start them again."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Observer:
         )
 
     async def _bucket(self) -> tuple[Bucket | Unreachable, Sequence[str]]:
-        """And the first of its contents, where it does not say to which schema they belong."""
+        """The bucket, and the hashes of its first contents if it has no birth."""
         there, tenant = self._backends, self._tenant
 
         async def look() -> tuple[buckets.BucketFacts, buckets.Born]:
@@ -128,7 +128,7 @@ class Observer:
         async def look() -> _InSchema:
             facts = await there.observe(schema, password)
             if password is None or url != there.tenant_url(schema, password):
-                facts = replace(facts, complete=False)  # the settings say another address by now
+                facts = replace(facts, complete=False)  # PostgreSQL's address in the settings has changed
             if facts.revision is None or facts.revision not in facts.known_revisions:
                 return _InSchema(facts)
             async with there.within(schema) as tx:
@@ -176,7 +176,7 @@ class Observer:
         )
 
     async def _api_trouble(self, deployment: Object) -> str | None:
-        """Why pods of the api do not come up, in the words of whoever says so first: kubelet, scheduler, quota."""
+        """Why pods of the api do not start, as the quota, the kubelet or the scheduler says."""
         for condition in deployment.get("status", {}).get("conditions", []):
             if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
                 return str(condition.get("message", condition.get("reason")))
@@ -185,7 +185,7 @@ class Observer:
         try:
             found = await self._objects.pods()
         except KubeError:
-            return None  # a guess is worth less than silence
+            return None  # not known
         return next((words for pod in found if (words := pods.trouble(pod))), None)
 
     async def _late_workers(self) -> dict[str, str]:
@@ -202,7 +202,7 @@ class Observer:
         return refused | {kind: said.get(kind) or self._jobs.unstarted(tenant, kind) for kind in late}
 
     async def stopped(self) -> bool | Unreachable:
-        """None of the tenant's pods is left, and nothing that starts one."""
+        """No pod of the tenant is left, and no object that starts one."""
         if any(kind in STARTS_PODS for kind, _ in self._objects.children.all) or self._objects.jobs():
             return False
         try:

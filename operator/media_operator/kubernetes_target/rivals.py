@@ -1,4 +1,4 @@
-"""Other tenants of the cluster that want what one alone may have: an id, a bucket, a host."""
+"""Other tenants of the cluster that claim the same id, bucket or host. Only one tenant may have each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from media_operator.tenant.spec import MediaTenant
 
 
 def rival(cache: Cache, tenant: MediaTenant) -> str | None:
-    """Who has the same id or bucket and was there first."""
+    """The MediaTenant that has the same id or bucket and was created earlier, as a sentence."""
     mine = tenant.metadata
     for key, other in cache.tenants().items():
         metadata = other["metadata"]
@@ -19,18 +19,21 @@ def rival(cache: Cache, tenant: MediaTenant) -> str | None:
         same += [f"bucket {theirs.bucket}"] if theirs.bucket == tenant.bucket else []
         first = (metadata["creationTimestamp"], metadata["uid"]) < (mine.creation_timestamp or "", mine.uid)
         if same and first:
-            return f"MediaTenant {key.namespace}/{key.name} was there first and has {' and '.join(same)}"
+            return f"MediaTenant {key.namespace}/{key.name} was created earlier and has {' and '.join(same)}"
     return None
 
 
 def host_rival(cache: Cache, tenant: MediaTenant) -> str | None:
-    """Who is served at the same host already. Anybody may declare one at any time: being first at it is nothing."""
+    """The MediaTenant that is served at the same host already, as a sentence.
+
+    The time of its creation does not count: anybody may add any host to an old MediaTenant.
+    """
     host, key = tenant.spec.api.host, key_of(tenant)
     if host is None or _serves(cache, key, host):
         return None
     for other, body in cache.tenants().items():
         if other != key and unique_names(body).host == host and _serves(cache, other, host):
-            return f"MediaTenant {other.namespace}/{other.name} is served at {host}"
+            return f"MediaTenant {other.namespace}/{other.name} is already served at {host}"
     return None
 
 

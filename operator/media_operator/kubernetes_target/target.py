@@ -1,7 +1,7 @@
 """The target of the operator: a Kubernetes cluster, one S3 service, one PostgreSQL.
 
-What the cluster holds is read from the cache that the watches feed, never asked for; what S3 and PostgreSQL hold is
-asked at every look. Nothing is remembered between two passes.
+The cluster's objects are read from the cache, which the watches feed. S3 and PostgreSQL are asked at every look. No
+state is kept between two passes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class KubernetesTarget:
 
     @property
     def children(self) -> Children:
-        """As the last look saw them, or the last write left them."""
+        """As the last look saw them, or as the last write left them."""
         return self._objects.children
 
     async def observe(self) -> ObservedState:

@@ -1,10 +1,13 @@
-"""clamd for one folder: the machine's own binary under our configuration, started as a child and kept running.
+"""clamd for one folder: the machine's own binary with our configuration, started as a child and kept running.
 
-Invariants: it listens on loopback only and writes nowhere but in its folder; it never outlives us; what it cannot scan
-in full it reports instead of calling it OK (`configuration`, `SKIPPED`); as root it runs as `clamav` or `nobody`, and
-because its paths are relative to its working folder, that also holds inside a checkout that only root can enter.
+Invariants:
 
-`start` has to run in a thread that lives as long as clamd shall: the kernel's death signal follows that thread.
+- It listens on loopback only, writes only in its folder, and never outlives us.
+- Content that it cannot scan in full is reported and not called OK (`configuration`, `SKIPPED`).
+- If we are root, it runs as `clamav` or `nobody`. Its paths are relative to its working folder, so this also works in a
+  checkout that only root can enter.
+
+`start` has to run in a thread that lives at least as long as clamd: when that thread ends, the kernel kills clamd.
 """
 
 import asyncio
@@ -34,36 +37,36 @@ MIRROR = "database.clamav.net"
 START_SECONDS = 180.0
 """The official signatures take half a minute to load on a slow machine."""
 DOWNLOAD_SECONDS = 45.0
-"""How long a first start waits for the official signatures; the download goes on after that."""
+"""How long a first start waits for the official signatures. After that the download goes on."""
 STOP_SECONDS = 5.0
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/opt/clamav/sbin", "/usr/local/opt/clamav/sbin")
 CONNECTIONS = 800
-"""Most connections at a time, idle ones included: a worker keeps some (`MEDIA_CLAMD_AT_ONCE`). By default clamd takes
-no more after 100. Each costs a descriptor, of 1024."""
+"""Most connections at a time, with idle ones: each worker keeps some (`MEDIA_CLAMD_AT_ONCE`). clamd's default is 100.
+Each costs one of 1024 descriptors."""
 SKIPPED = (
-    # Not where bit 3 of the flags is set: such sizes come from the directory.
+    # Not if bit 3 of the flags is set: then the directory has the sizes.
     *(f"Heuristics.Skipped.Zip64:0:*:504b0304{{2}}?{nibble}{{11}}ffffffff" for nibble in range(8)),
     "Heuristics.Skipped.Zip64:0:*:504b0102{16}ffffffff",
     "Heuristics.Skipped.ZipMethod:0:*:504b0304{4}(01|02|03|04|05|07|0a|0e|12|13|14|5d|5e|5f|60|61|62)00",
 )
-"""Rules (.ndb) that report what libclamav passes over in archives that it is known to open: ZIP members whose size
-stands in a ZIP64 field alone, and those packed by LZMA, Zstandard, PPMd and other methods it has no code for. Named
-like heuristics, so that a virus found beside them wins."""
+"""Rules (.ndb) that report archive members that libclamav skips: ZIP members whose size is only in a ZIP64 field, and
+those packed by LZMA, Zstandard, PPMd and other methods that it has no code for. Their names are those of heuristics, so
+that a virus found beside them wins."""
 SKIPPED_RAR = "Heuristics.Skipped.Rar:0:*:526172211a07"
-"""The same for RAR, where libclamav comes without its unrar library, as from Debian."""
-# In parts, so that a virus scanner does not take this file for the test virus, nor its compiled form.
+"""The same for RAR, if libclamav has no unrar library, as in Debian."""
+# In parts, so that a virus scanner takes neither this file nor its compiled form for the test virus.
 _EICAR = "".join((r"X5O!P%@AP[4\PZX54(P^)", "7CC)7}$EICAR-STANDARD-", "ANTIVIRUS-TEST-FILE!$H+H*"))
 
 _log = structlog.stdlib.get_logger("media.clamd")
 
 
 class ClamdFailed(Exception):
-    """clamd could not be found or started; the text is one sentence for a person."""
+    """clamd was not found or did not start; the text is one sentence for people."""
 
 
 @dataclass(frozen=True)
 class ClamdAddress:
-    """Where clamd answers. `signatures`: "real" are the official ones; "local" know nothing but the EICAR test file."""
+    """Where clamd answers. `signatures`: "real" are the official ones; "local" know only the EICAR test file."""
 
     host: str
     port: int
@@ -72,26 +75,29 @@ class ClamdAddress:
 
 @dataclass(frozen=True)
 class ScanLimits:
-    """What is over one of these is reported as `Heuristics.Limits.Exceeded...`, never as OK."""
+    """Content beyond one of these limits is reported as `Heuristics.Limits.Exceeded...`, never as OK."""
 
     content_mib: int = 2000
-    """Most MiB of one content, everything unpacked from it included. libclamav itself ends at 2 GiB."""
+    """Most MiB of one content, with all that is unpacked from it. libclamav's own limit is 2 GiB."""
     files: int = 10_000
-    """Most files in one archive, those of archives inside it included."""
+    """Most files in one archive, with those of archives inside it."""
     recursion: int = 17
-    """Deepest archive in an archive."""
+    """Deepest nesting of archives."""
     seconds: float = 120
     threads: int = 4
-    """Scans at a time; further ones wait."""
+    """Scans at a time; more have to wait."""
 
 
 def configuration(port: int, limits: ScanLimits) -> str:
-    """clamd.conf for 1.4 and newer, for a working folder with `signatures`, and `temporary` for what it unpacks.
+    """clamd.conf for 1.4 and newer. Its working folder has `signatures`, and `temporary` for unpacked files.
 
-    Three settings are there so that nothing passes unseen. AlertExceedsMax: by default clamd says OK of what it skips.
-    MaxScanSize not above MaxFileSize: a zip member over MaxFileSize is cut there in silence; the piece then never fits
-    into what is left of MaxScanSize, and that is reported. DisableCache: clamd 1.4 remembers clean files by MD5, so of
-    two files with one MD5 the second would be clean unread; content is scanned once, so a cache gains nothing.
+    Three settings ensure that nothing passes unscanned:
+
+    - AlertExceedsMax: by default clamd says OK of content that it skips.
+    - MaxScanSize is not above MaxFileSize: clamd silently cuts a ZIP member at MaxFileSize. That piece then exceeds the
+      rest of MaxScanSize, which is reported.
+    - DisableCache: clamd 1.4 remembers clean files by MD5. Of two files with the same MD5 the second would be called
+      clean without a scan. Content is scanned once, so a cache would gain nothing.
     """
     size = f"{limits.content_mib}M"
     settings = {
@@ -114,18 +120,18 @@ def configuration(port: int, limits: ScanLimits) -> str:
         "AlertEncryptedArchive": "yes",
         "AlertEncryptedDoc": "yes",
         "DisableCache": "yes",
-        "IdleTimeout": 2,  # a reload waits for threads that wait for work: 30 s without scans by default
+        "IdleTimeout": 2,  # a reload waits for idle threads to end: by default 30 s without scans
         "ExitOnOOM": "yes",
-        "ConcurrentDatabaseReload": "no",  # two official databases at once take over 2 GB of memory
+        "ConcurrentDatabaseReload": "no",  # two official databases in memory take over 2 GB
     }
     return _lines(settings)
 
 
 class EmbeddedClamd:
-    """One clamd, started again when it dies. `rules` are further signatures, lines as in a .ndb file.
+    """One clamd, started again when it dies. `rules`: more signatures, as lines of a .ndb file.
 
-    The official signatures come from `official`, a folder that the machine keeps up to date, or else by freshclam from
-    `mirror`; None for either: not from there.
+    The official signatures come from `official`, a folder that the machine keeps up to date, else by freshclam from
+    `mirror`. None: not from there.
     """
 
     def __init__(
@@ -147,7 +153,7 @@ class EmbeddedClamd:
 
     @staticmethod
     def find() -> Path | None:
-        """The machine's clamd, in PATH or where packages put it."""
+        """Path of the machine's clamd, in PATH or in the folders of packages; None: there is none."""
         return _executable("clamd")
 
     @property
@@ -159,7 +165,7 @@ class EmbeddedClamd:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self, run_folder: Path) -> ClamdAddress:
-        """Returns when clamd answers PING. Raises ClamdFailed. Everything it writes lies in `run_folder/clamd`."""
+        """Returns when clamd answers PING. Raises ClamdFailed. clamd writes only in `run_folder/clamd`."""
         if self.find() is None:
             raise ClamdFailed(HOW_TO_INSTALL)
         await asyncio.to_thread(self._prepare, run_folder / "clamd")
@@ -174,7 +180,7 @@ class EmbeddedClamd:
         return self.address
 
     async def stop(self) -> None:
-        """Ends clamd and a download under way. May be repeated."""
+        """Ends clamd and a running download. May be repeated."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -189,8 +195,8 @@ class EmbeddedClamd:
     def _prepare(self, folder: Path) -> None:
         self._folder = folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # whatever our umask: clamd's user must be able to pass
-        shutil.rmtree(folder / "temporary", ignore_errors=True)  # a killed clamd leaves what it had unpacked
+        folder.chmod(0o755)  # whatever our umask: clamd's user has to enter it
+        shutil.rmtree(folder / "temporary", ignore_errors=True)  # a killed clamd leaves unpacked files
         signatures = folder / "signatures"
         for part in (folder / "temporary", signatures):
             part.mkdir(mode=0o700, exist_ok=True)
@@ -208,7 +214,7 @@ class EmbeddedClamd:
         self._write(self._folder / "signatures" / "local.ndb", "".join(f"{rule}\n" for rule in rules))
 
     async def _features(self) -> list[str]:
-        """What this libclamav can do beyond the usual, as clamconf lists it; nothing where there is no clamconf."""
+        """libclamav's optional features, as clamconf lists them; empty without clamconf."""
         if (clamconf := _executable("clamconf")) is None:
             return []
         asked = await asyncio.create_subprocess_exec(clamconf, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
@@ -216,7 +222,7 @@ class EmbeddedClamd:
         return [word for line in told.decode().splitlines() if line.startswith("Optional") for word in line.split()]
 
     async def _fetch_signatures(self) -> None:
-        """Waits for a first download for a while; an update happens beside the running clamd."""
+        """Waits some time for a first download. An update is downloaded while clamd runs."""
         if self._mirror is None or (self._official and _complete(self._official)) or not _executable("freshclam"):
             return
         patience = 0 if _complete(self._folder / "signatures") else DOWNLOAD_SECONDS
@@ -230,10 +236,10 @@ class EmbeddedClamd:
             "ConnectTimeout": 10,
             "ReceiveTimeout": 60,
             "MaxAttempts": 1,
-            "TestDatabases": "no",  # it would take as much memory as clamd itself; the files are signed
+            "TestDatabases": "no",  # a test takes as much memory as clamd itself; the files are signed
         }
         self._write(self._folder / "freshclam.conf", _lines(settings))
-        # freshclam changes into its folder before it resolves other paths, so it starts there.
+        # freshclam changes into its folder before it resolves other paths, so we start it there.
         command = [str(_executable("freshclam")), "--config-file=../freshclam.conf", "--stdout"]
         process = await self._spawn(command, self._folder / "signatures", "freshclam.log")
         try:
@@ -241,7 +247,7 @@ class EmbeddedClamd:
         finally:
             await end(process, STOP_SECONDS)
         if updated and self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGUSR2)  # read them now, not at the next look in ten minutes
+            self._process.send_signal(signal.SIGUSR2)  # clamd reads them now; else within ten minutes
 
     # --- the daemon ---------------------------------------------------------------------------------------------
 
@@ -294,7 +300,7 @@ class EmbeddedClamd:
                 stdin=DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # a Ctrl-C in the terminal reaches us alone
+                start_new_session=True,  # a Ctrl-C in the terminal reaches only us
                 preexec_fn=die_with_parent(signal.SIGKILL),
                 **_account(),
             )
@@ -305,7 +311,7 @@ class EmbeddedClamd:
 
     @staticmethod
     def _give(path: Path) -> None:
-        """To the user that clamd runs as."""
+        """Makes `path` belong to the user that clamd runs as."""
         if account := _account():
             os.chown(path, account["user"], account["group"])
 
@@ -325,7 +331,10 @@ def _executable(name: str) -> Path | None:
 
 
 def _account() -> dict[str, Any]:
-    """How to spawn it: what parses hostile bytes isn't root. (clamd's own `User` would undo the death signal.)"""
+    """Arguments to spawn it as another user than root, since it parses hostile bytes.
+
+    clamd's own setting `User` would undo the kernel's death signal.
+    """
     if os.geteuid() != 0:
         return {}
     for name in ("clamav", "nobody"):
@@ -346,5 +355,5 @@ async def _answers(port: int) -> bool:
             with contextlib.closing(writer):
                 writer.write(b"nPING\n")
                 return await reader.readline() == b"PONG\n"
-    except OSError:  # TimeoutError included
+    except OSError:  # TimeoutError is one
         return False

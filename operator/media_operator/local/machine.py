@@ -33,20 +33,20 @@ from media_operator.settings import DatabaseSettings, RunSettings
 from media_operator.tenant.spec import MediaTenant
 
 OWN_SETTINGS = {f"MEDIA_{name.upper()}" for name in RunSettings.model_fields}
-"""Not passed on: to a worker `MEDIA_METRICS_PORT` would mean its own."""
+"""Not passed to api and workers: a worker would take `MEDIA_METRICS_PORT` for its own."""
 MOST_API_PROCESSES = 4
-"""One a core of this machine, up to so many."""
+"""There is one for each core of this machine, but at most so many."""
 API_SHUTDOWN_SECONDS = 30
-"""What uploads in flight get at the end."""
+"""Time for uploads in flight at the end."""
 API_GRACE = API_SHUTDOWN_SECONDS + 10.0
 API_START_SECONDS = 30
 SCANNER_RETRY_SECONDS = 30.0
 
 
 class Machine:
-    """Serves one tenant; `dispatch.Fleet` of one.
+    """Serves one tenant. It is also the `dispatch.Fleet` of this tenant.
 
-    `changed`: observe again; `report`: one line for the person.
+    `changed` is called when the tenant has to be observed again; `report` gets one line for the person at the terminal.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Machine:
         self.workers = LocalWorkers(place, self._worker_environment, changed, report)
         self.api = Service("api", place.log("api"), grace=API_GRACE, changed=changed, report=report)
         self.api_shape: ApiShape | None = None
-        """What it was last started with."""
+        """The shape that the api was last started with."""
         self._clamd = clamd
         self._changed = changed
         self._scanner = _no_scanner("clamd is being started")
@@ -72,7 +72,7 @@ class Machine:
         self._environment: dict[str, str] = {}
 
     def scanner(self) -> Scanner:
-        """Starts clamd when first asked."""
+        """The first call starts clamd."""
         if self._scanner_task is None:
             self._scanner_task = asyncio.create_task(self._start_scanner(), name="clamd")
         if self._scanner.status == "True" and self._clamd.pid is None:
@@ -80,7 +80,7 @@ class Machine:
         return self._scanner
 
     async def _start_scanner(self) -> None:
-        """Until it runs: clamd may be installed meanwhile."""
+        """Tries until clamd runs: it may be installed meanwhile."""
         while self._scanner.status != "True":
             try:
                 address = await self._clamd.start(self.place.folder)
@@ -91,19 +91,19 @@ class Machine:
             else:
                 known = "the official signatures"
                 if address.signatures == "local":
-                    known = "ONLY THE EICAR TEST FILE: no official signatures could be had, real viruses pass as clean"
+                    known = "ONLY THE EICAR TEST FILE: it has no official signatures, so real viruses pass as clean"
                 self._scanner = Scanner("True", "ScannerAnswers", f"clamd on port {address.port} knows {known}")
                 self._changed()
 
     async def api_ready(self) -> int:
-        """Processes that answer: 1 or 0."""
+        """How many replicas answer: 1 or 0."""
         if self.api.pid is None or not await asyncio.to_thread(_answers, f"{self.place.base}/readyz"):
             return 0
         self.api.steady()
         return 1
 
     async def run_api(self, tenant: MediaTenant, shape: ApiShape) -> None:
-        """Starts the api, or starts it anew; returns when it answers, or has ended, or takes too long."""
+        """Starts the api, again if its shape changed. Returns when it answers, has ended, or takes too long."""
         oidc, before = shape.oidc, self.api_shape
         if before is None or (before.oidc, before.settings) != (oidc, shape.settings):
             tokens.save_public_jwks(self.place.jwks(tenant), tokens.load_signing_keys(self.place.signing_keys(tenant)))
@@ -137,7 +137,7 @@ class Machine:
         await self.workers.reshape(shape)
 
     async def stop(self) -> None:
-        """Ends everything but PostgreSQL, which its owner stops last."""
+        """Ends everything except PostgreSQL, which `main` stops last."""
         await self.workers.stop()
         await self.api.stop()
         if self._scanner_task is not None:
@@ -147,7 +147,7 @@ class Machine:
         await self.databases.aclose()
 
     def kill(self) -> None:
-        """At once, uploads in flight or not; PostgreSQL and clamd hear from the kernel."""
+        """Kills api and workers at once, also with uploads in flight. The kernel signals PostgreSQL and clamd."""
         for pid in (self.api.pid, *self.workers.pids()):
             if pid is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -156,7 +156,7 @@ class Machine:
     # --- for the dispatcher -------------------------------------------------------------------------------------
 
     def tenants(self) -> Mapping[str, TenantQueue]:
-        """What the spec allows, minus what cannot work now: without a scanner, scan jobs wait and lose no attempt."""
+        """The spec's limits. Without a scanner no scan worker starts: scan jobs wait and lose no attempt."""
         shape, tenant = self.workers.shape, self._served
         if shape is None or tenant is None:
             return {}
@@ -177,7 +177,7 @@ class Machine:
     async def launch(self, schema: str, kind: str, name: str) -> Literal["created", "exists", "no"]:
         return "created" if await self.workers.launch(kind) else "no"
 
-    # --- what the processes are told ----------------------------------------------------------------------------
+    # --- the processes' environment -----------------------------------------------------------------------------
 
     def _tenant_environment(self, tenant: MediaTenant) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
@@ -202,7 +202,7 @@ class Machine:
                 "MEDIA_WHISPER_DEVICE": shape.device,
                 "MEDIA_WHISPER_COMPUTE_TYPE": shape.compute_type,
             }
-            told = wanted | told  # who sets it in the environment of `make run` means it for this machine
+            told = wanted | told  # variables in the environment of `make run` win over the manifest
         return told
 
     def _database_url(self, tenant: MediaTenant) -> str:

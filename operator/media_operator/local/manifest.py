@@ -1,4 +1,4 @@
-"""The manifest that `make run` serves: read, and seen to change."""
+"""Reads the manifest that `make run` serves, and notices its edits."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from media_operator.tenant.spec import MediaTenant
 
 
 class CannotRun(Exception):
-    """Why nothing was started, in one line."""
+    """`make run` cannot start; the text says why, in one line."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys in silence; Kubernetes refuses them, and so do we."""
+    """Refuses two equal keys, as Kubernetes does. YAML itself silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} comes twice", key.start_mark)
             seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
 
 
 def read_manifest(path: Path) -> MediaTenant:
-    """Raises CannotRun for a file that is no YAML, SpecInvalid for one that is no valid MediaTenant."""
+    """Raises CannotRun if the file cannot be read or is no YAML, SpecInvalid if it is no valid MediaTenant."""
     try:
         documents = [document for document in yaml.load_all(path.read_text(), _UniqueKeys) if document is not None]
     except OSError as error:
         raise CannotRun(f"{short(path)}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise CannotRun(f"{short(path)}: is not text") from None
+        raise CannotRun(f"{short(path)}: is not UTF-8 text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -44,13 +44,13 @@ def read_manifest(path: Path) -> MediaTenant:
     tenant = MediaTenant.read(documents[0])
     if tenant.tenant_id in RESERVED:
         raise CannotRun(
-            f"{short(path)}: a tenant on one machine cannot be called {tenant.tenant_id}: set spec.tenantId"
+            f"{short(path)}: with make run a tenant's id cannot be {tenant.tenant_id}: set another spec.tenantId"
         )
     return tenant
 
 
 def version_of(path: Path) -> tuple[int, int] | None:
-    """Another one after each edit; None: it is not there."""
+    """A value that differs after each edit; None: the file does not exist."""
     with contextlib.suppress(OSError):
         found = path.stat()
         return found.st_ino, found.st_mtime_ns

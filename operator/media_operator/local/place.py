@@ -1,7 +1,7 @@
-"""Where everything of `make run` lies, so that a second run finds the first one's data.
+"""The folders of `make run`, so that a second run finds the first one's data.
 
-postgres/  clamd/  logs/  buckets/<bucket>/          the machine's parts
-<tenant>/signing-keys.json  jwks.json  secrets.json  what belongs to one tenant, 0700
+postgres/  clamd/  logs/  buckets/<bucket>/          parts of the machine
+<tenant>/signing-keys.json  jwks.json  secrets.json  parts of one tenant, mode 0700
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from media_core.listening import EVERY, EVERY_IPV4
 from media_operator.tenant.spec import MediaTenant
 
 RESERVED = ("postgres", "clamd", "logs", "buckets")
-"""Names in the run folder that no tenant can have."""
+"""Names of folders in the run folder. No tenant can have one of them as its id."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the one tenant is served: run folder and addresses."""
+    """Run folder and addresses of the tenant."""
 
     folder: Path
     host: str
@@ -37,7 +37,7 @@ class Place:
         return self.folder / tenant.tenant_id
 
     def mark(self, tenant: MediaTenant) -> Path:
-        """Beside the bucket, not in it: objects of ours only."""
+        """File of the owner mark. It lies beside the bucket: the bucket holds only objects."""
         return self.bucket(tenant).with_name(self.bucket(tenant).name + ".owner")
 
     def signing_keys(self, tenant: MediaTenant) -> Path:

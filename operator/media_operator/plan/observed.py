@@ -1,4 +1,4 @@
-"""What is seen of a tenant in one look. What could not be asked is `Unreachable`, never a guess."""
+"""What is seen of a tenant in one look. A dependency that could not be asked is `Unreachable`; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ class Unreachable:
 class Bucket:
     exists: bool
     owner: OwnerMark | None = None
-    """The mark it bears; None: none."""
+    """None: it has no owner mark."""
     empty: bool = False
-    """Without a mark: whether there is nothing in it either, so that it may be claimed."""
+    """Of a bucket without an owner mark: whether it holds no object, so that it may be claimed."""
     capabilities: Mapping[str, bool] | None = None
-    """What the store behind it was seen to do; empty: its creation has not come so far; None: there is nothing to
-    try."""
+    """What the store was seen to do when the bucket was made. Empty: not tried yet; None: there is nothing to try."""
     birth: Birth | None = None
-    """The schema that it belongs to, as it remembers; None: it says nothing."""
+    """The birth of the schema that it belongs to; None: it has none."""
     contents: int = 0
-    """Where it says nothing: how many contents were looked at, the first ones; 0: it holds none."""
+    """Of a bucket without a birth: how many contents, the first ones, were looked at; 0: it holds none."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,15 @@ class StoreKey:
     """The key with which the tenant's pods reach the store."""
 
     current: bool
-    """The one that the pods are told is one that the store knows."""
+    """The store knows the key that the pods are given."""
     others: int = 0
-    """Keys of this tenant beside it."""
+    """How many more keys this tenant has."""
     others_in_use: bool = False
-    """There may be pods that still work with one of those."""
+    """Pods may still use one of the others."""
     rotation: str = ""
-    """The value of `ROTATE_KEYS` that it was made for."""
+    """The value of `ROTATE_KEYS` that the key was made for."""
     shared: bool = False
-    """It is the platform's own, for all tenants."""
+    """It is the platform's own key, which all tenants share."""
 
 
 @dataclass(frozen=True)
@@ -70,65 +69,65 @@ class Database:
     complete: bool = False
     """Both are there, and the role's password is known."""
     owner: OwnerMark | None = None
-    """The mark they bear; None: one of them bears none, or they disagree."""
+    """None: schema or role has no owner mark, or their owner marks differ."""
     revision: str | None = None
     """Newest migration applied; None: none."""
     known_revisions: tuple[str, ...] = ()
     """Migrations of this version of the code, oldest first."""
     is_new: bool = False
-    """It holds no table: there is no schema, or nobody has migrated it yet."""
+    """There is no schema, or it holds no table because it was never migrated."""
     birth: Birth | None = None
-    """None: it is new, or of a version that had no births."""
+    """None: the schema is new, or was made by a version that had no births."""
     known: int = 0
     """How many of `Bucket.contents` it has rows for."""
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A signature that found more contents that were open before than can be believed."""
+    """A signature that found more open contents than is likely."""
 
     signature: str
     since: datetime
     held: int
-    """Contents that it found and that are still there; counted up to a bound."""
+    """Contents that it found and that still exist; counted up to a bound."""
 
 
 @dataclass(frozen=True)
 class Orphans:
-    """Objects that have no row, as the last sweep saw them."""
+    """Orphans, as the last sweep saw them."""
 
     swept_at: datetime
     listed: int
-    """Objects in all."""
+    """All objects in the bucket."""
     count: int
     bytes: int
     kept: bool
-    """They are too many to be removed without a person's word."""
+    """They are so many that they are removed only when a person says so."""
     since: datetime | None = None
-    """When the first of those that are kept was seen."""
+    """When the first of them was seen, if they are kept."""
     released_at: datetime | None = None
-    """What was first seen up to then may go: a person has said so."""
+    """A person has said that orphans first seen up to this time may be removed."""
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What sweeps and scan workers have written down for a person."""
+    """What sweeps and scan workers have written into the schema for a person to decide."""
 
     suspicions: tuple[Suspicion, ...] = ()
-    """The oldest few of those that nobody has said to be right."""
+    """The oldest few of those that no person has confirmed."""
     orphans: Orphans | None = None
-    """None: nothing was swept yet."""
+    """None: no sweep has run yet."""
 
 
 @dataclass(frozen=True)
 class Api:
     shape: ApiShape | None
-    """What it was started with; None: it was not started, or not all that belongs to it is as declared."""
+    """What it was started with. None: it was not started, or one of its objects differs from the spec."""
     wanted: int = 0
     ready: int = 0
     """Replicas that answer."""
     trouble: str | None = None
-    """Why replicas keep ending, when they do."""
+    """Why replicas do not come up; None: they do, or nobody says."""
     rolling: bool = False
     """Replicas of an earlier shape are still being replaced."""
 
@@ -140,26 +139,26 @@ class Scanner:
     status: Status
     reason: str
     detail: str
-    """What it is and which signatures it has, or why there is none."""
+    """What the last canary showed, as a sentence."""
     canary_due: bool = False
-    """It is time to send the test virus through this tenant's own path again."""
+    """It is time to send the next canary."""
 
 
 @dataclass(frozen=True)
 class Workers:
     shape: WorkerShape | None
-    """What they were last told; None: nothing yet."""
+    """What they were last told; None: they were told nothing yet."""
     trouble: Mapping[str, str] = field(default_factory=dict)
     """Kind of work -> why its workers keep failing."""
     waiting: Mapping[str, str] = field(default_factory=dict)
-    """Kind of work -> why none of its workers has come up for minutes, or none is let in."""
+    """Kind of work -> why none of its workers has come up for minutes, or why the API server refuses its Jobs."""
     outdated: tuple[str, ...] = ()
-    """Names of those that never came up and would be made otherwise now."""
+    """Names of Jobs that never started and that the spec of now would make differently."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Of a step in this pass; `detail` is a sentence without secrets."""
+    """Why a step failed in this pass; `detail` is a sentence without secrets."""
 
     detail: str
     reason: str = ""
@@ -168,33 +167,33 @@ class Failure:
 
 @dataclass(frozen=True)
 class ObservedState:
-    """One look at everything."""
+    """All that one look at a tenant has seen."""
 
     bucket: Bucket | Unreachable
     database: Database | Unreachable
     signing_keys: SigningKeys
     policy: Policy | Unreachable | None
-    """As last applied; None: none."""
+    """As last applied; None: none was."""
     scanner: Scanner
     api: Api | Unreachable
     workers: Workers | Unreachable
     notes: Notes | Unreachable = Notes()
     store_key: StoreKey | Unreachable | None = None
-    """None: the store needs none."""
+    """None: the store needs no key."""
     cluster: str = ""
-    """The uid of its kube-system namespace; empty on a single machine."""
+    """Uid of the kube-system namespace; empty on a single machine."""
     rival: str | None = None
     """Another tenant, declared earlier, that has the same id or bucket."""
     host_rival: str | None = None
     """Another tenant that is served at the same host."""
     has_finalizer: bool | None = None
-    """Whether the resource bears our finalizer; None: there is no such thing here."""
+    """Whether the resource has our finalizer; None: resources have none here."""
     stopped: bool | Unreachable = False
-    """While deleting: none of its pods is left."""
+    """During a deletion: no pod of the tenant is left."""
     failures: Mapping[str, Failure] = field(default_factory=dict)
     """Step name -> why it has just failed."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
-    """Step name -> how far it has just come; it goes on in the next pass."""
+    """Step name -> how far it has come in this pass; it goes on in the next."""
 
     @property
     def is_certain(self) -> bool:

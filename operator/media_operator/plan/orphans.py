@@ -1,4 +1,4 @@
-"""Objects without a row: more than a few are kept until a person says that they may go."""
+"""Objects without a row: more than a few are kept until a person says that they may be removed."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ def data_consistent(context: Context) -> Finding | None:
     if seen is None:
         return None
     if not seen.kept:
-        return Finding("True", "Consistent", "no more objects are without a row than interrupted uploads leave behind")
+        return Finding("True", "Consistent", "no more objects lack a row than interrupted uploads leave behind")
     words = (
         f"{seen.count} of {seen.listed} objects ({seen.bytes / MIB:.1f} MiB) have no row, the first of them since "
-        f"{_written(seen.since or seen.swept_at)}: more than interrupted uploads leave behind, so none of them is "
+        f"{_written(seen.since or seen.swept_at)}. Interrupted uploads leave fewer behind, so none of them is "
         "removed. If their rows were lost, restore a newer database. If nobody needs these objects, "
         + how_to_annotate(tenant, REMOVE_ORPHANS, _written(_next_second(seen.swept_at)))
     )
     until = orphans_released(tenant, seen)
     if until is None and REMOVE_ORPHANS in tenant.metadata.annotations:
-        words = f"{REMOVE_ORPHANS} has to be a time up to the last sweep, which this is not or not yet. {words}"
+        words = f"{REMOVE_ORPHANS} has no effect: its value has to be a time up to the last sweep. {words}"
     released = seen.released_at
     if until is not None and (released is None or until > released):
-        said = f"what was without a row by {_written(until)} may go"
+        said = f"objects that had no row by {_written(until)} are being released for removal"
         return attempt(context, ReleaseOrphans(tenant.schema_name, until), "OrphansKept", said)
     if released is not None and released >= seen.swept_at:
-        return Finding("False", "OrphansKept", f"what was without a row by {_written(released)} goes in the next sweep")
+        gone = f"the next sweep removes objects that had no row by {_written(released)}"
+        return Finding("False", "OrphansKept", gone)
     return Finding("False", "OrphansKept", words)
 
 
 def orphans_released(tenant: MediaTenant, seen: Orphans) -> datetime | None:
-    """Up to when objects that were first seen without a row may go, as a person says; None: nobody says.
+    """The time in `REMOVE_ORPHANS`: orphans first seen up to then may be removed. None: no time that counts.
 
-    A time after the last sweep counts only once a sweep has come after it: nobody can have judged what is not seen yet.
+    A time after the last sweep does not count yet: nobody can have judged orphans that no sweep has seen.
     """
     try:
         until = datetime.fromisoformat(tenant.metadata.annotations.get(REMOVE_ORPHANS, ""))
@@ -53,7 +54,7 @@ def orphans_released(tenant: MediaTenant, seen: Orphans) -> datetime | None:
 
 
 def _next_second(time: datetime) -> datetime:
-    """So that a time which is written to the second is none before it."""
+    """Rounded up, so that the time as written, to the second, is not before it."""
     return time if time.microsecond == 0 else time.replace(microsecond=0) + timedelta(seconds=1)
 
 

@@ -19,7 +19,7 @@ class Plan:
     steps: tuple[Step, ...]
     """In this order; later ones may need earlier ones."""
     is_certain: bool
-    """No step has failed and everything could be seen; else another look soon may say more."""
+    """No step has failed and everything could be seen. Otherwise another look soon may help."""
     conditions: tuple[Condition, ...]
     """`Ready` first, then one per check; without transition times, see `with_transitions`."""
 
@@ -28,7 +28,7 @@ Planner = Callable[[MediaTenant, ObservedState], Plan]
 
 
 def plan(tenant: MediaTenant, observed: ObservedState) -> Plan:
-    """The steps that are due now, and the conditions as they are now. No steps: nothing to do until a trigger."""
+    """The steps that are due now, and the conditions of now. No steps: nothing to do until the next trigger."""
     context = Context(tenant, observed, {})
     for name, check in CHECKS:
         finding = check(context)
@@ -42,8 +42,8 @@ def plan(tenant: MediaTenant, observed: ObservedState) -> Plan:
 def plan_deletion(tenant: MediaTenant, observed: ObservedState) -> Plan:
     """One step at a time until the resource may go: pods, bucket, schema, and only then the finalizer.
 
-    Retain, or a tenant that never had bucket or schema, is released at once. Turning `deletionPolicy` to Retain while
-    it is being deleted is the way out of whatever blocks it.
+    A tenant with Retain, or one that never had bucket or schema, is released at once. Setting `deletionPolicy` to
+    Retain during the deletion ends it, whatever blocks it.
     """
     context = Context(tenant, observed, {})
     finding = deletion(context)
@@ -80,7 +80,7 @@ def ready(tenant: MediaTenant, found: Mapping[str, Finding]) -> Finding:
 
 
 def with_transitions(before: Iterable[Condition], now: Iterable[Condition], at: datetime) -> list[Condition]:
-    """`now` with `lastTransitionTime`: kept from `before` unless the status flipped, as Kubernetes defines it."""
+    """`now` with `lastTransitionTime`: kept from `before` unless the status changed, as Kubernetes defines it."""
     known = {condition.type: condition for condition in before}
     stamped = []
     for condition in now:

@@ -12,7 +12,7 @@ from media_operator.tenant.ownership import OwnerMark
 
 @dataclass(frozen=True)
 class HoldDeletion:
-    """The resource gets our finalizer: its data has to go before it may."""
+    """The resource gets our finalizer, so that its data is deleted before it."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ReleaseDeletion:
 
 @dataclass(frozen=True)
 class CreateBucket:
-    """Also takes over one that may be adopted."""
+    """Also takes over a bucket that may be adopted."""
 
     bucket: str
     owner: OwnerMark
@@ -31,7 +31,7 @@ class CreateBucket:
 
 @dataclass(frozen=True)
 class MakeStoreKey:
-    """A new key, limited to this tenant's prefix; those that are out keep working."""
+    """A new key, limited to this tenant's prefix. The keys before it keep working."""
 
     tenant_id: str
     bucket: str
@@ -47,7 +47,7 @@ class RevokeStoreKeys:
 
 @dataclass(frozen=True)
 class CreateDatabase:
-    """Schema and role `schema`, the role seeing this schema only. Also takes over what may be adopted."""
+    """Makes the schema and a role of that name, which sees this schema only. Also takes over what may be adopted."""
 
     schema: str
     owner: OwnerMark
@@ -58,13 +58,13 @@ class CreateDatabase:
 class MigrateDatabase:
     schema: str
     first: bool = False
-    """It holds no table yet, so no worker goes by the rules of an earlier version."""
+    """The schema holds no table yet, so no worker of an earlier version has to end first."""
 
 
 @dataclass(frozen=True)
 class WriteBirth:
-    """The bucket takes this schema for its own. `renew`: the schema is another one from now on, so that a mark which
-    is given up is never taken for its own again."""
+    """Writes the schema's birth to the bucket. `renew`: the schema gets a new birth first, so that the birth which was
+    given up never matches again."""
 
     schema: str
     bucket: str
@@ -74,7 +74,7 @@ class WriteBirth:
 
 @dataclass(frozen=True)
 class MakeSigningKey:
-    """A new key signs from now on; the one before it is believed until the next is made."""
+    """A new key signs from now on. Tokens of the key before it are accepted until the next key is made."""
 
     tenant_id: str
     rotation: str = ""
@@ -97,21 +97,21 @@ class ShapeWorkers:
 
 @dataclass(frozen=True)
 class DropWorkers:
-    """Workers that never came up, so that others can be made as declared."""
+    """Deletes Jobs that never started, so that new ones can be made by the spec of now."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SendCanary:
-    """The test virus, through the tenant's own store, rows, queue and worker."""
+    """Sends the test virus through the tenant's own store, rows, queue and worker."""
 
     tenant_id: str
 
 
 @dataclass(frozen=True)
 class TrustSignatures:
-    """What these find is infected, however much it is."""
+    """Contents that these find are infected, however many they are."""
 
     schema: str
     signatures: tuple[str, ...]
@@ -119,7 +119,7 @@ class TrustSignatures:
 
 @dataclass(frozen=True)
 class ReleaseOrphans:
-    """The next sweep may remove what was first seen without a row up to `until`."""
+    """The next sweep may remove orphans that were first seen up to `until`."""
 
     schema: str
     until: datetime
@@ -127,14 +127,14 @@ class ReleaseOrphans:
 
 @dataclass(frozen=True)
 class StopWorkloads:
-    """Api and workers, before what they write to goes."""
+    """Ends api and workers, before bucket and schema are deleted."""
 
     tenant_id: str
 
 
 @dataclass(frozen=True)
 class DeleteBucket:
-    """With all that is in it; may take several passes."""
+    """With all its objects; may take several passes."""
 
     bucket: str
     owner: OwnerMark
@@ -142,7 +142,7 @@ class DeleteBucket:
 
 @dataclass(frozen=True)
 class DropDatabase:
-    """Schema, role, and the store's keys."""
+    """Drops schema and role, and removes the tenant's keys of the store."""
 
     schema: str
     owner: OwnerMark
@@ -183,4 +183,4 @@ class StepFailed(Exception):
 
 
 class StepUnfinished(Exception):
-    """A long step has come so far and goes on in the next pass; the text says how far."""
+    """A long step is not finished and goes on in the next pass; the text says how far it is."""

@@ -1,7 +1,7 @@
-"""What a tenant is on a cluster, as plain dicts: pure functions of its spec, the settings and its secrets.
+"""A tenant's objects on a cluster, as plain dicts: pure functions of its spec, the settings and its secrets.
 
-Exactly the fields that we mean are here, nothing that the API server would fill in: what is not here belongs to others
-(an autoscaler's replicas, a mesh's sidecar). `matches` tells without a write whether an object is as it has to be.
+An object has exactly the fields that we set, and none that the API server would fill in. All other fields belong to
+others (an autoscaler's replicas, a mesh's sidecar). `matches` tells without a write whether an object is as wanted.
 """
 
 from media_operator.render.drift import HANDOVER, matches, replicas_handed_over, stamped

@@ -17,16 +17,16 @@ from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant, Resources
 
 DRAIN_SECONDS = 5
-"""Between a pod's leaving the Service and its SIGTERM, so that no request meets a closed port."""
+"""Time between a pod's leaving the Service and its SIGTERM, so that no request meets a closed port."""
 SHUTDOWN_SECONDS = 60
-"""What uploads in flight get after that."""
+"""Time for uploads in flight after that."""
 API_RESOURCES = Resources.model_validate(
-    # 75 MiB at rest; what pictures and uploads take beside that comes and goes, up to the limit.
+    # 75 MiB at rest. Pictures and uploads take more for a time, up to the limit.
     {"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "2Gi"}}
 )
 API_MEMORY, DECODING_MEMORY = 320 * MIB, 704 * MIB
-"""Of the process, and of each of its decoding children at most: as many are started as fit the memory limit, since the
-kernel ends the whole pod when one of them goes beyond it."""
+"""Most memory of the process and of each decoding child. Only as many children are started as fit the memory limit: if
+it is exceeded, the kernel ends the whole pod."""
 JWKS = "/etc/media/jwks"
 
 
@@ -37,7 +37,7 @@ def api_deployment(
     inputs: Inputs,
     replicas: int | None,
 ) -> Object:
-    """Replicas are left to the autoscaler where there is one."""
+    """`replicas`: None leaves them to the autoscaler."""
     labels = api_selector(tenant)
     resources = with_defaults(tenant.spec.api.resources, API_RESOURCES)
     environment = {
@@ -64,14 +64,14 @@ def api_deployment(
         "env": container_env(tenant, environment),
         "resources": resources,
         "startupProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
-        # It gives its dependencies 5 seconds to answer; less here would hide which one does not.
+        # The api waits 5 seconds for its dependencies. A shorter timeout would hide which one does not answer.
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "http"},
             "periodSeconds": 3,
             "timeoutSeconds": 6,
             "failureThreshold": 2,
         },
-        # Whether the process itself lives; a dependency that is away is no reason to restart it.
+        # Only whether the process lives: a dependency that is away is no reason to restart it.
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "http"},
             "periodSeconds": 10,
@@ -98,7 +98,7 @@ def api_deployment(
                 "topologyKey": key,
                 "whenUnsatisfiable": "ScheduleAnyway",
                 "labelSelector": {"matchLabels": labels},
-                "matchLabelKeys": ["pod-template-hash"],  # what a roll is about to end does not count
+                "matchLabelKeys": ["pod-template-hash"],  # pods that a roll is about to end do not count
             }
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
@@ -174,7 +174,7 @@ def autoscaler(tenant: MediaTenant) -> Object:
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
         "minReplicas": scaling.min,
         "maxReplicas": scaling.max,
-        # Of our container alone: what a mesh adds to the pod neither counts nor needs a request.
+        # Only our container: a mesh's sidecar does not count, and needs no CPU request.
         "metrics": [
             {"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "api", "target": target}}
         ],

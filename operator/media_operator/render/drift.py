@@ -1,4 +1,4 @@
-"""Whether an object in the cluster is as it has to be."""
+"""Whether an object in the cluster is as wanted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from media_operator.render.resources import same_quantity
 HANDOVER = f"{kinds.MANAGER}-handover"
 """Field manager of `replicas_handed_over`."""
 _WHOLE = ("selector", "podSelector", "labelSelector", "matchLabels", "nodeSelector")
-"""Maps that belong to one manager as a whole: a label more selects something else."""
+"""Maps that belong to one manager as a whole: one more label selects other objects."""
 _IDENTITIES: Mapping[str, tuple[str, ...]] = {
     "ownerReferences": ("uid",),
     "containers": ("name",),
@@ -23,23 +23,23 @@ _IDENTITIES: Mapping[str, tuple[str, ...]] = {
     "volumeMounts": ("mountPath",),
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
-"""`x-kubernetes-list-map-keys`; all other lists belong to one manager as a whole, such as the rules of a
-NetworkPolicy, where an element more is a hole."""
+"""`x-kubernetes-list-map-keys` of lists. All other lists belong to one manager as a whole, such as the rules of a
+NetworkPolicy: one more rule there is a hole."""
 _QUANTITIES = ("requests", "limits", "hard", "sizeLimit")
-"""Fields that the API server writes in a form of its own: 0.5 as 500m, 1024Mi as 1Gi."""
+"""Fields whose values the API server rewrites: 0.5 as 500m, 1024Mi as 1Gi."""
 
 
 def stamped(wanted: Object) -> Object:
-    """With the hash by which `matches` knows that it is what was applied last."""
+    """`wanted` with its hash as an annotation, by which `matches` knows what was applied last."""
     metadata = wanted["metadata"]
     annotations = {**metadata.get("annotations", {}), kinds.APPLIED: hash_of(wanted)}
     return {**wanted, "metadata": {**metadata, "annotations": annotations}}
 
 
 def matches(wanted: Object, live: Object) -> bool:
-    """Whether all of `wanted` (stamped) is in `live`, whatever else is there.
+    """Whether `live` has all fields of `wanted`, which is stamped. Other fields do not matter.
 
-    The hash tells of fields that are not wanted any more; the comparison of those that somebody changed.
+    The hash differs if a field is no longer wanted. The comparison finds fields that somebody changed.
     """
     return _contains(live, wanted, "")
 
@@ -68,7 +68,7 @@ def _contains(live: Any, wanted: Any, field: str) -> bool:
 
 
 def _contains_list(live: Sequence[Any], wanted: Sequence[Any], field: str) -> bool:
-    """A list whose elements have an identity, as the API's schema says, may hold others' beside ours."""
+    """A list whose elements have an identity, as the API's schema says, may hold elements of others beside ours."""
     keys = _identity(field, wanted)
     if not keys:
         return len(live) == len(wanted) and all(
@@ -87,10 +87,10 @@ def _identity(field: str, wanted: Sequence[Any]) -> tuple[str, ...]:
 
 
 def replicas_handed_over(wanted: Object, live: Object) -> Object | None:
-    """What is to be applied, as `HANDOVER`, before a Deployment that leaves its replicas to the autoscaler from now on.
+    """An object to apply as manager `HANDOVER` before a Deployment that leaves its replicas to the autoscaler.
 
-    A field that its only manager does not apply any more falls back to its default, which is 1 here, until the
-    autoscaler's next look. None: nothing to hand over.
+    A field that its only manager no longer applies falls back to its default. For replicas that is 1, until the
+    autoscaler looks again. None: nothing to hand over.
     """
     if wanted["kind"] != kinds.DEPLOYMENT.kind or "replicas" in wanted["spec"]:
         return None

@@ -26,19 +26,19 @@ from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant, Resources, Transcription
 
 MODEL_PARAMETERS = {"tiny": 39, "base": 74, "small": 244, "medium": 769, "turbo": 809, "large": 1550}
-"""Of Whisper's models, in millions; the first name that is part of the model's says its size."""
+"""Parameters of Whisper's models, in millions. The first name that is part of the model's name counts."""
 SHORT_JOBS = Resources.model_validate({"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}})
 SHORT_GRACE_SECONDS = 30
 """Of sweep and rescan."""
 LINGER_SECONDS = 5
-"""An idle worker waits so long for more: a second file right after the first finds it warm."""
+"""So long an idle worker waits for more, so that a second file soon after the first finds it warm."""
 MISSED_SECONDS = 3600
-"""How late a CronJob may still start, after an outage of the control plane: a rescan that is left out is a day lost."""
+"""How late a CronJob may start after an outage of the control plane. A rescan that is left out is a day lost."""
 MODELS, MODELS_SIZE = "/models-cache", "20Gi"
 RETRYABLE = 75
-"""EX_TEMPFAIL: what a worker ends with when a dependency is away."""
+"""EX_TEMPFAIL: exit status of a worker when a dependency is away."""
 LOST = 255
-"""What the container runtime says of a container that it does not find any more after the node was restarted."""
+"""Exit status that the container runtime gives to a container that is gone after the node was restarted."""
 
 
 def job(
@@ -92,18 +92,18 @@ def cron_job(
 
 
 def sweep_minute(tenant: MediaTenant) -> int:
-    """So that not all tenants are swept in the same minute."""
+    """Spread over the hour, so that not all tenants are swept in the same minute."""
     return int(hashlib.sha256(tenant.tenant_id.encode()).hexdigest(), 16) % 60
 
 
 def _job_spec(
     tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, kind: str, connection_limit: int
 ) -> Object:
-    """The queue's row is the truth; a Job is worth two more tries, and none where it would fail again.
+    """A Job has two more tries, unless it would fail again. The queue's rows say what is done.
 
-    A pod that its node lost (disruption) is replaced and not counted. One that says that a dependency is away (75), was
-    killed for memory or by a signal (137, 143), or was gone when its node came back (255), is tried again. Any other
-    end is a bug: the Job fails at once, and the dispatcher waits longer each time before it makes the next one.
+    A pod lost by a disruption is replaced and not counted. A pod is tried again if a dependency was away (75), if it
+    was killed for memory or by a signal (137, 143), or if it was gone when its node came back (255). Any other exit
+    status is a bug: the Job fails at once, and the dispatcher waits longer each time before it makes the next one.
     """
     rules = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -138,7 +138,7 @@ def _worker_pod(
     if kind in ("scan", "rescan"):
         environment |= {"MEDIA_CLAMD_HOST": platform.clamd_host, "MEDIA_CLAMD_PORT": str(platform.clamd_port)}
     environment |= _scan_and_sweep_settings(platform, kind)
-    job_kind = JOB_KINDS.get(kind)  # none: sweep and rescan are no jobs of the queue
+    job_kind = JOB_KINDS.get(kind)  # None for sweep and rescan, which are no jobs of the queue
     resources = job_kind.resources if job_kind else None
     default_resources = Resources.model_validate(dict(resources)) if resources else SHORT_JOBS
     container: Object = {
@@ -179,7 +179,7 @@ def _asked_resources(tenant: MediaTenant, platform: PlatformSettings, kind: str)
 
 
 def _scan_and_sweep_settings(platform: PlatformSettings, kind: str) -> dict[str, str]:
-    """What a person has to decide of what automatic hands could do, and what they may do by themselves."""
+    """Limits of what scan workers and sweeps may do by themselves; a person decides the rest."""
     match kind:
         case "scan":
             return {
@@ -209,10 +209,10 @@ def _prepare_transcription(
         "MEDIA_WHISPER_COMPUTE_TYPE": asked.compute_type,
     }
     cores = quantity(asked.resources.limits.get("cpu") or asked.resources.requests.get("cpu"))
-    if cores is not None:  # more threads than that would only wait for each other
+    if cores is not None:  # more threads would only wait for each other
         environment["MEDIA_WHISPER_CPU_THREADS"] = str(max(1, int(cores)))
     if asked.model_cache or not is_folder(asked.model):
-        # Also for what the downloader keeps beside the models: /tmp is too small for that.
+        # The downloader's own files go there, too: /tmp is too small for them.
         environment |= {"MEDIA_WHISPER_DOWNLOAD_ROOT": MODELS, "HF_HOME": MODELS}
         claim = {"persistentVolumeClaim": {"claimName": asked.model_cache}}
         kept = claim if asked.model_cache else {"emptyDir": {"sizeLimit": MODELS_SIZE}}
@@ -230,8 +230,9 @@ def _prepare_transcription(
 
 
 def _transcription_resources(asked: Transcription) -> Resources:
-    """Memory for the model: its file's two bytes a parameter while it is read, beside what it becomes, and 768 MiB for
-    everything else (one window of decoded audio). Requested whole: an hour's work must not end for a neighbour's sake.
+    """Memory: for the model its file, two bytes a parameter while it is read, plus its form in memory; 768 MiB for all
+    else (one window of decoded audio). The request equals the limit, so that other pods' memory cannot end an hour of
+    work.
     """
     size = next((size for name, size in MODEL_PARAMETERS.items() if name in asked.model), MODEL_PARAMETERS["medium"])
     bytes_each = {"int8": 1, "int8_float16": 1, "float16": 2}.get(asked.compute_type, 4)

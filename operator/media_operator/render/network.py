@@ -1,4 +1,4 @@
-"""How the tenant is reached, and whom it may reach."""
+"""How a tenant is reached, and which addresses its pods may reach."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def worker_network_policy(
 
 
 def is_folder(model: str) -> bool:
-    """A model that is there already, in the image or in the cache's volume."""
+    """Whether the model is a folder, in the image or in the cache's volume. Otherwise it is downloaded."""
     return model.startswith(("/", "."))
 
 

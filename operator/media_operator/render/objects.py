@@ -1,4 +1,4 @@
-"""What all of a tenant's objects have in common: owner, labels, and what is in every pod."""
+"""What all objects of a tenant have in common: owner, labels, and the defaults of every pod."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is known of a tenant beside its spec."""
+    """What a tenant's objects are made of beside its spec."""
 
     credentials: Mapping[str, str] = field(repr=False)
     """`DATABASE_URL`, `S3_KEY_ID`, `S3_SECRET`."""
@@ -26,7 +26,7 @@ class Inputs:
     """Public keys, a JWK Set."""
     oidc_jwks_uri: str | None = None
     connection_limit: int = 60
-    """Of the tenant's database role."""
+    """Connection limit of the tenant's database role."""
 
 
 def tenant_object(tenant: MediaTenant, kind: Kind, part: str = "") -> Object:
@@ -37,7 +37,7 @@ def tenant_object(tenant: MediaTenant, kind: Kind, part: str = "") -> Object:
         "name": tenant.metadata.name,
         "uid": tenant.metadata.uid,
         "controller": True,
-        "blockOwnerDeletion": False,  # a tenant that is deleted waits for nothing but its data
+        "blockOwnerDeletion": False,  # the deletion of a tenant waits only for its data
     }
     return {
         "apiVersion": kind.api_version,
@@ -63,7 +63,7 @@ def labels_of(tenant: MediaTenant, component: str) -> dict[str, str]:
 
 
 def api_selector(tenant: MediaTenant) -> dict[str, str]:
-    """Of the api's pods."""
+    """Labels that select the api's pods."""
     return {kinds.TENANT_LABEL: tenant.tenant_id, "app.kubernetes.io/component": "api"}
 
 

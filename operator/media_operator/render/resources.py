@@ -1,4 +1,4 @@
-"""CPU and memory: what is asked for, what is the default of the rest, and quantities that are written in many ways."""
+"""CPU and memory: defaults for what the spec leaves out, and quantities that can be written in several ways."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ GPU = "nvidia.com/gpu"
 
 
 def with_defaults(asked: Resources, default: Resources) -> Object:
-    """What is asked for, and the default of what is not: under a ResourceQuota nothing may be left open.
+    """`asked`, and `default` for all that it leaves out: a ResourceQuota refuses pods that leave something out.
 
-    A default never contradicts: no request beside a limit alone (it counts as the request), no limit below a request.
+    A default never contradicts `asked`. There is no default request where only a limit is given, since it counts as the
+    request. No default limit is below a request.
     """
     requests: dict[str, str] = dict(asked.requests.items())
     limits: dict[str, str] = dict(asked.limits.items())

@@ -22,7 +22,7 @@ def credentials_secret(tenant: MediaTenant, values: Mapping[str, str], *, rotati
 
 
 def signing_keys_secret(tenant: MediaTenant, keys: str, *, rotation: str = "") -> Object:
-    """Private keys: for whoever issues tokens. No pod of the tenant mounts it."""
+    """The private keys, for whoever issues tokens. No pod of the tenant mounts this Secret."""
     return _secret(tenant, "signing-keys", {SIGNING_KEYS: keys}, rotation)
 
 
@@ -38,7 +38,7 @@ def secret_values(secret: Object) -> dict[str, str]:
 
 
 def secret_is_intact(secret: Object) -> bool:
-    """Whether its data is what we wrote."""
+    """Whether its data is as we wrote it."""
     try:
         values = secret_values(secret)
     except ValueError:

@@ -1,4 +1,4 @@
-"""All that a tenant is on a cluster but for Secrets and Jobs."""
+"""All objects of a tenant on a cluster except Secrets and Jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from media_operator.tenant.spec import MediaTenant
 def workloads(
     tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
 ) -> list[Object]:
-    """All but Secrets and Jobs, in the order of `kinds.CHILDREN`."""
+    """All objects except Secrets and Jobs, in the order of `kinds.CHILDREN`."""
     api, suspended = tenant.spec.api, tenant.spec.suspended
     scaled = api.autoscaling is not None and not suspended
     most = api.autoscaling.max if scaled and api.autoscaling else 1 if suspended else api.replicas
@@ -30,7 +30,7 @@ def workloads(
         objects.append(tenant_object(tenant, kinds.CONFIG_MAP) | {"data": {"jwks.json": inputs.jwks}})
     if tenant.spec.namespace_quota is not None:
         objects.append(_resource_quota(tenant))
-    if most >= 2:  # a budget over a single pod would only block drains
+    if most >= 2:  # a disruption budget for a single pod would only block drains
         objects.append(budget(tenant))
     if scaled:
         objects.append(autoscaler(tenant))

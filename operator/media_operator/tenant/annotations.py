@@ -1,4 +1,4 @@
-"""What a person may say of one MediaTenant by an annotation: decisions that are made once and are not in the spec."""
+"""Annotations by which a person decides something about one MediaTenant, once. They are no part of the spec."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import shlex
 from media_operator.tenant.spec import GROUP, MediaTenant
 
 ROTATE_KEYS = f"{GROUP}/rotate-keys"
-"""Annotation of a MediaTenant: a value that the keys were not made for yet asks for new ones."""
+"""Each new value asks for new keys, once."""
 ADOPT = f"{GROUP}/adopt"
-"""Annotation of a MediaTenant: "true" vouches that the cluster that left its bucket and schema behind is gone."""
+"""The value "true": a person vouches that the cluster which left bucket and schema behind is gone."""
 ACCEPT_DATA = f"{GROUP}/accept-data"
-"""Annotation of a MediaTenant: the schema is right, and this memory of the bucket is given up. Its value names what is
-given up, the birth that the bucket's mark says, or `UNMARKED`: so it decides no later disagreement."""
+"""The schema is right, and the bucket's birth is given up. The value names that birth, or is `UNMARKED`. So it decides
+no later disagreement."""
 UNMARKED = "unmarked"
-"""The value of `ACCEPT_DATA` for a bucket with content and without a mark."""
+"""The value of `ACCEPT_DATA` for a bucket with content and without a birth."""
 PAUSED = f"{GROUP}/reconcile"
-"""Annotation of a MediaTenant: "disabled" makes the operator leave it, and all that belongs to it, alone."""
+"""The value "disabled": the operator changes neither this MediaTenant nor anything that belongs to it."""
 TRUST_SIGNATURE = f"{GROUP}/trust-signature"
-"""Annotation of a MediaTenant: signatures, separated by commas, that are right although they find much."""
+"""Signatures, separated by commas, that are right although they find much."""
 REMOVE_ORPHANS = f"{GROUP}/remove-orphans"
-"""Annotation of a MediaTenant: objects without a row that were first seen up to this time (ISO 8601) may go."""
+"""A time (ISO 8601): orphans that were first seen up to then may be removed."""
 
 
 def may_adopt(tenant: MediaTenant) -> bool:
@@ -36,7 +36,7 @@ def trusted_signatures(tenant: MediaTenant) -> set[str]:
 
 
 def how_to_annotate(tenant: MediaTenant, name: str, value: str) -> str:
-    """How a person sets this annotation: the end of a sentence, and a command that can be pasted where there is one."""
+    """How to set this annotation, as the end of a sentence: a command on a cluster, else the lines of the manifest."""
     at = tenant.metadata
     if not at.uid:
         return f'write into the manifest: metadata: {{annotations: {{{name}: "{value}"}}}}'

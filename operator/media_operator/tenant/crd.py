@@ -1,10 +1,12 @@
-"""The CustomResourceDefinition of MediaTenant, made from the model in `spec`: one definition, read by two validators.
+"""The CustomResourceDefinition of MediaTenant, made from the model in `spec`, so that both validate the same.
 
-A structural schema knows less than JSON Schema and its API server says less than people need, so on the way
-- references are written out, `null` is dropped (the API server takes it for absent) and so are empty defaults;
-- a pattern becomes a CEL rule, for a failed pattern prints the pattern and a failed rule its sentence (`spec.FORMS`);
-- an object that has defaults inside gets `{}` as its own, else they would not be filled in where it is left out;
-- the status gets no defaults: it says what was observed, or nothing.
+A structural schema allows less than JSON Schema, and people need better messages than the API server's. So:
+
+- References are written out. `null` is left out (the API server takes it for absent), and so are empty defaults.
+- A pattern becomes a CEL rule: the message of a failed pattern is the pattern, that of a rule its sentence
+  (`spec.FORMS`).
+- An object with defaults inside gets the default `{}`. Otherwise they would not be filled in if it is left out.
+- The status gets no defaults: it has only what was observed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ ORDER = (
     *("x-kubernetes-list-map-keys", "required", "properties", "additionalProperties", "items"),
     "x-kubernetes-validations",
 )
-"""Keywords that a structural schema here may have, as a person wants to read them."""
+"""Keywords that the structural schema may have, in the order in which they are written."""
 
 READY = '.status.conditions[?(@.type=="Ready")]'
 COLUMNS = (

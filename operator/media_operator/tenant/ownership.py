@@ -1,11 +1,11 @@
-"""Whose a bucket or a database schema is: the mark that it bears, one line of text, wherever a backend can keep one.
+"""The owner mark on a bucket, a schema and a role: one line of text that names the MediaTenant it belongs to.
 
     <uid> <namespace>/<name> <cluster> active|retained <bucket>
 
-Nothing without our own mark is ever changed or deleted. A resource's uid is never given twice, so a namesake of another
-cluster, or of another namespace, inherits nothing. What the same name in the same cluster left behind is adopted: the
-old resource cannot exist any more. `retained` says that its owner is gone and wants it kept; then the same name of
-any cluster may adopt it.
+Nothing without our own owner mark is ever changed or deleted. Kubernetes gives no uid twice, so a namesake in another
+cluster or namespace inherits nothing. A namesake in the same cluster adopts what was left behind: the old resource
+cannot exist any more. `retained` says that the owner is gone and its data is to be kept. Then a namesake in any cluster
+may adopt it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ Relation = Literal["ours", "adoptable", "foreign"]
 
 
 class NotOwned(Exception):
-    """A bucket, a schema or a role bears another mark, or none. It was left alone."""
+    """A bucket, a schema or a role has another owner mark, or none. It was not changed."""
 
 
 @dataclass(frozen=True)
 class OwnerMark:
-    """`resource` is `namespace/name`, `cluster` the uid of its kube-system namespace."""
+    """`resource`: `namespace/name`; `cluster`: uid of the kube-system namespace."""
 
     uid: str
     resource: str = ""
     cluster: str = ""
     retained: bool = False
     bucket: str = ""
-    """The bucket that belongs with the schema, so that both are found when the resource is gone."""
+    """The bucket of this schema, so that both are found when the resource is gone."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Never fails: a mark that cannot be read is somebody else's."""
+        """Never fails: an owner mark that cannot be read is somebody else's."""
         uid, resource, cluster, state, bucket = [*text.split(" "), "", "", "", ""][:5]
         return cls(uid, resource, cluster, state == "retained", bucket)
 
@@ -47,7 +47,7 @@ class OwnerMark:
         return replace(self, retained=True)
 
     def relation(self, claimant: OwnerMark, *, adopt: bool = False) -> Relation:
-        """What this mark means to `claimant`. `adopt`: a person vouches that the other cluster is gone."""
+        """What this owner mark means for `claimant`. `adopt`: a person vouches that the other cluster is gone."""
         if self.uid == claimant.uid:
             return "ours"
         namesake = self.resource != "" and self.resource == claimant.resource

@@ -49,7 +49,7 @@ RESOURCE = rf"^(cpu|memory|ephemeral-storage|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/{_LA
 
 
 def _cron() -> str:
-    """Five fields, each a list of `*`, a value or a range, with a step or without; what a CronJob takes."""
+    """Five fields, each a list of `*`, a value or a range, with or without a step: as a CronJob accepts it."""
     values = (
         "[0-5]?[0-9]",
         "([01]?[0-9]|2[0-3])",
@@ -65,7 +65,7 @@ CRON = _cron()
 
 
 def _key_source() -> str:
-    """What can be made a URL of by anybody who reads it: no port, no address that parsers stumble over."""
+    """URLs that every parser accepts: their port and address are always valid."""
     label, group = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "[0-9a-fA-F]{1,4}"
     colon = [rf"({group}:){{{n}}}((:{group}){{1,{7 - n}}}|:)" for n in range(1, 7)]  # n groups left of the ::
     address = "|".join([f":((:{group}){{1,7}}|:)", *colon, f"({group}:){{7}}({group}|:)"])
@@ -91,8 +91,8 @@ FORMS = {
     RESOURCE: "must be one of cpu, memory, ephemeral-storage or an extended resource such as nvidia.com/gpu",
     LABEL_VALUE: "must be letters, digits and inner hyphens, dots or underscores",
 }
-"""What a pattern means, in words; an error message says this instead of the pattern. The patterns mean the same to the
-regular expressions of pydantic (Rust) and of the API server (RE2)."""
+"""Pattern -> its meaning in words, for error messages. A pattern means the same in the regular expressions of pydantic
+(Rust) and of the API server (RE2)."""
 
 QUANTITY_SCHEMA = {
     "x-kubernetes-int-or-string": True,
@@ -117,9 +117,9 @@ ResourceList = Annotated[dict[ResourceName, Quantity], Field(max_length=16)]
 
 @dataclass(frozen=True)
 class Rule:
-    """About several fields of one object, filed under the one to change (its name as written in a manifest).
+    """A rule over several fields of one object. `field`: the one to change, as written in a manifest.
 
-    `cel` tells the API server what `holds` says here; defaults are filled in before either is asked."""
+    `cel` is the same rule as `holds`, for the API server. Defaults are filled in before either is checked."""
 
     field: str
     sentence: str
@@ -128,7 +128,7 @@ class Rule:
 
 
 class Structural(BaseModel):
-    """camelCase outside, no unknown fields, no guessing of types (YAML's `true` is not the number 1)."""
+    """camelCase in manifests, no unknown fields, no conversion of types (YAML's `true` is not the number 1)."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -165,7 +165,7 @@ class Storage(Structural):
     """Where the objects lie."""
 
     bucket: str | None = Field(None, min_length=3, max_length=63, pattern=NAME)
-    """Name of the bucket; default media-<tenantId>. Immutable. A bucket that bears another tenant's mark is never
+    """Name of the bucket; default media-<tenantId>. Immutable. A bucket with another tenant's owner mark is never
     touched."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
     """What happens to the bucket and the database schema when the MediaTenant is deleted. Retain: both stay, marked as
@@ -254,7 +254,7 @@ class Api(Structural):
     """CPU and memory of one api pod. With neither requests nor limits given, the operator's default."""
     host: str | None = Field(None, max_length=253, pattern=HOST)
     """Public host name, such as media.acme.example. With it the tenant gets an Ingress or HTTPRoute, and links and
-    status.endpoint bear it. Two tenants can't be served at one. Default: reachable inside the cluster only."""
+    status.endpoint use it. Only one tenant can have it. Default: reachable inside the cluster only."""
     cors: Cors = Cors()
     """Web apps of other origins. Default: none."""
     signed_url_max_seconds: int = Field(300, ge=1, le=604_800)
@@ -284,7 +284,7 @@ class Oidc(Structural):
     """Tokens of an OpenID Connect issuer."""
 
     issuer: KeySource
-    """The iss that tokens must bear, exactly: an https URL without query."""
+    """The iss that tokens must have, exactly: an https URL without query."""
     audience: str | None = Field(None, min_length=1, max_length=255)
     """The aud that tokens must bear, or the client_id where they have no aud; default the tenant id."""
     jwks_uri: KeySource | None = None
@@ -297,8 +297,8 @@ class Auth(Structural):
     """Whose tokens the api accepts."""
 
     oidc: Oidc | None = None
-    """An external OpenID Connect issuer, whose tokens alone are accepted then. Default: a signing key that belongs to
-    this tenant alone."""
+    """An external OpenID Connect issuer. Only its tokens are accepted then. Default: a signing key of this tenant's
+    own."""
 
 
 class Scan(Structural):
@@ -310,8 +310,8 @@ class Scan(Structural):
     """Who may read a file before its verdict. None: nobody, requests are answered 425 with Retry-After. Uploader: who
     uploaded it. All: everybody who may read it afterwards."""
     unscannable: Literal["Block", "Allow"] = "Block"
-    """Content that no scanner can look into: encrypted, or over the scanner's limits. Block: kept from all readers.
-    Allow: served like clean content."""
+    """Content that cannot be scanned: encrypted, or beyond the scanner's limits. Block: nobody can read it. Allow: it
+    is served like clean content."""
     max_parallel: int = Field(4, ge=1, le=50)
     """Most scan workers of this tenant at a time."""
     rescan_schedule: str = Field("0 3 * * *", max_length=100, pattern=CRON)
@@ -394,8 +394,8 @@ class Transcription(Structural):
     """RuntimeClass of transcription pods, such as nvidia or gvisor; default: the one that the operator uses for all
     workers."""
     model_cache: str | None = Field(None, min_length=1, max_length=253, pattern=NAME)
-    """PersistentVolumeClaim in the tenant's namespace that keeps downloaded models; default: each worker fetches its
-    model anew."""
+    """PersistentVolumeClaim in the tenant's namespace that keeps downloaded models; default: each worker downloads its
+    model again."""
 
 
 class NamespaceQuota(Structural):
@@ -408,7 +408,7 @@ class NamespaceQuota(Structural):
     pods: int | None = Field(None, ge=1, le=10_000)
     """Most pods that have not ended, api and workers together."""
     jobs: int | None = Field(None, ge=1, le=10_000)
-    """Most Jobs, those that have ended but are kept for a while included."""
+    """Most Jobs, including ended ones that are still kept."""
 
 
 class TenantSpec(Structural):
@@ -419,7 +419,7 @@ class TenantSpec(Structural):
     Default metadata.name. Immutable, and unique in the cluster."""
     quota: Quota = Quota()
     """Limits of storage, upload size and transcription. Changes take effect at once, without restarting anything.
-    Lowering a limit below what is used deletes nothing; it refuses what comes next."""
+    Lowering a limit below the use deletes nothing; new uploads are refused."""
     storage: Storage = Storage()
     """The bucket, and what becomes of the data when the tenant is deleted."""
     api: Api = Api()
@@ -451,7 +451,7 @@ class Condition(Structural):
     message: str = Field("", max_length=1024)
     """A sentence for people."""
     observed_generation: int = Field(ge=0)
-    """The metadata.generation that this was said about."""
+    """The metadata.generation that this condition is about."""
     last_transition_time: datetime | None = None
     """When status last changed, UTC."""
 
@@ -475,9 +475,9 @@ class TenantStatus(Structural):
     conditions: list[Condition] = Field(
         [], max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     )
-    """One observation per type; Ready says what the first one says that is not true."""
+    """One observation per type; Ready has reason and message of the first one that is not True."""
     observed_generation: int = Field(0, ge=0)
-    """The metadata.generation that the conditions speak about."""
+    """The metadata.generation that the conditions are about."""
     endpoint: str = Field("", max_length=512)
     """Base URL of the api."""
     bucket: str = Field("", max_length=63)
@@ -485,13 +485,13 @@ class TenantStatus(Structural):
     usage: UsageStatus = UsageStatus()
     """Coarse use of the quota; GET /v1/usage has exact numbers."""
     replicas: int = Field(0, ge=0)
-    """Number of api pods that there are, for kubectl scale and autoscalers."""
+    """Number of existing api pods, for kubectl scale and autoscalers."""
     selector: str = Field("", max_length=512)
     """Label selector of the api pods, for autoscalers."""
 
 
 class Metadata(BaseModel):
-    """The part of Kubernetes' ObjectMeta that is read here; the rest belongs to the API server and is left alone."""
+    """The part of Kubernetes' ObjectMeta that is read here. The API server checks the rest."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, alias_generator=to_camel)
 
@@ -507,7 +507,7 @@ class Metadata(BaseModel):
 
 
 def schema_of(tenant_id: str) -> str:
-    """Postgres schema and role: `tenant_<id>`, hyphens as underscores (ids hold no underscore, so no two meet)."""
+    """PostgreSQL schema and role: `tenant_<id>`, with underscores for hyphens. Ids have no underscore: it is unique."""
     return "tenant_" + tenant_id.replace("-", "_")
 
 
@@ -552,7 +552,7 @@ class MediaTenant(Structural):
 
     @property
     def policy(self) -> Policy:
-        """What takes effect at once, without a restart: it is written into the tenant's schema."""
+        """The rules that take effect at once, without a restart: they are written into the tenant's schema."""
         spec = self.spec
         return Policy(
             max_bytes=spec.quota.max_storage_mb * MIB,
@@ -568,7 +568,7 @@ class MediaTenant(Structural):
 
     @classmethod
     def read(cls, document: object) -> Self:
-        """A MediaTenant from a parsed manifest; raises `SpecInvalid` with every complaint at once."""
+        """A MediaTenant from a parsed manifest. Raises `SpecInvalid` with all errors."""
         if not isinstance(document, Mapping):
             raise SpecInvalid([FieldError("", f"must be a {KIND} object, not {_shown(document)}")])
         try:
@@ -579,7 +579,7 @@ class MediaTenant(Structural):
 
 @dataclass(frozen=True)
 class FieldError:
-    """`path` as the author writes it (`spec.quota.maxStorageMb`), `sentence` what is wrong there."""
+    """`path`: as in a manifest (`spec.quota.maxStorageMb`); `sentence`: what is wrong there."""
 
     path: str
     sentence: str
@@ -597,7 +597,7 @@ class SpecInvalid(Exception):
 
 
 def refuse_immutable_changes(old: MediaTenant, new: MediaTenant) -> None:
-    """Raises `SpecInvalid` if `new` is another tenant than `old`: names that data is filed under never change."""
+    """Raises `SpecInvalid` if a name differs under which data is stored."""
     pairs = {
         "metadata.name": (old.metadata.name, new.metadata.name),
         "spec.tenantId": (old.tenant_id, new.tenant_id),
@@ -630,7 +630,7 @@ def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
 
 def _field_error(details: ErrorDetails) -> FieldError:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"] if part != "[key]")
-    if details["type"].startswith("field:"):  # a rule about two fields, filed under the one to change
+    if details["type"].startswith("field:"):  # a rule over two fields; this is the one to change
         path += "." + details["type"].removeprefix("field:")
     return FieldError(path.removeprefix("."), _sentence(details, _model_at(details["loc"][:-1])))
 
@@ -647,7 +647,7 @@ def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
 
 
 def _sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
-    """pydantic's complaint in the words of the one who edits the manifest."""
+    """pydantic's error as a sentence for the author of the manifest."""
     context, given = details.get("ctx", {}), f", not {_shown(details['input'])}"
     match details["type"]:
         case "missing":
