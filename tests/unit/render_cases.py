@@ -84,7 +84,15 @@ CASES = {
     "suspended": Case({"suspended": True}),
     "autoscaling": Case({"api": {"autoscaling": {"min": 2, "max": 8, "targetCpu": 60}}}),
     "oidc-ingress": Case(
-        {"api": {"host": "media.acme.example"}, "auth": {"oidc": {"issuer": "https://login.acme.example/realms/acme"}}},
+        {
+            "api": {"host": "media.acme.example"},
+            "auth": {
+                "oidc": {
+                    "issuer": "https://login.acme.example/realms/acme",
+                    "claims": {"subject": "oid", "tenantRole": "realm_access.roles"},
+                }
+            },
+        },
         {"ingress_class": "nginx", "cluster_issuer": "letsencrypt"},
     ),
     "gateway": Case({"api": {"host": "media.acme.example"}}, {"gateway": "edge/public"}),
@@ -108,6 +116,7 @@ CASES = {
                 "replicas": 5,
                 "host": "media.acme.example",
                 "cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60},
+                "signedUrlMaxSeconds": 86400,
                 "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
             },
             "scan": {"maxParallel": 2, "rescanSchedule": "30 2 * * 6"},
@@ -129,7 +138,42 @@ CASES = {
             "log_level": "debug",
             "ingress_annotations": "{}",
         },
-        {"public_endpoint": "https://s3.example", "region": "eu-central-1"},
+        {
+            "public_endpoint": "https://s3.example",
+            "region": "eu-central-1",
+            "sse": "aws:kms",
+            "sse_kms_key_id": "media",
+        },
+    ),
+    "openshift": Case(
+        {
+            "api": {"host": "media.acme.example", "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "2"}}},
+            "scan": {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "1"}}},
+            "thumbnails": {"resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "1"}}},
+            "transcription": {
+                "device": "cuda",
+                "modelCache": "models",
+                "nodeSelector": {"gpu": "a100"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "4", "nvidia.com/mig-1g.10gb": 1}},
+            },
+        },
+        {
+            "run_as_user": "cluster",
+            "trust_config_map": "authorities",
+            "trust_key": "bundle.pem",
+            "https_proxy": "http://proxy.example:3128",
+            "no_proxy": ".corp.example, 10.0.0.7",
+            "gateway": "edge/public",
+            "gateway_request_timeout": "0s",
+            "node_selector": '{"pool": "media", "gpu": "none"}',
+            "tolerations": '[{"key": "dedicated", "value": "media", "effect": "NoSchedule"}]',
+            "api_pod_labels": '{"team": "media", "app.kubernetes.io/component": "never"}',
+            "api_pod_annotations": '{"example.com/scrape": "false"}',
+            "worker_pod_labels": '{"sidecar.istio.io/inject": "false"}',
+            "worker_pod_annotations": '{"example.com/owner": "media"}',
+            "sweep_resources": '{"requests": {"cpu": "50m"}, "limits": {"cpu": "500m"}}',
+        },
     ),
     "thumbnails-only": Case({"api": {"replicas": 1}, "scan": {"enabled": False}, "transcription": {"enabled": False}}),
 }
