@@ -101,21 +101,21 @@ _SAYS: Mapping[Category, str] = {
 """Extensions by what they say of content."""
 
 _NAMED = {
-    "image/x-adobe-dng": "a raw photo (Adobe DNG)",
-    "image/x-canon-cr2": "a Canon raw photo (CR2)",
-    "image/x-canon-cr3": "a Canon raw photo (CR3)",
-    "image/x-canon-crw": "a Canon raw photo (CRW)",
-    "image/x-fuji-raf": "a Fujifilm raw photo (RAF)",
-    "image/x-hasselblad-3fr": "a Hasselblad raw photo (3FR)",
-    "image/x-minolta-mrw": "a Minolta raw photo (MRW)",
-    "image/x-nikon-nef": "a Nikon raw photo (NEF)",
-    "image/x-olympus-orf": "an Olympus raw photo (ORF)",
-    "image/x-panasonic-rw2": "a Panasonic raw photo (RW2)",
-    "image/x-pentax-pef": "a Pentax raw photo (PEF)",
-    "image/x-samsung-srw": "a Samsung raw photo (SRW)",
-    "image/x-sigma-x3f": "a Sigma raw photo (X3F)",
-    "image/x-sony-arw": "a Sony raw photo (ARW)",
-    "image/svg+xml": "a drawing (SVG)",
+    "image/x-adobe-dng": "a raw photo in Adobe's format",
+    "image/x-canon-cr2": "a Canon raw photo",
+    "image/x-canon-cr3": "a Canon raw photo",
+    "image/x-canon-crw": "a Canon raw photo",
+    "image/x-fuji-raf": "a Fujifilm raw photo",
+    "image/x-hasselblad-3fr": "a Hasselblad raw photo",
+    "image/x-minolta-mrw": "a Minolta raw photo",
+    "image/x-nikon-nef": "a Nikon raw photo",
+    "image/x-olympus-orf": "an Olympus raw photo",
+    "image/x-panasonic-rw2": "a Panasonic raw photo",
+    "image/x-pentax-pef": "a Pentax raw photo",
+    "image/x-samsung-srw": "a Samsung raw photo",
+    "image/x-sigma-x3f": "a Sigma raw photo",
+    "image/x-sony-arw": "a Sony raw photo",
+    "image/svg+xml": "a drawing",
     "audio/midi": "a MIDI file, notes without a sound",
     "audio/vnd.audible.aax": "an Audible audiobook, whose sound is encrypted",
     "application/mp4": "an MP4 file with neither sound nor picture",
@@ -127,10 +127,9 @@ _NAMED = {
 
 
 def named(mime_type: str) -> str:
-    """What such a file is, for people: a noun with its article."""
+    """What such a file is, for people: a noun with its article, and the type."""
     kinds = {"image": "a picture", "audio": "a sound recording", "video": "a film"}
-    kind = kinds.get(category(mime_type), "a file")
-    return _NAMED.get(mime_type) or f"{kind} of type {mime_type}"
+    return f"{_NAMED.get(mime_type) or kinds.get(category(mime_type), 'a file')} ({mime_type})"
 
 
 def settled(mime_type: str, *, has_video: bool, has_audio: bool = True) -> str:

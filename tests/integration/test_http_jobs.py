@@ -245,7 +245,7 @@ async def test_a_refusal_says_what_the_file_is(api: Api) -> None:
     async with api.client() as client:
         answer = await client.post("/v1/transcribe", files={"file": ("a.CR3", raw)})
         assert problem(answer, 415, "not_audio_or_video")["detail"] == (
-            "This is a Canon raw photo (CR3); nothing in it can be transcribed."
+            "This is a Canon raw photo (image/x-canon-cr3); nothing in it can be transcribed."
         )
         uploaded = await upload(client, raw, "a.CR3")
         assert (uploaded["mime_type"], uploaded["thumbnail_id"]) == ("image/x-canon-cr3", None)
@@ -253,7 +253,7 @@ async def test_a_refusal_says_what_the_file_is(api: Api) -> None:
         await api.verdict(hashlib.sha256(raw).hexdigest(), "clean")
         answer = await client.get(f"/v1/media/download/{media_id}/thumbnail")
         assert problem(answer, 404, "no_thumbnail")["detail"] == (
-            "This is a Canon raw photo (CR3); it is kept, and has no thumbnail."
+            "This is a Canon raw photo (image/x-canon-cr3); it is kept, and has no thumbnail."
         )
         download = await client.get(f"/v1/media/download/{media_id}")
         assert download.headers["content-disposition"].startswith("attachment")

@@ -496,7 +496,7 @@ async def test_where_nobody_speaks_there_is_no_text_and_no_language(tenant: Tena
 
 
 def test_core_names_the_languages_that_the_models_know() -> None:
-    assert frozenset(_LANGUAGE_CODES) == transcripts.LANGUAGES
+    assert frozenset(_LANGUAGE_CODES) == frozenset(transcripts.LANGUAGES)
 
 
 # -- long recordings ---------------------------------------------------------------------------------------------------
