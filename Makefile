@@ -69,4 +69,4 @@ soak: setup clamd ## ten minutes of load while every part is killed again and ag
 # One process more than cores: the tests on kind mostly wait.
 TEST_PROCESSES ?= $(shell expr $$(nproc) + 1)
 test: setup clamd pgbouncer ## all tests, on real parts
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder tests/unit tests/integration tests/cluster
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder tests/unit tests/integration tests/cluster

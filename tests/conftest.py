@@ -1,14 +1,18 @@
 """Which tests run beside which; of each tier, how many ran, how long, and why one did not.
 
-`make test` runs several worker processes (pytest-xdist, `--dist loadgroup`). All tests of one group run in one process,
-in their order: the tests of a file share its servers, and the tests on kind share its one cluster.
+`make test` runs several worker processes (pytest-xdist). The tests of a file run in one process, in their order, since
+they share servers. So do all tests on kind, which share its one cluster.
 """
 
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Container
+from functools import cache
+from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 TIERS = ("unit", "integration", "control plane", "node")
 MARKED = {"control_plane": "control plane", "node": "node"}
@@ -24,13 +28,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Tiers(), "tiers")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.pluginmanager.hasplugin("dsession") and not hasattr(config, "workerinput"):
-        return  # one process: in the order of the files
-    for item in items:
-        tier = _tier(item.keywords, item.nodeid)
-        item.add_marker(pytest.mark.xdist_group("node" if tier == "node" else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(_tier(item.keywords, item.nodeid)))
+
+
+class _ByFile(LoadScopeScheduling):
+    """Hands out a file at a time, and all files of the node tier to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "node" if _is_on_kind(self.config.rootpath / file) else file
+
+
+@cache
+def _is_on_kind(file: Path) -> bool:
+    return "pytestmark = pytest.mark.node\n" in file.read_text()
 
 
 class _Tiers:
@@ -43,7 +60,7 @@ class _Tiers:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         tier = _tier(report.keywords, report.nodeid)
         self._seconds[tier] += report.duration
-        self._tests[report.nodeid.partition("@")[0]] += report.duration
+        self._tests[report.nodeid] += report.duration
         if report.when != "call" and report.passed:
             return
         self._outcomes[tier][report.outcome] += 1

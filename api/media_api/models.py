@@ -167,6 +167,17 @@ class Segment(BaseModel):
     words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
 
 
+class SoundTrack(BaseModel):
+    """One of a recording's sound tracks, as the file describes it."""
+
+    number: int = Field(examples=[1])
+    codec: str | None = Field(examples=["aac"])
+    channels: int | None = Field(examples=[2])
+    language: str | None = Field(description="As the file names it.", examples=["eng"])
+    title: str | None = Field(examples=["Microphone"])
+    decodes: bool = Field(description="False: it can't be heard here.")
+
+
 class JobAccepted(BaseModel):
     """A job that was just queued."""
 
@@ -175,8 +186,8 @@ class JobAccepted(BaseModel):
 
 
 class Job(BaseModel):
-    """A job. Once completed, its result's fields stand beside the others: for a transcription these four, for a rescan
-    `scan_status`, `scan_detail` and `scan_engine`."""
+    """A job. Once completed, its result's fields stand beside the others: for a transcription `transcript` and those
+    after it, for a rescan `scan_status`, `scan_detail` and `scan_engine`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -198,6 +209,9 @@ class Job(BaseModel):
     segments: list[Segment] = Field([])
     language: str | None = Field(None, description="ISO 639; null where nobody speaks.")
     duration: float = Field(0, description="Seconds.")
+    tracks: list[SoundTrack] = Field([], description="The recording's sound tracks.")
+    track: int | None = Field(None, description="The number of the one that was heard.")
+    channel: int | None = Field(None, description="The channel of it that was heard; null: all of them.")
 
     @classmethod
     def of(cls, job: CoreJob) -> "Job":

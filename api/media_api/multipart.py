@@ -176,6 +176,15 @@ class Form:
             return value.lower() in _TRUE
         raise _invalid(f"`{name}` must be true or false.")
 
+    def number(self, name: str, most: int) -> int | None:
+        """A whole number from 1 to `most`; None if it was not sent."""
+        value = self.text(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdecimal() and len(value) < 10 and 1 <= int(value) <= most):
+            raise _invalid(f"`{name}` must be a whole number from 1 to {most}.")
+        return int(value)
+
     def choice(self, name: str, allowed: tuple[Choice, ...]) -> Choice:
         """One of `allowed`, by default the first."""
         value = self.text(name) or allowed[0]

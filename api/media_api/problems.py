@@ -56,6 +56,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "infected": ProblemType(422, "Infected content"),
         "invalid_request": ProblemType(422, "Invalid request"),
         "missing_file": ProblemType(422, "File missing"),
+        "translation_unavailable": ProblemType(422, "Translation not offered"),
         "transcription_failed": ProblemType(422, "Transcription failed"),
         "scan_pending": ProblemType(425, "Not scanned yet"),
         "thumbnail_pending": ProblemType(425, "Thumbnail not made yet"),

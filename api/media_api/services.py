@@ -62,7 +62,12 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
     store = open_store(settings.store, tenant_id)
     policy = PolicyReader(database)
     library = Library(tenant_id=tenant_id, database=database, store=store, policy=policy)
-    jobs = Jobs(database=database, library=library, max_seconds=settings.transcription.max_seconds)
+    jobs = Jobs(
+        database=database,
+        library=library,
+        max_seconds=settings.transcription.max_seconds,
+        model=settings.whisper.model,
+    )
     watch = JobWatch(jobs)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.aclose)

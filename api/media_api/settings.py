@@ -109,6 +109,16 @@ class CorsSettings(EnvironmentSettings):
         return origins
 
 
+class SpeechModelSettings(EnvironmentSettings):
+    """The speech model of the tenant's workers, as far as the api has to know it."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_WHISPER_")
+
+    model: str = "small"
+    """As the workers have it. A translation that this model can't make is refused (422) before a job is queued; where
+    the api is not told, or a folder's name does not say what is in it, the job fails with the same code."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that the api reads from its environment, `MEDIA_*`. Raises pydantic's ValidationError."""
@@ -121,6 +131,7 @@ class Settings:
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
+    whisper: SpeechModelSettings = field(default_factory=SpeechModelSettings)
 
     def __post_init__(self) -> None:
         if self.store.store == "folder" and not self.store.store_signing_key.get_secret_value():

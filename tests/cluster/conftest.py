@@ -12,6 +12,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.docker import Missing
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.installation import Installation
+from tests.cluster.namespace import Namespace
 from tests.cluster.operator_process import install_crd
 from tests.tools.build import BuildFailed
 
@@ -65,6 +66,13 @@ def platform(cluster: kind.Cluster) -> Installation:
     platform = Installation(cluster)
     platform.install()
     return platform
+
+
+@pytest.fixture
+def team(platform: Installation) -> Iterator[Namespace]:
+    """A namespace on kind of the test's own."""
+    with platform.namespace("team-acme") as namespace:
+        yield namespace
 
 
 @pytest.fixture(scope="session")

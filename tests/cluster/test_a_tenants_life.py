@@ -5,7 +5,6 @@ commands that a platform engineer would type: kubectl for the tenant, HTTP throu
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,29 +25,23 @@ SAID = json.loads((images.SPEECH_MODEL / "samples" / "transcripts.json").read_te
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + rb"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 
 
-@pytest.fixture
-def namespace(platform: Installation) -> Iterator[Namespace]:
-    with platform.namespace("team-acme") as namespace:
-        yield namespace
-
-
-def test_a_tenants_life(platform: Installation, namespace: Namespace) -> None:
+def test_a_tenants_life(platform: Installation, team: Namespace) -> None:
     # 1. Somebody declares it ...
     manifest = yaml.safe_load(ACME.read_text())
     manifest["spec"]["transcription"]["model"] = "/models/tiny-words"  # no model hub is reached from here
     manifest["spec"]["transcription"]["resources"] = {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}
     manifest["spec"]["storage"] = {"deletionPolicy": "Delete"}
     # Everything of it bears its id; the one in the sample may be taken on this cluster, by `make demo`.
-    manifest["spec"]["tenantId"] = id_ = f"acme-{namespace.name[-6:]}"
-    namespace.apply(manifest)
+    manifest["spec"]["tenantId"] = id_ = f"acme-{team.name[-6:]}"
+    team.apply(manifest)
 
     # 2. ... and waits until it is ready: bucket, key, schema, api, and a scanner that has found a test virus.
-    namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
-    print(namespace.kubectl("get", "mt"))
-    name, ready, reason, *_ = namespace.kubectl("get", "mt", "--no-headers").split()
+    team.wait("mediatenant/acme", "condition=Ready", seconds=180)
+    print(team.kubectl("get", "mt"))
+    name, ready, reason, *_ = team.kubectl("get", "mt", "--no-headers").split()
     assert (name, ready, reason) == ("acme", "True", "Serving")
 
-    with namespace.reaching(f"mt-{id_}") as acme:
+    with team.reaching(f"mt-{id_}") as acme:
         # 3. A photo goes up, is scanned by a Job, and comes down as it was, with a thumbnail.
         photo = acme.upload(PHOTO.read_bytes(), "photo.jpg", "image/jpeg")
         verdict = acme.until(photo, lambda about: about["scan_status"] == "clean")
@@ -65,13 +58,13 @@ def test_a_tenants_life(platform: Installation, namespace: Namespace) -> None:
         assert acme.transcript(job).strip() == SAID
 
         # 6. What the Jobs were is still there to read, and none of it failed.
-        jobs = json.loads(namespace.kubectl("get", "jobs", "--output", "json"))["items"]
+        jobs = json.loads(team.kubectl("get", "jobs", "--output", "json"))["items"]
         assert {"scan", "transcribe"} <= {each["metadata"]["labels"]["media.scaiwave.io/work"] for each in jobs}
         assert not [each for each in jobs if each.get("status", {}).get("failed")]
 
     # 7. It is deleted, with all its data, as its manifest says.
-    namespace.kubectl("delete", "mediatenant", "acme", "--timeout=120s")
+    team.kubectl("delete", "mediatenant", "acme", "--timeout=120s")
     for kind in ("deployment", "service", "secret", "configmap", "cronjob", "job", "networkpolicy", "pod"):
-        namespace.until_none(kind, "--selector", f"media.scaiwave.io/tenant={id_}")
+        team.until_none(kind, "--selector", f"media.scaiwave.io/tenant={id_}")
     assert f"media-{id_}" not in platform.buckets()
     assert schema_of(id_) not in platform.schemas()

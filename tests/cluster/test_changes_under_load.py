@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,12 +12,6 @@ from tests.cluster.namespace import Namespace
 from tests.cluster.waiting import wait_until
 
 pytestmark = pytest.mark.node
-
-
-@pytest.fixture
-def namespace(platform: Installation) -> Iterator[Namespace]:
-    with platform.namespace("team-acme") as namespace:
-        yield namespace
 
 
 def id_of(namespace: Namespace) -> str:
@@ -47,29 +40,29 @@ def until_rolled(namespace: Namespace, before: int) -> None:
     namespace.wait("mediatenant/acme", "condition=Ready", seconds=60)
 
 
-def test_changes_of_resources_keys_and_auth_fail_no_request(platform: Installation, namespace: Namespace) -> None:
-    declare(namespace, api={"replicas": 2})
-    namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
-    clients = Clients(namespace, id_of(namespace))
+def test_changes_of_resources_keys_and_auth_fail_no_request(platform: Installation, team: Namespace) -> None:
+    declare(team, api={"replicas": 2})
+    team.wait("mediatenant/acme", "condition=Ready", seconds=180)
+    clients = Clients(team, id_of(team))
     clients.start()
 
-    before = generation(namespace)
-    declare(namespace, api={"replicas": 2, "resources": {"requests": {"cpu": "60m"}}})
-    until_rolled(namespace, before)
+    before = generation(team)
+    declare(team, api={"replicas": 2, "resources": {"requests": {"cpu": "60m"}}})
+    until_rolled(team, before)
 
-    before = generation(namespace)
+    before = generation(team)
     one = {"replicas": 1, "resources": {"requests": {"cpu": "60m"}}}  # one pod only: the new one has to stand first
-    declare(namespace, api=one)
-    namespace.kubectl("rollout", "status", f"deployment/mt-{id_of(namespace)}", "--timeout=180s")
-    namespace.kubectl("annotate", "mediatenant", "acme", "media.scaiwave.io/rotate-keys=again")
-    until_rolled(namespace, before)
+    declare(team, api=one)
+    team.kubectl("rollout", "status", f"deployment/mt-{id_of(team)}", "--timeout=180s")
+    team.kubectl("annotate", "mediatenant", "acme", "media.scaiwave.io/rotate-keys=again")
+    until_rolled(team, before)
 
     # Tokens of another issuer alone are good for a while: refused, as was declared, but answered all the time.
     issuer = {"issuer": "https://login.example", "jwksUri": "https://login.example/keys"}
     for auth in ({"oidc": issuer}, {}):
-        before = generation(namespace)
-        declare(namespace, api=one, auth=auth)
-        until_rolled(namespace, before)
+        before = generation(team)
+        declare(team, api=one, auth=auth)
+        until_rolled(team, before)
 
     report = clients.report()
     assert not report.errors.keys() - {"upload: 401", "download: 401"}, report.errors
@@ -77,13 +70,13 @@ def test_changes_of_resources_keys_and_auth_fail_no_request(platform: Installati
     assert report.uploaded > 10
 
 
-def test_a_small_file_has_its_verdict_within_six_seconds(platform: Installation, namespace: Namespace) -> None:
-    declare(namespace)
-    namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
+def test_a_small_file_has_its_verdict_within_six_seconds(platform: Installation, team: Namespace) -> None:
+    declare(team)
+    team.wait("mediatenant/acme", "condition=Ready", seconds=180)
     took = []
-    with namespace.reaching(f"mt-{id_of(namespace)}") as acme:
+    with team.reaching(f"mt-{id_of(team)}") as acme:
         for number in range(3):
-            namespace.until_none("job", "--field-selector", "status.successful=0")  # so that each one needs a new Job
+            team.until_none("job", "--field-selector", "status.successful=0")  # so that each one needs a new Job
             began = time.monotonic()
             file = acme.upload(f"a small file, {number}".encode(), "small.txt", "text/plain")
             acme.until(file, lambda about: about["scan_status"] == "clean")

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -32,12 +31,6 @@ PARTS = {
     "postgres": "deployment/media-dev-postgres",
 }
 ANSWERS = {"upload: 201", "upload: 503", "transcribe: 202", "transcribe: 503"}
-
-
-@pytest.fixture
-def namespace(platform: Installation) -> Iterator[Namespace]:
-    with platform.namespace("team-acme") as namespace:
-        yield namespace
 
 
 class Users:
@@ -100,13 +93,13 @@ def scale(platform: Installation, parts: list[str], replicas: int) -> None:
 
 @pytest.mark.parametrize("away", [list(PARTS), *([part] for part in PARTS if OUTAGE_SECONDS)], ids=" ".join)
 def test_what_an_outage_interrupts_is_done_within_a_minute_of_its_end_and_nothing_failed(
-    platform: Installation, namespace: Namespace, away: list[str]
+    platform: Installation, team: Namespace, away: list[str]
 ) -> None:
     small = {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}
-    declare(namespace, transcription={"enabled": True, "model": "/models/tiny-words", "resources": small})
-    namespace.wait("mediatenant/acme", "condition=Ready", seconds=180)
-    id_ = id_of(namespace)
-    with namespace.reaching(f"mt-{id_}") as acme:
+    declare(team, transcription={"enabled": True, "model": "/models/tiny-words", "resources": small})
+    team.wait("mediatenant/acme", "condition=Ready", seconds=180)
+    id_ = id_of(team)
+    with team.reaching(f"mt-{id_}") as acme:
         with Users(acme) as users:
             wait_until(lambda: bool(users.files and users.jobs), 60, lambda: str(users.answers))
             scale(platform, away, 0)

@@ -583,7 +583,8 @@ async def test_memory_is_what_the_store_says_and_does_not_grow_with_the_object(o
     async with child(opened, "measure", opened.key()) as running:
         first, then = [int(await line(running)) for _ in range(2)]
     assert first < opened.store.memory_of(30 * MIB) + 10 * MIB, f"{first / MIB:.0f} MiB more"
-    assert then < 10 * MIB, f"{then / MIB:.0f} MiB more"
+    # 90 MiB more of the object. The first one may have had fewer parts on their way at a time: a part has 5 MiB.
+    assert then < 15 * MIB, f"{then / MIB:.0f} MiB more"
 
 
 async def test_more_than_was_announced_is_refused(opened: Opened, store: ObjectStore) -> None:

@@ -23,7 +23,7 @@ from media_api.receiving import (
 from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import MediaId
 from media_api.services import Services, Wired
-from media_core import thumbnails
+from media_core import media_types, thumbnails
 from media_core.access import RETRY_AFTER_SECONDS, Item
 from media_core.decoding import DecodingFailed
 from media_core.errors import Refused, Unavailable, not_found
@@ -235,7 +235,7 @@ def _ready(item: Item) -> None:
             retry_after=RETRY_AFTER_SECONDS,
         )
     if item.thumbnail_status != "ready":
-        raise Refused("no_thumbnail", f"There is no thumbnail of this file ({item.mime_type}).")
+        raise Refused("no_thumbnail", f"This is {media_types.named(item.mime_type)}; it is kept, and has no thumbnail.")
 
 
 async def _master(services: Services, item: Item) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from media_core.job_kinds import JOB_KINDS, KINDS
+from media_core.speech_models import translates
 from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import MediaTenant, Oidc, Resources
 
@@ -42,11 +43,14 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
 
 def api_settings(tenant: MediaTenant) -> dict[str, str]:
     """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
-    cors = tenant.spec.api.cors
-    settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(tenant.spec.transcription.sync_seconds)}
+    cors, transcription = tenant.spec.api.cors, tenant.spec.transcription
+    settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(transcription.sync_seconds)}
     if cors.origins:
         settings["MEDIA_CORS_ORIGINS"] = ",".join(cors.origins)
         settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(cors.max_age_seconds)
+    if transcription.enabled and not translates(transcription.model):
+        # Only then does the api decide by it; else another model would start it anew for nothing.
+        settings["MEDIA_WHISPER_MODEL"] = transcription.model
     return settings
 
 
