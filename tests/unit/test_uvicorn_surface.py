@@ -37,7 +37,7 @@ REPLACED = {
 }
 """Methods of uvicorn's protocol that ours overrides, and their parameters."""
 USED = {
-    *("cycle", "flow", "headers", "loop", "parser", "pipeline", "transport", "url"),
+    *("client", "cycle", "flow", "headers", "loop", "parser", "pipeline", "transport", "url"),
     *("_unset_keepalive_if_required",),
 }
 """Attributes of uvicorn's protocol that ours reads, sets or calls beside those."""
