@@ -1,18 +1,25 @@
-"""What can be an id of a file, a job or a room, wherever in a request it stands: path, form or body."""
+"""What can be an id of a file, an upload, a job or a room, or a label, wherever in a request it stands."""
 
 import re
 from typing import Final
 
 from media_core.errors import Refused, not_found
 
-_ID: Final = re.compile(r"(?:med|med-thumb|job)-[0-9A-HJKMNP-TV-Z]{26}")
+_ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
+
+_LABEL_KEY: Final = re.compile(r"[a-z0-9._-]{1,63}")
 
 MAX_ROOM_CHARACTERS: Final = 255
+MAX_LABEL_CHARACTERS: Final = 255
+
+
+def is_id(identifier: str) -> bool:
+    return _ID.fullmatch(identifier) is not None
 
 
 def known_id(identifier: str) -> str:
     """What can't be an id is as unknown as an id that doesn't exist; it need not reach the database."""
-    if not _ID.fullmatch(identifier):
+    if not is_id(identifier):
         raise not_found()
     return identifier
 
@@ -25,3 +32,12 @@ def known_room(room_id: str) -> str:
             f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`.",
         )
     return room_id
+
+
+def checked_label(key: str, value: str) -> tuple[str, str]:
+    """Raises ValueError, with a sentence, for what is no label."""
+    if not _LABEL_KEY.fullmatch(key):
+        raise ValueError("The key of a label has 1 to 63 characters of a-z, 0-9, dot, underscore and hyphen")
+    if len(value) > MAX_LABEL_CHARACTERS or not value.isprintable():
+        raise ValueError(f"The value of a label has at most {MAX_LABEL_CHARACTERS} printable characters")
+    return key, value

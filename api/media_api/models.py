@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from media_api.identifiers import checked_label
 from media_core import ids, library
 from media_core.access import Item, rooms_for
 from media_core.job_kinds import JOB_KINDS, KINDS
@@ -57,9 +58,19 @@ class Media(BaseModel):
     thumbnail_id: str | None = Field(
         description="Null where the type has no thumbnail.", examples=[ids.thumbnail_id(_MEDIA_ID)]
     )
-    width: int | None = Field(description="Pixels, as shown (EXIF orientation applied).", examples=[1920])
+    width: int | None = Field(description="Pixels, as shown: upright, and with square pixels.", examples=[1920])
     height: int | None = Field(examples=[1080])
     scan_status: ScanStatus = Field(description="The virus scan's verdict so far.", examples=["clean"])
+
+
+class UploadProgress(BaseModel):
+    """How far an upload in several requests is."""
+
+    upload_id: str = Field(examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"])
+    offset: int = Field(description="Bytes that have come, and are durable.", examples=[5242880])
+    length: int | None = Field(description="Bytes of the whole file; null until it is told.", examples=[184234000])
+    expires_at: Instant = Field(description="Until when it can go on.")
+    media: Media | None = Field(description="The file, once it is stored.")
 
 
 class MediaInfo(Media):
@@ -71,6 +82,12 @@ class MediaInfo(Media):
     tenant_scope: bool = Field(description="Whether everybody of the tenant may see it.")
     duration: float | None = Field(description="Seconds; null for what does not play.", examples=[None])
     rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
+    thumbhash: str | None = Field(
+        description="ThumbHash in base64, a blurred picture to show until the thumbnail has come; "
+        "null where there is no thumbnail.",
+        examples=["1QcSHQRnh493V4dIh4eXh1h4kJUI"],
+    )
+    labels: dict[str, str] = Field(description="What its uploader noted of it.", examples=[{"project": "atlas"}])
 
     @classmethod
     def fields_of(cls, item: Item, caller: Claims) -> dict[str, Any]:
@@ -89,6 +106,8 @@ class MediaInfo(Media):
             "tenant_scope": item.tenant_scope,
             "duration": item.duration,
             "rooms": rooms_for(caller, item.rooms),
+            "thumbhash": item.details.get("thumbhash"),
+            "labels": dict(item.labels),
         }
 
     @classmethod
@@ -115,11 +134,70 @@ class Attachment(BaseModel):
     media_id: str = Field(max_length=64, examples=[_MEDIA_ID])
 
 
+MAX_LABELS = 16
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"A file has at most {MAX_LABELS} labels")
+    for key, value in labels.items():
+        checked_label(key, value)
+    return labels
+
+
+class Change(BaseModel):
+    """What to change of a file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    filename: str | None = Field(None, min_length=1, max_length=1024, description="As with an upload.")
+    tenant_scope: bool | None = Field(None, description="Everybody of the tenant may see it.")
+    labels: Annotated[dict[str, str], AfterValidator(_labels)] | None = Field(
+        None,
+        description=f"All its labels: they take the place of those that it has. At most {MAX_LABELS}; a key has 1 to "
+        "63 characters of `a-z0-9._-`, a value up to 255 printable ones.",
+        examples=[{"project": "atlas"}],
+    )
+
+
 class Signed(BaseModel):
     """A URL that needs no header, for image tags and embedded players."""
 
     url: str
     expires_at: Instant = Field(examples=["2026-05-17T14:05:00Z"])
+
+
+class SignRequest(BaseModel):
+    """Which files to sign."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
+    thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
+    expires_in: int | None = Field(
+        None, ge=1, description="Seconds that the URLs are valid, up to what this tenant allows. Default: 300."
+    )
+    via: Literal["store", "api"] = Field(
+        "store",
+        description="`store`: URLs of the object store, which nobody can take back. `api`: URLs of this api, which end "
+        "early with the file or a verdict against it.",
+    )
+
+
+class SignError(BaseModel):
+    """Why a file has no URL."""
+
+    code: str = Field(description="As of a problem.", examples=["not_found"])
+    detail: str
+
+
+class SignedOne(BaseModel):
+    """One file's URL, or its error."""
+
+    media_id: str = Field(description="As it was asked for.", examples=[_MEDIA_ID])
+    url: str | None
+    expires_at: Instant | None = Field(examples=["2026-05-17T14:05:00Z"])
+    error: SignError | None
 
 
 class Limits(BaseModel):

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -19,8 +20,10 @@ from media_core.examination import Examination
 from media_core.jobs import Jobs
 from media_core.library import Library
 from media_core.policy import PolicyReader
+from media_core.resumable import Resumables
+from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
-from media_core.tokens import JwksFile, KeySource, OidcKeys, TokenVerifier
+from media_core.tokens import JwksFile, OidcKeys, TokenVerifier
 from media_core.uploads import Uploads
 
 
@@ -36,9 +39,11 @@ class Services:
     policy: PolicyReader
     decoder: DecodingPool
     uploads: Uploads
+    resumables: Resumables
     library: Library
     jobs: Jobs
     watch: JobWatch
+    shared_urls: SharedUrls
     verifier: TokenVerifier
     draining: bool = False
 
@@ -77,6 +82,14 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
         )
         polling = asyncio.create_task(watch.poll())
         stack.callback(polling.cancel)
+        uploads = Uploads(
+            tenant_id=tenant_id,
+            database=database,
+            store=store,
+            examiner=Examination(decoder),
+            policy=policy,
+            capacity=Capacity(of_this_container(processes=processes)),
+        )
         yield Services(
             tenant_id=tenant_id,
             settings=settings,
@@ -85,29 +98,27 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             store=store,
             policy=policy,
             decoder=decoder,
-            uploads=Uploads(
-                tenant_id=tenant_id,
-                database=database,
-                store=store,
-                examiner=Examination(decoder),
-                policy=policy,
-                capacity=Capacity(of_this_container(processes=processes)),
-            ),
+            uploads=uploads,
+            resumables=Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours)),
             library=library,
             jobs=jobs,
             watch=watch,
+            shared_urls=SharedUrls(tenant_id, database, settings.store.public_url),
             verifier=verifier_of(tenant_id, settings.auth),
         )
 
 
 def verifier_of(tenant_id: str, auth: AuthSettings) -> TokenVerifier:
-    keys: KeySource
     if auth.jwks_file is not None:
-        keys = JwksFile(auth.jwks_file)
-    else:
-        assert auth.oidc_jwks_uri is not None  # noqa: S101 (AuthSettings sees to it)
-        keys = OidcKeys(auth.oidc_jwks_uri)
-    return TokenVerifier(tenant_id, keys, audience=auth.oidc_audience, issuer=auth.oidc_issuer)
+        return TokenVerifier(tenant_id, JwksFile(auth.jwks_file), audience=auth.oidc_audience, issuer=auth.oidc_issuer)
+    assert auth.oidc_jwks_uri is not None  # noqa: S101 (AuthSettings sees to it)
+    return TokenVerifier(
+        tenant_id,
+        OidcKeys(auth.oidc_jwks_uri),
+        audience=auth.oidc_audience,
+        issuer=auth.oidc_issuer,
+        claims=auth.claims,
+    )
 
 
 async def _services(request: Request) -> Services:

@@ -16,6 +16,7 @@ from media_core.settings import (
     TranscriptionSettings,
 )
 from media_core.store import StoreSettings
+from media_core.tokens import ClaimNames
 
 
 class ServerSettings(EnvironmentSettings):
@@ -52,6 +53,18 @@ class ServerSettings(EnvironmentSettings):
     """An upload from which no byte arrives for this long is ended with 408. So is one that comes at less than 1 KiB a
     second on average."""
 
+    signed_url_max_seconds: int = Field(default=300, ge=1, le=604800)
+    """Most seconds that a signed URL may be valid."""
+
+
+class UploadSettings(EnvironmentSettings):
+    """Uploads in several requests (tus)."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_UPLOAD_")
+
+    hours: float = Field(default=24, gt=0, le=24 * 30)
+    """How long an upload stays that is not complete, from its last bytes on. Until then its bytes are reserved."""
+
 
 class AuthSettings(EnvironmentSettings):
     """Whose tokens are accepted: the tenant's own keys, or those of an OIDC issuer."""
@@ -70,6 +83,24 @@ class AuthSettings(EnvironmentSettings):
 
     oidc_audience: str | None = None
     """Required `aud` of a token. Default: the tenant's id."""
+
+    oidc_claim_subject: str = "sub"
+    """Name of the claim that says who it is. A name with dots leads into claims: `realm_access.roles`."""
+
+    oidc_claim_scopes: str = "scope"
+    """Name of the claim with the scopes: words, or a list. A token without `scope` may have them in `scp`."""
+
+    oidc_claim_rooms: str = "rooms"
+    """Name of the claim with the rooms: a list, or words; `*`: every room."""
+
+    oidc_claim_tenant_role: str | None = None
+    """Name of a claim with roles, a list or words: a role that is named like a scope grants it. Default: none."""
+
+    @property
+    def claims(self) -> ClaimNames:
+        return ClaimNames(
+            self.oidc_claim_subject, self.oidc_claim_scopes, self.oidc_claim_rooms, self.oidc_claim_tenant_role
+        )
 
     @model_validator(mode="after")
     def _one_source(self) -> "AuthSettings":
@@ -127,6 +158,7 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    upload: UploadSettings = field(default_factory=UploadSettings)
     cors: CorsSettings = field(default_factory=CorsSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)

@@ -5,7 +5,7 @@ does not exist for anybody), then whether bytes may leave without a clean verdic
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ class Item:
     details: Mapping[str, Any]
     """See `contents.Facts`."""
     rooms: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 Check = Callable[[Claims, Item, Policy, Purpose], Refused | None]
@@ -75,7 +76,8 @@ def open_to_all(scan_status: str, policy: Policy) -> bool:
             return False
 
 
-def may_delete(caller: Claims, uploaded_by: str) -> bool:
+def may_change(caller: Claims, uploaded_by: str) -> bool:
+    """Whether the caller may change, label or delete an item: its uploader, and admins."""
     return "admin" in caller.scopes or caller.subject == uploaded_by
 
 
@@ -137,6 +139,31 @@ def require(caller: Claims, item: Item | None, policy: Policy, purpose: Purpose)
         if objection is not None:
             raise objection
     return item
+
+
+def require_by_url(item: Item | None, policy: Policy) -> Item:
+    """The item, for whoever has a URL that was signed for a caller to whom it was visible. Raises as `require`."""
+    if item is None:
+        raise not_found()
+    for check in CHAIN:
+        objection = None if check is _visible else check(_WHOEVER, item, policy, "share")
+        if objection is not None:
+            raise objection
+    return item
+
+
+_WHOEVER = Claims("", frozenset(), frozenset(), datetime.min)
+
+
+def shows(caller: Claims, item: Item, policy: Policy) -> bool:
+    """Whether a list shows the item to the caller."""
+    return all(check(caller, item, policy, "see") is None for check in CHAIN)
+
+
+def require_admin(caller: Claims, why: str) -> None:
+    """Raises Refused `insufficient_scope`, with the sentence `why`."""
+    if "admin" not in caller.scopes:
+        raise Refused("insufficient_scope", why, scope="admin")
 
 
 def require_workable(scan_status: str, policy: Policy, *, being_scanned: bool) -> None:

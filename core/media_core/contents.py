@@ -41,6 +41,7 @@ import structlog
 
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
+from media_core.folding import folded
 from media_core.ids import new_job_id, new_ulid
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.quota import Usage, exceeded
@@ -96,7 +97,7 @@ class Facts:
     height: int | None = None
     duration: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    """More that some contents have, such as the `charset` of text. Keys and values are JSON."""
+    """More that some contents have: the `charset` of text, the `thumbhash` of a picture. Keys and values are JSON."""
     thumbnail_status: str = "none"
     thumbnail_sha256: str | None = None
     thumbnail_size: int = 0
@@ -143,8 +144,16 @@ class Contents:
 
     # -- uploads -------------------------------------------------------------------------------------------------
 
-    def reservation(self, *, over_quota: bool = False) -> "Reservation":
-        return Reservation(self, over_quota=over_quota)
+    def reservation(
+        self,
+        reservation_id: str | None = None,
+        *,
+        held: int = 0,
+        lifetime: timedelta = RESERVATION_LIFETIME,
+        over_quota: bool = False,
+    ) -> "Reservation":
+        """A new one, or the one of this id, which holds `held` bytes. `lifetime`: until when it is moved forward."""
+        return Reservation(self, reservation_id, held=held, lifetime=lifetime, over_quota=over_quota)
 
     async def commit(
         self,
@@ -161,7 +170,7 @@ class Contents:
         reservation. Raises Infected, Again, KeyReused; then nothing was written.
         """
         (row,) = await self._call(
-            "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+            "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
             reservation.id,
             sha256,
             facts.size,
@@ -186,6 +195,7 @@ class Contents:
             scan_priority,
             new_job_id(),
             request_id,
+            folded(item.filename),
         )
         reservation.ended()
         if row.state == "new":
@@ -337,14 +347,23 @@ class Reservation:
     manager: it gives the bytes back unless `commit` has ended it.
     """
 
-    def __init__(self, contents: Contents, *, over_quota: bool = False) -> None:
-        self.id = new_ulid()
-        self.bytes = 0
+    def __init__(
+        self,
+        contents: Contents,
+        reservation_id: str | None = None,
+        *,
+        held: int = 0,
+        lifetime: timedelta = RESERVATION_LIFETIME,
+        over_quota: bool = False,
+    ) -> None:
+        self.id = reservation_id or new_ulid()
+        self.bytes = held
         self._contents = contents
+        self._lifetime = lifetime
         self._over_quota = over_quota
         """Granted however full the tenant is, and counted like any other. For the canary only."""
         self._moved_at = time.monotonic()
-        self._open = False
+        self._open = held > 0
         """Its row may exist. That is so also when the answer to the statement was lost."""
         self._sha256: str | None = None
         """The content whose removal it prevents."""
@@ -372,7 +391,7 @@ class Reservation:
             self.id,
             self._sha256,
             total,
-            RESERVATION_LIFETIME,
+            self._lifetime,
             self._over_quota,
         )
         if not row.granted:
@@ -389,11 +408,11 @@ class Reservation:
         for attempt in range(3):
             try:
                 (row,) = await self._contents._call(
-                    "SELECT * FROM content_begin(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+                    "SELECT * FROM content_begin(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
                     self.id,
                     sha256,
                     total,
-                    RESERVATION_LIFETIME,
+                    self._lifetime,
                     self._over_quota,
                     item.media_id,
                     item.filename,
@@ -403,6 +422,7 @@ class Reservation:
                     item.room_id,
                     item.key,
                     item.fingerprint,
+                    folded(item.filename),
                 )
                 break
             except Again:  # the content was marked between the read and the lock
@@ -423,7 +443,7 @@ class Reservation:
 
     async def _extend(self) -> None:
         await self._contents._call(
-            "UPDATE reservation SET expires_at = now() + %s WHERE reservation_id = %s", RESERVATION_LIFETIME, self.id
+            "UPDATE reservation SET expires_at = now() + %s WHERE reservation_id = %s", self._lifetime, self.id
         )
         self._moved_at = time.monotonic()
 

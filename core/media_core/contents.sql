@@ -129,16 +129,18 @@ BEGIN
 END $$;
 
 -- Adds an item to a content that has a row, with its room, key and usage. The caller has written content, reservation
--- and jobs.
+-- and jobs. `_folded`: its name as searches compare it (`folding.py`); null where a pod of the version before calls.
 CREATE OR REPLACE FUNCTION content_add_item(
     _content blob, _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean,
-    _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean
+    _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean, _folded text
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     given jsonb := content_answer(_media_id, _content);
 BEGIN
-    INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope)
-    VALUES (_media_id, _content.sha256, _filename, _claimed_type, _subject, _tenant_scope);
+    INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope, content_size, category,
+        folded)
+    VALUES (_media_id, _content.sha256, _filename, _claimed_type, _subject, _tenant_scope, _content.size,
+        content_category(_content.mime_type), _folded);
     IF _room_id IS NOT NULL THEN
         INSERT INTO room_file (room_id, media_id, added_by, category)
         VALUES (_room_id, _media_id, _subject, content_category(_content.mime_type));
@@ -173,7 +175,7 @@ END $$;
 CREATE OR REPLACE FUNCTION content_begin(
     _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean, _media_id text,
     _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text, _key text,
-    _fingerprint text, OUT state text, OUT answer jsonb
+    _fingerprint text, OUT state text, OUT answer jsonb, _folded text DEFAULT NULL
 ) LANGUAGE plpgsql AS $$
 DECLARE
     content blob;
@@ -198,7 +200,7 @@ BEGIN
         IF answer IS NULL THEN
             state := 'stored';
             answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope,
-                _room_id, _key, 0, coalesce(given_back, 0), false);
+                _room_id, _key, 0, coalesce(given_back, 0), false, _folded);
         ELSE
             state := 'replayed';
             UPDATE usage SET reserved_bytes = reserved_bytes - given_back WHERE given_back > 0;
@@ -241,7 +243,7 @@ CREATE OR REPLACE FUNCTION content_commit(
     _duration double precision, _details jsonb, _thumbnail_status text, _thumbnail_sha256 text,
     _thumbnail_size bigint, _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text,
     _key text, _fingerprint text, _scan_job text, _scan_owner text, _scan_priority integer, _thumbnail_job text,
-    _request_id text, OUT state text, OUT answer jsonb
+    _request_id text, OUT state text, OUT answer jsonb, _folded text DEFAULT NULL
 ) LANGUAGE plpgsql AS $$
 DECLARE
     content blob;
@@ -304,7 +306,7 @@ BEGIN
     END IF;
     state := CASE WHEN is_new THEN 'new' ELSE 'stored' END;
     answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope, _room_id, _key,
-        charge, reserved, is_new);
+        charge, reserved, is_new, _folded);
 END $$;
 
 -- Deletes one item. `absent`: there is none; `deleted`; `marked`: it was the last, and the content is to be removed.

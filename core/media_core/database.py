@@ -344,6 +344,7 @@ def grants(schema: str, tenant: str) -> list[str]:
         "schema": sql.Identifier(schema),
         "tenant": sql.Identifier(tenant),
         "birth": sql.Literal(f'"{schema}".birth'),
+        "url_key": sql.Literal(f'"{schema}".url_key'),
     }
     return [sql.SQL(each).format(**names).as_string(None) for each in _GRANTS]
 
@@ -360,6 +361,9 @@ _GRANTS = (
         REVOKE INSERT, UPDATE, DELETE ON {schema}.birth FROM {tenant};
         GRANT UPDATE (epoch) ON {schema}.birth TO {tenant};
         GRANT UPDATE (objects, object_bytes, items, item_bytes) ON {schema}.usage TO {tenant};
+    END IF;
+    IF to_regclass({url_key}) IS NOT NULL THEN
+        REVOKE INSERT, UPDATE, DELETE ON {schema}.url_key FROM {tenant};
     END IF;
     END $$""",
 )

@@ -50,6 +50,7 @@ class Examination:
                     mime_type,
                     thumbnail.source_width,
                     thumbnail.source_height,
+                    details=thumbnail.details,
                     thumbnail_status="ready",
                     thumbnail_sha256=hashlib.sha256(thumbnail.data).hexdigest(),
                     thumbnail_size=len(thumbnail.data),

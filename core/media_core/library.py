@@ -1,32 +1,30 @@
 """A tenant's items, as callers see them: finding, listing, attaching, deleting. `access` decides, `contents` writes."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import text
 
-from media_core import access, queue, quota
+from media_core import access, listing, queue, quota
 from media_core.access import Item, Purpose
 from media_core.contents import Contents
 from media_core.database import Database
 from media_core.errors import Refused, not_found
+from media_core.folding import folded
+from media_core.items import ITEM_COLUMNS, item_of
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
 from media_core.queue import Content
 from media_core.store import ObjectStore
 from media_core.tokens import Claims
 
-_ITEM_COLUMNS = """
-    media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
-    blob.size, blob.mime_type, blob.width, blob.height, blob.duration, blob.scan_status, blob.scan_detail,
-    blob.thumbnail_status, blob.thumbnail_sha256, blob.details,
-    ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id ORDER BY room_id) AS rooms
-"""
-_FIND: Final = f"SELECT {_ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = %s"  # noqa: S608 (only constants are put in)
+_FIND: Final = f"SELECT {ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = %s"  # noqa: S608 (only constants are put in)
+_FIND_ALL: Final = f"SELECT {ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = ANY(%s)"  # noqa: S608 (only constants are put in)
 _SERVABLE: Final = "SELECT scan_status FROM blob WHERE sha256 = %s AND doomed_at IS NULL"
 _LIST_ROOM: Final = f"""
-SELECT {_ITEM_COLUMNS}, room_file.added_by, room_file.added_at
+SELECT {ITEM_COLUMNS}, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
 WHERE room_file.room_id = %(room_id)s AND blob.scan_status <> 'infected'
 """  # noqa: S608 (only constants are put in)
@@ -39,7 +37,7 @@ INSERT INTO room_file (room_id, media_id, added_by) VALUES (:room_id, :media_id,
 ON CONFLICT (room_id, media_id) DO NOTHING
 """)
 _ROOM_ITEM = text(f"""
-SELECT {_ITEM_COLUMNS}, room_file.added_by, room_file.added_at
+SELECT {ITEM_COLUMNS}, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
 WHERE room_file.room_id = :room_id AND room_file.media_id = :media_id
 """)  # noqa: S608 (only constants are put in)
@@ -49,6 +47,16 @@ WHERE room_file.room_id = :room_id AND room_file.media_id = :media_id
   AND media.media_id = room_file.media_id AND blob.sha256 = media.sha256 AND blob.scan_status <> 'infected'
 RETURNING room_file.media_id
 """)
+_CHANGE: Final = """
+UPDATE media SET filename = coalesce(%(filename)s, filename), folded = coalesce(%(folded)s, folded),
+    tenant_scope = coalesce(%(tenant_scope)s, tenant_scope)
+WHERE media_id = %(media_id)s RETURNING media_id
+"""
+_UNLABEL: Final = "DELETE FROM label WHERE media_id = %(media_id)s AND NOT key = ANY(%(keys)s)"
+_LABEL: Final = """
+INSERT INTO label (media_id, key, value) SELECT %(media_id)s, * FROM unnest(%(keys)s::text[], %(values)s::text[])
+ON CONFLICT (media_id, key) DO UPDATE SET value = excluded.value
+"""
 _DELETED_BEFORE: Final = "SELECT uploaded_by FROM media_tombstone WHERE media_id = %s"
 _TOTALS = text("""
 SELECT stored_bytes, reserved_bytes, max_bytes, objects, items, item_bytes - object_bytes AS dedupe_saved FROM usage
@@ -106,7 +114,50 @@ class Library:
 
     async def _find(self, media_id: str) -> Item | None:
         rows = await self.database.call(_FIND, (media_id,))
-        return _item(rows[0]) if rows else None
+        return item_of(rows[0]) if rows else None
+
+    async def find_all(self, caller: Claims, media_ids: Iterable[str], purpose: Purpose) -> dict[str, Item | Refused]:
+        """By id, the item or why the caller may not use it (`access.require`), in one statement."""
+        policy = await self.policy.current()
+        wanted = list(media_ids)
+        items = {row.media_id: item_of(row) for row in await self.database.call(_FIND_ALL, (wanted,))}
+        found: dict[str, Item | Refused] = {}
+        for media_id in wanted:
+            try:
+                found[media_id] = access.require(caller, items.get(media_id), policy, purpose)
+            except Refused as refused:
+                found[media_id] = refused
+        return found
+
+    async def find_by_url(self, media_id: str) -> Item:
+        """For a URL that was signed earlier. Raises Refused as `access.require_by_url` does."""
+        policy = await self.policy.current()
+        return access.require_by_url(await self._find(media_id), policy)
+
+    async def list_files(
+        self,
+        caller: Claims,
+        wanted: listing.Wanted,
+        *,
+        order: listing.Order = "created",
+        descending: bool = True,
+        after: listing.Position | None = None,
+        limit: int = 50,
+    ) -> tuple[list[Item], listing.Position | None]:
+        """A page, and after which position the next one begins (None: this is the last one). See `listing`: a page may
+        have less than `limit` items, or none, and the list go on.
+
+        Raises Refused `insufficient_scope` where the caller asks for others' files and is no admin, `not_found` for a
+        room that the caller's token does not name.
+        """
+        if wanted.owner != caller.subject:
+            access.require_admin(caller, "Only admins may list the files of others.")
+        if wanted.room_id is not None and not access.has_room(caller, wanted.room_id):
+            raise not_found()
+        policy = await self.policy.current()
+        page = await listing.listed(self.database, wanted, order=order, descending=descending, after=after, limit=limit)
+        items = [item_of(row) for row in page.rows]
+        return [item for item in items if access.shows(caller, item, policy)], page.goes_on
 
     async def servable(self, sha256: str) -> None:
         """For a URL signed earlier: raises Refused `not_found` unless the content's verdict still lets bytes out."""
@@ -198,6 +249,41 @@ class Library:
             if (await tx.execute(_DETACH, {"room_id": room_id, "media_id": media_id})).first() is None:
                 raise not_found()
 
+    # -- changing ------------------------------------------------------------------------------------------------
+
+    async def change(
+        self,
+        caller: Claims,
+        media_id: str,
+        *,
+        filename: str | None = None,
+        tenant_scope: bool | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Item:
+        """Changes what is given, all or nothing; `labels` take the place of those that were. Returns the item.
+
+        Raises Refused `not_found`, `not_yours`.
+        """
+        item = await self.find(caller, media_id, "see")
+        if not access.may_change(caller, item.uploaded_by):
+            raise Refused("not_yours", "Only its uploader or an admin may change this file.")
+        changed = {
+            "media_id": media_id,
+            "filename": filename,
+            "folded": None if filename is None else folded(filename),
+            "tenant_scope": tenant_scope,
+            "keys": list(labels or {}),
+            "values": list((labels or {}).values()),
+        }
+        async with self.database.transaction() as tx:
+            # The item may be deleted between the check and the write.
+            if (await tx.exec_driver_sql(_CHANGE, changed)).first() is None:
+                raise not_found()
+            if labels is not None:
+                await tx.exec_driver_sql(_UNLABEL, changed)
+                await tx.exec_driver_sql(_LABEL, changed)
+        return await self.find(caller, media_id, "see")
+
     # -- deleting ------------------------------------------------------------------------------------------------
 
     async def delete(self, caller: Claims, media_id: str, *, forget_key: str | None = None) -> None:
@@ -211,11 +297,11 @@ class Library:
         item = await self._find(media_id)
         if item is None:
             before = await self.database.call(_DELETED_BEFORE, (media_id,))
-            if before and access.may_delete(caller, before[0].uploaded_by):
+            if before and access.may_change(caller, before[0].uploaded_by):
                 return
             raise not_found()
         access.require(caller, item, policy, "see")
-        if not access.may_delete(caller, item.uploaded_by):
+        if not access.may_change(caller, item.uploaded_by):
             raise Refused("not_yours", "Only its uploader or an admin may delete this file.")
         await self.contents.delete_item(media_id, forget_key=forget_key)
 
@@ -232,15 +318,5 @@ class Library:
             )
 
 
-def _item(row: Any) -> Item:
-    """From a row that begins with `_ITEM_COLUMNS`, in the order of Item's fields."""
-    columns: list[Any] = list(row[:_COLUMNS])
-    columns[-1] = tuple(columns[-1])
-    return Item(*columns)
-
-
-_COLUMNS: Final = len(Item.__dataclass_fields__)
-
-
 def _entry(row: Any) -> RoomEntry:
-    return RoomEntry(_item(row), row.added_by, row.added_at)
+    return RoomEntry(item_of(row), row.added_by, row.added_at)

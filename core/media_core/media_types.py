@@ -74,7 +74,7 @@ _WEB_SOUND = _types("audio", "mpeg", "mp4", "ogg", "webm", "wav", "flac", "aac")
 _WEB_FILMS = _types("video", "mp4", "webm", "ogg", "quicktime", "3gpp")
 _INLINE = _WEB_PICTURES | _WEB_SOUND | _WEB_FILMS | {"application/pdf", "text/plain", "text/csv", "text/markdown"}
 
-_PICTURES = _WEB_PICTURES | {"image/tiff"}
+_PICTURES = _WEB_PICTURES | {"image/tiff", "image/vnd.microsoft.icon", "image/x-icon"}
 _SOUND = (
     _WEB_SOUND
     | _types("audio", "ac3", "aiff", "amr", "amr-wb", "basic", "eac3", "vnd.dts", "vnd.dts.hd", "3gpp", "3gpp2")

@@ -94,7 +94,17 @@ class MediaRow(SQLModel, table=True):
     """One row per upload."""
 
     __tablename__ = "media"
-    __table_args__ = (Index("media_sha256", "sha256"),)
+    __table_args__ = (
+        Index("media_sha256", "sha256"),
+        # The orders of `listing`, for one uploader and for all.
+        Index("media_newest", "uploaded_by", "created_at", "media_id"),
+        Index("media_newest_of", "uploaded_by", "category", "created_at", "media_id"),
+        Index("media_by_name", "uploaded_by", "folded", "media_id"),
+        Index("media_by_size", "uploaded_by", "content_size", "media_id"),
+        Index("media_all_newest", "created_at", "media_id"),
+        Index("media_all_by_name", "folded", "media_id"),
+        Index("media_all_by_size", "content_size", "media_id"),
+    )
 
     media_id: str = Field(primary_key=True, sa_type=Text)
     sha256: str = Field(sa_column=Column(Text, ForeignKey("blob.sha256"), nullable=False))
@@ -103,6 +113,37 @@ class MediaRow(SQLModel, table=True):
     uploaded_by: str = Field(sa_type=Text)
     tenant_scope: bool = False
     created_at: datetime = Field(sa_column=_time(default_now=True))
+    content_size: int = Field(sa_type=BigInteger)
+    """`blob.size`. A trigger fills in this and the two that follow if the insert does not. Not named `size`: in the
+    statements of pods of the version before that would be ambiguous."""
+    category: str = Field(sa_type=Text)
+    """As in `room_file`."""
+    folded: str = Field(sa_column=Column(Text(collation="C"), nullable=False))
+    """The file name as lists compare it (`folding`). Its order is that of code points, whatever the server's locale."""
+
+
+class LabelRow(SQLModel, table=True):
+    """A label of an item, which its uploader gave it; at most 16 an item."""
+
+    __tablename__ = "label"
+    __table_args__ = (Index("label_value", "key", "value", "media_id"),)
+
+    media_id: str = Field(sa_column=Column(Text, ForeignKey("media.media_id", ondelete="CASCADE"), primary_key=True))
+    key: str = Field(sa_type=Text, primary_key=True)
+    value: str = Field(sa_type=Text)
+
+
+class UrlKeyRow(SQLModel, table=True):
+    """One row: the secret that signs the api's own URLs. See `signed_urls`."""
+
+    __tablename__ = "url_key"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="url_key_one_row"),
+        CheckConstraint("length(secret) >= 64", name="url_key_secret_length"),
+    )
+
+    id: int = Field(primary_key=True, default=1)
+    secret: str = Field(sa_type=Text)
 
 
 class MediaTombstoneRow(SQLModel, table=True):
@@ -359,6 +400,51 @@ class SuspicionRow(SQLModel, table=True):
     since: datetime = Field(sa_column=_time(default_now=True))
     trusted_at: datetime | None = Field(sa_column=_time(nullable=True))
     """When a person said that the signature is right."""
+
+
+class UploadRow(SQLModel, table=True):
+    """An upload that comes in several requests. `resumable` writes it, and describes its states."""
+
+    __tablename__ = "upload"
+    __table_args__ = (Index("upload_expires", "expires_at"), Index("upload_owner", "owner"))
+
+    upload_id: str = Field(primary_key=True, sa_type=Text)
+    """Also the id of its reservation."""
+    owner: str = Field(sa_type=Text)
+    declared: str = Field(sa_type=Text)
+    """Upload-Metadata, as it came."""
+    filename: str = Field(sa_type=Text)
+    claimed_type: str | None = Field(default=None, sa_type=Text)
+    tenant_scope: bool = False
+    room_id: str | None = Field(default=None, sa_type=Text)
+    concat: str | None = Field(default=None, sa_type=Text)
+    """Upload-Concat, as it came: `partial`, or `final;` and the parts' URLs."""
+    length: int | None = Field(default=None, sa_type=BigInteger)
+    """Null until the client has told it."""
+    received: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    """Bytes that are durable: the Upload-Offset."""
+    pieces: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
+    sealed: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
+    """How many of the pieces may still be written to by somebody who lost the claim."""
+    claim: str | None = Field(default=None, sa_type=Text)
+    claimed_until: datetime | None = Field(sa_column=_time(nullable=True))
+    ending: bool = Field(sa_column=Column(Boolean, nullable=False, server_default="false"))
+    """It is being removed."""
+    answer: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    """The published answer, once the upload has been committed."""
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+    expires_at: datetime = Field(sa_column=_time())
+
+
+class UploadPieceRow(SQLModel, table=True):
+    """Durable bytes of an upload, in order (`store.Piece`)."""
+
+    __tablename__ = "upload_piece"
+
+    upload_id: str = Field(sa_column=Column(Text, ForeignKey("upload.upload_id", ondelete="CASCADE"), primary_key=True))
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    name: str = Field(sa_type=Text)
+    size: int = Field(sa_type=BigInteger)
 
 
 class SweptRow(SQLModel, table=True):

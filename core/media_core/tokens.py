@@ -59,6 +59,26 @@ class Claims:
     expires: datetime
 
 
+@dataclass(frozen=True)
+class ClaimNames:
+    """Which claims of an issuer's tokens say what.
+
+    `realm_access.roles` is `roles` within `realm_access`, unless a claim has this whole name.
+    """
+
+    subject: str = "sub"
+    scopes: str = "scope"
+    """Words in a text, or a list; `scope` itself is a text (RFC 8693). A token without `scope` may have `scp`."""
+    rooms: str = "rooms"
+    """A list, or words in a text; `*`: every room."""
+    tenant_role: str | None = None
+    """Roles, a list or words in a text: one that is named like a scope grants it."""
+
+
+PUBLISHED: Final = ClaimNames()
+"""The claims of tokens of a tenant's own key."""
+
+
 def generate_key() -> Jwk:
     """A new Ed25519 private key as a JWK with `kid`, `alg` and `use`."""
     key: Jwk = json.loads(OKPAlgorithm.to_jwk(Ed25519PrivateKey.generate()))
@@ -189,7 +209,8 @@ class OidcKeys:
     """An OIDC issuer's keys by `jwks_uri`, fetched in a thread.
 
     Keys are fetched again every `lifespan`, and at once for an unknown `kid`, but at most once per `cooldown`, so that
-    tokens with invented key ids cause no traffic. While the issuer is away its last keys are used for `max_stale`.
+    tokens with invented key ids cause no traffic. Nobody waits for the former: the last keys are used meanwhile, and
+    while the issuer is away, for `max_stale`.
     """
 
     def __init__(
@@ -208,15 +229,18 @@ class OidcKeys:
         self._fetched: float | None = None
         self._tried: float | None = None
         self._fetching = asyncio.Lock()
+        self._renewing: asyncio.Task[None] | None = None
 
     def version(self) -> object:
         return self._version
 
     async def find(self, kid: str | None) -> jwt.PyJWK | None:
         key = _choose(self._keys, kid)
-        if key is None or self._age() > self._lifespan:
+        if key is None or self._age() > self._max_stale:
             await self._fetch()
             key = _choose(self._keys, kid)
+        elif self._age() > self._lifespan and (self._renewing is None or self._renewing.done()):
+            self._renewing = asyncio.create_task(self._fetch())
         return key if self._age() <= self._max_stale else None
 
     def _age(self) -> timedelta:
@@ -240,7 +264,8 @@ class OidcKeys:
 class TokenVerifier:
     """Verifies bearer tokens of one tenant.
 
-    `aud` must contain `audience`, by default the tenant's id. `iss` must be `issuer`, if that is given.
+    `aud` must contain `audience`, by default the tenant's id. `iss` must be `issuer`, if that is given; then a token
+    without `aud`, as Cognito's access tokens are, may name the audience in `client_id`. `claims`: their names.
     """
 
     def __init__(
@@ -250,11 +275,15 @@ class TokenVerifier:
         *,
         audience: str | None = None,
         issuer: str | None = None,
+        claims: ClaimNames = PUBLISHED,
         remember: timedelta = timedelta(seconds=5),
         remember_at_most: int = 1024,
     ) -> None:
         self._audience = audience or tenant_id
         self._issuer = issuer
+        self._names = claims
+        # A scope of a resource server bears its identifier (Cognito); of others' resource servers none counts.
+        self._prefixes = (f"{self._audience}/", f"{tenant_id}/")
         self._keys = keys
         self._remember, self._remember_at_most = remember, remember_at_most
         self._verified: dict[bytes, tuple[Claims, object, float]] = {}
@@ -291,18 +320,40 @@ class TokenVerifier:
                 else "The token is not signed with a key of this tenant."
             )
         try:
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[key.algorithm_name],
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=LEEWAY,
-                options={"require": ["exp", "aud", "sub"], "enforce_minimum_key_length": True},
-            )
+            try:
+                claims = self._decoded(token, key)
+            except jwt.MissingRequiredClaimError as missing:
+                if missing.claim != "aud" or self._issuer is None:
+                    raise
+                claims = self._decoded_for_client(token, key)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise _refused(_reason(error)) from None
-        return _claims(claims)
+        return _claims(claims, self._names, self._prefixes)
+
+    def _decoded(self, token: str, key: jwt.PyJWK, audience_claim: str = "aud") -> dict[str, Any]:
+        """The claims of a token that is signed, for this audience and in time. Raises PyJWT's errors."""
+        subject = ["sub"] if self._names.subject == "sub" else []
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[key.algorithm_name],
+            audience=self._audience if audience_claim == "aud" else None,
+            issuer=self._issuer,
+            leeway=LEEWAY,
+            options={
+                "require": ["exp", audience_claim, *subject],
+                "verify_sub": bool(subject),
+                "enforce_minimum_key_length": True,
+            },
+        )
+        return claims
+
+    def _decoded_for_client(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        """The same, of a token without `aud`."""
+        claims = self._decoded(token, key, "client_id")
+        if "aud" in claims or claims["client_id"] != self._audience:
+            raise jwt.InvalidAudienceError
+        return claims
 
 
 def _reason(error: Exception) -> str:
@@ -325,19 +376,55 @@ def _reason(error: Exception) -> str:
             return "The token is malformed."
 
 
-def _claims(raw: dict[str, Any]) -> Claims:
-    subject, scope, rooms = raw["sub"], raw.get("scope", ""), raw.get("rooms", [])
+def _claims(raw: dict[str, Any], names: ClaimNames, prefixes: tuple[str, ...]) -> Claims:
+    subject = _named(raw, names.subject)
+    if subject is None:
+        raise _refused(f"The token has no claim `{names.subject}`.")
     if not _is_text(subject) or not 0 < len(subject) <= 255:
-        raise _refused("The token's claim `sub` must be 1 to 255 characters.")
-    if not isinstance(scope, str):
-        raise _refused("The token's claim `scope` must be words separated by spaces.")
-    if not isinstance(rooms, list) or not all(_is_text(room) for room in rooms):
-        raise _refused("The token's claim `rooms` must be a list of room ids.")
+        raise _refused(f"The token's claim `{names.subject}` must be 1 to 255 characters.")
+    rooms = _named(raw, names.rooms)
+    if rooms is not None and _words(rooms) is None:
+        raise _refused(f"The token's claim `{names.rooms}` must be a list of room ids, or a text with them.")
+    room_ids = frozenset(_words(rooms) or ())
     try:
         expires = datetime.fromtimestamp(int(raw["exp"]), UTC)
     except (ValueError, OverflowError, OSError):
         raise _refused("The token's claim `exp` is out of range.") from None
-    return Claims(subject, frozenset(scope.split()) & SCOPES, ALL if "*" in rooms else frozenset(rooms), expires)
+    scopes = _scopes(raw, names, prefixes)
+    return Claims(subject, scopes, ALL if "*" in room_ids else room_ids, expires)
+
+
+def _scopes(raw: dict[str, Any], names: ClaimNames, prefixes: tuple[str, ...]) -> frozenset[str]:
+    name = "scp" if names.scopes == "scope" and "scope" not in raw else names.scopes
+    given = _named(raw, name)
+    if name == "scope" and not isinstance(given, str | None):
+        raise _refused("The token's claim `scope` must be words separated by spaces.")
+    granted = _words("" if given is None else given)
+    if granted is None:
+        raise _refused(f"The token's claim `{name}` must be words separated by spaces, or a list of them.")
+    roles = None if names.tenant_role is None else _named(raw, names.tenant_role)
+    granted += _words(roles) or []
+    bare = {next((each.removeprefix(p) for p in prefixes if each.startswith(p)), each) for each in granted}
+    return frozenset(bare) & SCOPES
+
+
+def _named(raw: dict[str, Any], name: str) -> Any:
+    """The claim, or what lies within claims where the name has dots. None where there is none."""
+    if name in raw:
+        return raw[name]
+    found: Any = raw
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _words(value: Any) -> list[str] | None:
+    """A text's words, or a list of texts. None: it is something else."""
+    if _is_text(value):
+        return value.split()
+    if isinstance(value, list) and all(_is_text(each) for each in value):
+        return list(value)
+    return None
 
 
 def _is_text(value: object) -> TypeGuard[str]:

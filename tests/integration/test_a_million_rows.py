@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import psycopg
 import pytest
@@ -24,6 +24,7 @@ from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.examination import Examination
 from media_core.library import Library
+from media_core.listing import Order, Wanted
 from media_core.media_types import Category
 from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
@@ -44,11 +45,12 @@ WINDOWS = 15
 """A statement that is sent at least this often counts by its median."""
 
 _HASH = "lpad(to_hex((n * 2654435761) % 4294967296), 8, '0') || lpad(to_hex(n), 56, '0')"
+_SIZE = "1000 + n % 1000 * 7919 % 1000"
 _MEDIA = "'med-' || lpad(n::text, 26, '0')"
 _ROWS = f"""
 INSERT INTO blob (sha256, size, mime_type, scan_status, scan_detail, scan_engine, scanned_at, thumbnail_status,
     thumbnail_size, doomed_at, remove_after, created_at)
-SELECT {_HASH}, 1000 + n % 1000, CASE WHEN n % 3 = 0 THEN 'image/jpeg' ELSE 'application/pdf' END,
+SELECT {_HASH}, {_SIZE}, CASE WHEN n % 3 = 0 THEN 'image/jpeg' ELSE 'application/pdf' END,
     CASE WHEN n % 100 < 90 THEN 'clean' WHEN n % 100 < 94 THEN 'pending' WHEN n % 100 < 96 THEN 'error'
          WHEN n % 100 < 98 THEN 'unscannable' ELSE 'infected' END,
     CASE WHEN n % 100 >= 98 THEN 'Rule.' || n % 7 END, 'ClamAV 1.4.3/27' || n % 300,
@@ -58,9 +60,14 @@ SELECT {_HASH}, 1000 + n % 1000, CASE WHEN n % 3 = 0 THEN 'image/jpeg' ELSE 'app
     CASE WHEN n % 200 = 198 THEN now() END, CASE WHEN n % 200 = 198 THEN now() + interval '7 days' END,
     now() - n * interval '1 second'
 FROM generate_series(1, {MANY}) AS n;
-INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope, created_at)
+INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope, created_at, content_size,
+    category, folded)
 SELECT {_MEDIA}, {_HASH}, n || '.jpg', 'image/jpeg', CASE WHEN n % 2 = 0 THEN 'alice' ELSE 'user-' || n % 1000 END,
-    n % 5 = 0, now() - n * interval '1 second'
+    n % 5 = 0, now() - n * interval '1 second', {_SIZE}, CASE WHEN n % 3 = 0 THEN 'image' ELSE 'document' END,
+    n || '.jpg'
+FROM generate_series(1, {MANY}) AS n;
+INSERT INTO label (media_id, key, value)
+SELECT {_MEDIA}, 'project', CASE WHEN n % 10 < 9 THEN 'atlas' ELSE 'project-' || n % 1000 END
 FROM generate_series(1, {MANY}) AS n;
 INSERT INTO room_file (room_id, media_id, added_by, added_at, category)
 SELECT CASE WHEN n % 10 < 9 THEN 'garden' ELSE 'room-' || n % 1000 END, {_MEDIA}, 'alice',
@@ -213,6 +220,11 @@ async def _requests(uploads: Uploads, library: Library, run: int, measured: Meas
             await library.list_room(ALICE, "garden", category=category, before=before)
     measured.doing = "list nothing"
     await library.list_room(person("x", "nowhere"), "nowhere")
+    await _lists(library, measured)
+    measured.doing = "change"
+    await library.change(ALICE, one.media_id, filename="b.jpg", labels={"project": "atlas", "run": str(run)})
+    measured.doing = "sign"
+    await library.find_all(ADMIN, [_item(1000 * n + 7) for n in range(200)], "share")
     measured.doing = "usage"
     await library.totals()
     measured.doing = "attach"
@@ -222,6 +234,51 @@ async def _requests(uploads: Uploads, library: Library, run: int, measured: Meas
         await library.delete(ALICE, item.media_id)
     await library.delete(ALICE, one.media_id)
     await library.delete(ADMIN, _item(n), forget_key=f"key-{n}")
+
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "no filter": {},
+    "many of a kind": {"category": "image"},
+    "none of a kind": {"category": "audio"},
+    "many of a verdict": {"scan_status": "clean"},
+    "some of a verdict": {"scan_status": "error"},
+    "many of a name": {"name": "JPG"},
+    "one of a name": {"name": "77777.jpg"},
+    "none of a name": {"name": "nobody"},
+    "some days": {
+        "created_after": datetime.now(UTC) - timedelta(days=9),
+        "created_before": datetime.now(UTC) - timedelta(days=3),
+    },
+    "no days": {"created_after": datetime.now(UTC) + timedelta(days=3)},
+    "a large room": {"room_id": "garden"},
+    "a small room": {"room_id": "room-9"},
+    "no room": {"room_id": "nowhere"},
+    "a usual label": {"labels": (("project", "atlas"),)},
+    "a rare label": {"labels": (("project", "project-9"),)},
+    "no label": {"labels": (("project", "nowhere"),)},
+    "all of them": {
+        "category": "image",
+        "scan_status": "pending",
+        "name": "7",
+        "created_before": datetime.now(UTC) - timedelta(days=3),
+        "room_id": "garden",
+        "labels": (("project", "atlas"), ("run", "1")),
+    },
+}
+
+
+async def _lists(library: Library, measured: Measured) -> None:
+    """Every order and filter, of one who has half of the files and of all; first pages and a later one."""
+    for filtered, order, descending, owner in itertools.product(
+        FILTERS, get_args(Order), (True, False), ("alice", "user-9", None)
+    ):
+        after = None
+        for page in ("first", "next"):
+            measured.doing = f"{page} files of {owner} by {order} {'down' if descending else 'up'}, {filtered}"
+            wanted = Wanted(owner, **FILTERS[filtered])
+            _, after = await library.list_files(ADMIN, wanted, order=order, descending=descending, after=after)
+            if after is None or filtered != "no filter":
+                break
 
 
 async def _workers(queue: Queue, library: Library) -> None:

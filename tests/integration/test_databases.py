@@ -201,6 +201,15 @@ async def test_a_tenant_counts_its_sweeps_and_cannot_be_another(databases: Datab
             await ask(databases, schema, statement)
 
 
+async def test_a_tenant_reads_the_key_of_its_urls_and_cannot_change_it(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    secret = await ask(databases, schema, "SELECT secret FROM url_key")
+    assert len(secret) >= 64
+    for statement in ("UPDATE url_key SET secret = repeat('x', 64)", "DELETE FROM url_key"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await ask(databases, schema, statement)
+
+
 async def test_making_it_again_changes_nothing_but_the_password(databases: Databases, schema: str) -> None:
     await make(databases, schema)
     await databases.create(schema, ACME, "second")

@@ -15,16 +15,25 @@ import httpx
 import jwt
 
 from media_api.settings import AuthSettings
-from media_core.tokens import ALL, generate_key, public_jwks, save_public_jwks
+from media_core.tokens import ALL, OidcKeys, generate_key, public_jwks, save_public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration.api_server import Api, anybody, problem, serving, upload
 
 UNKNOWN = "med-01JD0Z3V5QH7W8K2M4N6P8R0T2"
 NO_JOB = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
+NO_UPLOAD = "upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"
 
 CALLS = {
+    ("GET", "/v1/media"): "media:read",
     ("POST", "/v1/media/upload"): "media:write",
+    ("POST", "/v1/media/sign"): "media:read",
+    ("PATCH", f"/v1/media/{UNKNOWN}"): "media:write",
+    ("POST", "/v1/media/uploads"): "media:write",
+    ("PATCH", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
+    ("HEAD", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
+    ("GET", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
+    ("DELETE", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
     ("GET", f"/v1/media/{UNKNOWN}/info"): "media:read",
     ("GET", f"/v1/media/download/{UNKNOWN}"): "media:read",
     ("HEAD", f"/v1/media/download/{UNKNOWN}"): "media:read",
@@ -154,6 +163,8 @@ async def paths_of(client: httpx.AsyncClient, media_id: str) -> dict[str, httpx.
         "thumbnail": await client.get(f"/v1/media/download/{media_id}/thumbnail"),
         "thumbnail id": await client.get(f"/v1/media/download/{thumbnail}"),
         "signed": await client.get(f"/v1/media/signed/{media_id}"),
+        "signed by the api": await client.get(f"/v1/media/signed/{media_id}?via=api"),
+        "change": await client.patch(f"/v1/media/{media_id}", json={"filename": "mine"}),
         "delete": await client.delete(f"/v1/media/{media_id}"),
         "attach": await client.post("/v1/rooms/garden/files", json={"media_id": media_id}),
         "transcribe": await client.post("/v1/transcribe", files={"media_id": (None, media_id)}),
@@ -222,6 +233,17 @@ async def test_who_sees_a_file(api: Api) -> None:
             assert seen == wanted, (scope, room, read)
 
 
+async def test_signing_many_tells_nothing_of_what_its_caller_may_not_see(api: Api) -> None:
+    async with api.client() as owner, api.client("stranger", rooms=["cellar"]) as stranger:
+        hidden = await upload(owner, b"hidden from strangers")
+        ids = [hidden["media_id"], hidden["media_id"].replace("med-", "med-thumb-"), UNKNOWN, "x", "med-nonsense"]
+        answers = (await stranger.post("/v1/media/sign", json={"media_ids": ids})).json()["data"]
+    assert [answer["media_id"] for answer in answers] == ids
+    assert all(answer["url"] is None and answer["expires_at"] is None for answer in answers)
+    assert len({json.dumps(answer["error"]) for answer in answers}) == 1
+    assert answers[0]["error"]["code"] == "not_found"
+
+
 async def test_only_the_rooms_that_the_caller_may_see_are_told(api: Api) -> None:
     async with api.client(rooms=["garden", "attic", "cellar"]) as owner:
         uploaded = await upload(owner, b"in three rooms", room_id="garden", tenant_scope="true")
@@ -243,11 +265,15 @@ class Issuer:
         self.keys = [generate_key()]
         self.fetched = 0
         self.broken = False
+        self.gate = threading.Event()
+        """Answers wait for it."""
+        self.gate.set()
         issuer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.fetched += 1
+                issuer.gate.wait(30)
                 body = b"oops" if issuer.broken else json.dumps(public_jwks(issuer.keys)).encode()
                 self.send_response(500 if issuer.broken else 200)
                 self.end_headers()
@@ -312,6 +338,26 @@ async def test_an_oidc_issuers_tokens_are_taken_by_its_jwks(postgres: EmbeddedPo
             assert issuer.fetched == 1, "made-up key ids cause no traffic while the keys are fresh"
             issuer.broken = True
             assert await status() == 200, "an issuer that is away for a moment locks nobody out"
+
+
+async def test_nobody_waits_for_keys_that_are_fetched_anew_and_a_new_key_is_known_afterwards() -> None:
+    with issuing() as issuer:
+        keys = OidcKeys(f"{issuer.url}/jwks", lifespan=timedelta(0), cooldown=timedelta(0))
+        (old,) = issuer.keys
+        assert await keys.find(old["kid"]) is not None
+        issuer.gate.clear()
+        issuer.keys = [old, generate_key()]
+        async with asyncio.timeout(2):
+            for _ in range(3):
+                assert await keys.find(old["kid"]) is not None
+        issuer.gate.set()
+        async with asyncio.timeout(10):
+            while await keys.find(issuer.keys[1]["kid"]) is None:
+                pass
+        issuer.broken = True
+        assert await keys.find(old["kid"]) is not None
+        late = OidcKeys(f"{issuer.url}/jwks", max_stale=timedelta(0))
+        assert await late.find(old["kid"]) is None
 
 
 async def test_while_an_issuer_never_answered_nobody_gets_in(postgres: EmbeddedPostgres, tmp_path: Path) -> None:

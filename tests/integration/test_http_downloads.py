@@ -14,7 +14,7 @@ from PIL import Image
 
 from media_core.thumbnails import SIZES
 from media_operator.local.postgres import EmbeddedPostgres
-from tests.fixtures.media import film, oriented, photo
+from tests.fixtures.media import film, oriented, photo, recording
 from tests.integration.api_server import Api, anybody, eventually, left, problem, serving, upload
 from tests.integration.tenancy import GENEROUS, MIB
 
@@ -331,6 +331,29 @@ async def test_a_signed_url_needs_no_token_for_five_minutes(api: Api) -> None:
         for by in ({"media_id": uploaded["media_id"], "thumbnail": True}, {"media_id": uploaded["thumbnail_id"]}):
             small = await nobody.get((await sign(client, **by))["url"])
             assert (picture(small).format, small.headers["content-type"]) == ("WEBP", "image/webp")
+
+
+async def test_what_plays_may_load_itself_into_a_browsers_player_and_nothing_else_may(api: Api) -> None:
+    plays, rests = "default-src 'none'; media-src 'self'", SAFETY["content-security-policy"]
+    samples = {
+        "a.mp4": (film(2, (144, 96)), plays),
+        "a.wav": (recording([2, 1], "wav", "pcm_s16le"), plays),
+        "a.jpg": (photo(43, 37), rests),
+        "a.mp4.html": (b"<!doctype html><video src=x>", rests),
+        "a.txt": (b"words, not a film", rests),
+    }
+    async with api.client() as client, anybody() as nobody:
+        for name, (data, policy) in samples.items():
+            uploaded = await clean(api, client, data, name)
+            for answer in (
+                await client.get(path_of(uploaded)),
+                await client.head(path_of(uploaded)),
+                await client.get(path_of(uploaded), headers={"Range": "bytes=0-1"}),
+                await nobody.get((await sign(client, uploaded["media_id"]))["url"]),
+                await nobody.get((await sign(client, uploaded["media_id"], via="api"))["url"]),
+            ):
+                assert answer.headers["content-security-policy"] == policy, name
+                assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_a_signed_url_that_was_changed_opens_nothing(api: Api) -> None:

@@ -10,7 +10,15 @@ from media_api import problems
 from tests.integration.api_server import Api, anybody
 
 PUBLISHED = {
+    ("get", "/v1/media"),
+    ("post", "/v1/media/sign"),
+    ("patch", "/v1/media/{media_id}"),
     ("post", "/v1/media/upload"),
+    ("post", "/v1/media/uploads"),
+    ("patch", "/v1/media/uploads/{upload_id}"),
+    ("head", "/v1/media/uploads/{upload_id}"),
+    ("get", "/v1/media/uploads/{upload_id}"),
+    ("delete", "/v1/media/uploads/{upload_id}"),
     ("get", "/v1/media/{media_id}/info"),
     ("get", "/v1/media/download/{media_id}"),
     ("head", "/v1/media/download/{media_id}"),

@@ -84,7 +84,15 @@ CASES = {
     "suspended": Case({"suspended": True}),
     "autoscaling": Case({"api": {"autoscaling": {"min": 2, "max": 8, "targetCpu": 60}}}),
     "oidc-ingress": Case(
-        {"api": {"host": "media.acme.example"}, "auth": {"oidc": {"issuer": "https://login.acme.example/realms/acme"}}},
+        {
+            "api": {"host": "media.acme.example"},
+            "auth": {
+                "oidc": {
+                    "issuer": "https://login.acme.example/realms/acme",
+                    "claims": {"subject": "oid", "tenantRole": "realm_access.roles"},
+                }
+            },
+        },
         {"ingress_class": "nginx", "cluster_issuer": "letsencrypt"},
     ),
     "gateway": Case({"api": {"host": "media.acme.example"}}, {"gateway": "edge/public"}),
@@ -108,6 +116,7 @@ CASES = {
                 "replicas": 5,
                 "host": "media.acme.example",
                 "cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60},
+                "signedUrlMaxSeconds": 86400,
                 "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
             },
             "scan": {"maxParallel": 2, "rescanSchedule": "30 2 * * 6"},

@@ -396,7 +396,7 @@ def test_the_longest_room_is_asked_for(server: Script) -> None:
 
 
 def test_ls_without_a_room_says_how_files_are_found(server: Script) -> None:
-    assert "found only by its id, which `upload` printed" in mediactl(server, "ls", code=2).stderr
+    assert "--mine for the files that you uploaded" in mediactl(server, "ls", code=2).stderr
 
 
 def test_a_full_quota_says_what_to_delete(server: Script, here: Path) -> None:
@@ -613,6 +613,27 @@ def test_ls_follows_pages_as_far_as_it_was_asked(server: Script, arguments: list
     server.on("GET", "/v1/rooms/kitchen/files", page_of)
     for words in (["ls"], ["rooms", "ls"]):
         assert len(json.loads(mediactl(server, *words, "kitchen", "--json", *arguments).stdout)) == count
+
+
+def test_ls_of_what_is_mine_asks_for_no_room(server: Script) -> None:
+    server.on("GET", "/v1/media", page_of)
+    (line, *_) = mediactl(server, "ls", "--mine", "--name", "a b", "--limit", "1").stdout.splitlines()
+    assert line.split("\t")[-1] == "med-0"
+    assert server.seen[0].query == {"limit": ["1"], "name": ["a b"]}
+    assert "--mine" in mediactl(server, "ls", "kitchen", "--name", "x", code=2).stderr
+
+
+def test_several_are_signed_in_one_request_and_one_without_a_url_is_a_complaint(server: Script) -> None:
+    signed = [
+        {"media_id": "med-1", "url": "https://s3.example/1", "expires_at": "2026-05-17T14:05:00Z", "error": None},
+        {"media_id": "med-2", "url": None, "expires_at": None, "error": {"code": "not_found", "detail": "Not here."}},
+    ]
+    server.on("POST", "/v1/media/sign", data(signed))
+    done = mediactl(server, "sign", "med-1", "med-2", "--seconds", "60", "--via", "api", code=1)
+    assert done.stdout == "med-1\thttps://s3.example/1\n"
+    assert "med-2: Not here." in done.stderr
+    wanted = {"media_ids": ["med-1", "med-2"], "thumbnail": False, "expires_in": 60, "via": "api"}
+    assert json.loads(server.seen[0].body) == wanted
 
 
 @pytest.mark.parametrize("count", ["1", "450"])

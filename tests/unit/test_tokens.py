@@ -93,6 +93,17 @@ async def test_a_star_means_every_room() -> None:
     assert (await verifier().verify(token(rooms=ALL))).rooms is ALL
 
 
+@pytest.mark.parametrize("rooms", ["*", ["*"], ["lobby", "*"], "lobby *"])
+async def test_a_star_may_be_a_text_or_in_a_list(rooms: object) -> None:
+    assert (await verifier().verify(raw_token({"rooms": rooms}))).rooms is ALL
+
+
+async def test_rooms_may_be_a_text() -> None:
+    assert (await verifier().verify(raw_token({"rooms": "lobby"}))).rooms == {"lobby"}
+    assert (await verifier().verify(raw_token({"rooms": "lobby garden"}))).rooms == {"lobby", "garden"}
+    assert (await verifier().verify(raw_token({"rooms": ["the lobby"]}))).rooms == {"the lobby"}
+
+
 async def test_scopes_that_this_platform_does_not_know_are_left_out() -> None:
     assert (await verifier().verify(token(scopes=["media:read", "openid", "ADMIN"]))).scopes == {"media:read"}
 
@@ -129,7 +140,7 @@ async def test_a_token_must_bear(claim: str) -> None:
         {"sub": "a\0b"},
         {"sub": "\ud800"},
         {"scope": ["admin"]},
-        {"scope": None, "rooms": "*"},
+        {"scope": None, "rooms": 7},
         {"rooms": [1]},
         {"rooms": ["a\0b"]},
         {"exp": float("inf")},

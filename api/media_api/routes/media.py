@@ -1,15 +1,15 @@
-"""`/v1/media`: upload, look at, download, sign, delete."""
+"""`/v1/media`: upload, look at, change, download, delete. Lists are in `media_list`, signed URLs in `signing`."""
 
-from datetime import timedelta
 from enum import IntEnum
-from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from media_api import downloads, problems
+from media_api import downloads, problems, serving
 from media_api.auth import Admin, Reader, Writer
-from media_api.models import Data, JobAccepted, Media, MediaInfo, Signed
+from media_api.filenames import kept
+from media_api.json_bodies import json_request, read_json
+from media_api.models import Change, Data, JobAccepted, Media, MediaInfo
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
@@ -22,21 +22,16 @@ from media_api.receiving import (
 )
 from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import MediaId
-from media_api.services import Services, Wired
-from media_core import media_types, thumbnails
-from media_core.access import RETRY_AFTER_SECONDS, Item
+from media_api.services import Wired
+from media_core import thumbnails
 from media_core.decoding import DecodingFailed
-from media_core.errors import Refused, Unavailable, not_found
+from media_core.errors import Unavailable
 from media_core.ids import media_id_of_thumbnail
-from media_core.object_keys import content_key, thumbnail_key
-from media_core.store import ObjectMissing
 
 router = APIRouter(tags=["Media"])
 
-SIGNED_FOR: Final = timedelta(minutes=5)
-"""Published: "a URL valid for the next 5 minutes"."""
-
-MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
+MAX_CHANGE_BYTES: Final = 64 * 1024
+_CHANGE_SHAPE: Final = '{"filename": "…", "tenant_scope": true, "labels": {"key": "value"}}, any of these'
 
 
 class ThumbnailSize(IntEnum):
@@ -98,7 +93,7 @@ async def get_media_info(caller: Reader, services: Wired, media_id: MediaId) -> 
     return Data(data=MediaInfo.of(await services.library.find(caller, media_id, "see"), caller))
 
 
-_UNREADABLE: Final = ("unscannable", "not_found", "no_thumbnail", "scan_pending", "thumbnail_pending")
+UNREADABLE: Final = ("unscannable", "not_found", "no_thumbnail", "scan_pending", "thumbnail_pending")
 _BYTES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The bytes. Shown in place only for safe types, else `Content-Disposition: attachment`.",
@@ -119,7 +114,7 @@ _BYTES: Final[dict[int | str, dict[str, Any]]] = {
 _DOWNLOAD: Final = "/v1/media/download/{media_id}"
 _DOWNLOAD_RESPONSES: Final = {
     **_BYTES,
-    **problems.described(*_UNREADABLE, "range_not_satisfiable"),
+    **problems.described(*UNREADABLE, "range_not_satisfiable"),
 }
 _THUMBNAIL_RESPONSES: Final = {
     200: {
@@ -130,7 +125,7 @@ _THUMBNAIL_RESPONSES: Final = {
         },
     },
     304: _BYTES[304],
-    **problems.described(*_UNREADABLE, "invalid_request"),
+    **problems.described(*UNREADABLE, "invalid_request"),
 }
 
 
@@ -140,16 +135,10 @@ async def download_media(caller: Reader, services: Wired, request: Request, medi
     """The bytes of a file, or of a thumbnail by its `thumbnail_id`. Takes `Range`, `If-Range`, `If-None-Match`."""
     source = media_id_of_thumbnail(media_id)
     item = await services.library.find(caller, source or media_id, "read")
-    if source is not None:
-        master = await _master(services, item)
-        picture = downloads.Representation(
-            len(master), f'"{item.thumbnail_sha256}"', thumbnails.MASTER_TYPE, _thumbnail_name(item)
-        )
-        return await downloads.respond(request, picture, downloads.slices_of(master))
-    key = content_key(services.tenant_id, item.sha256)
-    disposition = downloads.disposition_of(item.filename, item.mime_type)
-    content = downloads.Representation(item.size, f'"{item.sha256}"', downloads.content_type_of(item), disposition)
-    return await downloads.respond(request, content, partial(services.store.stream, key))
+    content, stream = (
+        serving.content_of(services, item) if source is None else await serving.thumbnail_of(services, item)
+    )
+    return await downloads.respond(request, content, stream)
 
 
 @router.get("/v1/media/download/{media_id}/thumbnail", response_class=Response, responses=_THUMBNAIL_RESPONSES)
@@ -165,43 +154,39 @@ async def download_thumbnail(
     """A picture's or video's thumbnail: WebP, or JPEG where `Accept` prefers it."""
     item = await services.library.find(caller, media_id_of_thumbnail(media_id) or media_id, "read")
     image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(request.headers.get("accept")) else "webp"
-    _ready(item)
+    serving.require_thumbnail(item)
     etag = f'"{item.thumbnail_sha256}-{size}-{image_format}"'
     headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": downloads.CACHING, **downloads.SAFETY_HEADERS}
     if downloads.not_modified(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    picture = await _master(services, item)
+    picture = await serving.master_of(services, item)
     if (size, image_format) != (ThumbnailSize.LARGEST, "webp"):
         try:
             picture = await thumbnails.variant(services.decoder, picture, size, image_format)
         except DecodingFailed as error:  # our own picture is not corrupt: the decoder is out of time or memory
             raise Unavailable("thumbnail decoder", error.code) from error
-    headers["Content-Disposition"] = _thumbnail_name(item, image_format)
+    headers["Content-Disposition"] = serving.thumbnail_name(item, image_format)
     return Response(picture, headers=headers, media_type=f"image/{image_format}")
 
 
-@router.get(
-    "/v1/media/signed/{media_id}",
-    responses=problems.described(*_UNREADABLE, "invalid_request"),
+@router.patch(
+    "/v1/media/{media_id}",
+    openapi_extra=json_request(Change),
+    responses=problems.described(
+        "not_yours", "not_found", "unsupported_media_type", "invalid_request", "request_timeout"
+    ),
 )
-async def sign_media(
-    caller: Reader,
-    services: Wired,
-    media_id: MediaId,
-    thumbnail: Annotated[bool, Query(description="Sign the thumbnail instead.")] = False,
-) -> Data[Signed]:
-    """A URL that works without a token for five minutes, with this type and disposition only."""
-    source = media_id_of_thumbnail(media_id)
-    item = await services.library.find(caller, source or media_id, "share")
-    if thumbnail or source is not None:
-        _ready(item)
-        key, mime_type = thumbnail_key(services.tenant_id, item.sha256), thumbnails.MASTER_TYPE
-        disposition = _thumbnail_name(item)
-    else:
-        key, mime_type = content_key(services.tenant_id, item.sha256), downloads.content_type_of(item)
-        disposition = downloads.disposition_of(item.filename, item.mime_type)
-    signed = services.store.sign(key, expires_in=SIGNED_FOR, content_type=mime_type, content_disposition=disposition)
-    return Data(data=Signed(url=signed.url, expires_at=signed.expires_at))
+async def change_media(caller: Writer, services: Wired, request: Request, media_id: MediaId) -> Data[MediaInfo]:
+    """Rename a file, label it, or say who may see it: its uploader or an admin. What is not given stays as it is."""
+    change = await read_json(services, request, Change, shape=_CHANGE_SHAPE, at_most=MAX_CHANGE_BYTES)
+    item = await services.library.change(
+        caller,
+        media_id,
+        filename=None if change.filename is None else kept(change.filename),
+        tenant_scope=change.tenant_scope,
+        labels=change.labels,
+    )
+    return Data(data=MediaInfo.of(item, caller))
 
 
 @router.delete("/v1/media/{media_id}", status_code=204, responses=problems.described("not_yours", "not_found"))
@@ -225,27 +210,3 @@ async def rescan_media(
     job_id = await services.library.rescan(caller, media_id, request_id_of(request))
     response.headers["Location"] = f"/v1/jobs/{job_id}"
     return Data(data=JobAccepted(job_id=job_id, status=(await services.jobs.find(caller, job_id)).status))
-
-
-def _ready(item: Item) -> None:
-    if item.thumbnail_status == "pending":
-        raise Refused(
-            "thumbnail_pending",
-            f"The thumbnail is being made. Try again in {RETRY_AFTER_SECONDS} seconds.",
-            retry_after=RETRY_AFTER_SECONDS,
-        )
-    if item.thumbnail_status != "ready":
-        raise Refused("no_thumbnail", f"This is {media_types.named(item.mime_type)}; it is kept, and has no thumbnail.")
-
-
-async def _master(services: Services, item: Item) -> bytes:
-    _ready(item)
-    try:
-        return await services.store.read(thumbnail_key(services.tenant_id, item.sha256), 0, MAX_MASTER_BYTES)
-    except ObjectMissing:
-        raise not_found() from None
-
-
-def _thumbnail_name(item: Item, extension: str = "webp") -> str:
-    stem = item.filename.rpartition(".")[0] or item.filename
-    return downloads.content_disposition(f"{stem}.{extension}", inline=True)

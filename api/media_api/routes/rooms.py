@@ -1,32 +1,22 @@
 """`/v1/rooms/{room}/files`: the files attached in a room."""
 
-import asyncio
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
-from pydantic import ValidationError
 
 from media_api import problems
 from media_api.auth import Reader, Writer
 from media_api.identifiers import known_id
+from media_api.json_bodies import json_request, read_json
 from media_api.models import Attachment, Data, Page, RoomFile
-from media_api.multipart import ClientGone
 from media_api.routes.parameters import MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
-from media_core.errors import Refused
 from media_core.media_types import Category
 
 router = APIRouter(tags=["Rooms"])
 
 MAX_BODY_BYTES: Final = 4096
-
-_ATTACHMENT: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": Attachment.model_json_schema()}},
-    }
-}
 
 
 @router.get("/v1/rooms/{room_id}/files", responses=problems.described("not_found", "invalid_request"))
@@ -64,44 +54,14 @@ def _before(cursor: str) -> tuple[datetime, str]:
 @router.post(
     "/v1/rooms/{room_id}/files",
     status_code=201,
-    openapi_extra=_ATTACHMENT,
+    openapi_extra=json_request(Attachment),
     responses=problems.described("not_found", "unsupported_media_type", "invalid_request", "request_timeout"),
 )
 async def attach_room_file(caller: Writer, services: Wired, request: Request, room_id: RoomId) -> Data[RoomFile]:
     """Attach a file that you can see and that was uploaded before. One that is in the room already keeps its place."""
-    seconds = services.settings.server.body_idle_seconds
-    try:
-        async with asyncio.timeout(seconds):
-            attachment = await _attachment(request)
-    except TimeoutError:
-        raise Refused(
-            "request_timeout", f"The body did not come within {seconds:g} seconds; send the request again."
-        ) from None
+    attachment = await read_json(services, request, Attachment, shape='{"media_id": "med-…"}', at_most=MAX_BODY_BYTES)
     entry = await services.library.attach(caller, room_id, known_id(attachment.media_id))
     return Data(data=RoomFile.of_entry(entry, caller))
-
-
-async def _attachment(request: Request) -> Attachment:
-    """The small JSON body.
-
-    Not FastAPI's `max_body_size`: what is announced too long it answers with plain text, past every handler of ours.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused("unsupported_media_type", 'Send JSON, Content-Type: application/json: {"media_id": "med-…"}.')
-    body = bytearray()
-    more = True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            raise Refused("invalid_request", f"The body may have {MAX_BODY_BYTES} bytes.")
-    try:
-        return Attachment.model_validate_json(bytes(body))
-    except ValidationError:
-        raise Refused("invalid_request", 'The body must be {"media_id": "med-…"}.') from None
 
 
 @router.delete(

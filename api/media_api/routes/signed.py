@@ -1,4 +1,5 @@
-"""`/objects/…`: the folder store's signed URLs, served by the api itself. An S3 store serves its own.
+"""Signed URLs that the api itself serves: `/objects/…` of the folder store (an S3 store serves its own), and
+`/shared/…`, which `media_core.signed_urls` signs.
 
 The signature replaces only the token: content that was deleted or found infected meanwhile is not served.
 """
@@ -9,7 +10,8 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from media_api import downloads
+from media_api import downloads, serving
+from media_api.identifiers import known_id
 from media_api.services import Wired
 from media_core.errors import not_found
 from media_core.object_keys import content_key, thumbnail_key
@@ -35,3 +37,14 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
     etag = f'"{sha256}"' if signed.key == content_key(tenant_id, sha256) else f'"{sha256}-thumbnail"'
     content = downloads.Representation(stored.size, etag, signed.content_type, signed.content_disposition)
     return await downloads.respond(request, content, partial(store.stream, key), embedding=FOR_ANY_PAGE)
+
+
+@router.api_route("/shared/{media_id}", methods=["GET", "HEAD"], response_class=Response)
+async def shared_media(services: Wired, request: Request, media_id: str) -> Response:
+    shared = await services.shared_urls.verify(media_id, request.query_params)
+    item = await services.library.find_by_url(known_id(shared.media_id))
+    if shared.thumbnail:
+        content, stream = await serving.thumbnail_of(services, item)
+    else:
+        content, stream = serving.content_of(services, item)
+    return await downloads.respond(request, content, stream, embedding=FOR_ANY_PAGE)

@@ -1,8 +1,9 @@
-"""One file, or several: `upload`, `download`, `info`, `rm`, `url`, `rescan`."""
+"""One file, or several: `upload`, `download`, `info`, `rm`, `url`, `sign`, `rescan`."""
 
 import contextlib
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,19 @@ from mediactl import render
 from mediactl.client import Failed, Misuse, Problem, path_of, room_id
 from mediactl.command import MediaId, app, command
 from mediactl.following import follow
-from mediactl.session import Session, each, send_with_bar
+from mediactl.session import Session, each, upload_with_bar
 from mediactl.transfer import Download, open_source
 
+MOST_SIGNED = 200
+"""Of one request."""
 PREVIEW_SIZES = (160, 320, 640, 1024)
 VERDICT_WITHIN = 600.0
 """Seconds that `upload --wait` waits for a verdict."""
+
+
+class Via(StrEnum):
+    store = "store"
+    api = "api"
 
 
 @command(app, "upload")
@@ -31,7 +39,8 @@ def upload(
 ) -> None:
     """Upload files.
 
-    Prints a line for each: media id, scan status, size, type, name.
+    Prints a line for each: media id, scan status, size, type, name. Run again after a break, it goes on with a large
+    file where it stopped.
     """
     if name and len(files) > 1:
         raise Misuse("--name is for one file; these are several")
@@ -41,7 +50,7 @@ def upload(
 
     def one(path: Path) -> None:
         with open_source(path, name) as source:
-            item = send_with_bar(session, path_of("media", "upload"), source, fields)
+            item = upload_with_bar(session, path, source, fields)
             if wait:
                 item = _await_verdict(session, item)
             if session.as_json:
@@ -141,6 +150,7 @@ def info(session: Session, media_id: MediaId) -> None:
             "uploaded": f"{render.when(item.get('created_at'))} by {item.get('uploaded_by')}",
             "seen by": "everybody of the tenant" if item.get("tenant_scope") else None,
             "rooms": ", ".join(item.get("rooms") or []) or None,
+            "labels": ", ".join(f"{key}={value}" for key, value in (item.get("labels") or {}).items()) or None,
             "sha256": item["sha256"],
         }
     )
@@ -173,6 +183,37 @@ def url(
         return
     print(render.printable(signed["url"]))
     render.note(f"Valid until {render.when(signed['expires_at'])} for anybody who has it.")
+
+
+@command(app, "sign")
+def sign(
+    session: Session,
+    media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")],
+    thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Of their previews.")] = False,
+    seconds: Annotated[int | None, typer.Option(min=1, help="How long they are valid. Default: five minutes.")] = None,
+    via: Annotated[Via, typer.Option(help="api: URLs that end early with the file or its verdict.")] = Via.store,
+) -> None:
+    """URLs of several files that need no token.
+
+    Prints a line for each: media id, URL. One without a URL is a complaint, and the exit code 1.
+    """
+    wanted = {"thumbnail": thumbnail, "expires_in": seconds, "via": via}
+    answers: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(media_ids), MOST_SIGNED):
+        ids = media_ids[start : start + MOST_SIGNED]
+        signed = session.api.call("POST", path_of("media", "sign"), json={"media_ids": ids, **wanted})
+        answers |= {answer["media_id"]: answer for answer in signed}
+
+    def one(media_id: str) -> None:
+        answer = answers[media_id]
+        if answer["url"] is None:
+            raise Failed(answer["error"]["detail"])
+        if session.as_json:
+            render.data(answer)
+        else:
+            render.line(media_id, answer["url"])
+
+    each(session, media_ids, one)
 
 
 @command(app, "rescan")

@@ -1,4 +1,4 @@
-"""The files of a room: `ls`, and `rooms` with `ls`, `attach`, `detach`."""
+"""Lists of files: `ls`, and `rooms` with `ls`, `attach`, `detach`."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -24,17 +24,23 @@ class MediaType(StrEnum):
 def ls(
     session: Session,
     room: Annotated[str | None, typer.Argument(metavar="ROOM", help="A room's id.")] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="What you uploaded, in a room or not.")] = False,
+    name: Annotated[str | None, typer.Option(help="With --mine: only files whose name contains this.")] = None,
     type_: Annotated[MediaType | None, typer.Option("--type", help="Only these.")] = None,
     limit: Limit = 50,
     everything: All = False,
 ) -> None:
-    """The files of a room, newest first.
-
-    The API lists files by room only: one uploaded without a room is found only by its id, which `upload` printed.
-    """
-    if room is None:
-        raise Misuse("give a room; a file uploaded without one is found only by its id, which `upload` printed")
-    found, more = session.api.items("rooms", room_id(room), "files", limit=0 if everything else limit, type=type_)
+    """The files of a room, or with --mine those that you uploaded; newest first."""
+    most = 0 if everything else limit
+    if mine:
+        in_room = None if room is None else room_id(room)
+        found, more = session.api.items("media", limit=most, type=type_, name=name, room=in_room)
+    elif room is None:
+        raise Misuse("give a room, or --mine for the files that you uploaded")
+    elif name is not None:
+        raise Misuse("--name is for --mine")
+    else:
+        found, more = session.api.items("rooms", room_id(room), "files", limit=most, type=type_)
     if session.as_json:
         render.data(found)
         return
@@ -55,15 +61,15 @@ def ls(
                 render.size(item["size"]),
                 item["mime_type"],
                 item["scan_status"],
-                render.when_short(item.get("added_at")),
-                item.get("added_by"),
+                render.when_short(item.get("added_at") or item.get("created_at")),
+                item.get("added_by") or item.get("uploaded_by"),
                 item["media_id"],
             ]
             for item in found
         ],
     )
     if not found:
-        render.note(f"Nothing in {room} that this token may see.")
+        render.note("Nothing that you uploaded." if mine else f"Nothing in {room} that this token may see.")
     elif more:
         render.note(f"These are the newest {len(found)}; --all shows all.")
 

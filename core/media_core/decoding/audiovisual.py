@@ -11,8 +11,9 @@ import functools
 import io
 import itertools
 import re
+import time
 from collections.abc import Iterator
-from typing import IO, Any, Literal, Never
+from typing import IO, TYPE_CHECKING, Any, Literal, Never
 
 import av
 from av.audio.frame import AudioFrame
@@ -23,10 +24,15 @@ from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image
+from PIL import Image, ImageStat
 
+from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.images import picture
+from media_core.decoding.wire import BLOCK
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,loas,amr,aiff,caf,au,ac3,eac3,dts,dtshd,wv,tta,ape,"
@@ -51,6 +57,28 @@ SAMPLE_RATE = 16_000
 
 MOST_FRAMES = 150
 """Most frames decoded from a keyframe to the wanted moment. After that many, the last one is taken."""
+
+MOMENTS = (0.1, 0.25, 0.5)
+"""Shares of a video's duration at which a frame is looked for that is worth looking at."""
+
+MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0)
+"""The same in seconds, where the duration is unknown."""
+
+LEAST_SPREAD = 8.0
+"""Standard deviation of the luminance, of 255, from which on a frame counts as not of one colour."""
+
+DARKEST = 16.0
+"""Mean luminance, of 255, up to which a frame counts as black."""
+
+MOST_READ = 3 << 20
+MOST_CPU_SECONDS = 5.0
+"""What choosing a frame may cost after the headers are read. With it spent, the best so far is taken."""
+
+BEFORE_THE_START = -1.0
+"""Seconds. A transport stream's first keyframe is decoded before the first moment that is shown."""
+
+MOST_ASPECT = 8.0
+"""Largest ratio of a pixel's sides."""
 
 MOST_BYTES_COUNTED = 64 << 20
 """Largest recording whose packets are read (not decoded) to find its duration when the header does not say it."""
@@ -131,25 +159,18 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
-    """The frame shown at `at_seconds`, or the last frame of a shorter video, upright, as WebP."""
-    with _opened(file) as container:
+    """A frame worth looking at, upright, with square pixels and in sRGB, as WebP.
+
+    It is the first at MOMENTS that is not of one colour; else the one shown at `at_seconds`, or the last of a shorter
+    video, unless that is darker than others that were seen.
+    """
+    spending = _Spending(file)
+    with _opened(io.BufferedReader(spending)) as container:
         stream = _video(container)
         if stream is None:
             raise CannotDecode("unsupported", "there is no video in it")
-        frame = _frame_at(container, stream, at_seconds)
-        width, height = _displayed(frame)
-        scale = min(1.0, max_side / max(width, height))
-        small = frame.reformat(
-            width=max(1, round(frame.width * scale)),
-            height=max(1, round(frame.height * scale)),
-            format="rgb24",
-            threads=1,
-        )
-        image = Image.frombytes(
-            "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
-        )
-        if turn := _TURNS.get(frame.rotation % 360):
-            image = image.transpose(turn)
+        spending.begin()
+        image, width, height = _worth_looking_at(container, stream, spending, at_seconds, max_side)
         facts, encoded = picture(image, width, height)
         return facts | {"duration": _duration(container)}, encoded
 
@@ -299,7 +320,7 @@ def _tried(container: InputContainer, picture: VideoStream | None) -> tuple[set[
             if index in waiting or (picture is not None and size is None and index == picture.index):
                 frames = _decoded(packet)
                 if index not in waiting:
-                    size = _displayed(frames[0]) if frames else None
+                    size = _displayed(frames[0], picture) if frames and picture is not None else None
                 elif frames:
                     heard.add(index)
                     del waiting[index]
@@ -313,7 +334,7 @@ def _tried(container: InputContainer, picture: VideoStream | None) -> tuple[set[
     if picture is not None and size is None:
         size = _coded(picture)
         with contextlib.suppress(CannotDecode, StopIteration):
-            size = _displayed(next(_frames(container, picture)))
+            size = _displayed(next(_frames(container, picture)), picture)
     return heard | {index for index, damaged in waiting.items() if not damaged}, size
 
 
@@ -371,16 +392,110 @@ def _until_broken(container: InputContainer, stream: AudioStream | VideoStream |
         yield from container.demux() if stream is None else container.demux(stream)
 
 
-def _frame_at(container: InputContainer, stream: VideoStream, at_seconds: float) -> VideoFrame:
-    for moment in (at_seconds, 0.0):  # a shorter video may have no frame after a seek to its end
-        _seek(container, moment)
-        frame: VideoFrame | None = None
-        for decoded, frame in enumerate(_frames(container, stream), start=1):
-            if decoded == MOST_FRAMES or (frame.time or 0.0) >= _origin(container) + moment:
+class _Spending(io.RawIOBase):
+    """A source, and what choosing a frame has cost so far."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._blocks: set[int] = set()
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """The headers are read; what is read and computed from now on counts."""
+        self._blocks.clear()
+        self._began = time.process_time()
+
+    @property
+    def is_enough(self) -> bool:
+        return len(self._blocks) * BLOCK >= MOST_READ or time.process_time() - self._began >= MOST_CPU_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        at = self._file.tell()
+        data = self._file.read(len(view))
+        view[: len(data)] = data
+        self._blocks.update(range(at // BLOCK, (at + len(data) - 1) // BLOCK + 1))
+        return len(data)
+
+
+def _worth_looking_at(
+    container: InputContainer, stream: VideoStream, spending: _Spending, at_seconds: float, max_side: int
+) -> tuple[Image.Image, int, int]:
+    """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown."""
+    duration = _duration(container)
+    moments = [share * duration for share in MOMENTS] if duration else MOMENTS_OF_UNKNOWN
+    seen: list[Image.Image] = []
+    sides = (0, 0)
+    for moment in moments:
+        if seen and spending.is_enough:
+            break
+        frame = _frame_at(container, stream, moment, spending)
+        if frame is None:
+            continue
+        sides = _displayed(frame, stream)
+        image = _as_shown(frame, stream, max_side)
+        luma = ImageStat.Stat(image.convert("L"))
+        if luma.stddev[0] >= LEAST_SPREAD:
+            return image, *sides
+        seen.append(image)
+    if not seen or not spending.is_enough:
+        # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek.
+        for start in (at_seconds, BEFORE_THE_START):
+            frame = _frame_at(container, stream, at_seconds, spending, start=start)
+            if frame is not None:
+                sides = _displayed(frame, stream)
+                seen.insert(0, _as_shown(frame, stream, max_side))
                 break
-        if frame is not None:
-            return frame
-    raise CannotDecode("corrupt", "there is no picture in it")
+    if not seen:
+        raise CannotDecode("corrupt", "there is no picture in it")
+    lumas = [ImageStat.Stat(image.convert("L")).mean[0] for image in seen]
+    return seen[0 if lumas[0] > DARKEST else lumas.index(max(lumas))], *sides
+
+
+def _frame_at(
+    container: InputContainer, stream: VideoStream, moment: float, spending: _Spending, *, start: float | None = None
+) -> VideoFrame | None:
+    """The frame shown at `moment`, or the last one before; None where there is none.
+
+    `start`: where decoding begins, in seconds. Without it, a keyframe that is nearer to the moment than to the video's
+    start will do as well.
+    """
+    _seek(container, moment if start is None else start)
+    frame: VideoFrame | None = None
+    with contextlib.suppress(CannotDecode):
+        for decoded, frame in enumerate(_frames(container, stream), start=1):
+            at = (frame.time or 0.0) - _origin(container)
+            if at >= moment or decoded == MOST_FRAMES or spending.is_enough:
+                break
+            if decoded == 1 and start is None and 0 < moment / 2 <= at:
+                break
+    return frame
+
+
+def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Image:
+    width, height = _square(frame, stream)
+    scale = min(1.0, max_side / max(width, height))
+    small = frame.reformat(
+        width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24", threads=1
+    )
+    image = Image.frombytes(
+        "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
+    )
+    image = to_srgb(image, Coding(int(frame.color_primaries), int(frame.color_trc)))
+    turn = _TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 def _origin(container: InputContainer) -> float:
@@ -394,8 +509,17 @@ def _seek(container: InputContainer, seconds: float) -> None:
         container.seek(round((_origin(container) + seconds) * _MICROSECONDS))
 
 
-def _displayed(frame: VideoFrame) -> tuple[int, int]:
-    return (frame.height, frame.width) if frame.rotation % 180 == 90 else (frame.width, frame.height)
+def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """The sides in square pixels. One side grows, as in browsers. Shapes that no screen has do not count."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / MOST_ASPECT <= aspect <= MOST_ASPECT:
+        return frame.width, frame.height
+    return round(frame.width * max(aspect, 1.0)), round(frame.height / min(aspect, 1.0))
+
+
+def _displayed(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    width, height = _square(frame, stream)
+    return (height, width) if frame.rotation % 180 == 90 else (width, height)
 
 
 def _resampled(frames: Iterator[AudioFrame], layout: str | None) -> Iterator[AudioFrame]:

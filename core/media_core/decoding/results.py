@@ -6,6 +6,7 @@ values, and raises ValueError for values that do not fit, which fails the task a
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,11 +66,21 @@ class Thumbnail:
     duration: float | None = None
     """Seconds; only for a video's frame, if the container says it."""
 
+    thumbhash: str | None = None
+    """Base64 of some 20 bytes: see `media_core.decoding.thumbhash`."""
+
     def __post_init__(self) -> None:
         _check_side(self.width, self.height, self.source_width, self.source_height)
         _check_duration(self.duration)
         if self.data[:4] != b"RIFF" or self.data[8:12] != b"WEBP":
             raise ValueError("not a WebP picture")
+        if self.thumbhash is not None and not 5 <= len(base64.b64decode(self.thumbhash, validate=True)) <= 32:
+            raise ValueError("not a ThumbHash")
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What is kept of it beside the picture: see `contents.Facts.details`."""
+        return {"thumbhash": self.thumbhash} if self.thumbhash is not None else {}
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,16 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
 
 def api_settings(tenant: MediaTenant) -> dict[str, str]:
     """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
-    cors, transcription = tenant.spec.api.cors, tenant.spec.transcription
+    api, oidc, transcription = tenant.spec.api, tenant.spec.auth.oidc, tenant.spec.transcription
     settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(transcription.sync_seconds)}
-    if cors.origins:
-        settings["MEDIA_CORS_ORIGINS"] = ",".join(cors.origins)
-        settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(cors.max_age_seconds)
+    if api.cors.origins:
+        settings["MEDIA_CORS_ORIGINS"] = ",".join(api.cors.origins)
+        settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(api.cors.max_age_seconds)
+    if api.signed_url_max_seconds != 300:
+        settings["MEDIA_API_SIGNED_URL_MAX_SECONDS"] = str(api.signed_url_max_seconds)
+    if oidc is not None:
+        named = oidc.claims.model_dump(exclude_defaults=True)
+        settings |= {f"MEDIA_OIDC_CLAIM_{claim.upper()}": name for claim, name in named.items()}
     if transcription.enabled and not translates(transcription.model):
         # Only then does the api decide by it; else another model would start it anew for nothing.
         settings["MEDIA_WHISPER_MODEL"] = transcription.model

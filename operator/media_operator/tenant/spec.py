@@ -257,6 +257,27 @@ class Api(Structural):
     status.endpoint bear it. Two tenants can't be served at one. Default: reachable inside the cluster only."""
     cors: Cors = Cors()
     """Web apps of other origins. Default: none."""
+    signed_url_max_seconds: int = Field(300, ge=1, le=604_800)
+    """Most seconds that a signed URL may be valid, where a client asks for more than five minutes. A URL of the object
+    store can't be taken back meanwhile; one of the api ends early with its file or a verdict against it."""
+
+
+ClaimName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class OidcClaims(Structural):
+    """Names of the claims that say who may do what. A name with dots leads into claims, such as realm_access.roles."""
+
+    subject: ClaimName = "sub"
+    """Who it is, 1 to 255 characters; the same person has to have the same in every token."""
+    scopes: ClaimName = "scope"
+    """What it may do: words or a list, of media:read, media:write, transcribe and admin. A token without scope may have
+    them in scp. They may begin with the audience or the tenant's id and a slash."""
+    rooms: ClaimName = "rooms"
+    """Whose files it may see: a list of room ids, or words; * is every room."""
+    tenant_role: ClaimName | None = None
+    """Roles, a list or words, such as roles or cognito:groups: a role that is named like a scope grants it. Default:
+    no role grants anything."""
 
 
 class Oidc(Structural):
@@ -265,9 +286,11 @@ class Oidc(Structural):
     issuer: KeySource
     """The iss that tokens must bear, exactly: an https URL without query."""
     audience: str | None = Field(None, min_length=1, max_length=255)
-    """The aud that tokens must bear; default the tenant id."""
+    """The aud that tokens must bear, or the client_id where they have no aud; default the tenant id."""
     jwks_uri: KeySource | None = None
     """Where the issuer's keys are; default: what the issuer's /.well-known/openid-configuration says."""
+    claims: OidcClaims = OidcClaims()
+    """Names of the claims, where the issuer's differ."""
 
 
 class Auth(Structural):

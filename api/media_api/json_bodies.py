@@ -1,0 +1,62 @@
+"""Small JSON bodies of requests."""
+
+import asyncio
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from media_api.body import ClientGone
+from media_api.services import Services
+from media_core.errors import Refused
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def json_request(model: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI's description of a body that `read_json` reads."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_json(services: Services, request: Request, model: type[M], *, shape: str, at_most: int) -> M:
+    """The body as a `model`. `shape`: an example of it, for messages. `at_most`: bytes.
+
+    Raises Refused `unsupported_media_type`, `invalid_request`, `request_timeout`.
+
+    Not FastAPI's `max_body_size`: what is announced too long it answers with plain text, past every handler of ours.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused("unsupported_media_type", f"Send JSON, Content-Type: application/json: {shape}.")
+    seconds = services.settings.server.body_idle_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            body = await _body(request, at_most)
+    except TimeoutError:
+        raise Refused(
+            "request_timeout", f"The body did not come within {seconds:g} seconds; send the request again."
+        ) from None
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        wrong = [
+            {"where": ".".join(map(str, each["loc"])), "what": each["msg"].removeprefix("Value error, ")}
+            for each in error.errors(include_input=False, include_url=False, include_context=False)
+            if each["loc"]
+        ]
+        told = "".join(f" {each['where']}: {each['what']}." for each in wrong[:10])
+        raise Refused("invalid_request", f"The body must be {shape}.{told}", errors=wrong[:10]) from None
+
+
+async def _body(request: Request, at_most: int) -> bytes:
+    body = bytearray()
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > at_most:
+            raise Refused("invalid_request", f"The body may have {at_most} bytes.")
+    return bytes(body)

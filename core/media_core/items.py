@@ -1,0 +1,24 @@
+"""An item with the facts of its content, as every read path loads it."""
+
+from typing import Any, Final
+
+from media_core.access import Item
+
+ITEM_COLUMNS: Final = """
+    media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
+    blob.size, blob.mime_type, blob.width, blob.height, blob.duration, blob.scan_status, blob.scan_detail,
+    blob.thumbnail_status, blob.thumbnail_sha256, blob.details,
+    ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id ORDER BY room_id) AS rooms,
+    (SELECT jsonb_object_agg(key, value) FROM label WHERE label.media_id = media.media_id) AS labels
+"""
+"""Of a statement that joins `media` and `blob`, in the order of Item's fields."""
+
+_COLUMNS: Final = len(Item.__dataclass_fields__)
+
+
+def item_of(row: Any) -> Item:
+    """From a row that begins with `ITEM_COLUMNS`."""
+    columns: list[Any] = list(row[:_COLUMNS])
+    columns[-2] = tuple(columns[-2])
+    columns[-1] = dict(sorted((columns[-1] or {}).items()))
+    return Item(*columns)
