@@ -60,6 +60,7 @@ _ROUTES: Object = _object(
                     weight={"type": "integer", "default": 1},
                 )
             ),
+            timeouts=_object(request=_TEXT),
         )
     ),
 )
