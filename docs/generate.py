@@ -123,7 +123,9 @@ def _operation(document: dict[str, Any], path: str, method: str, operation: dict
             )
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         schema = _resolve(document, content["schema"])
-        lines += ["", f"Body: `{media_type}`", "", "| field | type | meaning |", "|---|---|---|"]
+        lines += ["", f"Body: `{media_type}`"]
+        if "properties" in schema:
+            lines += ["", "| field | type | meaning |", "|---|---|---|"]
         for name, field in schema.get("properties", {}).items():
             required = " (required)" if name in schema.get("required", []) else ""
             lines.append(f"| `{name}`{required} | {_type(field)} | {_one_line(field.get('description', ''))} |")
@@ -193,6 +195,7 @@ spec:
   auth:
     oidc: {issuer: "https://login.acme.example", audience: media}
   scan: {pendingAccess: Uploader, unscannable: Block, maxParallel: 4, rescanSchedule: "30 2 * * *"}
+  thumbnails: {resources: {limits: {cpu: 1, memory: 1Gi}}}
   transcription:
     model: medium
     device: cuda

@@ -11,6 +11,7 @@ from media_api.app import create_app, services_of
 from media_api.metrics import Metrics, serve_collected
 from media_api.settings import Settings
 from media_core import logs
+from media_core.listening import listen
 from media_core.settings import complaints
 from media_core.store import open_store
 
@@ -31,9 +32,7 @@ def main() -> int:
     bind = settings.server
     count = bind.processes or processes.granted()
     try:
-        listener = socket.create_server(
-            (bind.host, bind.port), family=socket.AF_INET6 if ":" in bind.host else socket.AF_INET, backlog=2048
-        )
+        listener = listen(bind.host, bind.port)
         if count == 1:
             return _serve(settings, listener, count)
         return _serve_together(settings, listener, count)

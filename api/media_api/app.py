@@ -25,6 +25,7 @@ from media_api.routes import (
     signed,
     signing,
     transcribe,
+    uploads,
     usage,
 )
 from media_api.services import Services, Wired, opened
@@ -41,6 +42,7 @@ ids, other tenants' ids and ids that you may not see are the same 404. Quote `X-
 
 TAGS: Final = [
     {"name": "Media", "description": "Files: upload, look at, download, sign, delete."},
+    {"name": "Uploads in several requests", "description": "For large files and poor networks, by tus 1.0.0."},
     {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
     {"name": "Jobs", "description": "Transcription, its progress and its results."},
     {"name": "Usage", "description": "The quota, and how much of it is used."},
@@ -89,7 +91,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         generate_unique_id_function=_operation_id,
     )
     gated = APIRouter(dependencies=[Depends(_not_suspended)])
-    for part in (media_list, media, signing, rooms, transcribe, openai_audio, jobs, usage, signed):
+    for part in (media_list, media, uploads, signing, rooms, transcribe, openai_audio, jobs, usage, signed):
         gated.include_router(part.router)
     for router in (gated, health.router, docs.router):
         app.include_router(router)

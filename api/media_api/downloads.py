@@ -17,7 +17,7 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from media_api.multipart import ClientGone
+from media_api.body import ClientGone
 from media_core import media_types
 from media_core.access import Item
 from media_core.errors import Refused, not_found

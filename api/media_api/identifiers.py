@@ -1,11 +1,11 @@
-"""What can be an id of a file, a job or a room, or a label, wherever in a request it stands: path, form or body."""
+"""What can be an id of a file, an upload, a job or a room, or a label, wherever in a request it stands."""
 
 import re
 from typing import Final
 
 from media_core.errors import Refused, not_found
 
-_ID: Final = re.compile(r"(?:med|med-thumb|job)-[0-9A-HJKMNP-TV-Z]{26}")
+_ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
 
 _LABEL_KEY: Final = re.compile(r"[a-z0-9._-]{1,63}")
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from media_api.multipart import ClientGone
+from media_api.body import ClientGone
 from media_api.services import Services
 from media_core.errors import Refused
 

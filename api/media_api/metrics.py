@@ -16,6 +16,8 @@ from prometheus_client import (
     start_http_server,
 )
 
+from media_core.listening import usable
+
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -41,7 +43,7 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> int:
         """Serves `/metrics` from a daemon thread; returns the port (0: any free one). Raises OSError if it is taken."""
-        server, _ = start_http_server(port, host, registry=self.registry)
+        server, _ = start_http_server(port, usable(host), registry=self.registry)
         return server.server_port
 
     def latest(self) -> bytes:
@@ -63,5 +65,5 @@ def serve_collected(collect: Callable[[], Iterable[Metric]], host: str, port: in
     """As `Metrics.serve`, for metrics that are collected from other processes."""
     registry = CollectorRegistry()
     registry.register(_Collected(collect))
-    server, _ = start_http_server(port, host, registry=registry)
+    server, _ = start_http_server(port, usable(host), registry=registry)
     return server.server_port

@@ -58,9 +58,19 @@ class Media(BaseModel):
     thumbnail_id: str | None = Field(
         description="Null where the type has no thumbnail.", examples=[ids.thumbnail_id(_MEDIA_ID)]
     )
-    width: int | None = Field(description="Pixels, as shown (EXIF orientation applied).", examples=[1920])
+    width: int | None = Field(description="Pixels, as shown: upright, and with square pixels.", examples=[1920])
     height: int | None = Field(examples=[1080])
     scan_status: ScanStatus = Field(description="The virus scan's verdict so far.", examples=["clean"])
+
+
+class UploadProgress(BaseModel):
+    """How far an upload in several requests is."""
+
+    upload_id: str = Field(examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"])
+    offset: int = Field(description="Bytes that have come, and are durable.", examples=[5242880])
+    length: int | None = Field(description="Bytes of the whole file; null until it is told.", examples=[184234000])
+    expires_at: Instant = Field(description="Until when it can go on.")
+    media: Media | None = Field(description="The file, once it is stored.")
 
 
 class MediaInfo(Media):
@@ -72,6 +82,11 @@ class MediaInfo(Media):
     tenant_scope: bool = Field(description="Whether everybody of the tenant may see it.")
     duration: float | None = Field(description="Seconds; null for what does not play.", examples=[None])
     rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
+    thumbhash: str | None = Field(
+        description="ThumbHash in base64, a blurred picture to show until the thumbnail has come; "
+        "null where there is no thumbnail.",
+        examples=["1QcSHQRnh493V4dIh4eXh1h4kJUI"],
+    )
     labels: dict[str, str] = Field(description="What its uploader noted of it.", examples=[{"project": "atlas"}])
 
     @classmethod
@@ -91,6 +106,7 @@ class MediaInfo(Media):
             "tenant_scope": item.tenant_scope,
             "duration": item.duration,
             "rooms": rooms_for(caller, item.rooms),
+            "thumbhash": item.details.get("thumbhash"),
             "labels": dict(item.labels),
         }
 
@@ -229,6 +245,17 @@ class Segment(BaseModel):
     words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
 
 
+class SoundTrack(BaseModel):
+    """One of a recording's sound tracks, as the file describes it."""
+
+    number: int = Field(examples=[1])
+    codec: str | None = Field(examples=["aac"])
+    channels: int | None = Field(examples=[2])
+    language: str | None = Field(description="As the file names it.", examples=["eng"])
+    title: str | None = Field(examples=["Microphone"])
+    decodes: bool = Field(description="False: it can't be heard here.")
+
+
 class JobAccepted(BaseModel):
     """A job that was just queued."""
 
@@ -237,8 +264,8 @@ class JobAccepted(BaseModel):
 
 
 class Job(BaseModel):
-    """A job. Once completed, its result's fields stand beside the others: for a transcription these four, for a rescan
-    `scan_status`, `scan_detail` and `scan_engine`."""
+    """A job. Once completed, its result's fields stand beside the others: for a transcription `transcript` and those
+    after it, for a rescan `scan_status`, `scan_detail` and `scan_engine`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -260,6 +287,9 @@ class Job(BaseModel):
     segments: list[Segment] = Field([])
     language: str | None = Field(None, description="ISO 639; null where nobody speaks.")
     duration: float = Field(0, description="Seconds.")
+    tracks: list[SoundTrack] = Field([], description="The recording's sound tracks.")
+    track: int | None = Field(None, description="The number of the one that was heard.")
+    channel: int | None = Field(None, description="The channel of it that was heard; null: all of them.")
 
     @classmethod
     def of(cls, job: CoreJob) -> "Job":

@@ -4,7 +4,6 @@ Fields may come before or after the file (the published curl sends `tenant_scope
 after the last chunk. All that is not the file (preamble, part headers, fields, epilogue) has one cap together.
 """
 
-import asyncio
 import difflib
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
@@ -18,6 +17,7 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
     parse_options_header,
 )
 
+from media_api.body import chunks
 from media_api.filenames import filename_of, text_of
 from media_core.errors import Refused
 
@@ -25,8 +25,6 @@ MAX_FIELDS: Final = 16
 MAX_FIELD_BYTES: Final = 16 * 1024
 MAX_OVERHEAD_BYTES: Final = 256 * 1024
 """Most bytes of the request's body that are not the file."""
-SLOWEST_BYTES_A_SECOND: Final = 1024
-"""Lowest average speed over the time that a body was waited for, as a request holds memory and quota until its end."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
 MAX_SHOWN_CHARACTERS: Final = 64
@@ -45,10 +43,6 @@ _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
 
 Choice = TypeVar("Choice", bound=str)
-
-
-class ClientGone(Exception):
-    """The client closed the connection before its request was complete, so no answer is sent."""
 
 
 class Form:
@@ -80,8 +74,8 @@ class Form:
         field = bytearray()
         is_file = False
         with _broken_form_refused(), self._parser() as parser:
-            async with aclosing(self._chunks()) as chunks:
-                async for chunk in chunks:
+            async with aclosing(chunks(self._request, self._idle_seconds)) as received:
+                async for chunk in received:
                     overhead += len(chunk)
                     for event in parser.parse(chunk):
                         if isinstance(event, MultipartSegment):
@@ -135,31 +129,6 @@ class Form:
         # One character a byte: which character set a file name has is told apart by `filenames`.
         return PushMultipartParser(self._boundary, max_segment_count=MAX_FIELDS + 1, header_charset="latin-1")
 
-    async def _chunks(self) -> AsyncGenerator[bytes]:
-        receive, clock = self._request.receive, asyncio.get_running_loop().time
-        more, received, waited = True, 0, 0.0
-        while more:
-            # Bytes that have come allow more time: for a client that is slow at times, not for one that always is.
-            left = self._idle_seconds + received / SLOWEST_BYTES_A_SECOND - waited
-            began = clock()
-            try:
-                async with asyncio.timeout(min(self._idle_seconds, left)):
-                    message = await receive()
-            except TimeoutError:
-                raise Refused("request_timeout", self._too_slow(left)) from None
-            waited += clock() - began
-            received += len(message.get("body", b""))
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            more = message.get("more_body", False)
-            if message.get("body"):
-                yield message.pop("body")
-
-    def _too_slow(self, left: float) -> str:
-        if left < self._idle_seconds:
-            return f"The body came at less than {SLOWEST_BYTES_A_SECOND} bytes a second; send the request again."
-        return f"No byte arrived for {self._idle_seconds:g} seconds; send the request again."
-
     def text(self, name: str) -> str | None:
         """The field's text; None if it was not sent or is empty."""
         return (self._fields.get(name) or [""])[-1] or None
@@ -170,11 +139,16 @@ class Form:
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         value = self.text(name)
+        return default if value is None else flag_of(name, value)
+
+    def number(self, name: str, most: int) -> int | None:
+        """A whole number from 1 to `most`; None if it was not sent."""
+        value = self.text(name)
         if value is None:
-            return default
-        if value.lower() in _TRUE | _FALSE:
-            return value.lower() in _TRUE
-        raise _invalid(f"`{name}` must be true or false.")
+            return None
+        if not (value.isascii() and value.isdecimal() and len(value) < 10 and 1 <= int(value) <= most):
+            raise _invalid(f"`{name}` must be a whole number from 1 to {most}.")
+        return int(value)
 
     def choice(self, name: str, allowed: tuple[Choice, ...]) -> Choice:
         """One of `allowed`, by default the first."""
@@ -183,6 +157,13 @@ class Form:
             if choice == value:
                 return choice
         raise _invalid(f"`{name}` must be one of {', '.join(allowed)}.")
+
+
+def flag_of(name: str, value: str) -> bool:
+    """Raises Refused `invalid_request` where the field `name` is neither true nor false."""
+    if value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise _invalid(f"`{name}` must be true or false.")
 
 
 def _boundary(content_type: str) -> bytes:

@@ -5,7 +5,7 @@ request id is only in the header, so that the same problem has the same body, by
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -39,12 +39,16 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "transcription_disabled": ProblemType(403, "Transcription not offered"),
         "signature_invalid": ProblemType(403, "Signed URL not valid"),
         "signature_expired": ProblemType(403, "Signed URL expired"),
+        "upload_final": ProblemType(403, "Final upload"),
         "unscannable": ProblemType(403, "File could not be scanned"),
         "not_found": ProblemType(404, "Not found"),
         "no_thumbnail": ProblemType(404, "No thumbnail"),
         "method_not_allowed": ProblemType(405, "Method not allowed"),
         "request_timeout": ProblemType(408, "Request took too long"),
         "not_completed": ProblemType(409, "Job not completed"),
+        "offset_mismatch": ProblemType(409, "Upload is at another offset"),
+        "upload_expired": ProblemType(410, "Upload expired"),
+        "tus_version_unsupported": ProblemType(412, "Another version of tus"),
         "file_too_large": ProblemType(413, "File too large"),
         "quota_exceeded": ProblemType(413, "Storage quota exceeded"),
         "not_audio_or_video": ProblemType(415, "Neither audio nor video"),
@@ -56,12 +60,16 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "infected": ProblemType(422, "Infected content"),
         "invalid_request": ProblemType(422, "Invalid request"),
         "missing_file": ProblemType(422, "File missing"),
+        "translation_unavailable": ProblemType(422, "Translation not offered"),
         "transcription_failed": ProblemType(422, "Transcription failed"),
+        "upload_locked": ProblemType(423, "Upload in use"),
         "scan_pending": ProblemType(425, "Not scanned yet"),
         "thumbnail_pending": ProblemType(425, "Thumbnail not made yet"),
         "transcription_limit_exceeded": ProblemType(429, "Transcription limit reached"),
         "too_many_jobs": ProblemType(429, "Too many jobs"),
+        "too_many_uploads": ProblemType(429, "Too many uploads under way"),
         "headers_too_large": ProblemType(431, "Request headers too large"),
+        "checksum_mismatch": ProblemType(460, "Checksum does not match"),
         "internal_error": ProblemType(500, "Internal error"),
         "suspended": ProblemType(503, "Tenant suspended"),
         "unavailable": ProblemType(503, "Temporarily unavailable"),
@@ -110,6 +118,8 @@ def challenge(refused: Refused, *, token_sent: bool) -> dict[str, str]:
             return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{refused.facts["scope"]}"'}
         case "range_not_satisfiable":
             return {"Content-Range": f"bytes */{refused.facts['size']}"}
+        case "tus_version_unsupported":
+            return {"Tus-Version": str(refused.facts["versions"])}
         case "request_timeout" | "headers_too_large":
             return {"Connection": "close"}
         case _:
@@ -160,11 +170,25 @@ async def _http(request: Request, error: Exception) -> Response:
             raise error
 
 
+_HANDLERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
+    Refused: _refused,
+    Unavailable: _unavailable,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+}
+
+
 def install(app: FastAPI) -> None:
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(Unavailable, _unavailable)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def of_error(request: Request, error: Exception) -> Response:
+    """The answer that the app gives for an error, for routes that add to it. Raises what it has no answer for."""
+    for kind, handler in _HANDLERS.items():
+        if isinstance(error, kind):
+            return await handler(request, error)
+    raise error
 
 
 _ALWAYS: Final = ("bad_request", "unauthorized", "insufficient_scope", "internal_error", "suspended", "unavailable")
@@ -195,6 +219,8 @@ _HEADERS: Final[Mapping[int | str, dict[str, Any]]] = {
     401: {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string"}}},
     403: {"WWW-Authenticate": {"description": "RFC 6750, naming the scope.", "schema": {"type": "string"}}},
     416: {"Content-Range": {"description": "`bytes */size`.", "schema": {"type": "string"}}},
+    412: {"Tus-Version": {"description": "The versions that are spoken.", "schema": {"type": "string"}}},
+    423: _RETRY_AFTER,
     425: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }

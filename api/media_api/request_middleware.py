@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from media_api import problems
+from media_api.body import ClientGone
 from media_api.metrics import Metrics
-from media_api.multipart import ClientGone
 from media_core import logs
 from media_core.ids import new_ulid
 

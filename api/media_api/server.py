@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from media_api import problems
 from media_core.ids import new_ulid
+from media_core.listening import plain
 
 MAX_HEAD_BYTES: Final = 128 * 1024
 """Most bytes of request line and headers. A token alone may have 8 KiB; proxies allow 8 to 64 KiB in all."""
@@ -68,6 +69,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        if self.client is not None:  # `trusted_proxies` and the log know IPv4 addresses as such
+            self.client = (plain(self.client[0]), self.client[1])
         self.transport = cast("asyncio.Transport", _Gentle(transport, self))
         self.begin_deadline(HEAD_SECONDS)
 

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -19,6 +20,7 @@ from media_core.examination import Examination
 from media_core.jobs import Jobs
 from media_core.library import Library
 from media_core.policy import PolicyReader
+from media_core.resumable import Resumables
 from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
 from media_core.tokens import JwksFile, OidcKeys, TokenVerifier
@@ -37,6 +39,7 @@ class Services:
     policy: PolicyReader
     decoder: DecodingPool
     uploads: Uploads
+    resumables: Resumables
     library: Library
     jobs: Jobs
     watch: JobWatch
@@ -64,7 +67,12 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
     store = open_store(settings.store, tenant_id)
     policy = PolicyReader(database)
     library = Library(tenant_id=tenant_id, database=database, store=store, policy=policy)
-    jobs = Jobs(database=database, library=library, max_seconds=settings.transcription.max_seconds)
+    jobs = Jobs(
+        database=database,
+        library=library,
+        max_seconds=settings.transcription.max_seconds,
+        model=settings.whisper.model,
+    )
     watch = JobWatch(jobs)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.aclose)
@@ -74,6 +82,14 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
         )
         polling = asyncio.create_task(watch.poll())
         stack.callback(polling.cancel)
+        uploads = Uploads(
+            tenant_id=tenant_id,
+            database=database,
+            store=store,
+            examiner=Examination(decoder),
+            policy=policy,
+            capacity=Capacity(of_this_container(processes=processes)),
+        )
         yield Services(
             tenant_id=tenant_id,
             settings=settings,
@@ -82,14 +98,8 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             store=store,
             policy=policy,
             decoder=decoder,
-            uploads=Uploads(
-                tenant_id=tenant_id,
-                database=database,
-                store=store,
-                examiner=Examination(decoder),
-                policy=policy,
-                capacity=Capacity(of_this_container(processes=processes)),
-            ),
+            uploads=uploads,
+            resumables=Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours)),
             library=library,
             jobs=jobs,
             watch=watch,

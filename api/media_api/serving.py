@@ -5,7 +5,7 @@ from typing import Final
 
 from media_api import downloads
 from media_api.services import Services
-from media_core import thumbnails
+from media_core import media_types, thumbnails
 from media_core.access import RETRY_AFTER_SECONDS, Item
 from media_core.errors import Refused, not_found
 from media_core.object_keys import content_key, thumbnail_key
@@ -47,7 +47,7 @@ def require_thumbnail(item: Item) -> None:
             retry_after=RETRY_AFTER_SECONDS,
         )
     if item.thumbnail_status != "ready":
-        raise Refused("no_thumbnail", f"There is no thumbnail of this file ({item.mime_type}).")
+        raise Refused("no_thumbnail", f"This is {media_types.named(item.mime_type)}; it is kept, and has no thumbnail.")
 
 
 def thumbnail_name(item: Item, extension: str = "webp") -> str:

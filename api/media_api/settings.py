@@ -25,7 +25,8 @@ class ServerSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_API_")
 
     host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` in a container."""
+    """Address to listen on; `::` in a container: all addresses, IPv6 and IPv4, or IPv4 alone where the kernel has no
+    IPv6. `0.0.0.0`: IPv4 alone."""
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port of the API. 0: any free one, which the log names."""
@@ -35,7 +36,7 @@ class ServerSettings(EnvironmentSettings):
     whole cores, at most 4; one without a limit. They divide memory, connections and decoding processes among them."""
 
     metrics_host: str = "127.0.0.1"
-    """Address of the metrics port."""
+    """Address of the metrics port; `::` as for `host`."""
 
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of `/metrics`, for Prometheus only; none by default. 0: any free one, which the log names."""
@@ -54,6 +55,15 @@ class ServerSettings(EnvironmentSettings):
 
     signed_url_max_seconds: int = Field(default=300, ge=1, le=604800)
     """Most seconds that a signed URL may be valid."""
+
+
+class UploadSettings(EnvironmentSettings):
+    """Uploads in several requests (tus)."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_UPLOAD_")
+
+    hours: float = Field(default=24, gt=0, le=24 * 30)
+    """How long an upload stays that is not complete, from its last bytes on. Until then its bytes are reserved."""
 
 
 class AuthSettings(EnvironmentSettings):
@@ -130,6 +140,16 @@ class CorsSettings(EnvironmentSettings):
         return origins
 
 
+class SpeechModelSettings(EnvironmentSettings):
+    """The speech model of the tenant's workers, as far as the api has to know it."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_WHISPER_")
+
+    model: str = "small"
+    """As the workers have it. A translation that this model can't make is refused (422) before a job is queued; where
+    the api is not told, or a folder's name does not say what is in it, the job fails with the same code."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that the api reads from its environment, `MEDIA_*`. Raises pydantic's ValidationError."""
@@ -138,10 +158,12 @@ class Settings:
     store: StoreSettings = field(default_factory=StoreSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    upload: UploadSettings = field(default_factory=UploadSettings)
     cors: CorsSettings = field(default_factory=CorsSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)
+    whisper: SpeechModelSettings = field(default_factory=SpeechModelSettings)
 
     def __post_init__(self) -> None:
         if self.store.store == "folder" and not self.store.store_signing_key.get_secret_value():

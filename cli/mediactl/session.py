@@ -12,12 +12,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 
 from mediactl import render
-from mediactl.client import Api, Failed, Misuse, Problem, Unreachable
+from mediactl.client import Api, Failed, Misuse, Problem, Unreachable, path_of
+from mediactl.resuming import FROM_BYTES, Resuming, Unspoken
 from mediactl.transfer import Source, send
 
 HOW_TO_SIGN_IN = (
@@ -122,6 +124,26 @@ def send_with_bar(session: Session, path: str, source: Source, fields: dict[str,
     with render.transfer_progress() as progress:
         task = progress.add_task(render.printable(source.name), total=source.size)
         return send(api, path, source, fields, on_bytes=lambda count: progress.advance(task, count))
+
+
+def upload_with_bar(session: Session, path: Path, source: Source, fields: dict[str, str]) -> dict[str, Any]:
+    """Uploads `source`: what is large in several requests, where the API takes that. Returns the answer's data."""
+    one_request = path_of("media", "upload")
+    if source.size is None or source.size < FROM_BYTES:
+        return send_with_bar(session, one_request, source, fields)
+    api = session.api
+    with render.transfer_progress() as progress:
+        task = progress.add_task(render.printable(source.name), total=source.size)
+        try:
+            resuming = Resuming(api, path, source, fields, on_bytes=lambda count: progress.advance(task, count))
+            return resuming.send()
+        except Unspoken:
+            pass
+        except KeyboardInterrupt:
+            progress.stop()
+            render.note("The same command goes on from here.")
+            raise
+    return send_with_bar(session, one_request, source, fields)
 
 
 def _sentence(problem: Problem) -> str:

@@ -97,7 +97,7 @@ class Facts:
     height: int | None = None
     duration: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    """More that some contents have, such as the `charset` of text. Keys and values are JSON."""
+    """More that some contents have: the `charset` of text, the `thumbhash` of a picture. Keys and values are JSON."""
     thumbnail_status: str = "none"
     thumbnail_sha256: str | None = None
     thumbnail_size: int = 0
@@ -144,8 +144,16 @@ class Contents:
 
     # -- uploads -------------------------------------------------------------------------------------------------
 
-    def reservation(self, *, over_quota: bool = False) -> "Reservation":
-        return Reservation(self, over_quota=over_quota)
+    def reservation(
+        self,
+        reservation_id: str | None = None,
+        *,
+        held: int = 0,
+        lifetime: timedelta = RESERVATION_LIFETIME,
+        over_quota: bool = False,
+    ) -> "Reservation":
+        """A new one, or the one of this id, which holds `held` bytes. `lifetime`: until when it is moved forward."""
+        return Reservation(self, reservation_id, held=held, lifetime=lifetime, over_quota=over_quota)
 
     async def commit(
         self,
@@ -339,14 +347,23 @@ class Reservation:
     manager: it gives the bytes back unless `commit` has ended it.
     """
 
-    def __init__(self, contents: Contents, *, over_quota: bool = False) -> None:
-        self.id = new_ulid()
-        self.bytes = 0
+    def __init__(
+        self,
+        contents: Contents,
+        reservation_id: str | None = None,
+        *,
+        held: int = 0,
+        lifetime: timedelta = RESERVATION_LIFETIME,
+        over_quota: bool = False,
+    ) -> None:
+        self.id = reservation_id or new_ulid()
+        self.bytes = held
         self._contents = contents
+        self._lifetime = lifetime
         self._over_quota = over_quota
         """Granted however full the tenant is, and counted like any other. For the canary only."""
         self._moved_at = time.monotonic()
-        self._open = False
+        self._open = held > 0
         """Its row may exist. That is so also when the answer to the statement was lost."""
         self._sha256: str | None = None
         """The content whose removal it prevents."""
@@ -374,7 +391,7 @@ class Reservation:
             self.id,
             self._sha256,
             total,
-            RESERVATION_LIFETIME,
+            self._lifetime,
             self._over_quota,
         )
         if not row.granted:
@@ -395,7 +412,7 @@ class Reservation:
                     self.id,
                     sha256,
                     total,
-                    RESERVATION_LIFETIME,
+                    self._lifetime,
                     self._over_quota,
                     item.media_id,
                     item.filename,
@@ -426,7 +443,7 @@ class Reservation:
 
     async def _extend(self) -> None:
         await self._contents._call(
-            "UPDATE reservation SET expires_at = now() + %s WHERE reservation_id = %s", RESERVATION_LIFETIME, self.id
+            "UPDATE reservation SET expires_at = now() + %s WHERE reservation_id = %s", self._lifetime, self.id
         )
         self._moved_at = time.monotonic()
 

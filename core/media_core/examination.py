@@ -5,6 +5,7 @@ image carries.
 """
 
 import asyncio
+import contextlib
 import hashlib
 
 import structlog
@@ -23,6 +24,10 @@ THUMBNAIL_SECONDS = 5.0
 _log = structlog.stdlib.get_logger("media.uploads")
 
 
+_TAGGED = frozenset(("aac", "ac3", "ape", "flac", "tta", "wv"))
+"""Formats that may begin with an MP3's tag (ID3)."""
+
+
 class Examination:
     def __init__(self, decoder: DecodingPool) -> None:
         self.decoder = decoder
@@ -33,6 +38,9 @@ class Examination:
             mime_type = await asyncio.to_thread(sniffing.sniff, head, filename, claimed_type)
         else:
             mime_type = sniffing.sniff(head, filename, claimed_type)
+        media: MediaFacts | None = None
+        if mime_type == media_types.UNKNOWN:
+            mime_type, media = await self._recognized(source, head, filename, claimed_type)
         try:
             if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
                 async with asyncio.timeout(THUMBNAIL_SECONDS):
@@ -42,16 +50,16 @@ class Examination:
                     mime_type,
                     thumbnail.source_width,
                     thumbnail.source_height,
+                    details=thumbnail.details,
                     thumbnail_status="ready",
                     thumbnail_sha256=hashlib.sha256(thumbnail.data).hexdigest(),
                     thumbnail_size=len(thumbnail.data),
                 )
                 return Examined(facts, thumbnail.data)
             if media_types.transcribable(mime_type):
-                media: MediaFacts = await self.decoder.run("probe", source)
-                mime_type = media_types.settled(mime_type, has_video=media.has_video)
-                video = media.has_video and media_types.has_thumbnail(mime_type)
-                status = "pending" if video else "none"
+                media = media or await self.decoder.run("probe", source)
+                mime_type = _settled(mime_type, media)
+                status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
                 return Examined(
                     Facts(source.size, mime_type, media.width, media.height, media.duration, thumbnail_status=status)
                 )
@@ -68,6 +76,25 @@ class Examination:
             return Examined(Facts(source.size, mime_type, details={"charset": found} if found else {}))
         return Examined(Facts(source.size, mime_type))
 
+    async def _recognized(
+        self, source: Source, head: bytes, filename: str, claimed: str | None
+    ) -> tuple[str, MediaFacts | None]:
+        """The type of what its first bytes do not tell, where a name, a claim or the structure says that it plays or
+        shows something: what a decoder makes of it. UNKNOWN if no part of it can be decoded.
+        """
+        kind = media_types.hinted(filename, claimed)
+        is_iso = sniffing.is_iso_media(head)
+        if kind == "image" or (is_iso and b"pict" in head):
+            with contextlib.suppress(DecodingFailed):
+                image: ImageFacts = await self.decoder.run("inspect_image", source)
+                return media_types.of_picture(image.format), None
+        elif kind in ("audio", "video") or is_iso:
+            with contextlib.suppress(DecodingFailed):
+                media: MediaFacts = await self.decoder.run("probe", source)
+                if media.has_picture or any(track.decodes for track in media.tracks):
+                    return media_types.of_container(media.container, has_video=media.has_video), media
+        return media_types.UNKNOWN, None
+
     async def _measure(self, source: Source, mime_type: str) -> Facts:
         """A picture too large for a thumbnail, or damaged further down, still says its size in the header."""
         try:
@@ -75,3 +102,9 @@ class Examination:
         except DecodingFailed:
             return Facts(source.size, mime_type)
         return Facts(source.size, mime_type, image.width, image.height)
+
+
+def _settled(mime_type: str, media: MediaFacts) -> str:
+    if mime_type == "audio/mpeg" and media.container in _TAGGED:
+        return media_types.of_container(media.container, has_video=False)
+    return media_types.settled(mime_type, has_video=media.has_video, has_audio=media.has_audio)

@@ -25,6 +25,10 @@ def new_job_id() -> str:
     return f"job-{new_ulid()}"
 
 
+def new_upload_id() -> str:
+    return f"upl-{new_ulid()}"
+
+
 def thumbnail_id(media_id: str) -> str:
     """The id under which an item's thumbnail can be downloaded: the item's id with another prefix. It needs no row."""
     return media_id.replace("med-", "med-thumb-", 1)

@@ -17,12 +17,17 @@ from media_core.access import Item
 from media_core.database import Database
 from media_core.errors import Refused, not_found
 from media_core.library import Library
+from media_core.speech_models import cannot_translate, translates
 from media_core.tokens import Claims
 
 OPEN: Final = frozenset({"queued", "running"})
 
 MAX_OPEN_JOBS: Final = 100
 """Most jobs that one subject may have waiting or running."""
+
+MOST_TRACKS: Final = 16
+"""The last sound track that can be chosen; `media_core.decoding` hears no more of them."""
+MOST_CHANNELS: Final = 64
 
 _COLUMNS = """
     job_id, kind, status, progress, owner, media_id, created_at, started_at, finished_at, error_code, error_detail,
@@ -109,6 +114,10 @@ class TranscriptionRequest:
     prompt: str | None = None
     hotwords: str | None = None
     vad: bool = True
+    track: int | None = None
+    """Which of the sound tracks, from 1. None: the first that speaks."""
+    channel: int | None = None
+    """Which channel of it, from 1. None: all of them, mixed."""
 
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> "TranscriptionRequest":
@@ -126,12 +135,13 @@ class State:
 
 
 class Jobs:
-    """One tenant's jobs. `max_seconds`: the longest recording that is accepted."""
+    """One tenant's jobs. `max_seconds`: the longest recording that is accepted. `model`: the workers' speech model."""
 
-    def __init__(self, *, database: Database, library: Library, max_seconds: float) -> None:
+    def __init__(self, *, database: Database, library: Library, max_seconds: float, model: str = "small") -> None:
         self.database = database
         self.library = library
         self.max_seconds = max_seconds
+        self.model = model
 
     async def transcribe(
         self,
@@ -176,11 +186,19 @@ class Jobs:
         if not (await self.library.policy.current()).transcription_enabled:
             raise Refused("transcription_disabled", "This tenant does not offer transcription.")
 
+    def require_translation(self) -> None:
+        """Raises Refused `translation_unavailable`."""
+        if not translates(self.model):
+            raise Refused("translation_unavailable", cannot_translate(self.model))
+
     async def _check(self, item: Item) -> None:
         """Refuses what can be refused now. A duration that the file's header does not give is checked by the worker."""
         await self.require_enabled()
         if not media_types.transcribable(item.mime_type):
-            raise Refused("not_audio_or_video", f"A file of type {item.mime_type} holds no speech; send a recording.")
+            raise Refused(
+                "not_audio_or_video",
+                f"This is {media_types.named(item.mime_type)}; nothing in it can be transcribed.",
+            )
         if item.duration is None:
             return
         if item.duration > self.max_seconds:

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Literal
 
 Category = Literal["image", "audio", "video", "document"]
+
+UNKNOWN = "application/octet-stream"
 
 _SOUND_ONLY = {
     "video/3gpp": "audio/3gpp",
@@ -16,7 +20,49 @@ _SOUND_ONLY = {
     "video/ogg": "audio/ogg",
     "video/webm": "audio/webm",
     "video/x-matroska": "audio/x-matroska",
+    "video/x-ms-wmv": "audio/x-ms-wma",
 }
+_OF_CONTAINERS = {
+    "aac": "audio/aac",
+    "ac3": "audio/ac3",
+    "aiff": "audio/aiff",
+    "amr": "audio/amr",
+    "ape": "audio/x-ape",
+    "asf": "video/x-ms-wmv",
+    "au": "audio/basic",
+    "avi": "video/x-msvideo",
+    "caf": "audio/x-caf",
+    "dts": "audio/vnd.dts",
+    "dtshd": "audio/vnd.dts.hd",
+    "dv": "video/x-dv",
+    "eac3": "audio/eac3",
+    "flac": "audio/flac",
+    "flv": "video/x-flv",
+    "loas": "audio/x-mp4a-latm",
+    "matroska,webm": "video/x-matroska",
+    "mov,mp4,m4a,3gp,3g2,mj2": "video/mp4",
+    "mp3": "audio/mpeg",
+    "mpeg": "video/mpeg",
+    "mpegts": "video/mp2t",
+    "mxf": "application/mxf",
+    "ogg": "video/ogg",
+    "tta": "audio/x-tta",
+    "w64": "audio/x-w64",
+    "wav": "audio/wav",
+    "wv": "audio/x-wavpack",
+}
+"""By FFmpeg's name of the format."""
+_OF_PICTURES = {
+    "AVIF": "image/avif",
+    "BMP": "image/bmp",
+    "GIF": "image/gif",
+    "HEIF": "image/heif",
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "TIFF": "image/tiff",
+    "WEBP": "image/webp",
+}
+"""By Pillow's name of the format."""
 
 
 def _types(kind: str, *names: str) -> frozenset[str]:
@@ -28,15 +74,94 @@ _WEB_SOUND = _types("audio", "mpeg", "mp4", "ogg", "webm", "wav", "flac", "aac")
 _WEB_FILMS = _types("video", "mp4", "webm", "ogg", "quicktime", "3gpp")
 _INLINE = _WEB_PICTURES | _WEB_SOUND | _WEB_FILMS | {"application/pdf", "text/plain", "text/csv", "text/markdown"}
 
-_PICTURES = _WEB_PICTURES | {"image/tiff"}
-_SOUND = _WEB_SOUND | _types("audio", "amr", "aiff", "x-caf", "3gpp", "3gpp2", "x-matroska")
-_FILMS = _WEB_FILMS | _types("video", "3gpp2", "x-matroska", "x-msvideo", "mp2t", "mpeg")
+_PICTURES = _WEB_PICTURES | {"image/tiff", "image/vnd.microsoft.icon", "image/x-icon"}
+_SOUND = (
+    _WEB_SOUND
+    | _types("audio", "ac3", "aiff", "amr", "amr-wb", "basic", "eac3", "vnd.dts", "vnd.dts.hd", "3gpp", "3gpp2")
+    | _types("audio", "x-ape", "x-caf", "x-matroska", "x-mp4a-latm", "x-ms-wma", "x-tta", "x-w64", "x-wavpack")
+)
+_FILMS = (
+    _WEB_FILMS
+    | _types("video", "3gpp2", "x-matroska", "x-msvideo", "x-ms-wmv", "x-flv", "x-dv", "mp2t", "mpeg")
+    | {"application/mxf"}
+)
 """Types that media_core.decoding can read. A video container may hold sound only."""
 
+_SAYS: Mapping[Category, str] = {
+    "audio": (
+        ".3ga .aa3 .aac .aax .ac3 .aif .aifc .aiff .alac .amr .ape .au .awb .caf .dts .eac3 .ec3 .flac .gsm .loas "
+        ".m4a .m4b .m4r .mka .mp1 .mp2 .mp3 .mpa .oga .ogg .opus .rf64 .snd .spx .tta .w64 .wav .wave .weba .wma .wv "
+    ),
+    "video": (
+        ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .insv .lrv .m1v .m2p .m2t .m2ts .m2v .m4v .mkv .mod .mov .mp4 .mpe "
+        ".mpeg .mpg .mts .mxf .ogm .ogv .qt .tod .trp .ts .vob .webm .wmv "
+    ),
+    "image": ".avif .bmp .gif .heic .heif .hif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp ",
+}
+"""Extensions by what they say of content."""
 
-def settled(mime_type: str, *, has_video: bool) -> str:
-    """The type once the container has been probed: "video/webm" without a video stream is "audio/webm"."""
-    return mime_type if has_video else _SOUND_ONLY.get(mime_type, mime_type)
+_NAMED = {
+    "image/x-adobe-dng": "a raw photo (Adobe DNG)",
+    "image/x-canon-cr2": "a Canon raw photo (CR2)",
+    "image/x-canon-cr3": "a Canon raw photo (CR3)",
+    "image/x-canon-crw": "a Canon raw photo (CRW)",
+    "image/x-fuji-raf": "a Fujifilm raw photo (RAF)",
+    "image/x-hasselblad-3fr": "a Hasselblad raw photo (3FR)",
+    "image/x-minolta-mrw": "a Minolta raw photo (MRW)",
+    "image/x-nikon-nef": "a Nikon raw photo (NEF)",
+    "image/x-olympus-orf": "an Olympus raw photo (ORF)",
+    "image/x-panasonic-rw2": "a Panasonic raw photo (RW2)",
+    "image/x-pentax-pef": "a Pentax raw photo (PEF)",
+    "image/x-samsung-srw": "a Samsung raw photo (SRW)",
+    "image/x-sigma-x3f": "a Sigma raw photo (X3F)",
+    "image/x-sony-arw": "a Sony raw photo (ARW)",
+    "image/svg+xml": "a drawing (SVG)",
+    "audio/midi": "a MIDI file, notes without a sound",
+    "audio/vnd.audible.aax": "an Audible audiobook, whose sound is encrypted",
+    "application/mp4": "an MP4 file with neither sound nor picture",
+    "application/pdf": "a PDF document",
+    "application/zip": "a ZIP archive",
+    "text/plain": "a text",
+    UNKNOWN: "a file of no type that is known here",
+}
+
+
+def named(mime_type: str) -> str:
+    """What such a file is, for people: a noun with its article."""
+    kinds = {"image": "a picture", "audio": "a sound recording", "video": "a film"}
+    kind = kinds.get(category(mime_type), "a file")
+    return _NAMED.get(mime_type) or f"{kind} of type {mime_type}"
+
+
+def settled(mime_type: str, *, has_video: bool, has_audio: bool = True) -> str:
+    """The type once the container has been probed: "video/webm" without a video stream is "audio/webm".
+
+    An MP4 with neither is "application/mp4" (RFC 4337, 2).
+    """
+    if has_video:
+        return mime_type
+    if mime_type == "video/mp4" and not has_audio:
+        return "application/mp4"
+    return _SOUND_ONLY.get(mime_type, mime_type)
+
+
+def of_container(name: str, *, has_video: bool) -> str:
+    """The type of what FFmpeg calls by this name; UNKNOWN if it is none that is read here."""
+    return settled(_OF_CONTAINERS.get(name, UNKNOWN), has_video=has_video)
+
+
+def of_picture(name: str) -> str:
+    """The type of what Pillow calls by this name."""
+    return _OF_PICTURES.get(name, UNKNOWN)
+
+
+def hinted(filename: str | None, claimed: str | None) -> Category | None:
+    """Whether a name or a claimed type says that content is a picture, a sound or a film. It proves nothing."""
+    extension = PurePath(filename or "").suffix.lower()
+    for kind, extensions in _SAYS.items():
+        if (extension and f"{extension} " in extensions) or (claimed or "").lower().startswith(f"{kind}/"):
+            return kind
+    return None
 
 
 def inline_allowed(mime_type: str) -> bool:
@@ -46,6 +171,8 @@ def inline_allowed(mime_type: str) -> bool:
 
 def category(mime_type: str) -> Category:
     """The category by which a room's list is filtered."""
+    if mime_type == "application/mxf":
+        return "video"
     match mime_type.partition("/")[0]:
         case "image":
             return "image"

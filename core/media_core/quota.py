@@ -35,6 +35,16 @@ WITH due AS (
 )
 SELECT (SELECT count(*) FROM due) AS due, (SELECT count(*) FROM marked) AS marked
 """)
+_SETTLE = text("""
+WITH over AS (
+    SELECT job_id, charged_seconds - :seconds AS seconds FROM job
+    WHERE job_id = :job_id AND charged_seconds > :seconds FOR UPDATE
+), given_back AS (
+    UPDATE transcription_day SET seconds = GREATEST(transcription_day.seconds - over.seconds, 0) FROM over
+    WHERE day = (now() AT TIME ZONE 'UTC')::date
+)
+UPDATE job SET charged_seconds = :seconds FROM over WHERE job.job_id = over.job_id
+""")
 _CHARGED_TODAY = text("SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date")
 
 
@@ -60,6 +70,11 @@ async def charge_transcription(tx: AsyncConnection, job_id: str, seconds: int, l
     row = (await tx.execute(_CHARGE, {"job_id": job_id, "seconds": seconds, "limit": limit})).one()
     if row.due and not row.marked:
         raise _day_exceeded(await _charged_today(tx), seconds, limit)
+
+
+async def settle_transcription(tx: AsyncConnection, job_id: str, seconds: int) -> None:
+    """Gives back what a job was charged above `seconds`: its recording was shorter than its header said."""
+    await tx.execute(_SETTLE, {"job_id": job_id, "seconds": seconds})
 
 
 async def check_transcription(tx: AsyncConnection, seconds: float, limit: int) -> None:

@@ -11,8 +11,9 @@ import codecs
 import os
 import re
 from pathlib import PurePath
+from typing import Literal
 
-from media_core.media_types import settled
+from media_core.media_types import UNKNOWN, settled
 
 _kept = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "LIBRARY_PATH", "MAGIC")}
 import pylibmagic  # noqa: E402, I001 - makes ctypes find the bundled library, so it comes before magic
@@ -27,8 +28,6 @@ for _name, _value in _kept.items():  # or every process started later would inhe
 HEAD = 4096
 """Bytes that `sniff` looks at."""
 
-UNKNOWN = "application/octet-stream"
-
 _magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc"))
 _text_magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc"))
 """For text: libmagic takes up to 5 ms for it, 0.3 ms for anything else, and python-magic holds a lock meanwhile."""
@@ -39,6 +38,7 @@ _SYNONYMS = {
     "audio/vnd.wave": "audio/wav",
     "audio/x-flac": "audio/flac",
     "audio/x-aiff": "audio/aiff",
+    "audio/vnd.dolby.dd-raw": "audio/ac3",
     "audio/x-hx-aac-adts": "audio/aac",
     "audio/x-m4a": "audio/mp4",
     "image/x-ms-bmp": "image/bmp",
@@ -61,7 +61,69 @@ _TEXTS = {
 }
 """What an extension may make of text; nothing here is run or rendered by a browser."""
 
-_SOUND_EXTENSIONS = (".m4a", ".m4b", ".mka", ".oga", ".opus", ".weba")
+_SOUND_EXTENSIONS = (".3ga", ".m4a", ".m4b", ".m4r", ".mka", ".oga", ".opus", ".weba", ".wma")
+_BEGINNINGS = (
+    (b"caff\0\1", "audio/x-caf"),
+    (b"#!AMR-WB", "audio/amr-wb"),
+    (b"MAC ", "audio/x-ape"),
+    (b"TTA1", "audio/x-tta"),
+    (b"TTA2", "audio/x-tta"),
+    (b"wvpk", "audio/x-wavpack"),
+    (b"DTSHDHDR", "audio/vnd.dts.hd"),
+    (b"\x7f\xfe\x80\x01", "audio/vnd.dts"),
+    (b"\xfe\x7f\x01\x80", "audio/vnd.dts"),
+    (b"\x1f\xff\xe8\0", "audio/vnd.dts"),
+    (b"\xff\x1f\0\xe8", "audio/vnd.dts"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c", "video/x-ms-wmv"),
+    (b"\0\0\1\xba", "video/mpeg"),
+    (b"FUJIFILMCCD-RAW", "image/x-fuji-raf"),
+    (b"IIRO", "image/x-olympus-orf"),
+    (b"IIRS", "image/x-olympus-orf"),
+    (b"MMOR", "image/x-olympus-orf"),
+    (b"IIU\0", "image/x-panasonic-rw2"),
+    (b"II\x1a\0\0\0HEAPCCDR", "image/x-canon-crw"),
+    (b"\0MRM", "image/x-minolta-mrw"),
+    (b"FOVb", "image/x-sigma-x3f"),
+)
+"""Beginnings that libmagic does not know, or names by a type that nobody uses."""
+_RAW_EXTENSIONS = {
+    ".3fr": "image/x-hasselblad-3fr",
+    ".arw": "image/x-sony-arw",
+    ".cr2": "image/x-canon-cr2",
+    ".dng": "image/x-adobe-dng",
+    ".nef": "image/x-nikon-nef",
+    ".nrw": "image/x-nikon-nef",
+    ".pef": "image/x-pentax-pef",
+    ".sr2": "image/x-sony-arw",
+    ".srf": "image/x-sony-arw",
+    ".srw": "image/x-samsung-srw",
+}
+_RAW_MAKERS = {
+    b"NIKON": "image/x-nikon-nef",
+    b"SONY": "image/x-sony-arw",
+    b"PENTAX": "image/x-pentax-pef",
+    b"RICOH": "image/x-pentax-pef",
+    b"SAMSUNG": "image/x-samsung-srw",
+}
+"""By how the maker's name begins."""
+_RAW_TYPES = frozenset(_RAW_EXTENSIONS.values())
+_FILM_BRANDS = frozenset(
+    (
+        b"avc1",
+        b"hvc1",
+        b"mp41",
+        b"mp42",
+        b"mp71",
+        b"mmp4",
+        b"MSNV",
+        b"dash",
+        b"msdh",
+        b"cmfc",
+        b"cmf2",
+        b"XAVC",
+        b"f4v ",
+    )
+)
 _HTML = re.compile("a|b|body|br|div|font|form|h[1-6]|head|html|iframe|img|link|meta|p|script|style|table|title|video")
 _ACTIVE = re.compile(r"<\s*(?:script|html|svg|iframe|body|object|embed)\b", re.IGNORECASE)
 
@@ -83,6 +145,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     looking = _text_magic if looks_like_text(head) else _magic
     found = looking.from_buffer(head) if head else UNKNOWN
     found = _SYNONYMS.get(found, found)
+    if found.startswith("image/") and (raw := _raw_photo(head, extension, (claimed or "").lower())):
+        return raw
     if found.startswith("text/"):
         return "text/html" if found == "text/html" or _ACTIVE.search(text) else _TEXTS.get(extension, found)
     return found
@@ -111,6 +175,13 @@ def looks_like_text(head: bytes) -> bool:
 
 def _container(head: bytes) -> str | None:
     """Containers that libmagic names by one member of the family, or not at all."""
+    if beginning := next((found for mark, found in _BEGINNINGS if head.startswith(mark)), None):
+        return beginning
+    if head[:4] in (b"RF64", b"BW64") and head[8:12] == b"WAVE":
+        return "audio/wav"
+    if head.startswith(b"\x0b\x77") and len(head) > 5:
+        bitstream = head[5] >> 3  # bsid: to 10 AC-3, to 16 E-AC-3 (ETSI TS 102 366, 4.4.2.1 and E.1.3.1.6)
+        return "audio/ac3" if bitstream <= 10 else "audio/eac3" if bitstream <= 16 else None
     if head[4:8] == b"ftyp":
         return _iso_media(head)
     if head.startswith(b"OggS"):
@@ -121,8 +192,38 @@ def _container(head: bytes) -> str | None:
         return "audio/mpeg"
     if len(head) > 3 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[2] >> 4 not in (0, 15):
         return "audio/mpeg"  # an MPEG audio frame, layer III (ISO 11172-3, 2.4.1.3)
-    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
-        return "video/mp2t"
+    for packet, sync in ((188, 0), (192, 4), (204, 0)):  # plain; with a time stamp before it, as of cameras; with FEC
+        if len(head) > sync + 2 * packet and all(head[sync + n * packet] == 0x47 for n in range(3)):
+            return "video/mp2t"
+    return None
+
+
+def _raw_photo(head: bytes, extension: str, claimed: str) -> str | None:
+    """The type of a camera's raw photo that is built as a TIFF; None if it is a TIFF like any other.
+
+    Its first directory says so (TIFF/EP): a version of DNG, or a maker's name and a picture that is a preview only.
+    """
+    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+    if head[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    if head[8:10] == b"CR":
+        return "image/x-canon-cr2"
+    at = int.from_bytes(head[4:8], order)
+    count = int.from_bytes(head[at : at + 2], order)
+    tags = {}
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(head) - 11), 12):
+        tags[int.from_bytes(head[entry : entry + 2], order)] = entry + 8
+    if 0xC612 in tags:
+        return "image/x-adobe-dng"
+    if found := _RAW_EXTENSIONS.get(extension):
+        return found
+    if claimed in _RAW_TYPES:
+        return claimed
+    is_preview = 0x00FE in tags and int.from_bytes(head[tags[0x00FE] : tags[0x00FE] + 4], order) == 1
+    if is_preview and 0x014A in tags and 0x010F in tags:
+        named = int.from_bytes(head[tags[0x010F] : tags[0x010F] + 4], order)
+        maker = head[named : named + 8].upper()
+        return next((found for name, found in _RAW_MAKERS.items() if maker.startswith(name)), None)
     return None
 
 
@@ -131,19 +232,30 @@ def _iso_media(head: bytes) -> str:
     size = int.from_bytes(head[:4])
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(size, len(head)), 4))]
     major = brands[0]
-    if major in (b"mif1", b"msf1", b"miaf"):
+    if major in (b"mif1", b"mif2", b"msf1", b"miaf"):
         return "image/avif" if b"avif" in brands else "image/heic" if b"heic" in brands else "image/heif"
     if major in (b"avif", b"avis"):
         return "image/avif"
     if major in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"):
         return "image/heic"
-    if major in (b"M4A ", b"M4B ", b"M4P "):
+    if major == b"crx ":
+        return "image/x-canon-cr3"
+    if major in (b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B "):
         return "audio/mp4"
+    if major in (b"aax ", b"aaxc"):
+        return "audio/vnd.audible.aax"
     if major == b"qt  ":
         return "video/quicktime"
     if major[:3] in (b"3gp", b"3g2"):
         return "video/3gpp" if major[:3] == b"3gp" else "video/3gpp2"
-    return "video/mp4"
+    if major in _FILM_BRANDS or major[:3] in (b"iso", b"M4V") or major[:2] == b"ND":
+        return "video/mp4"
+    return UNKNOWN
+
+
+def is_iso_media(head: bytes) -> bool:
+    """Whether it is built as ISO media. Of a brand that `sniff` does not know only its tracks say what it is."""
+    return head[4:8] == b"ftyp"
 
 
 def _text(head: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 
-from media_core import births
+from media_core import births, resumable
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
@@ -149,6 +149,8 @@ class Swept:
     orphans_kept: bool = False
     scans: int = 0
     thumbnails: int = 0
+    uploads: int = 0
+    """Uploads in several requests that had expired."""
     mismatch: str = ""
     """The `births.Relation`, if schema and bucket do not belong together; then nothing else was done."""
 
@@ -173,7 +175,8 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     if (await library.policy.current()).scan_enabled:
         swept.scans = await _queued(library, _QUEUE_SCANS)
     swept.thumbnails = await _queued(library, _QUEUE_THUMBNAILS)
-    swept.staging = await library.store.sweep_staging(STALE_STAGING)
+    swept.uploads = await resumable.expire(library)
+    swept.staging = await library.store.sweep_staging(STALE_STAGING, await resumable.alive(library.database))
     await _orphans(library, retention, epoch, swept)
     _log.info("swept", **asdict(swept))
     return swept

@@ -402,6 +402,51 @@ class SuspicionRow(SQLModel, table=True):
     """When a person said that the signature is right."""
 
 
+class UploadRow(SQLModel, table=True):
+    """An upload that comes in several requests. `resumable` writes it, and describes its states."""
+
+    __tablename__ = "upload"
+    __table_args__ = (Index("upload_expires", "expires_at"), Index("upload_owner", "owner"))
+
+    upload_id: str = Field(primary_key=True, sa_type=Text)
+    """Also the id of its reservation."""
+    owner: str = Field(sa_type=Text)
+    declared: str = Field(sa_type=Text)
+    """Upload-Metadata, as it came."""
+    filename: str = Field(sa_type=Text)
+    claimed_type: str | None = Field(default=None, sa_type=Text)
+    tenant_scope: bool = False
+    room_id: str | None = Field(default=None, sa_type=Text)
+    concat: str | None = Field(default=None, sa_type=Text)
+    """Upload-Concat, as it came: `partial`, or `final;` and the parts' URLs."""
+    length: int | None = Field(default=None, sa_type=BigInteger)
+    """Null until the client has told it."""
+    received: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    """Bytes that are durable: the Upload-Offset."""
+    pieces: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
+    sealed: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
+    """How many of the pieces may still be written to by somebody who lost the claim."""
+    claim: str | None = Field(default=None, sa_type=Text)
+    claimed_until: datetime | None = Field(sa_column=_time(nullable=True))
+    ending: bool = Field(sa_column=Column(Boolean, nullable=False, server_default="false"))
+    """It is being removed."""
+    answer: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    """The published answer, once the upload has been committed."""
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+    expires_at: datetime = Field(sa_column=_time())
+
+
+class UploadPieceRow(SQLModel, table=True):
+    """Durable bytes of an upload, in order (`store.Piece`)."""
+
+    __tablename__ = "upload_piece"
+
+    upload_id: str = Field(sa_column=Column(Text, ForeignKey("upload.upload_id", ondelete="CASCADE"), primary_key=True))
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    name: str = Field(sa_type=Text)
+    size: int = Field(sa_type=BigInteger)
+
+
 class SweptRow(SQLModel, table=True):
     """One row: what the last sweep saw. `orphans_kept`: there are too many to remove before a person decides."""
 

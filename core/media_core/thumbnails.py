@@ -20,7 +20,7 @@ SIZES = (160, 320, 640, 1024)
 
 
 async def make_thumbnail(pool: DecodingPool, source: Source, mime_type: str) -> Thumbnail:
-    """The master thumbnail of an image, or of a video's frame at about one second.
+    """The master thumbnail of an image, or of a video's frame that is worth looking at.
 
     Raises DecodingFailed, with code "unsupported" if the type has no thumbnail.
     """

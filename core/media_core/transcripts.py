@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from media_core import subtitles
+
 Segment = Mapping[str, Any]
 
 _ARROW = re.compile("-{2,}>")
@@ -41,9 +43,15 @@ def transcript(segments: Iterable[Segment], language: str | None) -> str:
     return ("" if language in _UNSPACED else " ").join(segment["text"] for segment in segments)
 
 
-def result(segments: list[dict[str, Any]], language: str | None, duration: float) -> dict[str, Any]:
-    """A completed job's result (http-api.md). `duration` is the recording's, in seconds."""
+def result(
+    segments: list[dict[str, Any]], language: str | None, duration: float, heard: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A completed job's result (http-api.md). `duration` is the recording's, in seconds.
+
+    `heard`, if it is known: `tracks`, the recording's sound tracks, and the `track` and `channel` that were heard.
+    """
     return {
+        **(heard or {}),
         "transcript": transcript(segments, language),
         "segments": segments,
         "language": language,
@@ -59,8 +67,8 @@ def txt(result: Mapping[str, Any]) -> str:
 def srt(result: Mapping[str, Any]) -> str:
     """SubRip. The format cannot escape its arrow, so an arrow in the text is shortened."""
     cues = (
-        f"{number}\n{_span(segment, ',')}\n{_ARROW.sub('->', _line(segment))}\n"
-        for number, segment in enumerate(result["segments"], 1)
+        f"{number}\n{_span(cue, ',')}\n{''.join(_ARROW.sub('->', line) + chr(10) for line in cue.lines)}"
+        for number, cue in enumerate(subtitles.cues(result["segments"], result.get("language")), 1)
     )
     return "\n".join(cues)
 
@@ -68,10 +76,14 @@ def srt(result: Mapping[str, Any]) -> str:
 def vtt(result: Mapping[str, Any]) -> str:
     """WebVTT (W3C): `&`, `<` and `>` escaped, so that neither an arrow nor a tag in the text is taken for markup."""
     cues = (
-        f"\n{_span(segment, '.')}\n{_line(segment).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}\n"
-        for segment in result["segments"]
+        f"\n{_span(cue, '.')}\n{''.join(_escaped(line) + chr(10) for line in cue.lines)}"
+        for cue in subtitles.cues(result["segments"], result.get("language"))
     )
     return "WEBVTT\n" + "".join(cues)
+
+
+def _escaped(line: str) -> str:
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def as_json(result: Mapping[str, Any]) -> str:
@@ -94,10 +106,10 @@ def _line(segment: Segment) -> str:
     return " ".join(segment["text"].split())
 
 
-def _span(segment: Segment, decimal: str) -> str:
-    start = round(segment["start"] * 1000)
+def _span(cue: subtitles.Cue, decimal: str) -> str:
+    start = round(cue.start * 1000)
     # WebVTT requires a cue to end after it starts, and players skip SubRip cues that do not.
-    end = max(round(segment["end"] * 1000), start + 1)
+    end = max(round(cue.end * 1000), start + 1)
     return f"{_clock(start, decimal)} --> {_clock(end, decimal)}"
 
 

@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from media_core.access import has_room
 from media_core.capacity import Capacity, of_this_container
-from media_core.contents import Again, Contents, Facts, Infected, KeyReused, NewItem
+from media_core.contents import Again, Contents, Facts, Infected, KeyReused, NewItem, Reservation
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
 from media_core.errors import Refused, Unavailable, not_found
@@ -155,9 +155,11 @@ class Uploads:
         self.contents = Contents(tenant_id=tenant_id, database=database, store=store)
         self.capacity = capacity or Capacity(of_this_container())
 
-    async def start(self, *, announced: int | None = None, digest: str | None = None) -> "Upload":
+    async def start(
+        self, *, announced: int | None = None, digest: str | None = None, reservation: Reservation | None = None
+    ) -> "Upload":
         """Begins an upload. `announced`: the request's Content-Length, None if unknown. `digest`: the file's sha256 in
-        hex, if the client sent one.
+        hex, if the client sent one. `reservation`: what it has reserved already; by default nothing.
 
         Raises Refused `file_too_large` if the announced size is too large. Use the result as a context manager. It
         takes the memory that the upload needs, and raises Unavailable if there is too little.
@@ -165,15 +167,33 @@ class Uploads:
         policy = await self.policy.current()
         at_least = 0 if announced is None else max(0, announced - FORM_OVERHEAD_BYTES)
         if at_least > policy.max_upload_bytes:
-            raise _too_large(policy)
+            raise too_large(policy)
         at_most = policy.max_upload_bytes if announced is None else min(announced, policy.max_upload_bytes)
-        return Upload(self, policy, at_least, at_most, digest)
+        return Upload(self, policy, at_least, at_most, digest, reservation)
+
+    async def whole(self, staged: StagedObject, sha256: str, reservation: Reservation) -> "Upload":
+        """An upload whose bytes have all come already. It can be committed, and again if that failed.
+
+        `sha256`: of `staged`, in hex. Leaving the context without a commit undoes nothing: `staged` and the reservation
+        stay with whoever made them.
+        """
+        return Upload(self, await self.policy.current(), staged.size, staged.size, sha256, reservation, whole=staged)
 
 
 class Upload:
     """`write` the file's bytes in order, then `commit`. Leaving the context without a commit undoes the upload."""
 
-    def __init__(self, uploads: Uploads, policy: Policy, at_least: int, at_most: int, digest: str | None) -> None:
+    def __init__(
+        self,
+        uploads: Uploads,
+        policy: Policy,
+        at_least: int,
+        at_most: int,
+        digest: str | None,
+        reservation: Reservation | None = None,
+        *,
+        whole: StagedObject | None = None,
+    ) -> None:
         self._uploads = uploads
         self._policy = policy
         self._at_least = at_least
@@ -182,13 +202,14 @@ class Upload:
         self._hash = hashlib.sha256()
         self._buffer = _Buffer(BUFFER_BYTES if at_most > SMALL_BYTES else SMALL_BYTES)
         self._head = b""
-        self._staged: StagedObject | None = None
+        self._staged = whole
+        self._is_whole = whole is not None
         self._known_by_digest = False
-        self._reservation = uploads.contents.reservation(over_quota=uploads.canary)
+        self._reservation = reservation or uploads.contents.reservation(over_quota=uploads.canary)
         self._held = contextlib.ExitStack()
         self._left: str | None = None
         """The hash of an object that was put and has no row yet. It is removed if the upload ends like this."""
-        self.size = 0
+        self.size = 0 if whole is None else whole.size
         self.replayed = False
         """Whether `commit` gave the answer of an earlier request with the same Idempotency-Key."""
 
@@ -201,11 +222,21 @@ class Upload:
     ) -> None:
         self._buffer = _Buffer(0)
         with self._held:
-            if self._staged is not None or self._reservation.is_open or self._left is not None:
+            undone = self._staged is not None or self._reservation.is_open
+            if (undone and not self._is_whole) or self._left is not None:
                 # Shielded: when the server ends it cancels the request, and the clean-up must still finish.
                 await asyncio.shield(asyncio.ensure_future(self._leave()))
 
     async def _leave(self) -> None:
+        if not self._is_whole:
+            await self._undo()
+        try:
+            if self._left is not None:
+                await self._uploads.contents.remove_orphan(self._left)  # a no-op if another upload has stored it
+        except Unavailable as error:
+            _log.warning("object_left_to_the_sweep", detail=error.detail)
+
+    async def _undo(self) -> None:
         try:
             if self._staged is not None:
                 await self._staged.discard()
@@ -216,14 +247,11 @@ class Upload:
                 await self._reservation.release()
             except Unavailable as error:
                 _log.warning("reservation_left_to_expire", detail=error.detail)
-        try:
-            if self._left is not None:
-                await self._uploads.contents.remove_orphan(self._left)  # a no-op if another upload has stored it
-        except Unavailable as error:
-            _log.warning("object_left_to_the_sweep", detail=error.detail)
 
     def _memory(self) -> int:
         """Most bytes of memory that this upload takes, its connection's buffers included."""
+        if self._is_whole:
+            return 0  # no byte of it passes through here
         gathered = STEP_BYTES if self._at_least > BUFFER_BYTES else min(BUFFER_BYTES, self._at_most)
         staging = self._uploads.store.memory_of(self._at_most) if self._at_most > BUFFER_BYTES else 0
         return CONNECTION_BYTES + gathered + staging
@@ -232,7 +260,7 @@ class Upload:
         """Takes the file's next bytes. Raises Refused `file_too_large`, `quota_exceeded` as soon as that is certain."""
         self.size += len(chunk)
         if self.size > self._policy.max_upload_bytes:
-            raise _too_large(self._policy)
+            raise too_large(self._policy)
         if not self._streaming and max(self.size, self._at_least) > BUFFER_BYTES:
             await self._start_streaming()
         rest = memoryview(chunk)
@@ -267,16 +295,7 @@ class Upload:
             raise not_found()
         if self.size == 0:
             raise Refused("empty_file", "The file is empty; send at least one byte.")
-        if self._streaming:
-            await self._step()
-        else:
-            self._buffer.hash_into(self._hash)
-        sha256 = self._hash.hexdigest()
-        if self._digest is not None and sha256 != self._digest:
-            raise Refused(
-                "digest_mismatch",
-                f"The file that arrived has sha-256 {sha256}, the request announced {self._digest}. Send it again.",
-            )
+        sha256 = await self._sha256()
         item = NewItem(
             media_id=new_media_id(),
             filename=filename,
@@ -296,6 +315,22 @@ class Upload:
                 "idempotency_key_reused",
                 "This Idempotency-Key was used for another request in the last 24 hours; use a new key.",
             ) from None
+
+    async def _sha256(self) -> str:
+        """Of all bytes. Raises Refused `digest_mismatch`."""
+        if self._is_whole and self._digest is not None:
+            return self._digest
+        if self._streaming:
+            await self._step()
+        else:
+            self._buffer.hash_into(self._hash)
+        sha256 = self._hash.hexdigest()
+        if self._digest is not None and sha256 != self._digest:
+            raise Refused(
+                "digest_mismatch",
+                f"The file that arrived has sha-256 {sha256}, the request announced {self._digest}. Send it again.",
+            )
+        return sha256
 
     async def _keep(self, sha256: str, item: NewItem, request_id: str | None) -> Uploaded:
         """Reserve, put, commit; again where the same bytes were being removed."""
@@ -420,6 +455,8 @@ class Upload:
 
     async def _examine(self, filename: str, claimed_type: str | None) -> Examined:
         head = self._head or bytes(self._buffer.view()[:SNIFF_BYTES])
+        if self._is_whole and self._staged is not None:
+            head = await self._staged.read(0, SNIFF_BYTES)
         return await self._uploads.examiner.examine(self._source(), head, filename, claimed_type)
 
     # -- keeping -------------------------------------------------------------------------------------------------
@@ -435,7 +472,7 @@ class Upload:
             await store.put(content_key(tenant_id, sha256), self._buffer.view())
 
 
-def _too_large(policy: Policy) -> Refused:
+def too_large(policy: Policy) -> Refused:
     limit = policy.max_upload_bytes
     return Refused(
         "file_too_large",

@@ -11,6 +11,8 @@ import structlog
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from media_core.listening import listen
+
 _log = structlog.stdlib.get_logger("media.health")
 
 Ages = Callable[[], Mapping[str, tuple[float, float]]]
@@ -51,7 +53,7 @@ async def serve(
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", scraped)])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
-    await web.TCPSite(runner, host, port).start()
+    await web.SockSite(runner, listen(host, port, backlog=128)).start()
     server = Server(runner)
     _log.info("listening", address=f"{host}:{server.port}")
     return server

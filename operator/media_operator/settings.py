@@ -1,12 +1,14 @@
 """Settings of the operator and of `make run`. The docs' configuration reference is generated from this file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Json, SecretStr
+from pydantic import Field, Json, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
+from media_core.store.encryption import Encryption, checked
+from media_operator.tenant.spec import LabelKey, LabelValue, Resources, Toleration
 
 
 class RunSettings(EnvironmentSettings):
@@ -18,7 +20,8 @@ class RunSettings(EnvironmentSettings):
     """Holds all data, keys and logs. Removing it, while nothing runs, removes the tenant."""
 
     host: str = "127.0.0.1"
-    """Address the api listens on. `0.0.0.0` lets other machines in, with tokens but without TLS."""
+    """Address the api listens on. `::` (or `0.0.0.0`: by IPv4 alone) lets other machines in, with tokens but without
+    TLS."""
 
     port: int = Field(default=8080, ge=1, le=65535)
     """Port of the api."""
@@ -52,7 +55,8 @@ class OperatorSettings(EnvironmentSettings):
     """A leader that has not renewed for so long has lost the Lease; another replica takes over soon after."""
 
     http_host: str = "127.0.0.1"
-    """Address of `/healthz`, `/readyz` and `/metrics`; `0.0.0.0` in a container."""
+    """Address of `/healthz`, `/readyz` and `/metrics`; `::` in a container: all addresses, IPv6 and IPv4, or IPv4 alone
+    where the kernel has no IPv6."""
 
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of the same. 0: any free one, said in the log."""
@@ -128,6 +132,19 @@ class StoreAdminSettings(EnvironmentSettings):
     iam_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
     """URL of the IAM API. Default: AWS's own; versitygw serves it on a port of its own."""
 
+    sse: Encryption | None = None
+    """Encryption at rest that every write names, the operator's and the tenants': `AES256` or `aws:kms`, where a policy
+    refuses writes that name none. Default: none is named."""
+
+    sse_kms_key_id: str | None = None
+    """Key of KMS for `aws:kms`; each tenant's user has to be allowed to use it. Default: the one that S3 uses by
+    itself."""
+
+    @model_validator(mode="after")
+    def _key_and_encryption_fit(self) -> Self:
+        checked(self.sse, self.sse_kms_key_id)
+        return self
+
 
 class PlatformSettings(EnvironmentSettings):
     """What every tenant's objects on the cluster have in common. No secret is here."""
@@ -191,6 +208,55 @@ class PlatformSettings(EnvironmentSettings):
 
     gateway: str = ""
     """`namespace/name` of a Gateway: tenants with `api.host` get an HTTPRoute to it instead of an Ingress."""
+
+    gateway_request_timeout: str = Field("", pattern=r"^([0-9]{1,5}(h|m|s|ms)){0,4}$")
+    """`timeouts.request` of HTTPRoutes; `0s`: none, so that long uploads pass a Gateway whose own default is short
+    (Envoy's 15 s). Empty: not set, for CRDs older than Gateway API v1.2 and controllers that do not know it."""
+
+    run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["cluster"] = 65532
+    """User and group of the tenants' pods. `cluster`: none is named, where the cluster picks them for each namespace
+    (OpenShift's `restricted-v2`)."""
+
+    trust_config_map: str = ""
+    """ConfigMap, the same in each tenant's namespace, with the certificate authorities that tenants' pods trust: PEM,
+    in place of the public ones, so with them where they are needed too. Empty: the public ones."""
+
+    trust_key: str = "ca.crt"
+    """Key of that ConfigMap."""
+
+    https_proxy: str = Field("", pattern=r"^(https?://[^/@\s]+/?)?$")
+    """URL of the proxy for https, for the tenants' pods. Empty: none."""
+
+    http_proxy: str = Field("", pattern=r"^(https?://[^/@\s]+/?)?$")
+    """URL of the proxy for http, likewise."""
+
+    no_proxy: str = ""
+    """Hosts and domains, separated by commas, that the tenants' pods reach without a proxy, beside this machine and the
+    cluster's own domains `.svc` and `.cluster.local`."""
+
+    node_selector: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
+    """A JSON object of labels of the nodes where tenants' pods may run. `spec.transcription.nodeSelector` adds to it
+    and has the last word."""
+
+    tolerations: Json[list[Toleration]] = Field("[]", validate_default=True)
+    """A JSON list of tolerations of the tenants' pods. `spec.transcription.tolerations` adds to it."""
+
+    api_pod_labels: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
+    """A JSON object of further labels of api pods. A change rolls them."""
+
+    api_pod_annotations: Json[dict[LabelKey, str]] = Field("{}", validate_default=True)
+    """A JSON object of further annotations of api pods. A change rolls them."""
+
+    worker_pod_labels: Json[dict[LabelKey, LabelValue]] = Field("{}", validate_default=True)
+    """A JSON object of further labels of worker pods, such as `sidecar.istio.io/inject: "false"`: a Job with a sidecar
+    that never ends would run until its deadline."""
+
+    worker_pod_annotations: Json[dict[LabelKey, str]] = Field("{}", validate_default=True)
+    """A JSON object of further annotations of worker pods."""
+
+    sweep_resources: Json[Resources] = Field('{"limits":{},"requests":{}}', validate_default=True)
+    """A JSON object of `requests` and `limits` of the hourly sweep and the rescan. What is not in it is as by
+    default."""
 
     max_jobs: int = Field(default=50, ge=1)
     """Worker Jobs of all tenants together that run at the same time; tenants share them fairly. One tenant gets at most

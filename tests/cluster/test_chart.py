@@ -596,9 +596,8 @@ def clamd_files(case: str = "default", *settings: str) -> dict[str, str]:
 def test_clamd_is_configured_as_the_one_that_make_run_starts(case: str) -> None:
     own = configured(embedded.configuration(3310, embedded.ScanLimits()))
     charts = configured(clamd_files(case)["clamd.conf"])
-    assert charts.keys() == own.keys()
-    assert {name: charts[name] for name in own if charts[name] != own[name]} == {
-        "TCPAddr": "0.0.0.0",  # noqa: S104  other pods send it files
+    assert own.keys() - charts.keys() == {"TCPAddr"}, "other pods send it files, over IPv4 or IPv6"
+    assert {name: charts[name] for name in charts if charts[name] != own[name]} == {
         "DatabaseDirectory": "/var/lib/clamav",
         "TemporaryDirectory": "/tmp",
         "ConcurrentDatabaseReload": "yes",
@@ -664,7 +663,7 @@ def test_a_real_clamd_takes_the_configuration_and_the_probe_tells_when_it_answer
     (tmp_path / "tmp").mkdir()
     for name, text in files.items():
         here = text.replace("Directory /tmp", f"Directory {tmp_path / 'tmp'}").replace("/var/lib/clamav", str(tmp_path))
-        (tmp_path / name).write_text(here.replace("TCPAddr 0.0.0.0", "TCPAddr 127.0.0.1"))
+        (tmp_path / name).write_text(here)
 
     def answers() -> bool:
         return subprocess.run(["sh", tmp_path / "ping"], check=False).returncode == 0

@@ -143,6 +143,7 @@ ORIGIN = "must be an origin: scheme, host and port, such as https://app.example 
 HOST = "must be a lower-case host name such as media.acme.example (a name, no address, no port)"
 URL = "must be an https URL without query, with a port of 1 to 65535 if any"
 QUANTITY = "must be a Kubernetes quantity such as 500m or 2Gi"
+RESOURCE = "each key must be one of cpu, memory, ephemeral-storage or an extended resource such as nvidia.com/gpu"
 WHOLE = "must be of type integer"
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
@@ -203,11 +204,20 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"api": {"host": "*.acme.example"}}, "spec.api.host", HOST),
     ({"api": {"host": "a" * 254}}, "spec.api.host", "may not be more than 253"),
-    ({"api": {"resources": {"limits": {"memory": "much"}}}}, "spec.api.resources.limits.memory", QUANTITY),
-    ({"api": {"resources": {"limits": {"memory": "1 Gi"}}}}, "spec.api.resources.limits.memory", QUANTITY),
-    ({"api": {"resources": {"requests": {"cpu": -1}}}}, "spec.api.resources.requests.cpu", QUANTITY),
-    ({"api": {"resources": {"requests": {"cpu": "-1"}}}}, "spec.api.resources.requests.cpu", QUANTITY),
-    ({"api": {"resources": {"requests": {"cpu": "1" * 33}}}}, "spec.api.resources.requests.cpu", "32"),
+    ({"api": {"resources": {"limits": {"memory": "much"}}}}, "spec.api.resources.limits[memory]", QUANTITY),
+    ({"api": {"resources": {"limits": {"memory": "1 Gi"}}}}, "spec.api.resources.limits[memory]", QUANTITY),
+    ({"api": {"resources": {"requests": {"cpu": -1}}}}, "spec.api.resources.requests[cpu]", QUANTITY),
+    ({"api": {"resources": {"requests": {"cpu": "-1"}}}}, "spec.api.resources.requests[cpu]", QUANTITY),
+    ({"api": {"resources": {"requests": {"cpu": "1" * 33}}}}, "spec.api.resources.requests[cpu]", "32"),
+    ({"api": {"resources": {"limits": {"memoryy": "1Gi"}}}}, "spec.api.resources.limits", RESOURCE),
+    ({"api": {"resources": {"limits": {"nvidia.com/": 1}}}}, "spec.api.resources.limits", RESOURCE),
+    ({"api": {"resources": {"limits": {"amd.com/gpu": "500m"}}}}, "spec.api.resources.limits", "whole number"),
+    ({"api": {"resources": {"requests": {"kubernetes.io/gpu": 1}}}}, "spec.api.resources.requests", "kubernetes.io"),
+    (
+        {"scan": {"resources": {"requests": {"a.example/b": 1}, "limits": {"a.example/b": 2}}}},
+        "spec.scan.resources.limits",
+        "the same number as requests",
+    ),
     ({"auth": {"oidc": {}}}, "spec.auth.oidc.issuer", "Required value"),
     ({"auth": {"oidc": {"issuer": "http://login.example"}}}, "spec.auth.oidc.issuer", URL),
     ({"auth": {"oidc": {"issuer": "login.example"}}}, "spec.auth.oidc.issuer", URL),
@@ -306,11 +316,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 
 def _as_kubernetes_writes_it(path: str) -> str:
-    """The API server files a wrong key under its map."""
-    around, selector, key = path.partition(".nodeSelector.")
-    if not selector:
-        return path
-    return f"{around}.nodeSelector[{key}]" if re.fullmatch(spec.LABEL_KEY, key) else f"{around}.nodeSelector"
+    """The API server files a wrong key under its map, and a wrong value there by its key."""
+    for part, form in ((".nodeSelector", spec.LABEL_KEY), (".requests", spec.RESOURCE), (".limits", spec.RESOURCE)):
+        around, found, key = path.partition(f"{part}.")
+        if found:
+            return f"{around}{part}[{key}]" if re.fullmatch(form, key) else f"{around}{part}"
+    return path
 
 
 @pytest.mark.parametrize(("given", "field", "sentence"), WRONG, ids=[str(given)[:60] for given, _, _ in WRONG])
@@ -319,7 +330,7 @@ async def test_a_wrong_value_is_refused_with_what_to_write_instead(
 ) -> None:
     document = manifest(**given)
     refused = await refusal(api, namespace, document)
-    assert {path for path, _ in refused} == {field}, refused
+    assert {_as_kubernetes_writes_it(path) for path, _ in refused} == {field}, refused
     assert any(sentence in words for _, words in refused), refused
 
     found = complaints(document)
@@ -361,7 +372,7 @@ async def test_all_that_is_wrong_is_said_at_once(api: Api, namespace: str) -> No
     [
         ({"scan": {"pendingAcces": "All"}}, "spec.scan.pendingAcces"),
         ({"qouta": {"maxStorageMb": 5}}, "spec.qouta"),
-        ({"api": {"resources": {"limits": {"memoryy": "1Gi"}}}}, "spec.api.resources.limits.memoryy"),
+        ({"api": {"resources": {"limit": {"memory": "1Gi"}}}}, "spec.api.resources.limit"),
     ],
 )
 def test_kubectl_apply_names_a_field_that_there_is_not(kubectl: Kubectl, given: dict[str, Any], typo: str) -> None:

@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -64,6 +64,8 @@ class Api:
     database: Database
     store: FolderStore
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of that process, for another one like it."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -370,7 +372,7 @@ async def process(
         }
         with (folder / "api.log").open("wb") as log:
             child = start(told, log)
-            api.process = child
+            api.process, api.environment = child, told
             try:
                 await eventually(lambda: _answers(api.base))
                 api.metrics_base = f"http://127.0.0.1:{_listening(folder)['metrics_port']}"
@@ -378,6 +380,22 @@ async def process(
             finally:
                 child.kill()
                 await asyncio.to_thread(child.wait)
+
+
+@asynccontextmanager
+async def beside(api: Api, folder: Path, **changed: str) -> AsyncIterator[str]:
+    """The base URL of a second process that serves the same tenant."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (folder / "beside.log").open("wb") as log:
+        child = start({**api.environment, "MEDIA_API_PORT": str(port), **changed}, log)
+        try:
+            base = f"http://127.0.0.1:{port}"
+            await eventually(lambda: _answers(base))
+            yield base
+        finally:
+            child.kill()
+            await asyncio.to_thread(child.wait)
 
 
 def start(environment: dict[str, str], log: IO[bytes] | int) -> subprocess.Popen[bytes]:

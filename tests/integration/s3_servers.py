@@ -7,6 +7,7 @@ versitygw can have its IAM server beside it, which speaks AWS's IAM API, and kee
 """
 
 import asyncio
+import base64
 import ctypes
 import os
 import secrets
@@ -24,6 +25,8 @@ from media_core.store import S3Settings, S3Store
 from media_operator.settings import StoreAdminSettings
 from tests.tools import build
 
+KMS_KEY = "media-key"
+"""MinIO's."""
 NAMED = "MEDIA_TEST_S3_ENDPOINT"
 KINDS = ("versitygw", "minio", *(["named"] if NAMED in os.environ else []))
 
@@ -77,7 +80,8 @@ async def start(kind: str, folder: Path, like: S3Server | None = None, *, iam: b
         ),
         "minio": (
             [tool, "server", "--quiet", "--address", address, data],
-            {"MINIO_ROOT_USER": access_key, "MINIO_ROOT_PASSWORD": secret_key, "MINIO_BROWSER": "off"},
+            {"MINIO_ROOT_USER": access_key, "MINIO_ROOT_PASSWORD": secret_key, "MINIO_BROWSER": "off"}
+            | {"MINIO_KMS_SECRET_KEY": f"{KMS_KEY}:{base64.b64encode(bytes(32)).decode()}"},  # encrypts who asks for it
         ),
     }
     command, environment = commands[kind]

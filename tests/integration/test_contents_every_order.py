@@ -67,7 +67,12 @@ class Actors:
     """The actors' programs, in the product's own code. `objects`: those that the content can have."""
 
     def __init__(self, objects: dict[str, int]) -> None:
-        answered: dict[str, Any] = {"INSERT INTO swept": [], "UPDATE job SET run_after = now()": []}
+        answered: dict[str, Any] = {
+            "INSERT INTO swept": [],
+            "UPDATE job SET run_after = now()": [],
+            "FROM upload\n": [],
+            "FROM upload ": [],
+        }
         self.database: Any = FakeDatabase(SHA, answered)
         self.store: Any = FakeStore(objects)
         self.policy: Any = _Policy()
@@ -298,7 +303,9 @@ def connection(tenant_database: TenantDatabase) -> Iterator[psycopg.Connection[A
     url = tenant_database.owner_url.replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"SET search_path = {tenant_database.schema}, pg_catalog")
-        connection.execute("INSERT INTO policy (id) VALUES (1)")
+        connection.execute(
+            "INSERT INTO policy (id, max_upload_bytes, max_transcription_seconds_per_day) VALUES (1, 1 << 30, 0)"
+        )
         connection.execute("INSERT INTO usage (id, max_bytes) VALUES (1, 1000000)")
         yield connection
 

@@ -22,12 +22,18 @@ from tests.integration.api_server import Api, anybody, problem, serving, upload
 
 UNKNOWN = "med-01JD0Z3V5QH7W8K2M4N6P8R0T2"
 NO_JOB = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
+NO_UPLOAD = "upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"
 
 CALLS = {
     ("GET", "/v1/media"): "media:read",
     ("POST", "/v1/media/upload"): "media:write",
     ("POST", "/v1/media/sign"): "media:read",
     ("PATCH", f"/v1/media/{UNKNOWN}"): "media:write",
+    ("POST", "/v1/media/uploads"): "media:write",
+    ("PATCH", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
+    ("HEAD", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
+    ("GET", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
+    ("DELETE", f"/v1/media/uploads/{NO_UPLOAD}"): "media:write",
     ("GET", f"/v1/media/{UNKNOWN}/info"): "media:read",
     ("GET", f"/v1/media/download/{UNKNOWN}"): "media:read",
     ("HEAD", f"/v1/media/download/{UNKNOWN}"): "media:read",

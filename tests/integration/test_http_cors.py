@@ -73,6 +73,16 @@ async def test_every_answer_can_be_read_errors_included(open_api: Api) -> None:
         assert answer.headers["access-control-allow-origin"] == APP
         exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
         assert {"etag", "location", "content-range", "retry-after", "x-request-id"} <= set(exposed)
+        assert {"tus-resumable", "tus-extension", "upload-offset", "upload-length", "upload-media-id"} <= set(exposed)
+
+
+async def test_uploads_in_several_requests_are_described_beside_preflights(open_api: Api) -> None:
+    async with anybody(open_api.base) as browser:
+        preflight = await browser.options("/v1/media/uploads", headers={"Origin": APP, **PREFLIGHT})
+        described = await browser.options("/v1/media/uploads", headers={"Origin": APP})
+    assert "tus-version" not in preflight.headers
+    assert described.headers["tus-version"] == "1.0.0"
+    assert described.headers["access-control-allow-origin"] == APP
 
 
 async def test_without_origins_no_answer_says_a_word_about_them(api: Api) -> None:

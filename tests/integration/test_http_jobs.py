@@ -108,6 +108,8 @@ async def test_the_wishes_reach_the_worker(api: Api) -> None:
             "prompt": "About gardens",
             "hotwords": "rose, tulip",
             "vad": "false",
+            "track": "2",
+            "channel": "1",
         }
         job_id = await submit(client, speech(1, 460), **wishes)
     lease = await api.lease(job_id)
@@ -119,6 +121,8 @@ async def test_the_wishes_reach_the_worker(api: Api) -> None:
         "prompt": "About gardens",
         "hotwords": "rose, tulip",
         "vad": False,
+        "track": 2,
+        "channel": 1,
     }
     assert lease.request_id
 
@@ -168,6 +172,9 @@ async def test_what_can_not_be_transcribed_is_refused_and_not_kept(fresh_api: Ap
         problem(await post(speech(), language="klingon"), 422, "invalid_request")
         problem(await post(speech(), task="sing"), 422, "invalid_request")
         problem(await post(speech(), vad="perhaps"), 422, "invalid_request")
+        for number in ("0", "-1", "17", "1.5", "two", "²"):
+            problem(await post(speech(), track=number), 422, "invalid_request")
+        problem(await post(speech(), channel="65"), 422, "invalid_request")
         problem(await client.post("/v1/transcribe", json={"media_id": NO_JOB}), 415, "unsupported_media_type")
     assert await left(fresh_api) == before
 
@@ -200,6 +207,56 @@ async def test_a_recording_longer_than_is_taken_at_once_is_refused(
         assert await submit(client, speech(2))
         answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(4))})
         assert problem(answer, 422, "duration_exceeds_limit")["limit"] == 2
+
+
+async def test_a_translation_that_the_model_can_not_make_is_refused_and_nothing_kept(
+    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDIA_WHISPER_MODEL", "turbo")
+    async with serving(postgres, tmp_path) as api, api.client() as client:
+        before = await left(api)
+        answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech())}, data={"task": "translate"})
+        body = problem(answer, 422, "translation_unavailable")
+        assert body["detail"].startswith("This tenant's speech model (turbo) writes down what is said")
+        answer = await client.post("/v1/audio/translations", files={"file": ("a.wav", speech())})
+        problem(answer, 422, "translation_unavailable")
+        assert await left(api) == before
+        assert await submit(client, speech())
+
+
+async def test_a_completed_job_says_which_tracks_there_are_and_which_was_heard(api: Api) -> None:
+    tracks = [
+        {"number": 1, "codec": "aac", "channels": 2, "language": "eng", "title": "Game", "decodes": True},
+        {"number": 2, "codec": None, "channels": None, "language": None, "title": None, "decodes": False},
+    ]
+    async with api.client() as client:
+        job_id = await submit(client, speech(1, 466))
+        heard = {"tracks": tracks, "track": 1, "channel": None}
+        result = transcripts.result([dict(s) for s in SEGMENTS], "en", 3.25, heard)
+        await Queue(api.database).finish(await api.lease(job_id), result)
+        job = await job_of(client, job_id)
+        assert (job["tracks"], job["track"], job["channel"]) == (tracks, 1, None)
+        listed = json.loads((await client.get(f"/v1/jobs/{job_id}/transcript.json")).text)
+    assert listed["track"] == 1
+
+
+async def test_a_refusal_says_what_the_file_is(api: Api) -> None:
+    raw = b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(range(256)) * 16
+    async with api.client() as client:
+        answer = await client.post("/v1/transcribe", files={"file": ("a.CR3", raw)})
+        assert problem(answer, 415, "not_audio_or_video")["detail"] == (
+            "This is a Canon raw photo (CR3); nothing in it can be transcribed."
+        )
+        uploaded = await upload(client, raw, "a.CR3")
+        assert (uploaded["mime_type"], uploaded["thumbnail_id"]) == ("image/x-canon-cr3", None)
+        media_id = uploaded["media_id"]
+        await api.verdict(hashlib.sha256(raw).hexdigest(), "clean")
+        answer = await client.get(f"/v1/media/download/{media_id}/thumbnail")
+        assert problem(answer, 404, "no_thumbnail")["detail"] == (
+            "This is a Canon raw photo (CR3); it is kept, and has no thumbnail."
+        )
+        download = await client.get(f"/v1/media/download/{media_id}")
+        assert download.headers["content-disposition"].startswith("attachment")
 
 
 async def test_an_idempotency_key_makes_one_job(api: Api) -> None:

@@ -8,8 +8,9 @@ import httpx
 import psutil
 import pytest
 
+from media_core.listening import EVERY, usable
 from media_operator.local.postgres import EmbeddedPostgres
-from tests.integration.api_server import Api, anybody, eventually, process, upload
+from tests.integration.api_server import Api, anybody, eventually, log_lines, process, upload
 from tests.integration.test_http_shutdown import ended, terminate
 
 TWO = {"MEDIA_API_PROCESSES": "2"}
@@ -40,6 +41,21 @@ async def test_all_processes_answer_and_their_metrics_add_up(postgres: EmbeddedP
                 async with api.client() as another:
                     found = await another.get(f"/v1/media/{stored['media_id']}/info")
                     assert found.json()["data"]["sha256"] == stored["sha256"]
+
+
+async def test_both_address_families_are_served_and_the_log_names_an_ipv4_client_as_such(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    everywhere = {"MEDIA_API_HOST": "::", "MEDIA_API_METRICS_HOST": "::", "MEDIA_API_TRUSTED_PROXIES": "127.0.0.0/8"}
+    async with process(postgres, tmp_path, **TWO, **everywhere) as api:
+        port, metrics_port = api.address[1], httpx.URL(api.metrics_base or "").port
+        for host in ("127.0.0.1", "[::1]") if usable(EVERY) == EVERY else ("127.0.0.1",):
+            for url, path in ((f"http://{host}:{port}", "/healthz"), (f"http://{host}:{metrics_port}", "/metrics")):
+                async with anybody(url) as client:
+                    assert (await client.get(path)).status_code == 200
+        async with api.client() as client:
+            await client.get("/v1/usage", headers={"X-Forwarded-For": "192.0.2.7"})
+        assert "192.0.2.7" in {line.get("client") for line in log_lines(tmp_path)}
 
 
 async def _ask(api: Api) -> None:

@@ -147,6 +147,17 @@ async def test_a_picture_is_answered_with_its_size_and_thumbnail(api: Api) -> No
     assert uploaded["thumbnail_id"] == uploaded["media_id"].replace("med-", "med-thumb-")
 
 
+async def test_a_damaged_picture_is_answered_with_its_size_and_thumbnail(api: Api) -> None:
+    png = photo(640, 480, "PNG")
+    damaged = png[:33] + b"\0\0\0\3tEXta\0b" + bytes(4) + png[33:]
+    async with api.client() as client:
+        uploaded = await upload(client, damaged, "photo.png")
+        assert (uploaded["mime_type"], uploaded["width"], uploaded["height"]) == ("image/png", 640, 480)
+        info = (await client.get(f"/v1/media/{uploaded['media_id']}/info")).json()["data"]
+    assert uploaded["thumbnail_id"] is not None
+    assert info["thumbhash"] is not None
+
+
 async def test_the_info_holds_the_upload_and_what_came_with_it(api: Api) -> None:
     async with api.client(rooms=["garden", "attic"]) as client:
         uploaded = await upload(client, secrets.token_bytes(50), "Übung 1.bin", room_id="attic", tenant_scope="true")
@@ -160,7 +171,19 @@ async def test_the_info_holds_the_upload_and_what_came_with_it(api: Api) -> None
         "tenant_scope": True,
         "duration": None,
         "rooms": ["attic"],
+        "thumbhash": None,
     }
+
+
+async def test_the_info_of_a_picture_holds_its_thumbhash(api: Api) -> None:
+    async with api.client(rooms=["garden"]) as client:
+        uploaded = await upload(client, photo(640, 480), "photo.jpg", room_id="garden")
+        info = (await client.get(f"/v1/media/{uploaded['media_id']}/info")).json()["data"]
+        (listed,) = (await client.get("/v1/rooms/garden/files")).json()["data"]
+    assert "thumbhash" not in uploaded
+    hashed = base64.b64decode(info["thumbhash"], validate=True)
+    assert 10 < len(hashed) < 30
+    assert listed["thumbhash"] == info["thumbhash"]
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

@@ -6,6 +6,7 @@ If a terminal, a signal or memory matters, it is a process of its own. Otherwise
 import asyncio
 import hashlib
 import json
+import math
 import os
 import pty
 import re
@@ -73,8 +74,10 @@ class Cli:
     token: str
     folder: Path
 
-    async def __call__(self, *arguments: str | Path, code: int = 0, stdin: bytes | None = None) -> Ran:
-        env = {"BASE": self.api.base, "TOKEN": self.token}
+    async def __call__(
+        self, *arguments: str | Path, code: int = 0, stdin: bytes | None = None, base: str | None = None
+    ) -> Ran:
+        env = {"BASE": base or self.api.base, "TOKEN": self.token}
         result = await asyncio.to_thread(CliRunner().invoke, app, [str(a) for a in arguments], input=stdin, env=env)
         ran = Ran(result.exit_code, result.stdout, result.stderr)
         assert ran.code == code, ran
@@ -147,6 +150,7 @@ class Terminal:
 @pytest.fixture
 def alice(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return Cli(api, api.token("alice"), tmp_path)
 
 
@@ -218,6 +222,86 @@ async def test_a_download_waits_for_the_verdict_as_the_api_asks(api: Api, alice:
         await api.verdict(hashlib.sha256(data).hexdigest())
         assert await terminal.end() == 0
     assert (alice.folder / "piped.bin").read_bytes() == data
+
+
+@dataclass
+class Line:
+    """A network between `mediactl` and the api that takes `most` bytes and then stalls, or breaks."""
+
+    base: str = ""
+    most: float = 18 * MIB
+    breaks: bool = False
+
+
+@asynccontextmanager
+async def line(api: Api, how: Line) -> AsyncIterator[Line]:
+    async def up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            while how.most <= 0:
+                if how.breaks:
+                    how.most = math.inf
+                    raise ConnectionResetError
+                await asyncio.sleep(0.05)
+            how.most -= len(data)
+            writer.write(data)
+            await writer.drain()
+
+    async def down(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*api.address)
+        ways = {asyncio.ensure_future(up(reader, far_writer)), asyncio.ensure_future(down(far_reader, writer))}
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        for end in (writer, far_writer):
+            end.transport.abort()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    how.base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield how
+    server.close()
+
+
+async def uploads_of(api: Api, size: int) -> list[int]:
+    """How many bytes have come of each upload of this length."""
+    return [row.received for row in await api.database.call("SELECT received FROM upload WHERE length = %s", (size,))]
+
+
+async def test_a_large_upload_goes_on_where_it_was_interrupted(api: Api, alice: Cli) -> None:
+    data = secrets.token_bytes(24 * MIB + 1)
+    file = alice.file("large.bin", data)
+
+    async def has_come() -> bool:
+        return any(await uploads_of(api, len(data)))
+
+    async with line(api, Line()) as network:
+        sending = await alice.start("upload", file, "--room", "garden", BASE=network.base)
+        await eventually(has_come)
+        sending.send_signal(signal.SIGINT)
+        _, err = await sending.communicate()
+        assert sending.returncode == 130, err
+        network.most = 9 * MIB
+        sent = await alice("upload", file, "--room", "garden", "--json", base=network.base)
+        assert sent.data["sha256"] == hashlib.sha256(data).hexdigest()
+    assert await uploads_of(api, len(data)) == [len(data)]
+    info = (await alice("info", sent.data["media_id"], "--json")).data
+    assert (info["filename"], info["rooms"]) == ("large.bin", ["garden"])
+    again = await alice("upload", file, "--room", "garden", "--json")
+    assert again.data["media_id"] != sent.data["media_id"], "what was stored is forgotten"
+
+
+async def test_a_large_upload_goes_on_by_itself_after_the_network_broke(api: Api, alice: Cli) -> None:
+    data = secrets.token_bytes(24 * MIB + 2)
+    async with line(api, Line(breaks=True)) as network:
+        sent = await alice("upload", alice.file("large.bin", data), "--json", base=network.base)
+        assert network.most == math.inf
+    assert sent.data["sha256"] == hashlib.sha256(data).hexdigest()
+    assert await uploads_of(api, len(data)) == [len(data)]
 
 
 async def test_infected_content_is_a_failure_when_found_and_when_it_comes_again(api: Api, alice: Cli) -> None:

@@ -27,7 +27,17 @@ from botocore.config import Config
 
 from media_core.errors import Refused, Unavailable
 from media_core.object_keys import content_key, thumbnail_key
-from media_core.store import FolderStore, ObjectMissing, ObjectStore, S3Store, StoreSettings, open_store
+from media_core.store import (
+    Appending,
+    FolderStore,
+    GatheredObject,
+    ObjectMissing,
+    ObjectStore,
+    Piece,
+    S3Store,
+    StoreSettings,
+    open_store,
+)
 from media_core.store import folder as folder_module
 from media_core.store import s3 as s3_module
 from media_core.store.base import USUAL_MOST
@@ -823,6 +833,116 @@ async def test_an_object_that_was_removed_before_it_was_promoted_is_no_object(s3
         await upload.promote(opened.key())
     await upload.discard()
     await opened.store.aclose()
+
+
+# --- objects that come in pieces
+
+
+class Pieces:
+    """What a caller has recorded of one object."""
+
+    def __init__(self, store: ObjectStore, name: str = "upl-1") -> None:
+        self.store = store
+        self.name = name
+        self.recorded: list[Piece] = []
+        self.sealed = 0
+
+    def begin(self) -> Appending:
+        last = self.recorded[-1] if self.recorded else None
+        sealed = self.sealed >= len(self.recorded)
+        return self.store.append(self.name, len(self.recorded), last, sealed=sealed, at_most=64 * MIB)
+
+    async def record(self, append: Appending, *, to_the_end: bool = True) -> None:
+        durable = await append.durable(to_the_end=to_the_end)
+        self.recorded[durable.first :] = durable.pieces or self.recorded[durable.first :]
+        await append.kept()
+
+    async def add(self, data: bytes) -> None:
+        append = self.begin()
+        for start in range(0, len(data), 256 * 1024):
+            await append.write(data[start : start + 256 * 1024])
+            if append.is_due:
+                await self.record(append, to_the_end=False)
+        await self.record(append)
+        await append.close()
+
+    @property
+    def whole(self) -> GatheredObject:
+        return self.store.gathered(self.name, self.recorded, sealed=self.sealed > 0)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(10,), (1, 2, 3), (6 * MIB,), (1, 20 * MIB, 1), (3 * MIB, 3 * MIB, 3 * MIB, 5), (5 * MIB, 5 * MIB)],
+    ids=["small", "tiny ones", "one", "large between tiny ones", "pieces smaller than a part", "whole parts"],
+)
+async def test_an_object_in_pieces_is_what_was_appended(
+    opened: Opened, store: ObjectStore, sizes: tuple[int, ...]
+) -> None:
+    parts = [secrets.token_bytes(size) for size in sizes]
+    data = b"".join(parts)
+    pieces = Pieces(store)
+    for part in parts:
+        await pieces.add(part)
+    whole = pieces.whole
+    assert whole.size == len(data)
+    assert b"".join([bytes(chunk) async for chunk in whole.stream()]) == data
+    assert await listed(store) == []
+    await whole.finish()
+    for start in {0, len(data) // 2, max(0, len(data) - 5)}:
+        assert await whole.read(start, 10) == data[start : start + 10]
+    for _ in range(2):
+        await whole.promote(opened.key())
+    assert await everything_in(store.stream(opened.key())) == data
+    await whole.discard()
+    await whole.discard()
+    assert opened.everything("upl-1") == [opened.key()]
+
+
+async def test_bytes_that_were_not_recorded_do_not_count_and_are_not_left(opened: Opened, store: ObjectStore) -> None:
+    first, wrong, second = (secrets.token_bytes(size) for size in (7 * MIB, 12 * MIB, 6 * MIB))
+    pieces = Pieces(store)
+    for recorded in (first, second):
+        append = pieces.begin()
+        for start in range(0, len(wrong), MIB):
+            await append.write(wrong[start : start + MIB])
+        await append.durable(to_the_end=True)
+        await append.close()
+        await pieces.add(recorded)
+    assert b"".join([bytes(chunk) async for chunk in pieces.whole.stream()]) == first + second
+    await pieces.whole.discard()
+    assert opened.everything("upl-1") == []
+
+
+async def test_one_that_appends_too_late_changes_no_byte_of_its_successors(opened: Opened, store: ObjectStore) -> None:
+    first, late, second = (secrets.token_bytes(6 * MIB) for _ in range(3))
+    pieces = Pieces(store)
+    await pieces.add(first)
+    slow = pieces.begin()
+    await slow.write(late[: 2 * MIB])
+    pieces.sealed = len(pieces.recorded)
+    await pieces.add(second[: 2 * MIB])
+    await slow.write(late[2 * MIB :])
+    await slow.durable(to_the_end=True)
+    await pieces.add(second[2 * MIB :])
+    await slow.close()
+    whole = pieces.whole
+    await whole.finish()
+    await whole.promote(opened.key())
+    assert await everything_in(store.stream(opened.key())) == first + second
+    await whole.discard()
+    assert opened.everything("upl-1") == [opened.key()]
+
+
+async def test_pieces_of_what_is_alive_are_not_swept(opened: Opened, store: ObjectStore) -> None:
+    alive, dead = Pieces(store, "upl-1"), Pieces(store, "upl-2")
+    for pieces in (alive, dead):
+        await pieces.add(b"bytes")
+    assert await store.sweep_staging(NOW, {"upl-1"}) == 1
+    assert b"".join([bytes(chunk) async for chunk in alive.whole.stream()]) == b"bytes"
+    with pytest.raises(Unavailable):
+        await anext(dead.whole.stream())
+    assert await store.sweep_staging(NOW) == 1
 
 
 # --- processes that die

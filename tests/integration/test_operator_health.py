@@ -20,14 +20,14 @@ class Replica:
             return await client.get(path)
 
 
-@pytest.fixture
-async def replica() -> AsyncIterator[Replica]:
+@pytest.fixture(params=["127.0.0.1", "::"])
+async def replica(request: pytest.FixtureRequest) -> AsyncIterator[Replica]:
     replica = Replica()
 
     async def metrics() -> bytes:
         return b"media_leader 1.0\n"
 
-    server = await health.serve("127.0.0.1", 0, lambda: replica.ages, leads=lambda: replica.leads, metrics=metrics)
+    server = await health.serve(request.param, 0, lambda: replica.ages, leads=lambda: replica.leads, metrics=metrics)
     replica.url = f"http://127.0.0.1:{server.port}"
     yield replica
     await server.close()

@@ -1,6 +1,7 @@
 """Thumbnails: upright, in sRGB, without metadata, within a memory limit."""
 
 import asyncio
+import base64
 import functools
 import io
 import struct
@@ -10,9 +11,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
-from media_core.decoding import BytesSource, ChildLimits, DecodingFailed, DecodingPool, ImageFacts, Thumbnail
+from media_core.decoding import (
+    BytesSource,
+    ChildLimits,
+    DecodingFailed,
+    DecodingPool,
+    ImageFacts,
+    MediaFacts,
+    Thumbnail,
+)
 from media_core.thumbnails import SIZES, make_thumbnail, variant
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes
@@ -332,12 +341,234 @@ async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, 
     assert failed.value.code == "unsupported"
 
 
-async def test_a_picture_cut_short_is_corrupt(decoding_pool: DecodingPool) -> None:
-    for image_format in ("JPEG", "PNG", "WEBP", "GIF"):
-        data = media.photo(800, 600, image_format)
-        with pytest.raises(DecodingFailed) as failed:
-            await make_thumbnail(decoding_pool, BytesSource(data[: len(data) // 2]), "image/jpeg")
-        assert failed.value.code == "corrupt"
+# Damaged files, as browsers show them
+
+
+def png_chunk(name: bytes, data: bytes, checksum: int = 0) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
+DAMAGED_PNGS = {
+    "a wrong checksum of a side chunk": lambda png: png[:33] + png_chunk(b"tEXt", b"a\0b") + png[33:],
+    "a wrong checksum behind the pixels": lambda png: png[:-12] + png_chunk(b"tEXt", b"a\0b") + png[-12:],
+    "a side chunk that is none": lambda png: png[:33] + png_chunk(b"zTXt", b"a\0b") + png[33:],
+    "a side chunk that is too short": lambda png: png[:33] + png_chunk(b"pHYs", b"a") + png[33:],
+    "a colour profile that is none": lambda png: png[:33] + png_chunk(b"iCCP", b"a") + png[33:],
+    "a wrong checksum of the pixels": lambda png: png[:-16] + bytes(4) + png[-12:],
+    "no end": lambda png: png[:-12],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_PNGS)
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+async def test_a_damaged_png_is_shown(decoding_pool: DecodingPool, damage: str, mode: str) -> None:
+    picture = media.quadrants(240, 160)
+    whole = media.encoded(picture.convert(mode, palette=Image.Palette.ADAPTIVE), "PNG")
+    damaged = BytesSource(DAMAGED_PNGS[damage](whole))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", damaged)
+    assert (facts.width, facts.height) == (240, 160)
+    thumbnail = await make_thumbnail(decoding_pool, damaged, "image/png")
+    if mode == "L":
+        assert shown(thumbnail).convert("L").getextrema()[1] > 200  # type: ignore[operator]
+    else:
+        assert_quadrants(shown(thumbnail))
+
+
+async def test_a_damaged_png_of_one_colour_is_shown(decoding_pool: DecodingPool) -> None:
+    png = media.encoded(Image.new("RGB", (40, 30), media.RED).quantize(4), "PNG")
+    damaged = BytesSource(DAMAGED_PNGS["a wrong checksum of a side chunk"](png))
+    pixel = shown(await make_thumbnail(decoding_pool, damaged, "image/png")).convert("RGB").getpixel((20, 15))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, media.RED)
+
+
+def grain(width: int, height: int) -> Image.Image:
+    """Two halves, red above green, that take as many bytes each."""
+    noise = Image.effect_noise((width, height), 60)
+    picture = Image.new("RGB", (width, height), media.RED)
+    picture.paste(media.GREEN, (0, height // 2, width, height))
+    return Image.blend(picture, noise.convert("RGB"), 0.2)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("part", [0.4, 0.9, 0.999])
+async def test_of_a_picture_cut_short_is_shown_what_is_there(
+    decoding_pool: DecodingPool, image_format: str, part: float
+) -> None:
+    data = media.encoded(grain(400, 300), image_format, interlace=False)
+    source = BytesSource(data[: int(len(data) * part)])
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert (facts.width, facts.height) == (400, 300)
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/jpeg")
+    assert (thumbnail.source_width, thumbnail.source_height) == (400, 300)
+    red, green, _ = shown(thumbnail).convert("RGB").crop((0, 20, 400, 60)).resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+    assert red > green + 80
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+async def test_a_picture_that_has_just_begun_has_a_size(decoding_pool: DecodingPool, image_format: str) -> None:
+    data = media.encoded(grain(400, 300), image_format)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data[: len(data) // 10]))
+    assert (facts.width, facts.height) == (400, 300)
+
+
+@pytest.mark.parametrize("kind", ["no end", "something behind its end", "progressive"])
+async def test_a_jpeg_may_end_as_it_likes(decoding_pool: DecodingPool, kind: str) -> None:
+    data = media.photo(240, 160, progressive=kind == "progressive")
+    data = data + b"behind" * 1_000 if kind == "something behind its end" else data[:-2]
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+async def test_a_picture_without_pixels_is_corrupt(decoding_pool: DecodingPool, image_format: str) -> None:
+    data = media.photo(800, 600, image_format)
+    if image_format == "PNG":
+        cut = data[:41] + b"\x12" * (len(data) - 41)
+    else:
+        cut = data[: {"JPEG": 180, "WEBP": 40}.get(image_format) or data.rindex(b"," + bytes(4)) + 12]
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(decoding_pool, BytesSource(cut), "image/jpeg")
+    assert failed.value.code in ("corrupt", "unsupported")
+
+
+# More kinds of pictures
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "AVIF"])
+async def test_an_animation_that_begins_empty_shows_the_first_frame_that_is_not(
+    decoding_pool: DecodingPool, image_format: str
+) -> None:
+    empty, full = Image.new("RGBA", (240, 160)), media.quadrants(240, 160).convert("RGBA")
+    others = {"save_all": True, "append_images": [empty.copy(), full, Image.new("RGBA", (240, 160), "black")]}
+    data = media.encoded(empty, image_format, duration=100, **others)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/gif")))
+
+
+async def test_an_animation_that_stays_empty_has_an_empty_thumbnail(decoding_pool: DecodingPool) -> None:
+    empty = Image.new("RGBA", (40, 30))
+    others = [Image.new("RGBA", (40, 30), (number, 0, 0, 0)) for number in range(1, 30)]
+    data = media.encoded(empty, "PNG", save_all=True, append_images=others)
+    assert shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")).getextrema()[3] == (0, 0)
+
+
+@pytest.mark.parametrize("inner", ["png", "bmp"])
+async def test_an_icon_shows_its_largest_picture(decoding_pool: DecodingPool, inner: str) -> None:
+    sizes = [(16, 16), (48, 48), (256, 256)]
+    data = media.encoded(media.quadrants(256, 256).convert("RGBA"), "ICO", sizes=sizes, bitmap_format=inner)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert facts == ImageFacts(256, 256, "ICO", False)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-icon")
+    assert (thumbnail.source_width, thumbnail.source_height) == (256, 256)
+    assert_quadrants(shown(thumbnail))
+
+
+async def test_a_cmyk_jpeg_is_not_inverted(decoding_pool: DecodingPool) -> None:
+    data = media.encoded(media.quadrants(240, 160).convert("CMYK"), "JPEG")
+    assert b"Adobe" in data
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    assert_quadrants(shown(thumbnail))
+
+
+# Measured values
+
+
+def wedge(kind: str, low: float, high: float) -> bytes:
+    """A TIFF, 200 x 20, whose values rise from left to right."""
+    numbers = [low + (high - low) * x / 199 for x in range(200)] * 20
+    bits, sample_format, code = {
+        "int16": (16, 2, "h"),
+        "uint16": (16, 1, "H"),
+        "int32": (32, 2, "i"),
+        "float32": (32, 3, "f"),
+        "float64": (64, 3, "d"),
+    }[kind]
+    values = numbers if sample_format == 3 else [round(number) for number in numbers]
+    return media.plain_tiff(200, 20, struct.pack(f"<{len(values)}{code}", *values), bits, sample_format)
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        ("float32", 0, 1),
+        ("float32", -40, 900),
+        ("float32", 0, 1e9),
+        ("float64", 0, 1),
+        ("float64", 250, 310),
+        ("int16", -1_000, 2_000),
+        ("int32", -70_000, 5_000_000),
+        ("uint16", 0, 65_535),
+        ("uint16", 0, 4_095),
+        ("uint16", 30_000, 31_000),
+    ],
+)
+async def test_measured_values_are_a_visible_wedge(
+    decoding_pool: DecodingPool, kind: str, low: float, high: float
+) -> None:
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(wedge(kind, low, high)), "image/tiff")
+    image = shown(thumbnail).convert("L")
+    greys = [image.getpixel((x, 10)) for x in (2, 50, 100, 150, 197)]
+    for grey, expected in zip(greys, (2, 64, 128, 192, 253), strict=True):
+        assert abs(grey - expected) < 12, greys  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("gap", [float("nan"), float("inf"), float("-inf"), -3.4e38])
+async def test_values_that_were_not_measured_do_not_count(decoding_pool: DecodingPool, gap: float) -> None:
+    data = wedge("float32", 100, 200)
+    data = data[:8] + struct.pack("<f", gap) + data[12:]
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    assert abs(image.getpixel((50, 10)) - 64) < 12  # type: ignore[operator]
+    assert abs(image.getpixel((150, 10)) - 192) < 12  # type: ignore[operator]
+
+
+async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool) -> None:
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(wedge("float32", 0.4, 0.6)), "image/tiff"))
+    low, high = image.convert("L").getextrema()
+    assert 96 < low < 108  # type: ignore[operator]
+    assert 148 < high < 160  # type: ignore[operator]
+
+
+def many_bands(width: int, height: int, bands: int, *, planar: bool, order: str, kind: str, **tags: int) -> bytes:
+    """A TIFF of wedges: the first rises from left to right, the others fall."""
+    code, bits, sample_format, most = {"u8": ("B", 8, 1, 255), "u16": ("H", 16, 1, 4_000), "f32": ("f", 32, 3, 1)}[kind]
+    rising = [most * x / (width - 1) for x in range(width)]
+    lines = [rising] + [rising[::-1]] * (bands - 1)
+    if planar:
+        numbers = [number for line in lines for _ in range(height) for number in line]
+    else:
+        numbers = [number for _ in range(height) for pixel in zip(*lines, strict=True) for number in pixel]
+    values = numbers if kind == "f32" else [round(number) for number in numbers]
+    samples = struct.pack(f"{order}{len(values)}{code}", *values)
+    return media.banded_tiff(width, height, samples, bits, sample_format, bands, planar=planar, order=order, **tags)
+
+
+@pytest.mark.parametrize("kind", ["u8", "u16", "f32"])
+@pytest.mark.parametrize("bands", [3, 4, 8])
+@pytest.mark.parametrize("planar", [True, False])
+@pytest.mark.parametrize("order", ["<", ">"])
+async def test_of_many_bands_the_first_is_shown(
+    decoding_pool: DecodingPool, kind: str, bands: int, planar: bool, order: str
+) -> None:
+    source = BytesSource(many_bands(200, 20, bands, planar=planar, order=order, kind=kind))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert facts == ImageFacts(200, 20, "TIFF", False)
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/tiff")
+    assert (thumbnail.source_width, thumbnail.source_height) == (200, 20)
+    image = shown(thumbnail).convert("L")
+    greys = [image.getpixel((x, 10)) for x in (2, 50, 100, 150, 197)]
+    for grey, expected in zip(greys, (2, 64, 128, 192, 253), strict=True):
+        assert abs(grey - expected) < 12, greys  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("planar", [True, False])
+@pytest.mark.parametrize("orientation", [1, 6])
+async def test_colours_in_floats_are_colours(decoding_pool: DecodingPool, planar: bool, orientation: int) -> None:
+    data = many_bands(200, 20, 3, planar=planar, order="<", kind="f32", _262=2, _274=orientation)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")
+    image = shown(thumbnail).convert("RGB")
+    assert image.size == ((200, 20) if orientation == 1 else (20, 200))
+    red, green, blue = image.getpixel((190, 10) if orientation == 1 else (10, 190))  # type: ignore[misc]
+    assert red > 230
+    assert max(green, blue) < 25
 
 
 # Videos
@@ -377,18 +608,171 @@ async def test_a_film_held_sideways_is_shown_upright(decoding_pool: DecodingPool
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize("container", ["mp4", "mpegts", "matroska", "avi"])
+@pytest.mark.parametrize(
+    ("aspect", "shape"), [((64, 45), (1_024, 576)), ((1, 2), (720, 1_152)), ((1, 1), (720, 576)), ((99, 1), (720, 576))]
+)
+async def test_a_film_of_oblong_pixels_has_the_shape_of_the_screen(
+    decoding_pool: DecodingPool, container: str, aspect: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    codec = "mpeg4" if container == "avi" else "libx264"
+    film = media.still_film(media.quadrants(720, 576), aspect=aspect, container=container, codec=codec)
+    facts: MediaFacts = await decoding_pool.run("probe", BytesSource(film))
+    assert (facts.width, facts.height) == shape
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert (thumbnail.source_width, thumbnail.source_height) == shape
+    assert max(thumbnail.width, thumbnail.height) <= 1_024
+    assert thumbnail.width / thumbnail.height == pytest.approx(shape[0] / shape[1], abs=0.01)
+    assert_quadrants(shown(thumbnail), 40)
+
+
+async def test_a_film_of_oblong_pixels_may_be_turned(decoding_pool: DecodingPool) -> None:
+    stored = media.quadrants(720, 576).transpose(Image.Transpose.ROTATE_90).resize((720, 576))
+    film = media.turned(media.still_film(stored, aspect=(64, 45)), 90)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert (thumbnail.source_width, thumbnail.source_height) == shown(thumbnail).size == (576, 1_024)
+    assert_quadrants(shown(thumbnail), 40)
+
+
+@pytest.mark.parametrize("duration_is_known", [True, False])
+async def test_a_film_that_begins_black_shows_a_later_picture(
+    decoding_pool: DecodingPool, duration_is_known: bool
+) -> None:
+    black, titles = Image.new("RGB", (320, 240)), media.quadrants(320, 240)
+    container = "mp4" if duration_is_known else "matroska"
+    film = media.still_film(*[black] * 24, *[titles] * 40, container=container)
+    if not duration_is_known:
+        at = film.index(b"\x44\x89\x88")
+        film = film[:at] + b"\xec\x89" + bytes(9) + film[at + 11 :]
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+async def test_a_films_very_first_picture_is_not_shown(decoding_pool: DecodingPool) -> None:
+    logo = media.quadrants(320, 240)
+    story = logo.transpose(Image.Transpose.ROTATE_180)
+    film = media.still_film(logo, *[story] * 23)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail).transpose(Image.Transpose.ROTATE_180), 40)
+
+
+async def test_a_black_film_has_a_black_thumbnail(decoding_pool: DecodingPool) -> None:
+    film = media.still_film(*[Image.new("RGB", (320, 240))] * 8)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert shown(thumbnail).convert("L").getextrema()[1] < 20  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mpegts", "matroska", "mpeg"])
+async def test_a_film_of_one_keyframe_has_a_thumbnail(decoding_pool: DecodingPool, container: str) -> None:
+    codec = "mpeg2video" if container == "mpeg" else "libx264"
+    film = media.still_film(*[media.quadrants(320, 240)] * 50, container=container, codec=codec, rate=25)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+class Counted(BytesSource):
+    read_bytes = 0
+
+    async def read(self, start: int, length: int) -> bytes:
+        self.read_bytes += length
+        return await super().read(start, length)
+
+
 async def test_a_large_film_is_not_read_whole(decoding_pool: DecodingPool) -> None:
     film = media.film(10, size=(640, 480), noise=True)
     assert len(film) > 15_000_000
-
-    class Counted(BytesSource):
-        read_bytes = 0
-
-        async def read(self, start: int, length: int) -> bytes:
-            self.read_bytes += length
-            return await super().read(start, length)
-
     source = Counted(film)
     thumbnail = await make_thumbnail(decoding_pool, source, "video/mp4")
     assert (thumbnail.width, thumbnail.height) == (640, 480)
+    assert source.read_bytes < 5_000_000
+
+
+async def test_a_large_film_is_not_read_whole_in_search_of_a_picture(decoding_pool: DecodingPool) -> None:
+    grey = [Image.effect_noise((640, 480), 3).convert("RGB") for _ in range(100)]
+    film = media.still_film(*grey, crf="0")
+    assert len(film) > 10_000_000
+    source = Counted(film)
+    thumbnail = await make_thumbnail(decoding_pool, source, "video/mp4")
+    pixel = shown(thumbnail).convert("L").resize((1, 1)).getpixel((0, 0))
+    assert abs(pixel - 128) < 10  # type: ignore[operator]
     assert source.read_bytes < 6_000_000
+
+
+# Light and colours beyond sRGB
+
+
+@pytest.mark.parametrize("transfer", [media.PQ, media.HLG])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
+async def test_high_dynamic_range_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
+    data, mime_type = media.hdr_quadrants(kind, transfer), "video/mp4" if kind.startswith("lib") else "image/png"
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
+    assert thumbnail.source_width == 256
+    # White is a little darker, as there is light beyond it.
+    assert_quadrants(shown(thumbnail), 36)
+    brightest = shown(thumbnail).convert("RGB").getpixel((192, 120))
+    assert min(brightest) > 205  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG", "libx264"])
+async def test_a_wide_gamut_by_its_code_points_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str) -> None:
+    data = media.hdr_quadrants(kind, media.SRGB_TRANSFER, primaries=12)
+    mime_type = "video/mp4" if kind.startswith("lib") else "image/png"
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
+    assert_quadrants(shown(thumbnail), 12)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])
+@pytest.mark.parametrize("gamut", ["Display P3", "Adobe RGB"])
+async def test_a_wide_gamut_by_its_profile_is_shown_in_srgb(
+    decoding_pool: DecodingPool, image_format: str, gamut: str
+) -> None:
+    profile = media.rgb_profile(gamut)
+    picture = media.quadrants(240, 160)
+    wide = ImageCms.profileToProfile(
+        picture, ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    )
+    assert wide is not None
+    assert wide.getpixel((180, 40)) != picture.getpixel((180, 40))
+    data = media.encoded(wide, image_format, icc_profile=profile, quality=95)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    assert_quadrants(shown(thumbnail), 20)
+    assert b"ICCP" not in chunks(thumbnail.data)
+
+
+# Metadata
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])
+async def test_no_place_and_no_remark_is_in_a_thumbnail(decoding_pool: DecodingPool, image_format: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Secret Camera Works"
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 12.0, 30.0), 3: "E", 4: (16.0, 22.0, 12.0)})
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>Secret place</x:xmpmeta>"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "Secret remark")
+    options = {"pnginfo": text} if image_format == "PNG" else {"comment": b"Secret remark", "xmp": xmp}
+    data = media.encoded(media.quadrants(400, 300), image_format, exif=exif, **options)
+    assert b"Secret" in data
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
+    assert set(chunks(thumbnail.data)) <= {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+    for result in (thumbnail.data, *[await variant(decoding_pool, thumbnail.data, 160, k) for k in ("webp", "jpeg")]):  # type: ignore[arg-type]
+        assert b"Secret" not in result
+        picture = shown(result)
+        assert not picture.getexif()
+        assert not {"comment", "xmp", "exif", "Comment"} & picture.info.keys()
+
+
+async def test_no_place_of_a_film_is_in_its_thumbnail(decoding_pool: DecodingPool) -> None:
+    film = media.still_film(media.quadrants(64, 48), location="+48.2085+016.3721/")
+    assert b"loci" in film
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert set(chunks(thumbnail.data)) <= {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+
+
+@pytest.mark.parametrize("kind", ["picture", "film"])
+async def test_a_thumbnail_has_a_thumbhash(decoding_pool: DecodingPool, kind: str) -> None:
+    picture = media.quadrants(320, 240)
+    source = BytesSource(media.encoded(picture, "PNG") if kind == "picture" else media.still_film(picture))
+    thumbnail = await make_thumbnail(decoding_pool, source, "image/png" if kind == "picture" else "video/mp4")
+    assert thumbnail.details == {"thumbhash": thumbnail.thumbhash}
+    assert 5 < len(base64.b64decode(thumbnail.thumbhash or "", validate=True)) < 30

@@ -35,6 +35,7 @@ from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings, WhisperSettings
 from media_workers.transcribe import Transcriber, Window
 from media_workers.whisper import SAMPLE_RATE, Heard, Whisper
+from tests.fixtures import media
 from tests.integration.tenancy import TenantDatabase
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words"
@@ -226,10 +227,10 @@ def samples_of(name: str) -> "np.ndarray[Any, Any]":
     return np.concatenate(parts).astype(np.float32) / 32768
 
 
-def encoded(name: str, container: str, codec: str, rate: int, picture: bool = False) -> bytes:
+def encoded(name: str, container: str, codec: str, rate: int, picture: bool = False, **options: str) -> bytes:
     """A sample in another container and codec, optionally with a video stream."""
     out = io.BytesIO()
-    with av.open(str(SAMPLES / name)) as source, av.open(out, "w", format=container) as target:
+    with av.open(str(SAMPLES / name)) as source, av.open(out, "w", format=container, options=options) as target:
         sound = target.add_stream(codec, rate=rate, layout="mono")
         if picture:
             video = target.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
@@ -302,6 +303,138 @@ async def test_the_container_and_codec_make_no_difference(
     assert result["duration"] == pytest.approx(SPOKEN["digits_en.wav"]["duration"], abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("container", "codec", "rate", "picture", "options"),
+    [
+        ("caf", "alac", 48000, False, {}),
+        ("mpegts", "aac", 48000, True, {"mpegts_m2ts_mode": "1"}),
+        ("matroska", "wavpack", 48000, True, {}),
+        ("adts", "aac", 48000, False, {}),
+    ],
+)
+async def test_nor_does_a_camcorder_or_a_voice_note(
+    tenant: Tenant, container: str, codec: str, rate: int, picture: bool, options: dict[str, str]
+) -> None:
+    result = await tenant.transcribe(encoded("digits_en.wav", container, codec, rate, picture, **options))
+    assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
+    assert result["duration"] == pytest.approx(SPOKEN["digits_en.wav"]["duration"], abs=0.15)
+
+
+# -- tracks and channels -----------------------------------------------------------------------------------------------
+
+
+def tracks(*names: "str | np.ndarray[Any, Any] | None", codec: str = "flac", picture: str | None = None) -> bytes:
+    """Matroska with a sound track for each sample; None: silence."""
+    silence = np.zeros(6 * SAMPLE_RATE, np.float32)
+    sounds = [silence if name is None else samples_of(name) if isinstance(name, str) else name for name in names]
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as target:
+        streams = [target.add_stream(codec, rate=SAMPLE_RATE, layout="mono") for _ in sounds]
+        film = target.add_stream(picture, rate=10, width=64, height=64, pix_fmt="yuv420p") if picture else None
+        for number, stream in enumerate(streams, 1):
+            stream.metadata.update({"title": f"Track {number}", "language": "eng"})
+        for _ in range(10 if film else 0):
+            target.mux(film.encode(av.VideoFrame(64, 64, "yuv420p")))
+        for stream, samples in zip(streams, sounds, strict=True):
+            for at in range(0, len(samples), SAMPLE_RATE):
+                frame = av.AudioFrame.from_ndarray(
+                    (samples[at : at + SAMPLE_RATE] * 32767).astype("<i2")[np.newaxis], "s16", "mono"
+                )
+                frame.sample_rate, frame.pts = SAMPLE_RATE, at
+                target.mux(stream.encode(frame))
+            target.mux(stream.encode(None))
+        if film:
+            target.mux(film.encode(None))
+    return out.getvalue()
+
+
+async def test_a_picture_in_a_codec_that_is_not_decoded_does_not_cost_the_sound(tenant: Tenant) -> None:
+    result = await tenant.transcribe(tracks("digits_en.wav", picture="ffv1"))
+    assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
+
+
+async def test_a_first_track_that_nobody_can_decode_is_passed_over(tenant: Tenant) -> None:
+    film = tracks(None, "digits_en.wav", picture="mpeg4").replace(b"A_FLAC", b"A_APAC", 1)
+    result = await tenant.transcribe(film)
+    assert (result["transcript"], result["track"]) == (SPOKEN["digits_en.wav"]["text"], 2)
+    assert [(track["number"], track["decodes"]) for track in result["tracks"]] == [(1, False), (2, True)]
+
+
+async def test_of_a_silent_track_and_one_that_speaks_the_second_is_heard(tenant: Tenant) -> None:
+    result = await tenant.transcribe(tracks(None, None, "digits_en.wav"))
+    assert (result["transcript"], result["track"], result["channel"]) == (SPOKEN["digits_en.wav"]["text"], 3, None)
+    assert result["tracks"][2] == {
+        "number": 3,
+        "codec": "flac",
+        "channels": 1,
+        "language": "eng",
+        "title": "Track 3",
+        "decodes": True,
+    }
+
+
+async def test_a_track_that_speaks_late_is_heard_after_others_have_ended(tenant: Tenant) -> None:
+    late = np.concatenate([np.zeros(50 * SAMPLE_RATE, np.float32), samples_of("gruss_de.wav")])
+    job_id = await tenant.submit(await tenant.keep(tracks(None, late)))
+    await tenant.drain(window_seconds=20.0)
+    result = (await tenant.job(job_id)).result
+    assert (result["transcript"], result["track"]) == (SPOKEN["gruss_de.wav"]["text"], 2)
+    assert result["segments"][0]["start"] == pytest.approx(50.3, abs=1.0)
+    assert result["duration"] == pytest.approx(len(late) / SAMPLE_RATE, abs=0.2)
+
+
+async def test_where_no_track_speaks_the_recording_is_silent(tenant: Tenant) -> None:
+    result = await tenant.transcribe(tracks(None, None))
+    assert (result["transcript"], result["language"], result["track"]) == ("", None, 1)
+
+
+async def test_a_track_can_be_chosen(tenant: Tenant) -> None:
+    two = tracks("digits_en.wav", "gruss_de.wav")
+    assert (await tenant.transcribe(two))["transcript"] == SPOKEN["digits_en.wav"]["text"]
+    second = await tenant.transcribe(two, track=2)
+    assert (second["transcript"], second["track"]) == (SPOKEN["gruss_de.wav"]["text"], 2)
+    code, sentence = await tenant.refusal(two, track=3)
+    assert (code, sentence) == ("no_such_track", "There is no sound track 3 in this file; it has 2.")
+
+
+async def test_a_worker_that_takes_over_keeps_to_the_track(tenant: Tenant) -> None:
+    job_id = await tenant.submit(await tenant.keep(tracks(None, "long_en.m4a")), language="en")
+
+    async def stop_at_the_third(lease: Lease, number: int) -> None:
+        if number == 2:
+            worker.stop.set()
+            await asyncio.Event().wait()
+
+    worker = tenant.worker(queue=WatchedQueue(tenant.work.database, stop_at_the_third))
+    await worker.run()
+    await tenant.drain()
+    job = await tenant.job(job_id)
+    assert (job.status, job.result["track"]) == ("completed", 2)
+    assert unheard(await tenant.segments(job_id), SPOKEN["long_en.m4a"]["segments"]) == []
+
+
+def stereo(left: "np.ndarray[Any, Any]", right: "np.ndarray[Any, Any]") -> bytes:
+    return media.interleaved(*((part * 32767).astype("<i2").tobytes() for part in (left, right)))
+
+
+async def test_stereo_out_of_phase_is_heard(tenant: Tenant) -> None:
+    said = samples_of("digits_en.wav")
+    for left, right in ((said, -said), (said, -0.9 * said), (said, np.zeros_like(said)), (said, said)):
+        result = await tenant.transcribe(stereo(left, right))
+        assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
+
+
+async def test_a_channel_can_be_chosen(tenant: Tenant) -> None:
+    english, german = samples_of("digits_en.wav"), samples_of("gruss_de.wav")
+    length = max(len(english), len(german))
+    both = stereo(*(np.pad(said, (0, length - len(said))) for said in (english, german)))
+    for channel, name in ((1, "digits_en.wav"), (2, "gruss_de.wav")):
+        result = await tenant.transcribe(both, channel=channel)
+        assert (result["transcript"], result["channel"]) == (SPOKEN[name]["text"], channel)
+    code, sentence = await tenant.refusal(both, channel=3)
+    assert (code, sentence) == ("no_such_channel", "There is no channel 3 in this file's sound; it has 2.")
+
+
 async def test_words_come_with_their_times_when_asked_for(tenant: Tenant) -> None:
     result = await tenant.transcribe(sample("two_phrases_en.wav"), word_timestamps=True)
     words = [word for segment in result["segments"] for word in segment["words"]]
@@ -316,6 +449,25 @@ async def test_words_come_with_their_times_when_asked_for(tenant: Tenant) -> Non
 async def test_a_translation_is_english_and_names_the_language_that_was_spoken(tenant: Tenant) -> None:
     result = await tenant.transcribe(sample("gruss_de.wav"), task="translate")
     assert (result["transcript"], result["language"]) == ("good morning world five and eight", "de")
+
+
+async def test_a_model_that_can_not_translate_says_so_and_does_not_answer_in_the_wrong_language(
+    tenant: Tenant, tmp_path: Path
+) -> None:
+    (tmp_path / "faster-whisper-large-v3-turbo").symlink_to(MODEL)
+    named = Whisper(WhisperSettings(model=str(tmp_path / "faster-whisper-large-v3-turbo"), local_files_only=True))
+    (tmp_path / "ours").mkdir()
+    for file in MODEL.iterdir():
+        (tmp_path / "ours" / file.name).symlink_to(file)
+    config = json.loads((MODEL / "config.json").read_text())
+    (tmp_path / "ours" / "config.json").unlink()
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config | {"alignment_heads": [[1, 0], [1, 1]]}))
+    distilled = Whisper(WhisperSettings(model=str(tmp_path / "ours"), local_files_only=True))
+    for tenant.whisper in (named, distilled):
+        code, sentence = await tenant.refusal(sample("gruss_de.wav"), task="translate")
+        assert code == "translation_unavailable"
+        assert "can't translate" in sentence
+        assert (await tenant.transcribe(sample("gruss_de.wav")))["language"] == "de"
 
 
 @pytest.mark.parametrize("hint", ["report", "open the new report " * 300])
@@ -557,6 +709,17 @@ async def test_a_header_that_lies_about_the_duration_does_not_get_round_the_cap(
     await tenant.drain(window_seconds=30.0)
     job = await tenant.job(job_id)
     assert (job.status, job.error_code) == ("failed", "duration_exceeds_limit")
+
+
+async def test_a_header_that_says_too_much_is_not_paid_for(tenant: Tenant) -> None:
+    honest = encoded("digits_en.wav", "matroska", "libopus", 48000)
+    place = honest.index(b"\x44\x89\x88") + 3
+    lying = honest[:place] + struct.pack(">d", 1_000_000.0) + honest[place + 8 :]
+    result = await tenant.transcribe(lying)
+    assert result["duration"] == pytest.approx(SPOKEN["digits_en.wav"]["duration"], abs=0.2)
+    async with tenant.work.database.transaction() as tx:
+        charged = (await tx.execute(text("SELECT seconds FROM transcription_day"))).scalar_one()
+    assert charged == pytest.approx(SPOKEN["digits_en.wav"]["duration"], abs=1.5)
 
 
 async def test_a_day_that_is_used_up_refuses_the_rest(tenant: Tenant) -> None:

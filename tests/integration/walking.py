@@ -14,7 +14,7 @@ Times are kept by their meaning: a lease is "live" or "past", not a date. `now()
 import asyncio
 import contextvars
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -109,6 +109,7 @@ def _json_of(image: Image, sha256: str) -> str:
                 "sha256": sha256,
                 "size": blob.size,
                 "mime_type": "image/jpeg",
+                "details": {},
                 "scan_status": blob.status,
                 "scan_detail": "Found" if blob.status == "infected" else None,
                 "scan_engine": "yesterday" if scanned else None,
@@ -420,7 +421,7 @@ class FakeStore:
             if await script.get().perform(Step("list", key)):
                 yield ObjectInfo(key, self._sizes[key], NOW)
 
-    async def sweep_staging(self, older_than: timedelta) -> int:
+    async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:
         return 0
 
 

@@ -32,6 +32,8 @@ from media_workers.settings import ClamdSettings
 from media_workers.settings import Settings as WorkerSettings
 from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
 
+OF_LIBRARIES = {"SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}
+OF_LIBRARIES |= {"HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy"}
 GOLDEN = Path(__file__).parent / "golden" / "render"
 EVERY = {**CASES, "longest-name": LONGEST}
 
@@ -181,7 +183,7 @@ def test_every_variable_is_one_that_its_process_knows(name: str) -> None:
         for field in cls.model_fields
     }
     for pod in pods(EVERY[name]):
-        assert environment(pod).keys() - known <= {"HF_HOME"}
+        assert environment(pod).keys() - known <= {"HF_HOME", *OF_LIBRARIES}
 
 
 # --- the api ---------------------------------------------------------------------------------------------------------
@@ -382,11 +384,86 @@ def test_a_transcription_gets_memory_for_its_model(asked: dict[str, Any], memory
         ({}, {"nvidia.com/gpu": "1"}),
         ({"requests": {"nvidia.com/gpu": 2}}, {"nvidia.com/gpu": "2"}),
         ({"limits": {"nvidia.com/gpu": 4}}, {"nvidia.com/gpu": "4"}),
+        ({"requests": {"amd.com/gpu": 1}}, {"amd.com/gpu": "1"}),
+        ({"limits": {"nvidia.com/mig-1g.10gb": 1}}, {"nvidia.com/mig-1g.10gb": "1"}),
     ],
 )
 def test_a_gpu_is_asked_for_as_a_limit(asked: dict[str, Any], limits: dict[str, str]) -> None:
     (container,) = worker(Case({"transcription": {"device": "cuda", "resources": asked}}), "transcribe")["containers"]
-    assert limits.items() <= container["resources"]["limits"].items()
+    assert {name: each for name, each in container["resources"]["limits"].items() if "/" in name} == limits
+
+
+def all_pods(case: Case) -> dict[str, Object]:
+    kept = {part: cron_job(case, part) for part in ("sweep", "rescan")}
+    return {"api": api(case)} | {kind: worker(case, kind) for kind in WORK} | kept
+
+
+def test_every_pod_can_have_a_limit_of_cpu() -> None:
+    for pod in all_pods(CASES["openshift"]).values():
+        (container,) = pod["containers"]
+        assert "cpu" in container["resources"]["limits"]
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_every_pod_trusts_whom_it_is_told_and_asks_no_proxy_for_the_cluster() -> None:
+    for pod in all_pods(CASES["openshift"]).values():
+        told = environment(pod)
+        (container,) = pod["containers"]
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "trust")
+        (item,) = volume["configMap"]["items"]
+        assert volume["configMap"]["name"] == "authorities"
+        file = f"{mounts['trust']}/{item['path']}"
+        assert {told[name] for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")} == {file}
+        assert told["HTTPS_PROXY"] == told["https_proxy"] == "http://proxy.example:3128"
+        assert "HTTP_PROXY" not in told
+        assert told["NO_PROXY"] == "localhost,127.0.0.1,::1,.svc,.cluster.local,.corp.example,10.0.0.7"
+    for part in ("api", "workers"):
+        ports = one(CASES["openshift"], "NetworkPolicy", part)["spec"]["egress"][1]["ports"]
+        assert {"protocol": "TCP", "port": 3128} in ports
+
+
+def test_every_pod_goes_where_the_platform_says_and_transcription_has_the_last_word() -> None:
+    for kind, pod in all_pods(CASES["openshift"]).items():
+        assert pod["nodeSelector"] == {"pool": "media", "gpu": "a100" if kind == "transcribe" else "none"}
+        keys = [each["key"] for each in pod["tolerations"]]
+        assert keys == (["dedicated", "nvidia.com/gpu"] if kind == "transcribe" else ["dedicated"])
+
+
+def test_no_pod_names_a_user_where_the_cluster_picks_it() -> None:
+    for pod in all_pods(CASES["openshift"]).values():
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod["securityContext"].keys()
+        assert pod["securityContext"]["runAsNonRoot"] is True
+    assert api(Case(platform={"run_as_user": 1001}))["securityContext"]["runAsUser"] == 1001
+
+
+def test_further_labels_never_change_what_selects_a_pod() -> None:
+    case = CASES["openshift"]
+    deployment = one(case, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels["team"] == "media"
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels["app.kubernetes.io/component"] == "api"
+    templates = [each["spec"]["template"] for each in made(case) if each["kind"] == "Job"]
+    templates += [each["spec"]["jobTemplate"]["spec"]["template"] for each in made(case) if each["kind"] == "CronJob"]
+    assert len(templates) == 5
+    for template in templates:
+        assert template["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+        assert template["metadata"]["annotations"] == {"example.com/owner": "media"}
+
+
+def test_every_pod_may_ask_dns_where_a_service_and_where_openshift_has_it() -> None:
+    for part in ("api", "workers"):
+        dns = one(CASES["default"], "NetworkPolicy", part)["spec"]["egress"][0]["ports"]
+        told = {(each["protocol"], each["port"]) for each in dns}
+        assert told == set(itertools.product(("UDP", "TCP"), (53, 5353)))
+
+
+def test_a_gateway_has_a_timeout_of_ours_only_where_it_is_told() -> None:
+    (rule,) = one(CASES["openshift"], "HTTPRoute")["spec"]["rules"]
+    assert rule["timeouts"] == {"request": "0s"}
+    (rule,) = one(CASES["gateway"], "HTTPRoute")["spec"]["rules"]
+    assert "timeouts" not in rule
 
 
 @pytest.mark.parametrize(

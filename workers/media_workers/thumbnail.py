@@ -44,6 +44,7 @@ async def make_video_thumbnail(lease: Lease, work: Work) -> None:
             digest=hashlib.sha256(thumbnail.data).hexdigest(),
             width=thumbnail.source_width,
             height=thumbnail.source_height,
+            details=thumbnail.details,
         )
     except Again:
         raise LeaseLost(lease.job_id) from None

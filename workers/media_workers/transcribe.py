@@ -7,18 +7,21 @@ started.
 """
 
 import math
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from media_core import quota, transcripts
-from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts
+from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
 from media_core.errors import Refused, Unfinished, not_found
 from media_core.jobs import TranscriptionRequest
 from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
+from media_core.speech_models import cannot_translate
 from media_core.store.base import ObjectMissing
 from media_core.transcripts import published
 from media_workers.drain import Work
@@ -36,6 +39,9 @@ _LEAD_IN = 0.5
 """Seconds that are heard again before a dropped segment, for the same reason."""
 _OVERLAP = 5.0
 """Seconds that are heard twice if a window ends in silence: half a word there may not have been recognized."""
+_CANCELLED = 0.1
+"""Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
+of it at least."""
 _ROUNDING = 0.25
 """Seconds by which decoded audio may be longer or shorter than requested or announced: resamplers and codecs pad."""
 
@@ -65,19 +71,25 @@ class Transcriber:
         self._window_seconds = window_seconds
 
     async def __call__(self, lease: Lease, work: Work) -> None:
-        """Completes the job with `transcript, segments, language, duration`; language is None if nobody speaks.
+        """Completes the job with `transcript, segments, language, duration`, the recording's `tracks`, and the `track`
+        and `channel` that were heard. The language is None if nobody speaks.
 
         Raises NotYet while the verdict is due, Cancelled, LeaseLost, Unavailable, Unfinished, and Refused: `not_found`,
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
-        `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`.
+        `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`, `translation_unavailable`,
+        `no_such_track`, `no_such_channel`.
         """
         wanted = TranscriptionRequest.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
         source = Stored(work, content)
-        recording = Recording(work.decoder, source, max_seconds=self._max_seconds, window_seconds=self._window_seconds)
-        announced = await recording.duration()
+        recording = Recording(
+            work.decoder, source, wanted, max_seconds=self._max_seconds, window_seconds=self._window_seconds
+        )
+        announced = await recording.open()
         await _charge(lease, work, announced or 0.0)
         model = await self._whisper.model()
+        if wanted.task == "translate" and not model.translates:
+            raise Refused("translation_unavailable", cannot_translate(self._whisper.name))
         if wanted.language is not None and wanted.language not in model.languages:
             raise Refused(
                 "unsupported_language",
@@ -85,21 +97,30 @@ class Transcriber:
             )
         transcript = Transcript(lease, work, self._lease_seconds, wanted.language, announced)
         await transcript.resume()
-        if transcript.segments and transcript.language is None:
-            # From the place of the first segment, so that the job keeps its language after a change of workers.
-            first = await recording.window(transcript.segments[0]["start"])
-            transcript.language = await model.language_of(first.audio)
+        if transcript.segments and (transcript.language is None or len(recording.candidates) > 1):
+            # At the place of the first segment, so that the job keeps language and track after a change of workers.
+            first = await self._first_with_voice(model, recording, transcript.segments[0]["start"])
+            transcript.language = transcript.language or await model.language_of(first.audio)
 
         position = transcript.said_until
         while True:
-            window = await recording.window(position)
-            await _charge(lease, work, window.end - _ROUNDING)
-            cut = await _listen(model, window, wanted, transcript)
+            window, cut = await _listen(model, recording, position, wanted, transcript, partial(_charge, lease, work))
             if window.last:
                 break
             position = window.next_start(transcript.said_until, cut)
             await transcript.renew(position)
-        await work.queue.finish(lease, transcript.result(window.end))
+        async with work.database.transaction() as tx:
+            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(window.end - _ROUNDING), 0))
+        await work.queue.finish(lease, transcript.result(window.end, recording.heard()))
+
+    async def _first_with_voice(self, model: Model, recording: "Recording", start: float) -> "Window":
+        """The window at `start` of the first track that speaks there, which is kept to from then on."""
+        for track in recording.candidates:
+            window = await recording.window(start, track)
+            if len(recording.candidates) == 1 or await model.has_voice(window.audio):
+                break
+        recording.keep_to(window.track)
+        return window
 
 
 class Transcript:
@@ -135,20 +156,24 @@ class Transcript:
         progress = min(reached / self._announced, 1.0) if self._announced else None
         await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress)
 
-    def result(self, heard_until: float) -> dict[str, Any]:
+    def result(self, heard_until: float, heard: dict[str, Any]) -> dict[str, Any]:
         # The header's duration, which the item's info shows too, unless it is wrong by a second or more.
         announced = heard_until if self._announced is None else self._announced
         duration = announced if abs(announced - heard_until) < 1 else heard_until
-        return transcripts.result(self.segments, self.language if self.segments else None, duration)
+        return transcripts.result(self.segments, self.language if self.segments else None, duration, heard)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a recording. `start`: seconds from the recording's beginning; `last`: the recording ends with it."""
+    """A stretch of a recording. `start`: seconds from the recording's beginning; `last`: the recording ends with it.
+
+    `track`: the number of the sound track it is of.
+    """
 
     start: float
     audio: Samples
     last: bool
+    track: int = 1
 
     @property
     def seconds(self) -> float:
@@ -181,28 +206,83 @@ class Window:
 
 
 class Recording:
-    """The sound of stored content, decoded in confined children, at most `max_seconds` long."""
+    """The sound of stored content, decoded in confined children, at most `max_seconds` long.
 
-    def __init__(self, decoder: DecodingPool, source: Stored, *, max_seconds: float, window_seconds: float) -> None:
+    It may have several tracks: languages, or a microphone beside what a computer plays. Unless one was asked for, all
+    that can be decoded are `candidates` until one of them speaks.
+    """
+
+    def __init__(
+        self,
+        decoder: DecodingPool,
+        source: Stored,
+        wanted: TranscriptionRequest,
+        *,
+        max_seconds: float,
+        window_seconds: float,
+    ) -> None:
         self._decoder = decoder
         self._source = source
+        self._wanted = wanted
         self._max_seconds = max_seconds
         self._window_seconds = window_seconds
+        self._tracks: tuple[SoundTrack, ...] = ()
+        self.candidates: tuple[int, ...] = (1,)
+        """Numbers of tracks, from 1."""
 
-    async def duration(self) -> float | None:
-        """Seconds by the container's header; None if it does not say them. Raises Refused, before any decoding."""
+    async def open(self) -> float | None:
+        """Looks at the tracks. Returns the duration in seconds by the container's header, None if it does not say.
+
+        Raises Refused, before any window is decoded.
+        """
         facts: MediaFacts = await self._run("probe")
         if not facts.has_audio:
             raise Refused("not_audio_or_video", "This file holds no sound that could be transcribed.")
         if facts.duration is not None:
             self._check(facts.duration)
+        self._tracks = facts.tracks
+        if self._wanted.track is not None and self._wanted.track > len(self._tracks):
+            raise Refused(
+                "no_such_track",
+                f"There is no sound track {self._wanted.track} in this file; it has {len(self._tracks)}.",
+            )
+        self.candidates = (self._wanted.track,) if self._wanted.track else self._heard_here()
+        channels = self._tracks[self.candidates[0] - 1].channels
+        if self._wanted.channel is not None and channels is not None and self._wanted.channel > channels:
+            raise Refused(
+                "no_such_channel",
+                f"There is no channel {self._wanted.channel} in this file's sound; it has {channels}.",
+            )
         return facts.duration
 
-    async def window(self, start: float) -> Window:
+    def _heard_here(self) -> tuple[int, ...]:
+        """The tracks that can be decoded; if none can, the first, so that decoding it says why."""
+        return tuple(number for number, track in enumerate(self._tracks, 1) if track.decodes) or (1,)
+
+    def keep_to(self, track: int) -> None:
+        self.candidates = (track,)
+
+    def heard(self) -> dict[str, Any]:
+        """What a result says of the tracks (transcripts.result)."""
+        return {
+            "tracks": [{"number": number, **asdict(track)} for number, track in enumerate(self._tracks, 1)],
+            "track": self.candidates[0],
+            "channel": self._wanted.channel,
+        }
+
+    async def window(self, start: float, track: int) -> Window:
         """The window at `start` (seconds). Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
-        pcm = await self._run("audio_window", start=start, seconds=self._window_seconds)
-        audio = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
-        window = Window(start, audio, last=len(audio) < (self._window_seconds - _ROUNDING) * SAMPLE_RATE)
+        channels = self._tracks[track - 1].channels
+        arguments: dict[str, Any] = {"start": start, "seconds": self._window_seconds, "track": track}
+        if self._wanted.channel is not None:
+            arguments["channel"] = self._wanted.channel
+        elif channels is not None and channels > 1:
+            arguments["layout"] = "stereo"
+        pcm = await self._run("audio_window", **arguments)
+        samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
+        audio = mixed(samples[::2], samples[1::2]) if "layout" in arguments else samples
+        last = len(audio) < (self._window_seconds - _ROUNDING) * SAMPLE_RATE
+        window = Window(start, audio, last, track)
         self._check(window.end)
         return window
 
@@ -214,7 +294,7 @@ class Recording:
                 limit=self._max_seconds,
             )
 
-    async def _run(self, task: str, **arguments: float) -> Any:
+    async def _run(self, task: str, **arguments: Any) -> Any:
         try:
             with self._source.decoded():
                 return await self._decoder.run(task, self._source, **arguments)
@@ -228,8 +308,51 @@ class Recording:
             raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error
 
 
-async def _listen(model: Model, window: Window, wanted: TranscriptionRequest, transcript: Transcript) -> Heard | None:
-    """Adds the window's segments to the transcript. Returns the segment that its end cut in two, if there is one."""
+def mixed(left: Samples, right: Samples) -> Samples:
+    """Both channels as one, or the louder alone where they cancel each other: a cable or a microphone of the wrong
+    polarity.
+    """
+    both: Samples = (left + right) / np.float32(2)
+    if not len(both):
+        return both
+    louder: Samples = max(left, right, key=_power)
+    return np.ascontiguousarray(louder) if _power(both) < _CANCELLED * _power(louder) else both
+
+
+def _power(samples: Samples) -> float:
+    return float(np.mean(np.square(samples)))
+
+
+async def _listen(
+    model: Model,
+    recording: Recording,
+    start: float,
+    wanted: TranscriptionRequest,
+    transcript: Transcript,
+    charge: Callable[[float], Awaitable[None]],
+) -> tuple[Window, Heard | None]:
+    """Adds the segments of the window at `start` to the transcript.
+
+    Of several tracks the first that speaks is kept to. Returns the window, the longest if no track spoke, and the
+    segment that its end cut in two, if there is one.
+    """
+    longest: Window | None = None
+    for track in recording.candidates:
+        window = await recording.window(start, track)
+        await charge(window.end - _ROUNDING)
+        cut = await _listen_to(model, window, wanted, transcript)
+        if cut is not None or transcript.segments:
+            recording.keep_to(track)
+            return window, cut
+        if longest is None or window.end > longest.end:
+            longest = window
+    assert longest is not None  # noqa: S101 (there is a candidate always)
+    return longest, None
+
+
+async def _listen_to(
+    model: Model, window: Window, wanted: TranscriptionRequest, transcript: Transcript
+) -> Heard | None:
     if not await model.has_voice(window.audio):
         return None
     language = transcript.language or await model.language_of(window.audio)

@@ -9,6 +9,7 @@ Text is never given as context for the next 30 seconds, since that makes Whisper
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from media_core.errors import Refused
 from media_core.jobs import TranscriptionRequest
+from media_core.speech_models import translates
 from media_workers.settings import WhisperSettings
 
 SAMPLE_RATE = 16_000
@@ -57,7 +59,7 @@ class Model:
     cannot be interrupted: if its job is cancelled or its lease lost, the next job's computation waits for its end.
     """
 
-    def __init__(self, whisper: Any) -> None:
+    def __init__(self, whisper: Any, *, translates: bool = True) -> None:
         self._whisper = whisper
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="whisper")
         # Older models lack some of the languages that faster-whisper lists.
@@ -66,6 +68,8 @@ class Model:
             for code in whisper.supported_languages
             if len(whisper.supported_languages) == 1 or whisper.hf_tokenizer.token_to_id(f"<|{code}|>") is not None
         )
+
+        self.translates = translates and len(self.languages) > 1
 
     async def has_voice(self, audio: Samples) -> bool:
         return bool(await self._computed(get_speech_timestamps, audio, _TRACE_OF_A_VOICE))
@@ -126,6 +130,10 @@ class Whisper:
         self._model: Model | None = None
         self._loading = asyncio.Lock()
 
+    @property
+    def name(self) -> str:
+        return self._settings.model
+
     async def model(self) -> Model:
         """Raises Refused `model_unavailable` with a sentence that says which setting to change."""
         async with self._loading:
@@ -159,7 +167,23 @@ def _load(settings: WhisperSettings) -> Model:
             f"The model in {settings.model!r} can't be loaded on {device} ({_first_line(error)}); set "
             "MEDIA_WHISPER_MODEL to a complete faster-whisper (CTranslate2) model, or MEDIA_WHISPER_DEVICE to cpu."
         ) from error
-    return Model(whisper)
+    is_whole = _has_whole_decoder(folder, mel_bands=whisper.model.n_mels)
+    return Model(whisper, translates=is_whole and translates(settings.model))
+
+
+def _has_whole_decoder(folder: Path, *, mel_bands: int) -> bool:
+    """Whether the model's decoder has the layers that Whisper was first trained with, translations included.
+
+    The distilled models and turbo keep two to four of them. Where cross attention follows the speech
+    (`alignment_heads`, [layer, head]) shows how deep a decoder is: tiny, the smallest, has four layers, and what hears
+    128 bands is a large one, of 32.
+    """
+    try:
+        heads = json.loads((folder / "config.json").read_bytes()).get("alignment_heads")
+        deepest = max(layer for layer, _ in heads)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return True  # it does not say
+    return bool(deepest > (3 if mel_bands == 128 else 1))
 
 
 def _device(settings: WhisperSettings) -> str:

@@ -83,7 +83,8 @@ async def get_transcript(
     job_id: JobId,
     extension: Annotated[str, Path(json_schema_extra={"enum": list(transcripts.FORMATS)})],
 ) -> Response:
-    """A completed transcription as JSON, plain text, SubRip or WebVTT."""
+    """A completed transcription as JSON, plain text, SubRip or WebVTT. A cue of the last two has at most two lines of
+    42 columns and seven seconds; with `word_timestamps` it begins and ends with its words."""
     job = await services.jobs.find(caller, job_id)
     if job.kind != "transcribe" or extension not in transcripts.FORMATS:
         raise not_found()

@@ -84,6 +84,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         *REFUSALS,
         "transcription_disabled",
         "not_audio_or_video",
+        "translation_unavailable",
         "duration_exceeds_limit",
         "transcription_limit_exceeded",
         "too_many_jobs",
@@ -118,6 +119,8 @@ async def create_translation(caller: Transcriber, services: Wired, request: Requ
 
 async def _answer(services: Services, request: Request, caller: Claims, task: Task) -> Response:
     await services.jobs.require_enabled()
+    if task == "translate":
+        services.jobs.require_translation()
     async with await begin_upload(services, request, None) as upload:
         form = await read_form(services, request, upload, _FIELDS, _REPEATABLE)
         wanted, as_stream = _wanted(form, task), form.flag("stream")

@@ -23,6 +23,12 @@ async def _job_id(
     return known_id(job_id)
 
 
+async def _upload_id(
+    upload_id: Annotated[str, Path(description="`upl-…`", examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"])],
+) -> str:
+    return known_id(upload_id)
+
+
 async def _room_id(
     room_id: Annotated[str, Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"])],
 ) -> str:
@@ -32,6 +38,7 @@ async def _room_id(
 # Routes have these parameters after their caller, so that the token is checked first.
 MediaId = Annotated[str, Depends(_media_id)]
 JobId = Annotated[str, Depends(_job_id)]
+UploadId = Annotated[str, Depends(_upload_id)]
 RoomId = Annotated[str, Depends(_room_id)]
 
 

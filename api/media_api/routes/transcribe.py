@@ -24,7 +24,7 @@ from media_api.receiving import (
 from media_api.request_middleware import request_id_of
 from media_api.services import Services, Wired
 from media_core.errors import Refused, Unavailable
-from media_core.jobs import Job, TranscriptionRequest
+from media_core.jobs import MOST_CHANNELS, MOST_TRACKS, Job, TranscriptionRequest
 from media_core.tokens import Claims
 from media_core.transcripts import LANGUAGES
 from media_core.uploads import Upload, Uploaded
@@ -45,6 +45,18 @@ _FIELDS: Final[dict[str, Any]] = {
     "prompt": text_field("What the recording is about; helps with names."),
     "hotwords": text_field("Words to expect."),
     "vad": {"type": "boolean", "default": True, "description": "Skip where nobody speaks."},
+    "track": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MOST_TRACKS,
+        "description": "Which of several sound tracks is heard, from 1; the first that speaks if left out.",
+    },
+    "channel": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MOST_CHANNELS,
+        "description": "Which channel of it is heard, from 1; all of them, mixed, if left out.",
+    },
 }
 _FORM: Final[dict[str, Any]] = {
     "requestBody": {
@@ -73,6 +85,7 @@ _FORM: Final[dict[str, Any]] = {
             *REFUSALS,
             "transcription_disabled",
             "not_audio_or_video",
+            "translation_unavailable",
             "duration_exceeds_limit",
             "transcription_limit_exceeded",
             "too_many_jobs",
@@ -98,6 +111,8 @@ async def transcribe(
             raise Refused("invalid_request", "Send `file` or `media_id`, not both.")
         if form.filename is None and media_id is None:
             raise Refused("missing_file", "Send either a `file` or the `media_id` of one that was uploaded before.")
+        if wanted.task == "translate":
+            services.jobs.require_translation()
         if media_id is None:
             uploaded = await keep(upload, form, caller, request, idempotency_key, operation="transcribe")
     if uploaded is not None:
@@ -150,4 +165,6 @@ def _wanted(form: Form) -> TranscriptionRequest:
         prompt=form.text("prompt"),
         hotwords=form.text("hotwords"),
         vad=form.flag("vad", default=True),
+        track=form.number("track", MOST_TRACKS),
+        channel=form.number("channel", MOST_CHANNELS),
     )

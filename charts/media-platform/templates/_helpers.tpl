@@ -53,12 +53,14 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Pod security of the "restricted" standard; the images' own user, so that volumes can be written. */}}
+{{/* Pod security of the "restricted" standard; a fixed user, so that volumes can be written, unless the cluster picks it. */}}
 {{- define "media.podSecurityContext" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- with .Values.podSecurity.runAsUser }}
+runAsUser: {{ int . }}
+runAsGroup: {{ int . }}
+fsGroup: {{ int . }}
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault
@@ -174,9 +176,11 @@ and that this Lease comes back through the watches is how it knows that they liv
 {{- end }}
 
 {{- define "media.egressDns" }}
-- ports: # DNS
+- ports: # DNS; OpenShift's pods listen at 5353
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
 {{- end }}
 
 {{/* Port of a URL, or its scheme's. */}}

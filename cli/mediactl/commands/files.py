@@ -13,7 +13,7 @@ from mediactl import render
 from mediactl.client import Failed, Misuse, Problem, path_of, room_id
 from mediactl.command import MediaId, app, command
 from mediactl.following import follow
-from mediactl.session import Session, each, send_with_bar
+from mediactl.session import Session, each, upload_with_bar
 from mediactl.transfer import Download, open_source
 
 MOST_SIGNED = 200
@@ -39,7 +39,8 @@ def upload(
 ) -> None:
     """Upload files.
 
-    Prints a line for each: media id, scan status, size, type, name.
+    Prints a line for each: media id, scan status, size, type, name. Run again after a break, it goes on with a large
+    file where it stopped.
     """
     if name and len(files) > 1:
         raise Misuse("--name is for one file; these are several")
@@ -49,7 +50,7 @@ def upload(
 
     def one(path: Path) -> None:
         with open_source(path, name) as source:
-            item = send_with_bar(session, path_of("media", "upload"), source, fields)
+            item = upload_with_bar(session, path, source, fields)
             if wait:
                 item = _await_verdict(session, item)
             if session.as_json:

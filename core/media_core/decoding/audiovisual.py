@@ -10,28 +10,44 @@ import contextlib
 import functools
 import io
 import itertools
+import re
+import time
 from collections.abc import Iterator
-from typing import IO, Any, Never
+from typing import IO, TYPE_CHECKING, Any, Literal, Never
 
 import av
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image
+from PIL import Image, ImageStat
 
+from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.images import picture
+from media_core.decoding.wire import BLOCK
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,flac,aac,amr,aiff,caf,avi,mpegts,mpeg"
-VIDEO_CODECS = "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,theora,mjpeg,h263,prores"
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,loas,amr,aiff,caf,au,ac3,eac3,dts,dtshd,wv,tta,ape,"
+    "avi,asf,flv,mxf,dv,mpegts,mpeg"
+)
+VIDEO_CODECS = (
+    "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,theora,mjpeg,h263,prores,dnxhd,dvvideo,flv,vp6,vp6f,"
+    "msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1"
+)
 AUDIO_CODECS = (
-    "aac,mp3,mp3float,mp2,mp2float,opus,vorbis,flac,alac,amrnb,amrwb,ac3,eac3,adpcm_ima_wav,adpcm_ms,adpcm_ima_qt,"
+    "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,vorbis,speex,flac,alac,wavpack,tta,ape,amrnb,amrwb,"
+    "ac3,eac3,dca,wmav1,wmav2,wmapro,wmalossless,wmavoice,dvaudio,nellymoser,gsm,gsm_ms,"
+    "adpcm_ima_wav,adpcm_ms,adpcm_ima_qt,adpcm_swf,"
     "pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,"
-    "pcm_alaw,pcm_mulaw"
+    "pcm_f64be,pcm_alaw,pcm_mulaw,pcm_bluray,pcm_dvd"
 )
 MOST_PIXELS = 8192 * 4320
 """Most pixels of a video's frame: 8K DCI, the largest in use. The memory limit bounds how many a decoder keeps."""
@@ -42,8 +58,48 @@ SAMPLE_RATE = 16_000
 MOST_FRAMES = 150
 """Most frames decoded from a keyframe to the wanted moment. After that many, the last one is taken."""
 
+MOMENTS = (0.1, 0.25, 0.5)
+"""Shares of a video's duration at which a frame is looked for that is worth looking at."""
+
+MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0)
+"""The same in seconds, where the duration is unknown."""
+
+LEAST_SPREAD = 8.0
+"""Standard deviation of the luminance, of 255, from which on a frame counts as not of one colour."""
+
+DARKEST = 16.0
+"""Mean luminance, of 255, up to which a frame counts as black."""
+
+MOST_READ = 3 << 20
+MOST_CPU_SECONDS = 5.0
+"""What choosing a frame may cost after the headers are read. With it spent, the best so far is taken."""
+
+BEFORE_THE_START = -1.0
+"""Seconds. A transport stream's first keyframe is decoded before the first moment that is shown."""
+
+MOST_ASPECT = 8.0
+"""Largest ratio of a pixel's sides."""
+
 MOST_BYTES_COUNTED = 64 << 20
 """Largest recording whose packets are read (not decoded) to find its duration when the header does not say it."""
+
+MOST_PACKETS_COUNTED = 600_000
+"""Most packets that are read for that: of small ones a child's CPU time allows no more."""
+
+MOST_BYTES_TRIED = 8 << 20
+"""So much of the beginning is read to see which sound tracks can be decoded."""
+
+PACKETS_TRIED = 10
+"""A track of which so many packets are damaged, and none is right, can't be decoded."""
+
+MOST_STREAMS = 500
+"""Of a container. A film may carry a hundred fonts for its subtitles, each a stream of its own."""
+
+MOST_TRACKS = 16
+"""So many sound tracks can be heard; the rest is passed over."""
+
+LONGEST_TITLE = 60
+"""Characters of a sound track's title."""
 
 PREROLL = 0.5
 """Seconds that are decoded before a window, so that a codec's state from earlier frames (MP3, AAC, Opus) is right."""
@@ -52,6 +108,9 @@ GAP = SAMPLE_RATE // 10
 """Samples. A larger jump of the timestamps becomes silence, so that sample n is always at start + n / 16000."""
 
 _MICROSECONDS = 1_000_000
+_WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd"))
+"""Formats that are nothing but frames: no header says how many."""
+_LANGUAGE = re.compile("[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -73,20 +132,24 @@ def warm_up() -> None:
 
 
 def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """What the headers say (MediaFacts). One frame of a video is decoded, as only a frame tells its rotation."""
+    """What the headers say (MediaFacts). A frame of each track is decoded: only that tells a video's rotation, and
+    whether a sound can be heard.
+    """
     with _opened(file) as container:
-        video = _video(container)
-        width = height = None
-        if video is not None:
-            width, height = video.codec_context.width or None, video.codec_context.height or None
-            with contextlib.suppress(CannotDecode, StopIteration):
-                width, height = _displayed(next(_frames(container, video)))
-        duration = _duration(container)
+        film = next(_films(container), None)
+        picture: VideoStream | None = None
+        with contextlib.suppress(CannotDecode):
+            picture = _video(container)
+        duration = None if _is_estimated(container, file) else _duration(container)
+        heard, size = _tried(container, picture)
         facts = {
-            "width": width,
-            "height": height,
+            "container": container.format.name,
+            "width": size and size[0],
+            "height": size and size[1],
             "has_audio": bool(container.streams.audio),
-            "has_video": video is not None,
+            "has_video": film is not None,
+            "has_picture": picture is not None,
+            "tracks": [_described(stream, decodes=stream.index in heard) for stream in _sounds(container)],
         }
     if duration is None and file.seek(0, 2) <= MOST_BYTES_COUNTED:
         file.seek(0)
@@ -96,54 +159,67 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
-    """The frame shown at `at_seconds`, or the last frame of a shorter video, upright, as WebP."""
-    with _opened(file) as container:
+    """A frame worth looking at, upright, with square pixels and in sRGB, as WebP.
+
+    It is the first at MOMENTS that is not of one colour; else the one shown at `at_seconds`, or the last of a shorter
+    video, unless that is darker than others that were seen.
+    """
+    spending = _Spending(file)
+    with _opened(io.BufferedReader(spending)) as container:
         stream = _video(container)
         if stream is None:
             raise CannotDecode("unsupported", "there is no video in it")
-        frame = _frame_at(container, stream, at_seconds)
-        width, height = _displayed(frame)
-        scale = min(1.0, max_side / max(width, height))
-        small = frame.reformat(
-            width=max(1, round(frame.width * scale)),
-            height=max(1, round(frame.height * scale)),
-            format="rgb24",
-            threads=1,
-        )
-        image = Image.frombytes(
-            "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
-        )
-        if turn := _TURNS.get(frame.rotation % 360):
-            image = image.transpose(turn)
+        spending.begin()
+        image, width, height = _worth_looking_at(container, stream, spending, at_seconds, max_side)
         facts, encoded = picture(image, width, height)
         return facts | {"duration": _duration(container)}, encoded
 
 
-def audio_window(file: IO[bytes], start: float, seconds: float) -> tuple[dict[str, Any], bytes | bytearray]:
-    """Samples of [start, start + seconds) as s16le mono 16 kHz; fewer at the recording's end, none after it."""
+def audio_window(
+    file: IO[bytes],
+    start: float,
+    seconds: float,
+    track: int | None = None,
+    channel: int | None = None,
+    layout: Literal["mono", "stereo"] = "mono",
+) -> tuple[dict[str, Any], bytes | bytearray]:
+    """Samples of [start, start + seconds) as s16le at 16 kHz; fewer at the recording's end, none after it.
+
+    `track`: which of the sound tracks, from 1; None: the first whose codec is decoded here. `channel`: that channel of
+    it alone, from 1, as mono. Otherwise its channels are mixed to `layout`; stereo samples are interleaved.
+    """
+    size = 4 if layout == "stereo" and channel is None else 2  # bytes of a sample of all channels
     wanted = round(seconds * SAMPLE_RATE)
     window = bytearray()
     position = 0  # of the next sample, counted from `start`; negative during the preroll
     with _opened(file) as container:
-        stream = _audio(container)
+        stream = _audio(container, track)
         origin = _origin(container)
         if start > PREROLL:
             _seek(container, start - PREROLL)
         first = True
-        for frame in _resampled(_frames(container, stream)):
+        for frame in _resampled(_frames(container, stream), layout if channel is None else None):
             at = position if frame.time is None else round((frame.time - origin - start) * SAMPLE_RATE)
             if first or at > position + GAP:
                 silence = min(at, wanted) - max(position, 0)
-                window.extend(bytes(2 * max(silence, 0)))
+                window.extend(bytes(size * max(silence, 0)))
                 position, first = at, False
-            samples = memoryview(frame.planes[0])[: 2 * frame.samples]
+            samples = memoryview(frame.planes[_plane(frame, channel)])[: size * frame.samples]
             skipped = min(max(-position, 0), frame.samples)
             room = max(wanted - max(position, 0), 0)
-            window.extend(samples[2 * skipped : 2 * (skipped + room)])
+            window.extend(samples[size * skipped : size * (skipped + room)])
             position += frame.samples
             if position >= wanted:
                 break
     return {}, window
+
+
+def _plane(frame: AudioFrame, channel: int | None) -> int:
+    if channel is None:
+        return 0
+    if channel > frame.layout.nb_channels:
+        raise CannotDecode("unsupported", f"this sound track has {frame.layout.nb_channels} channels")
+    return channel - 1
 
 
 def _opened(file: IO[bytes]) -> InputContainer:
@@ -156,7 +232,7 @@ def _opened(file: IO[bytes]) -> InputContainer:
         "format_whitelist": CONTAINERS,
         "codec_whitelist": f"{VIDEO_CODECS},{AUDIO_CODECS}",
         "protocol_whitelist": "none",
-        "max_streams": "64",
+        "max_streams": str(MOST_STREAMS),
     }
     try:
         return av.open(
@@ -171,11 +247,16 @@ def _opened(file: IO[bytes]) -> InputContainer:
         raise CannotDecode("unsupported", "not audio or video in a format that is decoded here") from error
 
 
-def _video(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is no still such as cover art, checked against the allow list and the pixel cap."""
+def _films(container: InputContainer) -> Iterator[VideoStream]:
+    """The video streams that are no stills such as cover art."""
     for stream in container.streams.video:
-        if stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
-            continue
+        if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
+            yield stream
+
+
+def _video(container: InputContainer) -> VideoStream | None:
+    """The first video stream that is no still, checked against the allow list and the pixel cap."""
+    for stream in _films(container):
         _allow(stream, VIDEO_CODECS)
         if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
             raise CannotDecode("too_large", "the video's picture is larger than 8192 x 4320")
@@ -183,20 +264,106 @@ def _video(container: InputContainer) -> VideoStream | None:
     return None
 
 
-def _audio(container: InputContainer) -> AudioStream:
-    if not container.streams.audio:
+def _sounds(container: InputContainer) -> list[AudioStream]:
+    return list(container.streams.audio[:MOST_TRACKS])
+
+
+def _audio(container: InputContainer, track: int | None) -> AudioStream:
+    """The sound track with this number, or the first that the allow list lets through. Raises CannotDecode."""
+    tracks = _sounds(container)
+    if not tracks:
         raise CannotDecode("unsupported", "there is no sound in it")
-    stream = container.streams.audio[0]
+    if track is not None:
+        if track > len(tracks):
+            raise CannotDecode("unsupported", f"it has {len(tracks)} sound tracks")
+        tracks = [tracks[track - 1]]
+    stream = next((each for each in tracks if _allowed(each, AUDIO_CODECS)), tracks[0])
     _allow(stream, AUDIO_CODECS)
     return stream
 
 
-def _allow(stream: AudioStream | VideoStream, codecs: str) -> None:
+def _allowed(stream: AudioStream | VideoStream, codecs: str) -> bool:
     context = stream.codec_context
-    if context is None or context.name not in codecs.split(","):
-        raise CannotDecode("unsupported", "its codec is not decoded here")
+    return context is not None and context.name in codecs.split(",")
+
+
+def _allow(stream: AudioStream | VideoStream, codecs: str) -> None:
+    if not _allowed(stream, codecs):
+        kind = "sound" if isinstance(stream, AudioStream) else "picture"
+        raise CannotDecode("unsupported", f"its {kind} is in a codec that is not decoded here: {_codec(stream)}")
+    context = stream.codec_context
     context.thread_count = 1
     context.options = {"max_pixels": str(MOST_PIXELS)}
+
+
+def _codec(stream: AudioStream | VideoStream) -> str:
+    context = stream.codec_context
+    return "an unknown one" if context is None else str(context.codec.canonical_name)
+
+
+def _tried(container: InputContainer, picture: VideoStream | None) -> tuple[set[int], tuple[int, int] | None]:
+    """The indices of the sound tracks that can be decoded, and the sides of the picture as it is shown.
+
+    A track of which the beginning holds no packet is taken to be decodable if its codec is.
+    """
+    waiting = {}
+    for stream in _sounds(container):
+        if _allowed(stream, AUDIO_CODECS):
+            _allow(stream, AUDIO_CODECS)
+            waiting[stream.index] = 0
+    size, read = None, 0
+    failed, heard = set(), set()
+    if waiting:
+        for packet in _until_broken(container):
+            read += packet.size
+            index = packet.stream_index
+            if index in waiting or (picture is not None and size is None and index == picture.index):
+                frames = _decoded(packet)
+                if index not in waiting:
+                    size = _displayed(frames[0], picture) if frames and picture is not None else None
+                elif frames:
+                    heard.add(index)
+                    del waiting[index]
+                elif frames is None:
+                    waiting[index] += 1
+                    if waiting[index] == PACKETS_TRIED:
+                        failed.add(index)
+                        del waiting[index]
+            if not waiting or read > MOST_BYTES_TRIED:
+                break
+    if picture is not None and size is None:
+        size = _coded(picture)
+        with contextlib.suppress(CannotDecode, StopIteration):
+            size = _displayed(next(_frames(container, picture)), picture)
+    return heard | {index for index, damaged in waiting.items() if not damaged}, size
+
+
+def _decoded(packet: Packet[Any]) -> list[Any] | None:
+    """The frames of a packet; None if it is damaged."""
+    try:
+        return packet.decode()
+    except av.error.FFmpegError:
+        return None
+
+
+def _coded(stream: VideoStream) -> tuple[int, int] | None:
+    context = stream.codec_context
+    return (context.width, context.height) if context.width and context.height else None
+
+
+def _described(stream: AudioStream, *, decodes: bool) -> dict[str, Any]:
+    """A sound track (SoundTrack)."""
+    context = stream.codec_context
+    said = {name.lower(): value for name, value in stream.metadata.items()}
+    language = said.get("language", "")
+    title = "".join(c for c in said.get("title") or said.get("name") or "" if c.isprintable())
+    return {
+        "codec": None if context is None else _codec(stream),
+        "channels": None if context is None else context.channels or None,
+        "language": language if _LANGUAGE.fullmatch(language) and language != "und" else None,
+        "title": title[:LONGEST_TITLE].strip() or None,
+        "decodes": decodes,
+    }
 
 
 def _frames(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
@@ -217,24 +384,118 @@ def _frames(container: InputContainer, stream: AudioStream | VideoStream) -> Ite
         raise CannotDecode("corrupt", "nothing in it can be decoded") from damage
 
 
-def _until_broken(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
-    """The stream's packets, up to where the container breaks off. Other streams are skipped."""
+def _until_broken(container: InputContainer, stream: AudioStream | VideoStream | None = None) -> Iterator[Any]:
+    """The packets up to where the container breaks off: one stream's, without the others being read, or all."""
     for other in container.streams:
-        other.discard = Discard.default if other.index == stream.index else Discard.all
+        other.discard = Discard.default if stream is None or other.index == stream.index else Discard.all
     with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
-        yield from container.demux(stream)
+        yield from container.demux() if stream is None else container.demux(stream)
 
 
-def _frame_at(container: InputContainer, stream: VideoStream, at_seconds: float) -> VideoFrame:
-    for moment in (at_seconds, 0.0):  # a shorter video may have no frame after a seek to its end
-        _seek(container, moment)
-        frame: VideoFrame | None = None
-        for decoded, frame in enumerate(_frames(container, stream), start=1):
-            if decoded == MOST_FRAMES or (frame.time or 0.0) >= _origin(container) + moment:
+class _Spending(io.RawIOBase):
+    """A source, and what choosing a frame has cost so far."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._blocks: set[int] = set()
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """The headers are read; what is read and computed from now on counts."""
+        self._blocks.clear()
+        self._began = time.process_time()
+
+    @property
+    def is_enough(self) -> bool:
+        return len(self._blocks) * BLOCK >= MOST_READ or time.process_time() - self._began >= MOST_CPU_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        at = self._file.tell()
+        data = self._file.read(len(view))
+        view[: len(data)] = data
+        self._blocks.update(range(at // BLOCK, (at + len(data) - 1) // BLOCK + 1))
+        return len(data)
+
+
+def _worth_looking_at(
+    container: InputContainer, stream: VideoStream, spending: _Spending, at_seconds: float, max_side: int
+) -> tuple[Image.Image, int, int]:
+    """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown."""
+    duration = _duration(container)
+    moments = [share * duration for share in MOMENTS] if duration else MOMENTS_OF_UNKNOWN
+    seen: list[Image.Image] = []
+    sides = (0, 0)
+    for moment in moments:
+        if seen and spending.is_enough:
+            break
+        frame = _frame_at(container, stream, moment, spending)
+        if frame is None:
+            continue
+        sides = _displayed(frame, stream)
+        image = _as_shown(frame, stream, max_side)
+        luma = ImageStat.Stat(image.convert("L"))
+        if luma.stddev[0] >= LEAST_SPREAD:
+            return image, *sides
+        seen.append(image)
+    if not seen or not spending.is_enough:
+        # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek.
+        for start in (at_seconds, BEFORE_THE_START):
+            frame = _frame_at(container, stream, at_seconds, spending, start=start)
+            if frame is not None:
+                sides = _displayed(frame, stream)
+                seen.insert(0, _as_shown(frame, stream, max_side))
                 break
-        if frame is not None:
-            return frame
-    raise CannotDecode("corrupt", "there is no picture in it")
+    if not seen:
+        raise CannotDecode("corrupt", "there is no picture in it")
+    lumas = [ImageStat.Stat(image.convert("L")).mean[0] for image in seen]
+    return seen[0 if lumas[0] > DARKEST else lumas.index(max(lumas))], *sides
+
+
+def _frame_at(
+    container: InputContainer, stream: VideoStream, moment: float, spending: _Spending, *, start: float | None = None
+) -> VideoFrame | None:
+    """The frame shown at `moment`, or the last one before; None where there is none.
+
+    `start`: where decoding begins, in seconds. Without it, a keyframe that is nearer to the moment than to the video's
+    start will do as well.
+    """
+    _seek(container, moment if start is None else start)
+    frame: VideoFrame | None = None
+    with contextlib.suppress(CannotDecode):
+        for decoded, frame in enumerate(_frames(container, stream), start=1):
+            at = (frame.time or 0.0) - _origin(container)
+            if at >= moment or decoded == MOST_FRAMES or spending.is_enough:
+                break
+            if decoded == 1 and start is None and 0 < moment / 2 <= at:
+                break
+    return frame
+
+
+def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Image:
+    width, height = _square(frame, stream)
+    scale = min(1.0, max_side / max(width, height))
+    small = frame.reformat(
+        width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24", threads=1
+    )
+    image = Image.frombytes(
+        "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
+    )
+    image = to_srgb(image, Coding(int(frame.color_primaries), int(frame.color_trc)))
+    turn = _TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 def _origin(container: InputContainer) -> float:
@@ -248,17 +509,66 @@ def _seek(container: InputContainer, seconds: float) -> None:
         container.seek(round((_origin(container) + seconds) * _MICROSECONDS))
 
 
-def _displayed(frame: VideoFrame) -> tuple[int, int]:
-    return (frame.height, frame.width) if frame.rotation % 180 == 90 else (frame.width, frame.height)
+def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """The sides in square pixels. One side grows, as in browsers. Shapes that no screen has do not count."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / MOST_ASPECT <= aspect <= MOST_ASPECT:
+        return frame.width, frame.height
+    return round(frame.width * max(aspect, 1.0)), round(frame.height / min(aspect, 1.0))
 
 
-def _resampled(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
-    """The same sound as s16 mono 16 kHz, also if its rate or layout changes on the way."""
+def _displayed(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    width, height = _square(frame, stream)
+    return (height, width) if frame.rotation % 180 == 90 else (width, height)
+
+
+def _resampled(frames: Iterator[AudioFrame], layout: str | None) -> Iterator[AudioFrame]:
+    """The same sound as s16 at 16 kHz, mixed to a layout, also if its rate or layout changes on the way.
+
+    Without a layout its channels stay, each in a plane of its own.
+    """
     for _, alike in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
-        resampler = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        resampler = AudioResampler(format="s16p" if layout is None else "s16", layout=layout, rate=SAMPLE_RATE)
         for frame in alike:
             yield from resampler.resample(frame)
         yield from (rest for rest in resampler.resample(None) if rest is not None)
+
+
+def _is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
+    """Whether the demuxer only guesses the duration, from the bit rate of the first packets and the file's size."""
+    match container.format.name:
+        case "mp3":
+            return not _counts_its_frames(file)
+        case "flac":
+            file_starts = _at(file, 0, 26)
+            # STREAMINFO's number of samples, 36 bits; 0: unknown (RFC 9639, 8.2).
+            return file_starts[:4] != b"fLaC" or int.from_bytes(file_starts[21:26]) & 0xF_FFFF_FFFF == 0
+        case "wav" | "w64":
+            return any((s.codec_context is None or _varies(s.codec_context.name)) for s in container.streams.audio)
+        case name:
+            return name in _WITHOUT_A_DURATION
+
+
+def _varies(codec: str) -> bool:
+    return not codec.startswith(("pcm_", "adpcm_", "gsm"))
+
+
+def _counts_its_frames(file: IO[bytes]) -> bool:
+    """Whether an MP3's first frame says how many follow: Xing's header, LAME's (Info) or Fraunhofer's (VBRI)."""
+    at = 0
+    while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
+        at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    head = _at(file, at, 4096)
+    return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+def _at(file: IO[bytes], position: int, length: int) -> bytes:
+    """Bytes of the file, whose position stays."""
+    before = file.tell()
+    file.seek(position)
+    found = file.read(length)
+    file.seek(before)
+    return found
 
 
 def _duration(container: InputContainer) -> float | None:
@@ -270,8 +580,11 @@ def _duration(container: InputContainer) -> float | None:
 
 
 def _counted_duration(container: InputContainer) -> float | None:
+    """Seconds from the first packet to the end of the last; None if there are too many to count."""
     first = last = None
-    for packet in container.demux():
+    for packets, packet in enumerate(container.demux(), start=1):
+        if packets > MOST_PACKETS_COUNTED:
+            return None
         if packet.pts is None or packet.time_base is None:
             continue
         begins = float(packet.pts * packet.time_base)

@@ -1,5 +1,7 @@
 """Pictures: their headers and, up to the pixel caps, a small WebP in sRGB without metadata. Runs in the child.
 
+A damaged picture shows what is there, as in a browser (`damage`).
+
 A picture's header tells the memory that decoding it takes, so the header decides. A sequential JPEG is decoded row by
 row at reduced scale, so even 250 megapixels take little. A progressive JPEG and every other format is held whole, at
 four bytes a pixel and more; the cap is 50 megapixels (WebP: 30).
@@ -16,11 +18,14 @@ import struct
 from typing import IO, Any, Literal
 
 import pillow_heif
-from PIL import AvifImagePlugin, ExifTags, GifImagePlugin, Image, ImageCms
+from PIL import AvifImagePlugin, ExifTags, GifImagePlugin, IcoImagePlugin, Image, PngImagePlugin
 
+from media_core.decoding import bands, damage, greys
+from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
+from media_core.decoding.thumbhash import thumbhash
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
@@ -44,7 +49,17 @@ BYTES_PER_PIXEL = 24
 transparency). The fixed part leaves room for a HEIF picture that is cropped after decoding: its header has the cropped
 sides."""
 
+LONGEST_SIDE_OF_AN_ICON = 1024
+"""Pixels. An icon's own directory knows 256 at most; a PNG in it may be larger."""
+
+MOST_EMPTY_FRAMES = 10
+"""Most frames that an animation may begin with before it shows anything."""
+
+CODING_BYTES = 64 << 10
+"""So much of an AVIF or PNG is looked at for how its colours are coded. That stands before the pixels."""
+
 _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
+_ICON = b"\0\0\1\0"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +69,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 class _FirstFrame(GifImagePlugin.GifImageFile):
@@ -77,6 +91,8 @@ def warm_up() -> None:
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     Image.MAX_IMAGE_PIXELS = None  # this module checks the sizes
     Image.register_open(_FirstFrame.format, _FirstFrame, lambda head: head.startswith((b"GIF87a", b"GIF89a")))
+    greys.read_more_layouts()
+    PngImagePlugin.PngStream = damage.PngStream  # type: ignore[misc]
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "cp1252"):
         codecs.lookup(encoding)
@@ -93,9 +109,16 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     """
     if stated := _stated_webp(file):
         width, height, animated = stated
-        if width * height > MOST_PIXELS_WEBP:
+        if width * height > MOST_PIXELS_WEBP or damage.is_mostly_missing(file):
             _check_sides(width, height)
             return {"width": width, "height": height, "format": "WEBP", "animated": animated}, b""
+    if icon := _stated_icon(file):
+        width, height = icon
+        return {"width": width, "height": height, "format": "ICO", "animated": False}, b""
+    if layout := bands.layout(file):
+        _check_sides(layout.width, layout.height)
+        width, height = _upright((layout.width, layout.height), layout.orientation)
+        return {"width": width, "height": height, "format": "TIFF", "animated": False}, b""
     image = _open(file)
     width, height = _upright(image.size, _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
@@ -104,10 +127,12 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
-    """The picture, or an animation's first frame, upright, its longest side at most `max_side` pixels, as WebP."""
-    image = _open_to_decode(file)
-    sides = image.size
-    small = to_srgb(shrunk(image, max_side))
+    """The picture, or an animation's first frame that shows anything, upright, as WebP.
+
+    Its longest side has at most `max_side` pixels.
+    """
+    image, sides = _loaded(file, max_side)
+    small = to_srgb(shrunk(image, max_side), _coding(file, image))
     orientation = _orientation(image)  # after the decoding: a PNG may store it behind its pixels
     turn = _TURNS.get(orientation)
     return picture(small if turn is None else small.transpose(turn), *_upright(sides, orientation))
@@ -129,64 +154,55 @@ def resize_thumbnail(file: IO[bytes], size: int, image_format: Literal["webp", "
 
 def picture(image: Image.Image, source_width: int, source_height: int) -> tuple[dict[str, Any], bytes]:
     """The answer of a task that makes a thumbnail: facts and WebP."""
-    facts = {"width": image.width, "height": image.height}
+    facts = {"width": image.width, "height": image.height, "thumbhash": thumbhash(image)}
     return facts | {"source_width": source_width, "source_height": source_height}, _webp(image)
 
 
 def shrunk(image: Image.Image, max_side: int) -> Image.Image:
     """The picture scaled down to `max_side` pixels on its longest side, never up. Eight bits a channel."""
     image.draft(None, (max_side, max_side))
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") and image.format != "TIFF":
         # The high bytes; convert("L") would clip at 255 instead.
         high = 0 if image.mode.endswith("B") else 1
         image = Image.frombytes("L", image.size, image.tobytes()[high::2])
+    elif image.mode.startswith(("I", "F")):
+        image = greys.visible(image)
     elif image.has_transparency_data:
         # Premultiplied: otherwise the colour of transparent pixels would show at the edges.
         profile = image.info.get("icc_profile")
         image = image.convert("RGBA").convert("RGBa")
         image.info["icc_profile"] = profile
     elif image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("L" if image.mode in ("1", "I", "F") else "RGB")
+        image = image.convert("L" if image.mode == "1" else "RGB")
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return image.convert("RGBA") if image.mode == "RGBa" else image
-
-
-def to_srgb(image: Image.Image) -> Image.Image:
-    """The picture as RGB or RGBA in sRGB. A colour profile that cannot be used is ignored."""
-    mode = "RGBA" if image.mode == "RGBA" else "RGB"
-    if profile := image.info.get("icc_profile"):
-        try:
-            converted = ImageCms.profileToProfile(
-                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, outputMode=mode
-            )
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass
-        else:
-            if converted is not None:
-                return converted
-    return image.convert(mode)
 
 
 def _open(file: IO[bytes]) -> Image.Image:
     """The picture with its headers read. Raises CannotDecode, and Pillow's errors, before it allocates pixels."""
     file.seek(0)
-    head = file.read(2)
-    size = file.seek(0, io.SEEK_END)
-    held = 0 if head in _READ_AS_NEEDED else size
+    head = file.read(12)
+    whole = damage.whole(file, head)
+    size = whole.seek(0, io.SEEK_END)
+    held = 0 if head[:2] in _READ_AS_NEEDED else size
     if held > MOST_BYTES_HELD:
         raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES_HELD >> 20} MiB")
     width, height, _ = _stated_webp(file) or (0, 0, False)
     if width * height > MOST_PIXELS_WEBP:
         raise _too_large(width, height)
     allow_memory(HEADER_BYTES + COPIES_HELD * held + BYTES_PER_PIXEL * width * height)
-    file.seek(0)
-    image = Image.open(file, formats=FORMATS)
+    whole.seek(0)
+    with damage.side_chunks_ignored():
+        image = Image.open(whole, formats=FORMATS)
     _check_sides(*image.size)
     return image
 
 
 def _open_to_decode(file: IO[bytes]) -> Image.Image:
     """As `_open`, and allows the memory for its pixels. Raises CannotDecode above the caps."""
+    if icon := _stated_icon(file):
+        allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * icon[0] * icon[1])
+        return _best_of_icon(file)
     image = _open(file)
     pixels = image.width * image.height
     if pixels > MOST_PIXELS_SEQUENTIAL_JPEG or (pixels > MOST_PIXELS and not _is_sequential_jpeg(file)):
@@ -195,11 +211,79 @@ def _open_to_decode(file: IO[bytes]) -> Image.Image:
     return image
 
 
+def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture's pixels, as many as can be decoded, and its sides. They are fewer pixels if it is a JPEG.
+
+    Raises as `_open_to_decode`, and CannotDecode if there are no pixels.
+    """
+    if layout := bands.layout(file):
+        return _of_bands(file, layout)
+    image = _open_to_decode(file)
+    sides, is_shown_in_part, failed = image.size, image.format in damage.SHOWN_IN_PART, ""
+    try:
+        image.draft(None, (max_side, max_side))
+        image.load()
+    except damage.ERRORS as error:
+        if not is_shown_in_part:
+            raise
+        failed = str(error)
+    else:
+        return (_first_to_show_anything(image) if image.format in ANIMATIONS else image), sides
+    del image  # its memory, before the same is taken again
+    image = _open_to_decode(file)
+    damage.load_in_part(image, failed)
+    return image, sides
+
+
+def _of_bands(file: IO[bytes], layout: bands.Layout) -> tuple[Image.Image, tuple[int, int]]:
+    _check_sides(layout.width, layout.height)
+    size = file.seek(0, io.SEEK_END)
+    if size > MOST_BYTES_HELD or layout.pixels > MOST_PIXELS:
+        raise _too_large(layout.width, layout.height)
+    allow_memory(DECODING_BYTES + COPIES_HELD * size + BYTES_PER_PIXEL * layout.pixels)
+    image = bands.load(file, layout)
+    turn = _TURNS.get(layout.orientation)
+    image = image if turn is None else image.transpose(turn)
+    return image, image.size
+
+
+def _first_to_show_anything(image: Image.Image) -> Image.Image:
+    for number in range(1, MOST_EMPTY_FRAMES + 1):
+        if not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() != (0, 0):
+            break
+        try:
+            image.seek(number)
+            image.load()
+        except (EOFError, *damage.ERRORS):
+            break
+    return image
+
+
+def _coding(file: IO[bytes], image: Image.Image) -> Coding | None:
+    """How a HEIF, AVIF (ISO 23008-12, 6.5.5) or PNG (third edition, 11.3.2.6) says its colours are coded."""
+    match image.format:
+        case "HEIF" if nclx := image.info.get("nclx_profile"):
+            return Coding(int(nclx["color_primaries"]), int(nclx["transfer_characteristics"]))
+        case "AVIF":
+            name, end = b"colrnclx", b"mdat"
+        case "PNG":
+            name, end = b"\0\0\0\4cICP", b"IDAT"
+        case _:
+            return None
+    file.seek(0)
+    _, found, after = file.read(CODING_BYTES).partition(end)[0].partition(name)
+    if not found or len(after) < 4:
+        return None
+    return Coding(*struct.unpack_from(">HH" if image.format == "AVIF" else ">BB", after))
+
+
 def _too_large(width: int, height: int) -> CannotDecode:
     return CannotDecode("too_large", f"{width} x {height} pixels are above the cap for this format")
 
 
 def _check_sides(width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise CannotDecode("corrupt", "a picture without pixels")
     if max(width, height) > LONGEST_SIDE:
         raise CannotDecode("too_large", f"{width} x {height} pixels are more than a picture may have")
 
@@ -224,6 +308,45 @@ def _stated_webp(file: IO[bytes]) -> tuple[int, int, bool] | None:
             width, height = int.from_bytes(head[24:27], "little"), int.from_bytes(head[27:30], "little")
             return width + 1, height + 1, bool(head[20] & 2)
     return None
+
+
+def _stated_icon(file: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height of an icon's largest picture, by that picture's own header. None for what is no icon.
+
+    Raises CannotDecode if it is larger than icons are, or is none.
+    """
+    file.seek(0)
+    if file.read(4) != _ICON:
+        return None
+    icon, best = _icon(file)
+    file.seek(icon.entry[best].offset)
+    header = file.read(24)
+    if header.startswith(damage.PNG):
+        width, height = struct.unpack_from(">II", header, 16)
+    else:
+        _, width, height = struct.unpack_from("<Iii", header)
+        height //= 2  # the mask is below the picture
+    if max(width, height) > LONGEST_SIDE_OF_AN_ICON:
+        raise _too_large(width, height)
+    if min(width, height) < 1:
+        raise CannotDecode("corrupt", "an icon without a picture")
+    return width, height
+
+
+def _icon(file: IO[bytes]) -> tuple[IcoImagePlugin.IcoFile, int]:
+    """The icon's directory, and the number of its largest picture of the most colours."""
+    file.seek(0)
+    try:
+        icon = IcoImagePlugin.IcoFile(file)
+        return icon, max(range(len(icon.entry)), key=lambda at: (icon.entry[at].square, icon.entry[at].color_depth))
+    except (IndexError, ValueError, struct.error) as error:
+        raise CannotDecode("corrupt", "an icon without a picture") from error
+
+
+def _best_of_icon(file: IO[bytes]) -> Image.Image:
+    icon, best = _icon(file)
+    with damage.side_chunks_ignored():
+        return icon.frame(best)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,8 +6,11 @@ values, and raises ValueError for values that do not fit, which fails the task a
 
 from __future__ import annotations
 
+import base64
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 FAILURES_OF_THE_SOURCE = ("unsupported", "corrupt", "too_large")
 CODES = (*FAILURES_OF_THE_SOURCE, "memory", "crashed")
@@ -63,11 +66,44 @@ class Thumbnail:
     duration: float | None = None
     """Seconds; only for a video's frame, if the container says it."""
 
+    thumbhash: str | None = None
+    """Base64 of some 20 bytes: see `media_core.decoding.thumbhash`."""
+
     def __post_init__(self) -> None:
         _check_side(self.width, self.height, self.source_width, self.source_height)
         _check_duration(self.duration)
         if self.data[:4] != b"RIFF" or self.data[8:12] != b"WEBP":
             raise ValueError("not a WebP picture")
+        if self.thumbhash is not None and not 5 <= len(base64.b64decode(self.thumbhash, validate=True)) <= 32:
+            raise ValueError("not a ThumbHash")
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What is kept of it beside the picture: see `contents.Facts.details`."""
+        return {"thumbhash": self.thumbhash} if self.thumbhash is not None else {}
+
+
+@dataclass(frozen=True)
+class SoundTrack:
+    """A track of sound, as the container describes it. What it does not say is None."""
+
+    codec: str | None
+    """FFmpeg's name."""
+    channels: int | None
+    language: str | None
+    """ISO 639, as the file has it."""
+    title: str | None
+    decodes: bool
+    """Whether its beginning could be decoded."""
+
+    def __post_init__(self) -> None:
+        for said, longest in ((self.codec, 40), (self.language, 40), (self.title, 100)):
+            if said is not None and (type(said) is not str or len(said) > longest or not said.isprintable()):
+                raise ValueError("not the name of a sound track")
+        if self.channels is not None and (type(self.channels) is not int or not 1 <= self.channels <= 1024):
+            raise ValueError(f"not a number of channels: {self.channels!r}")
+        if type(self.decodes) is not bool:
+            raise ValueError("not the facts of a sound track")
 
 
 @dataclass(frozen=True)
@@ -79,11 +115,25 @@ class MediaFacts:
     height: int | None
     has_audio: bool
     has_video: bool
+    """Whether there is a track of moving pictures, in whatever codec."""
+    has_picture: bool = False
+    """Whether these can be decoded here."""
+    container: str = ""
+    """FFmpeg's name of the format."""
+    tracks: tuple[SoundTrack, ...] = ()
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> MediaFacts:
+        """From plain JSON values."""
+        tracks = tuple(SoundTrack(**track) for track in facts["tracks"])
+        return cls(**{**facts, "tracks": tracks})
 
     def __post_init__(self) -> None:
         _check_side(self.width, self.height)
         _check_duration(self.duration)
-        if type(self.has_audio) is not bool or type(self.has_video) is not bool:
+        if not all(type(fact) is bool for fact in (self.has_audio, self.has_video, self.has_picture)):
+            raise ValueError("not the facts of a recording")
+        if type(self.container) is not str or len(self.container) > 64 or len(self.tracks) > 16:
             raise ValueError("not the facts of a recording")
 
 

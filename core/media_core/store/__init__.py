@@ -11,18 +11,33 @@ from pydantic import SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
-from media_core.store.base import Chunk, ObjectInfo, ObjectMissing, ObjectStore, SignedUrl, StagedObject
+from media_core.store.base import (
+    Appending,
+    Chunk,
+    Durable,
+    GatheredObject,
+    ObjectInfo,
+    ObjectMissing,
+    ObjectStore,
+    Piece,
+    SignedUrl,
+    StagedObject,
+)
 from media_core.store.folder import FolderStore, SignedRequest
 
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Settings, S3Store
 
 __all__ = [
+    "Appending",
     "Chunk",
+    "Durable",
     "FolderStore",
+    "GatheredObject",
     "ObjectInfo",
     "ObjectMissing",
     "ObjectStore",
+    "Piece",
     "S3Settings",
     "S3Store",
     "SignedRequest",

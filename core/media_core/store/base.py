@@ -13,7 +13,7 @@ Nothing depends on tags, metadata, conditional puts, lifecycle rules or versions
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -66,6 +66,25 @@ class SignedUrl:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Durable bytes of an object that comes in several requests: the first `size` bytes of what staging has as `name`.
+
+    Whoever records pieces elsewhere decides which bytes count. What staging has beside them is nobody's.
+    """
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """The pieces from index `first` on; those before it are as they were."""
+
+    first: int
+    pieces: tuple[Piece, ...]
+
+
 class StagedObject(Protocol):
     """A large object that is being uploaded, for one task at a time. It has no key until `promote` makes it visible."""
 
@@ -101,6 +120,42 @@ class StagedObject(Protocol):
         """Removes the staged bytes, finished or not; a repetition is a no-op. What is visible under a key stays."""
 
 
+class Appending(Protocol):
+    """What one request adds to an object in pieces, for one task at a time.
+
+    Bytes count once the caller has recorded the pieces that `durable` gave, which it then says with `kept`. No piece
+    that is recorded is ever changed by somebody else, so two that append at once cannot harm each other's bytes.
+    """
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough has come since the last `kept` that it is worth recording."""
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        """Appends a chunk of at most 1 MiB. Waits while the backend is behind."""
+
+    async def durable(self, *, to_the_end: bool = False) -> Durable:
+        """Makes bytes durable, and returns the pieces that are new or larger. `to_the_end`: all bytes written so far;
+        nothing can be written afterwards. Otherwise it may leave out the last ones.
+        """
+
+    async def kept(self) -> None:
+        """The result of the last `durable` has been recorded: what it replaces may go."""
+
+    async def close(self, *, leave: bool = False) -> None:
+        """Ends it, and removes what has not been kept, as far as the backend answers.
+
+        `leave`: it may have been recorded, so nothing is removed.
+        """
+
+
+class GatheredObject(StagedObject, Protocol):
+    """An object that has come in pieces, whole: `finish` and `promote` work as after `stage`; `write` raises."""
+
+    def stream(self) -> AsyncGenerator[Chunk, None]:
+        """All bytes in order, also before `finish`. Raises Unavailable if a piece is gone."""
+
+
 class ObjectStore(Protocol):
     """One tenant's objects. Keys are whole keys (`object_keys`); a foreign or malformed one raises ValueError."""
 
@@ -118,6 +173,20 @@ class ObjectStore(Protocol):
         caller has to check the bytes before `finish`, which cannot be undone. `promote` raises Unavailable if somebody
         has removed the object meanwhile.
         """
+
+    def append(
+        self, name: str, count: int, last: Piece | None, *, sealed: bool, at_most: int = USUAL_MOST
+    ) -> Appending:
+        """Goes on with the object `name` (as for `stage`), which has `count` pieces, the last of which is `last`.
+
+        `sealed`: somebody who is gone or slow may still write to the last piece. `at_most`: as for `stage`.
+        """
+
+    def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
+        """The most bytes of this process's memory that one `append` takes at a time."""
+
+    def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> GatheredObject:
+        """The object of these pieces. `sealed`: somebody may still write to one of them, after the bytes that count."""
 
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         """The most bytes of this process's memory that one staged object takes at a time."""
@@ -153,8 +222,11 @@ class ObjectStore(Protocol):
         `expires_in`: one second to seven days (S3's limit), else ValueError.
         """
 
-    async def sweep_staging(self, older_than: timedelta) -> int:
-        """Removes staged objects of dead uploads that are older than `older_than`; returns how many."""
+    async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:
+        """Removes staged objects of dead uploads that are older than `older_than`; returns how many.
+
+        `keep`: names of objects in pieces that are alive, however old their pieces are.
+        """
 
     async def probe(self) -> None:
         """Raises Unavailable, with a sentence that says what is wrong, unless the store answers in three seconds."""
@@ -175,6 +247,11 @@ def staging_key(tenant_id: str, name: str) -> str:
     if not _SEGMENT.fullmatch(name):
         raise ValueError(f"not a staging name: {name!r}")
     return f"{tenant_prefix(tenant_id)}{STAGING}/{name}"
+
+
+def name_in_staging(entry: str) -> str:
+    """The object that an entry of staging belongs to. A piece is named `{object}.{what tells it apart}`."""
+    return entry.partition(".")[0]
 
 
 def checked_key(tenant_id: str, key: str) -> str:

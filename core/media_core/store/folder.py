@@ -24,7 +24,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -42,12 +42,15 @@ from media_core.store.base import (
     STAGING,
     USUAL_MOST,
     Chunk,
+    Durable,
     ObjectInfo,
     ObjectMissing,
+    Piece,
     SignedUrl,
     checked_expiry,
     checked_key,
     checked_most,
+    name_in_staging,
     staging_key,
     tenant_prefix,
     unavailable,
@@ -61,6 +64,8 @@ _LISTED_AT_ONCE = 1000
 _PROBE_SECONDS = 3.0
 _AT_HAND_BYTES = 256 * 1024
 """Most bytes that are read without a thread: copying more would block the event loop for too long."""
+_SYNCED_BYTES = 16 * 1024 * 1024
+"""Most bytes of an object in pieces that a killed process loses: each fsync costs milliseconds."""
 _THREADS = ThreadPoolExecutor(16, "folder-store")
 """Threads of its own: waits for the disk must not occupy asyncio's few threads, which hash, for example."""
 
@@ -105,6 +110,19 @@ class FolderStore:
 
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         return 0  # a chunk is written before `write` returns
+
+    def append(
+        self, name: str, count: int, last: Piece | None, *, sealed: bool, at_most: int = USUAL_MOST
+    ) -> "FolderAppending":
+        if last is not None and not sealed:
+            return FolderAppending(self, count - 1, last)
+        return FolderAppending(self, count, Piece(f"{name}.{count}-{secrets.token_hex(8)}", 0))
+
+    def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
+        return 2 * CHUNK_BYTES
+
+    def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> "FolderGatheredObject":
+        return FolderGatheredObject(self, name, pieces, sealed)
 
     async def read(self, key: str, start: int, length: int) -> bytes:
         path = self._path(key)
@@ -167,8 +185,8 @@ class FolderStore:
             raise Refused("signature_expired", "This URL has expired; ask for a new one.")
         return SignedRequest(key, content_type, disposition)
 
-    async def sweep_staging(self, older_than: timedelta) -> int:
-        return await _in_thread(self._sweep_staging, _now().timestamp() - older_than.total_seconds())
+    async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:
+        return await _in_thread(self._sweep_staging, _now().timestamp() - older_than.total_seconds(), keep)
 
     async def probe(self) -> None:
         def check() -> None:
@@ -184,6 +202,9 @@ class FolderStore:
 
     async def aclose(self) -> None:
         pass
+
+    def _staged(self, name: str) -> Path:
+        return self._root / staging_key(self._tenant_id, name)
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(self._tenant_id, key)
@@ -269,12 +290,12 @@ class FolderStore:
                     elif key.startswith(prefix) and (info := _info(key, path)):
                         yield info
 
-    def _sweep_staging(self, before: float) -> int:
+    def _sweep_staging(self, before: float, keep: Collection[str]) -> int:
         swept = 0
         with contextlib.suppress(FileNotFoundError), os.scandir(self._staging) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # its upload ended just now
-                    if entry.stat().st_mtime <= before:
+                    if entry.stat().st_mtime <= before and name_in_staging(entry.name) not in keep:
                         Path(entry.path).unlink()
                         swept += 1
         return swept
@@ -335,6 +356,161 @@ class FolderStagedObject:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+class FolderAppending:
+    """Appends to one file. That file is this one's alone: it is new, or the last who wrote to it has closed it."""
+
+    def __init__(self, store: FolderStore, number: int, piece: Piece) -> None:
+        self._store = store
+        self._number = number
+        self._name = piece.name
+        self._is_new = piece.size == 0
+        self._path = store._staged(piece.name)
+        self._file: int | None = None
+        self._gathered = bytearray()
+        self._written = self._synced = self._kept = piece.size
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def is_due(self) -> bool:
+        return self._written - self._kept >= _SYNCED_BYTES
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        self._gathered += chunk
+        if len(self._gathered) >= CHUNK_BYTES:
+            await self._hand_over()
+
+    async def durable(self, *, to_the_end: bool = False) -> Durable:
+        if to_the_end and self._gathered:
+            await self._hand_over()
+        if self._synced < self._written:
+            await _in_thread(self._sync)
+        changed = (Piece(self._name, self._synced),) if self._synced > self._kept else ()
+        return Durable(self._number, changed)
+
+    async def kept(self) -> None:
+        self._kept = self._synced
+
+    async def close(self, *, leave: bool = False) -> None:
+        await _in_thread(self._close, leave)
+
+    async def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, bytearray()
+        await _in_thread(self._write, gathered)
+
+    def _write(self, data: bytearray) -> None:
+        with self._lock:
+            if self._closed:
+                raise ValueError("an append that was closed takes no more bytes")
+            if self._file is None:
+                self._file = self._open()
+            _write(self._file, data)
+            self._written += len(data)
+
+    def _open(self) -> int:
+        if self._is_new:
+            return self._store._create(self._path)
+        file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        os.ftruncate(file, self._kept)  # bytes that came and do not count
+        os.lseek(file, 0, os.SEEK_END)
+        return file
+
+    def _sync(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                written = self._written
+                os.fsync(self._file)
+                if self._is_new and not self._synced:
+                    _fsync_folder(self._path.parent)
+                self._synced = written
+
+    def _close(self, leave: bool) -> None:
+        with self._lock:
+            self._closed = True
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+                if self._is_new and not self._kept and not leave:
+                    self._path.unlink(missing_ok=True)
+
+
+class FolderGatheredObject:
+    """One file that nobody writes to any more gets its key by a link. Else all pieces are copied into a new file."""
+
+    def __init__(self, store: FolderStore, name: str, pieces: Sequence[Piece], sealed: bool) -> None:
+        self.size = sum(piece.size for piece in pieces)
+        self._store = store
+        self._pieces = [(store._staged(piece.name), piece.size) for piece in pieces]
+        self._sealed = sealed
+        self._copy = store._staged(f"{name}.whole-{secrets.token_hex(8)}")
+        self._path: Path | None = None
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        raise ValueError("an object that has come whole takes no more bytes")
+
+    async def finish(self) -> None:
+        if self._path is None:
+            self._path = await _in_thread(self._finish)
+
+    async def promote(self, key: str) -> None:
+        path = self._store._path(key)
+        if self._path is None:
+            raise RuntimeError("a staged object is promoted after finish()")
+        await _in_thread(self._store._link, self._path, path)
+
+    async def read(self, start: int, length: int) -> bytes:
+        if self._path is None:
+            raise RuntimeError("a staged object is read after finish()")
+        return await _in_thread(_read, self._path.name, self._path, start, length)
+
+    async def stream(self) -> AsyncGenerator[Chunk, None]:
+        for path, size in self._pieces:
+            with await _in_thread(FileIO, path) as file:
+                at = 0
+                while at < size:
+                    chunk = await _in_thread(os.pread, file.fileno(), min(CHUNK_BYTES, size - at), at)
+                    if not chunk:
+                        raise unavailable("a piece of this upload is shorter than what was recorded")
+                    yield chunk
+                    at += len(chunk)
+
+    async def discard(self) -> None:
+        await _in_thread(self._discard)
+
+    def _finish(self) -> Path:
+        if len(self._pieces) == 1 and not self._sealed:
+            path, size = self._pieces[0]
+            if path.stat().st_size == size:
+                return path
+        file = self._store._create(self._copy)
+        try:
+            for path, size in self._pieces:
+                _append_from(file, path, size)
+            os.fsync(file)
+        except BaseException:
+            self._copy.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(file)
+        _fsync_folder(self._copy.parent)
+        return self._copy
+
+    def _discard(self) -> None:
+        for path in (self._copy, *(path for path, _ in self._pieces)):
+            path.unlink(missing_ok=True)
+
+
+def _append_from(file: int, path: Path, size: int) -> None:
+    with FileIO(path) as source:
+        at = 0
+        while at < size:
+            chunk = os.pread(source.fileno(), min(CHUNK_BYTES, size - at), at)
+            if not chunk:
+                raise unavailable("a piece of this upload is shorter than what was recorded")
+            _write(file, chunk)
+            at += len(chunk)
 
 
 async def _in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

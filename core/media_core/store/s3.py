@@ -18,8 +18,9 @@ S3 takes 10,000 parts of 5 MiB to 5 GiB, 5 TiB in all. So the most bytes that ma
 import asyncio
 import contextlib
 import re
+import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -28,9 +29,10 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from media_core.errors import Unavailable
 from media_core.settings import EnvironmentSettings
 from media_core.store.base import (
     CHUNK_BYTES,
@@ -38,21 +40,25 @@ from media_core.store.base import (
     STAGING,
     USUAL_MOST,
     Chunk,
+    Durable,
     ObjectInfo,
     ObjectMissing,
+    Piece,
     SignedUrl,
     checked_expiry,
     checked_key,
     checked_most,
+    name_in_staging,
     staging_key,
     tenant_prefix,
     unavailable,
 )
+from media_core.store.encryption import Encryption, checked
 from media_core.store.presign import presigned_get
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
-    from obstore.store import S3Credential
+    from obstore.store import S3Config, S3Credential
 
     from media_core.store.s3_calls import S3Calls
 
@@ -115,6 +121,18 @@ class S3Settings(EnvironmentSettings):
     secret_access_key: SecretStr
     """Secret of the access key."""
 
+    sse: Encryption | None = None
+    """Encryption at rest that every write names (`x-amz-server-side-encryption`): `AES256` or `aws:kms`. Default: none
+    is named, and the bucket's own default holds."""
+
+    sse_kms_key_id: str | None = None
+    """Key of KMS for `aws:kms`. Default: the one that S3 uses by itself."""
+
+    @model_validator(mode="after")
+    def _key_and_encryption_fit(self) -> "S3Settings":
+        checked(self.sse, self.sse_kms_key_id)
+        return self
+
 
 class S3Store:
     """`ObjectStore` on one bucket. Opening it makes no request."""
@@ -148,11 +166,26 @@ class S3Store:
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         return min(at_most, PARTS_IN_FLIGHT * part_bytes_for(at_most)) + BLOCKS_BYTES
 
+    def append(
+        self, name: str, count: int, last: Piece | None, *, sealed: bool, at_most: int = USUAL_MOST
+    ) -> "S3Appending":
+        return S3Appending(self, name, count, last, part_bytes_for(at_most))
+
+    def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
+        return PARTS_IN_FLIGHT * (part_bytes_for(at_most) + CHUNK_BYTES)
+
+    def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> "S3GatheredObject":
+        return S3GatheredObject(self, pieces)
+
     async def read(self, key: str, start: int, length: int) -> bytes:
         return await self._read(checked_key(self._tenant_id, key), start, length)
 
     async def stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[Chunk, None]:
-        checked_key(self._tenant_id, key)
+        async with contextlib.aclosing(self._stream(checked_key(self._tenant_id, key), start, length)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream(self, key: str, start: int = 0, length: int | None = None) -> AsyncGenerator[Chunk, None]:
         options: GetOptions = {}
         if length is not None:
             options["range"] = (start, start + length)
@@ -211,9 +244,13 @@ class S3Store:
         )
         return SignedUrl(url, now + timedelta(seconds=seconds))
 
-    async def sweep_staging(self, older_than: timedelta) -> int:
+    async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:
         before = _now() - older_than
-        stale = [entry.key async for entry in self._list(self._staging) if entry.modified <= before]
+        stale = [
+            entry.key
+            async for entry in self._list(self._staging)
+            if entry.modified <= before and name_in_staging(entry.key.removeprefix(self._staging)) not in keep
+        ]
         for key in stale:
             await self._discard(key)
         # And unfinished copies, if the server lists uploads by prefix. MinIO does not, and drops them itself.
@@ -269,10 +306,22 @@ class S3Store:
                 await obstore.copy_async(self._patient, source, key)
         else:
             part_bytes = max(COPY_PART_BYTES, part_bytes_for(size))
-            joined_in = COPY_TIMEOUT + _joining(size)
-            await self._call(
-                lambda calls: calls.copy_in_parts(source, key, size, part_bytes, COPY_TIMEOUT, joined_in, stopped)
-            )
+            starts = range(0, size, part_bytes)
+            await self._join([(source, start, min(start + part_bytes, size)) for start in starts], key, size, stopped)
+
+    async def _join(
+        self, sources: Sequence[tuple[str, int, int]], key: str, size: int, stopped: threading.Event
+    ) -> None:
+        """Makes one object of parts of others: their keys, and from where to where."""
+        joined_in = COPY_TIMEOUT + _joining(size)
+
+        def join(calls: "S3Calls") -> None:
+            from media_core.store.s3_calls import CopiedPart
+
+            parts = [CopiedPart(*source) for source in sources]
+            calls.copy_in_parts(parts, key, COPY_TIMEOUT, joined_in, stopped)
+
+        await self._call(join)
 
     async def _discard(self, key: str) -> None:
         """Aborts the unfinished upload of a staging key, then deletes the marker, without which nothing finds it."""
@@ -433,6 +482,153 @@ class S3StagedObject:
             self._limit.reschedule(None if limit is None else now + limit.total_seconds())
 
 
+DELETED_AT_ONCE = 200
+"""Objects that one `delete` has to manage within its time."""
+
+
+class S3Appending:
+    """Each piece is an object in staging, put once and never changed. All but the last have a part's size or more, so
+    that S3 can join them; a smaller one is read again, and replaced by a larger.
+
+    Not parts of a multipart upload: those cannot be read before they are joined, nor joined twice, and a part that a
+    process sends late takes the place of one that was acknowledged.
+    """
+
+    def __init__(self, store: S3Store, name: str, count: int, last: Piece | None, part_bytes: int) -> None:
+        self._store = store
+        self._object = name
+        self._part_bytes = part_bytes
+        self._replaced = last if last is not None and last.size < part_bytes else None
+        self._to_read = self._replaced
+        self._first = count if self._replaced is None else count - 1
+        self._gathered = bytearray()
+        self._putting: asyncio.Task[Piece] | None = None
+        self._put: list[Piece] = []
+        self._told = 0
+
+    @property
+    def is_due(self) -> bool:
+        return bool(self._put)
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        if self._to_read is not None:
+            self._gathered += await self._read(self._to_read)
+            self._to_read = None
+        self._gathered += chunk
+        if len(self._gathered) >= self._part_bytes:
+            await self._hand_over()
+
+    async def durable(self, *, to_the_end: bool = False) -> Durable:
+        if to_the_end:
+            if self._gathered:
+                await self._hand_over()
+            await self._settle()
+        self._told = len(self._put)
+        return Durable(self._first, tuple(self._put))
+
+    async def kept(self) -> None:
+        replaced = self._replaced if self._told else None
+        self._first += self._told
+        del self._put[: self._told]
+        self._told = 0
+        if replaced is not None:
+            self._replaced = None
+            with contextlib.suppress(Unavailable):  # the sweep removes it
+                await self._store._delete(self._key(replaced))
+
+    async def close(self, *, leave: bool = False) -> None:
+        if self._putting is not None:
+            with contextlib.suppress(Unavailable):
+                await self._settle()
+        if self._put and not leave:
+            with contextlib.suppress(Unavailable):
+                await self._store._delete(*map(self._key, self._put))
+
+    async def _hand_over(self) -> None:
+        await self._settle()
+        data, self._gathered = self._gathered, bytearray()
+        self._putting = asyncio.create_task(self._send(f"{self._object}.{secrets.token_hex(8)}", data))
+
+    async def _settle(self) -> None:
+        """Waits for the piece that is being put. Not cancelled with its caller, since its bytes may be there then."""
+        if self._putting is not None:
+            putting = self._putting
+            await asyncio.wait((putting,))
+            self._putting = None
+            self._put.append(putting.result())
+
+    async def _send(self, name: str, data: bytearray) -> Piece:
+        await self._store._put(staging_key(self._store._tenant_id, name), data)
+        return Piece(name, len(data))
+
+    async def _read(self, piece: Piece) -> bytes:
+        try:
+            data = await self._store._read(self._key(piece), 0, piece.size)
+        except ObjectMissing:
+            data = b""
+        if len(data) != piece.size:
+            raise unavailable("a piece of this upload is gone")
+        return data
+
+    def _key(self, piece: Piece) -> str:
+        return staging_key(self._store._tenant_id, piece.name)
+
+
+class S3GatheredObject:
+    """Pieces that S3 copies into one object."""
+
+    def __init__(self, store: S3Store, pieces: Sequence[Piece]) -> None:
+        self.size = sum(piece.size for piece in pieces)
+        self._store = store
+        self._pieces = [(staging_key(store._tenant_id, piece.name), piece.size) for piece in pieces]
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        raise ValueError("an object that has come whole takes no more bytes")
+
+    async def finish(self) -> None:
+        pass
+
+    async def promote(self, key: str) -> None:
+        checked_key(self._store._tenant_id, key)
+        stopped = threading.Event()
+        try:
+            if len(self._pieces) == 1:
+                await self._store._copy(self._pieces[0][0], key, self.size, stopped)
+            else:
+                await self._store._join([(piece, 0, size) for piece, size in self._pieces], key, self.size, stopped)
+        except asyncio.CancelledError:
+            stopped.set()  # the threads run on until they see it
+            raise
+
+    async def read(self, start: int, length: int) -> bytes:
+        found = bytearray()
+        at = 0
+        for key, size in self._pieces:
+            begin, end = max(start, at), min(start + length, at + size)
+            if begin < end:
+                found += await self._store._read(key, begin - at, end - begin)
+            at += size
+        return bytes(found)
+
+    async def stream(self) -> AsyncGenerator[Chunk, None]:
+        for key, size in self._pieces:
+            sent = 0
+            try:
+                async with contextlib.aclosing(self._store._stream(key)) as chunks:
+                    async for chunk in chunks:
+                        sent += len(chunk)
+                        yield chunk
+            except ObjectMissing:
+                pass
+            if sent != size:
+                raise unavailable("a piece of this upload is gone")
+
+    async def discard(self) -> None:
+        keys = [key for key, _ in self._pieces]
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            await self._store._delete(*keys[start : start + DELETED_AT_ONCE])
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -461,8 +657,14 @@ def _open_objects(
             "expires_at": None,
         }
 
+    encryption: S3Config = {}
+    if settings.sse:
+        encryption["server_side_encryption"] = settings.sse
+    if settings.sse_kms_key_id:
+        encryption["sse_kms_key_id"] = settings.sse_kms_key_id
     return Bucket(
         settings.bucket,
+        config=encryption,
         endpoint=settings.endpoint,
         region=settings.region,
         virtual_hosted_style_request=False,

@@ -5,8 +5,9 @@ of them block, so call them in a thread. They raise Unavailable.
 """
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from media_core.store.base import unavailable
+from media_core.store.encryption import name_in_writes
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -54,24 +56,22 @@ class S3Calls:
 
     def copy_in_parts(
         self,
-        source: str,
+        sources: "Sequence[CopiedPart]",
         key: str,
-        size: int,
-        part_bytes: int,
         part_timeout: timedelta,
         join_timeout: timedelta,
         stopped: threading.Event,
     ) -> None:
-        """Copies an object of `size` bytes, in parts of `part_bytes`. `part_timeout`: how long S3 may take for one
-        part; `join_timeout`: how long to join them.
+        """Makes one object of these parts of others, in their order. All but the last have 5 MiB or more.
 
-        If it fails or `stopped` is set, no part is left, unless S3 is away: then the sweep finds them. Raises Stopped.
+        `part_timeout`: how long S3 may take for one part; `join_timeout`: how long to join them. If it fails or
+        `stopped` is set, no part is left, unless S3 is away: then the sweep finds them. Raises Stopped.
         """
         target: ObjectAddress = {"Bucket": self._bucket, "Key": key}
         with _outages():
             upload_id = self._client.create_multipart_upload(**target)["UploadId"]
             try:
-                copy = _PartsCopy(source, target, upload_id, size, part_bytes, stopped)
+                copy = _PartsCopy(sources, target, upload_id, stopped)
                 with contextlib.closing(self._open(part_timeout)) as copier:
                     parts = copy.made_by(copier)
                 with contextlib.closing(self._open(join_timeout)) as joiner:
@@ -114,7 +114,7 @@ class S3Calls:
 
     def _open(self, answer_timeout: timedelta) -> "S3Client":
         with self._opening:  # the session is not thread-safe
-            return self._session.client(
+            client = self._session.client(
                 "s3",
                 endpoint_url=self._settings.endpoint,
                 region_name=self._settings.region,
@@ -131,35 +131,43 @@ class S3Calls:
                     max_pool_connections=16,
                 ),
             )
+        name_in_writes(client, self._settings.sse, self._settings.sse_kms_key_id)
+        return client
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedPart:
+    """Bytes `start` to `end` (exclusive) of the object `key`."""
+
+    key: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class _PartsCopy:
-    source: str
+    sources: Sequence[CopiedPart]
     target: ObjectAddress
     upload_id: str
-    size: int
-    part_bytes: int
     stopped: threading.Event
 
     def made_by(self, client: "S3Client") -> "list[CompletedPartTypeDef]":
         threads = ThreadPoolExecutor(COPIES_IN_FLIGHT, "s3-copy")
         try:
-            return list(threads.map(partial(self._part, client), range(0, self.size, self.part_bytes)))
+            return list(threads.map(partial(self._part, client), itertools.count(1), self.sources))
         finally:
             # Waits for the parts under way: a part that S3 finishes after the abort would stay.
             threads.shutdown(cancel_futures=True)
 
-    def _part(self, client: "S3Client", start: int) -> "CompletedPartTypeDef":
+    def _part(self, client: "S3Client", number: int, source: CopiedPart) -> "CompletedPartTypeDef":
         if self.stopped.is_set():
             raise Stopped
-        number = start // self.part_bytes + 1
         answer = client.upload_part_copy(
             **self.target,
             UploadId=self.upload_id,
             PartNumber=number,
-            CopySource={"Bucket": self.target["Bucket"], "Key": self.source},
-            CopySourceRange=f"bytes={start}-{min(start + self.part_bytes, self.size) - 1}",
+            CopySource={"Bucket": self.target["Bucket"], "Key": source.key},
+            CopySourceRange=f"bytes={source.start}-{source.end - 1}",
         )
         return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
 

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from media_core.errors import Unavailable
+from media_core.store.encryption import name_in_writes
 from media_operator.backends.breaker import RequestRefused
 from media_operator.settings import StoreAdminSettings
 
@@ -53,7 +54,7 @@ class Threads:
 
 def open_client(service: Literal["s3", "iam"], settings: StoreAdminSettings) -> Any:
     """A client with the operator's key. Makes no request."""
-    return _session().client(
+    client = _session().client(
         service,
         endpoint_url=settings.endpoint if service == "s3" else settings.iam_endpoint,
         region_name=settings.region,
@@ -70,6 +71,9 @@ def open_client(service: Literal["s3", "iam"], settings: StoreAdminSettings) -> 
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         ),
     )
+    if service == "s3":
+        name_in_writes(client, settings.sse, settings.sse_kms_key_id)
+    return client
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from media_core.listening import EVERY, EVERY_IPV4
 from media_operator.tenant.spec import MediaTenant
 
 RESERVED = ("postgres", "clamd", "logs", "buckets")
@@ -27,7 +28,7 @@ class Place:
     @property
     def base(self) -> str:
         """For this machine."""
-        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"  # noqa: S104  not bound here
+        return f"http://{'127.0.0.1' if self.host in (EVERY, EVERY_IPV4) else self.host}:{self.port}"
 
     def bucket(self, tenant: MediaTenant) -> Path:
         return self.folder / "buckets" / tenant.bucket

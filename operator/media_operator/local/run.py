@@ -17,7 +17,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from pathlib import Path
 import watchfiles
 from pydantic import ValidationError
 
-from media_core import logs, tokens
+from media_core import listening, logs, tokens
 from media_core.settings import complaints
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd
@@ -287,12 +286,10 @@ def _refuse_taken_ports(settings: RunSettings) -> None:
     if settings.port == settings.metrics_port:
         raise CannotRun("MEDIA_PORT and MEDIA_METRICS_PORT are the same")
     for name, port in (("MEDIA_PORT", settings.port), ("MEDIA_METRICS_PORT", settings.metrics_port)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, port))
-            except OSError as error:
-                raise CannotRun(f"port {port} cannot be had ({error.strerror}): set {name} to another") from None
+        try:
+            listening.listen(settings.host, port).close()
+        except OSError as error:
+            raise CannotRun(f"port {port} cannot be had ({error.strerror}): set {name} to another") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from media_core.job_kinds import JOB_KINDS, KINDS
+from media_core.speech_models import translates
 from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import MediaTenant, Oidc, Resources
 
@@ -42,8 +43,8 @@ def owner_mark_of(tenant: MediaTenant, cluster: str) -> OwnerMark:
 
 def api_settings(tenant: MediaTenant) -> dict[str, str]:
     """Environment variables of the api that follow from the spec alone, on a cluster as on one machine."""
-    api, oidc = tenant.spec.api, tenant.spec.auth.oidc
-    settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(tenant.spec.transcription.sync_seconds)}
+    api, oidc, transcription = tenant.spec.api, tenant.spec.auth.oidc, tenant.spec.transcription
+    settings = {"MEDIA_TRANSCRIPTION_SYNC_SECONDS": str(transcription.sync_seconds)}
     if api.cors.origins:
         settings["MEDIA_CORS_ORIGINS"] = ",".join(api.cors.origins)
         settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(api.cors.max_age_seconds)
@@ -52,6 +53,9 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
     if oidc is not None:
         named = oidc.claims.model_dump(exclude_defaults=True)
         settings |= {f"MEDIA_OIDC_CLAIM_{claim.upper()}": name for claim, name in named.items()}
+    if transcription.enabled and not translates(transcription.model):
+        # Only then does the api decide by it; else another model would start it anew for nothing.
+        settings["MEDIA_WHISPER_MODEL"] = transcription.model
     return settings
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from media_core.listening import EVERY
 from media_core.quota import MIB
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object, child_name
 from media_operator.plan.desired import api_settings
 from media_operator.render.database_connections import connections
-from media_operator.render.environment import common_environment, container_env
+from media_operator.render.environment import common_environment, container_env, trust_volume
 from media_operator.render.network import METRICS_PORT, PORT, endpoint
 from media_operator.render.objects import SECURITY, Inputs, api_selector, labels_of, pod_defaults, tenant_object
 from media_operator.render.resources import quantity, with_defaults
@@ -41,9 +42,9 @@ def api_deployment(
     resources = with_defaults(tenant.spec.api.resources, API_RESOURCES)
     environment = {
         **common_environment(tenant, platform, store),
-        "MEDIA_API_HOST": "0.0.0.0",  # noqa: S104  in a pod
+        "MEDIA_API_HOST": EVERY,  # in a pod, of whatever family its cluster gives it
         "MEDIA_API_PORT": str(PORT),
-        "MEDIA_API_METRICS_HOST": "0.0.0.0",  # noqa: S104
+        "MEDIA_API_METRICS_HOST": EVERY,
         "MEDIA_API_METRICS_PORT": str(METRICS_PORT),
         "MEDIA_API_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),
         "MEDIA_DATABASE_POOL": str(connections(tenant, inputs.connection_limit)[0]),
@@ -86,7 +87,7 @@ def api_deployment(
     if tenant.spec.auth.oidc is None:  # a folder, not a subPath: rotated keys reach running pods
         container["volumeMounts"].append({"name": "jwks", "mountPath": JWKS, "readOnly": True})
         volumes.append({"name": "jwks", "configMap": {"name": child_name(tenant.tenant_id)}})
-    pod = {
+    pod: Object = {
         **pod_defaults(tenant, platform, platform.api_priority_class),
         "terminationGracePeriodSeconds": DRAIN_SECONDS + SHUTDOWN_SECONDS + 10,
         "containers": [container],
@@ -102,9 +103,11 @@ def api_deployment(
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
     }
+    trust_volume(platform, pod, container)
     # The JWKS is read again by itself; new credentials need new pods.
-    annotations = {kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
-    template = {"metadata": {"labels": labels_of(tenant, "api"), "annotations": annotations}, "spec": pod}
+    annotations = {**platform.api_pod_annotations, kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
+    pod_labels = {**platform.api_pod_labels, **labels_of(tenant, "api")}
+    template = {"metadata": {"labels": pod_labels, "annotations": annotations}, "spec": pod}
     spec: Object = {
         "selector": {"matchLabels": labels},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"}},
@@ -144,7 +147,12 @@ def api_service(tenant: MediaTenant) -> Object:
         {"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics", "protocol": "TCP", "appProtocol": "http"},
     ]
     return tenant_object(tenant, kinds.SERVICE) | {
-        "spec": {"type": "ClusterIP", "selector": api_selector(tenant), "ports": ports}
+        "spec": {
+            "type": "ClusterIP",
+            "ipFamilyPolicy": "PreferDualStack",
+            "selector": api_selector(tenant),
+            "ports": ports,
+        }
     }
 
 

@@ -9,10 +9,18 @@ from media_core.job_kinds import JOB_KINDS
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.render.database_connections import connections
-from media_operator.render.environment import common_environment, container_env
+from media_operator.render.environment import common_environment, container_env, trust_volume
 from media_operator.render.network import is_folder
-from media_operator.render.objects import POD_SECURITY, SECURITY, USER, Inputs, labels_of, pod_defaults, tenant_object
-from media_operator.render.resources import GPU, quantity, with_defaults
+from media_operator.render.objects import (
+    SECURITY,
+    Inputs,
+    labels_of,
+    pod_defaults,
+    pod_security,
+    tenant_object,
+    tolerations_of,
+)
+from media_operator.render.resources import GPU, is_extended, quantity, with_defaults
 from media_operator.render.secrets import credentials_hash
 from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant, Resources, Transcription
@@ -104,14 +112,16 @@ def _job_spec(
             "onExitCodes": {"containerName": "worker", "operator": "NotIn", "values": [RETRYABLE, 137, 143, LOST]},
         },
     ]
-    labels = labels_of(tenant, "worker") | {kinds.WORK_LABEL: kind}
+    metadata: Object = {"labels": {**platform.worker_pod_labels, **labels_of(tenant, "worker"), kinds.WORK_LABEL: kind}}
+    if platform.worker_pod_annotations:
+        metadata["annotations"] = dict(platform.worker_pod_annotations)
     return {
         "backoffLimit": 2,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": rules},
         "activeDeadlineSeconds": platform.job_deadline_seconds,
         "template": {
-            "metadata": {"labels": labels},
+            "metadata": metadata,
             "spec": _worker_pod(tenant, platform, store, kind, connection_limit),
         },
     }
@@ -136,7 +146,7 @@ def _worker_pod(
         "image": platform.worker_image,
         "imagePullPolicy": platform.image_pull_policy,
         "args": [kind],
-        "resources": with_defaults(Resources(), default_resources),
+        "resources": with_defaults(_asked_resources(tenant, platform, kind), default_resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  a volume of the pod's own
@@ -151,9 +161,21 @@ def _worker_pod(
     if platform.job_runtime_class:
         pod["runtimeClassName"] = platform.job_runtime_class
     if kind == "transcribe":
-        environment |= _prepare_transcription(tenant.spec.transcription, pod, container)
+        environment |= _prepare_transcription(tenant.spec.transcription, platform, pod, container)
+    trust_volume(platform, pod, container)
     container["env"] = container_env(tenant, environment)
     return pod
+
+
+def _asked_resources(tenant: MediaTenant, platform: PlatformSettings, kind: str) -> Resources:
+    match kind:
+        case "scan":
+            return tenant.spec.scan.resources
+        case "thumbnail":
+            return tenant.spec.thumbnails.resources
+        case "transcribe":
+            return tenant.spec.transcription.resources
+    return platform.sweep_resources
 
 
 def _scan_and_sweep_settings(platform: PlatformSettings, kind: str) -> dict[str, str]:
@@ -175,7 +197,9 @@ def _scan_and_sweep_settings(platform: PlatformSettings, kind: str) -> dict[str,
     return {}
 
 
-def _prepare_transcription(asked: Transcription, pod: Object, container: Object) -> dict[str, str]:
+def _prepare_transcription(
+    asked: Transcription, platform: PlatformSettings, pod: Object, container: Object
+) -> dict[str, str]:
     """Where it runs, with what, and where its model is kept; returns its part of the environment."""
     resources = with_defaults(asked.resources, _transcription_resources(asked))
     container["resources"] = resources
@@ -195,14 +219,11 @@ def _prepare_transcription(asked: Transcription, pod: Object, container: Object)
         pod["volumes"].append({"name": "models", **kept})
         container["volumeMounts"].append({"name": "models", "mountPath": MODELS})
     if asked.model_cache:
-        pod["securityContext"] = {**POD_SECURITY, "fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"}
+        pod["securityContext"] = pod_security(platform, shares_volume=True)
     if asked.node_selector:
-        pod["nodeSelector"] = dict(asked.node_selector)
+        pod["nodeSelector"] = pod.get("nodeSelector", {}) | asked.node_selector
     if asked.tolerations:
-        pod["tolerations"] = [
-            {name: value for name, value in each.model_dump(by_alias=True).items() if value not in ("", None)}
-            for each in asked.tolerations
-        ]
+        pod["tolerations"] = pod.get("tolerations", []) + tolerations_of(asked.tolerations)
     if asked.runtime_class:
         pod["runtimeClassName"] = asked.runtime_class
     return environment
@@ -215,5 +236,7 @@ def _transcription_resources(asked: Transcription) -> Resources:
     size = next((size for name, size in MODEL_PARAMETERS.items() if name in asked.model), MODEL_PARAMETERS["medium"])
     bytes_each = {"int8": 1, "int8_float16": 1, "float16": 2}.get(asked.compute_type, 4)
     memory = f"{768 + size * (2 + bytes_each)}Mi"
-    gpu = {GPU: "1"} if asked.device == "cuda" else {}
+    # A slice of a GPU, or a GPU of another make, is asked for in place of a whole one.
+    has_device = any(is_extended(name) for name in (*asked.resources.requests, *asked.resources.limits))
+    gpu = {GPU: "1"} if asked.device == "cuda" and not has_device else {}
     return Resources.model_validate({"requests": {"cpu": "1", "memory": memory}, "limits": {"memory": memory, **gpu}})

@@ -12,7 +12,8 @@ from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant
 
 PORT, METRICS_PORT = 8080, 9090
-_DNS: Object = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+_DNS: Object = {"ports": [{"protocol": protocol, "port": port} for port in (53, 5353) for protocol in ("UDP", "TCP")]}
+"""Policies see the port of the DNS pods, which is 5353 on OpenShift."""
 
 
 def endpoint(tenant: MediaTenant, platform: PlatformSettings) -> str:
@@ -46,17 +47,18 @@ def http_route(tenant: MediaTenant, platform: PlatformSettings) -> Object:
     reference = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": namespace, "name": gateway}
     backend = {"group": "", "kind": "Service", "name": child_name(tenant.tenant_id), "port": 80, "weight": 1}
     match = {"path": {"type": "PathPrefix", "value": "/"}}
-    spec = {
-        "parentRefs": [reference],
-        "hostnames": [tenant.spec.api.host],
-        "rules": [{"matches": [match], "backendRefs": [backend]}],
-    }
+    rule: Object = {"matches": [match], "backendRefs": [backend]}
+    if platform.gateway_request_timeout:
+        rule["timeouts"] = {"request": platform.gateway_request_timeout}
+    spec = {"parentRefs": [reference], "hostnames": [tenant.spec.api.host], "rules": [rule]}
     return tenant_object(tenant, kinds.HTTP_ROUTE) | {"spec": spec}
 
 
-def api_network_policy(tenant: MediaTenant, store: StoreAdminSettings, inputs: Inputs) -> Object:
+def api_network_policy(
+    tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
+) -> Object:
     """The ports of S3 and PostgreSQL have to be their pods' own: policies see what a Service's port was turned into."""
-    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL])}
+    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), *_proxies(platform)}
     if tenant.spec.auth.oidc is not None:
         ports.add(_port(inputs.oidc_jwks_uri or "https://"))
     return tenant_object(tenant, kinds.NETWORK_POLICY, "api") | {
@@ -72,7 +74,7 @@ def api_network_policy(tenant: MediaTenant, store: StoreAdminSettings, inputs: I
 def worker_network_policy(
     tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs
 ) -> Object:
-    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), platform.clamd_port}
+    ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), platform.clamd_port, *_proxies(platform)}
     if tenant.spec.transcription.enabled and not is_folder(tenant.spec.transcription.model):
         ports.add(443)  # models are downloaded
     selector = {kinds.TENANT_LABEL: tenant.tenant_id, "app.kubernetes.io/component": "worker"}
@@ -89,6 +91,10 @@ def worker_network_policy(
 def is_folder(model: str) -> bool:
     """A model that is there already, in the image or in the cache's volume."""
     return model.startswith(("/", "."))
+
+
+def _proxies(platform: PlatformSettings) -> set[int]:
+    return {_port(url) for url in (platform.https_proxy, platform.http_proxy) if url}
 
 
 def _tcp(port: int) -> Object:

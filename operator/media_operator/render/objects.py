@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Kind, Object, child_name
 from media_operator.settings import PlatformSettings
-from media_operator.tenant.spec import MediaTenant
+from media_operator.tenant.spec import MediaTenant, Toleration
 
-USER = 65532
-"""Of the images."""
 SECURITY = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-POD_SECURITY = {
-    "runAsNonRoot": True,
-    "runAsUser": USER,
-    "runAsGroup": USER,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 
 
 @dataclass(frozen=True)
@@ -75,17 +67,38 @@ def api_selector(tenant: MediaTenant) -> dict[str, str]:
     return {kinds.TENANT_LABEL: tenant.tenant_id, "app.kubernetes.io/component": "api"}
 
 
+def pod_security(platform: PlatformSettings, *, shares_volume: bool = False) -> Object:
+    """Of the "restricted" standard. Without a user of ours the cluster picks user and group (OpenShift)."""
+    user = platform.run_as_user
+    ids: Object = {} if user == "cluster" else {"runAsUser": user, "runAsGroup": user}
+    made: Object = {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}}
+    if shares_volume:
+        made |= ({} if user == "cluster" else {"fsGroup": user}) | {"fsGroupChangePolicy": "OnRootMismatch"}
+    return made
+
+
+def tolerations_of(asked: Sequence[Toleration]) -> list[Object]:
+    return [
+        {name: value for name, value in each.model_dump(by_alias=True).items() if value not in ("", None)}
+        for each in asked
+    ]
+
+
 def pod_defaults(tenant: MediaTenant, platform: PlatformSettings, priority_class: str) -> Object:
     pod: Object = {
         "serviceAccountName": child_name(tenant.tenant_id),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": POD_SECURITY,
+        "securityContext": pod_security(platform),
     }
     if secrets := [name for each in platform.image_pull_secrets.split(",") if (name := each.strip())]:
         pod["imagePullSecrets"] = [{"name": name} for name in secrets]
     if priority_class:
         pod["priorityClassName"] = priority_class
+    if platform.node_selector:
+        pod["nodeSelector"] = dict(platform.node_selector)
+    if platform.tolerations:
+        pod["tolerations"] = tolerations_of(platform.tolerations)
     return pod
 
 

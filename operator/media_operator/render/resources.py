@@ -26,9 +26,14 @@ def with_defaults(asked: Resources, default: Resources) -> Object:
     for name, value in default.limits.items():
         if name not in limits:
             limits[name] = max(value, requests.get(name, value), key=lambda each: quantity(each) or Decimal(0))
-    if (gpu := requests.get(GPU)) is not None:
-        limits.setdefault(GPU, gpu)  # an extended resource needs its limit
+    for name in filter(is_extended, requests):
+        limits.setdefault(name, requests[name])  # it needs a limit, which is what it requests
     return {name: values for name, values in (("requests", requests), ("limits", limits)) if values}
+
+
+def is_extended(name: str) -> bool:
+    """A device such as nvidia.com/gpu: it is given whole, and to one container alone."""
+    return "/" in name
 
 
 def quantity(value: Any) -> Decimal | None:

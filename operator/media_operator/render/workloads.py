@@ -21,7 +21,7 @@ def workloads(
     most = api.autoscaling.max if scaled and api.autoscaling else 1 if suspended else api.replicas
     objects = [
         tenant_object(tenant, kinds.SERVICE_ACCOUNT) | {"automountServiceAccountToken": False},
-        api_network_policy(tenant, store, inputs),
+        api_network_policy(tenant, platform, store, inputs),
         worker_network_policy(tenant, platform, store, inputs),
         api_deployment(tenant, platform, store, inputs, None if scaled else most),
         api_service(tenant),

@@ -45,6 +45,7 @@ _LABEL_KEY = rf"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_LABEL_NAME}"
 LABEL_KEY = f"^{_LABEL_KEY}$"
 TAINT_KEY = f"^({_LABEL_KEY})?$"
 LABEL_VALUE = f"^({_LABEL_NAME})?$"
+RESOURCE = rf"^(cpu|memory|ephemeral-storage|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/{_LABEL_NAME})$"
 
 
 def _cron() -> str:
@@ -87,6 +88,7 @@ FORMS = {
     QUANTITY: "must be a Kubernetes quantity such as 500m or 2Gi",
     LABEL_KEY: "must be the key of a node label such as disk or example.com/pool",
     TAINT_KEY: "must be the key of a taint such as gpu or nvidia.com/gpu",
+    RESOURCE: "must be one of cpu, memory, ephemeral-storage or an extended resource such as nvidia.com/gpu",
     LABEL_VALUE: "must be letters, digits and inner hyphens, dots or underscores",
 }
 """What a pattern means, in words; an error message says this instead of the pattern. The patterns mean the same to the
@@ -109,22 +111,8 @@ Origin = Annotated[str, StringConstraints(pattern=ORIGIN, max_length=255)]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
 
-RESOURCES = {
-    "cpu": "Cores: 2, or 500m for half of one.",
-    "memory": "Bytes, such as 512Mi or 2Gi.",
-    "ephemeral-storage": "Bytes of the node's disk for temporary files, such as 1Gi.",
-    "nvidia.com/gpu": "Whole GPUs.",
-}
-ResourceList = Annotated[
-    dict[Literal["cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"], Quantity],
-    WithJsonSchema(
-        {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {name: {**QUANTITY_SCHEMA, "description": about} for name, about in RESOURCES.items()},
-        }
-    ),
-]
+ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE, max_length=128)]
+ResourceList = Annotated[dict[ResourceName, Quantity], Field(max_length=16)]
 
 
 @dataclass(frozen=True)
@@ -205,13 +193,44 @@ class Autoscaling(Structural):
     """Average CPU use to aim at, percent of what the pods request."""
 
 
+def _countable(resources: Mapping[str, str]) -> bool:
+    extended = {name: number for name, number in resources.items() if "/" in name}
+    return all("kubernetes.io/" not in name and number.isdecimal() for name, number in extended.items())
+
+
+def _countable_rule(field: str) -> str:
+    return (
+        f"!has(self.{field}) || self.{field}.all(name, !name.contains('/') || "
+        f"(!name.contains('kubernetes.io/') && string(self.{field}[name]).matches('^[0-9]+$')))"
+    )
+
+
+_COUNTABLE = "must give each extended resource as a whole number, and none of kubernetes.io"
+
+
 class Resources(Structural):
-    """CPU and memory of one container, as Kubernetes takes them."""
+    """CPU, memory and devices of one container, as Kubernetes takes them."""
+
+    rules = (
+        Rule("requests", _COUNTABLE, _countable_rule("requests"), lambda own: _countable(own.requests)),
+        Rule("limits", _COUNTABLE, _countable_rule("limits"), lambda own: _countable(own.limits)),
+        Rule(
+            "limits",
+            "must give an extended resource the same number as requests",
+            "!has(self.requests) || !has(self.limits) || self.requests.all(name, !name.contains('/') || "
+            "!(name in self.limits) || string(self.requests[name]) == string(self.limits[name]))",
+            lambda own: all(
+                own.limits.get(name, number) == number for name, number in own.requests.items() if "/" in name
+            ),
+        ),
+    )
 
     requests: ResourceList = Field({})
-    """What the scheduler sets aside for each pod."""
+    """What the scheduler sets aside for each pod. cpu: cores, such as 2, or 500m for half of one. memory: bytes, such
+    as 512Mi or 2Gi. ephemeral-storage: bytes of the node's disk for temporary files. Any extended resource, such as
+    nvidia.com/gpu, nvidia.com/mig-1g.10gb or amd.com/gpu: a whole number; its limit is the same."""
     limits: ResourceList = Field({})
-    """What each pod may use at most."""
+    """What each pod may use at most, of the same resources."""
 
 
 class Cors(Structural):
@@ -298,6 +317,15 @@ class Scan(Structural):
     rescan_schedule: str = Field("0 3 * * *", max_length=100, pattern=CRON)
     """When stored content is scanned again if the signatures have changed since. Cron, five fields, UTC: minute 0-59,
     hour 0-23, day 1-31, month 1-12, weekday 0-6 (0 is Sunday)."""
+    resources: Resources = Resources()
+    """CPU and memory of one scan worker. What is not given is the operator's default."""
+
+
+class Thumbnails(Structural):
+    """Thumbnails of videos, which workers make. Those of pictures are made by the api."""
+
+    resources: Resources = Resources()
+    """CPU and memory of one thumbnail worker. What is not given is the operator's default."""
 
 
 class Toleration(Structural):
@@ -346,7 +374,8 @@ class Transcription(Structural):
     """A faster-whisper model name (tiny, base, small, medium, large-v3, ...), or the path of a model folder that the
     workers can read."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the model runs. cpu: on any node. cuda: on an NVIDIA GPU; ask for one in resources.limits."""
+    """Where the model runs. cpu: on any node. cuda: on a GPU; one nvidia.com/gpu, unless resources.limits
+    name another device such as nvidia.com/mig-1g.10gb."""
     compute_type: Literal["int8", "int8_float16", "float16", "float32"] = "int8"
     """Number format of the model's weights; smaller is faster, takes less memory and is a little less exact. int8:
     smallest, for CPUs. int8_float16 and float16: for GPUs. float32: exact, largest."""
@@ -399,6 +428,8 @@ class TenantSpec(Structural):
     """Whose tokens the api accepts. Default: those signed with a key that the operator makes for this tenant."""
     scan: Scan = Scan()
     """Virus scanning, and who may read what before its verdict."""
+    thumbnails: Thumbnails = Thumbnails()
+    """Thumbnails of videos."""
     transcription: Transcription = Transcription()
     """Speech to text by faster-whisper, and where its workers run."""
     namespace_quota: NamespaceQuota | None = None

@@ -1,0 +1,44 @@
+"""A request's body as it arrives, from a client that may stall or go away."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from fastapi import Request
+
+from media_core.errors import Refused
+
+SLOWEST_BYTES_A_SECOND: Final = 1024
+"""Lowest average speed over the time that a body was waited for, as a request holds memory and quota until its end."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete, so no answer is sent."""
+
+
+async def chunks(request: Request, idle_seconds: float) -> AsyncGenerator[bytes]:
+    """The body's bytes. Raises ClientGone, and Refused `request_timeout`: no byte for `idle_seconds`, or too slow."""
+    receive, clock = request.receive, asyncio.get_running_loop().time
+    more, received, waited = True, 0, 0.0
+    while more:
+        # Bytes that have come allow more time: for a client that is slow at times, not for one that always is.
+        left = idle_seconds + received / SLOWEST_BYTES_A_SECOND - waited
+        began = clock()
+        try:
+            async with asyncio.timeout(min(idle_seconds, left)):
+                message = await receive()
+        except TimeoutError:
+            raise Refused("request_timeout", _too_slow(left, idle_seconds)) from None
+        waited += clock() - began
+        received += len(message.get("body", b""))
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        more = message.get("more_body", False)
+        if message.get("body"):
+            yield message.pop("body")
+
+
+def _too_slow(left: float, idle_seconds: float) -> str:
+    if left < idle_seconds:
+        return f"The body came at less than {SLOWEST_BYTES_A_SECOND} bytes a second; send the request again."
+    return f"No byte arrived for {idle_seconds:g} seconds; send the request again."

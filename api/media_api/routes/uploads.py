@@ -1,0 +1,297 @@
+"""`/v1/media/uploads`: uploads in several requests, by the protocol tus 1.0.0, and what it says of them as JSON."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.routing import APIRoute
+
+from media_api import body, problems, tus
+from media_api.auth import Writer
+from media_api.models import Data, Media, UploadProgress
+from media_api.receiving import IdempotencyKey
+from media_api.request_middleware import request_id_of
+from media_api.routes.parameters import UploadId
+from media_api.services import Services, Wired
+from media_core.errors import Refused
+from media_core.resumable import ALGORITHMS, Declared, Progress
+from media_core.tokens import Claims
+
+
+class _TusRoute(APIRoute):
+    """Every answer, an error too, names the version."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answered = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                response = await answered(request)
+            except Exception as error:
+                response = await problems.of_error(request, error)
+            response.headers["Tus-Resumable"] = tus.VERSION
+            return response
+
+        return handler
+
+
+router = APIRouter(tags=["Uploads in several requests"], route_class=_TusRoute)
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+TusResumable = Annotated[str | None, Header(description=f"`{tus.VERSION}`; needed.")]
+UploadLength = Annotated[str | None, Header(description="Bytes of the whole file.")]
+UploadChecksum = Annotated[
+    str | None, Header(description=f"Of this request's body: one of {', '.join(ALGORITHMS)}, a space, base64.")
+]
+_BODY: Final[dict[str, Any]] = {"content": {tus.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+_STATE: Final = {
+    "Upload-Offset": _header("Bytes that have come, and are durable."),
+    "Upload-Length": _header("Bytes of the whole file; `Upload-Defer-Length: 1` while that is not known."),
+    "Upload-Expires": _header("Until when the upload can go on."),
+    "Upload-Metadata": _header("As it was sent."),
+    "Upload-Concat": _header("As it was sent."),
+    "Upload-Media-Id": _header("The file's `media_id`, once it is stored."),
+}
+_RECEIVED: Final = {name: _STATE[name] for name in ("Upload-Offset", "Upload-Expires", "Upload-Media-Id")}
+_ANY: Final = ("not_found", "upload_expired")
+_CREATION: Final = ("bad_request", "invalid_request", "file_too_large", "quota_exceeded", "empty_file")
+_BYTES: Final = (
+    "bad_request",
+    "tus_version_unsupported",
+    "upload_locked",
+    "offset_mismatch",
+    "upload_final",
+    "request_timeout",
+    "file_too_large",
+    "quota_exceeded",
+    "unsupported_media_type",
+    "checksum_mismatch",
+    "infected",
+    "empty_file",
+)
+
+
+@router.options(tus.PATH, include_in_schema=False)
+@router.options(f"{tus.PATH}/{{upload_id}}", include_in_schema=False)
+async def describe_uploads(services: Wired) -> Response:
+    """What is spoken here, without a token, as tus has it."""
+    headers = {
+        "Tus-Version": tus.VERSION,
+        "Tus-Extension": ",".join(tus.EXTENSIONS),
+        "Tus-Max-Size": str((await services.policy.current()).max_upload_bytes),
+        "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
+    }
+    return Response(status_code=204, headers=headers)
+
+
+@router.post(
+    tus.PATH,
+    status_code=201,
+    response_class=Response,
+    openapi_extra={"requestBody": {**_BODY, "required": False}},
+    responses={
+        201: {"headers": {"Location": _header("The upload."), **_RECEIVED}},
+        **problems.described(*_ANY, *_CREATION, *_BYTES, "too_many_uploads", "idempotency_key_reused"),
+    },
+)
+async def create_upload(
+    caller: Writer,
+    services: Wired,
+    request: Request,
+    tus_resumable: TusResumable = None,
+    upload_length: UploadLength = None,
+    upload_defer_length: Annotated[str | None, Header(description="`1`: the length is told later.")] = None,
+    upload_metadata: Annotated[
+        str | None,
+        Header(description="`filename`, `filetype`, `room_id`, `tenant_scope`; each value in base64."),
+    ] = None,
+    upload_concat: Annotated[
+        str | None, Header(description="`partial`, or `final;` and the URLs of the partial uploads, with spaces.")
+    ] = None,
+    upload_checksum: UploadChecksum = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Begin an upload in several requests, by tus 1.0.0. The body may have its first bytes, or all of them.
+
+    Send the bytes to `Location` by PATCH. After an interruption ask by HEAD how many have come, and go on from there:
+    at any replica, until `Upload-Expires`. `Upload-Length` is reserved in the quota until the upload is complete,
+    deleted or expired. With its last byte the file is stored and scanned like any other. `Upload-Media-Id` names it,
+    and GET of the upload has the answer of an upload in one request. A final upload stores its parts as one file, and
+    ends them.
+    """
+    tus.check_version(tus_resumable)
+    declared = tus.declared_of(upload_metadata)
+    concat = tus.concat_of(upload_concat)
+    if isinstance(concat, tus.FinalUpload):
+        progress = await services.resumables.concatenate(
+            caller,
+            upload_concat or "",
+            concat.parts,
+            declared,
+            idempotency_key=idempotency_key or None,
+            request_id=request_id_of(request),
+        )
+    else:
+        length = tus.length_of(upload_length, upload_defer_length)
+        progress = await _created(services, caller, request, declared, length, concat, upload_checksum)
+    return Response(status_code=201, headers=_moved_on(progress) | {"Location": f"{tus.PATH}/{progress.upload_id}"})
+
+
+async def _created(
+    services: Services,
+    caller: Claims,
+    request: Request,
+    declared: Declared,
+    length: int | None,
+    partial: bool,
+    upload_checksum: str | None,
+) -> Progress:
+    has_body = request.headers.get("content-type") is not None and request.headers.get("content-length") != "0"
+    if has_body:
+        _check_type(request)
+    checksum = tus.checksum_of(upload_checksum)
+    progress = await services.resumables.create(caller, declared, length, partial=partial)
+    if not has_body:
+        return progress
+    async with services.resumables.receiving(
+        caller,
+        progress.upload_id,
+        0,
+        announced=tus.number("Content-Length", request.headers.get("content-length")),
+        checksum=checksum,
+        request_id=request_id_of(request),
+    ) as receiving:
+        async with aclosing(body.chunks(request, services.settings.server.body_idle_seconds)) as chunks:
+            async for chunk in chunks:
+                await receiving.write(chunk)
+        return await receiving.end()
+
+
+_UPLOAD: Final = f"{tus.PATH}/{{upload_id}}"
+
+
+@router.patch(
+    _UPLOAD,
+    status_code=204,
+    response_class=Response,
+    openapi_extra={"requestBody": {**_BODY, "required": True}},
+    responses={204: {"headers": _RECEIVED}, **problems.described(*_ANY, *_BYTES)},
+)
+async def continue_upload(
+    caller: Writer,
+    services: Wired,
+    request: Request,
+    upload_id: UploadId,
+    tus_resumable: TusResumable = None,
+    upload_offset: Annotated[str | None, Header(description="How many bytes have come before; needed.")] = None,
+    upload_length: UploadLength = None,
+    upload_checksum: UploadChecksum = None,
+) -> Response:
+    """Send the bytes from `Upload-Offset` on. With the last byte the file is stored, as an upload in one request is."""
+    tus.check_version(tus_resumable)
+    _check_type(request)
+    offset = tus.number("Upload-Offset", upload_offset)
+    if offset is None:
+        raise Refused("bad_request", "Send Upload-Offset: how many bytes have come before.")
+    async with services.resumables.receiving(
+        caller,
+        upload_id,
+        offset,
+        length=tus.number("Upload-Length", upload_length),
+        announced=tus.number("Content-Length", request.headers.get("content-length")),
+        checksum=tus.checksum_of(upload_checksum),
+        request_id=request_id_of(request),
+    ) as receiving:
+        async with aclosing(body.chunks(request, services.settings.server.body_idle_seconds)) as chunks:
+            async for chunk in chunks:
+                await receiving.write(chunk)
+        progress = await receiving.end()
+    return Response(status_code=204, headers=_moved_on(progress))
+
+
+@router.head(
+    _UPLOAD,
+    response_class=Response,
+    responses={200: {"headers": _STATE}, **problems.described(*_ANY, "upload_locked", "infected")},
+)
+async def look_at_upload(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
+    """How far an upload is, in headers. Only who began it may see it."""
+    progress = await services.resumables.settled(caller, upload_id, request_id_of(request))
+    return Response(headers=tus.headers_of(progress))
+
+
+@router.get(_UPLOAD, responses=problems.described(*_ANY))
+async def get_upload(caller: Writer, services: Wired, upload_id: UploadId) -> Data[UploadProgress]:
+    """How far an upload is, and the file once it is stored. Only who began it may see it."""
+    progress = await services.resumables.find(caller, upload_id)
+    return Data(
+        data=UploadProgress(
+            upload_id=progress.upload_id,
+            offset=progress.received,
+            length=progress.length,
+            expires_at=progress.expires_at,
+            media=None if progress.uploaded is None else Media(**vars(progress.uploaded)),
+        )
+    )
+
+
+@router.delete(
+    _UPLOAD,
+    status_code=204,
+    response_class=Response,
+    responses=problems.described(*_ANY, "tus_version_unsupported", "upload_locked"),
+)
+async def end_upload(
+    caller: Writer, services: Wired, upload_id: UploadId, tus_resumable: TusResumable = None
+) -> Response:
+    """Give up an upload, and the quota it holds. A file that is stored already stays."""
+    tus.check_version(tus_resumable)
+    await services.resumables.terminate(caller, upload_id)
+    return Response(status_code=204)
+
+
+@router.post(_UPLOAD, include_in_schema=False)
+async def do_as_overridden(
+    caller: Writer,
+    services: Wired,
+    request: Request,
+    upload_id: UploadId,
+    x_http_method_override: Annotated[str | None, Header()] = None,
+) -> Response:
+    """For clients whose network lets no PATCH or DELETE pass: `X-HTTP-Method-Override`, as tus has it."""
+    headers = request.headers
+    match x_http_method_override:
+        case "PATCH":
+            return await continue_upload(
+                caller,
+                services,
+                request,
+                upload_id,
+                headers.get("tus-resumable"),
+                headers.get("upload-offset"),
+                headers.get("upload-length"),
+                headers.get("upload-checksum"),
+            )
+        case "DELETE":
+            return await end_upload(caller, services, upload_id, headers.get("tus-resumable"))
+        case "HEAD":
+            return await look_at_upload(caller, services, request, upload_id)
+    allowed = "DELETE, GET, HEAD, PATCH"
+    return problems.response(
+        "method_not_allowed", f"POST is not for this address; it takes {allowed}.", headers={"Allow": allowed}
+    )
+
+
+def _check_type(request: Request) -> None:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != tus.BODY_TYPE:
+        raise Refused("unsupported_media_type", f"Send the bytes as Content-Type: {tus.BODY_TYPE}.")
+
+
+def _moved_on(progress: Progress) -> dict[str, str]:
+    wanted = ("Upload-Offset", "Upload-Expires", "Upload-Media-Id")
+    return {name: value for name, value in tus.headers_of(progress).items() if name in wanted}

@@ -1,0 +1,151 @@
+"""Damaged pictures: what is left of them, as browsers show it. Runs in the child.
+
+- A JPEG without its end gets an end marker, at which libjpeg shows what it has.
+- A WebP that is cut short gets zeros instead, which decode as a continuation of the picture.
+- A PNG's side chunks may have a wrong checksum.
+- Of a PNG, GIF or BMP that breaks off the rows up to there are shown; what is missing is white or transparent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image, ImageFile, PngImagePlugin
+
+from media_core.decoding.failures import CannotDecode
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SHOWN_IN_PART = ("PNG", "GIF", "BMP")
+ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
+"""What Pillow raises at damaged bytes."""
+
+END_OF_JPEG = b"\xff\xd9"
+
+MOST_ADDED = 3
+"""A cut WebP's missing bytes are made up for at most so many times its length: of less there is little to see."""
+
+_PAPER: dict[str, float | tuple[float, ...]] = {
+    "1": 255,
+    "L": 254,
+    "LA": (254, 0),
+    "RGB": (255, 255, 254),
+    "RGBA": (255, 255, 254, 0),
+}
+"""What a picture holds before its rows are decoded; a picture that is nothing else has none."""
+
+
+class PngStream(PngImagePlugin.PngStream):
+    """A PNG's chunks, without the side chunks that cannot be read."""
+
+    def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        try:
+            return super().call(cid, pos, length)
+        except ERRORS as error:
+            is_side_chunk = cid[0] & 0x20  # PNG, third edition, 5.4
+            if isinstance(error, EOFError) or not is_side_chunk or self.fp is None:
+                raise
+            self.fp.seek(pos + length)
+            return b""
+
+
+class Lengthened(io.RawIOBase):
+    """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes."""
+
+    def __init__(self, file: IO[bytes], end: bytes, zeros: int = 0, *, start: bytes = b"") -> None:
+        self._file = file
+        self._start = start
+        self._length = file.seek(0, io.SEEK_END)
+        self._end = end
+        self._size = self._length + len(end) + zeros
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError("a position before the start")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._position < len(self._start):
+            data = self._start[self._position : self._position + len(view)]
+        elif self._position < self._length:
+            self._file.seek(self._position)
+            data = self._file.read(min(len(view), self._length - self._position))
+        else:
+            behind = self._position - self._length
+            count = max(min(len(view), self._size - self._position), 0)
+            data = self._end[behind : behind + count].ljust(count, b"\0")
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def whole(file: IO[bytes], head: bytes) -> IO[bytes]:
+    """The file, with an end where one may be missing. `head`: its first 12 bytes."""
+    if head.startswith(b"\xff\xd8"):
+        return io.BufferedReader(Lengthened(file, END_OF_JPEG))
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        size = file.seek(0, io.SEEK_END)
+        missing = _missing(head, size)
+        if 0 < missing <= MOST_ADDED * size:
+            return io.BufferedReader(Lengthened(file, b"", missing))
+    return file
+
+
+def is_mostly_missing(file: IO[bytes]) -> bool:
+    """Whether so much of a WebP is missing that nothing can be shown of it."""
+    file.seek(0)
+    head = file.read(12)
+    size = file.seek(0, io.SEEK_END)
+    return _missing(head, size) > MOST_ADDED * size
+
+
+def _missing(riff: bytes, size: int) -> int:
+    """Bytes that a RIFF file of `size` bytes states and does not have."""
+    return int.from_bytes(riff[4:8], "little") + 8 - size
+
+
+@contextlib.contextmanager
+def side_chunks_ignored() -> Iterator[None]:
+    """Opens a PNG whose side chunks have wrong checksums or lengths. For opening only."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def load_in_part(image: Image.Image, failed: str) -> None:
+    """Decodes a picture's pixels up to where they break off. Raises CannotDecode if there are none.
+
+    `failed`: why it cannot be decoded as a whole.
+    """
+    paper = _PAPER.get(image.mode)
+    if paper is not None:
+        image.im = Image.new(image.mode, image.size, paper).im
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        image.load()
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    extrema: Any = image.getextrema()
+    if all(low == high for low, high in (extrema if len(image.getbands()) > 1 else [extrema])):
+        raise CannotDecode("corrupt", failed or "none of its pixels can be decoded")

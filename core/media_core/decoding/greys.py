@@ -1,0 +1,65 @@
+"""Pictures of measured values: scans, microscopes, satellites. Runs in the child.
+
+Their samples have no white of their own, so what is there is spread from black to white: from the least value to the
+greatest, or from 0 to 1 where all values lie in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image, TiffImagePlugin
+
+SAMPLED_SIDE = 512
+"""Pixels. Where some values do not count, the range is looked for in so many columns and rows."""
+
+LARGEST_VALUE = 1e30
+"""Larger numbers stand for "no data"."""
+
+_MIN_IS_WHITE = 0
+_PHOTOMETRIC, _NO_DATA = 262, 42113
+"""TIFF 6.0; GDAL's tag, a number as text."""
+
+
+def read_more_layouts() -> None:
+    """Has Pillow read TIFFs of 64 bit floats, NumPy's default."""
+    for order, raw in ((b"II", "F;64F"), (b"MM", "F;64BF")):
+        for photometric in (0, 1):
+            TiffImagePlugin.OPEN_INFO[order, photometric, (3,), 1, (64,), ()] = ("F", raw)
+
+
+def visible(image: Image.Image) -> Image.Image:
+    """A picture of mode I, F or I;16 as L."""
+    return visible_bands([image], getattr(image, "tag_v2", {}))[0]
+
+
+def visible_bands(bands: Sequence[Image.Image], tags: Mapping[int, Any]) -> list[Image.Image]:
+    """Pictures of one such mode, with one range for all of them. `tags`: of the TIFF that they come from."""
+    no_data = None
+    with contextlib.suppress(ValueError):
+        no_data = float(str(tags.get(_NO_DATA)).strip("\0 "))
+    if bands[0].mode.startswith("I;16"):
+        bands = [band.convert("I") for band in bands]
+    ranges = [_range(band, no_data) for band in bands]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if bands[0].mode == "F" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scale = 255 / (high - low) if high > low else 0.0
+    offset = -low * scale if scale else 128.0 * (low != 0)
+    if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:
+        scale, offset = -scale, 255 - offset
+    return [band.point(lambda value: value * scale + offset).convert("L") for band in bands]
+
+
+def _range(image: Image.Image, no_data: float | None) -> tuple[float, float]:
+    low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
+    if no_data is None and math.isfinite(low) and math.isfinite(high) and max(-low, high) < LARGEST_VALUE:
+        return low, high
+    sides = min(image.width, SAMPLED_SIDE), min(image.height, SAMPLED_SIDE)
+    sample = array("f" if image.mode == "F" else "i", image.resize(sides, Image.Resampling.NEAREST).tobytes())
+    values = [value for value in sample if abs(value) < LARGEST_VALUE and value != no_data]
+    return (min(values), max(values)) if values else (0.0, 0.0)

@@ -1,0 +1,752 @@
+"""Uploads that come in several requests, to any replica, over hours: the state behind the protocol tus 1.0.
+
+    create --> open --bytes, until received = length--> whole --commit--> done
+                 |                                        |                |
+                 '----- expired, terminated, infected ----'------> ending: pieces gone, reservation given back, row gone
+
+A row of `upload` says how many bytes are durable (`received`), and `upload_piece` where they are (`store.Piece`). Both
+change in one statement, after the bytes are durable. So a byte counts once it is in the row, whoever is killed when.
+The end is the end of every other upload: `uploads.Upload` commits what has come, and the row keeps its answer.
+
+1. One request at a time adds bytes. It holds the row's claim, a token with an expiry, and moves the expiry forward
+   while bytes come or the store works. Every statement that counts bytes names the token. Whoever takes over an expired
+   claim marks the pieces that are there as `sealed`: the former holder may still write to the last one. So nobody
+   appends to a sealed piece, and no rule here depends on clocks.
+2. The hash is known without a second look if all bytes came to one process. Else the pieces are read once, at the end.
+3. Quota: the length is reserved when the upload is created, and what comes of an upload without a length before it is
+   stored. The reservation has the upload's id, and outlives the upload by an hour, so that only the end of the upload
+   gives it back.
+4. `commit` takes the upload's id as Idempotency-Key. So an upload whose process was killed between the commit and the
+   note in the row gets the same answer when it is committed again.
+5. Lock order: upload -> upload_piece -> reservation -> usage. No statement locks an upload and a content.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+import structlog
+
+from media_core.access import has_room
+from media_core.contents import Reservation
+from media_core.database import Database
+from media_core.errors import Refused, Unavailable, not_found
+from media_core.ids import new_upload_id
+from media_core.library import Library
+from media_core.policy import Policy
+from media_core.store import GatheredObject, ObjectStore, Piece
+from media_core.tokens import Claims
+from media_core.uploads import CONNECTION_BYTES, Uploaded, Uploads, too_large
+
+CLAIM_LIFETIME: Final = timedelta(seconds=8)
+"""How long an upload stays locked after its process was killed. Clients try again for about that long."""
+RENEW_SECONDS: Final = 2.0
+IDLE_SECONDS: Final = 4.0
+"""A request that has sent nothing for this long does not keep the claim: its client may have lost the connection, and
+go on over another one."""
+RESERVED_LONGER: Final = timedelta(hours=1)
+MOST_OPEN: Final = 1000
+"""Uploads that one person may have under way."""
+MOST_PARTS: Final = 1000
+"""Partial uploads that a final one may be made of."""
+REMEMBERED: Final = 512
+"""Uploads whose hash so far this process keeps."""
+_RESERVED_AHEAD: Final = 16 * 1024 * 1024
+ALGORITHMS: Final = ("sha1", "sha256", "md5")
+"""Of Upload-Checksum; tus asks for sha1."""
+Algorithm = Literal["sha1", "sha256", "md5"]
+
+_log = structlog.stdlib.get_logger("media.resumable")
+
+_READ: Final = """
+SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired,
+    coalesce(claimed_until > now(), false) AS claimed
+FROM upload LEFT JOIN reservation ON reservation_id = upload_id WHERE upload_id = %s
+"""
+_COUNT: Final = "SELECT count(*) AS n FROM upload WHERE owner = %s AND answer IS NULL"
+# The reservation was made with a short life, in case this statement is never reached.
+_CREATE: Final = """
+WITH kept AS (UPDATE reservation SET expires_at = now() + %(reserved)s WHERE reservation_id = %(upload_id)s)
+INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_scope, room_id, concat, length,
+    received, answer, expires_at)
+VALUES (%(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, %(tenant_scope)s, %(room_id)s,
+    %(concat)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s)
+"""
+_CLAIM: Final = """
+UPDATE upload SET claim = %(claim)s, claimed_until = now() + %(for)s,
+    sealed = CASE WHEN claim IS NULL THEN sealed ELSE pieces END
+WHERE upload_id = %(upload_id)s AND (claim IS NULL OR claimed_until <= now()) AND NOT ending
+    AND (expires_at > now() OR %(expired)s)
+RETURNING received, pieces, sealed, length, answer, concat
+"""
+_RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
+_LET_GO: Final = "UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s"
+_SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
+_KEEP: Final = """
+WITH held AS (
+    UPDATE upload SET received = %(received)s, pieces = %(pieces)s, claimed_until = now() + %(for)s,
+        expires_at = now() + %(lifetime)s
+    WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id
+), moved AS (
+    UPDATE reservation SET expires_at = now() + %(reserved)s FROM held WHERE reservation_id = upload_id
+), kept AS (
+    INSERT INTO upload_piece (upload_id, number, name, size)
+    SELECT upload_id, %(first)s + position - 1, name, size
+    FROM held, unnest(%(names)s::text[], %(sizes)s::bigint[]) WITH ORDINALITY AS piece(name, size, position)
+    ON CONFLICT (upload_id, number) DO UPDATE SET name = excluded.name, size = excluded.size
+)
+SELECT upload_id FROM held
+"""
+_PIECES: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number"
+_ANSWER: Final = "UPDATE upload SET answer = %s WHERE upload_id = %s RETURNING 1"
+_FORGET_PIECES: Final = "DELETE FROM upload_piece WHERE upload_id = %s"
+_ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
+_FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
+# The parts' bytes are stored a second time, under the final upload's reservation, before they go.
+_TAKE_OVER: Final = """
+WITH ended AS (DELETE FROM reservation WHERE reservation_id = ANY(%s) RETURNING bytes)
+INSERT INTO reservation (reservation_id, bytes, expires_at)
+SELECT %s, coalesce(sum(bytes), 0), now() + interval '10 minutes' FROM ended RETURNING bytes
+"""
+_SAME_FINAL: Final = """
+SELECT upload_id FROM upload
+WHERE owner = %s AND concat = %s AND declared = %s AND expires_at > now() AND NOT ending ORDER BY upload_id LIMIT 1
+"""
+_ENDED: Final = """
+SELECT upload_id FROM upload
+WHERE (expires_at <= now() OR ending) AND (claim IS NULL OR claimed_until <= now()) AND upload_id > %s
+ORDER BY upload_id LIMIT 200
+"""
+_LAST: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number DESC LIMIT 1"
+_EXPIRE: Final = """
+UPDATE upload SET ending = true
+WHERE upload_id = %s AND (expires_at <= now() OR ending) AND (claim IS NULL OR claimed_until <= now()) RETURNING 1
+"""
+_ALIVE: Final = "SELECT upload_id FROM upload WHERE NOT ending"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the client says of the file. `text`: the whole Upload-Metadata, which is given back as it came."""
+
+    text: str
+    filename: str
+    claimed_type: str | None = None
+    tenant_scope: bool = False
+    room_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an upload is. `received` and `length` in bytes; `length`: None until the client has told it."""
+
+    upload_id: str
+    received: int
+    length: int | None
+    declared: str
+    concat: str | None
+    expires_at: datetime
+    uploaded: Uploaded | None
+    """The published answer, once the file is stored."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.received == self.length
+
+    @property
+    def is_partial(self) -> bool:
+        return self.concat == "partial"
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """What the bytes of one request have as digest."""
+
+    algorithm: Algorithm
+    digest: bytes
+
+
+class Resumables:
+    """One tenant's uploads in several requests. `lifetime`: from the last bytes on.
+
+    Every method that takes an id raises Refused `not_found` for what is not the caller's, and `upload_expired`.
+    """
+
+    def __init__(self, uploads: Uploads, *, lifetime: timedelta) -> None:
+        self._uploads = uploads
+        self._database = uploads.database
+        self._store = uploads.store
+        self._lifetime = lifetime
+        self._hashes = _Hashes()
+
+    async def create(
+        self, caller: Claims, declared: Declared, length: int | None, *, partial: bool = False
+    ) -> Progress:
+        """Begins an upload of `length` bytes; None: the client tells it later.
+
+        Raises Refused `file_too_large`, `empty_file`, `quota_exceeded`, `not_found` (a room that the caller's token
+        does not name), `too_many_uploads`.
+        """
+        policy = await self._uploads.policy.current()
+        self._check(caller, declared, length, policy)
+        (open_now,) = await self._database.call(_COUNT, (caller.subject,))
+        if open_now.n >= MOST_OPEN:
+            raise Refused(
+                "too_many_uploads",
+                f"You have {MOST_OPEN} uploads under way. Go on with one, or delete one.",
+                limit=MOST_OPEN,
+                retry_after=60,
+            )
+        upload_id = new_upload_id()
+        async with self._uploads.contents.reservation(upload_id) as reservation:
+            await reservation.grow_to(length or 0)
+            await self._insert(upload_id, caller, declared, length, concat="partial" if partial else None)
+            reservation.ended()  # from here on it ends with the upload
+        return await self.find(caller, upload_id)
+
+    async def find(self, caller: Claims, upload_id: str) -> Progress:
+        return _progress(await self._row(caller, upload_id))
+
+    async def settled(self, caller: Claims, upload_id: str, request_id: str | None = None) -> Progress:
+        """As `find`. Bytes that have all come and are not committed, since that failed, are committed now: a client
+        takes a whole upload for a finished one.
+        """
+        row = await self._row(caller, upload_id)
+        if row.received == row.length and row.answer is None and row.concat is None:
+            async with self._claimed(row) as claim:
+                await self._finish(caller, claim, request_id)
+            row = await self._row(caller, upload_id)
+        return _progress(row)
+
+    @asynccontextmanager
+    async def receiving(
+        self,
+        caller: Claims,
+        upload_id: str,
+        offset: int,
+        *,
+        length: int | None = None,
+        announced: int | None = None,
+        checksum: Checksum | None = None,
+        request_id: str | None = None,
+    ) -> AsyncIterator["Receiving"]:
+        """Takes bytes from `offset` on: `write` them in order, then `end`. What came before an error is kept, unless
+        there is a `checksum` of all of it.
+
+        `length`: of the whole upload, if it is told only now; `announced`: how many bytes come, if that is known.
+        Raises Refused `upload_locked` (another request adds to it), `offset_mismatch`, `file_too_large`,
+        `quota_exceeded`, `upload_final`, `bad_request`.
+        """
+        row = await self._row(caller, upload_id)
+        if row.concat is not None and row.concat != "partial":
+            raise Refused("upload_final", "A final upload is made of others; it takes no bytes itself.")
+        policy = await self._uploads.policy.current()
+        at_most = row.length or policy.max_upload_bytes
+        memory = CONNECTION_BYTES + self._store.memory_of_append(at_most)
+        with self._uploads.capacity.held(memory):
+            async with self._claimed(row) as claim:
+                if claim.received != offset:
+                    raise Refused(
+                        "offset_mismatch",
+                        f"This upload has {claim.received:,} bytes; send what follows them, not from {offset:,} on.",
+                        offset=claim.received,
+                    )
+                await self._declare_length(caller, claim, length, policy)
+                limit = policy.max_upload_bytes if claim.length is None else claim.length
+                if announced is not None and offset + announced > limit:
+                    raise _beyond(limit) if claim.length is not None else too_large(policy)
+                receiving = Receiving(self, caller, claim, limit, checksum, request_id)
+                try:
+                    yield receiving
+                except Exception:
+                    await _shielded(receiving.keep_what_came())
+                    raise
+                finally:
+                    await _shielded(receiving.close())
+
+    async def terminate(self, caller: Claims, upload_id: str) -> None:
+        """Removes an upload. A file that has been stored stays; `Library.delete` deletes it."""
+        row = await self._row(caller, upload_id)
+        async with self._claimed(row) as claim:
+            await self._end(claim)
+
+    async def concatenate(
+        self,
+        caller: Claims,
+        concat: str,
+        parts: Sequence[str],
+        declared: Declared,
+        *,
+        idempotency_key: str | None = None,
+        request_id: str | None = None,
+    ) -> Progress:
+        """Stores the partial uploads `parts`, one after the other, as one file, and ends them. `concat`: the
+        Upload-Concat of the request; the same again is answered with the same upload.
+        """
+        same = await self._database.call(_SAME_FINAL, (caller.subject, concat, declared.text))
+        if same:
+            return await self.find(caller, same[0].upload_id)
+        if not 0 < len(parts) <= MOST_PARTS or len(set(parts)) < len(parts):
+            raise Refused("bad_request", f"A final upload has 1 to {MOST_PARTS} different parts.")
+        rows = [await self._row(caller, part) for part in parts]
+        for row in rows:
+            if row.concat != "partial" or row.received != row.length:
+                raise Refused("bad_request", "A final upload is made of partial uploads that are complete.")
+        total = sum(row.received for row in rows)
+        self._check(caller, declared, total, await self._uploads.policy.current())
+        upload_id = new_upload_id()
+        async with contextlib.AsyncExitStack() as stack:
+            # In one order, so that two final uploads of the same parts cannot wait for each other.
+            claims = [await stack.enter_async_context(self._claimed(row)) for row in sorted(rows, key=_by_id)]
+            for claim in claims:
+                stack.enter_context(claim.working())
+            (moved,) = await self._database.call(_TAKE_OVER, (list(parts), upload_id))
+            reservation = self._uploads.contents.reservation(upload_id, held=moved.bytes)
+            uploading = await self._uploads.start(announced=total, reservation=reservation)
+            async with uploading as upload:
+                for part in parts:
+                    async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
+                        async for chunk in chunks:
+                            await upload.write(bytes(chunk))
+                uploaded = await upload.commit(
+                    caller=caller,
+                    filename=declared.filename,
+                    claimed_type=declared.claimed_type,
+                    tenant_scope=declared.tenant_scope,
+                    room_id=declared.room_id,
+                    idempotency_key=idempotency_key or _key_of(parts),
+                    request_id=request_id,
+                )
+            await self._insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
+            for claim in claims:
+                await self._end(claim)
+        return await self.find(caller, upload_id)
+
+    # -- rows ----------------------------------------------------------------------------------------------------
+
+    async def _row(self, caller: Claims, upload_id: str) -> Any:
+        rows = await self._database.call(_READ, (upload_id,))
+        if not rows or rows[0].owner != caller.subject or rows[0].ending:
+            raise not_found()
+        if rows[0].expired:
+            raise _expired()
+        return rows[0]
+
+    def _check(self, caller: Claims, declared: Declared, length: int | None, policy: Policy) -> None:
+        if length == 0:
+            raise Refused("empty_file", "The file is empty; send at least one byte.")
+        if length is not None and length > policy.max_upload_bytes:
+            raise too_large(policy)
+        if declared.room_id is not None and not has_room(caller, declared.room_id):
+            raise not_found()
+
+    async def _insert(
+        self,
+        upload_id: str,
+        caller: Claims,
+        declared: Declared,
+        length: int | None,
+        *,
+        concat: str | None,
+        uploaded: Uploaded | None = None,
+    ) -> None:
+        await self._database.call(
+            _CREATE,
+            {
+                "upload_id": upload_id,
+                "owner": caller.subject,
+                "declared": declared.text,
+                "filename": declared.filename,
+                "claimed_type": declared.claimed_type,
+                "tenant_scope": declared.tenant_scope,
+                "room_id": declared.room_id,
+                "concat": concat,
+                "length": length,
+                "received": 0 if uploaded is None else uploaded.size,
+                "answer": None if uploaded is None else json.dumps(vars(uploaded)),
+                "lifetime": self._lifetime,
+                "reserved": self._lifetime + RESERVED_LONGER,
+            },
+        )
+
+    async def _declare_length(self, caller: Claims, claim: "_Claim", length: int | None, policy: Policy) -> None:
+        if length is None or length == claim.length:
+            return
+        if claim.length is not None:
+            raise Refused("bad_request", "The length of an upload is told once.")
+        if length < claim.received:
+            raise Refused("bad_request", f"This upload has {claim.received:,} bytes already.")
+        self._check(caller, claim.declared, length, policy)
+        await claim.reservation.grow_to(length)
+        if not await self._database.call(_SET_LENGTH, (length, claim.upload_id, claim.token)):
+            raise locked()
+        claim.length = length
+
+    async def _gathered(self, upload_id: str, *, sealed: bool) -> GatheredObject:
+        pieces = [Piece(row.name, row.size) for row in await self._database.call(_PIECES, (upload_id,))]
+        return self._store.gathered(upload_id, pieces, sealed=sealed)
+
+    # -- claims --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _claimed(self, row: Any) -> AsyncIterator["_Claim"]:
+        """Raises Refused `upload_locked` while another request holds the claim."""
+        reservation = self._uploads.contents.reservation(
+            row.upload_id, held=row.reserved, lifetime=self._lifetime + RESERVED_LONGER
+        )
+        claim = await _claim(self._database, row.upload_id, reservation, _declared(row))
+        renewing = asyncio.create_task(claim.renew())
+        try:
+            yield claim
+        finally:
+            renewing.cancel()
+            await _shielded(claim.let_go())
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    async def _finish(self, caller: Claims, claim: "_Claim", request_id: str | None) -> None:
+        """Commits an upload whose bytes have all come, once. Raises as `Upload.commit`; infected content ends it."""
+        if claim.answer is not None:
+            return
+        declared = claim.declared
+        with claim.working():
+            gathered = await self._gathered(claim.upload_id, sealed=claim.sealed > 0)
+            known = self._hashes.take(claim.upload_id, claim.received)
+            sha256 = known.hexdigest() if known is not None else await _hashed(gathered)
+            try:
+                async with await self._uploads.whole(gathered, sha256, claim.reservation) as upload:
+                    uploaded = await upload.commit(
+                        caller=caller,
+                        filename=declared.filename,
+                        claimed_type=declared.claimed_type,
+                        tenant_scope=declared.tenant_scope,
+                        room_id=declared.room_id,
+                        idempotency_key=f"upload {claim.upload_id}",
+                        request_id=request_id,
+                    )
+            except Refused as refused:
+                if refused.code == "infected":
+                    await self._end(claim)
+                raise
+            claim.answer = vars(uploaded)
+            await self._database.call(_ANSWER, (json.dumps(claim.answer), claim.upload_id))
+            with contextlib.suppress(Unavailable):  # the sweep of staging removes what is left
+                await gathered.discard()
+                await self._database.call(_FORGET_PIECES, (claim.upload_id,))
+
+    async def _end(self, claim: "_Claim") -> None:
+        with claim.working():
+            if not await self._database.call(_ENDING, (claim.upload_id, claim.token)):
+                raise locked()
+            await _removed(self._database, self._store, claim.upload_id, claim.reservation)
+
+
+class Receiving:
+    """One request's bytes."""
+
+    def __init__(
+        self,
+        resumables: Resumables,
+        caller: Claims,
+        claim: "_Claim",
+        limit: int,
+        checksum: Checksum | None,
+        request_id: str | None,
+    ) -> None:
+        self._resumables = resumables
+        self._caller = caller
+        self._claim = claim
+        self._limit = limit
+        self._checksum = checksum
+        self._request_id = request_id
+        self._digest = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
+        self._hash = resumables._hashes.take(claim.upload_id, claim.received)
+        self._size = claim.received
+        last = claim.last
+        self._append = resumables._store.append(
+            claim.upload_id, claim.pieces, last, sealed=claim.sealed >= claim.pieces, at_most=limit
+        )
+        self._uncertain = False
+        """Whether bytes may have been recorded, although no answer said so."""
+        self._failed = False
+        """Whether the store or the database failed: what came since the last record is not kept."""
+
+    async def write(self, chunk: bytes) -> None:
+        """The next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `upload_locked`."""
+        if self._size + len(chunk) > self._limit:
+            raise _beyond(self._limit)
+        self._claim.touch()
+        reservation = self._claim.reservation
+        if self._size + len(chunk) > reservation.bytes:
+            await self._reserve(self._size + len(chunk))
+        if self._digest is not None:
+            self._digest.update(chunk)
+        try:
+            with self._claim.working():
+                if self._hash is not None:
+                    self._hash.update(chunk)  # a quarter of a MiB at most: a thread would cost as much
+                await self._append.write(chunk)
+                self._size += len(chunk)
+                if self._append.is_due and self._checksum is None:
+                    await self._keep()
+        except BaseException:
+            self._failed = True
+            raise
+
+    async def end(self) -> Progress:
+        """All bytes of the request have come: makes them count. With the last byte of the upload it is committed.
+
+        Raises Refused `checksum_mismatch`, and as `Upload.commit`.
+        """
+        if self._checksum is not None and self._digest is not None and self._digest.digest() != self._checksum.digest:
+            self._failed = True
+            raise Refused(
+                "checksum_mismatch",
+                "The bytes that arrived do not have this checksum, and do not count. Send them again.",
+                offset=self._claim.received,
+            )
+        await self._keep_all()
+        claim = self._claim
+        if claim.received == claim.length and not claim.is_partial:
+            await self._resumables._finish(self._caller, claim, self._request_id)
+        return await self._resumables.find(self._caller, claim.upload_id)
+
+    async def keep_what_came(self) -> None:
+        """After an error of the request: its bytes before that count, unless their checksum is not known."""
+        if not self._failed and self._checksum is None:
+            with contextlib.suppress(Unavailable, Refused):
+                await self._keep_all()
+
+    async def close(self) -> None:
+        with contextlib.suppress(Unavailable):
+            await self._append.close(leave=self._uncertain)
+
+    async def _reserve(self, wanted: int) -> None:
+        """For an upload of unknown length: reserves some more than has come, if there is room."""
+        ahead = min(self._limit, wanted + _RESERVED_AHEAD)
+        try:
+            await self._claim.reservation.grow_to(ahead if self._claim.length is None else self._claim.length)
+        except Refused:
+            await self._claim.reservation.grow_to(wanted)
+
+    async def _keep_all(self) -> None:
+        with self._claim.working():
+            try:
+                await self._keep(to_the_end=True)
+            except BaseException:
+                self._failed = True
+                raise
+        if self._hash is not None and self._size == self._claim.received:
+            self._resumables._hashes.put(self._claim.upload_id, self._size, self._hash)
+
+    async def _keep(self, *, to_the_end: bool = False) -> None:
+        durable = await self._append.durable(to_the_end=to_the_end)
+        if not durable.pieces:
+            return
+        self._uncertain = True
+        await self._claim.keep(durable.first, durable.pieces, self._resumables._lifetime)
+        self._uncertain = False
+        await self._append.kept()
+
+
+class _Claim:
+    """The right to change one upload, and its row as it was when it was taken."""
+
+    def __init__(
+        self, database: Database, row: Any, token: str, reservation: Reservation, declared: Declared, **known: Any
+    ) -> None:
+        self.upload_id: str = known["upload_id"]
+        self.token = token
+        self.reservation = reservation
+        self.declared = declared
+        self.is_partial: bool = known["is_partial"]
+        self.received: int = row.received
+        self.length: int | None = row.length
+        self.pieces: int = row.pieces
+        self.sealed: int = row.sealed
+        self.answer: dict[str, Any] | None = row.answer
+        self.last: Piece | None = known["last"]
+        self._sizes: dict[int, int] = {} if self.last is None else {self.pieces - 1: self.last.size}
+        self._database = database
+        self._touched = time.monotonic()
+        self._working = 0
+
+    def touch(self) -> None:
+        self._touched = time.monotonic()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Keeps the claim while the block waits for the store or the database, however long that takes."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self.touch()
+
+    async def renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
+                with contextlib.suppress(Unavailable):
+                    await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self.token))
+
+    async def keep(self, first: int, pieces: Sequence[Piece], lifetime: timedelta) -> None:
+        """Makes these pieces count. Raises Refused `upload_locked` if somebody else has the claim by now."""
+        received = self.received
+        for number, piece in enumerate(pieces, first):
+            received += piece.size - self._sizes.get(number, 0)
+        kept = await self._database.call(
+            _KEEP,
+            {
+                "upload_id": self.upload_id,
+                "claim": self.token,
+                "received": received,
+                "pieces": first + len(pieces),
+                "first": first,
+                "names": [piece.name for piece in pieces],
+                "sizes": [piece.size for piece in pieces],
+                "for": CLAIM_LIFETIME,
+                "lifetime": lifetime,
+                "reserved": lifetime + RESERVED_LONGER,
+            },
+        )
+        if not kept:
+            raise locked()
+        self.received, self.pieces = received, first + len(pieces)
+        self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
+
+    async def let_go(self) -> None:
+        with contextlib.suppress(Unavailable):  # it runs out
+            await self._database.call(_LET_GO, (self.upload_id, self.token))
+
+
+async def _claim(
+    database: Database, upload_id: str, reservation: Reservation, declared: Declared, *, expired: bool = False
+) -> _Claim:
+    token = secrets.token_hex(16)
+    asked = {"claim": token, "for": CLAIM_LIFETIME, "upload_id": upload_id, "expired": expired}
+    rows = await database.call(_CLAIM, asked)
+    if not rows:
+        raise locked()
+    last = await database.call(_LAST, (upload_id,))
+    return _Claim(
+        database,
+        rows[0],
+        token,
+        reservation,
+        declared,
+        upload_id=upload_id,
+        is_partial=rows[0].concat == "partial",
+        last=Piece(last[0].name, last[0].size) if last else None,
+    )
+
+
+class _Hashes:
+    """The SHA-256 so far of uploads whose bytes have all come to this process. Each is taken once, at its offset."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[int, hashlib._Hash]] = OrderedDict()
+
+    def put(self, upload_id: str, size: int, so_far: "hashlib._Hash") -> None:
+        self._kept[upload_id] = size, so_far
+        if len(self._kept) > REMEMBERED:
+            self._kept.popitem(last=False)
+
+    def take(self, upload_id: str, size: int) -> "hashlib._Hash | None":
+        """None if bytes came elsewhere."""
+        at, so_far = self._kept.pop(upload_id, (0, hashlib.sha256()))
+        return so_far if at == size else None
+
+
+async def expire(library: Library) -> int:
+    """For the sweep: ends the uploads that have expired, and those whose end was interrupted. Returns how many."""
+    ended, after = 0, ""
+    while rows := await library.database.call(_ENDED, (after,)):
+        for row in rows:
+            with contextlib.suppress(Refused):  # somebody has taken it up
+                await _expire(library, row.upload_id)
+                ended += 1
+        after = rows[-1].upload_id
+    return ended
+
+
+async def alive(database: Database) -> set[str]:
+    """The names in staging of uploads under way."""
+    return {row.upload_id for row in await database.call(_ALIVE, ())}
+
+
+async def _expire(library: Library, upload_id: str) -> None:
+    marked = await library.database.call(_EXPIRE, (upload_id,))
+    if not marked:
+        return
+    reservation = library.contents.reservation(upload_id, held=1)
+    await _removed(library.database, library.store, upload_id, reservation)
+
+
+async def _removed(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
+    """In this order: as long as there are pieces, there is a row that leads to them."""
+    pieces = [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
+    if pieces:
+        await store.gathered(upload_id, pieces, sealed=True).discard()
+    await reservation.release()
+    await database.call(_FORGET, (upload_id,))
+
+
+async def _hashed(gathered: GatheredObject) -> str:
+    digest = hashlib.sha256()
+    async with aclosing(gathered.stream()) as chunks:
+        async for chunk in chunks:
+            await asyncio.to_thread(digest.update, chunk)
+    return digest.hexdigest()
+
+
+async def _shielded(work: Any) -> None:
+    """When the server ends it cancels requests; what they hold must still be given back."""
+    await asyncio.shield(asyncio.ensure_future(work))
+
+
+def _key_of(parts: Sequence[str]) -> str:
+    """So that a final upload whose answer was lost makes no second file."""
+    return f"final upload {hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+
+
+def _by_id(row: Any) -> str:
+    return str(row.upload_id)
+
+
+def _declared(row: Any) -> Declared:
+    return Declared(row.declared, row.filename, row.claimed_type, row.tenant_scope, row.room_id)
+
+
+def _progress(row: Any) -> Progress:
+    uploaded = None if row.answer is None else Uploaded(**row.answer)
+    return Progress(row.upload_id, row.received, row.length, row.declared, row.concat, row.expires_at, uploaded)
+
+
+def _expired() -> Refused:
+    return Refused("upload_expired", "This upload has expired, and its bytes are gone. Begin a new one.")
+
+
+def _beyond(length: int) -> Refused:
+    return Refused(
+        "file_too_large", f"More bytes come than the {length:,} that this upload was announced with.", limit=length
+    )
+
+
+def locked() -> Refused:
+    seconds = int(CLAIM_LIFETIME.total_seconds())
+    return Refused(
+        "upload_locked",
+        f"Another request adds to this upload. Try again in a moment; one that has stalled lasts {seconds} seconds.",
+        retry_after=1,
+    )

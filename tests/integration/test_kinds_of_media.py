@@ -1,0 +1,242 @@
+"""What sounds, films and camera's photos are taken for, whatever recorder, camera or editor wrote them."""
+
+import io
+import os
+import struct
+from collections.abc import Callable
+
+import av
+import pytest
+
+from media_core.contents import Facts
+from media_core.decoding import BytesSource, DecodingPool, MediaFacts
+from media_core.examination import Examination
+from media_core.media_types import inline_allowed, transcribable
+from media_core.sniffing import HEAD, sniff
+from media_core.thumbnails import make_thumbnail
+from tests.fixtures import media
+
+PITCHES = (300, 400, 500)
+
+
+async def looked_at(pool: DecodingPool, data: bytes, filename: str, claimed: str | None = None) -> Facts:
+    return (await Examination(pool).examine(BytesSource(data), data[:HEAD], filename, claimed)).facts
+
+
+def sound(container: str, codec: str, rate: int = 48_000, **options: str) -> Callable[[], bytes]:
+    return lambda: media.recording(PITCHES, container, codec, rate=rate, **options)
+
+
+SOUNDS = {
+    "voice note.caf": (lambda: media.opus_caf(PITCHES), "audio/x-caf"),
+    "lossless.caf": (sound("caf", "alac"), "audio/x-caf"),
+    "plain.caf": (sound("caf", "pcm_s16be"), "audio/x-caf"),
+    "a.ac3": (sound("ac3", "ac3"), "audio/ac3"),
+    "a.eac3": (sound("eac3", "eac3"), "audio/eac3"),
+    "a.wv": (sound("wv", "wavpack"), "audio/x-wavpack"),
+    "a.tta": (sound("tta", "tta"), "audio/x-tta"),
+    "a.aifc": (sound("aiff", "pcm_alaw"), "audio/aiff"),
+    "a.au": (sound("au", "pcm_s16be"), "audio/basic"),
+    "a.w64": (sound("w64", "pcm_s16le"), "audio/x-w64"),
+    "a.rf64": (sound("wav", "pcm_s16le", rf64="always"), "audio/wav"),
+    "a.opus": (sound("opus", "libopus"), "audio/ogg"),
+    "a.mka": (sound("matroska", "flac"), "audio/x-matroska"),
+    "a.3ga": (sound("3gp", "aac"), "audio/3gpp"),
+    "a.mp2": (sound("mp2", "mp2"), "audio/mpeg"),
+    "a.aac": (sound("adts", "aac"), "audio/aac"),
+    "a.loas": (sound("latm", "aac"), "audio/x-mp4a-latm"),
+}
+
+
+def tape(container: str, codec: str) -> bytes:
+    """Three seconds of a broadcaster's camera."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        film = output.add_stream(codec, rate=25, width=720, height=576, pix_fmt="yuv420p")
+        voice = output.add_stream("pcm_s16le", rate=48_000, layout="stereo")
+        for index in range(75):
+            frame = av.VideoFrame(720, 576, "yuv420p")
+            frame.pts = index
+            output.mux(film.encode(frame))
+            sound = av.AudioFrame("s16", "stereo", 1_920)
+            sound.planes[0].update(bytes(4 * 1_920))
+            sound.sample_rate, sound.pts = 48_000, index * 1_920
+            output.mux(voice.encode(sound))
+    return file.getvalue()
+
+
+FILMS = {
+    "camcorder.MTS": (lambda: media.film(3, container="mpegts", mpegts_m2ts_mode="1"), "video/mp2t"),
+    "tv.ts": (lambda: media.film(3, container="mpegts"), "video/mp2t"),
+    "a.avi": (lambda: media.film(3, container="avi", codec="mpeg4"), "video/x-msvideo"),
+    "a.wmv": (lambda: media.tracks(("libmp3lame", PITCHES), container="asf", picture="wmv2"), "video/x-ms-wmv"),
+    "a.wma": (lambda: media.tracks(("libmp3lame", PITCHES), container="asf"), "audio/x-ms-wma"),
+    "a.flv": (lambda: media.film(3, container="flv"), "video/x-flv"),
+    "a.mxf": (lambda: tape("mxf", "mpeg2video"), "application/mxf"),
+    "a.dv": (lambda: tape("dv", "dvvideo"), "video/x-dv"),
+    "a.vob": (lambda: media.tracks(("ac3", PITCHES), container="vob", picture="mpeg2video"), "video/mpeg"),
+}
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+async def test_a_sound_of_any_recorder_is_a_sound_with_its_length(decoding_pool: DecodingPool, name: str) -> None:
+    make, expected = SOUNDS[name]
+    facts = await looked_at(decoding_pool, make(), name)
+    assert facts.mime_type == expected
+    assert transcribable(expected)
+    assert facts.duration == pytest.approx(3, abs=0.1)
+    assert (facts.width, facts.thumbnail_status) == (None, "none")
+
+
+@pytest.mark.parametrize("name", FILMS)
+async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_pool: DecodingPool, name: str) -> None:
+    make, expected = FILMS[name]
+    data = make()
+    facts = await looked_at(decoding_pool, data, name)
+    assert facts.mime_type == expected
+    assert transcribable(expected)
+    assert facts.thumbnail_status == ("none" if expected.startswith("audio/") else "pending")
+    assert facts.duration == pytest.approx(3, abs=0.3)
+    probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
+    assert [track.decodes for track in probed.tracks] == [True]
+    if facts.thumbnail_status == "pending":
+        assert (await make_thumbnail(decoding_pool, BytesSource(data), expected)).source_width == facts.width
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"#!AMR-WB\n", "audio/amr-wb"),
+        (b"MAC \x96\x0f\0\0", "audio/x-ape"),
+        (b"\x7f\xfe\x80\x01\xfc\x3c", "audio/vnd.dts"),
+        (b"DTSHDHDR", "audio/vnd.dts.hd"),
+        (b"BW64\xff\xff\xff\xffWAVEds64", "audio/wav"),
+        (b"\0\0\0\x1cftypaax \0\0\0\1", "audio/vnd.audible.aax"),
+        (b"\0\0\0\x18ftypM4VH\0\0\0\1", "video/mp4"),
+        ((b"G\x40\0\x10" + bytes(200)) * 3, "video/mp2t"),
+    ],
+)
+def test_a_beginning_that_says_it_is_enough(head: bytes, expected: str) -> None:
+    assert sniff(head + bytes(500), "a.bin") == expected
+
+
+async def test_a_hundred_fonts_do_not_cost_the_sound(decoding_pool: DecodingPool) -> None:
+    film = media.tracks(("flac", PITCHES), picture="mpeg4", fonts=200)
+    facts = await looked_at(decoding_pool, film, "a.mkv")
+    assert (facts.mime_type, facts.thumbnail_status) == ("video/x-matroska", "pending")
+    assert len(await decoding_pool.run("audio_window", BytesSource(film), start=0.0, seconds=3.0)) == 2 * 48_000
+
+
+async def test_a_name_has_the_decoder_asked_and_proves_nothing(decoding_pool: DecodingPool) -> None:
+    shifted = bytes(300) + media.recording(PITCHES, "mp3", "libmp3lame", rate=44_100, write_xing="0", id3v2_version="0")
+    assert (await looked_at(decoding_pool, shifted, "a.bin")).mime_type == "application/octet-stream"
+    assert (await looked_at(decoding_pool, shifted, "a.mp3")).mime_type == "audio/mpeg"
+    assert (await looked_at(decoding_pool, shifted, "a.bin", "audio/mpeg")).mime_type == "audio/mpeg"
+    noise = b"\0\1\xde\xad" + os.urandom(60_000)
+    for name in ("a.mp3", "a.mp4", "a.jpg", "a.aac", "a.caf", "a.MTS", "a.dv", "a.sbc"):
+        assert (await looked_at(decoding_pool, noise, name)).mime_type == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "expected"),
+    [("adts", "aac", "audio/aac"), ("flac", "flac", "audio/flac"), ("tta", "tta", "audio/x-tta")],
+)
+async def test_a_tag_before_it_does_not_make_an_mp3_of_a_sound(
+    decoding_pool: DecodingPool, container: str, codec: str, expected: str
+) -> None:
+    tagged = b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + media.recording(PITCHES, container, codec, rate=44_100)
+    assert (await looked_at(decoding_pool, tagged, f"a.{container}")).mime_type == expected
+
+
+def rebranded(mp4: bytes, brand: bytes) -> bytes:
+    return mp4[:8] + brand + mp4[12:]
+
+
+async def test_iso_media_of_an_unknown_brand_is_what_is_in_it(decoding_pool: DecodingPool) -> None:
+    film, voice = media.film(1), media.recording(PITCHES, "ipod", "aac", rate=44_100)
+    assert (await looked_at(decoding_pool, rebranded(film, b"zzzz"), "a")).mime_type == "video/mp4"
+    assert (await looked_at(decoding_pool, rebranded(voice, b"zzzz"), "a")).mime_type == "audio/mp4"
+    picture = media.photo(64, 48, "HEIF")
+    assert (await looked_at(decoding_pool, rebranded(picture, b"zzzz"), "a")).mime_type in (
+        "image/heif",
+        "application/octet-stream",
+    )
+    nothing = b"\0\0\0\x18ftypzzzz\0\0\0\1zzzzisom" + os.urandom(4_000)
+    for name in ("a.mp4", "a.cr9", "a.jpg"):
+        assert (await looked_at(decoding_pool, nothing, name)).mime_type == "application/octet-stream"
+
+
+def tiff(maker: bytes, *entries: tuple[int, int, int]) -> bytes:
+    """A TIFF whose first directory has a maker and these entries (tag, type, value)."""
+    count = len(entries) + 1
+    end = 8 + 2 + 12 * count + 4
+    fields = sorted([(0x010F, 2, len(maker), end), *((tag, kind, 1, value) for tag, kind, value in entries)])
+    directory = b"".join(struct.pack("<HHII", *field) for field in fields)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", count) + directory + bytes(4) + maker + bytes(2_000)
+
+
+PREVIEW, OTHERS, VERSION = (0x00FE, 4, 1), (0x014A, 4, 500), (0xC612, 1, 0x401)
+
+
+@pytest.mark.parametrize(
+    ("data", "filename", "expected"),
+    [
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(4_000), "a.CR3", "image/x-canon-cr3"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(4_000), "film.mp4", "image/x-canon-cr3"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(4_000), "a", "image/x-canon-cr2"),
+        (tiff(b"NIKON CORPORATION\0", PREVIEW, OTHERS), "a", "image/x-nikon-nef"),
+        (tiff(b"SONY\0", PREVIEW, OTHERS), "a", "image/x-sony-arw"),
+        (tiff(b"SONY\0"), "a.ARW", "image/x-sony-arw"),
+        (tiff(b"Apple\0", VERSION), "a", "image/x-adobe-dng"),
+        (tiff(b"NIKON CORPORATION\0"), "a.tif", "image/tiff"),
+        (b"FUJIFILMCCD-RAW 0201FF383501" + bytes(4_000), "a", "image/x-fuji-raf"),
+        (b"IIRO\x08\0\0\0" + bytes(4_000), "a", "image/x-olympus-orf"),
+        (b"IIU\0\x18\0\0\0" + bytes(4_000), "a", "image/x-panasonic-rw2"),
+    ],
+)
+async def test_a_raw_photo_is_a_picture_without_a_thumbnail(
+    decoding_pool: DecodingPool, data: bytes, filename: str, expected: str
+) -> None:
+    facts = await looked_at(decoding_pool, data, filename)
+    assert facts.mime_type == expected
+    assert (facts.thumbnail_status, facts.duration) == ("none", None)
+    assert not inline_allowed(facts.mime_type)
+
+
+async def test_a_pictures_codec_does_not_decide_about_the_sound(decoding_pool: DecodingPool) -> None:
+    data = media.tracks(("flac", PITCHES), picture="ffv1")
+    facts = await looked_at(decoding_pool, data, "a.mkv")
+    assert (facts.mime_type, facts.thumbnail_status) == ("video/x-matroska", "none")
+    probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
+    assert (probed.has_video, probed.has_picture, probed.tracks[0].decodes) == (True, False, True)
+
+
+def adts_that_grows_loud() -> bytes:
+    """Ten seconds of silence and fifty of noise: the first packets say nothing of the bit rate."""
+    silent = media.recording([0] * 10, "adts", "aac", rate=16_000)
+    loud = bytearray()
+    encoder = av.CodecContext.create("aac", "w")
+    encoder.sample_rate, encoder.layout, encoder.format, encoder.bit_rate = 16_000, "mono", "fltp", 96_000
+    for second in range(50):
+        frame = av.AudioFrame("fltp", "mono", 16_000)
+        frame.planes[0].update(struct.pack("<16000f", *((byte - 128) / 160 for byte in os.urandom(16_000))))
+        frame.sample_rate, frame.pts = 16_000, second * 16_000
+        for packet in encoder.encode(frame):
+            data = bytes(packet)
+            size = len(data) + 7
+            loud += bytes((0xFF, 0xF1, 0x60, 0x40 | size >> 11, size >> 3 & 0xFF, (size & 7) << 5 | 0x1F, 0xFC))
+            loud += data
+    return silent + bytes(loud)
+
+
+async def test_a_duration_is_counted_where_the_format_says_none(decoding_pool: DecodingPool) -> None:
+    facts = await looked_at(decoding_pool, adts_that_grows_loud(), "a.aac")
+    assert facts.duration == pytest.approx(60, abs=0.3)
+    quiet = media.recording(
+        [0] * 10, "mp3", "libmp3lame", rate=44_100, write_xing="0", id3v2_version="0", bit_rate=32_000
+    )
+    loud = media.recording(
+        [400] * 20, "mp3", "libmp3lame", rate=44_100, write_xing="0", id3v2_version="0", bit_rate=192_000
+    )
+    facts = await looked_at(decoding_pool, quiet + loud, "a.mp3")
+    assert facts.duration == pytest.approx(30, abs=0.3)

@@ -1,0 +1,116 @@
+"""A server whose certificate is of a private authority is trusted by every library that talks to the outside, by the
+variables that pods get for it."""
+
+import http.server
+import os
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from media_operator.render.environment import TRUST, TRUSTED, outside_environment
+from media_operator.settings import PlatformSettings
+
+CLIENT = """
+import asyncio, sys
+from datetime import timedelta
+from pydantic import SecretStr
+import boto3, httpx, urllib.request
+from media_core.store.s3 import S3Settings, S3Store
+url = sys.argv[1]
+settings = S3Settings(endpoint=url, bucket="bucket", access_key_id="a", secret_access_key=SecretStr("b"))
+store = S3Store(settings, "acme")
+calls = {
+    "obstore": lambda: asyncio.run(store.put("tenant/acme/a", b"x")),
+    "boto3": lambda: store._calls._client.put_object(Bucket="bucket", Key="k", Body=b""),
+    "httpx": lambda: httpx.get(url).raise_for_status(),
+    "urllib": lambda: urllib.request.urlopen(url),
+}
+for name, call in calls.items():
+    try:
+        call()
+    except Exception as error:
+        print(name, type(error).__name__, file=sys.stderr)
+    else:
+        print(name)
+"""
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_PUT = do_GET  # noqa: N815  as http.server calls it
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """PEM file of the authority, beside `server.pem` with certificate and key of 127.0.0.1."""
+    now, keys = datetime.now(UTC), (ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1()))
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("private authority", "localhost")]
+
+    def certificate(number: int) -> x509.Certificate:
+        builder = x509.CertificateBuilder(names[0], names[number], keys[number].public_key(), number + 1)
+        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
+        if number:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        return builder.sign(keys[0], hashes.SHA256())
+
+    pem = [certificate(number).public_bytes(serialization.Encoding.PEM) for number in (0, 1)]
+    key = keys[1].private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "server.pem").write_bytes(pem[1] + key)
+    (tmp_path / "authority.pem").write_bytes(pem[0])
+    return tmp_path / "authority.pem"
+
+
+@pytest.fixture
+def server(authority: Path) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.with_name("server.pem"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as serving:
+        serving.socket = context.wrap_socket(serving.socket, server_side=True)
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"https://localhost:{serving.server_address[1]}"
+        serving.shutdown()
+
+
+def reached(url: str, environment: dict[str, str]) -> set[str]:
+    """The libraries that got an answer."""
+    ours = ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    kept = {name: value for name, value in os.environ.items() if name not in ours and "proxy" not in name.lower()}
+    ran = subprocess.run(
+        [sys.executable, "-c", CLIENT, url], env=kept | environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stdout.split())
+
+
+def test_every_library_trusts_the_authority_that_a_pod_is_told(server: str, authority: Path) -> None:
+    platform = PlatformSettings(
+        api_image="api:1", worker_image="workers:1", clamd_host="clamd", trust_config_map="authorities"
+    )
+    told = {
+        name: value.replace(f"{TRUST}/{TRUSTED}", str(authority))
+        for name, value in outside_environment(platform).items()
+    }
+    assert reached(server, told) == {"obstore", "boto3", "httpx", "urllib"}
+    assert reached(server, {}) == set()

@@ -1,0 +1,181 @@
+"""Uploads in several requests: what a process that ends at the wrong moment leaves, and who may add bytes."""
+
+import hashlib
+import os
+import secrets
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from media_core import resumable
+from media_core.database import Database
+from media_core.errors import Refused
+from media_core.library import Library
+from media_core.resumable import Declared, Resumables
+from media_core.store import FolderStore
+from media_core.sweep import sweep
+from media_core.uploads import Uploads
+from tests.integration.invariants import broken
+from tests.integration.tenancy import ALICE, BOB, MIB
+
+FILE = Declared("", "a.bin")
+
+
+@pytest.fixture
+def resumables(uploads: Uploads) -> Resumables:
+    return Resumables(uploads, lifetime=timedelta(days=1))
+
+
+@pytest.fixture
+def elsewhere(uploads: Uploads) -> Resumables:
+    """Another process."""
+    return Resumables(uploads, lifetime=timedelta(days=1))
+
+
+async def add(at: Resumables, upload_id: str, data: bytes, offset: int, **how: Any) -> resumable.Progress:
+    async with at.receiving(ALICE, upload_id, offset, **how) as receiving:
+        for start in range(0, len(data), 200_000):
+            await receiving.write(data[start : start + 200_000])
+        return await receiving.end()
+
+
+async def run_out(database: Database) -> None:
+    """As if a claim's time had passed, and its holder did not move it forward."""
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE upload SET claimed_until = now()"))
+
+
+@pytest.mark.parametrize("lost", ["_ANSWER", "_FORGET_PIECES"])
+async def test_a_process_that_ends_after_the_commit_leaves_an_upload_that_is_not_committed_twice(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    data = secrets.token_bytes(3 * MIB)
+    made = await resumables.create(ALICE, FILE, len(data))
+    with monkeypatch.context() as broken_off:
+        broken_off.setattr(resumable, lost, "SELECT 1 / 0 WHERE %s IS NOT NULL AND %s IS NOT NULL")
+        with pytest.raises(Exception):  # noqa: B017 (whatever ends it)
+            await add(resumables, made.upload_id, data, 0)
+    settled = await elsewhere.settled(ALICE, made.upload_id)
+    assert settled.uploaded is not None
+    assert settled.uploaded.sha256 == hashlib.sha256(data).hexdigest()
+    rows = await uploads.database.call("SELECT media_id FROM media", ())
+    assert [row.media_id for row in rows] == [settled.uploaded.media_id]
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_a_holder_that_lost_its_claim_cannot_change_what_its_successor_has_written(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, database: Database
+) -> None:
+    first, late, second = (secrets.token_bytes(2 * MIB) for _ in range(3))
+    made = await resumables.create(ALICE, FILE, 6 * MIB)
+    await add(resumables, made.upload_id, first, 0)
+    with pytest.raises(Refused) as refused:
+        async with resumables.receiving(ALICE, made.upload_id, 2 * MIB) as slow:
+            await slow.write(late[:MIB])
+            await slow.write(late[MIB:])
+            await run_out(database)
+            assert (await add(elsewhere, made.upload_id, second, 2 * MIB)).received == 4 * MIB
+            await slow.write(late)
+            await slow.end()
+    assert refused.value.code == "upload_locked"
+    ended = await add(elsewhere, made.upload_id, first, 4 * MIB)
+    assert ended.uploaded is not None
+    assert ended.uploaded.sha256 == hashlib.sha256(first + second + first).hexdigest()
+
+
+async def test_one_who_takes_over_and_adds_nothing_keeps_others_away_from_the_piece(
+    resumables: Resumables, elsewhere: Resumables, database: Database
+) -> None:
+    data = secrets.token_bytes(2 * MIB)
+    made = await resumables.create(ALICE, FILE, 4 * MIB)
+    await add(resumables, made.upload_id, data[:MIB], 0)
+    async with resumables.receiving(ALICE, made.upload_id, MIB) as slow:
+        await slow.write(bytes(MIB))
+        await run_out(database)
+        await add(elsewhere, made.upload_id, b"", MIB)
+        await add(elsewhere, made.upload_id, data[MIB:], MIB)
+        await slow.write(bytes(MIB))
+        await slow.close()
+    ended = await add(elsewhere, made.upload_id, data, 2 * MIB)
+    assert ended.uploaded is not None
+    assert ended.uploaded.sha256 == hashlib.sha256(data + data).hexdigest()
+
+
+async def test_the_claim_of_a_request_that_goes_on_is_not_taken(resumables: Resumables, elsewhere: Resumables) -> None:
+    made = await resumables.create(ALICE, FILE, 10)
+    async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
+        await receiving.write(b"12345")
+        for attempt in (add(elsewhere, made.upload_id, b"x", 0), elsewhere.terminate(ALICE, made.upload_id)):
+            with pytest.raises(Refused) as refused:
+                await attempt
+            assert refused.value.code == "upload_locked"
+        await receiving.end()
+    assert (await add(elsewhere, made.upload_id, b"67890", 5)).uploaded is not None
+
+
+async def test_the_reservation_lives_as_long_as_the_upload(
+    resumables: Resumables, library: Library, database: Database
+) -> None:
+    made = await resumables.create(ALICE, FILE, 4 * MIB)
+    for _ in range(2):
+        (row,) = await database.call(
+            "SELECT reservation.expires_at > upload.expires_at + interval '59 minutes' AS longer, bytes"
+            " FROM reservation JOIN upload ON reservation_id = upload_id",
+            (),
+        )
+        assert (row.longer, row.bytes) == (True, 4 * MIB)
+        async with database.transaction() as tx:
+            await tx.execute(text("UPDATE upload SET expires_at = now() + interval '1 minute'"))
+            await tx.execute(text("UPDATE reservation SET expires_at = now() + interval '1 minute'"))
+        await add(resumables, made.upload_id, b"x", (await resumables.find(ALICE, made.upload_id)).received)
+    with pytest.raises(Refused):
+        await resumables.find(BOB, made.upload_id)
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE upload SET expires_at = now()"))
+    assert await resumable.expire(library) == 1
+    (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
+    assert usage.reserved_bytes == 0
+
+
+async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
+    resumables: Resumables, library: Library, database: Database, folder_store: FolderStore
+) -> None:
+    made = await resumables.create(ALICE, FILE, 4 * MIB)
+    await add(resumables, made.upload_id, b"x", 0)
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE upload SET ending = true"))
+    with pytest.raises(Refused):
+        await resumables.find(ALICE, made.upload_id)
+    assert await resumable.expire(library) == 1
+    assert await folder_store.sweep_staging(timedelta(0)) == 0
+    assert await database.call("SELECT FROM upload", ()) == []
+
+
+async def test_the_sweep_leaves_pieces_of_uploads_that_are_alive(
+    resumables: Resumables, library: Library, folder_store: FolderStore
+) -> None:
+    made = await resumables.create(ALICE, FILE, 2 * MIB)
+    await add(resumables, made.upload_id, bytes(MIB), 0)
+    staging = folder_store._staging
+    (piece,) = staging.iterdir()
+    (staging / "01JD0Z3V5QH7W8K2M4N6P8R0T2").write_bytes(b"of a process that was killed")
+    for old in staging.iterdir():
+        os.utime(old, (0, 0))
+    swept = await sweep(library)
+    assert (swept.uploads, swept.staging) == (0, 1)
+    assert [*staging.iterdir()] == [piece]
+    assert (await add(resumables, made.upload_id, bytes(MIB), MIB)).uploaded is not None
+
+
+async def test_nobody_has_more_than_so_many_uploads_under_way(
+    resumables: Resumables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "MOST_OPEN", 2)
+    for _ in range(2):
+        await resumables.create(ALICE, FILE, None)
+    with pytest.raises(Refused) as refused:
+        await resumables.create(ALICE, FILE, None)
+    assert refused.value.code == "too_many_uploads"
+    await resumables.create(BOB, FILE, None)

@@ -1,0 +1,35 @@
+"""The thumbnail worker, with real films."""
+
+import base64
+
+from sqlalchemy import text
+
+from media_core.database import Database
+from media_core.decoding import DecodingPool
+from media_core.library import Library
+from media_core.object_keys import thumbnail_key
+from media_core.policy import PolicyReader
+from media_core.queue import Queue
+from media_core.store.folder import FolderStore
+from media_core.uploads import Uploads
+from media_workers.drain import Drain, Work
+from media_workers.settings import DrainSettings
+from media_workers.thumbnail import make_video_thumbnail
+from tests.fixtures import media
+from tests.integration.acting import upload
+
+
+async def test_a_films_thumbnail_brings_its_thumbhash_and_its_shape(
+    uploads: Uploads, database: Database, library: Library, folder_store: FolderStore, decoding_pool: DecodingPool
+) -> None:
+    film = media.still_film(media.quadrants(720, 576), aspect=(64, 45))
+    uploaded = await upload(uploads, film, filename="film.mp4")
+    work = Work(database, Queue(database), library, folder_store, decoding_pool, PolicyReader(database))
+    settings = DrainSettings(lease_seconds=30, linger_seconds=0.05, poll_seconds=0.01)
+    await Drain("thumbnail", make_video_thumbnail, work, settings).run()
+    async with database.transaction() as tx:
+        query = text("SELECT width, height, details, thumbnail_status FROM blob WHERE sha256 = :sha256")
+        row = (await tx.execute(query, {"sha256": uploaded.sha256})).one()
+    assert (row.width, row.height, row.thumbnail_status) == (1_024, 576, "ready")
+    assert 5 < len(base64.b64decode(row.details["thumbhash"], validate=True)) < 30
+    assert (await folder_store.read(thumbnail_key(library.tenant_id, uploaded.sha256), 0, 4)) == b"RIFF"
