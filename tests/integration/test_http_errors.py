@@ -37,7 +37,7 @@ async def raw(api: Api, sent: bytes, *, end: bool = False) -> tuple[bytes, dict[
 
 async def test_an_address_that_is_not_there_is_a_404_problem(api: Api) -> None:
     async with anybody(api.base) as client:
-        for path in ("/", "/v2", "/v1", "/v1/media", "/v1/nothing", "/docs/secret", "/%00", "/v1/usage/"):
+        for path in ("/", "/v2", "/v1", "/v1/rooms", "/v1/nothing", "/docs/secret", "/%00", "/v1/usage/"):
             problem(await client.get(path), 404, "not_found")
 
 
