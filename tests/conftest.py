@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts background commands with SIGINT ignored. Children inherit that, and Ctrl-C would not reach them.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.pluginmanager.register(_Tiers(), "tiers")
+    config.pluginmanager.register(_Tiers(config), "tiers")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,16 +51,26 @@ def _is_on_kind(file: Path) -> bool:
 
 
 class _Tiers:
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._seconds: Counter[str] = Counter()
         self._tests: Counter[str] = Counter()
 
+    @property
+    def _terminal(self) -> pytest.TerminalReporter | None:
+        return self._config.pluginmanager.getplugin("terminalreporter")
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         tier = _tier(report.keywords, report.nodeid)
         self._seconds[tier] += report.duration
         self._tests[report.nodeid] += report.duration
+        if report.failed and self._terminal is not None:
+            # At once: the whole report comes at the end, half an hour later.
+            self._terminal.write_line(
+                f"\nFAILED {report.nodeid}: {str(report.longrepr).strip().splitlines()[-1][:300]}"
+            )
         if report.when != "call" and report.passed:
             return
         self._outcomes[tier][report.outcome] += 1
