@@ -66,7 +66,6 @@ test-fast: setup ## tests without I/O, for the inner loop
 soak: setup clamd ## ten minutes of load while every part is killed again and again
 	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/test_soak.py
 
-# One process more than cores: the tests on kind mostly wait.
-TEST_PROCESSES ?= $(shell expr $$(nproc) + 1)
+TEST_PROCESSES ?= $(shell nproc)
 test: setup clamd pgbouncer ## all tests, on real parts
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder tests/unit tests/integration tests/cluster

@@ -68,9 +68,9 @@ class _Tiers:
         self._tests[report.nodeid] += report.duration
         if report.failed and self._terminal is not None:
             # At once: the whole report comes at the end, half an hour later.
-            self._terminal.write_line(
-                f"\nFAILED {report.nodeid}: {str(report.longrepr).strip().splitlines()[-1][:300]}"
-            )
+            crash = getattr(report.longrepr, "reprcrash", None)
+            words = str(crash.message if crash else report.longrepr).strip().splitlines() or [""]
+            self._terminal.write_line(f"\nFAILED {report.nodeid}: {words[0][:300]}")
         if report.when != "call" and report.passed:
             return
         self._outcomes[tier][report.outcome] += 1
