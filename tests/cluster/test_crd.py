@@ -111,6 +111,7 @@ async def test_defaults_are_filled_in_around_what_is_given(api: Api, namespace: 
         "replicas": 2,
         "autoscaling": {"min": 2, "max": 4, "targetCpu": 70},
         "cors": {"maxAgeSeconds": 600},
+        "signedUrlMaxSeconds": 300,
     }
     assert stored["spec"]["transcription"]["tolerations"] == [
         {"key": "gpu", "operator": "Equal", "value": "", "effect": ""}

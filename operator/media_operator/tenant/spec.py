@@ -427,7 +427,7 @@ class TenantSpec(Structural):
     auth: Auth = Auth()
     """Whose tokens the api accepts. Default: those signed with a key that the operator makes for this tenant."""
     scan: Scan = Scan()
-    """Virus scanning, and who may read what before its verdict."""
+    """Virus scanning, and who may read a file before its verdict."""
     thumbnails: Thumbnails = Thumbnails()
     """Thumbnails of videos."""
     transcription: Transcription = Transcription()
