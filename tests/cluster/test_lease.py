@@ -123,7 +123,7 @@ async def test_a_leader_that_was_paused_does_not_renew_after_it_was_replaced(
     await paused.acquire()
     await two.acquire()
     mark = control_plane.mark()
-    with pytest.raises(LeaseLost, match="this process did not run"):
+    with pytest.raises(LeaseLost, match="this process was not running"):
         await paused.hold()
     await paused.release()
     ours = [each for each in control_plane.writes("admin", since=mark) if namespace in each.uri and each.code < 300]
