@@ -417,7 +417,7 @@ async def test_a_job_that_the_namespace_has_no_room_for_is_said_until_it_has(sha
     await shared.backends.rows(id_, QUEUE)
     await shared.backends.sql("SELECT pg_notify('media_queue', %s)", f"tenant_{id_}")
     refused = await team.condition("acme", "WorkersReady", status="False", reason="WorkersPending")
-    assert "refuses its thumbnail Job" in refused["message"]
+    assert "refuses the tenant's thumbnail Job" in refused["message"]
     assert "exceeded quota: none" in refused["message"]
     await shared.api.delete(f"{quotas}/none")
     await team.condition("acme", "WorkersReady", reason="OnDemand", seconds=60)

@@ -75,6 +75,11 @@ async def test_a_tenant_whose_namespace_was_finalized_by_force_is_left_alone(own
         await settled(Team(own, elsewhere), "acme", tenantId=tenant_id(elsewhere))
     assert operator.log.read_text().count("namespace_gone") == tried == 1
 
+    # In a new namespace of that name it can be written again, and goes.
+    await own.api.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    await own.api.patch(team.path(kinds.MEDIA_TENANT, "acme"), {"metadata": {"annotations": {"seen": "again"}}})
+    await is_gone(team, "acme")
+
 
 async def _said(operator: Replica, event: str) -> bool:
     return event in operator.log.read_text()
@@ -120,7 +125,7 @@ async def test_another_namespace_gets_nothing_of_it(working: Bench, namespace: s
     await other.apply(f"acme-{id_}", tenantId=id_, storage={"bucket": f"other-{id_}", **DELETE})
     try:
         said = await other.condition(f"acme-{id_}", "Accepted", status="False", reason="Conflict")
-        assert f"MediaTenant {namespace}/acme was there first" in said["message"]
+        assert f"MediaTenant {namespace}/acme was created earlier" in said["message"]
         tenant = await other.get(kinds.MEDIA_TENANT, f"acme-{id_}")
         assert tenant
         assert "finalizers" not in tenant["metadata"]
