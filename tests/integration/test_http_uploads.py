@@ -172,14 +172,15 @@ async def test_the_info_holds_the_upload_and_what_came_with_it(api: Api) -> None
         "duration": None,
         "rooms": ["attic"],
         "thumbhash": None,
+        "labels": {},
     }
 
 
 async def test_the_info_of_a_picture_holds_its_thumbhash(api: Api) -> None:
-    async with api.client(rooms=["garden"]) as client:
-        uploaded = await upload(client, photo(640, 480), "photo.jpg", room_id="garden")
+    async with api.client(rooms=["gallery"]) as client:
+        uploaded = await upload(client, photo(640, 480), "photo.jpg", room_id="gallery")
         info = (await client.get(f"/v1/media/{uploaded['media_id']}/info")).json()["data"]
-        (listed,) = (await client.get("/v1/rooms/garden/files")).json()["data"]
+        (listed,) = (await client.get("/v1/rooms/gallery/files")).json()["data"]
     assert "thumbhash" not in uploaded
     hashed = base64.b64decode(info["thumbhash"], validate=True)
     assert 10 < len(hashed) < 30
