@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 
 EVERY, EVERY_IPV4 = "::", "0.0.0.0"  # noqa: S104  asked for by name
@@ -28,12 +29,18 @@ def usable(host: str) -> str:
 def listen(host: str, port: int, *, backlog: int = 2048) -> socket.socket:
     """A socket that listens. `::` takes IPv4 too. Raises OSError where the address can't be had."""
     host = usable(host)
-    return socket.create_server(
-        (host, port),
-        family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-        backlog=backlog,
-        dualstack_ipv6=host == EVERY,
-    )
+    try:
+        return socket.create_server(
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=backlog,
+            dualstack_ipv6=host == EVERY,
+        )
+    except OSError as error:
+        if not error.errno or error.errno < 0:  # no address of that name
+            raise
+        # create_server repeats the address in the words of the error.
+        raise OSError(error.errno, os.strerror(error.errno)) from None
 
 
 def plain(address: str) -> str:

@@ -293,7 +293,7 @@ def _refuse_taken_ports(settings: RunSettings) -> None:
         try:
             listening.listen(settings.host, port).close()
         except OSError as error:
-            raise CannotRun(f"port {port} cannot be had ({error.strerror}): set {name} to another") from None
+            raise CannotRun(f"port {port} cannot be used ({error.strerror}): set {name} to another") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
