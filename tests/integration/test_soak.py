@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -234,7 +234,7 @@ async def test_whatever_is_killed_what_was_acknowledged_is_there_and_nothing_els
     mortal: EmbeddedPostgres, bucket: list[s3_servers.S3Server], clamd: ClamdAddress, tmp_path: Path
 ) -> None:
     with new_tenant(mortal) as tenant:
-        await tenant.declare(GENEROUS)
+        await tenant.declare(replace(GENEROUS, max_bytes=1 << 40))  # ten minutes fill the usual one
         await _soak(mortal, bucket, clamd, tenant, tmp_path)
 
 
