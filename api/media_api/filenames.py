@@ -22,6 +22,8 @@ _ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|\.\.?\\")
 # What turns the direction of writing: `evil<U+202E>gnp.exe` would be shown as evilexe.png.
 _TURNING: Final = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
+# An emoji that is made of several characters continues with one of these.
+_JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")
 _NOT_KEPT: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
@@ -36,7 +38,7 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
         try:
             return kept(unquote_to_bytes(extended[2]).decode(extended[1]))
         except (LookupError, UnicodeDecodeError):
-            pass  # a character set that nobody knows: the other parameter may do
+            pass  # the character set is unknown; `filename` is read instead
     unquoted = None if 'filename="' in disposition else _UNQUOTED.search(disposition)
     plain = unquoted[1] if unquoted is not None else plain
     if plain is None:
@@ -85,6 +87,3 @@ def _shortened(name: str) -> str:
     while cut and (unicodedata.combining(stem[len(cut)]) or stem[len(cut)] in _JOINERS or cut[-1] == "\u200d"):
         cut = cut[:-1]
     return cut.rstrip() + ending
-
-
-_JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")

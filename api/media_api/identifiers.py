@@ -25,7 +25,7 @@ def known_id(identifier: str) -> str:
 
 
 def known_room(room_id: str) -> str:
-    """What can be a room on every path. Raises Refused `invalid_request`, which tells nobody whether a room exists."""
+    """The room id itself. Raises Refused `invalid_request` for a malformed one, whether or not a room exists."""
     if not 0 < len(room_id) <= MAX_ROOM_CHARACTERS or "/" in room_id or not room_id.isprintable():
         raise Refused(
             "invalid_request",

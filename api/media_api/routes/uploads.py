@@ -79,7 +79,7 @@ _BYTES: Final = (
 @router.options(tus.PATH, include_in_schema=False)
 @router.options(f"{tus.PATH}/{{upload_id}}", include_in_schema=False)
 async def describe_uploads(services: Wired) -> Response:
-    """What is spoken here, without a token, as tus has it."""
+    """The version and extensions of tus that the API offers. It needs no token."""
     headers = {
         "Tus-Version": tus.VERSION,
         "Tus-Extension": ",".join(tus.EXTENSIONS),
