@@ -21,6 +21,7 @@ from media_core.jobs import Jobs
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.resumable import Resumables
+from media_core.search import Search
 from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
 from media_core.tokens import JwksFile, OidcKeys, TokenVerifier
@@ -42,6 +43,7 @@ class Services:
     resumables: Resumables
     library: Library
     jobs: Jobs
+    search: Search
     watch: JobWatch
     shared_urls: SharedUrls
     verifier: TokenVerifier
@@ -102,6 +104,7 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             resumables=Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours)),
             library=library,
             jobs=jobs,
+            search=Search(library),
             watch=watch,
             shared_urls=SharedUrls(tenant_id, database, settings.store.public_url),
             verifier=verifier_of(tenant_id, settings.auth),
