@@ -13,6 +13,7 @@ from media_api import problems
 from media_api.cors import Cors
 from media_api.metrics import Metrics
 from media_api.models import Problem
+from media_api.page import page_of
 from media_api.request_middleware import InFlight, RequestMiddleware
 from media_api.routes import (
     docs,
@@ -21,6 +22,7 @@ from media_api.routes import (
     media,
     media_list,
     openai_audio,
+    page,
     rooms,
     signed,
     signing,
@@ -95,6 +97,8 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         gated.include_router(part.router)
     for router in (gated, health.router, docs.router):
         app.include_router(router)
+    if settings is not None and (files := page_of(settings)) is not None:
+        app.include_router(page.router_of(files))
     problems.install(app)
     app.add_middleware(RequestMiddleware, metrics=measured, in_flight=in_flight)
     if settings is not None and settings.cors.origins:

@@ -31,7 +31,7 @@ from sqlalchemy import create_engine, text
 from media_api import server
 from media_api.app import create_app, services_of
 from media_api.metrics import Metrics
-from media_api.settings import AuthSettings, CorsSettings, ServerSettings, Settings
+from media_api.settings import AuthSettings, CorsSettings, PageSettings, ServerSettings, Settings
 from media_core import policy
 from media_core.database import Database
 from media_core.library import Library
@@ -285,6 +285,7 @@ async def serving(
     applied: Policy = GENEROUS,
     auth: AuthSettings | None = None,
     cors: CorsSettings | None = None,
+    page: PageSettings | None = None,
     sync_seconds: float = 30,
     database_pool: int = 10,
     through: Callable[[str], str] = str,
@@ -314,6 +315,7 @@ async def serving(
             auth=auth or AuthSettings(jwks_file=place.jwks_file),
             server=ServerSettings(**server_settings),
             cors=cors or CorsSettings(),
+            page=page or PageSettings(),
             transcription=TranscriptionSettings(sync_seconds=sync_seconds),
             decoding=DecodingSettings(processes=1),
         )

@@ -50,6 +50,15 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
         settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(api.cors.max_age_seconds)
     if api.signed_url_max_seconds != 300:
         settings["MEDIA_API_SIGNED_URL_MAX_SECONDS"] = str(api.signed_url_max_seconds)
+    if api.upload_hours != 24:
+        settings["MEDIA_UPLOAD_HOURS"] = str(api.upload_hours)
+    if api.page:
+        settings["MEDIA_PAGE"] = "true"
+    if oidc is not None and oidc.page is not None and api.page:
+        settings["MEDIA_PAGE_OIDC_CLIENT_ID"] = oidc.page.client_id
+        settings["MEDIA_PAGE_OIDC_SCOPES"] = " ".join(oidc.page.scopes)
+        if oidc.page.origins:
+            settings["MEDIA_PAGE_OIDC_ORIGINS"] = ",".join(oidc.page.origins)
     if oidc is not None:
         named = oidc.claims.model_dump(exclude_defaults=True)
         settings |= {f"MEDIA_OIDC_CLAIM_{claim.upper()}": name for claim, name in named.items()}
