@@ -290,6 +290,9 @@ class Job(BaseModel):
     tracks: list[SoundTrack] = Field([], description="The recording's sound tracks.")
     track: int | None = Field(None, description="The number of the one that was heard.")
     channel: int | None = Field(None, description="The channel of it that was heard; null: all of them.")
+    scan_status: ScanStatus = Field("pending", description="A rescan's verdict.")
+    scan_detail: str | None = Field(None, description="What was found, or why it could not be scanned.")
+    scan_engine: str | None = Field(None, description="The scanner, and its signatures.")
 
     @classmethod
     def of(cls, job: CoreJob) -> "Job":
