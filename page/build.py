@@ -85,7 +85,7 @@ def npm(folder: Path, *arguments: str) -> None:
     script = program.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     environment = os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    _run([program, script, *arguments, *quiet], folder, environment, f"npm {' '.join(arguments)}")
+    _run([program, script, *quiet, *arguments], folder, environment, f"npm {' '.join(arguments)}")
 
 
 def packages(folder: Path) -> Path:
