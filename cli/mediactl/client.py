@@ -28,6 +28,7 @@ from mediactl.models import (
     MediaInfo,
     Page,
     RoomFile,
+    SearchHit,
     Segment,
     Signed,
     SignedOne,
@@ -314,6 +315,33 @@ class Calls:
         """The transcript of a completed job, as the API writes this format."""
         return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"))).decode()
 
+    def search(
+        self,
+        q: str,
+        *,
+        room: str | None = None,
+        owner: str | None = None,
+        language: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[SearchHit], None]:
+        """Pages of the places where `q` was said, the best first, `limit` in all.
+
+        `q`: words, `"phrases"`, beginnings (`word*`). A page may have few hits, even none, and another follow.
+        """
+        return self._api.pages(
+            "transcripts",
+            "search",
+            limit=limit,
+            cursor=cursor,
+            q=q,
+            room=None if room is None else known_room(room),
+            owner=owner,
+            language=language,
+            label=[f"{key}={value}" for key, value in labels.items()] if labels else None,
+        )
+
     async def follow(self, job_id: str) -> AsyncGenerator[Job | Segment, None]:
         """A job's states and segments as they come, until it has ended: by server-sent events, else one GET a second.
 
@@ -446,6 +474,7 @@ class Client:
     transcribe = _blocking(Calls.transcribe)
     job = _blocking(Calls.job)
     jobs = _iterating(Calls.jobs)
+    search = _iterating(Calls.search)
     cancel = _blocking(Calls.cancel)
     transcript = _blocking(Calls.transcript)
     follow = _iterating(Calls.follow)
