@@ -8,6 +8,7 @@ export type FileInfo = Schemas["MediaInfo"];
 export type Job = Schemas["Job"];
 export type Usage = Schemas["Usage"];
 export type Segment = Schemas["Segment"];
+export type Word = Schemas["Word"];
 export type SignedOne = Schemas["SignedOne"];
 export type ScanStatus = FileInfo["scan_status"];
 export interface Page<T> {

@@ -34,7 +34,7 @@ test("sizes, lengths and times are written as people read them", () => {
   assert.deepEqual([0, 7.9, 754, 3723].map(clock), ["0:00", "0:07", "12:34", "1:02:03"]);
   assert.deepEqual([600, 90].map((number) => minutes(number)), ["10 hours", "90 minutes"]);
   const now = Date.parse("2026-05-17T14:00:00Z");
-  assert.deepEqual(["2026-05-17T13:59:50Z", "2026-05-17T13:57:00Z", "2026-05-17T11:00:00Z", "2026-05-16T14:00:00Z", "2026-01-02T00:00:00Z"].map((each) => ago(each, now)), ["now", "3 minutes ago", "3 hours ago", "yesterday", "Jan 2, 2026"]);
+  assert.deepEqual(["2026-05-17T13:59:50Z", "2026-05-17T13:57:00Z", "2026-05-17T11:00:00Z", "2026-05-16T14:00:00Z", "2026-01-02T00:00:00Z"].map((each) => ago(each, now)), ["now", "3 min. ago", "3 hr. ago", "yesterday", "Jan 2, 2026"]);
 });
 
 test("a type is one of four kinds and has a short name", () => {
@@ -129,7 +129,7 @@ test("server-sent events are read across chunks", async () => {
 
 test("both languages say everything, and no text is left in the other", () => {
   const same = (Object.keys(en) as (keyof typeof en)[]).filter((key) => typeof en[key] === "string" && en[key] === de[key]);
-  assert.deepEqual(same.sort(), ["address", "details", "direction", "hash", "name"]);
+  assert.deepEqual(same.sort(), ["address", "details", "direction", "filmName", "hash", "name", "pause"]);
   assert.deepEqual(Object.keys(de.kind), Object.keys(en.kind));
   assert.equal(de.keysList.length, en.keysList.length);
 });

@@ -232,7 +232,7 @@ function Name({ file, tab, onFocus }: One) {
       event.preventDefault();
       openFile(file.media_id);
     }}>
-      <span class="file-name" title={file.filename}><bdi>{file.filename}</bdi></span>
+      <span class="file-name" dir="auto" title={file.filename}>{file.filename}</span>
     </a>
   );
 }
