@@ -17,6 +17,7 @@ from media_api.page import page_of
 from media_api.request_middleware import InFlight, RequestMiddleware
 from media_api.routes import (
     docs,
+    events,
     health,
     jobs,
     media,
@@ -47,6 +48,7 @@ TAGS: Final = [
     {"name": "Uploads in several requests", "description": "For large files and poor networks, by tus 1.0.0."},
     {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
     {"name": "Jobs", "description": "Transcription, its progress and its results."},
+    {"name": "Events", "description": "What happens to files, as it happens."},
     {"name": "Usage", "description": "The quota, and how much of it is used."},
     {"name": "Health", "description": "For those who run the service."},
 ]
@@ -93,7 +95,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         generate_unique_id_function=_operation_id,
     )
     gated = APIRouter(dependencies=[Depends(_not_suspended)])
-    for part in (media_list, media, uploads, signing, rooms, transcribe, openai_audio, jobs, usage, signed):
+    for part in (media_list, media, uploads, signing, rooms, transcribe, openai_audio, jobs, events, usage, signed):
         gated.include_router(part.router)
     for router in (gated, health.router, docs.router):
         app.include_router(router)

@@ -16,6 +16,30 @@ class Page(TypedDict, Generic[T]):
     """Asks for the next one; None on the last."""
 
 
+class Event(TypedDict):
+    """Something that happened to a file."""
+
+    event_id: str
+    """The same whenever the event is told."""
+    type: Literal["stored", "scanned", "thumbnail", "transcript", "attached", "removed", "deleted"]
+    media_id: str
+    created_at: str
+    data: dict[str, object]
+    """By type. `stored`: `filename`, `mime_type`, `size`, `sha256`. `scanned`: `scan_status`. `thumbnail`:
+    `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`, `status` (`completed` or
+    `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing."""
+
+
+class EventPage(TypedDict):
+    """A page of events."""
+
+    data: list["Event"]
+    next_cursor: str
+    """Asks for later events. Never null: keep it, and ask again."""
+    more: bool
+    """There are further events already. A page can be empty and this be true."""
+
+
 class Job(TypedDict):
     """A job. Once completed, its result's fields stand beside the others: for a transcription `transcript` and those
     after it, for a rescan `scan_status`, `scan_detail` and `scan_engine`."""
