@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from media_api.identifiers import checked_label
-from media_core import ids, library
+from media_core import events, ids, library
 from media_core.access import Item, rooms_for
 from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Job as CoreJob
@@ -200,6 +200,39 @@ class SignedOne(BaseModel):
     error: SignError | None
 
 
+class Event(BaseModel):
+    """Something that happened to a file."""
+
+    event_id: str = Field(description="The same whenever the event is told.", examples=["evt-17-64ac2b1f03e80"])
+    type: str = Field(json_schema_extra={"enum": [*events.TYPES]}, examples=["scanned"])
+    media_id: str = Field(examples=[_MEDIA_ID])
+    created_at: Instant = Field(examples=["2026-05-17T14:00:00Z"])
+    data: dict[str, Any] = Field(
+        description="By type. `stored`: `filename`, `mime_type`, `size`, `sha256`. `scanned`: `scan_status`. "
+        "`thumbnail`: `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`, `status` "
+        "(`completed` or `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing.",
+        examples=[{"scan_status": "clean"}],
+    )
+
+    @classmethod
+    def of(cls, event: events.Event) -> "Event":
+        return cls(
+            event_id=event.event_id,
+            type=event.type,
+            media_id=event.media_id,
+            created_at=event.created_at,
+            data=event.facts,
+        )
+
+
+class EventPage(BaseModel):
+    """A page of events."""
+
+    data: list[Event]
+    next_cursor: str = Field(description="Asks for later events. Never null: keep it, and ask again.")
+    more: bool = Field(description="There are further events already. A page can be empty and this be true.")
+
+
 class Limits(BaseModel):
     """What the tenant's operator allows."""
 
@@ -290,6 +323,9 @@ class Job(BaseModel):
     tracks: list[SoundTrack] = Field([], description="The recording's sound tracks.")
     track: int | None = Field(None, description="The number of the one that was heard.")
     channel: int | None = Field(None, description="The channel of it that was heard; null: all of them.")
+    scan_status: ScanStatus = Field("pending", description="A rescan's verdict.")
+    scan_detail: str | None = Field(None, description="What was found, or why it could not be scanned.")
+    scan_engine: str | None = Field(None, description="The scanner, and its signatures.")
 
     @classmethod
     def of(cls, job: CoreJob) -> "Job":

@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from media_core import births, resumable
+from media_core.events import Events
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
@@ -151,6 +152,8 @@ class Swept:
     thumbnails: int = 0
     uploads: int = 0
     """Uploads in several requests that had expired."""
+    events: int = 0
+    """Events that were older than events are kept."""
     mismatch: str = ""
     """The `births.Relation`, if schema and bucket do not belong together; then nothing else was done."""
 
@@ -176,6 +179,9 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
         swept.scans = await _queued(library, _QUEUE_SCANS)
     swept.thumbnails = await _queued(library, _QUEUE_THUMBNAILS)
     swept.uploads = await resumable.expire(library)
+    events = Events(library.database)
+    await events.place_all()
+    swept.events = await events.forget(timedelta(days=retention.event_days))
     swept.staging = await library.store.sweep_staging(STALE_STAGING, await resumable.alive(library.database))
     await _orphans(library, retention, epoch, swept)
     _log.info("swept", **asdict(swept))

@@ -16,13 +16,14 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 from media_core import policy
@@ -445,6 +446,41 @@ class UploadPieceRow(SQLModel, table=True):
     number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     name: str = Field(sa_type=Text)
     size: int = Field(sa_type=BigInteger)
+
+
+class EventRow(SQLModel, table=True):
+    """Something that happened to an item. Triggers write it (`events.sql`); `events` reads it, and says what holds."""
+
+    __tablename__ = "event"
+    __table_args__ = (
+        Index("event_unplaced", "number", postgresql_where=text("position IS NULL")),
+        Index("event_position", "position", unique=True, postgresql_where=text("position IS NOT NULL")),
+    )
+
+    number: int = Field(sa_column=Column(BigInteger, Identity(), primary_key=True))
+    """In the order of the insertions, which is not that of the commits."""
+    position: int | None = Field(default=None, sa_type=BigInteger)
+    """Its place in the order in which events are told. Null until somebody reads."""
+    type: str = Field(sa_type=Text)
+    media_id: str = Field(sa_type=Text)
+    owner: str = Field(sa_type=Text)
+    """The item's uploader; of a transcript: whoever asked for it."""
+    rooms: list[str] | None = Field(default=None, sa_column=Column(ARRAY(Text)))
+    """Of `attached` and `removed`: the room. Of `deleted`: those that the item was in."""
+    tenant_scope: bool = Field(sa_column=Column(Boolean, nullable=False, server_default="false"))
+    """Of `deleted`: whether everybody of the tenant could see the item."""
+    data: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class EventHeadRow(SQLModel, table=True):
+    """One row: the last position that was given to an event. Whoever gives positions locks it."""
+
+    __tablename__ = "event_head"
+    __table_args__ = (CheckConstraint("id = 1", name="event_head_one_row"),)
+
+    id: int = Field(primary_key=True, default=1)
+    placed: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
 class SweptRow(SQLModel, table=True):

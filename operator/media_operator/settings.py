@@ -214,6 +214,9 @@ class PlatformSettings(EnvironmentSettings):
     """A signature that finds more files that were clean before is suspicious. Then the rescan stops, the files are kept
     until a person decides, and a condition of the tenant says so."""
 
+    retention_event_days: float = Field(default=7, ge=4, le=90)
+    """Days for which a tenant's events are kept for those who read them later."""
+
     ingress_class: str = ""
     """IngressClass of the Ingress that a tenant with `api.host` gets. Empty: the cluster's default class."""
 

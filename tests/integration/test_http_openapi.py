@@ -26,6 +26,7 @@ PUBLISHED = {
     ("get", "/v1/media/signed/{media_id}"),
     ("delete", "/v1/media/{media_id}"),
     ("post", "/v1/media/{media_id}/rescan"),
+    ("get", "/v1/events"),
     ("get", "/v1/usage"),
     ("post", "/v1/transcribe"),
     ("post", "/v1/audio/transcriptions"),

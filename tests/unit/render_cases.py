@@ -94,11 +94,12 @@ CASES = {
     "autoscaling": Case({"api": {"autoscaling": {"min": 2, "max": 8, "targetCpu": 60}}}),
     "oidc-ingress": Case(
         {
-            "api": {"host": "media.acme.example"},
+            "api": {"host": "media.acme.example", "page": True},
             "auth": {
                 "oidc": {
                     "issuer": "https://login.acme.example/realms/acme",
                     "claims": {"subject": "oid", "tenantRole": "realm_access.roles"},
+                    "page": {"clientId": "files", "scopes": ["openid", "media"], "origins": ["https://token.example"]},
                 }
             },
         },
@@ -126,6 +127,8 @@ CASES = {
                 "host": "media.acme.example",
                 "cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60},
                 "signedUrlMaxSeconds": 86400,
+                "uploadHours": 48,
+                "page": True,
                 "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
             },
             "scan": {"maxParallel": 2, "rescanSchedule": "30 2 * * 6"},

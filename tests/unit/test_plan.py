@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from media_core.births import UNREADABLE, Birth
-from media_operator.plan.desired import ApiShape, api_shape_of, worker_shape_of
+from media_operator.plan.desired import ApiShape, BucketCors, api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.observed import (
     Api,
     Bucket,
@@ -25,6 +25,7 @@ from media_operator.plan.observed import (
 )
 from media_operator.plan.planner import Plan, plan, plan_deletion, with_transitions
 from media_operator.plan.steps import (
+    AllowOrigins,
     ApplyPolicy,
     CreateBucket,
     CreateDatabase,
@@ -571,6 +572,43 @@ def test_what_the_store_lacks_is_said_and_holds_nothing_back() -> None:
     assert said(current, "S3Capabilities").status == "False"
     assert "lacks lifecycle" in said(current, "S3Capabilities").message
     assert said(current, "Ready").status == "True"
+
+
+APPS = {"cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60}}
+
+
+def test_the_bucket_is_told_which_web_apps_may_read_signed_urls() -> None:
+    told = BucketCors(("https://app.example", "https://*.preview.example"), 60)
+    declared, plain = resource(api=APPS), resource()
+    seen = alive(declared)
+    assert isinstance(seen.bucket, Bucket)
+    current = plan(declared, seen)
+    (step,) = current.steps
+    assert isinstance(step, AllowOrigins)
+    assert step.cors == told
+    assert said(current, "Ready").status == "True"
+    settled = replace(seen, bucket=replace(seen.bucket, cors=told))
+    assert plan(declared, settled).steps == ()
+    (step,) = plan(plain, replace(settled, api=Api(api_shape_of(plain), wanted=2, ready=2))).steps
+    assert isinstance(step, AllowOrigins)
+    assert step.cors is None
+
+
+def test_the_page_of_a_public_host_reads_signed_urls_too() -> None:
+    assert bucket_cors_of(resource(api={"page": True})) is None
+    declared = resource(api={"page": True, "host": "media.acme.example", **APPS})
+    assert bucket_cors_of(declared) == BucketCors((*APPS["cors"]["origins"], "https://media.acme.example"), 60)
+
+
+def test_a_bucket_that_web_apps_cannot_read_is_said_and_holds_nothing_back() -> None:
+    declared = resource(api=APPS)
+    seen = alive(declared)
+    assert isinstance(seen.bucket, Bucket)
+    refused = replace(seen, failures={"AllowOrigins": Failure("S3 denies it")})
+    assert said(plan(declared, refused), "BucketReady").reason == "AllowOriginsFailed"
+    assert said(plan(declared, refused), "Ready").status == "True"
+    lacking = replace(seen, bucket=replace(seen.bucket, cors=bucket_cors_of(declared), capabilities={"cors": False}))
+    assert "via=api" in said(plan(declared, lacking), "S3Capabilities").message
 
 
 def test_only_a_tenant_whose_data_is_to_go_holds_its_deletion_up() -> None:

@@ -363,12 +363,13 @@ def test_what_scans_and_sweeps_may_decide_alone_is_as_the_operator_is_told() -> 
         "retention_orphan_share": 0.1,
         "retention_found_days": 14,
         "retention_found_few": 9,
+        "retention_event_days": 30,
     }
     case = Case(platform=told)
     scan, sweep = environment(worker(case, "scan")), environment(cron_job(case, "sweep"))
     for name, value in told.items():
         variable = f"MEDIA_{name.upper()}"
-        pod = sweep if "ORPHAN" in variable else scan
+        pod = sweep if "ORPHAN" in variable or "EVENT" in variable else scan
         assert pod[variable] == f"{value}"
 
 
@@ -380,7 +381,7 @@ def test_who_tells_nothing_has_the_workers_own_defaults() -> None:
     }
     fields = PlatformSettings.model_fields
     shared = fields.keys() & defaults.keys() - {"clamd_host", "clamd_port"}
-    assert len(shared) == 7
+    assert len(shared) == 8
     assert {name: fields[name].default for name in shared} == {name: defaults[name] for name in shared}
 
 

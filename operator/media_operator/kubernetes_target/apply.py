@@ -70,6 +70,8 @@ class Applier:
                 await objects.set_finalizers([each for each in objects.finalizers if each != kinds.FINALIZER])
             case steps.CreateBucket(bucket, owner, adopt):
                 await self._create_bucket(bucket, owner, adopt)
+            case steps.AllowOrigins(bucket, owner, cors):
+                await there.store_breaker.call(lambda: there.buckets.allow_origins(bucket, owner, cors))
             case steps.MakeStoreKey(tenant_id, bucket, rotation):
                 await self._make_store_key(tenant_id, bucket, rotation)
             case steps.RevokeStoreKeys(tenant_id):

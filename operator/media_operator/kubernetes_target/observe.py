@@ -102,7 +102,15 @@ class Observer:
             seen, born = await there.store_breaker.call(look)
         except Unavailable as error:
             return Unreachable(f"S3: {error.detail}"), ()
-        facts = Bucket(seen.exists, seen.mark, seen.empty, seen.capabilities, born.birth, len(born.contents))
+        facts = Bucket(
+            seen.exists,
+            seen.mark,
+            empty=seen.empty,
+            capabilities=seen.capabilities,
+            cors=seen.cors,
+            birth=born.birth,
+            contents=len(born.contents),
+        )
         return facts, born.contents
 
     async def _store_key(self) -> StoreKey | Unreachable:

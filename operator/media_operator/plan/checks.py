@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, what_to_do
-from media_operator.plan.desired import api_shape_of, worker_shape_of
+from media_operator.plan.desired import api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Bucket, Unreachable
 from media_operator.plan.orphans import data_consistent
 from media_operator.plan.steps import (
+    AllowOrigins,
     ApplyPolicy,
     CreateBucket,
     CreateDatabase,
@@ -69,6 +70,10 @@ def bucket_ready(context: Context) -> Finding:
             return Finding("Unknown", "WaitingForDatabase", context.observed.database.detail)
         step = CreateBucket(name, context.own_mark, may_adopt(context.tenant))
         return attempt(context, step, "BucketMissing", f"bucket {name} is being {'adopted' if seen.owner else 'made'}")
+    if seen.capabilities is not None and seen.cors != (wanted := bucket_cors_of(context.tenant)):
+        allow = AllowOrigins(name, context.own_mark, wanted)
+        words = f"bucket {name} is being told which web apps may read signed URLs"
+        return attempt(context, allow, "OriginsOutdated", words, status="True")
     return Finding("True", "BucketExists", f"bucket {name}")
 
 
@@ -252,7 +257,13 @@ def s3_capabilities(context: Context) -> Finding | None:
     )
     if not lacks:
         return Finding("True", "AllPresent", f"has {has}")
-    return Finding("False", "SomeMissing", f"lacks {lacks}, which nothing depends on; has {has or 'nothing else'}")
+    words = f"lacks {lacks}, which nothing depends on; has {has or 'nothing else'}"
+    if seen.capabilities.get("cors") is False:
+        words += (
+            ". Without cors, scripts of web apps can't read what signed URLs of the bucket answer (images and players "
+            "can): ask for URLs with via=api, or set the server's own CORS"
+        )
+    return Finding("False", "SomeMissing", words)
 
 
 Check = Callable[[Context], Finding | None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from media_core.policy import Policy
-from media_operator.plan.desired import ApiShape, WorkerShape
+from media_operator.plan.desired import ApiShape, BucketCors, WorkerShape
 from media_operator.tenant.ownership import OwnerMark
 
 
@@ -27,6 +27,15 @@ class CreateBucket:
     bucket: str
     owner: OwnerMark
     adopt: bool = False
+
+
+@dataclass(frozen=True)
+class AllowOrigins:
+    """Lets web apps of these origins, and of no others that we let before, read signed URLs of the bucket."""
+
+    bucket: str
+    owner: OwnerMark
+    cors: BucketCors | None
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ Step = (
     HoldDeletion
     | ReleaseDeletion
     | CreateBucket
+    | AllowOrigins
     | MakeStoreKey
     | RevokeStoreKeys
     | CreateDatabase

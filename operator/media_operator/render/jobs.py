@@ -194,6 +194,7 @@ def _scan_and_sweep_settings(platform: PlatformSettings, kind: str) -> dict[str,
                 "MEDIA_RETENTION_ORPHAN_DAYS": f"{platform.retention_orphan_days:g}",
                 "MEDIA_RETENTION_ORPHANS_FEW": str(platform.retention_orphans_few),
                 "MEDIA_RETENTION_ORPHAN_SHARE": f"{platform.retention_orphan_share:g}",
+                "MEDIA_RETENTION_EVENT_DAYS": f"{platform.retention_event_days:g}",
             }
     return {}
 
