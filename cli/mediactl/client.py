@@ -306,6 +306,25 @@ class Calls:
         """Pages of your own jobs, newest first, `limit` jobs in all."""
         return self._api.pages("jobs", limit=limit, cursor=cursor)
 
+    def search(
+        self,
+        words: str,
+        *,
+        room: str | None = None,
+        owner: str | None = None,
+        language: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[SearchHit], None]:
+        """Pages of places where something was said, the best first, `limit` places in all.
+
+        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`; for admins, a subject.
+        """
+        room = None if room is None else known_room(room)
+        return self._api.pages(
+            "transcripts", "search", limit=limit, cursor=cursor, q=words, room=room, owner=owner, language=language
+        )
+
     async def cancel(self, job_id: str) -> Job:
         """Stops a job at its next segment."""
         job: Job = await self._api.call("DELETE", path_of("jobs", job_id))
@@ -314,33 +333,6 @@ class Calls:
     async def transcript(self, job_id: str, format: TranscriptFormat = "txt") -> str:  # noqa: A002
         """The transcript of a completed job, as the API writes this format."""
         return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"))).decode()
-
-    def search(
-        self,
-        q: str,
-        *,
-        room: str | None = None,
-        owner: str | None = None,
-        language: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        cursor: str | None = None,
-        limit: int | None = None,
-    ) -> AsyncGenerator[Page[SearchHit], None]:
-        """Pages of the places where `q` was said, the best first, `limit` in all.
-
-        `q`: words, `"phrases"`, beginnings (`word*`). A page may have few hits, even none, and another follow.
-        """
-        return self._api.pages(
-            "transcripts",
-            "search",
-            limit=limit,
-            cursor=cursor,
-            q=q,
-            room=None if room is None else known_room(room),
-            owner=owner,
-            language=language,
-            label=[f"{key}={value}" for key, value in labels.items()] if labels else None,
-        )
 
     async def follow(self, job_id: str) -> AsyncGenerator[Job | Segment, None]:
         """A job's states and segments as they come, until it has ended: by server-sent events, else one GET a second.

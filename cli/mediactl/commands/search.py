@@ -26,11 +26,10 @@ def search(
     Prints a line for each place: media id, time, file name, and what was said there.
     """
     # A shell takes the quotes of a phrase away.
-    q = " ".join(f'"{word}"' if " " in word and '"' not in word else word for word in words)
+    query = " ".join(f'"{word}"' if " " in word and '"' not in word else word for word in words)
     most = None if everything else limit
-    hits, more = all_of(
-        session.client.search(q, room=room, owner="me" if mine else None, language=language, limit=most)
-    )
+    found = session.client.search(query, room=room, owner="me" if mine else None, language=language, limit=most)
+    hits, more = all_of(found)
     if session.as_json:
         render.data(hits)
         return
