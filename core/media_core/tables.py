@@ -350,6 +350,8 @@ class SegmentRow(SQLModel, table=True):
     end: float
     text: str = Field(sa_type=Text)
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
+    channel: int | None = None
+    """Of a job with split channels: which one, from 1."""
 
 
 class TranscriptRow(SQLModel, table=True):

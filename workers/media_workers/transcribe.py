@@ -7,7 +7,7 @@ started.
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 from media_core import passages, queue, quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
 from media_core.errors import Refused, Unfinished, not_found
-from media_core.jobs import TranscriptionRequest
+from media_core.jobs import MOST_SPLIT, TranscriptionRequest
 from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
 from media_core.speech_models import cannot_translate
@@ -77,7 +77,7 @@ class Transcriber:
         Raises NotYet while the verdict is due, Cancelled, LeaseLost, Unavailable, Unfinished, and Refused: `not_found`,
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
         `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`, `translation_unavailable`,
-        `no_such_track`, `no_such_channel`.
+        `no_such_track`, `no_such_channel`, `too_many_channels`.
         """
         wanted = TranscriptionRequest.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
@@ -86,7 +86,7 @@ class Transcriber:
             work.decoder, source, wanted, max_seconds=self._max_seconds, window_seconds=self._window_seconds
         )
         announced = await recording.open()
-        await _charge(lease, work, announced or 0.0)
+        await _charge(lease, work, (announced or 0.0) * len(recording.channels))
         model = await self._whisper.model()
         if wanted.task == "translate" and not model.translates:
             raise Refused("translation_unavailable", cannot_translate(self._whisper.name))
@@ -99,19 +99,29 @@ class Transcriber:
         await transcript.resume()
         if transcript.segments and (transcript.language is None or len(recording.candidates) > 1):
             # At the place of the first segment, so that the job keeps language and track after a change of workers.
+            recording.channel = transcript.segments[0].get("channel") or recording.channel
             first = await self._first_with_voice(model, recording, transcript.segments[0]["start"])
             transcript.language = transcript.language or await model.language_of(first.audio)
 
-        position = transcript.said_until
-        while True:
-            window, cut = await _listen(model, recording, position, wanted, transcript, partial(_charge, lease, work))
-            if window.last:
-                break
-            position = window.next_start(transcript.said_until, cut)
-            await transcript.renew(position)
+        length = 0.0
+        for number, channel in enumerate(recording.channels):
+            if not transcript.begin(number, recording.channels, split=wanted.channels == "split"):
+                continue  # an earlier worker has heard it to its end
+            recording.channel = channel
+            charge = partial(_charge, lease, work, before=number * (length or announced or 0.0))
+            position = transcript.said_until
+            while True:
+                window, cut = await _listen(model, recording, position, wanted, transcript, charge)
+                if window.last:
+                    break
+                position = window.next_start(transcript.said_until, cut)
+                await transcript.renew(position)
+            length = max(length, window.end)
+        decoded = max(length * len(recording.channels) - _ROUNDING, 0.0)
+        await _charge(lease, work, decoded)
         async with work.database.transaction() as tx:
-            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(window.end - _ROUNDING), 0))
-        result = transcript.result(window.end, recording.heard())
+            await quota.settle_transcription(tx, lease.job_id, math.ceil(decoded))
+        result = transcript.result(length, recording.heard())
         async with work.database.transaction() as tx:
             await queue.finish(tx, lease, result)
             await passages.keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
@@ -134,6 +144,10 @@ class Transcript:
     ) -> None:
         self.segments: list[dict[str, Any]] = []
         self.language = language
+        self._channel: int | None = None
+        """Where channels are split, the one that is heard now."""
+        self._share = (0, 1)
+        """How many channels are heard, of how many."""
         self._lease = lease
         self._queue = work.queue
         self._lease_seconds = lease_seconds
@@ -141,29 +155,40 @@ class Transcript:
 
     @property
     def said_until(self) -> float:
-        """The end of the last segment, in seconds."""
-        return float(self.segments[-1]["end"]) if self.segments else 0.0
+        """The end of the last segment of this channel, in seconds."""
+        if not self.segments or self.segments[-1].get("channel") != self._channel:
+            return 0.0
+        return float(self.segments[-1]["end"])
+
+    def begin(self, number: int, channels: Sequence[int | None], *, split: bool) -> bool:
+        """Goes on with one of the channels (counted from 0). False: segments of a later one are there already."""
+        self._share = (number, len(channels))
+        self._channel = channels[number] if split else None
+        later = channels[number + 1 :]
+        return not (split and self.segments and self.segments[-1]["channel"] in later)
 
     async def resume(self) -> None:
         """Loads the segments that earlier workers have stored."""
         self.segments = [published(stored) for stored in await self._queue.segments(self._lease.job_id)]
 
     async def add(self, placed: dict[str, Any]) -> None:
-        stored = {"number": len(self.segments), **placed}
+        stored = {"number": len(self.segments), "channel": self._channel, **placed}
         await self._queue.append_segments(self._lease, [stored])
         self.segments.append(published(stored))
         await self.renew(self.said_until)
 
     async def renew(self, reached: float) -> None:
         """Renews the lease, and reports the progress if the recording's length is known."""
-        progress = min(reached / self._announced, 1.0) if self._announced else None
+        heard, channels = self._share
+        progress = (heard + min(reached / self._announced, 1.0)) / channels if self._announced else None
         await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress)
 
     def result(self, heard_until: float, heard: dict[str, Any]) -> dict[str, Any]:
         # The header's duration, which the item's info shows too, unless it is wrong by a second or more.
         announced = heard_until if self._announced is None else self._announced
         duration = announced if abs(announced - heard_until) < 1 else heard_until
-        return transcripts.result(self.segments, self.language if self.segments else None, duration, heard)
+        segments = self.segments if self._channel is None else transcripts.by_time(self.segments)
+        return transcripts.result(segments, self.language if segments else None, duration, heard)
 
 
 @dataclass(frozen=True)
@@ -232,6 +257,10 @@ class Recording:
         self._tracks: tuple[SoundTrack, ...] = ()
         self.candidates: tuple[int, ...] = (1,)
         """Numbers of tracks, from 1."""
+        self.channels: tuple[int | None, ...] = (wanted.channel,)
+        """Those that are heard one by one, from 1. None: all of them, mixed."""
+        self.channel = wanted.channel
+        """The one that is heard now."""
 
     async def open(self) -> float | None:
         """Looks at the tracks. Returns the duration in seconds by the container's header, None if it does not say.
@@ -256,6 +285,15 @@ class Recording:
                 "no_such_channel",
                 f"There is no channel {self._wanted.channel} in this file's sound; it has {channels}.",
             )
+        if self._wanted.channels == "split":
+            self.keep_to(self.candidates[0])
+            if (channels or 1) > MOST_SPLIT:
+                raise Refused(
+                    "too_many_channels",
+                    f"This file's sound has {channels} channels; up to {MOST_SPLIT} are heard one by one. Choose one "
+                    "with `channel`.",
+                )
+            self.channels = tuple(range(1, (channels or 1) + 1))
         return facts.duration
 
     def _heard_here(self) -> tuple[int, ...]:
@@ -271,14 +309,15 @@ class Recording:
             "tracks": [{"number": number, **asdict(track)} for number, track in enumerate(self._tracks, 1)],
             "track": self.candidates[0],
             "channel": self._wanted.channel,
+            **({"channels": len(self.channels)} if self._wanted.channels == "split" else {}),
         }
 
     async def window(self, start: float, track: int) -> Window:
         """The window at `start` (seconds). Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
         channels = self._tracks[track - 1].channels
         arguments: dict[str, Any] = {"start": start, "seconds": self._window_seconds, "track": track}
-        if self._wanted.channel is not None:
-            arguments["channel"] = self._wanted.channel
+        if self.channel is not None:
+            arguments["channel"] = self.channel
         elif channels is not None and channels > 1:
             arguments["layout"] = "stereo"
         pcm = await self._run("audio_window", **arguments)
@@ -368,8 +407,10 @@ async def _listen_to(
     return None
 
 
-async def _charge(lease: Lease, work: Work, seconds: float) -> None:
-    """Counts the `seconds` known so far against the day's limit, each second once per job."""
+async def _charge(lease: Lease, work: Work, seconds: float, *, before: float = 0.0) -> None:
+    """Counts the `seconds` known so far against the day's limit, each second once per job. `before`: those of channels
+    that were heard earlier.
+    """
     limit = (await work.policy.current()).max_transcription_seconds_per_day
     async with work.database.transaction() as tx:
-        await quota.charge_transcription(tx, lease.job_id, math.ceil(seconds), limit)
+        await quota.charge_transcription(tx, lease.job_id, math.ceil(before + seconds), limit)
