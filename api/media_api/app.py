@@ -25,6 +25,7 @@ from media_api.routes import (
     openai_audio,
     page,
     rooms,
+    search,
     signed,
     signing,
     transcribe,
@@ -48,6 +49,7 @@ TAGS: Final = [
     {"name": "Uploads in several requests", "description": "For large files and poor networks, by tus 1.0.0."},
     {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
     {"name": "Jobs", "description": "Transcription, its progress and its results."},
+    {"name": "Search", "description": "What was said, and where."},
     {"name": "Events", "description": "What happens to files, as it happens."},
     {"name": "Usage", "description": "The quota, and how much of it is used."},
     {"name": "Health", "description": "For those who run the service."},
@@ -95,7 +97,10 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         generate_unique_id_function=_operation_id,
     )
     gated = APIRouter(dependencies=[Depends(_not_suspended)])
-    for part in (media_list, media, uploads, signing, rooms, transcribe, openai_audio, jobs, events, usage, signed):
+    for part in (
+        *(media_list, media, uploads, signing, rooms, transcribe, openai_audio),
+        *(jobs, search, events, usage, signed),
+    ):
         gated.include_router(part.router)
     for router in (gated, health.router, docs.router):
         app.include_router(router)

@@ -10,6 +10,7 @@ from media_core import events, ids, library
 from media_core.access import Item, rooms_for
 from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Job as CoreJob
+from media_core.search import Hit
 from media_core.tokens import Claims
 
 T = TypeVar("T")
@@ -343,6 +344,51 @@ class Job(BaseModel):
             error=JobError(code=job.error_code, detail=job.error_detail or "") if job.has_failed else None,
             waits_for=job.waits_for,
             **(job.result or {} if job.status == "completed" and JOB_KINDS[job.kind].publishes_result else {}),
+        )
+
+
+class SnippetPart(BaseModel):
+    """A piece of a snippet. It is plain text, never markup."""
+
+    text: str = Field(examples=["budget"])
+    marked: bool = Field(description="It is what was searched for.")
+
+
+class SearchHit(BaseModel):
+    """A place in a recording where something was said."""
+
+    media_id: str = Field(examples=[_MEDIA_ID])
+    filename: str = Field(examples=["meeting.m4a"])
+    mime_type: str = Field(examples=["audio/mp4"])
+    uploaded_by: str = Field(examples=["ann"])
+    rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
+    job_id: str | None = Field(description="The transcription, if it is yours and still there.", examples=[_JOB_ID])
+    task: Literal["transcribe", "translate"]
+    language: str | None = Field(description="Of the text.", examples=["en"])
+    segment: int = Field(description="The segment's `id`; of several, the first one's.", examples=[12])
+    start: float = Field(description="Seconds.", examples=[73.5])
+    end: float = Field(description="Seconds.", examples=[79.0])
+    speaker: str | None = Field(description="With `channels=split` only.", examples=[None])
+    rank: float = Field(description="Higher is better, within a part of the list.", examples=[0.1])
+    snippet: list[SnippetPart] = Field(description="The text around the first mark; joined, the parts are the text.")
+
+    @classmethod
+    def of(cls, hit: Hit, caller: Claims) -> "SearchHit":
+        return cls(
+            media_id=hit.item.media_id,
+            filename=hit.item.filename,
+            mime_type=hit.item.mime_type,
+            uploaded_by=hit.item.uploaded_by,
+            rooms=rooms_for(caller, hit.item.rooms),
+            job_id=hit.job_id,
+            task="translate" if hit.task == "translate" else "transcribe",
+            language=hit.language,
+            segment=hit.spot.segment,
+            start=hit.spot.start,
+            end=hit.spot.end,
+            speaker=hit.spot.speaker,
+            rank=hit.rank,
+            snippet=[SnippetPart(text=part.text, marked=part.marked) for part in hit.spot.snippet],
         )
 
 

@@ -474,6 +474,60 @@ def test_an_old_store_key_is_revoked_once_no_pod_uses_it() -> None:
     assert plan(resource(), rolled).steps == (RevokeStoreKeys("acme"),)
 
 
+# --- temporary keys (credentials: role)
+
+ENDS = datetime(2026, 11, 29, 14, 5, tzinfo=UTC)
+
+
+def with_session(declared: MediaTenant, **changed: Any) -> ObservedState:
+    return replace(alive(declared), store_key=replace(StoreKey(current=True, ends=ENDS), **changed))
+
+
+def test_a_temporary_key_is_left_alone_until_it_is_due() -> None:
+    fresh = plan(resource(), with_session(resource()))
+    assert fresh.steps == ()
+    assert said(fresh, "StoreKeyReady").reason == "StoreKeyPresent"
+    due = plan(resource(), with_session(resource(), due=True))
+    assert due.steps == (MakeStoreKey("acme", "media-acme", ""),)
+    assert said(due, "Ready").status == "True"  # pods go on with the one that they have
+
+
+def test_an_outage_of_sts_only_delays_and_is_said_before_the_key_ends() -> None:
+    failures = {"MakeStoreKey": Failure("sts: STS at https://sts.example does not answer")}
+    due = replace(with_session(resource(), due=True), failures=failures)
+    current = plan(resource(), due)
+    condition = said(current, "StoreKeyReady")
+    assert (condition.status, condition.reason) == ("True", "MakeStoreKeyFailed")
+    assert condition.message.endswith("does not answer. Pods reach S3 until 2026-11-29 14:05 UTC")
+    assert said(current, "Ready").status == "True"
+    assert not current.is_certain  # so it is tried again soon
+
+    late = plan(resource(), replace(with_session(resource(), due=True, late=True), failures=failures))
+    assert said(late, "StoreKeyReady").status == said(late, "Ready").status == "Unknown"
+    assert "until 2026-11-29 14:05 UTC" in said(late, "Ready").message
+    assert late.steps == ()  # nothing is stopped
+
+    ended = plan(resource(), replace(with_session(resource(), current=False, due=True), failures=failures))
+    assert said(ended, "StoreKeyReady").status == "False"
+
+
+def test_asking_for_new_keys_makes_a_new_session_at_once() -> None:
+    declared = resource(annotations={"media.scaiwave.io/rotate-keys": "2026-11"})
+    seen = replace(with_session(declared, rotation="first"), signing_keys=SigningKeys(2, "2026-11"))
+    assert plan(declared, seen).steps == (MakeStoreKey("acme", "media-acme", "2026-11"),)
+    done = replace(seen, store_key=StoreKey(True, ends=ENDS, rotation="2026-11"))
+    assert plan(declared, done).steps == ()
+
+
+def test_a_former_user_is_removed_once_no_pod_uses_its_key() -> None:
+    rolling = with_session(resource(), others=1, others_in_use=True)
+    assert plan(resource(), rolling).steps == ()
+    assert said(plan(resource(), rolling), "StoreKeyReady").reason == "StoreKeyRotating"
+    # A session is due meanwhile, too: sessions have no limit of two.
+    assert plan(resource(), with_session(resource(), others=1, others_in_use=True, due=True)).steps != ()
+    assert plan(resource(), with_session(resource(), others=1)).steps == (RevokeStoreKeys("acme"),)
+
+
 def test_a_canary_is_sent_when_it_is_due_and_all_that_it_needs_is_there() -> None:
     due = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
     assert plan(resource(), replace(alive(resource()), scanner=due)).steps == (SendCanary("acme"),)

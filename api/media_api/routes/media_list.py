@@ -8,7 +8,7 @@ from pydantic import AwareDatetime
 
 from media_api import problems
 from media_api.auth import Reader
-from media_api.identifiers import checked_label, known_room
+from media_api.identifiers import known_room, label_filter
 from media_api.models import MAX_LABELS, MediaInfo, Page
 from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
@@ -82,7 +82,7 @@ async def list_media(
         name=name,
         created_after=created_after,
         created_before=created_before,
-        labels=tuple(dict.fromkeys(_label(each) for each in label)),
+        labels=tuple(dict.fromkeys(label_filter(each) for each in label)),
     )
     order: Order = sort.removeprefix("-")  # type: ignore[assignment]  # what `Sort` allows
     items, goes_on = await services.library.list_files(
@@ -97,16 +97,6 @@ async def list_media(
         data=[MediaInfo.of(item, caller) for item in items],
         next_cursor=None if goes_on is None else next_cursor(sort, _written(goes_on.place), goes_on.media_id),
     )
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise Refused("invalid_request", "label: It must be key=value.")
-    try:
-        return checked_label(key, value)
-    except ValueError as error:
-        raise Refused("invalid_request", f"label: {error}.") from None
 
 
 def _written(place: Place) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, what_to_do
 from media_operator.plan.desired import api_shape_of, bucket_cors_of, worker_shape_of
@@ -89,17 +90,29 @@ def store_key_ready(context: Context) -> Finding | None:
     if not seen.current:
         return attempt(context, step, "StoreKeyMissing", "a key for this tenant's prefix is being made")
     rotating = asked not in ("", seen.rotation)
+    if seen.ends is not None and (seen.due or rotating):
+        return _renewal(context, step, seen.ends, late=seen.late)
     if rotating and not (seen.others and seen.others_in_use):  # a user has at most two keys
         return attempt(context, step, "StoreKeyRotating", "a new key is being made", status="True")
-    if seen.shared:
-        words = "the platform's own key, which reaches the objects of all tenants: no IAM is set up for the store"
-        return Finding("True", "StoreKeyShared", words)
     if seen.others and seen.others_in_use:
         return Finding("True", "StoreKeyRotating", "the previous key works until no pod uses it any more")
     if seen.others:
         words = f"{seen.others} previous key(s) are being revoked"
         return attempt(context, RevokeStoreKeys(tenant.tenant_id), "StoreKeyRotating", words, status="True")
-    return Finding("True", "StoreKeyPresent", f"a key for tenant/{tenant.tenant_id}/ in bucket {tenant.bucket} alone")
+    if seen.shared:
+        words = "the platform's own key, which reaches the objects of all tenants: no IAM is set up for the store"
+        return Finding("True", "StoreKeyShared", words)
+    what = "a key" if seen.ends is None else "a temporary key, which is renewed,"
+    return Finding("True", "StoreKeyPresent", f"{what} for tenant/{tenant.tenant_id}/ in bucket {tenant.bucket} alone")
+
+
+def _renewal(context: Context, step: MakeStoreKey, ends: datetime, *, late: bool) -> Finding:
+    """Of a temporary key that still works. Pods go on with it, and new ones may start, until it is late."""
+    found = attempt(context, step, "StoreKeyRenewing", "a new temporary key is being made", status="True")
+    if found.steps:
+        return found
+    words = f"{found.message}. Pods reach S3 until {ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return replace(found, status="Unknown" if late else "True", message=words)
 
 
 def database_ready(context: Context) -> Finding:

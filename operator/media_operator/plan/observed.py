@@ -53,6 +53,12 @@ class StoreKey:
     """The value of `ROTATE_KEYS` that the key was made for."""
     shared: bool = False
     """It is the platform's own key, which all tenants share."""
+    ends: datetime | None = None
+    """When a temporary key ends. None: it has no end, or there is none."""
+    due: bool = False
+    """It is time for another temporary key."""
+    late: bool = False
+    """It has been time for so long that something is wrong: half of the time that was left then is over."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class AllowOrigins:
 
 @dataclass(frozen=True)
 class MakeStoreKey:
-    """A new key, limited to this tenant's prefix. The keys before it keep working."""
+    """A new key, limited to this tenant's prefix. The keys before it keep working, a temporary one until its end."""
 
     tenant_id: str
     bucket: str
@@ -49,7 +49,7 @@ class MakeStoreKey:
 
 @dataclass(frozen=True)
 class RevokeStoreKeys:
-    """All of the tenant's keys but the current one."""
+    """All of the tenant's keys but the current one, and what the Secret holds for pods that are gone."""
 
     tenant_id: str
 
