@@ -1,14 +1,14 @@
 """`search`: where something was said."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from mediactl import render
-from mediactl.client import room_id
 from mediactl.command import All, Limit, app, command
-from mediactl.session import Session
+from mediactl.models import SnippetPart
+from mediactl.session import Session, all_of
 
 
 @command(app, "search")
@@ -25,16 +25,11 @@ def search(
 
     Prints a line for each place: media id, time, file name, and what was said there.
     """
-    hits, more = session.api.items(
-        "transcripts",
-        "search",
-        limit=0 if everything else limit,
-        # A shell takes the quotes of a phrase away.
-        q=" ".join(f'"{word}"' if " " in word and '"' not in word else word for word in words),
-        room=None if room is None else room_id(room),
-        owner="me" if mine else None,
-        language=language,
-    )
+    # A shell takes the quotes of a phrase away.
+    query = " ".join(f'"{word}"' if " " in word and '"' not in word else word for word in words)
+    most = None if everything else limit
+    found = session.client.search(query, room=room, owner="me" if mine else None, language=language, limit=most)
+    hits, more = all_of(found)
     if session.as_json:
         render.data(hits)
         return
@@ -52,7 +47,7 @@ def search(
         render.note(f"These are the first {len(hits)}; --all shows all.")
 
 
-def _marked(snippet: list[dict[str, Any]]) -> Text:
+def _marked(snippet: list[SnippetPart]) -> Text:
     """A snippet for a terminal, what was searched for in bold."""
     return Text("  ").join(
         [
