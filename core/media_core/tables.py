@@ -318,6 +318,8 @@ class JobRow(SQLModel, table=True):
     error_code: str | None = Field(default=None, sa_type=Text)
     error_detail: str | None = Field(default=None, sa_type=Text)
     progress: float = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    place: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    """Where the next worker goes on (`media_workers.transcribe.Place`)."""
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     postponed: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     """How often in a row it was handed back because a dependency was away. That counts as no attempt."""
@@ -350,6 +352,8 @@ class SegmentRow(SQLModel, table=True):
     end: float
     text: str = Field(sa_type=Text)
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
+    language: str | None = Field(default=None, sa_type=Text)
+    """Where the job was asked for a language of each segment."""
     channel: int | None = None
     """Of a job with split channels: which one, from 1."""
 
