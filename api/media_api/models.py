@@ -59,7 +59,10 @@ class Media(BaseModel):
     thumbnail_id: str | None = Field(
         description="Null where the type has no thumbnail.", examples=[ids.thumbnail_id(_MEDIA_ID)]
     )
-    width: int | None = Field(description="Pixels, as shown: upright, and with square pixels.", examples=[1920])
+    width: int | None = Field(
+        description="Pixels, as shown: upright, and with square pixels. Of a PDF: points of its first page.",
+        examples=[1920],
+    )
     height: int | None = Field(examples=[1080])
     scan_status: ScanStatus = Field(description="The virus scan's verdict so far.", examples=["clean"])
 

@@ -47,7 +47,10 @@ def require_thumbnail(item: Item) -> None:
             retry_after=RETRY_AFTER_SECONDS,
         )
     if item.thumbnail_status != "ready":
-        raise Refused("no_thumbnail", f"This is {media_types.named(item.mime_type)}; it is kept, and has no thumbnail.")
+        why = f"{item.details['no_thumbnail']}; it" if "no_thumbnail" in item.details else "it"
+        raise Refused(
+            "no_thumbnail", f"This is {media_types.named(item.mime_type)}; {why} is kept, and has no thumbnail."
+        )
 
 
 def thumbnail_name(item: Item, extension: str = "webp") -> str:

@@ -115,7 +115,7 @@ class Media(TypedDict):
     thumbnail_id: str | None
     """Null where the type has no thumbnail."""
     width: int | None
-    """Pixels, as shown: upright, and with square pixels."""
+    """Pixels, as shown: upright, and with square pixels. Of a PDF: points of its first page."""
     height: int | None
     scan_status: Literal["pending", "clean", "infected", "unscannable", "error"]
     """The virus scan's verdict so far."""
@@ -134,7 +134,7 @@ class MediaInfo(TypedDict):
     thumbnail_id: str | None
     """Null where the type has no thumbnail."""
     width: int | None
-    """Pixels, as shown: upright, and with square pixels."""
+    """Pixels, as shown: upright, and with square pixels. Of a PDF: points of its first page."""
     height: int | None
     scan_status: Literal["pending", "clean", "infected", "unscannable", "error"]
     """The virus scan's verdict so far."""
@@ -167,7 +167,7 @@ class RoomFile(TypedDict):
     thumbnail_id: str | None
     """Null where the type has no thumbnail."""
     width: int | None
-    """Pixels, as shown: upright, and with square pixels."""
+    """Pixels, as shown: upright, and with square pixels. Of a PDF: points of its first page."""
     height: int | None
     scan_status: Literal["pending", "clean", "infected", "unscannable", "error"]
     """The virus scan's verdict so far."""

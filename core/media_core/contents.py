@@ -97,7 +97,8 @@ class Facts:
     height: int | None = None
     duration: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    """More that some contents have: the `charset` of text, the `thumbhash` of a picture. Keys and values are JSON."""
+    """More that some contents have: the `charset` of text, the `thumbhash` of a picture, why a document has
+    `no_thumbnail`. Keys and values are JSON."""
     thumbnail_status: str = "none"
     thumbnail_sha256: str | None = None
     thumbnail_size: int = 0

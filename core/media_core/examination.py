@@ -68,8 +68,11 @@ class Examination:
             return Examined(Facts(source.size, mime_type, thumbnail_status="pending"))
         except DecodingFailed as error:
             _log.info("not_decoded", mime_type=mime_type, size=source.size, code=error.code, detail=error.detail)
-            if media_types.category(mime_type) == "image":
-                return Examined(await self._measure(source, mime_type))
+            match media_types.category(mime_type):
+                case "image":
+                    return Examined(await self._measure(source, mime_type))
+                case "document":
+                    return Examined(Facts(source.size, mime_type, details={"no_thumbnail": error.detail}))
         if mime_type.startswith("text/"):
             looked_at = await source.read(0, CHARSET_BYTES)
             found = await asyncio.to_thread(sniffing.charset, looked_at, is_whole=len(looked_at) == source.size)

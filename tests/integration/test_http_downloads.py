@@ -288,6 +288,20 @@ async def test_a_type_without_a_thumbnail_has_none(api: Api) -> None:
         problem(signed, 404, "no_thumbnail")
 
 
+@pytest.mark.parametrize(
+    ("data", "name", "sentence"),
+    [
+        (b"%PDF-1.7\n%%EOF\n", "a.pdf", "This is a PDF document (application/pdf); it is damaged, or has no page; it"),
+        (b"a;b\n1;2\n", "a.csv", "This is a table as text (text/csv); it"),
+    ],
+)
+async def test_it_is_said_why_there_is_no_thumbnail(api: Api, data: bytes, name: str, sentence: str) -> None:
+    async with api.client() as client:
+        uploaded = await clean(api, client, data, name)
+        refused = problem(await client.get(path_of(uploaded, "/thumbnail")), 404, "no_thumbnail")
+    assert refused["detail"] == f"{sentence} is kept, and has no thumbnail."
+
+
 async def test_a_videos_thumbnail_is_early_until_it_is_made(api: Api) -> None:
     webp = io.BytesIO()
     Image.new("RGB", (64, 48)).save(webp, "WEBP")

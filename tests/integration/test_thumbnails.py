@@ -22,6 +22,7 @@ from media_core.decoding import (
     MediaFacts,
     Thumbnail,
 )
+from media_core.examination import Examination
 from media_core.thumbnails import SIZES, make_thumbnail, variant
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes
@@ -776,3 +777,75 @@ async def test_a_thumbnail_has_a_thumbhash(decoding_pool: DecodingPool, kind: st
     thumbnail = await make_thumbnail(decoding_pool, source, "image/png" if kind == "picture" else "video/mp4")
     assert thumbnail.details == {"thumbhash": thumbnail.thumbhash}
     assert 5 < len(base64.b64decode(thumbnail.thumbhash or "", validate=True)) < 30
+
+
+# --- a PDF's first page ----------------------------------------------------------------------------------------------
+
+
+def document(box: str = "0 0 595 842", *, more: str = "", trailer: str = "", pages: str = "[3 0 R]/Count 1") -> bytes:
+    """A PDF of one page with a word on it, without a table of its objects: readers find these by themselves."""
+    return (
+        f"%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj 2 0 obj<</Type/Pages/Kids{pages}>>endobj "
+        f"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[{box}]{more}/Contents 4 0 R"
+        "/Resources<</Font<</F 5 0 R>>>>>>endobj "
+        "4 0 obj<</Length 43>>stream\nBT /F 150 Tf 40 600 Td (Invoice) Tj ET      \nendstream endobj "
+        "5 0 obj<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>endobj "
+        f"6 0 obj<</Filter/Standard/V 1/R 2/O<{'11' * 32}>/U<{'22' * 32}>/P -4>>endobj "
+        f"trailer<</Root 1 0 R{trailer}>>"
+    ).encode()
+
+
+async def test_the_thumbnail_of_a_pdf_is_its_first_page(decoding_pool: DecodingPool) -> None:
+    data = document()
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "application/pdf")
+    assert (thumbnail.width, thumbnail.height) == (724, 1024)
+    assert (thumbnail.source_width, thumbnail.source_height) == (595, 842)
+    image = shown(thumbnail).convert("L")
+    assert image.getpixel((5, 5)) == 255
+    assert image.getextrema()[0] < 50
+    assert len(base64.b64decode(thumbnail.details["thumbhash"])) > 5
+    facts = (await Examination(decoding_pool).examine(BytesSource(data), data[:100], "a.pdf", None)).facts
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == (
+        "application/pdf",
+        595,
+        842,
+        "ready",
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (document(more="/Rotate 90"), (842, 595)),
+        (document("0 0 50 80"), (50, 80)),
+        (document("595 842 0 0"), (595, 842)),
+        (document(more="/CropBox[100 100 300 200]"), (200, 100)),
+    ],
+)
+async def test_a_page_has_its_shape_and_is_not_blown_up(
+    decoding_pool: DecodingPool, data: bytes, size: tuple[int, int]
+) -> None:
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "application/pdf")
+    assert (thumbnail.source_width, thumbnail.source_height) == size
+    assert max(thumbnail.width, thumbnail.height) == min(1024, 2 * max(size))
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "sentence"),
+    [
+        (document(trailer="/Encrypt 6 0 R/ID[<00><00>]"), "unsupported", "it is encrypted, and needs a password"),
+        (document(pages="[]/Count 0"), "corrupt", "it is damaged, or has no page"),
+        (document("0 0 99999 99999"), "too_large", "its first page has 99999 x 99999 points, more than 14400 a side"),
+        (document("0 0 14000 1"), "too_large", "its first page is a line of 14000 x 1 points"),
+        (b"%PDF-1.7\n" + bytes(1000), "corrupt", "it is damaged, or has no page"),
+    ],
+)
+async def test_a_pdf_that_cannot_be_shown_says_why(
+    decoding_pool: DecodingPool, data: bytes, code: str, sentence: str
+) -> None:
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(decoding_pool, BytesSource(data), "application/pdf")
+    assert (failed.value.code, failed.value.detail) == (code, sentence)
+    facts = (await Examination(decoding_pool).examine(BytesSource(data), data[:100], "a.pdf", None)).facts
+    assert (facts.mime_type, facts.thumbnail_status) == ("application/pdf", "none")
+    assert facts.details == {"no_thumbnail": sentence}

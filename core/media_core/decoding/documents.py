@@ -52,7 +52,7 @@ def page(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
     try:
         document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
-        code, said = _SAID.get(error.err_code, ("corrupt", "it is damaged, or no PDF"))
+        code, said = _SAID.get(error.err_code, ("corrupt", "it is damaged, or has no page"))
         raise CannotDecode(code, said) from error
     try:
         return _first(document, max_side)
