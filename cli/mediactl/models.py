@@ -187,6 +187,34 @@ class RoomFile(TypedDict):
     added_at: str
 
 
+class SearchHit(TypedDict):
+    """A place in a recording where something was said."""
+
+    media_id: str
+    filename: str
+    mime_type: str
+    uploaded_by: str
+    rooms: list[str]
+    """The rooms it is attached to, as far as you may see them."""
+    job_id: str | None
+    """The transcription, if it is yours and still there."""
+    task: Literal["transcribe", "translate"]
+    language: str | None
+    """Of the text."""
+    segment: int
+    """The segment's `id`; of several, the first one's."""
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds."""
+    speaker: str | None
+    """With `channels=split` only."""
+    rank: float
+    """Higher is better, within a part of the list."""
+    snippet: list["SnippetPart"]
+    """The text around the first mark; joined, the parts are the text."""
+
+
 class Segment(TypedDict):
     """What was said between `start` and `end`, in seconds."""
 
@@ -223,6 +251,14 @@ class SignedOne(TypedDict):
     error: "SignError | None"
 
 
+class SnippetPart(TypedDict):
+    """A piece of a snippet. It is plain text, never markup."""
+
+    text: str
+    marked: bool
+    """It is what was searched for."""
+
+
 class SoundTrack(TypedDict):
     """One of a recording's sound tracks, as the file describes it."""
 
@@ -234,6 +270,18 @@ class SoundTrack(TypedDict):
     title: str | None
     decodes: bool
     """False: it can't be heard here."""
+
+
+class Transcript(TypedDict):
+    """A completed transcription's result."""
+
+    transcript: str
+    """The whole text."""
+    segments: list["Segment"]
+    language: str | None
+    """ISO 639; null where nobody speaks."""
+    duration: float
+    """Seconds."""
 
 
 class UploadProgress(TypedDict):

@@ -8,6 +8,7 @@ export type FileInfo = Schemas["MediaInfo"];
 export type Job = Schemas["Job"];
 export type Usage = Schemas["Usage"];
 export type Segment = Schemas["Segment"];
+export type Word = Schemas["Word"];
 export type SignedOne = Schemas["SignedOne"];
 export type ScanStatus = FileInfo["scan_status"];
 export interface Page<T> {
@@ -140,6 +141,16 @@ export async function sign(file: string): Promise<{ url: string; expires_at: str
   }
   return { url: signed.url, expires_at: signed.expires_at };
 }
+
+/** A place in a recording where something was said. */
+export interface Hit {
+  media_id: string;
+  filename: string;
+  start: number;
+  snippet: { text: string; marked: boolean }[];
+}
+
+export const listSaid = (query: Query, signal: AbortSignal) => json<Page<Hit>>("GET", "/v1/transcripts/search", { query, signal });
 
 // --- jobs, usage -----------------------------------------------------------------------------------------------------
 

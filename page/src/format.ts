@@ -33,10 +33,10 @@ const STEPS: [Intl.RelativeTimeFormatUnit, number][] = [
   ["day", 86400],
 ];
 
-/** `3 minutes ago` within a week, else the day. */
+/** `3 min. ago` within a week, else the day. */
 export function ago(iso: string, now: number, locale = "en"): string {
   const seconds = (Date.parse(iso) - now) / 1000;
-  const words = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
+  const words = new Intl.RelativeTimeFormat(locale, { numeric: "auto", style: "short" });
   if (Math.abs(seconds) < 45) return words.format(0, "second");
   if (Math.abs(seconds) >= 7 * 86400) {
     return new Date(iso).toLocaleDateString(locale, { day: "numeric", month: "short", year: "numeric" });

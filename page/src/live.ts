@@ -6,7 +6,7 @@ import { signal } from "@preact/signals";
 import * as api from "./api.ts";
 import * as files from "./files.ts";
 import * as jobs from "./jobs.ts";
-import { events, type ServerEvent } from "./sse.ts";
+import { events } from "./sse.ts";
 
 export const isConnected = signal(true);
 export const usage = signal<api.Usage | null>(null);
@@ -20,11 +20,9 @@ const PENDING_AT_ONCE = 20;
 /** Files that this page has uploaded, until their verdict: id -> name. */
 const awaited = new Map<string, string>();
 let onVerdict: (name: string, verdict: "infected" | "unscannable" | "clean", id: string) => void = () => {};
-let onChanged: (id: string) => void = () => {};
 
-export function start(verdict: typeof onVerdict, changed: typeof onChanged): void {
+export function start(verdict: typeof onVerdict): void {
   onVerdict = verdict;
-  onChanged = changed;
   void follow();
 }
 
@@ -44,20 +42,22 @@ async function follow(): Promise<void> {
   let last: string | null = null;
   for (;;) {
     try {
-      await catchUp();
-      isConnected.value = true;
       const headers: Record<string, string> = { Accept: "text/event-stream" };
       if (last !== null) headers["Last-Event-ID"] = last;
       const answer = await api.request("GET", "/v1/events", { headers });
       if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream") || !answer.body) return poll();
+      // The stream has begun, so nothing is missed between this look and its first event.
+      await catchUp();
       for await (const event of events(answer.body)) {
         isConnected.value = true;
         last = event.id ?? last;
-        happened(event);
+        if (event.data !== "") happened(event.data);
       }
     } catch (error) {
-      if (error instanceof api.Problem && [404, 405, 406].includes(error.status)) return poll();
-      isConnected.value = !(error instanceof api.Problem && error.status === 0);
+      const status = error instanceof api.Problem ? error.status : -1;
+      if (status === 410) last = null; // what it was is no longer kept; `catchUp` looks at everything
+      else if (status >= 400 && status < 500) return poll();
+      isConnected.value = status !== 0;
     }
     await pause(RECONNECT);
   }
@@ -65,13 +65,12 @@ async function follow(): Promise<void> {
 
 async function poll(): Promise<void> {
   for (;;) {
-    await pause(document.hidden ? POLL_HIDDEN : POLL);
     try {
       await catchUp();
-      isConnected.value = true;
     } catch (error) {
       isConnected.value = !(error instanceof api.Problem && error.status === 0);
     }
+    await pause(document.hidden ? POLL_HIDDEN : POLL);
   }
 }
 
@@ -102,12 +101,11 @@ async function catchUp(): Promise<void> {
   const pending = files.files.value.filter((file) => file.scan_status === "pending").map((file) => file.media_id);
   const wanted = new Set([...awaited.keys(), ...pending.slice(0, PENDING_AT_ONCE)]);
   await Promise.all([...wanted].map(look));
+  isConnected.value = true;
 }
 
 async function look(id: string): Promise<void> {
-  const before = files.find(id)?.scan_status;
   const now = await files.look(id);
-  if (now === null || now.scan_status !== before) onChanged(id);
   const name = awaited.get(id);
   if (name === undefined || now?.scan_status === "pending" || now?.scan_status === "error") return;
   awaited.delete(id);
@@ -120,10 +118,23 @@ async function look(id: string): Promise<void> {
 const due = new Set<string>();
 let isDue = false;
 
-function happened(event: ServerEvent): void {
-  const id = mediaIn(event.data);
-  if (id === null) return;
-  due.add(id);
+interface Happened {
+  type: string;
+  media_id: string;
+  data?: { scan_status?: string };
+}
+
+function happened(data: string): void {
+  const { type, media_id: id, data: facts } = JSON.parse(data) as Happened;
+  if (type === "deleted") {
+    awaited.delete(id);
+    files.drop(id);
+  } else if (type === "scanned" && facts?.scan_status === "infected") {
+    const name = awaited.get(id) ?? files.find(id)?.filename;
+    awaited.delete(id);
+    files.drop(id);
+    if (name !== undefined) onVerdict(name, "infected", id);
+  } else due.add(id);
   if (isDue) return;
   isDue = true;
   // Several events of one moment are one look.
@@ -131,12 +142,8 @@ function happened(event: ServerEvent): void {
     isDue = false;
     const ids = [...due];
     due.clear();
-    for (const each of ids) look(each).then(() => onChanged(each)).catch(() => {});
+    for (const each of ids) look(each).catch(() => {});
     jobs.refresh().catch(() => {});
     refreshUsage().catch(() => {});
   }, 150);
-}
-
-function mediaIn(data: string): string | null {
-  return /"media_id"\s*:\s*"(med-[0-9A-Za-z]+)"/.exec(data)?.[1] ?? null;
 }

@@ -26,7 +26,7 @@ export function fragmentOf(place: Partial<Place>): string {
   if (place.jobs) path += "jobs/";
   if (place.room) path += `rooms/${encodeURIComponent(place.room)}/`;
   if (place.file) path += `files/${encodeURIComponent(place.file)}`;
-  return path.replace(/(.)\/$/, "$1") + (place.at != null ? `?at=${place.at}` : "");
+  return (path === "#/" ? path : path.replace(/\/$/, "")) + (place.at != null ? `?at=${place.at}` : "");
 }
 
 function decoded(part: string): string {

@@ -128,6 +128,7 @@ CASES = {
                 "cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60},
                 "signedUrlMaxSeconds": 86400,
                 "uploadHours": 48,
+                "uploadDraft": True,
                 "page": True,
                 "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
             },

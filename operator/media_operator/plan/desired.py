@@ -61,6 +61,8 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
         settings["MEDIA_API_SIGNED_URL_MAX_SECONDS"] = str(api.signed_url_max_seconds)
     if api.upload_hours != 24:
         settings["MEDIA_UPLOAD_HOURS"] = str(api.upload_hours)
+    if api.upload_draft:
+        settings["MEDIA_UPLOAD_DRAFT"] = "true"
     if api.page:
         settings["MEDIA_PAGE"] = "true"
     if oidc is not None and oidc.page is not None and api.page:

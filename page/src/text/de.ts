@@ -41,7 +41,7 @@ export const de: Text = {
   added: "Hinzugefügt",
   verdict: "Virenprüfung",
   actions: (name) => `Aktionen für ${name}`,
-  open: (name) => `${name} öffnen`,
+  open: "Öffnen",
   navigation: "Räume und Aufträge",
   menu: "Menü",
   close: "Schließen",
@@ -54,9 +54,6 @@ export const de: Text = {
   searchAll: "Namen und Gesprochenes suchen",
   clear: "Suche leeren",
   said: "In Aufnahmen gesagt",
-  named: "Namen",
-  saidNothing: (words) => `In keinem Transkript, das Sie sehen dürfen, sagt jemand „${words}“.`,
-  at: (time, name) => `${name}, bei ${time}`,
 
   emptyTitle: "Noch keine Dateien",
   emptyText: "Ziehen Sie Dateien hierher, fügen Sie ein Bild ein oder wählen Sie welche aus. Jede wird auf Viren geprüft, bevor andere sie lesen können.",

@@ -41,7 +41,7 @@ export const en = {
   added: "Added",
   verdict: "Virus scan",
   actions: (name: string) => `Actions for ${name}`,
-  open: (name: string) => `Open ${name}`,
+  open: "Open",
   navigation: "Rooms and jobs",
   menu: "Menu",
   close: "Close",
@@ -55,9 +55,6 @@ export const en = {
   searchAll: "Search names and speech",
   clear: "Clear the search",
   said: "Said in recordings",
-  named: "Names",
-  saidNothing: (words: string) => `Nobody says “${words}” in a transcript that you may see.`,
-  at: (time: string, name: string) => `${name}, at ${time}`,
 
   // empty states
   emptyTitle: "No files yet",

@@ -8,6 +8,7 @@ import { go, openFile, place } from "../place.ts";
 import { claims, current, hasEnded, settings } from "../session.ts";
 import { text } from "../text/index.ts";
 import { complain, say } from "../toasts.ts";
+import * as spoken from "../spoken.ts";
 import * as uploads from "../uploads.ts";
 import { Dialogs } from "./dialogs.tsx";
 import { Files } from "./files.tsx";
@@ -46,7 +47,8 @@ function startOnce(): void {
       say(text.value.wasInfected(name), { isProblem: true });
       if (place.value.file === id) openFile(null, null, true);
     } else if (verdict === "unscannable") say(text.value.isUnscannable(name), { isProblem: true });
-  }, () => {});
+  });
+  spoken.start();
   whenEnded((job) => {
     const id = job.media_id;
     const name = (id && files.find(id)?.filename) ?? text.value.soundName;

@@ -17,7 +17,7 @@ export function itemsFor(file: FileInfo, isOpen: boolean): Item[] {
   const t = text.value;
   const kind = kindOf(file.mime_type);
   const items: (Item | false)[] = [
-    !isOpen && { label: t.open(file.filename), icon: "eye", run: () => openFile(file.media_id) },
+    !isOpen && { label: t.open, icon: "eye", run: () => openFile(file.media_id) },
     !isOpen && { label: t.download, icon: "download", run: () => void actions.download(file) },
     { label: t.link, icon: "link", run: () => (asked.value = { dialog: "link", file }) },
     isMine(file) && { label: t.rename, icon: "pen", run: () => (asked.value = { dialog: "rename", file }) },

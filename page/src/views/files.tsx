@@ -4,10 +4,12 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { asked } from "../actions.ts";
 import type { FileInfo } from "../api.ts";
 import * as files from "../files.ts";
-import { ago, moment, size, typeName, type Kind } from "../format.ts";
+import { ago, clock, moment, size, typeName, type Kind } from "../format.ts";
 import type { Sort } from "../listing.ts";
 import { openFile } from "../place.ts";
+import { fragmentOf } from "../route.ts";
 import { claims } from "../session.ts";
+import * as spoken from "../spoken.ts";
 import { text } from "../text/index.ts";
 import { columnsIn, moved, window as inSight } from "../virtual.ts";
 import { openFileMenu, removed } from "./file_menu.ts";
@@ -17,7 +19,7 @@ import { Thumb } from "./thumb.tsx";
 const KEPT = "media-layout";
 const layout = signal<"grid" | "list">(localStorage.getItem(KEPT) === "list" ? "list" : "grid");
 
-const LEAST_TILE = 156;
+const LEAST_TILE = 176;
 const LEAST_TILE_NARROW = 128;
 const GAP = 12;
 const TILE_TEXT = 58;
@@ -63,11 +65,38 @@ export function Files() {
           </div>
         </div>
       </div>
+      <Said />
       {files.failure.value !== null && all.length === 0
         ? <div class="empty" role="alert"><span class="empty-mark"><Icon name="warning" /></span><h3>{t.listFailed}</h3><p>{files.failure.value}</p>
             <button onClick={() => void files.more()}>{t.retry}</button></div>
-        : all.length === 0 && files.isComplete.value ? <Empty /> : <Scroller key={layout.value} all={all} />}
+        : all.length === 0 && files.isComplete.value ? spoken.hits.value.length === 0 && <Empty /> : <Scroller key={layout.value} all={all} />}
     </>
+  );
+}
+
+/** Where the words that are searched for are said. */
+function Said() {
+  const t = text.value;
+  const hits = spoken.hits.value;
+  if (hits.length === 0) return null;
+  return (
+    <section class="said-hits" aria-label={t.said}>
+      <h3><Icon name="words" />{t.said}</h3>
+      <ul>
+        {hits.map((hit) => (
+          <li key={`${hit.media_id} ${hit.start}`}>
+            <a href={fragmentOf({ file: hit.media_id, at: hit.start })} onClick={(event) => {
+              if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+              event.preventDefault();
+              openFile(hit.media_id, hit.start);
+            }}>
+              <span class="hit-text" dir="auto">{hit.snippet.map((part, index) => (part.marked ? <mark key={index}>{part.text}</mark> : part.text))}</span>
+              <span class="quiet-text"><bdi>{hit.filename}</bdi> · {clock(hit.start)}</span>
+            </a>
+          </li>
+        ))}
+      </ul>
+    </section>
   );
 }
 

@@ -4,6 +4,7 @@ import { asked } from "../actions.ts";
 import * as files from "../files.ts";
 import { place } from "../place.ts";
 import { claims, signOut } from "../session.ts";
+import * as spoken from "../spoken.ts";
 import { choose, language, LANGUAGES, text } from "../text/index.ts";
 import * as uploads from "../uploads.ts";
 import { Icon } from "./icons.tsx";
@@ -37,6 +38,7 @@ export function Header({ tenant }: { tenant: string }) {
 
 function Search() {
   const t = text.value;
+  const label = spoken.isOffered.value ? t.searchAll : t.search;
   const typed = useSignal(files.view.peek().name);
   const timer = useRef(0);
   const { name } = files.view.value;
@@ -56,8 +58,8 @@ function Search() {
       look(typed.value, 0);
     }}>
       <Icon name="search" />
-      <input id="search" type="search" autocomplete="off" enterkeyhint="search" maxLength={255} placeholder={t.search}
-        aria-label={t.search} value={typed.value} onInput={(event) => look(event.currentTarget.value, TYPING)}
+      <input id="search" type="search" autocomplete="off" enterkeyhint="search" maxLength={255} placeholder={label}
+        aria-label={label} value={typed.value} onInput={(event) => look(event.currentTarget.value, TYPING)}
         onKeyDown={(event) => event.key === "Escape" && look("", 0)} />
       {typed.value !== "" && <button type="button" class="plain" aria-label={t.clear} onClick={() => {
         look("", 0);

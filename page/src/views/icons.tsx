@@ -43,7 +43,7 @@ export type IconName = keyof typeof PATHS;
 
 export function Icon({ name, flips = false }: { name: IconName; flips?: boolean }) {
   return (
-    <svg class={flips ? "icon flips" : "icon"} viewBox="0 0 24 24" aria-hidden="true" focusable="false">
+    <svg class={`icon${flips ? " flips" : ""}${name === "more" ? " dots" : ""}`} viewBox="0 0 24 24" aria-hidden="true" focusable="false">
       <path d={PATHS[name]} />
     </svg>
   );

@@ -1,9 +1,10 @@
 /** What is said: it follows the player, and each sentence leads to its moment. */
 import { useSignal } from "@preact/signals";
+import { Fragment } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { asked } from "../actions.ts";
 import * as api from "../api.ts";
-import type { FileInfo, Job } from "../api.ts";
+import type { FileInfo, Job, Segment, Word } from "../api.ts";
 import { clock } from "../format.ts";
 import * as jobs from "../jobs.ts";
 import { text } from "../text/index.ts";
@@ -45,8 +46,11 @@ export function useTranscript(file: FileInfo | null, isWanted: boolean): Heard {
       isOver = true;
     };
   }, [id, isWanted, mark]);
-  useEffect(() => () => {
-    if (captions.value) URL.revokeObjectURL(captions.value);
+  useEffect(() => {
+    const url = captions.value;
+    return () => {
+      if (url) URL.revokeObjectURL(url);
+    };
   }, [captions.value]);
   useEffect(() => {
     if (!job.value || !jobs.isUnderWay(job.value)) return;
@@ -95,11 +99,22 @@ function Segments({ job, playing }: { job: Job; playing: Playing }) {
           <button class={index === now ? "segment now" : "segment"} aria-current={index === now ? "true" : undefined} onClick={() => (playing.wanted.value = segment.start)}>
             <span class="time"><span class="unseen">{t.playFrom(clock(segment.start))}</span><span aria-hidden="true">{clock(segment.start)}</span></span>
             <span dir="auto">{index === now && segment.words?.length
-              ? segment.words.map((word, at) => <span key={at} class={seconds + 0.05 >= word.start && seconds <= word.end + 0.1 ? "word now" : "word"}>{word.word}</span>)
+              ? wordsOf(segment).map(([before, word], at) => <Fragment key={at}>{before}<span class={seconds + 0.05 >= word.start && seconds <= word.end + 0.1 ? "word now" : "word"}>{word.word.trim()}</span></Fragment>)
               : segment.text.trim()}</span>
           </button>
         </li>
       ))}
     </ol>
   );
+}
+
+/** The words of a segment, each with what stands before it in the text: a space in most languages, in some nothing. */
+function wordsOf(segment: Segment): [string, Word][] {
+  let at = 0;
+  return segment.words!.map((word) => {
+    const found = segment.text.indexOf(word.word.trim(), at);
+    const before = found < 0 ? " " : segment.text.slice(at, found);
+    if (found >= 0) at = found + word.word.trim().length;
+    return [before, word];
+  });
 }

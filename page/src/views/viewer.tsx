@@ -140,7 +140,7 @@ function Details({ file }: { file: FileInfo }) {
         {file.rooms.map((room) => (
           <span class="chip" key={room} dir="auto">{room}<button class="plain" aria-label={t.removeFromRoom(room)} title={t.removeFromRoom(room)} onClick={() => void actions.detach(file, room)}><Icon name="close" /></button></span>
         ))}
-        <button class="quiet" onClick={() => (asked.value = { dialog: "room", file })}><Icon name="plus" />{t.addToRoom}</button>
+        <button class="quiet" aria-label={t.addToRoom} onClick={() => (asked.value = { dialog: "room", file })}><Icon name="plus" /><span aria-hidden="true">{t.add}</span></button>
       </span>
     )],
     ...(Object.keys(file.labels).length > 0 ? [[t.labels, <span class="chips">{Object.entries(file.labels).map(([key, value]) => <span class="chip" key={key}>{key}={value}</span>)}</span>] as [string, preact.ComponentChildren]] : []),
