@@ -222,19 +222,49 @@ class Api:
                     return
             time.sleep(1)
 
+    def events(self, *, types: Iterable[str], media_id: str | None, from_start: bool) -> Iterator[dict[str, Any]]:
+        """Events as they come, without end. After a broken connection it goes on behind the last one.
+
+        Raises Problem, also where events were missed (`cursor_expired`), and Unreachable after `PATIENCE` seconds.
+        """
+        query: dict[str, Any] = {"type": list(types), "start": "oldest" if from_start else "now"}
+        if media_id is not None:
+            query["media_id"] = media_id
+        last: str | None = None
+        silent_since: float | None = None
+        while True:
+            try:
+                for event_id, event in self._streamed("/v1/events", last, query):
+                    last, silent_since = event_id or last, None
+                    if event is not None:
+                        yield event
+            except Unreachable:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE:
+                    raise
+            time.sleep(1)
+
     def _events(self, job_id: str, last_event: str | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
+        for event_id, update in self._streamed(path_of("jobs", job_id, "events"), last_event):
+            if update is not None:
+                yield event_id, update
+
+    def _streamed(
+        self, path: str, last_event: str | None, query: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
+        """Server-sent events: their ids and their data. An id without data is one to go on from."""
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_event} if last_event else {})}
         timeout = httpx.Timeout(30, connect=10)
-        with self.open("GET", path_of("jobs", job_id, "events"), headers=headers, timeout=timeout) as response:
+        with self.open("GET", path, headers=headers, timeout=timeout, params=query) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 return
             with self._naming_failures():
                 for event in EventSource(response).iter_sse():
                     try:
-                        update = event.json()
+                        update = event.json() if event.data else None
                     except ValueError:
                         continue
-                    if isinstance(update, dict):
+                    if update is None or isinstance(update, dict):
                         yield event.id or None, update
 
     @contextmanager

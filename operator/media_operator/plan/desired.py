@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,12 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
         settings["MEDIA_CORS_MAX_AGE_SECONDS"] = str(api.cors.max_age_seconds)
     if api.signed_url_max_seconds != 300:
         settings["MEDIA_API_SIGNED_URL_MAX_SECONDS"] = str(api.signed_url_max_seconds)
+    if webhooks := tenant.spec.webhooks:
+        told = [
+            {"url": each.url, "events": sorted(each.events), "secret": f"{each.secret_ref.name}/{each.secret_ref.key}"}
+            for each in webhooks
+        ]
+        settings["MEDIA_WEBHOOKS"] = json.dumps(told)
     if oidc is not None:
         named = oidc.claims.model_dump(exclude_defaults=True)
         settings |= {f"MEDIA_OIDC_CLAIM_{claim.upper()}": name for claim, name in named.items()}
