@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from media_api.identifiers import checked_label
+from media_api.identifiers import LABEL_KEY, checked_label
 from media_core import events, ids, library
 from media_core.access import Item, rooms_for
 from media_core.job_kinds import JOB_KINDS, KINDS
@@ -136,6 +136,8 @@ class Attachment(BaseModel):
 
 
 MAX_LABELS = 16
+MOST_SIGNED_SECONDS = 604_800
+"""What any tenant can allow."""
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
@@ -146,6 +148,9 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+LabelValue = Annotated[str, Field(json_schema_extra={"format": "label-value"})]
+
+
 class Change(BaseModel):
     """What to change of a file."""
 
@@ -153,10 +158,11 @@ class Change(BaseModel):
 
     filename: str | None = Field(None, min_length=1, max_length=1024, description="As with an upload.")
     tenant_scope: bool | None = Field(None, description="Everybody of the tenant may see it.")
-    labels: Annotated[dict[str, str], AfterValidator(_labels)] | None = Field(
+    labels: Annotated[dict[str, LabelValue], AfterValidator(_labels)] | None = Field(
         None,
         description=f"All its labels: they take the place of those that it has. At most {MAX_LABELS}; a key has 1 to "
         "63 characters of `a-z0-9._-`, a value up to 255 printable ones.",
+        json_schema_extra={"maxProperties": MAX_LABELS, "propertyNames": {"pattern": f"^{LABEL_KEY}$"}},
         examples=[{"project": "atlas"}],
     )
 
@@ -176,7 +182,10 @@ class SignRequest(BaseModel):
     media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
     thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
     expires_in: int | None = Field(
-        None, ge=1, description="Seconds that the URLs are valid, up to what this tenant allows. Default: 300."
+        None,
+        ge=1,
+        description="Seconds that the URLs are valid, up to what this tenant allows. Default: 300.",
+        json_schema_extra={"maximum": MOST_SIGNED_SECONDS},
     )
     via: Literal["store", "api"] = Field(
         "store",
@@ -277,6 +286,17 @@ class Segment(BaseModel):
     end: float = Field(examples=[3.2])
     text: str = Field(examples=["Hello"])
     words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
+
+
+class Transcript(BaseModel):
+    """A completed transcription's result."""
+
+    model_config = ConfigDict(extra="allow")
+
+    transcript: str = Field(description="The whole text.")
+    segments: list[Segment]
+    language: str | None = Field(description="ISO 639; null where nobody speaks.")
+    duration: float = Field(description="Seconds.")
 
 
 class SoundTrack(BaseModel):

@@ -272,6 +272,18 @@ class SoundTrack(TypedDict):
     """False: it can't be heard here."""
 
 
+class Transcript(TypedDict):
+    """A completed transcription's result."""
+
+    transcript: str
+    """The whole text."""
+    segments: list["Segment"]
+    language: str | None
+    """ISO 639; null where nobody speaks."""
+    duration: float
+    """Seconds."""
+
+
 class UploadProgress(TypedDict):
     """How far an upload in several requests is."""
 
