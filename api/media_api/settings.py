@@ -65,6 +65,10 @@ class UploadSettings(EnvironmentSettings):
     hours: float = Field(default=24, gt=0, le=24 * 30)
     """How long an upload stays that is not complete, from its last bytes on. Until then its bytes are reserved."""
 
+    draft: bool = False
+    """Whether `/v1/media/uploads` also speaks the IETF's draft of resumable uploads
+    (draft-ietf-httpbis-resumable-upload), as iOS does. The draft changes until it is a standard."""
+
 
 class AuthSettings(EnvironmentSettings):
     """Whose tokens are accepted: the tenant's own keys, or those of an OIDC issuer."""

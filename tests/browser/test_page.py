@@ -360,7 +360,8 @@ async def test_a_link_for_five_minutes_reads_the_file_without_a_token(run: MakeR
     await menu(page, "linked.txt", "Link for five minutes")
     address = page.get_by_label("Link", exact=True)
     await expect(address).to_have_value(re.compile("^http"))
-    assert httpx.get(await address.input_value()).text == "by its link"
+    async with httpx.AsyncClient() as anybody:
+        assert (await anybody.get(await address.input_value())).text == "by its link"
     await page.keyboard.press("Escape")
     async with page.expect_download() as started:
         await menu(page, "linked.txt", "Download")

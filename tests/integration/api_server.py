@@ -33,7 +33,7 @@ from media_api.app import create_app, services_of
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, CorsSettings, PageSettings, ServerSettings, Settings
 from media_core import policy
-from media_core.database import Database, migrate
+from media_core.database import Database
 from media_core.library import Library
 from media_core.policy import Policy, PolicyReader
 from media_core.queue import Lease, Queue
@@ -42,6 +42,7 @@ from media_core.store import FolderStore, StoreSettings
 from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
+from tests.integration.migrating import make_tables
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
 USER = ("media:read", "media:write", "transcribe")
@@ -233,7 +234,7 @@ def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
         admin.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
         admin.execute(text(f"ALTER ROLE {schema} SET search_path = {schema}"))
     url = postgres.url("postgres", user=schema, password=password)
-    migrate(postgres.admin_url, schema, schema)
+    make_tables(postgres.admin_url, schema)
     yield TenantDatabase(tenant_id, schema, url, postgres.admin_url)
     with engine.connect() as admin:
         admin.execute(

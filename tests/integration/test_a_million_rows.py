@@ -22,6 +22,7 @@ from media_core import births, sweep
 from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding import DecodingPool
+from media_core.events import Events, Place
 from media_core.examination import Examination
 from media_core.library import Library
 from media_core.listing import Order, Wanted
@@ -95,6 +96,10 @@ INSERT INTO orphan (sha256, size, first_seen)
 SELECT 'f' || lpad(to_hex(n), 63, '0'), 1000, now() - n * interval '1 minute' FROM generate_series(1, {ORPHANS}) AS n;
 INSERT INTO swept (id, listed, orphans, orphan_bytes, orphans_kept, orphans_released_at)
 VALUES (1, {ORPHANS}, {ORPHANS}, {ORPHANS} * 1000, true, now() - ({ORPHANS} - 50) * interval '1 minute');
+INSERT INTO event (position, type, media_id, owner, data, created_at)
+SELECT CASE WHEN n <= {MANY} - 20000 THEN n END, 'stored', {_MEDIA}, CASE WHEN n % 2 = 0 THEN 'alice' ELSE 'user-9' END,
+    '{{"filename": "a.jpg"}}', now() - ({MANY} - n) * interval '0.605 seconds' FROM generate_series(1, {MANY}) AS n;
+UPDATE event_head SET placed = {MANY} - 20000;
 UPDATE usage SET max_bytes = 1000000000000000, reserved_bytes = (SELECT sum(bytes) FROM reservation);
 {sweep._COUNT_ANEW};
 UPDATE birth SET epoch = 100"""  # noqa: S608 (constants)
@@ -229,6 +234,8 @@ async def _requests(uploads: Uploads, library: Library, run: int, measured: Meas
     measured.doing = "list nothing"
     await library.list_room(person("x", "nowhere"), "nowhere")
     await _lists(library, measured)
+    measured.doing = "events"
+    await _events(Events(library.database), run)
     measured.doing = "change"
     await library.change(ALICE, one.media_id, filename="b.jpg", labels={"project": "atlas", "run": str(run)})
     measured.doing = "sign"
@@ -242,6 +249,14 @@ async def _requests(uploads: Uploads, library: Library, run: int, measured: Meas
         await library.delete(ALICE, item.media_id)
     await library.delete(ALICE, one.media_id)
     await library.delete(ADMIN, _item(n), forget_key=f"key-{n}")
+
+
+async def _events(events: Events, run: int) -> None:
+    """From the oldest on, from the middle on, and what comes last."""
+    first = await events.first()
+    for place in (first, Place(first.incarnation, MANY // 2 + run), Place(first.incarnation, MANY - 20_000)):
+        await events.checked(place)
+        await events.page(person("nobody"), place, limit=50)
 
 
 FILTERS: dict[str, dict[str, Any]] = {

@@ -24,6 +24,15 @@ class ApiShape:
 
 
 @dataclass(frozen=True)
+class BucketCors:
+    """Which web apps may read what signed URLs of the bucket answer."""
+
+    origins: tuple[str, ...]
+    """At least one; `*.` stands for the first labels, as S3 has it."""
+    max_age_seconds: int
+
+
+@dataclass(frozen=True)
 class WorkerShape:
     """How many workers of each kind may run, and what the next ones are started with."""
 
@@ -52,6 +61,8 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
         settings["MEDIA_API_SIGNED_URL_MAX_SECONDS"] = str(api.signed_url_max_seconds)
     if api.upload_hours != 24:
         settings["MEDIA_UPLOAD_HOURS"] = str(api.upload_hours)
+    if api.upload_draft:
+        settings["MEDIA_UPLOAD_DRAFT"] = "true"
     if api.page:
         settings["MEDIA_PAGE"] = "true"
     if oidc is not None and oidc.page is not None and api.page:
@@ -66,6 +77,15 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
         # Only then does the api decide by it; else another model would start it anew for nothing.
         settings["MEDIA_WHISPER_MODEL"] = transcription.model
     return settings
+
+
+def bucket_cors_of(tenant: MediaTenant) -> BucketCors | None:
+    """The origins that may call the api, and that of its page. None: there are none."""
+    api = tenant.spec.api
+    origins = list(api.cors.origins)
+    if api.page and api.host is not None:
+        origins.append(f"https://{api.host}")
+    return BucketCors(tuple(dict.fromkeys(origins)), api.cors.max_age_seconds) if origins else None
 
 
 def api_shape_of(tenant: MediaTenant) -> ApiShape:

@@ -265,6 +265,9 @@ class Api(Structural):
     upload_hours: int = Field(24, ge=1, le=720)
     """Hours that an upload in several requests (tus) stays when it is not complete, from its last bytes on. Until then
     its bytes count in the quota."""
+    upload_draft: bool = False
+    """True: uploads in several requests also by the IETF's draft (draft-ietf-httpbis-resumable-upload), as iOS sends
+    them. The draft changes until it is a standard."""
     page: bool = False
     """True: the api's root serves a page where people see and upload their files. It signs them in at auth.oidc.page;
     without that it takes the token of a link, https://HOST/#token=TOKEN."""
