@@ -60,7 +60,9 @@ def picture(number: int, width: int, height: int) -> bytes:
     draw.ellipse([x, y, x + height / 9, y + height / 9], fill=(255, 238, 205))
     for ridge in range(4):
         base = height * (0.5 + 0.13 * ridge)
-        peaks = [(step * width / 8, base - height * 0.02 * ((step * 7 + number * 3 + ridge * 5) % 9)) for step in range(9)]
+        peaks = [
+            (step * width / 8, base - height * 0.02 * ((step * 7 + number * 3 + ridge * 5) % 9)) for step in range(9)
+        ]
         shade = tuple(int(value * (0.9 - 0.2 * ridge)) for value in (70 + number * 9 % 40, 105, 100))
         draw.polygon([(0, height), *peaks, (width, height)], fill=shade)
     out = io.BytesIO()
@@ -92,10 +94,14 @@ async def files(api: Api) -> dict[str, str]:
             if verdict is not None:
                 await api.verdict(stored["sha256"], verdict)
 
-        for number, name in enumerate(("Abend am See", "Morning hike", "IMG_4031", "Küste bei Nacht", "Panorama", "تل")):
+        for number, name in enumerate(
+            ("Abend am See", "Morning hike", "IMG_4031", "Küste bei Nacht", "Panorama", "تل")
+        ):
             await put(f"{name}.jpg", picture(number, *sizes[number % 4]), room="lobby" if number % 2 else "team")
         await put("Minutes of the meeting.md", b"# Minutes\n\n- The page shows files.\n- It is calm.\n" * 9)
-        await put("a very long name that somebody gave to a file, with words to its very end (3).csv", b"a,b\n1,2\n" * 99)
+        await put(
+            "a very long name that somebody gave to a file, with words to its very end (3).csv", b"a,b\n1,2\n" * 99
+        )
         await put("encrypted.zip", b"PK\x05\x06" + b"\0" * 18, "unscannable", None)
         await put("meeting.wav", SPEECH.read_bytes())
         answer = await client.post("/v1/transcribe", files={"media_id": (None, found["meeting.wav"])})
@@ -122,7 +128,8 @@ async def thumbnails(page: Page) -> None:
     """Waits for all in sight that can be had: nobody reads a file without its verdict here."""
     await expect(page.locator(".files li").first).to_be_visible()
     await page.wait_for_function(
-        """() => [...document.querySelectorAll('li[data-status=clean] .thumb.image')].every(one => 'loaded' in one.dataset)"""
+        "() => [...document.querySelectorAll('li[data-status=clean] .thumb.image')]"
+        ".every(one => 'loaded' in one.dataset)"
     )
 
 
@@ -289,8 +296,9 @@ async def test_ten_thousand_files_scroll_with_few_of_them_in_the_document(
                 "INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope, created_at,"
                 " content_size, category, folded) SELECT 'med-' || lpad(n::text, 26, '0'), repeat('ab', 32),"
                 " n || '.txt', 'text/plain', 'many', false, now() - n * interval '1 second', 5, 'document',"
-                f" n || '.txt' FROM generate_series(1, {MANY}) AS n"
-            )
+                " n || '.txt' FROM generate_series(1, :many) AS n"
+            ),
+            {"many": MANY},
         )
     context = await browser.new_context(**SCREENS["light"])
     context.set_default_timeout(PATIENCE)
