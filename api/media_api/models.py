@@ -243,6 +243,7 @@ class Segment(BaseModel):
     end: float = Field(examples=[3.2])
     text: str = Field(examples=["Hello"])
     words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
+    language: str | None = Field(None, description="With `multilingual` only.", examples=["en"])
 
 
 class SoundTrack(BaseModel):

@@ -118,6 +118,8 @@ class TranscriptionRequest:
     """Which of the sound tracks, from 1. None: the first that speaks."""
     channel: int | None = None
     """Which channel of it, from 1. None: all of them, mixed."""
+    multilingual: bool = False
+    """The language is found again and again, and each segment has its own."""
 
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> "TranscriptionRequest":

@@ -1,7 +1,7 @@
 """A transcript's formats: plain text, SubRip, WebVTT, JSON. Pure; the api serves them, the workers build the result.
 
 A segment is `{"id", "start", "end", "text"}`, in seconds from the start of the recording. If they were asked for it
-also has `"words"`: `[{"word", "start", "end", "probability"}]`.
+also has `"words"`: `[{"word", "start", "end", "probability"}]`, and `"language"`.
 """
 
 import json
@@ -121,6 +121,6 @@ def _clock(milliseconds: int, decimal: str) -> str:
 
 
 def published(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored segment (`number, start, end, text, words`) as results and events show it (see above)."""
+    """A stored segment (`number, start, end, text, words, language`) as results and events show it (see above)."""
     segment = {"id": stored["number"], **{name: stored[name] for name in ("start", "end", "text")}}
-    return segment if stored["words"] is None else segment | {"words": stored["words"]}
+    return segment | {name: stored[name] for name in ("words", "language") if stored.get(name) is not None}
