@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from media_api.methods import allowed
 from media_core.errors import Refused, Unavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -47,6 +48,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "request_timeout": ProblemType(408, "Request took too long"),
         "not_completed": ProblemType(409, "Job not completed"),
         "offset_mismatch": ProblemType(409, "Upload is at another offset"),
+        "cursor_expired": ProblemType(410, "Cursor expired"),
         "upload_expired": ProblemType(410, "Upload expired"),
         "tus_version_unsupported": ProblemType(412, "Another version of tus"),
         "file_too_large": ProblemType(413, "File too large"),
@@ -160,14 +162,17 @@ async def _http(request: Request, error: Exception) -> Response:
         case 404:
             return response("not_found", "There is no such address here; /openapi.json lists all there are.")
         case 405:
-            allowed = headers.get("Allow", "")
-            return response(
-                "method_not_allowed", f"{request.method} is not for this address; it takes {allowed}.", headers=headers
-            )
+            return method_not_allowed(request)
         case 400:
             return response("bad_request", "The request could not be understood.", headers=headers)
         case _:
             raise error
+
+
+def method_not_allowed(request: Request) -> Response:
+    methods = ", ".join(sorted(allowed(request.scope)))
+    detail = f"{request.method} is not for this address; it takes {methods}."
+    return response("method_not_allowed", detail, headers={"Allow": methods})
 
 
 _HANDLERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
@@ -201,7 +206,7 @@ def described(*codes: str) -> dict[int | str, dict[str, Any]]:
         by_status.setdefault(PROBLEM_TYPES[code].status, []).append(code)
     return {
         status: {
-            "description": " · ".join(PROBLEM_TYPES[code].title for code in here),
+            "description": " · ".join(dict.fromkeys(PROBLEM_TYPES[code].title for code in here)),
             "headers": _HEADERS.get(status, {}),
             "content": {
                 MEDIA_TYPE: {

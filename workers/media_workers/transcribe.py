@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from media_core import quota, transcripts
+from media_core import passages, queue, quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
 from media_core.errors import Refused, Unfinished, not_found
 from media_core.jobs import TranscriptionRequest
@@ -112,7 +112,10 @@ class Transcriber:
             await transcript.add(place, said, ended=ends_at is not None)
         async with work.database.transaction() as tx:
             await quota.settle_transcription(tx, lease.job_id, max(math.ceil(ends_at - _ROUNDING), 0))
-        await work.queue.finish(lease, transcript.result(ends_at, recording.heard()))
+        result = transcript.result(ends_at, recording.heard())
+        async with work.database.transaction() as tx:
+            await queue.finish(tx, lease, result)
+            await passages.keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
 
 
 @dataclass(frozen=True)
