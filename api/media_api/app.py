@@ -14,15 +14,19 @@ from media_api.cors import Cors
 from media_api.methods import HeadAsGet
 from media_api.metrics import Metrics
 from media_api.models import Problem, Transcript
+from media_api.page import page_of
 from media_api.request_middleware import InFlight, RequestMiddleware
 from media_api.routes import (
     docs,
+    events,
     health,
     jobs,
     media,
     media_list,
     openai_audio,
+    page,
     rooms,
+    search,
     signed,
     signing,
     transcribe,
@@ -48,6 +52,8 @@ TAGS: Final = [
     {"name": "Uploads in several requests", "description": "For large files and poor networks, by tus 1.0.0."},
     {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
     {"name": "Jobs", "description": "Transcription, its progress and its results."},
+    {"name": "Search", "description": "What was said, and where."},
+    {"name": "Events", "description": "What happens to files, as it happens."},
     {"name": "Usage", "description": "The quota, and how much of it is used."},
     {"name": "Health", "description": "For those who run the service."},
 ]
@@ -94,10 +100,15 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         generate_unique_id_function=_operation_id,
     )
     gated = APIRouter(dependencies=[Depends(_not_suspended)])
-    for part in (media_list, media, uploads, signing, rooms, transcribe, openai_audio, jobs, usage, signed):
+    for part in (
+        *(media_list, media, uploads, signing, rooms, transcribe, openai_audio),
+        *(jobs, search, events, usage, signed),
+    ):
         gated.include_router(part.router)
     for router in (gated, health.router, docs.router):
         app.include_router(router)
+    if settings is not None and (files := page_of(settings)) is not None:
+        app.include_router(page.router_of(files))
     problems.install(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestMiddleware, metrics=measured, in_flight=in_flight)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from media_api import problems
 from media_core.origins import matching
 
-METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 EXPOSED: Final = (
     "Accept-Ranges",
     "Content-Disposition",

@@ -48,3 +48,14 @@ def checked_label(key: str, value: str) -> tuple[str, str]:
     if len(value) > MAX_LABEL_CHARACTERS or not value.isprintable():
         raise ValueError(f"The value of a label has at most {MAX_LABEL_CHARACTERS} printable characters")
     return key, value
+
+
+def label_filter(text: str) -> tuple[str, str]:
+    """A label that a list is filtered by, `key=value`. Raises Refused `invalid_request`."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise Refused("invalid_request", "label: It must be key=value.")
+    try:
+        return checked_label(key, value)
+    except ValueError as error:
+        raise Refused("invalid_request", f"label: {error}.") from None

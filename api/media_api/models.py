@@ -6,10 +6,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from media_api.identifiers import LABEL_KEY, checked_label
-from media_core import ids, library
+from media_core import events, ids, library
 from media_core.access import Item, rooms_for
 from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Job as CoreJob
+from media_core.search import Hit
 from media_core.tokens import Claims
 
 T = TypeVar("T")
@@ -209,6 +210,39 @@ class SignedOne(BaseModel):
     error: SignError | None
 
 
+class Event(BaseModel):
+    """Something that happened to a file."""
+
+    event_id: str = Field(description="The same whenever the event is told.", examples=["evt-17-64ac2b1f03e80"])
+    type: str = Field(json_schema_extra={"enum": [*events.TYPES]}, examples=["scanned"])
+    media_id: str = Field(examples=[_MEDIA_ID])
+    created_at: Instant = Field(examples=["2026-05-17T14:00:00Z"])
+    data: dict[str, Any] = Field(
+        description="By type. `stored`: `filename`, `mime_type`, `size`, `sha256`. `scanned`: `scan_status`. "
+        "`thumbnail`: `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`, `status` "
+        "(`completed` or `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing.",
+        examples=[{"scan_status": "clean"}],
+    )
+
+    @classmethod
+    def of(cls, event: events.Event) -> "Event":
+        return cls(
+            event_id=event.event_id,
+            type=event.type,
+            media_id=event.media_id,
+            created_at=event.created_at,
+            data=event.facts,
+        )
+
+
+class EventPage(BaseModel):
+    """A page of events."""
+
+    data: list[Event]
+    next_cursor: str = Field(description="Asks for later events. Never null: keep it, and ask again.")
+    more: bool = Field(description="There are further events already. A page can be empty and this be true.")
+
+
 class Limits(BaseModel):
     """What the tenant's operator allows."""
 
@@ -330,6 +364,51 @@ class Job(BaseModel):
             error=JobError(code=job.error_code, detail=job.error_detail or "") if job.has_failed else None,
             waits_for=job.waits_for,
             **(job.result or {} if job.status == "completed" and JOB_KINDS[job.kind].publishes_result else {}),
+        )
+
+
+class SnippetPart(BaseModel):
+    """A piece of a snippet. It is plain text, never markup."""
+
+    text: str = Field(examples=["budget"])
+    marked: bool = Field(description="It is what was searched for.")
+
+
+class SearchHit(BaseModel):
+    """A place in a recording where something was said."""
+
+    media_id: str = Field(examples=[_MEDIA_ID])
+    filename: str = Field(examples=["meeting.m4a"])
+    mime_type: str = Field(examples=["audio/mp4"])
+    uploaded_by: str = Field(examples=["ann"])
+    rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
+    job_id: str | None = Field(description="The transcription, if it is yours and still there.", examples=[_JOB_ID])
+    task: Literal["transcribe", "translate"]
+    language: str | None = Field(description="Of the text.", examples=["en"])
+    segment: int = Field(description="The segment's `id`; of several, the first one's.", examples=[12])
+    start: float = Field(description="Seconds.", examples=[73.5])
+    end: float = Field(description="Seconds.", examples=[79.0])
+    speaker: str | None = Field(description="With `channels=split` only.", examples=[None])
+    rank: float = Field(description="Higher is better, within a part of the list.", examples=[0.1])
+    snippet: list[SnippetPart] = Field(description="The text around the first mark; joined, the parts are the text.")
+
+    @classmethod
+    def of(cls, hit: Hit, caller: Claims) -> "SearchHit":
+        return cls(
+            media_id=hit.item.media_id,
+            filename=hit.item.filename,
+            mime_type=hit.item.mime_type,
+            uploaded_by=hit.item.uploaded_by,
+            rooms=rooms_for(caller, hit.item.rooms),
+            job_id=hit.job_id,
+            task="translate" if hit.task == "translate" else "transcribe",
+            language=hit.language,
+            segment=hit.spot.segment,
+            start=hit.spot.start,
+            end=hit.spot.end,
+            speaker=hit.spot.speaker,
+            rank=hit.rank,
+            snippet=[SnippetPart(text=part.text, marked=part.marked) for part in hit.spot.snippet],
         )
 
 

@@ -48,6 +48,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "request_timeout": ProblemType(408, "Request took too long"),
         "not_completed": ProblemType(409, "Job not completed"),
         "offset_mismatch": ProblemType(409, "Upload is at another offset"),
+        "cursor_expired": ProblemType(410, "Cursor expired"),
         "upload_expired": ProblemType(410, "Upload expired"),
         "tus_version_unsupported": ProblemType(412, "Another version of tus"),
         "file_too_large": ProblemType(413, "File too large"),

@@ -10,17 +10,20 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from media_api.event_feed import EventFeed
 from media_api.job_events import JobWatch
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, Settings
 from media_core.capacity import Capacity, of_this_container
 from media_core.database import Database
 from media_core.decoding import DecodingPool
+from media_core.events import Events
 from media_core.examination import Examination
 from media_core.jobs import Jobs
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.resumable import Resumables
+from media_core.search import Search
 from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
 from media_core.tokens import JwksFile, OidcKeys, TokenVerifier
@@ -42,7 +45,10 @@ class Services:
     resumables: Resumables
     library: Library
     jobs: Jobs
+    search: Search
     watch: JobWatch
+    events: Events
+    feed: EventFeed
     shared_urls: SharedUrls
     verifier: TokenVerifier
     draining: bool = False
@@ -51,6 +57,7 @@ class Services:
         """To be called when the process is told to end: readiness fails, and endless streams end."""
         self.draining = True
         self.watch.stop()
+        self.feed.stop()
 
 
 @asynccontextmanager
@@ -74,14 +81,16 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
         model=settings.whisper.model,
     )
     watch = JobWatch(jobs)
+    events = Events(database)
+    feed = EventFeed(events)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.aclose)
         stack.push_async_callback(store.aclose)
         decoder = await stack.enter_async_context(
             DecodingPool(processes=max(1, settings.decoding.processes // processes))
         )
-        polling = asyncio.create_task(watch.poll())
-        stack.callback(polling.cancel)
+        for polling in (asyncio.create_task(watch.poll()), asyncio.create_task(feed.poll())):
+            stack.callback(polling.cancel)
         uploads = Uploads(
             tenant_id=tenant_id,
             database=database,
@@ -102,7 +111,10 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             resumables=Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours)),
             library=library,
             jobs=jobs,
+            search=Search(library),
             watch=watch,
+            events=events,
+            feed=feed,
             shared_urls=SharedUrls(tenant_id, database, settings.store.public_url),
             verifier=verifier_of(tenant_id, settings.auth),
         )

@@ -28,6 +28,7 @@ from mediactl.models import (
     MediaInfo,
     Page,
     RoomFile,
+    SearchHit,
     Segment,
     Signed,
     SignedOne,
@@ -305,6 +306,25 @@ class Calls:
         """Pages of your own jobs, newest first, `limit` jobs in all."""
         return self._api.pages("jobs", limit=limit, cursor=cursor)
 
+    def search(
+        self,
+        words: str,
+        *,
+        room: str | None = None,
+        owner: str | None = None,
+        language: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[SearchHit], None]:
+        """Pages of places where something was said, the best first, `limit` places in all.
+
+        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`; for admins, a subject.
+        """
+        room = None if room is None else known_room(room)
+        return self._api.pages(
+            "transcripts", "search", limit=limit, cursor=cursor, q=words, room=room, owner=owner, language=language
+        )
+
     async def cancel(self, job_id: str) -> Job:
         """Stops a job at its next segment."""
         job: Job = await self._api.call("DELETE", path_of("jobs", job_id))
@@ -446,6 +466,7 @@ class Client:
     transcribe = _blocking(Calls.transcribe)
     job = _blocking(Calls.job)
     jobs = _iterating(Calls.jobs)
+    search = _iterating(Calls.search)
     cancel = _blocking(Calls.cancel)
     transcript = _blocking(Calls.transcript)
     follow = _iterating(Calls.follow)

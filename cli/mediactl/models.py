@@ -16,6 +16,30 @@ class Page(TypedDict, Generic[T]):
     """Asks for the next one; None on the last."""
 
 
+class Event(TypedDict):
+    """Something that happened to a file."""
+
+    event_id: str
+    """The same whenever the event is told."""
+    type: Literal["stored", "scanned", "thumbnail", "transcript", "attached", "removed", "deleted"]
+    media_id: str
+    created_at: str
+    data: dict[str, object]
+    """By type. `stored`: `filename`, `mime_type`, `size`, `sha256`. `scanned`: `scan_status`. `thumbnail`:
+    `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`, `status` (`completed` or
+    `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing."""
+
+
+class EventPage(TypedDict):
+    """A page of events."""
+
+    data: list["Event"]
+    next_cursor: str
+    """Asks for later events. Never null: keep it, and ask again."""
+    more: bool
+    """There are further events already. A page can be empty and this be true."""
+
+
 class Job(TypedDict):
     """A job. Once completed, its result's fields stand beside the others: for a transcription `transcript` and those
     after it, for a rescan `scan_status`, `scan_detail` and `scan_engine`."""
@@ -163,6 +187,34 @@ class RoomFile(TypedDict):
     added_at: str
 
 
+class SearchHit(TypedDict):
+    """A place in a recording where something was said."""
+
+    media_id: str
+    filename: str
+    mime_type: str
+    uploaded_by: str
+    rooms: list[str]
+    """The rooms it is attached to, as far as you may see them."""
+    job_id: str | None
+    """The transcription, if it is yours and still there."""
+    task: Literal["transcribe", "translate"]
+    language: str | None
+    """Of the text."""
+    segment: int
+    """The segment's `id`; of several, the first one's."""
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds."""
+    speaker: str | None
+    """With `channels=split` only."""
+    rank: float
+    """Higher is better, within a part of the list."""
+    snippet: list["SnippetPart"]
+    """The text around the first mark; joined, the parts are the text."""
+
+
 class Segment(TypedDict):
     """What was said between `start` and `end`, in seconds."""
 
@@ -197,6 +249,14 @@ class SignedOne(TypedDict):
     url: str | None
     expires_at: str | None
     error: "SignError | None"
+
+
+class SnippetPart(TypedDict):
+    """A piece of a snippet. It is plain text, never markup."""
+
+    text: str
+    marked: bool
+    """It is what was searched for."""
 
 
 class SoundTrack(TypedDict):

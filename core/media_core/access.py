@@ -81,6 +81,13 @@ def may_change(caller: Claims, uploaded_by: str) -> bool:
     return "admin" in caller.scopes or caller.subject == uploaded_by
 
 
+def hears(caller: Claims, owner: str, tenant_scope: bool, rooms: Iterable[str]) -> bool:
+    """Whether an event of an item is told to the caller. Its owner and admins hear of an infected one, too: then
+    `tenant_scope` is false and `rooms` are none. Nobody gets its bytes.
+    """
+    return may_change(caller, owner) or tenant_scope or any(has_room(caller, room) for room in rooms)
+
+
 def _for_people(caller: Claims, item: Item, policy: Policy, purpose: Purpose) -> Refused | None:
     return not_found() if item.uploaded_by == CANARY else None
 

@@ -101,3 +101,7 @@ class RetentionSettings(EnvironmentSettings):
     found_few: int = Field(default=5, ge=1)
     """A signature that finds more than this number of contents that were open before is suspicious: the rescan stops,
     and what it found stays until a person decides."""
+
+    event_days: float = Field(default=7, ge=4, le=90)
+    """Days that events are kept for those who read them later. More than the three days for which a webhook is
+    tried."""

@@ -16,16 +16,18 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlmodel import Field, SQLModel
 
 from media_core import policy
+from media_core.passages import WINDOWS
 
 NOW = text("now()")
 
@@ -104,6 +106,11 @@ class MediaRow(SQLModel, table=True):
         Index("media_all_newest", "created_at", "media_id"),
         Index("media_all_by_name", "folded", "media_id"),
         Index("media_all_by_size", "content_size", "media_id"),
+        Index(
+            "media_recordings_for_all",
+            "media_id",
+            postgresql_where=text("tenant_scope AND category IN ('audio','video')"),
+        ),
     )
 
     media_id: str = Field(primary_key=True, sa_type=Text)
@@ -286,6 +293,12 @@ class JobRow(SQLModel, table=True):
             postgresql_where=text("kind = 'transcribe' AND status = 'queued'"),
         ),
         Index(
+            "job_unsearchable",
+            "finished_at",
+            "job_id",
+            postgresql_where=text("kind = 'transcribe' AND status = 'completed' AND NOT searchable"),
+        ),
+        Index(
             "job_rescans",
             "job_id",
             postgresql_where=text("kind = 'scan' AND priority = -2 AND status IN ('queued','running')"),
@@ -311,6 +324,8 @@ class JobRow(SQLModel, table=True):
     charged_seconds: int | None = None
     """Audio seconds counted against the day's transcription limit; None until counted."""
     cancel_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    searchable: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """The transcript of this completed job has been taken into the search (`passages`), or there was none to take."""
     request_id: str | None = Field(default=None, sa_type=Text)
     """X-Request-Id of the request that queued it, so that the worker's log lines can be found by it."""
     worker: str | None = Field(default=None, sa_type=Text)
@@ -335,6 +350,66 @@ class SegmentRow(SQLModel, table=True):
     end: float
     text: str = Field(sa_type=Text)
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
+
+
+class TranscriptRow(SQLModel, table=True):
+    """A transcript that can be searched: the newest of an item for each way of hearing it. It stays as long as the
+    item, also when its job is gone. `passages` writes it.
+    """
+
+    __tablename__ = "transcript"
+    __table_args__ = (Index("transcript_heard", "media_id", "task", "track", "channel", unique=True),)
+
+    number: int = Field(sa_column=Column(BigInteger, Identity(), primary_key=True))
+    media_id: str = Field(sa_column=Column(Text, ForeignKey("media.media_id", ondelete="CASCADE"), nullable=False))
+    job_id: str = Field(sa_type=Text)
+    """No foreign key: the sweep deletes jobs, and this row stays."""
+    task: str = Field(sa_type=Text)
+    """`transcribe` or `translate`."""
+    track: int
+    channel: int
+    """0: all of them."""
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class PassageRow(SQLModel, table=True):
+    """About a minute of a transcript, as the search finds it. `search` reads it."""
+
+    __tablename__ = "passage"
+    __table_args__ = (
+        # Without the list of pending entries: a search would read all of it.
+        Index(
+            "passage_words",
+            "words",
+            text(f"({WINDOWS})"),
+            postgresql_using="gin",
+            postgresql_with={"fastupdate": "off"},
+        ),
+    )
+
+    transcript: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("transcript.number", ondelete="CASCADE"), primary_key=True)
+    )
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    language: str | None = Field(default=None, sa_type=Text)
+    stemmer: str = Field(sa_type=Text)
+    """The search configuration of PostgreSQL whose stemmer made `words`; `simple`: none did."""
+    segments: list[Any] = Field(sa_column=Column(JSONB, nullable=False))
+    """`[number, start, end, text, speaker]` of each, in seconds."""
+    own: int
+    """How many of them are the passage's own. What follows is the next one's first, so that a phrase across both is
+    found."""
+    words: Any = Field(sa_column=Column(TSVECTOR, nullable=False))
+
+
+class VocabularyRow(SQLModel, table=True):
+    """A word that a transcript has or had, and its stem: what begins with `budg`, a search asks here."""
+
+    __tablename__ = "vocabulary"
+
+    stemmer: str = Field(sa_type=Text, primary_key=True)
+    word: str = Field(sa_column=Column(Text(collation="C"), primary_key=True))
+    stem: str = Field(sa_type=Text)
 
 
 class CanaryRow(SQLModel, table=True):
@@ -445,6 +520,41 @@ class UploadPieceRow(SQLModel, table=True):
     number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     name: str = Field(sa_type=Text)
     size: int = Field(sa_type=BigInteger)
+
+
+class EventRow(SQLModel, table=True):
+    """Something that happened to an item. Triggers write it (`events.sql`); `events` reads it, and says what holds."""
+
+    __tablename__ = "event"
+    __table_args__ = (
+        Index("event_unplaced", "number", postgresql_where=text("position IS NULL")),
+        Index("event_position", "position", unique=True, postgresql_where=text("position IS NOT NULL")),
+    )
+
+    number: int = Field(sa_column=Column(BigInteger, Identity(), primary_key=True))
+    """In the order of the insertions, which is not that of the commits."""
+    position: int | None = Field(default=None, sa_type=BigInteger)
+    """Its place in the order in which events are told. Null until somebody reads."""
+    type: str = Field(sa_type=Text)
+    media_id: str = Field(sa_type=Text)
+    owner: str = Field(sa_type=Text)
+    """The item's uploader; of a transcript: whoever asked for it."""
+    rooms: list[str] | None = Field(default=None, sa_column=Column(ARRAY(Text)))
+    """Of `attached` and `removed`: the room. Of `deleted`: those that the item was in."""
+    tenant_scope: bool = Field(sa_column=Column(Boolean, nullable=False, server_default="false"))
+    """Of `deleted`: whether everybody of the tenant could see the item."""
+    data: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class EventHeadRow(SQLModel, table=True):
+    """One row: the last position that was given to an event. Whoever gives positions locks it."""
+
+    __tablename__ = "event_head"
+    __table_args__ = (CheckConstraint("id = 1", name="event_head_one_row"),)
+
+    id: int = Field(primary_key=True, default=1)
+    placed: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
 class SweptRow(SQLModel, table=True):

@@ -14,6 +14,7 @@ from tests.integration.tenancy import FIXTURES
 
 PUBLISHED = {
     ("get", "/v1/media"),
+    ("get", "/v1/transcripts/search"),
     ("post", "/v1/media/sign"),
     ("patch", "/v1/media/{media_id}"),
     ("post", "/v1/media/upload"),
@@ -29,6 +30,7 @@ PUBLISHED = {
     ("get", "/v1/media/signed/{media_id}"),
     ("delete", "/v1/media/{media_id}"),
     ("post", "/v1/media/{media_id}/rescan"),
+    ("get", "/v1/events"),
     ("get", "/v1/usage"),
     ("post", "/v1/transcribe"),
     ("post", "/v1/audio/transcriptions"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from media_core import quota, transcripts
+from media_core import passages, queue, quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
 from media_core.errors import Refused, Unfinished, not_found
 from media_core.jobs import TranscriptionRequest
@@ -111,7 +111,10 @@ class Transcriber:
             await transcript.renew(position)
         async with work.database.transaction() as tx:
             await quota.settle_transcription(tx, lease.job_id, max(math.ceil(window.end - _ROUNDING), 0))
-        await work.queue.finish(lease, transcript.result(window.end, recording.heard()))
+        result = transcript.result(window.end, recording.heard())
+        async with work.database.transaction() as tx:
+            await queue.finish(tx, lease, result)
+            await passages.keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
 
     async def _first_with_voice(self, model: Model, recording: "Recording", start: float) -> "Window":
         """The window at `start` of the first track that speaks there, which is kept to from then on."""

@@ -9,11 +9,10 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 
 from media_api import problems
 from media_api.auth import Reader
-from media_api.identifiers import ROOM_SCHEMA, WITHOUT_NUL, checked_label, known_room
+from media_api.identifiers import ROOM_SCHEMA, WITHOUT_NUL, known_room, label_filter
 from media_api.models import MAX_LABELS, MediaInfo, Page
 from media_api.routes.parameters import Cursor, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
-from media_core.errors import Refused
 from media_core.listing import Order, Place, Position, Status, Wanted
 from media_core.media_types import Category
 
@@ -89,7 +88,7 @@ async def list_media(
         name=name,
         created_after=created_after,
         created_before=created_before,
-        labels=tuple(dict.fromkeys(_label(each) for each in label)),
+        labels=tuple(dict.fromkeys(label_filter(each) for each in label)),
     )
     order: Order = sort.removeprefix("-")  # type: ignore[assignment]  # what `Sort` allows
     items, goes_on = await services.library.list_files(
@@ -104,16 +103,6 @@ async def list_media(
         data=[MediaInfo.of(item, caller) for item in items],
         next_cursor=None if goes_on is None else next_cursor(sort, _written(goes_on.place), goes_on.media_id),
     )
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise Refused("invalid_request", "label: It must be key=value.")
-    try:
-        return checked_label(key, value)
-    except ValueError as error:
-        raise Refused("invalid_request", f"label: {error}.") from None
 
 
 def _written(place: Place) -> str:

@@ -1,0 +1,139 @@
+"""`/v1/events`: what happens to files, page by page, or as it happens."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+
+from media_api import problems
+from media_api.auth import Reader
+from media_api.identifiers import known_id
+from media_api.models import Event, EventPage
+from media_api.routes.jobs import EVENT_SCHEMA, KEEP_ALIVE_SECONDS
+from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
+from media_api.services import Services, Wired
+from media_core.errors import Unavailable
+from media_core.events import Place, Type, is_wanted
+from media_core.tokens import Claims
+
+router = APIRouter(tags=["Events"])
+
+EVENT_STREAM: Final = "text/event-stream"
+_MOST: Final = 2**63
+
+
+@router.get(
+    "/v1/events",
+    response_model=EventPage,
+    responses={
+        200: {
+            "description": "A page of events; or, if the request has `Accept: text/event-stream`, the events as they "
+            "happen, each with its type, and with a cursor as its id.",
+            "content": {EVENT_STREAM: {"schema": EVENT_SCHEMA}},
+        },
+        **problems.described("invalid_request", "not_found", "cursor_expired"),
+    },
+)
+async def list_events(
+    caller: Reader,
+    services: Wired,
+    request: Request,
+    cursor: Annotated[
+        str | None,
+        Query(
+            description="`next_cursor` of the page before, or a streamed event's id.",
+            json_schema_extra={"format": "cursor"},
+        ),
+    ] = None,
+    start: Annotated[
+        Literal["oldest", "now"] | None,
+        Query(description="Where to begin without a cursor. By default a list begins with the oldest, a stream now."),
+    ] = None,
+    types: Annotated[list[Type], Query(alias="type", description="Only events of this type, and each further.")] = [],  # noqa: B006 (FastAPI copies it)
+    media_id: Annotated[
+        str | None, Query(description="Only events of this file.", json_schema_extra={"format": "med-id"})
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Most events in a page, 1 to 200.")] = 50,
+    last_event_id: Annotated[
+        str | None,
+        Header(
+            description="Of a stream: go on after this event. Browsers send it.",
+            json_schema_extra={"format": "cursor"},
+        ),
+    ] = None,
+) -> EventPage | StreamingResponse:
+    """What happened to the files that you may see: `stored`, `scanned` with each verdict, `thumbnail`, `transcript`,
+    `attached`, `removed`, `deleted`.
+
+    Events are kept for a week by default. An infected file's events are told to its uploader and to admins. A
+    `transcript` is told to whoever asked for it. Every event of a file comes once, in order; none is missed by who goes
+    on with the cursor.
+    """
+    streamed = EVENT_STREAM in request.headers.get("accept", "")
+    if media_id is not None:
+        media_id = known_id(media_id)
+    known = (last_event_id if streamed else None) or cursor
+    if known:
+        place = await services.events.checked(_place(known))
+    elif (start or ("now" if streamed else "oldest")) == "now":
+        place = await services.events.now()
+    else:
+        place = await services.events.first()
+    if streamed:
+        # Some proxies buffer answers; this asks nginx not to.
+        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+        return StreamingResponse(
+            _stream(services, caller, place, types, media_id), media_type=EVENT_STREAM, headers=headers
+        )
+    page = await services.events.page(caller, place, limit=limit, types=types, media_id=media_id)
+    return EventPage(data=[Event.of(event) for event in page.events], next_cursor=_cursor(page.after), more=page.more)
+
+
+def _cursor(place: Place) -> str:
+    return next_cursor(str(place.incarnation), str(place.position))
+
+
+def _place(cursor: str) -> Place:
+    incarnation, position = read_cursor(cursor, 2)
+    if not (incarnation.isdecimal() and position.isdecimal() and max(int(incarnation), int(position)) < _MOST):
+        raise not_a_cursor()
+    return Place(int(incarnation), int(position))
+
+
+async def _stream(
+    services: Services, caller: Claims, place: Place, types: Sequence[Type], media_id: str | None
+) -> AsyncIterator[bytes]:
+    """Once the stream has begun no problem can be sent: if the database is away the stream ends, and the client
+    connects again.
+    """
+    position = place.position
+    # An id without data is no event for a client, but where it goes on after it has connected again.
+    yield _mark(place)
+    with services.feed.listening(), contextlib.suppress(Unavailable):
+        while time.time() < caller.expires.timestamp():
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    events = await services.feed.after(position)
+            except TimeoutError:
+                yield _mark(Place(place.incarnation, position))
+                continue
+            if not events:
+                return
+            for event in events:
+                position = event.position
+                if is_wanted(event, caller, types, media_id):
+                    yield format_sse_event(
+                        event=event.type,
+                        id=_cursor(Place(place.incarnation, position)),
+                        data_str=json.dumps(Event.of(event).model_dump(mode="json"), ensure_ascii=False),
+                    )
+
+
+def _mark(place: Place) -> bytes:
+    return format_sse_event(comment="still here", id=_cursor(place))
