@@ -31,6 +31,7 @@ from media_api.routes import (
     signing,
     transcribe,
     uploads,
+    uploads_by_draft,
     usage,
 )
 from media_api.routes.parameters import NEEDED
@@ -100,6 +101,8 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         generate_unique_id_function=_operation_id,
     )
     gated = APIRouter(dependencies=[Depends(_not_suspended)])
+    if settings is not None and settings.upload.draft:
+        gated.include_router(uploads_by_draft.router)  # before those of tus, which have the same paths
     for part in (
         *(media_list, media, uploads, signing, rooms, transcribe, openai_audio),
         *(jobs, search, events, usage, signed),

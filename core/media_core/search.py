@@ -22,8 +22,9 @@ from media_core.passages import WINDOWS, Stems
 from media_core.spoken_words import Word, words
 from media_core.tokens import ALL, Claims
 
-EXAMINED: Final = 2000
-"""Passages with the wanted words that a page looks at, at most, for those that the caller may see."""
+EXAMINED: Final = 1000
+"""Passages with the wanted words that a page looks at, at most, for those that have the phrases and that the caller may
+see."""
 RANKED: Final = 500
 """Of these, most that are ranked among each other."""
 FEW: Final = 300
@@ -45,6 +46,8 @@ _LEVELS: Final = ((6, 1), (10, 2), (14, 3), (18, 4))
 _AT_ONCE: Final = 16
 """Most windows that are searched at once. Each match costs as much as there are."""
 
+_NEXT_TO: Final = re.compile(r"<\d+>")
+"""In a query as PostgreSQL writes it."""
 _TERM: Final = re.compile(r'"([^"]*)"?|([^\s"]+)')
 
 # Each stemmer by one look into the index.
@@ -264,15 +267,14 @@ class Search:
         self, caller: Claims, wanted: Wanted, query: str, before: Place
     ) -> tuple[list[Place], Place | None]:
         """Passages that the caller may see, the newest first, and before which place the next part begins."""
-        visible = _Visible(caller, wanted)
+        visible = _Visible(caller, wanted, has_phrases=_NEXT_TO.search(query) is not None)
         few = await self._few(visible, before)
         found: list[Place] = []
         examined = 0
         for keys in windows(before.transcript) if few is None else _batches(few):
             place = {"transcript": before.transcript, "number": before.number, "most": EXAMINED - examined}
-            rows = await self._database.call(
-                visible.matching, visible.arguments | place | {"query": query, "keys": keys}
-            )
+            asked = {"words": _NEXT_TO.sub("&", query), "query": query, "keys": keys}
+            rows = await self._database.call(visible.matching, visible.arguments | place | asked)
             examined += len(rows)
             for row in rows:
                 if row.shown:
@@ -328,7 +330,7 @@ class Search:
 
 def windows(newest: int) -> Iterator[list[int]]:
     """Keys of `passages.WINDOWS` that cover the transcripts up to `newest` once, the newest first, in steps of which
-    each looks at a few times as many transcripts as all before.
+    each looks at about as many transcripts as all before.
     """
     behind = newest + 1
     for (shift, kind), larger in zip(_LEVELS, [*(shift for shift, _ in _LEVELS[1:]), None], strict=True):
@@ -339,7 +341,7 @@ def windows(newest: int) -> Iterator[list[int]]:
         at, several = 0, 1
         while at < len(keys):
             yield keys[at : at + several]
-            at, several = at + several, min(several * 4, _AT_ONCE)
+            at, several = at + several, min(several * 2, _AT_ONCE)
         behind = first
 
 
@@ -351,7 +353,7 @@ def _batches(keys: Sequence[int]) -> Iterator[list[int]]:
 class _Visible:
     """Which transcripts are of interest: the caller's, and not filtered out. As SQL."""
 
-    def __init__(self, caller: Claims, wanted: Wanted) -> None:
+    def __init__(self, caller: Claims, wanted: Wanted, *, has_phrases: bool) -> None:
         self.arguments: dict[str, Any] = {"canary": CANARY, "subject": caller.subject, "few": FEW + 1}
         self.sets: list[LiteralString] = []
         """Each returns `media_id` of all recordings that may be of interest, or `FEW` + 1 of them."""
@@ -386,11 +388,18 @@ class _Visible:
         if wanted.language is not None:
             self.arguments["language"] = wanted.language
             language = "language = %(language)s"
+        # The index does not know where words stand. Of words that are common in no order, all passages would be read.
+        phrases: LiteralString = "true"
+        if has_phrases:
+            phrases = """
+                (SELECT words @@ %(query)s::tsquery FROM passage
+                 WHERE passage.transcript = newest.transcript AND passage.number = newest.number)
+            """
         # Materialized, so that no order or limit leads the planner away from the index of words.
         self.matching: LiteralString = f"""
             WITH matching AS MATERIALIZED (
                 SELECT transcript, number FROM passage
-                WHERE words @@ %(query)s::tsquery AND {WINDOWS} && %(keys)s::bigint[] AND {language}
+                WHERE words @@ %(words)s::tsquery AND {WINDOWS} && %(keys)s::bigint[] AND {language}
             ), newest AS MATERIALIZED (
                 SELECT * FROM matching WHERE (transcript, number) < (%(transcript)s, %(number)s)
                 ORDER BY transcript DESC, number DESC LIMIT %(most)s
@@ -400,7 +409,8 @@ class _Visible:
                 WHERE transcript.number = ANY(ARRAY(SELECT DISTINCT transcript FROM newest))
                   AND {" AND ".join(conditions)}
             )
-            SELECT newest.*, shown.transcript IS NOT NULL AS shown FROM newest LEFT JOIN shown USING (transcript)
+            SELECT newest.*, shown.transcript IS NOT NULL AND {phrases} AS shown
+            FROM newest LEFT JOIN shown USING (transcript)
             ORDER BY transcript DESC, newest.number DESC
         """  # noqa: S608 (only constants are put in)
 

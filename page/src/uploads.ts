@@ -4,7 +4,7 @@
  */
 import { computed, signal, type Signal } from "@preact/signals";
 import * as tus from "tus-js-client";
-import { address, problemIn, type Problem } from "./api.ts";
+import { address, Problem, problemIn, request } from "./api.ts";
 import * as kept from "./kept.ts";
 import { claims, refused, token } from "./session.ts";
 
@@ -31,6 +31,8 @@ interface Running {
   tries: number;
   retry: number;
   release: () => void;
+  /** The api has answered where the upload is, or that there is none. Before, it can't be ended there. */
+  created: Promise<void>;
 }
 
 const AT_ONCE = 3;
@@ -94,6 +96,8 @@ async function begin(upload: Upload): Promise<void> {
   const { file, room } = upload;
   if (file === null) return;
   let used = "";
+  let isCreated = (): void => {};
+  const created = new Promise<void>((resolve) => (isCreated = resolve));
   const client = new tus.Upload(file, {
     endpoint: address("/v1/media/uploads"),
     metadata: { filename: file.name, filetype: file.type, ...(room === null ? {} : { room_id: room }) },
@@ -114,11 +118,15 @@ async function begin(upload: Upload): Promise<void> {
     },
     onProgress: (sent) => progressed(upload, sent),
     onSuccess: ({ lastResponse }) => stored(upload, lastResponse.getHeader("Upload-Media-Id") ?? null),
-    onError: (error) => failed(upload, error),
+    onUploadUrlAvailable: () => isCreated(),
+    onError: (error) => {
+      isCreated();
+      failed(upload, error);
+    },
   });
   const release = await alone(upload.id);
   if (upload.state.value !== "queued") return release();
-  running.set(upload.id, { tus: client, tries: 0, retry: 0, release });
+  running.set(upload.id, { tus: client, tries: 0, retry: 0, release, created });
   upload.state.value = "sending";
   try {
     const [before] = await client.findPreviousUploads();
@@ -126,7 +134,7 @@ async function begin(upload: Upload): Promise<void> {
   } catch {
     // Without a URL storage the upload begins anew.
   }
-  if (upload.state.value === "sending") client.start();
+  if (running.has(upload.id)) client.start();
 }
 
 /** One tab sends an upload; another that has read of it waits, and goes on if that tab is closed. */
@@ -175,7 +183,7 @@ function stored(upload: Upload, media: string | null): void {
 function failed(upload: Upload, error: Error | tus.DetailedError): void {
   const answer = "originalResponse" in error ? error.originalResponse : null;
   const run = running.get(upload.id);
-  if (!run) return;
+  if (!run || upload.state.value === "paused") return;
   if (answer === null || answer === undefined) {
     const cause = ("causingError" in error ? error.causingError : null) as Problem | null;
     upload.detail.value = cause?.status && cause.status !== 401 ? cause.message : "";
@@ -202,16 +210,17 @@ function again(run: Running, wait: number): void {
 export function pause(upload: Upload): void {
   const run = running.get(upload.id);
   upload.state.value = "paused";
-  if (run) {
+  notePaused();
+  void run?.created.then(() => {
+    if (upload.state.value !== "paused") return;
     void run.tus.abort();
     ended(upload, "paused");
-  }
-  notePaused();
+  });
 }
 
 export function resume(upload: Upload): void {
   if (upload.state.value !== "paused" && upload.state.value !== "failed") return;
-  upload.state.value = "queued";
+  upload.state.value = running.has(upload.id) ? "sending" : "queued";
   upload.detail.value = "";
   notePaused();
   next();
@@ -220,16 +229,18 @@ export function resume(upload: Upload): void {
 export async function giveUp(upload: Upload): Promise<void> {
   const run = running.get(upload.id);
   const { id } = upload;
-  if (run) await run.tus.abort(true).catch(() => {});
-  else await endElsewhere(upload);
-  ended(upload, "failed");
   drop(id);
-  kept.forget(id).catch(() => {});
+  if (run) {
+    await run.created;
+    await run.tus.abort();
+  }
+  ended(upload, "failed");
   notePaused();
+  await endThere(upload);
 }
 
-/** Ends an upload at the api that this tab is not sending. */
-async function endElsewhere(upload: Upload): Promise<void> {
+/** Ends an upload at the api, and gives back what it held of the quota. */
+async function endThere(upload: Upload): Promise<void> {
   const storage = tus.defaultOptions.urlStorage;
   const found = await storage.findAllUploads().catch(() => []);
   for (const each of found) {
@@ -238,9 +249,19 @@ async function endElsewhere(upload: Upload): Promise<void> {
       : each.urlStorageKey === upload.id;
     if (!isIt) continue;
     await storage.removeUpload(each.urlStorageKey);
-    if (each.uploadUrl) {
-      const headers = { Authorization: `Bearer ${await token()}` };
-      await tus.Upload.terminate(each.uploadUrl, { headers, retryDelays: null }).catch(() => {});
+    if (each.uploadUrl) await deleted(each.uploadUrl);
+  }
+}
+
+/** The request that was broken off may hold the upload for a moment longer. */
+async function deleted(url: string): Promise<void> {
+  for (let tries = 1; tries <= 20; tries += 1) {
+    try {
+      await request("DELETE", url, { headers: { "Tus-Resumable": "1.0.0" } });
+      return;
+    } catch (error) {
+      if (error instanceof Problem && [403, 404, 410].includes(error.status)) return;
+      await new Promise((resolve) => setTimeout(resolve, Math.min(5000, 300 * tries)));
     }
   }
 }

@@ -19,7 +19,11 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 CLIENTS = Path(__file__).with_name("clients")
 PATIENCE = 120_000
 """Milliseconds that Playwright waits for anything."""
-FLAGS = ("--autoplay-policy=no-user-gesture-required",)
+FLAGS = (
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
 
 
 @contextlib.asynccontextmanager

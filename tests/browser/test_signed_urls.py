@@ -48,7 +48,7 @@ def tour() -> bytes:
     return film(SECONDS, (160, 120), noise=True)
 
 
-@pytest.fixture(scope="module", params=["folder", "versitygw", "minio"])
+@pytest.fixture(scope="module")
 async def api(
     request: pytest.FixtureRequest,
     postgres: EmbeddedPostgres,
@@ -89,7 +89,7 @@ async def api(
         server.stop()
 
 
-async def signed(api: Api, data: bytes, name: str, via: str = "store") -> str:
+async def signed(api: Api, data: bytes, name: str, via: str) -> str:
     async with api.client() as client:
         uploaded = await upload(client, data, name)
         answer = await client.get(f"/v1/media/signed/{uploaded['media_id']}", params={"via": via})
@@ -109,15 +109,16 @@ async def plays(browser: Browser, url: str) -> dict[str, Any]:
     return seen
 
 
-@pytest.fixture(params=["store", "api"])
-def via(request: pytest.FixtureRequest) -> str:
-    """Where the URL leads. URLs of the api are the same on each store."""
-    if request.param == "api" and request.node.callspec.params["api"] != "folder":
-        pytest.skip("tried on a folder")
-    given: str = request.param
-    return given
+def at(*places: tuple[Store, str]) -> pytest.MarkDecorator:
+    """On these stores, by a URL of the store or of the api. URLs of the api are the same on each store."""
+    return pytest.mark.parametrize(("api", "via"), places, indirect=["api"], scope="module")
 
 
+FOLDER: tuple[tuple[Store, str], ...] = (("folder", "store"), ("folder", "api"))
+BUCKETS: tuple[tuple[Store, str], ...] = (("versitygw", "store"), ("minio", "store"))
+
+
+@at(*FOLDER, *BUCKETS)
 async def test_a_film_plays_as_a_tab_and_seeks(api: Api, browser: Browser, via: str, tour: bytes) -> None:
     seen = await plays(browser, await signed(api, tour, "tour.mp4", via))
     assert seen["at"] > 6
@@ -125,6 +126,7 @@ async def test_a_film_plays_as_a_tab_and_seeks(api: Api, browser: Browser, via: 
     assert seen["wide"] == 160
 
 
+@at(*FOLDER)
 async def test_a_recording_plays_as_a_tab_and_seeks(api: Api, browser: Browser, via: str) -> None:
     data = recording([300 + 50 * second for second in range(SECONDS)], "mp3", "libmp3lame")
     seen = await plays(browser, await signed(api, data, "note.mp3", via))
@@ -132,6 +134,7 @@ async def test_a_recording_plays_as_a_tab_and_seeks(api: Api, browser: Browser, 
     assert seen["long"] == pytest.approx(SECONDS, abs=0.5)
 
 
+@at(*FOLDER, *BUCKETS)
 async def test_an_app_of_another_origin_reads_what_a_signed_url_answers(
     api: Api, browser: Browser, app: WebApp, via: str
 ) -> None:
@@ -145,12 +148,9 @@ async def test_an_app_of_another_origin_reads_what_a_signed_url_answers(
     assert part["headers"]["etag"]
 
 
-async def test_an_app_that_is_not_named_reads_nothing(
-    request: pytest.FixtureRequest, api: Api, browser: Browser, app: WebApp
-) -> None:
-    if request.node.callspec.params["api"] == "minio":
-        pytest.skip("this server has no rules of a bucket: by default it lets all origins read")
-    url = await signed(api, b"0123456789", "digits.txt")
+@at(("folder", "store"), ("versitygw", "store"))  # by default MinIO lets all origins read
+async def test_an_app_that_is_not_named_reads_nothing(api: Api, browser: Browser, app: WebApp, via: str) -> None:
+    url = await signed(api, b"0123456789", "digits.txt", via)
     async with opened(browser, app.origin("other.localhost")) as page:
         for headers in ({}, {"Range": "bytes=2-4"}):
             with pytest.raises(BrowserError, match="Failed to fetch"):

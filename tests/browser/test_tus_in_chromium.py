@@ -17,7 +17,7 @@ from tests.integration.api_server import Api
 from tests.integration.tenancy import MIB
 
 UPLOADS = "/v1/media/uploads"
-SIZE, PIECE = 9 * MIB + 7, MIB
+SIZE, PIECE = 6 * MIB + 7, MIB
 
 MADE = """({size, seed}) => {
   const data = new Uint8Array(size)
@@ -90,12 +90,12 @@ def made(seed: int) -> bytes:
     )
 
 
-async def begin(page: Page, api: Api, how: str, seed: int, *, until: int = 0, retries: int = 0) -> None:
+async def begin(page: Page, api: Api, how: str, seed: int, *, until: int = 0, retries: int = 60) -> None:
     await page.evaluate(MADE, {"size": SIZE, "seed": seed})
     await go_on(page, api, how, until=until, retries=retries)
 
 
-async def go_on(page: Page, api: Api, how: str, *, until: int = 0, retries: int = 0) -> None:
+async def go_on(page: Page, api: Api, how: str, *, until: int = 0, retries: int = 60) -> None:
     asked = {"endpoint": api.base + UPLOADS, "token": api.token(), "piece": PIECE, "until": until, "retries": retries}
     await page.evaluate(how, asked)
 
@@ -118,8 +118,8 @@ async def is_stored(api: Api, seen: dict[str, Any], seed: int) -> None:
 
 
 async def test_tus_js_client_pauses_and_goes_on_after_a_reload(api: Api, app: WebApp, page: Page) -> None:
-    await begin(page, api, WITH_TUS, 11, until=3 * PIECE)
-    assert (await told(page, "told.paused"))["offset"] >= 3 * PIECE
+    await begin(page, api, WITH_TUS, 11, until=2 * PIECE)
+    assert (await told(page, "told.paused"))["offset"] >= 2 * PIECE
     await page.reload()
     await begin(page, api, WITH_TUS, 11)
     seen = await told(page, "told.done")
@@ -130,7 +130,7 @@ async def test_tus_js_client_pauses_and_goes_on_after_a_reload(api: Api, app: We
 
 
 async def test_uppy_pauses_and_goes_on(api: Api, page: Page) -> None:
-    await begin(page, api, WITH_UPPY, 22, until=3 * PIECE)
+    await begin(page, api, WITH_UPPY, 22, until=2 * PIECE)
     assert (await told(page, "told.paused"))["done"] is None
     await page.evaluate("uppy.resumeAll()")
     seen = await told(page, "told.done")

@@ -113,6 +113,7 @@ async def test_defaults_are_filled_in_around_what_is_given(api: Api, namespace: 
         "cors": {"maxAgeSeconds": 600},
         "signedUrlMaxSeconds": 300,
         "uploadHours": 24,
+        "uploadDraft": False,
         "page": False,
     }
     assert stored["spec"]["transcription"]["tolerations"] == [

@@ -31,6 +31,7 @@ PUBLISHED = {
     ("delete", "/v1/media/{media_id}"),
     ("post", "/v1/media/{media_id}/rescan"),
     ("get", "/v1/events"),
+    ("get", "/v1/transcripts/search"),
     ("get", "/v1/usage"),
     ("post", "/v1/transcribe"),
     ("post", "/v1/audio/transcriptions"),

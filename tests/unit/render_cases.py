@@ -105,6 +105,19 @@ CASES = {
         },
         {"ingress_class": "nginx", "cluster_issuer": "letsencrypt"},
     ),
+    "webhooks": Case(
+        {
+            "webhooks": [
+                {
+                    "url": "https://app.acme.example:8443/hooks/media",
+                    "events": ["scanned", "deleted"],
+                    "secretRef": {"name": "app-hook"},
+                },
+                {"url": "http://app.team-acme.svc/hook", "secretRef": {"name": "app-hook", "key": "inner"}},
+            ]
+        },
+        {"webhook_allow_networks": "10.20.0.0/16"},
+    ),
     "gateway": Case({"api": {"host": "media.acme.example"}}, {"gateway": "edge/public"}),
     "gpu-kueue": Case(
         {
@@ -128,6 +141,7 @@ CASES = {
                 "cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60},
                 "signedUrlMaxSeconds": 86400,
                 "uploadHours": 48,
+                "uploadDraft": True,
                 "page": True,
                 "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
             },
