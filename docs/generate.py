@@ -269,6 +269,8 @@ spec:
     tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
     runtimeClass: nvidia
     modelCache: models
+  webhooks:
+    - {url: "https://app.acme.example/hooks/media", secretRef: {name: app-hook}}
   namespaceQuota: {cpu: 32, memory: 128Gi, pods: 60, jobs: 100}
 """
 

@@ -95,15 +95,19 @@ def npm(folder: Path, *arguments: str) -> None:
     _run([program, script, *arguments], folder, environment, f"npm {' '.join(arguments)}")
 
 
-def packages(folder: Path) -> Path:
-    """The folder's node_modules, installed from its lock where that has changed. Raises BuildFailed."""
+def packages(folder: Path, script: str | None = None) -> Path:
+    """The folder's node_modules, installed from its lock where that or a script beside it has changed; then `script` of
+    its package.json runs. One process at a time does so. Raises BuildFailed.
+    """
     installed = folder / "node_modules"
-    stamp = installed / STAMP
-    wanted = _digest([folder / "package.json", folder / LOCK, REQUIREMENTS])
-    if not stamp.exists() or stamp.read_text() != wanted:
-        _say(f"installing the packages of {folder.name}/{LOCK}, once")
-        npm(folder, "ci", "--ignore-scripts")
-        stamp.write_text(wanted)
+    wanted = _digest([folder / "package.json", folder / LOCK, REQUIREMENTS, *sorted(folder.glob("*.js"))])
+    with _alone(cache() / ".packages.lock"):
+        if _stamp_of(installed) != wanted:
+            _say(f"installing the packages of {folder.name}/{LOCK}, once")
+            npm(folder, "ci", "--ignore-scripts")
+            if script is not None:
+                npm(folder, "run", script)
+            (installed / STAMP).write_text(wanted)
     return installed
 
 

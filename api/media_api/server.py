@@ -151,8 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _inform(self, headers: Mapping[str, str]) -> None:
         """Sends 104 before the answer of the request under way, to a client that knows it."""
-        cycle = self.cycle
-        if cycle.response_started or self.transport.is_closing() or cycle.scope["http_version"] == "1.0":
+        if self.cycle.response_started or self.transport.is_closing() or self.scope["http_version"] == "1.0":
             return
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(f"HTTP/1.1 104 Upload Resumption Supported\r\n{lines}\r\n".encode("latin-1"))

@@ -14,6 +14,7 @@ from media_api.event_feed import EventFeed
 from media_api.job_events import JobWatch
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, Settings
+from media_api.webhook_delivery import Delivery
 from media_core.capacity import Capacity, of_this_container
 from media_core.database import Database
 from media_core.decoding import DecodingPool
@@ -51,6 +52,8 @@ class Services:
     feed: EventFeed
     shared_urls: SharedUrls
     verifier: TokenVerifier
+    delivering: tuple[asyncio.Task[None], ...] = ()
+    """One task a webhook."""
     draining: bool = False
 
     def drain(self) -> None:
@@ -58,6 +61,14 @@ class Services:
         self.draining = True
         self.watch.stop()
         self.feed.stop()
+        for task in self.delivering:
+            task.cancel()  # another process goes on at once
+
+
+async def _ended(tasks: tuple[asyncio.Task[None], ...]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -99,6 +110,21 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             policy=policy,
             capacity=Capacity(of_this_container(processes=processes)),
         )
+        delivering = tuple(
+            asyncio.create_task(
+                Delivery(
+                    webhook,
+                    tenant_id=tenant_id,
+                    database=database,
+                    events=events,
+                    feed=feed,
+                    policy=policy,
+                    allowed=settings.webhooks.webhook_allow_networks,
+                ).run()
+            )
+            for webhook in settings.webhooks.entries()
+        )
+        stack.push_async_callback(_ended, delivering)
         yield Services(
             tenant_id=tenant_id,
             settings=settings,
@@ -115,6 +141,7 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             watch=watch,
             events=events,
             feed=feed,
+            delivering=delivering,
             shared_urls=SharedUrls(tenant_id, database, settings.store.public_url),
             verifier=verifier_of(tenant_id, settings.auth),
         )

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, Json, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from media_core.events import Type
 from media_core.origins import is_origin
+from media_core.outgoing import Network
 from media_core.settings import (
     DecodingSettings,
     EnvironmentSettings,
@@ -17,6 +19,7 @@ from media_core.settings import (
 )
 from media_core.store import StoreSettings
 from media_core.tokens import ClaimNames
+from media_core.webhooks import Webhook
 
 
 class ServerSettings(EnvironmentSettings):
@@ -186,6 +189,48 @@ class PageSettings(EnvironmentSettings):
         return _origins(origins)
 
 
+class WebhookEntry(BaseModel):
+    """One of `MEDIA_WEBHOOKS`."""
+
+    url: str = Field(pattern="^https?://[^/@]+")
+    events: list[Type] = []
+    secret: str = Field(pattern=r"^[^/.][^/]*/[^/.][^/]*$")
+
+
+class WebhookSettings(EnvironmentSettings):
+    """Who is told of events (`spec.webhooks`)."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_")
+
+    webhooks: Json[list[WebhookEntry]] = Field("[]", validate_default=True)
+    """A JSON list of `url`, `events` (types; empty: all) and `secret`: a file in `webhook_secrets`, written
+    `name/key`."""
+
+    webhook_secrets: Path | None = None
+    """Folder with the secrets of the webhooks. They are read at every delivery, so they can be changed without a
+    restart."""
+
+    webhook_allow_networks: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Networks, separated by commas, that webhooks may reach although they are not public, such as `10.20.0.0/16`, or
+    `127.0.0.0/8` for a receiver on this machine. Empty (default): none, so no private, loopback, link-local or metadata
+    address."""
+
+    @field_validator("webhook_allow_networks", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(each for each in value.replace(",", " ").split() if each) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_secrets(self) -> "WebhookSettings":
+        if self.webhooks and self.webhook_secrets is None:
+            raise ValueError("MEDIA_WEBHOOKS needs MEDIA_WEBHOOK_SECRETS")
+        return self
+
+    def entries(self) -> list[Webhook]:
+        folder = self.webhook_secrets or Path()
+        return [Webhook(each.url, frozenset(each.events), folder / each.secret) for each in self.webhooks]
+
+
 class SpeechModelSettings(EnvironmentSettings):
     """The speech model of the tenant's workers, as far as the api has to know it."""
 
@@ -207,6 +252,7 @@ class Settings:
     upload: UploadSettings = field(default_factory=UploadSettings)
     cors: CorsSettings = field(default_factory=CorsSettings)
     page: PageSettings = field(default_factory=PageSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)

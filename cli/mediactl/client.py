@@ -22,6 +22,7 @@ import httpx
 from mediactl.errors import Failed, Misuse, Problem, Unreachable
 from mediactl.exchange import PATIENCE, Exchange, OnWait, known_room, path_of
 from mediactl.models import (
+    Event,
     Job,
     JobAccepted,
     Media,
@@ -348,7 +349,7 @@ class Calls:
                     async with aclosing(self._api.events(path_of("jobs", job_id, "events"), last_event)) as events:
                         async for event_id, _, update in events:
                             last_event = event_id or last_event
-                            if update.get("status") not in FINAL:
+                            if update is not None and update.get("status") not in FINAL:
                                 yield update  # type: ignore[misc]  # what it is, its members tell
                 except Problem:
                     streams = False
@@ -378,6 +379,30 @@ class Calls:
             raise Failed(f"{job_id} {last['status']}" + (f": {error['detail']}" if error else ""))
         job: Job = last
         return job
+
+    async def events(
+        self, *, types: Sequence[str] = (), media_id: str | None = None, from_start: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """What happens to files, as it happens, without end. After a broken connection it goes on behind the last one.
+
+        `from_start`: begins with the oldest that is kept. Raises Problem, also where events were missed
+        (`cursor_expired`), and Unreachable after `PATIENCE` seconds.
+        """
+        query: dict[str, Any] = {"type": list(types), "start": "oldest" if from_start else "now", "media_id": media_id}
+        last: str | None = None
+        silent_since: float | None = None
+        while True:
+            try:
+                async with aclosing(self._api.events("/v1/events", last, **query)) as events:
+                    async for event_id, _, event in events:
+                        last, silent_since = event_id or last, None
+                        if event is not None:
+                            yield event  # type: ignore[misc]  # the API's
+            except Unreachable:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE:
+                    raise
+            await self._api.wire.pause(1)
 
     # --- the tenant --------------------------------------------------------------------------------------------------
 
@@ -471,4 +496,5 @@ class Client:
     transcript = _blocking(Calls.transcript)
     follow = _iterating(Calls.follow)
     wait = _blocking(Calls.wait)
+    events = _iterating(Calls.events)
     usage = _blocking(Calls.usage)

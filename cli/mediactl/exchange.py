@@ -136,24 +136,26 @@ class Exchange:
                 return
 
     async def events(
-        self, path: str, last: str | None, timeout: float = 30
-    ) -> AsyncGenerator[tuple[str | None, str, dict[str, Any]], None]:
-        """The events of one connection: id, name and data. None where the API does not stream.
+        self, path: str, last: str | None, timeout: float = 30, **query: Any
+    ) -> AsyncGenerator[tuple[str | None, str, dict[str, Any] | None], None]:
+        """The events of one connection: id, name and data. Nothing where the API does not stream.
 
-        `timeout`: seconds without a byte after which the connection counts as broken.
+        An id without data is one to go on from. `timeout`: seconds without a byte after
+        which the connection counts as broken.
         """
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
-        async with self.open("GET", path, headers=headers, timeout=httpx.Timeout(timeout, connect=10)) as response:
+        patience = httpx.Timeout(timeout, connect=10)
+        async with self.open("GET", path, headers=headers, timeout=patience, params=_given(query)) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 return
             with self.naming_failures():
                 async with aclosing(self.wire.events(response)) as events:
                     async for event in events:
                         try:
-                            data = event.json()
+                            data = event.json() if event.data else None
                         except ValueError:
                             continue
-                        if isinstance(data, dict):
+                        if data is None or isinstance(data, dict):
                             yield event.id or None, event.event, data
 
     @contextmanager

@@ -44,14 +44,16 @@ SELECT placed, 'event'::regclass::oid::bigint AS incarnation,
     (SELECT min(position) FROM event WHERE position IS NOT NULL) AS oldest
 FROM event_head
 """
-_AFTER: Final = """
+_COLUMNS: Final = """
 SELECT event.number, event.position, event.type, event.media_id, event.owner, event.rooms, event.tenant_scope,
     event.data, event.created_at, blob.scan_status, media.tenant_scope AS item_scope,
     ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = event.media_id) AS item_rooms
-FROM (SELECT * FROM event WHERE position > %s ORDER BY position LIMIT %s) AS event
-LEFT JOIN media USING (media_id) LEFT JOIN blob USING (sha256)
-ORDER BY event.position
 """
+_ITEMS: Final = "LEFT JOIN media USING (media_id) LEFT JOIN blob USING (sha256) ORDER BY event.position"
+_AFTER: Final = f"""
+{_COLUMNS} FROM (SELECT * FROM event WHERE position > %s ORDER BY position LIMIT %s) AS event {_ITEMS}
+"""  # noqa: S608 (only constants are put in)
+_AT: Final = f"{_COLUMNS} FROM (SELECT * FROM event WHERE position = ANY(%s)) AS event {_ITEMS}"  # noqa: S608 (as above)
 _FORGET: Final = """
 DELETE FROM event WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM (SELECT ctid, created_at FROM event ORDER BY number LIMIT %s) AS oldest
@@ -191,6 +193,10 @@ class Events:
     async def after(self, position: int, limit: int = AT_ONCE) -> list[Event]:
         """The next events, of everybody. They have positions already."""
         return [Event(*row) for row in await self._database.call(_AFTER, (position, limit))]
+
+    async def at(self, positions: Sequence[int]) -> list[Event]:
+        """The events at these positions, as far as they are kept."""
+        return [Event(*row) for row in await self._database.call(_AT, (list(positions),))]
 
     async def page(
         self,

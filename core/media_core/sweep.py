@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 
-from media_core import births, passages, resumable
+from media_core import births, passages, resumable, webhooks
 from media_core.events import Events
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
@@ -186,6 +186,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     events = Events(library.database)
     await events.place_all()
     swept.events = await events.forget(timedelta(days=retention.event_days))
+    await webhooks.forget(library.database, timedelta(days=retention.event_days))
     swept.staging = await library.store.sweep_staging(STALE_STAGING, await resumable.alive(library.database))
     await _orphans(library, retention, epoch, swept)
     swept.transcripts = await passages.fill(library.database)

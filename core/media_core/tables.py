@@ -563,6 +563,67 @@ class EventHeadRow(SQLModel, table=True):
     placed: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
+class WebhookRow(SQLModel, table=True):
+    """A webhook of the MediaTenant: how far it has been told, and whether it answers. `webhooks` writes it."""
+
+    __tablename__ = "webhook"
+
+    webhook_id: str = Field(primary_key=True, sa_type=Text)
+    """A hash of its URL."""
+    host: str = Field(sa_type=Text)
+    position: int = Field(sa_type=BigInteger)
+    """Events up to here were delivered, or are in `webhook_delivery`."""
+    claim: str | None = Field(default=None, sa_type=Text)
+    claimed_until: datetime | None = Field(sa_column=_time(nullable=True))
+    """Until when the process that delivers to it has it for itself."""
+    failures: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    """Failed attempts in a row, of whatever events."""
+    failing_since: datetime | None = Field(sa_column=_time(nullable=True))
+    retry_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """When the next attempt is made, if the last ones all failed."""
+    error: str | None = Field(default=None, sa_type=Text)
+    seen_at: datetime = Field(sa_column=_time(default_now=True))
+    """When a process last had it in its settings."""
+
+
+class WebhookDeliveryRow(SQLModel, table=True):
+    """An event that a webhook has not taken."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        Index(
+            "webhook_delivery_due",
+            "webhook_id",
+            "due_at",
+            postgresql_where=text("dead_at IS NULL AND due_at IS NOT NULL"),
+        ),
+        Index(
+            "webhook_delivery_of_file",
+            "webhook_id",
+            "media_id",
+            "position",
+            postgresql_where=text("dead_at IS NULL"),
+        ),
+        Index("webhook_delivery_dead", "webhook_id", "dead_at", postgresql_where=text("dead_at IS NOT NULL")),
+        Index("webhook_delivery_open", "webhook_id", "first_at", postgresql_where=text("dead_at IS NULL")),
+    )
+
+    webhook_id: str = Field(
+        sa_column=Column(Text, ForeignKey("webhook.webhook_id", ondelete="CASCADE"), primary_key=True)
+    )
+    position: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    """Of the event."""
+    media_id: str = Field(sa_type=Text)
+    attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    first_at: datetime = Field(sa_column=_time(default_now=True))
+    """When it was first tried, or first waited."""
+    due_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """When it is tried again. Null: it waits for an earlier event of the same file."""
+    dead_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """When it was given up."""
+    error: str | None = Field(default=None, sa_type=Text)
+
+
 class SweptRow(SQLModel, table=True):
     """One row: what the last sweep saw. `orphans_kept`: there are too many to remove before a person decides."""
 

@@ -1,9 +1,10 @@
 """Settings of the operator and of `make run`. The docs' configuration reference is generated from this file."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Json, SecretStr, model_validator
+from pydantic import Field, Json, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
@@ -217,6 +218,10 @@ class PlatformSettings(EnvironmentSettings):
     retention_event_days: float = Field(default=7, ge=4, le=90)
     """Days for which a tenant's events are kept for those who read them later."""
 
+    webhook_allow_networks: str = ""
+    """Networks, separated by commas, that tenants' webhooks may reach although they are not public, such as
+    `10.20.0.0/16`. Empty: none, so no private, loopback, link-local or metadata address."""
+
     ingress_class: str = ""
     """IngressClass of the Ingress that a tenant with `api.host` gets. Empty: the cluster's default class."""
 
@@ -306,3 +311,10 @@ class PlatformSettings(EnvironmentSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Log level of the tenants' api and workers."""
+
+    @field_validator("webhook_allow_networks")
+    @classmethod
+    def _are_networks(cls, networks: str) -> str:
+        for each in networks.replace(",", " ").split():
+            ipaddress.ip_network(each)
+        return networks

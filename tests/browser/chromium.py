@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from page.build import BuildFailed, npm, packages
+from page.build import BuildFailed, packages
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 CLIENTS = Path(__file__).with_name("clients")
@@ -50,9 +50,7 @@ def missing(what: str) -> None:
 def clients() -> bytes:
     """tus-js-client and Uppy as one script. Skips the test where they cannot be had."""
     try:
-        bundle = packages(CLIENTS) / ".bundle.js"
-        if not bundle.exists():
-            npm(CLIENTS, "run", "bundle")
+        bundle = packages(CLIENTS, "bundle") / ".bundle.js"
     except BuildFailed as error:
         missing(f"tus-js-client and Uppy cannot be had here: {str(error).splitlines()[0]}")
     return bundle.read_bytes()

@@ -72,6 +72,9 @@ class Actors:
             "UPDATE job SET run_after = now()": [],
             "FROM upload\n": [],
             "FROM upload ": [],
+            "event_place": [[("placed", 0)]],
+            "DELETE FROM event": [],
+            "DELETE FROM webhook": [],
         }
         self.database: Any = FakeDatabase(SHA, answered)
         self.store: Any = FakeStore(objects)

@@ -717,6 +717,28 @@ async def test_what_sweeps_and_rescans_wrote_down_is_read(databases: Databases, 
     assert await databases.concerns_of([schema, f"{schema}_other"]) == {schema: Concerns(412, 4096, True, 2)}
 
 
+async def test_how_webhooks_stand_is_read(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    async with databases._administering() as tx:
+        await tx.exec_driver_sql(f"SET LOCAL search_path = {schema}")
+        await tx.exec_driver_sql(WEBHOOKS.replace("%", "%%"))
+    found = (await read_notes(databases, schema)).webhooks
+    assert [(each.host, each.failing_since is not None, each.error) for each in found] == [
+        ("a.example", True, "answered 503"),
+        ("b.example", False, "answered 500"),
+    ]
+    assert [(each.given_up, each.given_up_error) for each in found] == [(0, None), (2, "answered 400")]
+
+
+WEBHOOKS = """
+INSERT INTO webhook (webhook_id, host, position, failures, failing_since, error) VALUES
+    ('a', 'a.example', 0, 9, now(), 'answered 503'), ('b', 'b.example', 0, 1, now(), 'answered 500');
+INSERT INTO webhook_delivery (webhook_id, position, media_id, attempts, due_at, dead_at, error) VALUES
+    ('b', 1, 'med-1', 9, NULL, now() - interval '1 hour', 'answered 404'),
+    ('b', 2, 'med-2', 9, NULL, now(), 'answered 400'), ('b', 3, 'med-3', 1, now(), NULL, 'answered 500');
+"""
+
+
 async def test_what_a_person_decides_reaches_the_schema(databases: Databases, schema: str) -> None:
     await noted(databases, schema)
     await databases.trust(schema, ["Win.Zip-1", "Win.Unheard-1"])

@@ -20,14 +20,16 @@ from media_core.errors import Unavailable
 from media_core.object_keys import content_key
 from media_core.store import S3Settings, S3Store
 from media_core.store import s3 as s3_module
-from media_core.store.credentials import as_text
+from media_core.store.credentials import S3Key, as_text
 from media_operator.backends import boto
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.buckets import MARK_KEY, Buckets
 from media_operator.backends.store_keys import RoleSessions, Session, open_store_keys, session_in
+from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import OwnerMark
 from tests.integration import s3_servers
+from tests.integration.api_server import anybody, process, upload
 from tests.integration.s3_servers import S3Server
 
 MIB = 1024 * 1024
@@ -248,6 +250,33 @@ async def test_a_signed_url_works_and_ends_with_its_key(sessions: RoleSessions, 
     pod.give(session, ends_in=timedelta(seconds=60))
     short = url_of(pod.store, key)
     assert 1 <= int(parse_qs(urlsplit(short.url).query)["X-Amz-Expires"][0]) <= 60
+
+
+async def test_the_api_serves_on_with_renewed_keys_and_answers_503_once_the_last_has_ended(
+    server: S3Server, sessions: RoleSessions, postgres: EmbeddedPostgres, pod: Pod, tmp_path: Path
+) -> None:
+    bucket = server.settings.bucket
+    environment = {"MEDIA_S3_ENDPOINT": server.settings.endpoint, "MEDIA_S3_BUCKET": bucket}
+    environment |= {"MEDIA_STORE": "s3", "MEDIA_S3_CREDENTIALS_FILE": str(pod.file)}
+    first = S3Key(server.settings.access_key_id, server.settings.secret_access_key.get_secret_value())
+    pod.file.write_text(as_text(first))  # the tenant's id, and so its session, comes with the process
+    async with process(postgres, tmp_path, **environment) as api, api.client() as client, anybody() as outsider:
+        for _ in range(2):
+            session = await sessions.begin(api.tenant.tenant_id, bucket)
+            pod.give(session)
+            data = secrets.token_bytes(1000)
+            uploaded = await upload(client, data)
+            await api.verdict(uploaded["sha256"])
+            assert (await client.get(f"/v1/media/download/{uploaded['media_id']}")).content == data
+            signed = (await client.get(f"/v1/media/signed/{uploaded['media_id']}")).json()["data"]
+            assert parse_qs(urlsplit(signed["url"]).query)["X-Amz-Security-Token"] == [session.key.session_token]
+            assert (await outsider.get(signed["url"])).content == data
+            assert datetime.fromisoformat(signed["expires_at"]) - datetime.now(UTC) > timedelta(seconds=240)
+        pod.give(session, ends_in=timedelta(seconds=-1))
+        signed_late = await client.get(f"/v1/media/signed/{uploaded['media_id']}")
+        assert (signed_late.status_code, signed_late.json()["code"]) == (503, "unavailable")
+        pod.give(session)
+        assert (await client.get(f"/v1/media/signed/{uploaded['media_id']}")).status_code == 200
 
 
 async def test_a_secret_tells_its_session_and_when_it_is_due(sessions: RoleSessions, tenant: Tenant) -> None:

@@ -105,6 +105,19 @@ CASES = {
         },
         {"ingress_class": "nginx", "cluster_issuer": "letsencrypt"},
     ),
+    "webhooks": Case(
+        {
+            "webhooks": [
+                {
+                    "url": "https://app.acme.example:8443/hooks/media",
+                    "events": ["scanned", "deleted"],
+                    "secretRef": {"name": "app-hook"},
+                },
+                {"url": "http://app.team-acme.svc/hook", "secretRef": {"name": "app-hook", "key": "inner"}},
+            ]
+        },
+        {"webhook_allow_networks": "10.20.0.0/16"},
+    ),
     "gateway": Case({"api": {"host": "media.acme.example"}}, {"gateway": "edge/public"}),
     "gpu-kueue": Case(
         {

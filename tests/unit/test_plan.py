@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from media_core.births import UNREADABLE, Birth
+from media_core.webhooks import webhook_id
 from media_operator.plan.desired import ApiShape, BucketCors, api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.observed import (
     Api,
@@ -21,6 +22,7 @@ from media_operator.plan.observed import (
     StoreKey,
     Suspicion,
     Unreachable,
+    WebhookNote,
     Workers,
 )
 from media_operator.plan.planner import Plan, plan, plan_deletion, with_transitions
@@ -827,6 +829,47 @@ def test_a_tenant_whose_data_disagrees_can_still_be_deleted_with_it() -> None:
     declared = resource(**DELETE)
     seen = replace(alive(declared), bucket=lost(alive(declared)), has_finalizer=True, stopped=True)
     assert [type(step) for step in plan_deletion(declared, seen).steps] == [DeleteBucket]
+
+
+# --- webhooks --------------------------------------------------------------------------------------------------------
+
+HOOK = {"url": "https://hooks.example/secret-path", "secretRef": {"name": "app-hook"}}
+CALM = WebhookNote(webhook_id(str(HOOK["url"])), "hooks.example", None, None, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("note", "status", "reason", "words"),
+    [
+        (CALM, "True", "Delivered", "1 webhook(s) take their events"),
+        (
+            replace(CALM, failing_since=NOW, error="answered 503"),
+            "False",
+            "WebhookFailing",
+            "hooks.example has taken no event since 2026-11-24T00:00:00Z: answered 503; each event is tried for three",
+        ),
+        (
+            replace(CALM, given_up=7, given_up_error="answered 400"),
+            "False",
+            "EventsGivenUp",
+            "hooks.example: 7 event(s) were given up after three days, the last one because of this: answered 400",
+        ),
+    ],
+)
+def test_a_webhook_that_takes_no_events_is_named_by_its_host(
+    note: WebhookNote, status: str, reason: str, words: str
+) -> None:
+    of_before = replace(CALM, webhook_id="of a spec of before", given_up=3)
+    declared = resource(webhooks=[HOOK])
+    current = plan(declared, replace(alive(declared), notes=Notes(webhooks=(note, of_before))))
+    found = said(current, "WebhooksDelivered")
+    assert (found.status, found.reason) == (status, reason)
+    assert words in found.message
+    assert "secret-path" not in found.message
+    assert said(current, "Ready").status == "True"
+
+
+def test_without_webhooks_nothing_is_said_of_them() -> None:
+    assert "WebhooksDelivered" not in [each.type for each in plan(resource(), alive(resource())).conditions]
 
 
 # --- what sweeps and scan workers have written down ------------------------------------------------------------------

@@ -22,6 +22,16 @@ def complaints(document: object) -> list[str]:
     return [str(error) for error in caught.value.errors]
 
 
+def hooks(**changed: Any) -> dict[str, Any]:
+    return {"webhooks": [{"url": "https://a.example/h?k=v", "secretRef": {"name": "app-hook"}} | changed]}
+
+
+@pytest.mark.parametrize("url", ["https://a.example", "https://[2001:db8::1]:8443/h", "http://app.team.svc:8080/h?a=b"])
+def test_a_webhook_is_known_by_its_url(url: str) -> None:
+    (hook,) = MediaTenant.read(manifest(**hooks(url=url))).spec.webhooks
+    assert (hook.url, hook.events, hook.secret_ref.name, hook.secret_ref.key) == (url, [], "app-hook", "secret")
+
+
 def test_an_empty_spec_gets_every_default() -> None:
     tenant = MediaTenant.read(manifest())
     assert (tenant.tenant_id, tenant.bucket, tenant.schema_name) == ("acme", "media-acme", "tenant_acme")
@@ -75,6 +85,17 @@ def test_fields_are_written_in_camel_case_only() -> None:
         ({"tenantId": "a\n"}, "spec.tenantId: must be lower-case letters, digits and inner hyphens"),
         ({"storage": {"bucket": "x"}}, "spec.storage.bucket: must be at least 3 characters long"),
         ({"auth": {"oidc": {}}}, "spec.auth.oidc.issuer: is required"),
+        ({"webhooks": [{"url": "https://a.example/"}]}, "spec.webhooks[0].secretRef: is required"),
+        (
+            hooks(url="http://a.example/"),
+            "spec.webhooks[0].url: must be an https URL, with a port of 1 to 65535 if any",
+        ),
+        (hooks(url="https://a.example/$(MEDIA_DATABASE_URL)"), "spec.webhooks[0].url: must be an https URL"),
+        (hooks(url="https://user@a.example/"), "spec.webhooks[0].url: must be an https URL"),
+        (hooks(events=["exploded"]), "spec.webhooks[0].events[0]: must be one of stored, scanned"),
+        (hooks(secretRef={}), "spec.webhooks[0].secretRef.name: is required"),
+        (hooks(secretRef={"name": "a", "key": "../b"}), "spec.webhooks[0].secretRef.key: must be a key of a Secret"),
+        ({"webhooks": [*hooks()["webhooks"], *hooks()["webhooks"]]}, "spec.webhooks: must have each url once"),
         ({"auth": {"oidc": {"issuer": "http://login.example"}}}, "spec.auth.oidc.issuer: must be an https URL"),
         (
             {"api": {"autoscaling": {"min": 5, "max": 2}}},

@@ -37,7 +37,7 @@ REPLACED = {
 }
 """Methods of uvicorn's protocol that ours overrides, and their parameters."""
 USED = {
-    *("client", "cycle", "flow", "headers", "loop", "parser", "pipeline", "transport", "url"),
+    *("client", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "transport", "url"),
     *("_unset_keepalive_if_required",),
 }
 """Attributes of uvicorn's protocol that ours reads, sets or calls beside those."""
@@ -112,6 +112,7 @@ async def test_they_hold_what_they_held(connection: HttpToolsProtocol) -> None:
     assert isinstance(connection.parser, httptools.HttpRequestParser), SAME
     assert connection.headers == [(b"host", b"here")], SAME
     assert (connection.url, len(connection.pipeline)) == (b"/", 0), SAME
+    assert connection.scope["http_version"] == "1.1", SAME
     assert connection.loop is asyncio.get_running_loop(), SAME
 
 

@@ -183,7 +183,7 @@ def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
             "MEDIA_OPERATOR_S3_ROLE_SECONDS is no longer than the role's maximum session duration, which is 3600 for "
             "a role that is assumed by another role"
         )
-    if dependency == "sts" and code(error) in _NO_SUCH_API | {"InvalidParameterValue"}:
+    if dependency == "sts" and code(error) in _NO_SUCH_API:
         return f"the server at {endpoint} has no STS API that knows AssumeRole ({reason}): check {endpoint}"
     if code(error) in _REFUSED:
         return (

@@ -5,12 +5,15 @@ from __future__ import annotations
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from media_core.webhooks import RESTS_AFTER
 from media_operator.plan import observed
 
 MOST_SUSPICIONS = 3
 """How many one condition names. The next ones follow when these are decided."""
 MOST_HELD = 10_000
-"""At most so many contents of one signature are counted."""
+"""At most so many contents of one signature are counted, or events of one webhook."""
+MOST_WEBHOOKS = 100
+"""Rows that are read. A MediaTenant has 16 at most; the others are of earlier ones."""
 
 # A schema of an older revision has no such tables.
 _ARE_THERE = text("SELECT to_regclass('suspicion') IS NOT NULL AND to_regclass('swept') IS NOT NULL")
@@ -26,6 +29,19 @@ FROM suspicion WHERE trusted_at IS NULL ORDER BY since, signature LIMIT {MOST_SU
 _SWEPT = text("""
 SELECT swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since, orphans_released_at FROM swept
 """)
+# One that failed now and then is no matter for a person.
+_HAS_WEBHOOKS = text("SELECT to_regclass('webhook') IS NOT NULL")
+_WEBHOOKS = text(f"""
+SELECT webhook_id, left(host, 253) AS host, CASE WHEN failures >= {RESTS_AFTER} THEN failing_since END AS failing_since,
+    left(webhook.error, 200) AS error, given_up.count, left(given_up.error, 200) AS given_up_error
+FROM webhook, LATERAL (
+    SELECT count(*) AS count, (array_agg(these.error ORDER BY dead_at DESC))[1] AS error FROM (
+        SELECT error, dead_at FROM webhook_delivery
+        WHERE webhook_delivery.webhook_id = webhook.webhook_id AND dead_at IS NOT NULL LIMIT {MOST_HELD}
+    ) AS these
+) AS given_up
+ORDER BY host, webhook_id LIMIT {MOST_WEBHOOKS}
+""")  # noqa: S608  constants
 
 
 async def read(tx: AsyncConnection) -> observed.Notes:
@@ -34,4 +50,7 @@ async def read(tx: AsyncConnection) -> observed.Notes:
         return observed.Notes()
     suspicions = tuple(observed.Suspicion(*row) for row in await tx.execute(_SUSPICIONS))
     swept = (await tx.execute(_SWEPT)).one_or_none()
-    return observed.Notes(suspicions, None if swept is None else observed.Orphans(*swept))
+    webhooks: tuple[observed.WebhookNote, ...] = ()
+    if (await tx.execute(_HAS_WEBHOOKS)).scalar():
+        webhooks = tuple(observed.WebhookNote(*row) for row in await tx.execute(_WEBHOOKS))
+    return observed.Notes(suspicions, None if swept is None else observed.Orphans(*swept), webhooks)

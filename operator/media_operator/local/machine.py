@@ -121,6 +121,7 @@ class Machine:
                     "MEDIA_API_SHUTDOWN_SECONDS": str(API_SHUTDOWN_SECONDS),
                     "MEDIA_API_PROCESSES": str(min(MOST_API_PROCESSES, len(os.sched_getaffinity(0)))),
                     "MEDIA_STORE_SIGNING_KEY": self._secret(tenant, "store_signing_key"),
+                    "MEDIA_WEBHOOK_SECRETS": str(self.place.webhook_secrets(tenant)),
                 }
             )
             if oidc is None:

@@ -2,6 +2,7 @@
 
 postgres/  clamd/  logs/  buckets/<bucket>/          parts of the machine
 <tenant>/signing-keys.json  jwks.json  secrets.json  parts of one tenant, mode 0700
+<tenant>/webhooks/<name>/<key>                       secrets of its webhooks, which a person puts there
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class Place:
 
     def jwks(self, tenant: MediaTenant) -> Path:
         return self.of(tenant) / "jwks.json"
+
+    def webhook_secrets(self, tenant: MediaTenant) -> Path:
+        """A file for each `secretRef`: `name/key`."""
+        return self.of(tenant) / "webhooks"
 
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"

@@ -31,6 +31,7 @@ from media_operator.plan.steps import (
     ShapeWorkers,
     TrustSignatures,
 )
+from media_operator.plan.webhooks import webhooks_delivered
 from media_operator.tenant.annotations import (
     ADOPT,
     TRUST_SIGNATURE,
@@ -279,8 +280,9 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("WorkersReady", workers_ready),
     ("ScannerReady", scanner_ready),
     ("DataConsistent", data_consistent),
+    ("WebhooksDelivered", webhooks_delivered),
     ("S3Capabilities", s3_capabilities),
 )
 """In the order in which a tenant comes to life. A check that returns None does not apply here."""
-INFORMATIONAL = {"DataConsistent", "S3Capabilities"}
+INFORMATIONAL = {"DataConsistent", "WebhooksDelivered", "S3Capabilities"}
 """Conditions that are reported and do not count for `Ready`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -70,6 +71,12 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
         settings["MEDIA_PAGE_OIDC_SCOPES"] = " ".join(oidc.page.scopes)
         if oidc.page.origins:
             settings["MEDIA_PAGE_OIDC_ORIGINS"] = ",".join(oidc.page.origins)
+    if webhooks := tenant.spec.webhooks:
+        told = [
+            {"url": each.url, "events": sorted(each.events), "secret": f"{each.secret_ref.name}/{each.secret_ref.key}"}
+            for each in webhooks
+        ]
+        settings["MEDIA_WEBHOOKS"] = json.dumps(told)
     if oidc is not None:
         named = oidc.claims.model_dump(exclude_defaults=True)
         settings |= {f"MEDIA_OIDC_CLAIM_{claim.upper()}": name for claim, name in named.items()}

@@ -118,13 +118,29 @@ class Orphans:
 
 
 @dataclass(frozen=True)
+class WebhookNote:
+    """How a webhook stands, as the api that delivers to it has noted."""
+
+    webhook_id: str
+    host: str
+    failing_since: datetime | None
+    """None: it takes its events."""
+    error: str | None
+    given_up: int
+    """Events that were given up and are still kept; counted up to a bound."""
+    given_up_error: str | None
+    """Why the last of them was not taken."""
+
+
+@dataclass(frozen=True)
 class Notes:
-    """What sweeps and scan workers have written into the schema for a person to decide."""
+    """What sweeps, scan workers and the api have written into the schema for a person to decide."""
 
     suspicions: tuple[Suspicion, ...] = ()
     """The oldest few of those that no person has confirmed."""
     orphans: Orphans | None = None
     """None: no sweep has run yet."""
+    webhooks: tuple[WebhookNote, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ API_MEMORY, DECODING_MEMORY = 320 * MIB, 704 * MIB
 """Most memory of the process and of each decoding child. Only as many children are started as fit the memory limit: if
 it is exceeded, the kernel ends the whole pod."""
 JWKS = "/etc/media/jwks"
+WEBHOOKS = "/etc/media/webhooks"
 
 
 def api_deployment(
@@ -51,6 +52,7 @@ def api_deployment(
         "MEDIA_DECODING_PROCESSES": str(_decoding_processes(resources)),
         "MEDIA_PUBLIC_URL": endpoint(tenant, platform),
         **_auth(tenant, inputs),
+        **_webhooks(tenant, platform),
         **api_settings(tenant),
     }
     container: Object = {
@@ -103,6 +105,7 @@ def api_deployment(
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
     }
+    _webhook_secrets(tenant, pod, container)
     trust_volume(platform, pod, container)
     store_key_volume(tenant, store, pod, container)
     # The JWKS is read again by itself, like a temporary key; new credentials need new pods.
@@ -135,6 +138,28 @@ def _auth(tenant: MediaTenant, inputs: Inputs) -> dict[str, str]:
         "MEDIA_OIDC_AUDIENCE": oidc.audience or tenant.tenant_id,
         "MEDIA_OIDC_JWKS_URI": inputs.oidc_jwks_uri or "",
     }
+
+
+def _webhooks(tenant: MediaTenant, platform: PlatformSettings) -> dict[str, str]:
+    if not tenant.spec.webhooks:
+        return {}
+    networks = platform.webhook_allow_networks
+    return {"MEDIA_WEBHOOK_SECRETS": WEBHOOKS} | ({"MEDIA_WEBHOOK_ALLOW_NETWORKS": networks} if networks else {})
+
+
+def _webhook_secrets(tenant: MediaTenant, pod: Object, container: Object) -> None:
+    """A folder with a file for each secret, so that a changed one reaches running pods. A Secret that is missing keeps
+    no pod from starting: the webhook says so.
+    """
+    keys = sorted({(each.secret_ref.name, each.secret_ref.key) for each in tenant.spec.webhooks})
+    if not keys:
+        return
+    sources = [
+        {"secret": {"name": name, "items": [{"key": key, "path": f"{name}/{key}"}], "optional": True}}
+        for name, key in keys
+    ]
+    pod["volumes"].append({"name": "webhooks", "projected": {"sources": sources}})
+    container["volumeMounts"].append({"name": "webhooks", "mountPath": WEBHOOKS, "readOnly": True})
 
 
 def _decoding_processes(resources: Object) -> int:

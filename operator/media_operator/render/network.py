@@ -61,6 +61,7 @@ def api_network_policy(
     ports = {_port(store.endpoint), _port(inputs.credentials[DATABASE_URL]), *_proxies(platform)}
     if tenant.spec.auth.oidc is not None:
         ports.add(_port(inputs.oidc_jwks_uri or "https://"))
+    ports |= {_port(webhook.url) for webhook in tenant.spec.webhooks}
     return tenant_object(tenant, kinds.NETWORK_POLICY, "api") | {
         "spec": {
             "podSelector": {"matchLabels": api_selector(tenant)},

@@ -34,6 +34,7 @@ ORDER = (
 )
 """Keywords that the structural schema may have, in the order in which they are written."""
 
+WEBHOOKS = '.status.conditions[?(@.type=="WebhooksDelivered")]'
 READY = '.status.conditions[?(@.type=="Ready")]'
 COLUMNS = (
     ("Ready", "string", f"{READY}.status", "Whether the tenant works as declared", 0),
@@ -44,6 +45,7 @@ COLUMNS = (
     ("Age", "date", ".metadata.creationTimestamp", "Since the resource was made", 0),
     ("Message", "string", f"{READY}.message", "Why, in words", 1),
     ("Bucket", "string", ".status.bucket", "Name of the bucket", 1),
+    ("Webhooks", "string", f"{WEBHOOKS}.reason", "Whether webhooks take their events", 1),
     ("Suspended", "boolean", ".spec.suspended", "Whether requests are answered 503 and no worker starts", 1),
 )
 """Name, type, path, description, priority (1: only with `--output wide`)."""

@@ -77,12 +77,18 @@ def _key_source() -> str:
 
 
 KEY_SOURCE = _key_source()
+WEBHOOK_URL = KEY_SOURCE.replace("!$&()*", "!&*").removesuffix("$") + r"(\?[-A-Za-z0-9._~:/?@!&*+,;=%]*)?$"
+"""Without `$(`: Kubernetes would put variables in there, as this becomes a value of the environment."""
+KEY_OF_A_SECRET = "^[-_A-Za-z0-9][-._A-Za-z0-9]*$"  # noqa: S105  a pattern
 
 FORMS = {
     NAME: "must be lower-case letters, digits and inner hyphens",
     HOST: "must be a lower-case host name such as media.acme.example (a name, no address, no port)",
     KEY_SOURCE: "must be an https URL without query, with a port of 1 to 65535 if any "
     "(http only for this machine and for services of the cluster, .svc or .svc.cluster.local)",
+    WEBHOOK_URL: "must be an https URL, with a port of 1 to 65535 if any, without user and fragment "
+    "(http only for this machine and for services of the cluster, .svc or .svc.cluster.local)",
+    KEY_OF_A_SECRET: "must be a key of a Secret: letters, digits, hyphens, underscores and inner dots",
     CRON: 'must be a cron schedule of five fields such as "0 3 * * *" '
     "(minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-6)",
     ORIGIN: "must be an origin: scheme, host and port, such as https://app.example or https://*.preview.example",
@@ -439,8 +445,48 @@ class NamespaceQuota(Structural):
     """Most Jobs, including ended ones that are still kept."""
 
 
+EventType = Annotated[
+    Literal["stored", "scanned", "thumbnail", "transcript", "attached", "removed", "deleted"],
+    Field(
+        description="stored: a file was uploaded. scanned: it has a verdict. thumbnail: it is made, or cannot be. "
+        "transcript: a transcription has ended. attached, removed: in or from a room. deleted: by whoever may."
+    ),
+]
+
+
+class SecretRef(Structural):
+    """A Secret in the tenant's namespace."""
+
+    name: str = Field(min_length=1, max_length=253, pattern=NAME)
+    """Name of the Secret. With make run: a folder in .run/<tenantId>/webhooks/."""
+    key: str = Field("secret", min_length=1, max_length=253, pattern=KEY_OF_A_SECRET)
+    """The key in it. Its value: whsec_ and the base64 of 24 to 64 random bytes; while secrets are exchanged two of
+    them, each on a line of its own. Both sign then. A change needs no restart."""
+
+
+class Webhook(Structural):
+    """A receiver of events."""
+
+    url: str = Field(min_length=1, max_length=1024, pattern=WEBHOOK_URL)
+    """Where events are posted. Each webhook has its own. An address that is private, loopback, link-local or of a
+    metadata service is refused, unless the platform allows its network."""
+    events: list[EventType] = Field([], max_length=16)
+    """Types of events. Default: all."""
+    secret_ref: SecretRef
+    """The secret that signs."""
+
+
 class TenantSpec(Structural):
     """What the platform team wants."""
+
+    rules = (
+        Rule(
+            "webhooks",
+            "must have each url once",
+            "!has(self.webhooks) || self.webhooks.all(one, self.webhooks.exists_one(other, other.url == one.url))",
+            lambda own: len({each.url for each in own.webhooks}) == len(own.webhooks),
+        ),
+    )
 
     tenant_id: str | None = Field(None, min_length=1, max_length=40, pattern=NAME)
     """The tenant's name in object keys, schema, bucket and tokens: lower-case letters, digits and inner hyphens.
@@ -460,6 +506,8 @@ class TenantSpec(Structural):
     """Thumbnails of videos."""
     transcription: Transcription = Transcription()
     """Speech to text by faster-whisper, and where its workers run."""
+    webhooks: list[Webhook] = Field([], max_length=16)
+    """Receivers of events, as CloudEvents with signatures of Standard Webhooks. Default: none."""
     namespace_quota: NamespaceQuota | None = None
     """A ResourceQuota for the whole namespace of this MediaTenant; use it where one namespace holds one tenant.
     Default: none."""

@@ -1,0 +1,37 @@
+"""`watch`: what happens to files, as it happens."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mediactl import render
+from mediactl.command import app, command
+from mediactl.session import Session
+
+
+@command(app, "watch")
+def watch(
+    session: Session,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Only events of this type, such as scanned; repeatable.")
+    ] = None,
+    media_id: Annotated[str | None, typer.Option("--file", metavar="ID", help="Only events of this file.")] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Begin with the oldest event that is kept, not now.")
+    ] = False,
+) -> None:
+    """Print events of your files as they come, until Ctrl-C.
+
+    With --json each line is an event.
+    """
+    try:
+        for event in session.client.events(types=types or (), media_id=media_id, from_start=from_start):
+            if session.as_json:
+                render.data(event)
+            else:
+                facts = " ".join(f"{name}={value}" for name, value in event.get("data", {}).items())
+                render.line(render.when(event.get("created_at")), event["type"], event["media_id"], facts)
+            sys.stdout.flush()  # in a pipe, too, they come one by one
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -1,0 +1,151 @@
+"""One POST to an address that a tenant has named, which must not lead into the platform's own networks.
+
+Not a client library: the address that is connected to has to be the one that was checked, however often a name is
+resolved, and no library offers that without replacing its transport. All that is needed is one request and its status.
+Redirects are not followed, and no proxy is used, because it would resolve the name for itself.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Final
+from urllib.parse import urlsplit
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+SECONDS: Final = 10.0
+"""Time for one request, from resolving the name to the answer's status."""
+MOST_HEAD_BYTES: Final = 64 * 1024
+MOST_BODY_BYTES: Final = 64 * 1024
+"""So much of the answer's body is read, and thrown away, so that the receiver does not see a broken connection."""
+BODY_SECONDS: Final = 1.0
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Undelivered(Exception):
+    """The request was not answered, or not sent. The text is for people, and names no address of the platform."""
+
+
+async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Sequence[Network] = ()) -> int:
+    """The status of the answer. `allowed`: networks that may be reached although they are not public.
+
+    Raises Undelivered.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    is_tls = parts.scheme == "https"
+    port = parts.port or (443 if is_tls else 80)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    head = f"POST {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+    try:
+        async with asyncio.timeout(SECONDS):
+            addresses = await _allowed_addresses(host, port, allowed)
+            reader, writer = await _connected(addresses, port, _tls() if is_tls else None, host)
+            try:
+                writer.write(head.encode("ascii") + body)
+                await writer.drain()
+                status = await _status(reader)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(BODY_SECONDS):
+                        await _thrown_away(reader)
+            finally:
+                writer.close()
+    except TimeoutError:
+        raise Undelivered(f"did not answer within {SECONDS:g} seconds") from None
+    except ssl.SSLError as error:
+        raise Undelivered(f"TLS failed: {error.reason or 'unknown reason'}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise Undelivered(f"the connection failed: {_words(error)}") from None
+    return status
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address is one of the internet. False for private, loopback, link-local (which metadata services
+    have), shared, multicast and reserved ones, also where an IPv6 address wraps an IPv4 one.
+    """
+    return address.is_global and not address.is_multicast and all(is_public(each) for each in _wrapped(address))
+
+
+def may_be_reached(address: Address, allowed: Sequence[Network]) -> bool:
+    """Whether it is public, or in one of the networks that the platform allows."""
+    plain = address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address
+    return is_public(plain) or any(plain.version == network.version and plain in network for network in allowed)
+
+
+def _wrapped(address: Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that packets to an IPv6 address may reach."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64:
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in found if each is not None]
+
+
+async def _allowed_addresses(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        raise Undelivered("its name has no address") from None
+    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+    reachable = [each for each in addresses if may_be_reached(ipaddress.ip_address(each.partition("%")[0]), allowed)]
+    if not reachable:
+        raise Undelivered(
+            "it has a private, loopback, link-local or metadata address, and the platform allows none of these here"
+        )
+    return reachable
+
+
+async def _connected(
+    addresses: Sequence[str], port: int, tls: ssl.SSLContext | None, host: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """To the first of these addresses that takes the connection. It is a number: no name is resolved again."""
+    failed: OSError = OSError("no address")
+    for address in addresses:
+        try:
+            return await asyncio.open_connection(
+                address, port, ssl=tls, server_hostname=host if tls else None, limit=MOST_HEAD_BYTES
+            )
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            failed = error
+    raise failed
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    while True:
+        head = await reader.readuntil(b"\r\n\r\n")
+        version, _, rest = head.partition(b" ")
+        if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
+            raise Undelivered("its answer is no HTTP")
+        if (status := int(rest[:3])) >= 200:
+            return status
+
+
+async def _thrown_away(reader: asyncio.StreamReader) -> None:
+    left = MOST_BODY_BYTES
+    while left > 0 and (part := await reader.read(left)):
+        left -= len(part)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there"
+    if isinstance(error, EOFError):
+        return "it was closed before an answer"
+    if isinstance(error, ConnectionError):
+        return "it broke"
+    return "the network or the host does not let it through"

@@ -1,0 +1,45 @@
+"""When a tenant to which nothing has to be done is looked at again."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
+
+import pytest
+
+from media_core.store.credentials import S3Key
+from media_operator.backends.store_keys import Session
+from media_operator.controller.controller import Controller
+from media_operator.plan.planner import Plan
+from media_operator.settings import OperatorSettings
+from media_operator.tenant.spec import Condition
+from tests.unit.render_cases import CASES
+
+DAY = 86400.0
+READY = Condition(type="Ready", status="True", reason="Serving", message="", observedGeneration=1)
+
+
+def next_look(*, session_ends_in: float | None = None, life: float = 3600, starting: float | None = None) -> float:
+    cluster = MagicMock(operator=OperatorSettings(resync_seconds=DAY, canary_seconds=DAY))
+    cluster.jobs.starting.return_value = {} if starting is None else {"scan": starting}
+    controller = Controller(cluster, MagicMock())
+    session = None
+    if session_ends_in is not None:
+        ends = datetime.now(UTC) + timedelta(seconds=session_ends_in)
+        session = Session(S3Key("ASIA", "s", "t", ends), ends - timedelta(seconds=life), "arn")
+    children = cast(Any, SimpleNamespace(session=session))
+    return controller._next_look(CASES["role"].tenant(), Plan((), True, (READY,)), children)
+
+
+def test_it_is_looked_at_now_and_then() -> None:
+    assert 0.8 * DAY <= next_look() <= DAY
+
+
+@pytest.mark.parametrize(("ends_in", "life", "expected"), [(3600, 3600, 1800), (2000, 3600, 200), (900, 900, 300)])
+def test_the_look_at_a_temporary_key_comes_in_time(ends_in: float, life: float, expected: float) -> None:
+    assert next_look(session_ends_in=ends_in, life=life) == pytest.approx(expected, abs=10)
+
+
+def test_what_is_overdue_is_looked_at_soon_and_not_without_a_pause() -> None:
+    assert next_look(session_ends_in=10) == 1
+    assert next_look(starting=1000) == 1
