@@ -552,6 +552,17 @@ async def test_the_language_is_that_of_the_first_speech_however_late_it_comes(te
     assert result["segments"][0]["start"] == pytest.approx(50.3, abs=1.0)
 
 
+async def test_each_segment_has_its_language_where_that_changes(tenant: Tenant) -> None:
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    names = ["greeting_en.wav", "gruss_de.wav", "digits_en.wav"]
+    both = wav(np.concatenate([part for name in names for part in (samples_of(name), pause)]))
+    result = await tenant.transcribe(both, multilingual=True)
+    said = [(segment["text"], segment["language"]) for segment in result["segments"]]
+    assert said == [(SPOKEN[name]["text"], SPOKEN[name]["language"]) for name in names]
+    assert result["language"] == "en"
+    assert "language" not in (await tenant.transcribe(both))["segments"][0]
+
+
 @pytest.mark.parametrize("vad", [True, False])
 async def test_where_nobody_speaks_there_is_no_text_and_no_language(tenant: Tenant, vad: bool) -> None:
     noise = np.random.default_rng(7).standard_normal(5 * SAMPLE_RATE).astype(np.float32) * 0.02

@@ -57,13 +57,14 @@ def test_everything_is_heard_on_request_if_there_is_a_voice_at_all() -> None:
     st.integers(0, 30),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
 def test_no_voice_is_lost_or_heard_twice(
-    seconds: list[float], most: int, first: int, last: bool, everything: bool
+    seconds: list[float], most: int, first: int, last: bool, everything: bool, apart: bool
 ) -> None:
     voice = speech(*seconds, 2)
     first = min(first, len(voice))
-    found = cut(voice, first=first, last=last, most=most, longest=LONGEST, everything=everything)
+    found = cut(voice, first=first, last=last, most=most, longest=LONGEST, everything=everything, apart=apart)
     heard = np.zeros(len(voice), int)
     for chunk in found.chunks:
         assert 0 < chunk.frames <= frames(LONGEST)
@@ -86,6 +87,11 @@ def test_whoever_begins_at_a_cut_finds_the_same_cuts_after_it(seconds: list[floa
         found += part.chunks
         at = part.following
     assert tuple(found) == whole
+
+
+def test_what_pauses_divide_may_be_kept_apart() -> None:
+    found = cut(speech(1, 2, 1.5, 2, 0.5, 2, 1), first=0, last=True, most=9, longest=LONGEST, apart=True)
+    assert [len(chunk.pieces) for chunk in found.chunks] == [1, 1]
 
 
 def test_a_moment_of_a_chunk_is_found_in_its_window() -> None:

@@ -90,11 +90,13 @@ def voiced(probabilities: NDArray[np.float32], *, everything: bool = False) -> F
     return speaks
 
 
-def cut(voice: Flags, *, first: int, last: bool, most: int, longest: float, everything: bool = False) -> Cut:
+def cut(
+    voice: Flags, *, first: int, last: bool, most: int, longest: float, everything: bool = False, apart: bool = False
+) -> Cut:
     """Divides a window from the frame `first` on.
 
     `last`: the recording ends with the window. `most`: chunks that are wanted. `longest`: of a chunk, in seconds.
-    `everything`: pauses are heard too, if there is a voice at all.
+    `everything`: pauses are heard too, if there is a voice at all. `apart`: no chunk goes on after a long pause.
     """
     end = len(voice)
     kept = _padded(voice)
@@ -106,6 +108,12 @@ def cut(voice: Flags, *, first: int, last: bool, most: int, longest: float, ever
     begin = first
     while len(chunks) < most:
         heard = np.flatnonzero(kept[begin:])[: room + 1] + begin
+        joins = np.flatnonzero(np.diff(heard) > 1) if apart else heard[:0]
+        if len(joins):
+            behind = int(heard[joins[0]]) + 1
+            chunks.append(Chunk(((int(heard[0]), behind),)))
+            begin = behind
+            continue
         if not len(heard):
             following = end if last else max(begin, end - _SILENCE)
             return Cut(tuple(chunks), following, full=last or bool(chunks))

@@ -315,6 +315,7 @@ class Listening:
                 most=most,
                 longest=min(longest, 0.9 * seconds),
                 everything=everything,
+                apart=self.wanted.multilingual,
             )
             if found.full or seconds >= self.window_seconds:
                 return window, voice, found

@@ -35,7 +35,7 @@ from media_workers.settings import WhisperSettings
 _SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
 _CHUNKS_ON_CPU = 2
 """Chunks that are heard together. On a CPU more are hardly faster, and take more memory."""
-_CHUNKS_ON_GPU = 16
+_CHUNKS_ON_GPU = 8
 _CLEAR = 0.5
 """Probability above which a chunk has another language than the recording (faster-whisper's own threshold)."""
 # Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
