@@ -1,5 +1,5 @@
 # The images of api, workers and operator, from the repository's root:
-#     docker build --target api -t media-api .    likewise workers and operator
+#     docker build --target api -t media-api .    likewise workers and operator; `make page` first, for the api's page
 # Images that need the same share it as a layer: core's wheels are in all three, the decoders' in api and workers.
 # Wheels are installed in stages of their own (*-wheels), so that no image has pip, a compiler or a lock file.
 ARG BASE=python:3.11-slim
@@ -59,10 +59,15 @@ FROM api-wheels AS api-code
 COPY core/media_core /opt/app/media_core
 COPY api/media_api /opt/app/media_api
 RUN python3 -m compileall -q /opt/app
+# The page of files, if `make page` has built it. The first name is there in any case: without it an image without the
+# page could not be built.
+COPY page/node-requirements.txt page/dis[t] /opt/page/
 
 FROM decoding AS api
 COPY --from=api-wheels /layers/api /
 COPY --from=api-code /opt/app /opt/app
+COPY --from=api-code /opt/page /opt/page
+ENV MEDIA_PAGE_FOLDER=/opt/page
 EXPOSE 8080
 ENTRYPOINT ["python3", "-m", "media_api"]
 

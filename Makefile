@@ -8,7 +8,7 @@ TENANT ?= samples/acme.yaml
 PACKAGES := core api workers operator cli
 UV_VERSION := 0.13.9
 
-.PHONY: help setup lock clamd pgbouncer run docs check format lint types contracts test-fast test tools soak
+.PHONY: help setup lock clamd pgbouncer chromium page speech run docs check format lint types contracts test-fast test tools soak
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
 
@@ -37,7 +37,17 @@ clamd: ## install clamd if this machine allows it, or say how
 pgbouncer: ## install PgBouncer for the tests if this machine allows it, or say how
 	@sh tests/tools/install_pgbouncer.sh
 
+chromium: ## install Chromium for the tests if this machine allows it, or say how
+	@sh tests/tools/install_chromium.sh
+
+page: setup ## build the page of files, page/dist
+	@$(BIN)/python page/build.py
+
+speech: setup ## fetch real speech models and recordings for tests, or say why not (220 MB, once)
+	@$(BIN)/python -m tests.tools.speech > /dev/null || true
+
 run: setup clamd ## serve the tenant of samples/acme.yaml on this machine
+	@$(BIN)/python page/build.py --try
 	@exec $(BIN)/python -m media_operator.local $(TENANT)
 
 docs: setup ## write the generated pages of docs/ and the CRD
@@ -67,5 +77,6 @@ soak: setup clamd ## ten minutes of load while every part is killed again and ag
 	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/test_soak.py
 
 TEST_PROCESSES ?= $(shell nproc)
-test: setup clamd pgbouncer ## all tests, on real parts
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder tests/unit tests/integration tests/cluster
+test: setup clamd pgbouncer chromium speech ## all tests, on real parts
+	@$(BIN)/python page/build.py --try
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder tests/unit tests/integration tests/browser tests/cluster

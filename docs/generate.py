@@ -5,6 +5,7 @@ docs/http-api.md         from the API's OpenAPI document
 docs/openapi.json        that document itself
 docs/mediatenant.md      from the CRD's schema
 crds/mediatenants.yaml   the CRD, from the model of the spec; the chart carries a copy
+cli/mediactl/models.py   the types of mediactl's results, from the OpenAPI document
 """
 
 import ast
@@ -179,6 +180,68 @@ def _one_line(words: str) -> str:
     return " ".join(words.split()).replace("|", "\\|")
 
 
+MODELS = '''\
+"""What the API answers, as dicts. Generated from its OpenAPI document by `make docs`; do not edit.
+
+Times are RFC 3339 texts. A newer API may answer with more members than are named here.
+"""
+
+from typing import Generic, Literal, NotRequired, TypedDict, TypeVar
+
+T = TypeVar("T")
+
+
+class Page(TypedDict, Generic[T]):
+    """A page of a list."""
+
+    data: list[T]
+    next_cursor: str | None
+    """Asks for the next one; None on the last."""
+'''
+NOT_ANSWERED = ("Health", "Problem")
+
+
+def models(document: dict[str, Any]) -> str:
+    parts = [MODELS]
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        if name.startswith(("Data_", "Page_")) or name in NOT_ANSWERED or "properties" not in schema:
+            continue
+        lines = [f"class {name}(TypedDict):"]
+        if "description" in schema:
+            lines += [_docstring(schema["description"]), ""]
+        for field, about in schema["properties"].items():
+            kind = _annotation(about)
+            lines.append(f"    {field}: {kind if field in schema['required'] else f'NotRequired[{kind}]'}")
+            if "description" in about:
+                lines.append(_docstring(about["description"]))
+        parts.append("\n".join(lines) + "\n")
+    return "\n\n".join(parts)
+
+
+def _docstring(words: str) -> str:
+    return textwrap.fill(f'"""{_one_line(words)}"""', 120, initial_indent=" " * 4, subsequent_indent=" " * 4)
+
+
+def _annotation(schema: dict[str, Any]) -> str:
+    """The Python type of a JSON schema."""
+    if "$ref" in schema:
+        return f'"{schema["$ref"].rpartition("/")[2]}"'
+    if "anyOf" in schema:
+        found = [_annotation(one) for one in schema["anyOf"]]
+        joined = " | ".join(one.strip('"') for one in found)
+        return f'"{joined}"' if any(one.startswith('"') for one in found) else joined
+    if "enum" in schema:
+        return f"Literal[{', '.join(json.dumps(value) for value in schema['enum'])}]"
+    match schema.get("type"):
+        case "array":
+            return f"list[{_annotation(schema['items'])}]"
+        case "object":
+            values = schema.get("additionalProperties")
+            return f"dict[str, {_annotation(values) if isinstance(values, dict) else 'object'}]"
+        case kind:
+            return {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}[str(kind)]
+
+
 EXAMPLE = """\
 apiVersion: media.scaiwave.io/v1alpha1
 kind: MediaTenant
@@ -347,6 +410,7 @@ def pages() -> dict[str, str]:
         "docs/http-api.md": http_api(document),
         "docs/openapi.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
         "docs/mediatenant.md": media_tenant(),
+        "cli/mediactl/models.py": models(document),
         "crds/mediatenants.yaml": definition(),
         "charts/media-platform/files/mediatenants.yaml": definition(),
     }

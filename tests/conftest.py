@@ -14,9 +14,9 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-TIERS = ("unit", "integration", "control plane", "node")
+TIERS = ("unit", "integration", "browser", "control plane", "node")
 MARKED = {"control_plane": "control plane", "node": "node"}
-ORDER = ("node", "control plane", "integration", "unit")
+ORDER = ("node", "control plane", "browser", "integration", "unit")
 """The tests that wait the most begin first, so that the others fill the time."""
 SLOWEST = 10
 

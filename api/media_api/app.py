@@ -11,8 +11,10 @@ from fastapi.routing import APIRoute
 
 from media_api import problems
 from media_api.cors import Cors
+from media_api.methods import HeadAsGet
 from media_api.metrics import Metrics
-from media_api.models import Problem
+from media_api.models import Problem, Transcript
+from media_api.page import page_of
 from media_api.request_middleware import InFlight, RequestMiddleware
 from media_api.routes import (
     docs,
@@ -22,13 +24,17 @@ from media_api.routes import (
     media,
     media_list,
     openai_audio,
+    page,
     rooms,
+    search,
     signed,
     signing,
     transcribe,
     uploads,
+    uploads_by_draft,
     usage,
 )
+from media_api.routes.parameters import NEEDED
 from media_api.services import Services, Wired, opened
 from media_api.settings import Settings
 from media_core.errors import Refused
@@ -39,13 +45,15 @@ CLEAN_UP_SECONDS: Final = 10
 DESCRIPTION: Final = """\
 Every call under `/v1` takes `Authorization: Bearer <token>`. A success is `{"data": …}`, a list has `next_cursor`
 beside it. Everything else is an RFC 9457 problem whose `code` is stable. What you may not see does not exist: unknown
-ids, other tenants' ids and ids that you may not see are the same 404. Quote `X-Request-Id` when you ask for help."""
+ids, other tenants' ids and ids that you may not see are the same 404. HEAD works wherever GET does. Quote
+`X-Request-Id` when you ask for help."""
 
 TAGS: Final = [
     {"name": "Media", "description": "Files: upload, look at, download, sign, delete."},
     {"name": "Uploads in several requests", "description": "For large files and poor networks, by tus 1.0.0."},
     {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
     {"name": "Jobs", "description": "Transcription, its progress and its results."},
+    {"name": "Search", "description": "What was said, and where."},
     {"name": "Events", "description": "What happens to files, as it happens."},
     {"name": "Usage", "description": "The quota, and how much of it is used."},
     {"name": "Health", "description": "For those who run the service."},
@@ -93,11 +101,19 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         generate_unique_id_function=_operation_id,
     )
     gated = APIRouter(dependencies=[Depends(_not_suspended)])
-    for part in (media_list, media, uploads, signing, rooms, transcribe, openai_audio, jobs, events, usage, signed):
+    if settings is not None and settings.upload.draft:
+        gated.include_router(uploads_by_draft.router)  # before those of tus, which have the same paths
+    for part in (
+        *(media_list, media, uploads, signing, rooms, transcribe, openai_audio),
+        *(jobs, search, events, usage, signed),
+    ):
         gated.include_router(part.router)
     for router in (gated, health.router, docs.router):
         app.include_router(router)
+    if settings is not None and (files := page_of(settings)) is not None:
+        app.include_router(page.router_of(files))
     problems.install(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestMiddleware, metrics=measured, in_flight=in_flight)
     if settings is not None and settings.cors.origins:
         app.add_middleware(Cors, origins=settings.cors.origins, max_age=settings.cors.max_age_seconds)
@@ -125,13 +141,25 @@ def _description(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         schemas = described["components"]["schemas"]
-        schemas["Problem"] = Problem.model_json_schema()
+        for model in (Problem, Transcript):
+            described_model = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            described_model.pop("$defs", None)
+            schemas[model.__name__] = described_model
         # FastAPI adds its own 422 to every route with a parameter. Ours is a problem; routes that can raise it say so.
         for calls in described["paths"].values():
             for call in calls.values():
+                for parameter in call.get("parameters", []):
+                    parameter["schema"] = _without_null(parameter["schema"])
+                    parameter["required"] = parameter["schema"].pop(NEEDED, parameter["required"])
                 if "application/json" in call["responses"].get("422", {}).get("content", {}):
                     del call["responses"]["422"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         app.openapi_schema = described
     return app.openapi_schema
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter can be left out, but it cannot be null, as FastAPI describes what has the default None."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    return schema if len(kinds) != 1 else {**kinds[0], **{k: v for k, v in schema.items() if k != "anyOf"}}

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from media_api import problems
 from media_core.origins import matching
 
-METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 EXPOSED: Final = (
     "Accept-Ranges",
     "Content-Disposition",
@@ -30,10 +30,14 @@ EXPOSED: Final = (
     "Tus-Max-Size",
     "Tus-Resumable",
     "Tus-Version",
+    "Upload-Complete",
     "Upload-Concat",
     "Upload-Defer-Length",
+    "Upload-Draft-Interop-Version",
     "Upload-Expires",
+    "Upload-Incomplete",
     "Upload-Length",
+    "Upload-Limit",
     "Upload-Media-Id",
     "Upload-Metadata",
     "Upload-Offset",

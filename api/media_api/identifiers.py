@@ -1,16 +1,23 @@
 """What can be an id of a file, an upload, a job or a room, or a label, wherever in a request it stands."""
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from media_core.errors import Refused, not_found
 
 _ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
 
-_LABEL_KEY: Final = re.compile(r"[a-z0-9._-]{1,63}")
+LABEL_KEY: Final = "[a-z0-9._-]{1,63}"
+_LABEL_KEY: Final = re.compile(LABEL_KEY)
 
 MAX_ROOM_CHARACTERS: Final = 255
 MAX_LABEL_CHARACTERS: Final = 255
+
+
+WITHOUT_NUL: Final = r"^[^\x00]*$"
+"""A pattern of texts that the database can hold."""
+ROOM_SCHEMA: Final[dict[str, Any]] = {"format": "room-id"}
+"""OpenAPI's. Its patterns can't say what is printable, so the format has a name."""
 
 
 def is_id(identifier: str) -> bool:
@@ -41,3 +48,14 @@ def checked_label(key: str, value: str) -> tuple[str, str]:
     if len(value) > MAX_LABEL_CHARACTERS or not value.isprintable():
         raise ValueError(f"The value of a label has at most {MAX_LABEL_CHARACTERS} printable characters")
     return key, value
+
+
+def label_filter(text: str) -> tuple[str, str]:
+    """A label that a list is filtered by, `key=value`. Raises Refused `invalid_request`."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise Refused("invalid_request", "label: It must be key=value.")
+    try:
+        return checked_label(key, value)
+    except ValueError as error:
+        raise Refused("invalid_request", f"label: {error}.") from None

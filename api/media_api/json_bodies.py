@@ -1,12 +1,12 @@
 """Small JSON bodies of requests."""
 
-import asyncio
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from media_api.body import ClientGone
+from media_api.body import chunks
 from media_api.services import Services
 from media_core.errors import Refused
 
@@ -28,14 +28,7 @@ async def read_json(services: Services, request: Request, model: type[M], *, sha
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused("unsupported_media_type", f"Send JSON, Content-Type: application/json: {shape}.")
-    seconds = services.settings.server.body_idle_seconds
-    try:
-        async with asyncio.timeout(seconds):
-            body = await _body(request, at_most)
-    except TimeoutError:
-        raise Refused(
-            "request_timeout", f"The body did not come within {seconds:g} seconds; send the request again."
-        ) from None
+    body = await _body(request, services.settings.server.body_idle_seconds, at_most)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -48,15 +41,11 @@ async def read_json(services: Services, request: Request, model: type[M], *, sha
         raise Refused("invalid_request", f"The body must be {shape}.{told}", errors=wrong[:10]) from None
 
 
-async def _body(request: Request, at_most: int) -> bytes:
+async def _body(request: Request, idle_seconds: float, at_most: int) -> bytes:
     body = bytearray()
-    more = True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > at_most:
-            raise Refused("invalid_request", f"The body may have {at_most} bytes.")
+    async with aclosing(chunks(request, idle_seconds)) as received:
+        async for chunk in received:
+            body += chunk
+            if len(body) > at_most:
+                raise Refused("invalid_request", f"The body may have {at_most} bytes.")
     return bytes(body)

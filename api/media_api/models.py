@@ -5,11 +5,12 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from media_api.identifiers import checked_label
+from media_api.identifiers import LABEL_KEY, checked_label
 from media_core import events, ids, library
 from media_core.access import Item, rooms_for
 from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Job as CoreJob
+from media_core.search import Hit
 from media_core.tokens import Claims
 
 T = TypeVar("T")
@@ -135,6 +136,8 @@ class Attachment(BaseModel):
 
 
 MAX_LABELS = 16
+MOST_SIGNED_SECONDS = 604_800
+"""What any tenant can allow."""
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
@@ -145,6 +148,9 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+LabelValue = Annotated[str, Field(json_schema_extra={"format": "label-value"})]
+
+
 class Change(BaseModel):
     """What to change of a file."""
 
@@ -152,10 +158,11 @@ class Change(BaseModel):
 
     filename: str | None = Field(None, min_length=1, max_length=1024, description="As with an upload.")
     tenant_scope: bool | None = Field(None, description="Everybody of the tenant may see it.")
-    labels: Annotated[dict[str, str], AfterValidator(_labels)] | None = Field(
+    labels: Annotated[dict[str, LabelValue], AfterValidator(_labels)] | None = Field(
         None,
         description=f"All its labels: they take the place of those that it has. At most {MAX_LABELS}; a key has 1 to "
         "63 characters of `a-z0-9._-`, a value up to 255 printable ones.",
+        json_schema_extra={"maxProperties": MAX_LABELS, "propertyNames": {"pattern": f"^{LABEL_KEY}$"}},
         examples=[{"project": "atlas"}],
     )
 
@@ -175,7 +182,10 @@ class SignRequest(BaseModel):
     media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
     thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
     expires_in: int | None = Field(
-        None, ge=1, description="Seconds that the URLs are valid, up to what this tenant allows. Default: 300."
+        None,
+        ge=1,
+        description="Seconds that the URLs are valid, up to what this tenant allows. Default: 300.",
+        json_schema_extra={"maximum": MOST_SIGNED_SECONDS},
     )
     via: Literal["store", "api"] = Field(
         "store",
@@ -278,6 +288,17 @@ class Segment(BaseModel):
     words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
 
 
+class Transcript(BaseModel):
+    """A completed transcription's result."""
+
+    model_config = ConfigDict(extra="allow")
+
+    transcript: str = Field(description="The whole text.")
+    segments: list[Segment]
+    language: str | None = Field(description="ISO 639; null where nobody speaks.")
+    duration: float = Field(description="Seconds.")
+
+
 class SoundTrack(BaseModel):
     """One of a recording's sound tracks, as the file describes it."""
 
@@ -323,6 +344,9 @@ class Job(BaseModel):
     tracks: list[SoundTrack] = Field([], description="The recording's sound tracks.")
     track: int | None = Field(None, description="The number of the one that was heard.")
     channel: int | None = Field(None, description="The channel of it that was heard; null: all of them.")
+    scan_status: ScanStatus = Field("pending", description="A rescan's verdict.")
+    scan_detail: str | None = Field(None, description="What was found, or why it could not be scanned.")
+    scan_engine: str | None = Field(None, description="The scanner, and its signatures.")
 
     @classmethod
     def of(cls, job: CoreJob) -> "Job":
@@ -340,6 +364,51 @@ class Job(BaseModel):
             error=JobError(code=job.error_code, detail=job.error_detail or "") if job.has_failed else None,
             waits_for=job.waits_for,
             **(job.result or {} if job.status == "completed" and JOB_KINDS[job.kind].publishes_result else {}),
+        )
+
+
+class SnippetPart(BaseModel):
+    """A piece of a snippet. It is plain text, never markup."""
+
+    text: str = Field(examples=["budget"])
+    marked: bool = Field(description="It is what was searched for.")
+
+
+class SearchHit(BaseModel):
+    """A place in a recording where something was said."""
+
+    media_id: str = Field(examples=[_MEDIA_ID])
+    filename: str = Field(examples=["meeting.m4a"])
+    mime_type: str = Field(examples=["audio/mp4"])
+    uploaded_by: str = Field(examples=["ann"])
+    rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
+    job_id: str | None = Field(description="The transcription, if it is yours and still there.", examples=[_JOB_ID])
+    task: Literal["transcribe", "translate"]
+    language: str | None = Field(description="Of the text.", examples=["en"])
+    segment: int = Field(description="The segment's `id`; of several, the first one's.", examples=[12])
+    start: float = Field(description="Seconds.", examples=[73.5])
+    end: float = Field(description="Seconds.", examples=[79.0])
+    speaker: str | None = Field(description="With `channels=split` only.", examples=[None])
+    rank: float = Field(description="Higher is better, within a part of the list.", examples=[0.1])
+    snippet: list[SnippetPart] = Field(description="The text around the first mark; joined, the parts are the text.")
+
+    @classmethod
+    def of(cls, hit: Hit, caller: Claims) -> "SearchHit":
+        return cls(
+            media_id=hit.item.media_id,
+            filename=hit.item.filename,
+            mime_type=hit.item.mime_type,
+            uploaded_by=hit.item.uploaded_by,
+            rooms=rooms_for(caller, hit.item.rooms),
+            job_id=hit.job_id,
+            task="translate" if hit.task == "translate" else "transcribe",
+            language=hit.language,
+            segment=hit.spot.segment,
+            start=hit.spot.start,
+            end=hit.spot.end,
+            speaker=hit.spot.speaker,
+            rank=hit.rank,
+            snippet=[SnippetPart(text=part.text, marked=part.marked) for part in hit.spot.snippet],
         )
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from media_api.methods import allowed
 from media_core.errors import Refused, Unavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -161,14 +162,17 @@ async def _http(request: Request, error: Exception) -> Response:
         case 404:
             return response("not_found", "There is no such address here; /openapi.json lists all there are.")
         case 405:
-            allowed = headers.get("Allow", "")
-            return response(
-                "method_not_allowed", f"{request.method} is not for this address; it takes {allowed}.", headers=headers
-            )
+            return method_not_allowed(request)
         case 400:
             return response("bad_request", "The request could not be understood.", headers=headers)
         case _:
             raise error
+
+
+def method_not_allowed(request: Request) -> Response:
+    methods = ", ".join(sorted(allowed(request.scope)))
+    detail = f"{request.method} is not for this address; it takes {methods}."
+    return response("method_not_allowed", detail, headers={"Allow": methods})
 
 
 _HANDLERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
@@ -202,7 +206,7 @@ def described(*codes: str) -> dict[int | str, dict[str, Any]]:
         by_status.setdefault(PROBLEM_TYPES[code].status, []).append(code)
     return {
         status: {
-            "description": " · ".join(PROBLEM_TYPES[code].title for code in here),
+            "description": " · ".join(dict.fromkeys(PROBLEM_TYPES[code].title for code in here)),
             "headers": _HEADERS.get(status, {}),
             "content": {
                 MEDIA_TYPE: {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, cast
 import http_sf
 from fastapi import Header, Request
 
-from media_api.identifiers import known_room
+from media_api.identifiers import ROOM_SCHEMA, known_room
 from media_api.multipart import Form
 from media_api.request_middleware import request_id_of
 from media_api.services import Services
@@ -34,20 +34,29 @@ REFUSALS: Final = (
 
 def text_field(description: str) -> dict[str, Any]:
     """An optional text. Without the default, Swagger would fill in the word `string`, and send it."""
-    return {"type": "string", "default": "", "description": description}
+    return {"type": "string", "default": "", "format": "form-text", "description": description}
 
 
 FILE_FIELDS: Final[Mapping[str, Any]] = {
     "file": {"type": "string", "format": "binary", "description": "The file, one; any type."},
     "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},
-    "room_id": text_field("Attach it to this room, in the same transaction."),
+    "room_id": {
+        **text_field("Attach it to this room, in the same transaction."),
+        **ROOM_SCHEMA,
+    },
 }
+LANGUAGE: Final = {**text_field("ISO 639-1, such as `en`; detected if left out."), "format": "language"}
+RECORDING: Final = {"file": {"contentType": "audio/*, video/*"}}
+"""OpenAPI's encoding of a form whose file is a recording."""
 MAX_DIGEST_CHARACTERS: Final = 1024
 """All algorithms that are registered need about 300. A header of 128 KiB took the parser up to 180 ms."""
 
 Digest = Annotated[
     str | None,
-    Header(description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives."),
+    Header(
+        description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives.",
+        json_schema_extra={"format": "digest"},
+    ),
 ]
 IdempotencyKey = Annotated[
     str | None,

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Final, cast
 
@@ -14,7 +14,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from media_api import problems
+from media_api import draft, problems
 from media_core.ids import new_ulid
 from media_core.listening import plain
 
@@ -28,6 +28,8 @@ into one read. Browsers do not pipeline."""
 LINGER_SECONDS: Final = 30.0
 """How long the rest of a refused request's body is read and dropped. Closing at once would reset the connection, and
 the client might lose the answer."""
+
+_ASKS_FOR_104: Final = draft.INTEROP.lower().encode()
 
 
 class _Gentle:
@@ -143,7 +145,17 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
             self._in_head = False
             self._end_deadline()
+            if any(name == _ASKS_FOR_104 for name, _ in self.headers):
+                self.scope["extensions"] = {draft.INFORM: self._inform}  # type: ignore[dict-item]  # one of our own
             super().on_headers_complete()
+
+    def _inform(self, headers: Mapping[str, str]) -> None:
+        """Sends 104 before the answer of the request under way, to a client that knows it."""
+        cycle = self.cycle
+        if cycle.response_started or self.transport.is_closing() or cycle.scope["http_version"] == "1.0":
+            return
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(f"HTTP/1.1 104 Upload Resumption Supported\r\n{lines}\r\n".encode("latin-1"))
 
     def on_body(self, body: bytes) -> None:
         self._body_in_chunk += len(body)

@@ -24,6 +24,7 @@ from media_core.jobs import Jobs
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.resumable import Resumables
+from media_core.search import Search
 from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
 from media_core.tokens import JwksFile, OidcKeys, TokenVerifier
@@ -45,6 +46,7 @@ class Services:
     resumables: Resumables
     library: Library
     jobs: Jobs
+    search: Search
     watch: JobWatch
     events: Events
     feed: EventFeed
@@ -135,6 +137,7 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             resumables=Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours)),
             library=library,
             jobs=jobs,
+            search=Search(library),
             watch=watch,
             events=events,
             feed=feed,

@@ -68,6 +68,10 @@ class UploadSettings(EnvironmentSettings):
     hours: float = Field(default=24, gt=0, le=24 * 30)
     """How long an upload stays that is not complete, from its last bytes on. Until then its bytes are reserved."""
 
+    draft: bool = False
+    """Whether `/v1/media/uploads` also speaks the IETF's draft of resumable uploads
+    (draft-ietf-httpbis-resumable-upload), as iOS does. The draft changes until it is a standard."""
+
 
 class AuthSettings(EnvironmentSettings):
     """Whose tokens are accepted: the tenant's own keys, or those of an OIDC issuer."""
@@ -114,6 +118,21 @@ class AuthSettings(EnvironmentSettings):
         return self
 
 
+def _words(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError."""
+    for origin in origins:
+        if not is_origin(origin):
+            raise ValueError(
+                "an origin is scheme, host and port as browsers write them, such as https://app.example or "
+                "https://*.preview.example, without a path"
+            )
+    return origins
+
+
 class CorsSettings(EnvironmentSettings):
     """Which web apps of other origins may call the API from a browser."""
 
@@ -129,18 +148,45 @@ class CorsSettings(EnvironmentSettings):
     @field_validator("origins", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        return tuple(each for each in value.replace(",", " ").split() if each) if isinstance(value, str) else value
+        return _words(value)
 
     @field_validator("origins")
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not is_origin(origin):
-                raise ValueError(
-                    "an origin is scheme, host and port as browsers write them, such as https://app.example or "
-                    "https://*.preview.example, without a path"
-                )
-        return origins
+        return _origins(origins)
+
+
+class PageSettings(EnvironmentSettings):
+    """The page of files at `/`, for people."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDIA_")
+
+    page: bool = False
+    """Whether `/` serves the page."""
+
+    page_folder: Path | None = None
+    """Folder of the built page. The image has one and names it. Without a page in it the api runs, and `/` is 404."""
+
+    page_oidc_client_id: str | None = None
+    """Client id with which the page signs people in at the OIDC issuer, by code and PKCE. Default: nobody is signed in
+    there, and the page takes the token of the link that it was opened with."""
+
+    page_oidc_scopes: str = "openid"
+    """Scopes that it asks for, separated by spaces."""
+
+    page_oidc_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Further origins that it may call to sign in, separated by commas: that of the issuer's token endpoint, where it
+    is not the issuer's own."""
+
+    @field_validator("page_oidc_origins", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _words(value)
+
+    @field_validator("page_oidc_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return _origins(origins)
 
 
 class WebhookEntry(BaseModel):
@@ -206,6 +252,7 @@ class Settings:
     upload: UploadSettings = field(default_factory=UploadSettings)
     cors: CorsSettings = field(default_factory=CorsSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    page: PageSettings = field(default_factory=PageSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     log: LogSettings = field(default_factory=LogSettings)
     transcription: TranscriptionSettings = field(default_factory=TranscriptionSettings)

@@ -1,198 +1,344 @@
-"""The platform's HTTP API for a client: envelope, problems, retries, pages, server-sent events.
+"""The platform's HTTP API as a library: `Client` blocks, `AsyncClient` awaits; both have the methods of `Calls`.
 
-Every failure is an exception with a sentence for people: `Problem` (the API refused), `Failed` (the work itself
-failed), `Unreachable` (no answer, or the connection broke), `Misuse` (the request cannot be made). None of them
-contains the token.
+    with Client("https://media.example", token) as media:
+        photo = media.upload("photo.jpg", room_id="lobby")
+        for page in media.files(type="image", sort="-size"):
+            print([file["filename"] for file in page["data"]])
+
+What the API answers comes as typed dicts (`mediactl.models`), untouched. Every failure is a `MediaError`. If the API
+says "later" (425, 429, 503), a call waits as long as it says, at most a minute in all.
 """
 
-import email.utils
-import json
-import re
+import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-from urllib.parse import quote, urlsplit
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
 
-import httpcore
 import httpx
-from httpx_sse import EventSource
 
-PATIENCE = 60.0
-"""Seconds that one call may spend waiting because the API said "later" (425, 429, 503)."""
-LIMIT_OF_A_PROBLEM = 64 * 1024
+from mediactl.errors import Failed, Misuse, Problem, Unreachable
+from mediactl.exchange import PATIENCE, Exchange, OnWait, known_room, path_of
+from mediactl.models import (
+    Event,
+    Job,
+    JobAccepted,
+    Media,
+    MediaInfo,
+    Page,
+    RoomFile,
+    SearchHit,
+    Segment,
+    Signed,
+    SignedOne,
+    Usage,
+)
+from mediactl.resuming import FROM_BYTES, Resuming, Unspoken
+from mediactl.transfer import Download, Downloaded, File, Form, OnBytes, open_source
+from mediactl.wire import Awaiting, Blocking, now, one_by_one
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MediaType = Literal["image", "audio", "video", "document"]
+Sort = Literal["created", "-created", "name", "-name", "size", "-size"]
+Via = Literal["store", "api"]
+TranscriptFormat = Literal["txt", "srt", "vtt", "json"]
 FINAL = frozenset({"completed", "failed", "cancelled"})
 """A job's last states."""
+MOST_SIGNED = 200
+"""Of one request."""
 
 
-class Misuse(Exception):
-    """The command cannot be carried out as given: exit code 2."""
+class Calls:
+    """What both clients do. The names of parameters are the API's; docs/http-api.md says more of each."""
 
+    def __init__(self, exchange: Exchange) -> None:
+        self._api = exchange
 
-class Unreachable(Exception):
-    """Nothing answers at BASE, or the connection broke: exit code 3."""
+    # --- files -------------------------------------------------------------------------------------------------------
 
-
-class Failed(Exception):
-    """The API accepted the work, and the work failed: exit code 1."""
-
-
-class Problem(Exception):
-    """The API refused (RFC 9457 problem+json): exit code 1.
-
-    `facts`: the problem's other members (`limit`, `used`, `retry_after` …); `retry_after`: seconds.
-    """
-
-    def __init__(self, status: int, members: Mapping[str, Any], retry_after: float | None, request_id: str | None):
-        self.status = status
-        self.code = str(members.get("code") or "")
-        self.detail = str(
-            members.get("detail") or members.get("title") or f"the API answered {status}, no reason given"
-        )
-        self.facts = {k: v for k, v in members.items() if k not in {"type", "title", "status", "detail", "code"}}
-        self.retry_after = retry_after
-        self.request_id = request_id
-        super().__init__(self.detail)
-
-
-def room_id(text: str) -> str:
-    """`text`, if it can be a room's id in the API's paths. Raises Misuse otherwise."""
-    # httpx would resolve `.` and `..` before it sends the request.
-    if not 0 < len(text) <= 255 or not text.isprintable() or "/" in text or text in {".", ".."}:
-        raise Misuse(f"{text!r} is no room id: a room id has 1-255 printable characters and no /")
-    return text
-
-
-def path_of(*segments: str) -> str:
-    """`/v1/…` with each segment quoted, so that any id is one segment."""
-    return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
-
-
-class Api:
-    """One tenant's API at `base`, called with `token`. `on_wait(problem, seconds)` is called before each pause.
-
-    Raises Misuse if `base` is no address or `token` cannot be one.
-    """
-
-    def __init__(self, base: str, token: str | None, on_wait: Callable[[Problem, float], None] = lambda *_: None):
-        try:
-            address = urlsplit(base)
-        except ValueError:
-            address = urlsplit("")
-        if address.scheme not in {"http", "https"} or not address.hostname:
-            raise Misuse(f"BASE is {base!r}; it must be an address such as http://127.0.0.1:8080")
-        if address.path.rstrip("/").endswith("/v1"):
-            raise Misuse(f"BASE must be given without /v1: {base.rstrip('/').removesuffix('/v1')}")
-        if token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
-            raise Misuse("TOKEN has characters that no token has; was it copied whole?")
-        self.base = base.rstrip("/")
-        self._on_wait = on_wait
-        self._line: Any = None
-        self._http = httpx.Client(
-            headers={"User-Agent": "mediactl", **({"Authorization": f"Bearer {token}"} if token else {})},
-            # The answer to an upload comes when its bytes are durable. No other answer takes as long.
-            timeout=httpx.Timeout(120, connect=10),
-        )
-
-    def close(self) -> None:
-        self._http.close()
-
-    def get(self, *segments: str, **params: Any) -> Any:
-        """The `data` of the answer."""
-        return self.call("GET", path_of(*segments), params={k: v for k, v in params.items() if v is not None})
-
-    def call(self, method: str, path: str, **request: Any) -> Any:
-        """The `data` of the answer; None if the answer has no body. Arguments as for `open`."""
-        with self.open(method, path, **request) as response:
-            with self._naming_failures():
-                body = response.read()
-            if not body:
-                return None
-            try:
-                return json.loads(body)["data"]
-            except (ValueError, LookupError, TypeError):
-                raise Unreachable(f"the server at {self.base} is not the media API") from None
-
-    @contextmanager
-    def open(
+    async def upload(
         self,
-        method: str,
-        path: str,
+        file: File,
         *,
-        body: Callable[[], Iterable[bytes]] | None = None,
-        repeatable: bool = True,
-        **request: Any,
-    ) -> Iterator[httpx.Response]:
-        """A successful answer, its body not yet read.
+        filename: str | None = None,
+        room_id: str | None = None,
+        tenant_scope: bool = False,
+        on_bytes: OnBytes = lambda _: None,
+        notes: Path | None = None,
+    ) -> Media:
+        """Uploads `file`: from 16 MiB on in several requests, which go on by themselves after a lost network.
 
-        If the API answers "later" (425, 429, 503), the request is sent again after Retry-After, within `PATIENCE` and
-        only if it is `repeatable`. `body` makes the same bytes for each try. Raises Problem and Unreachable.
+        With `notes`, a folder, the same call goes on in another process too. Raises also Corrupt, and OSError.
         """
-        waited, tries = 0.0, 0
-        while True:
-            with self._naming_failures():
-                content = self._until_answered(body()) if body is not None else None
-                attempt = self._http.build_request(
-                    method, self.base + path, content=content, extensions={"trace": self._learn_line}, **request
-                )
-                response = self._http.send(attempt, stream=True)
-            try:
-                if response.is_success:
-                    yield response
-                    return
-                problem = self._problem(response)
-            finally:
-                response.close()
-            pause = self._pause(problem, tries)
-            if pause is None or not repeatable or waited + pause > PATIENCE:
-                raise problem
-            self._on_wait(problem, pause)
-            time.sleep(pause)
-            waited, tries = waited + pause, tries + 1
+        fields = {"tenant_scope": "true"} if tenant_scope else {}
+        if room_id is not None:
+            fields["room_id"] = known_room(room_id)
+        with open_source(file, filename) as source:
+            media: Media
+            if source.size is not None and source.size >= FROM_BYTES:
+                try:
+                    media = await Resuming(self._api, source, fields, on_bytes, notes).send()
+                except Unspoken:
+                    pass
+                else:
+                    return media
+            media = await Form(self._api, fields, source, on_bytes).post(path_of("media", "upload"))
+            return media
 
-    def _learn_line(self, event: str, facts: Mapping[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
-            self._line = facts["return_value"]
+    async def download(
+        self,
+        media_id: str,
+        target: Path | None = None,
+        *,
+        thumbnail: bool = False,
+        size: int | None = None,
+        jpeg: bool = False,
+        on_bytes: Callable[[int, int | None], None] = lambda *_: None,
+    ) -> Downloaded:
+        """Downloads a file, or its `thumbnail`, and checks its sha256. After a break it goes on, the next call too.
 
-    def _until_answered(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """`body`, only until the API answers: it refuses a file of gigabytes at the first bytes.
-
-        Over TLS the whole body is sent, since there readable bytes may be no answer.
+        `target` None: under its own name in the current folder; a folder: in this one. Neither replaces another file;
+        a `target` that names a file does. `size` and `jpeg` are of thumbnails. Raises also Corrupt, and OSError.
         """
-        for chunk in body:
-            yield chunk
-            if self._line is not None and self._line.get_extra_info("is_readable") and self.base.startswith("http:"):
-                # httpcore takes this for a peer that stopped reading, and then reads the answer.
-                raise httpcore.WriteError
+        fallback = f"{media_id}.webp" if thumbnail else media_id
+        return await self._download(media_id, thumbnail, size, jpeg, on_bytes).to_file(target, fallback)
 
-    def pages(self, *segments: str, limit: int, **params: Any) -> Iterator[tuple[list[dict[str, Any]], bool]]:
-        """Pages of a list, each with whether another follows. At most 200 items a page, `limit` in all (0: all)."""
-        cursor: str | None = None
-        left = limit
-        while True:
-            query = {"limit": min(left, 200) if limit else 200, "cursor": cursor, **params}
-            with (
-                self.open(
-                    "GET", path_of(*segments), params={k: v for k, v in query.items() if v is not None}
-                ) as response,
-                self._naming_failures(),
-            ):
-                answer = json.loads(response.read())
-            items, cursor = answer["data"], answer.get("next_cursor")
-            yield items, cursor is not None
-            left -= len(items)
-            if cursor is None or (limit and left <= 0):
-                return
+    async def download_to(
+        self,
+        stream: BinaryIO,
+        media_id: str,
+        *,
+        thumbnail: bool = False,
+        size: int | None = None,
+        jpeg: bool = False,
+        on_bytes: Callable[[int, int | None], None] = lambda *_: None,
+    ) -> int:
+        """Writes a file's bytes into `stream`. Returns how many. Raises Corrupt at the end if they are not the file."""
+        return await self._download(media_id, thumbnail, size, jpeg, on_bytes).to_stream(stream)
 
-    def items(self, *segments: str, limit: int, **params: Any) -> tuple[list[dict[str, Any]], bool]:
-        """All items of `pages`, and whether the API has more."""
-        pages = list(self.pages(*segments, limit=limit, **params))
-        return [item for items, _ in pages for item in items], pages[-1][1]
+    async def read(self, media_id: str, first: int = 0, last: int | None = None) -> bytes:
+        """A file's bytes from `first` to `last`, both included; None: to its end. They have to fit into memory."""
+        headers = {"Range": f"bytes={first}-{'' if last is None else last}"}
+        return await self._api.read("GET", path_of("media", "download", media_id), headers=headers)
 
-    def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
+    def _download(
+        self,
+        media_id: str,
+        thumbnail: bool,
+        size: int | None,
+        jpeg: bool,
+        on_bytes: Callable[[int, int | None], None],
+    ) -> Download:
+        path = path_of("media", "download", media_id, *(["thumbnail"] if thumbnail else []))
+        params = {} if size is None else {"size": size}
+        return Download(
+            self._api, path, on_bytes, params=params, headers={"Accept": "image/jpeg"} if thumbnail and jpeg else {}
+        )
+
+    async def info(self, media_id: str) -> MediaInfo:
+        info: MediaInfo = await self._api.get("media", media_id, "info")
+        return info
+
+    def files(
+        self,
+        *,
+        owner: str | None = None,
+        type: MediaType | None = None,  # noqa: A002 (the API's name)
+        room: str | None = None,
+        scan_status: str | None = None,
+        name: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        sort: Sort | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[MediaInfo], None]:
+        """Pages of the files that you have uploaded, newest first, `limit` files in all.
+
+        `owner`: for admins, whose: a subject, or `all`. A page may have few files, even none, and another follow.
+        """
+        return self._api.pages(
+            "media",
+            limit=limit,
+            cursor=cursor,
+            owner=owner,
+            type=type,
+            room=None if room is None else known_room(room),
+            scan_status=scan_status,
+            name=name,
+            created_after=None if created_after is None else created_after.astimezone().isoformat(),
+            created_before=None if created_before is None else created_before.astimezone().isoformat(),
+            label=[f"{key}={value}" for key, value in labels.items()] if labels else None,
+            sort=sort,
+        )
+
+    async def change(
+        self,
+        media_id: str,
+        *,
+        filename: str | None = None,
+        tenant_scope: bool | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> MediaInfo:
+        """Renames a file, says who may see it, or labels it. `labels`: all of them."""
+        given = {"filename": filename, "tenant_scope": tenant_scope, "labels": labels and dict(labels)}
+        changes = {name: value for name, value in given.items() if value is not None}
+        info: MediaInfo = await self._api.call("PATCH", path_of("media", media_id), json=changes)
+        return info
+
+    async def label(
+        self, media_id: str, labels: Mapping[str, str] | None = None, *, remove: Sequence[str] = ()
+    ) -> MediaInfo:
+        """Sets and removes single labels of a file; the others stay.
+
+        It reads all labels and writes all: of two such calls at the same time, one may undo the other.
+        """
+        before = await self.info(media_id)
+        after = {key: value for key, value in (before["labels"] | dict(labels or {})).items() if key not in remove}
+        return before if after == before["labels"] else await self.change(media_id, labels=after)
+
+    async def delete(self, media_id: str) -> None:
+        """Deletes a file for good, for everybody."""
+        await self._api.call("DELETE", path_of("media", media_id))
+
+    async def rescan(self, media_id: str) -> JobAccepted:
+        """Scans a file again. For admins."""
+        job: JobAccepted = await self._api.call("POST", path_of("media", media_id, "rescan"))
+        return job
+
+    # --- URLs without a token ----------------------------------------------------------------------------------------
+
+    async def signed(
+        self, media_id: str, *, thumbnail: bool = False, expires_in: int | None = None, via: Via | None = None
+    ) -> Signed:
+        """A URL that needs no token, for `expires_in` seconds; by default five minutes."""
+        wanted = {"thumbnail": "true" if thumbnail else None, "expires_in": expires_in, "via": via}
+        signed: Signed = await self._api.get("media", "signed", media_id, **wanted)
+        return signed
+
+    async def sign(
+        self, media_ids: Sequence[str], *, thumbnail: bool = False, expires_in: int | None = None, via: Via = "store"
+    ) -> list[SignedOne]:
+        """The same for any number of files, in their order. One without a URL has an `error` instead."""
+        wanted = {"thumbnail": thumbnail, "expires_in": expires_in, "via": via}
+        found: list[SignedOne] = []
+        for start in range(0, len(media_ids), MOST_SIGNED):
+            ids = list(media_ids[start : start + MOST_SIGNED])
+            found += await self._api.call("POST", path_of("media", "sign"), json={"media_ids": ids, **wanted})
+        return found
+
+    # --- rooms -------------------------------------------------------------------------------------------------------
+
+    def room_files(
+        self,
+        room: str,
+        *,
+        type: MediaType | None = None,  # noqa: A002 (the API's name)
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[RoomFile], None]:
+        """Pages of the files of a room, newest first, `limit` files in all."""
+        return self._api.pages("rooms", known_room(room), "files", limit=limit, cursor=cursor, type=type)
+
+    async def attach(self, room: str, media_id: str) -> RoomFile:
+        item: RoomFile = await self._api.call(
+            "POST", path_of("rooms", known_room(room), "files"), json={"media_id": media_id}
+        )
+        return item
+
+    async def detach(self, room: str, media_id: str) -> None:
+        """Removes a file from a room; the file itself stays."""
+        await self._api.call("DELETE", path_of("rooms", known_room(room), "files", media_id))
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    async def transcribe(
+        self,
+        file: File | None = None,
+        *,
+        media_id: str | None = None,
+        filename: str | None = None,
+        language: str | None = None,
+        translate: bool = False,
+        word_timestamps: bool = False,
+        prompt: str | None = None,
+        hotwords: str | None = None,
+        vad: bool = True,
+        track: int | None = None,
+        channel: int | None = None,
+        on_bytes: OnBytes = lambda _: None,
+    ) -> JobAccepted:
+        """Queues the transcription of a `file`, or of one that was uploaded before, the `media_id`.
+
+        `translate`: into English. `track`, `channel`: from 1. `wait` has the transcript.
+        """
+        if (file is None) is (media_id is None):
+            raise Misuse("give either a file or a media_id")
+        options = {
+            "media_id": media_id,
+            "language": language,
+            "task": "translate" if translate else None,
+            "word_timestamps": "true" if word_timestamps else None,
+            "prompt": prompt,
+            "hotwords": hotwords,
+            "vad": None if vad else "false",
+            "track": track,
+            "channel": channel,
+        }
+        fields = {key: str(value) for key, value in options.items() if value is not None}
+        job: JobAccepted
+        if file is None:
+            job = await Form(self._api, fields, None, on_bytes).post(path_of("transcribe"))
+            return job
+        with open_source(file, filename) as source:
+            job = await Form(self._api, fields, source, on_bytes).post(path_of("transcribe"))
+            return job
+
+    async def job(self, job_id: str) -> Job:
+        job: Job = await self._api.get("jobs", job_id)
+        return job
+
+    def jobs(self, *, cursor: str | None = None, limit: int | None = None) -> AsyncGenerator[Page[Job], None]:
+        """Pages of your own jobs, newest first, `limit` jobs in all."""
+        return self._api.pages("jobs", limit=limit, cursor=cursor)
+
+    def search(
+        self,
+        words: str,
+        *,
+        room: str | None = None,
+        owner: str | None = None,
+        language: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[SearchHit], None]:
+        """Pages of places where something was said, the best first, `limit` places in all.
+
+        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`; for admins, a subject.
+        """
+        room = None if room is None else known_room(room)
+        return self._api.pages(
+            "transcripts", "search", limit=limit, cursor=cursor, q=words, room=room, owner=owner, language=language
+        )
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stops a job at its next segment."""
+        job: Job = await self._api.call("DELETE", path_of("jobs", job_id))
+        return job
+
+    async def transcript(self, job_id: str, format: TranscriptFormat = "txt") -> str:  # noqa: A002
+        """The transcript of a completed job, as the API writes this format."""
+        return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"))).decode()
+
+    async def follow(self, job_id: str) -> AsyncGenerator[Job | Segment, None]:
         """A job's states and segments as they come, until it has ended: by server-sent events, else one GET a second.
 
-        Yields the job's fields (with `status`) or a segment (with `text`). The last item has a final status.
+        A segment has `text`, a state `status`; a state by an event has only what changes. The last item is the job.
         """
         silent_since: float | None = None
         streams = True
@@ -200,16 +346,17 @@ class Api:
         while True:
             if streams:
                 try:
-                    for event_id, update in self._events(job_id, last_event):
-                        last_event = event_id or last_event
-                        if update.get("status") not in FINAL:
-                            yield update
+                    async with aclosing(self._api.events(path_of("jobs", job_id, "events"), last_event)) as events:
+                        async for event_id, _, update in events:
+                            last_event = event_id or last_event
+                            if update and update.get("status") not in FINAL:
+                                yield update  # type: ignore[misc]  # what it is, its members tell
                 except Problem:
                     streams = False
                 except Unreachable:
                     pass
             try:
-                job: dict[str, Any] = self.get("jobs", job_id)
+                job = await self.job(job_id)
             except Unreachable:
                 # The API may be restarting. The job goes on.
                 silent_since = silent_since or time.monotonic()
@@ -220,107 +367,140 @@ class Api:
                 yield job
                 if job["status"] in FINAL:
                     return
-            time.sleep(1)
+            await self._api.wire.pause(1)
 
-    def events(self, *, types: Iterable[str], media_id: str | None, from_start: bool) -> Iterator[dict[str, Any]]:
-        """Events as they come, without end. After a broken connection it goes on behind the last one.
+    async def wait(self, job_id: str) -> Job:
+        """The job once it has completed, with its result. Raises Failed if it fails or is cancelled."""
+        last: Any = None
+        async for update in self.follow(job_id):
+            last = update
+        if last["status"] != "completed":
+            error = last["error"] or {}
+            raise Failed(f"{job_id} {last['status']}" + (f": {error['detail']}" if error else ""))
+        job: Job = last
+        return job
 
-        Raises Problem, also where events were missed (`cursor_expired`), and Unreachable after `PATIENCE` seconds.
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    async def watch(
+        self,
+        *,
+        types: Sequence[str] = (),
+        media_id: str | None = None,
+        start: Literal["oldest", "now"] = "now",
+    ) -> AsyncGenerator[Event, None]:
+        """Events of files as they come, without end; after a lost network it goes on behind the last one.
+
+        Raises Problem also where events were missed (`cursor_expired`).
         """
-        query: dict[str, Any] = {"type": list(types), "start": "oldest" if from_start else "now"}
-        if media_id is not None:
-            query["media_id"] = media_id
         last: str | None = None
         silent_since: float | None = None
+        params = {"type": list(types), "start": start, **({} if media_id is None else {"media_id": media_id})}
         while True:
             try:
-                for event_id, event in self._streamed("/v1/events", last, query):
-                    last, silent_since = event_id or last, None
-                    if event is not None:
-                        yield event
+                async with aclosing(self._api.events("/v1/events", last, params)) as events:
+                    async for event_id, _, event in events:
+                        last, silent_since = event_id or last, None
+                        if event:
+                            yield event  # type: ignore[misc]  # as the API has it
             except Unreachable:
+                # The API may be restarting.
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE:
                     raise
-            time.sleep(1)
+            await self._api.wire.pause(1)
 
-    def _events(self, job_id: str, last_event: str | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
-        for event_id, update in self._streamed(path_of("jobs", job_id, "events"), last_event):
-            if update is not None:
-                yield event_id, update
+    # --- the tenant --------------------------------------------------------------------------------------------------
 
-    def _streamed(
-        self, path: str, last_event: str | None, query: Mapping[str, Any] | None = None
-    ) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
-        """Server-sent events: their ids and their data. An id without data is one to go on from."""
-        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_event} if last_event else {})}
-        timeout = httpx.Timeout(30, connect=10)
-        with self.open("GET", path, headers=headers, timeout=timeout, params=query) as response:
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                return
-            with self._naming_failures():
-                for event in EventSource(response).iter_sse():
-                    try:
-                        update = event.json() if event.data else None
-                    except ValueError:
-                        continue
-                    if update is None or isinstance(update, dict):
-                        yield event.id or None, update
-
-    @contextmanager
-    def _naming_failures(self) -> Iterator[None]:
-        try:
-            yield
-        except httpx.ConnectError as error:
-            raise Unreachable(f"nothing answers at {self.base} ({_reason(error)})") from error
-        except httpx.TimeoutException as error:
-            raise Unreachable(f"{self.base} did not answer in time") from error
-        except httpx.TransportError as error:
-            raise Unreachable(f"the connection to {self.base} broke ({_reason(error)})") from error
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise Misuse(f"BASE is {self.base!r}, which is not a valid address") from error
-
-    def _problem(self, response: httpx.Response) -> Problem:
-        retry_after = seconds_of(response.headers.get("retry-after"))
-        request_id = response.headers.get("x-request-id")
-        if response.is_redirect:
-            detail = f"{self.base} redirects to {response.headers.get('location')}; set BASE to that address"
-            return Problem(response.status_code, {"detail": detail}, None, request_id)
-        body = b""
-        with self._naming_failures():
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > LIMIT_OF_A_PROBLEM:
-                    break
-        try:
-            members = json.loads(body)
-        except ValueError:
-            members = None
-        if not isinstance(members, dict):
-            members = {"detail": f"{self.base} answered {response.status_code} {response.reason_phrase}"}
-        return Problem(response.status_code, members, retry_after, request_id)
-
-    @staticmethod
-    def _pause(problem: Problem, tries: int) -> float | None:
-        # A tenant stays suspended until somebody edits it. Waiting would only hide the reason.
-        if problem.status not in {425, 429, 503} or problem.code == "suspended":
-            return None
-        return max(problem.retry_after, 0.1) if problem.retry_after is not None else float(min(2**tries, 16))
+    async def usage(self) -> Usage:
+        usage: Usage = await self._api.get("usage")
+        return usage
 
 
-def seconds_of(retry_after: str | None) -> float | None:
-    """A Retry-After header in seconds; None: it is missing or cannot be parsed."""
-    if retry_after is None:
-        return None
-    if re.fullmatch(r"\d+(\.\d+)?", retry_after.strip()):
-        return float(retry_after)
-    try:
-        return max(email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
+class AsyncClient(Calls):
+    """One tenant's API at `base`, called with `token`, for programs with an event loop.
+
+    `on_wait(problem, seconds)` is called before each pause. `http`: a client with settings of your own (a proxy, a
+    certificate). Raises Misuse if `base` is no address or `token` cannot be one.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        token: str | None,
+        *,
+        on_wait: OnWait | None = None,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        super().__init__(Exchange(base, token, Awaiting(http), on_wait))
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._api.wire.end()
 
 
-def _reason(error: Exception) -> str:
-    """httpx's message without errno and source line."""
-    text = re.sub(r"^\[(Errno -?\d+|SSL[^]]*)\] ", "", str(error)) or type(error).__name__
-    return text.split(" (_ssl.c")[0].lower() if "refused" in text else text.split(" (_ssl.c")[0]
+def _blocking(method: Callable[Concatenate[Calls, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate["Client", P], T]:
+    @functools.wraps(method)
+    def call(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return now(method(client._calls, *args, **kwargs))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[Calls, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate["Client", P], Generator[T, None, None]]:
+    @functools.wraps(method)
+    def call(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+        return one_by_one(method(client._calls, *args, **kwargs))
+
+    return call
+
+
+class Client:
+    """The same for programs without an event loop: its methods block, and its lists are iterated with `for`."""
+
+    def __init__(
+        self, base: str, token: str | None, *, on_wait: OnWait | None = None, http: httpx.Client | None = None
+    ) -> None:
+        self._calls = Calls(Exchange(base, token, Blocking(http), on_wait))
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        now(self._calls._api.wire.end())
+
+    upload = _blocking(Calls.upload)
+    download = _blocking(Calls.download)
+    download_to = _blocking(Calls.download_to)
+    read = _blocking(Calls.read)
+    info = _blocking(Calls.info)
+    files = _iterating(Calls.files)
+    change = _blocking(Calls.change)
+    label = _blocking(Calls.label)
+    delete = _blocking(Calls.delete)
+    rescan = _blocking(Calls.rescan)
+    signed = _blocking(Calls.signed)
+    sign = _blocking(Calls.sign)
+    room_files = _iterating(Calls.room_files)
+    attach = _blocking(Calls.attach)
+    detach = _blocking(Calls.detach)
+    transcribe = _blocking(Calls.transcribe)
+    job = _blocking(Calls.job)
+    jobs = _iterating(Calls.jobs)
+    search = _iterating(Calls.search)
+    cancel = _blocking(Calls.cancel)
+    transcript = _blocking(Calls.transcript)
+    follow = _iterating(Calls.follow)
+    wait = _blocking(Calls.wait)
+    watch = _iterating(Calls.watch)
+    usage = _blocking(Calls.usage)

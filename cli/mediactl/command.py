@@ -3,11 +3,12 @@
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from mediactl.errors import Misuse
 from mediactl.session import Session, failures_as_exit_codes
 
 app = typer.Typer(
@@ -38,6 +39,18 @@ Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
 All = Annotated[bool, typer.Option("--all", help="Show all.")]
 
 P = ParamSpec("P")
+
+
+def labels_of(texts: Iterable[str] | None) -> dict[str, str]:
+    """Labels written as `key=value`. Raises Misuse."""
+    labels = {}
+    for text in texts or ():
+        key, separator, labels[key] = text.partition("=")
+        if not separator:
+            raise Misuse(f"a label looks like key=value, not {text!r}")
+    return labels
+
+
 Command = Callable[Concatenate[Session, P], None]
 
 

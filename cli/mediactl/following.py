@@ -2,13 +2,14 @@
 
 import sys
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import typer
 from rich.progress import Progress, TaskID
 
 from mediactl import render
-from mediactl.client import Failed, path_of
+from mediactl.errors import Failed
+from mediactl.models import Job, Segment
 from mediactl.session import Session
 
 
@@ -19,22 +20,22 @@ class Format(StrEnum):
     json = "json"
 
 
-def follow(session: Session, job_id: str, format_: Format | None) -> dict[str, Any]:
+def follow(session: Session, job_id: str, format_: Format | None) -> Job:
     """Shows a job until it ends, then its result: on a terminal lines as they come, else only transcript or verdict.
 
     Returns the job. Raises Failed if it did not complete.
     """
     live = render.out.is_terminal and format_ is None and not session.as_json
     shown = 0
-    job: dict[str, Any] = {}
+    job: Any = None
     # On a terminal one console has to draw both the bar and the text above it.
     with render.job_progress(render.out if live else render.err) as progress:
         task = progress.add_task("queued", total=1.0)
         try:
-            for update in session.api.follow(job_id):
+            for update in session.client.follow(job_id):
                 if "text" in update:
                     if live and update.get("id", shown) == shown:
-                        render.spoken(progress.console, update)
+                        render.spoken(progress.console, cast("Segment", update))
                         shown += 1
                 elif "status" in update:
                     job = update
@@ -52,8 +53,7 @@ def follow(session: Session, job_id: str, format_: Format | None) -> dict[str, A
             raise typer.Exit(1)
         raise Failed(f"{job_id} {job['status']}" + (f": {job_error(job)}" if job.get("error") else ""))
     if format_ is not None:
-        with session.api.open("GET", path_of("jobs", job_id, f"transcript.{format_}")) as response:
-            text = response.read().decode()
+        text = session.client.transcript(job_id, format_.value)
         if text.strip():
             sys.stdout.write(text)
         if not job.get("transcript"):
@@ -69,10 +69,11 @@ def follow(session: Session, job_id: str, format_: Format | None) -> dict[str, A
         render.note(" · ".join(word for word in words if word))
     else:
         print_text(job)
-    return job
+    ended: Job = job
+    return ended
 
 
-def print_text(job: dict[str, Any]) -> None:
+def print_text(job: Job) -> None:
     if text := _paragraph(job.get("transcript", "")):
         print(text)
     else:
@@ -84,8 +85,8 @@ def _say_silence() -> None:
     render.err.print("no speech was heard")
 
 
-def _show_state(progress: Progress, task: TaskID, job: dict[str, Any]) -> None:
-    words = job["status"]
+def _show_state(progress: Progress, task: TaskID, job: Job) -> None:
+    words: str = job["status"]
     if words == "queued" and job.get("queue_position"):
         words = f"queued, number {job['queue_position']}"
     if job.get("waits_for"):
@@ -97,8 +98,6 @@ def _paragraph(text: str) -> str:
     return "\n".join(render.printable(line) for line in text.strip().splitlines())
 
 
-def job_error(job: dict[str, Any]) -> str | None:
-    error = job.get("error")
-    if isinstance(error, dict):
-        return str(error.get("detail") or error.get("code"))
-    return str(error) if error else None
+def job_error(job: Job) -> str | None:
+    error = job["error"]
+    return None if error is None else error["detail"] or error["code"]

@@ -8,8 +8,9 @@ from mediactl.commands import tokens
 from mediactl.commands import files
 from mediactl.commands import rooms
 from mediactl.commands import jobs
+from mediactl.commands import search
 from mediactl.commands import events
 from mediactl.commands import usage
 # isort: on
 
-__all__ = ["app", "events", "files", "jobs", "rooms", "tokens", "usage"]
+__all__ = ["app", "events", "files", "jobs", "rooms", "search", "tokens", "usage"]

@@ -18,6 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mediactl.models import Segment
+
 out = Console(highlight=False, emoji=False, markup=False)
 err = Console(highlight=False, emoji=False, markup=False, stderr=True)
 
@@ -175,7 +177,7 @@ def _fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> dict[in
     return fitted
 
 
-def spoken(console: Console, segment: dict[str, Any]) -> None:
+def spoken(console: Console, segment: Segment) -> None:
     """Prints one segment of a transcript, wrapped beside its time."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(justify="right", width=7, style="dim")

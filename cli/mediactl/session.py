@@ -13,14 +13,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import typer
 
 from mediactl import render
-from mediactl.client import Api, Failed, Misuse, Problem, Unreachable, path_of
-from mediactl.resuming import FROM_BYTES, Resuming, Unspoken
-from mediactl.transfer import Source, send
+from mediactl.client import Client
+from mediactl.errors import Failed, Misuse, Problem, Unreachable
+from mediactl.models import Page
+from mediactl.transfer import OnBytes, Source, open_source
 
 HOW_TO_SIGN_IN = (
     "`source .run/env` after `make run`, or mint one: "
@@ -28,8 +29,8 @@ HOW_TO_SIGN_IN = (
 )
 HINTS = {
     "unauthorized": HOW_TO_SIGN_IN,
-    "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room. `mediactl ls ROOM` names "
-    "ids; a file uploaded without a room is found only by its id, which `upload` printed",
+    "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room; `mediactl ls --mine --sort "
+    "-size` names the ids of what you uploaded",
     "scan_pending": "`mediactl info ID` shows the verdict once there is one",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }
@@ -45,12 +46,12 @@ class Session:
     as_json: bool
 
     @functools.cached_property
-    def api(self) -> Api:
+    def client(self) -> Client:
         if not self.base:
             raise Misuse("BASE is not set: `source .run/env` after `make run`, or give --base http://HOST:PORT")
         if not self.token:
             raise Misuse(f"TOKEN is not set: {HOW_TO_SIGN_IN}")
-        return Api(self.base, self.token.strip(), on_wait=_say_wait)
+        return Client(self.base, self.token.strip(), on_wait=_say_wait)
 
 
 @contextlib.contextmanager
@@ -118,32 +119,41 @@ def each(session: Session, arguments: Sequence[T], act: Callable[[T], None]) -> 
         raise typer.Exit(1)
 
 
-def send_with_bar(session: Session, path: str, source: Source, fields: dict[str, str]) -> dict[str, Any]:
-    """POSTs `source` as the form's file, with a progress bar. Returns the answer's data."""
-    api = session.api
-    with render.transfer_progress() as progress:
-        task = progress.add_task(render.printable(source.name), total=source.size)
-        return send(api, path, source, fields, on_bytes=lambda count: progress.advance(task, count))
+@contextlib.contextmanager
+def source_of(path: Path, name: str | None) -> Iterator[Source]:
+    """The file at `path`, or standard input for `-`. Raises Misuse if there is nothing to send."""
+    if str(path) != "-":
+        with open_source(path, name) as source:
+            yield source
+        return
+    if not name:
+        raise Misuse("standard input has no file name; give one with --name")
+    if sys.stdin.isatty():
+        raise Misuse("nothing is piped into standard input")
+    yield Source(sys.stdin.buffer, name, None)
 
 
-def upload_with_bar(session: Session, path: Path, source: Source, fields: dict[str, str]) -> dict[str, Any]:
-    """Uploads `source`: what is large in several requests, where the API takes that. Returns the answer's data."""
-    one_request = path_of("media", "upload")
-    if source.size is None or source.size < FROM_BYTES:
-        return send_with_bar(session, one_request, source, fields)
-    api = session.api
+def all_of(pages: Iterator[Page[T]]) -> tuple[list[T], bool]:
+    """The items of all pages, and whether the API has more."""
+    found: list[T] = []
+    more = False
+    for page in pages:
+        found += page["data"]
+        more = page["next_cursor"] is not None
+    return found, more
+
+
+def with_bar(source: Source, send: Callable[[OnBytes], T]) -> T:
+    """`send`'s result; a progress bar shows how far it is."""
     with render.transfer_progress() as progress:
         task = progress.add_task(render.printable(source.name), total=source.size)
-        try:
-            resuming = Resuming(api, path, source, fields, on_bytes=lambda count: progress.advance(task, count))
-            return resuming.send()
-        except Unspoken:
-            pass
-        except KeyboardInterrupt:
-            progress.stop()
-            render.note("The same command goes on from here.")
-            raise
-    return send_with_bar(session, one_request, source, fields)
+        return send(lambda count: progress.advance(task, count))
+
+
+def under_way() -> Path:
+    """The folder that remembers which uploads are under way."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "mediactl" / "uploads"
 
 
 def _sentence(problem: Problem) -> str:

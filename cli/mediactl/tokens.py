@@ -1,7 +1,6 @@
 """Reads and mints bearer tokens. Nothing here asks the API or verifies a token."""
 
 import json
-import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 
 import jwt
 
-from mediactl.client import Misuse
+from mediactl.errors import Misuse
 
 SCOPES = ("media:read", "media:write", "transcribe", "admin")
 DEFAULT_SCOPES = SCOPES[:3]
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -27,14 +25,6 @@ def claims_of(token: str) -> dict[str, Any]:
 def expiry_of(claims: dict[str, Any]) -> datetime | None:
     moment = claims.get("exp")
     return datetime.fromtimestamp(moment, UTC) if isinstance(moment, (int, float)) else None
-
-
-def lifetime(text: str) -> int:
-    """Seconds of `30s`, `15m`, `12h` or `7d`."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if not match or int(match[1]) == 0:
-        raise Misuse(f"a lifetime looks like 30s, 15m, 12h or 7d, not {text!r}")
-    return int(match[1]) * UNITS[match[2]]
 
 
 def mint(key_file: Path, *, subject: str, tenant: str | None, scopes: list[str], rooms: list[str], seconds: int) -> str:

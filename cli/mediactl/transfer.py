@@ -8,30 +8,29 @@ another file's bytes.
 import contextlib
 import fcntl
 import hashlib
+import io
 import mimetypes
 import os
 import re
 import secrets
 import stat
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.parse import unquote
 
 import httpx
 
-from mediactl.client import Api, Failed, Misuse, Unreachable
+from mediactl.errors import Corrupt, Misuse, Unreachable
+from mediactl.exchange import Exchange
 
 CHUNK = 1024 * 1024
 ATTEMPTS = 5
-"""A download gives up after breaking so many times in a row without one more byte."""
+"""A transfer gives up after breaking so many times in a row without one more byte."""
 
-
-class Corrupt(Failed):
-    """The bytes that arrived are not the bytes that were sent."""
+OnBytes = Callable[[int], None]
+"""Hears how many bytes more have been sent; fewer, where an upload goes back to what has arrived."""
 
 
 @dataclass
@@ -41,71 +40,119 @@ class Source:
     file: BinaryIO
     name: str
     size: int | None
+    path: Path | None = None
+
+
+File = str | os.PathLike[str] | bytes | BinaryIO | Source
+"""What can be sent: a file's path, or content, or a stream of it."""
 
 
 @contextlib.contextmanager
-def open_source(path: Path, name: str | None = None) -> Iterator[Source]:
-    """`path`, or standard input for `-`. Raises Misuse if there is nothing to send."""
-    if str(path) == "-":
-        if not name:
-            raise Misuse("standard input has no file name; give one with --name")
-        if sys.stdin.isatty():
-            raise Misuse("nothing is piped into standard input")
-        yield Source(sys.stdin.buffer, name, None)
-        return
+def open_source(what: File, name: str | None = None) -> Iterator[Source]:
+    """Raises Misuse if there is nothing to send, and OSError."""
+    if isinstance(what, Source):
+        yield what
+    elif isinstance(what, bytes):
+        yield Source(io.BytesIO(what), _named(name), len(what))
+    elif isinstance(what, str | os.PathLike):
+        path = Path(what)
+        try:
+            with path.open("rb") as file:
+                yield Source(file, name or path.name, _size_of(file), path)
+        except IsADirectoryError:
+            raise Misuse(f"{path}: is a folder; give the files in it") from None
+    else:
+        yield Source(what, _named(name), _size_of(what))
+
+
+def _named(name: str | None) -> str:
+    if not name:
+        raise Misuse("what has no path needs a filename")
+    return name
+
+
+def _size_of(file: BinaryIO) -> int | None:
+    if isinstance(file, io.BytesIO):
+        return file.getbuffer().nbytes
     try:
-        with path.open("rb") as file:
-            facts = os.fstat(file.fileno())
-            yield Source(file, name or path.name, facts.st_size if stat.S_ISREG(facts.st_mode) else None)
-    except IsADirectoryError:
-        raise Misuse(f"{path}: is a folder; give the files in it") from None
+        facts = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
 
-def send(
-    api: Api, path: str, source: Source, fields: dict[str, str], on_bytes: Callable[[int], None] = lambda _: None
-) -> dict[str, Any]:
-    """POSTs `source` as the form's `file` part after `fields`. Returns the answer's `data`.
+class Form:
+    """A multipart form: `fields`, then `source` as its part `file`. It hashes what it sends of the source."""
 
-    `on_bytes(count)` is called after each chunk. Raises Corrupt if the answer has another sha256 than the bytes sent.
-    """
-    boundary = secrets.token_hex(16)
-    claimed = mimetypes.guess_type(source.name)[0] or "application/octet-stream"
-    quoted = source.name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
-    head = "".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in fields.items()
-    )
-    head += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
-    opening = f"{head}Content-Type: {claimed}\r\n\r\n".encode("utf-8", "surrogateescape")
-    closing = f"\r\n--{boundary}--\r\n".encode()
-    sent = hashlib.sha256()
+    def __init__(self, exchange: Exchange, fields: dict[str, str], source: Source | None, on_bytes: OnBytes) -> None:
+        self._exchange = exchange
+        self._source = source
+        self._on_bytes = on_bytes
+        self._boundary = secrets.token_hex(16)
+        self._hash = hashlib.sha256()
+        head = "".join(
+            f'--{self._boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        )
+        if source is not None:
+            quoted = source.name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+            head += f'--{self._boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
+            head += f"Content-Type: {claimed_type(source.name)}\r\n\r\n"
+        self._opening = head.encode("utf-8", "surrogateescape")
+        self._closing = (b"" if source is None else b"\r\n") + f"--{self._boundary}--\r\n".encode()
 
-    def body() -> Iterator[bytes]:
-        nonlocal sent
-        sent = hashlib.sha256()
-        left = source.size
-        if left is not None:
-            source.file.seek(0)
-        yield opening
-        while chunk := source.file.read(CHUNK if left is None else min(CHUNK, left)):
-            sent.update(chunk)
-            yield chunk
-            on_bytes(len(chunk))
-            left = None if left is None else left - len(chunk)
-        if left:
-            raise Misuse(f"{source.name} became shorter while it was being sent")
-        yield closing
+    async def post(self, path: str) -> Any:
+        """The answer's `data`. Raises Corrupt if it has another sha256 than the bytes sent."""
+        size = 0 if self._source is None else self._source.size
+        # One key for all tries: if an answer is lost, the next try gets the same answer and makes no second item.
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={self._boundary}",
+            "Idempotency-Key": secrets.token_hex(16),
+        }
+        if size is not None:
+            headers["Content-Length"] = str(len(self._opening) + size + len(self._closing))
+        answer = await self._exchange.call("POST", path, body=self._body, repeatable=size is not None, headers=headers)
+        if not isinstance(answer, dict):
+            raise Unreachable(f"the server at {self._exchange.base} is not the media API")
+        if self._source is not None and "sha256" in answer and answer["sha256"] != self._hash.hexdigest():
+            raise Corrupt(f"{self._source.name} was stored as {answer.get('media_id')} with wrong bytes; delete it")
+        return answer
 
-    # One key for all tries: if an answer is lost, the next try gets the same answer and makes no second item.
-    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}", "Idempotency-Key": secrets.token_hex(16)}
-    if source.size is not None:
-        headers["Content-Length"] = str(len(opening) + source.size + len(closing))
-    answer = api.call("POST", path, body=body, repeatable=source.size is not None, headers=headers)
-    if not isinstance(answer, dict):
-        raise Unreachable(f"the server at {api.base} is not the media API")
-    if "sha256" in answer and answer["sha256"] != sent.hexdigest():
-        raise Corrupt(f"{source.name} was stored as {answer.get('media_id')} with wrong bytes; delete it")
-    return answer
+    async def _body(self) -> AsyncGenerator[bytes, None]:
+        self._hash = hashlib.sha256()
+        yield self._opening
+        if self._source is not None:
+            async with contextlib.aclosing(read(self._exchange, self._source)) as chunks:
+                async for chunk in chunks:
+                    self._hash.update(chunk)
+                    yield chunk
+                    self._on_bytes(len(chunk))
+        yield self._closing
+
+
+async def read(exchange: Exchange, source: Source, start: int = 0) -> AsyncGenerator[bytes, None]:
+    """The bytes from `start` on, or those that come where the size is not known. Raises Misuse if some are missing."""
+    left = None if source.size is None else source.size - start
+    if left is not None:
+        await exchange.wire.work(source.file.seek, start)
+    while chunk := await exchange.wire.work(source.file.read, CHUNK if left is None else min(CHUNK, left)):
+        left = None if left is None else left - len(chunk)
+        yield chunk
+    if left:
+        raise Misuse(f"{source.name} became shorter while it was being sent")
+
+
+def claimed_type(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file that came. `complete`: it came whole, but the API named no sha256 to verify it by."""
+
+    path: Path
+    size: int
+    outcome: Literal["verified", "complete", "was here"]
 
 
 class Download:
@@ -114,8 +161,10 @@ class Download:
     `on_bytes(position, total)` is called after each chunk; `total` None: the API does not say.
     """
 
-    def __init__(self, api: Api, path: str, on_bytes: Callable[[int, int | None], None], **request: Any):
-        self._api = api
+    def __init__(
+        self, exchange: Exchange, path: str, on_bytes: Callable[[int, int | None], None], **request: Any
+    ) -> None:
+        self._exchange = exchange
         self._path = path
         self._on_bytes = on_bytes
         self._request = request
@@ -124,27 +173,23 @@ class Download:
         self._etag: str | None = None
         self._hash = hashlib.sha256()
 
-    def to_file(self, target: Path | None, fallback_name: str) -> tuple[Path, int, str]:
-        """The file's path, its size, and `verified`, `complete` (the API names no sha256) or `was here`.
-
-        `target` None: the API's file name in the current folder; a folder: that name in this folder. Neither overwrites
-        a file. A file is replaced; a device or pipe is written to. Raises Misuse, Corrupt, Problem, Unreachable,
-        OSError.
+    async def to_file(self, target: Path | None, fallback_name: str) -> Downloaded:
+        """`target` None: the API's file name in the current folder; a folder: that name in this folder. Neither
+        overwrites a file. A file is replaced; a device or pipe is written to. Raises Misuse, Corrupt, Problem,
+        Unreachable, OSError.
         """
-        explicit = target is not None and not target.is_dir()
-        if target is not None and explicit and not target.parent.is_dir():
-            raise Misuse(f"there is no folder {target.parent}")
-        if target is not None and explicit and target.exists() and not target.is_file():
-            with target.open("wb") as sink:  # a device or a pipe is written to, never replaced
-                return target, self.to_stream(sink), "complete" if self._sha256() is None else "verified"
-        with contextlib.ExitStack() as first:
-            response = first.enter_context(self._open(0))
+        explicit = target is not None and not await self._exchange.wire.work(target.is_dir)
+        if explicit and target is not None and (sink := await self._exchange.wire.work(_sink, target)):
+            with sink:
+                return Downloaded(target, await self.to_stream(sink), self._outcome())
+        async with contextlib.AsyncExitStack() as first:
+            response = await first.enter_async_context(self._open(0))
             self._learn(response)
             if target is None or not explicit:
                 target = (target or Path()) / _file_name(response.headers.get("content-disposition"), fallback_name)
             if not explicit and target.exists():
-                if self._sha256() is not None and _sha256_of(target) == self._sha256():
-                    return target, target.stat().st_size, "was here"
+                if self._sha256() is not None and await self._exchange.wire.work(_sha256_of, target) == self._sha256():
+                    return Downloaded(target, target.stat().st_size, "was here")
                 raise Misuse(f"{target} exists with other content; -o {target} replaces it")
             mark = re.sub(r"\W", "", self._etag or "")[:12]
             part = target.with_name(f"{target.name}.{mark}.part" if mark else f"{target.name}.part")
@@ -160,35 +205,35 @@ class Download:
                     raise Misuse(f"another download of {target} is under way") from None
                 if not mark:
                     self._restart(file)
-                self._take_up(file)
+                await self._exchange.wire.work(self._take_up, file)
                 if self._position:
-                    first.close()
+                    await first.aclose()
                     if self._position != self._total:
-                        self._receive(file, None)
+                        await self._receive(file, None)
                 else:
-                    self._receive(file, response)
+                    await self._receive(file, response)
         try:
             self._verify(target.name)
         except Corrupt:
             part.unlink()
             raise
         part.replace(target)
-        return target, self._position, "complete" if self._sha256() is None else "verified"
+        return Downloaded(target, self._position, self._outcome())
 
-    def to_stream(self, stream: BinaryIO) -> int:
+    async def to_stream(self, stream: BinaryIO) -> int:
         """Writes all into `stream`. Returns the number of bytes. Raises Corrupt at the end if the hash is wrong."""
-        with self._open(0) as response:
+        async with self._open(0) as response:
             self._learn(response)
-            self._receive(stream, response)
-        stream.flush()
+            await self._receive(stream, response)
+        await self._exchange.wire.work(stream.flush)
         self._verify("what was written")
         return self._position
 
-    def _open(self, start: int) -> contextlib.AbstractContextManager[httpx.Response]:
+    def _open(self, start: int) -> contextlib.AbstractAsyncContextManager[httpx.Response]:
         headers = {"Accept-Encoding": "identity", **self._request.get("headers", {})}
         if start:
             headers |= {"Range": f"bytes={start}-", **({"If-Range": self._etag} if self._etag else {})}
-        return self._api.open("GET", self._path, **{**self._request, "headers": headers})
+        return self._exchange.open("GET", self._path, **{**self._request, "headers": headers})
 
     def _learn(self, response: httpx.Response) -> None:
         tag = response.headers.get("etag")
@@ -200,6 +245,9 @@ class Download:
     def _sha256(self) -> str | None:
         match = re.fullmatch(r'"([0-9a-f]{64})"', self._etag or "")
         return match[1] if match else None
+
+    def _outcome(self) -> Literal["verified", "complete"]:
+        return "complete" if self._sha256() is None else "verified"
 
     def _take_up(self, file: BinaryIO) -> None:
         """Hashes what an earlier attempt left in `file`."""
@@ -215,18 +263,18 @@ class Download:
         file.truncate()
         self._hash, self._position = hashlib.sha256(), 0
 
-    def _receive(self, sink: BinaryIO, response: httpx.Response | None) -> None:
+    async def _receive(self, sink: BinaryIO, response: httpx.Response | None) -> None:
         """Appends the rest to `sink`: first from `response`, then from ranges."""
         fruitless = 0
         while True:
             before = self._position
             try:
                 if response is not None:
-                    self._copy(response, sink)
+                    await self._copy(response, sink)
                 else:
-                    with self._open(self._position) as rest:
+                    async with self._open(self._position) as rest:
                         self._check_range(rest, sink)
-                        self._copy(rest, sink)
+                        await self._copy(rest, sink)
                 if self._total is None or self._position == self._total:
                     return
                 reason = "the answer was too short"
@@ -238,14 +286,18 @@ class Download:
             fruitless = fruitless + 1 if self._position == before else 1
             if fruitless >= ATTEMPTS:
                 raise Unreachable(f"the connection broke at {self._position} of {self._total} bytes ({reason})")
-            time.sleep(0.2 * 2**fruitless)
+            await self._exchange.wire.pause(0.2 * 2**fruitless)
 
-    def _copy(self, response: httpx.Response, sink: BinaryIO) -> None:
-        for chunk in response.iter_raw():
-            sink.write(chunk)
-            self._hash.update(chunk)
-            self._position += len(chunk)
-            self._on_bytes(self._position, self._total)
+    async def _copy(self, response: httpx.Response, sink: BinaryIO) -> None:
+        async with contextlib.aclosing(self._exchange.wire.chunks(response, raw=True)) as chunks:
+            async for chunk in chunks:
+                await self._exchange.wire.work(self._keep, sink, chunk)
+                self._on_bytes(self._position, self._total)
+
+    def _keep(self, sink: BinaryIO, chunk: bytes) -> None:
+        sink.write(chunk)
+        self._hash.update(chunk)
+        self._position += len(chunk)
 
     def _check_range(self, response: httpx.Response, sink: BinaryIO) -> None:
         if response.status_code == 206:
@@ -264,6 +316,13 @@ class Download:
             raise Corrupt(f"{name} has {self._position} bytes instead of {self._total}")
         if self._sha256() is not None and self._hash.hexdigest() != self._sha256():
             raise Corrupt(f"{name} does not have the sha256 that the API names; nothing was kept")
+
+
+def _sink(target: Path) -> BinaryIO | None:
+    """The device or pipe at `target`, which is never replaced; None: it is a file, or can be."""
+    if not target.parent.is_dir():
+        raise Misuse(f"there is no folder {target.parent}")
+    return target.open("wb") if target.exists() and not target.is_file() else None
 
 
 def _file_name(disposition: str | None, fallback: str) -> str:

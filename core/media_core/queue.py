@@ -124,8 +124,8 @@ SELECT job_id, NOT cancel_requested AS wanted, set_config('synchronous_commit', 
 """
 _FINISH = text("""
 UPDATE job SET status = :status, result = CAST(:result AS jsonb), finished_at = now(), lease_token = NULL,
-    lease_until = NULL, progress = CASE WHEN :status = 'completed' THEN 1 ELSE progress END, error_code = NULL,
-    error_detail = NULL
+    lease_until = NULL, place = NULL, progress = CASE WHEN :status = 'completed' THEN 1 ELSE progress END,
+    error_code = NULL, error_detail = NULL
 WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
 RETURNING job_id
 """)
@@ -174,12 +174,16 @@ WITH held AS (
     FROM held, jsonb_to_recordset(CAST(:segments AS jsonb))
         AS s(number int, start float, "end" float, text text, words jsonb)
     ON CONFLICT (job_id, number) DO NOTHING
+), noted AS (
+    UPDATE job SET place = CAST(:place AS jsonb) FROM held
+    WHERE job.job_id = held.job_id AND CAST(:place AS jsonb) IS NOT NULL
 )
 SELECT job_id FROM held
 """)
 _SEGMENTS = text("""
 SELECT number, start, "end", text, words FROM segment WHERE job_id = :job_id AND number > :after ORDER BY number
 """)
+_PLACE = text("SELECT place FROM job WHERE job_id = :job_id")
 _READY = "((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))"
 # Each count has a LIMIT, so its cost does not grow with the table.
 _DEPTH = """
@@ -497,15 +501,27 @@ class Queue:
         if not await self._database.call(statement, {"job_id": lease.job_id, "token": lease.token, **arguments}):
             raise LeaseLost(lease.job_id)
 
-    async def append_segments(self, lease: Lease, segments: Sequence[dict[str, Any]]) -> None:
-        """Stores segments `{number, start, end, text, words}` (seconds); a number already stored keeps its segment."""
+    async def append_segments(
+        self, lease: Lease, segments: Sequence[dict[str, Any]], *, place: dict[str, Any] | None = None
+    ) -> None:
+        """Stores segments `{number, start, end, text, words}` (seconds); a number already stored keeps its segment.
+
+        `place`: where the next worker goes on, if this one ends here. It is stored with the segments, or neither is.
+        """
+        parameters = {
+            "job_id": lease.job_id,
+            "token": lease.token,
+            "segments": json.dumps(list(segments)),
+            "place": None if place is None else json.dumps(place),
+        }
         async with self._database.transaction() as tx:
-            _held(
-                lease,
-                await tx.execute(
-                    _APPEND, {"job_id": lease.job_id, "token": lease.token, "segments": json.dumps(list(segments))}
-                ),
-            )
+            _held(lease, await tx.execute(_APPEND, parameters))
+
+    async def place(self, job_id: str) -> dict[str, Any] | None:
+        """Where the last worker that stored segments would have gone on."""
+        async with self._database.statement() as tx:
+            place: dict[str, Any] | None = (await tx.execute(_PLACE, {"job_id": job_id})).scalar()
+        return place
 
     async def segments(self, job_id: str, after: int = -1) -> list[dict[str, Any]]:
         async with self._database.statement() as tx:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 
-from media_core import births, resumable, webhooks
+from media_core import births, passages, resumable, webhooks
 from media_core.events import Events
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
@@ -152,6 +152,10 @@ class Swept:
     thumbnails: int = 0
     uploads: int = 0
     """Uploads in several requests that had expired."""
+    transcripts: int = 0
+    """Older transcripts that can be searched from now on."""
+    words: int = 0
+    """Words that no transcript has any more."""
     events: int = 0
     """Events that were older than events are kept."""
     mismatch: str = ""
@@ -185,6 +189,8 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     await webhooks.forget(library.database, timedelta(days=retention.event_days))
     swept.staging = await library.store.sweep_staging(STALE_STAGING, await resumable.alive(library.database))
     await _orphans(library, retention, epoch, swept)
+    swept.transcripts = await passages.fill(library.database)
+    swept.words = await passages.forget_words(library.database, epoch)
     _log.info("swept", **asdict(swept))
     return swept
 

@@ -23,10 +23,11 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlmodel import Field, SQLModel
 
 from media_core import policy
+from media_core.passages import WINDOWS
 
 NOW = text("now()")
 
@@ -105,6 +106,11 @@ class MediaRow(SQLModel, table=True):
         Index("media_all_newest", "created_at", "media_id"),
         Index("media_all_by_name", "folded", "media_id"),
         Index("media_all_by_size", "content_size", "media_id"),
+        Index(
+            "media_recordings_for_all",
+            "media_id",
+            postgresql_where=text("tenant_scope AND category IN ('audio','video')"),
+        ),
     )
 
     media_id: str = Field(primary_key=True, sa_type=Text)
@@ -287,6 +293,12 @@ class JobRow(SQLModel, table=True):
             postgresql_where=text("kind = 'transcribe' AND status = 'queued'"),
         ),
         Index(
+            "job_unsearchable",
+            "finished_at",
+            "job_id",
+            postgresql_where=text("kind = 'transcribe' AND status = 'completed' AND NOT searchable"),
+        ),
+        Index(
             "job_rescans",
             "job_id",
             postgresql_where=text("kind = 'scan' AND priority = -2 AND status IN ('queued','running')"),
@@ -306,12 +318,16 @@ class JobRow(SQLModel, table=True):
     error_code: str | None = Field(default=None, sa_type=Text)
     error_detail: str | None = Field(default=None, sa_type=Text)
     progress: float = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    place: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    """Where the next worker goes on (`media_workers.transcribe.Place`)."""
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     postponed: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     """How often in a row it was handed back because a dependency was away. That counts as no attempt."""
     charged_seconds: int | None = None
     """Audio seconds counted against the day's transcription limit; None until counted."""
     cancel_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    searchable: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """The transcript of this completed job has been taken into the search (`passages`), or there was none to take."""
     request_id: str | None = Field(default=None, sa_type=Text)
     """X-Request-Id of the request that queued it, so that the worker's log lines can be found by it."""
     worker: str | None = Field(default=None, sa_type=Text)
@@ -336,6 +352,68 @@ class SegmentRow(SQLModel, table=True):
     end: float
     text: str = Field(sa_type=Text)
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
+    language: str | None = Field(default=None, sa_type=Text)
+    """Where the job was asked for a language of each segment."""
+
+
+class TranscriptRow(SQLModel, table=True):
+    """A transcript that can be searched: the newest of an item for each way of hearing it. It stays as long as the
+    item, also when its job is gone. `passages` writes it.
+    """
+
+    __tablename__ = "transcript"
+    __table_args__ = (Index("transcript_heard", "media_id", "task", "track", "channel", unique=True),)
+
+    number: int = Field(sa_column=Column(BigInteger, Identity(), primary_key=True))
+    media_id: str = Field(sa_column=Column(Text, ForeignKey("media.media_id", ondelete="CASCADE"), nullable=False))
+    job_id: str = Field(sa_type=Text)
+    """No foreign key: the sweep deletes jobs, and this row stays."""
+    task: str = Field(sa_type=Text)
+    """`transcribe` or `translate`."""
+    track: int
+    channel: int
+    """0: all of them."""
+    created_at: datetime = Field(sa_column=_time(default_now=True))
+
+
+class PassageRow(SQLModel, table=True):
+    """About a minute of a transcript, as the search finds it. `search` reads it."""
+
+    __tablename__ = "passage"
+    __table_args__ = (
+        # Without the list of pending entries: a search would read all of it.
+        Index(
+            "passage_words",
+            "words",
+            text(f"({WINDOWS})"),
+            postgresql_using="gin",
+            postgresql_with={"fastupdate": "off"},
+        ),
+    )
+
+    transcript: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("transcript.number", ondelete="CASCADE"), primary_key=True)
+    )
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    language: str | None = Field(default=None, sa_type=Text)
+    stemmer: str = Field(sa_type=Text)
+    """The search configuration of PostgreSQL whose stemmer made `words`; `simple`: none did."""
+    segments: list[Any] = Field(sa_column=Column(JSONB, nullable=False))
+    """`[number, start, end, text, speaker]` of each, in seconds."""
+    own: int
+    """How many of them are the passage's own. What follows is the next one's first, so that a phrase across both is
+    found."""
+    words: Any = Field(sa_column=Column(TSVECTOR, nullable=False))
+
+
+class VocabularyRow(SQLModel, table=True):
+    """A word that a transcript has or had, and its stem: what begins with `budg`, a search asks here."""
+
+    __tablename__ = "vocabulary"
+
+    stemmer: str = Field(sa_type=Text, primary_key=True)
+    word: str = Field(sa_column=Column(Text(collation="C"), primary_key=True))
+    stem: str = Field(sa_type=Text)
 
 
 class CanaryRow(SQLModel, table=True):

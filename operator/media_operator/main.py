@@ -175,7 +175,12 @@ class Operator:
         self._controller, self._dispatcher, self._jobs = controller, dispatcher, jobs
         controller.on_served = dispatcher.wake
         jobs.refusal_changed = self._queue.add
-        for breaker in (backends.database_breaker, backends.store_breaker, backends.iam_breaker):
+        for breaker in (
+            backends.database_breaker,
+            backends.store_breaker,
+            backends.iam_breaker,
+            backends.sts_breaker,
+        ):
             breaker.on_close(functools.partial(self._wake_all, breaker))
         # kopf installs its own signal handlers as it starts. On a signal it waits 5 s for all tasks of the loop, and
         # the Lease would not be released until then. So ours are installed again.

@@ -121,30 +121,50 @@ class StoreAdminSettings(EnvironmentSettings):
     region: str = "us-east-1"
     """Region to sign for and to create buckets in."""
 
-    access_key_id: str
-    """Key that may create buckets (and, with `credentials=iam`, users)."""
+    access_key_id: str = ""
+    """Key that may create buckets (and, with `credentials=iam`, users; with `role`, assume the role). Default: the one
+    that AWS gives to the pod by its service account (IRSA, Pod Identity)."""
 
-    secret_access_key: SecretStr
+    secret_access_key: SecretStr = SecretStr("")
     """Its secret."""
 
-    credentials: Literal["iam", "shared"] = "iam"
-    """`iam`: each tenant gets a user with one policy for its prefix, and its own keys. `shared`: every tenant gets the
-    operator's key, for servers without AWS's IAM API; a condition of each tenant says so."""
+    credentials: Literal["iam", "role", "shared"] = "iam"
+    """`iam`: each tenant gets a user with one policy for its prefix, and its own keys. `role`: each tenant gets
+    temporary keys, by sts:AssumeRole of `role_arn` with that policy. `shared`: every tenant gets the operator's key,
+    for servers without AWS's IAM API; a condition of each tenant says so."""
 
     iam_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
     """URL of the IAM API. Default: AWS's own; versitygw serves it on a port of its own."""
+
+    role_arn: str = Field("", max_length=2048, pattern=r"^(arn:[!-~]{16,})?$")
+    """With `credentials=role`, the role that the operator assumes for each tenant. It may reach all tenants' objects;
+    a tenant's keys reach only its own."""
+
+    role_seconds: int = Field(3600, ge=900, le=43200)
+    """How long a tenant's temporary key lives; it is replaced at half its life. AWS allows no more than an hour if the
+    operator's own key is that of a role."""
+
+    sts_endpoint: str | None = Field(None, pattern=r"^https?://[^/@?#\s]+/?$")
+    """URL of the STS API. Default: AWS's own in `region`; MinIO serves it at `endpoint`."""
 
     sse: Encryption | None = None
     """Encryption at rest that every write names, the operator's and the tenants': `AES256` or `aws:kms`, where a policy
     refuses writes that name none. Default: none is named."""
 
     sse_kms_key_id: str | None = None
-    """Key of KMS for `aws:kms`; each tenant's user has to be allowed to use it. Default: the one that S3 uses by
-    itself."""
+    """Key of KMS for `aws:kms`; each tenant's user, or the role, has to be allowed to use it. Default: the one that S3
+    uses by itself."""
 
     @model_validator(mode="after")
-    def _key_and_encryption_fit(self) -> Self:
+    def _keys_and_encryption_fit(self) -> Self:
         checked(self.sse, self.sse_kms_key_id)
+        if bool(self.access_key_id) != bool(self.secret_access_key.get_secret_value()):
+            names = "MEDIA_OPERATOR_S3_ACCESS_KEY_ID and MEDIA_OPERATOR_S3_SECRET_ACCESS_KEY"
+            raise ValueError(f"{names} belong together: give both or none")
+        if self.credentials == "shared" and not self.access_key_id:
+            raise ValueError("MEDIA_OPERATOR_S3_CREDENTIALS=shared needs MEDIA_OPERATOR_S3_ACCESS_KEY_ID")
+        if self.credentials == "role" and not self.role_arn:
+            raise ValueError("MEDIA_OPERATOR_S3_CREDENTIALS=role needs MEDIA_OPERATOR_S3_ROLE_ARN")
         return self
 
 

@@ -146,10 +146,11 @@ class ControlPlane:
         """This moment, for `writes`: microseconds of the wall clock, which the API server shares."""
         return time.time_ns() // 1000
 
-    def writes(self, user: str, *, since: int = 0, but: str = "") -> list[AuditEntry]:
+    def writes(self, user: str, *, since: int = 0, but: str = "", namespace: str = "") -> list[AuditEntry]:
         """Changes that `user` asked for and that were answered, in the order of the answers.
 
-        `since`: only of requests that came after that mark. `but`: leaves out those whose URI contains it.
+        `since`: only of requests that came after that mark. `but`: leaves out those whose URI contains it. `namespace`:
+        leaves out those in the namespaces of other tests, which go on their own.
         """
         found = []
         for line in self._audit_log.read_text().splitlines(keepends=True):
@@ -162,6 +163,9 @@ class ControlPlane:
                 and event["user"]["username"] == user
                 and came_at.timestamp() * 1e6 >= since
                 and not (but and but in event["requestURI"])
+                and not (
+                    namespace and "/namespaces/test-" in event["requestURI"] and namespace not in event["requestURI"]
+                )
             ):
                 found.append(AuditEntry(event["verb"], event["requestURI"], user, event["responseStatus"]["code"]))
         return found

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -60,6 +61,8 @@ def make(docker: Docker, *names: str, root: Path = ROOT) -> list[str]:
 def _make(docker: Docker, name: str, root: Path) -> str:
     started = time.monotonic()
     if name in PROJECT:
+        if name == "api" and root == ROOT:
+            subprocess.run([sys.executable, root / "page" / "build.py", "--try"], check=False)
         base = _base(docker, PYTHON)
         _build(docker, tag(name), root, "--target", name, "--build-arg", f"BASE={base}")
     elif name == WITH_MODEL:

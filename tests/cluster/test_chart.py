@@ -340,7 +340,8 @@ def test_the_default_values_are_the_defaults_of_the_settings() -> None:
     told = environment()
     for variable, (cls, name) in settings_by_variable().items():
         default = cls.model_fields[name].default
-        if default is PydanticUndefined or variable in of_the_chart:
+        of_a_secret = isinstance(told.get(variable), dict)
+        if default is PydanticUndefined or variable in of_the_chart or of_a_secret:
             continue
         if variable.endswith("_ANNOTATIONS"):
             assert json.loads(told[variable]) == json.loads(default)
@@ -356,6 +357,31 @@ def test_what_the_operator_is_told_it_understands(monkeypatch: pytest.MonkeyPatc
             monkeypatch.setenv(variable, value if isinstance(value, str) else "postgresql://role:secret@host/database")
         for cls in OPERATOR_SETTINGS:
             cls()
+
+
+def test_on_eks_the_operator_has_no_key_and_its_service_account_has_a_role() -> None:
+    told = environment("eks")
+    assert not [name for name in told if "ACCESS_KEY" in name]
+    assert told["MEDIA_OPERATOR_S3_CREDENTIALS"] == "role"
+    account = one("ServiceAccount", "media-operator", "eks")
+    assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
+    assert environment("eks", "s3.credentials=iam").keys() >= {"MEDIA_OPERATOR_S3_CREDENTIALS"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("s3.credentials=role",), "s3.roleArn is needed"),
+        (("s3.credentials=shared", "s3.existingSecret="), "s3.existingSecret is needed"),
+        (("s3.roleSeconds=899",), "roleSeconds"),
+        (("s3.roleSeconds=43201",), "roleSeconds"),
+        (("s3.roleArn=media",), "roleArn"),
+    ],
+)
+def test_what_a_role_needs_is_asked_for(settings: tuple[str, ...], named: str) -> None:
+    ran = helm("template", "media", CHART, *(part for each in settings for part in ("--set", each)))
+    assert ran.returncode != 0
+    assert named in ran.stderr
 
 
 def test_two_secrets_with_the_usual_names_are_all_it_needs() -> None:

@@ -60,7 +60,7 @@ async def widgets(control_plane: ControlPlane) -> None:
 
 
 def established(definition: dict[str, Any]) -> bool:
-    conditions = definition.get("status", {}).get("conditions", [])
+    conditions = definition.get("status", {}).get("conditions") or []  # null at first
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 

@@ -112,6 +112,9 @@ async def test_defaults_are_filled_in_around_what_is_given(api: Api, namespace: 
         "autoscaling": {"min": 2, "max": 4, "targetCpu": 70},
         "cors": {"maxAgeSeconds": 600},
         "signedUrlMaxSeconds": 300,
+        "uploadHours": 24,
+        "uploadDraft": False,
+        "page": False,
     }
     assert stored["spec"]["transcription"]["tolerations"] == [
         {"key": "gpu", "operator": "Equal", "value": "", "effect": ""}
@@ -389,6 +392,11 @@ def test_kubectl_apply_names_a_field_that_there_is_not(kubectl: Kubectl, given: 
 
 # --- both validators agree --------------------------------------------------------------------------------------------
 
+
+def _page(scope: str) -> Object:
+    return {"clientId": "page", "scopes": [scope]}
+
+
 FORMED: dict[str, tuple[Callable[[Any], dict[str, Any]], list[str]]] = {
     "tenantId": (lambda text: {"tenantId": text}, ["acme", "a--b-1", "a" * 40]),
     "bucket": (lambda text: {"storage": {"bucket": text}}, ["media-acme", "abc", "9" * 63]),
@@ -400,6 +408,10 @@ FORMED: dict[str, tuple[Callable[[Any], dict[str, Any]], list[str]]] = {
             *("http://127.0.0.1/keys", "http://keys.acme.svc.cluster.local/x", "https://[fd00::1]:443/a"),
             *("https://login.example:65535", "https://[1:2::6:7:8]"),
         ],
+    ),
+    "scope": (
+        lambda text: {"auth": {"oidc": {"issuer": "https://login.example", "page": _page(text)}}},
+        ["openid", "media:read", "api://acme/media.read", "!#[]~"],
     ),
     "schedule": (
         lambda text: {"scan": {"rescanSchedule": text}},

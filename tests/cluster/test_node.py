@@ -123,8 +123,9 @@ print([str(path) for path in pathlib.Path('/root').glob('.cache/*')] if os.acces
 def test_a_changed_source_changes_one_small_layer_and_runs_in_the_cluster(
     workspace: Namespace, loaded: Cluster, tmp_path: Path
 ) -> None:
-    for part in ("core", "api"):
-        shutil.copytree(images.ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("core", "api", "page"):
+        left_out = shutil.ignore_patterns("__pycache__", "node_modules")
+        shutil.copytree(images.ROOT / part, tmp_path / part, ignore=left_out)
     for file in ("Dockerfile", ".dockerignore"):
         shutil.copy(images.ROOT / file, tmp_path)
     change = secrets.token_hex(8)

@@ -68,14 +68,14 @@ async def test_a_pass_with_nothing_to_do_writes_nothing(own: Bench, namespace: s
     async def is_quiet() -> bool:
         since = own.control_plane.mark()
         await asyncio.sleep(1.5)
-        return own.control_plane.writes(USER, since=since, but="leases") == []
+        return own.control_plane.writes(USER, since=since, but="leases", namespace=namespace) == []
 
     await until(is_quiet, 30, own.last_words)  # the last of the Deployment's own changes has been told
     mark = own.control_plane.mark()
 
     await asyncio.sleep(5)  # the absence of something: several passes
 
-    assert own.control_plane.writes(USER, since=mark, but="leases") == []
+    assert own.control_plane.writes(USER, since=mark, but="leases", namespace=namespace) == []
 
 
 async def test_a_restart_writes_nothing(own: Bench, namespace: str) -> None:
@@ -92,7 +92,7 @@ async def test_a_restart_writes_nothing(own: Bench, namespace: str) -> None:
 
     await until(leads, 30, own.last_words)
     await asyncio.sleep(6)  # the absence of something: several passes
-    assert own.control_plane.writes(USER, since=mark, but="leases") == []
+    assert own.control_plane.writes(USER, since=mark, but="leases", namespace=namespace) == []
 
 
 async def test_watches_survive_a_restart_of_the_api_server_and_a_compaction(own: Bench, namespace: str) -> None:

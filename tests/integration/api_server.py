@@ -31,9 +31,9 @@ from sqlalchemy import create_engine, text
 from media_api import server
 from media_api.app import create_app, services_of
 from media_api.metrics import Metrics
-from media_api.settings import AuthSettings, CorsSettings, ServerSettings, Settings
+from media_api.settings import AuthSettings, CorsSettings, PageSettings, ServerSettings, Settings
 from media_core import policy
-from media_core.database import Database, migrate
+from media_core.database import Database
 from media_core.library import Library
 from media_core.policy import Policy, PolicyReader
 from media_core.queue import Lease, Queue
@@ -42,6 +42,7 @@ from media_core.store import FolderStore, StoreSettings
 from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
+from tests.integration.migrating import make_tables
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
 USER = ("media:read", "media:write", "transcribe")
@@ -233,7 +234,7 @@ def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
         admin.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
         admin.execute(text(f"ALTER ROLE {schema} SET search_path = {schema}"))
     url = postgres.url("postgres", user=schema, password=password)
-    migrate(postgres.admin_url, schema, schema)
+    make_tables(postgres.admin_url, schema)
     yield TenantDatabase(tenant_id, schema, url, postgres.admin_url)
     with engine.connect() as admin:
         admin.execute(
@@ -284,6 +285,7 @@ async def serving(
     applied: Policy = GENEROUS,
     auth: AuthSettings | None = None,
     cors: CorsSettings | None = None,
+    page: PageSettings | None = None,
     sync_seconds: float = 30,
     database_pool: int = 10,
     through: Callable[[str], str] = str,
@@ -313,6 +315,7 @@ async def serving(
             auth=auth or AuthSettings(jwks_file=place.jwks_file),
             server=ServerSettings(**server_settings),
             cors=cors or CorsSettings(),
+            page=page or PageSettings(),
             transcription=TranscriptionSettings(sync_seconds=sync_seconds),
             decoding=DecodingSettings(processes=1),
         )

@@ -46,7 +46,7 @@ class S3Server:
             if process:
                 _end(process)
 
-    def admin(self, credentials: Literal["iam", "shared"] = "iam") -> StoreAdminSettings:
+    def admin(self, credentials: Literal["iam", "role", "shared"] = "iam") -> StoreAdminSettings:
         """The operator's settings for it."""
         return StoreAdminSettings(
             endpoint=self.settings.endpoint,
@@ -56,6 +56,9 @@ class S3Server:
             secret_access_key=self.settings.secret_access_key,
             credentials=credentials,
             iam_endpoint=self.iam_endpoint,
+            role_arn="arn:minio:iam:::role/of-no-meaning-there" if credentials == "role" else "",
+            role_seconds=900,  # MinIO's shortest, as AWS's
+            sts_endpoint=self.settings.endpoint,
         )
 
 

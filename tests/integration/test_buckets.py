@@ -10,6 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,8 @@ from media_core import births
 from media_core.births import UNREADABLE, Birth
 from media_core.errors import Unavailable
 from media_operator.backends import boto, buckets
-from media_operator.backends.buckets import MARK_KEY, Born, BucketFacts, Buckets, ObjectsLocked
+from media_operator.backends.buckets import CORS, MARK_KEY, Born, BucketFacts, Buckets, ObjectsLocked
+from media_operator.plan.desired import BucketCors
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
 from tests.integration import s3_servers
@@ -143,6 +145,42 @@ async def test_of_many_contents_only_the_first_are_looked_at(
         root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/{number:04}", Body=b"kept")
     found = await store.born(bucket, tenant)
     assert found.contents == tuple(f"{number:04}" for number in range(births.LOOKED_AT))
+
+
+APPS = BucketCors(("https://app.example", "https://*.preview.example"), 60)
+
+
+async def test_web_apps_that_are_named_may_read_and_no_longer_when_they_are_not(
+    store: Buckets, root: Any, request: pytest.FixtureRequest, bucket: str, tenant: str, mark: OwnerMark
+) -> None:
+    made = await store.create(bucket, mark, tenant_id=tenant)
+    told = await store.allow_origins(bucket, mark, APPS)
+    assert (
+        told == await store.observe(bucket) == replace(made, cors=APPS, capabilities={**made.capabilities, CORS: True})
+    )
+    assert await store.create(bucket, mark, tenant_id=tenant) == told
+    if request.node.callspec.params["server"] == "versitygw":  # the other has no rules: it lets all origins read
+        (rule,) = root.get_bucket_cors(Bucket=bucket)["CORSRules"]
+        assert rule["AllowedOrigins"] == list(APPS.origins)
+        foreign = {"ID": "theirs", "AllowedOrigins": ["https://other.example"], "AllowedMethods": ["PUT"]}
+        root.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [foreign, rule]})
+        await store.allow_origins(bucket, mark, BucketCors(("https://new.example",), 5))
+        rules = {rule["ID"]: rule for rule in root.get_bucket_cors(Bucket=bucket)["CORSRules"]}
+        assert {name: rule["AllowedOrigins"] for name, rule in rules.items()} == {
+            "theirs": ["https://other.example"],
+            "media-platform-allow-origins": ["https://new.example"],
+        }
+        await store.allow_origins(bucket, mark, None)
+        assert [rule["ID"] for rule in root.get_bucket_cors(Bucket=bucket)["CORSRules"]] == ["theirs"]
+    assert await store.allow_origins(bucket, mark, None) == made == await store.observe(bucket)
+
+
+async def test_a_bucket_of_somebody_else_is_told_nothing(
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
+) -> None:
+    await store.create(bucket, OwnerMark("somebody-else"), tenant_id=tenant)
+    with pytest.raises(NotOwned):
+        await store.allow_origins(bucket, mark, APPS)
 
 
 async def test_making_it_again_changes_nothing(

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts
+from media_core.decoding import pool as pool_module
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes, forget_peak, peak
 
@@ -232,8 +233,10 @@ class Growth:
 @pytest.fixture(scope="module")
 async def pool(processes: Processes) -> AsyncIterator[DecodingPool]:
     """One child for all files: each has to leave it alive and small."""
-    async with DecodingPool(processes=1) as pool:
-        yield pool
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "TASKS_PER_CHILD", 10_000)  # else another child comes between two measurements
+        async with DecodingPool(processes=1) as pool:
+            yield pool
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,7 @@ CALLS = {
     ("DELETE", f"/v1/jobs/{NO_JOB}"): "transcribe",
     ("GET", f"/v1/jobs/{NO_JOB}/events"): "transcribe",
     ("GET", f"/v1/jobs/{NO_JOB}/transcript.srt"): "transcribe",
+    ("GET", "/v1/transcripts/search"): "media:read",
     ("GET", "/v1/events"): "media:read",
     ("GET", "/v1/usage"): "media:read",
 }

@@ -1,5 +1,6 @@
 """The OpenAPI description is complete and correct, and /docs needs no internet."""
 
+import asyncio
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 
 from media_api import problems
-from tests.integration.api_server import Api, anybody
+from tests.fixtures.media import photo
+from tests.integration.api_server import USER, Api, anybody, problem, upload
+from tests.integration.tenancy import FIXTURES
 
 PUBLISHED = {
     ("get", "/v1/media"),
@@ -27,6 +30,7 @@ PUBLISHED = {
     ("delete", "/v1/media/{media_id}"),
     ("post", "/v1/media/{media_id}/rescan"),
     ("get", "/v1/events"),
+    ("get", "/v1/transcripts/search"),
     ("get", "/v1/usage"),
     ("post", "/v1/transcribe"),
     ("post", "/v1/audio/transcriptions"),
@@ -163,3 +167,37 @@ async def test_docs_load_nothing_from_elsewhere(api: Api) -> None:
             assert len(loaded.content) > 100
         assert "url: 'openapi.json'" in page.text
         assert '"validatorUrl": null' in page.text
+
+
+async def test_head_works_wherever_get_does_and_allow_names_every_method(api: Api, described: dict[str, Any]) -> None:
+    async with api.client("alice", scopes=[*USER, "admin"], rooms=["lobby"]) as client:
+        sent = await upload(client, photo(20, 20), "a.jpg")
+        await api.verdict(sent["sha256"])
+        recording = await client.post(
+            "/v1/transcribe",
+            files={
+                "file": ("a.wav", (FIXTURES / "whisper-tiny-words" / "samples" / "tone_no_speech.wav").read_bytes())
+            },
+        )
+        ids = {
+            "media_id": sent["media_id"],
+            "job_id": recording.json()["data"]["job_id"],
+            "room_id": "lobby",
+            "upload_id": "upl-00000000000000000000000000",
+            "extension": "txt",
+        }
+        for template, calls in described["paths"].items():
+            path = template.format(**ids)
+            answer = await client.put(path)
+            problem(answer, 405, "method_not_allowed")
+            documented = {method.upper() for method in calls} | ({"HEAD"} if "get" in calls else set())
+            assert {*answer.headers["allow"].split(", ")} == documented, path
+            if "get" in calls and not path.endswith("/events"):
+                whole, head = await client.get(path), await client.head(path)
+                assert (head.status_code, head.content) == (whole.status_code, b""), path
+                if template not in ("/v1/media/uploads/{upload_id}", "/readyz", "/v1/media/signed/{media_id}"):
+                    assert head.headers.get("content-length") == whole.headers.get("content-length"), path
+        async with asyncio.timeout(20):  # the job is queued: the stream of a GET would go on
+            head = await client.head(f"/v1/jobs/{ids['job_id']}/events")
+        assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        assert (await client.get("/v1/usage")).status_code == 200

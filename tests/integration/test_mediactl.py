@@ -157,7 +157,8 @@ def alice(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 @asynccontextmanager
 async def transcribing(api: Api, decoder: DecodingPool) -> AsyncIterator[None]:
     """A transcription worker as in production, but in this process."""
-    whisper = Whisper(WhisperSettings(model=str(FIXTURES / "whisper-tiny-words" / "model"), local_files_only=True))
+    model = str(FIXTURES / "whisper-tiny-words" / "model")
+    whisper = Whisper(WhisperSettings(model=model, chunk_seconds=12, local_files_only=True))
     work = Work(api.database, Queue(api.database), api.library, api.store, decoder, PolicyReader(api.database))
     drain = Drain(
         "transcribe",

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -241,3 +242,41 @@ def test_a_tenants_role_sees_nothing_of_another_tenant(tenant_database: TenantDa
         ).scalars()
         assert list(schemas) == [tenant_database.schema]
     engine.dispose()
+
+
+def test_the_tests_own_script_makes_what_the_migrations_make(postgres: EmbeddedPostgres) -> None:
+    url = postgres.admin_url.replace("+psycopg", "")
+    with (
+        new_tenant(postgres),
+        new_tenant(postgres) as scripted,
+        new_tenant(postgres) as migrated,
+        psycopg.connect(url, autocommit=True) as admin,
+    ):
+        admin.execute(f"DROP SCHEMA {migrated.schema} CASCADE")
+        admin.execute(f"CREATE SCHEMA {migrated.schema}")
+        admin.execute(f"GRANT USAGE ON SCHEMA {migrated.schema} TO {migrated.schema}")
+        migrate(postgres.admin_url, migrated.schema, migrated.schema)
+        assert _described(admin, scripted.schema) == _described(admin, migrated.schema)
+
+
+def _described(admin: psycopg.Connection, schema: str) -> list[str]:
+    """Columns, indexes, constraints, functions and rights of a schema, and the rows that it begins with."""
+    rows = admin.execute(
+        """
+        SELECT format('%%s.%%s %%s %%s %%s', table_name, column_name, data_type, column_default, is_nullable)
+        FROM information_schema.columns WHERE table_schema = %(schema)s
+        UNION ALL
+        SELECT indexdef FROM pg_indexes WHERE schemaname = %(schema)s
+        UNION ALL
+        SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = %(schema)s::regnamespace
+        UNION ALL
+        SELECT pg_get_functiondef(oid) || coalesce(proacl::text, '') FROM pg_proc
+        WHERE pronamespace = %(schema)s::regnamespace
+        UNION ALL
+        SELECT relname || coalesce(relacl::text, '') FROM pg_class WHERE relnamespace = %(schema)s::regnamespace
+        """,
+        {"schema": schema},
+    ).fetchall()
+    for table in ("alembic_version", "policy", "usage"):
+        rows += admin.execute(f"SELECT row_to_json(one)::text FROM {schema}.{table} AS one").fetchall()  # noqa: S608
+    return sorted(str(row[0]).replace(schema, "SCHEMA") for row in rows)

@@ -41,6 +41,7 @@ from media_core.store import (
 from media_core.store import folder as folder_module
 from media_core.store import s3 as s3_module
 from media_core.store.base import USUAL_MOST
+from media_core.store.credentials import S3Key
 from media_core.store.presign import presigned_get
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
@@ -1101,7 +1102,10 @@ async def test_urls_are_signed_for_the_public_endpoint(s3: S3Server, fetch: http
     ],
 )
 @pytest.mark.parametrize("disposition", ["inline", DISPOSITION, "a b+c/d~e&f=g?h#i", "żółć"])
-def test_a_url_is_the_one_that_botocore_signs(monkeypatch: pytest.MonkeyPatch, endpoint: str, disposition: str) -> None:
+@pytest.mark.parametrize("token", [None, "IQoJ//+b3J=="])
+def test_a_url_is_the_one_that_botocore_signs(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, disposition: str, token: str | None
+) -> None:
     now = datetime(2026, 11, 28, 1, 2, 3, tzinfo=UTC)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: now.replace(tzinfo=None))
     client = boto3.client(
@@ -1110,6 +1114,7 @@ def test_a_url_is_the_one_that_botocore_signs(monkeypatch: pytest.MonkeyPatch, e
         region_name="eu-central-1",
         aws_access_key_id="AKIA/EXAMPLE",
         aws_secret_access_key="secret+/=",
+        aws_session_token=token,
         config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
     )
     key = content_key("a-tenant_1.x", "ab" * 32)
@@ -1128,8 +1133,7 @@ def test_a_url_is_the_one_that_botocore_signs(monkeypatch: pytest.MonkeyPatch, e
         "media-tests",
         key,
         region="eu-central-1",
-        access_key_id="AKIA/EXAMPLE",
-        secret_access_key="secret+/=",
+        signer=S3Key("AKIA/EXAMPLE", "secret+/=", token),
         now=now,
         seconds=300,
         answered_with={"content-type": "text/plain; charset=utf-8", "content-disposition": disposition},

@@ -66,7 +66,7 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def whisper() -> Whisper:
-    return Whisper(WhisperSettings(model=str(SPEECH / "model"), local_files_only=True))
+    return Whisper(WhisperSettings(model=str(SPEECH / "model"), chunk_seconds=12, local_files_only=True))
 
 
 class S3:

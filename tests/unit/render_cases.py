@@ -21,6 +21,11 @@ CREDENTIALS = {
 SIGNING_KEYS = '{"keys": [{"kty": "OKP", "d": "hidden-private-key"}]}'
 JWKS = '{"keys": [{"crv": "Ed25519", "kid": "one", "kty": "OKP", "x": "public"}]}'
 HIDDEN = ("hidden-password", "HIDDENKEYID", "hidden-secret-key", "hidden-private-key", "admin-secret", "ADMINKEYID")
+SESSION = {
+    render.DATABASE_URL: CREDENTIALS[render.DATABASE_URL],
+    render.S3_FILE: '{"Version": 1, "AccessKeyId": "HIDDENKEYID", "SecretAccessKey": "hidden-secret-key"}',
+}
+"""With `credentials: role`. What the file says is nothing to the manifests."""
 STORE = StoreAdminSettings(
     endpoint="http://s3.media-system.svc:7070",
     region="us-east-1",
@@ -56,11 +61,15 @@ class Case:
     def store_settings(self) -> StoreAdminSettings:
         return STORE.model_copy(update=dict(self.store))
 
+    @property
+    def credentials(self) -> Mapping[str, str]:
+        return SESSION if self.store_settings.credentials == "role" else CREDENTIALS
+
     def secrets(self, tenant: MediaTenant) -> list[Object]:
-        return [render.credentials_secret(tenant, CREDENTIALS), render.signing_keys_secret(tenant, SIGNING_KEYS)]
+        return [render.credentials_secret(tenant, self.credentials), render.signing_keys_secret(tenant, SIGNING_KEYS)]
 
     def workloads(self, tenant: MediaTenant, **inputs: Any) -> list[Object]:
-        known: dict[str, Any] = {"credentials": CREDENTIALS, "jwks": JWKS, "oidc_jwks_uri": None}
+        known: dict[str, Any] = {"credentials": self.credentials, "jwks": JWKS, "oidc_jwks_uri": None}
         if tenant.spec.auth.oidc is not None:
             known["oidc_jwks_uri"] = f"{tenant.spec.auth.oidc.issuer}/keys"
         return render.workloads(tenant, self.platform_settings, self.store_settings, render.Inputs(**(known | inputs)))
@@ -73,7 +82,7 @@ class Case:
                 self.store_settings,
                 kind=kind,
                 name=f"{child_name(tenant.tenant_id, kind)}-0a1b2c3d",
-                credentials=CREDENTIALS,
+                credentials=self.credentials,
             )
             for kind in WORK
         ]
@@ -85,11 +94,12 @@ CASES = {
     "autoscaling": Case({"api": {"autoscaling": {"min": 2, "max": 8, "targetCpu": 60}}}),
     "oidc-ingress": Case(
         {
-            "api": {"host": "media.acme.example"},
+            "api": {"host": "media.acme.example", "page": True},
             "auth": {
                 "oidc": {
                     "issuer": "https://login.acme.example/realms/acme",
                     "claims": {"subject": "oid", "tenantRole": "realm_access.roles"},
+                    "page": {"clientId": "files", "scopes": ["openid", "media"], "origins": ["https://token.example"]},
                 }
             },
         },
@@ -130,6 +140,9 @@ CASES = {
                 "host": "media.acme.example",
                 "cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60},
                 "signedUrlMaxSeconds": 86400,
+                "uploadHours": 48,
+                "uploadDraft": True,
+                "page": True,
                 "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "4Gi"}},
             },
             "scan": {"maxParallel": 2, "rescanSchedule": "30 2 * * 6"},
@@ -188,6 +201,7 @@ CASES = {
             "sweep_resources": '{"requests": {"cpu": "50m"}, "limits": {"cpu": "500m"}}',
         },
     ),
+    "role": Case(store={"credentials": "role", "role_arn": "arn:aws:iam::111111111111:role/media-objects"}),
     "thumbnails-only": Case({"api": {"replicas": 1}, "scan": {"enabled": False}, "transcription": {"enabled": False}}),
 }
 LONGEST = Case(name="0" + "a" * 38 + "z")

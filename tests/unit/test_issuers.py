@@ -1,5 +1,6 @@
 """The operator asks for the URL of an issuer's keys only when it must, and remembers it only on the Deployment."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,7 @@ from media_operator.kubernetes_target import objects
 from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.kubernetes_target.objects import TenantObjects
 from media_operator.tenant.spec import MediaTenant, Oidc
-from tests.unit.render_cases import Case
+from tests.unit.render_cases import STORE, Case
 
 ISSUER, KEYS = "https://login.example", "https://login.example/keys"
 DECLARED = {"issuer": ISSUER, "jwksUri": "https://old.example/keys"}
@@ -44,7 +45,8 @@ async def wanted(now: Case, running: Case | None = None, uri: str = "", **edited
                 each["metadata"]["annotations"] |= edited
                 cache.see(kinds.DEPLOYMENT, None, each)
     nothing = cast(Any, None)
-    cluster = Cluster("", nothing, cache, nothing, nothing, nothing, nothing, 60)
+    jobs = cast(Any, SimpleNamespace(store=STORE))
+    cluster = Cluster("", nothing, cache, nothing, jobs, nothing, nothing, 60)
     seen = TenantObjects(cluster, tenant)
     assert (seen.children.deployment is None) == (running is None)
     return await seen.jwks_uri(fetch=False), await seen.jwks_uri(fetch=True)

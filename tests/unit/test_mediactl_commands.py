@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from typer.testing import CliRunner, Result
 
-from mediactl import client, transfer
+from mediactl import transfer
 from mediactl.main import app
 
 Answer = Callable[["Handler"], None]
@@ -57,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         answers = self.script.answers.get((self.command, address.path), [problem(404, "not_found", "Nothing here.")])
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
-    do_GET = do_POST = do_DELETE = answer  # noqa: N815  # the names that http.server looks for
+    do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815  # the names that http.server looks for
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -127,7 +128,7 @@ def server() -> Iterator[Script]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The lengths of its pauses, none of which is made."""
     made: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", made.append)
+    monkeypatch.setattr(time, "sleep", made.append)
     return made
 
 
@@ -404,7 +405,7 @@ def test_a_full_quota_says_what_to_delete(server: Script, here: Path) -> None:
     server.on("POST", "/v1/media/upload", problem(413, "quota_exceeded", "It is full."))
     shown = mediactl(server, "upload", "a.txt", code=1).stderr
     assert "`mediactl rm ID` makes room" in shown
-    assert "found only by its id" in shown
+    assert "`mediactl ls --mine --sort -size`" in shown
 
 
 def test_upload_waits_for_the_verdict(server: Script, tmp_path: Path, pauses: list[float]) -> None:
@@ -621,6 +622,45 @@ def test_ls_of_what_is_mine_asks_for_no_room(server: Script) -> None:
     assert line.split("\t")[-1] == "med-0"
     assert server.seen[0].query == {"limit": ["1"], "name": ["a b"]}
     assert "--mine" in mediactl(server, "ls", "kitchen", "--name", "x", code=2).stderr
+
+
+def test_ls_of_what_is_mine_passes_every_filter_on(server: Script) -> None:
+    server.on("GET", "/v1/media", data([], next_cursor=None))
+    filters = ["--label", "a=b", "--label", "c=d=e", "--since", "2026-05-17T14:00Z", "--sort", "-size"]
+    mediactl(server, "ls", "kitchen", "--mine", "--type", "video", *filters)
+    assert server.seen[0].query == {
+        "limit": ["50"],
+        "room": ["kitchen"],
+        "type": ["video"],
+        "label": ["a=b", "c=d=e"],
+        "created_after": [datetime(2026, 5, 17, 14, tzinfo=UTC).astimezone().isoformat()],
+        "sort": ["-size"],
+    }
+    mediactl(server, "ls", "--owner", "all", "--since", "7d")
+    assert server.seen[1].query["owner"] == ["all"]
+    week = datetime.now(UTC) - datetime.fromisoformat(server.seen[1].query["created_after"][0])
+    assert 6.99 < week.total_seconds() / 86400 < 7.01
+    for wrong, words in (("--since", "a time looks like 7d"), ("--label", "a label looks like key=value")):
+        assert words in mediactl(server, "ls", "--mine", wrong, "x", code=2).stderr
+    assert "--since is for --mine" in mediactl(server, "ls", "kitchen", "--since", "7d", code=2).stderr
+
+
+def test_a_file_is_renamed_and_its_kept_name_is_printed(server: Script) -> None:
+    server.on("PATCH", "/v1/media/med-1", data({**INFO, "filename": "b.txt"}))
+    assert mediactl(server, "rename", "med-1", "../b.txt").stdout == "renamed\tmed-1\tb.txt\n"
+    assert json.loads(server.seen[0].body) == {"filename": "../b.txt"}
+
+
+def test_single_labels_are_set_and_removed_and_the_others_stay(server: Script) -> None:
+    server.on("GET", "/v1/media/med-1/info", data({**INFO, "labels": {"a": "1", "b": "2"}}))
+    server.on("PATCH", "/v1/media/med-1", lambda h: data({**INFO, **json.loads(h.body)})(h))
+    assert mediactl(server, "labels", "med-1").stdout == "a\t1\nb\t2\n"
+    assert [request.command for request in server.seen] == ["GET"]
+    assert mediactl(server, "labels", "med-1", "c=x=y", "a=3", "--remove", "b").stdout == "a\t3\nc\tx=y\n"
+    assert json.loads(server.seen[-1].body) == {"labels": {"a": "3", "c": "x=y"}}
+    assert json.loads(mediactl(server, "labels", "med-1", "--remove", "a", "--json").stdout) == {"b": "2"}
+    assert mediactl(server, "labels", "med-1", "--remove", "a", "--remove", "b").stdout == ""
+    assert json.loads(server.seen[-1].body) == {"labels": {}}
 
 
 def test_several_are_signed_in_one_request_and_one_without_a_url_is_a_complaint(server: Script) -> None:

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from httpx_sse import EventSource
 from jwt.algorithms import OKPAlgorithm
 
-from mediactl import render, tokens
-from mediactl.client import Api, Misuse, seconds_of
+from mediactl import Client, Misuse, render, times, tokens
+from mediactl.exchange import seconds_of
 from mediactl.transfer import _file_name
 
 
@@ -104,12 +104,12 @@ def test_retry_after_is_read_in_both_its_forms() -> None:
 @pytest.mark.parametrize("base", ["localhost:8080", "ftp://x", "http://", "http://[::1"])
 def test_a_base_that_is_no_address_is_named(base: str) -> None:
     with pytest.raises(Misuse, match="BASE is"):
-        Api(base, "t")
+        Client(base, "t")
 
 
 def test_a_token_with_foreign_characters_is_refused_and_not_repeated() -> None:
     with pytest.raises(Misuse) as refused:
-        Api("http://x", "secret\nX-Evil: 1")
+        Client("http://x", "secret\nX-Evil: 1")
     assert "secret" not in str(refused.value)
 
 
@@ -154,10 +154,10 @@ def test_a_public_key_cannot_sign(signing_keys: tuple[Path, Ed25519PrivateKey]) 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("12h", 43_200), ("7d", 604_800)])
 def test_lifetimes(text: str, seconds: int) -> None:
-    assert tokens.lifetime(text) == seconds
+    assert times.lifetime(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["12", "h", "-1h", "0s", "1.5h", "12 h"])
 def test_a_lifetime_that_cannot_be_read_is_shown_one_that_can(text: str) -> None:
     with pytest.raises(Misuse, match="looks like 30s"):
-        tokens.lifetime(text)
+        times.lifetime(text)

@@ -8,7 +8,7 @@ import pytest
 
 from media_core.births import UNREADABLE, Birth
 from media_core.webhooks import webhook_id
-from media_operator.plan.desired import ApiShape, api_shape_of, worker_shape_of
+from media_operator.plan.desired import ApiShape, BucketCors, api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.observed import (
     Api,
     Bucket,
@@ -27,6 +27,7 @@ from media_operator.plan.observed import (
 )
 from media_operator.plan.planner import Plan, plan, plan_deletion, with_transitions
 from media_operator.plan.steps import (
+    AllowOrigins,
     ApplyPolicy,
     CreateBucket,
     CreateDatabase,
@@ -475,6 +476,60 @@ def test_an_old_store_key_is_revoked_once_no_pod_uses_it() -> None:
     assert plan(resource(), rolled).steps == (RevokeStoreKeys("acme"),)
 
 
+# --- temporary keys (credentials: role)
+
+ENDS = datetime(2026, 11, 29, 14, 5, tzinfo=UTC)
+
+
+def with_session(declared: MediaTenant, **changed: Any) -> ObservedState:
+    return replace(alive(declared), store_key=replace(StoreKey(current=True, ends=ENDS), **changed))
+
+
+def test_a_temporary_key_is_left_alone_until_it_is_due() -> None:
+    fresh = plan(resource(), with_session(resource()))
+    assert fresh.steps == ()
+    assert said(fresh, "StoreKeyReady").reason == "StoreKeyPresent"
+    due = plan(resource(), with_session(resource(), due=True))
+    assert due.steps == (MakeStoreKey("acme", "media-acme", ""),)
+    assert said(due, "Ready").status == "True"  # pods go on with the one that they have
+
+
+def test_an_outage_of_sts_only_delays_and_is_said_before_the_key_ends() -> None:
+    failures = {"MakeStoreKey": Failure("sts: STS at https://sts.example does not answer")}
+    due = replace(with_session(resource(), due=True), failures=failures)
+    current = plan(resource(), due)
+    condition = said(current, "StoreKeyReady")
+    assert (condition.status, condition.reason) == ("True", "MakeStoreKeyFailed")
+    assert condition.message.endswith("does not answer. Pods reach S3 until 2026-11-29 14:05 UTC")
+    assert said(current, "Ready").status == "True"
+    assert not current.is_certain  # so it is tried again soon
+
+    late = plan(resource(), replace(with_session(resource(), due=True, late=True), failures=failures))
+    assert said(late, "StoreKeyReady").status == said(late, "Ready").status == "Unknown"
+    assert "until 2026-11-29 14:05 UTC" in said(late, "Ready").message
+    assert late.steps == ()  # nothing is stopped
+
+    ended = plan(resource(), replace(with_session(resource(), current=False, due=True), failures=failures))
+    assert said(ended, "StoreKeyReady").status == "False"
+
+
+def test_asking_for_new_keys_makes_a_new_session_at_once() -> None:
+    declared = resource(annotations={"media.scaiwave.io/rotate-keys": "2026-11"})
+    seen = replace(with_session(declared, rotation="first"), signing_keys=SigningKeys(2, "2026-11"))
+    assert plan(declared, seen).steps == (MakeStoreKey("acme", "media-acme", "2026-11"),)
+    done = replace(seen, store_key=StoreKey(True, ends=ENDS, rotation="2026-11"))
+    assert plan(declared, done).steps == ()
+
+
+def test_a_former_user_is_removed_once_no_pod_uses_its_key() -> None:
+    rolling = with_session(resource(), others=1, others_in_use=True)
+    assert plan(resource(), rolling).steps == ()
+    assert said(plan(resource(), rolling), "StoreKeyReady").reason == "StoreKeyRotating"
+    # A session is due meanwhile, too: sessions have no limit of two.
+    assert plan(resource(), with_session(resource(), others=1, others_in_use=True, due=True)).steps != ()
+    assert plan(resource(), with_session(resource(), others=1)).steps == (RevokeStoreKeys("acme"),)
+
+
 def test_a_canary_is_sent_when_it_is_due_and_all_that_it_needs_is_there() -> None:
     due = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
     assert plan(resource(), replace(alive(resource()), scanner=due)).steps == (SendCanary("acme"),)
@@ -519,6 +574,43 @@ def test_what_the_store_lacks_is_said_and_holds_nothing_back() -> None:
     assert said(current, "S3Capabilities").status == "False"
     assert "lacks lifecycle" in said(current, "S3Capabilities").message
     assert said(current, "Ready").status == "True"
+
+
+APPS = {"cors": {"origins": ["https://app.example", "https://*.preview.example"], "maxAgeSeconds": 60}}
+
+
+def test_the_bucket_is_told_which_web_apps_may_read_signed_urls() -> None:
+    told = BucketCors(("https://app.example", "https://*.preview.example"), 60)
+    declared, plain = resource(api=APPS), resource()
+    seen = alive(declared)
+    assert isinstance(seen.bucket, Bucket)
+    current = plan(declared, seen)
+    (step,) = current.steps
+    assert isinstance(step, AllowOrigins)
+    assert step.cors == told
+    assert said(current, "Ready").status == "True"
+    settled = replace(seen, bucket=replace(seen.bucket, cors=told))
+    assert plan(declared, settled).steps == ()
+    (step,) = plan(plain, replace(settled, api=Api(api_shape_of(plain), wanted=2, ready=2))).steps
+    assert isinstance(step, AllowOrigins)
+    assert step.cors is None
+
+
+def test_the_page_of_a_public_host_reads_signed_urls_too() -> None:
+    assert bucket_cors_of(resource(api={"page": True})) is None
+    declared = resource(api={"page": True, "host": "media.acme.example", **APPS})
+    assert bucket_cors_of(declared) == BucketCors((*APPS["cors"]["origins"], "https://media.acme.example"), 60)
+
+
+def test_a_bucket_that_web_apps_cannot_read_is_said_and_holds_nothing_back() -> None:
+    declared = resource(api=APPS)
+    seen = alive(declared)
+    assert isinstance(seen.bucket, Bucket)
+    refused = replace(seen, failures={"AllowOrigins": Failure("S3 denies it")})
+    assert said(plan(declared, refused), "BucketReady").reason == "AllowOriginsFailed"
+    assert said(plan(declared, refused), "Ready").status == "True"
+    lacking = replace(seen, bucket=replace(seen.bucket, cors=bucket_cors_of(declared), capabilities={"cors": False}))
+    assert "via=api" in said(plan(declared, lacking), "S3Capabilities").message
 
 
 def test_only_a_tenant_whose_data_is_to_go_holds_its_deletion_up() -> None:

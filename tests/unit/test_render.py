@@ -30,7 +30,7 @@ from media_operator.settings import PlatformSettings
 from media_operator.tenant.annotations import ROTATE_KEYS
 from media_workers.settings import ClamdSettings
 from media_workers.settings import Settings as WorkerSettings
-from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, WORK, Case
+from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, SESSION, WORK, Case
 
 OF_LIBRARIES = {"SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}
 OF_LIBRARIES |= {"HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy"}
@@ -169,7 +169,11 @@ def test_api_and_workers_understand_their_environment(name: str, monkeypatch: py
             for variable, value in environment(worker(case, kind)).items():
                 patched.setenv(variable, value)
             settings_of_worker = WorkerSettings()
-            assert settings_of_worker.store.s3.access_key_id == CREDENTIALS[render.S3_KEY_ID]
+            s3 = settings_of_worker.store.s3
+            if case.store_settings.credentials == "role":
+                assert str(s3.credentials_file) == "/etc/media/store/s3-credentials.json"
+            else:
+                assert s3.access_key_id == CREDENTIALS[render.S3_KEY_ID]
             assert settings_of_worker.whisper.model == (
                 case.tenant().spec.transcription.model if kind == "transcribe" else "small"
             )
@@ -199,6 +203,28 @@ def test_new_credentials_roll_the_pods_and_rotated_keys_do_not() -> None:
 
     assert template(jwks='{"keys": []}') == template(jwks=JWKS)
     assert template(credentials={**CREDENTIALS, render.S3_SECRET: "another"}) != template()
+
+
+def test_a_temporary_key_reaches_running_pods_by_a_file_and_rolls_none() -> None:
+    case = CASES["role"]
+    tenant = case.tenant()
+    renewed = {**SESSION, render.S3_FILE: '{"Version": 1, "AccessKeyId": "NEXT"}'}
+    assert case.workloads(tenant, credentials=renewed) == case.workloads(tenant)
+    assert case.workloads(tenant, credentials=renewed | {render.DATABASE_URL: "another"}) != case.workloads(tenant)
+    told = render.credentials_hash(SESSION, case.store_settings)
+    assert render.credentials_hash(renewed, case.store_settings) == told
+    assert render.credentials_hash({**CREDENTIALS, **SESSION}, case.store_settings) == told
+    assert render.credentials_hash({**CREDENTIALS, **SESSION}, CASES["default"].store_settings) != told
+    for pod in (api(case), *(worker(case, kind) for kind in WORK)):
+        (mount,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "store-key")
+        assert mount == {"name": "store-key", "mountPath": "/etc/media/store", "readOnly": True}  # no subPath
+        from_secret = {each["name"] for each in pod["containers"][0]["env"] if "valueFrom" in each}
+        assert from_secret == {"MEDIA_DATABASE_URL"}
+
+
+def test_pods_wait_for_the_key_of_their_kind() -> None:
+    assert render.needed(CASES["default"].store_settings) == CREDENTIALS.keys()
+    assert render.needed(CASES["role"].store_settings) == SESSION.keys()
 
 
 def test_a_suspended_tenant_keeps_one_pod_of_the_same_shape_that_nothing_scales() -> None:

@@ -26,6 +26,7 @@ SHARED = "Any condition"
 SAID_BY = {check.__name__: condition for condition, check in checks.CHECKS} | {
     data_match.birth_to_write.__name__: "DatabaseReady",
     checks.canary.__name__: "ScannerReady",
+    checks._renewal.__name__: "StoreKeyReady",
     deletion.deletion.__name__: "DeletionBlocked",
     planner.plan_deletion.__name__: "Ready",
     planner.ready.__name__: "Ready",

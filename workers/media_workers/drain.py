@@ -33,6 +33,8 @@ from media_workers.settings import DrainSettings
 
 AWAY_SECONDS: Final = 5.0
 """Longest wait between two tries while a dependency is away."""
+RENEW_SECONDS: Final = 2.0
+"""Longest time between two renewals of the leases. So soon a worker learns that a job was cancelled."""
 _FIRST_PAUSE: Final = 0.25
 
 _P = ParamSpec("_P")
@@ -257,7 +259,7 @@ class Drain:
         """Renews all leases until it is cancelled. It goes on while the database is away: nobody else can lease the
         jobs then, and the tokens are still valid afterwards."""
         while True:
-            await asyncio.sleep(self._settings.lease_seconds / 4)
+            await asyncio.sleep(min(self._settings.lease_seconds / 4, RENEW_SECONDS))
             all_held = list(self._held.values())
             try:
                 wanted = await self._work.queue.renew_all(

@@ -37,6 +37,9 @@ class WhisperSettings(EnvironmentSettings):
     cpu_threads: int = Field(default=0, ge=0)
     """CPU threads of one transcription. 0 (default): as many as there are cores, at most 4."""
 
+    chunk_seconds: float = Field(default=30, ge=5, le=30)
+    """Seconds of speech that the model hears at once; Whisper was trained with 30. Fewer cost more time."""
+
     download_root: Path | None = None
     """Folder that keeps downloaded models. Default: the Hugging Face cache in the home folder."""
 
@@ -50,8 +53,9 @@ class DrainSettings(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="MEDIA_WORKER_")
 
     lease_seconds: float = Field(default=30, gt=0)
-    """How long a job stays with a worker that has stopped renewing its lease, which it does four times in that time. A
-    shorter time notices a dead worker sooner, but takes the job from one that only stalls."""
+    """How long a job stays with a worker that has stopped renewing its lease. A shorter time notices a dead worker
+    sooner, but takes the job from one that only stalls. It is renewed four times in that time, and at least every two
+    seconds: so soon a worker learns that a job was cancelled."""
 
     linger_seconds: float = Field(default=10, ge=0)
     """How long an idle worker waits for more jobs before it exits 0."""

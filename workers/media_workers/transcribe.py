@@ -1,21 +1,20 @@
-"""Transcription jobs: a stored recording becomes segments, window by window.
+"""Transcription jobs: a stored recording becomes segments, a few chunks of up to 30 seconds at a time.
 
-Memory is that of one window, whatever the recording's length. Each segment is stored as soon as it is heard. The lease
-fences each write, so a worker that lost it adds nothing. The next worker continues where the last stored segment ends.
-A segment that touches a window's end was probably cut in two: it is dropped, and the next window starts where it
-started.
+Memory is that of one window, whatever the recording's length. The segments of each stretch are stored in one
+transaction with the place where the next one begins, fenced by the lease. So a worker that lost its lease adds nothing,
+and the next worker does exactly what this one would have done: a stretch follows from the recording and from the place
+where it begins.
 """
 
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from media_core import quota, transcripts
+from media_core import passages, queue, quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
 from media_core.errors import Refused, Unfinished, not_found
 from media_core.jobs import TranscriptionRequest
@@ -24,21 +23,20 @@ from media_core.settings import TranscriptionSettings
 from media_core.speech_models import cannot_translate
 from media_core.store.base import ObjectMissing
 from media_core.transcripts import published
+from media_workers.chunks import SAMPLE_RATE, SECONDS_PER_FRAME, Cut, Flags, Samples, cut, frames, snapped, voiced
 from media_workers.drain import Work
+from media_workers.sentences import Word, divided
 from media_workers.settings import Settings
 from media_workers.stored import Stored
-from media_workers.whisper import SAMPLE_RATE, Heard, Model, Samples, Whisper
+from media_workers.whisper import Model, Whisper
 
-WINDOW_SECONDS = 300.0
-"""A multiple of the model's 30 s. Five minutes take about 0.2 GB of memory while their spectrogram is made."""
+WINDOW_SECONDS: Final = 240.0
+"""Most that is decoded at once. Its samples take 75 MB for a moment if they are stereo."""
 
-_TOUCHES = 1.0
-"""A segment that ends less than so many seconds before the window's end counts as cut: the model's times are that
-inexact."""
-_LEAD_IN = 0.5
-"""Seconds that are heard again before a dropped segment, for the same reason."""
-_OVERLAP = 5.0
-"""Seconds that are heard twice if a window ends in silence: half a word there may not have been recognized."""
+_ROOM: Final = 1.25
+"""So much more than the chunks' seconds is decoded first; it is enough where people speak without long pauses."""
+_LEAD_IN: Final = frames(1.0)
+"""Frames before a place that the voice detector hears too, since it needs a moment to know."""
 _CANCELLED = 0.1
 """Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
 of it at least."""
@@ -54,7 +52,7 @@ def transcriber(settings: Settings) -> "Transcriber":
 class Transcriber:
     """The handler of `transcribe` jobs. The model is loaded for the first of them and kept.
 
-    Each segment renews the lease for `lease_seconds`; between segments the drain loop renews it periodically.
+    Each stretch renews the lease for `lease_seconds`; meanwhile the drain loop renews it periodically.
     """
 
     def __init__(
@@ -82,9 +80,7 @@ class Transcriber:
         wanted = TranscriptionRequest.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
         source = Stored(work, content)
-        recording = Recording(
-            work.decoder, source, wanted, max_seconds=self._max_seconds, window_seconds=self._window_seconds
-        )
+        recording = Recording(work.decoder, source, wanted, max_seconds=self._max_seconds)
         announced = await recording.open()
         await _charge(lease, work, announced or 0.0)
         model = await self._whisper.model()
@@ -95,114 +91,209 @@ class Transcriber:
                 "unsupported_language",
                 f"The model knows no language {wanted.language!r}; it knows {', '.join(sorted(model.languages))}.",
             )
-        transcript = Transcript(lease, work, self._lease_seconds, wanted.language, announced)
+        transcript = Transcript(lease, work, self._lease_seconds, wanted, announced)
         await transcript.resume()
-        if transcript.segments and (transcript.language is None or len(recording.candidates) > 1):
-            # At the place of the first segment, so that the job keeps language and track after a change of workers.
-            first = await self._first_with_voice(model, recording, transcript.segments[0]["start"])
-            transcript.language = transcript.language or await model.language_of(first.audio)
-
-        position = transcript.said_until
-        while True:
-            window, cut = await _listen(model, recording, position, wanted, transcript, partial(_charge, lease, work))
-            if window.last:
-                break
-            position = window.next_start(transcript.said_until, cut)
-            await transcript.renew(position)
+        if transcript.place.track is not None:
+            recording.keep_to(transcript.place.track)
+        listening = Listening(
+            model,
+            recording,
+            wanted,
+            partial(_charge, lease, work),
+            chunk_seconds=self._whisper.chunk_seconds,
+            window_seconds=self._window_seconds,
+        )
+        ends_at: float | None = None
+        while ends_at is None:
+            place, said, ends_at = await listening.stretch(transcript.place)
+            await transcript.add(place, said, ended=ends_at is not None)
         async with work.database.transaction() as tx:
-            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(window.end - _ROUNDING), 0))
-        await work.queue.finish(lease, transcript.result(window.end, recording.heard()))
+            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(ends_at - _ROUNDING), 0))
+        result = transcript.result(ends_at, recording.heard())
+        async with work.database.transaction() as tx:
+            await queue.finish(tx, lease, result)
+            await passages.keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
 
-    async def _first_with_voice(self, model: Model, recording: "Recording", start: float) -> "Window":
-        """The window at `start` of the first track that speaks there, which is kept to from then on."""
-        for track in recording.candidates:
-            window = await recording.window(start, track)
-            if len(recording.candidates) == 1 or await model.has_voice(window.audio):
-                break
-        recording.keep_to(window.track)
-        return window
+
+@dataclass(frozen=True)
+class Place:
+    """How far a job is: all that the next stretch has to know. It is stored with the segments of the one before."""
+
+    frame: int = 0
+    """What is before this frame of the recording (`chunks.FRAME` samples each) is heard."""
+    language: str | None = None
+    track: int | None = None
+    """The sound track that is kept to; None until one has spoken."""
+    unfinished: tuple[Word, ...] = ()
+    """The words at the end that may go on as the same sentence."""
+
+    @property
+    def seconds(self) -> float:
+        return self.frame * SECONDS_PER_FRAME
+
+    def stored(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> "Place":
+        return cls(**stored | {"unfinished": tuple(Word(**word) for word in stored["unfinished"])})
 
 
 class Transcript:
-    """A job's segments so far, stored one by one. Raises LeaseLost; Cancelled if the client has cancelled the job."""
+    """A job's segments so far. Raises LeaseLost; Cancelled if the client has cancelled the job."""
 
     def __init__(
-        self, lease: Lease, work: Work, lease_seconds: float, language: str | None, announced: float | None
+        self, lease: Lease, work: Work, lease_seconds: float, wanted: TranscriptionRequest, announced: float | None
     ) -> None:
         self.segments: list[dict[str, Any]] = []
-        self.language = language
+        self.place = Place(language=wanted.language)
+        self._with_words = wanted.word_timestamps
         self._lease = lease
         self._queue = work.queue
         self._lease_seconds = lease_seconds
         self._announced = announced
 
-    @property
-    def said_until(self) -> float:
-        """The end of the last segment, in seconds."""
-        return float(self.segments[-1]["end"]) if self.segments else 0.0
-
     async def resume(self) -> None:
-        """Loads the segments that earlier workers have stored."""
+        """Loads what earlier workers have stored."""
         self.segments = [published(stored) for stored in await self._queue.segments(self._lease.job_id)]
+        place = await self._queue.place(self._lease.job_id)
+        if place is not None:
+            self.place = Place.of(place)
+        elif self.segments:  # stored by a version that kept no place
+            self.place = replace(self.place, frame=math.ceil(self.segments[-1]["end"] / SECONDS_PER_FRAME))
 
-    async def add(self, placed: dict[str, Any]) -> None:
-        stored = {"number": len(self.segments), **placed}
-        await self._queue.append_segments(self._lease, [stored])
-        self.segments.append(published(stored))
-        await self.renew(self.said_until)
-
-    async def renew(self, reached: float) -> None:
-        """Renews the lease, and reports the progress if the recording's length is known."""
-        progress = min(reached / self._announced, 1.0) if self._announced else None
+    async def add(self, place: Place, said: list[Word], *, ended: bool) -> None:
+        """Stores the sentences that are complete now, and the place of the next stretch."""
+        words = [*self.place.unfinished, *said]
+        sentences, unfinished = divided(words, until=None if ended else place.seconds)
+        place = replace(place, unfinished=tuple(unfinished))
+        stored: list[dict[str, Any]] = []
+        for sentence in sentences:
+            after = stored[-1]["end"] if stored else self.segments[-1]["end"] if self.segments else 0.0
+            stored.append(self._stored(len(self.segments) + len(stored), sentence, after))
+        await self._queue.append_segments(self._lease, stored, place=place.stored())
+        self.segments += map(published, stored)
+        self.place = place
+        progress = min(place.seconds / self._announced, 1.0) if self._announced else None
         await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress)
+
+    def _stored(self, number: int, sentence: list[Word], after: float) -> dict[str, Any]:
+        """A segment; it begins no earlier than `after`, where the one before it ends."""
+        start = max(sentence[0].start, after)
+        return {
+            "number": number,
+            "start": round(start, 3),
+            "end": round(max(sentence[-1].end, start), 3),
+            "text": "".join(word.text for word in sentence).strip(),
+            "words": [_shown(word) for word in sentence] if self._with_words else None,
+        }
 
     def result(self, heard_until: float, heard: dict[str, Any]) -> dict[str, Any]:
         # The header's duration, which the item's info shows too, unless it is wrong by a second or more.
         announced = heard_until if self._announced is None else self._announced
         duration = announced if abs(announced - heard_until) < 1 else heard_until
-        return transcripts.result(self.segments, self.language if self.segments else None, duration, heard)
+        return transcripts.result(self.segments, self.place.language if self.segments else None, duration, heard)
+
+
+def _shown(word: Word) -> dict[str, Any]:
+    return {
+        "word": word.text.strip(),
+        "start": round(word.start, 3),
+        "end": round(word.end, 3),
+        "probability": round(word.probability, 3),
+    }
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a recording. `start`: seconds from the recording's beginning; `last`: the recording ends with it.
+    """A stretch of one sound track. `frame`: where it starts in the recording; `last`: the recording ends with it."""
 
-    `track`: the number of the sound track it is of.
-    """
-
-    start: float
+    frame: int
     audio: Samples
     last: bool
-    track: int = 1
 
     @property
-    def seconds(self) -> float:
-        return len(self.audio) / SAMPLE_RATE
+    def start(self) -> float:
+        return self.frame * SECONDS_PER_FRAME
 
     @property
     def end(self) -> float:
-        return self.start + self.seconds
+        return self.start + len(self.audio) / SAMPLE_RATE
 
-    def cuts(self, heard: Heard) -> bool:
-        """Whether the window's end probably cut this segment in two.
 
-        A segment that fills (nearly) the whole window is taken as it is: the next window would cut it again.
+@dataclass
+class Listening:
+    """Hears a recording stretch by stretch: as many chunks as the model hears together, or silence."""
+
+    model: Model
+    recording: "Recording"
+    wanted: TranscriptionRequest
+    charge: Callable[[float], Awaitable[None]]
+    chunk_seconds: float
+    window_seconds: float
+    _longest: float = field(default=0.0, init=False)
+    """Where the longest track ends that was heard to its end, in seconds."""
+
+    async def stretch(self, place: Place) -> tuple[Place, list[Word], float | None]:
+        """The place after this stretch, what was said in it, and the recording's length in seconds once it has ended.
+
+        Of several tracks the first that speaks is kept to.
         """
-        return not self.last and heard.end > self.seconds - _TOUCHES and heard.start > self.seconds / 10
+        following: list[int] = []
+        for track in self.recording.candidates:
+            window, voice, found = await self._cut(place.frame, track)
+            said, language = await self._said(window, voice, found, place.language)
+            frame = window.frame + found.following
+            ended = window.last and found.following >= len(voice)
+            if said:
+                self.recording.keep_to(track)
+                return Place(frame, language, track), said, window.end if ended else None
+            if ended:
+                self._longest = max(self._longest, window.end)
+            else:
+                following.append(frame)
+        if following:
+            return replace(place, frame=min(following)), [], None
+        return place, [], self._longest
 
-    def next_start(self, said_until: float, cut: Heard | None) -> float:
-        """Start of the next window: later than this window's, and not before the end of the last kept segment."""
-        return max(said_until, self.end - _OVERLAP if cut is None else self.start + cut.start - _LEAD_IN)
+    async def _cut(self, frame: int, track: int) -> tuple[Window, Flags, Cut]:
+        """A window from just before `frame` on, where somebody speaks in it, and its chunks.
 
-    def placed(self, heard: Heard, after: float) -> dict[str, Any]:
-        """The segment in seconds of the recording: within the window, not before `after` (the previous end)."""
-        start = max(self.start + heard.start, after)
-        end = max(min(self.start + heard.end, self.end), start)
-        words = heard.words and [
-            word | {"start": round(self.start + word["start"], 3), "end": round(self.start + word["end"], 3)}
-            for word in heard.words
-        ]
-        return {"start": round(start, 3), "end": round(end, 3), "text": heard.text, "words": words}
+        Where people speak little it is longer, so that the chunks are full nevertheless.
+        """
+        lead = min(_LEAD_IN, frame)
+        everything = not self.wanted.vad
+        most = self.model.at_once
+        seconds = min(most * self.chunk_seconds * _ROOM, self.window_seconds)
+        while True:
+            window = await self.recording.window(frame - lead, seconds, track)
+            await self.charge(window.end - _ROUNDING)
+            voice = voiced(await self.model.voice(window.audio), everything=everything)
+            found = cut(
+                voice,
+                first=min(lead, len(voice)),
+                last=window.last,
+                most=most,
+                longest=min(self.chunk_seconds, 0.9 * seconds),
+                everything=everything,
+            )
+            if found.full or seconds >= self.window_seconds:
+                return window, voice, found
+            seconds = self.window_seconds
+
+    async def _said(
+        self, window: Window, voice: Flags, found: Cut, language: str | None
+    ) -> tuple[list[Word], str | None]:
+        if not found.chunks:
+            return [], language
+        chunks = [chunk.of(window.audio) for chunk in found.chunks]
+        heard, language = await self.model.hear(chunks, language, self.wanted)
+        said: list[Word] = []
+        for chunk, words in zip(found.chunks, heard, strict=True):
+            for word in words:
+                start, end = snapped(voice, chunk.placed(word.start), chunk.placed(word.end, ends=True))
+                said.append(replace(word, start=window.start + start, end=window.start + max(start, end)))
+        return said, language
 
 
 class Recording:
@@ -219,13 +310,11 @@ class Recording:
         wanted: TranscriptionRequest,
         *,
         max_seconds: float,
-        window_seconds: float,
     ) -> None:
         self._decoder = decoder
         self._source = source
         self._wanted = wanted
         self._max_seconds = max_seconds
-        self._window_seconds = window_seconds
         self._tracks: tuple[SoundTrack, ...] = ()
         self.candidates: tuple[int, ...] = (1,)
         """Numbers of tracks, from 1."""
@@ -270,10 +359,10 @@ class Recording:
             "channel": self._wanted.channel,
         }
 
-    async def window(self, start: float, track: int) -> Window:
-        """The window at `start` (seconds). Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
+    async def window(self, frame: int, seconds: float, track: int) -> Window:
+        """So many seconds from a frame on. Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
         channels = self._tracks[track - 1].channels
-        arguments: dict[str, Any] = {"start": start, "seconds": self._window_seconds, "track": track}
+        arguments: dict[str, Any] = {"start": frame * SECONDS_PER_FRAME, "seconds": seconds, "track": track}
         if self._wanted.channel is not None:
             arguments["channel"] = self._wanted.channel
         elif channels is not None and channels > 1:
@@ -281,8 +370,7 @@ class Recording:
         pcm = await self._run("audio_window", **arguments)
         samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
         audio = mixed(samples[::2], samples[1::2]) if "layout" in arguments else samples
-        last = len(audio) < (self._window_seconds - _ROUNDING) * SAMPLE_RATE
-        window = Window(start, audio, last, track)
+        window = Window(frame, audio, last=len(audio) < (seconds - _ROUNDING) * SAMPLE_RATE)
         self._check(window.end)
         return window
 
@@ -321,48 +409,6 @@ def mixed(left: Samples, right: Samples) -> Samples:
 
 def _power(samples: Samples) -> float:
     return float(np.mean(np.square(samples)))
-
-
-async def _listen(
-    model: Model,
-    recording: Recording,
-    start: float,
-    wanted: TranscriptionRequest,
-    transcript: Transcript,
-    charge: Callable[[float], Awaitable[None]],
-) -> tuple[Window, Heard | None]:
-    """Adds the segments of the window at `start` to the transcript.
-
-    Of several tracks the first that speaks is kept to. Returns the window, the longest if no track spoke, and the
-    segment that its end cut in two, if there is one.
-    """
-    longest: Window | None = None
-    for track in recording.candidates:
-        window = await recording.window(start, track)
-        await charge(window.end - _ROUNDING)
-        cut = await _listen_to(model, window, wanted, transcript)
-        if cut is not None or transcript.segments:
-            recording.keep_to(track)
-            return window, cut
-        if longest is None or window.end > longest.end:
-            longest = window
-    assert longest is not None  # noqa: S101 (there is a candidate always)
-    return longest, None
-
-
-async def _listen_to(
-    model: Model, window: Window, wanted: TranscriptionRequest, transcript: Transcript
-) -> Heard | None:
-    if not await model.has_voice(window.audio):
-        return None
-    language = transcript.language or await model.language_of(window.audio)
-    async with aclosing(model.listen(window.audio, language, wanted)) as listening:
-        async for heard in listening:
-            if window.cuts(heard):
-                return heard
-            await transcript.add(window.placed(heard, after=transcript.said_until))
-            transcript.language = language
-    return None
 
 
 async def _charge(lease: Lease, work: Work, seconds: float) -> None:

@@ -1,19 +1,18 @@
-"""The speech model: faster-whisper, loaded once, fed one window of samples at a time.
+"""The speech model: faster-whisper, loaded once, fed a few chunks of samples at a time.
 
 It takes samples, never files: only the confined children of `media_core.decoding` open containers.
 
-Whisper invents words for silence. Three gates prevent that, the cheapest first. A window in which the voice detector
-(Silero) finds no trace of a voice is not given to the model. With `vad` on, the detector also cuts the pauses out. The
-model drops a segment whose probability of no speech is above 0.6 while its words' mean log probability is below -1.
-Text is never given as context for the next 30 seconds, since that makes Whisper repeat itself.
+Whisper invents words for silence. Three gates prevent that, the cheapest first. What the voice detector (Silero) takes
+for silence is not given to the model; with `vad` off that is a window without a trace of a voice. A text is dropped if
+its probability of no speech is above 0.6 while its words' mean log probability is below -1. Text is never given as
+context for the next 30 seconds, since that makes Whisper repeat itself.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +20,24 @@ import ctranslate2
 import numpy as np
 from faster_whisper import WhisperModel, available_models
 from faster_whisper.utils import download_model
-from faster_whisper.vad import VadOptions, get_speech_timestamps
+from faster_whisper.vad import get_vad_model
 from numpy.typing import NDArray
 
 from media_core.errors import Refused
 from media_core.jobs import TranscriptionRequest
 from media_core.speech_models import translates
+from media_workers import hearing
+from media_workers.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples
+from media_workers.hearing import Hearing
+from media_workers.sentences import Word
 from media_workers.settings import WhisperSettings
 
-SAMPLE_RATE = 16_000
-
-Samples = NDArray[np.float32]
-"""Mono, 16 kHz, -1..1."""
-
-# Low, since this gate also applies when the client has turned `vad` off for faint or sung voices.
-_TRACE_OF_A_VOICE = VadOptions(threshold=0.2)
 _SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
-_CHUNKS_FOR_LANGUAGE = 4
+_CHUNKS_ON_CPU = 2
+"""Chunks that are heard together. On a CPU more are hardly faster, and take more memory."""
+_CHUNKS_ON_GPU = 16
 # Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
 _HINT_TOKENS = 223
-
-
-@dataclass(frozen=True)
-class Heard:
-    """One segment. `start` and `end` in seconds from its window's start."""
-
-    start: float
-    end: float
-    text: str
-    words: list[dict[str, Any]] | None
 
 
 class Model:
@@ -61,6 +49,7 @@ class Model:
 
     def __init__(self, whisper: Any, *, translates: bool = True) -> None:
         self._whisper = whisper
+        self.at_once = _CHUNKS_ON_CPU if whisper.model.device == "cpu" else _CHUNKS_ON_GPU
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="whisper")
         # Older models lack some of the languages that faster-whisper lists.
         self.languages: frozenset[str] = frozenset(
@@ -71,40 +60,43 @@ class Model:
 
         self.translates = translates and len(self.languages) > 1
 
-    async def has_voice(self, audio: Samples) -> bool:
-        return bool(await self._computed(get_speech_timestamps, audio, _TRACE_OF_A_VOICE))
+    async def voice(self, audio: Samples) -> NDArray[np.float32]:
+        """The probability that somebody speaks, for each frame (`chunks.FRAME` samples) of the audio."""
+        return await self._computed(_voice_probabilities, audio)  # type: ignore[no-any-return]
 
-    async def language_of(self, audio: Samples) -> str:
-        """The language code of the speech, from up to two minutes of what the detector takes for speech."""
+    async def hear(
+        self, chunks: Sequence[Samples], language: str | None, wanted: TranscriptionRequest
+    ) -> tuple[list[list[Word]], str]:
+        """The words of each chunk of up to 30 seconds, with times in seconds of the chunk, and the language.
+
+        The chunks are heard together. `language` None: it is that of the chunks as a whole.
+        """
+        spectrograms = [await self._computed(hearing.features, self._whisper, chunk) for chunk in chunks]
+        sound = await self._computed(hearing.encoded, self._whisper, spectrograms)
+        if language is None:
+            language = await self._computed(self._language_of, sound.together)
+        asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
+        texts = await self._computed(asked.texts, sound.together)
+        for number, text in enumerate(texts):
+            if text.is_doubtful:
+                alone = await self._computed(hearing.encoded, self._whisper, [spectrograms[number]])
+                texts[number] = await self._computed(asked.again, alone.together, text)
+        lengths = [len(chunk) for chunk in chunks]
+        if sound.each is None:
+            return await self._computed(asked.words, sound.together, texts, lengths), language
+        words = []
+        for each, text, length in zip(sound.each, texts, lengths, strict=True):
+            words += await self._computed(asked.words, each, [text], [length])
+        return words, language
+
+    def _language_of(self, sound: Any) -> str:
         if len(self.languages) == 1:
             return next(iter(self.languages))
-        detect = partial(
-            self._whisper.detect_language, vad_filter=True, language_detection_segments=_CHUNKS_FOR_LANGUAGE
-        )
-        language, _, _ = await self._computed(detect, audio)
-        return str(language)
-
-    async def listen(self, audio: Samples, language: str, wanted: TranscriptionRequest) -> AsyncGenerator[Heard, None]:
-        """The segments in order, computed for up to 30 seconds of audio at a time."""
-        transcribe = partial(
-            self._whisper.transcribe,
-            language=language,
-            task=wanted.task,
-            word_timestamps=wanted.word_timestamps,
-            initial_prompt=self._prompt(wanted),
-            hotwords=wanted.hotwords,
-            vad_filter=wanted.vad,
-            condition_on_previous_text=False,
-        )
-        segments, _ = await self._computed(transcribe, audio)
-        while (segment := await self._computed(next, segments, None)) is not None:
-            yield Heard(
-                start=float(segment.start),
-                end=float(segment.end),
-                # PostgreSQL cannot store NUL.
-                text=segment.text.replace("\0", "").strip(),
-                words=[_word(word) for word in segment.words or ()] if wanted.word_timestamps else None,
-            )
+        likely: Counter[str] = Counter()
+        for chunk in self._whisper.model.detect_language(sound):
+            for token, probability in chunk:
+                likely[token[2:-2]] += probability
+        return max(self.languages & set(likely), key=lambda code: likely[code])
 
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
@@ -133,6 +125,10 @@ class Whisper:
     @property
     def name(self) -> str:
         return self._settings.model
+
+    @property
+    def chunk_seconds(self) -> float:
+        return min(self._settings.chunk_seconds, LONGEST_SECONDS)
 
     async def model(self) -> Model:
         """Raises Refused `model_unavailable` with a sentence that says which setting to change."""
@@ -233,13 +229,11 @@ def _folder(settings: WhisperSettings) -> Path:
     return folder
 
 
-def _word(word: Any) -> dict[str, Any]:
-    return {
-        "word": word.word.replace("\0", "").strip(),
-        "start": round(float(word.start), 3),
-        "end": round(float(word.end), 3),
-        "probability": round(float(word.probability), 3),
-    }
+def _voice_probabilities(audio: Samples) -> NDArray[np.float32]:
+    if not len(audio):
+        return np.zeros(0, np.float32)
+    whole = np.pad(audio, (0, -len(audio) % FRAME))
+    return np.asarray(get_vad_model()(whole), np.float32).ravel()
 
 
 def _first_line(error: Exception) -> str:

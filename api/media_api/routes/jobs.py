@@ -14,7 +14,7 @@ from fastapi.sse import format_sse_event
 from media_api import downloads, problems
 from media_api.auth import JobOwner
 from media_api.models import Data, Job, Page, Segment
-from media_api.routes.parameters import JobId, next_cursor, read_cursor
+from media_api.routes.parameters import Cursor, JobId, next_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core import transcripts
 from media_core.errors import Refused, Unavailable, not_found
@@ -25,6 +25,17 @@ from media_core.transcripts import published
 
 router = APIRouter(tags=["Jobs"])
 
+EVENT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "One event of the stream.",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string"},
+        "id": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+"""OpenAPI's."""
 KEEP_ALIVE_SECONDS: Final = 15.0
 """Time between comments on an idle stream. Proxies end a connection that is silent for about a minute."""
 
@@ -34,7 +45,7 @@ async def list_jobs(
     caller: JobOwner,
     services: Wired,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in the answer, 1 to 200.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
+    cursor: Cursor = None,
 ) -> Page[Job]:
     """Your jobs, newest first, without their results."""
     before = read_cursor(cursor, 1)[0] if cursor else None
@@ -70,8 +81,10 @@ async def cancel_job(caller: JobOwner, services: Wired, job_id: JobId) -> Data[J
         200: {
             "description": "The transcript.",
             "content": {
-                media_type.partition(";")[0]: {"schema": {"type": "string"}}
-                for media_type, _ in transcripts.FORMATS.values()
+                media_type.partition(";")[0]: {
+                    "schema": {"$ref": "#/components/schemas/Transcript"} if name == "json" else {"type": "string"}
+                }
+                for name, (media_type, _) in transcripts.FORMATS.items()
             },
         },
         **problems.described("not_found", "not_completed"),
@@ -107,7 +120,7 @@ async def get_transcript(
         200: {
             "description": "Server-sent events: `progress` with the job, `segment` as they are heard (their number is "
             "the event's id). The stream ends with the job.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
         },
         **problems.described("not_found"),
     },

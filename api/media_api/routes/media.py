@@ -51,6 +51,7 @@ _UPLOAD_FORM: Final[dict[str, Any]] = {
                 "schema": {
                     "title": "UploadForm",
                     "type": "object",
+                    "additionalProperties": False,
                     "required": ["file"],
                     "properties": dict(FILE_FIELDS),
                 }

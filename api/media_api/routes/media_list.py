@@ -1,26 +1,34 @@
 """`GET /v1/media`: the files that somebody has uploaded."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from media_api import problems
 from media_api.auth import Reader
-from media_api.identifiers import checked_label, known_room
+from media_api.identifiers import ROOM_SCHEMA, WITHOUT_NUL, known_room, label_filter
 from media_api.models import MAX_LABELS, MediaInfo, Page
-from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import Cursor, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
-from media_core.errors import Refused
 from media_core.listing import Order, Place, Position, Status, Wanted
 from media_core.media_types import Category
 
 router = APIRouter(tags=["Media"])
 
-MAX_CURSOR_CHARACTERS: Final = 2048
-"""The longest name is 512 bytes, which are 1024 digits."""
+_BEGINS: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 
+
+def _as_text(text: str) -> str:
+    """pydantic takes a number for seconds since 1970."""
+    if not _BEGINS.match(text):
+        raise ValueError("it must be an RFC 3339 time such as 2026-05-17T14:00:00Z")
+    return text
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_as_text)]
 Sort = Literal["created", "-created", "name", "-name", "size", "-size"]
 
 
@@ -36,44 +44,42 @@ async def list_media(
         Query(
             min_length=1,
             max_length=255,
+            pattern=WITHOUT_NUL,
             description="Whose uploads: `me`; for admins also a subject (the `sub` of a token), or `all`.",
         ),
     ] = "me",
     category: Annotated[Category | None, Query(alias="type", description="Only files of this kind.")] = None,
-    room: Annotated[str | None, Query(description="Only files that are attached in this room.")] = None,
+    room: Annotated[
+        str | None,
+        Query(description="Only files that are attached in this room.", json_schema_extra=ROOM_SCHEMA),
+    ] = None,
     scan_status: Annotated[Status | None, Query(description="Only files with this verdict.")] = None,
     name: Annotated[
         str | None,
         Query(
             min_length=1,
             max_length=255,
+            pattern=WITHOUT_NUL,
             description="Only files whose name contains this. Case and accents make no difference.",
         ),
     ] = None,
     created_after: Annotated[
-        AwareDatetime | None, Query(description="Only files that were uploaded at this time or later.")
+        Time | None, Query(description="Only files that were uploaded at this time or later.")
     ] = None,
-    created_before: Annotated[
-        AwareDatetime | None, Query(description="Only files that were uploaded before this time.")
-    ] = None,
+    created_before: Annotated[Time | None, Query(description="Only files that were uploaded before this time.")] = None,
     label: Annotated[
-        list[str],
+        list[Annotated[str, Field(json_schema_extra={"format": "label"})]],
         Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),
     ] = [],  # noqa: B006 (FastAPI copies it)
     sort: Annotated[Sort, Query(description="`-`: descending.")] = "-created",
     limit: Annotated[int, Query(ge=1, le=200, description="Most files in the answer, 1 to 200.")] = 50,
-    cursor: Annotated[
-        str | None, Query(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of the page before.")
-    ] = None,
+    cursor: Cursor = None,
 ) -> Page[MediaInfo]:
     """The files that you have uploaded. Infected ones are never listed.
 
     The list ends where `next_cursor` is null. A page with filters looks at a bounded number of files: it may have fewer
     than `limit`, even none, and the list go on.
     """
-    for given, text in (("owner", owner), ("name", name or "")):
-        if "\0" in text:
-            raise Refused("invalid_request", f"{given}: It must be a text without NUL.")
     wanted = Wanted(
         owner={"me": caller.subject, "all": None}.get(owner, owner),
         category=category,
@@ -82,7 +88,7 @@ async def list_media(
         name=name,
         created_after=created_after,
         created_before=created_before,
-        labels=tuple(dict.fromkeys(_label(each) for each in label)),
+        labels=tuple(dict.fromkeys(label_filter(each) for each in label)),
     )
     order: Order = sort.removeprefix("-")  # type: ignore[assignment]  # what `Sort` allows
     items, goes_on = await services.library.list_files(
@@ -97,16 +103,6 @@ async def list_media(
         data=[MediaInfo.of(item, caller) for item in items],
         next_cursor=None if goes_on is None else next_cursor(sort, _written(goes_on.place), goes_on.media_id),
     )
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise Refused("invalid_request", "label: It must be key=value.")
-    try:
-        return checked_label(key, value)
-    except ValueError as error:
-        raise Refused("invalid_request", f"label: {error}.") from None
 
 
 def _written(place: Place) -> str:

@@ -19,7 +19,8 @@ from media_api import problems
 from media_api.auth import Transcriber
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
-from media_api.receiving import FILE_FIELDS, REFUSALS, begin_upload, keep, read_form, text_field
+from media_api.receiving import FILE_FIELDS, LANGUAGE, RECORDING, REFUSALS, begin_upload, keep, read_form, text_field
+from media_api.routes.jobs import EVENT_SCHEMA
 from media_api.routes.transcribe import transcribe_uploaded
 from media_api.services import Services, Wired
 from media_core import transcripts
@@ -37,7 +38,7 @@ _REPEATABLE: Final = (_GRANULARITIES, "include[]")
 _FIELDS: Final[dict[str, Any]] = {
     "file": FILE_FIELDS["file"],
     "model": text_field("Not looked at: the tenant has one model."),
-    "language": text_field("ISO 639-1, such as `en`; detected if left out."),
+    "language": LANGUAGE,
     "prompt": text_field("What the recording is about; helps with names."),
     "response_format": {"type": "string", "enum": [*FORMATS], "default": "json"},
     "temperature": text_field("Not looked at: the model's own fallback decides."),
@@ -58,10 +59,12 @@ _FORM: Final[dict[str, Any]] = {
                 "schema": {
                     "title": "AudioForm",
                     "type": "object",
+                    "additionalProperties": False,
                     "required": ["file"],
                     "description": "As OpenAI's API has it.",
                     "properties": _FIELDS,
-                }
+                },
+                "encoding": RECORDING,
             }
         },
     }
@@ -72,7 +75,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {
             "application/json": {"schema": {"type": "object", "properties": {"text": {"type": "string"}}}},
             "text/plain": {"schema": {"type": "string"}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": EVENT_SCHEMA},
         },
     },
     202: {

@@ -5,32 +5,48 @@ import binascii
 import json
 from typing import Annotated, Any
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Query
 
-from media_api.identifiers import known_id, known_room
+from media_api.identifiers import ROOM_SCHEMA, known_id, known_room
 from media_core.errors import Refused
+
+NEEDED = "x-needed"
+"""Of a parameter without which a request is refused by a rule of its protocol, not as an invalid request."""
+
+
+def _id(kind: str) -> dict[str, Any]:
+    return {"format": f"{kind}-id"}
 
 
 async def _media_id(
-    media_id: Annotated[str, Path(description="`med-…`", examples=["med-01JD0Z3V5QH7W8K2M4N6P8R0T2"])],
+    media_id: Annotated[
+        str, Path(description="`med-…`", examples=["med-01JD0Z3V5QH7W8K2M4N6P8R0T2"], json_schema_extra=_id("med"))
+    ],
 ) -> str:
     return known_id(media_id)
 
 
 async def _job_id(
-    job_id: Annotated[str, Path(description="`job-…`", examples=["job-01JD0Z3V5QH7W8K2M4N6P8R0T3"])],
+    job_id: Annotated[
+        str, Path(description="`job-…`", examples=["job-01JD0Z3V5QH7W8K2M4N6P8R0T3"], json_schema_extra=_id("job"))
+    ],
 ) -> str:
     return known_id(job_id)
 
 
 async def _upload_id(
-    upload_id: Annotated[str, Path(description="`upl-…`", examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"])],
+    upload_id: Annotated[
+        str, Path(description="`upl-…`", examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"], json_schema_extra=_id("upl"))
+    ],
 ) -> str:
     return known_id(upload_id)
 
 
 async def _room_id(
-    room_id: Annotated[str, Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"])],
+    room_id: Annotated[
+        str,
+        Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"], json_schema_extra=ROOM_SCHEMA),
+    ],
 ) -> str:
     return known_room(room_id)
 
@@ -42,6 +58,14 @@ UploadId = Annotated[str, Depends(_upload_id)]
 RoomId = Annotated[str, Depends(_room_id)]
 
 
+MAX_CURSOR_CHARACTERS = 2048
+"""The longest name is 512 bytes, which are 1024 digits."""
+Cursor = Annotated[
+    str | None,
+    Query(description="`next_cursor` of the page before.", json_schema_extra={"format": "cursor"}),
+]
+
+
 def next_cursor(*last_seen: str) -> str:
     """A cursor, opaque to clients, for the page after the entry `last_seen`."""
     return base64.urlsafe_b64encode(json.dumps(last_seen).encode()).decode().rstrip("=")
@@ -49,6 +73,8 @@ def next_cursor(*last_seen: str) -> str:
 
 def read_cursor(cursor: str, parts: int) -> list[str]:
     """The arguments of `next_cursor`, from its result. Raises Refused `invalid_request` for anything else."""
+    if len(cursor) > MAX_CURSOR_CHARACTERS:
+        raise not_a_cursor()
     try:
         seen: Any = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error, RecursionError):

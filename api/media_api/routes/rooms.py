@@ -10,7 +10,7 @@ from media_api.auth import Reader, Writer
 from media_api.identifiers import known_id
 from media_api.json_bodies import json_request, read_json
 from media_api.models import Attachment, Data, Page, RoomFile
-from media_api.routes.parameters import MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import Cursor, MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
 from media_core.media_types import Category
 
@@ -26,7 +26,7 @@ async def list_room_files(
     room_id: RoomId,
     category: Annotated[Category | None, Query(alias="type", description="Only files of this kind.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most files in the answer, 1 to 200.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
+    cursor: Cursor = None,
 ) -> Page[RoomFile]:
     """The files attached in a room, newest first. Infected ones are never listed."""
     before = _before(cursor) if cursor else None

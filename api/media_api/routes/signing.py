@@ -9,7 +9,7 @@ from media_api import downloads, problems, serving
 from media_api.auth import Reader
 from media_api.identifiers import is_id
 from media_api.json_bodies import json_request, read_json
-from media_api.models import Data, Signed, SignedOne, SignError, SignRequest
+from media_api.models import MOST_SIGNED_SECONDS, Data, Signed, SignedOne, SignError, SignRequest
 from media_api.routes.media import UNREADABLE
 from media_api.routes.parameters import MediaId
 from media_api.services import Services, Wired
@@ -38,7 +38,11 @@ async def sign_media(
     thumbnail: Annotated[bool, Query(description="Sign the thumbnail instead.")] = False,
     expires_in: Annotated[
         int | None,
-        Query(ge=1, description="Seconds that the URL is valid, up to what this tenant allows. Default: 300."),
+        Query(
+            ge=1,
+            description="Seconds that the URL is valid, up to what this tenant allows. Default: 300.",
+            json_schema_extra={"maximum": MOST_SIGNED_SECONDS},
+        ),
     ] = None,
     via: Annotated[
         Via,

@@ -12,6 +12,8 @@ from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
 from media_api.receiving import (
     FILE_FIELDS,
+    LANGUAGE,
+    RECORDING,
     REFUSALS,
     Digest,
     IdempotencyKey,
@@ -33,8 +35,8 @@ router = APIRouter(tags=["Jobs"])
 
 _FIELDS: Final[dict[str, Any]] = {
     **FILE_FIELDS,
-    "media_id": text_field("A file that was uploaded before."),
-    "language": text_field("ISO 639-1, such as `en`; detected if left out."),
+    "media_id": {**text_field("A file that was uploaded before."), "format": "med-id"},
+    "language": LANGUAGE,
     "task": {
         "type": "string",
         "enum": ["transcribe", "translate"],
@@ -66,9 +68,11 @@ _FORM: Final[dict[str, Any]] = {
                 "schema": {
                     "title": "TranscriptionForm",
                     "type": "object",
+                    "additionalProperties": False,
                     "description": "Either `file` or `media_id`.",
                     "properties": _FIELDS,
-                }
+                },
+                "encoding": RECORDING,
             }
         },
     }

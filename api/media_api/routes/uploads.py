@@ -12,7 +12,7 @@ from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
 from media_api.receiving import IdempotencyKey
 from media_api.request_middleware import request_id_of
-from media_api.routes.parameters import UploadId
+from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
 from media_core.errors import Refused
 from media_core.resumable import ALGORITHMS, Declared, Progress
@@ -43,10 +43,17 @@ def _header(description: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}}
 
 
-TusResumable = Annotated[str | None, Header(description=f"`{tus.VERSION}`; needed.")]
-UploadLength = Annotated[str | None, Header(description="Bytes of the whole file.")]
+_COUNT: Final = {"pattern": "^[0-9]{1,18}$", "format": "count-of-bytes"}
+TusResumable = Annotated[
+    str | None, Header(description=f"`{tus.VERSION}`; needed.", json_schema_extra={"enum": [tus.VERSION], NEEDED: True})
+]
+UploadLength = Annotated[str | None, Header(description="Bytes of the whole file.", json_schema_extra=_COUNT)]
 UploadChecksum = Annotated[
-    str | None, Header(description=f"Of this request's body: one of {', '.join(ALGORITHMS)}, a space, base64.")
+    str | None,
+    Header(
+        description=f"Of this request's body: one of {', '.join(ALGORITHMS)}, a space, base64.",
+        json_schema_extra={"format": "tus-checksum"},
+    ),
 ]
 _BODY: Final[dict[str, Any]] = {"content": {tus.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 _STATE: Final = {
@@ -105,13 +112,22 @@ async def create_upload(
     request: Request,
     tus_resumable: TusResumable = None,
     upload_length: UploadLength = None,
-    upload_defer_length: Annotated[str | None, Header(description="`1`: the length is told later.")] = None,
+    upload_defer_length: Annotated[
+        str | None, Header(description="`1`: the length is told later.", json_schema_extra={"enum": ["1"]})
+    ] = None,
     upload_metadata: Annotated[
         str | None,
-        Header(description="`filename`, `filetype`, `room_id`, `tenant_scope`; each value in base64."),
+        Header(
+            description="`filename`, `filetype`, `room_id`, `tenant_scope`; each value in base64.",
+            json_schema_extra={"format": "tus-metadata"},
+        ),
     ] = None,
     upload_concat: Annotated[
-        str | None, Header(description="`partial`, or `final;` and the URLs of the partial uploads, with spaces.")
+        str | None,
+        Header(
+            description="`partial`, or `final;` and the URLs of the partial uploads, with spaces.",
+            json_schema_extra={"format": "tus-concat"},
+        ),
     ] = None,
     upload_checksum: UploadChecksum = None,
     idempotency_key: IdempotencyKey = None,
@@ -188,7 +204,10 @@ async def continue_upload(
     request: Request,
     upload_id: UploadId,
     tus_resumable: TusResumable = None,
-    upload_offset: Annotated[str | None, Header(description="How many bytes have come before; needed.")] = None,
+    upload_offset: Annotated[
+        str | None,
+        Header(description="How many bytes have come before; needed.", json_schema_extra={**_COUNT, NEEDED: True}),
+    ] = None,
     upload_length: UploadLength = None,
     upload_checksum: UploadChecksum = None,
 ) -> Response:
@@ -281,10 +300,7 @@ async def do_as_overridden(
             return await end_upload(caller, services, upload_id, headers.get("tus-resumable"))
         case "HEAD":
             return await look_at_upload(caller, services, request, upload_id)
-    allowed = "DELETE, GET, HEAD, PATCH"
-    return problems.response(
-        "method_not_allowed", f"POST is not for this address; it takes {allowed}.", headers={"Allow": allowed}
-    )
+    return problems.method_not_allowed(request)
 
 
 def _check_type(request: Request) -> None:

@@ -153,8 +153,18 @@ and that this Lease comes back through the watches is how it knows that they liv
 {{- end -}}
 {{- end }}
 
+{{/* Empty: the operator has no key of its own, and AWS gives it one by its service account. */}}
 {{- define "media.s3Secret" -}}
-{{- if .Values.dev.enabled }}{{ include "media.fullname" . }}-dev-s3{{ else }}{{ .Values.s3.existingSecret }}{{ end -}}
+{{- if .Values.dev.enabled }}{{ include "media.fullname" . }}-dev-s3
+{{- else if and (not .Values.s3.existingSecret) (eq .Values.s3.credentials "shared") }}
+{{- fail "s3.existingSecret is needed where s3.credentials is shared: it is the key of all tenants" }}
+{{- else }}{{ .Values.s3.existingSecret }}{{ end -}}
+{{- end }}
+
+{{- define "media.roleArn" -}}
+{{- if eq .Values.s3.credentials "role" -}}
+{{- required "s3.roleArn is needed where s3.credentials is role" .Values.s3.roleArn -}}
+{{- end -}}
 {{- end }}
 
 {{- define "media.postgresSecret" -}}

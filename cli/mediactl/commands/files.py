@@ -1,4 +1,4 @@
-"""One file, or several: `upload`, `download`, `info`, `rm`, `url`, `sign`, `rescan`."""
+"""One file, or several: `upload`, `download`, `info`, `rename`, `labels`, `rm`, `url`, `sign`, `rescan`."""
 
 import contextlib
 import sys
@@ -10,14 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from mediactl import render
-from mediactl.client import Failed, Misuse, Problem, path_of, room_id
-from mediactl.command import MediaId, app, command
+from mediactl.command import MediaId, app, command, labels_of
+from mediactl.errors import Failed, Misuse, Problem
+from mediactl.exchange import known_room
 from mediactl.following import follow
-from mediactl.session import Session, each, upload_with_bar
-from mediactl.transfer import Download, open_source
+from mediactl.models import Media
+from mediactl.render import Column
+from mediactl.resuming import FROM_BYTES
+from mediactl.session import Session, each, source_of, under_way, with_bar
+from mediactl.transfer import Source
 
-MOST_SIGNED = 200
-"""Of one request."""
 PREVIEW_SIZES = (160, 320, 640, 1024)
 VERDICT_WITHIN = 600.0
 """Seconds that `upload --wait` waits for a verdict."""
@@ -44,13 +46,24 @@ def upload(
     """
     if name and len(files) > 1:
         raise Misuse("--name is for one file, and several are given")
-    fields = {"tenant_scope": "true"} if tenant_scope else {}
-    if room is not None:
-        fields["room_id"] = room_id(room)
+    room_id = None if room is None else known_room(room)
+
+    def send(source: Source) -> Media:
+        try:
+            return with_bar(
+                source,
+                lambda on_bytes: session.client.upload(
+                    source, room_id=room_id, tenant_scope=tenant_scope, on_bytes=on_bytes, notes=under_way()
+                ),
+            )
+        except KeyboardInterrupt:
+            if source.size is not None and source.size >= FROM_BYTES:
+                render.note("The same command goes on from here.")
+            raise
 
     def one(path: Path) -> None:
-        with open_source(path, name) as source:
-            item = upload_with_bar(session, path, source, fields)
+        with source_of(path, name) as source:
+            item = send(source)
             if wait:
                 item = _await_verdict(session, item)
             if session.as_json:
@@ -65,7 +78,7 @@ def upload(
     each(session, files, one)
 
 
-def _await_verdict(session: Session, item: dict[str, Any]) -> dict[str, Any]:
+def _await_verdict(session: Session, item: Media) -> Media:
     """The item with its verdict. Infected content is answered 404, which is the verdict here. Raises Failed."""
     ends = time.monotonic() + VERDICT_WITHIN
     pause = 0.2
@@ -78,7 +91,7 @@ def _await_verdict(session: Session, item: dict[str, Any]) -> dict[str, Any]:
             time.sleep(pause)
             pause = min(pause * 1.5, 3.0)
             try:
-                item = session.api.get("media", item["media_id"], "info")
+                item = session.client.info(item["media_id"])
             except Problem as problem:
                 if problem.status != 404:
                     raise
@@ -102,38 +115,33 @@ def download(
         raise Misuse("--size needs --thumbnail")
     if size is not None and size not in PREVIEW_SIZES:
         raise Misuse(f"--size {size}: it has to be one of {', '.join(map(str, PREVIEW_SIZES))}")
-    segments = ("media", "download", media_id, *(["thumbnail"] if thumbnail else []))
     jpeg = output is not None and output.suffix.lower() in {".jpg", ".jpeg"}
-    request: dict[str, Any] = {
-        "params": {"size": size} if size is not None else {},
-        "headers": {"Accept": "image/jpeg"} if thumbnail and jpeg else {},
-    }
     with render.transfer_progress() as progress:
         task = progress.add_task(render.printable(output.name if output else media_id), total=None)
 
         def show(position: int, total: int | None) -> None:
             progress.update(task, completed=position, total=total)
 
-        transfer = Download(session.api, path_of(*segments), show, **request)
+        wanted: dict[str, Any] = {"thumbnail": thumbnail, "size": size, "jpeg": jpeg, "on_bytes": show}
         try:
             if output is not None and str(output) == "-":
-                transfer.to_stream(sys.stdout.buffer)
+                session.client.download_to(sys.stdout.buffer, media_id, **wanted)
                 return
-            path, count, outcome = transfer.to_file(output, f"{media_id}.webp" if thumbnail else media_id)
+            done = session.client.download(media_id, output, **wanted)
         except KeyboardInterrupt:
             progress.stop()
             render.note("The same command continues this download.")
             raise
     if session.as_json:
-        render.data({"path": str(path), "size": count, "outcome": outcome})
+        render.data({"path": str(done.path), "size": done.size, "outcome": done.outcome})
     else:
-        render.line(path, render.size(count), outcome)
+        render.line(done.path, render.size(done.size), done.outcome)
 
 
 @command(app, "info")
 def info(session: Session, media_id: MediaId) -> None:
     """Show all that is known about a file."""
-    item = session.api.get("media", media_id, "info")
+    item = session.client.info(media_id)
     if session.as_json:
         render.data(item)
         return
@@ -157,12 +165,45 @@ def info(session: Session, media_id: MediaId) -> None:
     )
 
 
+@command(app, "rename")
+def rename(
+    session: Session, media_id: MediaId, name: Annotated[str, typer.Argument(metavar="NAME", help="Its new name.")]
+) -> None:
+    """Give a file another name.
+
+    Prints the name as it is kept.
+    """
+    item = session.client.change(media_id, filename=name)
+    if session.as_json:
+        render.data(item)
+    else:
+        render.line("renamed", media_id, item["filename"])
+
+
+@command(app, "labels")
+def labels(
+    session: Session,
+    media_id: MediaId,
+    given: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Labels to set.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="KEY", help="A label to remove; repeatable.")] = None,
+) -> None:
+    """Show the labels of a file, after setting and removing those that are given.
+
+    Prints a line for each: key, value.
+    """
+    item = session.client.label(media_id, labels_of(given), remove=remove or ())
+    if session.as_json:
+        render.data(item["labels"])
+    else:
+        render.table([Column("KEY"), Column("VALUE")], [[*pair] for pair in item["labels"].items()])
+
+
 @command(app, "rm")
 def rm(session: Session, media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")]) -> None:
     """Delete files for good, for everybody."""
 
     def one(media_id: str) -> None:
-        session.api.call("DELETE", path_of("media", media_id))
+        session.client.delete(media_id)
         if session.as_json:
             render.data({"media_id": media_id, "deleted": True})
         else:
@@ -178,7 +219,7 @@ def url(
     thumbnail: Annotated[bool, typer.Option("--thumbnail", help="A URL of its thumbnail instead.")] = False,
 ) -> None:
     """Print a download URL that needs no token and is valid for five minutes."""
-    signed = session.api.get("media", "signed", media_id, thumbnail="true" if thumbnail else None)
+    signed = session.client.signed(media_id, thumbnail=thumbnail)
     if session.as_json:
         render.data(signed)
         return
@@ -198,16 +239,12 @@ def sign(
 
     Prints a line for each: media id, URL. One without a URL is a complaint, and the exit code 1.
     """
-    wanted = {"thumbnail": thumbnail, "expires_in": seconds, "via": via}
-    answers: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(media_ids), MOST_SIGNED):
-        ids = media_ids[start : start + MOST_SIGNED]
-        signed = session.api.call("POST", path_of("media", "sign"), json={"media_ids": ids, **wanted})
-        answers |= {answer["media_id"]: answer for answer in signed}
+    signed = session.client.sign(media_ids, thumbnail=thumbnail, expires_in=seconds, via=via.value)
+    answers = {answer["media_id"]: answer for answer in signed}
 
     def one(media_id: str) -> None:
         answer = answers[media_id]
-        if answer["url"] is None:
+        if answer["error"] is not None:
             raise Failed(answer["error"]["detail"])
         if session.as_json:
             render.data(answer)
@@ -227,10 +264,10 @@ def rescan(
 
     With --wait the exit code is 1 unless the file is clean.
     """
-    job = session.api.call("POST", path_of("media", media_id, "rescan"))
+    job = session.client.rescan(media_id)
     if wait:
-        job = follow(session, job["job_id"], None)
-        if job.get("scan_status") != "clean":
+        ended = follow(session, job["job_id"], None)
+        if ended.get("scan_status") != "clean":
             raise typer.Exit(1)
     elif session.as_json:
         render.data(job)

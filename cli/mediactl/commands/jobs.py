@@ -1,5 +1,6 @@
 """Commands for background work: `transcribe`, and `jobs` with `get`, `ls`, `cancel`."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +8,10 @@ from typing import Annotated
 import typer
 
 from mediactl import render
-from mediactl.client import path_of
 from mediactl.command import All, JobId, Limit, app, command, jobs
 from mediactl.following import Format, follow, job_error, print_text
 from mediactl.render import Column
-from mediactl.session import Session, send_with_bar
-from mediactl.transfer import open_source
+from mediactl.session import Session, all_of, source_of, with_bar
 
 
 @command(app, "transcribe")
@@ -35,21 +34,20 @@ def transcribe(
 
     With --wait the text is shown as it comes. Ctrl-C leaves the job running.
     """
-    options = {
-        "language": language,
-        "task": "translate" if translate else None,
-        "word_timestamps": "true" if words else None,
-        "prompt": prompt,
-        "hotwords": hotwords,
-        "vad": None if vad else "false",
-    }
-    fields = {key: value for key, value in options.items() if value is not None}
+    call = functools.partial(
+        session.client.transcribe,
+        language=language,
+        translate=translate,
+        word_timestamps=words,
+        prompt=prompt,
+        hotwords=hotwords,
+        vad=vad,
+    )
     if re.fullmatch(r"med-[0-9A-Za-z-]+", what) and not Path(what).exists():
-        form = {key: (None, value) for key, value in {**fields, "media_id": what}.items()}
-        job = session.api.call("POST", path_of("transcribe"), files=form)
+        job = call(media_id=what)
     else:
-        with open_source(Path(what), name) as source:
-            job = send_with_bar(session, path_of("transcribe"), source, fields)
+        with source_of(Path(what), name) as source:
+            job = with_bar(source, lambda on_bytes: call(source, on_bytes=on_bytes))
     if wait or format_ is not None:
         follow(session, job["job_id"], format_)
     elif session.as_json:
@@ -72,7 +70,7 @@ def get_job(
     if wait or format_ is not None:
         follow(session, job_id, format_)
         return
-    job = session.api.get("jobs", job_id)
+    job = session.client.job(job_id)
     if session.as_json:
         render.data(job)
         return
@@ -99,7 +97,7 @@ def get_job(
 @command(jobs, "ls")
 def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> None:
     """List your own jobs, newest first."""
-    found, more = session.api.items("jobs", limit=0 if everything else limit)
+    found, more = all_of(session.client.jobs(limit=None if everything else limit))
     if session.as_json:
         render.data(found)
         return
@@ -133,8 +131,8 @@ def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> N
 @command(jobs, "cancel")
 def cancel(session: Session, job_id: JobId) -> None:
     """Stop a job at its next segment."""
-    job = session.api.call("DELETE", path_of("jobs", job_id))
+    job = session.client.cancel(job_id)
     if session.as_json:
         render.data(job)
     else:
-        render.line(job_id, (job or {}).get("status", "cancelled"))
+        render.line(job_id, job["status"])

@@ -1,22 +1,18 @@
 """Lists of files: `ls`, and `rooms` with `ls`, `attach`, `detach`."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from mediactl import render
-from mediactl.client import Misuse, path_of, room_id
-from mediactl.command import All, Limit, MediaId, Room, app, command, rooms
+from mediactl import render, times
+from mediactl.client import MediaType, Sort
+from mediactl.command import All, Limit, MediaId, Room, app, command, labels_of, rooms
+from mediactl.errors import Misuse
+from mediactl.models import MediaInfo, RoomFile
 from mediactl.render import Column
-from mediactl.session import Session
+from mediactl.session import Session, all_of
 
-
-class MediaType(StrEnum):
-    image = "image"
-    audio = "audio"
-    video = "video"
-    document = "document"
+MINE = "With --mine or --owner"
 
 
 @command(rooms, "ls")
@@ -25,22 +21,45 @@ def ls(
     session: Session,
     room: Annotated[str | None, typer.Argument(metavar="ROOM", help="A room's id.")] = None,
     mine: Annotated[bool, typer.Option("--mine", help="What you uploaded, in a room or not.")] = False,
-    name: Annotated[str | None, typer.Option(help="With --mine: only files whose name contains this.")] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What this person uploaded; all: everybody. For admins.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Only files whose name contains this.", rich_help_panel=MINE)] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only files with this label; repeatable.", rich_help_panel=MINE),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Uploaded since: 7d, 2026-05-17, 2026-05-17T14:00.", rich_help_panel=MINE),
+    ] = None,
+    sort: Annotated[Sort | None, typer.Option(help="-: descending. Default: -created.", rich_help_panel=MINE)] = None,
     type_: Annotated[MediaType | None, typer.Option("--type", help="Only these.")] = None,
     limit: Limit = 50,
     everything: All = False,
 ) -> None:
     """The files of a room, or with --mine those that you uploaded; newest first."""
-    most = 0 if everything else limit
-    if mine:
-        in_room = None if room is None else room_id(room)
-        found, more = session.api.items("media", limit=most, type=type_, name=name, room=in_room)
+    most = None if everything else limit
+    found: list[MediaInfo] | list[RoomFile]
+    if mine or owner is not None:
+        pages = session.client.files(
+            owner=owner,
+            type=type_,
+            room=room,
+            name=name,
+            created_after=None if since is None else times.moment(since),
+            labels=labels_of(label),
+            sort=sort,
+            limit=most,
+        )
+        found, more = all_of(pages)
     elif room is None:
         raise Misuse("give a room, or --mine for the files that you uploaded")
-    elif name is not None:
-        raise Misuse("--name is for --mine")
     else:
-        found, more = session.api.items("rooms", room_id(room), "files", limit=most, type=type_)
+        filters = {"--name": name, "--label": label, "--since": since, "--sort": sort}
+        if given := [option for option, value in filters.items() if value is not None]:
+            raise Misuse(f"{given[0]} is for --mine")
+        found, more = all_of(session.client.room_files(room, type=type_, limit=most))
     if session.as_json:
         render.data(found)
         return
@@ -69,15 +88,17 @@ def ls(
         ],
     )
     if not found:
-        render.note("Nothing that you uploaded." if mine else f"Nothing in {room} that this token may see.")
+        listed = mine or owner is not None
+        render.note("No such file was uploaded." if listed else f"Nothing in {room} that this token may see.")
     elif more:
-        render.note(f"These are the newest {len(found)}; --all shows all.")
+        words = "first" if sort else "newest"
+        render.note(f"These are the {words} {len(found)}; --all shows all.")
 
 
 @command(rooms, "attach")
 def attach(session: Session, room: Room, media_id: MediaId) -> None:
     """Add an uploaded file to a room."""
-    item = session.api.call("POST", path_of("rooms", room_id(room), "files"), json={"media_id": media_id})
+    item = session.client.attach(room, media_id)
     if session.as_json:
         render.data(item)
     else:
@@ -87,7 +108,7 @@ def attach(session: Session, room: Room, media_id: MediaId) -> None:
 @command(rooms, "detach")
 def detach(session: Session, room: Room, media_id: MediaId) -> None:
     """Remove a file from a room; the file itself stays."""
-    session.api.call("DELETE", path_of("rooms", room_id(room), "files", media_id))
+    session.client.detach(room, media_id)
     if session.as_json:
         render.data({"media_id": media_id, "room_id": room, "detached": True})
     else:

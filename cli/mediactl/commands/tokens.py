@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from mediactl import render
-from mediactl.client import Misuse, room_id
+from mediactl import render, times
 from mediactl.command import app, command
+from mediactl.errors import Misuse
+from mediactl.exchange import known_room
 from mediactl.session import HOW_TO_SIGN_IN, Session
 
 MINTING = "Minting a token"
@@ -63,8 +64,8 @@ def token(
             subject=sub,
             tenant=tenant,
             scopes=scopes,
-            rooms=[room_id(one) for one in room or []],
-            seconds=tokens.lifetime(lifetime),
+            rooms=[known_room(one) for one in room or []],
+            seconds=times.lifetime(lifetime),
         )
         if session.as_json:
             render.data({"token": minted, "claims": tokens.claims_of(minted)})

@@ -8,7 +8,7 @@ from mediactl.session import Session
 @command(app, "usage")
 def usage(session: Session) -> None:
     """Show what the tenant stores, and its limits."""
-    facts = session.api.get("usage")
+    facts = session.client.usage()
     if session.as_json:
         render.data(facts)
         return

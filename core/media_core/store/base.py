@@ -216,10 +216,11 @@ class ObjectStore(Protocol):
         """The tenant's objects whose key begins with the string `prefix`, in any order, without staging."""
 
     def sign(self, key: str, *, expires_in: timedelta, content_type: str, content_disposition: str) -> SignedUrl:
-        """A URL that fetches `key` with exactly this Content-Type and Content-Disposition. Does no I/O.
+        """A URL that fetches `key` with exactly this Content-Type and Content-Disposition. Makes no request.
 
         The object need not exist. A URL cannot be revoked, so sign only what may be read until it expires.
-        `expires_in`: one second to seven days (S3's limit), else ValueError.
+        `expires_in`: one second to seven days (S3's limit), else ValueError. The URL lives shorter if the store's own
+        key ends earlier. Raises Unavailable if that has ended.
         """
 
     async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from urllib.parse import quote, urlencode, urlsplit
 
+from media_core.store.credentials import S3Key
+
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -20,8 +22,7 @@ def presigned_get(
     key: str,
     *,
     region: str,
-    access_key_id: str,
-    secret_access_key: str,
+    signer: S3Key,
     now: datetime,
     seconds: int,
     answered_with: Mapping[str, str],
@@ -33,10 +34,11 @@ def presigned_get(
     scope = (f"{now:%Y%m%d}", region, "s3", "aws4_request")
     asked = {
         "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-        "X-Amz-Credential": "/".join((access_key_id, *scope)),
+        "X-Amz-Credential": "/".join((signer.access_key_id, *scope)),
         "X-Amz-Date": at,
         "X-Amz-Expires": str(seconds),
         "X-Amz-SignedHeaders": "host",
+        **({"X-Amz-Security-Token": signer.session_token} if signer.session_token else {}),
         **{f"response-{name}": value for name, value in answered_with.items()},
     }
     query = urlencode(sorted(asked.items()), quote_via=quote)
@@ -44,7 +46,7 @@ def presigned_get(
     host = address.lower().removesuffix(_USUAL_PORTS[scheme])
     request = "\n".join(("GET", path, query, f"host:{host}\n", "host", "UNSIGNED-PAYLOAD"))
     to_sign = "\n".join((asked["X-Amz-Algorithm"], at, "/".join(scope), hashlib.sha256(request.encode()).hexdigest()))
-    signature = functools.reduce(_mac, (*scope, to_sign), f"AWS4{secret_access_key}".encode())
+    signature = functools.reduce(_mac, (*scope, to_sign), f"AWS4{signer.secret_access_key}".encode())
     return f"{scheme}://{address}{path}?{query}&X-Amz-Signature={signature.hex()}"
 
 

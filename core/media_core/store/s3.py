@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
@@ -53,6 +54,7 @@ from media_core.store.base import (
     tenant_prefix,
     unavailable,
 )
+from media_core.store.credentials import FixedKey, KeyFile, KeySource, S3Key
 from media_core.store.encryption import Encryption, checked
 from media_core.store.presign import presigned_get
 
@@ -90,6 +92,9 @@ before it answers that the upload is complete, which may take longer than any ot
 RETRY_TIMEOUT = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=3)
 SETTLING = timedelta(milliseconds=20)
+KEY_KEPT = timedelta(minutes=6)
+"""How long obstore may take a key of a file for good. It asks again when less than 5 minutes are left, so after one: a
+key that was replaced before its end is not used for much longer."""
 
 
 def part_bytes_for(at_most: int) -> int:
@@ -114,12 +119,20 @@ class S3Settings(EnvironmentSettings):
     region: str = "us-east-1"
     """Region in signatures. Most servers other than AWS accept any."""
 
-    access_key_id: str
+    access_key_id: str = ""
     """Access key. It must be allowed to get, put, delete and list under `tenant/{tenant_id}/`, and to list and abort
-    multipart uploads."""
+    multipart uploads. Needed unless `credentials_file` is given."""
 
-    secret_access_key: SecretStr
+    secret_access_key: SecretStr = SecretStr("")
     """Secret of the access key."""
+
+    session_token: SecretStr | None = None
+    """Session token of a temporary access key. It is not renewed: see `credentials_file`."""
+
+    credentials_file: Path | None = None
+    """File with the key, in place of the three above, for temporary keys that somebody renews. It has the form of AWS's
+    `credential_process`: JSON with `Version`, `AccessKeyId`, `SecretAccessKey`, `SessionToken`, `Expiration`. It is
+    read again when it has changed. Signed URLs end with the key at the latest."""
 
     sse: Encryption | None = None
     """Encryption at rest that every write names (`x-amz-server-side-encryption`): `AES256` or `aws:kms`. Default: none
@@ -131,7 +144,19 @@ class S3Settings(EnvironmentSettings):
     @model_validator(mode="after")
     def _key_and_encryption_fit(self) -> "S3Settings":
         checked(self.sse, self.sse_kms_key_id)
+        given, secret = self.access_key_id, self.secret_access_key.get_secret_value()
+        if self.credentials_file is not None and (given or secret or self.session_token):
+            raise ValueError("MEDIA_S3_CREDENTIALS_FILE stands in place of the access key: give one of the two")
+        if self.credentials_file is None and not (given and secret):
+            names = "MEDIA_S3_ACCESS_KEY_ID and MEDIA_S3_SECRET_ACCESS_KEY"
+            raise ValueError(f"{names} are needed, or MEDIA_S3_CREDENTIALS_FILE")
         return self
+
+    def key_source(self) -> KeySource:
+        if self.credentials_file is not None:
+            return KeyFile(self.credentials_file)
+        token = self.session_token.get_secret_value() if self.session_token else None
+        return FixedKey(S3Key(self.access_key_id, self.secret_access_key.get_secret_value(), token))
 
 
 class S3Store:
@@ -143,10 +168,11 @@ class S3Store:
         self._tenant_id = tenant_id
         self._prefix = tenant_prefix(tenant_id)
         self._staging = f"{self._prefix}{STAGING}/"
-        self._objects = _open_objects(settings)
-        self._whole = _open_objects(settings, signed=True)
-        self._prober = _open_objects(settings, answer_timeout=PROBE_TIMEOUT, retries=0)
-        self._patient = _open_objects(settings, answer_timeout=timedelta(days=1))
+        self._keys = settings.key_source()
+        self._objects = _open_objects(settings, self._keys)
+        self._whole = _open_objects(settings, self._keys, signed=True)
+        self._prober = _open_objects(settings, self._keys, answer_timeout=PROBE_TIMEOUT, retries=0)
+        self._patient = _open_objects(settings, self._keys, answer_timeout=timedelta(days=1))
         """For requests that may take longer than others. Their callers set a time limit themselves."""
         self._threads = ThreadPoolExecutor(16, "s3-store")
         """For boto3's calls: they may take minutes, and must not occupy asyncio's few threads."""
@@ -229,15 +255,17 @@ class S3Store:
                 yield entry
 
     def sign(self, key: str, *, expires_in: timedelta, content_type: str, content_disposition: str) -> SignedUrl:
-        seconds = checked_expiry(expires_in)
-        now = _now()
+        key_to_s3, now = self._keys.current(), _now()
+        # S3 refuses the URL of a key that has ended, however long the URL says that it lives.
+        seconds = min(checked_expiry(expires_in), key_to_s3.seconds_left(now))
+        if seconds < 1:
+            raise unavailable("the key to S3 is about to end, and no other has come")
         url = presigned_get(
             (self._settings.public_endpoint or self._settings.endpoint).rstrip("/"),
             self._bucket,
             checked_key(self._tenant_id, key),
             region=self._settings.region,
-            access_key_id=self._settings.access_key_id,
-            secret_access_key=self._settings.secret_access_key.get_secret_value(),
+            signer=key_to_s3,
             now=now,
             seconds=seconds,
             answered_with={"content-type": content_type, "content-disposition": content_disposition},
@@ -339,7 +367,7 @@ class S3Store:
     def _calls(self) -> "S3Calls":
         from media_core.store.s3_calls import S3Calls
 
-        return S3Calls(self._settings, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
+        return S3Calls(self._settings, self._keys, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
 
 
 class _Discarded(Exception):
@@ -647,14 +675,23 @@ async def _next(chunks: "BytesStream") -> memoryview | None:
 
 
 def _open_objects(
-    settings: S3Settings, *, signed: bool = False, answer_timeout: timedelta | None = None, retries: int = 3
+    settings: S3Settings,
+    keys: KeySource,
+    *,
+    signed: bool = False,
+    answer_timeout: timedelta | None = None,
+    retries: int = 3,
 ) -> Bucket:
     def credentials() -> "S3Credential":
+        key = keys.current()
+        until = key.expires_at
+        if settings.credentials_file is not None:
+            until = min(_now() + KEY_KEPT, until or datetime.max.replace(tzinfo=UTC))
         return {
-            "access_key_id": settings.access_key_id,
-            "secret_access_key": settings.secret_access_key.get_secret_value(),
-            "token": None,
-            "expires_at": None,
+            "access_key_id": key.access_key_id,
+            "secret_access_key": key.secret_access_key,
+            "token": key.session_token,
+            "expires_at": until,
         }
 
     encryption: S3Config = {}

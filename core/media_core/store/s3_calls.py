@@ -15,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from media_core.store.base import unavailable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import CompletedPartTypeDef, CreateBucketRequestTypeDef
 
+    from media_core.store.credentials import KeySource
     from media_core.store.s3 import S3Settings
 
 COPIES_IN_FLIGHT = 4
@@ -43,11 +46,13 @@ class Stopped(Exception):
 class S3Calls:
     """Calls on one bucket, from any thread."""
 
-    def __init__(self, settings: "S3Settings", connect_timeout: timedelta, answer_timeout: timedelta) -> None:
+    def __init__(
+        self, settings: "S3Settings", keys: "KeySource", connect_timeout: timedelta, answer_timeout: timedelta
+    ) -> None:
         self._settings = settings
         self._bucket = settings.bucket
         self._connect_timeout = connect_timeout
-        self._session = boto3.session.Session()
+        self._session = _session(keys)
         self._opening = threading.Lock()
         self._client = self._open(answer_timeout)
 
@@ -118,8 +123,6 @@ class S3Calls:
                 "s3",
                 endpoint_url=self._settings.endpoint,
                 region_name=self._settings.region,
-                aws_access_key_id=self._settings.access_key_id,
-                aws_secret_access_key=self._settings.secret_access_key.get_secret_value(),
                 config=Config(
                     signature_version="s3v4",
                     s3={"addressing_style": "path", "payload_signing_enabled": False},
@@ -133,6 +136,34 @@ class S3Calls:
             )
         name_in_writes(client, self._settings.sse, self._settings.sse_kms_key_id)
         return client
+
+
+class _Signer(Credentials):
+    """botocore asks it for the key at each request."""
+
+    def __init__(self, keys: "KeySource") -> None:
+        super().__init__("", "")
+        self._keys = keys
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        key = self._keys.current()
+        return ReadOnlyCredentials(key.access_key_id, key.secret_access_key, key.session_token)
+
+
+class _Provider:
+    """In place of botocore's chain, which looks at environment variables and files of others."""
+
+    def __init__(self, keys: "KeySource") -> None:
+        self._keys = keys
+
+    def load_credentials(self) -> Credentials:
+        return _Signer(self._keys)
+
+
+def _session(keys: "KeySource") -> boto3.session.Session:
+    session = botocore.session.get_session()
+    session.register_component("credential_provider", _Provider(keys))
+    return boto3.session.Session(botocore_session=session)
 
 
 @dataclass(frozen=True, slots=True)

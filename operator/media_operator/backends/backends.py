@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from media_operator.backends.breaker import Breaker
 from media_operator.backends.buckets import Buckets
 from media_operator.backends.databases import Databases, tenant_id_of
-from media_operator.backends.store_keys import SharedKey, StoreKeys
+from media_operator.backends.store_keys import RoleSessions, SharedKey, StoreKeys
 from media_operator.tenant.ownership import OwnerMark
 
 
@@ -15,10 +15,11 @@ from media_operator.tenant.ownership import OwnerMark
 class Backends:
     databases: Databases
     buckets: Buckets
-    store_keys: StoreKeys | SharedKey
+    store_keys: StoreKeys | RoleSessions | SharedKey
     database_breaker: Breaker = field(default_factory=lambda: Breaker("database"))
     store_breaker: Breaker = field(default_factory=lambda: Breaker("store"))
     iam_breaker: Breaker = field(default_factory=lambda: Breaker("iam"))
+    sts_breaker: Breaker = field(default_factory=lambda: Breaker("sts"))
 
     async def retire(self, schema: str, mark: OwnerMark) -> None:
         """Retires a tenant that is gone: its keys stop working, bucket and schema are marked as retained.

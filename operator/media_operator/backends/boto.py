@@ -15,7 +15,13 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+)
 from botocore.parsers import ResponseParserError
 
 from media_core.errors import Unavailable
@@ -25,6 +31,8 @@ from media_operator.settings import StoreAdminSettings
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+Dependency = Literal["store", "iam", "sts"]
 
 THREADS = 8
 CONNECT_TIMEOUT = 3
@@ -37,6 +45,10 @@ _REFUSED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "Unaut
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _NO_SUCH_API = {"NotImplemented", "MethodNotAllowed", "InvalidAction", "UnknownOperationException", "405", "501"}
 _NO_SUCH_API |= {"MissingParameter"}  # MinIO: its STS answers in place of IAM
+
+
+class NoSuchApi(Unavailable):
+    """The server answers, and does not have the API at all."""
 
 
 class Threads:
@@ -52,14 +64,18 @@ class Threads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def open_client(service: Literal["s3", "iam"], settings: StoreAdminSettings) -> Any:
-    """A client with the operator's key. Makes no request."""
+def open_client(service: Literal["s3", "iam", "sts"], settings: StoreAdminSettings) -> Any:
+    """A client with the operator's key. Makes no request.
+
+    Without a key in the settings boto3 looks for one where AWS puts it: IRSA's web identity, Pod Identity.
+    """
+    endpoints = {"s3": settings.endpoint, "iam": settings.iam_endpoint, "sts": settings.sts_endpoint}
     client = _session().client(
         service,
-        endpoint_url=settings.endpoint if service == "s3" else settings.iam_endpoint,
+        endpoint_url=endpoints[service],
         region_name=settings.region,
-        aws_access_key_id=settings.access_key_id,
-        aws_secret_access_key=settings.secret_access_key.get_secret_value(),
+        aws_access_key_id=settings.access_key_id or None,
+        aws_secret_access_key=settings.secret_access_key.get_secret_value() or None,
         config=Config(
             s3={"addressing_style": "path"},
             signature_version="s3v4" if service == "s3" else None,
@@ -77,19 +93,31 @@ def open_client(service: Literal["s3", "iam"], settings: StoreAdminSettings) -> 
 
 
 @contextlib.contextmanager
-def outages(dependency: Literal["store", "iam"], settings: StoreAdminSettings, what: str = "") -> Iterator[None]:
+def outages(dependency: Dependency, settings: StoreAdminSettings, what: str = "") -> Iterator[None]:
     """Turns boto3's errors into `Unavailable(dependency, sentence)`; `RequestRefused` if it is only about this request.
 
-    `what`: the bucket or user of the request.
+    `what`: the bucket, user or role of the request.
     """
     try:
         yield
     except ClientError as error:
-        about_all = code(error) in _BAD_KEY | _NO_SUCH_API | {"RequestTimeTooSkewed"}
-        kind = RequestRefused if is_refusal(error) and not about_all else Unavailable
+        for_all = _BAD_KEY | _NO_SUCH_API | {"RequestTimeTooSkewed"}
+        if dependency == "sts":  # all tenants have one role
+            for_all = for_all | _REFUSED | {"ValidationError"}
+        about_all = code(error) in for_all or _of_the_operator(error)
+        kind: type[Unavailable] = RequestRefused if is_refusal(error) and not about_all else Unavailable
+        if dependency != "store" and code(error) in _NO_SUCH_API:
+            kind = NoSuchApi
         raise kind(dependency, _sentence(dependency, error, what)) from None
+    except (NoCredentialsError, CredentialRetrievalError, MetadataRetrievalError) as error:
+        sentence = (
+            f"the operator has no key for {_NAMES[dependency]} ({type(error).__name__}): give it one "
+            f"(MEDIA_OPERATOR_S3_ACCESS_KEY_ID), or give its service account a role of AWS {_SEE}"
+        )
+        raise Unavailable(dependency, sentence) from None
     except (BotoCoreError, ResponseParserError) as error:
-        endpoint = (settings.endpoint if dependency == "store" else settings.iam_endpoint) or "AWS"
+        endpoints = {"store": settings.endpoint, "iam": settings.iam_endpoint, "sts": settings.sts_endpoint}
+        endpoint = endpoints[dependency] or "AWS"
         sentence = f"{_NAMES[dependency]} at {endpoint} does not answer ({type(error).__name__})"
         raise Unavailable(dependency, sentence) from None
 
@@ -110,12 +138,27 @@ def is_refusal(error: ClientError) -> bool:
     return status(error) == 501 or (400 <= status(error) < 500 and status(error) not in (408, 429))
 
 
-_NAMES = {"store": "S3", "iam": "IAM"}
+def _of_the_operator(error: ClientError) -> bool:
+    """Whether it was asked for the operator's own key: boto3 does that within the request that needs the key."""
+    return error.operation_name == "AssumeRoleWithWebIdentity"
 
 
-def _sentence(dependency: Literal["store", "iam"], error: ClientError, what: str) -> str:
-    name, reason = _NAMES[dependency], f"{code(error)} to {error.operation_name}"
-    endpoint = "MEDIA_OPERATOR_S3_ENDPOINT" if dependency == "store" else "MEDIA_OPERATOR_S3_IAM_ENDPOINT"
+_NAMES = {"store": "S3", "iam": "IAM", "sts": "STS"}
+_ENDPOINTS = {
+    "store": "MEDIA_OPERATOR_S3_ENDPOINT",
+    "iam": "MEDIA_OPERATOR_S3_IAM_ENDPOINT",
+    "sts": "MEDIA_OPERATOR_S3_STS_ENDPOINT",
+}
+_SEE = "(docs/install.md, S3 on EKS)"
+
+
+def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
+    name, reason, endpoint = _NAMES[dependency], f"{code(error)} to {error.operation_name}", _ENDPOINTS[dependency]
+    if _of_the_operator(error):
+        return (
+            f"AWS does not give the operator the role of its service account ({reason}): check the annotation "
+            f"eks.amazonaws.com/role-arn and the role's trust policy {_SEE}"
+        )
     if code(error) in _BAD_KEY:
         return (
             f"{name} does not accept the operator's key ({reason}): check MEDIA_OPERATOR_S3_ACCESS_KEY_ID, its secret, "
@@ -128,6 +171,20 @@ def _sentence(dependency: Literal["store", "iam"], error: ClientError, what: str
             f"S3 denies the operator's key access to bucket {what} ({reason}): the bucket belongs to another account, "
             "or the key lacks a permission; choose another spec.storage.bucket, or grant the permission"
         )
+    if code(error) in _REFUSED and dependency == "sts":
+        return (
+            f"STS does not let the operator assume role {what} ({reason}): the role has to exist, its trust policy has "
+            f"to name the operator's own role or user, and that has to be allowed sts:AssumeRole {_SEE}; MinIO says "
+            "the same of a wrong key"
+        )
+    if code(error) == "ValidationError" and dependency == "sts":
+        return (
+            f"STS refuses the request for role {what} ({reason}): check MEDIA_OPERATOR_S3_ROLE_ARN, and that "
+            "MEDIA_OPERATOR_S3_ROLE_SECONDS is no longer than the role's maximum session duration, which is 3600 for "
+            "a role that is assumed by another role"
+        )
+    if dependency == "sts" and code(error) in _NO_SUCH_API | {"InvalidParameterValue"}:
+        return f"the server at {endpoint} has no STS API that knows AssumeRole ({reason}): check {endpoint}"
     if code(error) in _REFUSED:
         return (
             f"IAM denies the operator's key access to user {what} ({reason}): grant it the permissions that "

@@ -15,9 +15,10 @@ import asyncio
 import json
 import secrets
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from botocore.exceptions import ClientError
 
@@ -26,7 +27,8 @@ from media_core.births import Birth
 from media_core.errors import Unavailable
 from media_core.object_keys import birth_key, content_key
 from media_core.store.base import STAGING, staging_key, tenant_prefix
-from media_operator.backends.boto import Threads, code, is_refusal, open_client, outages, status
+from media_operator.backends.boto import ANSWER_TIMEOUT, Threads, code, is_refusal, open_client, outages, status
+from media_operator.plan.desired import BucketCors
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
 
@@ -43,6 +45,11 @@ PAGE = 500
 """How many objects one request lists or deletes. Each answer has to come within `boto.ANSWER_TIMEOUT`."""
 BUDGET_SECONDS = 20
 
+CORS = "cors"
+EXPOSED = ("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Last-Modified")
+"""Headers of a signed URL's answer that scripts of web apps may read beside those that every script may."""
+
+_ALLOW_ORIGINS = "media-platform-allow-origins"
 _ABORT_UPLOADS = "media-platform-abort-uploads"
 _EXPIRE_STAGING = "media-platform-expire-staging"
 _PASSING = ("InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "OperationAborted")
@@ -66,9 +73,12 @@ class BucketFacts:
     abortUploads        parts of unfinished multipart uploads expire by themselves
     conditionalWrites   a put is refused if the object exists; without it, two claims of a bucket are told apart late
     multipartCopy       objects beyond 512 MiB can be kept
+    cors                web apps of other origins can read signed URLs; only if the spec names such apps
     """
     empty: bool = False
     """It exists and holds no object, no older version and no unfinished upload."""
+    cors: BucketCors | None = None
+    """What `allow_origins` was told last."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +140,29 @@ class Buckets:
             seen = await self._claim(bucket, seen, mark, adopt)
             tried = await self._threads.run(_Hardening(self._s3, bucket, tenant_id).run)
             tried.update(capabilities or {})
+            if CORS in seen.facts.capabilities:
+                tried[CORS] = seen.facts.capabilities[CORS]
             if seen.facts.capabilities != tried:
                 await self._write_mark(bucket, mark, tried, instead_of=seen)
-            return BucketFacts(True, mark, tried)
+            return BucketFacts(True, mark, tried, cors=seen.facts.cors)
+
+    async def allow_origins(self, bucket: str, claimant: OwnerMark, cors: BucketCors | None) -> BucketFacts:
+        """Makes this the bucket's only rule of ours for web apps; None: there is none. Rules of others stay.
+
+        A server without such rules is no error: the capability `cors` says whether such an app may read. Raises
+        NotOwned.
+        """
+        with outages("store", self._settings, bucket):
+            seen = await self._look(bucket)
+            if seen.facts.mark is None or seen.facts.mark.relation(claimant) != "ours":
+                raise NotOwned(f"bucket {bucket} is not this tenant's: it was not changed")
+            sharing = _Sharing(self._s3, self._settings.endpoint, bucket)
+            can = await self._threads.run(sharing.allow, cors)
+            capabilities = {name: had for name, had in seen.facts.capabilities.items() if name != CORS}
+            if can is not None:
+                capabilities[CORS] = can
+            await self._write_mark(bucket, seen.facts.mark, capabilities, instead_of=seen, cors=cors)
+            return BucketFacts(True, seen.facts.mark, capabilities, cors=cors)
 
     async def born(self, bucket: str, tenant_id: str) -> Born:
         """The bucket's birth. One GET, unless it has none. Empty for a bucket that does not exist."""
@@ -215,7 +245,8 @@ class Buckets:
                 if code(gone) == "NoSuchBucket":
                     return _Seen(BucketFacts(False))
                 raise
-        return _Seen(BucketFacts(True, *_parsed(body)), etag)
+        mark, capabilities, cors = _parsed(body)
+        return _Seen(BucketFacts(True, mark, capabilities, cors=cors), etag)
 
     def _read_mark(self, bucket: str) -> tuple[bytes, str]:
         found = self._s3.get_object(Bucket=bucket, Key=MARK_KEY)
@@ -267,13 +298,23 @@ class Buckets:
         )
 
     async def _write_mark(
-        self, bucket: str, mark: OwnerMark, capabilities: Mapping[str, bool], *, instead_of: _Seen
+        self,
+        bucket: str,
+        mark: OwnerMark,
+        capabilities: Mapping[str, bool],
+        *,
+        instead_of: _Seen,
+        cors: BucketCors | Literal["as before"] | None = "as before",
     ) -> None:
         """Writes nothing if the owner mark has changed since it was seen, where the server knows conditional puts."""
+        document: dict[str, Any] = {"mark": str(mark), "capabilities": dict(capabilities)}
+        told = instead_of.facts.cors if cors == "as before" else cors
+        if told is not None:
+            document["cors"] = {"origins": list(told.origins), "maxAgeSeconds": told.max_age_seconds}
         wanted: dict[str, Any] = {
             "Bucket": bucket,
             "Key": MARK_KEY,
-            "Body": json.dumps({"mark": str(mark), "capabilities": dict(capabilities)}).encode(),
+            "Body": json.dumps(document).encode(),
             "ContentType": "application/json",
         }
         condition = {"IfMatch": instead_of.etag} if instead_of.etag else {"IfNoneMatch": "*"}
@@ -405,6 +446,49 @@ class _Hardening:
             return self._s3.head_object(Bucket=self._bucket, Key=key)["ContentLength"] == len(b"probe")
         _attempt(self._s3.abort_multipart_upload, **upload)
         return False
+
+
+class _Sharing:
+    """A bucket's rules for web apps of other origins (CORS)."""
+
+    def __init__(self, s3: S3Client, endpoint: str, bucket: str) -> None:
+        self._s3 = s3
+        self._url = f"{endpoint.rstrip('/')}/{bucket}/{MARK_KEY}"
+        self._bucket = bucket
+
+    def allow(self, cors: BucketCors | None) -> bool | None:
+        """Whether these apps may read now; None if there are none."""
+        before = _attempt(self._s3.get_bucket_cors, Bucket=self._bucket).get("CORSRules", [])
+        rules = [rule for rule in before if rule.get("ID") != _ALLOW_ORIGINS]
+        if cors is None:
+            if rules:
+                _if_known(self._s3.put_bucket_cors, Bucket=self._bucket, CORSConfiguration={"CORSRules": rules})
+            elif before:
+                _if_known(self._s3.delete_bucket_cors, Bucket=self._bucket)
+            return None
+        rule: dict[str, Any] = {
+            "ID": _ALLOW_ORIGINS,
+            "AllowedOrigins": list(cors.origins),
+            "AllowedMethods": ["GET", "HEAD"],
+            "AllowedHeaders": ["*"],
+            "ExposeHeaders": list(EXPOSED),
+            "MaxAgeSeconds": cors.max_age_seconds,
+        }
+        _if_known(self._s3.put_bucket_cors, Bucket=self._bucket, CORSConfiguration={"CORSRules": [*rules, rule]})
+        after = _attempt(self._s3.get_bucket_cors, Bucket=self._bucket).get("CORSRules", [])
+        kept = any(each.get("AllowedOrigins") == rule["AllowedOrigins"] for each in after)
+        # MinIO has no such rules: the server itself lets all origins read, or those of its own settings.
+        return kept or self._answers(cors.origins[0].replace("*", "any"))
+
+    def _answers(self, origin: str) -> bool:
+        """Whether a browser's question before a GET is answered with this origin."""
+        asked = {"Origin": origin, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "range"}
+        request = urllib.request.Request(self._url, method="OPTIONS", headers=asked)  # noqa: S310 (S3's own address)
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as answer:  # noqa: S310
+                return answer.headers.get("Access-Control-Allow-Origin") in (origin, "*")
+        except OSError:
+            return False
 
 
 def _attempt(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
@@ -561,11 +645,14 @@ def _identifier(entry: Mapping[str, Any]) -> ObjectIdentifierTypeDef:
     return {"Key": entry["Key"]}
 
 
-def _parsed(body: bytes) -> tuple[OwnerMark, dict[str, bool]]:
+def _parsed(body: bytes) -> tuple[OwnerMark, dict[str, bool], BucketCors | None]:
     """Never fails: an owner mark that cannot be read is somebody else's."""
     try:
         document = json.loads(body)
         mark, capabilities = document["mark"], document.get("capabilities", {})
-        return OwnerMark.parse(mark), {name: value for name, value in capabilities.items() if isinstance(value, bool)}
+        cors = document.get("cors")
+        told = cors and BucketCors(tuple(map(str, cors["origins"])), int(cors["maxAgeSeconds"]))
+        known = {name: value for name, value in capabilities.items() if isinstance(value, bool)}
+        return OwnerMark.parse(mark), known, told or None
     except (ValueError, LookupError, TypeError, AttributeError):
-        return OwnerMark("its mark can't be read"), {}
+        return OwnerMark("its mark can't be read"), {}, None

@@ -118,7 +118,7 @@ class Controller:
         self.metrics.reconciled(outcome, time.monotonic() - started)
         if outcome == "unsettled":
             raise NotSettled(_summary(current).message)
-        return self._next_look(tenant, current)
+        return self._next_look(tenant, current, target.children)
 
     async def _delete(self, key: TenantKey, body: Object, tenant: MediaTenant) -> float | None:
         self._forget(key)
@@ -267,15 +267,18 @@ class Controller:
 
     # --- when to look again -----------------------------------------------------------------------------------------
 
-    def _next_look(self, tenant: MediaTenant, current: Plan) -> float:
+    def _next_look(self, tenant: MediaTenant, current: Plan, children: Children) -> float:
         if _summary(current).reason in NEEDS_A_PERSON:
             return NEEDS_A_PERSON_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         if _summary(current).status != "True" and _summary(current).reason not in ("Suspended", "ScaledToZero"):
             return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         operator = self.cluster.operator
         usual = min(operator.resync_seconds, operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
-        # No event tells that a pod does not start.
-        return min([usual, *(max(LATE_SECONDS - age, 1.0) for age in self.cluster.jobs.starting(tenant).values())])
+        # No event tells that a pod does not start, or that it is time for another temporary key.
+        waits = [LATE_SECONDS - age for age in self.cluster.jobs.starting(tenant).values()]
+        if children.session is not None:
+            waits.append((children.session.due - datetime.now(UTC)).total_seconds())
+        return min([usual, *(max(wait, 1.0) for wait in waits)])
 
 
 def _replicas(deployment: Object | None, before: int) -> int:

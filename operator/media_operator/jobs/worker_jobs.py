@@ -14,8 +14,10 @@ from datetime import datetime
 from typing import Literal
 
 import structlog
+from pydantic import SecretStr
 
 from media_core.job_kinds import KINDS
+from media_core.store.credentials import S3Key, parsed
 from media_core.store.s3 import S3Settings
 from media_operator import render
 from media_operator.cluster import kinds
@@ -202,7 +204,7 @@ class WorkerJobs:
 
     def any_with_other_credentials(self, tenant: MediaTenant, credentials: Mapping[str, str]) -> bool:
         """Whether a Job may still use credentials that were replaced since it was made."""
-        told = render.credentials_hash(credentials)
+        told = render.credentials_hash(credentials, self.store)
         return any(
             job["metadata"].get("annotations", {}).get(kinds.CREDENTIALS) != told
             for job in self._of(tenant)
@@ -211,13 +213,18 @@ class WorkerJobs:
 
     def store_settings(self, bucket: str, credentials: Mapping[str, str]) -> S3Settings:
         """The store as the tenant's own pods see it."""
+        if self.store.credentials == "role":
+            key = parsed(credentials[render.S3_FILE])
+        else:
+            key = S3Key(credentials[render.S3_KEY_ID], credentials[render.S3_SECRET])
         return S3Settings(
             endpoint=self.store.endpoint,
             public_endpoint=self.store.public_endpoint,
             bucket=bucket,
             region=self.store.region,
-            access_key_id=credentials[render.S3_KEY_ID],
-            secret_access_key=credentials[render.S3_SECRET],
+            access_key_id=key.access_key_id,
+            secret_access_key=SecretStr(key.secret_access_key),
+            session_token=SecretStr(key.session_token) if key.session_token else None,
         )
 
     def _job(self, tenant: MediaTenant, kind: str, name: str, credentials: Mapping[str, str]) -> Object:

@@ -14,8 +14,10 @@ import structlog
 
 from media_core import tokens
 from media_core.errors import Unavailable
+from media_core.store.credentials import S3Key, as_text
 from media_operator import render
 from media_operator.backends import buckets, databases, scanner_canary
+from media_operator.backends.store_keys import RoleSessions
 from media_operator.cluster import kinds
 from media_operator.cluster.kube import Forbidden, KubeError, NamespaceGone
 from media_operator.jobs.worker_jobs import is_finished
@@ -68,11 +70,12 @@ class Applier:
                 await objects.set_finalizers([each for each in objects.finalizers if each != kinds.FINALIZER])
             case steps.CreateBucket(bucket, owner, adopt):
                 await self._create_bucket(bucket, owner, adopt)
+            case steps.AllowOrigins(bucket, owner, cors):
+                await there.store_breaker.call(lambda: there.buckets.allow_origins(bucket, owner, cors))
             case steps.MakeStoreKey(tenant_id, bucket, rotation):
                 await self._make_store_key(tenant_id, bucket, rotation)
             case steps.RevokeStoreKeys(tenant_id):
-                current = objects.children.credentials[render.S3_KEY_ID]
-                await there.iam_breaker.call(lambda: there.store_keys.revoke(tenant_id, keep=[current]))
+                await self._revoke_store_keys(tenant_id)
             case steps.CreateDatabase(schema, owner, adopt):
                 await self._create_database(schema, owner, adopt)
             case steps.MigrateDatabase(schema, first):
@@ -101,9 +104,9 @@ class Applier:
                 emptied = await there.store_breaker.call(lambda: there.buckets.empty_and_delete(bucket, owner))
                 if not emptied.done:
                     raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
-                await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
+                await self._remove_store_keys()
             case steps.DropDatabase(schema, owner):
-                await there.iam_breaker.call(lambda: there.store_keys.remove(tenant.tenant_id))
+                await self._remove_store_keys()
                 await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
             case steps.DropWorkers(names):
                 for job in objects.jobs():
@@ -126,13 +129,42 @@ class Applier:
 
     async def _make_store_key(self, tenant_id: str, bucket: str, rotation: str) -> None:
         there, credentials = self._backends, self._objects.children.credentials
-        current = credentials.get(render.S3_KEY_ID)
-        keep = [current] if current else []
-        made = await there.iam_breaker.call(lambda: there.store_keys.make(tenant_id, bucket, keep=keep))
-        values = {**credentials, render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
+        keys = there.store_keys
+        values = dict(credentials)
+        if isinstance(keys, RoleSessions):
+            session = await there.sts_breaker.call(lambda: keys.begin(tenant_id, bucket))
+            values[render.S3_FILE] = session.as_text()
+        else:
+            current = credentials.get(render.S3_KEY_ID)
+            keep = [current] if current else []
+            made = await there.iam_breaker.call(lambda: keys.make(tenant_id, bucket, keep=keep))
+            values |= {render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
+            if render.S3_FILE in values:  # pods of the time before read it, and nobody renews a temporary key any more
+                values[render.S3_FILE] = as_text(S3Key(made.access_key_id, made.secret))
         # Both are made for a new tenant, and one write of the Secret is enough.
         values.setdefault(render.DATABASE_URL, self._database_url())
         await self._objects.apply(render.credentials_secret(self._tenant, values, rotation=rotation))
+
+    async def _revoke_store_keys(self, tenant_id: str) -> None:
+        """Also leaves out of the Secret what only pods of another `credentials` needed."""
+        there, children = self._backends, self._objects.children
+        keys, credentials = there.store_keys, children.credentials
+        if isinstance(keys, RoleSessions):
+            await there.iam_breaker.call(lambda: keys.remove_user(tenant_id, credentials[render.S3_KEY_ID]))
+        else:
+            await there.iam_breaker.call(lambda: keys.revoke(tenant_id, keep=[credentials[render.S3_KEY_ID]]))
+        wanted = render.needed(self._cluster.jobs.store)
+        values = {name: value for name, value in credentials.items() if name in wanted}
+        if values != credentials:
+            secret = render.credentials_secret(self._tenant, values, rotation=children.credentials_rotation)
+            await self._objects.apply(secret)
+
+    async def _remove_store_keys(self) -> None:
+        there, tenant_id = self._backends, self._tenant.tenant_id
+        keys, former = there.store_keys, self._objects.children.credentials.get(render.S3_KEY_ID)
+        if isinstance(keys, RoleSessions) and former is not None:
+            await there.iam_breaker.call(lambda: keys.remove_user(tenant_id, former))
+        await there.iam_breaker.call(lambda: keys.remove(tenant_id))
 
     async def _create_database(self, schema: str, owner: OwnerMark, adopt: bool) -> None:
         there, children, url = self._backends, self._objects.children, self._database_url()

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from media_core import tokens
 from media_operator import render
+from media_operator.backends.store_keys import Session, session_in
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import Cache, key_of
 from media_operator.cluster.kinds import Kind, Object, child_name
+from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.annotations import ROTATE_KEYS
 from media_operator.tenant.spec import MediaTenant
 
@@ -17,9 +19,10 @@ from media_operator.tenant.spec import MediaTenant
 class Children:
     """`all`: (kind, name) -> object, without Jobs. A Secret that somebody edited counts as missing."""
 
-    def __init__(self, cache: Cache, tenant: MediaTenant) -> None:
+    def __init__(self, cache: Cache, tenant: MediaTenant, store: StoreAdminSettings) -> None:
         self.all: Mapping[tuple[Kind, str], Object] = cache.children(key_of(tenant))
         self._tenant = tenant
+        self._store = store
         credentials, signing = self._secret("credentials"), self._secret("signing-keys")
         self.deployment = self.all.get((kinds.DEPLOYMENT, child_name(tenant.tenant_id)))
         self.credentials: Mapping[str, str] = render.secret_values(credentials) if credentials else {}
@@ -34,9 +37,13 @@ class Children:
     @property
     def has_secrets(self) -> bool:
         """The Secrets hold all that the tenant's pods need."""
-        needed = {render.DATABASE_URL, render.S3_KEY_ID, render.S3_SECRET}
         has_issuer = bool(self.signing_keys) or self._tenant.spec.auth.oidc is not None
-        return needed <= self.credentials.keys() and has_issuer
+        return render.needed(self._store) <= self.credentials.keys() and has_issuer
+
+    @property
+    def session(self) -> Session | None:
+        """The temporary key that the Secret holds."""
+        return session_in(self.credentials.get(render.S3_FILE))
 
     @property
     def has_rolled(self) -> bool:
@@ -44,7 +51,7 @@ class Children:
         if self.deployment is None:
             return True
         status, generation = self.deployment.get("status", {}), self.deployment["metadata"].get("generation", 0)
-        told = render.credentials_hash(self.credentials)
+        told = render.credentials_hash(self.credentials, self._store)
         template = self.deployment["spec"]["template"]["metadata"].get("annotations", {})
         return bool(
             template.get(kinds.CREDENTIALS) == told

@@ -32,7 +32,7 @@ class TenantObjects:
     @property
     def children(self) -> Children:
         if self._children is None:
-            self._children = Children(self._cache, self.tenant)
+            self._children = Children(self._cache, self.tenant, self._cluster.jobs.store)
         return self._children
 
     def look_again(self) -> None:

@@ -14,6 +14,7 @@ from media_core.errors import Unavailable
 from media_core.policy import Policy
 from media_operator import render
 from media_operator.backends import buckets, databases, notes, scanner_canary
+from media_operator.backends.store_keys import RoleSessions
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.cluster.kube import KubeError
@@ -101,24 +102,53 @@ class Observer:
             seen, born = await there.store_breaker.call(look)
         except Unavailable as error:
             return Unreachable(f"S3: {error.detail}"), ()
-        facts = Bucket(seen.exists, seen.mark, seen.empty, seen.capabilities, born.birth, len(born.contents))
+        facts = Bucket(
+            seen.exists,
+            seen.mark,
+            empty=seen.empty,
+            capabilities=seen.capabilities,
+            cors=seen.cors,
+            birth=born.birth,
+            contents=len(born.contents),
+        )
         return facts, born.contents
 
     async def _store_key(self) -> StoreKey | Unreachable:
         there, tenant, children = self._backends, self._tenant, self._objects.children
+        keys = there.store_keys
+        if isinstance(keys, RoleSessions):
+            return self._session(keys.role)
         try:
-            known = await there.iam_breaker.call(lambda: there.store_keys.observe(tenant.tenant_id))
+            known = await there.iam_breaker.call(lambda: keys.observe(tenant.tenant_id))
         except Unavailable as error:
             return Unreachable(f"IAM: {error.detail}")
         current = children.credentials.get(render.S3_KEY_ID, "")
-        in_use = not children.has_rolled or self._jobs.any_with_other_credentials(tenant, children.credentials)
+        # Pods of the time before, with `credentials: role`, go on with the key of the file until they are replaced.
+        file = children.credentials.get(render.S3_FILE)
         return StoreKey(
-            current=current in known and render.S3_SECRET in children.credentials,
-            others=len(set(known) - {current}),
-            others_in_use=in_use,
+            current=current in known and render.S3_SECRET in children.credentials and children.session is None,
+            others=len(set(known) - {current}) + (file is not None),
+            others_in_use=self._others_in_use(),
             rotation=children.credentials_rotation,
-            shared=there.store_keys.shared,
+            shared=keys.shared,
         )
+
+    def _session(self, role: str) -> StoreKey:
+        children, now = self._objects.children, datetime.now(UTC)
+        session = children.session
+        return StoreKey(
+            current=session is not None and now < session.ends,
+            others=int(render.S3_KEY_ID in children.credentials),  # that of `credentials: iam`
+            others_in_use=self._others_in_use(),
+            rotation=children.credentials_rotation,
+            ends=session.ends if session else None,
+            due=session is not None and (now >= session.due or session.role != role),
+            late=session is not None and now >= session.late,
+        )
+
+    def _others_in_use(self) -> bool:
+        children = self._objects.children
+        return not children.has_rolled or self._jobs.any_with_other_credentials(self._tenant, children.credentials)
 
     async def _schema(self) -> _InSchema:
         there, schema = self._backends.databases, self._tenant.schema_name

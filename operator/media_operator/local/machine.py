@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import SecretStr
@@ -40,6 +41,8 @@ API_SHUTDOWN_SECONDS = 30
 """Time for uploads in flight at the end."""
 API_GRACE = API_SHUTDOWN_SECONDS + 10.0
 API_START_SECONDS = 30
+BUILT_PAGE = Path(__file__).parents[3] / "page" / "dist"
+"""Where `make page` leaves the page of files."""
 SCANNER_RETRY_SECONDS = 30.0
 
 
@@ -108,7 +111,8 @@ class Machine:
         if before is None or (before.oidc, before.settings) != (oidc, shape.settings):
             tokens.save_public_jwks(self.place.jwks(tenant), tokens.load_signing_keys(self.place.signing_keys(tenant)))
             environment: dict[str, str] = (
-                dict(shape.settings)
+                {"MEDIA_PAGE_FOLDER": str(BUILT_PAGE)}
+                | dict(shape.settings)
                 | self._tenant_environment(tenant)
                 | {
                     "MEDIA_API_HOST": self.place.host,

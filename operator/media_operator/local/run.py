@@ -30,7 +30,7 @@ from media_core import listening, logs, tokens
 from media_core.settings import complaints
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd
-from media_operator.local.machine import Machine
+from media_operator.local.machine import BUILT_PAGE, Machine
 from media_operator.local.manifest import CannotRun, read_manifest, short, version_of
 from media_operator.local.place import Place
 from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
@@ -260,10 +260,19 @@ class Run:
         if oidc is not None:
             say(f"# TOKEN: a token that {oidc.issuer} issues")
         say("\n" + "\n".join(curl_lines(self.place.folder)) + "\n")
+        if self.tenant.spec.api.page:
+            say(self._page_line(exports.get("TOKEN")))
         say(
             f"The whole API: {self.place.base}/docs. Logs: {short(self.place.folder)}/logs/. "
             f"The token is valid for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
         )
+
+    def _page_line(self, token: str | None) -> str:
+        """The token is in the fragment, which no browser sends to a server."""
+        built = Path(os.environ.get("MEDIA_PAGE_FOLDER") or BUILT_PAGE)
+        if not (built / "index.html").exists():
+            return f"The page of files is missing: `make page` builds it, and says why if it can't ({short(built)})."
+        return f"Files in the browser: {self.place.base}/" + (f"#token={token}" if token else "")
 
 
 def _write_private(path: Path, content: str) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, what_to_do
-from media_operator.plan.desired import api_shape_of, worker_shape_of
+from media_operator.plan.desired import api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Bucket, Unreachable
 from media_operator.plan.orphans import data_consistent
 from media_operator.plan.steps import (
+    AllowOrigins,
     ApplyPolicy,
     CreateBucket,
     CreateDatabase,
@@ -69,6 +71,10 @@ def bucket_ready(context: Context) -> Finding:
             return Finding("Unknown", "WaitingForDatabase", context.observed.database.detail)
         step = CreateBucket(name, context.own_mark, may_adopt(context.tenant))
         return attempt(context, step, "BucketMissing", f"bucket {name} is being {'adopted' if seen.owner else 'made'}")
+    if seen.capabilities is not None and seen.cors != (wanted := bucket_cors_of(context.tenant)):
+        allow = AllowOrigins(name, context.own_mark, wanted)
+        words = f"bucket {name} is being told which web apps may read signed URLs"
+        return attempt(context, allow, "OriginsOutdated", words, status="True")
     return Finding("True", "BucketExists", f"bucket {name}")
 
 
@@ -85,17 +91,29 @@ def store_key_ready(context: Context) -> Finding | None:
     if not seen.current:
         return attempt(context, step, "StoreKeyMissing", "a key for this tenant's prefix is being made")
     rotating = asked not in ("", seen.rotation)
+    if seen.ends is not None and (seen.due or rotating):
+        return _renewal(context, step, seen.ends, late=seen.late)
     if rotating and not (seen.others and seen.others_in_use):  # a user has at most two keys
         return attempt(context, step, "StoreKeyRotating", "a new key is being made", status="True")
-    if seen.shared:
-        words = "the platform's own key, which reaches the objects of all tenants: no IAM is set up for the store"
-        return Finding("True", "StoreKeyShared", words)
     if seen.others and seen.others_in_use:
         return Finding("True", "StoreKeyRotating", "the previous key works until no pod uses it any more")
     if seen.others:
         words = f"{seen.others} previous key(s) are being revoked"
         return attempt(context, RevokeStoreKeys(tenant.tenant_id), "StoreKeyRotating", words, status="True")
-    return Finding("True", "StoreKeyPresent", f"a key for tenant/{tenant.tenant_id}/ in bucket {tenant.bucket} alone")
+    if seen.shared:
+        words = "the platform's own key, which reaches the objects of all tenants: no IAM is set up for the store"
+        return Finding("True", "StoreKeyShared", words)
+    what = "a key" if seen.ends is None else "a temporary key, which is renewed,"
+    return Finding("True", "StoreKeyPresent", f"{what} for tenant/{tenant.tenant_id}/ in bucket {tenant.bucket} alone")
+
+
+def _renewal(context: Context, step: MakeStoreKey, ends: datetime, *, late: bool) -> Finding:
+    """Of a temporary key that still works. Pods go on with it, and new ones may start, until it is late."""
+    found = attempt(context, step, "StoreKeyRenewing", "a new temporary key is being made", status="True")
+    if found.steps:
+        return found
+    words = f"{found.message}. Pods reach S3 until {ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return replace(found, status="Unknown" if late else "True", message=words)
 
 
 def database_ready(context: Context) -> Finding:
@@ -240,7 +258,13 @@ def s3_capabilities(context: Context) -> Finding | None:
     )
     if not lacks:
         return Finding("True", "AllPresent", f"has {has}")
-    return Finding("False", "SomeMissing", f"lacks {lacks}, which nothing depends on; has {has or 'nothing else'}")
+    words = f"lacks {lacks}, which nothing depends on; has {has or 'nothing else'}"
+    if seen.capabilities.get("cors") is False:
+        words += (
+            ". Without cors, scripts of web apps can't read what signed URLs of the bucket answer (images and players "
+            "can): ask for URLs with via=api, or set the server's own CORS"
+        )
+    return Finding("False", "SomeMissing", words)
 
 
 Check = Callable[[Context], Finding | None]

@@ -25,6 +25,15 @@ class ApiShape:
 
 
 @dataclass(frozen=True)
+class BucketCors:
+    """Which web apps may read what signed URLs of the bucket answer."""
+
+    origins: tuple[str, ...]
+    """At least one; `*.` stands for the first labels, as S3 has it."""
+    max_age_seconds: int
+
+
+@dataclass(frozen=True)
 class WorkerShape:
     """How many workers of each kind may run, and what the next ones are started with."""
 
@@ -57,6 +66,17 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
             for each in webhooks
         ]
         settings["MEDIA_WEBHOOKS"] = json.dumps(told)
+    if api.upload_hours != 24:
+        settings["MEDIA_UPLOAD_HOURS"] = str(api.upload_hours)
+    if api.upload_draft:
+        settings["MEDIA_UPLOAD_DRAFT"] = "true"
+    if api.page:
+        settings["MEDIA_PAGE"] = "true"
+    if oidc is not None and oidc.page is not None and api.page:
+        settings["MEDIA_PAGE_OIDC_CLIENT_ID"] = oidc.page.client_id
+        settings["MEDIA_PAGE_OIDC_SCOPES"] = " ".join(oidc.page.scopes)
+        if oidc.page.origins:
+            settings["MEDIA_PAGE_OIDC_ORIGINS"] = ",".join(oidc.page.origins)
     if oidc is not None:
         named = oidc.claims.model_dump(exclude_defaults=True)
         settings |= {f"MEDIA_OIDC_CLAIM_{claim.upper()}": name for claim, name in named.items()}
@@ -64,6 +84,15 @@ def api_settings(tenant: MediaTenant) -> dict[str, str]:
         # Only then does the api decide by it; else another model would start it anew for nothing.
         settings["MEDIA_WHISPER_MODEL"] = transcription.model
     return settings
+
+
+def bucket_cors_of(tenant: MediaTenant) -> BucketCors | None:
+    """The origins that may call the api, and that of its page. None: there are none."""
+    api = tenant.spec.api
+    origins = list(api.cors.origins)
+    if api.page and api.host is not None:
+        origins.append(f"https://{api.host}")
+    return BucketCors(tuple(dict.fromkeys(origins)), api.cors.max_age_seconds) if origins else None
 
 
 def api_shape_of(tenant: MediaTenant) -> ApiShape:

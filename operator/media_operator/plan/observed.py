@@ -9,7 +9,7 @@ from typing import Literal
 
 from media_core.births import Birth
 from media_core.policy import Policy
-from media_operator.plan.desired import ApiShape, WorkerShape
+from media_operator.plan.desired import ApiShape, BucketCors, WorkerShape
 from media_operator.tenant.ownership import OwnerMark
 
 Status = Literal["True", "False", "Unknown"]
@@ -31,6 +31,8 @@ class Bucket:
     """Of a bucket without an owner mark: whether it holds no object, so that it may be claimed."""
     capabilities: Mapping[str, bool] | None = None
     """What the store was seen to do when the bucket was made. Empty: not tried yet; None: there is nothing to try."""
+    cors: BucketCors | None = None
+    """The origins that the store was told last; None: none."""
     birth: Birth | None = None
     """The birth of the schema that it belongs to; None: it has none."""
     contents: int = 0
@@ -51,6 +53,12 @@ class StoreKey:
     """The value of `ROTATE_KEYS` that the key was made for."""
     shared: bool = False
     """It is the platform's own key, which all tenants share."""
+    ends: datetime | None = None
+    """When a temporary key ends. None: it has no end, or there is none."""
+    due: bool = False
+    """It is time for another temporary key."""
+    late: bool = False
+    """It has been time for so long that something is wrong: half of the time that was left then is over."""
 
 
 @dataclass(frozen=True)

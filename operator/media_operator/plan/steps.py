@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from media_core.policy import Policy
-from media_operator.plan.desired import ApiShape, WorkerShape
+from media_operator.plan.desired import ApiShape, BucketCors, WorkerShape
 from media_operator.tenant.ownership import OwnerMark
 
 
@@ -30,8 +30,17 @@ class CreateBucket:
 
 
 @dataclass(frozen=True)
+class AllowOrigins:
+    """Lets web apps of these origins, and of no others that we let before, read signed URLs of the bucket."""
+
+    bucket: str
+    owner: OwnerMark
+    cors: BucketCors | None
+
+
+@dataclass(frozen=True)
 class MakeStoreKey:
-    """A new key, limited to this tenant's prefix. The keys before it keep working."""
+    """A new key, limited to this tenant's prefix. The keys before it keep working, a temporary one until its end."""
 
     tenant_id: str
     bucket: str
@@ -40,7 +49,7 @@ class MakeStoreKey:
 
 @dataclass(frozen=True)
 class RevokeStoreKeys:
-    """All of the tenant's keys but the current one."""
+    """All of the tenant's keys but the current one, and what the Secret holds for pods that are gone."""
 
     tenant_id: str
 
@@ -152,6 +161,7 @@ Step = (
     HoldDeletion
     | ReleaseDeletion
     | CreateBucket
+    | AllowOrigins
     | MakeStoreKey
     | RevokeStoreKeys
     | CreateDatabase

@@ -10,11 +10,13 @@ from media_operator.render.network import endpoint
 from media_operator.render.objects import Inputs
 from media_operator.render.secrets import (
     DATABASE_URL,
+    S3_FILE,
     S3_KEY_ID,
     S3_SECRET,
     SIGNING_KEYS,
     credentials_hash,
     credentials_secret,
+    needed,
     secret_is_intact,
     secret_values,
     signing_keys_secret,
@@ -24,6 +26,7 @@ from media_operator.render.workloads import workloads
 __all__ = [
     "DATABASE_URL",
     "HANDOVER",
+    "S3_FILE",
     "S3_KEY_ID",
     "S3_SECRET",
     "SIGNING_KEYS",
@@ -33,6 +36,7 @@ __all__ = [
     "endpoint",
     "job",
     "matches",
+    "needed",
     "replicas_handed_over",
     "secret_is_intact",
     "secret_values",

@@ -8,7 +8,7 @@ from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object, child_name
 from media_operator.plan.desired import api_settings
 from media_operator.render.database_connections import connections
-from media_operator.render.environment import common_environment, container_env, trust_volume
+from media_operator.render.environment import common_environment, container_env, store_key_volume, trust_volume
 from media_operator.render.network import METRICS_PORT, PORT, endpoint
 from media_operator.render.objects import SECURITY, Inputs, api_selector, labels_of, pod_defaults, tenant_object
 from media_operator.render.resources import quantity, with_defaults
@@ -63,7 +63,7 @@ def api_deployment(
             {"name": "http", "containerPort": PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
-        "env": container_env(tenant, environment),
+        "env": container_env(tenant, store, environment),
         "resources": resources,
         "startupProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
         # The api waits 5 seconds for its dependencies. A shorter timeout would hide which one does not answer.
@@ -107,8 +107,9 @@ def api_deployment(
     }
     _webhook_secrets(tenant, pod, container)
     trust_volume(platform, pod, container)
-    # The JWKS is read again by itself; new credentials need new pods.
-    annotations = {**platform.api_pod_annotations, kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
+    store_key_volume(tenant, store, pod, container)
+    # The JWKS is read again by itself, like a temporary key; new credentials need new pods.
+    annotations = {**platform.api_pod_annotations, kinds.CREDENTIALS: credentials_hash(inputs.credentials, store)}
     pod_labels = {**platform.api_pod_labels, **labels_of(tenant, "api")}
     template = {"metadata": {"labels": pod_labels, "annotations": annotations}, "spec": pod}
     spec: Object = {

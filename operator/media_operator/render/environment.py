@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from media_operator.cluster.kinds import Object, child_name
-from media_operator.render.secrets import DATABASE_URL, S3_KEY_ID, S3_SECRET
+from media_operator.render.secrets import DATABASE_URL, S3_FILE, S3_KEY_ID, S3_SECRET, in_environment
 from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant
 
@@ -16,6 +16,7 @@ def common_environment(tenant: MediaTenant, platform: PlatformSettings, store: S
         "MEDIA_S3_PUBLIC_ENDPOINT": store.public_endpoint,
         "MEDIA_S3_SSE": store.sse,
         "MEDIA_S3_SSE_KMS_KEY_ID": store.sse_kms_key_id,
+        "MEDIA_S3_CREDENTIALS_FILE": f"{STORE_KEY}/{S3_FILE}" if store.credentials == "role" else None,
     }
     return {
         "MEDIA_TENANT_ID": tenant.tenant_id,
@@ -58,13 +59,28 @@ def trust_volume(platform: PlatformSettings, pod: Object, container: Object) -> 
     container["volumeMounts"].append({"name": "trust", "mountPath": TRUST, "readOnly": True})
 
 
-def container_env(tenant: MediaTenant, plain: Mapping[str, str]) -> list[Object]:
+STORE_KEY = "/etc/media/store"
+
+
+def store_key_volume(tenant: MediaTenant, store: StoreAdminSettings, pod: Object, container: Object) -> None:
+    """Adds the temporary key to a pod. A folder, not a subPath, so that each new one reaches running pods."""
+    if store.credentials != "role":
+        return
+    secret, items = child_name(tenant.tenant_id, "credentials"), [{"key": S3_FILE, "path": S3_FILE}]
+    pod["volumes"].append({"name": "store-key", "secret": {"secretName": secret, "items": items}})
+    container["volumeMounts"].append({"name": "store-key", "mountPath": STORE_KEY, "readOnly": True})
+
+
+_VARIABLES = {
+    DATABASE_URL: "MEDIA_DATABASE_URL",
+    S3_KEY_ID: "MEDIA_S3_ACCESS_KEY_ID",
+    S3_SECRET: "MEDIA_S3_SECRET_ACCESS_KEY",
+}
+
+
+def container_env(tenant: MediaTenant, store: StoreAdminSettings, plain: Mapping[str, str]) -> list[Object]:
     secret = child_name(tenant.tenant_id, "credentials")
-    hidden = {
-        "MEDIA_DATABASE_URL": DATABASE_URL,
-        "MEDIA_S3_ACCESS_KEY_ID": S3_KEY_ID,
-        "MEDIA_S3_SECRET_ACCESS_KEY": S3_SECRET,
-    }
+    hidden = {_VARIABLES[key]: key for key in in_environment(store)}
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
         *({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for name, key in hidden.items()),

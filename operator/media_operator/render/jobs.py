@@ -9,7 +9,7 @@ from media_core.job_kinds import JOB_KINDS
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.render.database_connections import connections
-from media_operator.render.environment import common_environment, container_env, trust_volume
+from media_operator.render.environment import common_environment, container_env, store_key_volume, trust_volume
 from media_operator.render.network import is_folder
 from media_operator.render.objects import (
     SECURITY,
@@ -55,7 +55,7 @@ def job(
     body = tenant_object(tenant, kinds.JOB)
     body["metadata"]["name"] = name
     body["metadata"]["labels"] = labels_of(tenant, "worker") | {kinds.WORK_LABEL: kind}
-    body["metadata"]["annotations"] = {kinds.CREDENTIALS: credentials_hash(credentials)}
+    body["metadata"]["annotations"] = {kinds.CREDENTIALS: credentials_hash(credentials, store)}
     spec = _job_spec(tenant, platform, store, kind, connection_limit) | {
         "ttlSecondsAfterFinished": platform.job_ttl_seconds
     }
@@ -73,7 +73,7 @@ def cron_job(
     kind: str,
     schedule: str,
 ) -> Object:
-    annotations = {kinds.CREDENTIALS: credentials_hash(inputs.credentials)}
+    annotations = {kinds.CREDENTIALS: credentials_hash(inputs.credentials, store)}
     template = {
         "metadata": {"labels": labels_of(tenant, "worker"), "annotations": annotations},
         "spec": _job_spec(tenant, platform, store, kind, inputs.connection_limit),
@@ -163,7 +163,8 @@ def _worker_pod(
     if kind == "transcribe":
         environment |= _prepare_transcription(tenant.spec.transcription, platform, pod, container)
     trust_volume(platform, pod, container)
-    container["env"] = container_env(tenant, environment)
+    store_key_volume(tenant, store, pod, container)
+    container["env"] = container_env(tenant, store, environment)
     return pod
 
 

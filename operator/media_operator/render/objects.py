@@ -21,7 +21,7 @@ class Inputs:
     """What a tenant's objects are made of beside its spec."""
 
     credentials: Mapping[str, str] = field(repr=False)
-    """`DATABASE_URL`, `S3_KEY_ID`, `S3_SECRET`."""
+    """What the tenant's Secret holds, such as `DATABASE_URL`, `S3_KEY_ID`, `S3_SECRET`."""
     jwks: str
     """Public keys, a JWK Set."""
     oidc_jwks_uri: str | None = None

@@ -45,6 +45,7 @@ _LABEL_KEY = rf"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_LABEL_NAME}"
 LABEL_KEY = f"^{_LABEL_KEY}$"
 TAINT_KEY = f"^({_LABEL_KEY})?$"
 LABEL_VALUE = f"^({_LABEL_NAME})?$"
+SCOPE = r"^[!#-\[\]-~]+$"
 RESOURCE = rf"^(cpu|memory|ephemeral-storage|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/{_LABEL_NAME})$"
 
 
@@ -94,6 +95,7 @@ FORMS = {
     QUANTITY: "must be a Kubernetes quantity such as 500m or 2Gi",
     LABEL_KEY: "must be the key of a node label such as disk or example.com/pool",
     TAINT_KEY: "must be the key of a taint such as gpu or nvidia.com/gpu",
+    SCOPE: "must be a scope of OAuth: visible ASCII without spaces, quotes and backslashes",
     RESOURCE: "must be one of cpu, memory, ephemeral-storage or an extended resource such as nvidia.com/gpu",
     LABEL_VALUE: "must be letters, digits and inner hyphens, dots or underscores",
 }
@@ -266,9 +268,21 @@ class Api(Structural):
     signed_url_max_seconds: int = Field(300, ge=1, le=604_800)
     """Most seconds that a signed URL may be valid, where a client asks for more than five minutes. A URL of the object
     store can't be taken back meanwhile; one of the api ends early with its file or a verdict against it."""
+    upload_hours: int = Field(24, ge=1, le=720)
+    """Hours that an upload in several requests (tus) stays when it is not complete, from its last bytes on. Until then
+    its bytes count in the quota."""
+    upload_draft: bool = False
+    """True: uploads in several requests also by the IETF's draft (draft-ietf-httpbis-resumable-upload), as iOS sends
+    them. The draft changes until it is a standard."""
+    page: bool = False
+    """True: the api's root serves a page where people see and upload their files. It signs them in at auth.oidc.page;
+    without that it takes the token of a link, https://HOST/#token=TOKEN."""
 
 
 ClaimName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+ScopeName = Annotated[str, StringConstraints(pattern=SCOPE, max_length=255)]
 
 
 class OidcClaims(Structural):
@@ -286,6 +300,18 @@ class OidcClaims(Structural):
     no role grants anything."""
 
 
+class OidcPage(Structural):
+    """How the page of api.page signs people in at the issuer: by code and PKCE, as a public client without a secret."""
+
+    client_id: str = Field(min_length=1, max_length=255)
+    """The client that is registered for the page, with the page's address as redirect URI."""
+    scopes: Annotated[list[ScopeName], Field(max_length=32)] = ["openid"]
+    """What it asks for; the access token that it gets must be one that the api accepts."""
+    origins: Annotated[list[Origin], Field(max_length=10)] = []
+    """Origins that the page may call beside the issuer's, such as https://oauth2.googleapis.com: that of the token
+    endpoint, where it is another one. Default: none."""
+
+
 class Oidc(Structural):
     """Tokens of an OpenID Connect issuer."""
 
@@ -297,6 +323,8 @@ class Oidc(Structural):
     """Where the issuer's keys are; default: what the issuer's /.well-known/openid-configuration says."""
     claims: OidcClaims = OidcClaims()
     """Names of the claims, where the issuer's differ."""
+    page: OidcPage | None = None
+    """How the page of api.page signs people in. Default: it does not."""
 
 
 class Auth(Structural):

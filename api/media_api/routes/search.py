@@ -1,0 +1,106 @@
+"""`GET /v1/transcripts/search`: where something was said."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+
+from media_api import problems
+from media_api.auth import Reader
+from media_api.identifiers import known_room, label_filter
+from media_api.models import MAX_LABELS, Page, SearchHit
+from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
+from media_api.services import Wired
+from media_core.errors import Refused
+from media_core.search import Place, Position, Wanted
+from media_core.transcripts import LANGUAGES
+
+router = APIRouter(tags=["Search"])
+
+_MOST: Final = 2**62
+
+
+@router.get("/v1/transcripts/search", responses=problems.described("not_found", "invalid_request"))
+async def search_transcripts(
+    caller: Reader,
+    services: Wired,
+    q: Annotated[
+        str,
+        Query(
+            min_length=1,
+            max_length=500,
+            description='Words, `"a phrase"` or the beginning of a word (`budg*`); at most 16 words.',
+            examples=['"next year" budg*'],
+        ),
+    ],
+    room: Annotated[str | None, Query(description="Only files that are attached in this room.")] = None,
+    owner: Annotated[
+        str | None,
+        Query(min_length=1, max_length=255, description="Only files of this uploader: `me`, or the `sub` of a token."),
+    ] = None,
+    language: Annotated[str | None, Query(description="Only what is in this language, such as `en`.")] = None,
+    label: Annotated[
+        list[str],
+        Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),
+    ] = [],  # noqa: B006 (FastAPI copies it)
+    limit: Annotated[int, Query(ge=1, le=200, description="Most hits in the answer, 1 to 200.")] = 20,
+    cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
+) -> Page[SearchHit]:
+    """Where something was said in the recordings that you may read and that were transcribed, by whomever.
+
+    All words have to be said within about a minute. Case, accents and endings make no difference (`budgets` finds
+    `Budget`), each language by its own rules; in languages without such rules the words have to be the same. Words such
+    as `the` are ignored outside of phrases. A transcript can be searched from its job's completion until its file is
+    deleted, also when the job is gone.
+
+    The best hits of the newest 500 passages come first, then the best of the next 500, and so on. The list ends where
+    `next_cursor` is null: a page may have fewer hits than `limit`, even none, and the list go on.
+    """
+    for given, text in (("q", q), ("owner", owner or "")):
+        if "\0" in text:
+            raise Refused("invalid_request", f"{given}: It must be a text without NUL.")
+    if language is not None and language.lower() not in LANGUAGES:
+        raise Refused("invalid_request", "language: It must be an ISO 639-1 code such as en.")
+    wanted = Wanted(
+        q,
+        room_id=None if room is None else known_room(room),
+        owner=caller.subject if owner == "me" else owner,
+        language=None if language is None else language.lower(),
+        labels=tuple(dict.fromkeys(label_filter(each) for each in label)),
+    )
+    hits, goes_on = await services.search.find(caller, wanted, after=_position(cursor) if cursor else None, limit=limit)
+    return Page(
+        data=[SearchHit.of(hit, caller) for hit in hits],
+        next_cursor=None if goes_on is None else next_cursor(*_written(goes_on)),
+    )
+
+
+def _written(position: Position) -> tuple[str, ...]:
+    part = (str(position.part.transcript), str(position.part.number))
+    if position.passage is None:
+        return (*part, "", "", "", "")
+    return (
+        *part,
+        repr(position.rank),
+        str(position.passage.transcript),
+        str(position.passage.number),
+        str(position.hits),
+    )
+
+
+def _position(cursor: str) -> Position:
+    transcript, number, rank, *passage = read_cursor(cursor, 6)
+    try:
+        part = _place(transcript, number)
+        if not rank:
+            return Position(part)
+        return Position(part, float(rank), _place(passage[0], passage[1]), min(int(passage[2]), _MOST))
+    except ValueError:
+        raise not_a_cursor() from None
+
+
+def _place(transcript: str, number: str) -> Place:
+    """Raises ValueError."""
+    place = Place(int(transcript), int(number))
+    if not (0 <= place.transcript < _MOST and 0 <= place.number < 2**31):
+        raise ValueError("out of range")
+    return place

@@ -1,0 +1,139 @@
+"""`/v1/media/uploads` by the IETF's draft of resumable uploads, where the tenant has it on: requests that name one of
+its versions. All others are those of tus (`uploads.py`); both have the same uploads.
+"""
+
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.routing import Match
+from starlette.types import Scope
+
+from media_api import body, draft, problems, tus
+from media_api.auth import Writer
+from media_api.models import Media
+from media_api.request_middleware import request_id_of
+from media_api.routes.parameters import UploadId
+from media_api.services import Services, Wired
+from media_core.errors import Refused
+from media_core.resumable import Progress
+from media_core.tokens import Claims
+
+
+class _DraftRoute(APIRoute):
+    """Of requests that name a version of the draft. Every answer, an error too, names it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        if match is not Match.FULL or draft.version_of(Headers(scope=scope)) is None:
+            return Match.NONE, {}
+        return match, child
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answered = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                response = await answered(request)
+            except Exception as error:
+                response = await problems.of_error(request, error)
+            response.headers[draft.INTEROP] = _version(request)
+            return response
+
+        return handler
+
+
+router = APIRouter(include_in_schema=False, route_class=_DraftRoute)
+_UPLOAD = f"{tus.PATH}/{{upload_id}}"
+
+
+@router.post(tus.PATH)
+async def create_by_draft(caller: Writer, services: Wired, request: Request) -> Response:
+    """Begins an upload with the first bytes of a file, or with all of them."""
+    complete = draft.is_complete(request.headers, _version(request))
+    announced = _announced(request)
+    declared = draft.declared_of(request.headers, request.query_params)
+    progress = await services.resumables.create(caller, declared, announced if complete else None)
+    location = draft.location_of(services.settings.store.public_url, f"{tus.PATH}/{progress.upload_id}")
+    inform = request.scope.get("extensions", {}).get(draft.INFORM)
+    if inform is not None:
+        inform({"Location": location, draft.INTEROP: _version(request)})
+    progress = await _received(services, caller, request, progress.upload_id, 0, complete=complete)
+    answer = await _answer(services, request, progress, 201)
+    answer.headers["Location"] = location
+    return answer
+
+
+@router.patch(_UPLOAD)
+async def continue_by_draft(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
+    """The bytes from `Upload-Offset` on."""
+    offset = tus.number("Upload-Offset", request.headers.get("upload-offset"))
+    if offset is None:
+        raise Refused("bad_request", "Send Upload-Offset: how many bytes have come before.")
+    complete = draft.is_complete(request.headers, _version(request))
+    progress = await _received(services, caller, request, upload_id, offset, complete=complete)
+    return await _answer(services, request, progress, 200)
+
+
+@router.head(_UPLOAD)
+async def look_by_draft(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
+    progress = await services.resumables.settled(caller, upload_id, request_id_of(request))
+    return Response(status_code=204, headers=await _state(services, request, progress))
+
+
+@router.delete(_UPLOAD)
+async def end_by_draft(caller: Writer, services: Wired, upload_id: UploadId) -> Response:
+    await services.resumables.terminate(caller, upload_id)
+    return Response(status_code=204)
+
+
+async def _received(
+    services: Services, caller: Claims, request: Request, upload_id: str, offset: int, *, complete: bool
+) -> Progress:
+    """Takes the request's body; where the upload ends with it, its length is known from then on."""
+    announced, resumables = _announced(request), services.resumables
+    async with resumables.receiving(
+        caller,
+        upload_id,
+        offset,
+        length=offset + announced if complete and announced is not None else None,
+        announced=announced,
+        request_id=request_id_of(request),
+    ) as receiving:
+        async with aclosing(body.chunks(request, services.settings.server.body_idle_seconds)) as chunks:
+            async for chunk in chunks:
+                await receiving.write(chunk)
+        progress = await receiving.end()
+    if complete and not progress.is_whole:  # the body came without Content-Length
+        came = progress.received
+        async with resumables.receiving(
+            caller, upload_id, came, length=came, request_id=request_id_of(request)
+        ) as receiving:
+            progress = await receiving.end()
+    return progress
+
+
+async def _answer(services: Services, request: Request, progress: Progress, stored: int) -> Response:
+    """With the last byte the published answer of an upload, with the status `stored`; else how far it is."""
+    headers = await _state(services, request, progress)
+    if progress.uploaded is None:
+        return Response(status_code=201 if request.method == "POST" else 204, headers=headers)
+    media = Media(**vars(progress.uploaded))
+    return JSONResponse({"data": media.model_dump(mode="json")}, status_code=stored, headers=headers)
+
+
+async def _state(services: Services, request: Request, progress: Progress) -> dict[str, str]:
+    at_most = (await services.policy.current()).max_upload_bytes
+    return draft.headers_of(progress, _version(request), at_most=at_most)
+
+
+def _announced(request: Request) -> int | None:
+    return tus.number("Content-Length", request.headers.get("content-length"))
+
+
+def _version(request: Request) -> str:
+    return draft.version_of(request.headers) or draft.VERSIONS[-1]

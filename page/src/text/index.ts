@@ -1,0 +1,26 @@
+/** The page's texts in the language that was chosen, or else the browser's. */
+import { computed, effect, signal } from "@preact/signals";
+import { de } from "./de.ts";
+import { en, type Text } from "./en.ts";
+
+export const LANGUAGES: Record<string, Text> = { en, de };
+const KEPT = "media-language";
+
+function preferred(): string {
+  const kept = localStorage.getItem(KEPT);
+  const wanted = [...(kept ? [kept] : []), ...navigator.languages].map((language) => language.slice(0, 2));
+  return wanted.find((language) => language in LANGUAGES) ?? "en";
+}
+
+export const language = signal(preferred());
+export const text = computed<Text>(() => LANGUAGES[language.value]!);
+
+export function choose(wanted: string): void {
+  localStorage.setItem(KEPT, wanted);
+  language.value = wanted;
+}
+
+effect(() => {
+  document.documentElement.lang = text.value.locale;
+  document.documentElement.dir = text.value.direction;
+});

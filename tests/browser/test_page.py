@@ -1,0 +1,405 @@
+"""The page of files in Chromium, over a whole `make run`: real scanner, real speech model, real store."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from page.build import DIST, BuildFailed, build
+from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
+
+from media_core import tokens
+from tests.browser.chromium import PATIENCE, missing
+from tests.integration.test_make_run import EICAR, SAMPLE, MakeRun
+
+ROOT = Path(__file__).parents[2]
+PHOTO = ROOT / "samples" / "photo.jpg"
+SPEECH = ROOT / "tests" / "fixtures" / "whisper-tiny-words" / "samples" / "two_phrases_en.wav"
+MIB = 1024 * 1024
+MOST_COMPRESSED = 150_000
+"""Bytes of the page's own files, as they are sent."""
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRun]:
+    try:
+        build()
+    except BuildFailed as error:
+        missing(f"the page can't be built here: {str(error).splitlines()[0]}")
+    home = tmp_path_factory.mktemp("run")
+    shutil.copy(SAMPLE, home / "acme.yaml")
+    one = MakeRun(home)
+    try:
+        one.ready()
+        one.said(r"^Files in the browser: ")
+        yield one
+    finally:
+        one.process.terminate()
+        one.process.wait(PATIENCE / 1000)
+
+
+def link(run: MakeRun, token: str | None = None) -> str:
+    exports = run.exports()
+    return f"{exports['BASE']}/#token={token or exports['TOKEN']}"
+
+
+def short_token(run: MakeRun, seconds: float) -> str:
+    """One that the api takes for about so long: it allows clocks that differ by its leeway."""
+    key = tokens.load_signing_keys(run.folder / "acme" / "signing-keys.json")[0]
+    lifetime = timedelta(seconds=seconds) - tokens.LEEWAY
+    return tokens.mint(
+        key, tenant_id="acme", subject="demo", scopes=sorted(tokens.SCOPES), rooms=tokens.ALL, lifetime=lifetime
+    )
+
+
+@asynccontextmanager
+async def profile(browser: Browser, **options: Any) -> AsyncIterator[BrowserContext]:
+    context = await browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 800}, **options)
+    context.set_default_timeout(PATIENCE)
+    try:
+        yield context
+    finally:
+        await context.close()
+
+
+@pytest.fixture
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    async with profile(browser) as one:
+        yield one
+
+
+async def signed_in(context: BrowserContext, run: MakeRun, token: str | None = None) -> Page:
+    page = await context.new_page()
+    await page.goto(link(run, token))
+    await expect(page.get_by_role("heading", name="All files")).to_be_visible()
+    return page
+
+
+def tile(page: Page, name: str) -> Locator:
+    return page.locator(".files li", has=page.get_by_text(name, exact=True))
+
+
+async def drop(page: Page, *files: tuple[str, str, bytes]) -> None:
+    """Drops files (name, type, bytes) on the page, as the desktop would."""
+    given = [{"name": name, "type": kind, "data": base64.b64encode(data).decode()} for name, kind, data in files]
+    await page.evaluate(
+        """files => {
+          const carried = new DataTransfer()
+          for (const {name, type, data} of files)
+            carried.items.add(new File([Uint8Array.from(atob(data), c => c.charCodeAt(0))], name, {type}))
+          for (const type of ['dragenter', 'dragover', 'drop'])
+            document.body.dispatchEvent(new DragEvent(type, {bubbles: true, cancelable: true, dataTransfer: carried}))
+        }""",
+        given,
+    )
+
+
+async def choose(page: Page, *files: Path | dict[str, Any]) -> None:
+    await page.get_by_test_id("files").set_input_files(list(files))  # type: ignore[arg-type]
+
+
+async def eventually(holds: Callable[[], Awaitable[Any]]) -> Any:
+    until = time.monotonic() + PATIENCE / 1000
+    while not (found := await holds()):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.1)
+    return found
+
+
+def text_file(name: str, text: str) -> dict[str, Any]:
+    return {"name": name, "mimeType": "text/plain", "buffer": text.encode()}
+
+
+async def menu(page: Page, name: str, entry: str) -> None:
+    await tile(page, name).get_by_role("button", name=f"Actions for {name}").click()
+    await page.get_by_role("menuitem", name=entry).click()
+
+
+async def test_the_link_signs_in_and_leaves_the_token_nowhere(run: MakeRun, context: BrowserContext) -> None:
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    page = await signed_in(context, run)
+    token = run.exports()["TOKEN"]
+    assert page.url == f"{run.exports()['BASE']}/#/"
+    kept = await page.evaluate("JSON.stringify([{...localStorage}, document.cookie, history.state])")
+    assert token not in kept
+    assert await context.cookies() == []
+    assert not [url for url in asked if token in url or not url.startswith(run.exports()["BASE"])]
+    await page.go_back()
+    assert token not in page.url
+    await page.go_forward()
+    await expect(page.get_by_role("heading", name="All files")).to_be_visible()
+
+
+def test_the_page_is_small() -> None:
+    sent = [file.with_name(f"{file.name}.br") for file in DIST.rglob("*") if file.suffix in (".js", ".css", ".html")]
+    assert sum(file.stat().st_size for file in sent if file.exists()) < MOST_COMPRESSED
+
+
+async def test_a_dropped_photo_appears_with_its_thumbnail_and_becomes_clean(
+    run: MakeRun, context: BrowserContext
+) -> None:
+    page = await signed_in(context, run)
+    await drop(page, ("Évening.jpg", "image/jpeg", PHOTO.read_bytes()))
+    one = tile(page, "Évening.jpg")
+    await expect(one).to_be_visible()
+    await expect(one).to_have_attribute("data-status", "clean")
+    await expect(one.locator(".thumb[data-loaded]")).to_be_visible()
+    await one.get_by_role("link").click()
+    shown = page.get_by_test_id("full")
+    await eventually(lambda: shown.evaluate("image => image.complete && image.naturalWidth === 1920"))
+    await page.keyboard.press("+")
+    assert "scale(1.5)" in str(await page.locator(".sheet").get_attribute("style"))
+
+
+async def test_a_virus_vanishes_with_a_sentence_and_is_refused_with_another(
+    run: MakeRun, context: BrowserContext
+) -> None:
+    page = await signed_in(context, run)
+    await choose(page, text_file("eicar.txt", EICAR))
+    await expect(page.get_by_role("alert")).to_contain_text("A virus was found in eicar.txt. It was deleted")
+    await expect(tile(page, "eicar.txt")).to_have_count(0)
+    await choose(page, text_file("again.txt", EICAR))
+    await expect(page.locator(".upload.failed")).to_contain_text("found infected before and is not accepted")
+
+
+async def test_a_recording_is_transcribed_and_its_caption_and_text_follow(
+    run: MakeRun, context: BrowserContext
+) -> None:
+    page = await signed_in(context, run)
+    await choose(page, SPEECH)
+    await expect(tile(page, SPEECH.name)).to_have_attribute("data-status", "clean")
+    await menu(page, SPEECH.name, "Transcribe")
+    await page.get_by_label("Language").select_option("en")
+    await page.get_by_role("button", name="Start").click()
+    await tile(page, SPEECH.name).get_by_role("link").click()
+    lines = page.get_by_test_id("transcript").get_by_role("button")
+    await expect(lines).to_have_count(2)
+    await expect(lines.nth(1)).to_contain_text("blue thank you please")
+    await lines.nth(1).click()
+    player = page.get_by_test_id("player")
+    await eventually(lambda: player.evaluate("player => player.currentTime >= 2"))
+    await expect(page.get_by_test_id("caption")).to_have_text("blue thank you please")
+    await expect(lines.nth(1)).to_have_attribute("aria-current", "true")
+    cues = "player => player.textTracks[0]?.cues?.length"
+    await player.evaluate("player => { player.textTracks[0].mode = 'showing' }")
+    assert await eventually(lambda: player.evaluate(cues)) == 2
+    await player.evaluate("player => { player.pause(); player.currentTime = 0.5 }")
+    await expect(page.get_by_test_id("caption")).to_have_text("and the today clean five")
+
+
+async def test_an_upload_goes_on_after_a_reload_a_restart_of_the_api_and_a_lost_network(
+    run: MakeRun, context: BrowserContext, tmp_path: Path
+) -> None:
+    big = tmp_path / "big.bin"
+    digest = hashlib.sha256()
+    noise = random.Random(1)
+    with big.open("wb") as file:
+        for _ in range(200):
+            digest.update(piece := noise.randbytes(MIB))
+            file.write(piece)
+    page = await signed_in(context, run)
+    slow = {"offline": False, "latency": 1, "downloadThroughput": -1, "uploadThroughput": 8 * MIB}
+    network = await context.new_cdp_session(page)
+    await network.send("Network.emulateNetworkConditions", slow)
+    await choose(page, big)
+    row = page.locator(".upload", has_text="big.bin")
+
+    async def percent() -> int:
+        return int(await row.get_by_role("progressbar").get_attribute("aria-valuenow") or 0)
+
+    async def is_beyond(number: int) -> bool:
+        return await row.get_attribute("data-state") == "done" or await percent() > number
+
+    await eventually(lambda: is_beyond(12))
+    before = await percent()
+    await page.reload()
+    await expect(row).to_be_visible()
+    sent = await eventually(percent)  # what had come before the reload has not to be sent again
+    assert sent >= before - 12
+    await eventually(lambda: is_beyond(before + 6))
+
+    old = run.api()
+    old.kill()
+    await eventually(lambda: is_beyond(before + 14))
+    assert run.api().pid != old.pid
+
+    await network.send("Network.emulateNetworkConditions", {**slow, "offline": True})
+    await expect(row).to_have_attribute("data-state", "waiting")
+    await asyncio.sleep(20)
+    await network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
+    await expect(row).to_have_attribute("data-state", "done")
+    await expect(tile(page, "big.bin")).to_be_visible()
+    with run.client() as client:
+        (stored,) = client.get("/v1/media", params={"name": "big.bin"}).json()["data"]
+        assert stored["sha256"] == digest.hexdigest()
+        client.delete(f"/v1/media/{stored['media_id']}").raise_for_status()
+    await expect(tile(page, "big.bin")).to_have_count(0)
+
+
+async def test_an_upload_can_be_paused_and_given_up(run: MakeRun, context: BrowserContext, tmp_path: Path) -> None:
+    some = tmp_path / "some.bin"
+    some.write_bytes(os.urandom(16 * MIB))
+    page = await signed_in(context, run)
+    network = await context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 1, "downloadThroughput": -1, "uploadThroughput": MIB}
+    await network.send("Network.emulateNetworkConditions", slow)
+    await choose(page, some)
+    row = page.locator(".upload", has_text="some.bin")
+    await row.get_by_role("button", name="Pause").click()
+    await expect(row).to_have_attribute("data-state", "paused")
+    await row.get_by_role("button", name="Go on").click()
+    await expect(row).to_have_attribute("data-state", "sending")
+    await row.get_by_role("button", name="Give up").click()
+    await expect(row).to_have_count(0)
+
+    async def is_free() -> bool:
+        with run.client() as client:
+            return client.get("/v1/usage").json()["data"]["reserved_bytes"] == 0
+
+    await eventually(is_free)
+
+
+async def test_two_tabs_see_each_others_changes(run: MakeRun, context: BrowserContext) -> None:
+    first, second = await signed_in(context, run), await signed_in(context, run)
+    await choose(first, text_file("shared.txt", "hello"))
+    await expect(tile(second, "shared.txt")).to_be_visible()
+    await tile(second, "shared.txt").get_by_role("link").focus()
+    await second.keyboard.press("F2")
+    await second.get_by_label("New name").fill("renamed.txt")
+    await second.keyboard.press("Enter")
+    await expect(tile(first, "renamed.txt")).to_be_visible()
+    await menu(first, "renamed.txt", "Add to a room")
+    await first.get_by_label("Name of the room").fill("garden")
+    await first.keyboard.press("Enter")
+    await expect(second.get_by_role("link", name="garden")).to_be_visible()
+    await second.get_by_role("link", name="garden").click()
+    await expect(tile(second, "renamed.txt")).to_be_visible()
+    await menu(first, "renamed.txt", "Remove from garden")
+    await expect(tile(second, "renamed.txt")).to_have_count(0)
+
+
+async def test_what_is_deleted_comes_back_by_undo_and_else_is_gone(run: MakeRun, context: BrowserContext) -> None:
+    page = await signed_in(context, run)
+    await choose(page, text_file("mistake.txt", "wanted after all"))
+    await menu(page, "mistake.txt", "Delete")
+    await expect(tile(page, "mistake.txt")).to_have_count(0)
+    await page.get_by_role("button", name="Undo").click()
+    await expect(tile(page, "mistake.txt")).to_be_visible()
+    await menu(page, "mistake.txt", "Delete")
+    await page.locator(".toast", has_text="mistake.txt is deleted").get_by_role("button", name="Dismiss").click()
+
+    async def is_gone() -> bool:
+        with run.client() as client:
+            return client.get("/v1/media", params={"name": "mistake.txt"}).json()["data"] == []
+
+    await eventually(is_gone)
+
+
+async def test_a_token_that_ends_asks_to_sign_in_again_and_goes_on(run: MakeRun, context: BrowserContext) -> None:
+    page = await signed_in(context, run, short_token(run, 6))
+    again = page.get_by_role("dialog", name="Sign in again")
+    await expect(again).to_be_visible()
+    await choose(page, text_file("patient.txt", "it waits for the sign-in"))
+    await again.get_by_label("Link or token").fill("no token")
+    await again.get_by_role("button", name="Sign in").click()
+    await expect(again.get_by_role("alert")).to_contain_text("neither such a link nor a token")
+    await again.get_by_label("Link or token").fill(link(run))
+    await again.get_by_role("button", name="Sign in").click()
+    await expect(again).to_have_count(0)
+    await expect(tile(page, "patient.txt")).to_be_visible()
+
+
+async def test_the_keyboard_alone_is_enough(run: MakeRun, context: BrowserContext) -> None:
+    page = await signed_in(context, run)
+    await choose(page, text_file("keys one.txt", "first"), text_file("keys two.txt", "second"))
+    await page.keyboard.press("/")
+    await page.keyboard.type("keys")
+    await expect(page.locator(".files li")).to_have_count(2)
+    while not await page.evaluate("document.activeElement.matches('.file-open')"):
+        await page.keyboard.press("Tab")
+    first = await page.evaluate("document.activeElement.textContent")
+    await page.keyboard.press("ArrowRight")
+    second = await page.evaluate("document.activeElement.textContent")
+    assert {first, second} == {"keys one.txt", "keys two.txt"}
+    await page.keyboard.press("Enter")
+    viewer = page.get_by_role("dialog", name=second)
+    await expect(viewer.get_by_test_id("text")).to_have_text("first" if "one" in second else "second")
+    await page.keyboard.press("ArrowLeft")
+    await expect(page.get_by_role("dialog", name=first)).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await eventually(lambda: page.evaluate("document.activeElement.matches('.file-open')"))
+    await page.keyboard.press("m")
+    await expect(page.get_by_role("menuitem", name="Open")).to_be_focused()
+    await page.keyboard.press("ArrowDown")
+    await expect(page.get_by_role("menuitem", name="Download")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("menu")).to_have_count(0)
+    assert await page.evaluate("document.activeElement.matches('.file-menu')")
+
+
+async def test_a_link_for_five_minutes_reads_the_file_without_a_token(run: MakeRun, context: BrowserContext) -> None:
+    page = await signed_in(context, run)
+    await choose(page, text_file("linked.txt", "by its link"))
+    await expect(tile(page, "linked.txt")).to_have_attribute("data-status", "clean")
+    await menu(page, "linked.txt", "Link for five minutes")
+    address = page.get_by_label("Link", exact=True)
+    await expect(address).to_have_value(re.compile("^http"))
+    async with httpx.AsyncClient() as anybody:
+        assert (await anybody.get(await address.input_value())).text == "by its link"
+    await page.keyboard.press("Escape")
+    async with page.expect_download() as started:
+        await menu(page, "linked.txt", "Download")
+    download = await started.value
+    assert (download.suggested_filename, (await download.path()).read_text()) == ("linked.txt", "by its link")
+
+
+async def test_camera_and_microphone_upload_what_they_take(run: MakeRun, context: BrowserContext) -> None:
+    await context.grant_permissions(["camera", "microphone"])
+    page = await signed_in(context, run)
+    await page.get_by_role("button", name="Camera or microphone").click()
+    await page.get_by_role("button", name="Take a photo").click()
+    await expect(page.locator(".files li", has_text=re.compile(r"Photo .*\.jpg"))).to_be_visible()
+    await page.get_by_role("button", name="Camera or microphone").click()
+    await page.get_by_role("button", name="Microphone", exact=True).click()
+    await page.get_by_role("button", name="Record sound").click()
+    await expect(page.get_by_role("status").filter(has_text="Recording, 0:02")).to_be_visible()
+    await page.get_by_role("button", name="Stop and upload").click()
+    await expect(page.locator(".files li", has_text=re.compile(r"Recording .*\.webm"))).to_be_visible()
+
+
+async def test_the_page_speaks_german(run: MakeRun, browser: Browser) -> None:
+    async with browser_in_german(browser) as context:
+        page = await context.new_page()
+        await page.goto(link(run))
+        await expect(page.get_by_role("heading", name="Alle Dateien")).to_be_visible()
+        assert await page.evaluate("document.documentElement.lang") == "de"
+
+
+@asynccontextmanager
+async def browser_in_german(browser: Browser) -> AsyncIterator[BrowserContext]:
+    context = await browser.new_context(locale="de-DE")
+    context.set_default_timeout(PATIENCE)
+    try:
+        yield context
+    finally:
+        await context.close()
+
+
+def described(problems: list[dict[str, Any]]) -> str:
+    return json.dumps([(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in problems], indent=1)

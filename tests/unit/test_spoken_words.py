@@ -1,0 +1,59 @@
+import pytest
+
+from media_core.passages import passages
+from media_core.search import windows
+from media_core.spoken_words import words
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Don't pay 3.5%", ["don", "t", "pay", "3", "5"]),
+        ("L'Été, naïve Œuvre", ["l", "ete", "naive", "oeuvre"]),
+        ("Straße ŁÓDŹ Đà Nẵng", ["strasse", "lodz", "da", "nang"]),
+        ("cafe\N{COMBINING ACUTE ACCENT}!", ["cafe"]),
+        ("Мой край", ["мой", "край"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("世界 abc", ["世", "界", "abc"]),
+        ("'); DROP TABLE 'passage\\", ["drop", "table", "passage"]),
+        ("…!", []),
+    ],
+)
+def test_words_are_compared_without_case_and_accents(text: str, said: list[str]) -> None:
+    assert [word.folded for word in words(text)] == said
+
+
+def test_a_word_knows_its_place_in_the_text() -> None:
+    text = "Grüße, cafe\N{COMBINING ACUTE ACCENT}!"
+    assert [text[word.first : word.behind] for word in words(text)] == ["Grüße", "cafe\N{COMBINING ACUTE ACCENT}"]
+
+
+def test_a_passage_has_a_minute_and_the_beginning_of_the_next() -> None:
+    segments = [{"id": n, "start": n * 9.0, "end": n * 9.0 + 9, "text": f"number {n}"} for n in range(14)]
+    found = passages(segments, "en")
+    assert [(passage.own, passage.segments[0][0], passage.segments[-1][0]) for passage in found] == [
+        (6, 0, 6),
+        (6, 6, 12),
+        (2, 12, 13),
+    ]
+
+
+def test_another_language_begins_another_passage() -> None:
+    segments = [
+        {"id": 0, "start": 0.0, "end": 2.0, "text": "Guten Tag"},
+        {"id": 1, "start": 2.0, "end": 4.0, "text": "Good day", "language": "en"},
+    ]
+    assert [(passage.language, passage.own) for passage in passages(segments, "de")] == [("de", 1), ("en", 1)]
+
+
+@pytest.mark.parametrize("newest", [0, 1, 63, 64, 1023, 1024, 5000, 16_384, 300_000, 2**18 * 20 + 12345])
+def test_windows_cover_every_transcript_once_from_the_newest_on(newest: int) -> None:
+    steps = list(windows(newest))
+    assert len(steps) <= 25
+    behind: int | None = None
+    for key in [key for keys in steps for key in keys]:
+        shift = {1: 6, 2: 10, 3: 14, 4: 18}[key & 7]
+        first, last = key >> 3 << shift, ((key >> 3) + 1 << shift) - 1
+        assert last >= newest if behind is None else last == behind - 1
+        behind = first
+    assert behind == 0

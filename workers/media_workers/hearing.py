@@ -1,0 +1,149 @@
+"""What Whisper is asked for, a few chunks of up to 30 seconds at a time, and what of its answers is believed.
+
+faster-whisper's own batched pipeline does the same, but it encodes all chunks at once, which takes 70 MB and more for
+each; it hears no doubtful chunk again; and it says which words it heard only together with times of its own.
+
+The model writes text without its timestamps: with them it leaves out what follows the last one in a chunk. The times
+are those of the words, found afterwards by where its attention was (`align`).
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import ctranslate2
+import numpy as np
+from faster_whisper.audio import pad_or_trim
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
+from numpy.typing import NDArray
+
+from media_workers.chunks import SAMPLE_RATE, Samples
+from media_workers.sentences import Word
+
+# faster-whisper's defaults.
+_BEAMS: Final = 5
+_WARMER: Final = (0.2, 0.4, 0.6, 0.8, 1.0)
+_SAMPLES: Final = 5
+_UNSURE: Final = -1.0
+"""Mean log probability of the tokens below which a text is heard again."""
+_REPETITIVE: Final = 2.4
+"""Ratio by which zlib compresses a text above which it is heard again: the model repeats itself."""
+_NOBODY: Final = 0.6
+"""Probability of no speech above which an unsure text is none."""
+_PREPENDED: Final = "\"'“¿([{-"
+_APPENDED: Final = "\"'.。,，!！?？:：”)]}、"
+_MEL_HOP: Final = 160
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The encoder's output: of all chunks, and of each by itself where that costs no copy from another device."""
+
+    together: ctranslate2.StorageView
+    each: Sequence[ctranslate2.StorageView] | None
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokens of a chunk's text. `probability`: the mean log of the tokens'. `nobody`: of no speech."""
+
+    tokens: list[int]
+    written: str
+    probability: float
+    nobody: float
+
+    @property
+    def is_silence(self) -> bool:
+        return self.nobody > _NOBODY and self.probability < _UNSURE
+
+    @property
+    def is_repetitive(self) -> bool:
+        encoded = self.written.encode()
+        return bool(encoded) and len(encoded) / len(zlib.compress(encoded)) > _REPETITIVE
+
+    @property
+    def is_doubtful(self) -> bool:
+        return not self.is_silence and (self.probability < _UNSURE or self.is_repetitive)
+
+
+def features(whisper: Any, chunk: Samples) -> Features:
+    return pad_or_trim(whisper.feature_extractor(chunk)[..., :-1])  # type: ignore[no-any-return]
+
+
+def encoded(whisper: Any, spectrograms: Sequence[Features]) -> Encoded:
+    """On a CPU one after the other, which is as fast, and takes the memory of one."""
+    if whisper.model.device != "cpu":
+        return Encoded(whisper.encode(np.stack(spectrograms)), None)
+    arrays = [np.array(whisper.encode(spectrogram)) for spectrogram in spectrograms]
+    return Encoded(_view(np.concatenate(arrays)), [_view(array) for array in arrays])
+
+
+class Hearing:
+    """Asks a model for the words of chunks, in one language."""
+
+    def __init__(self, whisper: Any, language: str, task: str, prompt: list[int] | None, hotwords: str | None) -> None:
+        self._whisper = whisper
+        self._tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task=task, language=language)
+        self._prompt = whisper.get_prompt(self._tokenizer, prompt or [], without_timestamps=True, hotwords=hotwords)
+        self._suppressed = get_suppressed_tokens(self._tokenizer, [-1])
+
+    def texts(self, sound: ctranslate2.StorageView) -> list[Text]:
+        """The text of each chunk. One that is doubtful should be heard `again`."""
+        return self._generated(sound, beam_size=_BEAMS, patience=1)
+
+    def again(self, sound: ctranslate2.StorageView, doubtful: Text) -> Text:
+        """The text of one chunk that was doubtful, heard with more and more freedom until it is none any more."""
+        tried = [doubtful]
+        for temperature in _WARMER:
+            text = self._generated(
+                sound, beam_size=1, num_hypotheses=_SAMPLES, sampling_topk=0, sampling_temperature=temperature
+            )[0]
+            if not text.is_doubtful:
+                return text
+            tried.append(text)
+        return max([text for text in tried if not text.is_repetitive] or tried, key=lambda text: text.probability)
+
+    def _generated(self, sound: ctranslate2.StorageView, **options: Any) -> list[Text]:
+        results = self._whisper.model.generate(
+            sound,
+            [self._prompt] * sound.shape[0],
+            max_length=self._whisper.max_length,
+            suppress_blank=True,
+            suppress_tokens=self._suppressed,
+            return_scores=True,
+            return_no_speech_prob=True,
+            **options,
+        )
+        return [self._text(result) for result in results]
+
+    def _text(self, result: Any) -> Text:
+        tokens = result.sequences_ids[0]
+        written = [token for token in tokens if token < self._tokenizer.eot]
+        probability = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        return Text(written, self._tokenizer.decode(written).strip(), probability, result.no_speech_prob)
+
+    def words(self, sound: ctranslate2.StorageView, texts: Sequence[Text], samples: Sequence[int]) -> list[list[Word]]:
+        """The words of each chunk, with times in its seconds. `samples`: of each chunk."""
+        spoken = [[] if text.is_silence else text.tokens for text in texts]
+        if not any(spoken):
+            return [[] for _ in texts]
+        lengths = [count // _MEL_HOP for count in samples]
+        aligned = self._whisper.find_alignment(self._tokenizer, spoken, sound, lengths)
+        return [list(_words(words, count / SAMPLE_RATE)) for words, count in zip(aligned, samples, strict=True)]
+
+
+def _words(aligned: list[dict[str, Any]], seconds: float) -> Iterator[Word]:
+    merge_punctuations(aligned, _PREPENDED, _APPENDED)
+    for word in aligned:
+        text = word["word"].replace("\0", "")  # PostgreSQL cannot store NUL
+        if text.strip():
+            end = min(float(word["end"]), seconds)
+            yield Word(text, min(float(word["start"]), end), end, float(word["probability"]))
+
+
+def _view(array: Features) -> ctranslate2.StorageView:
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))
