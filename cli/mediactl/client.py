@@ -349,7 +349,7 @@ class Calls:
                     async with aclosing(self._api.events(path_of("jobs", job_id, "events"), last_event)) as events:
                         async for event_id, _, update in events:
                             last_event = event_id or last_event
-                            if update is not None and update.get("status") not in FINAL:
+                            if update and update.get("status") not in FINAL:
                                 yield update  # type: ignore[misc]  # what it is, its members tell
                 except Problem:
                     streams = False
@@ -380,25 +380,31 @@ class Calls:
         job: Job = last
         return job
 
-    async def events(
-        self, *, types: Sequence[str] = (), media_id: str | None = None, from_start: bool = False
-    ) -> AsyncGenerator[Event, None]:
-        """What happens to files, as it happens, without end. After a broken connection it goes on behind the last one.
+    # --- events ------------------------------------------------------------------------------------------------------
 
-        `from_start`: begins with the oldest that is kept. Raises Problem, also where events were missed
-        (`cursor_expired`), and Unreachable after `PATIENCE` seconds.
+    async def watch(
+        self,
+        *,
+        types: Sequence[str] = (),
+        media_id: str | None = None,
+        start: Literal["oldest", "now"] = "now",
+    ) -> AsyncGenerator[Event, None]:
+        """Events of files as they come, without end; after a lost network it goes on behind the last one.
+
+        Raises Problem also where events were missed (`cursor_expired`).
         """
-        query: dict[str, Any] = {"type": list(types), "start": "oldest" if from_start else "now", "media_id": media_id}
         last: str | None = None
         silent_since: float | None = None
+        params = {"type": list(types), "start": start, **({} if media_id is None else {"media_id": media_id})}
         while True:
             try:
-                async with aclosing(self._api.events("/v1/events", last, **query)) as events:
+                async with aclosing(self._api.events("/v1/events", last, params)) as events:
                     async for event_id, _, event in events:
                         last, silent_since = event_id or last, None
-                        if event is not None:
-                            yield event  # type: ignore[misc]  # the API's
+                        if event:
+                            yield event  # type: ignore[misc]  # as the API has it
             except Unreachable:
+                # The API may be restarting.
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE:
                     raise
@@ -496,5 +502,5 @@ class Client:
     transcript = _blocking(Calls.transcript)
     follow = _iterating(Calls.follow)
     wait = _blocking(Calls.wait)
-    events = _iterating(Calls.events)
+    watch = _iterating(Calls.watch)
     usage = _blocking(Calls.usage)

@@ -4,7 +4,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -136,26 +136,26 @@ class Exchange:
                 return
 
     async def events(
-        self, path: str, last: str | None, timeout: float = 30, **query: Any
-    ) -> AsyncGenerator[tuple[str | None, str, dict[str, Any] | None], None]:
-        """The events of one connection: id, name and data. Nothing where the API does not stream.
+        self, path: str, last: str | None, params: Mapping[str, Any] | None = None, *, timeout: float = 30
+    ) -> AsyncGenerator[tuple[str | None, str, dict[str, Any]], None]:
+        """The events of one connection: id, name and data. None where the API does not stream. Where the data is empty,
+        the id is one to go on from.
 
-        An id without data is one to go on from. `timeout`: seconds without a byte after
-        which the connection counts as broken.
+        `timeout`: seconds without a byte after which the connection counts as broken.
         """
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
-        patience = httpx.Timeout(timeout, connect=10)
-        async with self.open("GET", path, headers=headers, timeout=patience, params=_given(query)) as response:
+        options: dict[str, Any] = {"headers": headers, "timeout": httpx.Timeout(timeout, connect=10), "params": params}
+        async with self.open("GET", path, **options) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 return
             with self.naming_failures():
                 async with aclosing(self.wire.events(response)) as events:
                     async for event in events:
                         try:
-                            data = event.json() if event.data else None
+                            data = event.json() if event.data else {}
                         except ValueError:
                             continue
-                        if data is None or isinstance(data, dict):
+                        if isinstance(data, dict):
                             yield event.id or None, event.event, data
 
     @contextmanager

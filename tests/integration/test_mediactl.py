@@ -472,3 +472,14 @@ async def test_a_token_that_will_not_do_is_told_apart(api: Api, alice: Cli) -> N
     reader = Cli(api, api.token("alice", scopes=["media:read"]), alice.folder)
     shown = (await reader("upload", reader.file("a.txt", b"a"), code=1)).err
     assert "media:write" in shown
+
+
+async def test_watch_prints_events_as_they_come(api: Api, tmp_path: Path) -> None:
+    walt = Cli(api, api.token("walt"), tmp_path)
+    media_id = (await walt("upload", walt.file("a.bin", b"watched"), "--json")).data["media_id"]
+    async with walt.on_a_terminal("watch", "--from-start", "--file", media_id) as terminal:
+        await terminal.until(f"stored  {media_id}")
+        await walt("rm", media_id)
+        await terminal.until(f"deleted  {media_id}")
+        terminal.process.send_signal(signal.SIGINT)
+        assert await terminal.end() == 130

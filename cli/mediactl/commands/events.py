@@ -1,7 +1,7 @@
 """`watch`: what happens to files, as it happens."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,13 +25,14 @@ def watch(
 
     With --json each line is an event.
     """
+    start: Literal["oldest", "now"] = "oldest" if from_start else "now"
     try:
-        for event in session.client.events(types=types or (), media_id=media_id, from_start=from_start):
+        for event in session.client.watch(types=types or (), media_id=media_id, start=start):
             if session.as_json:
                 render.data(event)
             else:
-                facts = " ".join(f"{name}={value}" for name, value in event.get("data", {}).items())
-                render.line(render.when(event.get("created_at")), event["type"], event["media_id"], facts)
+                facts = " ".join(f"{name}={value}" for name, value in event["data"].items())
+                render.line(render.when(event["created_at"]), event["type"], event["media_id"], facts)
             sys.stdout.flush()  # in a pipe, too, they come one by one
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
