@@ -286,6 +286,9 @@ class Segment(BaseModel):
     end: float = Field(examples=[3.2])
     text: str = Field(examples=["Hello"])
     words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
+    channel: int | None = Field(None, description="With `channels=split` only: which one, from 1.")
+    speaker: str | None = Field(None, description="With `channels=split` only: `channel 1` and so on.")
+    language: str | None = Field(None, description="With `multilingual` only.", examples=["en"])
 
 
 class Transcript(BaseModel):
@@ -344,6 +347,11 @@ class Job(BaseModel):
     tracks: list[SoundTrack] = Field([], description="The recording's sound tracks.")
     track: int | None = Field(None, description="The number of the one that was heard.")
     channel: int | None = Field(None, description="The channel of it that was heard; null: all of them.")
+    channels: int | None = Field(
+        None,
+        description="With `channels=split` only: how many there are; a mono file has one. Segments are in the order "
+        "of their times.",
+    )
     scan_status: ScanStatus = Field("pending", description="A rescan's verdict.")
     scan_detail: str | None = Field(None, description="What was found, or why it could not be scanned.")
     scan_engine: str | None = Field(None, description="The scanner, and its signatures.")

@@ -70,6 +70,8 @@ class Job(TypedDict):
     """The number of the one that was heard."""
     channel: NotRequired[int | None]
     """The channel of it that was heard; null: all of them."""
+    channels: NotRequired[int | None]
+    """With `channels=split` only: how many there are; a mono file has one. Segments are in the order of their times."""
     scan_status: NotRequired[Literal["pending", "clean", "infected", "unscannable", "error"]]
     """A rescan's verdict."""
     scan_detail: NotRequired[str | None]
@@ -224,6 +226,12 @@ class Segment(TypedDict):
     text: str
     words: NotRequired[list["Word"] | None]
     """With `word_timestamps` only."""
+    channel: NotRequired[int | None]
+    """With `channels=split` only: which one, from 1."""
+    speaker: NotRequired[str | None]
+    """With `channels=split` only: `channel 1` and so on."""
+    language: NotRequired[str | None]
+    """With `multilingual` only."""
 
 
 class SignError(TypedDict):

@@ -1,4 +1,4 @@
-"""What content is, by looking at it: its media type, its measures, a picture's thumbnail.
+"""What content is, by looking at it: its media type, its measures, the thumbnail of a picture or a page.
 
 The one `uploads.Examiner` for content that comes from outside. It stands on libmagic and the decoders, which not every
 image carries.
@@ -42,7 +42,7 @@ class Examination:
         if mime_type == media_types.UNKNOWN:
             mime_type, media = await self._recognized(source, head, filename, claimed_type)
         try:
-            if media_types.category(mime_type) == "image" and media_types.has_thumbnail(mime_type):
+            if media_types.category(mime_type) in ("image", "document") and media_types.has_thumbnail(mime_type):
                 async with asyncio.timeout(THUMBNAIL_SECONDS):
                     thumbnail = await make_thumbnail(self.decoder, source, mime_type)
                 facts = Facts(

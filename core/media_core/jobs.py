@@ -28,6 +28,8 @@ MAX_OPEN_JOBS: Final = 100
 MOST_TRACKS: Final = 16
 """The last sound track that can be chosen; `media_core.decoding` hears no more of them."""
 MOST_CHANNELS: Final = 64
+MOST_SPLIT: Final = 8
+"""Most channels of a track that are heard one by one."""
 
 _COLUMNS = """
     job_id, kind, status, progress, owner, media_id, created_at, started_at, finished_at, error_code, error_detail,
@@ -117,7 +119,11 @@ class TranscriptionRequest:
     track: int | None = None
     """Which of the sound tracks, from 1. None: the first that speaks."""
     channel: int | None = None
-    """Which channel of it, from 1. None: all of them, mixed."""
+    """Which channel of it, from 1. None: all of them."""
+    channels: Literal["mix", "split"] = "mix"
+    """`split`: each channel is heard by itself, as one speaker."""
+    multilingual: bool = False
+    """The language is found again and again, and each segment has its own."""
 
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> "TranscriptionRequest":

@@ -185,7 +185,7 @@ def category(mime_type: str) -> Category:
 
 def has_thumbnail(mime_type: str) -> bool:
     """Whether thumbnails are made of this type (a damaged file may still have none)."""
-    return mime_type in _PICTURES or mime_type in _FILMS
+    return mime_type in _PICTURES or mime_type in _FILMS or mime_type == "application/pdf"
 
 
 def transcribable(mime_type: str) -> bool:

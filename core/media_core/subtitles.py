@@ -1,4 +1,5 @@
-"""A transcript as subtitles: cues of at most two lines of 42 columns and seven seconds, as broadcasters have them.
+"""A transcript as subtitles: cues of at most two lines of 42 columns and seven seconds, as broadcasters have them, or
+of another `Shape`.
 
 A longer segment is divided between its words, at the times of its words where it has them, else in proportion to the
 letters. Pure.
@@ -9,14 +10,9 @@ import itertools
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-LINES = 2
-COLUMNS = 42
-"""Of a line. Chinese, Japanese and Korean characters take two."""
-SECONDS = 7.0
 
 _WORD = re.compile(r"\S+")
 _SENTENCE_ENDS = re.compile(r"""[.!?…。！？]["'”’»)\]]*$""")
@@ -27,12 +23,28 @@ _UNSPACED = frozenset({"th", "lo", "my", "km"})
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Most that a cue has."""
+
+    columns: int = 42
+    """Of a line. Chinese, Japanese and Korean characters take two."""
+    lines: int = 2
+    seconds: float = 7.0
+
+
+BROADCAST = Shape()
+
+
+@dataclass(frozen=True)
 class Cue:
     """`start` and `end` in seconds from the recording's start."""
 
     start: float
     end: float
     lines: tuple[str, ...]
+    speaker: str | None = None
+    pieces: tuple[tuple[tuple[str, float], ...], ...] = ()
+    """The same lines, word by word, with the time at which each word begins; empty where the words have no times."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +72,46 @@ class _Text:
         return self.text[first.first : last.behind]
 
 
-def cues(segments: Iterable[Mapping[str, Any]], language: str | None) -> Iterator[Cue]:
+def cues(segments: Iterable[Mapping[str, Any]], language: str | None, shape: Shape = BROADCAST) -> Iterator[Cue]:
     """The cues of segments (see `transcripts`), in order."""
     for segment in segments:
         text = _Text(segment["text"])
-        if text.columns(0, len(text.text)) <= LINES * COLUMNS and segment["end"] - segment["start"] <= SECONDS:
-            whole = _lines(text, [_Word(*span, 0, 0) for span in _spans(text, language)])
-            if len(whole) <= LINES:
-                yield Cue(segment["start"], segment["end"], whole)
+        words = list(_timed(text, segment, language, shape))
+        fits = text.columns(0, len(text.text)) <= shape.lines * shape.columns
+        if fits and segment["end"] - segment["start"] <= shape.seconds:
+            lines = _lines(text, words, shape)
+            if len(lines) <= shape.lines:
+                yield _cue(text, segment, segment["start"], segment["end"], lines)
                 continue
-        for words in _grouped(text, _timed(text, segment, language)):
-            start = words[0].start
-            yield Cue(start, min(words[-1].end, start + SECONDS), _lines(text, words))
+        for group in _grouped(text, words, shape):
+            start = group[0].start
+            end = min(group[-1].end, start + shape.seconds)
+            yield _cue(text, segment, start, end, _lines(text, group, shape))
 
 
-def _grouped(text: _Text, words: Iterable[_Word]) -> Iterator[list[_Word]]:
+def _cue(text: _Text, segment: Mapping[str, Any], start: float, end: float, lines: Sequence[Sequence[_Word]]) -> Cue:
+    pieces: tuple[tuple[tuple[str, float], ...], ...] = ()
+    if segment.get("words"):
+        pieces = tuple(
+            tuple(
+                (text.text[word.first : following.first if following else word.behind], word.start)
+                for word, following in itertools.zip_longest(line, line[1:])
+            )
+            for line in lines
+        )
+    return Cue(start, end, tuple(text.said(line[0], line[-1]) for line in lines), segment.get("speaker"), pieces)
+
+
+def _grouped(text: _Text, words: Iterable[_Word], shape: Shape) -> Iterator[list[_Word]]:
     """The words of one cue after the other: as many as fit, and not much of a next sentence."""
     group: list[_Word] = []
     line, lines = 0, 1  # where the last line begins, and how many there are
     for word in words:
         if group:
-            opens_line = text.columns(line, word.behind) > COLUMNS
-            is_full = (opens_line and lines == LINES) or word.end - group[0].start > SECONDS
+            opens_line = text.columns(line, word.behind) > shape.columns
+            is_full = (opens_line and lines == shape.lines) or word.end - group[0].start > shape.seconds
             is_sentence = (
-                text.columns(group[0].first, group[-1].behind) >= COLUMNS
+                text.columns(group[0].first, group[-1].behind) >= shape.columns
                 and _SENTENCE_ENDS.search(text.said(group[-1], group[-1])) is not None
             )
             if is_full or is_sentence:
@@ -98,29 +126,29 @@ def _grouped(text: _Text, words: Iterable[_Word]) -> Iterator[list[_Word]]:
         yield group
 
 
-def _lines(text: _Text, words: list[_Word]) -> tuple[str, ...]:
+def _lines(text: _Text, words: list[_Word], shape: Shape) -> tuple[list[_Word], ...]:
     """The words on as few lines as they fit; two lines are about equally long. A longer word has a line of its own."""
     filled: list[list[_Word]] = []
     for word in words:
-        if filled and text.columns(filled[-1][0].first, word.behind) <= COLUMNS:
+        if filled and text.columns(filled[-1][0].first, word.behind) <= shape.columns:
             filled[-1].append(word)
         else:
             filled.append([word])
-    if len(filled) != LINES:
-        return tuple(text.said(line[0], line[-1]) for line in filled)
-    longest = max(COLUMNS, *(text.columns(line[0].first, line[-1].behind) for line in filled))
+    if len(filled) != 2:
+        return tuple(filled)
+    longest = max(shape.columns, *(text.columns(line[0].first, line[-1].behind) for line in filled))
     first, last = words[0], words[-1]
 
-    def imbalance(divided: tuple[_Word, _Word]) -> tuple[bool, int]:
-        upper = text.columns(first.first, divided[0].behind)
-        lower = text.columns(divided[1].first, last.behind)
+    def imbalance(place: int) -> tuple[bool, int]:
+        upper = text.columns(first.first, words[place - 1].behind)
+        lower = text.columns(words[place].first, last.behind)
         return max(upper, lower) > longest, abs(upper - lower)
 
-    before, after = min(itertools.pairwise(words), key=imbalance)
-    return text.said(first, before), text.said(after, last)
+    divided = min(range(1, len(words)), key=imbalance)
+    return words[:divided], words[divided:]
 
 
-def _spans(text: _Text, language: str | None) -> Iterator[tuple[int, int]]:
+def _spans(text: _Text, language: str | None, shape: Shape) -> Iterator[tuple[int, int]]:
     """Where the words are. In Chinese and Japanese a line may end after any character but before no closing sign."""
     if text.text.isascii():
         yield from (match.span() for match in _WORD.finditer(text.text))
@@ -129,7 +157,7 @@ def _spans(text: _Text, language: str | None) -> Iterator[tuple[int, int]]:
         first = match.start()
         for at in range(first + 1, match.end()):
             character = text.text[at]
-            too_long = language in _UNSPACED and text.columns(first, at) >= COLUMNS
+            too_long = language in _UNSPACED and text.columns(first, at) >= shape.columns
             if not (too_long or _width(character) == 2 or _width(text.text[at - 1]) == 2):
                 continue
             if unicodedata.category(character) not in _NEVER_FIRST:
@@ -138,11 +166,11 @@ def _spans(text: _Text, language: str | None) -> Iterator[tuple[int, int]]:
         yield first, match.end()
 
 
-def _timed(text: _Text, segment: Mapping[str, Any], language: str | None) -> Iterator[_Word]:
+def _timed(text: _Text, segment: Mapping[str, Any], language: str | None, shape: Shape) -> Iterator[_Word]:
     said = deque(_placed(text.text, segment.get("words") or ()))
     start, seconds = segment["start"], segment["end"] - segment["start"]
     previous = start
-    for first, behind in _spans(text, language):
+    for first, behind in _spans(text, language, shape):
         heard: _Word | None = None
         begins, ends = (start + seconds * place / len(text.text) for place in (first, behind))
         while said and said[0].first < behind:

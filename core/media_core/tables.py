@@ -354,6 +354,8 @@ class SegmentRow(SQLModel, table=True):
     words: list[dict[str, Any]] | None = Field(default=None, sa_type=JSONB)
     language: str | None = Field(default=None, sa_type=Text)
     """Where the job was asked for a language of each segment."""
+    channel: int | None = None
+    """Of a job with split channels: which one, from 1."""
 
 
 class TranscriptRow(SQLModel, table=True):

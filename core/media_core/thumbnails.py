@@ -20,13 +20,13 @@ SIZES = (160, 320, 640, 1024)
 
 
 async def make_thumbnail(pool: DecodingPool, source: Source, mime_type: str) -> Thumbnail:
-    """The master thumbnail of an image, or of a video's frame that is worth looking at.
+    """The master thumbnail of an image, of a video's frame that is worth looking at, or of a PDF's first page.
 
     Raises DecodingFailed, with code "unsupported" if the type has no thumbnail.
     """
     if not has_thumbnail(mime_type):
         raise DecodingFailed("unsupported", f"{mime_type} has no thumbnail")
-    task = "video_frame" if category(mime_type) == "video" else "thumbnail"
+    task = {"image": "thumbnail", "video": "video_frame"}.get(category(mime_type), "page")
     thumbnail: Thumbnail = await pool.run(task, source, max_side=SIZES[-1])
     return thumbnail
 

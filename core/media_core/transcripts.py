@@ -1,12 +1,12 @@
 """A transcript's formats: plain text, SubRip, WebVTT, JSON. Pure; the api serves them, the workers build the result.
 
 A segment is `{"id", "start", "end", "text"}`, in seconds from the start of the recording. If they were asked for it
-also has `"words"`: `[{"word", "start", "end", "probability"}]`.
+also has `"words"`: `[{"word", "start", "end", "probability"}]`, and `"language"`.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -48,7 +48,8 @@ def result(
 ) -> dict[str, Any]:
     """A completed job's result (http-api.md). `duration` is the recording's, in seconds.
 
-    `heard`, if it is known: `tracks`, the recording's sound tracks, and the `track` and `channel` that were heard.
+    `heard`, if it is known: `tracks`, the recording's sound tracks, the `track` and `channel` that were heard, and, if
+    they were split, how many `channels` there were.
     """
     return {
         **(heard or {}),
@@ -64,22 +65,53 @@ def txt(result: Mapping[str, Any]) -> str:
     return "".join(f"{_line(segment)}\n" for segment in result["segments"])
 
 
-def srt(result: Mapping[str, Any]) -> str:
-    """SubRip. The format cannot escape its arrow, so an arrow in the text is shortened."""
+def srt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST) -> str:
+    """SubRip. The format cannot escape its arrow, so an arrow in the text is shortened. A speaker stands before the
+    text.
+    """
     cues = (
-        f"{number}\n{_span(cue, ',')}\n{''.join(_ARROW.sub('->', line) + chr(10) for line in cue.lines)}"
-        for number, cue in enumerate(subtitles.cues(result["segments"], result.get("language")), 1)
+        f"{number}\n{_span(cue, ',')}\n{_speaker(cue)}{''.join(_ARROW.sub('->', line) + chr(10) for line in cue.lines)}"
+        for number, cue in enumerate(subtitles.cues(result["segments"], result.get("language"), shape), 1)
     )
     return "\n".join(cues)
 
 
-def vtt(result: Mapping[str, Any]) -> str:
-    """WebVTT (W3C): `&`, `<` and `>` escaped, so that neither an arrow nor a tag in the text is taken for markup."""
+def vtt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST, *, highlights: bool = False) -> str:
+    """WebVTT (W3C): `&`, `<` and `>` escaped, so that neither an arrow nor a tag in the text is taken for markup.
+
+    A speaker is a voice tag. `highlights`: each word that has a time begins with it, so that players can mark what is
+    said (`::cue(:past)`).
+    """
     cues = (
-        f"\n{_span(cue, '.')}\n{''.join(_escaped(line) + chr(10) for line in cue.lines)}"
-        for cue in subtitles.cues(result["segments"], result.get("language"))
+        f"\n{_span(cue, '.')}\n{_voice(cue)}{''.join(line + chr(10) for line in _shown(cue, highlights))}"
+        for cue in subtitles.cues(result["segments"], result.get("language"), shape)
     )
     return "WEBVTT\n" + "".join(cues)
+
+
+def _speaker(cue: subtitles.Cue) -> str:
+    return "" if cue.speaker is None else f"{cue.speaker}: "
+
+
+def _voice(cue: subtitles.Cue) -> str:
+    return "" if cue.speaker is None else f"<v {_escaped(cue.speaker)}>"
+
+
+def _shown(cue: subtitles.Cue, highlights: bool) -> Iterator[str]:
+    if not highlights or not cue.pieces:
+        yield from map(_escaped, cue.lines)
+        return
+    reached = round(cue.start * 1000)
+    for line in cue.pieces:
+        shown = ""
+        for said, start in line:
+            at = round(start * 1000)
+            # A time in a cue is later than the one before it, and within the cue.
+            if reached < at < round(cue.end * 1000):
+                shown += f"<{_clock(at, '.')}>"
+                reached = at
+            shown += _escaped(said)
+        yield shown
 
 
 def _escaped(line: str) -> str:
@@ -121,6 +153,14 @@ def _clock(milliseconds: int, decimal: str) -> str:
 
 
 def published(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored segment (`number, start, end, text, words`) as results and events show it (see above)."""
+    """A stored segment (`number, start, end, text, words, channel`) as results and events show it (see above)."""
     segment = {"id": stored["number"], **{name: stored[name] for name in ("start", "end", "text")}}
-    return segment if stored["words"] is None else segment | {"words": stored["words"]}
+    if stored.get("channel") is not None:
+        segment |= {"channel": stored["channel"], "speaker": f"channel {stored['channel']}"}
+    return segment | {name: stored[name] for name in ("words", "language") if stored.get(name) is not None}
+
+
+def by_time(segments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Segments of several channels as one transcript: sorted by their times, and numbered anew."""
+    ordered = sorted(segments, key=lambda segment: (segment["start"], segment["end"], segment.get("channel") or 0))
+    return [{**segment, "id": number} for number, segment in enumerate(ordered)]

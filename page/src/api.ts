@@ -143,12 +143,7 @@ export async function sign(file: string): Promise<{ url: string; expires_at: str
 }
 
 /** A place in a recording where something was said. */
-export interface Hit {
-  media_id: string;
-  filename: string;
-  start: number;
-  snippet: { text: string; marked: boolean }[];
-}
+export type Hit = Schemas["SearchHit"];
 
 export const listSaid = (query: Query, signal: AbortSignal) => json<Page<Hit>>("GET", "/v1/transcripts/search", { query, signal });
 

@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import hashlib
-import json
 import os
 import random
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from page.build import DIST, BuildFailed, build
+from page.build import DIST, HERE, BuildFailed, build, node
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from media_core import tokens
@@ -67,8 +67,8 @@ def short_token(run: MakeRun, seconds: float) -> str:
 
 
 @asynccontextmanager
-async def profile(browser: Browser, **options: Any) -> AsyncIterator[BrowserContext]:
-    context = await browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 800}, **options)
+async def profile(browser: Browser, locale: str = "en-GB") -> AsyncIterator[BrowserContext]:
+    context = await browser.new_context(locale=locale, viewport={"width": 1280, "height": 800})
     context.set_default_timeout(PATIENCE)
     try:
         yield context
@@ -145,9 +145,18 @@ async def test_the_link_signs_in_and_leaves_the_token_nowhere(run: MakeRun, cont
     await expect(page.get_by_role("heading", name="All files")).to_be_visible()
 
 
-def test_the_page_is_small() -> None:
+def test_the_page_is_small(run: MakeRun) -> None:
     sent = [file.with_name(f"{file.name}.br") for file in DIST.rglob("*") if file.suffix in (".js", ".css", ".html")]
     assert sum(file.stat().st_size for file in sent if file.exists()) < MOST_COMPRESSED
+
+
+def test_the_pure_logic_of_the_page_holds() -> None:
+    try:
+        program = node()
+    except BuildFailed as error:
+        missing(f"Node.js can't be had here: {str(error).splitlines()[0]}")
+    ran = subprocess.run([program, "--test", "tests/*.test.ts"], cwd=HERE, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
 
 
 async def test_a_dropped_photo_appears_with_its_thumbnail_and_becomes_clean(
@@ -384,22 +393,8 @@ async def test_camera_and_microphone_upload_what_they_take(run: MakeRun, context
 
 
 async def test_the_page_speaks_german(run: MakeRun, browser: Browser) -> None:
-    async with browser_in_german(browser) as context:
+    async with profile(browser, locale="de-DE") as context:
         page = await context.new_page()
         await page.goto(link(run))
         await expect(page.get_by_role("heading", name="Alle Dateien")).to_be_visible()
         assert await page.evaluate("document.documentElement.lang") == "de"
-
-
-@asynccontextmanager
-async def browser_in_german(browser: Browser) -> AsyncIterator[BrowserContext]:
-    context = await browser.new_context(locale="de-DE")
-    context.set_default_timeout(PATIENCE)
-    try:
-        yield context
-    finally:
-        await context.close()
-
-
-def described(problems: list[dict[str, Any]]) -> str:
-    return json.dumps([(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in problems], indent=1)

@@ -126,7 +126,7 @@ class Tenant:
     async def drain(self, **parts: Any) -> None:
         await self.worker(**parts).run()
 
-    async def drain_with_a_worker_for_each_step(self, job_id: str) -> int:
+    async def drain_with_a_worker_for_each_stretch(self, job_id: str) -> int:
         """Stops each worker once it has stored segments. Returns how many there were."""
         for number in itertools.count(1):
 
@@ -424,7 +424,7 @@ async def test_a_worker_that_takes_over_keeps_to_the_track(tenant: Tenant) -> No
     assert unheard(expected["segments"], SPOKEN["long_en.m4a"]["segments"]) == []
 
     job_id = await tenant.submit(await tenant.keep(recording), language="en")
-    await tenant.drain_with_a_worker_for_each_step(job_id)
+    await tenant.drain_with_a_worker_for_each_stretch(job_id)
     job = await tenant.job(job_id)
     assert (job.status, job.result) == ("completed", expected)
 
@@ -449,6 +449,56 @@ async def test_a_channel_can_be_chosen(tenant: Tenant) -> None:
         assert (result["transcript"], result["channel"]) == (SPOKEN[name]["text"], channel)
     code, sentence = await tenant.refusal(both, channel=3)
     assert (code, sentence) == ("no_such_channel", "There is no channel 3 in this file's sound; it has 2.")
+
+
+async def test_split_channels_are_one_speaker_each(tenant: Tenant) -> None:
+    first, second = samples_of("digits_en.wav"), samples_of("two_phrases_en.wav")
+    silence = (np.zeros_like(first), np.zeros_like(second))
+    data = stereo(np.concatenate([silence[0], second]), np.concatenate([first, silence[1]]))
+    seconds = (len(first) + len(second)) / SAMPLE_RATE
+    job_id = await tenant.submit(await tenant.keep(data), channels="split")
+    await tenant.drain()
+    job = await tenant.job(job_id)
+    result = job.result
+    assert (result["channels"], result["channel"], round(result["duration"], 1)) == (2, None, round(seconds, 1))
+    assert abs(job.charged_seconds - 2 * seconds) <= 1
+    assert [segment["id"] for segment in result["segments"]] == list(range(len(result["segments"])))
+    said = {
+        speaker: " ".join(segment["text"] for segment in result["segments"] if segment["speaker"] == speaker)
+        for speaker in ("channel 2", "channel 1")
+    }
+    assert said == {
+        "channel 2": SPOKEN["digits_en.wav"]["text"],
+        "channel 1": SPOKEN["two_phrases_en.wav"]["text"],
+    }
+    assert result["transcript"] == " ".join(said.values())
+    assert transcripts.vtt(result).splitlines()[3].startswith("<v channel 2>")
+    assert transcripts.srt(result).splitlines()[2].startswith("channel 2: ")
+
+
+async def test_a_worker_that_takes_over_goes_on_with_the_channel(tenant: Tenant) -> None:
+    said = samples_of("digits_en.wav")
+    job_id = await tenant.submit(await tenant.keep(stereo(said, said)), channels="split")
+    lease = await tenant.work.queue.lease("transcribe", worker="dead", seconds=60)
+    assert lease is not None
+    heard = {"number": 0, "start": 0.0, "end": 0.5, "text": "said before", "words": None, "channel": 1}
+    seconds = len(said) / SAMPLE_RATE
+    place = {"language": "en", "track": 1, "unfinished": [], "channel": 2, "before": seconds}
+    await tenant.work.queue.append_segments(lease, [heard], place=place)
+    await tenant.work.queue.release(lease)
+    await tenant.drain()
+    job = await tenant.job(job_id)
+    assert [segment["text"] for segment in job.result["segments"] if segment["channel"] == 1] == ["said before"]
+    said_in_2 = " ".join(segment["text"] for segment in job.result["segments"] if segment["channel"] == 2)
+    assert said_in_2 == SPOKEN["digits_en.wav"]["text"]
+    assert abs(job.charged_seconds - 2 * seconds) <= 1
+
+
+async def test_a_mono_file_that_is_split_has_one_channel(tenant: Tenant) -> None:
+    result = await tenant.transcribe(sample("digits_en.wav"), channels="split")
+    assert result["channels"] == 1
+    assert {segment["speaker"] for segment in result["segments"]} == {"channel 1"}
+    assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
 
 
 async def test_words_come_with_their_times_when_asked_for(tenant: Tenant) -> None:
@@ -610,11 +660,11 @@ async def test_a_stopped_worker_hands_the_job_back_and_the_next_one_goes_on(tena
 
 
 @pytest.mark.parametrize("options", [{}, {"word_timestamps": True}, {"vad": False}])
-async def test_a_worker_for_each_step_makes_the_transcript_of_one(tenant: Tenant, options: dict[str, Any]) -> None:
-    recording = wav(np.tile(samples_of("long_en.m4a"), 2))
+async def test_a_worker_for_each_stretch_makes_the_transcript_of_one(tenant: Tenant, options: dict[str, Any]) -> None:
+    recording = sample("long_en.m4a")
     expected = await tenant.transcribe(recording, **options)
     job_id = await tenant.submit(await tenant.keep(recording), **options)
-    assert await tenant.drain_with_a_worker_for_each_step(job_id) >= 5
+    assert await tenant.drain_with_a_worker_for_each_stretch(job_id) >= 3
     assert (await tenant.job(job_id)).result == expected
 
 

@@ -203,7 +203,7 @@ def test_what_a_browser_could_run_is_never_inline(mime_type: str) -> None:
         ("audio/midi", "audio", False, False),
         ("video/mp4", "video", True, True),
         ("video/x-ms-asf", "video", False, False),
-        ("application/pdf", "document", False, False),
+        ("application/pdf", "document", True, False),
         ("text/plain", "document", False, False),
         ("application/octet-stream", "document", False, False),
     ],

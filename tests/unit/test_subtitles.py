@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from media_core import transcripts
-from media_core.subtitles import Cue, cues
+from media_core.subtitles import Cue, Shape, cues
 
 MONOLOGUE = (
     "So what I would like to talk about today is the garden behind the house, which has grown for twenty years. "
@@ -127,3 +127,51 @@ def test_both_formats_have_the_cues() -> None:
     count = len(list(cues(result["segments"], "en")))
     assert transcripts.srt(result).count(" --> ") == transcripts.vtt(result).count(" --> ") == count
     assert transcripts.txt(result) == MONOLOGUE + "\n"
+
+
+SENTENCE = "one two three four five six seven eight nine ten"
+TIMED = {
+    "id": 0,
+    "start": 0.0,
+    "end": 10.0,
+    "text": SENTENCE,
+    "words": [
+        {"word": word, "start": float(place), "end": place + 0.8, "probability": 1.0}
+        for place, word in enumerate(SENTENCE.split())
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"),
+    [
+        (Shape(columns=20, lines=1, seconds=60), [("one two three four",), ("five six seven eight",), ("nine ten",)]),
+        (Shape(columns=20, lines=2, seconds=60), [("one two three four", "five six seven eight"), ("nine ten",)]),
+        (
+            Shape(columns=200, lines=1, seconds=3),
+            [("one two three",), ("four five six",), ("seven eight nine",), ("ten",)],
+        ),
+    ],
+)
+def test_cues_have_the_shape_that_was_asked_for(shape: Shape, shown: list[tuple[str, ...]]) -> None:
+    found = list(cues([TIMED], "en", shape))
+    assert [cue.lines for cue in found] == shown
+    assert [cue.start for cue in found] == [float(SENTENCE.split().index(lines[0].split()[0])) for lines in shown]
+
+
+def test_highlights_are_the_times_of_the_words() -> None:
+    result = {"segments": [TIMED], "language": "en"}
+    cue = transcripts.vtt(result, Shape(columns=20, lines=2, seconds=60), highlights=True).split("\n\n")[1]
+    assert cue == (
+        "00:00:00.000 --> 00:00:07.800\n"
+        "one <00:00:01.000>two <00:00:02.000>three <00:00:03.000>four\n"
+        "<00:00:04.000>five <00:00:05.000>six <00:00:06.000>seven <00:00:07.000>eight"
+    )
+    untimed = {"segments": [{**TIMED, "words": None}], "language": "en"}
+    assert transcripts.vtt(untimed, highlights=True) == transcripts.vtt(untimed)
+
+
+def test_a_speaker_is_named_and_never_markup() -> None:
+    result = {"segments": [{**TIMED, "speaker": "a <b>"}], "language": "en"}
+    assert "\n<v a &lt;b&gt;>one" in transcripts.vtt(result)
+    assert "\na <b>: one" in transcripts.srt(result)

@@ -7,9 +7,9 @@ where it begins.
 """
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from media_core import passages, queue, quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
 from media_core.errors import Refused, Unfinished, not_found
-from media_core.jobs import TranscriptionRequest
+from media_core.jobs import MOST_SPLIT, TranscriptionRequest
 from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
 from media_core.speech_models import cannot_translate
@@ -40,6 +40,8 @@ _LEAD_IN: Final = frames(1.0)
 _CANCELLED = 0.1
 """Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
 of it at least."""
+_ONE_LANGUAGE: Final = 10.0
+"""Longest chunk in seconds where the language may change: whoever changes it mostly pauses, and a chunk has one."""
 _ROUNDING = 0.25
 """Seconds by which decoded audio may be longer or shorter than requested or announced: resamplers and codecs pad."""
 
@@ -75,14 +77,14 @@ class Transcriber:
         Raises NotYet while the verdict is due, Cancelled, LeaseLost, Unavailable, Unfinished, and Refused: `not_found`,
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
         `transcription_limit_exceeded`, `unsupported_language`, `model_unavailable`, `translation_unavailable`,
-        `no_such_track`, `no_such_channel`.
+        `no_such_track`, `no_such_channel`, `too_many_channels`.
         """
         wanted = TranscriptionRequest.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
         source = Stored(work, content)
         recording = Recording(work.decoder, source, wanted, max_seconds=self._max_seconds)
         announced = await recording.open()
-        await _charge(lease, work, announced or 0.0)
+        await _charge(lease, work, (announced or 0.0) * len(recording.channels))
         model = await self._whisper.model()
         if wanted.task == "translate" and not model.translates:
             raise Refused("translation_unavailable", cannot_translate(self._whisper.name))
@@ -91,24 +93,33 @@ class Transcriber:
                 "unsupported_language",
                 f"The model knows no language {wanted.language!r}; it knows {', '.join(sorted(model.languages))}.",
             )
-        transcript = Transcript(lease, work, self._lease_seconds, wanted, announced)
+        transcript = Transcript(lease, work, self._lease_seconds, wanted, announced, channels=len(recording.channels))
         await transcript.resume()
         if transcript.place.track is not None:
             recording.keep_to(transcript.place.track)
+
+        async def charge(seconds: float) -> None:
+            await _charge(lease, work, transcript.place.before + seconds)
+
         listening = Listening(
             model,
             recording,
             wanted,
-            partial(_charge, lease, work),
+            charge,
             chunk_seconds=self._whisper.chunk_seconds,
             window_seconds=self._window_seconds,
         )
         ends_at: float | None = None
         while ends_at is None:
+            recording.channel = transcript.place.channel or wanted.channel
             place, said, ends_at = await listening.stretch(transcript.place)
-            await transcript.add(place, said, ended=ends_at is not None)
+            following = None if ends_at is None else recording.following(place, ends_at)
+            await transcript.add(place, said, ended=ends_at is not None, following=following)
+            if following is not None:
+                ends_at = None
+        decoded = transcript.place.before + ends_at
         async with work.database.transaction() as tx:
-            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(ends_at - _ROUNDING), 0))
+            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(decoded - _ROUNDING), 0))
         result = transcript.result(ends_at, recording.heard())
         async with work.database.transaction() as tx:
             await queue.finish(tx, lease, result)
@@ -126,6 +137,10 @@ class Place:
     """The sound track that is kept to; None until one has spoken."""
     unfinished: tuple[Word, ...] = ()
     """The words at the end that may go on as the same sentence."""
+    channel: int | None = None
+    """Where channels are split, the one that is heard."""
+    before: float = 0.0
+    """Seconds of the channels that were heard before it."""
 
     @property
     def seconds(self) -> float:
@@ -143,10 +158,19 @@ class Transcript:
     """A job's segments so far. Raises LeaseLost; Cancelled if the client has cancelled the job."""
 
     def __init__(
-        self, lease: Lease, work: Work, lease_seconds: float, wanted: TranscriptionRequest, announced: float | None
+        self,
+        lease: Lease,
+        work: Work,
+        lease_seconds: float,
+        wanted: TranscriptionRequest,
+        announced: float | None,
+        *,
+        channels: int = 1,
     ) -> None:
         self.segments: list[dict[str, Any]] = []
-        self.place = Place(language=wanted.language)
+        self.place = Place(language=wanted.language, channel=1 if wanted.channels == "split" else None)
+        self._seconds = None if announced is None else announced * channels
+        """Of all channels that are heard."""
         self._with_words = wanted.word_timestamps
         self._lease = lease
         self._queue = work.queue
@@ -162,19 +186,24 @@ class Transcript:
         elif self.segments:  # stored by a version that kept no place
             self.place = replace(self.place, frame=math.ceil(self.segments[-1]["end"] / SECONDS_PER_FRAME))
 
-    async def add(self, place: Place, said: list[Word], *, ended: bool) -> None:
-        """Stores the sentences that are complete now, and the place of the next stretch."""
+    async def add(self, place: Place, said: list[Word], *, ended: bool, following: Place | None = None) -> None:
+        """Stores the sentences that are complete now, and the place of the next stretch. `following`: the beginning of
+        the next channel.
+        """
         words = [*self.place.unfinished, *said]
         sentences, unfinished = divided(words, until=None if ended else place.seconds)
-        place = replace(place, unfinished=tuple(unfinished))
+        channel = place.channel
+        place = replace(following or place, unfinished=tuple(unfinished))
+        earlier = [segment["end"] for segment in self.segments[-1:] if segment.get("channel") == channel]
         stored: list[dict[str, Any]] = []
         for sentence in sentences:
-            after = stored[-1]["end"] if stored else self.segments[-1]["end"] if self.segments else 0.0
-            stored.append(self._stored(len(self.segments) + len(stored), sentence, after))
+            after = stored[-1]["end"] if stored else earlier[0] if earlier else 0.0
+            number = len(self.segments) + len(stored)
+            stored.append({**self._stored(number, sentence, after), "channel": channel})
         await self._queue.append_segments(self._lease, stored, place=place.stored())
         self.segments += map(published, stored)
         self.place = place
-        progress = min(place.seconds / self._announced, 1.0) if self._announced else None
+        progress = min((place.before + place.seconds) / self._seconds, 1.0) if self._seconds else None
         await self._queue.renew(self._lease, seconds=self._lease_seconds, progress=progress)
 
     def _stored(self, number: int, sentence: list[Word], after: float) -> dict[str, Any]:
@@ -186,13 +215,22 @@ class Transcript:
             "end": round(max(sentence[-1].end, start), 3),
             "text": "".join(word.text for word in sentence).strip(),
             "words": [_shown(word) for word in sentence] if self._with_words else None,
+            "language": sentence[0].language,
         }
 
     def result(self, heard_until: float, heard: dict[str, Any]) -> dict[str, Any]:
         # The header's duration, which the item's info shows too, unless it is wrong by a second or more.
         announced = heard_until if self._announced is None else self._announced
         duration = announced if abs(announced - heard_until) < 1 else heard_until
-        return transcripts.result(self.segments, self.place.language if self.segments else None, duration, heard)
+        segments = self.segments if self.place.channel is None else transcripts.by_time(self.segments)
+        return transcripts.result(segments, self._language(), duration, heard)
+
+    def _language(self) -> str | None:
+        """Of the recording: where each segment has one, that which is spoken for the longest time."""
+        spoken: Counter[str | None] = Counter()
+        for segment in self.segments:
+            spoken[segment.get("language") or self.place.language] += segment["end"] - segment["start"]
+        return spoken.most_common(1)[0][0] if spoken else None
 
 
 def _shown(word: Word) -> dict[str, Any]:
@@ -247,7 +285,7 @@ class Listening:
             ended = window.last and found.following >= len(voice)
             if said:
                 self.recording.keep_to(track)
-                return Place(frame, language, track), said, window.end if ended else None
+                return replace(place, frame=frame, language=language, track=track), said, window.end if ended else None
             if ended:
                 self._longest = max(self._longest, window.end)
             else:
@@ -264,7 +302,8 @@ class Listening:
         lead = min(_LEAD_IN, frame)
         everything = not self.wanted.vad
         most = self.model.at_once
-        seconds = min(most * self.chunk_seconds * _ROOM, self.window_seconds)
+        longest = min(self.chunk_seconds, _ONE_LANGUAGE) if self.wanted.multilingual else self.chunk_seconds
+        seconds = min(most * longest * _ROOM, self.window_seconds)
         while True:
             window = await self.recording.window(frame - lead, seconds, track)
             await self.charge(window.end - _ROUNDING)
@@ -274,7 +313,7 @@ class Listening:
                 first=min(lead, len(voice)),
                 last=window.last,
                 most=most,
-                longest=min(self.chunk_seconds, 0.9 * seconds),
+                longest=min(longest, 0.9 * seconds),
                 everything=everything,
             )
             if found.full or seconds >= self.window_seconds:
@@ -287,13 +326,14 @@ class Listening:
         if not found.chunks:
             return [], language
         chunks = [chunk.of(window.audio) for chunk in found.chunks]
-        heard, language = await self.model.hear(chunks, language, self.wanted)
+        heard = await self.model.hear(chunks, language, self.wanted)
         said: list[Word] = []
-        for chunk, words in zip(found.chunks, heard, strict=True):
+        for chunk, (words, spoken) in zip(found.chunks, heard, strict=True):
             for word in words:
                 start, end = snapped(voice, chunk.placed(word.start), chunk.placed(word.end, ends=True))
-                said.append(replace(word, start=window.start + start, end=window.start + max(start, end)))
-        return said, language
+                start, end = window.start + start, window.start + max(start, end)
+                said.append(replace(word, start=start, end=end, language=spoken if self.wanted.multilingual else None))
+        return said, heard[-1][1]
 
 
 class Recording:
@@ -318,6 +358,10 @@ class Recording:
         self._tracks: tuple[SoundTrack, ...] = ()
         self.candidates: tuple[int, ...] = (1,)
         """Numbers of tracks, from 1."""
+        self.channels: tuple[int | None, ...] = (wanted.channel,)
+        """Those that are heard one after the other, from 1. None: all of them, mixed."""
+        self.channel = wanted.channel
+        """The one that is heard now."""
 
     async def open(self) -> float | None:
         """Looks at the tracks. Returns the duration in seconds by the container's header, None if it does not say.
@@ -342,7 +386,25 @@ class Recording:
                 "no_such_channel",
                 f"There is no channel {self._wanted.channel} in this file's sound; it has {channels}.",
             )
+        if self._wanted.channels == "split":
+            self._split(channels or 1)
         return facts.duration
+
+    def _split(self, channels: int) -> None:
+        if channels > MOST_SPLIT:
+            raise Refused(
+                "too_many_channels",
+                f"This file's sound has {channels} channels; up to {MOST_SPLIT} are heard by themselves. Choose one "
+                "with `channel`.",
+            )
+        self.keep_to(self.candidates[0])
+        self.channels = tuple(range(1, channels + 1))
+
+    def following(self, place: Place, ends_at: float) -> Place | None:
+        """The beginning of the channel after the place's, which has ended; None if there is none."""
+        if place.channel is None or place.channel >= len(self.channels):
+            return None
+        return Place(0, place.language, place.track, channel=place.channel + 1, before=place.before + ends_at)
 
     def _heard_here(self) -> tuple[int, ...]:
         """The tracks that can be decoded; if none can, the first, so that decoding it says why."""
@@ -357,14 +419,15 @@ class Recording:
             "tracks": [{"number": number, **asdict(track)} for number, track in enumerate(self._tracks, 1)],
             "track": self.candidates[0],
             "channel": self._wanted.channel,
+            **({"channels": len(self.channels)} if self._wanted.channels == "split" else {}),
         }
 
     async def window(self, frame: int, seconds: float, track: int) -> Window:
         """So many seconds from a frame on. Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
         channels = self._tracks[track - 1].channels
         arguments: dict[str, Any] = {"start": frame * SECONDS_PER_FRAME, "seconds": seconds, "track": track}
-        if self._wanted.channel is not None:
-            arguments["channel"] = self._wanted.channel
+        if self.channel is not None:
+            arguments["channel"] = self.channel
         elif channels is not None and channels > 1:
             arguments["layout"] = "stereo"
         pcm = await self._run("audio_window", **arguments)

@@ -20,6 +20,7 @@ from media_core import transcripts
 from media_core.errors import Refused, Unavailable, not_found
 from media_core.jobs import Job as CoreJob
 from media_core.jobs import State
+from media_core.subtitles import BROADCAST, Shape
 from media_core.tokens import Claims
 from media_core.transcripts import published
 
@@ -87,7 +88,7 @@ async def cancel_job(caller: JobOwner, services: Wired, job_id: JobId) -> Data[J
                 for name, (media_type, _) in transcripts.FORMATS.items()
             },
         },
-        **problems.described("not_found", "not_completed"),
+        **problems.described("not_found", "not_completed", "invalid_request"),
     },
 )
 async def get_transcript(
@@ -95,16 +96,45 @@ async def get_transcript(
     services: Wired,
     job_id: JobId,
     extension: Annotated[str, Path(json_schema_extra={"enum": list(transcripts.FORMATS)})],
+    max_chars: Annotated[
+        int,
+        Query(
+            ge=10,
+            le=200,
+            description="SubRip, WebVTT: most columns of a line. Chinese, Japanese and Korean characters take two.",
+        ),
+    ] = BROADCAST.columns,
+    max_lines: Annotated[int, Query(ge=1, le=10, description="Most lines of a cue.")] = BROADCAST.lines,
+    max_seconds: Annotated[
+        float, Query(ge=0.5, le=60, description="Most seconds of a cue.", allow_inf_nan=False)
+    ] = BROADCAST.seconds,
+    word_highlights: Annotated[
+        bool,
+        Query(
+            description="Of WebVTT: each word begins with its time, so that a player can mark what is said "
+            "(`::cue(:past)`). Only for a job with `word_timestamps`."
+        ),
+    ] = False,
 ) -> Response:
-    """A completed transcription as JSON, plain text, SubRip or WebVTT. A cue of the last two has at most two lines of
-    42 columns and seven seconds; with `word_timestamps` it begins and ends with its words."""
+    """A completed transcription as JSON, plain text, SubRip or WebVTT.
+
+    A cue of the last two has at most two lines of 42 columns and seven seconds, unless you ask for another shape. A
+    longer segment is divided between its words: with `word_timestamps` at their times, else in proportion to the
+    letters. A word that is longer than a line is not divided. With `channels=split` each cue names its speaker.
+    """
     job = await services.jobs.find(caller, job_id)
     if job.kind != "transcribe" or extension not in transcripts.FORMATS:
         raise not_found()
     if job.status != "completed" or job.result is None:
         raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", job_status=job.status)
     media_type, render = transcripts.FORMATS[extension]
-    text = await asyncio.to_thread(render, job.result)
+    shape = Shape(max_chars, max_lines, max_seconds)
+    if extension == "vtt":
+        text = await asyncio.to_thread(transcripts.vtt, job.result, shape, highlights=word_highlights)
+    elif extension == "srt":
+        text = await asyncio.to_thread(transcripts.srt, job.result, shape)
+    else:
+        text = await asyncio.to_thread(render, job.result)
     headers = {
         "Content-Type": media_type,
         "Content-Disposition": downloads.content_disposition(f"{job_id}.{extension}", inline=True),

@@ -1,7 +1,7 @@
 """`POST /v1/transcribe`: queues a job for a recording that is sent along or was uploaded before."""
 
 import contextlib
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
 
@@ -26,7 +26,7 @@ from media_api.receiving import (
 from media_api.request_middleware import request_id_of
 from media_api.services import Services, Wired
 from media_core.errors import Refused, Unavailable
-from media_core.jobs import MOST_CHANNELS, MOST_TRACKS, Job, TranscriptionRequest
+from media_core.jobs import MOST_CHANNELS, MOST_SPLIT, MOST_TRACKS, Job, TranscriptionRequest
 from media_core.tokens import Claims
 from media_core.transcripts import LANGUAGES
 from media_core.uploads import Upload, Uploaded
@@ -47,6 +47,12 @@ _FIELDS: Final[dict[str, Any]] = {
     "prompt": text_field("What the recording is about; helps with names."),
     "hotwords": text_field("Words to expect."),
     "vad": {"type": "boolean", "default": True, "description": "Skip where nobody speaks."},
+    "multilingual": {
+        "type": "boolean",
+        "default": False,
+        "description": "The language changes within the recording. It is found for every few sentences, and each "
+        "segment has its `language`; where it is unclear it stays the same. Takes up to three times as long.",
+    },
     "track": {
         "type": "integer",
         "minimum": 1,
@@ -58,6 +64,13 @@ _FIELDS: Final[dict[str, Any]] = {
         "minimum": 1,
         "maximum": MOST_CHANNELS,
         "description": "Which channel of it is heard, from 1; all of them, mixed, if left out.",
+    },
+    "channels": {
+        "type": "string",
+        "enum": ["mix", "split"],
+        "default": "mix",
+        "description": "`split`: each channel is heard by itself, as one speaker, and counts as so much audio; "
+        f"at most {MOST_SPLIT}. A mono file has one.",
     },
 }
 _FORM: Final[dict[str, Any]] = {
@@ -162,6 +175,10 @@ def _wanted(form: Form) -> TranscriptionRequest:
     language = form.text("language")
     if language is not None and language.lower() not in LANGUAGES:
         raise Refused("invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it.")
+    channel = form.number("channel", MOST_CHANNELS)
+    channels: Literal["mix", "split"] = form.choice("channels", ("mix", "split"))
+    if channel is not None and channels == "split":
+        raise Refused("invalid_request", "`channel` is one of them, `channels=split` means all; send one of both.")
     return TranscriptionRequest(
         language=language.lower() if language else None,
         task=form.choice("task", ("transcribe", "translate")),
@@ -169,6 +186,8 @@ def _wanted(form: Form) -> TranscriptionRequest:
         prompt=form.text("prompt"),
         hotwords=form.text("hotwords"),
         vad=form.flag("vad", default=True),
+        multilingual=form.flag("multilingual"),
         track=form.number("track", MOST_TRACKS),
-        channel=form.number("channel", MOST_CHANNELS),
+        channel=channel,
+        channels=channels,
     )

@@ -56,6 +56,7 @@ _TASKS = {
     "inspect_image": Contract(lambda facts, _: ImageFacts(**facts), _whole, lambda _: 0),
     "thumbnail": Contract(lambda facts, data: Thumbnail(data, **facts), _whole, lambda _: 8 << 20),
     "resize_thumbnail": Contract(lambda _, data: data, _whole, lambda _: 8 << 20),
+    "page": Contract(lambda facts, data: Thumbnail(data, **facts), _whole, lambda _: 8 << 20),
     "probe": Contract(lambda facts, _: MediaFacts.of(facts), lambda _: 160 * BLOCK, lambda _: 0),
     "video_frame": Contract(lambda facts, data: Thumbnail(data, **facts), lambda _: 96 * BLOCK, lambda _: 8 << 20),
     "audio_window": Contract(

@@ -23,7 +23,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from media_core.decoding import audiovisual, child, images
+from media_core.decoding import audiovisual, child, documents, images
 from media_core.decoding.confinement import end_with
 from media_core.decoding.wire import ORDER, STATUS
 
@@ -35,6 +35,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal is for the parent, which ends this process
     orders = socket.socket(fileno=0)
     images.warm_up()
+    documents.warm_up()
     audiovisual.warm_up()
     gc.collect()
     gc.freeze()

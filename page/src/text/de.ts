@@ -43,6 +43,7 @@ export const de: Text = {
   actions: (name) => `Aktionen für ${name}`,
   open: "Öffnen",
   navigation: "Räume und Aufträge",
+  notices: "Meldungen",
   menu: "Menü",
   close: "Schließen",
   cancel: "Abbrechen",

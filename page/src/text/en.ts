@@ -43,6 +43,7 @@ export const en = {
   actions: (name: string) => `Actions for ${name}`,
   open: "Open",
   navigation: "Rooms and jobs",
+  notices: "Notices",
   menu: "Menu",
   close: "Close",
   cancel: "Cancel",

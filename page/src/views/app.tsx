@@ -128,10 +128,9 @@ function SignedIn() {
       </div>
       </div>
       {isOver.value && <div class="drop" aria-hidden="true"><p><Icon name="upload" />{room === null ? text.value.dropHere : text.value.dropInRoom(room)}</p></div>}
-      <div class="corner"><Toasts /><Uploads /></div>
+      <aside class="corner" aria-label={text.value.notices}><Toasts /><Uploads /><OpenMenu /></aside>
       {file !== null && <Viewer key={file} id={file} onClose={() => go({ ...place.value, file: null, at: null })} />}
       <Dialogs />
-      <OpenMenu />
     </div>
   );
 }
