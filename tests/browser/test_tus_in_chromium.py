@@ -74,7 +74,12 @@ WITH_UPPY = """({endpoint, token, piece, until, retries}) => {
 @pytest.fixture(scope="module")
 async def api(postgres: EmbeddedPostgres, app: WebApp, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
     async with api_server.process(postgres, tmp_path_factory.mktemp("api"), MEDIA_CORS_ORIGINS=app.origin()) as one:
-        yield one
+        try:
+            yield one
+        finally:
+            assert one.process
+            one.process.kill()  # a test may have started another than the one that this ends
+            await asyncio.to_thread(one.process.wait)
 
 
 @pytest.fixture
