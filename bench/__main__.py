@@ -23,7 +23,7 @@ from pathlib import Path
 from sqlalchemy import text
 from tests.tools import build
 
-from bench import counts, decoding, large, load, memory, on_s3, scans, small, synapse, tusd
+from bench import counts, decoding, large, load, memory, on_s3, scans, small, speech, synapse, tusd
 from bench.measure import FULL, QUICK, Amount, Effort, Row, amounts, legends, table
 from bench.parts import Parts, started
 from bench.resources import MIB
@@ -41,6 +41,7 @@ MEASUREMENTS: dict[str, Callable[[Parts, Effort], Awaitable[Sequence[Row | Amoun
     "duplicate-large": large.duplicate,
     "thumbnails": decoding.thumbnails,
     "transcription": decoding.transcription,
+    "speech": speech.speech,
     "statements": counts.statements,
     "memory": memory.memory,
 }

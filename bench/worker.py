@@ -34,7 +34,7 @@ from media_workers.settings import ClamdSettings, DrainSettings, WhisperSettings
 from media_workers.transcribe import Transcriber
 from media_workers.whisper import Whisper
 
-DRAIN_SECONDS = 180.0
+DRAIN_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ class Worker:
                 text("UPDATE blob SET scan_status = 'clean' WHERE sha256 = :sha256"), {"sha256": payload["sha256"]}
             )
             await enqueue(tx, "transcribe", payload, owner="alice", media_id=payload["media_id"])
+
+    async def transcript(self) -> str:
+        """Of the one job."""
+        async with self._database.transaction() as tx:
+            return str((await tx.execute(text("SELECT result ->> 'transcript' FROM job"))).scalar_one())
 
     async def check(self, count: int) -> None:
         """All `count` jobs that were queued are done, and well: else a turn was quick for a wrong reason."""

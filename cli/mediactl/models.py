@@ -230,6 +230,8 @@ class Segment(TypedDict):
     """With `channels=split` only: which one, from 1."""
     speaker: NotRequired[str | None]
     """With `channels=split` only: `channel 1` and so on."""
+    language: NotRequired[str | None]
+    """With `multilingual` only."""
 
 
 class SignError(TypedDict):

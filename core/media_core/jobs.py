@@ -122,6 +122,8 @@ class TranscriptionRequest:
     """Which channel of it, from 1. None: all of them."""
     channels: Literal["mix", "split"] = "mix"
     """`split`: each channel is heard by itself, as one speaker."""
+    multilingual: bool = False
+    """The language is found again and again, and each segment has its own."""
 
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> "TranscriptionRequest":

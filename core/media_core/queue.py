@@ -169,10 +169,11 @@ _APPEND = text("""
 WITH held AS (
     SELECT job_id FROM job WHERE job_id = :job_id AND lease_token = :token AND status = 'running' FOR UPDATE
 ), written AS (
-    INSERT INTO segment (job_id, number, start, "end", text, words, channel)
-    SELECT held.job_id, s.number, s.start, s."end", s.text, s.words, s.channel
+    INSERT INTO segment (job_id, number, start, "end", text, words, channel, language)
+    SELECT held.job_id, s.number, s.start, s."end", s.text, s.words, s.channel, s.language
     FROM held, jsonb_to_recordset(CAST(:segments AS jsonb))
-        AS s(number int, start float, "end" float, text text, words jsonb, channel int)
+        AS s(number int, start float, "end" float, text text, words jsonb, channel int,
+            language text)
     ON CONFLICT (job_id, number) DO NOTHING
 ), noted AS (
     UPDATE job SET place = CAST(:place AS jsonb) FROM held
@@ -181,9 +182,11 @@ WITH held AS (
 SELECT job_id FROM held
 """)
 _SEGMENTS = text("""
-SELECT number, start, "end", text, words, channel FROM segment
+SELECT number, start, "end", text, words, channel, language FROM segment
 WHERE job_id = :job_id AND number > :after ORDER BY number
 """)
+_OF_SOME = frozenset({"channel", "language"})
+"""Columns of segments that most have not."""
 _PLACE = text("SELECT place FROM job WHERE job_id = :job_id")
 _READY = "((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))"
 # Each count has a LIMIT, so its cost does not grow with the table.
@@ -349,12 +352,13 @@ async def cancel(tx: AsyncConnection, job_id: str) -> None:
 
 
 async def segments_of(tx: AsyncConnection, job_id: str, after: int = -1) -> list[dict[str, Any]]:
-    """Stored segments numbered above `after`, in order: `number, start, end, text, words` (seconds), and `channel`
-    where channels are split.
+    """Stored segments numbered above `after`, in order: `number, start, end, text, words` (seconds), `channel` where
+    channels are split, and `language` where the job found one for each.
     """
     rows = await tx.execute(_SEGMENTS, {"job_id": job_id, "after": after})
     return [
-        {name: value for name, value in row._mapping.items() if name != "channel" or value is not None} for row in rows
+        {name: value for name, value in row._mapping.items() if name not in _OF_SOME or value is not None}
+        for row in rows
     ]
 
 
@@ -510,8 +514,8 @@ class Queue:
     async def append_segments(
         self, lease: Lease, segments: Sequence[dict[str, Any]], *, place: dict[str, Any] | None = None
     ) -> None:
-        """Stores segments `{number, start, end, text, words}` (seconds), with a `channel` where these are split. A
-        number already stored keeps its segment.
+        """Stores segments `{number, start, end, text, words, channel, language}` (seconds; the last two may be left
+        out). A number already stored keeps its segment.
 
         `place`: where the next worker goes on, if this one ends here. It is stored with the segments, or neither is.
         """

@@ -1,7 +1,7 @@
 """A transcript's formats: plain text, SubRip, WebVTT, JSON. Pure; the api serves them, the workers build the result.
 
 A segment is `{"id", "start", "end", "text"}`, in seconds from the start of the recording. If they were asked for it
-also has `"words"`: `[{"word", "start", "end", "probability"}]`.
+also has `"words"`: `[{"word", "start", "end", "probability"}]`, and `"language"`.
 """
 
 import json
@@ -157,7 +157,7 @@ def published(stored: Mapping[str, Any]) -> dict[str, Any]:
     segment = {"id": stored["number"], **{name: stored[name] for name in ("start", "end", "text")}}
     if stored.get("channel") is not None:
         segment |= {"channel": stored["channel"], "speaker": f"channel {stored['channel']}"}
-    return segment if stored["words"] is None else segment | {"words": stored["words"]}
+    return segment | {name: stored[name] for name in ("words", "language") if stored.get(name) is not None}
 
 
 def by_time(segments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from tests.integration.tenancy import FIXTURES
 
 PUBLISHED = {
     ("get", "/v1/media"),
+    ("get", "/v1/transcripts/search"),
     ("post", "/v1/media/sign"),
     ("patch", "/v1/media/{media_id}"),
     ("post", "/v1/media/upload"),

@@ -14,6 +14,8 @@ class Word:
     start: float
     end: float
     probability: float
+    language: str | None = None
+    """Where each part of a recording may have its own."""
 
 
 PAUSE_SECONDS: Final = 1.5
@@ -51,7 +53,7 @@ def divided(words: Sequence[Word], *, until: float | None = None) -> tuple[list[
 
 
 def _divides(last: Word, following: Word, pause: float) -> bool:
-    if following.start - last.end >= pause:
+    if following.start - last.end >= pause or following.language != last.language:
         return True
     return _is_end(last) and not following.text.strip().lstrip("'\"“‘«([¿¡")[:1].islower()
 

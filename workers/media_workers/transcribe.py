@@ -7,6 +7,7 @@ where it begins.
 """
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -39,6 +40,8 @@ _LEAD_IN: Final = frames(1.0)
 _CANCELLED = 0.1
 """Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
 of it at least."""
+_ONE_LANGUAGE: Final = 10.0
+"""Longest chunk in seconds where the language may change: whoever changes it mostly pauses, and a chunk has one."""
 _ROUNDING = 0.25
 """Seconds by which decoded audio may be longer or shorter than requested or announced: resamplers and codecs pad."""
 
@@ -212,6 +215,7 @@ class Transcript:
             "end": round(max(sentence[-1].end, start), 3),
             "text": "".join(word.text for word in sentence).strip(),
             "words": [_shown(word) for word in sentence] if self._with_words else None,
+            "language": sentence[0].language,
         }
 
     def result(self, heard_until: float, heard: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +223,14 @@ class Transcript:
         announced = heard_until if self._announced is None else self._announced
         duration = announced if abs(announced - heard_until) < 1 else heard_until
         segments = self.segments if self.place.channel is None else transcripts.by_time(self.segments)
-        return transcripts.result(segments, self.place.language if segments else None, duration, heard)
+        return transcripts.result(segments, self._language(), duration, heard)
+
+    def _language(self) -> str | None:
+        """Of the recording: where each segment has one, that which is spoken for the longest time."""
+        spoken: Counter[str | None] = Counter()
+        for segment in self.segments:
+            spoken[segment.get("language") or self.place.language] += segment["end"] - segment["start"]
+        return spoken.most_common(1)[0][0] if spoken else None
 
 
 def _shown(word: Word) -> dict[str, Any]:
@@ -291,7 +302,8 @@ class Listening:
         lead = min(_LEAD_IN, frame)
         everything = not self.wanted.vad
         most = self.model.at_once
-        seconds = min(most * self.chunk_seconds * _ROOM, self.window_seconds)
+        longest = min(self.chunk_seconds, _ONE_LANGUAGE) if self.wanted.multilingual else self.chunk_seconds
+        seconds = min(most * longest * _ROOM, self.window_seconds)
         while True:
             window = await self.recording.window(frame - lead, seconds, track)
             await self.charge(window.end - _ROUNDING)
@@ -301,7 +313,7 @@ class Listening:
                 first=min(lead, len(voice)),
                 last=window.last,
                 most=most,
-                longest=min(self.chunk_seconds, 0.9 * seconds),
+                longest=min(longest, 0.9 * seconds),
                 everything=everything,
             )
             if found.full or seconds >= self.window_seconds:
@@ -314,13 +326,14 @@ class Listening:
         if not found.chunks:
             return [], language
         chunks = [chunk.of(window.audio) for chunk in found.chunks]
-        heard, language = await self.model.hear(chunks, language, self.wanted)
+        heard = await self.model.hear(chunks, language, self.wanted)
         said: list[Word] = []
-        for chunk, words in zip(found.chunks, heard, strict=True):
+        for chunk, (words, spoken) in zip(found.chunks, heard, strict=True):
             for word in words:
                 start, end = snapped(voice, chunk.placed(word.start), chunk.placed(word.end, ends=True))
-                said.append(replace(word, start=window.start + start, end=window.start + max(start, end)))
-        return said, language
+                start, end = window.start + start, window.start + max(start, end)
+                said.append(replace(word, start=start, end=end, language=spoken if self.wanted.multilingual else None))
+        return said, heard[-1][1]
 
 
 class Recording:

@@ -28,7 +28,7 @@ from media_core.jobs import TranscriptionRequest
 from media_core.speech_models import translates
 from media_workers import hearing
 from media_workers.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples
-from media_workers.hearing import Hearing
+from media_workers.hearing import Encoded, Features, Hearing
 from media_workers.sentences import Word
 from media_workers.settings import WhisperSettings
 
@@ -36,6 +36,8 @@ _SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
 _CHUNKS_ON_CPU = 2
 """Chunks that are heard together. On a CPU more are hardly faster, and take more memory."""
 _CHUNKS_ON_GPU = 16
+_CLEAR = 0.5
+"""Probability above which a chunk has another language than the recording (faster-whisper's own threshold)."""
 # Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
 _HINT_TOKENS = 223
 
@@ -66,37 +68,62 @@ class Model:
 
     async def hear(
         self, chunks: Sequence[Samples], language: str | None, wanted: TranscriptionRequest
-    ) -> tuple[list[list[Word]], str]:
-        """The words of each chunk of up to 30 seconds, with times in seconds of the chunk, and the language.
+    ) -> list[tuple[list[Word], str]]:
+        """The words of each chunk of up to 30 seconds, with times in seconds of the chunk, and its language.
 
-        The chunks are heard together. `language` None: it is that of the chunks as a whole.
+        The chunks are heard together. `language` None: it is that of the chunks as a whole. A `multilingual` recording
+        has another one in a chunk where that is clear.
         """
         spectrograms = [await self._computed(hearing.features, self._whisper, chunk) for chunk in chunks]
         sound = await self._computed(hearing.encoded, self._whisper, spectrograms)
-        if language is None:
-            language = await self._computed(self._language_of, sound.together)
+        lengths = [len(chunk) for chunk in chunks]
+        languages = await self._computed(self._languages_of, sound, language, wanted.multilingual)
+        if len(set(languages)) == 1:
+            words = await self._asked(languages[0], wanted, spectrograms, sound, lengths)
+            return [(each, languages[0]) for each in words]
+        heard: list[tuple[list[Word], str]] = []
+        for spectrogram, length, spoken in zip(spectrograms, lengths, languages, strict=True):
+            alone = await self._computed(hearing.encoded, self._whisper, [spectrogram])
+            heard += [(each, spoken) for each in await self._asked(spoken, wanted, [spectrogram], alone, [length])]
+        return heard
+
+    async def _asked(
+        self,
+        language: str,
+        wanted: TranscriptionRequest,
+        spectrograms: Sequence[Features],
+        sound: Encoded,
+        lengths: Sequence[int],
+    ) -> list[list[Word]]:
         asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
         texts = await self._computed(asked.texts, sound.together)
         for number, text in enumerate(texts):
             if text.is_doubtful:
                 alone = await self._computed(hearing.encoded, self._whisper, [spectrograms[number]])
                 texts[number] = await self._computed(asked.again, alone.together, text)
-        lengths = [len(chunk) for chunk in chunks]
         if sound.each is None:
-            return await self._computed(asked.words, sound.together, texts, lengths), language
-        words = []
+            return await self._computed(asked.words, sound.together, texts, lengths)  # type: ignore[no-any-return]
+        words: list[list[Word]] = []
         for each, text, length in zip(sound.each, texts, lengths, strict=True):
             words += await self._computed(asked.words, each, [text], [length])
-        return words, language
+        return words
 
-    def _language_of(self, sound: Any) -> str:
+    def _languages_of(self, sound: Encoded, language: str | None, multilingual: bool) -> list[str]:
+        """The language of each chunk."""
+        count = sound.together.shape[0]
         if len(self.languages) == 1:
-            return next(iter(self.languages))
-        likely: Counter[str] = Counter()
-        for chunk in self._whisper.model.detect_language(sound):
-            for token, probability in chunk:
-                likely[token[2:-2]] += probability
-        return max(self.languages & set(likely), key=lambda code: likely[code])
+            return [next(iter(self.languages))] * count
+        if language is not None and not multilingual:
+            return [language] * count
+        likely = [
+            Counter({token[2:-2]: probability for token, probability in chunk if token[2:-2] in self.languages})
+            for chunk in self._whisper.model.detect_language(sound.together)
+        ]
+        common = language or sum(likely, Counter[str]()).most_common(1)[0][0]
+        if not multilingual:
+            return [common] * count
+        clear = [chunk.most_common(1)[0] for chunk in likely]
+        return [code if probability > _CLEAR else common for code, probability in clear]
 
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -15,7 +15,7 @@ from media_api import problems
 from media_api.auth import Reader
 from media_api.identifiers import known_id
 from media_api.models import Event, EventPage
-from media_api.routes.jobs import KEEP_ALIVE_SECONDS
+from media_api.routes.jobs import EVENT_SCHEMA, KEEP_ALIVE_SECONDS
 from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.errors import Unavailable
@@ -35,7 +35,7 @@ _MOST: Final = 2**63
         200: {
             "description": "A page of events; or, if the request has `Accept: text/event-stream`, the events as they "
             "happen, each with its type, and with a cursor as its id.",
-            "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+            "content": {EVENT_STREAM: {"schema": EVENT_SCHEMA}},
         },
         **problems.described("invalid_request", "not_found", "cursor_expired"),
     },
@@ -46,18 +46,26 @@ async def list_events(
     request: Request,
     cursor: Annotated[
         str | None,
-        Query(max_length=512, description="`next_cursor` of the page before, or a streamed event's id."),
+        Query(
+            description="`next_cursor` of the page before, or a streamed event's id.",
+            json_schema_extra={"format": "cursor"},
+        ),
     ] = None,
     start: Annotated[
         Literal["oldest", "now"] | None,
         Query(description="Where to begin without a cursor. By default a list begins with the oldest, a stream now."),
     ] = None,
     types: Annotated[list[Type], Query(alias="type", description="Only events of this type, and each further.")] = [],  # noqa: B006 (FastAPI copies it)
-    media_id: Annotated[str | None, Query(description="Only events of this file.")] = None,
+    media_id: Annotated[
+        str | None, Query(description="Only events of this file.", json_schema_extra={"format": "med-id"})
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most events in a page, 1 to 200.")] = 50,
     last_event_id: Annotated[
         str | None,
-        Header(max_length=512, description="Of a stream: go on after this event. Browsers send it."),
+        Header(
+            description="Of a stream: go on after this event. Browsers send it.",
+            json_schema_extra={"format": "cursor"},
+        ),
     ] = None,
 ) -> EventPage | StreamingResponse:
     """What happened to the files that you may see: `stored`, `scanned` with each verdict, `thumbnail`, `transcript`,

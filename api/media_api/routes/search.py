@@ -3,12 +3,13 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from media_api import problems
 from media_api.auth import Reader
-from media_api.identifiers import known_room, label_filter
+from media_api.identifiers import ROOM_SCHEMA, known_room, label_filter
 from media_api.models import MAX_LABELS, Page, SearchHit
-from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import Cursor, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
 from media_core.errors import Refused
 from media_core.search import Place, Position, Wanted
@@ -32,18 +33,24 @@ async def search_transcripts(
             examples=['"next year" budg*'],
         ),
     ],
-    room: Annotated[str | None, Query(description="Only files that are attached in this room.")] = None,
+    room: Annotated[
+        str | None,
+        Query(description="Only files that are attached in this room.", json_schema_extra=ROOM_SCHEMA),
+    ] = None,
     owner: Annotated[
         str | None,
         Query(min_length=1, max_length=255, description="Only files of this uploader: `me`, or the `sub` of a token."),
     ] = None,
-    language: Annotated[str | None, Query(description="Only what is in this language, such as `en`.")] = None,
+    language: Annotated[
+        str | None,
+        Query(description="Only what is in this language, such as `en`.", json_schema_extra={"format": "language"}),
+    ] = None,
     label: Annotated[
-        list[str],
+        list[Annotated[str, Field(json_schema_extra={"format": "label"})]],
         Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),
     ] = [],  # noqa: B006 (FastAPI copies it)
     limit: Annotated[int, Query(ge=1, le=200, description="Most hits in the answer, 1 to 200.")] = 20,
-    cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")] = None,
+    cursor: Cursor = None,
 ) -> Page[SearchHit]:
     """Where something was said in the recordings that you may read and that were transcribed, by whomever.
 

@@ -47,6 +47,12 @@ _FIELDS: Final[dict[str, Any]] = {
     "prompt": text_field("What the recording is about; helps with names."),
     "hotwords": text_field("Words to expect."),
     "vad": {"type": "boolean", "default": True, "description": "Skip where nobody speaks."},
+    "multilingual": {
+        "type": "boolean",
+        "default": False,
+        "description": "The language changes within the recording. It is found for every few sentences, and each "
+        "segment has its `language`; where it is unclear it stays the same. Takes up to three times as long.",
+    },
     "track": {
         "type": "integer",
         "minimum": 1,
@@ -180,6 +186,7 @@ def _wanted(form: Form) -> TranscriptionRequest:
         prompt=form.text("prompt"),
         hotwords=form.text("hotwords"),
         vad=form.flag("vad", default=True),
+        multilingual=form.flag("multilingual"),
         track=form.number("track", MOST_TRACKS),
         channel=channel,
         channels=channels,

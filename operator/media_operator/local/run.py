@@ -266,6 +266,12 @@ class Run:
             f"The whole API: {self.place.base}/docs. Logs: {short(self.place.folder)}/logs/. "
             f"The token is valid for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
         )
+        model = os.environ.get("MEDIA_WHISPER_MODEL") or self.tenant.spec.transcription.model
+        if self.tenant.spec.transcription.enabled and not Path(model).expanduser().is_dir():
+            say(
+                f"The first transcription downloads the speech model {model}; "
+                "where no model hub is reached, start with: make run SPEECH=base"
+            )
 
     def _page_line(self, token: str | None) -> str:
         """The token is in the fragment, which no browser sends to a server."""
