@@ -263,8 +263,8 @@ function Tile(one: One & { pixels: number }) {
     <>
       <Thumb file={file} pixels={pixels} />
       <Name {...one} />
-      <p class="tile-said"><span>{size(file.size, t.locale)}</span><span class="dot">·</span>{file.scan_status === "clean"
-        ? <span title={moment(file.created_at, t.locale)}>{ago(file.created_at, Date.now(), t.locale)}</span>
+      <p class="tile-said">{file.scan_status === "clean"
+        ? <><span>{size(file.size, t.locale)}</span><span class="dot">·</span><span title={moment(file.created_at, t.locale)}>{ago(file.created_at, Date.now(), t.locale)}</span></>
         : <Verdict file={file} isShort />}<span class="unseen">{t.scan[file.scan_status]}, {typeName(file.mime_type, file.filename)}, {who(file)}</span></p>
       <Menu {...one} />
     </>

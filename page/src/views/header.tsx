@@ -74,7 +74,7 @@ function UploadButton() {
   const input = useRef<HTMLInputElement>(null);
   return (
     <div class="split">
-      <button id="choose" class="primary" onClick={() => input.current?.click()}><Icon name="upload" /><span class="wide">{t.upload}</span></button>
+      <button id="choose" class="primary" aria-label={t.upload} onClick={() => input.current?.click()}><Icon name="upload" /><span class="wide">{t.upload}</span></button>
       <button class="primary" aria-label={t.record} title={t.record} onClick={() => (asked.value = { dialog: "record" })}><Icon name="camera" /></button>
       <input ref={input} type="file" multiple hidden aria-label={t.choose} data-testid="files" onChange={(event) => {
         const chosen = [...(event.currentTarget.files ?? [])];

@@ -71,7 +71,7 @@ function Row({ upload }: { upload: Upload }) {
             <button class="quiet" onClick={() => again.current?.click()}>{t.chooseAgain}</button>
             <input ref={again} type="file" hidden aria-label={t.chooseAgain} onChange={(event) => uploads.add([...(event.currentTarget.files ?? [])], upload.room)} />
           </>}
-          {state === "done" ? <span class="done"><Icon name="check" /></span>
+          {state === "done" ? <span class="upload-done"><Icon name="check" /></span>
             : <button class="plain" aria-label={`${t.giveUp}: ${upload.name}`} onClick={() => void uploads.giveUp(upload)}><Icon name="close" /></button>}
         </span>
       </div>
