@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from media_api.identifiers import LABEL_KEY, checked_label
 from media_core import events, ids, library
@@ -177,6 +177,11 @@ class Signed(BaseModel):
     expires_at: Instant = Field(examples=["2026-05-17T14:05:00Z"])
 
 
+def _whole(number: Any) -> Any:
+    """JSON has one kind of number: 60.0 is the integer 60."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 class SignRequest(BaseModel):
     """Which files to sign."""
 
@@ -184,7 +189,7 @@ class SignRequest(BaseModel):
 
     media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
     thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
-    expires_in: int | None = Field(
+    expires_in: Annotated[int | None, BeforeValidator(_whole)] = Field(
         None,
         ge=1,
         description="Seconds that the URLs are valid, up to what this tenant allows. Default: 300.",
