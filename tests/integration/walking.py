@@ -151,6 +151,7 @@ def _json_of(image: Image, sha256: str) -> str:
                     "kind": kind,
                     "status": job.status,
                     "priority": job.priority,
+                    "searchable": False,
                     "dedupe_key": sha256,
                     "payload": {"sha256": sha256},
                     "progress": 0,
