@@ -37,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Parts, Effort], Awaitable[Sequence[Row | Amoun
     "scan": scans.scan,
     "s3": on_s3.s3,
     "upload": large.upload,
+    "upload-in-pieces": large.resumable,
     "download": large.download,
     "duplicate-large": large.duplicate,
     "thumbnails": decoding.thumbnails,

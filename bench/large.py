@@ -7,6 +7,9 @@ from bench.clients import UPLOAD, Client, Content, name_in
 from bench.measure import BYTES, Contender, Effort, Row, compare
 from bench.parts import Parts, Tenant, stored
 from bench.resources import MIB, Resources
+from bench.tusd import resumable_upload
+
+PIECE = 8 * MIB
 
 
 class _Sent:
@@ -84,6 +87,39 @@ async def upload(parts: Parts, effort: Effort) -> list[Row]:
         "bare": "socket to file, fsync, rename; no hash",
     }
     what = f"upload, {effort.large // MIB} MiB"
+    return [Row(what, BYTES, seen["ours"], name, seen.get(name), legend) for name, legend in legends.items()]
+
+
+async def resumable(parts: Parts, effort: Effort) -> list[Row]:
+    """By tus, one PATCH after the other on one connection."""
+
+    def new() -> Content:
+        return Content(effort.gigabyte)
+
+    def ours(client: Client, content: Content) -> str:
+        _, last = resumable_upload(client, "/v1/media/uploads", content, PIECE)
+        return last.headers["upload-media-id"]
+
+    with parts.tusd() as tusd:
+        tenant = parts.tenant
+        contenders = {
+            "ours": uploads(tenant.client, ours, tenant.delete, new, tenant.used),
+            "form": our_uploads(tenant, new),
+        }
+        if tusd:
+            contenders["tusd"] = uploads(
+                tusd.client,
+                lambda client, content: tusd.upload_in_pieces(client, content, PIECE),
+                tusd.remove,
+                new,
+                tusd.used,
+            )
+        seen = await compare(effort.turns, contenders)
+    legends = {
+        "form": "ours, the same bytes in one form",
+        "tusd": "the same pieces into its file store; no hash, no fsync, no row; nobody is asked who calls",
+    }
+    what = f"upload, {effort.gigabyte // MIB} MiB in pieces of {PIECE // MIB}"
     return [Row(what, BYTES, seen["ours"], name, seen.get(name), legend) for name, legend in legends.items()]
 
 

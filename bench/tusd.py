@@ -4,6 +4,7 @@ An upload is a POST with its length, and one PATCH with all of it. Its file stor
 check the caller. It is built from its Go module, pinned in `tusd/`, like the tests' tools.
 """
 
+import math
 import signal
 import socket
 import subprocess
@@ -11,13 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.tools import build
 
-from bench.clients import Client, Content
-from bench.resources import Resources
+from bench.clients import Answer, Client, Content
+from bench.resources import MIB, Resources
 from media_operator.local.processes import die_with_parent
 
 MODULE = "github.com/tus/tusd/v2"
@@ -36,6 +38,20 @@ class NoTusd(Exception):
     """It cannot be built here; the text is a sentence for people."""
 
 
+def resumable_upload(client: Client, where: str, content: Content, piece: int) -> tuple[str, Answer]:
+    """Makes an upload at `where`, and sends `piece` bytes a PATCH. Returns its path and the last answer."""
+    made = client.send("POST", where, headers={**PROTOCOL, "Upload-Length": str(content.size)})
+    path = urlsplit(made.headers["location"]).path
+    chunks = iter(content)
+    for offset in range(0, content.size, piece):
+        size = min(piece, content.size - offset)
+        head = {**PROTOCOL, "Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset)}
+        sent = client.send("PATCH", path, islice(chunks, math.ceil(size / MIB)), size, head)
+    if sent.headers["upload-offset"] != str(content.size):
+        raise RuntimeError(f"{sent.headers['upload-offset']} of {content.size} bytes were taken")
+    return path, sent
+
+
 @dataclass(frozen=True)
 class Tusd:
     address: tuple[str, int]
@@ -47,12 +63,10 @@ class Tusd:
 
     def upload(self, client: Client, content: Content) -> str:
         """The path of the new file."""
-        made = client.send("POST", "/files/", headers={**PROTOCOL, "Upload-Length": str(content.size)})
-        path = urlsplit(made.headers["location"]).path
-        body = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
-        sent = client.send("PATCH", path, content, content.size, {**PROTOCOL, **body})
-        if sent.headers["upload-offset"] != str(content.size):
-            raise RuntimeError(f"tusd took {sent.headers['upload-offset']} of {content.size} bytes")
+        return self.upload_in_pieces(client, content, content.size)
+
+    def upload_in_pieces(self, client: Client, content: Content, piece: int) -> str:
+        path, _ = resumable_upload(client, "/files/", content, piece)
         return path
 
     def remove(self, paths: list[str]) -> None:

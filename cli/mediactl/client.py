@@ -271,11 +271,14 @@ class Calls:
         vad: bool = True,
         track: int | None = None,
         channel: int | None = None,
+        split_channels: bool = False,
+        multilingual: bool = False,
         on_bytes: OnBytes = lambda _: None,
     ) -> JobAccepted:
         """Queues the transcription of a `file`, or of one that was uploaded before, the `media_id`.
 
-        `translate`: into English. `track`, `channel`: from 1. `wait` has the transcript.
+        `translate`: into English. `track`, `channel`: from 1. `split_channels`: each channel is one speaker.
+        `multilingual`: each segment has its language. `wait` has the transcript.
         """
         if (file is None) is (media_id is None):
             raise Misuse("give either a file or a media_id")
@@ -289,6 +292,8 @@ class Calls:
             "vad": None if vad else "false",
             "track": track,
             "channel": channel,
+            "channels": "split" if split_channels else None,
+            "multilingual": "true" if multilingual else None,
         }
         fields = {key: str(value) for key, value in options.items() if value is not None}
         job: JobAccepted

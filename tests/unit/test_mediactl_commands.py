@@ -724,6 +724,18 @@ def test_transcribe_prints_the_job_and_goes(server: Script) -> None:
     assert fields == {"media_id": "med-1", "language": "en", "word_timestamps": "true"}
 
 
+def test_transcribe_chooses_what_is_heard(server: Script) -> None:
+    server.on("POST", "/v1/transcribe", data({"job_id": "job-1", "status": "queued"}, 202))
+    chosen = (["--track", "2", "--channel", "1"], {"track": "2", "channel": "1"})
+    for options, sent in (
+        chosen,
+        (["--split-channels", "--multilingual"], {"channels": "split", "multilingual": "true"}),
+    ):
+        mediactl(server, "transcribe", "med-1", *options)
+        fields = {name: part.get_content().strip() for name, part in server.seen[-1].form().items()}
+        assert fields == {"media_id": "med-1", **sent}
+
+
 def test_transcribe_sends_a_file_that_is_here(server: Script, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     server.on("POST", "/v1/transcribe", data({"job_id": "job-1", "status": "queued"}, 202))

@@ -24,6 +24,10 @@ def transcribe(
     prompt: Annotated[str | None, typer.Option(help="Context for the model: names, spellings.")] = None,
     hotwords: Annotated[str | None, typer.Option(help="Words to expect.")] = None,
     vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Skip parts without speech.")] = True,
+    track: Annotated[int | None, typer.Option(help="Sound track, from 1. Default: the first that speaks.")] = None,
+    channel: Annotated[int | None, typer.Option(help="Channel, from 1. Default: all, mixed.")] = None,
+    split_channels: Annotated[bool, typer.Option("--split-channels", help="One speaker a channel.")] = False,
+    multilingual: Annotated[bool, typer.Option("--multilingual", help="Find the language of each segment.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
     format_: Annotated[
         Format | None, typer.Option("--format", help="Print the result in this format; implies --wait.")
@@ -42,6 +46,10 @@ def transcribe(
         prompt=prompt,
         hotwords=hotwords,
         vad=vad,
+        track=track,
+        channel=channel,
+        split_channels=split_channels,
+        multilingual=multilingual,
     )
     if re.fullmatch(r"med-[0-9A-Za-z-]+", what) and not Path(what).exists():
         job = call(media_id=what)
