@@ -12,6 +12,7 @@ import ast
 import importlib
 import inspect
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -99,7 +100,21 @@ def http_api(document: dict[str, Any]) -> str:
         "",
         "Generated from the API's OpenAPI document (`docs/openapi.json`) by `make docs`; do not edit. "
         "A running tenant shows the same at `/docs`.",
+        "",
+        document["info"]["description"].strip(),
+        "",
+        f"**The token.** {document['components']['securitySchemes']['bearer']['description'].strip()}",
+        "",
+        "## Calls",
     ]
+    for tag in document["tags"]:
+        lines += ["", f"**{tag['name']}.** {tag['description']}", "", "| call | what it is |", "|---|---|"]
+        lines += [
+            f"| [{method.upper()} {path}](#{_anchor(f'{method} {path}')}) | {operations[method]['summary']} |"
+            for path, operations in document["paths"].items()
+            for method in METHODS
+            if tag["name"] in operations.get(method, {}).get("tags", [])
+        ]
     for path, operations in document["paths"].items():
         for method in METHODS:
             if method in operations:
@@ -108,6 +123,11 @@ def http_api(document: dict[str, Any]) -> str:
     for name, schema in sorted(document["components"]["schemas"].items()):
         lines += _schema(name, schema)
     return "\n".join(lines) + "\n"
+
+
+def _anchor(title: str) -> str:
+    """What a host of the repository makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _operation(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> list[str]:
@@ -255,8 +275,12 @@ spec:
     autoscaling: {min: 2, max: 8, targetCpu: 70}
     resources: {requests: {cpu: 250m, memory: 256Mi}, limits: {memory: 2Gi}}
     host: media.acme.example
+    cors: {origins: ["https://app.acme.example"]}
+    signedUrlMaxSeconds: 3600
+    uploadHours: 48
+    page: true
   auth:
-    oidc: {issuer: "https://login.acme.example", audience: media}
+    oidc: {issuer: "https://login.acme.example", audience: media, page: {clientId: files}}
   scan: {pendingAccess: Uploader, unscannable: Block, maxParallel: 4, rescanSchedule: "30 2 * * *"}
   thumbnails: {resources: {limits: {cpu: 1, memory: 1Gi}}}
   transcription:
@@ -319,7 +343,7 @@ def media_tenant() -> str:
         "",
         "## kubectl",
         "",
-        "`kubectl get mt` shows, and with `--output wide` the last three too:",
+        "`kubectl get mt` shows, and with `--output wide` the last four too:",
         "",
         "| column | what |",
         "|---|---|",
@@ -354,10 +378,14 @@ def _kind(schema: dict[str, Any]) -> str:
     if "x-kubernetes-int-or-string" in schema:
         return "quantity"
     if "additionalProperties" in schema:
-        return f"map of {_kind(schema['additionalProperties'])}s"
+        return f"map of {_plural(_kind(schema['additionalProperties']))}"
     if schema["type"] == "array":
-        return f"list of {_kind(schema['items'])}s"
+        return f"list of {_plural(_kind(schema['items']))}"
     return str(schema.get("format", schema["type"]))
+
+
+def _plural(kind: str) -> str:
+    return f"{kind[:-1]}ies" if kind.endswith("ty") else f"{kind}s"
 
 
 def _default_of(schema: dict[str, Any]) -> str:

@@ -14,8 +14,9 @@ _bearer: Final = HTTPBearer(
     auto_error=False,
     bearerFormat="JWT",
     scheme_name="bearer",
-    description="The token alone, without `Bearer`; `make run` writes one to .run/env. It is a JSON Web Token of this "
-    "tenant: claims `sub`, `scope`, `rooms`, `exp`; `aud` is the tenant's id.",
+    description="A JSON Web Token of this tenant, with the claims `sub`, `scope` (of `media:read`, `media:write`, "
+    "`transcribe`, `admin`), `rooms` and `exp`; `aud` is the tenant's id by default. `make run` writes one to "
+    "`.run/env`. At `/docs` it is entered alone, without `Bearer`.",
 )
 
 

@@ -152,7 +152,7 @@ async def download_thumbnail(
         ThumbnailSize, Query(description="Longest side in pixels; small pictures are not enlarged.")
     ] = ThumbnailSize.LARGEST,
 ) -> Response:
-    """A picture's or video's thumbnail: WebP, or JPEG where `Accept` prefers it."""
+    """The thumbnail of a picture, a video or a PDF (its first page): WebP, or JPEG where `Accept` prefers it."""
     item = await services.library.find(caller, media_id_of_thumbnail(media_id) or media_id, "read")
     image_format: Literal["jpeg", "webp"] = "jpeg" if downloads.prefers_jpeg(request.headers.get("accept")) else "webp"
     serving.require_thumbnail(item)
