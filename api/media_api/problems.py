@@ -147,7 +147,10 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     """One sentence for each wrong parameter. What the client sent is not repeated."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 (what it is registered for)
     wrong = [
-        {"where": ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]), "what": entry["msg"]}
+        {
+            "where": ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]),
+            "what": entry["msg"].removeprefix("Value error, "),
+        }
         for entry in error.errors()
     ]
     detail = " ".join(f"{entry['where']}: {entry['what']}." for entry in wrong)

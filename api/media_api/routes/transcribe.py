@@ -178,7 +178,7 @@ def _wanted(form: Form) -> TranscriptionRequest:
     channel = form.number("channel", MOST_CHANNELS)
     channels: Literal["mix", "split"] = form.choice("channels", ("mix", "split"))
     if channel is not None and channels == "split":
-        raise Refused("invalid_request", "`channel` is one of them, `channels=split` means all; send one of both.")
+        raise Refused("invalid_request", "Send either `channel`, for one channel, or `channels=split`, for each.")
     return TranscriptionRequest(
         language=language.lower() if language else None,
         task=form.choice("task", ("transcribe", "translate")),

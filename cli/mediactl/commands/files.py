@@ -231,13 +231,13 @@ def url(
 def sign(
     session: Session,
     media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")],
-    thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Of their previews.")] = False,
+    thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Sign their thumbnails instead.")] = False,
     seconds: Annotated[int | None, typer.Option(min=1, help="How long they are valid. Default: five minutes.")] = None,
     via: Annotated[Via, typer.Option(help="api: URLs that end early with the file or its verdict.")] = Via.store,
 ) -> None:
     """URLs of several files that need no token.
 
-    Prints a line for each: media id, URL. One without a URL is a complaint, and the exit code 1.
+    Prints a line for each: media id, URL. Where there is none, stderr says why, and the exit code is 1.
     """
     signed = session.client.sign(media_ids, thumbnail=thumbnail, expires_in=seconds, via=via.value)
     answers = {answer["media_id"]: answer for answer in signed}
