@@ -75,6 +75,10 @@ def configuration() -> str:
         "# Configuration",
         "",
         "Every setting is an environment variable. Generated from the settings classes by `make docs`; do not edit.",
+        "",
+        "On a cluster nobody sets them by hand: the chart sets those of the operator from its values, and the operator "
+        "sets those of a tenant's processes from its own and from the [MediaTenant](mediatenant.md). `make run` passes "
+        "its environment on to the api and the workers, where a variable wins over the manifest.",
     ]
     for title, module_name, names in SETTINGS:
         lines += ["", f"## {title}"]
@@ -91,7 +95,7 @@ def configuration() -> str:
 
 
 def _default(value: Any) -> str:
-    return f"`{value}`" if str(value) not in ("", "None") else "none"
+    return f"`{value}`" if str(value) not in ("", "None", "()") else "none"
 
 
 def http_api(document: dict[str, Any]) -> str:
@@ -315,6 +319,10 @@ def media_tenant() -> str:
         "```yaml",
         *EXAMPLE.splitlines(),
         "```",
+        "",
+        "More about parts of it: [webhooks](webhooks.md), [speech](speech.md), "
+        "[the page of files](install.md#the-page-of-files), [issuers of tokens](install.md#tokens-of-usual-issuers), "
+        "[web apps of other origins](install.md#web-apps-of-other-origins).",
         "",
         "## spec",
         "",
