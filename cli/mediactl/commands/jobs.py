@@ -26,8 +26,10 @@ def transcribe(
     vad: Annotated[bool, typer.Option("--vad/--no-vad", help="Skip parts without speech.")] = True,
     track: Annotated[int | None, typer.Option(help="Sound track, from 1. Default: the first that speaks.")] = None,
     channel: Annotated[int | None, typer.Option(help="Channel, from 1. Default: all, mixed.")] = None,
-    split_channels: Annotated[bool, typer.Option("--split-channels", help="One speaker a channel.")] = False,
-    multilingual: Annotated[bool, typer.Option("--multilingual", help="Find the language of each segment.")] = False,
+    split_channels: Annotated[bool, typer.Option("--split-channels", help="Each channel is one speaker.")] = False,
+    multilingual: Annotated[
+        bool, typer.Option("--multilingual", help="The language changes: find it for each segment.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
     format_: Annotated[
         Format | None, typer.Option("--format", help="Print the result in this format; implies --wait.")

@@ -262,9 +262,10 @@ class Run:
         say("\n" + "\n".join(curl_lines(self.place.folder)) + "\n")
         if self.tenant.spec.api.page:
             say(self._page_line(exports.get("TOKEN")))
+        lifetime = f"The token is valid for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; "
         say(
             f"The whole API: {self.place.base}/docs. Logs: {short(self.place.folder)}/logs/. "
-            f"The token is valid for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; Ctrl-C stops everything."
+            f"{lifetime if 'TOKEN' in exports else ''}Ctrl-C stops everything."
         )
         model = os.environ.get("MEDIA_WHISPER_MODEL") or self.tenant.spec.transcription.model
         if self.tenant.spec.transcription.enabled and not Path(model).expanduser().is_dir():
