@@ -97,7 +97,8 @@ async def _run(chosen: list[str], effort: Effort) -> tuple[str, bool]:
     seconds = time.monotonic() - began
     company = (
         f"Load when it began: {at_first:.1f}; it took {seconds:.0f} s, medians of {effort.turns} turns. "
-        "A ratio is ours divided by theirs; of what is counted, less is better."
+        "A ratio is ours divided by theirs; of what is counted, less is better. "
+        "must: what a figure has to reach; aim: the goal; reached: which of the two it did."
     )
     without = "\n".join(f"Without: {why.rstrip('.')}." for why in missing)
     tables = (table(rows) if rows else "", amounts(counted) if counted else "", legends([*rows, *counted]))
