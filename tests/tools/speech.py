@@ -142,7 +142,7 @@ def _last_line(text: str) -> str:
 def main(names: list[str]) -> int:
     known = (*MODELS, "librivox")
     if unknown := [name for name in names if name not in known]:
-        print(f"nothing is named {', '.join(unknown)} here; choose of {', '.join(known)}", file=sys.stderr)
+        print(f"nothing is named {', '.join(unknown)} here; choose from {', '.join(known)}", file=sys.stderr)
         return 2
     try:
         for name in names or known:
