@@ -85,7 +85,7 @@ async def test_filters_are_kind_room_verdict_name_and_time_and_all_of_them_hold(
     async with api.client(me, rooms=[room]) as client, api.client("bob", rooms=[room]) as bob:
         picture = (await upload(client, photo(20, 21), "Urlaub in Köln.jpg", room_id=room))["media_id"]
         sound = (await upload(client, recording([1], "wav", "pcm_s16le"), "kölsch.wav"))["media_id"]
-        clip = (await upload(client, film(), "film.mp4"))["media_id"]
+        clip = (await upload(client, film(size=(318, 238)), "film.mp4"))["media_id"]
         text = await upload(client, secrets.token_bytes(99), "rest")
         await upload(bob, b"of bob, in the same room", room_id=room)
         await api.verdict(text["sha256"])

@@ -38,7 +38,7 @@ export function Header({ tenant }: { tenant: string }) {
 
 function Search() {
   const t = text.value;
-  const label = spoken.isOffered.value ? t.searchAll : t.search;
+  const label = spoken.isOffered.value === false ? t.search : t.searchAll;
   const typed = useSignal(files.view.peek().name);
   const timer = useRef(0);
   const { name } = files.view.value;
