@@ -298,6 +298,32 @@ async def test_a_page_is_bounded_and_its_cursor_goes_on(database: Database, even
     assert ([event.media_id for event in second.events], second.more) == (["4500"], False)
 
 
+@pytest.mark.parametrize("status", ["ready", "failed"])
+async def test_an_item_that_is_added_while_its_thumbnail_is_made_has_that_event_too(
+    uploads: Uploads, library: Library, database: Database, tenant_database: TenantDatabase, events: Events, status: str
+) -> None:
+    """The upload of known content has not committed when the worker writes the thumbnail's status."""
+    first = await upload(uploads, secrets.token_bytes(100))
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE blob SET thumbnail_status = 'pending'"))
+    async with (
+        await psycopg.AsyncConnection.connect(tenant_database.url.replace("+psycopg", "")) as adding,
+        await psycopg.AsyncConnection.connect(tenant_database.url.replace("+psycopg", ""), autocommit=True) as telling,
+    ):
+        begun = "SELECT state FROM content_begin('r', %s, 100, '1 hour', false, 'med-2', 'b', 'b', 'alice', false, "
+        answer = await adding.execute(begun + "NULL, NULL, NULL, 'b')", (first.sha256,))
+        assert await answer.fetchone() == ("stored",)
+        statement = "UPDATE blob SET thumbnail_status = %s"
+        writing = asyncio.create_task(telling.execute(statement, (status,)))
+        await asyncio.wait([writing], timeout=0.5)  # it waits for the upload; without that it would end at once
+        await adding.commit()
+        await writing
+    assert {media_id for kind, media_id in await told(events, ALICE) if kind == "thumbnail"} == {
+        first.media_id,
+        "med-2",
+    }
+
+
 async def test_an_upload_sends_no_further_statement_for_its_events(
     uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
