@@ -61,6 +61,16 @@ async def test_a_file_has_an_event_of_all_that_happens_to_it(
     assert [event.position for event in page.events] == [1, 2, 3, 4, 5, 6]
 
 
+async def test_a_name_that_a_file_had_before_it_was_shared_is_told_to_nobody(
+    uploads: Uploads, library: Library, events: Events
+) -> None:
+    one = await upload(uploads, secrets.token_bytes(100), filename="salaries.txt")
+    await library.change(ALICE, one.media_id, filename="notes.txt")
+    await library.attach(ALICE, "garden", one.media_id)
+    page = await events.page(person("gardener", "garden"), await events.first(), limit=200)
+    assert [event.facts.get("filename") for event in page.events if event.type == "stored"] == ["notes.txt"]
+
+
 async def test_a_file_whose_content_is_known_has_events_of_its_verdict_and_its_thumbnail_at_once(
     uploads: Uploads, library: Library, database: Database, events: Events
 ) -> None:
