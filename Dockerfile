@@ -59,14 +59,16 @@ FROM api-wheels AS api-code
 COPY core/media_core /opt/app/media_core
 COPY api/media_api /opt/app/media_api
 RUN python3 -m compileall -q /opt/app
+
 # The page of files, if `make page` has built it. The first name is there in any case: without it an image without the
-# page could not be built.
+# page could not be built. A stage of its own, so that changed code leaves the page's layer as it is.
+FROM core AS page
 COPY page/node-requirements.txt page/dis[t] /opt/page/
 
 FROM decoding AS api
 COPY --from=api-wheels /layers/api /
+COPY --from=page /opt/page /opt/page
 COPY --from=api-code /opt/app /opt/app
-COPY --from=api-code /opt/page /opt/page
 ENV MEDIA_PAGE_FOLDER=/opt/page
 EXPOSE 8080
 ENTRYPOINT ["python3", "-m", "media_api"]

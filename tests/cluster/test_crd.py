@@ -561,18 +561,14 @@ async def test_names_that_data_is_filed_under_never_change(
 
 
 def status() -> TenantStatus:
-    condition = Condition.model_validate(
-        {
-            "type": "Ready",
-            "status": "False",
-            "reason": "ScannerUnreachable",
-            "message": "clamd does not answer",
-            "observedGeneration": 1,
-            "lastTransitionTime": datetime(2026, 11, 27, 10, tzinfo=UTC),
-        }
+    stated = (
+        ("Ready", "False", "ScannerUnreachable", "clamd does not answer"),
+        ("WebhooksDelivered", "True", "Delivered", "1 webhook(s) take their events"),
     )
+    at = {"observedGeneration": 1, "lastTransitionTime": datetime(2026, 11, 27, 10, tzinfo=UTC)}
+    names = ("type", "status", "reason", "message")
     return TenantStatus(
-        conditions=[condition],
+        conditions=[Condition.model_validate(dict(zip(names, each, strict=True)) | at) for each in stated],
         observedGeneration=1,
         endpoint="https://media.acme.example",
         bucket="media-acme",
@@ -628,7 +624,8 @@ async def test_kubectl_get_shows_how_the_tenant_is(api: Api, namespace: str, kub
         "QUOTA": "10 GiB",
         "ENDPOINT": "https://media.acme.example",
     }
-    wide = {"MESSAGE": "clamd does not answer", "BUCKET": "media-acme", "SUSPENDED": "false"}
+    wide = {"MESSAGE": "clamd does not answer", "BUCKET": "media-acme"}
+    wide |= {"WEBHOOKS": "Delivered", "SUSPENDED": "false"}
     for arguments, expected in ((("mt",), shown), (("media", "--output=wide"), shown | wide)):
         header, row = (re.split(r"\s{2,}", line.strip()) for line in kubectl("get", *arguments).stdout.splitlines())
         assert header == [*list(shown), "AGE", *([] if expected is shown else wide)]
