@@ -226,9 +226,10 @@ class Event(BaseModel):
     media_id: str = Field(examples=[_MEDIA_ID])
     created_at: Instant = Field(examples=["2026-05-17T14:00:00Z"])
     data: dict[str, Any] = Field(
-        description="By type. `stored`: `filename`, `mime_type`, `size`, `sha256`. `scanned`: `scan_status`. "
-        "`thumbnail`: `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`, `status` "
-        "(`completed` or `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing.",
+        description="By type. `stored`: `filename` (as the file is called now), `mime_type`, `size`, `sha256`. "
+        "`scanned`: `scan_status`. `thumbnail`: `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. "
+        "`transcript`: `job_id`, `status` (`completed` or `failed`). "
+        "`attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing.",
         examples=[{"scan_status": "clean"}],
     )
 

@@ -25,9 +25,9 @@ class Event(TypedDict):
     media_id: str
     created_at: str
     data: dict[str, object]
-    """By type. `stored`: `filename`, `mime_type`, `size`, `sha256`. `scanned`: `scan_status`. `thumbnail`:
-    `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`, `status` (`completed` or
-    `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing."""
+    """By type. `stored`: `filename` (as the file is called now), `mime_type`, `size`, `sha256`. `scanned`:
+    `scan_status`. `thumbnail`: `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`,
+    `status` (`completed` or `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing."""
 
 
 class EventPage(TypedDict):

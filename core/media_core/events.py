@@ -46,7 +46,7 @@ FROM event_head
 """
 _COLUMNS: Final = """
 SELECT event.number, event.position, event.type, event.media_id, event.owner, event.rooms, event.tenant_scope,
-    event.data, event.created_at, blob.scan_status, media.tenant_scope AS item_scope,
+    event.data, event.created_at, blob.scan_status, media.filename AS item_name, media.tenant_scope AS item_scope,
     ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = event.media_id) AS item_rooms
 """
 _ITEMS: Final = "LEFT JOIN media USING (media_id) LEFT JOIN blob USING (sha256) ORDER BY event.position"
@@ -77,6 +77,7 @@ class Event:
     created_at: datetime
     scan_status: str | None
     """None: the item was deleted."""
+    item_name: str | None
     item_scope: bool | None
     item_rooms: Sequence[str]
 
@@ -87,7 +88,11 @@ class Event:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is told of it, beside the item's id."""
+        """What is told of it, beside the item's id. A name that the item had before is told to nobody: who sees the
+        item now need not have seen it then.
+        """
+        if self.type == "stored" and self.item_name is not None:
+            return {**self.data, "filename": self.item_name}
         if self.type == "thumbnail":
             made = self.data["thumbnail_status"] == "ready"
             return {**self.data, "thumbnail_id": thumbnail_id(self.media_id) if made else None}

@@ -2,7 +2,9 @@
 -- holds. A migration creates these functions and triggers.
 --
 -- Triggers, so that no way leads past them: the functions of `contents.sql`, `queue`, a pod of another version. None of
--- them locks a row of another table.
+-- them locks a row of another table. An upload that adds an item to known content shares a lock of the content's row
+-- until it commits (`content_begin`). So whoever tells all items of a change locks that row whole first: then he sees
+-- the item, or the upload sees the change.
 
 -- A new item: `stored`; and what is known of its content already. So each item has its own event of every kind.
 CREATE OR REPLACE FUNCTION event_of_new_item() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -36,6 +38,7 @@ BEGIN
     )) THEN
         RETURN NULL;
     END IF;
+    PERFORM FROM blob WHERE sha256 = NEW.sha256 FOR UPDATE;
     INSERT INTO event (type, media_id, owner, data)
     SELECT 'scanned', media_id, uploaded_by, jsonb_build_object('scan_status', NEW.scan_status)
     FROM media WHERE sha256 = NEW.sha256 AND uploaded_by <> 'system:canary' ORDER BY media_id;
@@ -47,6 +50,7 @@ EXECUTE FUNCTION event_of_verdict();
 
 CREATE OR REPLACE FUNCTION event_of_thumbnail() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM FROM blob WHERE sha256 = NEW.sha256 FOR UPDATE;
     INSERT INTO event (type, media_id, owner, data)
     SELECT 'thumbnail', media_id, uploaded_by, jsonb_build_object('thumbnail_status', NEW.thumbnail_status)
     FROM media WHERE sha256 = NEW.sha256 AND uploaded_by <> 'system:canary' ORDER BY media_id;

@@ -26,6 +26,17 @@ MOST_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 1.0
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # IETF protocol assignments; Oracle's metadata service
+        "168.63.129.16/32",  # Azure's platform services
+        "::/96",  # wraps IPv4 (RFC 4291, 2.5.5.1)
+        "64:ff9b:1::/48",  # NAT64 of one network (RFC 8215)
+        "fec0::/10",  # site-local (RFC 3879)
+    )
+)
+"""Python's `is_global` does not know them, or not in each of its versions."""
 
 
 class Undelivered(Exception):
@@ -52,7 +63,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Seque
                 writer.write(head.encode("ascii") + body)
                 await writer.drain()
                 status = await _status(reader)
-                with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(OSError):  # the status counts, whatever becomes of the connection
                     async with asyncio.timeout(BODY_SECONDS):
                         await _thrown_away(reader)
             finally:
@@ -70,7 +81,12 @@ def is_public(address: Address) -> bool:
     """Whether the address is one of the internet. False for private, loopback, link-local (which metadata services
     have), shared, multicast and reserved ones, also where an IPv6 address wraps an IPv4 one.
     """
-    return address.is_global and not address.is_multicast and all(is_public(each) for each in _wrapped(address))
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not any(address in network for network in _NOT_PUBLIC)
+        and all(is_public(each) for each in _wrapped(address))
+    )
 
 
 def may_be_reached(address: Address, allowed: Sequence[Network]) -> bool:
@@ -122,7 +138,10 @@ async def _connected(
 
 async def _status(reader: asyncio.StreamReader) -> int:
     while True:
-        head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            raise Undelivered(f"its answer's headers have more than {MOST_HEAD_BYTES} bytes") from None
         version, _, rest = head.partition(b" ")
         if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
             raise Undelivered("its answer is no HTTP")

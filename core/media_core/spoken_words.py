@@ -19,6 +19,8 @@ MOST_LETTERS: Final = 64
 _ASCII_WORD: Final = re.compile(r"[0-9A-Za-z]+")
 _UNMARKED: Final = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})
 """Letters that Unicode does not divide into a letter and a mark."""
+_HALFWIDTH_MARKS: Final = "\uff9e\uff9f"
+"""Of kana. Unicode has them as letters, but a word of nothing else would be empty once it is folded."""
 _UNSPACED: Final = (
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
     (0x1000, 0x109F),  # Burmese
@@ -64,7 +66,7 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
 
 @functools.lru_cache(8192)
 def _kind(character: str) -> str:
-    if unicodedata.category(character).startswith("M"):
+    if unicodedata.category(character).startswith("M") or character in _HALFWIDTH_MARKS:
         return "mark"
     if not character.isalnum():
         return "none"

@@ -39,9 +39,17 @@ function payload(token: string): Record<string, unknown> {
   }
 }
 
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return "";
+  }
+}
+
 /** The token in `text`: a fragment or link with `#token=…`, or a token alone. */
 export function tokenIn(text: string): string | null {
   const fragment = text.indexOf("#token=");
-  const found = fragment < 0 ? text.trim() : decodeURIComponent(text.slice(fragment + "#token=".length).trim());
+  const found = fragment < 0 ? text.trim() : decoded(text.slice(fragment + "#token=".length).trim());
   return /^[\w-]+\.[\w-]+\.[\w-]+$/.test(found) ? found : null;
 }

@@ -5,6 +5,8 @@
 
 export interface Kept {
   id: string;
+  /** The subject whose file it is: somebody else may sign in in this browser. */
+  owner: string;
   file: File;
   room: string | null;
 }

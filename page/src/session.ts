@@ -39,7 +39,9 @@ export function refused(used: string): void {
 }
 
 export function signIn(token: string): void {
+  const before = claims.value?.subject;
   sessionStorage.setItem(KEPT, token);
+  if (before !== undefined && before !== claimsOf(token).subject) return location.reload(); // it shows another's files
   current.value = token;
   hasEnded.value = false;
   failure.value = null;

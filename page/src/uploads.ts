@@ -50,8 +50,10 @@ export const needy = computed(() => uploads.value.filter((each) => each.state.va
 const running = new Map<string, Running>();
 let onStored: (media: string, upload: Upload) => void = () => {};
 
-function fingerprint(file: { name: string; size: number; lastModified: number }, room: string | null): string {
-  return [FINGERPRINT, claims.value?.subject, room, file.name, file.size, file.lastModified].map(encodeURIComponent as never).join("-");
+const owner = (): string => claims.value?.subject ?? "";
+
+function fingerprint(file: { name: string; size: number; lastModified?: number }, room: string | null): string {
+  return [FINGERPRINT, owner(), room, file.name, file.size, file.lastModified ?? ""].map(encodeURIComponent as never).join("-");
 }
 
 function entry(id: string, name: string, size: number, room: string | null, file: File | null, state: State): Upload {
@@ -71,7 +73,7 @@ export function add(files: Iterable<File>, room: string | null): void {
     if (lost) drop(lost.id);
     const upload = entry(crypto.randomUUID?.() ?? String(Math.random()), file.name, file.size, lost ? lost.room : room, file, "queued");
     fresh.push(upload);
-    kept.keep({ id: upload.id, file, room: upload.room }).catch(() => {}); // then a reload asks for it
+    kept.keep({ id: upload.id, owner: owner(), file, room: upload.room }).catch(() => {}); // then a reload asks for it
   }
   uploads.value = [...uploads.value, ...fresh];
   next();
@@ -279,7 +281,7 @@ function notePaused(): void {
 export async function start(stored: (media: string, upload: Upload) => void): Promise<void> {
   onStored = stored;
   const paused = new Set(JSON.parse(sessionStorage.getItem(PAUSED) ?? "[]") as string[]);
-  const found = await kept.all().catch(() => []);
+  const found = (await kept.all().catch(() => [])).filter((each) => each.owner === owner());
   const back = found.map((each) =>
     entry(each.id, each.file.name, each.file.size, each.room, each.file, paused.has(each.id) ? "paused" : "queued"),
   );
@@ -289,6 +291,8 @@ export async function start(stored: (media: string, upload: Upload) => void): Pr
     if (!each.urlStorageKey.includes(FINGERPRINT) || prints.some((print) => each.urlStorageKey.includes(print))) continue;
     if (Date.now() - Date.parse(each.creationTime) > 86_400_000) continue; // the api has ended it
     const { filename = "", room_id = null } = each.metadata;
+    // Somebody else's, who was signed in in this browser.
+    if (!each.urlStorageKey.includes(fingerprint({ name: filename, size: each.size ?? 0 }, room_id))) continue;
     back.push(entry(each.urlStorageKey, filename, each.size ?? 0, room_id, null, "lost"));
   }
   uploads.value = [...uploads.value, ...back];

@@ -18,7 +18,7 @@ test("a token is found alone, in a link, and nowhere else", () => {
   const token = encoded({ sub: "änne" });
   assert.equal(tokenIn(` ${token}\n`), token);
   assert.equal(tokenIn(`http://127.0.0.1:8080/#token=${token}`), token);
-  for (const none of ["", "#/", "#token=", "#token=a.b", "hello there", `#/rooms/${token}/x`]) assert.equal(tokenIn(none), null);
+  for (const none of ["", "#/", "#token=", "#token=a.b", "#token=%", "hello there", `#/rooms/${token}/x`]) assert.equal(tokenIn(none), null);
 });
 
 test("claims of every shape are read, and nonsense says nothing", () => {

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import jwt
@@ -23,7 +24,7 @@ from media_api.settings import AuthSettings, PageSettings
 from media_core.tokens import Jwk, generate_key, public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import PATIENCE, missing, opened
-from tests.integration.api_server import Api, serving
+from tests.integration.api_server import Api, eventually, serving
 
 CLIENT = "files-page"
 AUDIENCE = "https://media.acme.example"
@@ -70,12 +71,14 @@ class Issuer:
         challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         if asked is None or challenge != asked["code_challenge"] or given["client_id"] != CLIENT:
             return None
+        return {"access_token": self.token("ann"), "token_type": "Bearer"}
+
+    def token(self, subject: str) -> str:
         now = time.time()
-        claims = {"iss": self.url, "aud": AUDIENCE, "sub": "ann", "iat": int(now), "exp": now + self.lifetime}
+        claims = {"iss": self.url, "aud": AUDIENCE, "sub": subject, "iat": int(now), "exp": now + self.lifetime}
         claims |= {"scope": "media:read media:write", "rooms": ["garden"]}
         key = jwt.PyJWK(self.key)
-        token = jwt.encode(claims, key.key, algorithm=key.algorithm_name, headers={"kid": self.key["kid"]})
-        return {"access_token": token, "token_type": "Bearer"}
+        return jwt.encode(claims, key.key, algorithm=key.algorithm_name, headers={"kid": self.key["kid"]})
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +175,36 @@ async def test_a_code_that_somebody_else_began_signs_nobody_in(api: Api, issuer:
         await page.goto(f"{api.base}/")
         await expect(page.get_by_role("dialog").get_by_role("button", name="Sign in")).to_be_visible(timeout=PATIENCE)
         assert await page.evaluate("sessionStorage.getItem('media-token')") is None
+
+
+async def test_nobody_goes_on_with_uploads_of_another_who_was_signed_in_in_this_browser(
+    api: Api, issuer: Issuer, browser: Browser
+) -> None:
+    def link(subject: str) -> str:
+        return f"{api.base}/#token={issuer.token(subject)}"
+
+    def note(name: str, size: int) -> dict[str, Any]:
+        return {"name": name, "mimeType": "text/plain", "buffer": name.encode() * size}
+
+    async with opened(browser, link("ann")) as anns:
+        network = await anns.context.new_cdp_session(anns)
+        slow = {"offline": False, "latency": 1, "downloadThroughput": -1, "uploadThroughput": 50_000}
+        await network.send("Network.emulateNetworkConditions", slow)
+        await anns.get_by_test_id("files").set_input_files([note("private.txt", 400_000)])
+        await expect(anns.locator(".upload")).to_have_attribute("data-state", "sending")
+        begun = "Object.keys(localStorage).some(key => key.startsWith('tus::'))"
+        await eventually(lambda: anns.evaluate(begun))
+        await anns.close()
+
+        page = await anns.context.new_page()
+        await page.goto(link("bob"))
+        await page.get_by_test_id("files").set_input_files([note("public.txt", 1)])
+        await expect(page.locator(".upload")).to_have_text([re.compile("public.txt")])
+        await expect(page.locator(".upload")).to_have_attribute("data-state", "done")
+        async with api.client("bob") as client:
+            listed = (await client.get("/v1/media", headers={"Authorization": f"Bearer {issuer.token('bob')}"})).json()
+        assert [file["filename"] for file in listed["data"]] == ["public.txt"]
+
+        await page.evaluate("token => { location.hash = `#token=${token}` }", issuer.token("ann"))
+        await expect(page.locator(".upload")).to_have_text([re.compile("private.txt")])
+        await expect(page.locator('[data-id]:has-text("public.txt")')).to_have_count(0)

@@ -61,6 +61,16 @@ async def test_a_file_has_an_event_of_all_that_happens_to_it(
     assert [event.position for event in page.events] == [1, 2, 3, 4, 5, 6]
 
 
+async def test_a_name_that_a_file_had_before_it_was_shared_is_told_to_nobody(
+    uploads: Uploads, library: Library, events: Events
+) -> None:
+    one = await upload(uploads, secrets.token_bytes(100), filename="salaries.txt")
+    await library.change(ALICE, one.media_id, filename="notes.txt")
+    await library.attach(ALICE, "garden", one.media_id)
+    page = await events.page(person("gardener", "garden"), await events.first(), limit=200)
+    assert [event.facts.get("filename") for event in page.events if event.type == "stored"] == ["notes.txt"]
+
+
 async def test_a_file_whose_content_is_known_has_events_of_its_verdict_and_its_thumbnail_at_once(
     uploads: Uploads, library: Library, database: Database, events: Events
 ) -> None:
@@ -296,6 +306,32 @@ async def test_a_page_is_bounded_and_its_cursor_goes_on(database: Database, even
     assert (first.events, first.more) == ([], True)
     second = await events.page(BOB, first.after, limit=10)
     assert ([event.media_id for event in second.events], second.more) == (["4500"], False)
+
+
+@pytest.mark.parametrize("status", ["ready", "failed"])
+async def test_an_item_that_is_added_while_its_thumbnail_is_made_has_that_event_too(
+    uploads: Uploads, library: Library, database: Database, tenant_database: TenantDatabase, events: Events, status: str
+) -> None:
+    """The upload of known content has not committed when the worker writes the thumbnail's status."""
+    first = await upload(uploads, secrets.token_bytes(100))
+    async with database.transaction() as tx:
+        await tx.execute(text("UPDATE blob SET thumbnail_status = 'pending'"))
+    async with (
+        await psycopg.AsyncConnection.connect(tenant_database.url.replace("+psycopg", "")) as adding,
+        await psycopg.AsyncConnection.connect(tenant_database.url.replace("+psycopg", ""), autocommit=True) as telling,
+    ):
+        begun = "SELECT state FROM content_begin('r', %s, 100, '1 hour', false, 'med-2', 'b', 'b', 'alice', false, "
+        answer = await adding.execute(begun + "NULL, NULL, NULL, 'b')", (first.sha256,))
+        assert await answer.fetchone() == ("stored",)
+        statement = "UPDATE blob SET thumbnail_status = %s"
+        writing = asyncio.create_task(telling.execute(statement, (status,)))
+        await asyncio.wait([writing], timeout=0.5)  # it waits for the upload; without that it would end at once
+        await adding.commit()
+        await writing
+    assert {media_id for kind, media_id in await told(events, ALICE) if kind == "thumbnail"} == {
+        first.media_id,
+        "med-2",
+    }
 
 
 async def test_an_upload_sends_no_further_statement_for_its_events(

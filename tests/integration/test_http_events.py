@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from media_api.routes import events
 from media_core.access import CANARY
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, problem, serving, upload
@@ -145,6 +147,29 @@ async def test_listeners_hear_only_what_they_may_see(api: Api) -> None:
         assert [event["media_id"] for _, _, event in found] == [shared["media_id"]] * 2
         events = await all_heard.take(3)
         assert [event["media_id"] for _, _, event in events] == [secret["media_id"], *[shared["media_id"]] * 2]
+
+
+async def test_a_stream_says_that_it_is_alive_also_while_only_others_files_change(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 1.0)
+    async with api.client("silent", rooms=[]) as client, api.client("busy") as other, listening(client) as stream:
+        ids = (line async for line in stream.lines if line.startswith("id: "))
+        begin = await anext(ids)
+        busy = asyncio.create_task(_uploads_for_ever(other))
+        try:
+            async with asyncio.timeout(30):
+                while await anext(ids) == begin:
+                    pass
+        finally:
+            busy.cancel()
+
+
+async def _uploads_for_ever(client: httpx.AsyncClient) -> None:
+    number = 0
+    while True:
+        await upload(client, f"busy {number}".encode())
+        number += 1
 
 
 async def test_an_infected_file_is_told_to_its_uploader_only_and_its_bytes_to_nobody(api: Api) -> None:

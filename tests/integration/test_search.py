@@ -270,6 +270,14 @@ async def test_pages_neither_repeat_nor_leave_out(api: Api) -> None:
             assert await search(client, "melon", limit=limit) == whole
 
 
+async def test_a_sound_mark_alone_is_no_word(api: Api) -> None:
+    """Whisper writes a scream as `あ` and the halfwidth mark that voices a consonant."""
+    async with api.client() as client:
+        await transcribed(api, client, [(0.0, 2.0, "あ\uff9e \uff9e もう")], "ja", room_id="garden")
+        assert len(await search(client, "もう", room="garden")) == 1
+        problem(await client.get("/v1/transcripts/search", params={"q": "\uff9e"}), 422, "invalid_request")
+
+
 async def test_what_cannot_be_searched_is_said(api: Api) -> None:
     async with api.client("wrong", rooms=[]) as client:
         await transcribed(api, client, [(0.0, 1.0, "Something."), (1.0, 2.0, " ".join(f"q{n:03}" for n in range(300)))])

@@ -1,10 +1,12 @@
 """Webhooks: what is delivered, in which order, signed by whom, and what becomes of what is not taken."""
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import secrets
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -304,6 +306,7 @@ async def test_an_address_of_this_machine_is_refused_unless_the_platform_allows_
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),  # noqa: S104
         *("224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1"),
         *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "192.0.2.1"),
+        *("64:ff9b:1::a9fe:a9fe", "::10.0.0.1", "fec0::1", "192.0.0.192", "168.63.129.16"),
     ],
 )
 def test_an_address_that_is_not_public_is_known_as_such(address: str) -> None:
@@ -398,7 +401,15 @@ async def test_a_receiver_that_does_not_speak_http_or_never_answers_is_an_error_
         await reader.read()
         writer.close()
 
-    for behaviour, words in ((nonsense, "no HTTP"), (silence, "did not answer within")):
+    async def endless_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 4 * outgoing.MOST_HEAD_BYTES)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    wrong = ((nonsense, "no HTTP"), (silence, "did not answer within"), (endless_head, "headers have more than 65536"))
+    for behaviour, words in wrong:
         async with await asyncio.start_server(behaviour, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(Undelivered, match=words):
@@ -412,6 +423,20 @@ async def test_a_receiver_that_does_not_speak_http_or_never_answers_is_an_error_
         async with await asyncio.start_server(no_tls, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             await outgoing.post(f"https://127.0.0.1:{port}/", b"{}", {}, LOOPBACK)
+
+
+async def test_an_answer_counts_though_its_connection_breaks_after_the_status() -> None:
+    async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()  # a reset
+
+    async with await asyncio.start_server(breaks, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await outgoing.post(f"http://127.0.0.1:{port}/", b"{}", {}, LOOPBACK) == 200
 
 
 # --- as the processes of a tenant ------------------------------------------------------------------------------------

@@ -16,11 +16,18 @@ from media_core.spoken_words import words
         ("हिन्दी में", ["हिन्दी", "में"]),
         ("世界 abc", ["世", "界", "abc"]),
         ("'); DROP TABLE 'passage\\", ["drop", "table", "passage"]),
+        ("\uff76\uff9e あ\uff9e \uff9e", ["ガ", "あ\u3099"]),  # halfwidth sound marks
         ("…!", []),
     ],
 )
 def test_words_are_compared_without_case_and_accents(text: str, said: list[str]) -> None:
     assert [word.folded for word in words(text)] == said
+
+
+def test_no_letter_of_unicode_makes_a_word_that_postgresql_cannot_take() -> None:
+    letters = [letter for letter in map(chr, range(0x110000)) if letter.isalnum()]
+    said = [word.folded for letter in letters for word in words(letter)]
+    assert not [folded for folded in said if not folded or set(folded) & set("'\\\0")]
 
 
 def test_a_word_knows_its_place_in_the_text() -> None:

@@ -115,6 +115,7 @@ async def _stream(
     position = place.position
     # An id without data is no event for a client, but where it goes on after it has connected again.
     yield _mark(place)
+    silent_since = time.monotonic()
     with services.feed.listening(), contextlib.suppress(Unavailable):
         while time.time() < caller.expires.timestamp():
             try:
@@ -122,6 +123,7 @@ async def _stream(
                     events = await services.feed.after(position)
             except TimeoutError:
                 yield _mark(Place(place.incarnation, position))
+                silent_since = time.monotonic()
                 continue
             if not events:
                 return
@@ -133,6 +135,10 @@ async def _stream(
                         id=_cursor(Place(place.incarnation, position)),
                         data_str=json.dumps(Event.of(event).model_dump(mode="json"), ensure_ascii=False),
                     )
+                    silent_since = time.monotonic()
+            if time.monotonic() - silent_since >= KEEP_ALIVE_SECONDS:  # all that happens is of others
+                yield _mark(Place(place.incarnation, position))
+                silent_since = time.monotonic()
 
 
 def _mark(place: Place) -> bytes:
