@@ -114,7 +114,10 @@ class Api:
         await asyncio.sleep(policy.FRESH_SECONDS + 0.05)
 
     async def verdict(self, sha256: str, status: str = "clean") -> None:
-        """Records a verdict, as a scan worker does after clamd's answer."""
+        """Records a verdict, as a scan worker does after clamd's answer. An earlier test may have recorded it."""
+        found = await self.library.database.call("SELECT scan_status FROM blob WHERE sha256 = %s", (sha256,))
+        if found and found[0].scan_status == status:
+            return
         lease = await self._lease("scan", sha256)
         detail = "Eicar-Test-Signature" if status == "infected" else None
         await verdict(self.library, lease, status, detail)
