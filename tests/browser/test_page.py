@@ -339,6 +339,8 @@ async def test_the_keyboard_alone_is_enough(run: MakeRun, context: BrowserContex
     await page.keyboard.press("/")
     await page.keyboard.type("keys")
     await expect(page.locator(".files li")).to_have_count(2)
+    for name in ("keys one.txt", "keys two.txt"):  # then the order stays
+        await expect(tile(page, name)).to_have_attribute("data-status", "clean")
     while not await page.evaluate("document.activeElement.matches('.file-open')"):
         await page.keyboard.press("Tab")
     first = await page.evaluate("document.activeElement.textContent")

@@ -105,6 +105,14 @@ async def go_on(page: Page, api: Api, how: str, *, until: int = 0, retries: int 
     await page.evaluate(how, asked)
 
 
+async def throttle(page: Page, bytes_per_second: int) -> None:
+    """Slows what the page sends; -1 ends that."""
+    session = await page.context.new_cdp_session(page)
+    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second}
+    await session.send("Network.enable")
+    await session.send("Network.emulateNetworkConditions", limits)
+
+
 async def told(page: Page, condition: str) -> dict[str, Any]:
     """What the page was told, once the condition over it holds; an error ends the wait."""
     await page.wait_for_function(f"told.failed || ({condition})", timeout=PATIENCE)
@@ -147,12 +155,14 @@ async def test_uppy_pauses_and_goes_on(api: Api, page: Page) -> None:
 async def test_an_upload_goes_on_after_the_api_was_killed(
     api: Api, page: Page, tmp_path: Path, how: str, seed: int
 ) -> None:
+    await throttle(page, SIZE // 8)  # else it could be over before the kill
     await begin(page, api, how, seed, retries=400)
     await told(page, f"told.offset >= {2 * PIECE}")
     assert api.process
     api.process.kill()
     await asyncio.to_thread(api.process.wait)
     assert (await page.evaluate("told"))["done"] is None
+    await throttle(page, -1)
     with (tmp_path / "api.log").open("wb") as log:
         api.process = api_server.start(api.environment, log)
     await is_stored(api, await told(page, "told.done"), seed)
