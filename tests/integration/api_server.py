@@ -45,6 +45,10 @@ from tests.integration.acting import verdict
 from tests.integration.migrating import make_tables
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
+_HAS_VERDICT = """
+SELECT sha256 FROM blob WHERE sha256 = %s AND scan_status = %s AND NOT EXISTS (
+    SELECT FROM job WHERE kind = 'scan' AND dedupe_key = sha256 AND status IN ('queued','running'))
+"""
 USER = ("media:read", "media:write", "transcribe")
 Rooms = Iterable[str] | Literal[AllRooms.ALL]
 
@@ -115,8 +119,8 @@ class Api:
 
     async def verdict(self, sha256: str, status: str = "clean") -> None:
         """Records a verdict, as a scan worker does after clamd's answer. An earlier test may have recorded it."""
-        found = await self.library.database.call("SELECT scan_status FROM blob WHERE sha256 = %s", (sha256,))
-        if found and found[0].scan_status == status:
+        known = await self.library.database.call(_HAS_VERDICT, (sha256, status))
+        if known:
             return
         lease = await self._lease("scan", sha256)
         detail = "Eicar-Test-Signature" if status == "infected" else None

@@ -161,7 +161,7 @@ async def test_uploads_deletions_verdicts_and_sweeps_of_few_contents_at_once_kee
         for what in (*many, storm.sweeping, storm.sweeping):
             group.create_task(storm.until_it_is_over(what))
     print(storm.did, len(storm.acknowledged))
-    assert min(storm.did.values()) > 5, storm.did
+    assert min(storm.did.values()) > 1, storm.did
     assert await _deadlocks(databases[0]) == deadlocks
     assert await broken(databases[0], folder_store, tenant_database.tenant_id) == []
     await _still_there(storm, databases[0])
