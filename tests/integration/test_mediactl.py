@@ -277,16 +277,21 @@ async def test_a_large_upload_goes_on_where_it_was_interrupted(api: Api, alice: 
     data = secrets.token_bytes(24 * MIB + 1)
     file = alice.file("large.bin", data)
 
-    async def has_come() -> bool:
-        return any(await uploads_of(api, len(data)))
+    async def is_stuck() -> bool:  # at 18 MiB
+        return network.most <= 0 and any(await uploads_of(api, len(data)))
+
+    async def is_cut() -> bool:
+        return network.most == math.inf
 
     async with line(api, Line()) as network:
         sending = await alice.start("upload", file, "--room", "garden", BASE=network.base)
-        await eventually(has_come)
+        await eventually(is_stuck)
         sending.send_signal(signal.SIGINT)
         _, err = await sending.communicate()
         assert sending.returncode == 130, err
-        network.most = 9 * MIB
+        network.breaks = True  # else what the stalled connection still holds would go on, beside the next one
+        await eventually(is_cut)
+        network.breaks, network.most = False, 12 * MIB
         sent = await alice("upload", file, "--room", "garden", "--json", base=network.base)
         assert sent.data["sha256"] == hashlib.sha256(data).hexdigest()
     assert await uploads_of(api, len(data)) == [len(data)]
