@@ -14,6 +14,8 @@ export const usage = signal<api.Usage | null>(null);
 const POLL = 2500;
 const POLL_HIDDEN = 15_000;
 const RECONNECT = 1500;
+/** So often everything is looked at beside the events: a look that failed is made again. */
+const LOOK_AGAIN = 30_000;
 /** Files waiting for a verdict that one round asks for, beside the list's first page. */
 const PENDING_AT_ONCE = 20;
 
@@ -24,6 +26,7 @@ let onVerdict: (name: string, verdict: "infected" | "unscannable" | "clean", id:
 export function start(verdict: typeof onVerdict): void {
   onVerdict = verdict;
   void follow();
+  setInterval(() => catchUp().catch(() => {}), LOOK_AGAIN);
 }
 
 export function awaitVerdict(id: string, name: string): void {
