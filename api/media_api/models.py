@@ -229,7 +229,8 @@ class Event(BaseModel):
         description="By type. `stored`: `filename` (as the file is called now), `mime_type`, `size`, `sha256`. "
         "`scanned`: `scan_status`. `thumbnail`: `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. "
         "`transcript`: `job_id`, `status` (`completed` or `failed`). "
-        "`attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing.",
+        "`changed`: nothing, ask for the file. `attached`: `room_id`, `added_by`. "
+        "`removed`: `room_id`. `deleted`: nothing.",
         examples=[{"scan_status": "clean"}],
     )
 

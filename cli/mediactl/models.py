@@ -21,13 +21,14 @@ class Event(TypedDict):
 
     event_id: str
     """The same whenever the event is told."""
-    type: Literal["stored", "scanned", "thumbnail", "transcript", "attached", "removed", "deleted"]
+    type: Literal["stored", "scanned", "thumbnail", "transcript", "changed", "attached", "removed", "deleted"]
     media_id: str
     created_at: str
     data: dict[str, object]
     """By type. `stored`: `filename` (as the file is called now), `mime_type`, `size`, `sha256`. `scanned`:
     `scan_status`. `thumbnail`: `thumbnail_status` (`ready` or `failed`), `thumbnail_id`. `transcript`: `job_id`,
-    `status` (`completed` or `failed`). `attached`: `room_id`, `added_by`. `removed`: `room_id`. `deleted`: nothing."""
+    `status` (`completed` or `failed`). `changed`: nothing, ask for the file. `attached`: `room_id`, `added_by`.
+    `removed`: `room_id`. `deleted`: nothing."""
 
 
 class EventPage(TypedDict):

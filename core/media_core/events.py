@@ -30,7 +30,7 @@ from media_core.errors import Refused
 from media_core.ids import thumbnail_id
 from media_core.tokens import Claims
 
-Type = Literal["stored", "scanned", "thumbnail", "transcript", "attached", "removed", "deleted"]
+Type = Literal["stored", "scanned", "thumbnail", "transcript", "changed", "attached", "removed", "deleted"]
 TYPES: Final[tuple[Type, ...]] = get_args(Type)
 
 AT_ONCE: Final = 200
@@ -106,6 +106,10 @@ class Event:
                 return access.hears(caller, self.owner, self.tenant_scope, self.rooms or ())
             case "removed":
                 return self.scan_status != "infected" and self._names_room_of(caller)
+            case "changed":
+                return self._item_is_seen_by(caller) or (
+                    self.scan_status != "infected" and access.hears(caller, self.owner, self.tenant_scope, ())
+                )
             case "attached":
                 return self._names_room_of(caller) and self._item_is_seen_by(caller)
             case _:

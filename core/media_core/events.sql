@@ -72,6 +72,17 @@ WHEN (NEW.kind = 'transcribe' AND NEW.status IN ('completed', 'failed') AND NEW.
     AND NEW.media_id IS NOT NULL AND NEW.owner IS NOT NULL)
 EXECUTE FUNCTION event_of_transcript();
 
+-- Name, labels or who sees it: `Library.change` sets these columns also where only labels are other. The event keeps
+-- whether all could see it before: who loses sight of it hears so as well.
+CREATE OR REPLACE FUNCTION event_of_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO event (type, media_id, owner, tenant_scope, data)
+    VALUES ('changed', NEW.media_id, NEW.uploaded_by, OLD.tenant_scope, '{}');
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER event_of_change AFTER UPDATE OF filename, tenant_scope ON media FOR EACH ROW
+WHEN (NEW.uploaded_by <> 'system:canary') EXECUTE FUNCTION event_of_change();
+
 CREATE OR REPLACE FUNCTION event_of_attachment() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO event (type, media_id, owner, rooms, data)

@@ -27,6 +27,8 @@ export const shown = computed(() =>
 );
 
 let cursor: string | null = null;
+/** Files that came, changed or went (null) while a page was on its way: the page may be older. */
+const heard = new Map<string, FileInfo | null>();
 let generation = new AbortController();
 
 export async function findOutRole(): Promise<void> {
@@ -60,6 +62,7 @@ export function reload(): void {
   generation.abort();
   generation = new AbortController();
   cursor = null;
+  heard.clear();
   files.value = [];
   isComplete.value = false;
   isLoading.value = false;
@@ -72,6 +75,7 @@ export async function more(): Promise<void> {
   if (isLoading.value || isComplete.value || isAdmin.value === null) return;
   const mine = generation;
   isLoading.value = true;
+  heard.clear();
   failure.value = null;
   try {
     for (let tries = 0; tries < EMPTY_PAGES; tries += 1) {
@@ -79,7 +83,8 @@ export async function more(): Promise<void> {
       if (mine !== generation) return;
       cursor = found.next_cursor;
       isComplete.value = cursor === null;
-      files.value = appended(files.value, found.data);
+      files.value = appended(files.value, found.data.filter((file) => heard.get(file.media_id) !== null));
+      merge([...heard.values()].filter((file) => file !== null));
       note(found.data);
       if (found.data.length > 0 || isComplete.value) break;
     }
@@ -107,9 +112,13 @@ export async function refresh(): Promise<void> {
 
 /** Puts files at their places, whether they are known already or new. */
 function take(found: FileInfo[]): void {
-  const isWhole = isComplete.value;
-  if (found.length > 0) files.value = merged(files.value, found, view.value.sort, isWhole);
+  if (isLoading.value) for (const file of found) heard.set(file.media_id, file);
+  merge(found);
   note(found);
+}
+
+function merge(found: FileInfo[]): void {
+  if (found.length > 0) files.value = merged(files.value, found, view.value.sort, isComplete.value);
 }
 
 function note(found: FileInfo[]): void {
@@ -132,6 +141,7 @@ export async function look(id: string): Promise<FileInfo | null> {
 }
 
 export function drop(id: string): void {
+  if (isLoading.value) heard.set(id, null);
   if (files.value.some((file) => file.media_id === id)) {
     files.value = files.value.filter((file) => file.media_id !== id);
   }

@@ -14,7 +14,7 @@ export const usage = signal<api.Usage | null>(null);
 const POLL = 2500;
 const POLL_HIDDEN = 15_000;
 const RECONNECT = 1500;
-/** So often everything is looked at beside the events: a look that failed is made again. */
+/** So often everything is looked at beside the events. */
 const LOOK_AGAIN = 30_000;
 /** Files waiting for a verdict that one round asks for, beside the list's first page. */
 const PENDING_AT_ONCE = 20;
@@ -118,8 +118,11 @@ async function look(id: string): Promise<void> {
 
 // --- events ----------------------------------------------------------------------------------------------------------
 
+/** Files to ask for, because something happened to them. */
 const due = new Set<string>();
 let isDue = false;
+/** Several events of one moment are one look. */
+const MOMENT = 150;
 
 interface Happened {
   type: string;
@@ -138,15 +141,25 @@ function happened(data: string): void {
     files.drop(id);
     if (name !== undefined) onVerdict(name, "infected", id);
   } else due.add(id);
+  lookIn(MOMENT);
+}
+
+function lookIn(milliseconds: number): void {
   if (isDue) return;
   isDue = true;
-  // Several events of one moment are one look.
-  setTimeout(() => {
-    isDue = false;
-    const ids = [...due];
-    due.clear();
-    for (const each of ids) look(each).catch(() => {});
-    jobs.refresh().catch(() => {});
-    refreshUsage().catch(() => {});
-  }, 150);
+  setTimeout(() => void lookAtDue(), milliseconds);
+}
+
+/** What cannot be answered now stays due. */
+async function lookAtDue(): Promise<void> {
+  isDue = false;
+  const ids = [...due];
+  due.clear();
+  const looks = ids.map((id) =>
+    look(id).catch((error: unknown) => {
+      if (error instanceof api.Problem && [0, 429, 503].includes(error.status)) due.add(id);
+    }),
+  );
+  await Promise.allSettled([...looks, jobs.refresh(), refreshUsage()]);
+  if (due.size > 0) lookIn(RECONNECT);
 }

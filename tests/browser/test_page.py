@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from page.build import DIST, HERE, BuildFailed, build, node
-from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 from media_core import tokens
 from tests.browser.chromium import PATIENCE, missing
@@ -30,6 +30,9 @@ SPEECH = ROOT / "tests" / "fixtures" / "whisper-tiny-words" / "samples" / "two_p
 MIB = 1024 * 1024
 MOST_COMPRESSED = 150_000
 """Bytes of the page's own files, as they are sent."""
+
+BY_AN_EVENT = 20_000
+"""Milliseconds, fewer than those after which the page looks at everything again."""
 
 expect.set_options(timeout=PATIENCE)
 
@@ -122,6 +125,12 @@ async def eventually(holds: Callable[[], Awaitable[Any]]) -> Any:
 
 def text_file(name: str, text: str) -> dict[str, Any]:
     return {"name": name, "mimeType": "text/plain", "buffer": text.encode()}
+
+
+def stored(run: MakeRun, name: str) -> None:
+    """Uploads a file by that name, beside the page."""
+    with run.client() as client:
+        client.post("/v1/media/upload", files={"file": (name, name.encode(), "text/plain")}).raise_for_status()
 
 
 async def menu(page: Page, name: str, entry: str) -> None:
@@ -291,7 +300,7 @@ async def test_two_tabs_see_each_others_changes(run: MakeRun, context: BrowserCo
     await second.keyboard.press("F2")
     await second.get_by_label("New name").fill("renamed.txt")
     await second.keyboard.press("Enter")
-    await expect(tile(first, "renamed.txt")).to_be_visible()
+    await expect(tile(first, "renamed.txt")).to_be_visible(timeout=BY_AN_EVENT)
     await menu(first, "renamed.txt", "Add to a room")
     await first.get_by_label("Name of the room").fill("garden")
     await first.keyboard.press("Enter")
@@ -300,6 +309,46 @@ async def test_two_tabs_see_each_others_changes(run: MakeRun, context: BrowserCo
     await expect(tile(second, "renamed.txt")).to_be_visible()
     await menu(first, "renamed.txt", "Remove from garden")
     await expect(tile(second, "renamed.txt")).to_have_count(0)
+
+
+async def test_a_file_that_comes_while_the_list_is_on_its_way_is_seen(run: MakeRun, context: BrowserContext) -> None:
+    page = await context.new_page()
+    listed, came = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        answer = await route.fetch()
+        if "limit=1&" not in f"{route.request.url}&":  # the first page, not the question whether one may list
+            listed.set()
+            await came.wait()
+        await route.fulfill(response=answer)
+
+    await page.route("**/v1/media?*", hold)
+    await page.goto(link(run))
+    await listed.wait()
+    async with page.expect_response("**/v1/media/*/info"):
+        stored(run, "meanwhile.txt")
+    came.set()
+    await expect(tile(page, "meanwhile.txt")).to_be_visible(timeout=BY_AN_EVENT)
+
+
+async def test_a_look_that_failed_is_made_again(run: MakeRun, context: BrowserContext) -> None:
+    page = await signed_in(context, run)
+    await expect(page.get_by_test_id("files-box")).to_have_attribute("aria-busy", "false")
+    await page.route("**/v1/media/*/info", lambda route: route.abort(), times=1)
+    async with page.expect_event("requestfailed"):
+        stored(run, "asked again.txt")
+    await expect(tile(page, "asked again.txt")).to_be_visible(timeout=BY_AN_EVENT)
+
+
+async def test_the_focus_stays_with_its_file_when_another_comes(run: MakeRun, context: BrowserContext) -> None:
+    stored(run, "focused.txt")
+    page = await signed_in(context, run)
+    await tile(page, "focused.txt").get_by_role("link").focus()
+    stored(run, "newer.txt")
+    await expect(tile(page, "newer.txt")).to_be_visible()
+    assert await page.evaluate("document.activeElement.textContent") == "focused.txt"
+    await page.keyboard.press("ArrowLeft")
+    assert await page.evaluate("document.activeElement.textContent") == "newer.txt"
 
 
 async def test_what_is_deleted_comes_back_by_undo_and_else_is_gone(run: MakeRun, context: BrowserContext) -> None:

@@ -46,6 +46,7 @@ async def test_a_file_has_an_event_of_all_that_happens_to_it(
     await library.attach(ADMIN, "cellar", one.media_id)
     await library.attach(ADMIN, "cellar", one.media_id)
     await library.detach(ADMIN, "cellar", one.media_id)
+    await library.change(ALICE, one.media_id, labels={"year": "1912"})
     await library.delete(ALICE, one.media_id)
     page = await events.page(ADMIN, await events.first(), limit=200)
     assert [(event.type, event.facts) for event in page.events] == [
@@ -54,11 +55,23 @@ async def test_a_file_has_an_event_of_all_that_happens_to_it(
         ("scanned", {"scan_status": "clean"}),
         ("attached", {"room_id": "cellar", "added_by": "root"}),
         ("removed", {"room_id": "cellar"}),
+        ("changed", {}),
         ("deleted", {}),
     ]
     assert {event.media_id for event in page.events} == {one.media_id}
-    assert len({event.event_id for event in page.events}) == 6
-    assert [event.position for event in page.events] == [1, 2, 3, 4, 5, 6]
+    assert len({event.event_id for event in page.events}) == 7
+    assert [event.position for event in page.events] == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_who_loses_sight_of_a_file_hears_that_it_changed_and_who_never_saw_it_does_not(
+    uploads: Uploads, library: Library, events: Events
+) -> None:
+    one = await upload(uploads, secrets.token_bytes(100))
+    await library.change(ALICE, one.media_id, filename="draft.txt")
+    await library.change(ALICE, one.media_id, tenant_scope=True)
+    await library.change(ALICE, one.media_id, tenant_scope=False)
+    assert [type_ for type_, _ in await told(events, ALICE)] == ["stored", "changed", "changed", "changed"]
+    assert await told(events, BOB) == [("changed", one.media_id)]
 
 
 async def test_a_name_that_a_file_had_before_it_was_shared_is_told_to_nobody(

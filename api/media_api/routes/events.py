@@ -69,7 +69,7 @@ async def list_events(
     ] = None,
 ) -> EventPage | StreamingResponse:
     """What happened to the files that you may see: `stored`, `scanned` with each verdict, `thumbnail`, `transcript`,
-    `attached`, `removed`, `deleted`.
+    `changed` (name, labels or tenant_scope), `attached`, `removed`, `deleted`.
 
     Events are kept for a week by default. An infected file's events are told to its uploader and to admins. A
     `transcript` is told to whoever asked for it. Every event of a file comes once, in order; none is missed by who goes

@@ -446,10 +446,11 @@ class NamespaceQuota(Structural):
 
 
 EventType = Annotated[
-    Literal["stored", "scanned", "thumbnail", "transcript", "attached", "removed", "deleted"],
+    Literal["stored", "scanned", "thumbnail", "transcript", "changed", "attached", "removed", "deleted"],
     Field(
         description="stored: a file was uploaded. scanned: it has a verdict. thumbnail: it is made, or cannot be. "
-        "transcript: a transcription has ended. attached, removed: in or from a room. deleted: by whoever may."
+        "transcript: a transcription has ended. changed: its name, labels or tenant_scope. attached, removed: in or "
+        "from a room. deleted: by whoever may."
     ),
 ]
 

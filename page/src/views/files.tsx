@@ -122,7 +122,8 @@ function Scroller({ all }: { all: FileInfo[] }) {
   const width = useSignal(0);
   const height = useSignal(0);
   const top = useSignal(0);
-  const current = useSignal(0);
+  /** The file that Tab leads to, and its place: it keeps the focus when the order changes; when it goes, its place does. */
+  const current = useSignal({ id: "", index: 0 });
   const wantsFocus = useRef(false);
 
   useLayoutEffect(() => {
@@ -151,10 +152,17 @@ function Scroller({ all }: { all: FileInfo[] }) {
     if (isNearEnd) void files.more();
   }, [isNearEnd, all.length]);
 
-  useEffect(() => {
-    if (!wantsFocus.current) return;
+  const known = all.findIndex((file) => file.media_id === current.value.id);
+  const focused = known >= 0 ? known : Math.min(current.value.index, all.length - 1);
+
+  // An element that is moved or removed loses the focus.
+  const hadFocus = box.current?.contains(document.activeElement) ?? false;
+
+  // Before the next event, so that a key that comes at once counts from here.
+  useLayoutEffect(() => {
+    if (!wantsFocus.current && !(hadFocus && document.activeElement === document.body)) return;
     wantsFocus.current = false;
-    box.current?.querySelector<HTMLElement>(`[data-index="${current.value}"] .file-open`)?.focus({ preventScroll: true });
+    box.current?.querySelector<HTMLElement>(`[data-index="${focused}"] .file-open`)?.focus({ preventScroll: true });
   });
 
   const onKeyDown = (event: KeyboardEvent): void => {
@@ -166,7 +174,7 @@ function Scroller({ all }: { all: FileInfo[] }) {
     const isRtl = getComputedStyle(box.current!).direction === "rtl";
     if (/^(Arrow|Page|Home|End)/.test(event.key)) {
       const to = moved(event.key, index, all.length, columns, page, isRtl);
-      current.value = to;
+      current.value = { id: all[to]!.media_id, index: to };
       wantsFocus.current = true;
       const at = Math.floor(to / columns) * row;
       const element = box.current!;
@@ -174,16 +182,15 @@ function Scroller({ all }: { all: FileInfo[] }) {
       else if (at + row > element.scrollTop + height.value - 24) element.scrollTop = at + row - height.value + 24;
       top.value = element.scrollTop;
     } else if (event.key === "Delete") {
-      removed(file);
-      current.value = Math.min(index, all.length - 2);
+      current.value = { id: all[index + 1]?.media_id ?? "", index: Math.min(index, all.length - 2) };
       wantsFocus.current = true;
+      removed(file);
     } else if (event.key === "F2") asked.value = { dialog: "rename", file };
     else if (event.key === "m" || event.key === "M" || event.key === "ContextMenu") openFileMenu(target.closest("[data-index]")!.querySelector(".file-menu")!, file);
     else return;
     event.preventDefault();
   };
 
-  const focused = Math.min(current.value, all.length - 1);
   const indices: number[] = [];
   for (let index = first; index < Math.min(last, all.length); index += 1) indices.push(index);
   if (focused >= 0 && (focused < first || focused >= last)) indices.push(focused); // what has the focus stays
@@ -203,7 +210,7 @@ function Scroller({ all }: { all: FileInfo[] }) {
             ...(isGrid ? { inlineSize: `${tile}px`, blockSize: `${row - GAP}px` } : { blockSize: `${row}px` }),
           };
           const isFocusable = index === Math.max(0, focused);
-          const shared = { file, index, tab: isFocusable ? 0 : -1, onFocus: () => (current.value = index) };
+          const shared = { file, index, tab: isFocusable ? 0 : -1, onFocus: () => (current.value = { id: file.media_id, index }) };
           return (
             <li key={file.media_id} class={isGrid ? "tile" : "row"} data-index={index} data-id={file.media_id} data-status={file.scan_status} style={style}
               aria-setsize={files.isComplete.value ? all.length : -1} aria-posinset={index + 1}>

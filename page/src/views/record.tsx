@@ -12,6 +12,8 @@ export function Record({ onClose }: { onClose: () => void }) {
   const t = text.value;
   const source = useSignal<"camera" | "microphone">("camera");
   const stream = useSignal<MediaStream | null>(null);
+  /** A camera's picture comes a moment after its stream; before, a photo has no size. */
+  const hasPicture = useSignal(false);
   const isRefused = useSignal(false);
   const seconds = useSignal<number | null>(null);
   const video = useRef<HTMLVideoElement>(null);
@@ -37,6 +39,7 @@ export function Record({ onClose }: { onClose: () => void }) {
       recorder.current = null;
       stream.value?.getTracks().forEach((track) => track.stop());
       stream.value = null;
+      hasPicture.value = false;
     };
   }, [source.value]);
 
@@ -88,14 +91,14 @@ export function Record({ onClose }: { onClose: () => void }) {
       {isRefused.value ? <p class="wrong" role="alert">{t.noDevice}</p> : (
         <>
           {source.value === "camera"
-            ? <video ref={video} class="camera" muted autoplay playsinline aria-label={t.camera} />
+            ? <video ref={video} class="camera" muted autoplay playsinline aria-label={t.camera} onLoadedData={() => (hasPicture.value = true)} />
             : <div class={seconds.value === null ? "microphone" : "microphone on"}><Icon name="microphone" /></div>}
           <p role="status" class="quiet-text">{seconds.value === null ? t.recordHint : t.recording(clock(seconds.value))}</p>
           <div class="buttons">
             {seconds.value !== null ? <button class="primary" onClick={() => recorder.current?.stop()}>{t.stop}</button> : (
               <>
                 <button disabled={!isReady} class={source.value === "camera" ? "" : "primary"} onClick={record}>{source.value === "camera" ? t.startFilm : t.startSound}</button>
-                {source.value === "camera" && <button class="primary" disabled={!isReady} onClick={photo}>{t.takePhoto}</button>}
+                {source.value === "camera" && <button class="primary" disabled={!hasPicture.value} onClick={photo}>{t.takePhoto}</button>}
               </>
             )}
           </div>
