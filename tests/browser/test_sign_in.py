@@ -21,7 +21,7 @@ from page import build
 from playwright.async_api import Browser, expect
 
 from media_api.settings import AuthSettings, PageSettings
-from media_core.tokens import Jwk, generate_key, public_jwks
+from media_core.tokens import LEEWAY, Jwk, generate_key, public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import PATIENCE, missing, opened
 from tests.integration.api_server import Api, eventually, serving
@@ -208,3 +208,23 @@ async def test_nobody_goes_on_with_uploads_of_another_who_was_signed_in_in_this_
         await page.evaluate("token => { location.hash = `#token=${token}` }", issuer.token("ann"))
         await expect(page.locator(".upload")).to_have_text([re.compile("private.txt")])
         await expect(page.locator('[data-id]:has-text("public.txt")')).to_have_count(0)
+
+
+async def test_a_sign_in_that_has_ended_is_made_anew_in_a_window_of_its_own_and_the_page_goes_on(
+    api: Api, issuer: Issuer, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as short:
+        short.setattr(issuer, "lifetime", 6 - LEEWAY.total_seconds())  # the api allows clocks that differ by so much
+        token = issuer.token("ann")
+    async with opened(browser, f"{api.base}/#token={token}") as page:
+        again = page.get_by_role("dialog", name="Sign in again")
+        await expect(again).to_be_visible(timeout=PATIENCE)
+        note = {"name": "patient.txt", "mimeType": "text/plain", "buffer": b"it waits"}
+        await page.get_by_test_id("files").set_input_files([note])
+        async with page.expect_popup() as popup:
+            await again.get_by_role("button", name="Sign in").click()
+        await expect(again).to_have_count(0, timeout=PATIENCE)
+        await expect(page.locator('[data-id]:has-text("patient.txt")')).to_be_visible(timeout=PATIENCE)
+        window = await popup.value
+        if not window.is_closed():
+            await window.wait_for_event("close", timeout=PATIENCE)
