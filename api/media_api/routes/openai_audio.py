@@ -20,7 +20,7 @@ from media_api.auth import Transcriber
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
 from media_api.receiving import FILE_FIELDS, LANGUAGE, RECORDING, REFUSALS, begin_upload, keep, read_form, text_field
-from media_api.routes.jobs import EVENT_SCHEMA
+from media_api.routes.jobs import EVENT_SCHEMA, KEEP_ALIVE_SECONDS
 from media_api.routes.transcribe import transcribe_uploaded
 from media_api.services import Services, Wired
 from media_core import transcripts
@@ -172,25 +172,37 @@ async def _ended(services: Services, caller: Claims, job: Job) -> Job:
 
 
 async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator[bytes]:
-    """`transcript.text.delta` for each segment, then `transcript.text.done`; after a failure an `error`."""
+    """`transcript.text.delta` for each segment, then `transcript.text.done`; after a failure an `error`.
+
+    The job goes on, whoever listens.
+    """
     after, seen, said = -1, None, False
-    with services.watch.watched(job.job_id), contextlib.suppress(Unavailable):
-        while True:
-            for stored in await services.jobs.segments(job.job_id, after):
-                after = stored["number"]
-                delta = f" {stored['text']}" if said else stored["text"]
-                said = True
-                yield _event({"type": "transcript.text.delta", "delta": delta})
-            if job.ended:
-                break
-            seen = await services.watch.changed(job.job_id, seen)
-            if seen is None:
-                return
-            job = await services.jobs.find(caller, job.job_id)
     try:
+        with services.watch.watched(job.job_id):
+            while True:
+                for stored in await services.jobs.segments(job.job_id, after):
+                    after = stored["number"]
+                    delta = f" {stored['text']}" if said else stored["text"]
+                    said = True
+                    yield _event({"type": "transcript.text.delta", "delta": delta})
+                if job.ended:
+                    break
+                while True:
+                    try:
+                        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                            seen = await services.watch.changed(job.job_id, seen)
+                        break
+                    except TimeoutError:
+                        yield format_sse_event(comment="still here")
+                if services.watch.stopped:
+                    return
+                job = await services.jobs.find(caller, job.job_id)
         yield _event({"type": "transcript.text.done", "text": _result(job)["transcript"]})
     except Refused as error:
         yield _event({"type": "error", "error": {"code": error.code, "message": error.detail}})
+    except Unavailable as error:
+        message = f"The {error.dependency} does not answer. The job goes on: /v1/jobs/{job.job_id}."
+        yield _event({"type": "error", "error": {"code": "unavailable", "message": message}})
 
 
 def _event(data: dict[str, Any]) -> bytes:
