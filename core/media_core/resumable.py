@@ -289,13 +289,13 @@ class Resumables:
                     )
                 await self._insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
             except BaseException:
-                await _shielded(self._reserve_parts(claims, reservation))
+                await shielded(self._reserve_parts(claims, reservation))
                 raise
             for claim in claims:
                 await self._end(claim)
         return await self.find(caller, upload_id)
 
-    async def _reserve_parts(self, claims: Sequence["_Claim"], moved: Reservation) -> None:
+    async def _reserve_parts(self, claims: Sequence[Claim], moved: Reservation) -> None:
         """After a final upload that failed: the parts' bytes stand in staging, and count again.
 
         However full the tenant is by now: they were counted until then.
