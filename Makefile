@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 TENANT ?= samples/acme.yaml
 PACKAGES := core api workers operator cli
 UV_VERSION := 0.13.9
+# Where it is set, as in containers, each process would compile all of its modules again, for 1 to 2 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lock clamd pgbouncer chromium page speech run docs check format lint types contracts test-fast test tools soak
 help: ## list the targets

@@ -60,7 +60,7 @@ class JobWatch:
                 except TimeoutError:
                     yield job
                     continue
-                if seen is None:
+                if self.stopped:
                     return
                 job = await self._jobs.find(caller, job.job_id)
                 yield job

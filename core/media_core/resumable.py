@@ -271,25 +271,41 @@ class Resumables:
                 stack.enter_context(claim.working())
             (moved,) = await self._database.call(_TAKE_OVER, (list(parts), upload_id))
             reservation = self._uploads.contents.reservation(upload_id, held=moved.bytes)
-            uploading = await self._uploads.start(announced=total, reservation=reservation)
-            async with uploading as upload:
-                for part in parts:
-                    async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
-                        async for chunk in chunks:
-                            await upload.write(bytes(chunk))
-                uploaded = await upload.commit(
-                    caller=caller,
-                    filename=declared.filename,
-                    claimed_type=declared.claimed_type,
-                    tenant_scope=declared.tenant_scope,
-                    room_id=declared.room_id,
-                    idempotency_key=idempotency_key or _key_of(parts),
-                    request_id=request_id,
-                )
-            await self._insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
+            try:
+                uploading = await self._uploads.start(announced=total, reservation=reservation)
+                async with uploading as upload:
+                    for part in parts:
+                        async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
+                            async for chunk in chunks:
+                                await upload.write(bytes(chunk))
+                    uploaded = await upload.commit(
+                        caller=caller,
+                        filename=declared.filename,
+                        claimed_type=declared.claimed_type,
+                        tenant_scope=declared.tenant_scope,
+                        room_id=declared.room_id,
+                        idempotency_key=idempotency_key or _key_of(parts),
+                        request_id=request_id,
+                    )
+                await self._insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
+            except BaseException:
+                await shielded(self._reserve_parts(claims, reservation))
+                raise
             for claim in claims:
                 await self._end(claim)
         return await self.find(caller, upload_id)
+
+    async def _reserve_parts(self, claims: Sequence[Claim], moved: Reservation) -> None:
+        """After a final upload that failed: the parts' bytes stand in staging, and count again.
+
+        However full the tenant is by now: they were counted until then.
+        """
+        with contextlib.suppress(Unavailable):
+            for claim in claims:
+                lifetime = self._lifetime + RESERVED_LONGER
+                counted = self._uploads.contents.reservation(claim.upload_id, lifetime=lifetime, over_quota=True)
+                await counted.grow_to(claim.received)
+            await moved.release()
 
     # -- rows ----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from fastapi.sse import format_sse_event
 
 from media_api import problems
 from media_api.auth import Transcriber
-from media_api.event_stream import EVENT_STREAM_CONTENT, event_stream
+from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
 from media_api.receiving import FILE_FIELDS, REFUSALS, begin_upload, keep, read_form, text_field
@@ -161,22 +161,32 @@ async def _ended(services: Services, caller: Claims, job: Job) -> Job:
 
 
 async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator[bytes]:
-    """`transcript.text.delta` for each segment, then `transcript.text.done`; after a failure an `error`."""
+    """`transcript.text.delta` for each segment, then `transcript.text.done`; after a failure an `error`.
+
+    The job goes on, whoever listens.
+    """
     after, said = -1, False
-    with contextlib.suppress(Unavailable):
-        async with aclosing(services.watch.follow(caller, job)) as states:
-            async for job in states:
+    told: Job | None = None
+    try:
+        async with aclosing(services.watch.follow(caller, job, idle_seconds=KEEP_ALIVE_SECONDS)) as states:
+            async for state in states:
+                if state is told:
+                    yield format_sse_event(comment="still here")
+                    continue
+                told = state
                 for stored in await services.jobs.segments(job.job_id, after):
                     after = stored["number"]
                     delta = f" {stored['text']}" if said else stored["text"]
                     said = True
                     yield _event({"type": "transcript.text.delta", "delta": delta})
-        if not job.ended:
+        if told is None or not told.ended:
             return  # the process ends
-    try:
-        yield _event({"type": "transcript.text.done", "text": _result(job)["transcript"]})
+        yield _event({"type": "transcript.text.done", "text": _result(told)["transcript"]})
     except Refused as error:
         yield _event({"type": "error", "error": {"code": error.code, "message": error.detail}})
+    except Unavailable as error:
+        message = f"The {error.dependency} does not answer. The job goes on: /v1/jobs/{job.job_id}."
+        yield _event({"type": "error", "error": {"code": "unavailable", "message": message}})
 
 
 def _event(data: dict[str, Any]) -> bytes:
