@@ -20,12 +20,12 @@ from typing import Protocol, Self
 import structlog
 from sqlalchemy import text
 
-from media_core.access import has_room
+from media_core.access import require_room
 from media_core.capacity import Capacity, of_this_container
 from media_core.contents import Again, Contents, Facts, Infected, KeyReused, NewItem, Reservation
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
-from media_core.errors import Refused, Unavailable, not_found
+from media_core.errors import Refused, Unavailable
 from media_core.ids import new_media_id, new_ulid
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.policy import Policy, PolicyReader
@@ -291,8 +291,7 @@ class Upload:
         Raises Refused `empty_file`, `digest_mismatch`, `infected` (known to be), `quota_exceeded`, `not_found` (a room
         that the caller's token does not name), `idempotency_key_reused`.
         """
-        if room_id is not None and not has_room(caller, room_id):
-            raise not_found()
+        require_room(caller, room_id)
         if self.size == 0:
             raise Refused("empty_file", "The file is empty; send at least one byte.")
         sha256 = await self._sha256()
