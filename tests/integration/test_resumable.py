@@ -257,3 +257,47 @@ async def test_parallel_final_uploads_of_the_same_parts_make_one_file_and_reserv
     (usage,) = await database.call("SELECT reserved_bytes, items FROM usage", ())
     assert (usage.reserved_bytes, usage.items) == (0, 0 if "ended" in answers else 1)
     assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, library: Library, database: Database
+) -> None:
+    async def reserved() -> int:
+        assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+        (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
+        return int(usage.reserved_bytes)
+
+    async def expires() -> None:
+        async with database.transaction() as tx:
+            await tx.execute(text("UPDATE upload SET expires_at = now()"))
+
+    made = await resumables.create(ALICE, FILE, None)
+    async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
+        await receiving.write(bytes(2 * MIB))
+        await expires()
+        assert await resumable.expire(library) == 0, "its request goes on"
+        assert (await receiving.end()).received == 2 * MIB
+    assert await reserved() >= 2 * MIB
+    with pytest.raises(Refused) as refused:
+        async with resumables.receiving(ALICE, made.upload_id, 2 * MIB) as receiving:
+            await receiving.write(bytes(MIB))
+            await expires()
+            await run_out(database)
+            assert await resumable.expire(library) == 1
+            assert await reserved() == 0
+            await receiving.end()
+    assert refused.value.code == "upload_locked"
+    assert await reserved() == 0
+
+    part = (await resumables.create(ALICE, FILE, None, partial=True)).upload_id
+    wrong = resumable.Checksum("sha1", bytes(20))
+    for _ in range(2):
+        with pytest.raises(Refused) as refused:
+            await add(resumables, part, bytes(MIB), 0, length=2 * MIB, checksum=wrong)
+        assert refused.value.code == "checksum_mismatch"
+        assert await reserved() >= MIB
+    await add(elsewhere, part, bytes(2 * MIB), 0)
+    assert await reserved() >= 2 * MIB
+    await expires()
+    assert await resumable.expire(library) == 1
+    assert await reserved() == 0

@@ -76,6 +76,8 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {
             "application/json": {"schema": {"type": "object", "properties": {"text": {"type": "string"}}}},
             "text/plain": {"schema": {"type": "string"}},
+            "application/x-subrip": {"schema": {"type": "string"}},
+            "text/vtt": {"schema": {"type": "string"}},
             **EVENT_STREAM_CONTENT,
         },
     },
