@@ -25,7 +25,7 @@ def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:
 
 
 def item_of(row: Any) -> Item:
-    """From a row that begins with `ITEM_COLUMNS`."""
+    """The item of a row that begins with `ITEM_COLUMNS`."""
     columns: list[Any] = list(row[:_COLUMNS])
     columns[-2] = tuple(columns[-2])
     columns[-1] = dict(sorted((columns[-1] or {}).items()))

@@ -129,7 +129,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checksum:
-    """What the bytes of one request have as digest."""
+    """The digest that a client sent of the bytes of one request."""
 
     algorithm: Algorithm
     digest: bytes
@@ -410,7 +410,7 @@ class Resumables:
     async def _end(self, claim: Claim) -> None:
         with claim.working():
             await claim.begin_end()
-            await _removed(self._database, self._store, claim.upload_id, claim.reservation)
+            await _remove(self._database, self._store, claim.upload_id, claim.reservation)
 
 
 class Receiving:
@@ -560,11 +560,11 @@ async def _expire(library: Library, upload_id: str) -> None:
     if not marked:
         return
     reservation = library.contents.reservation(upload_id, held=1)
-    await _removed(library.database, library.store, upload_id, reservation)
+    await _remove(library.database, library.store, upload_id, reservation)
 
 
-async def _removed(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
-    """In this order: as long as there are pieces, there is a row that leads to them."""
+async def _remove(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
+    """Removes the pieces, the reservation and the row, in this order: while there are pieces, a row leads to them."""
     pieces = [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
     if pieces:
         await store.gathered(upload_id, pieces, sealed=True).discard()
@@ -581,7 +581,7 @@ async def _hashed(gathered: GatheredObject) -> str:
 
 
 def _key_of(parts: Sequence[str]) -> str:
-    """So that a final upload whose answer was lost makes no second file."""
+    """The key of a final upload that came without one: when its answer was lost, a repetition makes no second file."""
     return f"final upload {hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
 
 

@@ -113,7 +113,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Hit:
-    """A place where it is said."""
+    """A place in a recording where the wanted words are said."""
 
     item: Item
     job_id: str | None
@@ -126,7 +126,7 @@ class Hit:
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Of a passage. Newer transcripts have higher numbers."""
+    """The place of a passage. Newer transcripts have higher numbers."""
 
     transcript: int
     number: int

@@ -309,6 +309,8 @@ async def test_two_tabs_see_each_others_changes(run: MakeRun, context: BrowserCo
     await expect(tile(second, "renamed.txt")).to_be_visible()
     await menu(first, "renamed.txt", "Remove from garden")
     await expect(tile(second, "renamed.txt")).to_have_count(0)
+    await first.get_by_role("button", name="Undo").last.click()
+    await expect(tile(second, "renamed.txt")).to_be_visible()
 
 
 async def test_a_file_that_comes_while_the_list_is_on_its_way_is_seen(run: MakeRun, context: BrowserContext) -> None:

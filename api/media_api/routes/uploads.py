@@ -333,7 +333,7 @@ async def do_as_overridden(
 
 
 def _check_type(request: Request) -> None:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != tus.BODY_TYPE:
+    if body.media_type_of(request) != tus.BODY_TYPE:
         raise Refused("unsupported_media_type", f"Send the bytes as Content-Type: {tus.BODY_TYPE}.")
 
 

@@ -4,7 +4,7 @@ import { claims, decide, failure, goToIssuer, hasEnded, offered, settings, signI
 import { text } from "../text/index.ts";
 import { Modal } from "./modal.tsx";
 
-/** Signing in, over what is there. It cannot be closed without. */
+/** The dialog for signing in, over the page. Only a sign-in closes it. */
 export function SignIn() {
   const t = text.value;
   const typed = useSignal("");
