@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 TENANT ?= samples/acme.yaml
 PACKAGES := core api workers operator cli
 UV_VERSION := 0.13.9
+# Where it is set, as in containers, each process would compile all of its modules again, for 1 to 2 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lock clamd pgbouncer chromium page speech run docs check format lint types contracts test-fast test tools soak
 help: ## list the targets
@@ -32,13 +34,16 @@ lock: ## resolve the dependencies anew
 	compile core/pyproject.toml --extra decoding -o core/decoding.lock
 
 clamd: ## install clamd if this machine allows it, or say how
-	@sh operator/media_operator/local/install_clamd.sh
+	@sh tests/tools/install.sh clamd "Without it files get no verdict and stay closed" \
+	  "Fedora: sudo dnf install clamd; macOS: brew install clamav" clamav-daemon clamav-freshclam
 
 pgbouncer: ## install PgBouncer for the tests if this machine allows it, or say how
-	@sh tests/tools/install_pgbouncer.sh
+	@STOP=pgbouncer sh tests/tools/install.sh pgbouncer "Without it nothing is tested behind PgBouncer" \
+	  "Fedora: sudo dnf install pgbouncer; macOS: brew install pgbouncer" pgbouncer
 
 chromium: ## install Chromium for the tests if this machine allows it, or say how
-	@sh tests/tools/install_chromium.sh
+	@sh tests/tools/install.sh chromium "Without it nothing is tested in a browser" \
+	  "Fedora: sudo dnf install chromium; another program: MEDIA_TEST_CHROMIUM=/path/to/chrome" chromium
 
 page: setup ## build the page of files, page/dist
 	@$(BIN)/python page/build.py

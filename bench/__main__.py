@@ -23,15 +23,15 @@ from pathlib import Path
 from sqlalchemy import text
 from tests.tools import build
 
-from bench import counts, decoding, large, load, memory, on_s3, scans, small, speech, synapse, tusd
-from bench.measure import FULL, QUICK, Amount, Effort, Row, amounts, legends, table
+from bench import counts, decoding, large, load, matrix, memory, on_s3, scans, small, speech, synapse, tusd
+from bench.measure import FULL, QUICK, Amount, Effort, Listing, Row, amounts, legends, table
 from bench.parts import Parts, started
 from bench.resources import MIB
 from media_core import logs
 
 RESULTS = Path(__file__).parent / "results.md"
 VERSIONS = ("uvicorn", "fastapi", "starlette", "pillow", "faster-whisper")
-MEASUREMENTS: dict[str, Callable[[Parts, Effort], Awaitable[Sequence[Row | Amount]]]] = {
+MEASUREMENTS: dict[str, Callable[[Parts, Effort], Awaitable[Sequence[Row | Amount | Listing]]]] = {
     "small": small.small,
     "duplicate": small.duplicates,
     "scan": scans.scan,
@@ -43,6 +43,7 @@ MEASUREMENTS: dict[str, Callable[[Parts, Effort], Awaitable[Sequence[Row | Amoun
     "thumbnails": decoding.thumbnails,
     "transcription": decoding.transcription,
     "speech": speech.speech,
+    "matrix": matrix.matrix,
     "statements": counts.statements,
     "memory": memory.memory,
 }
@@ -75,6 +76,7 @@ async def _run(chosen: list[str], effort: Effort) -> tuple[str, bool]:
     at_first = os.getloadavg()[0]
     rows: list[Row] = []
     counted: list[Amount] = []
+    listed: list[Listing] = []
     failed = False
     async with started() as parts:
         machine = await _machine(parts)
@@ -90,6 +92,7 @@ async def _run(chosen: list[str], effort: Effort) -> tuple[str, bool]:
                     continue
                 rows += [one for one in seen if isinstance(one, Row)]
                 counted += [one for one in seen if isinstance(one, Amount)]
+                listed += [one for one in seen if isinstance(one, Listing)]
         missing = parts.missing
     _say("")
     if load.WRK is None and {"small", "duplicate"} & set(chosen):
@@ -102,6 +105,7 @@ async def _run(chosen: list[str], effort: Effort) -> tuple[str, bool]:
     )
     without = "\n".join(f"Without: {why.rstrip('.')}." for why in missing)
     tables = (table(rows) if rows else "", amounts(counted) if counted else "", legends([*rows, *counted]))
+    tables += tuple(one.text for one in listed)
     return "\n\n".join(part for part in (machine, company, without, *tables) if part), not failed
 
 

@@ -3,7 +3,8 @@ bench: setup clamd bench-load ## measure ratios to bare limits, Synapse and tusd
 	@$(BIN)/python -m bench $(BENCH)
 
 bench-load: ## install the load generator if this machine allows it, or say how
-	@sh bench/install_load.sh
+	@sh tests/tools/install.sh "wrk strace" "Without them the bench says what it leaves out" \
+	  "Fedora: sudo dnf install wrk strace; macOS: brew install wrk" wrk strace
 
 lock: bench-lock
 bench-lock: ## resolve what the bench's Synapse needs anew

@@ -82,7 +82,7 @@ async def upload(parts: Parts, effort: Effort) -> list[Row]:
         contenders["bare"] = uploads(bare.client, form("/store"), bare.remove, new, bare.used)
         seen = await compare(effort.turns, contenders)
     legends = {
-        "tusd": "POST and one PATCH into its file store; no hash, no fsync, no row; nobody is asked who calls",
+        "tusd": "POST and one PATCH into its file store; no hash, no fsync, no row; no check of the caller",
         "FastAPI": "UploadFile; no hash, no fsync, no row",
         "bare": "socket to file, fsync, rename; no hash",
     }
@@ -117,7 +117,7 @@ async def resumable(parts: Parts, effort: Effort) -> list[Row]:
         seen = await compare(effort.turns, contenders)
     legends = {
         "form": "ours, the same bytes in one form",
-        "tusd": "the same pieces into its file store; no hash, no fsync, no row; nobody is asked who calls",
+        "tusd": "the same pieces into its file store; no hash, no fsync, no row; no check of the caller",
     }
     what = f"upload, {effort.gigabyte // MIB} MiB in pieces of {PIECE // MIB}"
     return [Row(what, BYTES, seen["ours"], name, seen.get(name), legend) for name, legend in legends.items()]

@@ -120,6 +120,13 @@ class Amount:
     goal: Goal | None = None
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A table or a list of its own, in Markdown."""
+
+    text: str
+
+
 async def compare(turns: int, contenders: Mapping[str, Contender]) -> dict[str, Figures]:
     """The medians of each contender, by its name."""
     seen: dict[str, list[Figures]] = {name: [] for name in contenders}

@@ -93,7 +93,7 @@ async def _uploads(
     seen = await compare(effort.turns, contenders)
     legends = {
         SYNAPSE: "a token, a file, a row, by one process; no fsync of the file, no scan. CPU: the server + PostgreSQL",
-        BARE: "raw bytes to a file, fsync, rename; nobody is asked who calls",
+        BARE: "raw bytes to a file, fsync, rename; no check of the caller",
     }
     return _rows(f"upload, {EACH}", seen, legends, UPLOADS)
 
@@ -122,7 +122,7 @@ async def _downloads(parts: Parts, effort: Effort, off: Tenant, on: Tenant, peer
     seen = await compare(effort.turns, contenders)
     legends = {
         SYNAPSE: f"its authenticated download; {FILES} files in turn. CPU: the server + PostgreSQL",
-        BARE: "sendfile; nobody is asked who calls",
+        BARE: "sendfile; no check of the caller",
     }
     return _rows(f"download, {EACH}", seen, legends, DOWNLOADS)
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Every process of a tenant", "media_core.settings", ()),
     ("Object store", "media_core.store", ()),
-    ("Object store: S3", "media_core.store.s3", ()),
+    ("Object store: S3", "media_core.store.s3_settings", ()),
     ("The api", "media_api.settings", ()),
     ("Workers", "media_workers.settings", ()),
     ("The operator", "media_operator.settings", ()),

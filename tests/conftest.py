@@ -4,7 +4,9 @@
 they share servers. So do all tests on kind, which share its one cluster.
 """
 
+import os
 import signal
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Container
 from functools import cache
@@ -13,6 +15,10 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+# As in the Makefile. The tests start hundreds of processes, and each would compile all of its modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 TIERS = ("unit", "integration", "browser", "control plane", "node")
 MARKED = {"control_plane": "control plane", "node": "node"}

@@ -53,7 +53,7 @@ TAGS: Final = [
     {"name": "Uploads in several requests", "description": "For large files and poor networks, by tus 1.0.0."},
     {"name": "Rooms", "description": "The files attached in a room, for a client's Files tab."},
     {"name": "Jobs", "description": "Transcription, its progress and its results."},
-    {"name": "Search", "description": "What was said, and where."},
+    {"name": "Search", "description": "Finds words that were spoken in recordings."},
     {"name": "Events", "description": "What happens to files, as it happens."},
     {"name": "Usage", "description": "The quota, and how much of it is used."},
     {"name": "Health", "description": "For those who run the service."},

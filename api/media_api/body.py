@@ -16,6 +16,11 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete, so no answer is sent."""
 
 
+def media_type_of(request: Request) -> str:
+    """The request's Content-Type without parameters, in small letters; empty if it has none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def chunks(request: Request, idle_seconds: float) -> AsyncGenerator[bytes]:
     """The body's bytes. Raises ClientGone, and Refused `request_timeout`: no byte for `idle_seconds`, or too slow."""
     receive, clock = request.receive, asyncio.get_running_loop().time

@@ -12,7 +12,7 @@ from starlette.datastructures import URL, QueryParams
 
 from media_api.filenames import filename_of
 from media_api.identifiers import known_room
-from media_api.multipart import MAX_TYPE_CHARACTERS, flag_of
+from media_api.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
 from media_core.resumable import Declared, Progress
 
@@ -46,12 +46,11 @@ def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
     """
     disposition = headers.get("content-disposition", "")
     options = parse_options_header(disposition)[1] if disposition else {}
-    claimed = headers.get("content-type", "")
     room_id, scope = query.get("room_id"), query.get("tenant_scope")
     return Declared(
         text="",
         filename=filename_of(disposition, options.get("filename")) or "file",
-        claimed_type=claimed if claimed.isprintable() and 0 < len(claimed) <= MAX_TYPE_CHARACTERS else None,
+        claimed_type=claimed_type_of(headers.get("content-type", "")),
         tenant_scope=flag_of("tenant_scope", scope) if scope else False,
         room_id=known_room(room_id) if room_id else None,
     )

@@ -36,7 +36,7 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
     extended = _EXTENDED.search(disposition)
     if extended is not None:
         try:
-            return kept(unquote_to_bytes(extended[2]).decode(extended[1]))
+            return sanitized(unquote_to_bytes(extended[2]).decode(extended[1]))
         except (LookupError, UnicodeDecodeError):
             pass  # the character set is unknown; `filename` is read instead
     unquoted = None if 'filename="' in disposition else _UNQUOTED.search(disposition)
@@ -45,10 +45,10 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
         return None
     if _ENCODED_WORDS.fullmatch(plain):
         try:
-            return kept(str(make_header(decode_header(plain))))
+            return sanitized(str(make_header(decode_header(plain))))
         except (LookupError, UnicodeDecodeError, ValueError, HeaderParseError):
             pass
-    return kept(text_of(plain.encode("latin-1", "replace")))
+    return sanitized(text_of(plain.encode("latin-1", "replace")))
 
 
 def text_of(received: bytes) -> str:
@@ -59,7 +59,7 @@ def text_of(received: bytes) -> str:
         return received.decode("cp1252", "replace")
 
 
-def kept(name: str) -> str:
+def sanitized(name: str) -> str:
     """The last part of a client's path, without what no file system keeps or what would lie about its extension."""
     if _WINDOWS_PATH.match(name):
         name = name.replace("\\", "/")

@@ -1,6 +1,7 @@
 """What can be an id of a file, an upload, a job or a room, or a label, wherever in a request it stands."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from media_core.errors import Refused, not_found
@@ -50,8 +51,12 @@ def checked_label(key: str, value: str) -> tuple[str, str]:
     return key, value
 
 
-def label_filter(text: str) -> tuple[str, str]:
-    """A label that a list is filtered by, `key=value`. Raises Refused `invalid_request`."""
+def label_filters(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """The labels that a list is filtered by, each `key=value`, and each once. Raises Refused `invalid_request`."""
+    return tuple(dict.fromkeys(map(_label_filter, texts)))
+
+
+def _label_filter(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator:
         raise Refused("invalid_request", "label: It must be key=value.")

@@ -1,18 +1,19 @@
-"""Watching jobs for `/events`: one query at a time for all watched jobs, however many clients watch.
+"""Watching jobs to their end: one query at a time for all watched jobs, however many clients watch.
 
 A watcher is woken when its job's state differs from the one that it has seen; it then reads the news itself.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
 from media_core.errors import Unavailable
-from media_core.jobs import Jobs, State
+from media_core.jobs import Job, Jobs, State
+from media_core.tokens import Claims
 
 POLL_SECONDS: Final = 0.5
 
@@ -20,7 +21,7 @@ _log = structlog.stdlib.get_logger("media.api")
 
 
 class JobWatch:
-    """Run `poll` as a task, enter `watched` while a client listens, and call `stop` before the process ends."""
+    """Run `poll` as a task, iterate `follow` for each client, and call `stop` before the process ends."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -42,6 +43,27 @@ class JobWatch:
                 del self._watched[job_id]
             if not self._watched:
                 self._somebody.clear()
+
+    async def follow(self, caller: Claims, job: Job, *, idle_seconds: float | None = None) -> AsyncGenerator[Job]:
+        """Yields the job as it is, and again after each change, until it has ended. The end is yielded, too.
+
+        The same object again: nothing has changed for `idle_seconds`. Stops early when the process ends. Raises Refused
+        `not_found` if the job is deleted meanwhile, and Unavailable. Close it (`aclosing`) if you leave before its end.
+        """
+        seen: State | None = None
+        with self.watched(job.job_id):
+            yield job
+            while not job.ended:
+                try:
+                    async with asyncio.timeout(idle_seconds):
+                        seen = await self.changed(job.job_id, seen)
+                except TimeoutError:
+                    yield job
+                    continue
+                if self.stopped:
+                    return
+                job = await self._jobs.find(caller, job.job_id)
+                yield job
 
     async def changed(self, job_id: str, seen: State | None) -> State | None:
         """Waits until the job's state differs from `seen`. None: the job does not exist, or the watch has stopped."""

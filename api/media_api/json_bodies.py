@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from media_api.body import chunks
+from media_api.body import chunks, media_type_of
 from media_api.services import Services
 from media_core.errors import Refused
 
@@ -26,7 +26,7 @@ async def read_json(services: Services, request: Request, model: type[M], *, sha
 
     Not FastAPI's `max_body_size`: what is announced too long it answers with plain text, past every handler of ours.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if media_type_of(request) != "application/json":
         raise Refused("unsupported_media_type", f"Send JSON, Content-Type: application/json: {shape}.")
     body = await _body(request, services.settings.server.body_idle_seconds, at_most)
     try:

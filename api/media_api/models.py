@@ -198,7 +198,7 @@ class SignRequest(BaseModel):
     via: Literal["store", "api"] = Field(
         "store",
         description="`store`: URLs of the object store, which nobody can take back. `api`: URLs of this api, which end "
-        "early with the file or a verdict against it.",
+        "early with the file or a verdict against it. Both outlive the caller's own right to see it.",
     )
 
 

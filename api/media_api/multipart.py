@@ -113,8 +113,7 @@ class Form:
         if self.filename is not None:
             raise _invalid("A request takes one file.")
         self.filename = filename or "file"
-        claimed = segment.content_type or ""
-        self.claimed_type = claimed if claimed.isprintable() and 0 < len(claimed) <= MAX_TYPE_CHARACTERS else None
+        self.claimed_type = claimed_type_of(segment.content_type or "")
         return True
 
     def _end(self, field: str, file: str, value: bytearray) -> None:
@@ -164,6 +163,11 @@ def flag_of(name: str, value: str) -> bool:
     if value.lower() in _TRUE | _FALSE:
         return value.lower() in _TRUE
     raise _invalid(f"`{name}` must be true or false.")
+
+
+def claimed_type_of(said: str) -> str | None:
+    """The media type that a client names for a file; None if there is none, or none that can be printed."""
+    return said if said.isprintable() and 0 < len(said) <= MAX_TYPE_CHARACTERS else None
 
 
 def _boundary(content_type: str) -> bytes:

@@ -45,9 +45,6 @@ FILE_FIELDS: Final[Mapping[str, Any]] = {
         **ROOM_SCHEMA,
     },
 }
-LANGUAGE: Final = {**text_field("ISO 639-1, such as `en`; detected if left out."), "format": "language"}
-RECORDING: Final = {"file": {"contentType": "audio/*, video/*"}}
-"""OpenAPI's encoding of a form whose file is a recording."""
 MAX_DIGEST_CHARACTERS: Final = 1024
 """All algorithms that are registered need about 300. A header of 128 KiB took the parser up to 180 ms."""
 

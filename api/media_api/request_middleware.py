@@ -33,7 +33,7 @@ _log = structlog.stdlib.get_logger("media.api")
 
 
 def request_id_of(request: Request) -> str:
-    """The id that `Observed` gave to the request, or took from its header."""
+    """The id that `RequestMiddleware` gave to the request, or took from its header."""
     request_id: str = request.state.request_id
     return request_id
 

@@ -65,7 +65,7 @@ class Services:
             task.cancel()  # another process goes on at once
 
 
-async def _ended(tasks: tuple[asyncio.Task[None], ...]) -> None:
+async def _cancel(tasks: tuple[asyncio.Task[None], ...]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,7 +124,7 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             )
             for webhook in settings.webhooks.entries()
         )
-        stack.push_async_callback(_ended, delivering)
+        stack.push_async_callback(_cancel, delivering)
         yield Services(
             tenant_id=tenant_id,
             settings=settings,

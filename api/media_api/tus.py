@@ -12,9 +12,9 @@ from email.utils import format_datetime
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-from media_api.filenames import kept, text_of
+from media_api.filenames import sanitized, text_of
 from media_api.identifiers import known_id, known_room
-from media_api.multipart import MAX_TYPE_CHARACTERS, flag_of
+from media_api.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
 from media_core.resumable import ALGORITHMS, Algorithm, Checksum, Declared, Progress
 
@@ -79,13 +79,12 @@ def declared_of(sent: str | None) -> Declared:
     """
     values = _metadata(sent or "")
     name = values.get("filename", values.get("name", b""))
-    claimed = text_of(values.get("filetype", values.get("type", b"")))
     room_id = text_of(values.get("room_id", b""))
     scope = text_of(values.get("tenant_scope", b""))
     return Declared(
         text=sent or "",
-        filename=kept(text_of(name)),
-        claimed_type=claimed if claimed.isprintable() and 0 < len(claimed) <= MAX_TYPE_CHARACTERS else None,
+        filename=sanitized(text_of(name)),
+        claimed_type=claimed_type_of(text_of(values.get("filetype", values.get("type", b"")))),
         tenant_scope=flag_of("tenant_scope", scope) if scope else False,
         room_id=known_room(room_id) if room_id else None,
     )

@@ -4,6 +4,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
@@ -91,6 +92,12 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
     return register
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mediactl {metadata.version('mediactl')}")
+        raise typer.Exit
+
+
 @app.callback()
 def before_the_command(
     base: Annotated[
@@ -101,5 +108,8 @@ def before_the_command(
         str | None, typer.Option(metavar="JWT", help="Your bearer token.", envvar="TOKEN", rich_help_panel=SHARED)
     ] = None,
     as_json: Json = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Options of every command. Each command reads them from the root's parameters."""

@@ -58,6 +58,12 @@ def has_room(caller: Claims, room_id: str) -> bool:
     return "admin" in caller.scopes or caller.rooms is ALL or room_id in caller.rooms
 
 
+def require_room(caller: Claims, room_id: str | None) -> None:
+    """Raises Refused `not_found` for a room that the caller's token does not name. None: no room, nothing to check."""
+    if room_id is not None and not has_room(caller, room_id):
+        raise not_found()
+
+
 def rooms_for(caller: Claims, rooms: Iterable[str]) -> list[str]:
     """The `rooms` that the caller may know of."""
     return [room for room in rooms if has_room(caller, room)]
@@ -79,6 +85,12 @@ def open_to_all(scan_status: str, policy: Policy) -> bool:
 def may_change(caller: Claims, uploaded_by: str) -> bool:
     """Whether the caller may change, label or delete an item: its uploader, and admins."""
     return "admin" in caller.scopes or caller.subject == uploaded_by
+
+
+def require_may_change(caller: Claims, item: Item, what: str) -> None:
+    """`what`: the verb of the sentence. Raises Refused `not_yours`."""
+    if not may_change(caller, item.uploaded_by):
+        raise Refused("not_yours", f"Only its uploader or an admin may {what} this file.")
 
 
 def hears(caller: Claims, owner: str, tenant_scope: bool, rooms: Iterable[str]) -> bool:

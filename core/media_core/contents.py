@@ -362,7 +362,7 @@ class Reservation:
         self._contents = contents
         self._lifetime = lifetime
         self._over_quota = over_quota
-        """Granted however full the tenant is, and counted like any other. For the canary only."""
+        """Granted however full the tenant is, and counted like any other: for the canary and what stands already."""
         self._moved_at = time.monotonic()
         self._open = held > 0
         """Its row may exist. That is so also when the answer to the statement was lost."""

@@ -20,16 +20,13 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import sql
 from psycopg.rows import namedtuple_row
-from sqlalchemy import NullPool, create_engine, event, make_url, text
+from sqlalchemy import NullPool, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from media_core.connections import TRUSTED_SECONDS, Connection, Connections
 from media_core.errors import Unavailable
 from media_core.fresh import Fresh
-
-DURABLE = text("SET LOCAL synchronous_commit = on")
-"""For a transaction whose commit is followed by something irreversible. It also works in a `relaxed` worker."""
 
 CHANNEL: Final = "media_queue"
 """PostgreSQL channel on which the operator hears of new jobs; the payload is the tenant's schema."""

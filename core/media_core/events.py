@@ -136,6 +136,11 @@ class Head:
     incarnation: int
     oldest: int | None
 
+    @property
+    def first(self) -> int:
+        """The position before the oldest event that is kept."""
+        return self.placed if self.oldest is None else self.oldest - 1
+
 
 @dataclass(frozen=True)
 class Place:
@@ -185,13 +190,12 @@ class Events:
     async def first(self) -> Place:
         """The place before the oldest event that is kept."""
         head = await self.head()
-        return Place(head.incarnation, head.placed if head.oldest is None else head.oldest - 1)
+        return Place(head.incarnation, head.first)
 
     async def checked(self, place: Place) -> Place:
         """The place, if no event behind it is missing. Raises Refused `cursor_expired`."""
         head = await self.head()
-        first = head.placed if head.oldest is None else head.oldest - 1
-        if place.incarnation != head.incarnation or not first <= place.position <= head.placed:
+        if place.incarnation != head.incarnation or not head.first <= place.position <= head.placed:
             raise Refused(
                 "cursor_expired",
                 "Events after this cursor are not kept any more. Read what you show anew, and start again without "

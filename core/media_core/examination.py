@@ -58,7 +58,7 @@ class Examination:
                 return Examined(facts, thumbnail.data)
             if media_types.transcribable(mime_type):
                 media = media or await self.decoder.run("probe", source)
-                mime_type = _settled(mime_type, media)
+                mime_type = _settled(mime_type, media, head)
                 status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
                 return Examined(
                     Facts(source.size, mime_type, media.width, media.height, media.duration, thumbnail_status=status)
@@ -107,7 +107,9 @@ class Examination:
         return Facts(source.size, mime_type, image.width, image.height)
 
 
-def _settled(mime_type: str, media: MediaFacts) -> str:
+def _settled(mime_type: str, media: MediaFacts, head: bytes) -> str:
     if mime_type == "audio/mpeg" and media.container in _TAGGED:
         return media_types.of_container(media.container, has_video=False)
+    if media.has_video and media_types.category(mime_type) == "audio":
+        return sniffing.sniff(head)  # a name or a claim may have made a sound of it
     return media_types.settled(mime_type, has_video=media.has_video, has_audio=media.has_audio)

@@ -1,6 +1,6 @@
 """An item with the facts of its content, as every read path loads it."""
 
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 from media_core.access import Item
 
@@ -16,8 +16,16 @@ ITEM_COLUMNS: Final = """
 _COLUMNS: Final = len(Item.__dataclass_fields__)
 
 
+def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:
+    """A condition of a statement that has `media`: a row of `table` (`label`, `room_file`) is the item's, and meets
+    `condition`.
+    """
+    # Not EXISTS: of that the planner could make a join that reads the whole table.
+    return f"(SELECT true FROM {table} WHERE {table}.media_id = media.media_id AND {condition} LIMIT 1)"  # noqa: S608
+
+
 def item_of(row: Any) -> Item:
-    """From a row that begins with `ITEM_COLUMNS`."""
+    """The item of a row that begins with `ITEM_COLUMNS`."""
     columns: list[Any] = list(row[:_COLUMNS])
     columns[-2] = tuple(columns[-2])
     columns[-1] = dict(sorted((columns[-1] or {}).items()))

@@ -152,15 +152,14 @@ class Library:
         """
         if wanted.owner != caller.subject:
             access.require_admin(caller, "Only admins may list the files of others.")
-        if wanted.room_id is not None and not access.has_room(caller, wanted.room_id):
-            raise not_found()
+        access.require_room(caller, wanted.room_id)
         policy = await self.policy.current()
         page = await listing.listed(self.database, wanted, order=order, descending=descending, after=after, limit=limit)
         items = [item_of(row) for row in page.rows]
         return [item for item in items if access.shows(caller, item, policy)], page.goes_on
 
-    async def servable(self, sha256: str) -> None:
-        """For a URL signed earlier: raises Refused `not_found` unless the content's verdict still lets bytes out."""
+    async def require_servable(self, sha256: str) -> None:
+        """For a URL signed earlier. Raises Refused `not_found` unless the content's verdict still lets bytes out."""
         rows = await self.database.call(_SERVABLE, (sha256,))
         if not rows or not access.open_to_all(rows[0].scan_status, await self.policy.current()):
             raise not_found()
@@ -213,8 +212,7 @@ class Library:
 
         Raises Refused `not_found` if the caller's token does not name the room.
         """
-        if not access.has_room(caller, room_id):
-            raise not_found()
+        access.require_room(caller, room_id)
         wanted: dict[str, Any] = {"room_id": room_id, "limit": limit}
         query = _LIST_ROOM
         if category is not None:
@@ -230,8 +228,7 @@ class Library:
 
         Raises Refused `not_found` if the caller may not see the room or the item.
         """
-        if not access.has_room(caller, room_id):
-            raise not_found()
+        access.require_room(caller, room_id)
         await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
             # The item may be deleted between the check and the write; then there is nothing to attach.
@@ -243,8 +240,7 @@ class Library:
 
     async def detach(self, caller: Claims, room_id: str, media_id: str) -> None:
         """Raises Refused `not_found` when the item is not in the room's index (or the caller may not see the room)."""
-        if not access.has_room(caller, room_id):
-            raise not_found()
+        access.require_room(caller, room_id)
         async with self.database.transaction() as tx:
             if (await tx.execute(_DETACH, {"room_id": room_id, "media_id": media_id})).first() is None:
                 raise not_found()
@@ -265,8 +261,7 @@ class Library:
         Raises Refused `not_found`, `not_yours`.
         """
         item = await self.find(caller, media_id, "see")
-        if not access.may_change(caller, item.uploaded_by):
-            raise Refused("not_yours", "Only its uploader or an admin may change this file.")
+        access.require_may_change(caller, item, "change")
         changed = {
             "media_id": media_id,
             "filename": filename,
@@ -301,8 +296,7 @@ class Library:
                 return
             raise not_found()
         access.require(caller, item, policy, "see")
-        if not access.may_change(caller, item.uploaded_by):
-            raise Refused("not_yours", "Only its uploader or an admin may delete this file.")
+        access.require_may_change(caller, item, "delete")
         await self.contents.delete_item(media_id, forget_key=forget_key)
 
     # -- scanning ------------------------------------------------------------------------------------------------

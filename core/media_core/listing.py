@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, LiteralString
 from media_core.access import CANARY
 from media_core.database import Database
 from media_core.folding import folded
-from media_core.items import ITEM_COLUMNS
+from media_core.items import ITEM_COLUMNS, is_in
 from media_core.media_types import Category
 
 Order = Literal["created", "name", "size"]
@@ -159,8 +159,7 @@ class _Query:
 
     def _within(self, table: LiteralString, condition: LiteralString) -> LiteralString:
         self.sets.append(f"SELECT media_id FROM {table} WHERE {condition}")  # noqa: S608 (constants)
-        # Not EXISTS: of that the planner could make a join that reads the whole table.
-        return f"(SELECT true FROM {table} WHERE {table}.media_id = media.media_id AND {condition} LIMIT 1)"  # noqa: S608
+        return is_in(table, condition)
 
     def among(self, ids: LiteralString) -> LiteralString:
         """All items of a sub-select that has few."""

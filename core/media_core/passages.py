@@ -1,8 +1,9 @@
 """What the search in transcripts reads: passages of about a minute, with the stems of their words.
 
 A transcript is taken in with the transaction that completes its job, or by the sweep (`fill`), and goes with its item.
-A newer transcript of an item takes the place of the older one if both heard it in the same way: the same task, track
-and channel. An hour of speech takes about 200 KB of the database, index included. That is not counted in the quota.
+An error there does not keep the job from being completed.
+The newest transcript of an item takes the place of older ones that heard it in the same way: the same task, track and
+channel. An hour of speech takes about 200 KB of the database, index included. That is not counted in the quota.
 
 The stems come from PostgreSQL's own stemmers (`ts_lexize`), the words from `spoken_words`. A language that the server
 has no stemmer for is searched by its words as they are (`simple`).
@@ -14,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from media_core.database import Database
@@ -75,7 +77,8 @@ _SEARCHABLE: Final = "UPDATE job SET searchable = true WHERE job_id = %(job_id)s
 
 _UNSEARCHABLE: Final = """
 SELECT job_id, EXISTS (SELECT FROM media WHERE media.media_id = job.media_id) AS has_item FROM job
-WHERE kind = 'transcribe' AND status = 'completed' AND NOT searchable ORDER BY finished_at, job_id LIMIT %s
+WHERE kind = 'transcribe' AND status = 'completed' AND NOT searchable AND NOT job_id = ANY(%s)
+ORDER BY finished_at, job_id LIMIT %s
 """
 _NOTHING_TO_SEARCH: Final = "UPDATE job SET searchable = true WHERE job_id = ANY(%s)"
 # Without the words' times, which are the larger part of a result.
@@ -84,6 +87,11 @@ SELECT job.media_id, job.payload, job.result - ARRAY['segments','transcript'] ||
     (SELECT coalesce(jsonb_agg(segment - 'words'), '[]') FROM jsonb_array_elements(job.result -> 'segments') AS segment)
 ) AS result
 FROM job WHERE job_id = %(job_id)s AND status = 'completed' AND NOT searchable FOR UPDATE
+"""
+_IS_OLDER: Final = """
+SELECT FROM transcript JOIN job AS newer USING (job_id) JOIN job AS this ON this.job_id = %(job_id)s
+WHERE transcript.media_id = %(media_id)s AND task = %(task)s AND track = %(track)s AND channel = %(channel)s
+    AND newer.finished_at > this.finished_at
 """
 
 # Words that no passage has any more. A common word is found at once, in the newest window of transcripts. Not EXISTS:
@@ -116,6 +124,9 @@ DELETE FROM vocabulary USING (
 
 Stems = Mapping[tuple[str, str], str | None]
 """By stemmer and word. None: the word is too common to be searched."""
+
+
+_log = structlog.stdlib.get_logger("media.passages")
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,21 @@ def stemmer_of(language: str | None, stemmers: Collection[str]) -> str:
     return name if name in stemmers else SIMPLE
 
 
+async def try_to_keep(
+    tx: AsyncConnection, job_id: str, media_id: str, payload: Mapping[str, Any], result: Mapping[str, Any]
+) -> bool:
+    """As `keep`. False: it failed, which loses nothing else of the transaction; the sweep tries it again (`fill`)."""
+    try:
+        async with tx.begin_nested():
+            await keep(tx, job_id, media_id, payload, result)
+    except Exception as error:  # whatever it is: what was heard counts more than that it can be searched
+        # The error may quote what was said, so it is not logged.
+        state = getattr(getattr(error, "orig", None), "sqlstate", None)
+        _log.error("transcript_not_searchable", job_id=job_id, reason=type(error).__name__, sqlstate=state)
+        return False
+    return True
+
+
 async def keep(
     tx: AsyncConnection, job_id: str, media_id: str, payload: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
@@ -166,11 +192,12 @@ async def keep(
     if (await tx.exec_driver_sql(_LOCK_ITEM, named)).first() is not None:
         task = payload.get("task") or "transcribe"
         heard = {"task": task, "track": result.get("track") or 1, "channel": result.get("channel") or 0}
-        await tx.exec_driver_sql(_REPLACE, named | heard)
-        number = (await tx.exec_driver_sql(_TRANSCRIPT, named | heard)).scalar_one()
-        found = passages(result["segments"], "en" if task == "translate" else result.get("language"))
-        if found:
-            await _write(tx, number, found)
+        if (await tx.exec_driver_sql(_IS_OLDER, named | heard)).first() is None:
+            await tx.exec_driver_sql(_REPLACE, named | heard)
+            number = (await tx.exec_driver_sql(_TRANSCRIPT, named | heard)).scalar_one()
+            found = passages(result["segments"], "en" if task == "translate" else result.get("language"))
+            if found:
+                await _write(tx, number, found)
     await tx.exec_driver_sql(_SEARCHABLE, named)
 
 
@@ -208,27 +235,27 @@ def vector(stemmer: str, said: Sequence[str], stems: Stems) -> str:
 
 
 async def fill(database: Database) -> int:
-    """Takes in transcripts whose jobs were completed by a version before the search, the oldest first. Returns how many
-    it has taken in.
+    """Takes in transcripts whose jobs were completed without it, the oldest first: by a version before the search, or
+    where `keep` failed. One that fails again is left to the next sweep. Returns how many it has taken in.
     """
-    filled = 0
+    filled, failed = 0, list[str]()
     for _ in range(MOST_FILLED // LOOKED_AT):
-        jobs = await database.call(_UNSEARCHABLE, (LOOKED_AT,))
+        jobs = await database.call(_UNSEARCHABLE, (failed, LOOKED_AT))
         await database.call(_NOTHING_TO_SEARCH, ([job.job_id for job in jobs if not job.has_item],))
         for job in jobs:
-            if job.has_item:
-                await _fill(database, job.job_id)
+            if job.has_item and await _fill(database, job.job_id):
                 filled += 1
+            elif job.has_item:
+                failed.append(job.job_id)
         if len(jobs) < LOOKED_AT:
             break
     return filled
 
 
-async def _fill(database: Database, job_id: str) -> None:
+async def _fill(database: Database, job_id: str) -> bool:
     async with database.transaction() as tx:
         row = (await tx.exec_driver_sql(_RESULT, {"job_id": job_id})).first()
-        if row is not None:
-            await keep(tx, job_id, row.media_id, row.payload, row.result)
+        return row is None or await try_to_keep(tx, job_id, row.media_id, row.payload, row.result)
 
 
 async def forget_words(database: Database, sweep: int) -> int:

@@ -16,10 +16,10 @@ is tried again at most half a minute after the dependency is back, however long 
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Literal, LiteralString
 
 from sqlalchemy import CursorResult, Row, text
@@ -28,12 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from media_core.database import CHANNEL, Database, announce_after
 from media_core.errors import Unavailable
 from media_core.ids import new_job_id, new_ulid
-from media_core.job_kinds import JOB_KINDS, KINDS
+from media_core.job_kinds import JOB_KINDS
+from media_core.queue_depth import Depth, by_kind, depth_query
 
 __all__ = ["CHANNEL", "Queue", "enqueue"]
-
-MOST_COUNTED = 10_000
-"""Most jobs of one kind and state that `Depth` counts. If there are more, it says this number."""
 
 WAITING: Final = "waiting"
 """`error_code` of a queued job whose dependency is away; `error_detail` names the dependency."""
@@ -188,35 +186,6 @@ WHERE job_id = :job_id AND number > :after ORDER BY number
 _OF_SOME = frozenset({"channel", "language"})
 """Columns of segments that most have not."""
 _PLACE = text("SELECT place FROM job WHERE job_id = :job_id")
-_READY = "((status = 'queued' AND run_after <= now()) OR (status = 'running' AND lease_until < now()))"
-# Each count has a LIMIT, so its cost does not grow with the table.
-_DEPTH = """
-SELECT kind,
-    (SELECT count(*) FROM (
-        SELECT FROM {job} AS job
-        WHERE job.kind = kinds.kind AND status = 'queued' AND run_after <= now() LIMIT {most}) AS counted)
-    + (SELECT count(*) FROM (
-        SELECT FROM {job} AS job
-        WHERE job.kind = kinds.kind AND status = 'running' AND lease_until < now() LIMIT {most}) AS counted) AS ready,
-    (SELECT count(*) FROM (
-        SELECT FROM {job} AS job
-        WHERE job.kind = kinds.kind AND status = 'running' AND lease_until >= now() LIMIT {most}) AS counted) AS leased,
-    (SELECT count(*) FROM (
-        SELECT FROM {job} AS job
-        WHERE job.kind = kinds.kind AND status = 'queued' AND run_after > now() LIMIT {most}) AS counted) AS waiting,
-    (SELECT min(run_after) FROM {job} AS job WHERE job.kind = kinds.kind AND status = 'queued' AND run_after <= now())
-        AS oldest,
-    (
-        SELECT concat_ws(' ', job_id, attempts, extract(epoch FROM run_after)) FROM {job} AS job
-        WHERE job.kind = kinds.kind AND status IN ('queued','running') AND {ready}
-        ORDER BY priority DESC, run_after, job_id LIMIT 1
-    ) AS head,
-    (SELECT count(*) FROM (
-        SELECT FROM {job} AS job
-        WHERE job.kind = kinds.kind AND status = 'failed' AND finished_at > now() - interval '1 hour' LIMIT {most})
-        AS counted) AS failed
-FROM unnest(ARRAY[{kinds}]) AS kinds(kind)
-"""
 
 
 class Cancelled(Exception):
@@ -267,25 +236,6 @@ class Lease:
     """How often in a row it was handed back because a dependency was away."""
     content: Content | None = None
     """The content of `payload["sha256"]` when the job was leased. None: it is marked, or has no row."""
-
-
-@dataclass(frozen=True)
-class Depth:
-    """Jobs of one kind: `ready` to be leased now, `leased` by live workers, `waiting` for a retry that is due later."""
-
-    ready: int = 0
-    leased: int = 0
-    waiting: int = 0
-    oldest: datetime | None = None
-    head: str | None = None
-    """The next job to be leased, with its attempts and its time: it changes with each attempt and each hand-back."""
-    failed: int = 0
-    """Jobs that failed within the last hour."""
-
-
-def depth_query(job: str = "job") -> str:
-    """SQL that returns one row a kind: `kind` and the fields of `Depth`. `job`: the table's quoted name."""
-    return _DEPTH.format(job=job, ready=_READY, most=MOST_COUNTED, kinds=", ".join(f"'{kind}'" for kind in KINDS))
 
 
 async def enqueue(
@@ -538,14 +488,10 @@ class Queue:
         async with self._database.statement() as tx:
             return await segments_of(tx, job_id, after)
 
-    async def depth(self) -> dict[str, Depth]:
+    async def depth(self) -> Mapping[str, Depth]:
         """By kind. Raises Unavailable when the database is away."""
         async with self._database.transaction() as tx:
-            rows = await tx.execute(text(depth_query()))
-            found = {
-                row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head, row.failed) for row in rows
-            }
-        return {kind: found.get(kind, Depth()) for kind in KINDS}
+            return by_kind(await tx.execute(text(depth_query())))
 
 
 async def finish(tx: AsyncConnection, lease: Lease, result: dict[str, Any]) -> None:

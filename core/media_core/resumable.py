@@ -8,10 +8,10 @@ A row of `upload` says how many bytes are durable (`received`), and `upload_piec
 change in one statement, after the bytes are durable. So a byte counts once it is in the row, whoever is killed when.
 The end is the end of every other upload: `uploads.Upload` commits what has come, and the row keeps its answer.
 
-1. One request at a time adds bytes. It holds the row's claim, a token with an expiry, and moves the expiry forward
-   while bytes come or the store works. Every statement that counts bytes names the token. Whoever takes over an expired
-   claim marks the pieces that are there as `sealed`: the former holder may still write to the last one. So nobody
-   appends to a sealed piece, and no rule here depends on clocks.
+1. One request at a time adds bytes. It holds the row's claim (`upload_claims`), a token with an expiry, and moves the
+   expiry forward while bytes come or the store works. Every statement that counts bytes names the token. Whoever takes
+   over an expired claim marks the pieces that are there as `sealed`: the former holder may still write to the last one.
+   So nobody appends to a sealed piece, and no rule here depends on clocks.
 2. The hash is known without a second look if all bytes came to one process. Else the pieces are read once, at the end.
 3. Quota: the length is reserved when the upload is created, and what comes of an upload without a length before it is
    stored. The reservation has the upload's id, and outlives the upload by an hour, so that only the end of the upload
@@ -25,18 +25,14 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import secrets
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-import structlog
-
-from media_core.access import has_room
+from media_core.access import require_room
 from media_core.contents import Reservation
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable, not_found
@@ -45,15 +41,9 @@ from media_core.library import Library
 from media_core.policy import Policy
 from media_core.store import GatheredObject, ObjectStore, Piece
 from media_core.tokens import Claims
+from media_core.upload_claims import RESERVED_LONGER, Claim, claimed, shielded
 from media_core.uploads import CONNECTION_BYTES, Uploaded, Uploads, too_large
 
-CLAIM_LIFETIME: Final = timedelta(seconds=8)
-"""How long an upload stays locked after its process was killed. Clients try again for about that long."""
-RENEW_SECONDS: Final = 2.0
-IDLE_SECONDS: Final = 4.0
-"""A request that has sent nothing for this long does not keep the claim: its client may have lost the connection, and
-go on over another one."""
-RESERVED_LONGER: Final = timedelta(hours=1)
 MOST_OPEN: Final = 1000
 """Uploads that one person may have under way."""
 MOST_PARTS: Final = 1000
@@ -65,11 +55,8 @@ ALGORITHMS: Final = ("sha1", "sha256", "md5")
 """Of Upload-Checksum; tus asks for sha1."""
 Algorithm = Literal["sha1", "sha256", "md5"]
 
-_log = structlog.stdlib.get_logger("media.resumable")
-
 _READ: Final = """
-SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired,
-    coalesce(claimed_until > now(), false) AS claimed
+SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired
 FROM upload LEFT JOIN reservation ON reservation_id = upload_id WHERE upload_id = %s
 """
 _COUNT: Final = "SELECT count(*) AS n FROM upload WHERE owner = %s AND answer IS NULL"
@@ -81,35 +68,9 @@ INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_s
 VALUES (%(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, %(tenant_scope)s, %(room_id)s,
     %(concat)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s)
 """
-_CLAIM: Final = """
-UPDATE upload SET claim = %(claim)s, claimed_until = now() + %(for)s,
-    sealed = CASE WHEN claim IS NULL THEN sealed ELSE pieces END
-WHERE upload_id = %(upload_id)s AND (claim IS NULL OR claimed_until <= now()) AND NOT ending
-    AND (expires_at > now() OR %(expired)s)
-RETURNING received, pieces, sealed, length, answer, concat
-"""
-_RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-_LET_GO: Final = "UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s"
-_SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-_KEEP: Final = """
-WITH held AS (
-    UPDATE upload SET received = %(received)s, pieces = %(pieces)s, claimed_until = now() + %(for)s,
-        expires_at = now() + %(lifetime)s
-    WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id
-), moved AS (
-    UPDATE reservation SET expires_at = now() + %(reserved)s FROM held WHERE reservation_id = upload_id
-), kept AS (
-    INSERT INTO upload_piece (upload_id, number, name, size)
-    SELECT upload_id, %(first)s + position - 1, name, size
-    FROM held, unnest(%(names)s::text[], %(sizes)s::bigint[]) WITH ORDINALITY AS piece(name, size, position)
-    ON CONFLICT (upload_id, number) DO UPDATE SET name = excluded.name, size = excluded.size
-)
-SELECT upload_id FROM held
-"""
 _PIECES: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number"
 _ANSWER: Final = "UPDATE upload SET answer = %s WHERE upload_id = %s RETURNING 1"
 _FORGET_PIECES: Final = "DELETE FROM upload_piece WHERE upload_id = %s"
-_ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
 _FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
 # The parts' bytes are stored a second time, under the final upload's reservation, before they go.
 _TAKE_OVER: Final = """
@@ -126,7 +87,6 @@ SELECT upload_id FROM upload
 WHERE (expires_at <= now() OR ending) AND (claim IS NULL OR claimed_until <= now()) AND upload_id > %s
 ORDER BY upload_id LIMIT 200
 """
-_LAST: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number DESC LIMIT 1"
 _EXPIRE: Final = """
 UPDATE upload SET ending = true
 WHERE upload_id = %s AND (expires_at <= now() OR ending) AND (claim IS NULL OR claimed_until <= now()) RETURNING 1
@@ -169,7 +129,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checksum:
-    """What the bytes of one request have as digest."""
+    """The digest that a client sent of the bytes of one request."""
 
     algorithm: Algorithm
     digest: bytes
@@ -268,10 +228,10 @@ class Resumables:
                 try:
                     yield receiving
                 except Exception:
-                    await _shielded(receiving.keep_what_came())
+                    await shielded(receiving.keep_what_came())
                     raise
                 finally:
-                    await _shielded(receiving.close())
+                    await shielded(receiving.close())
 
     async def terminate(self, caller: Claims, upload_id: str) -> None:
         """Removes an upload. A file that has been stored stays; `Library.delete` deletes it."""
@@ -311,25 +271,41 @@ class Resumables:
                 stack.enter_context(claim.working())
             (moved,) = await self._database.call(_TAKE_OVER, (list(parts), upload_id))
             reservation = self._uploads.contents.reservation(upload_id, held=moved.bytes)
-            uploading = await self._uploads.start(announced=total, reservation=reservation)
-            async with uploading as upload:
-                for part in parts:
-                    async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
-                        async for chunk in chunks:
-                            await upload.write(bytes(chunk))
-                uploaded = await upload.commit(
-                    caller=caller,
-                    filename=declared.filename,
-                    claimed_type=declared.claimed_type,
-                    tenant_scope=declared.tenant_scope,
-                    room_id=declared.room_id,
-                    idempotency_key=idempotency_key or _key_of(parts),
-                    request_id=request_id,
-                )
-            await self._insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
+            try:
+                uploading = await self._uploads.start(announced=total, reservation=reservation)
+                async with uploading as upload:
+                    for part in parts:
+                        async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
+                            async for chunk in chunks:
+                                await upload.write(bytes(chunk))
+                    uploaded = await upload.commit(
+                        caller=caller,
+                        filename=declared.filename,
+                        claimed_type=declared.claimed_type,
+                        tenant_scope=declared.tenant_scope,
+                        room_id=declared.room_id,
+                        idempotency_key=idempotency_key or _key_of(parts),
+                        request_id=request_id,
+                    )
+                await self._insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
+            except BaseException:
+                await shielded(self._reserve_parts(claims, reservation))
+                raise
             for claim in claims:
                 await self._end(claim)
         return await self.find(caller, upload_id)
+
+    async def _reserve_parts(self, claims: Sequence[Claim], moved: Reservation) -> None:
+        """After a final upload that failed: the parts' bytes stand in staging, and count again.
+
+        However full the tenant is by now: they were counted until then.
+        """
+        with contextlib.suppress(Unavailable):
+            for claim in claims:
+                lifetime = self._lifetime + RESERVED_LONGER
+                counted = self._uploads.contents.reservation(claim.upload_id, lifetime=lifetime, over_quota=True)
+                await counted.grow_to(claim.received)
+            await moved.release()
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
@@ -346,8 +322,7 @@ class Resumables:
             raise Refused("empty_file", "The file is empty; send at least one byte.")
         if length is not None and length > policy.max_upload_bytes:
             raise too_large(policy)
-        if declared.room_id is not None and not has_room(caller, declared.room_id):
-            raise not_found()
+        require_room(caller, declared.room_id)
 
     async def _insert(
         self,
@@ -378,7 +353,7 @@ class Resumables:
             },
         )
 
-    async def _declare_length(self, caller: Claims, claim: "_Claim", length: int | None, policy: Policy) -> None:
+    async def _declare_length(self, caller: Claims, claim: Claim, length: int | None, policy: Policy) -> None:
         if length is None or length == claim.length:
             return
         if claim.length is not None:
@@ -387,33 +362,22 @@ class Resumables:
             raise Refused("bad_request", f"This upload has {claim.received:,} bytes already.")
         self._check(caller, claim.declared, length, policy)
         await claim.reservation.grow_to(length)
-        if not await self._database.call(_SET_LENGTH, (length, claim.upload_id, claim.token)):
-            raise locked()
-        claim.length = length
+        await claim.set_length(length)
 
     async def _gathered(self, upload_id: str, *, sealed: bool) -> GatheredObject:
         pieces = [Piece(row.name, row.size) for row in await self._database.call(_PIECES, (upload_id,))]
         return self._store.gathered(upload_id, pieces, sealed=sealed)
 
-    # -- claims --------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _claimed(self, row: Any) -> AsyncIterator["_Claim"]:
+    def _claimed(self, row: Any) -> AbstractAsyncContextManager[Claim]:
         """Raises Refused `upload_locked` while another request holds the claim."""
         reservation = self._uploads.contents.reservation(
             row.upload_id, held=row.reserved, lifetime=self._lifetime + RESERVED_LONGER
         )
-        claim = await _claim(self._database, row.upload_id, reservation, _declared(row))
-        renewing = asyncio.create_task(claim.renew())
-        try:
-            yield claim
-        finally:
-            renewing.cancel()
-            await _shielded(claim.let_go())
+        return claimed(self._database, row.upload_id, reservation, _declared(row))
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    async def _finish(self, caller: Claims, claim: "_Claim", request_id: str | None) -> None:
+    async def _finish(self, caller: Claims, claim: Claim, request_id: str | None) -> None:
         """Commits an upload whose bytes have all come, once. Raises as `Upload.commit`; infected content ends it."""
         if claim.answer is not None:
             return
@@ -443,11 +407,10 @@ class Resumables:
                 await gathered.discard()
                 await self._database.call(_FORGET_PIECES, (claim.upload_id,))
 
-    async def _end(self, claim: "_Claim") -> None:
+    async def _end(self, claim: Claim) -> None:
         with claim.working():
-            if not await self._database.call(_ENDING, (claim.upload_id, claim.token)):
-                raise locked()
-            await _removed(self._database, self._store, claim.upload_id, claim.reservation)
+            await claim.begin_end()
+            await _remove(self._database, self._store, claim.upload_id, claim.reservation)
 
 
 class Receiving:
@@ -457,7 +420,7 @@ class Receiving:
         self,
         resumables: Resumables,
         caller: Claims,
-        claim: "_Claim",
+        claim: Claim,
         limit: int,
         checksum: Checksum | None,
         request_id: str | None,
@@ -558,99 +521,6 @@ class Receiving:
         await self._append.kept()
 
 
-class _Claim:
-    """The right to change one upload, and its row as it was when it was taken."""
-
-    def __init__(
-        self, database: Database, row: Any, token: str, reservation: Reservation, declared: Declared, **known: Any
-    ) -> None:
-        self.upload_id: str = known["upload_id"]
-        self.token = token
-        self.reservation = reservation
-        self.declared = declared
-        self.is_partial: bool = known["is_partial"]
-        self.received: int = row.received
-        self.length: int | None = row.length
-        self.pieces: int = row.pieces
-        self.sealed: int = row.sealed
-        self.answer: dict[str, Any] | None = row.answer
-        self.last: Piece | None = known["last"]
-        self._sizes: dict[int, int] = {} if self.last is None else {self.pieces - 1: self.last.size}
-        self._database = database
-        self._touched = time.monotonic()
-        self._working = 0
-
-    def touch(self) -> None:
-        self._touched = time.monotonic()
-
-    @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Keeps the claim while the block waits for the store or the database, however long that takes."""
-        self._working += 1
-        try:
-            yield
-        finally:
-            self._working -= 1
-            self.touch()
-
-    async def renew(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
-                with contextlib.suppress(Unavailable):
-                    await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self.token))
-
-    async def keep(self, first: int, pieces: Sequence[Piece], lifetime: timedelta) -> None:
-        """Makes these pieces count. Raises Refused `upload_locked` if somebody else has the claim by now."""
-        received = self.received
-        for number, piece in enumerate(pieces, first):
-            received += piece.size - self._sizes.get(number, 0)
-        kept = await self._database.call(
-            _KEEP,
-            {
-                "upload_id": self.upload_id,
-                "claim": self.token,
-                "received": received,
-                "pieces": first + len(pieces),
-                "first": first,
-                "names": [piece.name for piece in pieces],
-                "sizes": [piece.size for piece in pieces],
-                "for": CLAIM_LIFETIME,
-                "lifetime": lifetime,
-                "reserved": lifetime + RESERVED_LONGER,
-            },
-        )
-        if not kept:
-            raise locked()
-        self.received, self.pieces = received, first + len(pieces)
-        self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
-
-    async def let_go(self) -> None:
-        with contextlib.suppress(Unavailable):  # it runs out
-            await self._database.call(_LET_GO, (self.upload_id, self.token))
-
-
-async def _claim(
-    database: Database, upload_id: str, reservation: Reservation, declared: Declared, *, expired: bool = False
-) -> _Claim:
-    token = secrets.token_hex(16)
-    asked = {"claim": token, "for": CLAIM_LIFETIME, "upload_id": upload_id, "expired": expired}
-    rows = await database.call(_CLAIM, asked)
-    if not rows:
-        raise locked()
-    last = await database.call(_LAST, (upload_id,))
-    return _Claim(
-        database,
-        rows[0],
-        token,
-        reservation,
-        declared,
-        upload_id=upload_id,
-        is_partial=rows[0].concat == "partial",
-        last=Piece(last[0].name, last[0].size) if last else None,
-    )
-
-
 class _Hashes:
     """The SHA-256 so far of uploads whose bytes have all come to this process. Each is taken once, at its offset."""
 
@@ -690,11 +560,11 @@ async def _expire(library: Library, upload_id: str) -> None:
     if not marked:
         return
     reservation = library.contents.reservation(upload_id, held=1)
-    await _removed(library.database, library.store, upload_id, reservation)
+    await _remove(library.database, library.store, upload_id, reservation)
 
 
-async def _removed(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
-    """In this order: as long as there are pieces, there is a row that leads to them."""
+async def _remove(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
+    """Removes the pieces, the reservation and the row, in this order: while there are pieces, a row leads to them."""
     pieces = [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
     if pieces:
         await store.gathered(upload_id, pieces, sealed=True).discard()
@@ -710,13 +580,8 @@ async def _hashed(gathered: GatheredObject) -> str:
     return digest.hexdigest()
 
 
-async def _shielded(work: Any) -> None:
-    """When the server ends it cancels requests; what they hold must still be given back."""
-    await asyncio.shield(asyncio.ensure_future(work))
-
-
 def _key_of(parts: Sequence[str]) -> str:
-    """So that a final upload whose answer was lost makes no second file."""
+    """The key of a final upload that came without one: when its answer was lost, a repetition makes no second file."""
     return f"final upload {hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
 
 
@@ -740,13 +605,4 @@ def _expired() -> Refused:
 def _beyond(length: int) -> Refused:
     return Refused(
         "file_too_large", f"More bytes come than the {length:,} that this upload was announced with.", limit=length
-    )
-
-
-def locked() -> Refused:
-    seconds = int(CLAIM_LIFETIME.total_seconds())
-    return Refused(
-        "upload_locked",
-        f"Another request adds to this upload. Try again in a moment; one that has stalled lasts {seconds} seconds.",
-        retry_after=1,
     )

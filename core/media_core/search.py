@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
 from media_core import passages
-from media_core.access import CANARY, Item, has_room
-from media_core.errors import Refused, not_found
+from media_core.access import CANARY, Item, require_room
+from media_core.errors import Refused
+from media_core.items import is_in
 from media_core.library import Library
 from media_core.passages import WINDOWS, Stems
 from media_core.spoken_words import Word, words
@@ -112,7 +113,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Hit:
-    """A place where it is said."""
+    """A place in a recording where the wanted words are said."""
 
     item: Item
     job_id: str | None
@@ -125,7 +126,7 @@ class Hit:
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Of a passage. Newer transcripts have higher numbers."""
+    """The place of a passage. Newer transcripts have higher numbers."""
 
     transcript: int
     number: int
@@ -164,8 +165,7 @@ class Search:
         Raises Refused `invalid_request` for a query without words that can be searched, `not_found` for a room that the
         caller's token does not name.
         """
-        if wanted.room_id is not None and not has_room(caller, wanted.room_id):
-            raise not_found()
+        require_room(caller, wanted.room_id)
         terms = _terms(wanted.text)
         queries = await self._queries(terms, wanted)
         if not queries:
@@ -361,11 +361,11 @@ class _Visible:
         for number, (key, value) in enumerate(wanted.labels):
             labelled: LiteralString = f"key = %(key_{number})s AND value = %(value_{number})s"
             self.arguments |= {f"key_{number}": key, f"value_{number}": value}
-            conditions.append(self._within("label", labelled))
+            conditions.append(is_in("label", labelled))
             self.sets.append(f"SELECT media_id FROM label WHERE {labelled} LIMIT %(few)s")  # noqa: S608 (constants)
         if wanted.room_id is not None:
             self.arguments["room_id"] = wanted.room_id
-            conditions.append(self._within("room_file", "room_id = %(room_id)s"))
+            conditions.append(is_in("room_file", "room_id = %(room_id)s"))
             self.sets.append(f"SELECT media_id FROM room_file WHERE room_id = %(room_id)s AND {_HEARD} LIMIT %(few)s")  # noqa: S608 (constants)
         if wanted.owner is not None:
             self.arguments["owner"] = wanted.owner
@@ -376,7 +376,7 @@ class _Visible:
             self.arguments["rooms"] = [] if caller.rooms is ALL else sorted(caller.rooms)
             conditions.append(
                 "(media.uploaded_by = %(subject)s OR media.tenant_scope OR "
-                f"coalesce({self._within('room_file', in_rooms)}, false))"
+                f"coalesce({is_in('room_file', in_rooms)}, false))"
             )
             if caller.rooms is not ALL:
                 self.sets.append(f"""
@@ -413,11 +413,6 @@ class _Visible:
             FROM newest LEFT JOIN shown USING (transcript)
             ORDER BY transcript DESC, newest.number DESC
         """  # noqa: S608 (only constants are put in)
-
-    @staticmethod
-    def _within(table: LiteralString, condition: LiteralString) -> LiteralString:
-        # Not EXISTS: of that the planner could make a join that reads the whole table.
-        return f"(SELECT true FROM {table} WHERE {table}.media_id = media.media_id AND {condition} LIMIT 1)"  # noqa: S608
 
 
 def _columns(places: Sequence[Place]) -> dict[str, Any]:

@@ -70,6 +70,7 @@ _BEGINNINGS = (
     (b"TTA2", "audio/x-tta"),
     (b"wvpk", "audio/x-wavpack"),
     (b"DTSHDHDR", "audio/vnd.dts.hd"),
+    (b".snd\0\0", "audio/basic"),
     (b"\x7f\xfe\x80\x01", "audio/vnd.dts"),
     (b"\xfe\x7f\x01\x80", "audio/vnd.dts"),
     (b"\x1f\xff\xe8\0", "audio/vnd.dts"),
@@ -131,8 +132,9 @@ _ACTIVE = re.compile(r"<\s*(?:script|html|svg|iframe|body|object|embed)\b", re.I
 def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) -> str:
     """The media type of content by its first bytes (HEAD of them; more is cut), lower case, without parameters.
 
-    A container that holds sound only (WebM, MP4 without a telling brand) is "video/..." unless its name or the claim
-    says audio; `media_types.settled` decides when it has been probed.
+    A container that may hold sound only (WebM, MP4 without a telling brand) is "video/..." unless its name or the claim
+    says audio. Only what is in it decides, once it has been probed: `media_types.settled`, and for a film that was
+    called a sound the type without name and claim.
     """
     head = head[:HEAD]
     extension = PurePath(filename or "").suffix.lower()

@@ -15,12 +15,15 @@ import json
 import os
 import secrets
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeGuard
+from typing import IO, Any, Final, Literal, Protocol, TypeGuard
 
 import jwt
 import structlog
@@ -33,6 +36,8 @@ ALGORITHMS: Final = frozenset({"EdDSA", "ES256", "RS256", "PS256"})
 SCOPES: Final = frozenset({"media:read", "media:write", "transcribe", "admin"})
 LEEWAY: Final = timedelta(seconds=10)
 MAX_TOKEN_BYTES: Final = 8192
+MAX_JWKS_BYTES: Final = 1 << 20
+"""Issuers' JWK Sets have some 2 to 20 KiB."""
 
 Jwk = dict[str, Any]
 """One JSON Web Key (RFC 7517)."""
@@ -163,7 +168,20 @@ def _choose(keys: Sequence[jwt.PyJWK], kid: str | None) -> jwt.PyJWK | None:
     return next((key for key in keys if key.key_id == kid), None)
 
 
-def _usable(keys: Iterable[jwt.PyJWK]) -> list[jwt.PyJWK]:
+def _usable(jwks: object) -> list[jwt.PyJWK]:
+    """The keys of a JWK Set that verify signatures here. Raises ValueError where it has no key that can be read.
+
+    One key that is none, or is of a kind that PyJWT does not know, does not lose the others.
+    """
+    listed = jwks.get("keys") if isinstance(jwks, dict) else None
+    keys = []
+    for each in listed if isinstance(listed, list) else ():
+        try:
+            keys.append(jwt.PyJWK(each))
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, NotImplementedError):
+            continue  # NotImplementedError: `alg` is `none`
+    if not keys:
+        raise ValueError("a JWK Set without a key that can be read")
     return [key for key in keys if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")]
 
 
@@ -197,17 +215,47 @@ class JwksFile:
 
     def _read(self) -> None:
         try:
-            self._keys = _usable(jwt.PyJWKSet.from_json(self._path.read_text()).keys)
-        except (OSError, ValueError, AttributeError, jwt.PyJWTError):
+            self._keys = _usable(json.loads(self._path.read_text()))
+        except (OSError, ValueError, RecursionError):
             # The error may quote the document, so it is not logged.
             _log.warning("signing_keys_unreadable", path=str(self._path))
         else:
             _log.info("signing_keys_loaded", kids=[key.key_id for key in self._keys])
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        """None: the answer is an error."""
+
+
+def _fetched(uri: str, seconds: float) -> list[jwt.PyJWK]:
+    """The keys that an issuer answers within `seconds`. Raises OSError, HTTPException, ValueError, RecursionError."""
+    until = time.monotonic() + seconds
+    try:
+        answer = urllib.request.build_opener(_NoRedirects()).open(uri, timeout=seconds)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+    read = b""
+    with answer:
+        while part := answer.read1(65536):  # `read` would wait for the end, however slowly it comes
+            read += part
+            if len(read) > MAX_JWKS_BYTES:
+                raise ValueError("too long")
+            if time.monotonic() > until:
+                raise TimeoutError
+    keys = [key for key in _usable(json.loads(read)) if key.key_id]
+    if not keys:
+        raise ValueError("a JWK Set without a key that signs")
+    return keys
+
+
 class OidcKeys:
     """An OIDC issuer's keys by `jwks_uri`, fetched in a thread.
 
+    An answer that is longer than `MAX_JWKS_BYTES`, or takes longer than `timeout`, counts as none.
     Keys are fetched again every `lifespan`, and at once for an unknown `kid`, but at most once per `cooldown`, so that
     tokens with invented key ids cause no traffic. Nobody waits for the former: the last keys are used meanwhile, and
     while the issuer is away, for `max_stale`.
@@ -222,7 +270,9 @@ class OidcKeys:
         cooldown: timedelta = timedelta(seconds=10),
         max_stale: timedelta = timedelta(hours=1),
     ) -> None:
-        self._client = jwt.PyJWKClient(jwks_uri, cache_jwk_set=False, timeout=timeout.total_seconds())
+        if not jwks_uri.lower().startswith(("https://", "http://")):  # urllib also opens files
+            raise ValueError("the URL of an issuer's keys must begin with https:// or http://")
+        self._uri, self._timeout = jwks_uri, timeout.total_seconds()
         self._lifespan, self._cooldown, self._max_stale = lifespan, cooldown, max_stale
         self._keys: list[jwt.PyJWK] = []
         self._version = 0
@@ -230,6 +280,7 @@ class OidcKeys:
         self._tried: float | None = None
         self._fetching = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[list[jwt.PyJWK]] | None = None
 
     def version(self) -> object:
         return self._version
@@ -251,14 +302,23 @@ class OidcKeys:
             if self._tried is not None and time.monotonic() - self._tried < self._cooldown.total_seconds():
                 return
             try:
-                keys = _usable(await asyncio.to_thread(self._client.get_signing_keys))
-            except (jwt.PyJWTError, OSError, ValueError) as error:
-                _log.warning("issuer_keys_not_fetched", jwks_uri=self._client.uri, reason=type(error).__name__)
+                keys = await self._answer()
+            except (OSError, HTTPException, ValueError, RecursionError) as error:
+                _log.warning("issuer_keys_not_fetched", jwks_uri=self._uri, reason=type(error).__name__)
             else:
                 self._keys, self._fetched = keys, time.monotonic()
                 self._version += 1
             finally:
                 self._tried = time.monotonic()
+
+    async def _answer(self) -> list[jwt.PyJWK]:
+        """The issuer's keys now. A thread that waits for headers longer than that cannot be ended: then it is the only
+        one, until it has its answer."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(asyncio.to_thread(_fetched, self._uri, self._timeout))
+            self._asking.add_done_callback(lambda asking: asking.cancelled() or asking.exception())
+        async with asyncio.timeout(2 * self._timeout):
+            return await asyncio.shield(self._asking)
 
 
 class TokenVerifier:

@@ -20,12 +20,12 @@ from typing import Protocol, Self
 import structlog
 from sqlalchemy import text
 
-from media_core.access import has_room
+from media_core.access import require_room
 from media_core.capacity import Capacity, of_this_container
 from media_core.contents import Again, Contents, Facts, Infected, KeyReused, NewItem, Reservation
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
-from media_core.errors import Refused, Unavailable, not_found
+from media_core.errors import Refused, Unavailable
 from media_core.ids import new_media_id, new_ulid
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.policy import Policy, PolicyReader
@@ -207,7 +207,7 @@ class Upload:
         self._known_by_digest = False
         self._reservation = reservation or uploads.contents.reservation(over_quota=uploads.canary)
         self._held = contextlib.ExitStack()
-        self._left: str | None = None
+        self._orphan: str | None = None
         """The hash of an object that was put and has no row yet. It is removed if the upload ends like this."""
         self.size = 0 if whole is None else whole.size
         self.replayed = False
@@ -223,16 +223,16 @@ class Upload:
         self._buffer = _Buffer(0)
         with self._held:
             undone = self._staged is not None or self._reservation.is_open
-            if (undone and not self._is_whole) or self._left is not None:
+            if (undone and not self._is_whole) or self._orphan is not None:
                 # Shielded: when the server ends it cancels the request, and the clean-up must still finish.
-                await asyncio.shield(asyncio.ensure_future(self._leave()))
+                await asyncio.shield(asyncio.ensure_future(self._clean_up()))
 
-    async def _leave(self) -> None:
+    async def _clean_up(self) -> None:
         if not self._is_whole:
             await self._undo()
         try:
-            if self._left is not None:
-                await self._uploads.contents.remove_orphan(self._left)  # a no-op if another upload has stored it
+            if self._orphan is not None:
+                await self._uploads.contents.remove_orphan(self._orphan)  # a no-op if another upload has stored it
         except Unavailable as error:
             _log.warning("object_left_to_the_sweep", detail=error.detail)
 
@@ -291,8 +291,7 @@ class Upload:
         Raises Refused `empty_file`, `digest_mismatch`, `infected` (known to be), `quota_exceeded`, `not_found` (a room
         that the caller's token does not name), `idempotency_key_reused`.
         """
-        if room_id is not None and not has_room(caller, room_id):
-            raise not_found()
+        require_room(caller, room_id)
         if self.size == 0:
             raise Refused("empty_file", "The file is empty; send at least one byte.")
         sha256 = await self._sha256()
@@ -339,7 +338,7 @@ class Upload:
             try:
                 begun = await self._reservation.begin(sha256, self.size, item)
                 if begun.answer is not None:
-                    self._left = None
+                    self._orphan = None
                     self.replayed = begun.state == "replayed"
                     return Uploaded(**begun.answer)
                 if begun.state == "removing":
@@ -353,7 +352,7 @@ class Upload:
                     elif examined.thumbnail is not None:
                         await self._reservation.grow_to(self.size + len(examined.thumbnail), sha256)
                     await self._put(sha256, examined)
-                self._left = sha256
+                self._orphan = sha256
                 canary = self._uploads.canary
                 committed = await self._uploads.contents.commit(
                     self._reservation,
@@ -367,9 +366,9 @@ class Upload:
             except Again:
                 continue
             except Unavailable:
-                self._left = None  # the commit may have succeeded, and only its answer was lost
+                self._orphan = None  # the commit may have succeeded, and only its answer was lost
                 raise
-            self._left = None
+            self._orphan = None
             self.replayed = committed.replayed
             return Uploaded(**committed.answer)
         raise Unavailable("object store", "the same content is being removed; send it again in a moment")
@@ -385,7 +384,7 @@ class Upload:
         buffered, self._buffer = self._buffer, _Buffer(STEP_BYTES)
         buffered.hash_into(self._hash)
         self._head = bytes(buffered.view()[:SNIFF_BYTES])
-        if self._digest is not None and await self._stands(self._digest):
+        if self._digest is not None and await self._is_known(self._digest):
             # The bytes must still be sent (knowing a hash grants nothing), but need not be stored a second time. They
             # are reserved if there is room: otherwise the usage would show which contents are stored already.
             self._known_by_digest = True
@@ -423,10 +422,10 @@ class Upload:
 
     # -- knowing -------------------------------------------------------------------------------------------------
 
-    async def _stands(self, sha256: str) -> bool:
-        """Whether bytes of this hash need not be stored: they are, or are refused as infected once they have all come.
+    async def _is_known(self, sha256: str) -> bool:
+        """Whether bytes of this hash need not be stored: they are stored, or known to be infected.
 
-        The refusal waits for the bytes, so that a mere hash does not tell which contents are infected.
+        Infected bytes are refused once all have come, so that a mere hash does not tell which contents are infected.
         """
         async with self._uploads.database.statement() as tx:
             row = (await tx.execute(_KNOWN, {"sha256": sha256})).first()

@@ -30,6 +30,9 @@ class RunSettings(EnvironmentSettings):
     metrics_port: int = Field(default=8081, ge=1, le=65535)
     """Port of the api's Prometheus metrics."""
 
+    resync_seconds: float = Field(default=10, gt=0)
+    """At the latest after so long the tenant is looked at again, without any event."""
+
     signatures_mirror: str = "database.clamav.net"
     """Where the official virus signatures are fetched from if the machine has none. Empty: they are not fetched; the
     scanner then knows only the EICAR test file."""

@@ -1,4 +1,4 @@
-/** What people do with a file, each with the way back that the API lets it have. */
+/** What people do with a file. Each action can be undone, as far as the API can undo it. */
 import { signal } from "@preact/signals";
 import * as api from "./api.ts";
 import type { FileInfo } from "./api.ts";
@@ -24,45 +24,46 @@ async function tried(what: () => Promise<unknown>): Promise<boolean> {
 
 const again = (file: FileInfo): Promise<unknown> => files.look(file.media_id);
 
+/** Does what can be undone, and says so with a button that undoes it. `undo` is called later, or never. */
+async function undoable<T>(
+  file: FileInfo,
+  act: () => Promise<T>,
+  undo: () => Promise<unknown>,
+  said: (done: T) => string,
+): Promise<void> {
+  await tried(async () => {
+    const done = await act();
+    await again(file);
+    const run = (): void => void tried(() => undo().then(() => again(file)));
+    say(said(done), { action: { label: text.value.undo, run } });
+  });
+}
+
 export async function rename(file: FileInfo, name: string): Promise<void> {
   if (name === file.filename || name === "") return;
-  await tried(async () => {
-    const now = await api.change(file.media_id, { filename: name });
-    await again(file);
-    const run = (): void => void tried(() => api.change(file.media_id, { filename: file.filename }).then(() => again(file)));
-    say(text.value.renamed(now.filename), { action: { label: text.value.undo, run } });
-  });
+  const call = (filename: string) => () => api.change(file.media_id, { filename });
+  await undoable(file, call(name), call(file.filename), (now) => text.value.renamed(now.filename));
 }
 
 export async function showTo(file: FileInfo, everybody: boolean): Promise<void> {
-  await tried(async () => {
-    await api.change(file.media_id, { tenant_scope: everybody });
-    await again(file);
-    const run = (): void => void tried(() => api.change(file.media_id, { tenant_scope: !everybody }).then(() => again(file)));
-    const said = everybody ? text.value.shownToAll(file.filename) : text.value.shownToRooms(file.filename);
-    say(said, { action: { label: text.value.undo, run } });
-  });
+  const call = (tenant_scope: boolean) => () => api.change(file.media_id, { tenant_scope });
+  await undoable(file, call(everybody), call(!everybody), () =>
+    everybody ? text.value.shownToAll(file.filename) : text.value.shownToRooms(file.filename),
+  );
 }
 
+const attaching = (file: FileInfo, room: string) => () => api.attach(room, file.media_id);
+const detaching = (file: FileInfo, room: string) => () => api.detach(room, file.media_id);
+
 export async function attach(file: FileInfo, room: string): Promise<void> {
-  await tried(async () => {
-    await api.attach(room, file.media_id);
-    await again(file);
-    const run = (): void => void tried(() => api.detach(room, file.media_id).then(() => again(file)));
-    say(text.value.attached(file.filename, room), { action: { label: text.value.undo, run } });
-  });
+  await undoable(file, attaching(file, room), detaching(file, room), () => text.value.attached(file.filename, room));
 }
 
 export async function detach(file: FileInfo, room: string): Promise<void> {
-  await tried(async () => {
-    await api.detach(room, file.media_id);
-    await again(file);
-    const run = (): void => void tried(() => api.attach(room, file.media_id).then(() => again(file)));
-    say(text.value.removed(file.filename, room), { action: { label: text.value.undo, run } });
-  });
+  await undoable(file, detaching(file, room), attaching(file, room), () => text.value.removed(file.filename, room));
 }
 
-/** The API has no way back from a deletion, so it is asked for once nobody has wanted it back for a while. */
+/** Files that are hidden and not deleted yet. The API cannot undo a deletion, so the call waits until the toast has gone. */
 const deletions = new Set<string>();
 
 export function remove(file: FileInfo): void {

@@ -8,7 +8,7 @@ import type { FileInfo } from "./api.ts";
 import { appended, fits, merged, type View } from "./listing.ts";
 
 const PAGE = 200;
-/** A filtered page may be empty while the list goes on; so many are asked for at once before the page takes breath. */
+/** A filtered page may be empty while the list goes on: `more` asks for so many one after the other, then stops. */
 const EMPTY_PAGES = 20;
 
 export const files = signal<FileInfo[]>([]);
@@ -96,7 +96,7 @@ export async function more(): Promise<void> {
   }
 }
 
-/** What is at the view's beginning now; changes nothing else. Raises Problem. */
+/** Merges in the files at the view's beginning, as they are now. Raises Problem. */
 export async function refresh(): Promise<void> {
   if (isAdmin.value === null || isLoading.value) return;
   const mine = generation;

@@ -14,12 +14,12 @@ export interface View {
 /** Without case and accents. */
 export const folded = (name: string): string => name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
 
-/** Whether `file` belongs to `view`. `asAnswered`: the api has already looked at the name. */
-export function fits(file: FileInfo, view: View, asAnswered = false): boolean {
+/** Whether `file` belongs to `view`. */
+export function fits(file: FileInfo, view: View): boolean {
   if (file.scan_status === "infected") return false;
   if (view.scope !== "files" && !file.rooms.includes(view.scope.room)) return false;
   if (view.kind !== null && kindOf(file.mime_type) !== view.kind) return false;
-  return asAnswered || view.name === "" || folded(file.filename).includes(folded(view.name));
+  return view.name === "" || folded(file.filename).includes(folded(view.name));
 }
 
 function compare(one: FileInfo, other: FileInfo, sort: Sort): number {

@@ -1,6 +1,6 @@
 /**
- * What happens elsewhere: the api's events, as server-sent events read by fetch (EventSource sends no token); where the
- * api has none, the page asks every few seconds.
+ * Live updates: the page shows what other people and the workers change. It reads the api's events by fetch, since
+ * EventSource sends no token. Where the api has no events, it asks every few seconds.
  */
 import { signal } from "@preact/signals";
 import * as api from "./api.ts";
@@ -94,7 +94,7 @@ function pause(milliseconds: number): Promise<void> {
   });
 }
 
-/** Everything that may have changed unseen. */
+/** Asks again for all that may have changed without an event. Raises Problem. */
 async function catchUp(): Promise<void> {
   await Promise.all([
     files.isAdmin.value === null ? files.findOutRole() : files.failure.value ? files.more() : files.refresh(),
@@ -121,7 +121,7 @@ async function look(id: string): Promise<void> {
 /** Files to ask for, because something happened to them. */
 const due = new Set<string>();
 let isDue = false;
-/** Several events of one moment are one look. */
+/** Events that come within so many milliseconds are answered by one look. */
 const MOMENT = 150;
 
 interface Happened {
@@ -150,7 +150,7 @@ function lookIn(milliseconds: number): void {
   setTimeout(() => void lookAtDue(), milliseconds);
 }
 
-/** What cannot be answered now stays due. */
+/** Asks for the files that are due. A file that cannot be answered now stays due. */
 async function lookAtDue(): Promise<void> {
   isDue = false;
   const ids = [...due];

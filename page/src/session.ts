@@ -20,6 +20,8 @@ export const settings = signal<Settings | null>(null);
 export const current = signal<string | null>(null);
 /** Whether the api has refused the token that this tab had, so that the page stays as it is and asks for another. */
 export const hasEnded = signal(false);
+/** The token of a link that would sign in somebody else, until the reader has decided. */
+export const offered = signal<string | null>(null);
 /** Why a sign-in failed, for its dialog. */
 export const failure = signal<string | null>(null);
 export const claims = computed(() => (current.value === null ? null : claimsOf(current.value)));
@@ -38,16 +40,36 @@ export function refused(used: string): void {
   if (used === current.value) hasEnded.value = true;
 }
 
+/** Whether the token is of the person who is signed in, in this tenant. */
+function isSame(token: string): boolean {
+  const [mine, theirs] = [claims.value, claimsOf(token)];
+  return mine !== null && mine.subject === theirs.subject && mine.tenant === theirs.tenant;
+}
+
 export function signIn(token: string): void {
-  const before = claims.value?.subject;
   sessionStorage.setItem(KEPT, token);
-  if (before !== undefined && before !== claimsOf(token).subject) return location.reload(); // it shows another's files
+  if (current.value !== null && !isSame(token)) return location.reload(); // it shows another's files
   current.value = token;
   hasEnded.value = false;
   failure.value = null;
   const woken = waiting;
   waiting = [];
   for (const wake of woken) wake(token);
+}
+
+/**
+ * A link may come from anybody. Where somebody is signed in, it signs in nobody else without asking: their files would be
+ * uploaded for whoever made the link.
+ */
+function offer(token: string): void {
+  if (current.value === null || (isSame(token) && claims.value?.subject !== "")) signIn(token);
+  else if (token !== current.value) offered.value = token;
+}
+
+export function decide(accepts: boolean): void {
+  const token = offered.value;
+  offered.value = null;
+  if (accepts && token !== null) signIn(token);
 }
 
 export function signOut(): void {
@@ -65,11 +87,11 @@ function takeFromAddress(): string | null {
 export async function start(): Promise<void> {
   const given = takeFromAddress();
   const kept = sessionStorage.getItem(KEPT);
-  if (given !== null) signIn(given);
-  else if (kept !== null) signIn(kept);
+  if (kept !== null) signIn(kept);
+  if (given !== null) offer(given);
   addEventListener("hashchange", () => {
     const pasted = takeFromAddress();
-    if (pasted !== null) signIn(pasted);
+    if (pasted !== null) offer(pasted);
   });
   const query = new URLSearchParams(location.search);
   const code = query.get("code");

@@ -1,4 +1,4 @@
-/** Sentences about what happened, for a moment, with a way back where there is one. */
+/** Messages about what happened. They go after some seconds, and have a button where the action can be undone. */
 import { signal } from "@preact/signals";
 
 export interface Toast {
@@ -34,7 +34,7 @@ function run(id: number, left: number): void {
   timers.set(id, { left, since: Date.now(), timer: window.setTimeout(() => dismiss(id), left) });
 }
 
-/** While somebody looks at the toasts, none goes. */
+/** While `isHeld`, no toast goes: somebody reads them. */
 export function hold(isHeld: boolean): void {
   for (const [id, each] of timers) {
     clearTimeout(each.timer);

@@ -251,12 +251,12 @@ async function endThere(upload: Upload): Promise<void> {
       : each.urlStorageKey === upload.id;
     if (!isIt) continue;
     await storage.removeUpload(each.urlStorageKey);
-    if (each.uploadUrl) await deleted(each.uploadUrl);
+    if (each.uploadUrl) await deleteUpload(each.uploadUrl);
   }
 }
 
-/** The request that was broken off may hold the upload for a moment longer. */
-async function deleted(url: string): Promise<void> {
+/** Tries again while the api cannot do it: the request that was broken off may hold the upload for a moment longer. */
+async function deleteUpload(url: string): Promise<void> {
   for (let tries = 1; tries <= 20; tries += 1) {
     try {
       await request("DELETE", url, { headers: { "Tus-Resumable": "1.0.0" } });

@@ -60,12 +60,12 @@ def link(run: MakeRun, token: str | None = None) -> str:
     return f"{exports['BASE']}/#token={token or exports['TOKEN']}"
 
 
-def short_token(run: MakeRun, seconds: float) -> str:
+def short_token(run: MakeRun, seconds: float, subject: str = "demo") -> str:
     """One that the api takes for about so long: it allows clocks that differ by its leeway."""
     key = tokens.load_signing_keys(run.folder / "acme" / "signing-keys.json")[0]
     lifetime = timedelta(seconds=seconds) - tokens.LEEWAY
     return tokens.mint(
-        key, tenant_id="acme", subject="demo", scopes=sorted(tokens.SCOPES), rooms=tokens.ALL, lifetime=lifetime
+        key, tenant_id="acme", subject=subject, scopes=sorted(tokens.SCOPES), rooms=tokens.ALL, lifetime=lifetime
     )
 
 
@@ -309,6 +309,8 @@ async def test_two_tabs_see_each_others_changes(run: MakeRun, context: BrowserCo
     await expect(tile(second, "renamed.txt")).to_be_visible()
     await menu(first, "renamed.txt", "Remove from garden")
     await expect(tile(second, "renamed.txt")).to_have_count(0)
+    await first.get_by_role("button", name="Undo").last.click()
+    await expect(tile(second, "renamed.txt")).to_be_visible()
 
 
 async def test_a_file_that_comes_while_the_list_is_on_its_way_is_seen(run: MakeRun, context: BrowserContext) -> None:
@@ -380,6 +382,33 @@ async def test_a_token_that_ends_asks_to_sign_in_again_and_goes_on(run: MakeRun,
     await again.get_by_role("button", name="Sign in").click()
     await expect(again).to_have_count(0)
     await expect(tile(page, "patient.txt")).to_be_visible()
+
+
+async def test_a_link_of_somebody_else_asks_before_it_signs_in(run: MakeRun, context: BrowserContext) -> None:
+    own, stranger = run.exports()["TOKEN"], short_token(run, 600, subject="mallory")
+    kept = "sessionStorage.getItem('media-token')"
+    page = await signed_in(context, run)
+    asks = page.get_by_role("dialog", name="Sign in as mallory?")
+    for elsewhere in (False, True):
+        if elsewhere:
+            await page.goto("about:blank")
+        await page.goto(link(run, stranger))
+        await expect(asks).to_contain_text("You are signed in as demo")
+        assert await page.evaluate(kept) == own
+        assert stranger not in page.url
+        await asks.get_by_role("button", name="Stay signed in").click()
+        await expect(asks).to_have_count(0)
+        await page.reload()
+        await expect(page.get_by_role("heading", name="All files")).to_be_visible()
+        assert await page.evaluate(kept) == own
+    await page.goto(link(run, again := short_token(run, 600)))
+    await page.wait_for_function(f"token => {kept} === token", arg=again)
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await page.goto(link(run, stranger))
+    await asks.get_by_role("button", name="Sign in as mallory").click()
+    await page.wait_for_function(f"token => {kept} === token", arg=stranger)
+    await expect(page.get_by_role("heading", name="All files")).to_be_visible()
+    await expect(asks).to_have_count(0)
 
 
 async def test_the_keyboard_alone_is_enough(run: MakeRun, context: BrowserContext) -> None:

@@ -112,16 +112,24 @@ async def files(api: Api) -> dict[str, str]:
     return found
 
 
-async def opened(browser: Browser, api: Api, screen: str, fragment: str = "#/") -> Page:
+@pytest.fixture
+async def page(browser: Browser, screen: str) -> AsyncIterator[Page]:
     context = await browser.new_context(**SCREENS[screen], reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
-    page = await context.new_page()
+    yield await context.new_page()
+    await context.close()
+
+
+async def open_anew(page: Page, api: Api, screen: str) -> None:
+    """As somebody who comes for the first time."""
+    if page.url != "about:blank":
+        await page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        await page.goto("about:blank")
     await page.goto(f"{api.base}/#token={api.token(scopes=USER, rooms=['lobby', 'team'])}")
     await expect(page.locator("main h2")).to_be_visible()
     if screen == "rtl":
         await page.evaluate("document.documentElement.dir = 'rtl'")
-    await page.evaluate("fragment => { location.hash = fragment }", fragment)
-    return page
+    await page.evaluate("location.hash = '#/'")
 
 
 async def thumbnails(page: Page) -> None:
@@ -235,10 +243,10 @@ def axe() -> str:
 
 @pytest.mark.parametrize("screen", SCREENS)
 async def test_axe_finds_nothing_in_any_view_and_nothing_is_wider_than_the_screen(
-    api: Api, files: dict[str, str], browser: Browser, axe: str, screen: str
+    api: Api, files: dict[str, str], page: Page, axe: str, screen: str
 ) -> None:
     for name, view in VIEWS.items():
-        page = await opened(browser, api, screen)
+        await open_anew(page, api, screen)
         await view(page, files)
         await page.evaluate(axe)
         problems = await page.evaluate("() => axe.run().then(result => result.violations)")
@@ -246,7 +254,6 @@ async def test_axe_finds_nothing_in_any_view_and_nothing_is_wider_than_the_scree
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
         if SHOTS and screen in ("light", "dark", "narrow"):
             shot(await page.screenshot(), Path(SHOTS) / f"{name}-{screen}.webp")
-        await page.context.close()
 
 
 def described(problems: list[dict[str, Any]]) -> str:

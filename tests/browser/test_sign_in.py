@@ -206,6 +206,7 @@ async def test_nobody_goes_on_with_uploads_of_another_who_was_signed_in_in_this_
         assert [file["filename"] for file in listed["data"]] == ["public.txt"]
 
         await page.evaluate("token => { location.hash = `#token=${token}` }", issuer.token("ann"))
+        await page.get_by_role("dialog").get_by_role("button", name="Sign in as ann").click()
         await expect(page.locator(".upload")).to_have_text([re.compile("private.txt")])
         await expect(page.locator('[data-id]:has-text("public.txt")')).to_have_count(0)
 

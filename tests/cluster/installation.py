@@ -52,7 +52,10 @@ class Installation:
     def namespace(self, name: str) -> Iterator[Namespace]:
         """A new one for tenants; it is gone, and they with it, before the next one may claim their ids."""
         with Namespace.new(self.cluster, name) as namespace:
-            yield namespace
+            try:
+                yield namespace
+            finally:
+                namespace.empty()
         self.cluster.kubectl("wait", f"namespace/{namespace.name}", "--for=delete", "--timeout=120s")
 
     def python(self, script: str, given: Any = None) -> Any:

@@ -80,6 +80,12 @@ class Namespace:
         except subprocess.CalledProcessError as failed:
             raise AssertionError(f"{failed.stderr}\n{self.describe(name)}") from None
 
+    def empty(self) -> None:
+        """Ends its tenants and pods. A deletion that finds pods looks again after half of the grace that they have."""
+        makers = "mediatenants,deployments,replicasets,jobs"
+        self.kubectl("delete", makers, "--all", "--timeout=60s", check=False)
+        self.kubectl("delete", "pods", "--all", "--grace-period=1", "--timeout=60s", check=False)
+
     def describe(self, name: str) -> str:
         said = [self.kubectl("get", name, "--output", "yaml", check=False)]
         said += [self.kubectl("get", "pods,jobs,deployments", "--output", "wide", check=False)]

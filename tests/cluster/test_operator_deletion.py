@@ -224,6 +224,7 @@ async def test_without_an_operator_retain_lets_go_at_once_and_the_next_one_retir
     await is_gone(team, "acme", 5)
     assert await may_log_in(own, id_)
 
+    await own.free_lease()
     await own.operator("second")
 
     async def retired() -> bool:
@@ -246,6 +247,7 @@ async def test_without_an_operator_delete_waits_for_one_or_for_the_documented_wa
     await own.api.patch(team.path(kinds.MEDIA_TENANT, "other"), {"metadata": {"finalizers": None}})
     await is_gone(team, "other", 5)
     assert await team.get(kinds.MEDIA_TENANT, "acme") is not None
+    await own.free_lease()
     await own.operator("second")
     await is_gone(team, "acme", 60)
     assert await mark_of(own, id_) is None

@@ -19,6 +19,8 @@ from media_core.transcripts import LANGUAGES
 
 SOUND = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words" / "samples" / "tone_no_speech.wav"
 KNOWN: dict[str, list[str]] = json.loads(os.environ.get("MEDIA_KNOWN", "{}"))
+NO_FLAGS = ("file", "track", "channel")
+"""Fields of a form in which 0 and 1 are numbers."""
 
 printable = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="/"), max_size=40) | st.just("a b")
 base64_text = st.binary(max_size=20).map(lambda data: base64.b64encode(data).decode())
@@ -49,9 +51,8 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
         case.headers["idempotency-key"] = secrets.token_hex(16)
     # A form's flags are texts, and 0 and 1 are among those that are read.
     if isinstance(case.body, dict) and case.media_type == "multipart/form-data":
-        case.body.update(
-            {name: 2 for name, value in case.body.items() if name != "file" and type(value) is int and value in (0, 1)}
-        )
+        flags = {name: value for name, value in case.body.items() if name not in NO_FLAGS and type(value) is int}
+        case.body.update({name: 2 for name, value in flags.items() if value in (0, 1)})
 
 
 schemathesis.openapi.media_type("audio/wav", st.just(SOUND.read_bytes()))

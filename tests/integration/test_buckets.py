@@ -175,6 +175,27 @@ async def test_web_apps_that_are_named_may_read_and_no_longer_when_they_are_not(
     assert await store.allow_origins(bucket, mark, None) == made == await store.observe(bucket)
 
 
+async def test_rules_that_may_not_be_looked_at_are_not_replaced(
+    server: S3Server, root: Any, request: pytest.FixtureRequest, bucket: str, tenant: str, mark: OwnerMark
+) -> None:
+    with in_between(server) as front:
+        store = Buckets(front.settings)
+        made = await store.create(bucket, mark, tenant_id=tenant)
+        foreign = {"ID": "theirs", "AllowedOrigins": ["https://other.example"], "AllowedMethods": ["PUT"]}
+        has_rules = request.node.callspec.params["server"] == "versitygw"
+        if has_rules:
+            root.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [foreign]})
+        front.refuses = lambda asked: asked.command == "GET" and urlsplit(asked.path).query == "cors"
+        for cors in (APPS, None):
+            for front.refusal in ((403, "AccessDenied"), (403, "")):
+                with pytest.raises(Unavailable, match=f"look at the CORS rules of bucket {bucket} .*s3:GetBucketCORS"):
+                    await store.allow_origins(bucket, mark, cors)
+        assert await store.observe(bucket) == made
+        if has_rules:
+            assert [rule["ID"] for rule in root.get_bucket_cors(Bucket=bucket)["CORSRules"]] == ["theirs"]
+        await store.aclose()
+
+
 async def test_a_bucket_of_somebody_else_is_told_nothing(
     store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:

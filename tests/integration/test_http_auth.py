@@ -1,10 +1,12 @@
 """Who may do what: tokens, scopes, and who sees which file, on every path."""
 
 import asyncio
+import contextlib
 import http.server
 import itertools
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -13,6 +15,7 @@ from typing import Any
 
 import httpx
 import jwt
+import pytest
 
 from media_api.settings import AuthSettings
 from media_core.tokens import ALL, OidcKeys, generate_key, public_jwks, save_public_jwks
@@ -267,6 +270,12 @@ class Issuer:
         self.keys = [generate_key()]
         self.fetched = 0
         self.broken = False
+        self.others: list[object] = []
+        """Members of the JWK Set before the keys."""
+        self.body: bytes | None = None
+        """The whole answer, in place of the JWK Set."""
+        self.drips: str | None = None
+        """Where an answer never ends: in its `headers`, or in its `body`."""
         self.gate = threading.Event()
         """Answers wait for it."""
         self.gate.set()
@@ -276,10 +285,21 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.fetched += 1
                 issuer.gate.wait(30)
-                body = b"oops" if issuer.broken else json.dumps(public_jwks(issuer.keys)).encode()
+                document = {"keys": [*issuer.others, *public_jwks(issuer.keys)["keys"]]}
+                body = b"oops" if issuer.broken else issuer.body or json.dumps(document).encode()
+                if issuer.drips is not None:
+                    self.drip()
+                    return
                 self.send_response(500 if issuer.broken else 200)
                 self.end_headers()
                 self.wfile.write(body)
+
+            def drip(self) -> None:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if issuer.drips == "body" else b"X-Slow: "))
+                with contextlib.suppress(OSError):
+                    while issuer.drips is not None:
+                        self.wfile.write(b" ")
+                        time.sleep(0.02)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -360,6 +380,50 @@ async def test_nobody_waits_for_keys_that_are_fetched_anew_and_a_new_key_is_know
         assert await keys.find(old["kid"]) is not None
         late = OidcKeys(f"{issuer.url}/jwks", max_stale=timedelta(0))
         assert await late.find(old["kid"]) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": "none", "kid": "a"},
+        {**public_jwks([generate_key()])["keys"][0], "alg": ["EdDSA"]},
+        {"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMzQ", "kid": "b"},
+        *({"kty": 7}, {}, None, 7, "key", ["key"], {"kty": "RSA", "n": "é", "e": 7, "kid": "c"}),
+    ],
+)
+async def test_one_key_that_is_none_does_not_lose_an_issuers_others(other: object) -> None:
+    with issuing() as issuer:
+        issuer.others = [other]
+        keys = OidcKeys(f"{issuer.url}/jwks")
+        assert await keys.find(issuer.keys[0]["kid"]) is not None
+        for kid in ("a", "b", "c", "", "../jwks", "\0"):
+            assert await keys.find(kid) is None
+
+
+async def test_an_issuers_answer_without_an_end_or_sense_is_given_up_and_the_next_one_counts() -> None:
+    with issuing() as issuer:
+        keys = OidcKeys(f"{issuer.url}/jwks", timeout=timedelta(seconds=0.5), cooldown=timedelta(0))
+        kid = issuer.keys[0]["kid"]
+        for where in ("body", "headers"):
+            issuer.drips = where
+            async with asyncio.timeout(30):
+                assert await keys.find(kid) is None
+            issuer.drips = None
+            async with asyncio.timeout(30):
+                while await keys.find(kid) is None:
+                    pass
+            keys = OidcKeys(f"{issuer.url}/jwks", timeout=timedelta(seconds=0.5), cooldown=timedelta(0))
+        for body in (b"[" * 100_000, b"[]", b"null", b"\xff", b" " * (2 << 20), b'{"keys": []}'):
+            issuer.body = body
+            assert await keys.find(kid) is None
+        issuer.body = None
+        assert await keys.find(kid) is not None
+
+
+def test_an_issuers_keys_are_at_no_other_kind_of_url() -> None:
+    for url in ("file:///etc/passwd", "ftp://id.example/keys", "data:,{}"):
+        with pytest.raises(ValueError, match="must begin with https://"):
+            OidcKeys(url)
 
 
 async def test_while_an_issuer_never_answered_nobody_gets_in(postgres: EmbeddedPostgres, tmp_path: Path) -> None:

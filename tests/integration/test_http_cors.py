@@ -1,4 +1,4 @@
-"""Web apps of other origins: what a browser is told before and with an answer. In a browser: `test_browser`."""
+"""Web apps of other origins: what a browser is told before and with an answer. In Chromium: `browser/test_cors.py`."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

@@ -10,6 +10,8 @@ import openai
 import pytest
 from sqlalchemy import text
 
+from media_api.job_events import JobWatch
+from media_api.routes import openai_audio
 from media_core import transcripts
 from media_core.queue import Lease, Queue
 from media_operator.local.postgres import EmbeddedPostgres
@@ -116,6 +118,63 @@ async def test_a_stream_has_a_delta_for_each_segment_and_then_the_text(api: Api)
         events = [event async for event in stream]
     assert [event.type for event in events] == ["transcript.text.delta"] * 2 + ["transcript.text.done"]
     assert "".join(event.delta for event in events[:-1]) == events[-1].text == TEXT
+
+
+async def test_a_silent_stream_says_that_it_is_alive(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_audio, "KEEP_ALIVE_SECONDS", 0.1)
+    asked = {"files": {"file": FILE}, "data": {"stream": "true"}}
+    async with api.client() as client, client.stream("POST", TRANSCRIPTIONS, timeout=30, **asked) as answer:
+        lines = answer.aiter_lines()
+        assert [await anext(lines) for _ in range(4)] == [": still here", ""] * 2
+        lease = await next_lease(api)
+        await Queue(api.database).finish(lease, transcripts.result([dict(each) for each in SEGMENTS], "de", 3.25))
+        rest = [line async for line in lines]
+    assert "event: transcript.text.done" in rest
+    async with client_of(api) as official:
+        stream = await official.audio.transcriptions.create(file=FILE, model="whisper-1", stream=True)
+        await asyncio.sleep(0.5)  # some comments come before the first event
+        await work(api)
+        assert [event.type async for event in stream][-1] == "transcript.text.done"
+
+
+async def test_the_job_of_a_stream_that_its_client_cuts_goes_on_and_nothing_waits_for_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches: set[JobWatch] = set()
+    watched = JobWatch.watched
+
+    def seen(watch: JobWatch, job_id: str) -> Any:
+        watches.add(watch)
+        return watched(watch, job_id)
+
+    monkeypatch.setattr(JobWatch, "watched", seen)
+    for while_segments_come in (False, True):
+        async with client_of(api) as client:
+            stream = await client.audio.transcriptions.create(file=FILE, model="whisper-1", stream=True)
+            lease = await next_lease(api)
+            if while_segments_come:
+                stored = {"number": 0, "words": None, "start": 0.0, "end": 1.0, "text": "Hello"}
+                await Queue(api.database).append_segments(lease, [stored])
+                assert (await anext(aiter(stream))).type == "transcript.text.delta"
+            await stream.close()
+        (watch,) = watches
+        async with asyncio.timeout(20):
+            while watch._watched:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await Queue(api.database).finish(lease, transcripts.result([dict(each) for each in SEGMENTS], "de", 3.25))
+        async with api.client() as client:
+            assert (await job_of(client, lease.job_id))["transcript"] == TEXT
+
+
+async def test_a_stream_whose_job_vanishes_ends_with_an_error(api: Api) -> None:
+    asked = {"files": {"file": FILE}, "data": {"stream": "true"}}
+    async with api.client() as client, client.stream("POST", TRANSCRIPTIONS, timeout=30, **asked) as answer:
+        lease = await next_lease(api)
+        async with api.database.transaction() as tx:
+            await tx.execute(text("DELETE FROM job WHERE job_id = :job_id"), {"job_id": lease.job_id})
+        lines = [line async for line in answer.aiter_lines()]
+    assert "event: error" in lines
+    assert any('"code": "not_found"' in line for line in lines)
 
 
 async def test_a_translation_is_into_english(api: Api) -> None:

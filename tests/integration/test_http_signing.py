@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from media_core.signed_urls import Shared, SharedUrls
 from media_operator.local.postgres import EmbeddedPostgres
@@ -164,6 +165,28 @@ async def test_a_url_of_the_api_ends_with_its_file_its_verdict_and_its_time(api:
         signer = await SharedUrls(api.tenant.tenant_id, api.database, api.base).signer(timedelta(seconds=-1))
         old = signer.sign(Shared(same["media_id"], thumbnail=False))
         problem(await nobody.get(old.url), 403, "signature_expired")
+
+
+async def test_a_url_of_the_api_outlives_its_signers_rights_and_ends_with_what_the_tenant_releases(
+    fresh_api: Api,
+) -> None:
+    api = fresh_api
+    async with api.client() as owner, api.client("bob") as signer, anybody() as nobody:
+        shared = await clean(api, owner, secrets.token_bytes(80), room_id="garden", tenant_scope="true")
+        media_id = shared["media_id"]
+        url = (await sign(signer, media_id, via="api"))["url"]
+        assert (await owner.patch(f"/v1/media/{media_id}", json={"tenant_scope": False})).status_code == 200
+        by_room = (await sign(signer, media_id, via="api"))["url"]
+        assert (await owner.delete(f"/v1/rooms/garden/files/{media_id}")).status_code == 204
+        problem(await signer.get(f"/v1/media/signed/{media_id}", params={"via": "api"}), 404, "not_found")
+        for each in (url, by_room):
+            assert (await nobody.get(each)).status_code == 200
+        async with api.database.transaction() as tx:
+            await tx.execute(text("UPDATE blob SET scan_status = 'unscannable' WHERE sha256 = :sha256"), shared)
+        etag = {"If-None-Match": f'"{shared["sha256"]}"', "Range": "bytes=0-1"}
+        problem(await nobody.get(url, headers=etag), 403, "unscannable")
+        assert (await owner.delete(f"/v1/media/{media_id}")).status_code == 204
+        problem(await nobody.get(by_room, headers=etag), 404, "not_found")
 
 
 async def test_a_url_of_the_api_that_was_changed_opens_nothing(

@@ -110,6 +110,7 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
         (b"MAC \x96\x0f\0\0", "audio/x-ape"),
         (b"\x7f\xfe\x80\x01\xfc\x3c", "audio/vnd.dts"),
         (b"DTSHDHDR", "audio/vnd.dts.hd"),
+        (b".snd\0\0\0\x18\xff\xff\xff\xff\0\0\0\x1b", "audio/basic"),
         (b"BW64\xff\xff\xff\xffWAVEds64", "audio/wav"),
         (b"\0\0\0\x1cftypaax \0\0\0\1", "audio/vnd.audible.aax"),
         (b"\0\0\0\x18ftypM4VH\0\0\0\1", "video/mp4"),
@@ -146,6 +147,23 @@ async def test_a_tag_before_it_does_not_make_an_mp3_of_a_sound(
 ) -> None:
     tagged = b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + media.recording(PITCHES, container, codec, rate=44_100)
     assert (await looked_at(decoding_pool, tagged, f"a.{container}")).mime_type == expected
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "name", "claimed", "expected"),
+    [
+        ("mp4", "libx264", "a.m4a", "audio/mp4", "video/mp4"),
+        ("webm", "libvpx", "a", "audio/webm", "video/webm"),
+        ("matroska", "libx264", "a.mp3", "audio/mpeg", "video/x-matroska"),
+        ("asf", "wmv2", "a.wma", None, "video/x-ms-wmv"),
+    ],
+)
+async def test_a_film_that_is_called_a_sound_is_a_film(
+    decoding_pool: DecodingPool, container: str, codec: str, name: str, claimed: str | None, expected: str
+) -> None:
+    film = media.film(1, container=container, codec=codec)
+    facts = await looked_at(decoding_pool, film, name, claimed)
+    assert (facts.mime_type, facts.thumbnail_status) == (expected, "pending")
 
 
 def rebranded(mp4: bytes, brand: bytes) -> bytes:

@@ -38,7 +38,7 @@ async def test_infected_content_is_gone_from_every_path_and_from_the_quota_and_r
     for caller, media_id in ((ALICE, uploaded.media_id), (BOB, again.media_id), (ADMIN, uploaded.media_id)):
         assert await refusal(library.find(caller, media_id, "see")) == "not_found"
         assert await refusal(library.find(caller, media_id, "read")) == "not_found"
-    assert await refusal(library.servable(uploaded.sha256)) == "not_found"
+    assert await refusal(library.require_servable(uploaded.sha256)) == "not_found"
     assert await library.list_room(ALICE, "garden") == []
     assert await refusal(library.rescan(ADMIN, uploaded.media_id)) == "not_found"
     assert await refusal(upload(uploads, picture)) == "infected"
@@ -68,7 +68,7 @@ async def test_a_later_rescan_can_find_clean_content_infected_which_is_held_and_
     assert (await library.find(ALICE, uploaded.media_id, "read")).scan_status == "clean"
     await judge(library, database, uploaded, "infected")
     assert await refusal(library.find(ALICE, uploaded.media_id, "see")) == "not_found"
-    assert await refusal(library.servable(uploaded.sha256)) == "not_found"
+    assert await refusal(library.require_servable(uploaded.sha256)) == "not_found"
     assert await refusal(upload(uploads, b"slept for a month")) == "infected"
     assert await usage(database) == Usage(0, 0, GENEROUS.max_bytes)
     key = content_key(uploads.tenant_id, uploaded.sha256)

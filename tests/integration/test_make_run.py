@@ -58,6 +58,7 @@ class MakeRun:
             "MEDIA_PORT": str(free_port()),
             "MEDIA_METRICS_PORT": str(free_port()),
             "MEDIA_SIGNATURES_MIRROR": "",
+            "MEDIA_RESYNC_SECONDS": "1",
             "MEDIA_WHISPER_MODEL": str(MODEL),
         }
         self.process = subprocess.Popen(

@@ -37,6 +37,7 @@ from media_core.store import (
     S3Store,
     StoreSettings,
     open_store,
+    page_cache,
 )
 from media_core.store import folder as folder_module
 from media_core.store import s3 as s3_module
@@ -449,7 +450,7 @@ async def test_a_folder_reads_what_the_kernel_does_not_have_at_hand(
     with (tmp_path / key).open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # the bytes have to come from the disk
     assert await store.read(key, 0, len(data)) == data
-    monkeypatch.setattr(folder_module, "_open_cached", not_cached)
+    monkeypatch.setattr(page_cache, "_open", not_cached)
     assert await store.read(key, 10, 20) == data[10:30]
     assert await everything_in(store.stream(key)) == data
     with pytest.raises(ObjectMissing):

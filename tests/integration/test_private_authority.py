@@ -25,7 +25,7 @@ import asyncio, sys
 from datetime import timedelta
 from pydantic import SecretStr
 import boto3, httpx, urllib.request
-from media_core.store.s3 import S3Settings, S3Store
+from media_core.store import S3Settings, S3Store
 url = sys.argv[1]
 settings = S3Settings(endpoint=url, bucket="bucket", access_key_id="a", secret_access_key=SecretStr("b"))
 store = S3Store(settings, "acme")

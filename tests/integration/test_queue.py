@@ -15,13 +15,13 @@ from media_core.queue import (
     CHANNEL,
     POSTPONED_SECONDS,
     Cancelled,
-    Depth,
     Lease,
     LeaseLost,
     Queue,
     cancel,
     enqueue,
 )
+from media_core.queue_depth import Depth
 from tests.integration.tenancy import TenantDatabase
 
 

@@ -1,5 +1,6 @@
 """Uploads in several requests: what a process that ends at the wrong moment leaves, and who may add bytes."""
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -11,12 +12,12 @@ from sqlalchemy import text
 
 from media_core import resumable
 from media_core.database import Database
-from media_core.errors import Refused
+from media_core.errors import Refused, Unavailable
 from media_core.library import Library
 from media_core.resumable import Declared, Resumables
 from media_core.store import FolderStore
 from media_core.sweep import sweep
-from media_core.uploads import Uploads
+from media_core.uploads import Upload, Uploads
 from tests.integration.invariants import broken
 from tests.integration.tenancy import ALICE, BOB, MIB
 
@@ -179,3 +180,124 @@ async def test_nobody_has_more_than_so_many_uploads_under_way(
         await resumables.create(ALICE, FILE, None)
     assert refused.value.code == "too_many_uploads"
     await resumables.create(BOB, FILE, None)
+
+
+async def partials(at: Resumables, *sizes: int) -> list[str]:
+    parts = [(await at.create(ALICE, FILE, size, partial=True)).upload_id for size in sizes]
+    for part, size in zip(parts, sizes, strict=True):
+        await add(at, part, secrets.token_bytes(size), 0)
+    return parts
+
+
+@pytest.mark.parametrize("where", ["no memory", "commit", "cancelled", "note"])
+async def test_parts_of_a_final_upload_that_fails_count_in_the_quota_until_they_end(
+    resumables: Resumables,
+    uploads: Uploads,
+    database: Database,
+    folder_store: FolderStore,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        if where == "cancelled":
+            raise asyncio.CancelledError
+        raise Unavailable("memory", "there is none")
+
+    async def reserved() -> int:
+        (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
+        return int(usage.reserved_bytes)
+
+    parts = await partials(resumables, 3 * MIB, MIB)
+    with monkeypatch.context() as broken_off:
+        for _ in range(2):
+            if where == "note":
+                broken_off.setattr(resumables, "_insert", fails)
+            else:
+                broken_off.setattr(Upload, "__aenter__" if where == "no memory" else "commit", fails)
+            with pytest.raises((Unavailable, asyncio.CancelledError)):
+                await resumables.concatenate(ALICE, "final", parts, FILE)
+            assert await reserved() == 4 * MIB
+            assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+    made = await resumables.concatenate(ALICE, "final", parts, FILE)
+    assert made.uploaded is not None
+    assert made.uploaded.size == 4 * MIB
+    assert await reserved() == 0
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+    assert await folder_store.sweep_staging(timedelta(0)) == 0
+
+
+async def test_parallel_final_uploads_of_the_same_parts_make_one_file_and_reserve_nothing(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, database: Database
+) -> None:
+    parts = await partials(resumables, 2 * MIB, MIB, 5)
+
+    async def final(at: Resumables, order: list[str], concat: str) -> str:
+        try:
+            made = await at.concatenate(ALICE, concat, order, FILE)
+        except Refused as refused:
+            return refused.code
+        assert made.uploaded is not None
+        return "made"
+
+    async def ended(at: Resumables, part: str) -> str:
+        try:
+            await at.terminate(ALICE, part)
+        except Refused as refused:
+            return refused.code
+        return "ended"
+
+    answers = await asyncio.gather(
+        *(final(at, parts, "forwards") for at in (resumables, elsewhere) * 2),
+        *(final(at, parts[::-1], "backwards") for at in (resumables, elsewhere)),
+        ended(elsewhere, parts[1]),
+    )
+    assert set(answers) <= {"made", "ended", "upload_locked", "not_found"}
+    assert answers.count("ended") + (answers[:4].count("made") > 0) + (answers[4:6].count("made") > 0) == 1
+    await asyncio.gather(*(ended(resumables, part) for part in parts))
+    (usage,) = await database.call("SELECT reserved_bytes, items FROM usage", ())
+    assert (usage.reserved_bytes, usage.items) == (0, 0 if "ended" in answers else 1)
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, library: Library, database: Database
+) -> None:
+    async def reserved() -> int:
+        assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+        (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
+        return int(usage.reserved_bytes)
+
+    async def expires() -> None:
+        async with database.transaction() as tx:
+            await tx.execute(text("UPDATE upload SET expires_at = now()"))
+
+    made = await resumables.create(ALICE, FILE, None)
+    async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
+        await receiving.write(bytes(2 * MIB))
+        await expires()
+        assert await resumable.expire(library) == 0, "its request goes on"
+        assert (await receiving.end()).received == 2 * MIB
+    assert await reserved() >= 2 * MIB
+    with pytest.raises(Refused) as refused:
+        async with resumables.receiving(ALICE, made.upload_id, 2 * MIB) as receiving:
+            await receiving.write(bytes(MIB))
+            await expires()
+            await run_out(database)
+            assert await resumable.expire(library) == 1
+            assert await reserved() == 0
+            await receiving.end()
+    assert refused.value.code == "upload_locked"
+    assert await reserved() == 0
+
+    part = (await resumables.create(ALICE, FILE, None, partial=True)).upload_id
+    wrong = resumable.Checksum("sha1", bytes(20))
+    for _ in range(2):
+        with pytest.raises(Refused) as refused:
+            await add(resumables, part, bytes(MIB), 0, length=2 * MIB, checksum=wrong)
+        assert refused.value.code == "checksum_mismatch"
+        assert await reserved() >= MIB
+    await add(elsewhere, part, bytes(2 * MIB), 0)
+    assert await reserved() >= 2 * MIB
+    await expires()
+    assert await resumable.expire(library) == 1
+    assert await reserved() == 0

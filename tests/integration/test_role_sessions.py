@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,24 @@ from pydantic import SecretStr
 from media_core.errors import Unavailable
 from media_core.object_keys import content_key
 from media_core.store import S3Settings, S3Store
-from media_core.store import s3 as s3_module
 from media_core.store.credentials import S3Key, as_text
 from media_operator.backends import boto
 from media_operator.backends.breaker import RequestRefused
-from media_operator.backends.buckets import MARK_KEY, Buckets
+from media_operator.backends.buckets import MARK_KEY
 from media_operator.backends.store_keys import RoleSessions, Session, open_store_keys, session_in
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import StoreAdminSettings
-from media_operator.tenant.ownership import OwnerMark
 from tests.integration import s3_servers
 from tests.integration.api_server import anybody, process, upload
 from tests.integration.s3_servers import S3Server
-
-MIB = 1024 * 1024
-CLUSTER = "cluster-1"
+from tests.integration.store_tenants import (  # noqa: F401  (the last two are fixtures)
+    CLUSTER,
+    NewTenant,
+    Tenant,
+    check_all_work,
+    one_tenant,
+    several_tenants,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +52,6 @@ async def sessions(server: S3Server) -> AsyncIterator[RoleSessions]:
     assert isinstance(opened, RoleSessions)
     yield opened
     await opened.aclose()
-
-
-@dataclass
-class Tenant:
-    id: str
-    bucket: str
-
-
-@pytest.fixture
-async def new_tenant(server: S3Server) -> AsyncIterator[Callable[[], Any]]:
-    store = Buckets(server.admin("role"))
-
-    async def make() -> Tenant:
-        tenant = Tenant(made := f"t{secrets.token_hex(6)}", f"media-{made}")
-        await store.create(tenant.bucket, OwnerMark("uid-1", f"media/{made}", CLUSTER), tenant_id=tenant.id)
-        return tenant
-
-    yield make
-    await store.aclose()
-
-
-@pytest.fixture
-async def tenant(new_tenant: Callable[[], Any]) -> Tenant:
-    made: Tenant = await new_tenant()
-    return made
 
 
 class Pod:
@@ -113,33 +91,14 @@ def client(server: S3Server, session: Session) -> Any:
 async def test_the_tenants_store_does_all_its_work_with_a_session(
     sessions: RoleSessions, monkeypatch: pytest.MonkeyPatch, tenant: Tenant, pod: Pod
 ) -> None:
-    monkeypatch.setattr(s3_module, "COPY_PART_BYTES", 5 * MIB)
     pod.give(await sessions.begin(tenant.id, tenant.bucket))
-    store = pod.store
-    small, large, absent = (content_key(tenant.id, secrets.token_hex(32)) for _ in range(3))
-    await store.probe()
-    await store.put(small, b"small")
-    assert await store.read(small, 1, 3) == b"mal"
-    assert await store.head(absent) is None  # refused, it would look like an outage
-    data = secrets.token_bytes(6 * MIB)
-    staged = await store.stage("one")
-    await staged.write(data)
-    await staged.finish()
-    await staged.promote(large)
-    await staged.discard()
-    assert b"".join([chunk async for chunk in store.stream(large)]) == data
-    assert sorted([entry.key async for entry in store.list()]) == sorted([small, large])
-    left = await store.stage("left")
-    await left.write(data)
-    assert await store.sweep_staging(timedelta(0)) >= 1
-    await store.delete(small, large)
-    assert [entry async for entry in store.list()] == []
+    await check_all_work(pod.store, tenant.id, monkeypatch)
 
 
 async def test_a_session_reaches_nothing_else(
-    server: S3Server, sessions: RoleSessions, new_tenant: Callable[[], Any], tenant: Tenant
+    server: S3Server, sessions: RoleSessions, new_tenant: NewTenant, tenant: Tenant
 ) -> None:
-    other: Tenant = await new_tenant()
+    other = await new_tenant()
     theirs = client(server, await sessions.begin(other.id, other.bucket))
     theirs.put_object(Bucket=other.bucket, Key=f"tenant/{other.id}/1", Body=b"theirs")
     s3 = client(server, await sessions.begin(tenant.id, tenant.bucket))

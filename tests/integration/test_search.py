@@ -31,7 +31,7 @@ async def finish(api: Api, job_id: str, said: Said, language: str | None = "en",
     async with api.database.transaction() as tx:
         await queue.finish(tx, lease, result)
         if keeps:
-            await passages.keep(tx, job_id, lease.payload["media_id"], lease.payload, result)
+            await passages.try_to_keep(tx, job_id, lease.payload["media_id"], lease.payload, result)
 
 
 async def transcribed(
@@ -241,6 +241,29 @@ async def test_older_transcripts_are_taken_in_by_the_sweep(api: Api) -> None:
         assert (await sweep(api.library)).transcripts >= 1
         (hit,) = await search(client, "zither")
         assert (hit["job_id"], hit["segment"]) == (job_id, 0)
+        assert (await sweep(api.library)).transcripts == 0
+
+
+async def test_a_transcript_that_can_not_be_searched_is_not_lost_and_the_sweep_tries_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with api.client("unlucky", rooms=[]) as client:
+        before = await transcribed(api, client, [])
+        after = await transcribed(api, client, [])
+        with monkeypatch.context() as broken:
+            broken.setattr(passages, "_VOCABULARY", "SELECT 1 / 0 WHERE %(stems)s::text IS NOT NULL")
+            job_id = await again(api, client, before, [(0.0, 2.0, "A broken balalaika.")])
+            other = await again(api, client, after, [(0.0, 2.0, "An old balalaika.")])
+            assert (await sweep(api.library)).transcripts == 0
+        for job, said in ((job_id, "A broken balalaika."), (other, "An old balalaika.")):
+            ended = (await client.get(f"/v1/jobs/{job}")).json()["data"]
+            assert (ended["status"], ended["transcript"]) == ("completed", said)
+        assert await search(client, "balalaika") == []
+        await again(api, client, after, [(0.0, 2.0, "A new balalaika.")])
+        assert (await sweep(api.library)).transcripts == 2
+        hits = await search(client, "balalaika")
+        assert {hit["media_id"] for hit in hits} == {before, after}
+        assert other not in {hit["job_id"] for hit in hits}, "an older transcript took the place of a newer one"
         assert (await sweep(api.library)).transcripts == 0
 
 

@@ -1,35 +1,34 @@
 """A tenant's S3 keys on versitygw and its IAM server: what they may do, what not, and how they are replaced."""
 
 import json
-import secrets
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
 import pytest
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from media_core.errors import Unavailable
-from media_core.object_keys import content_key
 from media_core.store import S3Settings, S3Store
-from media_core.store import s3 as s3_module
 from media_operator.backends import boto
-from media_operator.backends.buckets import MARK_KEY, Buckets
+from media_operator.backends.buckets import MARK_KEY
 from media_operator.backends.store_keys import Key, SharedKey, StoreKeys, open_store_keys
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import OwnerMark
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
-
-MIB = 1024 * 1024
-CLUSTER = "cluster-1"
+from tests.integration.store_tenants import (  # noqa: F401  (the last two are fixtures)
+    CLUSTER,
+    NewTenant,
+    Tenant,
+    check_all_work,
+    one_tenant,
+    several_tenants,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,31 +44,6 @@ async def keys(server: S3Server) -> AsyncIterator[StoreKeys]:
     assert isinstance(opened, StoreKeys)
     yield opened
     await opened.aclose()
-
-
-@dataclass
-class Tenant:
-    id: str
-    bucket: str
-
-
-@pytest.fixture
-async def new_tenant(server: S3Server) -> AsyncIterator[Callable[[], Any]]:
-    store = Buckets(server.admin())
-
-    async def make() -> Tenant:
-        tenant = Tenant(made := f"t{secrets.token_hex(6)}", f"media-{made}")
-        await store.create(tenant.bucket, OwnerMark("uid-1", f"media/{made}", CLUSTER), tenant_id=tenant.id)
-        return tenant
-
-    yield make
-    await store.aclose()
-
-
-@pytest.fixture
-async def tenant(new_tenant: Callable[[], Any]) -> Tenant:
-    made: Tenant = await new_tenant()
-    return made
 
 
 def settings_of(server: S3Server, tenant: Tenant, key: Key) -> S3Settings:
@@ -112,37 +86,15 @@ def works(server: S3Server, tenant: Tenant, key: Key) -> bool:
 async def test_the_tenants_store_does_all_its_work_with_the_key(
     server: S3Server, keys: StoreKeys, monkeypatch: pytest.MonkeyPatch, tenant: Tenant
 ) -> None:
-    monkeypatch.setattr(s3_module, "COPY_PART_BYTES", 5 * MIB)
     store = S3Store(settings_of(server, tenant, await keys.make(tenant.id, tenant.bucket)), tenant.id)
-    small, large, absent = (content_key(tenant.id, secrets.token_hex(32)) for _ in range(3))
-    await store.probe()
-    await store.put(small, b"small")
-    assert await store.read(small, 1, 3) == b"mal"
-    assert await store.head(absent) is None  # refused, it would look like an outage
-    data = secrets.token_bytes(6 * MIB)
-    staged = await store.stage("one")
-    await staged.write(data)
-    await staged.finish()
-    await staged.promote(large)
-    assert await staged.read(0, 10) == data[:10]
-    await staged.discard()
-    assert b"".join([chunk async for chunk in store.stream(large)]) == data
-    assert sorted([entry.key async for entry in store.list()]) == sorted([small, large])
-    url = store.sign(small, expires_in=timedelta(minutes=1), content_type="text/plain", content_disposition="inline")
-    async with httpx.AsyncClient() as anybody:
-        assert (await anybody.get(url.url)).content == b"small"
-    left = await store.stage("left")
-    await left.write(data)
-    assert await store.sweep_staging(timedelta(0)) >= 1
-    await store.delete(small, large)
-    assert [entry async for entry in store.list()] == []
+    await check_all_work(store, tenant.id, monkeypatch)
     await store.aclose()
 
 
 async def test_the_key_reaches_nothing_else(
-    server: S3Server, keys: StoreKeys, new_tenant: Callable[[], Any], tenant: Tenant
+    server: S3Server, keys: StoreKeys, new_tenant: NewTenant, tenant: Tenant
 ) -> None:
-    other: Tenant = await new_tenant()
+    other = await new_tenant()
     theirs = client(server, await keys.make(other.id, other.bucket))
     theirs.put_object(Bucket=other.bucket, Key=f"tenant/{other.id}/1", Body=b"theirs")
     made = await keys.make(tenant.id, tenant.bucket)

@@ -22,7 +22,7 @@ import pytest
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 from sqlalchemy import Row, text
 
-from media_core import transcripts
+from media_core import passages, transcripts
 from media_core.database import Database
 from media_core.decoding import DecodingPool, Source
 from media_core.ids import new_media_id
@@ -406,6 +406,15 @@ async def test_a_track_that_speaks_late_is_heard_after_others_have_ended(tenant:
 async def test_where_no_track_speaks_the_recording_is_silent(tenant: Tenant) -> None:
     result = await tenant.transcribe(tracks(None, None))
     assert (result["transcript"], result["language"], result["track"]) == ("", None, 1)
+
+
+async def test_what_was_heard_is_not_lost_where_the_search_does_not_take_it(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passages, "_TRANSCRIPT", "SELECT 1 / 0 WHERE %(job_id)s IS NOT NULL")
+    assert (await tenant.transcribe(tracks(None, None)))["transcript"] == ""
+    (job,) = await tenant.work.database.call("SELECT status, attempts, searchable FROM job", ())
+    assert (job.status, job.attempts, job.searchable) == ("completed", 1, False)
 
 
 async def test_a_track_can_be_chosen(tenant: Tenant) -> None:

@@ -195,7 +195,22 @@ async def test_dex() -> None:
 
 @pytest.mark.parametrize(
     "claims",
-    [{"scp": 7}, {"scp": [7]}, {"scp": {"media:read": True}}, {"rooms": {"lobby": 1}}, {"rooms": True}, {"sub": ["a"]}],
+    [
+        *({"scp": 7}, {"scp": [7]}, {"scp": {"media:read": True}}, {"scope": {"media:read": 1}}, {"scope": 7}),
+        *({"rooms": {"lobby": 1}}, {"rooms": True}, {"rooms": 7}, {"rooms": [["lobby"]]}, {"rooms": ["a", None]}),
+        *({"sub": ["a"]}, {"sub": {"sub": "ann"}}, {"sub": True}, {"sub": None}),
+    ],
 )
 async def test_claims_of_another_form_are_refused(claims: dict[str, Any]) -> None:
     assert "claim" in await refused({"iss": "i", "aud": "acme", "sub": "ann", **claims}, issuer="i") or "sub" in claims
+
+
+@pytest.mark.parametrize(
+    "realm", [None, 7, "admin", ["admin"], {"roles": None}, {"roles": {"admin": 1}}, {"roles": [7]}]
+)
+async def test_a_path_that_leads_to_no_words_grants_nothing(realm: object) -> None:
+    names = ClaimNames(tenant_role="realm_access.roles")
+    claims = {"iss": "i", "aud": "acme", "sub": "ann", "scope": "media:read", "realm_access": realm}
+    assert (await verified(claims, issuer="i", names=names)).scopes == {"media:read"}
+    subject = ClaimNames(subject="realm_access.roles")
+    assert "`realm_access.roles`" in await refused(claims, issuer="i", names=subject)

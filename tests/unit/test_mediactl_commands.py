@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -882,3 +883,8 @@ def test_token_says_what_it_carries_and_that_nobody_checked(server: Script, tmp_
 )
 def test_a_token_that_cannot_be_made_or_read_says_why(server: Script, arguments: list[str], words: str) -> None:
     assert words in mediactl(server, "token", *arguments, code=2).stderr
+
+
+def test_version_is_the_packages_and_asks_no_server(server: Script) -> None:
+    assert mediactl(server, "--version").stdout == f"mediactl {metadata.version('mediactl')}\n"
+    assert server.seen == []

@@ -133,7 +133,7 @@ class Transcriber:
         result = transcript.result(ends_at, recording.heard())
         async with work.database.transaction() as tx:
             await queue.finish(tx, lease, result)
-            await passages.keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
+            await passages.try_to_keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
 
 
 @dataclass(frozen=True)

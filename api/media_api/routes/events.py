@@ -13,9 +13,9 @@ from fastapi.sse import format_sse_event
 
 from media_api import problems
 from media_api.auth import Reader
+from media_api.event_stream import EVENT_STREAM, EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.identifiers import known_id
 from media_api.models import Event, EventPage
-from media_api.routes.jobs import EVENT_SCHEMA, KEEP_ALIVE_SECONDS
 from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.errors import Unavailable
@@ -24,7 +24,6 @@ from media_core.tokens import Claims
 
 router = APIRouter(tags=["Events"])
 
-EVENT_STREAM: Final = "text/event-stream"
 _MOST: Final = 2**63
 
 
@@ -35,7 +34,7 @@ _MOST: Final = 2**63
         200: {
             "description": "A page of events; or, if the request has `Accept: text/event-stream`, the events as they "
             "happen, each with its type, and with a cursor as its id.",
-            "content": {EVENT_STREAM: {"schema": EVENT_SCHEMA}},
+            "content": EVENT_STREAM_CONTENT,
         },
         **problems.described("invalid_request", "not_found", "cursor_expired"),
     },
@@ -86,11 +85,7 @@ async def list_events(
     else:
         place = await services.events.first()
     if streamed:
-        # Some proxies buffer answers; this asks nginx not to.
-        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-        return StreamingResponse(
-            _stream(services, caller, place, types, media_id), media_type=EVENT_STREAM, headers=headers
-        )
+        return event_stream(_stream(services, caller, place, types, media_id))
     page = await services.events.page(caller, place, limit=limit, types=types, media_id=media_id)
     return EventPage(data=[Event.of(event) for event in page.events], next_cursor=_cursor(page.after), more=page.more)
 

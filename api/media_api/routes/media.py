@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from media_api import downloads, problems, serving
 from media_api.auth import Admin, Reader, Writer
-from media_api.filenames import kept
+from media_api.filenames import sanitized
 from media_api.json_bodies import json_request, read_json
 from media_api.models import Change, Data, JobAccepted, Media, MediaInfo
 from media_api.receiving import (
@@ -183,7 +183,7 @@ async def change_media(caller: Writer, services: Wired, request: Request, media_
     item = await services.library.change(
         caller,
         media_id,
-        filename=None if change.filename is None else kept(change.filename),
+        filename=None if change.filename is None else sanitized(change.filename),
         tenant_scope=change.tenant_scope,
         labels=change.labels,
     )

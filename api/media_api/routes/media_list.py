@@ -5,16 +5,23 @@ from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator
 
 from media_api import problems
 from media_api.auth import Reader
-from media_api.identifiers import ROOM_SCHEMA, WITHOUT_NUL, known_room, label_filter
-from media_api.models import MAX_LABELS, MediaInfo, Page
-from media_api.routes.parameters import Cursor, next_cursor, not_a_cursor, read_cursor
+from media_api.identifiers import WITHOUT_NUL, known_room, label_filters
+from media_api.models import MediaInfo, Page
+from media_api.routes.parameters import (
+    CategoryFilter,
+    Cursor,
+    LabelFilters,
+    RoomFilter,
+    next_cursor,
+    not_a_cursor,
+    read_cursor,
+)
 from media_api.services import Wired
 from media_core.listing import Order, Place, Position, Status, Wanted
-from media_core.media_types import Category
 
 router = APIRouter(tags=["Media"])
 
@@ -48,11 +55,8 @@ async def list_media(
             description="Whose uploads: `me`; for admins also a subject (the `sub` of a token), or `all`.",
         ),
     ] = "me",
-    category: Annotated[Category | None, Query(alias="type", description="Only files of this kind.")] = None,
-    room: Annotated[
-        str | None,
-        Query(description="Only files that are attached in this room.", json_schema_extra=ROOM_SCHEMA),
-    ] = None,
+    category: CategoryFilter = None,
+    room: RoomFilter = None,
     scan_status: Annotated[Status | None, Query(description="Only files with this verdict.")] = None,
     name: Annotated[
         str | None,
@@ -67,10 +71,7 @@ async def list_media(
         Time | None, Query(description="Only files that were uploaded at this time or later.")
     ] = None,
     created_before: Annotated[Time | None, Query(description="Only files that were uploaded before this time.")] = None,
-    label: Annotated[
-        list[Annotated[str, Field(json_schema_extra={"format": "label"})]],
-        Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),
-    ] = [],  # noqa: B006 (FastAPI copies it)
+    label: LabelFilters = [],  # noqa: B006 (FastAPI copies it)
     sort: Annotated[Sort, Query(description="`-`: descending.")] = "-created",
     limit: Annotated[int, Query(ge=1, le=200, description="Most files in the answer, 1 to 200.")] = 50,
     cursor: Cursor = None,
@@ -88,7 +89,7 @@ async def list_media(
         name=name,
         created_after=created_after,
         created_before=created_before,
-        labels=tuple(dict.fromkeys(label_filter(each) for each in label)),
+        labels=label_filters(label),
     )
     order: Order = sort.removeprefix("-")  # type: ignore[assignment]  # what `Sort` allows
     items, goes_on = await services.library.list_files(

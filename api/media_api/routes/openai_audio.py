@@ -9,19 +9,20 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, Final, Literal, cast
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from fastapi.sse import format_sse_event
 
 from media_api import problems
 from media_api.auth import Transcriber
+from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
-from media_api.receiving import FILE_FIELDS, LANGUAGE, RECORDING, REFUSALS, begin_upload, keep, read_form, text_field
-from media_api.routes.jobs import EVENT_SCHEMA
-from media_api.routes.transcribe import transcribe_uploaded
+from media_api.receiving import FILE_FIELDS, REFUSALS, begin_upload, keep, read_form, text_field
+from media_api.routes.transcribe import LANGUAGE, RECORDING, language_of, transcribe_uploaded
 from media_api.services import Services, Wired
 from media_core import transcripts
 from media_core.errors import Refused, Unavailable
@@ -75,7 +76,9 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {
             "application/json": {"schema": {"type": "object", "properties": {"text": {"type": "string"}}}},
             "text/plain": {"schema": {"type": "string"}},
-            "text/event-stream": {"schema": EVENT_SCHEMA},
+            "application/x-subrip": {"schema": {"type": "string"}},
+            "text/vtt": {"schema": {"type": "string"}},
+            **EVENT_STREAM_CONTENT,
         },
     },
     202: {
@@ -131,9 +134,7 @@ async def _answer(services: Services, request: Request, caller: Claims, task: Ta
         uploaded = await keep(upload, form, caller, request, None, operation="transcribe")
     job = await transcribe_uploaded(services, request, caller, upload, uploaded, wanted, None)
     if as_stream:
-        # Some proxies buffer answers; this asks nginx not to.
-        headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(_events(services, caller, job), media_type="text/event-stream", headers=headers)
+        return event_stream(_events(services, caller, job))
     job = await _ended(services, caller, job)
     if not job.ended:
         accepted = Data(data=JobAccepted(job_id=job.job_id, status=job.status)).model_dump(mode="json")
@@ -142,14 +143,7 @@ async def _answer(services: Services, request: Request, caller: Claims, task: Ta
 
 
 def _wanted(form: Form, task: Task) -> TranscriptionRequest:
-    language = (form.text("language") or "").lower() or None
-    if language is not None and language not in transcripts.LANGUAGES:
-        by_name = {name: code for code, name in transcripts.LANGUAGES.items()}
-        if language not in by_name:
-            raise Refused(
-                "invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it."
-            )
-        language = by_name[language]
+    language = language_of(form, by_name=True)
     granularities = form.texts(_GRANULARITIES)
     if unknown := set(granularities) - {"segment", "word"}:
         raise Refused("invalid_request", f"`{_GRANULARITIES}` knows segment and word, not {min(unknown)[:40]!r}.")
@@ -160,37 +154,41 @@ def _wanted(form: Form, task: Task) -> TranscriptionRequest:
 
 async def _ended(services: Services, caller: Claims, job: Job) -> Job:
     """The job once it has ended; as it is, where it takes longer than a request may wait."""
-    with contextlib.suppress(TimeoutError), services.watch.watched(job.job_id):
-        async with asyncio.timeout(services.settings.transcription.sync_seconds):
-            seen = None
-            while not job.ended:
-                seen = await services.watch.changed(job.job_id, seen)
-                job = await services.jobs.find(caller, job.job_id)
-                if seen is None:
-                    break  # the process ends
+    async with aclosing(services.watch.follow(caller, job)) as states:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(services.settings.transcription.sync_seconds):
+                async for state in states:
+                    job = state
     return job
 
 
 async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator[bytes]:
-    """`transcript.text.delta` for each segment, then `transcript.text.done`; after a failure an `error`."""
-    after, seen, said = -1, None, False
-    with services.watch.watched(job.job_id), contextlib.suppress(Unavailable):
-        while True:
-            for stored in await services.jobs.segments(job.job_id, after):
-                after = stored["number"]
-                delta = f" {stored['text']}" if said else stored["text"]
-                said = True
-                yield _event({"type": "transcript.text.delta", "delta": delta})
-            if job.ended:
-                break
-            seen = await services.watch.changed(job.job_id, seen)
-            if seen is None:
-                return
-            job = await services.jobs.find(caller, job.job_id)
+    """`transcript.text.delta` for each segment, then `transcript.text.done`; after a failure an `error`.
+
+    The job goes on, whoever listens.
+    """
+    after, said = -1, False
+    told: Job | None = None
     try:
-        yield _event({"type": "transcript.text.done", "text": _result(job)["transcript"]})
+        async with aclosing(services.watch.follow(caller, job, idle_seconds=KEEP_ALIVE_SECONDS)) as states:
+            async for state in states:
+                if state is told:
+                    yield format_sse_event(comment="still here")
+                    continue
+                told = state
+                for stored in await services.jobs.segments(job.job_id, after):
+                    after = stored["number"]
+                    delta = f" {stored['text']}" if said else stored["text"]
+                    said = True
+                    yield _event({"type": "transcript.text.delta", "delta": delta})
+        if told is None or not told.ended:
+            return  # the process ends
+        yield _event({"type": "transcript.text.done", "text": _result(told)["transcript"]})
     except Refused as error:
         yield _event({"type": "error", "error": {"code": error.code, "message": error.detail}})
+    except Unavailable as error:
+        message = f"The {error.dependency} does not answer. The job goes on: /v1/jobs/{job.job_id}."
+        yield _event({"type": "error", "error": {"code": "unavailable", "message": message}})
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Path parameters that several routes take, and how lists are paged."""
+"""Parameters that several routes take, and how lists are paged."""
 
 import base64
 import binascii
@@ -6,9 +6,12 @@ import json
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query
+from pydantic import Field
 
 from media_api.identifiers import ROOM_SCHEMA, known_id, known_room
+from media_api.models import MAX_LABELS
 from media_core.errors import Refused
+from media_core.media_types import Category
 
 NEEDED = "x-needed"
 """Of a parameter without which a request is refused by a rule of its protocol, not as an invalid request."""
@@ -57,6 +60,14 @@ JobId = Annotated[str, Depends(_job_id)]
 UploadId = Annotated[str, Depends(_upload_id)]
 RoomId = Annotated[str, Depends(_room_id)]
 
+CategoryFilter = Annotated[Category | None, Query(alias="type", description="Only files of this kind.")]
+RoomFilter = Annotated[
+    str | None, Query(description="Only files that are attached in this room.", json_schema_extra=ROOM_SCHEMA)
+]
+LabelFilters = Annotated[
+    list[Annotated[str, Field(json_schema_extra={"format": "label"})]],
+    Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),
+]
 
 MAX_CURSOR_CHARACTERS = 2048
 """The longest name is 512 bytes, which are 1024 digits."""

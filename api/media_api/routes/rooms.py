@@ -10,9 +10,8 @@ from media_api.auth import Reader, Writer
 from media_api.identifiers import known_id
 from media_api.json_bodies import json_request, read_json
 from media_api.models import Attachment, Data, Page, RoomFile
-from media_api.routes.parameters import Cursor, MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import CategoryFilter, Cursor, MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
-from media_core.media_types import Category
 
 router = APIRouter(tags=["Rooms"])
 
@@ -24,7 +23,7 @@ async def list_room_files(
     caller: Reader,
     services: Wired,
     room_id: RoomId,
-    category: Annotated[Category | None, Query(alias="type", description="Only files of this kind.")] = None,
+    category: CategoryFilter = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most files in the answer, 1 to 200.")] = 50,
     cursor: Cursor = None,
 ) -> Page[RoomFile]:

@@ -3,13 +3,12 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import Field
 
 from media_api import problems
 from media_api.auth import Reader
-from media_api.identifiers import ROOM_SCHEMA, known_room, label_filter
-from media_api.models import MAX_LABELS, Page, SearchHit
-from media_api.routes.parameters import Cursor, next_cursor, not_a_cursor, read_cursor
+from media_api.identifiers import known_room, label_filters
+from media_api.models import Page, SearchHit
+from media_api.routes.parameters import Cursor, LabelFilters, RoomFilter, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
 from media_core.errors import Refused
 from media_core.search import Place, Position, Wanted
@@ -33,10 +32,7 @@ async def search_transcripts(
             examples=['"next year" budg*'],
         ),
     ],
-    room: Annotated[
-        str | None,
-        Query(description="Only files that are attached in this room.", json_schema_extra=ROOM_SCHEMA),
-    ] = None,
+    room: RoomFilter = None,
     owner: Annotated[
         str | None,
         Query(min_length=1, max_length=255, description="Only files of this uploader: `me`, or the `sub` of a token."),
@@ -45,10 +41,7 @@ async def search_transcripts(
         str | None,
         Query(description="Only what is in this language, such as `en`.", json_schema_extra={"format": "language"}),
     ] = None,
-    label: Annotated[
-        list[Annotated[str, Field(json_schema_extra={"format": "label"})]],
-        Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),
-    ] = [],  # noqa: B006 (FastAPI copies it)
+    label: LabelFilters = [],  # noqa: B006 (FastAPI copies it)
     limit: Annotated[int, Query(ge=1, le=200, description="Most hits in the answer, 1 to 200.")] = 20,
     cursor: Cursor = None,
 ) -> Page[SearchHit]:
@@ -72,7 +65,7 @@ async def search_transcripts(
         room_id=None if room is None else known_room(room),
         owner=caller.subject if owner == "me" else owner,
         language=None if language is None else language.lower(),
-        labels=tuple(dict.fromkeys(label_filter(each) for each in label)),
+        labels=label_filters(label),
     )
     hits, goes_on = await services.search.find(caller, wanted, after=_position(cursor) if cursor else None, limit=limit)
     return Page(

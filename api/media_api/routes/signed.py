@@ -30,7 +30,7 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
         raise not_found()
     signed = store.verify(key, request.query_params, datetime.now(UTC))
     sha256 = signed.key.rpartition("/")[2]
-    await services.library.servable(sha256)
+    await services.library.require_servable(sha256)
     stored = await store.head(signed.key)
     if stored is None or signed.key not in (content_key(tenant_id, sha256), thumbnail_key(tenant_id, sha256)):
         raise not_found()

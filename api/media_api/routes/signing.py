@@ -48,7 +48,7 @@ async def sign_media(
         Via,
         Query(
             description="`store`: a URL of the object store, which nobody can take back. `api`: a URL of this api, "
-            "which ends early with the file or a verdict against it."
+            "which ends early with the file or a verdict against it. Both outlive the caller's own right to see it."
         ),
     ] = "store",
 ) -> Data[Signed]:

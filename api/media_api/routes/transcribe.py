@@ -12,8 +12,6 @@ from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
 from media_api.receiving import (
     FILE_FIELDS,
-    LANGUAGE,
-    RECORDING,
     REFUSALS,
     Digest,
     IdempotencyKey,
@@ -33,6 +31,9 @@ from media_core.uploads import Upload, Uploaded
 
 router = APIRouter(tags=["Jobs"])
 
+LANGUAGE: Final = {**text_field("ISO 639-1, such as `en`; detected if left out."), "format": "language"}
+RECORDING: Final = {"file": {"contentType": "audio/*, video/*"}}
+"""OpenAPI's encoding of a form whose file is a recording."""
 _FIELDS: Final[dict[str, Any]] = {
     **FILE_FIELDS,
     "media_id": {**text_field("A file that was uploaded before."), "format": "med-id"},
@@ -171,16 +172,28 @@ async def transcribe_uploaded(
         raise
 
 
+def language_of(form: Form, *, by_name: bool = False) -> str | None:
+    """The field `language` as an ISO 639-1 code; None: it is to be detected. `by_name`: it may be an English name.
+
+    Raises Refused `invalid_request`.
+    """
+    text = form.text("language")
+    if text is None:
+        return None
+    for code, name in LANGUAGES.items():
+        if text.lower() == code or (by_name and text.lower() == name):
+            return code
+    raise Refused("invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it.")
+
+
 def _wanted(form: Form) -> TranscriptionRequest:
-    language = form.text("language")
-    if language is not None and language.lower() not in LANGUAGES:
-        raise Refused("invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it.")
+    language = language_of(form)
     channel = form.number("channel", MOST_CHANNELS)
     channels: Literal["mix", "split"] = form.choice("channels", ("mix", "split"))
     if channel is not None and channels == "split":
         raise Refused("invalid_request", "Send either `channel`, for one channel, or `channels=split`, for each.")
     return TranscriptionRequest(
-        language=language.lower() if language else None,
+        language=language,
         task=form.choice("task", ("transcribe", "translate")),
         word_timestamps=form.flag("word_timestamps"),
         prompt=form.text("prompt"),

@@ -1,5 +1,6 @@
 """`/v1/media/uploads`: uploads in several requests, by the protocol tus 1.0.0, and what it says of them as JSON."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any, Final
@@ -15,12 +16,17 @@ from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
 from media_core.errors import Refused
-from media_core.resumable import ALGORITHMS, Declared, Progress
+from media_core.resumable import ALGORITHMS, Checksum, Declared, Progress
 from media_core.tokens import Claims
 
 
-class _TusRoute(APIRoute):
-    """Every answer, an error too, names the version."""
+class VersionedRoute(APIRoute, ABC):
+    """Every answer, an error too, names the version of the protocol."""
+
+    @staticmethod
+    @abstractmethod
+    def version_header(request: Request) -> tuple[str, str]:
+        """The header's name and value."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answered = super().get_route_handler()
@@ -30,10 +36,17 @@ class _TusRoute(APIRoute):
                 response = await answered(request)
             except Exception as error:
                 response = await problems.of_error(request, error)
-            response.headers["Tus-Resumable"] = tus.VERSION
+            name, version = self.version_header(request)
+            response.headers[name] = version
             return response
 
         return handler
+
+
+class _TusRoute(VersionedRoute):
+    @staticmethod
+    def version_header(_request: Request) -> tuple[str, str]:
+        return "Tus-Resumable", tus.VERSION
 
 
 router = APIRouter(tags=["Uploads in several requests"], route_class=_TusRoute)
@@ -174,11 +187,26 @@ async def _created(
     progress = await services.resumables.create(caller, declared, length, partial=partial)
     if not has_body:
         return progress
+    return await receive(services, caller, request, progress.upload_id, 0, checksum=checksum)
+
+
+async def receive(
+    services: Services,
+    caller: Claims,
+    request: Request,
+    upload_id: str,
+    offset: int,
+    *,
+    length: int | None = None,
+    checksum: Checksum | None = None,
+) -> Progress:
+    """Takes the request's body as the upload's bytes from `offset` on. Raises as `Resumables.receiving`."""
     async with services.resumables.receiving(
         caller,
-        progress.upload_id,
-        0,
-        announced=tus.number("Content-Length", request.headers.get("content-length")),
+        upload_id,
+        offset,
+        length=length,
+        announced=announced_of(request),
         checksum=checksum,
         request_id=request_id_of(request),
     ) as receiving:
@@ -186,6 +214,11 @@ async def _created(
             async for chunk in chunks:
                 await receiving.write(chunk)
         return await receiving.end()
+
+
+def announced_of(request: Request) -> int | None:
+    """Bytes of the body, as the request announces them. Raises Refused `bad_request`."""
+    return tus.number("Content-Length", request.headers.get("content-length"))
 
 
 _UPLOAD: Final = f"{tus.PATH}/{{upload_id}}"
@@ -217,19 +250,15 @@ async def continue_upload(
     offset = tus.number("Upload-Offset", upload_offset)
     if offset is None:
         raise Refused("bad_request", "Send Upload-Offset: how many bytes have come before.")
-    async with services.resumables.receiving(
+    progress = await receive(
+        services,
         caller,
+        request,
         upload_id,
         offset,
         length=tus.number("Upload-Length", upload_length),
-        announced=tus.number("Content-Length", request.headers.get("content-length")),
         checksum=tus.checksum_of(upload_checksum),
-        request_id=request_id_of(request),
-    ) as receiving:
-        async with aclosing(body.chunks(request, services.settings.server.body_idle_seconds)) as chunks:
-            async for chunk in chunks:
-                await receiving.write(chunk)
-        progress = await receiving.end()
+    )
     return Response(status_code=204, headers=_moved_on(progress))
 
 
@@ -304,7 +333,7 @@ async def do_as_overridden(
 
 
 def _check_type(request: Request) -> None:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != tus.BODY_TYPE:
+    if body.media_type_of(request) != tus.BODY_TYPE:
         raise Refused("unsupported_media_type", f"Send the bytes as Content-Type: {tus.BODY_TYPE}.")
 
 

@@ -2,30 +2,26 @@
 its versions. All others are those of tus (`uploads.py`); both have the same uploads.
 """
 
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
-from media_api import body, draft, problems, tus
+from media_api import draft, tus
 from media_api.auth import Writer
 from media_api.models import Media
 from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import UploadId
+from media_api.routes.uploads import VersionedRoute, announced_of, receive
 from media_api.services import Services, Wired
 from media_core.errors import Refused
 from media_core.resumable import Progress
 from media_core.tokens import Claims
 
 
-class _DraftRoute(APIRoute):
-    """Of requests that name a version of the draft. Every answer, an error too, names it."""
+class _DraftRoute(VersionedRoute):
+    """It serves requests that name a version of the draft."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -33,18 +29,9 @@ class _DraftRoute(APIRoute):
             return Match.NONE, {}
         return match, child
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answered = super().get_route_handler()
-
-        async def handler(request: Request) -> Response:
-            try:
-                response = await answered(request)
-            except Exception as error:
-                response = await problems.of_error(request, error)
-            response.headers[draft.INTEROP] = _version(request)
-            return response
-
-        return handler
+    @staticmethod
+    def version_header(request: Request) -> tuple[str, str]:
+        return draft.INTEROP, _version(request)
 
 
 router = APIRouter(include_in_schema=False, route_class=_DraftRoute)
@@ -55,7 +42,7 @@ _UPLOAD = f"{tus.PATH}/{{upload_id}}"
 async def create_by_draft(caller: Writer, services: Wired, request: Request) -> Response:
     """Begins an upload with the first bytes of a file, or with all of them."""
     complete = draft.is_complete(request.headers, _version(request))
-    announced = _announced(request)
+    announced = announced_of(request)
     declared = draft.declared_of(request.headers, request.query_params)
     progress = await services.resumables.create(caller, declared, announced if complete else None)
     location = draft.location_of(services.settings.store.public_url, f"{tus.PATH}/{progress.upload_id}")
@@ -95,22 +82,12 @@ async def _received(
     services: Services, caller: Claims, request: Request, upload_id: str, offset: int, *, complete: bool
 ) -> Progress:
     """Takes the request's body; where the upload ends with it, its length is known from then on."""
-    announced, resumables = _announced(request), services.resumables
-    async with resumables.receiving(
-        caller,
-        upload_id,
-        offset,
-        length=offset + announced if complete and announced is not None else None,
-        announced=announced,
-        request_id=request_id_of(request),
-    ) as receiving:
-        async with aclosing(body.chunks(request, services.settings.server.body_idle_seconds)) as chunks:
-            async for chunk in chunks:
-                await receiving.write(chunk)
-        progress = await receiving.end()
+    announced = announced_of(request)
+    length = offset + announced if complete and announced is not None else None
+    progress = await receive(services, caller, request, upload_id, offset, length=length)
     if complete and not progress.is_whole:  # the body came without Content-Length
         came = progress.received
-        async with resumables.receiving(
+        async with services.resumables.receiving(
             caller, upload_id, came, length=came, request_id=request_id_of(request)
         ) as receiving:
             progress = await receiving.end()
@@ -129,10 +106,6 @@ async def _answer(services: Services, request: Request, progress: Progress, stor
 async def _state(services: Services, request: Request, progress: Progress) -> dict[str, str]:
     at_most = (await services.policy.current()).max_upload_bytes
     return draft.headers_of(progress, _version(request), at_most=at_most)
-
-
-def _announced(request: Request) -> int | None:
-    return tus.number("Content-Length", request.headers.get("content-length"))
 
 
 def _version(request: Request) -> str:

@@ -104,12 +104,19 @@ LONGEST_TITLE = 60
 PREROLL = 0.5
 """Seconds that are decoded before a window, so that a codec's state from earlier frames (MP3, AAC, Opus) is right."""
 
+LONG_PREROLL = 30.0
+"""The same where nothing is found at a window's start: a frame that began earlier may reach into it. Those of WavPack
+and FLAC may last for seconds, and a film is sought by its picture's keyframes.
+"""
+
 GAP = SAMPLE_RATE // 10
 """Samples. A larger jump of the timestamps becomes silence, so that sample n is always at start + n / 16000."""
 
 _MICROSECONDS = 1_000_000
 _WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd"))
 """Formats that are nothing but frames: no header says how many."""
+_UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "amrnb"))
+"""Codecs without a constant bit rate, by which a seek in a WAV would go. They are decoded from the start."""
 _LANGUAGE = re.compile("[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
@@ -188,30 +195,54 @@ def audio_window(
     `track`: which of the sound tracks, from 1; None: the first whose codec is decoded here. `channel`: that channel of
     it alone, from 1, as mono. Otherwise its channels are mixed to `layout`; stereo samples are interleaved.
     """
+    with _opened(file) as container:
+        stream = _audio(container, track)
+        window = None
+        if start > PREROLL and _seekable(container, stream):
+            _seek(container, start - PREROLL)
+            window = _window(container, stream, start, seconds, channel, layout, is_sought=True)
+            if window is None:
+                _seek(container, max(start - LONG_PREROLL, 0.0))
+        if window is None:
+            window = _window(container, stream, start, seconds, channel, layout)
+    return {}, window or b""
+
+
+def _window(
+    container: InputContainer,
+    stream: AudioStream,
+    start: float,
+    seconds: float,
+    channel: int | None,
+    layout: str,
+    *,
+    is_sought: bool = False,
+) -> bytearray | None:
+    """What `audio_window` returns, read from where the container stands; None if there is no frame, or if the first one
+    begins after `start` although it was sought.
+    """
     size = 4 if layout == "stereo" and channel is None else 2  # bytes of a sample of all channels
     wanted = round(seconds * SAMPLE_RATE)
     window = bytearray()
+    origin = _origin(container)
     position = 0  # of the next sample, counted from `start`; negative during the preroll
-    with _opened(file) as container:
-        stream = _audio(container, track)
-        origin = _origin(container)
-        if start > PREROLL:
-            _seek(container, start - PREROLL)
-        first = True
-        for frame in _resampled(_frames(container, stream), layout if channel is None else None):
-            at = position if frame.time is None else round((frame.time - origin - start) * SAMPLE_RATE)
-            if first or at > position + GAP:
-                silence = min(at, wanted) - max(position, 0)
-                window.extend(bytes(size * max(silence, 0)))
-                position, first = at, False
-            samples = memoryview(frame.planes[_plane(frame, channel)])[: size * frame.samples]
-            skipped = min(max(-position, 0), frame.samples)
-            room = max(wanted - max(position, 0), 0)
-            window.extend(samples[size * skipped : size * (skipped + room)])
-            position += frame.samples
-            if position >= wanted:
-                break
-    return {}, window
+    first = True
+    for frame in _resampled(_frames(container, stream), layout if channel is None else None):
+        at = position if frame.time is None else round((frame.time - origin - start) * SAMPLE_RATE)
+        if first and at > 0 and is_sought:
+            return None
+        if first or at > position + GAP:
+            silence = min(at, wanted) - max(position, 0)
+            window.extend(bytes(size * max(silence, 0)))
+            position, first = at, False
+        samples = memoryview(frame.planes[_plane(frame, channel)])[: size * frame.samples]
+        skipped = min(max(-position, 0), frame.samples)
+        room = max(wanted - max(position, 0), 0)
+        window.extend(samples[size * skipped : size * (skipped + room)])
+        position += frame.samples
+        if position >= wanted:
+            break
+    return None if first else window
 
 
 def _plane(frame: AudioFrame, channel: int | None) -> int:
@@ -507,6 +538,10 @@ def _seek(container: InputContainer, seconds: float) -> None:
     """Seeks to the last keyframe before `seconds`. If the container cannot seek, its position stays."""
     with contextlib.suppress(av.error.PermissionError, av.error.InvalidDataError, av.error.OSError):
         container.seek(round((_origin(container) + seconds) * _MICROSECONDS))
+
+
+def _seekable(container: InputContainer, stream: AudioStream) -> bool:
+    return container.format.name not in ("wav", "w64") or stream.codec_context.name not in _UNSEEKABLE_IN_WAV
 
 
 def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:

@@ -24,9 +24,10 @@ from media_core.store.base import (
     StagedObject,
 )
 from media_core.store.folder import FolderStore, SignedRequest
+from media_core.store.s3_settings import S3Settings
 
 if TYPE_CHECKING:
-    from media_core.store.s3 import S3Settings, S3Store
+    from media_core.store.s3 import S3Store
 
 __all__ = [
     "Appending",
@@ -67,10 +68,8 @@ class StoreSettings(EnvironmentSettings):
     """URL at which clients reach the api. The folder's signed URLs begin with it."""
 
     @cached_property
-    def s3(self) -> "S3Settings":
+    def s3(self) -> S3Settings:
         """Read only if the store is S3. Raises pydantic's ValidationError."""
-        from media_core.store.s3 import S3Settings
-
         return S3Settings()
 
     @model_validator(mode="after")
@@ -95,8 +94,8 @@ def open_store(settings: StoreSettings, tenant_id: str) -> ObjectStore:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("S3Settings", "S3Store"):
-        from media_core.store import s3
+    if name == "S3Store":
+        from media_core.store.s3 import S3Store
 
-        return getattr(s3, name)
+        return S3Store
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ loss an object is whole or absent, and a reader keeps the version that it opened
 
 Calls that may wait for the disk run in a thread. Only a small object that the kernel has in memory is read directly: a
 thread would take five times as long as the read, and more while the event loop is busy. The kernel tells when a read
-would have to wait (`_at_hand`).
+would have to wait (`page_cache`).
 
 Signed URLs lead to the api itself. Their signature is HMAC-SHA256 over key, expiry, type and disposition, so none of
 the four can be changed. The api calls `FolderStore.verify` before it serves one.
@@ -14,14 +14,10 @@ the four can be changed. The api calls `FolderStore.verify` before it serves one
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import functools
-import hashlib
-import hmac
 import os
 import secrets
-import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
@@ -35,7 +31,8 @@ from stat import S_ISREG
 from typing import ParamSpec, TypeVar
 from urllib.parse import urlencode
 
-from media_core.errors import Refused
+from media_core import url_signatures
+from media_core.store import page_cache
 from media_core.store.base import (
     CHUNK_BYTES,
     DELETE_SECONDS,
@@ -177,12 +174,9 @@ class FolderStore:
         content_type, disposition = query.get("type", ""), query.get("disposition", "")
         wanted = self._signature(key, expires, content_type, disposition)
         # A signature over another tenant's key is never accepted, even if both stores have the same signing key.
-        if not key.startswith(self._prefix) or not hmac.compare_digest(
-            wanted.encode(), signature.encode("utf-8", "replace")
-        ):
-            raise Refused("signature_invalid", "This URL was not signed here, or was changed since.")
-        if now.timestamp() >= int(expires):
-            raise Refused("signature_expired", "This URL has expired; ask for a new one.")
+        if not key.startswith(self._prefix):
+            raise url_signatures.invalid()
+        url_signatures.check(wanted, signature, expires, now)
         return SignedRequest(key, content_type, disposition)
 
     async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:
@@ -212,10 +206,7 @@ class FolderStore:
     def _signature(self, *signed: str) -> str:
         if not self._signing_key:
             raise RuntimeError("this folder store was opened without a signing key")
-        # With their lengths, so that no two lists of fields give the same message.
-        fields = [field.encode(errors="surrogatepass") for field in signed]
-        message = b"".join(len(field).to_bytes(8, "big") + field for field in fields)
-        return hmac.new(self._signing_key, message, hashlib.sha256).hexdigest()
+        return url_signatures.signature(self._signing_key, *signed)
 
     def _put(self, path: Path, data: bytes | bytearray | memoryview) -> None:
         unfinished = self._staging / f"put-{secrets.token_hex(16)}"
@@ -540,50 +531,9 @@ def _read(key: str, path: Path, start: int, length: int) -> bytes:
 def _at_hand(key: str, path: Path, start: int, length: int | None) -> bytes | None:
     """As `_read`, without a wait for the disk; None if it would have to wait, or for more than `_AT_HAND_BYTES`."""
     try:
-        file = _open_cached(path)
+        return page_cache.read(path, start, length, at_most=_AT_HAND_BYTES)
     except _ABSENT:
         raise ObjectMissing(key) from None
-    except OSError:
-        return None
-    try:
-        found = os.fstat(file)
-        rest = max(0, found.st_size - start)
-        wanted = rest if length is None else min(length, rest)
-        if not S_ISREG(found.st_mode) or wanted > _AT_HAND_BYTES:
-            return None
-        data = bytearray(wanted)
-        # Fewer bytes than wanted: the kernel has only some of them in memory.
-        return bytes(data) if not wanted or os.preadv(file, [data], start, os.RWF_NOWAIT) == wanted else None
-    except OSError:
-        return None
-    finally:
-        os.close(file)
-
-
-class _OpenHow(ctypes.Structure):
-    """openat2(2)'s `struct open_how`."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_OPENAT2 = 437
-_AT_FDCWD = -100
-_RESOLVE_CACHED = 0x20
-_HOW = _OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def _open_cached(path: Path) -> int:
-    """open(2), if it needs no disk access; otherwise OSError: EAGAIN, or the error of a kernel before 5.12.
-
-    Python has no call for it. The number of openat2 is the same on all of Linux's architectures but Alpha.
-    """
-    if sys.platform != "linux":
-        raise OSError(errno.ENOSYS, "no openat2 here")
-    file = int(_LIBC.syscall(_OPENAT2, _AT_FDCWD, os.fsencode(path), ctypes.byref(_HOW), ctypes.sizeof(_HOW)))
-    if file < 0:
-        raise OSError(ctypes.get_errno(), "openat2", path)
-    return file
 
 
 def _info(key: str, path: Path) -> ObjectInfo | None:

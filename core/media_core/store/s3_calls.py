@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef, CreateBucketRequestTypeDef
 
     from media_core.store.credentials import KeySource
-    from media_core.store.s3 import S3Settings
+    from media_core.store.s3_settings import S3Settings
 
 COPIES_IN_FLIGHT = 4
 """Parts of one object that S3 copies at a time."""

@@ -40,7 +40,7 @@ ANSWER_TIMEOUT = 10
 """Seconds for which a server may be silent."""
 ATTEMPTS = 2
 
-_BAD_KEY = {"InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure", "ExpiredToken"}
+BAD_KEY = {"InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure", "ExpiredToken"}
 _REFUSED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "UnauthorizedAccess", "Forbidden", "403"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _NO_SUCH_API = {"NotImplemented", "MethodNotAllowed", "InvalidAction", "UnknownOperationException", "405", "501"}
@@ -101,7 +101,7 @@ def outages(dependency: Dependency, settings: StoreAdminSettings, what: str = ""
     try:
         yield
     except ClientError as error:
-        for_all = _BAD_KEY | _NO_SUCH_API | {"RequestTimeTooSkewed"}
+        for_all = BAD_KEY | _NO_SUCH_API | {"RequestTimeTooSkewed"}
         if dependency == "sts":  # all tenants have one role
             for_all = for_all | _REFUSED | {"ValidationError"}
         about_all = code(error) in for_all or _of_the_operator(error)
@@ -159,7 +159,7 @@ def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
             f"AWS does not give the operator the role of its service account ({reason}): check the annotation "
             f"eks.amazonaws.com/role-arn and the role's trust policy {_SEE}"
         )
-    if code(error) in _BAD_KEY:
+    if code(error) in BAD_KEY:
         return (
             f"{name} does not accept the operator's key ({reason}): check MEDIA_OPERATOR_S3_ACCESS_KEY_ID, its secret, "
             f"and {endpoint}"

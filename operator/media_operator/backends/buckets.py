@@ -27,7 +27,17 @@ from media_core.births import Birth
 from media_core.errors import Unavailable
 from media_core.object_keys import birth_key, content_key
 from media_core.store.base import STAGING, staging_key, tenant_prefix
-from media_operator.backends.boto import ANSWER_TIMEOUT, Threads, code, is_refusal, open_client, outages, status
+from media_operator.backends.boto import (
+    ANSWER_TIMEOUT,
+    BAD_KEY,
+    Threads,
+    code,
+    is_refusal,
+    open_client,
+    outages,
+    status,
+)
+from media_operator.backends.breaker import RequestRefused
 from media_operator.plan.desired import BucketCors
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
@@ -150,7 +160,7 @@ class Buckets:
         """Makes this the bucket's only rule of ours for web apps; None: there is none. Rules of others stay.
 
         A server without such rules is no error: the capability `cors` says whether such an app may read. Raises
-        NotOwned.
+        NotOwned, and RequestRefused where the rules of others may not be looked at.
         """
         with outages("store", self._settings, bucket):
             seen = await self._look(bucket)
@@ -457,8 +467,11 @@ class _Sharing:
         self._bucket = bucket
 
     def allow(self, cors: BucketCors | None) -> bool | None:
-        """Whether these apps may read now; None if there are none."""
-        before = _attempt(self._s3.get_bucket_cors, Bucket=self._bucket).get("CORSRules", [])
+        """Whether these apps may read now; None if there are none.
+
+        Raises RequestRefused, and sets nothing, where the rules that are there may not be looked at.
+        """
+        before = self._rules()
         rules = [rule for rule in before if rule.get("ID") != _ALLOW_ORIGINS]
         if cors is None:
             if rules:
@@ -475,10 +488,25 @@ class _Sharing:
             "MaxAgeSeconds": cors.max_age_seconds,
         }
         _if_known(self._s3.put_bucket_cors, Bucket=self._bucket, CORSConfiguration={"CORSRules": [*rules, rule]})
-        after = _attempt(self._s3.get_bucket_cors, Bucket=self._bucket).get("CORSRules", [])
-        kept = any(each.get("AllowedOrigins") == rule["AllowedOrigins"] for each in after)
+        kept = any(each.get("AllowedOrigins") == rule["AllowedOrigins"] for each in self._rules())
         # MinIO has no such rules: the server itself lets all origins read, or those of its own settings.
         return kept or self._answers(cors.origins[0].replace("*", "any"))
+
+    def _rules(self) -> list[dict[str, Any]]:
+        """Empty if the server knows no such rules. What is put takes the place of all rules, those of others too."""
+        try:
+            found = self._s3.get_bucket_cors(Bucket=self._bucket)
+        except ClientError as error:
+            if status(error) == 403 and code(error) not in BAD_KEY:
+                raise RequestRefused(
+                    "store",
+                    f"S3 does not let the operator look at the CORS rules of bucket {self._bucket} ({code(error)} to "
+                    "GetBucketCors), so it sets none, which could replace rules of others: grant it s3:GetBucketCORS",
+                ) from None
+            if not is_refusal(error) or code(error) == "NoSuchBucket" or status(error) == 403:
+                raise
+            return []
+        return cast("list[dict[str, Any]]", found.get("CORSRules", []))
 
     def _answers(self, origin: str) -> bool:
         """Whether a browser's question before a GET is answered with this origin."""

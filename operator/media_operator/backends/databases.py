@@ -38,9 +38,8 @@ from media_core import births, policy
 from media_core.births import Birth
 from media_core.database import grants, migrate, open_engine
 from media_core.errors import Unavailable
-from media_core.job_kinds import KINDS
 from media_core.policy import read as read_policy
-from media_core.queue import Depth, depth_query
+from media_core.queue_depth import Depth, by_kind, depth_query
 from media_operator.backends.breaker import RequestRefused
 from media_operator.plan import observed
 from media_operator.settings import DatabaseSettings
@@ -325,7 +324,7 @@ class Databases:
         """Schema -> kind -> depth, by one statement for each `BATCH` of schemas; None: it cannot be read now."""
         schemas = list(schemas)
         found = await self._read_all(schemas, "job", depth_query)
-        return {schema: _depths(found[schema]) if schema in found else None for schema in schemas}
+        return {schema: by_kind(found[schema]) if schema in found else None for schema in schemas}
 
     async def _birth(self, schema: str) -> Birth | None:
         async with self.within(schema) as tx:
@@ -555,11 +554,6 @@ def _ours(marks: Mapping[str, OwnerMark | None], claimant: OwnerMark) -> bool:
 def _whose(name: str, *marks: OwnerMark | None) -> str:
     known = [mark.describe() for mark in marks if mark is not None]
     return f"{name} belongs to {known[0]}" if known else f"{name} exists and has no owner mark"
-
-
-def _depths(rows: Iterable[Row[Any]]) -> Mapping[str, Depth]:
-    found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head, row.failed) for row in rows}
-    return {kind: found.get(kind, Depth()) for kind in KINDS}
 
 
 def _unreadable(schema: str) -> Unavailable:

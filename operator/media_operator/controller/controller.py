@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import structlog
 
 from media_core.errors import Unavailable
-from media_core.queue import Depth
+from media_core.queue_depth import Depth
 from media_core.quota import MIB
 from media_operator import render
 from media_operator.backends.databases import Concerns, Usage

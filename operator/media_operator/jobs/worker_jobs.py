@@ -17,8 +17,8 @@ import structlog
 from pydantic import SecretStr
 
 from media_core.job_kinds import KINDS
+from media_core.store import S3Settings
 from media_core.store.credentials import S3Key, parsed
-from media_core.store.s3 import S3Settings
 from media_operator import render
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import Cache, TenantKey, key_of, unique_names

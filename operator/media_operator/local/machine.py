@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from media_core import tokens
-from media_core.queue import Depth
+from media_core.queue_depth import Depth
 from media_operator.backends.databases import Databases
 from media_operator.backends.issuers import key_source
 from media_operator.jobs.dispatch import Running, TenantQueue

@@ -42,7 +42,6 @@ from media_operator.settings import RunSettings
 from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
 
 TOKEN_LIFETIME = timedelta(hours=12)
-RESYNC_SECONDS = 10.0
 EDIT_SECONDS = 2
 """How often the manifest is looked at without a notice from the kernel."""
 MOST_WORKERS = 250
@@ -103,6 +102,7 @@ class Run:
     place: Place
     postgres: EmbeddedPostgres
     clamd: EmbeddedClamd
+    resync_seconds: float
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     conditions: list[Condition] = field(default_factory=list)
     _is_explained: bool = False
@@ -172,7 +172,7 @@ class Run:
     async def _reconcile_when_woken(self, machine: Machine) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), RESYNC_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), self.resync_seconds)
             self._changed.clear()
             await self._reconcile(machine)
             if not self._is_explained and not self._is_mismatched():
@@ -327,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 postgres.start()
                 clamd = EmbeddedClamd(mirror=settings.signatures_mirror or None)
-                asyncio.run(Run(manifest, tenant, place, postgres, clamd).serve())
+                asyncio.run(Run(manifest, tenant, place, postgres, clamd, settings.resync_seconds).serve())
             finally:
                 postgres.stop()
     except SpecInvalid as error:

@@ -226,6 +226,13 @@ export const de: Text = {
   endedTitle: "Noch einmal anmelden",
   endedText: "Ihre Anmeldung ist zu Ende. Nichts geht verloren: Was Sie taten, geht nach der Anmeldung weiter.",
   token: "Link oder Token",
+  offeredTitle: (who) => `Als ${who} anmelden?`,
+  offeredText: (who, now) =>
+    `Der geöffnete Link meldet Sie als ${who} an. Angemeldet sind Sie als ${now}. Fahren Sie nur fort, wenn Sie das erwartet haben: Was Sie danach hochladen, gehört ${who}.`,
+  offeredButton: (who) => `Als ${who} anmelden`,
+  ofTenant: (who, tenant) => `${who} von ${tenant}`,
+  somebody: "jemand anderes",
+  stay: "Angemeldet bleiben",
   notAToken: "Das ist weder ein solcher Link noch ein Token. Ein Token hat drei Teile mit Punkten dazwischen.",
   signOut: "Abmelden",
   signedInAs: (who) => `Angemeldet als ${who}`,

@@ -236,6 +236,13 @@ export const en = {
   signInButton: "Sign in",
   endedTitle: "Sign in again",
   endedText: "Your sign-in has ended. Nothing is lost: what you were doing goes on once you are signed in.",
+  offeredTitle: (who: string) => `Sign in as ${who}?`,
+  offeredText: (who: string, now: string) =>
+    `The link that was opened signs you in as ${who}. You are signed in as ${now}. Go on only if you expected this: what you upload then belongs to ${who}.`,
+  offeredButton: (who: string) => `Sign in as ${who}`,
+  ofTenant: (who: string, tenant: string) => `${who} of ${tenant}`,
+  somebody: "somebody else",
+  stay: "Stay signed in",
   token: "Link or token",
   notAToken: "This is neither such a link nor a token. A token has three parts with dots between them.",
   signOut: "Sign out",

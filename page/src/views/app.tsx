@@ -17,7 +17,7 @@ import { Icon } from "./icons.tsx";
 import { Jobs } from "./jobs.tsx";
 import { OpenMenu } from "./menu.tsx";
 import { Side } from "./side.tsx";
-import { SignIn } from "./sign_in.tsx";
+import { Offered, SignIn } from "./sign_in.tsx";
 import { Toasts } from "./toasts.tsx";
 import { Uploads } from "./uploads.tsx";
 import { Viewer } from "./viewer.tsx";
@@ -28,6 +28,7 @@ export function App() {
     <>
       <SignedIn />
       {hasEnded.value && <SignIn />}
+      <Offered />
     </>
   );
 }

@@ -100,7 +100,7 @@ function Link({ file }: { file: FileInfo }) {
   );
 }
 
-/** Pages without TLS have no clipboard of the new kind. */
+/** Copies without the Clipboard API, which pages without TLS do not have. */
 async function copied(url: string): Promise<void> {
   try {
     await navigator.clipboard.writeText(url);

@@ -19,8 +19,8 @@ import { Thumb } from "./thumb.tsx";
 const KEPT = "media-layout";
 const layout = signal<"grid" | "list">(localStorage.getItem(KEPT) === "list" ? "list" : "grid");
 
-const LEAST_TILE = 176;
-const LEAST_TILE_NARROW = 128;
+/** The least width of a tile, by the width of the grid. */
+const leastTile = (width: number): number => (width < 420 ? 128 : width < 2000 ? 176 : 240);
 const GAP = 12;
 const TILE_TEXT = 58;
 const ROW = 56;
@@ -139,7 +139,7 @@ function Scroller({ all }: { all: FileInfo[] }) {
     return () => observer.disconnect();
   }, []);
 
-  const columns = isGrid ? columnsIn(width.value, width.value < 420 ? LEAST_TILE_NARROW : LEAST_TILE, GAP) : 1;
+  const columns = isGrid ? columnsIn(width.value, leastTile(width.value), GAP) : 1;
   const tile = isGrid ? Math.floor((width.value - GAP * (columns - 1)) / columns) : 40;
   const row = isGrid ? Math.round(tile * 0.75) + TILE_TEXT + GAP : ROW;
   const rows = Math.ceil(all.length / columns);

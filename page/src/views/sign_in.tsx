@@ -1,10 +1,10 @@
 import { useSignal } from "@preact/signals";
-import { tokenIn } from "../claims.ts";
-import { failure, goToIssuer, hasEnded, settings, signIn } from "../session.ts";
+import { claimsOf, tokenIn } from "../claims.ts";
+import { claims, decide, failure, goToIssuer, hasEnded, offered, settings, signIn } from "../session.ts";
 import { text } from "../text/index.ts";
 import { Modal } from "./modal.tsx";
 
-/** Signing in, over what is there. It cannot be closed without. */
+/** The dialog for signing in, over the page. Only a sign-in closes it. */
 export function SignIn() {
   const t = text.value;
   const typed = useSignal("");
@@ -39,6 +39,24 @@ export function SignIn() {
         </form>
       )}
       {failure.value && <p class="wrong" role="alert">{failure.value}</p>}
+    </Modal>
+  );
+}
+
+/** Asks before a link signs in somebody else. */
+export function Offered() {
+  const t = text.value;
+  if (offered.value === null) return null;
+  const { subject, tenant } = claimsOf(offered.value);
+  const who = subject || t.somebody;
+  const tenantNow = claims.value?.tenant ?? "";
+  return (
+    <Modal title={t.offeredTitle(who)} kind="sign-in" onClose={() => decide(false)}>
+      <p>{t.offeredText(tenant === tenantNow ? who : t.ofTenant(who, tenant), claims.value?.subject || t.somebody)}</p>
+      <div class="buttons">
+        <button class="plain" onClick={() => decide(true)}>{t.offeredButton(who)}</button>
+        <button class="primary" autofocus onClick={() => decide(false)}>{t.stay}</button>
+      </div>
     </Modal>
   );
 }

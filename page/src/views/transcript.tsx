@@ -20,7 +20,7 @@ export interface Heard {
   captions: string | null;
 }
 
-/** The transcript of a file, and what becomes of its job while one looks. */
+/** The transcript of a file, or the progress of the job that makes it. */
 export function useTranscript(file: FileInfo | null, isWanted: boolean): Heard {
   const job = useSignal<Job | null | undefined>(undefined);
   const captions = useSignal<string | null>(null);

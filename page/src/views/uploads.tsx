@@ -20,7 +20,7 @@ export function Uploads() {
     : paused.length > 0 ? t.state.paused : t.uploaded(all.length);
   const total = all.reduce((sum, each) => sum + each.size, 0);
   const sent = all.reduce((sum, each) => sum + Math.min(each.sent.value, each.size), 0);
-  // What needs somebody comes first, then what moves, then what is done.
+  // First the uploads that need their user, then those under way, then those that have ended.
   const order = ["lost", "failed", "sending", "waiting", "paused", "queued", "done"];
   const sorted = [...all].sort((one, other) => order.indexOf(one.state.value) - order.indexOf(other.state.value));
   return (

@@ -1,0 +1,181 @@
+"""The claim of an upload in several requests: one request at a time adds bytes. `resumable` says what holds.
+
+A claim is a token in the upload's row, with an expiry. Every statement here that changes the row names the token.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from media_core.contents import Reservation
+from media_core.database import Database
+from media_core.errors import Refused, Unavailable
+from media_core.store import Piece
+
+if TYPE_CHECKING:
+    from media_core.resumable import Declared
+
+CLAIM_LIFETIME: Final = timedelta(seconds=8)
+"""How long an upload stays locked after its process was killed. Clients try again for about that long."""
+RENEW_SECONDS: Final = 2.0
+IDLE_SECONDS: Final = 4.0
+"""A request that has sent nothing for this long does not keep the claim: its client may have lost the connection, and
+go on over another one."""
+RESERVED_LONGER: Final = timedelta(hours=1)
+
+_CLAIM: Final = """
+UPDATE upload SET claim = %(claim)s, claimed_until = now() + %(for)s,
+    sealed = CASE WHEN claim IS NULL THEN sealed ELSE pieces END
+WHERE upload_id = %(upload_id)s AND (claim IS NULL OR claimed_until <= now()) AND NOT ending
+    AND expires_at > now()
+RETURNING received, pieces, sealed, length, answer, concat
+"""
+_RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
+_LET_GO: Final = "UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s"
+_SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
+_KEEP: Final = """
+WITH held AS (
+    UPDATE upload SET received = %(received)s, pieces = %(pieces)s, claimed_until = now() + %(for)s,
+        expires_at = now() + %(lifetime)s
+    WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id
+), moved AS (
+    UPDATE reservation SET expires_at = now() + %(reserved)s FROM held WHERE reservation_id = upload_id
+), kept AS (
+    INSERT INTO upload_piece (upload_id, number, name, size)
+    SELECT upload_id, %(first)s + position - 1, name, size
+    FROM held, unnest(%(names)s::text[], %(sizes)s::bigint[]) WITH ORDINALITY AS piece(name, size, position)
+    ON CONFLICT (upload_id, number) DO UPDATE SET name = excluded.name, size = excluded.size
+)
+SELECT upload_id FROM held
+"""
+_ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
+_LAST: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number DESC LIMIT 1"
+
+
+class Claim:
+    """The right to change one upload, and its row as it was when it was taken."""
+
+    def __init__(
+        self,
+        database: Database,
+        upload_id: str,
+        token: str,
+        reservation: Reservation,
+        declared: "Declared",
+        row: Any,
+        last: Piece | None,
+    ) -> None:
+        """`row`: as `_CLAIM` returns it. `last`: the last piece."""
+        self.upload_id = upload_id
+        self.reservation = reservation
+        self.declared = declared
+        self.is_partial: bool = row.concat == "partial"
+        self.received: int = row.received
+        self.length: int | None = row.length
+        self.pieces: int = row.pieces
+        self.sealed: int = row.sealed
+        self.answer: dict[str, Any] | None = row.answer
+        self.last = last
+        self._sizes: dict[int, int] = {} if last is None else {self.pieces - 1: last.size}
+        self._database = database
+        self._token = token
+        self._touched = time.monotonic()
+        self._working = 0
+
+    def touch(self) -> None:
+        self._touched = time.monotonic()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Keeps the claim while the block waits for the store or the database, however long that takes."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self.touch()
+
+    async def renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
+                with contextlib.suppress(Unavailable):
+                    await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self._token))
+
+    async def set_length(self, length: int) -> None:
+        """The length of an upload whose client had not told it. Raises Refused `upload_locked`, as `keep`."""
+        if not await self._database.call(_SET_LENGTH, (length, self.upload_id, self._token)):
+            raise locked()
+        self.length = length
+
+    async def begin_end(self) -> None:
+        """From now on nobody adds to the upload; the sweep ends it if this process does not. Raises as `keep`."""
+        if not await self._database.call(_ENDING, (self.upload_id, self._token)):
+            raise locked()
+
+    async def keep(self, first: int, pieces: Sequence[Piece], lifetime: timedelta) -> None:
+        """Makes these pieces count. Raises Refused `upload_locked` if somebody else has the claim by now."""
+        received = self.received
+        for number, piece in enumerate(pieces, first):
+            received += piece.size - self._sizes.get(number, 0)
+        kept = await self._database.call(
+            _KEEP,
+            {
+                "upload_id": self.upload_id,
+                "claim": self._token,
+                "received": received,
+                "pieces": first + len(pieces),
+                "first": first,
+                "names": [piece.name for piece in pieces],
+                "sizes": [piece.size for piece in pieces],
+                "for": CLAIM_LIFETIME,
+                "lifetime": lifetime,
+                "reserved": lifetime + RESERVED_LONGER,
+            },
+        )
+        if not kept:
+            raise locked()
+        self.received, self.pieces = received, first + len(pieces)
+        self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
+
+    async def let_go(self) -> None:
+        with contextlib.suppress(Unavailable):  # it runs out
+            await self._database.call(_LET_GO, (self.upload_id, self._token))
+
+
+@contextlib.asynccontextmanager
+async def claimed(
+    database: Database, upload_id: str, reservation: Reservation, declared: "Declared"
+) -> AsyncIterator[Claim]:
+    """Takes the claim, renews it, and lets it go. Raises Refused `upload_locked` while another request holds it."""
+    token = secrets.token_hex(16)
+    rows = await database.call(_CLAIM, {"claim": token, "for": CLAIM_LIFETIME, "upload_id": upload_id})
+    if not rows:
+        raise locked()
+    pieces = await database.call(_LAST, (upload_id,))
+    last = Piece(pieces[0].name, pieces[0].size) if pieces else None
+    claim = Claim(database, upload_id, token, reservation, declared, rows[0], last)
+    renewing = asyncio.create_task(claim.renew())
+    try:
+        yield claim
+    finally:
+        renewing.cancel()
+        await shielded(claim.let_go())
+
+
+async def shielded(work: Coroutine[Any, Any, None]) -> None:
+    """When the server ends it cancels requests; what they hold must still be given back."""
+    await asyncio.shield(asyncio.ensure_future(work))
+
+
+def locked() -> Refused:
+    seconds = int(CLAIM_LIFETIME.total_seconds())
+    return Refused(
+        "upload_locked",
+        f"Another request adds to this upload. Try again in a moment; one that has stalled lasts {seconds} seconds.",
+        retry_after=1,
+    )
