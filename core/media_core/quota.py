@@ -19,7 +19,6 @@ from media_core.errors import Refused
 
 MIB = 1024 * 1024
 
-_READ = text("SELECT stored_bytes, reserved_bytes, max_bytes FROM usage")
 _CHARGE = text("""
 WITH due AS (
     SELECT job_id, :seconds - coalesce(charged_seconds, 0) AS seconds FROM job
@@ -55,11 +54,6 @@ class Usage:
     stored: int
     reserved: int
     maximum: int
-
-
-async def read(tx: AsyncConnection) -> Usage:
-    row = (await tx.execute(_READ)).one()
-    return Usage(row.stored_bytes, row.reserved_bytes, row.max_bytes)
 
 
 async def charge_transcription(tx: AsyncConnection, job_id: str, seconds: int, limit: int) -> None:

@@ -174,21 +174,21 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
     if epoch <= FIRST_SWEEPS:
         await _count_anew(library)
-    swept.reservations = await _reservations(library)
+    swept.reservations = await _end_reservations(library)
     for statement in _OLD:
         await _until_nothing_is_left(library, statement)
-    async for sha256 in _marked(library):
+    async for sha256 in _due_contents(library):
         swept.marked += await library.contents.remove(sha256)
     if (await library.policy.current()).scan_enabled:
-        swept.scans = await _queued(library, _QUEUE_SCANS)
-    swept.thumbnails = await _queued(library, _QUEUE_THUMBNAILS)
+        swept.scans = await _queue_jobs(library, _QUEUE_SCANS)
+    swept.thumbnails = await _queue_jobs(library, _QUEUE_THUMBNAILS)
     swept.uploads = await resumable.expire(library)
     events = Events(library.database)
     await events.place_all()
     swept.events = await events.forget(timedelta(days=retention.event_days))
     await webhooks.forget(library.database, timedelta(days=retention.event_days))
     swept.staging = await library.store.sweep_staging(STALE_STAGING, await resumable.alive(library.database))
-    await _orphans(library, retention, epoch, swept)
+    await _look_after_orphans(library, retention, epoch, swept)
     swept.transcripts = await passages.fill(library.database)
     swept.words = await passages.forget_words(library.database, epoch)
     _log.info("swept", **asdict(swept))
@@ -205,7 +205,7 @@ async def _count_anew(library: Library) -> None:
         await tx.exec_driver_sql(_COUNT_ANEW)
 
 
-async def _reservations(library: Library) -> int:
+async def _end_reservations(library: Library) -> int:
     given_back = 0
     while True:
         (row,) = await library.database.call("SELECT content_release_expired() AS n", ())
@@ -227,7 +227,7 @@ async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterat
         after = rows[-1].sha256
 
 
-async def _marked(library: Library) -> AsyncIterator[str]:
+async def _due_contents(library: Library) -> AsyncIterator[str]:
     at, after = _BEGINNING, ""
     while rows := await library.database.call(_MARKED, (at, after, BATCH)):
         for row in rows:
@@ -235,7 +235,7 @@ async def _marked(library: Library) -> AsyncIterator[str]:
         at, after = rows[-1].due_at, rows[-1].sha256
 
 
-async def _queued(library: Library, statement: Any) -> int:
+async def _queue_jobs(library: Library, statement: Any) -> int:
     queued, after = 0, ""
     while True:
         ids = [new_job_id() for _ in range(BATCH)]
@@ -249,7 +249,7 @@ async def _queued(library: Library, statement: Any) -> int:
     return queued
 
 
-async def _orphans(library: Library, retention: RetentionSettings, epoch: int, swept: Swept) -> None:
+async def _look_after_orphans(library: Library, retention: RetentionSettings, epoch: int, swept: Swept) -> None:
     """Notes objects that have no row. Removes those that were noted days ago, unless there are too many, and those that
     a person has released.
     """

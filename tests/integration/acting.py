@@ -4,7 +4,6 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from media_core import quota
 from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.library import Library
@@ -16,8 +15,8 @@ from tests.integration.tenancy import ALICE
 
 
 async def usage(database: Database) -> Usage:
-    async with database.transaction() as tx:
-        return await quota.read(tx)
+    (row,) = await database.call("SELECT stored_bytes, reserved_bytes, max_bytes FROM usage", ())
+    return Usage(*row)
 
 
 async def upload(

@@ -213,13 +213,11 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 @contextmanager
 def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None) -> Iterator[EmbeddedPostgres]:
-    """A server for one test, which may be killed. It is durable: it keeps what was committed. `prepare` is called
-    before its start.
-    """
+    """A server for one test, which may be killed and keeps what was committed. `prepare` is called before its start."""
     # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
     folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
     folder.chmod(0o755)
-    server = EmbeddedPostgres(folder / "data")
+    server = EmbeddedPostgres(folder / "data", durable=False)
     try:
         prepare(server)
         server.start()

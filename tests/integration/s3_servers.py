@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import SecretStr
 
-from media_core.errors import Unavailable
-from media_core.store import S3Settings, S3Store
+from media_core.store import S3Settings
 from media_operator.settings import StoreAdminSettings
 from tests.tools import build
 
@@ -140,16 +142,32 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 async def _answers(server: S3Server) -> None:
     assert server.process
     assert server.folder
-    store = S3Store(server.settings, "t")
     async with asyncio.timeout(60):
         while True:
             try:
-                await store.ensure_bucket()
-                return await store.aclose()
-            except Unavailable:
+                return await asyncio.to_thread(make_bucket, server.settings)
+            except (BotoCoreError, ClientError):
                 if server.process.poll() is not None:
                     raise RuntimeError((server.folder / "server.log").read_text()[-2000:]) from None
                 await asyncio.sleep(0.05)  # no server tells when it listens
+
+
+def make_bucket(settings: S3Settings) -> None:
+    """Makes the settings' bucket, unless it is there. Raises BotoCoreError, ClientError."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=settings.secret_access_key.get_secret_value(),
+        config=Config(connect_timeout=3, read_timeout=20, retries={"total_max_attempts": 1}),
+    )
+    try:
+        client.create_bucket(Bucket=settings.bucket)
+    except client.exceptions.BucketAlreadyOwnedByYou:
+        pass
+    finally:
+        client.close()
 
 
 def nobody() -> S3Settings:

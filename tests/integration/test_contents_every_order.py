@@ -200,7 +200,7 @@ class Actors:
 
     def giving_back(self) -> Program:
         async def run() -> None:
-            await sweep._reservations(self.library)
+            await sweep._end_reservations(self.library)
 
         return Program("what expired is given back", run)
 

@@ -1233,14 +1233,6 @@ async def test_a_missing_bucket_is_an_outage_not_a_missing_object(s3: S3Server) 
             await call
 
 
-async def test_making_the_bucket_again_is_a_no_op(s3: S3Server) -> None:
-    if s3.process is None:
-        pytest.skip("buckets of a named server are not ours to make")
-    store = S3Store(s3.settings, "tbucket")
-    await store.ensure_bucket()
-    await store.probe()
-
-
 async def test_credentials_in_the_environment_are_not_sent(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, "of-somebody-else")

@@ -3,23 +3,26 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from faster_whisper import WhisperModel
 from faster_whisper.audio import decode_audio
 
 from media_core.database import Database
 from media_core.decoding import DecodingPool
+from media_core.jobs import TranscriptionRequest
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.store.folder import FolderStore
+from media_workers.chunks import SAMPLE_RATE, Samples, voiced
 from media_workers.drain import Work
 from media_workers.settings import WhisperSettings
 from media_workers.whisper import Whisper
 from tests.fixtures import librivox
 from tests.integration.tenancy import TenantDatabase
-from tests.integration.test_transcribe import Tenant
+from tests.integration.test_transcribe import Tenant, wav
 from tests.tools import speech
 
 TIMES = 3
@@ -88,3 +91,31 @@ async def test_a_volunteers_reading_is_written_down_as_well_as_by_faster_whisper
         assert "".join(word["word"] for word in words) == segment["text"].replace(" ", "")
         assert all(word["start"] <= word["end"] for word in words)
         assert segment["start"] == words[0]["start"]
+
+
+def strings() -> Samples:
+    """20 seconds of chords on plucked strings: music without a voice."""
+    sound = np.zeros(20 * SAMPLE_RATE)
+    for number, note in enumerate((220, 262, 330, 392, 440, 349, 294, 247) * 5):
+        at = np.arange(min(SAMPLE_RATE, len(sound) - number * SAMPLE_RATE // 2)) / SAMPLE_RATE
+        for pitch in (note, note * 1.25, note * 1.5):
+            for overtone in range(1, 6):
+                tone = np.sin(2 * np.pi * pitch * overtone * at) * np.exp(-3 * at) / overtone
+                sound[number * SAMPLE_RATE // 2 :][: len(at)] += tone
+    return (0.1 * sound / np.std(sound)).astype(np.float32)
+
+
+async def test_what_the_model_invents_for_music_is_dropped_where_no_voice_was_found(english: Whisper) -> None:
+    model = await english.model()
+    wanted = TranscriptionRequest.of({"language": "en", "vad": False})
+    music = strings()
+    assert not voiced(await model.voice(music)).any()
+    [(believed, _)] = await model.hear([music], "en", wanted, [True])
+    [(words, _)] = await model.hear([music], "en", wanted, [False])
+    assert (bool(believed), words) == (True, [])
+
+
+async def test_noise_gives_no_text_though_all_is_to_be_heard(tenant: Tenant) -> None:
+    noise = np.random.default_rng(7).standard_normal(20 * SAMPLE_RATE).astype(np.float32) * 0.1
+    result = await tenant.transcribe(wav(noise), vad=False)
+    assert (result["transcript"], result["language"]) == ("", None)

@@ -717,6 +717,27 @@ async def test_two_workers_never_write_one_job_twice(tenant: Tenant) -> None:
     assert unheard(segments, SPOKEN["long_en.m4a"]["segments"]) == []
 
 
+async def test_a_short_recording_waits_for_no_long_one_where_two_workers_are(tenant: Tenant) -> None:
+    long = await tenant.submit(await tenant.keep(sample("long_en.m4a")), language="en")
+    short = await tenant.submit(await tenant.keep(sample("greeting_en.wav")), language="en")
+    began, short_ended = asyncio.Event(), asyncio.Event()
+
+    async def wait(lease: Lease, number: int) -> None:
+        assert lease.job_id == long
+        began.set()
+        await short_ended.wait()
+
+    first = asyncio.create_task(tenant.drain(queue=WatchedQueue(tenant.work.database, wait)))
+    await began.wait()
+    await tenant.drain()  # the second worker, which ends as nothing is left for it
+    between = [(await tenant.job(job_id)).status for job_id in (long, short)]
+    short_ended.set()
+    await first
+    assert between == ["running", "completed"]
+    assert (await tenant.job(short)).result["transcript"] == SPOKEN["greeting_en.wav"]["text"]
+    assert (await tenant.job(long)).status == "completed"
+
+
 @pytest.mark.parametrize("killed_at", [0, 14])
 async def test_after_kill_9_another_worker_goes_on_as_the_first_one_would_have(
     tenant: Tenant, tenant_database: TenantDatabase, tmp_path: Path, killed_at: int

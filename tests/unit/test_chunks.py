@@ -1,7 +1,7 @@
 """Where recordings are cut for the speech model."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from media_workers.chunks import FRAME, SECONDS_PER_FRAME, Chunk, Flags, cut, frames, snapped, voiced
@@ -51,6 +51,7 @@ def test_everything_is_heard_on_request_if_there_is_a_voice_at_all() -> None:
     assert cut(speech(9), first=0, last=True, most=2, longest=LONGEST, everything=True).chunks == ()
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     st.lists(st.floats(0, 12), min_size=1, max_size=20),
     st.integers(1, 3),
@@ -77,6 +78,7 @@ def test_no_voice_is_lost_or_heard_twice(
     assert found.following > first or (last and first == len(voice))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0.1, 12), min_size=5, max_size=40), st.integers(1, 3))
 def test_whoever_begins_at_a_cut_finds_the_same_cuts_after_it(seconds: list[float], most: int) -> None:
     voice = speech(*seconds, 2)

@@ -19,6 +19,8 @@ SECONDS_PER_FRAME: Final = FRAME / SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 """Mono, 16 kHz, -1..1."""
+Probabilities = NDArray[np.float32]
+"""That somebody speaks, one for each frame."""
 Flags = NDArray[np.bool_]
 """One for each frame."""
 
@@ -57,6 +59,10 @@ class Chunk:
     def of(self, audio: Samples) -> Samples:
         return np.concatenate([audio[since * FRAME : until * FRAME] for since, until in self.pieces])
 
+    def holds(self, flags: Flags) -> bool:
+        """Whether one of the window's flags is set in it."""
+        return any(bool(flags[since:until].any()) for since, until in self.pieces)
+
     def placed(self, seconds: float, *, ends: bool = False) -> float:
         """A moment of the chunk in seconds of the window. `ends`: something ends then, so it lies before a join."""
         left = seconds / SECONDS_PER_FRAME
@@ -79,7 +85,7 @@ class Cut:
     full: bool
 
 
-def voiced(probabilities: NDArray[np.float32], *, everything: bool = False) -> Flags:
+def voiced(probabilities: Probabilities, *, everything: bool = False) -> Flags:
     """Where somebody speaks. `everything`: also where it only might be so."""
     on, off = (_TRACE, _TRACE / 2) if everything else (_VOICE, _STILL_VOICE)
     speaks = np.zeros(len(probabilities), np.bool_)

@@ -25,7 +25,9 @@ from media_workers.sentences import Word
 # faster-whisper's defaults.
 _BEAMS: Final = 5
 _WARMER: Final = (0.2, 0.4, 0.6, 0.8, 1.0)
-_SAMPLES: Final = 5
+_TOKENS_PER_SECOND: Final = 20
+"""So many tokens at most are written for a second of sound, and as many more for a chunk: a model that repeats itself
+ends. Whisper's own limit is 448 for each 30 seconds."""
 _UNSURE: Final = -1.0
 """Mean log probability of the tokens below which a text is heard again."""
 _REPETITIVE: Final = 2.4
@@ -69,6 +71,11 @@ class Text:
     def is_doubtful(self) -> bool:
         return not self.is_silence and (self.probability < _UNSURE or self.is_repetitive)
 
+    @property
+    def is_invented(self) -> bool:
+        """By the stricter measure for a chunk in which no voice was found: either of the signs is enough."""
+        return self.nobody > _NOBODY or self.probability < _UNSURE or self.is_repetitive
+
 
 def features(whisper: Any, chunk: Samples) -> Features:
     return pad_or_trim(whisper.feature_extractor(chunk)[..., :-1])  # type: ignore[no-any-return]
@@ -91,27 +98,29 @@ class Hearing:
         self._prompt = whisper.get_prompt(self._tokenizer, prompt or [], without_timestamps=True, hotwords=hotwords)
         self._suppressed = get_suppressed_tokens(self._tokenizer, [-1])
 
-    def texts(self, sound: ctranslate2.StorageView) -> list[Text]:
-        """The text of each chunk. One that is doubtful should be heard `again`."""
-        return self._generated(sound, beam_size=_BEAMS, patience=1)
+    def texts(self, sound: ctranslate2.StorageView, samples: Sequence[int]) -> list[Text]:
+        """The text of each chunk. One that is doubtful should be heard `again`. `samples`: of each chunk."""
+        return self._generated(sound, max(samples), beam_size=_BEAMS, patience=1)
 
-    def again(self, sound: ctranslate2.StorageView, doubtful: Text) -> Text:
-        """The text of one chunk that was doubtful, heard with more and more freedom until it is none any more."""
+    def again(self, sound: ctranslate2.StorageView, samples: int, doubtful: Text) -> Text:
+        """The text of one chunk that was doubtful, heard with more and more freedom until it is none any more.
+
+        One try at each temperature: faster-whisper's five at once take the memory of five chunks, and the time of five.
+        """
         tried = [doubtful]
         for temperature in _WARMER:
-            text = self._generated(
-                sound, beam_size=1, num_hypotheses=_SAMPLES, sampling_topk=0, sampling_temperature=temperature
-            )[0]
+            text = self._generated(sound, samples, beam_size=1, sampling_topk=0, sampling_temperature=temperature)[0]
             if not text.is_doubtful:
                 return text
             tried.append(text)
         return max([text for text in tried if not text.is_repetitive] or tried, key=lambda text: text.probability)
 
-    def _generated(self, sound: ctranslate2.StorageView, **options: Any) -> list[Text]:
+    def _generated(self, sound: ctranslate2.StorageView, samples: int, **options: Any) -> list[Text]:
+        most = len(self._prompt) + round(_TOKENS_PER_SECOND * (1 + samples / SAMPLE_RATE))
         results = self._whisper.model.generate(
             sound,
             [self._prompt] * sound.shape[0],
-            max_length=self._whisper.max_length,
+            max_length=min(most, self._whisper.max_length),
             suppress_blank=True,
             suppress_tokens=self._suppressed,
             return_scores=True,

@@ -23,7 +23,17 @@ from media_core.settings import TranscriptionSettings
 from media_core.speech_models import cannot_translate
 from media_core.store.base import ObjectMissing
 from media_core.transcripts import published
-from media_workers.chunks import SAMPLE_RATE, SECONDS_PER_FRAME, Cut, Flags, Samples, cut, frames, snapped, voiced
+from media_workers.chunks import (
+    SAMPLE_RATE,
+    SECONDS_PER_FRAME,
+    Cut,
+    Probabilities,
+    Samples,
+    cut,
+    frames,
+    snapped,
+    voiced,
+)
 from media_workers.drain import Work
 from media_workers.sentences import Word, divided
 from media_workers.settings import Settings
@@ -279,10 +289,10 @@ class Listening:
         """
         following: list[int] = []
         for track in self.recording.candidates:
-            window, voice, found = await self._cut(place.frame, track)
-            said, language = await self._said(window, voice, found, place.language)
+            window, probabilities, found = await self._cut(place.frame, track)
+            said, language = await self._said(window, probabilities, found, place.language)
             frame = window.frame + found.following
-            ended = window.last and found.following >= len(voice)
+            ended = window.last and found.following >= len(probabilities)
             if said:
                 self.recording.keep_to(track)
                 return replace(place, frame=frame, language=language, track=track), said, window.end if ended else None
@@ -294,8 +304,8 @@ class Listening:
             return replace(place, frame=min(following)), [], None
         return place, [], self._longest
 
-    async def _cut(self, frame: int, track: int) -> tuple[Window, Flags, Cut]:
-        """A window from just before `frame` on, where somebody speaks in it, and its chunks.
+    async def _cut(self, frame: int, track: int) -> tuple[Window, Probabilities, Cut]:
+        """A window from just before `frame` on, the probability of a voice for each of its frames, and its chunks.
 
         Where people speak little it is longer, so that the chunks are full nevertheless.
         """
@@ -307,10 +317,10 @@ class Listening:
         while True:
             window = await self.recording.window(frame - lead, seconds, track)
             await self.charge(window.end - _ROUNDING)
-            voice = voiced(await self.model.voice(window.audio), everything=everything)
+            probabilities = await self.model.voice(window.audio)
             found = cut(
-                voice,
-                first=min(lead, len(voice)),
+                voiced(probabilities, everything=everything),
+                first=min(lead, len(probabilities)),
                 last=window.last,
                 most=most,
                 longest=min(longest, 0.9 * seconds),
@@ -318,16 +328,18 @@ class Listening:
                 apart=self.wanted.multilingual,
             )
             if found.full or seconds >= self.window_seconds:
-                return window, voice, found
+                return window, probabilities, found
             seconds = self.window_seconds
 
     async def _said(
-        self, window: Window, voice: Flags, found: Cut, language: str | None
+        self, window: Window, probabilities: Probabilities, found: Cut, language: str | None
     ) -> tuple[list[Word], str | None]:
         if not found.chunks:
             return [], language
         chunks = [chunk.of(window.audio) for chunk in found.chunks]
-        heard = await self.model.hear(chunks, language, self.wanted)
+        clear = voiced(probabilities)
+        voice = clear if self.wanted.vad else voiced(probabilities, everything=True)
+        heard = await self.model.hear(chunks, language, self.wanted, [chunk.holds(clear) for chunk in found.chunks])
         said: list[Word] = []
         for chunk, (words, spoken) in zip(found.chunks, heard, strict=True):
             for word in words:

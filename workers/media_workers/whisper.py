@@ -4,8 +4,9 @@ It takes samples, never files: only the confined children of `media_core.decodin
 
 Whisper invents words for silence. Three gates prevent that, the cheapest first. What the voice detector (Silero) takes
 for silence is not given to the model; with `vad` off that is a window without a trace of a voice. A text is dropped if
-its probability of no speech is above 0.6 while its words' mean log probability is below -1. Text is never given as
-context for the next 30 seconds, since that makes Whisper repeat itself.
+its probability of no speech is above 0.6 while its words' mean log probability is below -1; where the detector finds no
+voice, one of both is enough. Text is never given as context for the next 30 seconds, since that makes Whisper repeat
+itself.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ctranslate2
 import numpy as np
@@ -38,6 +40,8 @@ _CHUNKS_ON_CPU = 2
 _CHUNKS_ON_GPU = 8
 _CLEAR = 0.5
 """Probability above which a chunk has another language than the recording (faster-whisper's own threshold)."""
+_LIKELIER: Final = 3
+"""So many times likelier than the recording's language another one is the chunk's even below that."""
 # Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
 _HINT_TOKENS = 223
 
@@ -67,24 +71,30 @@ class Model:
         return await self._computed(_voice_probabilities, audio)  # type: ignore[no-any-return]
 
     async def hear(
-        self, chunks: Sequence[Samples], language: str | None, wanted: TranscriptionRequest
+        self,
+        chunks: Sequence[Samples],
+        language: str | None,
+        wanted: TranscriptionRequest,
+        voices: Sequence[bool] | None = None,
     ) -> list[tuple[list[Word], str]]:
         """The words of each chunk of up to 30 seconds, with times in seconds of the chunk, and its language.
 
         The chunks are heard together. `language` None: it is that of the chunks as a whole. A `multilingual` recording
-        has another one in a chunk where that is clear.
+        has another one in a chunk where that is clear. `voices`: whether a voice was found in each chunk; None: in all.
         """
+        voices = voices or [True] * len(chunks)
         spectrograms = [await self._computed(hearing.features, self._whisper, chunk) for chunk in chunks]
         sound = await self._computed(hearing.encoded, self._whisper, spectrograms)
         lengths = [len(chunk) for chunk in chunks]
         languages = await self._computed(self._languages_of, sound, language, wanted.multilingual)
         if len(set(languages)) == 1:
-            words = await self._asked(languages[0], wanted, spectrograms, sound, lengths)
+            words = await self._asked(languages[0], wanted, spectrograms, sound, lengths, voices)
             return [(each, languages[0]) for each in words]
         heard: list[tuple[list[Word], str]] = []
-        for spectrogram, length, spoken in zip(spectrograms, lengths, languages, strict=True):
+        for spectrogram, length, spoken, voice in zip(spectrograms, lengths, languages, voices, strict=True):
             alone = await self._computed(hearing.encoded, self._whisper, [spectrogram])
-            heard += [(each, spoken) for each in await self._asked(spoken, wanted, [spectrogram], alone, [length])]
+            words = await self._asked(spoken, wanted, [spectrogram], alone, [length], [voice])
+            heard += [(each, spoken) for each in words]
         return heard
 
     async def _asked(
@@ -94,13 +104,16 @@ class Model:
         spectrograms: Sequence[Features],
         sound: Encoded,
         lengths: Sequence[int],
+        voices: Sequence[bool],
     ) -> list[list[Word]]:
         asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
-        texts = await self._computed(asked.texts, sound.together)
-        for number, text in enumerate(texts):
-            if text.is_doubtful:
+        texts = await self._computed(asked.texts, sound.together, lengths)
+        for number, (text, voice) in enumerate(zip(texts, voices, strict=True)):
+            if not voice:
+                texts[number] = replace(text, tokens=[], written="") if text.is_invented else text
+            elif text.is_doubtful:
                 alone = await self._computed(hearing.encoded, self._whisper, [spectrograms[number]])
-                texts[number] = await self._computed(asked.again, alone.together, text)
+                texts[number] = await self._computed(asked.again, alone.together, lengths[number], text)
         if sound.each is None:
             return await self._computed(asked.words, sound.together, texts, lengths)  # type: ignore[no-any-return]
         words: list[list[Word]] = []
@@ -122,8 +135,7 @@ class Model:
         common = language or sum(likely, Counter[str]()).most_common(1)[0][0]
         if not multilingual:
             return [common] * count
-        clear = [chunk.most_common(1)[0] for chunk in likely]
-        return [code if probability > _CLEAR else common for code, probability in clear]
+        return [_spoken(chunk, common) for chunk in likely]
 
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
@@ -254,6 +266,12 @@ def _folder(settings: WhisperSettings) -> Path:
             "faster-whisper (CTranslate2) model."
         )
     return folder
+
+
+def _spoken(likely: Counter[str], common: str) -> str:
+    """The language of one chunk. `likely`: the probability of each; `common`: of the recording so far."""
+    code, probability = likely.most_common(1)[0]
+    return code if probability > _CLEAR or probability >= _LIKELIER * likely[common] else common
 
 
 def _voice_probabilities(audio: Samples) -> NDArray[np.float32]:

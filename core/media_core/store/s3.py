@@ -236,10 +236,6 @@ class S3Store:
         if "_calls" in vars(self):
             self._calls.close()
 
-    async def ensure_bucket(self) -> None:
-        """Creates the bucket unless this account has it. Raises Unavailable, also if another account has it."""
-        await self._call(lambda calls: calls.make_bucket())
-
     async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         with _outages():
             await obstore.put_async(self._whole, key, data, use_multipart=False)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict
 
 import boto3
 import botocore.session
@@ -25,7 +25,7 @@ from media_core.store.encryption import name_in_writes
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-    from types_boto3_s3.type_defs import CompletedPartTypeDef, CreateBucketRequestTypeDef
+    from types_boto3_s3.type_defs import CompletedPartTypeDef
 
     from media_core.store.credentials import KeySource
     from media_core.store.s3_settings import S3Settings
@@ -105,17 +105,6 @@ class S3Calls:
                     else:
                         aborted += 1
         return aborted
-
-    def make_bucket(self) -> None:
-        request: CreateBucketRequestTypeDef = {"Bucket": self._bucket}
-        if self._settings.region != "us-east-1":  # the default, which S3 refuses as a LocationConstraint
-            request["CreateBucketConfiguration"] = {"LocationConstraint": cast("Any", self._settings.region)}
-        with _outages():
-            try:
-                self._client.create_bucket(**request)
-            except ClientError as error:
-                if _code(error) != "BucketAlreadyOwnedByYou":
-                    raise
 
     def _open(self, answer_timeout: timedelta) -> "S3Client":
         with self._opening:  # the session is not thread-safe

@@ -57,7 +57,7 @@ SETTINGS = {
     "log_min_messages": "warning",
     "log_line_prefix": "%m %u@%d ",
 }
-RELAXED = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+RELAXED = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresFailed(Exception):
@@ -67,8 +67,9 @@ class PostgresFailed(Exception):
 class EmbeddedPostgres:
     """A PostgreSQL 18 server whose data lies in `folder`.
 
-    `durable=False` turns off all protection against a power cut; it is for tests only. All methods are synchronous and
-    raise `PostgresFailed`; `start` and `stop` may be repeated.
+    `durable=False` turns off all protection against a power cut; it is for tests only. What was committed outlasts a
+    kill -9 of the server all the same. All methods are synchronous and raise `PostgresFailed`; `start` and `stop` may
+    be repeated.
     """
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
