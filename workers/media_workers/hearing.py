@@ -42,14 +42,6 @@ Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """The encoder's output: of all chunks, and of each by itself where that costs no copy from another device."""
-
-    together: ctranslate2.StorageView
-    each: Sequence[ctranslate2.StorageView] | None
-
-
-@dataclass(frozen=True)
 class Text:
     """The tokens of a chunk's text. `probability`: the mean log of the tokens'. `nobody`: of no speech."""
 
@@ -81,12 +73,8 @@ def features(whisper: Any, chunk: Samples) -> Features:
     return pad_or_trim(whisper.feature_extractor(chunk)[..., :-1])  # type: ignore[no-any-return]
 
 
-def encoded(whisper: Any, spectrograms: Sequence[Features]) -> Encoded:
-    """On a CPU one after the other, which is as fast, and takes the memory of one."""
-    if whisper.model.device != "cpu":
-        return Encoded(whisper.encode(np.stack(spectrograms)), None)
-    arrays = [np.array(whisper.encode(spectrogram)) for spectrogram in spectrograms]
-    return Encoded(_view(np.concatenate(arrays)), [_view(array) for array in arrays])
+def encoded(whisper: Any, spectrograms: Sequence[Features]) -> ctranslate2.StorageView:
+    return whisper.encode(np.stack(spectrograms))
 
 
 class Hearing:
@@ -152,7 +140,3 @@ def _words(aligned: list[dict[str, Any]], seconds: float) -> Iterator[Word]:
         if text.strip():
             end = min(float(word["end"]), seconds)
             yield Word(text, min(float(word["start"]), end), end, float(word["probability"]))
-
-
-def _view(array: Features) -> ctranslate2.StorageView:
-    return ctranslate2.StorageView.from_array(np.ascontiguousarray(array))

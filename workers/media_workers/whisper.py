@@ -10,11 +10,14 @@ itself.
 """
 
 import asyncio
+import contextlib
+import ctypes
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,33 +33,42 @@ from media_core.jobs import TranscriptionRequest
 from media_core.speech_models import translates
 from media_workers import hearing
 from media_workers.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples
-from media_workers.hearing import Encoded, Features, Hearing
+from media_workers.hearing import Features, Hearing
 from media_workers.sentences import Word
 from media_workers.settings import WhisperSettings
 
 _SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
 _CHUNKS_ON_CPU = 2
-"""Chunks that are heard together. On a CPU more are hardly faster, and take more memory."""
+"""Chunks that are heard at the same time, each by half of the threads: two threads gain little on one chunk, since the
+model's steps are small. More chunks take more memory."""
 _CHUNKS_ON_GPU = 8
+"""Chunks that are heard together."""
+_MOST_THREADS = 4
+"""CPU threads, where none are set."""
 _CLEAR = 0.5
 """Probability above which a chunk has another language than the recording (faster-whisper's own threshold)."""
 _LIKELIER: Final = 3
 """So many times likelier than the recording's language another one is the chunk's even below that."""
+_M_ARENA_MAX: Final = -8
+_M_MMAP_THRESHOLD: Final = -3
 # Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
 _HINT_TOKENS = 223
 
 
 class Model:
-    """A loaded model. It computes in one thread of its own, one call after the other.
+    """A loaded model. `hearers`: how many chunks it hears at the same time on a CPU, each in a thread of its own.
 
-    One thread saves memory: each thread that has held a window's arrays keeps an arena of freed memory. A computation
-    cannot be interrupted: if its job is cancelled or its lease lost, the next job's computation waits for its end.
+    All else is computed in one thread, one call after the other: the encoder takes 130 MB for a moment, and each thread
+    that has held a window's arrays keeps freed memory. A computation cannot be interrupted: if its job is cancelled or
+    its lease lost, the next job's computation waits for its end.
     """
 
-    def __init__(self, whisper: Any, *, translates: bool = True) -> None:
+    def __init__(self, whisper: Any, *, translates: bool = True, hearers: int = 1) -> None:
         self._whisper = whisper
-        self.at_once = _CHUNKS_ON_CPU if whisper.model.device == "cpu" else _CHUNKS_ON_GPU
+        self._is_on_cpu = whisper.model.device == "cpu"
+        self.at_once = _CHUNKS_ON_CPU if self._is_on_cpu else _CHUNKS_ON_GPU
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="whisper")
+        self._hearers = ThreadPoolExecutor(max_workers=hearers, thread_name_prefix="hearer")
         # Older models lack some of the languages that faster-whisper lists.
         self.languages: frozenset[str] = frozenset(
             code
@@ -79,58 +91,68 @@ class Model:
     ) -> list[tuple[list[Word], str]]:
         """The words of each chunk of up to 30 seconds, with times in seconds of the chunk, and its language.
 
-        The chunks are heard together. `language` None: it is that of the chunks as a whole. A `multilingual` recording
-        has another one in a chunk where that is clear. `voices`: whether a voice was found in each chunk; None: in all.
+        `language` None: it is that of the chunks as a whole. A `multilingual` recording has another one in a chunk
+        where that is clear. `voices`: whether a voice was found in each chunk; None: in all.
         """
-        voices = voices or [True] * len(chunks)
         spectrograms = [await self._computed(hearing.features, self._whisper, chunk) for chunk in chunks]
-        sound = await self._computed(hearing.encoded, self._whisper, spectrograms)
+        groups = await self._encoded(spectrograms, apart=self._is_on_cpu)
+        languages = await self._languages_of([group.sound for group in groups], language, wanted.multilingual)
+        if len(set(languages)) > 1 and not self._is_on_cpu:
+            groups = await self._encoded(spectrograms, apart=True)
         lengths = [len(chunk) for chunk in chunks]
-        languages = await self._computed(self._languages_of, sound, language, wanted.multilingual)
-        if len(set(languages)) == 1:
-            words = await self._asked(languages[0], wanted, spectrograms, sound, lengths, voices)
-            return [(each, languages[0]) for each in words]
-        heard: list[tuple[list[Word], str]] = []
-        for spectrogram, length, spoken, voice in zip(spectrograms, lengths, languages, voices, strict=True):
-            alone = await self._computed(hearing.encoded, self._whisper, [spectrogram])
-            words = await self._asked(spoken, wanted, [spectrogram], alone, [length], [voice])
-            heard += [(each, spoken) for each in words]
-        return heard
+        asked = [self._asked(group, languages, wanted, lengths, voices or [True] * len(chunks)) for group in groups]
+        heard = [words for group in await asyncio.gather(*asked) for words in group]
+        return list(zip(heard, languages, strict=True))
+
+    async def _encoded(self, spectrograms: Sequence[Features], *, apart: bool) -> list["_Group"]:
+        """`apart`: each chunk by itself."""
+        count = len(spectrograms)
+        parts = [range(number, number + 1) for number in range(count)] if apart else [range(count)]
+        return [
+            _Group(
+                part,
+                await self._computed(hearing.encoded, self._whisper, [spectrograms[number] for number in part]),
+                spectrograms,
+            )
+            for part in parts
+        ]
 
     async def _asked(
         self,
-        language: str,
+        group: "_Group",
+        languages: Sequence[str],
         wanted: TranscriptionRequest,
-        spectrograms: Sequence[Features],
-        sound: Encoded,
         lengths: Sequence[int],
         voices: Sequence[bool],
     ) -> list[list[Word]]:
-        asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
-        texts = await self._computed(asked.texts, sound.together, lengths)
-        for number, (text, voice) in enumerate(zip(texts, voices, strict=True)):
-            if not voice:
-                texts[number] = replace(text, tokens=[], written="") if text.is_invented else text
+        spoken = languages[group.part[0]]
+        asked = Hearing(self._whisper, spoken, wanted.task, self._prompt(wanted), wanted.hotwords)
+        samples = [lengths[number] for number in group.part]
+        texts = await self._heard(asked.texts, group.sound, samples)
+        for place, number in enumerate(group.part):
+            text = texts[place]
+            if not voices[number]:
+                texts[place] = replace(text, tokens=[], written="") if text.is_invented else text
             elif text.is_doubtful:
-                alone = await self._computed(hearing.encoded, self._whisper, [spectrograms[number]])
-                texts[number] = await self._computed(asked.again, alone.together, lengths[number], text)
-        if sound.each is None:
-            return await self._computed(asked.words, sound.together, texts, lengths)  # type: ignore[no-any-return]
-        words: list[list[Word]] = []
-        for each, text, length in zip(sound.each, texts, lengths, strict=True):
-            words += await self._computed(asked.words, each, [text], [length])
-        return words
+                alone = group.sound
+                if len(group.part) > 1:
+                    alone = await self._computed(hearing.encoded, self._whisper, [group.spectrograms[number]])
+                texts[place] = await self._heard(asked.again, alone, samples[place], text)
+        return await self._heard(asked.words, group.sound, texts, samples)  # type: ignore[no-any-return]
 
-    def _languages_of(self, sound: Encoded, language: str | None, multilingual: bool) -> list[str]:
+    async def _languages_of(
+        self, sounds: Sequence[ctranslate2.StorageView], language: str | None, multilingual: bool
+    ) -> list[str]:
         """The language of each chunk."""
-        count = sound.together.shape[0]
+        count = sum(sound.shape[0] for sound in sounds)
         if len(self.languages) == 1:
             return [next(iter(self.languages))] * count
         if language is not None and not multilingual:
             return [language] * count
         likely = [
             Counter({token[2:-2]: probability for token, probability in chunk if token[2:-2] in self.languages})
-            for chunk in self._whisper.model.detect_language(sound.together)
+            for sound in sounds
+            for chunk in await self._computed(self._whisper.model.detect_language, sound)
         ]
         common = language or sum(likely, Counter[str]()).most_common(1)[0][0]
         if not multilingual:
@@ -139,6 +161,9 @@ class Model:
 
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def _heard(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._hearers, function, *arguments)
 
     def _prompt(self, wanted: TranscriptionRequest) -> list[int] | None:
         """The prompt's last tokens that fit beside the hot words: both at full length would be an error."""
@@ -151,6 +176,15 @@ class Model:
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self._whisper.hf_tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
         return ids
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Chunks that the model hears together. `part`: which of them; `spectrograms`: of all."""
+
+    part: range
+    sound: ctranslate2.StorageView
+    spectrograms: Sequence[Features]
 
 
 class Whisper:
@@ -186,12 +220,16 @@ def _load(settings: WhisperSettings) -> Model:
             f"set it to one of {', '.join(sorted(supported))}."
         )
     folder = _folder(settings)
+    threads = settings.cpu_threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    hearers = min(_CHUNKS_ON_CPU, threads) if device == "cpu" else 1
+    _give_memory_back()
     try:
         whisper = WhisperModel(
             str(folder),
             device=device,
             compute_type=settings.compute_type,
-            cpu_threads=settings.cpu_threads,
+            cpu_threads=threads // hearers,
+            num_workers=hearers,
             local_files_only=settings.local_files_only,
         )
         if device == "cuda":
@@ -203,7 +241,7 @@ def _load(settings: WhisperSettings) -> Model:
             "MEDIA_WHISPER_MODEL to a complete faster-whisper (CTranslate2) model, or MEDIA_WHISPER_DEVICE to cpu."
         ) from error
     is_whole = _has_whole_decoder(folder, mel_bands=whisper.model.n_mels)
-    return Model(whisper, translates=is_whole and translates(settings.model))
+    return Model(whisper, translates=is_whole and translates(settings.model), hearers=hearers)
 
 
 def _has_whole_decoder(folder: Path, *, mel_bands: int) -> bool:
@@ -279,6 +317,17 @@ def _voice_probabilities(audio: Samples) -> NDArray[np.float32]:
         return np.zeros(0, np.float32)
     whole = np.pad(audio, (0, -len(audio) % FRAME))
     return np.asarray(get_vad_model()(whole), np.float32).ravel()
+
+
+def _give_memory_back() -> None:
+    """Makes the C library return large arrays to the system when they are freed, and keep the rest in one arena.
+
+    Its own bounds grow with the arrays that were freed, and each thread has an arena: of base 120 to 210 MB stayed.
+    """
+    with contextlib.suppress(AttributeError):  # a C library that is not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 16 << 20)
 
 
 def _first_line(error: Exception) -> str:
