@@ -122,7 +122,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table or a list of its own, in Markdown."""
+    """Markdown that a bench prints below the tables: a table, or a list."""
 
     text: str
 

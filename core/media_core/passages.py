@@ -176,7 +176,7 @@ async def try_to_keep(
     try:
         async with tx.begin_nested():
             await keep(tx, job_id, media_id, payload, result)
-    except Exception as error:  # whatever it is: what was heard counts more than that it can be searched
+    except Exception as error:  # any error: the transcript is kept, also where it cannot be searched
         # The error may quote what was said, so it is not logged.
         state = getattr(getattr(error, "orig", None), "sqlstate", None)
         _log.error("transcript_not_searchable", job_id=job_id, reason=type(error).__name__, sqlstate=state)

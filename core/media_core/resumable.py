@@ -42,7 +42,7 @@ from media_core.policy import Policy
 from media_core.store import GatheredObject, ObjectStore, Piece
 from media_core.tokens import Claims
 from media_core.upload_claims import RESERVED_LONGER, Claim, claimed, shielded
-from media_core.uploads import CONNECTION_BYTES, Uploaded, Uploads, too_large
+from media_core.uploads import CONNECTION_BYTES, Upload, Uploaded, Uploads, too_large
 
 MOST_OPEN: Final = 1000
 """Uploads that one person may have under way."""
@@ -278,15 +278,8 @@ class Resumables:
                         async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
                             async for chunk in chunks:
                                 await upload.write(bytes(chunk))
-                    uploaded = await upload.commit(
-                        caller=caller,
-                        filename=declared.filename,
-                        claimed_type=declared.claimed_type,
-                        tenant_scope=declared.tenant_scope,
-                        room_id=declared.room_id,
-                        idempotency_key=idempotency_key or _key_of(parts),
-                        request_id=request_id,
-                    )
+                    key = idempotency_key or _key_of(parts)
+                    uploaded = await _committed(upload, caller, declared, key, request_id)
                 await self._insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
             except BaseException:
                 await shielded(self._reserve_parts(claims, reservation))
@@ -388,15 +381,8 @@ class Resumables:
             sha256 = known.hexdigest() if known is not None else await _hashed(gathered)
             try:
                 async with await self._uploads.whole(gathered, sha256, claim.reservation) as upload:
-                    uploaded = await upload.commit(
-                        caller=caller,
-                        filename=declared.filename,
-                        claimed_type=declared.claimed_type,
-                        tenant_scope=declared.tenant_scope,
-                        room_id=declared.room_id,
-                        idempotency_key=f"upload {claim.upload_id}",
-                        request_id=request_id,
-                    )
+                    key = f"upload {claim.upload_id}"
+                    uploaded = await _committed(upload, caller, declared, key, request_id)
             except Refused as refused:
                 if refused.code == "infected":
                     await self._end(claim)
@@ -600,6 +586,20 @@ def _progress(row: Any) -> Progress:
 
 def _expired() -> Refused:
     return Refused("upload_expired", "This upload has expired, and its bytes are gone. Begin a new one.")
+
+
+async def _committed(
+    upload: Upload, caller: Claims, declared: Declared, idempotency_key: str, request_id: str | None
+) -> Uploaded:
+    return await upload.commit(
+        caller=caller,
+        filename=declared.filename,
+        claimed_type=declared.claimed_type,
+        tenant_scope=declared.tenant_scope,
+        room_id=declared.room_id,
+        idempotency_key=idempotency_key,
+        request_id=request_id,
+    )
 
 
 def _beyond(length: int) -> Refused:

@@ -69,7 +69,7 @@ def test_a_job_runs_and_goes_after_its_ttl(workspace: Namespace) -> None:
 def test_a_container_that_takes_too_much_memory_is_seen_as_oomkilled(workspace: Namespace) -> None:
     greedy = ("python3", "-c", "taken = bytearray(200 << 20); print(len(taken))")
     seen: list[tuple[str, int]] = []
-    # The runtime hears of it by an event of its own. It may come after the exit; then it says Error.
+    # The runtime learns of the kill by an event. If the event comes after the exit, the reason is Error.
     while ("OOMKilled", 137) not in seen and len(seen) < 5:
         name = f"greedy-{len(seen)}"
         workspace.apply(pod(name, *greedy, resources={"limits": {"memory": "64Mi"}}))
