@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 # Where it is set, as in containers, each process would compile all of its modules again, for 1 to 2 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock clamd pgbouncer chromium page speech run docs check format lint types contracts test-fast test tools soak
+.PHONY: help setup lock clamd pgbouncer chromium page speech run docs check format lint types contracts test-fast test test-again tools soak
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
 
@@ -85,3 +85,10 @@ TEST_PROCESSES ?= $(shell nproc)
 test: setup clamd pgbouncer chromium speech ## all tests, on real parts
 	@$(BIN)/python page/build.py --try
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder tests/unit tests/integration tests/browser tests/cluster
+
+FAILED := .pytest_cache/v/cache/lastfailed
+AGAIN := 3
+test-again: setup ## by themselves, at most three tests that failed in the last run
+	@failed=$$(grep -o '"tests/.*"' $(FAILED) 2>/dev/null); count=$$(grep -c . <<< "$$failed"); \
+	test $$count -ge 1 -a $$count -le $(AGAIN) || { echo "Not run again: $$count tests failed, at most $(AGAIN) may."; exit 1; }; \
+	$(BIN)/pytest --last-failed --last-failed-no-failures none tests && sed 's/^/FLAKY: failed beside others, passed by itself: /' <<< "$$failed"

@@ -43,6 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(_tier(item.keywords, item.nodeid)))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run that broke off has nothing for `make test-again`, which would run a part of it only."""
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if not ended and not hasattr(session.config, "workerinput"):
+        session.config.cache.set("cache/lastfailed", {})
+
+
 class _ByFile(LoadScopeScheduling):
     """Hands out a file at a time, and all files of the node tier to one process."""
 

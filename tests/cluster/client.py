@@ -62,8 +62,13 @@ class Client:
         job: dict[str, Any] = {}
 
         def look() -> bool:
+            answer = self.http.get(f"/v1/jobs/{job_id}")
             job.clear()
-            job.update(self.http.get(f"/v1/jobs/{job_id}").json()["data"])
+            job.update(answer.json())
+            if answer.status_code == 503:  # PostgreSQL is on its way back
+                return False
+            assert answer.status_code == 200, job
+            job.update(job.pop("data"))
             assert job["status"] not in ("failed", "cancelled"), job
             return bool(job["status"] == "completed")
 
