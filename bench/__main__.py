@@ -20,7 +20,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from sqlalchemy import text
 from tests.tools import build
 
 from bench import counts, decoding, large, load, matrix, memory, on_s3, scans, small, speech, synapse, tusd
@@ -111,7 +110,7 @@ async def _run(chosen: list[str], effort: Effort) -> tuple[str, bool]:
 
 async def _machine(parts: Parts) -> str:
     async with parts.tenant.api.database.transaction() as tx:
-        postgres = (await tx.execute(text("SHOW server_version"))).scalar_one()
+        postgres = await tx.value("SHOW server_version")
     versions = [f"PostgreSQL {postgres}", *(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)]
     versions += [f"Synapse {synapse.version()}", f"tusd {tusd.TOOL.version}"]
     versions += [f"{on_s3.SERVER} {build.TOOLS[on_s3.SERVER].version}", *_wrk()]

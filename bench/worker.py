@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
-
 from bench.parts import Tenant
 from bench.resources import Resources
 from media_core.database import Database
@@ -78,9 +76,9 @@ class Worker:
     async def queue_scans(self, sha256s: list[str]) -> None:
         """Of these contents, as if each had just come; nothing else is queued then."""
         async with self._database.transaction() as tx:
-            await tx.execute(text("DELETE FROM job"))
+            await tx.execute("DELETE FROM job")
             await tx.execute(
-                text("UPDATE blob SET scan_status = 'pending' WHERE sha256 = ANY(:sha256s)"), {"sha256s": sha256s}
+                "UPDATE blob SET scan_status = 'pending' WHERE sha256 = ANY(%(sha256s)s)", {"sha256s": sha256s}
             )
             for sha256 in sha256s:
                 await enqueue(tx, "scan", {"sha256": sha256}, dedupe_key=sha256)
@@ -88,16 +86,16 @@ class Worker:
     async def queue_transcription(self, payload: dict[str, Any]) -> None:
         """Of a content that was found clean; nothing else is queued then."""
         async with self._database.transaction() as tx:
-            await tx.execute(text("DELETE FROM job"))
+            await tx.execute("DELETE FROM job")
             await tx.execute(
-                text("UPDATE blob SET scan_status = 'clean' WHERE sha256 = :sha256"), {"sha256": payload["sha256"]}
+                "UPDATE blob SET scan_status = 'clean' WHERE sha256 = %(sha256)s", {"sha256": payload["sha256"]}
             )
             await enqueue(tx, "transcribe", payload, owner="alice", media_id=payload["media_id"])
 
     async def transcript(self) -> str:
         """Of the one job."""
         async with self._database.transaction() as tx:
-            return str((await tx.execute(text("SELECT result ->> 'transcript' FROM job"))).scalar_one())
+            return str(await tx.value("SELECT result ->> 'transcript' FROM job"))
 
     async def check(self, count: int) -> None:
         """All `count` jobs that were queued are done, and well: else a turn was quick for a wrong reason."""
@@ -106,7 +104,7 @@ class Worker:
         assert seen == [("completed", count)], f"{count} jobs ended as {seen}"
 
 
-_STATES = text("SELECT status, count(*) AS jobs FROM job GROUP BY status")
+_STATES = "SELECT status, count(*) AS jobs FROM job GROUP BY status"
 
 
 @asynccontextmanager

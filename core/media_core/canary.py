@@ -11,8 +11,7 @@ import contextlib
 import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
-
-from sqlalchemy import text
+from typing import Final
 
 from media_core.access import CANARY
 from media_core.contents import Facts
@@ -28,21 +27,21 @@ _MOST = 128
 """Most bytes of the test file. After the first 68 it may hold white space only."""
 _WHITE = b" \t\r\n"
 
-_SENT = text("INSERT INTO canary (sha256) VALUES (:sha256)")
-_QUEUED = text("""
-UPDATE canary SET job_id = (SELECT job_id FROM job WHERE owner = :owner ORDER BY job_id DESC LIMIT 1)
-WHERE sha256 = :sha256
-""")
-_LEFT = text("""
+_SENT: Final = "INSERT INTO canary (sha256) VALUES (%(sha256)s)"
+_QUEUED: Final = """
+UPDATE canary SET job_id = (SELECT job_id FROM job WHERE owner = %(owner)s ORDER BY job_id DESC LIMIT 1)
+WHERE sha256 = %(sha256)s
+"""
+_LEFT: Final = """
 SELECT sha256 FROM canary
 WHERE ended_at IS NULL OR EXISTS (SELECT FROM blob WHERE blob.sha256 = canary.sha256)
 LIMIT 100
-""")
-_FORGET = text("DELETE FROM canary WHERE sha256 = :sha256")
-_FORGET_OLDER = text("""
+"""
+_FORGET: Final = "DELETE FROM canary WHERE sha256 = %(sha256)s"
+_FORGET_OLDER: Final = """
 DELETE FROM canary WHERE ended_at IS NOT NULL
   AND sent_at < (SELECT max(sent_at) FROM canary WHERE ended_at IS NOT NULL)
-""")
+"""
 
 
 class PlainText:
@@ -94,7 +93,7 @@ async def close(library: Library, sha256: str) -> None:
 async def clear(library: Library) -> None:
     """Closes the canaries that are still open, and deletes the rows of all but the last. Raises Unavailable."""
     async with library.database.transaction() as tx:
-        left = list((await tx.execute(_LEFT)).scalars())
+        left = [row.sha256 for row in await tx.execute(_LEFT)]
     for sha256 in left:
         await close(library, sha256)
     async with library.database.transaction() as tx:

@@ -40,7 +40,7 @@ YOUNG_SECONDS: Final = 1.0
 
 
 class Connection(psycopg.AsyncConnection[Any]):
-    """Only its pool ends it. SQLAlchemy's `close` does nothing."""
+    """Only its pool ends it."""
 
     def opened(self) -> None:
         """To be called once, right after it was opened."""
@@ -55,15 +55,6 @@ class Connection(psycopg.AsyncConnection[Any]):
     def end(self) -> None:
         """Idempotent. The server notices at once."""
         self.pgconn.finish()
-
-    async def close(self) -> None:
-        """For SQLAlchemy; see the class."""
-
-    def add_notice_handler(self, callback: Any) -> None:
-        """Adds each handler once: SQLAlchemy adds its own each time that it is lent this connection."""
-        with suppress(ValueError):
-            self.remove_notice_handler(callback)
-        super().add_notice_handler(callback)
 
     async def ask(self, query: psycopg.abc.Query, seconds: float) -> list[Any]:
         """The rows of a statement that has to be answered within `seconds`. Raises psycopg's errors.

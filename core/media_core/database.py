@@ -1,4 +1,4 @@
-"""One tenant's database: transactions, single statements, migrations, and what the tenant's role may do.
+"""One tenant's database, through the driver: transactions and single statements.
 
 Nothing relies on session state, so everything works behind PgBouncer in transaction mode with PgBouncer's defaults:
 search_path and limits belong to the tenant's role, locks end with their transaction, statements are prepared by name
@@ -8,23 +8,16 @@ Whoever holds a connection must not take a second one: with a pool of one, that 
 """
 
 import asyncio
-import math
-import threading
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
-from importlib.resources import files
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final, LiteralString
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
-from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import namedtuple_row
-from sqlalchemy import NullPool, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from media_core.connections import TRUSTED_SECONDS, Connection, Connections
+from media_core.connections import Connection, Connections
 from media_core.errors import Unavailable
 from media_core.fresh import Fresh
 
@@ -72,7 +65,47 @@ _AWAY: Final = {
 }
 """By the first characters of a SQLSTATE: the errors of the server, not of the statement. A later try may succeed."""
 
-_LENT: ContextVar[Connection] = ContextVar("lent")
+Arguments = Sequence[Any] | Mapping[str, Any]
+
+
+class Transaction:
+    """The statements of one transaction, on a connection of the driver. It begins and ends elsewhere.
+
+    Placeholders are `%s` or `%(name)s`; rows are named tuples. Every method raises psycopg's errors.
+    """
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self.has_queued = False
+
+    async def execute(self, query: LiteralString, arguments: Arguments = ()) -> list[Any]:
+        """The statement's rows; none where it returns none."""
+        return await _rows(self._connection, query, arguments)
+
+    async def first(self, query: LiteralString, arguments: Arguments = ()) -> Any:
+        """The first row, or None."""
+        rows = await self.execute(query, arguments)
+        return rows[0] if rows else None
+
+    async def value(self, query: LiteralString, arguments: Arguments = ()) -> Any:
+        """The first column of the first row, or None."""
+        row = await self.first(query, arguments)
+        return None if row is None else row[0]
+
+    def savepoint(self) -> AbstractAsyncContextManager[Any]:
+        """What fails in its block is undone by itself; the transaction goes on if the error is caught outside."""
+        return self._connection.transaction()
+
+    def announce(self) -> None:
+        """To be called when a job was queued: it is announced after the commit."""
+        self.has_queued = True
+
+
+async def _rows(connection: psycopg.AsyncConnection[Any], query: LiteralString, arguments: Arguments) -> list[Any]:
+    cursor = connection.cursor(row_factory=namedtuple_row)
+    await cursor.execute(query, arguments)
+    result = cursor.pgresult
+    return await cursor.fetchall() if result is not None and result.nfields else []
 
 
 class Database:
@@ -86,17 +119,9 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 10, relaxed: bool = False, prepare: bool = False) -> None:
         self._begin: LiteralString = "BEGIN; SET LOCAL synchronous_commit = off" if relaxed else "BEGIN"
-        self._engine = create_async_engine(
-            url,
-            poolclass=NullPool,  # `_lending` gives it its connection
-            pool_reset_on_return=None,
-            async_creator=_lent,
-            hide_parameters=True,  # file names and prompts stay out of logged tracebacks
-        )
-        _, arguments = self._engine.dialect.create_connect_args(self._engine.url)
         self._connecting: dict[str, Any] = {
             **CONNECTING,
-            **arguments,
+            **connection_arguments(url),
             "autocommit": True,
             "prepare_threshold": PREPARED_AFTER if prepare else None,
         }
@@ -107,30 +132,39 @@ class Database:
         self._ending = asyncio.Event()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block, rolls back on any exception. Raises Unavailable when PostgreSQL is away.
 
-        Jobs that were queued in it (`announce_after`) are announced after the commit.
+        Jobs that were queued in it (`Transaction.announce`) are announced after the commit.
         """
-        async with self._lending() as (lent, connection):
-            await lent.execute(self._begin, prepare=False)
-            async with connection.begin():
-                yield connection
-            queued = connection.info.pop("announce", False)
-        if queued:
+        connection = await self._connections.take()
+        try:
+            await connection.execute(self._begin, prepare=False)
+            tx = Transaction(connection)
+            try:
+                yield tx
+            except Exception:
+                with suppress(psycopg.Error):  # its connection is ended when it comes back
+                    await connection.rollback()
+                raise
+            await connection.commit()
+        except psycopg.Error as error:
+            if (away := self._away(error)) is not None:
+                raise away from error
+            raise
+        except asyncio.CancelledError:
+            connection.end()  # as in `_call`
+            raise
+        finally:
+            self._connections.give(connection)
+        if tx.has_queued:
             self.announce()
 
-    @asynccontextmanager
-    async def statement(self) -> AsyncIterator[AsyncConnection]:
-        """Each statement commits by itself, without round trips for BEGIN and COMMIT. Raises as `transaction`."""
-        async with self._lending() as (_, connection):
-            yield connection
-
-    async def call(self, query: LiteralString, arguments: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    async def call(self, query: LiteralString, arguments: Arguments) -> list[Any]:
         """The rows of one statement that commits by itself, as named tuples; its placeholders are `%s` or `%(name)s`.
 
-        It calls the driver directly, at a seventh of the CPU of `statement`: for statements of every request. After a
-        deadlock it tries once more, a moment later. Raises Unavailable, and psycopg's other errors.
+        There is no round trip for BEGIN and COMMIT. After a deadlock it tries once more, a moment later. Raises
+        Unavailable, and psycopg's other errors.
         """
         for last in (False, True):
             try:
@@ -144,13 +178,10 @@ class Database:
                 raise
         raise AssertionError
 
-    async def _call(self, query: LiteralString, arguments: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    async def _call(self, query: LiteralString, arguments: Arguments) -> list[Any]:
         connection = await self._connections.take()
         try:
-            cursor = connection.cursor(row_factory=namedtuple_row)
-            await cursor.execute(query, arguments)
-            result = cursor.pgresult
-            return await cursor.fetchall() if result is not None and result.nfields else []
+            return await _rows(connection, query, arguments)
         except psycopg.Error as error:
             if error.sqlstate == "0A000":
                 connection.end()  # its plans go with it
@@ -214,7 +245,6 @@ class Database:
             await asyncio.wait((self._announcing,), timeout=ENDING_SECONDS)
             self._announcing.cancel()
         self._connections.close()
-        await self._engine.dispose()
 
     async def _connect(self) -> Connection:
         try:
@@ -223,34 +253,8 @@ class Database:
             self._probed.forget()
             raise Unavailable("database", _AWAY["08"]) from error
 
-    @asynccontextmanager
-    async def _lending(self) -> AsyncIterator[tuple[Connection, AsyncConnection]]:
-        """One connection, as the driver's object and as SQLAlchemy's."""
-        lent = await self._connections.take()
-        try:
-            before = _LENT.set(lent)
-            try:
-                connection = await self._engine.connect()
-            finally:
-                _LENT.reset(before)
-            try:
-                yield lent, connection
-            finally:
-                await connection.close()
-        except (DBAPIError, psycopg.Error) as error:
-            if (away := self._away(error.orig if isinstance(error, DBAPIError) else error)) is not None:
-                raise away from error
-            raise
-        except asyncio.CancelledError:
-            lent.end()  # as in `_call`
-            raise
-        finally:
-            self._connections.give(lent)
-
-    def _away(self, error: BaseException | None) -> Unavailable | None:
+    def _away(self, error: psycopg.Error) -> Unavailable | None:
         """The Unavailable for an error of the server or the network. None: the error is the statement's."""
-        if not isinstance(error, psycopg.Error):
-            return None
         state = error.sqlstate
         if state == _READ_ONLY:
             self._connections.retire()
@@ -267,100 +271,16 @@ class Database:
         return Unavailable("database", why)
 
 
-async def _lent() -> Connection:
-    return _LENT.get()
+def connection_arguments(url: str) -> dict[str, Any]:
+    """The driver's arguments for `postgresql+psycopg://…`; several hosts as in libpq, or as `?host=a:1&host=b:2`.
 
-
-def announce_after(tx: AsyncConnection) -> None:
-    """To be called when a job was queued in this transaction: it is announced after the commit."""
-    tx.info["announce"] = True
-
-
-def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
-    """SQLAlchemy's own pool, for the operator, which connects directly and sends options when a connection starts."""
-    engine = create_async_engine(
-        url,
-        pool_size=pool_size,
-        max_overflow=0,
-        hide_parameters=True,
-        pool_timeout=10,
-        connect_args={"prepare_threshold": None, "connect_timeout": 5},
-    )
-    dialect = engine.dialect
-
-    @event.listens_for(engine.sync_engine, "checkin")
-    def _returned(connection: Any, record: Any) -> None:
-        record.info["returned"] = time.monotonic()
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def _taken(connection: Any, record: Any, proxy: Any) -> None:
-        if time.monotonic() - record.info.get("returned", math.inf) > TRUSTED_SECONDS:
-            try:
-                dialect.do_ping(connection)
-            except dialect.loaded_dbapi.Error as error:
-                raise DisconnectionError from error
-
-    return engine
-
-
-_MIGRATING = threading.Lock()
-"""Alembic keeps the current migration in a module's globals: two at once would migrate each other's schemas."""
-
-
-def migrate(url: str, schema: str, tenant: str) -> None:
-    """Migrates the schema to the newest version as the role of `url`, which owns its tables, and grants the role
-    `tenant` its rights. Threads may call it at the same time; for one schema, only one process at a time may.
+    Raises psycopg.ProgrammingError for a URL that libpq cannot read.
     """
-    # Imported here because it takes 8 MB of memory, which the api saves.
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(files("media_core") / "migrations"))
-    # The tenant can hold locks or have many rows. The timeouts keep other tenants from waiting for it.
-    own = make_url(url).query.get("options", "")
-    options = f"{own} -c search_path={schema} -c lock_timeout=1s -c statement_timeout=300s"
-    engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
-    try:
-        with _MIGRATING, engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            for statement in grants(schema, tenant):
-                connection.exec_driver_sql(statement)
-    finally:
-        engine.dispose()
-
-
-def grants(schema: str, tenant: str) -> list[str]:
-    """The statements that let the role `tenant` use the existing tables: it reads and writes rows, and owns nothing.
-
-    So it cannot raise its limits, change a table, or add code of its own (a trigger, a view, a row policy) that others
-    would run. It counts its own usage, so a leaked password lets somebody falsify that count.
-    """
-    names = {
-        "schema": sql.Identifier(schema),
-        "tenant": sql.Identifier(tenant),
-        "birth": sql.Literal(f'"{schema}".birth'),
-        "url_key": sql.Literal(f'"{schema}".url_key'),
-    }
-    return [sql.SQL(each).format(**names).as_string(None) for each in _GRANTS]
-
-
-_GRANTS = (
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {tenant}",
-    "REVOKE ALL ON {schema}.alembic_version FROM {tenant}",
-    "REVOKE INSERT, UPDATE, DELETE ON {schema}.policy, {schema}.usage FROM {tenant}",
-    "GRANT UPDATE (stored_bytes, reserved_bytes) ON {schema}.usage TO {tenant}",
-    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {tenant}",  # where a server takes it from everybody
-    # Of later migrations. A dump of an earlier version is restored without these, and then migrated.
-    """DO $$ BEGIN
-    IF to_regclass({birth}) IS NOT NULL THEN
-        REVOKE INSERT, UPDATE, DELETE ON {schema}.birth FROM {tenant};
-        GRANT UPDATE (epoch) ON {schema}.birth TO {tenant};
-        GRANT UPDATE (objects, object_bytes, items, item_bytes) ON {schema}.usage TO {tenant};
-    END IF;
-    IF to_regclass({url_key}) IS NOT NULL THEN
-        REVOKE INSERT, UPDATE, DELETE ON {schema}.url_key FROM {tenant};
-    END IF;
-    END $$""",
-)
+    plain = "postgresql" + url[url.index("://") :]
+    arguments = conninfo_to_dict(plain)
+    hosts = parse_qs(urlsplit(plain).query).get("host", [])
+    if len(hosts) > 1:
+        places = [host.rpartition(":") if ":" in host else (host, "", "5432") for host in hosts]
+        arguments["host"] = ",".join(host for host, _, _ in places)
+        arguments["port"] = ",".join(port for _, _, port in places)
+    return dict(arguments)

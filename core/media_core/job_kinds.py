@@ -63,8 +63,8 @@ JOB_KINDS: Final = MappingProxyType(
                     {"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "512Mi"}}
                 ),
                 on_failure="""
-                    UPDATE blob SET scan_status = 'error', scan_detail = :detail, scanned_at = now()
-                    WHERE sha256 = :sha256 AND scan_status IN ('pending','error')
+                    UPDATE blob SET scan_status = 'error', scan_detail = %(detail)s, scanned_at = now()
+                    WHERE sha256 = %(sha256)s AND scan_status IN ('pending','error')
                 """,
             ),
             JobKind(
@@ -88,7 +88,7 @@ JOB_KINDS: Final = MappingProxyType(
                 ),
                 on_failure="""
                     UPDATE blob SET thumbnail_status = 'failed'
-                    WHERE sha256 = :sha256 AND thumbnail_status = 'pending'
+                    WHERE sha256 = %(sha256)s AND thumbnail_status = 'pending'
                 """,
             ),
         )

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Row, text
-
 from media_core import media_types, queue, quota
 from media_core.access import Item
 from media_core.database import Database
@@ -49,26 +47,26 @@ _STANDING = """
     NOT (kind = 'transcribe' AND EXISTS (
         SELECT FROM blob WHERE sha256 = job.payload ->> 'sha256' AND scan_status = 'infected'))
 """
-_FIND = text(f"""
-SELECT {_COLUMNS}, {_POSITION}, result FROM job WHERE job_id = :job_id AND {_STANDING}
-""")  # noqa: S608 (only constants are put in)
-_LIST = text(f"""
+_FIND: Final = f"""
+SELECT {_COLUMNS}, {_POSITION}, result FROM job WHERE job_id = %(job_id)s AND {_STANDING}
+"""  # noqa: S608 (only constants are put in)
+_LIST: Final = f"""
 SELECT {_COLUMNS}, CAST(NULL AS integer) AS queue_position, CAST(NULL AS jsonb) AS result FROM job
-WHERE owner = :owner AND {_STANDING} AND (CAST(:before AS text) IS NULL OR job_id < :before)
-ORDER BY job_id DESC LIMIT :limit
-""")  # noqa: S608 (only constants are put in)
-_ASKED_BEFORE = text("""
+WHERE owner = %(owner)s AND {_STANDING} AND (CAST(%(before)s AS text) IS NULL OR job_id < %(before)s)
+ORDER BY job_id DESC LIMIT %(limit)s
+"""  # noqa: S608 (only constants are put in)
+_ASKED_BEFORE: Final = """
 SELECT job_id FROM job
-WHERE kind = 'transcribe' AND owner = :owner AND media_id = :media_id AND payload = CAST(:payload AS jsonb)
+WHERE kind = 'transcribe' AND owner = %(owner)s AND media_id = %(media_id)s AND payload = CAST(%(payload)s AS jsonb)
   AND created_at > now() - interval '24 hours'
 ORDER BY job_id LIMIT 1
-""")
-_OPEN_OF = text("SELECT count(*) FROM job WHERE owner = :owner AND status IN ('queued','running')")
+"""
+_OPEN_OF: Final = "SELECT count(*) FROM job WHERE owner = %(owner)s AND status IN ('queued','running')"
 # Of many jobs at once, the columns that change while a job is watched.
-_STATES = text("""
+_STATES: Final = """
 SELECT job_id, status, progress, (SELECT max(number) FROM segment WHERE segment.job_id = job.job_id) AS last_segment
-FROM job WHERE job_id = ANY(:job_ids)
-""")
+FROM job WHERE job_id = ANY(%(job_ids)s)
+"""
 
 
 @dataclass(frozen=True)
@@ -168,10 +166,8 @@ class Jobs:
         payload = {"sha256": item.sha256, "media_id": media_id, **asdict(wanted)}
         if once:
             parameters = {"owner": caller.subject, "media_id": media_id, "payload": json.dumps(payload)}
-            async with self.database.statement() as tx:
-                earlier = (await tx.execute(_ASKED_BEFORE, parameters)).scalar()
-            if earlier is not None:
-                return await self.find(caller, earlier)
+            for earlier in await self.database.call(_ASKED_BEFORE, parameters):
+                return await self.find(caller, earlier.job_id)
         await self._check(item)
         await self._check_share(caller)
         wish = hashlib.sha256(json.dumps([caller.subject, payload]).encode()).hexdigest()
@@ -185,7 +181,7 @@ class Jobs:
                 dedupe_key=wish if once else None,
                 request_id=request_id,
             )
-            return _job((await tx.execute(_FIND, {"job_id": job_id})).one())
+            return _job(await tx.first(_FIND, {"job_id": job_id}))
 
     async def require_enabled(self) -> None:
         """Raises Refused `transcription_disabled`."""
@@ -220,30 +216,27 @@ class Jobs:
 
     async def _check_share(self, caller: Claims) -> None:
         """Keeps one caller from filling the queue. Raises Refused `too_many_jobs`."""
-        async with self.database.statement() as tx:
-            waiting = (await tx.execute(_OPEN_OF, {"owner": caller.subject})).scalar_one()
-        if waiting >= MAX_OPEN_JOBS:
+        (waiting,) = await self.database.call(_OPEN_OF, {"owner": caller.subject})
+        if waiting.count >= MAX_OPEN_JOBS:
             raise Refused(
                 "too_many_jobs",
-                f"You have {waiting} jobs waiting or running, and {MAX_OPEN_JOBS} is the most; wait until some have "
-                "ended, or cancel some.",
+                f"You have {waiting.count} jobs waiting or running, and {MAX_OPEN_JOBS} is the most; wait until some "
+                "have ended, or cancel some.",
                 limit=MAX_OPEN_JOBS,
                 retry_after=60,
             )
 
     async def find(self, caller: Claims, job_id: str) -> Job:
         """Raises Refused `not_found`, also for another subject's job."""
-        async with self.database.transaction() as tx:
-            row = (await tx.execute(_FIND, {"job_id": job_id})).first()
-        if row is None or not (row.owner == caller.subject or "admin" in caller.scopes):
-            raise not_found()
-        return _job(row)
+        for row in await self.database.call(_FIND, {"job_id": job_id}):
+            if row.owner == caller.subject or "admin" in caller.scopes:
+                return _job(row)
+        raise not_found()
 
     async def list_own(self, caller: Claims, *, before: str | None = None, limit: int = 50) -> list[Job]:
         """Newest first, without their results; `before` is the id of the last one seen."""
         parameters = {"owner": caller.subject, "before": before, "limit": limit}
-        async with self.database.transaction() as tx:
-            return [_job(row) for row in await tx.execute(_LIST, parameters)]
+        return [_job(row) for row in await self.database.call(_LIST, parameters)]
 
     async def cancel(self, caller: Claims, job_id: str) -> Job:
         """Ends a queued job at once, a running one at its next segment, and leaves an ended one as it is.
@@ -257,15 +250,13 @@ class Jobs:
 
     async def segments(self, job_id: str, after: int = -1) -> list[dict[str, Any]]:
         """The segments of a job numbered above `after`. The caller has checked with `find` that it may see the job."""
-        async with self.database.transaction() as tx:
-            return await queue.segments_of(tx, job_id, after)
+        return await queue.segments_of(self.database, job_id, after)
 
     async def states(self, job_ids: Collection[str]) -> Mapping[str, State]:
         """The states of many jobs in one query; a job that does not exist is left out."""
-        async with self.database.transaction() as tx:
-            rows = await tx.execute(_STATES, {"job_ids": list(job_ids)})
-            return {row.job_id: State(row.status, row.progress, row.last_segment) for row in rows}
+        rows = await self.database.call(_STATES, {"job_ids": list(job_ids)})
+        return {row.job_id: State(row.status, row.progress, row.last_segment) for row in rows}
 
 
-def _job(row: Row[Any]) -> Job:
-    return Job(**row._mapping)
+def _job(row: Any) -> Job:
+    return Job(**row._asdict())

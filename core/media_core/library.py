@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import text
-
 from media_core import access, listing, queue, quota
 from media_core.access import Item, Purpose
 from media_core.contents import Contents
@@ -32,21 +30,21 @@ WHERE room_file.room_id = %(room_id)s AND blob.scan_status <> 'infected'
 _OF_CATEGORY: Final = " AND room_file.category = %(category)s"
 _BEFORE: Final = " AND (room_file.added_at, room_file.media_id) < (%(before_time)s, %(before_id)s)"
 _NEWEST: Final = " ORDER BY room_file.added_at DESC, room_file.media_id DESC LIMIT %(limit)s"
-_ATTACH = text("""
-INSERT INTO room_file (room_id, media_id, added_by) VALUES (:room_id, :media_id, :added_by)
+_ATTACH: Final = """
+INSERT INTO room_file (room_id, media_id, added_by) VALUES (%(room_id)s, %(media_id)s, %(added_by)s)
 ON CONFLICT (room_id, media_id) DO NOTHING
-""")
-_ROOM_ITEM = text(f"""
+"""
+_ROOM_ITEM: Final = f"""
 SELECT {ITEM_COLUMNS}, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
-WHERE room_file.room_id = :room_id AND room_file.media_id = :media_id
-""")  # noqa: S608 (only constants are put in)
-_DETACH = text("""
+WHERE room_file.room_id = %(room_id)s AND room_file.media_id = %(media_id)s
+"""  # noqa: S608 (only constants are put in)
+_DETACH: Final = """
 DELETE FROM room_file USING media, blob
-WHERE room_file.room_id = :room_id AND room_file.media_id = :media_id
+WHERE room_file.room_id = %(room_id)s AND room_file.media_id = %(media_id)s
   AND media.media_id = room_file.media_id AND blob.sha256 = media.sha256 AND blob.scan_status <> 'infected'
 RETURNING room_file.media_id
-""")
+"""
 _CHANGE: Final = """
 UPDATE media SET filename = coalesce(%(filename)s, filename), folded = coalesce(%(folded)s, folded),
     tenant_scope = coalesce(%(tenant_scope)s, tenant_scope)
@@ -58,24 +56,24 @@ INSERT INTO label (media_id, key, value) SELECT %(media_id)s, * FROM unnest(%(ke
 ON CONFLICT (media_id, key) DO UPDATE SET value = excluded.value
 """
 _DELETED_BEFORE: Final = "SELECT uploaded_by FROM media_tombstone WHERE media_id = %s"
-_TOTALS = text("""
+_TOTALS: Final = """
 SELECT stored_bytes, reserved_bytes, max_bytes, objects, items, item_bytes - object_bytes AS dedupe_saved FROM usage
-""")
-_CONTENT = text("""
+"""
+_CONTENT: Final = """
 SELECT sha256, size, mime_type, scan_status FROM blob
-WHERE sha256 = :sha256 AND doomed_at IS NULL
-""")
+WHERE sha256 = %(sha256)s AND doomed_at IS NULL
+"""
 _TO_RECALL: Final = """
 SELECT sha256, size, mime_type, scan_status FROM blob
 WHERE sha256 = %s AND scan_status = 'infected' AND doomed_at IS NOT NULL AND removing_until IS NULL
 """
-_CONTENT_OF = text("""
+_CONTENT_OF: Final = """
 SELECT blob.sha256, blob.size, blob.mime_type, blob.scan_status, EXISTS (
     SELECT FROM job WHERE kind = 'scan' AND dedupe_key = blob.sha256 AND status IN ('queued','running')
 ) AS being_scanned
-FROM media JOIN blob USING (sha256) WHERE media_id = :media_id AND doomed_at IS NULL
-""")
-_KEEP_MEDIA = text("SELECT media_id FROM media WHERE media_id = :media_id FOR KEY SHARE")
+FROM media JOIN blob USING (sha256) WHERE media_id = %(media_id)s AND doomed_at IS NULL
+"""
+_KEEP_MEDIA: Final = "SELECT media_id FROM media WHERE media_id = %(media_id)s FOR KEY SHARE"
 
 
 @dataclass(frozen=True)
@@ -166,9 +164,8 @@ class Library:
 
     async def content(self, sha256: str) -> Content | None:
         """For workers; None when the content is marked or has no row."""
-        async with self.database.statement() as tx:
-            row = (await tx.execute(_CONTENT, {"sha256": sha256})).first()
-        return Content(**row._mapping) if row else None
+        rows = await self.database.call(_CONTENT, {"sha256": sha256})
+        return Content(**rows[0]._asdict()) if rows else None
 
     async def content_to_recall(self, sha256: str) -> Content | None:
         """Content that was found infected and whose objects are still there: newer signatures may recall it."""
@@ -181,19 +178,17 @@ class Library:
         Raises NotYet while the verdict is due, Refused `not_found` (no such item, or infected), `unscannable` (and the
         tenant does not release such content), `scan_failed` (the scan failed and no other is queued).
         """
-        async with self.database.statement() as tx:
-            row = (await tx.execute(_CONTENT_OF, {"media_id": media_id})).first()
+        rows = await self.database.call(_CONTENT_OF, {"media_id": media_id})
         policy = await self.policy.current()
-        if row is None:
+        if not rows:
             raise not_found()
-        *facts, being_scanned = row
+        *facts, being_scanned = rows[0]
         content = Content(*facts)
         access.require_workable(content.scan_status, policy, being_scanned=being_scanned)
         return content
 
     async def totals(self) -> Totals:
-        async with self.database.statement() as tx:
-            row = (await tx.execute(_TOTALS)).one()
+        (row,) = await self.database.call(_TOTALS, ())
         usage = quota.Usage(row.stored_bytes, row.reserved_bytes, row.max_bytes)
         return Totals(usage, row.objects, row.items, row.dedupe_saved)
 
@@ -232,18 +227,16 @@ class Library:
         await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
             # The item may be deleted between the check and the write; then there is nothing to attach.
-            still = (await tx.execute(_KEEP_MEDIA, {"media_id": media_id})).first()
-            if still is None:
+            if await tx.first(_KEEP_MEDIA, {"media_id": media_id}) is None:
                 raise not_found()
             await tx.execute(_ATTACH, {"room_id": room_id, "media_id": media_id, "added_by": caller.subject})
-            return _entry((await tx.execute(_ROOM_ITEM, {"room_id": room_id, "media_id": media_id})).one())
+            return _entry(await tx.first(_ROOM_ITEM, {"room_id": room_id, "media_id": media_id}))
 
     async def detach(self, caller: Claims, room_id: str, media_id: str) -> None:
         """Raises Refused `not_found` when the item is not in the room's index (or the caller may not see the room)."""
         access.require_room(caller, room_id)
-        async with self.database.transaction() as tx:
-            if (await tx.execute(_DETACH, {"room_id": room_id, "media_id": media_id})).first() is None:
-                raise not_found()
+        if not await self.database.call(_DETACH, {"room_id": room_id, "media_id": media_id}):
+            raise not_found()
 
     # -- changing ------------------------------------------------------------------------------------------------
 
@@ -272,11 +265,11 @@ class Library:
         }
         async with self.database.transaction() as tx:
             # The item may be deleted between the check and the write.
-            if (await tx.exec_driver_sql(_CHANGE, changed)).first() is None:
+            if await tx.first(_CHANGE, changed) is None:
                 raise not_found()
             if labels is not None:
-                await tx.exec_driver_sql(_UNLABEL, changed)
-                await tx.exec_driver_sql(_LABEL, changed)
+                await tx.execute(_UNLABEL, changed)
+                await tx.execute(_LABEL, changed)
         return await self.find(caller, media_id, "see")
 
     # -- deleting ------------------------------------------------------------------------------------------------

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from media_core.database import Database
+from media_core.database import Database, Transaction
 from media_core.spoken_words import words
 from media_core.transcripts import LANGUAGES
 
@@ -120,6 +119,7 @@ DELETE FROM vocabulary USING (
     FROM unnest(%(stemmers)s::text[], %(words)s::text[], %(stems)s::text[]) AS looked_at(stemmer, word, stem)
     {_QUOTED} WHERE {_IN_NO_PASSAGE}
 ) AS unused WHERE vocabulary.stemmer = unused.stemmer AND vocabulary.word = unused.word
+RETURNING vocabulary.word
 """  # noqa: S608 (only constants are put in)
 
 Stems = Mapping[tuple[str, str], str | None]
@@ -170,44 +170,44 @@ def stemmer_of(language: str | None, stemmers: Collection[str]) -> str:
 
 
 async def try_to_keep(
-    tx: AsyncConnection, job_id: str, media_id: str, payload: Mapping[str, Any], result: Mapping[str, Any]
+    tx: Transaction, job_id: str, media_id: str, payload: Mapping[str, Any], result: Mapping[str, Any]
 ) -> bool:
     """As `keep`. False: it failed, which loses nothing else of the transaction; the sweep tries it again (`fill`)."""
     try:
-        async with tx.begin_nested():
+        async with tx.savepoint():
             await keep(tx, job_id, media_id, payload, result)
     except Exception as error:  # any error: the transcript is kept, also where it cannot be searched
         # The error may quote what was said, so it is not logged.
-        state = getattr(getattr(error, "orig", None), "sqlstate", None)
+        state = getattr(error, "sqlstate", None)
         _log.error("transcript_not_searchable", job_id=job_id, reason=type(error).__name__, sqlstate=state)
         return False
     return True
 
 
 async def keep(
-    tx: AsyncConnection, job_id: str, media_id: str, payload: Mapping[str, Any], result: Mapping[str, Any]
+    tx: Transaction, job_id: str, media_id: str, payload: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
     """Makes a completed job's result (see `transcripts.result`) searchable, in the transaction that completes it."""
     named = {"job_id": job_id, "media_id": media_id}
-    if (await tx.exec_driver_sql(_LOCK_ITEM, named)).first() is not None:
+    if await tx.first(_LOCK_ITEM, named) is not None:
         task = payload.get("task") or "transcribe"
         heard = {"task": task, "track": result.get("track") or 1, "channel": result.get("channel") or 0}
-        if (await tx.exec_driver_sql(_IS_OLDER, named | heard)).first() is None:
-            await tx.exec_driver_sql(_REPLACE, named | heard)
-            number = (await tx.exec_driver_sql(_TRANSCRIPT, named | heard)).scalar_one()
+        if await tx.first(_IS_OLDER, named | heard) is None:
+            await tx.execute(_REPLACE, named | heard)
+            number = await tx.value(_TRANSCRIPT, named | heard)
             found = passages(result["segments"], "en" if task == "translate" else result.get("language"))
             if found:
                 await _write(tx, number, found)
-    await tx.exec_driver_sql(_SEARCHABLE, named)
+    await tx.execute(_SEARCHABLE, named)
 
 
-async def _write(tx: AsyncConnection, number: int, found: Sequence[Passage]) -> None:
-    available = {row.name for row in await tx.exec_driver_sql(_STEMMERS, {})}
+async def _write(tx: Transaction, number: int, found: Sequence[Passage]) -> None:
+    available = {row.name for row in await tx.execute(_STEMMERS)}
     stemmers = [stemmer_of(passage.language, available) for passage in found]
     spoken = [passage.spoken() for passage in found]
     asked = sorted({(stemmer, word) for stemmer, said in zip(stemmers, spoken, strict=True) for word in said})
     parameters = {"stemmers": [stemmer for stemmer, _ in asked], "words": [word for _, word in asked]}
-    stems = {pair: row.stem for pair, row in zip(asked, await tx.exec_driver_sql(STEMS, parameters), strict=True)}
+    stems = {pair: row.stem for pair, row in zip(asked, await tx.execute(STEMS, parameters), strict=True)}
     rows: dict[str, Any] = {
         "transcript": number,
         "languages": [passage.language for passage in found],
@@ -216,10 +216,10 @@ async def _write(tx: AsyncConnection, number: int, found: Sequence[Passage]) -> 
         "own": [passage.own for passage in found],
         "words": [vector(stemmer, said, stems) for stemmer, said in zip(stemmers, spoken, strict=True)],
     }
-    await tx.exec_driver_sql(_PASSAGES, rows)
+    await tx.execute(_PASSAGES, rows)
     known = [(stemmer, word, stem) for (stemmer, word), stem in stems.items() if stem is not None]
     columns = zip(*known, strict=True) if known else ((), (), ())
-    await tx.exec_driver_sql(
+    await tx.execute(
         _VOCABULARY, {name: list(column) for name, column in zip(("stemmers", "words", "stems"), columns, strict=True)}
     )
 
@@ -254,7 +254,7 @@ async def fill(database: Database) -> int:
 
 async def _fill(database: Database, job_id: str) -> bool:
     async with database.transaction() as tx:
-        row = (await tx.exec_driver_sql(_RESULT, {"job_id": job_id})).first()
+        row = await tx.first(_RESULT, {"job_id": job_id})
         return row is None or await try_to_keep(tx, job_id, row.media_id, row.payload, row.result)
 
 
@@ -270,8 +270,8 @@ async def forget_words(database: Database, sweep: int) -> int:
         if unused:
             columns = {name: [getattr(row, name[:-1]) for row in unused] for name in ("stemmers", "words", "stems")}
             async with database.transaction() as tx:
-                await tx.exec_driver_sql(_LOCK_VOCABULARY)
-                forgotten += (await tx.exec_driver_sql(_FORGET, columns)).rowcount
+                await tx.execute(_LOCK_VOCABULARY)
+                forgotten += len(await tx.execute(_FORGET, columns))
         if len(rows) < LOOKED_AT:
             return forgotten
         stemmer, word = rows[-1].stemmer, rows[-1].word

@@ -6,10 +6,7 @@ They take effect without a restart: readers ask at every request and see a chang
 from dataclasses import asdict, dataclass, fields
 from typing import Final, Literal
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from media_core.database import Database
+from media_core.database import Database, Transaction
 from media_core.fresh import FRESH_SECONDS, Fresh
 
 __all__ = ["FRESH_SECONDS", "Policy", "PolicyReader", "apply", "read"]
@@ -42,26 +39,26 @@ class Policy:
 
 
 _COLUMNS: Final = tuple(field.name for field in fields(Policy) if field.name not in IN_USAGE)
-_APPLY = text(f"""
+_APPLY: Final = f"""
 WITH limits AS (
-    INSERT INTO usage (id, max_bytes) VALUES (1, :max_bytes)
+    INSERT INTO usage (id, max_bytes) VALUES (1, %(max_bytes)s)
     ON CONFLICT (id) DO UPDATE SET max_bytes = excluded.max_bytes
 )
-INSERT INTO policy (id, {", ".join(_COLUMNS)}) VALUES (1, {", ".join(f":{name}" for name in _COLUMNS)})
+INSERT INTO policy (id, {", ".join(_COLUMNS)}) VALUES (1, {", ".join(f"%({name})s" for name in _COLUMNS)})
 ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
-""")  # noqa: S608 (only names of fields are put in)
+"""  # noqa: S608 (only names of fields are put in)
 _READ: Final = f"SELECT usage.max_bytes, {', '.join(_COLUMNS)} FROM policy, usage"  # noqa: S608 (as above)
 
 
-async def apply(tx: AsyncConnection, policy: Policy) -> None:
+async def apply(tx: Transaction, policy: Policy) -> None:
     """Idempotent. Only this function writes limits."""
     await tx.execute(_APPLY, asdict(policy))
 
 
-async def read(tx: AsyncConnection) -> Policy | None:
+async def read(tx: Transaction) -> Policy | None:
     """None until the operator has applied one."""
-    row = (await tx.execute(text(_READ))).first()
-    return Policy(**row._mapping) if row else None
+    row = await tx.first(_READ)
+    return Policy(**row._asdict()) if row else None
 
 
 class PolicyReader:

@@ -22,10 +22,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal, LiteralString
 
-from sqlalchemy import CursorResult, Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from media_core.database import CHANNEL, Database, announce_after
+from media_core.database import CHANNEL, Database, Transaction
 from media_core.errors import Unavailable
 from media_core.ids import new_job_id, new_ulid
 from media_core.job_kinds import JOB_KINDS
@@ -43,43 +40,44 @@ again."""
 REAP_SECONDS = 5.0
 """How often a worker with other work looks for leases that ran out."""
 
-_ENQUEUE = text("""
+_ENQUEUE: Final = """
 INSERT INTO job (job_id, kind, priority, owner, media_id, dedupe_key, payload, request_id)
-VALUES (:job_id, :kind, :priority, :owner, :media_id, :dedupe_key, CAST(:payload AS jsonb), :request_id)
+VALUES (%(job_id)s, %(kind)s, %(priority)s, %(owner)s, %(media_id)s, %(dedupe_key)s, CAST(%(payload)s AS jsonb),
+    %(request_id)s)
 ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING
 RETURNING job_id
-""")
-_OPEN = text(
-    "SELECT job_id FROM job WHERE kind = :kind AND dedupe_key = :dedupe_key AND status IN ('queued','running')"
-)
+"""
+_OPEN: Final = """
+SELECT job_id FROM job WHERE kind = %(kind)s AND dedupe_key = %(dedupe_key)s AND status IN ('queued','running')
+"""
 # A job whose lease ran out goes back to the queue, unless its attempts are used up (`over`). Then it ends, and its
 # content is locked first, as the lock order says. A lease that ran out during an outage could not be renewed, so it
 # stays with its holder for `grace`.
-_RAN_OUT = text("""
-SELECT job_id, kind, payload ->> 'sha256' AS sha256, cancel_requested OR attempts >= :max_attempts AS over FROM job
-WHERE status = 'running' AND kind = :kind AND lease_until < now()
-  AND (lease_until > pg_postmaster_start_time() OR pg_postmaster_start_time() < now() - :grace)
+_RAN_OUT: Final = """
+SELECT job_id, kind, payload ->> 'sha256' AS sha256, cancel_requested OR attempts >= %(max_attempts)s AS over FROM job
+WHERE status = 'running' AND kind = %(kind)s AND lease_until < now()
+  AND (lease_until > pg_postmaster_start_time() OR pg_postmaster_start_time() < now() - %(grace)s)
 ORDER BY lease_until LIMIT 100
-""")
-_TAKE_BACK = text("""
+"""
+_TAKE_BACK: Final = """
 UPDATE job SET status = 'queued', lease_token = NULL, lease_until = NULL, run_after = least(run_after, now())
 WHERE job_id IN (
     SELECT job_id FROM job
-    WHERE job_id = ANY(:job_ids) AND status = 'running' AND lease_until < now()
+    WHERE job_id = ANY(%(job_ids)s) AND status = 'running' AND lease_until < now()
     ORDER BY job_id FOR UPDATE SKIP LOCKED
 )
-""")
-_REAP = text("""
+"""
+_REAP: Final = """
 UPDATE job SET
     status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'failed' END,
     error_code = CASE WHEN cancel_requested THEN NULL ELSE 'worker_lost' END,
     error_detail = CASE WHEN cancel_requested THEN NULL
                    ELSE 'The worker died or stalled ' || attempts || ' times while it had this job.' END,
     finished_at = now(), lease_token = NULL, lease_until = NULL
-WHERE job_id = :job_id AND status = 'running' AND lease_until < now()
+WHERE job_id = %(job_id)s AND status = 'running' AND lease_until < now()
 RETURNING kind, status, dedupe_key, error_detail
-""")
-_LOCK_CONTENT = text("SELECT FROM blob WHERE sha256 = :sha256 FOR UPDATE")
+"""
+_LOCK_CONTENT: Final = "SELECT FROM blob WHERE sha256 = %(sha256)s FOR UPDATE"
 _LEASE: Final = """
 WITH taken AS (
     UPDATE job SET status = 'running', attempts = attempts + 1, lease_token = %(token)s, worker = %(worker)s,
@@ -103,11 +101,11 @@ SELECT job_id, kind, payload, attempts, progress, owner, media_id, request_id, p
 FROM taken LEFT JOIN blob ON blob.sha256 = taken.payload ->> 'sha256'
 ORDER BY taken.priority DESC, taken.run_after, taken.job_id
 """
-_RENEW = text("""
-UPDATE job SET lease_until = now() + :seconds * interval '1 second', progress = coalesce(:progress, progress)
-WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
+_RENEW: Final = """
+UPDATE job SET lease_until = now() + %(seconds)s * interval '1 second', progress = coalesce(%(progress)s, progress)
+WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'
 RETURNING cancel_requested
-""")
+"""
 _RENEW_ALL: Final = """
 WITH held AS (
     SELECT job.job_id FROM job JOIN unnest(%(job_ids)s::text[], %(tokens)s::text[]) AS lease(job_id, token)
@@ -120,24 +118,24 @@ WITH held AS (
 )
 SELECT job_id, NOT cancel_requested AS wanted, set_config('synchronous_commit', 'off', true) FROM renewed
 """
-_FINISH = text("""
-UPDATE job SET status = :status, result = CAST(:result AS jsonb), finished_at = now(), lease_token = NULL,
-    lease_until = NULL, place = NULL, progress = CASE WHEN :status = 'completed' THEN 1 ELSE progress END,
+_FINISH: Final = """
+UPDATE job SET status = %(status)s, result = CAST(%(result)s AS jsonb), finished_at = now(), lease_token = NULL,
+    lease_until = NULL, place = NULL, progress = CASE WHEN %(status)s = 'completed' THEN 1 ELSE progress END,
     error_code = NULL, error_detail = NULL
-WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
+WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'
 RETURNING job_id
-""")
-_FAIL = text("""
+"""
+_FAIL: Final = """
 UPDATE job SET
     status = CASE WHEN cancel_requested THEN 'cancelled'
-             WHEN :retry AND attempts < :max_attempts THEN 'queued' ELSE 'failed' END,
-    run_after = now() + least(3600, :base_seconds * power(2, attempts - 1)) * (0.5 + random()) * interval '1 second',
-    error_code = :code, error_detail = :detail,
-    finished_at = CASE WHEN :retry AND attempts < :max_attempts AND NOT cancel_requested THEN NULL ELSE now() END,
+             WHEN %(retry)s AND attempts < %(max_attempts)s THEN 'queued' ELSE 'failed' END,
+    run_after = now() + least(3600, %(base_seconds)s * power(2, attempts - 1)) * (0.5 + random()) * interval '1 second',
+    error_code = %(code)s, error_detail = %(detail)s,
+    finished_at = CASE WHEN %(retry)s AND attempts < %(max_attempts)s AND NOT cancel_requested THEN NULL ELSE now() END,
     postponed = 0, lease_token = NULL, lease_until = NULL
-WHERE job_id = :job_id AND lease_token = :token AND status = 'running'
+WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'
 RETURNING kind, status, dedupe_key, error_detail
-""")
+"""
 _RELEASE: Final = """
 UPDATE job SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END, attempts = attempts - 1,
     finished_at = CASE WHEN cancel_requested THEN now() END, run_after = now() + %(after)s, lease_token = NULL,
@@ -156,36 +154,36 @@ UPDATE job SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued
 WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'
 RETURNING set_config('synchronous_commit', 'off', true)
 """
-_CANCEL = text("""
+_CANCEL: Final = """
 UPDATE job SET
     status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
     finished_at = CASE WHEN status = 'queued' THEN now() ELSE finished_at END,
     cancel_requested = true
-WHERE job_id = :job_id AND status IN ('queued','running')
-""")
-_APPEND = text("""
+WHERE job_id = %(job_id)s AND status IN ('queued','running')
+"""
+_APPEND: Final = """
 WITH held AS (
-    SELECT job_id FROM job WHERE job_id = :job_id AND lease_token = :token AND status = 'running' FOR UPDATE
+    SELECT job_id FROM job WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running' FOR UPDATE
 ), written AS (
     INSERT INTO segment (job_id, number, start, "end", text, words, channel, language)
     SELECT held.job_id, s.number, s.start, s."end", s.text, s.words, s.channel, s.language
-    FROM held, jsonb_to_recordset(CAST(:segments AS jsonb))
+    FROM held, jsonb_to_recordset(CAST(%(segments)s AS jsonb))
         AS s(number int, start float, "end" float, text text, words jsonb, channel int,
             language text)
     ON CONFLICT (job_id, number) DO NOTHING
 ), noted AS (
-    UPDATE job SET place = CAST(:place AS jsonb) FROM held
-    WHERE job.job_id = held.job_id AND CAST(:place AS jsonb) IS NOT NULL
+    UPDATE job SET place = CAST(%(place)s AS jsonb) FROM held
+    WHERE job.job_id = held.job_id AND CAST(%(place)s AS jsonb) IS NOT NULL
 )
 SELECT job_id FROM held
-""")
-_SEGMENTS = text("""
+"""
+_SEGMENTS: Final = """
 SELECT number, start, "end", text, words, channel, language FROM segment
-WHERE job_id = :job_id AND number > :after ORDER BY number
-""")
+WHERE job_id = %(job_id)s AND number > %(after)s ORDER BY number
+"""
 _OF_SOME = frozenset({"channel", "language"})
 """Columns of segments that most have not."""
-_PLACE = text("SELECT place FROM job WHERE job_id = :job_id")
+_PLACE: Final = "SELECT place FROM job WHERE job_id = %(job_id)s"
 
 
 class Cancelled(Exception):
@@ -239,7 +237,7 @@ class Lease:
 
 
 async def enqueue(
-    tx: AsyncConnection,
+    tx: Transaction,
     kind: str,
     payload: dict[str, Any],
     *,
@@ -251,30 +249,28 @@ async def enqueue(
 ) -> str:
     """Queues a job in the caller's transaction. Returns its id, or the id of an open job with the same `dedupe_key`."""
     while True:
-        row = (
-            await tx.execute(
-                _ENQUEUE,
-                {
-                    "job_id": new_job_id(),
-                    "kind": JOB_KINDS[kind].name,
-                    "priority": priority,
-                    "owner": owner,
-                    "media_id": media_id,
-                    "dedupe_key": dedupe_key,
-                    "payload": json.dumps(payload),
-                    "request_id": request_id,
-                },
-            )
-        ).first()
+        row = await tx.first(
+            _ENQUEUE,
+            {
+                "job_id": new_job_id(),
+                "kind": JOB_KINDS[kind].name,
+                "priority": priority,
+                "owner": owner,
+                "media_id": media_id,
+                "dedupe_key": dedupe_key,
+                "payload": json.dumps(payload),
+                "request_id": request_id,
+            },
+        )
         if row:
-            announce_after(tx)
-        row = row or (await tx.execute(_OPEN, {"kind": kind, "dedupe_key": dedupe_key})).first()
+            tx.announce()
+        row = row or await tx.first(_OPEN, {"kind": kind, "dedupe_key": dedupe_key})
         if row:  # otherwise the open job ended between the two statements: queue again
             return str(row.job_id)
 
 
 async def enqueue_for_content(
-    tx: AsyncConnection,
+    tx: Transaction,
     kind: Literal["scan", "thumbnail"],
     sha256: str,
     *,
@@ -296,18 +292,18 @@ async def enqueue_for_content(
     )
 
 
-async def cancel(tx: AsyncConnection, job_id: str) -> None:
+async def cancel(tx: Transaction, job_id: str) -> None:
     """Cancels a queued job at once, a running one at its next renewal, and leaves an ended one as it is."""
     await tx.execute(_CANCEL, {"job_id": job_id})
 
 
-async def segments_of(tx: AsyncConnection, job_id: str, after: int = -1) -> list[dict[str, Any]]:
+async def segments_of(database: Database, job_id: str, after: int = -1) -> list[dict[str, Any]]:
     """Stored segments numbered above `after`, in order: `number, start, end, text, words` (seconds), `channel` where
     channels are split, and `language` where the job found one for each.
     """
-    rows = await tx.execute(_SEGMENTS, {"job_id": job_id, "after": after})
+    rows = await database.call(_SEGMENTS, {"job_id": job_id, "after": after})
     return [
-        {name: value for name, value in row._mapping.items() if name not in _OF_SOME or value is not None}
+        {name: value for name, value in row._asdict().items() if name not in _OF_SOME or value is not None}
         for row in rows
     ]
 
@@ -368,7 +364,7 @@ class Queue:
             return False
         async with self._database.transaction() as tx:
             wanted = {"kind": kind, "max_attempts": JOB_KINDS[kind].max_attempts, "grace": SERVER_BACK}
-            ran_out = (await tx.execute(_RAN_OUT, wanted)).all()
+            ran_out = await tx.execute(_RAN_OUT, wanted)
             over = sorted((job for job in ran_out if job.over), key=lambda job: (job.sha256 or "", job.job_id))
             for job in over:
                 await tx.execute(_LOCK_CONTENT, {"sha256": job.sha256})
@@ -380,13 +376,8 @@ class Queue:
 
     async def renew(self, lease: Lease, *, seconds: float, progress: float | None = None) -> None:
         """Holds the job for `seconds` from now. Raises Cancelled when the client asked for it."""
-        async with self._database.statement() as tx:
-            row = _held(
-                lease,
-                await tx.execute(
-                    _RENEW, {"job_id": lease.job_id, "token": lease.token, "seconds": seconds, "progress": progress}
-                ),
-            )
+        renewed = {"job_id": lease.job_id, "token": lease.token, "seconds": seconds, "progress": progress}
+        row = _held(lease, await self._database.call(_RENEW, renewed))
         if row.cancel_requested:
             raise Cancelled(lease.job_id)
 
@@ -458,8 +449,7 @@ class Queue:
         )
 
     async def _fenced(self, statement: LiteralString, lease: Lease, **arguments: Any) -> None:
-        if not await self._database.call(statement, {"job_id": lease.job_id, "token": lease.token, **arguments}):
-            raise LeaseLost(lease.job_id)
+        _held(lease, await self._database.call(statement, {"job_id": lease.job_id, "token": lease.token, **arguments}))
 
     async def append_segments(
         self, lease: Lease, segments: Sequence[dict[str, Any]], *, place: dict[str, Any] | None = None
@@ -480,26 +470,23 @@ class Queue:
 
     async def place(self, job_id: str) -> dict[str, Any] | None:
         """Where the last worker that stored segments would have gone on."""
-        async with self._database.statement() as tx:
-            place: dict[str, Any] | None = (await tx.execute(_PLACE, {"job_id": job_id})).scalar()
-        return place
+        rows = await self._database.call(_PLACE, {"job_id": job_id})
+        return rows[0].place if rows else None
 
     async def segments(self, job_id: str, after: int = -1) -> list[dict[str, Any]]:
-        async with self._database.statement() as tx:
-            return await segments_of(tx, job_id, after)
+        return await segments_of(self._database, job_id, after)
 
     async def depth(self) -> Mapping[str, Depth]:
         """By kind. Raises Unavailable when the database is away."""
-        async with self._database.transaction() as tx:
-            return by_kind(await tx.execute(text(depth_query())))
+        return by_kind(await self._database.call(depth_query(), ()))
 
 
-async def finish(tx: AsyncConnection, lease: Lease, result: dict[str, Any]) -> None:
+async def finish(tx: Transaction, lease: Lease, result: dict[str, Any]) -> None:
     """Completes the job in the transaction that writes its result elsewhere. Raises LeaseLost; then roll back."""
     await _end(tx, lease, "completed", result)
 
 
-async def _end(tx: AsyncConnection, lease: Lease, status: str, result: dict[str, Any] | None) -> None:
+async def _end(tx: Transaction, lease: Lease, status: str, result: dict[str, Any] | None) -> None:
     _held(
         lease,
         await tx.execute(
@@ -533,15 +520,14 @@ def _leased(row: Any, token: str) -> Lease:
     )
 
 
-def _held(lease: Lease, written: CursorResult[Any]) -> Row[Any]:
+def _held(lease: Lease, written: Sequence[Any]) -> Any:
     """The row that a fenced statement wrote. Raises LeaseLost if there is none: the token no longer holds the job."""
-    row = written.first()
-    if row is None:
+    if not written:
         raise LeaseLost(lease.job_id)
-    return row
+    return written[0]
 
 
-async def _left_behind(tx: AsyncConnection, ended: Row[Any]) -> None:
+async def _left_behind(tx: Transaction, ended: Any) -> None:
     """Runs the kind's `on_failure` for a job that failed.
 
     A job without its dedupe_key belongs to a content that was deleted meanwhile. If the same bytes were uploaded again,
@@ -549,4 +535,4 @@ async def _left_behind(tx: AsyncConnection, ended: Row[Any]) -> None:
     """
     on_failure = JOB_KINDS[ended.kind].on_failure
     if ended.status == "failed" and on_failure is not None and ended.dedupe_key is not None:
-        await tx.execute(text(on_failure), {"sha256": ended.dedupe_key, "detail": ended.error_detail})
+        await tx.execute(on_failure, {"sha256": ended.dedupe_key, "detail": ended.error_detail})

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row
-
 from media_core.job_kinds import KINDS
 
 MOST_COUNTED: Final = 10_000
@@ -62,7 +60,7 @@ def depth_query(job: str = "job") -> str:
     return _DEPTH.format(job=job, ready=_READY, most=MOST_COUNTED, kinds=", ".join(f"'{kind}'" for kind in KINDS))
 
 
-def by_kind(rows: Iterable[Row[Any]]) -> Mapping[str, Depth]:
+def by_kind(rows: Iterable[Any]) -> Mapping[str, Depth]:
     """From the rows of `depth_query`."""
     found = {row.kind: Depth(row.ready, row.leased, row.waiting, row.oldest, row.head, row.failed) for row in rows}
     return {kind: found.get(kind, Depth()) for kind in KINDS}

@@ -11,40 +11,39 @@ expires, and is given back by the next upload that finds the quota full, or by t
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from media_core.database import Transaction
 from media_core.errors import Refused
 
 MIB = 1024 * 1024
 
-_CHARGE = text("""
+_CHARGE: Final = """
 WITH due AS (
-    SELECT job_id, :seconds - coalesce(charged_seconds, 0) AS seconds FROM job
-    WHERE job_id = :job_id AND coalesce(charged_seconds, 0) < :seconds FOR UPDATE
+    SELECT job_id, %(seconds)s - coalesce(charged_seconds, 0) AS seconds FROM job
+    WHERE job_id = %(job_id)s AND coalesce(charged_seconds, 0) < %(seconds)s FOR UPDATE
 ), granted AS (
     INSERT INTO transcription_day (day, seconds)
-    SELECT (now() AT TIME ZONE 'UTC')::date, due.seconds FROM due WHERE due.seconds <= :limit
+    SELECT (now() AT TIME ZONE 'UTC')::date, due.seconds FROM due WHERE due.seconds <= %(limit)s
     ON CONFLICT (day) DO UPDATE SET seconds = transcription_day.seconds + excluded.seconds
-    WHERE transcription_day.seconds + excluded.seconds <= :limit
+    WHERE transcription_day.seconds + excluded.seconds <= %(limit)s
     RETURNING 1
 ), marked AS (
-    UPDATE job SET charged_seconds = :seconds FROM granted WHERE job.job_id = :job_id RETURNING 1
+    UPDATE job SET charged_seconds = %(seconds)s FROM granted WHERE job.job_id = %(job_id)s RETURNING 1
 )
 SELECT (SELECT count(*) FROM due) AS due, (SELECT count(*) FROM marked) AS marked
-""")
-_SETTLE = text("""
+"""
+_SETTLE: Final = """
 WITH over AS (
-    SELECT job_id, charged_seconds - :seconds AS seconds FROM job
-    WHERE job_id = :job_id AND charged_seconds > :seconds FOR UPDATE
+    SELECT job_id, charged_seconds - %(seconds)s AS seconds FROM job
+    WHERE job_id = %(job_id)s AND charged_seconds > %(seconds)s FOR UPDATE
 ), given_back AS (
     UPDATE transcription_day SET seconds = GREATEST(transcription_day.seconds - over.seconds, 0) FROM over
     WHERE day = (now() AT TIME ZONE 'UTC')::date
 )
-UPDATE job SET charged_seconds = :seconds FROM over WHERE job.job_id = over.job_id
-""")
-_CHARGED_TODAY = text("SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date")
+UPDATE job SET charged_seconds = %(seconds)s FROM over WHERE job.job_id = over.job_id
+"""
+_CHARGED_TODAY: Final = "SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date"
 
 
 @dataclass(frozen=True)
@@ -56,30 +55,30 @@ class Usage:
     maximum: int
 
 
-async def charge_transcription(tx: AsyncConnection, job_id: str, seconds: int, limit: int) -> None:
+async def charge_transcription(tx: Transaction, job_id: str, seconds: int, limit: int) -> None:
     """Counts `seconds` of audio against the `limit` of today (UTC), once per job however often it is retried.
 
     Raises Refused `transcription_limit_exceeded`, and counts nothing, when the day's limit would be passed.
     """
-    row = (await tx.execute(_CHARGE, {"job_id": job_id, "seconds": seconds, "limit": limit})).one()
+    row = await tx.first(_CHARGE, {"job_id": job_id, "seconds": seconds, "limit": limit})
     if row.due and not row.marked:
         raise _day_exceeded(await _charged_today(tx), seconds, limit)
 
 
-async def settle_transcription(tx: AsyncConnection, job_id: str, seconds: int) -> None:
+async def settle_transcription(tx: Transaction, job_id: str, seconds: int) -> None:
     """Gives back what a job was charged above `seconds`: its recording was shorter than its header said."""
     await tx.execute(_SETTLE, {"job_id": job_id, "seconds": seconds})
 
 
-async def check_transcription(tx: AsyncConnection, seconds: float, limit: int) -> None:
+async def check_transcription(tx: Transaction, seconds: float, limit: int) -> None:
     """Raises as `charge_transcription` would now, and counts nothing."""
     used = await _charged_today(tx)
     if used + seconds > limit:
         raise _day_exceeded(used, seconds, limit)
 
 
-async def _charged_today(tx: AsyncConnection) -> int:
-    return (await tx.execute(_CHARGED_TODAY)).scalar() or 0
+async def _charged_today(tx: Transaction) -> int:
+    return (await tx.value(_CHARGED_TODAY)) or 0
 
 
 def _day_exceeded(used: int, seconds: float, limit: int) -> Refused:

@@ -201,8 +201,8 @@ async def _count_anew(library: Library) -> None:
     if row is None or not row.wrong:
         return
     async with library.database.transaction() as tx:
-        await tx.exec_driver_sql(_LOCK_USAGE)
-        await tx.exec_driver_sql(_COUNT_ANEW)
+        await tx.execute(_LOCK_USAGE)
+        await tx.execute(_COUNT_ANEW)
 
 
 async def _end_reservations(library: Library) -> int:

@@ -15,10 +15,9 @@ import json
 import mmap
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import structlog
-from sqlalchemy import text
 
 from media_core.access import require_room
 from media_core.capacity import Capacity, of_this_container
@@ -52,7 +51,7 @@ CANARY_PRIORITY = 10
 
 _log = structlog.stdlib.get_logger("media.uploads")
 
-_KNOWN = text("SELECT scan_status, doomed_at FROM blob WHERE sha256 = :sha256")
+_KNOWN: Final = "SELECT scan_status, doomed_at FROM blob WHERE sha256 = %(sha256)s"
 
 
 @dataclass(frozen=True)
@@ -427,9 +426,8 @@ class Upload:
 
         Infected bytes are refused once all have come, so that a mere hash does not tell which contents are infected.
         """
-        async with self._uploads.database.statement() as tx:
-            row = (await tx.execute(_KNOWN, {"sha256": sha256})).first()
-        return row is not None and (row.doomed_at is None or row.scan_status == "infected")
+        rows = await self._uploads.database.call(_KNOWN, {"sha256": sha256})
+        return any(row.doomed_at is None or row.scan_status == "infected" for row in rows)
 
     def _source(self) -> Source:
         if self._staged is None:

@@ -319,24 +319,24 @@ class Outbox:
             "rows": json.dumps(outcome.notes),
         }
         async with self._database.transaction() as tx:
-            if (await tx.exec_driver_sql(_MOVE, dict(wanted))).first() is None:
+            if await tx.first(_MOVE, wanted) is None:
                 raise ClaimLost
             if outcome.notes:
-                await tx.exec_driver_sql(_NOTE, dict(wanted))
+                await tx.execute(_NOTE, wanted)
             if outcome.delivered:
-                await tx.exec_driver_sql(_DELIVERED, dict(wanted))
+                await tx.execute(_DELIVERED, wanted)
             if outcome.media_ids:
-                await tx.exec_driver_sql(_FOLLOWERS, dict(wanted))
+                await tx.execute(_FOLLOWERS, wanted)
             if outcome.has_recovered:
-                await tx.exec_driver_sql(_ALL_DUE, dict(wanted))
+                await tx.execute(_ALL_DUE, wanted)
 
     async def give_up(self) -> int:
         """Gives up events that were tried for long enough; those behind them are due. Returns how many."""
         wanted: dict[str, Any] = {"webhook_id": self._id, "tried": TRIED, "most": 200}
         async with self._database.transaction() as tx:
-            gone = [row.media_id for row in await tx.exec_driver_sql(_GIVE_UP, wanted)]
+            gone = [row.media_id for row in await tx.execute(_GIVE_UP, wanted)]
             if gone:
-                await tx.exec_driver_sql(_FOLLOWERS, {"webhook_id": self._id, "media_ids": gone})
+                await tx.execute(_FOLLOWERS, {"webhook_id": self._id, "media_ids": gone})
         return len(gone)
 
 

@@ -15,7 +15,6 @@ import pytest
 from page.build import DIST, BuildFailed, build, packages
 from PIL import Image, ImageDraw, ImageFilter
 from playwright.async_api import Browser, Page, expect
-from sqlalchemy import text
 
 from media_api.settings import PageSettings
 from media_core import transcripts
@@ -293,18 +292,14 @@ async def test_ten_thousand_files_scroll_with_few_of_them_in_the_document(
 ) -> None:
     async with api.tenant.as_owner() as tx:
         await tx.execute(
-            text(
-                "INSERT INTO blob (sha256, size, mime_type, scan_status, thumbnail_status, thumbnail_size, created_at)"
-                " VALUES (repeat('ab', 32), 5, 'text/plain', 'clean', 'none', 0, now())"
-            )
+            "INSERT INTO blob (sha256, size, mime_type, scan_status, thumbnail_status, thumbnail_size, created_at)"
+            " VALUES (repeat('ab', 32), 5, 'text/plain', 'clean', 'none', 0, now())"
         )
         await tx.execute(
-            text(
-                "INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope, created_at,"
-                " content_size, category, folded) SELECT 'med-' || lpad(n::text, 26, '0'), repeat('ab', 32),"
-                " n || '.txt', 'text/plain', 'many', false, now() - n * interval '1 second', 5, 'document',"
-                " n || '.txt' FROM generate_series(1, :many) AS n"
-            ),
+            "INSERT INTO media (media_id, sha256, filename, claimed_type, uploaded_by, tenant_scope, created_at,"
+            " content_size, category, folded) SELECT 'med-' || lpad(n::text, 26, '0'), repeat('ab', 32),"
+            " n || '.txt', 'text/plain', 'many', false, now() - n * interval '1 second', 5, 'document',"
+            " n || '.txt' FROM generate_series(1, %(many)s) AS n",
             {"many": MANY},
         )
     context = await browser.new_context(**SCREENS["light"])

@@ -2,8 +2,6 @@
 
 from datetime import timedelta
 
-from sqlalchemy import text
-
 from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.library import Library
@@ -31,14 +29,9 @@ async def upload(
 async def left_behind(database: Database, store: FolderStore) -> tuple[int, int, int, int, int]:
     """Numbers of rows in blob and media, reservations, objects (without the bucket's mark), and staged objects."""
     async with database.transaction() as tx:
-        counts = (
-            await tx.execute(
-                text(
-                    "SELECT (SELECT count(*) FROM blob), (SELECT count(*) FROM media),"
-                    " (SELECT count(*) FROM reservation)"
-                )
-            )
-        ).one()
+        counts = await tx.first(
+            "SELECT (SELECT count(*) FROM blob), (SELECT count(*) FROM media), (SELECT count(*) FROM reservation)"
+        )
     objects = [entry async for entry in store.list() if not entry.key.endswith("/.birth")]
     staged = await store.sweep_staging(older_than=timedelta(0))
     return (*counts, len(objects), staged)
@@ -85,4 +78,4 @@ _DAYS = (
 async def _pass(database: Database, statements: tuple[str, ...]) -> None:
     async with database.transaction() as tx:
         for statement in statements:
-            await tx.execute(text(statement))
+            await tx.execute(statement)

@@ -187,14 +187,10 @@ class Left:
 
 async def left(api: Api) -> Left:
     async with api.database.transaction() as tx:
-        row = (
-            await tx.execute(
-                text(
-                    "SELECT (SELECT count(*) FROM blob) AS blobs, (SELECT count(*) FROM media) AS media, "
-                    "(SELECT reserved_bytes FROM usage) AS reserved, (SELECT count(*) FROM reservation) AS reservations"
-                )
-            )
-        ).one()
+        row = await tx.first(
+            "SELECT (SELECT count(*) FROM blob) AS blobs, (SELECT count(*) FROM media) AS media, "
+            "(SELECT reserved_bytes FROM usage) AS reserved, (SELECT count(*) FROM reservation) AS reservations"
+        )
     objects = sum([1 async for _ in api.store.list()])
     staging = Path(api.store._root) / "tenant" / api.tenant.tenant_id / ".staging"
     return Left(*row, objects, len(list(staging.glob("*"))) if staging.exists() else 0)

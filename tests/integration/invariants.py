@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import text
-
 from media_core.database import Database
 from media_core.library import Library
 from media_core.object_keys import content_key, thumbnail_key
@@ -15,7 +13,7 @@ from media_core.sweep import sweep
 AT_ONCE = RetentionSettings(orphan_days=0, orphans_few=10_000)
 """Retention for a sweep that leaves nothing over."""
 
-_USAGE = text("""
+_USAGE = """
 WITH standing AS (SELECT * FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected')
 SELECT 'usage' AS what, stored_bytes, reserved_bytes, objects, object_bytes, items, item_bytes FROM usage
 UNION ALL
@@ -23,13 +21,13 @@ SELECT 'rows', (SELECT coalesce(sum(size + thumbnail_size), 0) FROM standing),
     (SELECT coalesce(sum(bytes), 0) FROM reservation), (SELECT count(*) FROM standing),
     (SELECT coalesce(sum(size), 0) FROM standing), (SELECT count(*) FROM media JOIN standing USING (sha256)),
     (SELECT coalesce(sum(size), 0) FROM media JOIN standing USING (sha256))
-""")
-_ROWS = text("""
+"""
+_ROWS = """
 SELECT sha256, size, thumbnail_status, thumbnail_size, scan_status, doomed_at IS NOT NULL AS marked,
     scan_status = 'infected' AND remove_after > doomed_at AND removing_until IS NULL AS held,
     EXISTS (SELECT FROM media WHERE media.sha256 = blob.sha256) AS wanted
 FROM blob
-""")
+"""
 _LATER = """
 UPDATE reservation SET expires_at = now() - interval '1 second';
 UPDATE blob SET remove_after = least(remove_after, now()),
@@ -79,20 +77,15 @@ async def broken(database: Database, store: ObjectStore, tenant_id: str) -> list
 
 async def left(database: Database, store: ObjectStore, tenant_id: str) -> Left:
     async with database.transaction() as tx:
-        row = (
-            await tx.execute(
-                text("""
+        row = await tx.first(
+            """
                 SELECT (SELECT count(*) FROM reservation) AS reservations,
                     (SELECT count(*) FROM blob WHERE doomed_at IS NOT NULL) AS marked,
                     (SELECT count(*) FROM orphan) AS orphans
-                """)
-            )
-        ).one()
-        standing = set(
-            (await tx.execute(text("SELECT sha256 FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected'")))
-            .scalars()
-            .all()
+                """
         )
+        counting = "SELECT sha256 FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected'"
+        standing = {row.sha256 for row in await tx.execute(counting)}
     loose = sum(key.rsplit("/", 1)[-1] not in standing for key in await objects_of(store))
     return Left(*row, loose, await store.sweep_staging(older_than=timedelta(0)))
 
@@ -101,8 +94,8 @@ async def later_and_swept(library: Library, owner: Database, schema: str) -> Non
     """Lets every deadline pass, decides suspicions, and sweeps: twice, since an orphan is only noted at first."""
     for _ in range(2):
         async with owner.transaction() as tx:
-            await tx.exec_driver_sql(f"SET LOCAL search_path = {schema}")
+            await tx.execute(f"SET LOCAL search_path = {schema}")
             for statement in _LATER.strip().split(";\n"):
-                await tx.exec_driver_sql(statement.rstrip(";"))
+                await tx.execute(statement.rstrip(";"))
         swept = await sweep(library, AT_ONCE)
         assert not swept.mismatch

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, event
 
-from media_core.database import migrate
+from media_core.schema import migrate
 
 _SENT: list[str] = []
 """The statements, for the schema and role `_NAME`."""

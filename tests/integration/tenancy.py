@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from media_core import policy
-from media_core.database import Database
+from media_core.database import Database, Transaction
 from media_core.policy import Policy
 from media_core.tokens import ALL, Claims
 
@@ -29,12 +27,12 @@ class TenantDatabase:
     owner_url: str
 
     @asynccontextmanager
-    async def as_owner(self) -> AsyncIterator[AsyncConnection]:
+    async def as_owner(self) -> AsyncIterator[Transaction]:
         """A transaction of the tables' owner, who may do what the tenant's role may not."""
         database = Database(self.owner_url, pool_size=1)
         try:
             async with database.transaction() as tx:
-                await tx.exec_driver_sql(f"SET LOCAL search_path = {self.schema}")
+                await tx.execute(f"SET LOCAL search_path = {self.schema}")
                 yield tx
         finally:
             await database.aclose()

@@ -329,7 +329,7 @@ async def _rescans(database: Database, run: int) -> None:
     started = datetime.now(UTC) + timedelta(days=1)
     engine = "ClamAV 1.4.3/27999"
     await database.call(rescan._SUSPICIOUS, ())
-    async with database.statement() as tx:
+    async with database.transaction() as tx:
         await tx.execute(rescan._OPEN)
     for at in (rescan._BEGINNING, started - timedelta(days=run)):
         await database.call(rescan._SCANNED, (engine, started, at, "", rescan.BATCH))

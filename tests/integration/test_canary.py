@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.decoding import DecodingPool
@@ -81,7 +80,7 @@ class Tenant:
 
     async def rows(self, table: str) -> list[Any]:
         async with self.database.transaction() as tx:
-            return list(await tx.execute(text(f"TABLE {table}")))
+            return list(await tx.execute(f"TABLE {table}"))
 
     async def leaves_nothing(self) -> bool:
         """Only its row in `canary` is left: no item, content, object, tombstone, reservation or byte of the quota."""

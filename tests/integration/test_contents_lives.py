@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.errors import SerializationFailure
-from sqlalchemy import text
 
 from media_core.contents import Again, Contents, Facts, NewItem
 from media_core.database import Database
@@ -211,5 +210,5 @@ async def test_a_suspicion_cancels_no_rescan_of_what_it_holds(
     await put(contents, "1" * 64)
     await scanned(library, "infected", "Wrong")  # the new one goes first
     async with database.transaction() as tx:
-        left = (await tx.execute(text("SELECT dedupe_key FROM job WHERE kind = 'scan' AND status = 'queued'"))).all()
+        left = await tx.execute("SELECT dedupe_key FROM job WHERE kind = 'scan' AND status = 'queued'")
     assert [row.dedupe_key for row in left] == [MANY[0]]

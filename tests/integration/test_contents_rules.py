@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
 
 from media_core import canary
 from media_core.contents import Again, Contents, Facts, NewItem, Verdict
@@ -99,7 +98,7 @@ async def test_a_reservation_that_was_given_back_while_its_upload_slept_names_it
         await contents.database.call("SELECT content_release_expired()", ())
         await reservation.grow_to(20)
         async with database.transaction() as tx:
-            row = (await tx.execute(text("SELECT sha256, bytes FROM reservation"))).one()
+            row = await tx.first("SELECT sha256, bytes FROM reservation")
         assert tuple(row) == ("a" * 64, 20)
 
 
@@ -180,21 +179,21 @@ async def test_one_signature_that_finds_more_than_a_few_is_suspicious_and_what_w
     held = await library.contents.record_verdicts([_found(lease) for lease in leases])
     assert len(held) == 6
     async with database.transaction() as tx:
-        suspicious = (await tx.execute(text("SELECT signature, trusted_at FROM suspicion"))).all()
-        waiting = await tx.scalar(text("SELECT count(*) FROM job WHERE status = 'queued'"))
+        suspicious = await tx.execute("SELECT signature, trusted_at FROM suspicion")
+        waiting = await tx.value("SELECT count(*) FROM job WHERE status = 'queued'")
     assert [tuple(row) for row in suspicious] == [("Bad.Rule", None)]
     assert waiting == 0
     assert (await library.totals()).items == 2
     assert await broken(database, folder_store, tenant_database.tenant_id) == []
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE blob SET doomed_at = doomed_at - interval '9 days',"
-                              " remove_after = remove_after - interval '9 days'"))  # fmt: skip
+        await tx.execute("UPDATE blob SET doomed_at = doomed_at - interval '9 days',"
+                              " remove_after = remove_after - interval '9 days'")  # fmt: skip
     assert (await sweep(library)).marked == 0  # until a person decides
     for lease in leases:
         await scanned(library, database, lease.payload["sha256"], "clean")
     assert (await library.totals()).items == 8
     async with database.transaction() as tx:
-        assert (await tx.execute(text("SELECT FROM suspicion"))).first() is None
+        assert (await tx.first("SELECT FROM suspicion")) is None
     assert await broken(database, folder_store, tenant_database.tenant_id) == []
 
 
@@ -206,7 +205,7 @@ async def test_a_canary_is_never_held_however_suspicious_its_signature(
     uploads: Uploads, library: Library, database: Database, folder_store: FolderStore
 ) -> None:
     async with database.transaction() as tx:
-        await tx.execute(text("INSERT INTO suspicion (signature) VALUES ('Eicar-Test-Signature')"))
+        await tx.execute("INSERT INTO suspicion (signature) VALUES ('Eicar-Test-Signature')")
     birds = Uploads(
         tenant_id=uploads.tenant_id,
         database=database,
@@ -217,14 +216,14 @@ async def test_a_canary_is_never_held_however_suspicious_its_signature(
     )
     await canary.send(birds, library)
     async with database.transaction() as tx:
-        sha256 = str(await tx.scalar(text("SELECT sha256 FROM canary")))
+        sha256 = str(await tx.value("SELECT sha256 FROM canary"))
     lease = await Queue(database).lease("scan", worker="test", seconds=30)
     assert lease is not None
     await verdict(library, lease, "infected", "Eicar-Test-Signature")
     await canary.close(library, sha256)
     async with database.transaction() as tx:
-        assert (await tx.execute(text("SELECT FROM blob"))).first() is None
-        assert await tx.scalar(text("SELECT verdict FROM canary")) == "infected"
+        assert (await tx.first("SELECT FROM blob")) is None
+        assert await tx.value("SELECT verdict FROM canary") == "infected"
     assert [entry async for entry in folder_store.list()] == []
     assert await usage(database) == Usage(0, 0, GENEROUS.max_bytes)
 
@@ -270,10 +269,10 @@ async def test_a_verdict_of_a_content_that_is_being_removed_stays_with_it_and_no
     uploaded = await clean(uploads, library, database, b"it is found, and its days are over")
     await scanned(library, database, uploaded.sha256, "infected", "Found")
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE blob SET removing_until = now() + interval '1 minute'"))
+        await tx.execute("UPDATE blob SET removing_until = now() + interval '1 minute'")
     await scanned(library, database, uploaded.sha256, "clean")
     async with database.transaction() as tx:
-        assert await tx.scalar(text("SELECT scan_status FROM blob")) == "infected"
+        assert await tx.value("SELECT scan_status FROM blob") == "infected"
     assert (await library.totals()).items == 0
     assert await broken(database, folder_store, tenant_database.tenant_id) == []
 

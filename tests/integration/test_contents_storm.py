@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
 
 from media_core import contents
 from media_core.contents import Verdict
@@ -110,7 +109,7 @@ class Storm:
     async def rescanning(self) -> None:
         _, library = self.somewhere()
         async with library.database.transaction() as tx:
-            some = list((await tx.execute(text("SELECT sha256 FROM blob ORDER BY random() LIMIT 2"))).scalars())
+            some = [row[0] for row in await tx.execute("SELECT sha256 FROM blob ORDER BY random() LIMIT 2")]
             for sha256 in sorted(some):
                 await enqueue_for_content(tx, "scan", sha256, priority=-2)
         await asyncio.sleep(0.005)
@@ -176,11 +175,11 @@ async def test_uploads_deletions_verdicts_and_sweeps_of_few_contents_at_once_kee
 
 async def _deadlocks(database: Database) -> int:
     async with database.transaction() as tx:
-        await tx.execute(text("SELECT pg_stat_force_next_flush()"))
-        return int((await tx.execute(text("SELECT sum(deadlocks) FROM pg_stat_database"))).scalar_one())
+        await tx.execute("SELECT pg_stat_force_next_flush()")
+        return int(await tx.value("SELECT sum(deadlocks) FROM pg_stat_database"))
 
 
 async def _still_there(storm: Storm, database: Database) -> None:
     async with database.transaction() as tx:
-        there = set((await tx.execute(text("SELECT media_id FROM media"))).scalars())
+        there = {row[0] for row in await tx.execute("SELECT media_id FROM media")}
     assert storm.acknowledged.keys() <= there

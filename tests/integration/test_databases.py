@@ -510,7 +510,7 @@ async def test_nothing_can_be_written_where_tenants_rows_are_read(databases: Dat
     await make(databases, schema)
     with pytest.raises(Unavailable, match="read-only"):
         async with databases.within(schema) as tx:
-            await tx.exec_driver_sql("UPDATE usage SET max_bytes = 1")
+            await tx.execute("UPDATE usage SET max_bytes = 1")
 
 
 async def test_a_table_that_a_tenant_locks_holds_up_nobody_for_ever(databases: Databases, schema: str) -> None:
@@ -520,7 +520,7 @@ async def test_a_table_that_a_tenant_locks_holds_up_nobody_for_ever(databases: D
         await session.execute("LOCK TABLE job IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(RequestRefused, match="lock timeout"):
             async with databases.within(schema) as tx:
-                await tx.exec_driver_sql("SELECT count(*) FROM job")
+                await tx.execute("SELECT count(*) FROM job")
 
 
 async def test_a_tenant_that_holds_its_usage_row_waits_for_its_policy_and_nobody_else_does(
@@ -721,8 +721,8 @@ async def test_what_sweeps_and_rescans_wrote_down_is_read(databases: Databases, 
 async def test_how_webhooks_stand_is_read(databases: Databases, schema: str) -> None:
     await make(databases, schema)
     async with databases._administering() as tx:
-        await tx.exec_driver_sql(f"SET LOCAL search_path = {schema}")
-        await tx.exec_driver_sql(WEBHOOKS.replace("%", "%%"))
+        await tx.execute(f"SET LOCAL search_path = {schema}")
+        await tx.execute(WEBHOOKS.replace("%", "%%"))
     found = (await read_notes(databases, schema)).webhooks
     assert [(each.host, each.failing_since is not None, each.error) for each in found] == [
         ("a.example", True, "answered 503"),

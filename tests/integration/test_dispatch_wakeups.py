@@ -28,7 +28,7 @@ async def test_a_queued_job_wakes_with_its_schema(wakeups: Wakeups, database: Da
         assert await wakeups.get() is None
         async with database.transaction() as tx:
             await enqueue(tx, "scan", {"sha256": "0" * 64})
-            schema = (await tx.exec_driver_sql("SELECT current_schema()")).scalar_one()
+            schema = await tx.value("SELECT current_schema()")
         assert await wakeups.get() == schema
 
 

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.decoding import DecodingPool
@@ -37,7 +36,7 @@ async def put(database: Database, count: int = 1) -> list[str]:
 
 async def job(database: Database, job_id: str) -> Any:
     async with database.transaction() as tx:
-        return (await tx.execute(text("SELECT * FROM job WHERE job_id = :id"), {"id": job_id})).one()
+        return await tx.first("SELECT * FROM job WHERE job_id = %(id)s", {"id": job_id})
 
 
 async def finish(lease: Lease, work: Work) -> None:
@@ -118,7 +117,7 @@ async def test_a_lease_is_renewed_while_its_handler_runs(database: Database, dra
 
     async def handler(lease: Lease, work: Work) -> None:
         async with work.database.transaction() as tx:
-            await tx.execute(text("SELECT pg_sleep(1)"))  # longer than the lease, by the database's clock
+            await tx.execute("SELECT pg_sleep(1)")  # longer than the lease, by the database's clock
         assert await work.queue.lease("transcribe", worker="other", seconds=30) is None
         await finish(lease, work)
 
@@ -135,7 +134,7 @@ async def test_whoever_lost_its_lease_is_stopped_and_writes_nothing(
     async def handler(lease: Lease, work: Work) -> None:
         nonlocal reached_the_end
         async with work.database.transaction() as tx:
-            await tx.execute(text("UPDATE job SET lease_token = 'stolen', lease_until = now() + interval '1 hour'"))
+            await tx.execute("UPDATE job SET lease_token = 'stolen', lease_until = now() + interval '1 hour'")
         await asyncio.Event().wait()
         reached_the_end = True
 
@@ -206,7 +205,7 @@ def wide(
 
 async def states(database: Database) -> Counter[str]:
     async with database.transaction() as tx:
-        return Counter((await tx.execute(text("SELECT status FROM job"))).scalars())
+        return Counter([row[0] for row in await tx.execute("SELECT status FROM job")])
 
 
 async def test_many_jobs_are_leased_and_renewed_together(
@@ -218,7 +217,7 @@ async def test_many_jobs_are_leased_and_renewed_together(
     async def handler(lease: Lease, work: Work) -> None:
         await together.wait()
         async with work.database.transaction() as tx:
-            await tx.execute(text("SELECT pg_sleep(0.2)"))
+            await tx.execute("SELECT pg_sleep(0.2)")
         await finish(lease, work)
 
     await wide(handler).run()
@@ -266,7 +265,7 @@ async def test_one_that_lost_its_lease_or_is_cancelled_is_stopped_and_the_others
         await together.wait()
         async with work.database.transaction() as tx:
             if lease.job_id == lost:
-                await tx.execute(text("UPDATE job SET lease_token = 'stolen' WHERE job_id = :id"), {"id": lost})
+                await tx.execute("UPDATE job SET lease_token = 'stolen' WHERE job_id = %(id)s", {"id": lost})
             if lease.job_id == cancelled:
                 await cancel(tx, cancelled)
         if lease.job_id in (lost, cancelled):
@@ -296,7 +295,7 @@ async def test_stopping_hands_back_all_jobs_at_once(database: Database, wide: Ca
     before = asyncio.all_tasks()
     await one.run()
     async with database.transaction() as tx:
-        rows = [tuple(row) for row in await tx.execute(text("SELECT status, attempts, lease_token FROM job"))]
+        rows = [tuple(row) for row in await tx.execute("SELECT status, attempts, lease_token FROM job")]
     assert rows == [("queued", 0, None)] * 20
     behind = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}  # type: ignore[union-attr]
     assert behind <= {"Database._announce"}

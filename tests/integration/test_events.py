@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
 
 from media_core.access import CANARY
 from media_core.database import Database
@@ -328,7 +327,7 @@ async def test_an_item_that_is_added_while_its_thumbnail_is_made_has_that_event_
     """The upload of known content has not committed when the worker writes the thumbnail's status."""
     first = await upload(uploads, secrets.token_bytes(100))
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE blob SET thumbnail_status = 'pending'"))
+        await tx.execute("UPDATE blob SET thumbnail_status = 'pending'")
     async with (
         await psycopg.AsyncConnection.connect(tenant_database.url.replace("+psycopg", "")) as adding,
         await psycopg.AsyncConnection.connect(tenant_database.url.replace("+psycopg", ""), autocommit=True) as telling,
@@ -363,5 +362,5 @@ async def test_an_upload_sends_no_further_statement_for_its_events(
         "SELECT * FROM content_begin",
         "SELECT * FROM content_commit",
     ]
-    async with database.statement() as tx:
-        assert (await tx.execute(text("SELECT count(*) FROM event"))).scalar() == 1
+    async with database.transaction() as tx:
+        assert (await tx.value("SELECT count(*) FROM event")) == 1

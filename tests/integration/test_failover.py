@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url
 
 from media_core.database import Database
 from media_core.errors import Unavailable
@@ -182,11 +182,11 @@ async def test_a_transaction_and_a_call_say_the_same_of_a_server_that_only_reads
 
     async def in_a_transaction() -> None:
         async with database.transaction() as tx:
-            await tx.execute(text("DELETE FROM idempotency"))
+            await tx.execute("DELETE FROM idempotency")
 
     async def in_a_statement() -> None:
-        async with database.statement() as tx:
-            await tx.execute(text("DELETE FROM idempotency"))
+        async with database.transaction() as tx:
+            await tx.execute("DELETE FROM idempotency")
 
     async def in_a_call() -> None:
         await database.call("DELETE FROM idempotency", ())

@@ -189,7 +189,7 @@ async def test_a_tenant_that_locks_its_queue_keeps_nobody_waiting(
         database = Database(first.url, pool_size=1)
         with contextlib.suppress(ZeroDivisionError):
             async with database.transaction() as tx:
-                await tx.exec_driver_sql("LOCK TABLE job")
+                await tx.execute("LOCK TABLE job")
                 committed = await queue(second)
                 async with asyncio.timeout(5):
                     schema, made = await fleet.jobs.made.get()

@@ -192,7 +192,7 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_the_log_and_not_the_clien
 ) -> None:
     async with process(postgres, tmp_path) as api, api.client() as client:
         async with api.tenant.as_owner() as tx:
-            await tx.execute(text("ALTER TABLE media RENAME TO secret_table"))
+            await tx.execute("ALTER TABLE media RENAME TO secret_table")
         answer = await client.get(f"/v1/media/{UNKNOWN}/info", headers={"X-Request-Id": "find-me"})
         body = problem(answer, 500, "internal_error")
         assert body.keys() == {"type", "title", "status", "detail", "code"}
@@ -272,7 +272,7 @@ async def test_a_suspended_tenant_answers_503_on_every_call_and_keeps_its_files(
 async def test_a_tenant_without_a_policy_is_closed(fresh_api: Api) -> None:
     async with fresh_api.client() as client:
         async with fresh_api.tenant.as_owner() as tx:
-            await tx.execute(text("DELETE FROM policy"))
+            await tx.execute("DELETE FROM policy")
         await asyncio.sleep(1.1)
         problem(await client.get("/v1/usage"), 503, "suspended")
 

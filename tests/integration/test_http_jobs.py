@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from media_core import transcripts
 from media_core.queue import Cancelled, Queue
@@ -372,7 +371,7 @@ async def test_a_job_that_an_outage_keeps_waiting_says_what_for_and_that_is_no_e
         await queue.postpone(await api.lease(job_id), "object store", "it does not answer")
         waiting = await job_of(client, job_id)
         async with api.database.transaction() as tx:
-            await tx.execute(text("UPDATE job SET run_after = now() WHERE job_id = :id"), {"id": job_id})
+            await tx.execute("UPDATE job SET run_after = now() WHERE job_id = %(id)s", {"id": job_id})
         running = await api.lease(job_id)
         tried_again = await job_of(client, job_id)
         await queue.fail(running, "corrupt", "The recording is damaged.", retry=False)
@@ -514,7 +513,7 @@ async def test_a_watched_job_that_vanishes_ends_the_stream(api: Api) -> None:
         async with watching(client, job_id) as events, asyncio.timeout(20):
             await events.next()
             async with api.database.transaction() as tx:
-                await tx.execute(text("DELETE FROM job WHERE job_id = :job_id"), {"job_id": job_id})
+                await tx.execute("DELETE FROM job WHERE job_id = %(job_id)s", {"job_id": job_id})
             await events.rest()
 
 

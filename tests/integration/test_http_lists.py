@@ -162,9 +162,7 @@ async def test_infected_files_and_the_canary_are_in_no_list(fresh_api: Api) -> N
         good = await upload(client, b"good", room_id="garden")
         await change(client, bad["media_id"], labels={"a": "b"})
         async with fresh_api.database.transaction() as tx:
-            await tx.exec_driver_sql(
-                "UPDATE media SET uploaded_by = 'system:canary' WHERE media_id = %s", (good["media_id"],)
-            )
+            await tx.execute("UPDATE media SET uploaded_by = 'system:canary' WHERE media_id = %s", (good["media_id"],))
         assert await listed(client) == [bad["media_id"]]
         assert await listed(admin, owner="all") == [bad["media_id"]]
         assert await listed(admin, owner="system:canary") == []

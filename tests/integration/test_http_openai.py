@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import openai
 import pytest
-from sqlalchemy import text
 
 from media_api.job_watch import JobWatch
 from media_api.routes import openai_audio
@@ -35,7 +34,7 @@ TRANSCRIPTIONS = "/v1/audio/transcriptions"
 async def _nothing_is_queued(api: Api) -> None:
     """What other tests have left: a worker here takes the next job, whosever it is."""
     async with api.database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET status = 'cancelled', finished_at = now() WHERE status = 'queued'"))
+        await tx.execute("UPDATE job SET status = 'cancelled', finished_at = now() WHERE status = 'queued'")
 
 
 @asynccontextmanager
@@ -171,7 +170,7 @@ async def test_a_stream_whose_job_vanishes_ends_with_an_error(api: Api) -> None:
     async with api.client() as client, client.stream("POST", TRANSCRIPTIONS, timeout=30, **asked) as answer:
         lease = await next_lease(api)
         async with api.database.transaction() as tx:
-            await tx.execute(text("DELETE FROM job WHERE job_id = :job_id"), {"job_id": lease.job_id})
+            await tx.execute("DELETE FROM job WHERE job_id = %(job_id)s", {"job_id": lease.job_id})
         lines = [line async for line in answer.aiter_lines()]
     assert "event: error" in lines
     assert any('"code": "not_found"' in line for line in lines)

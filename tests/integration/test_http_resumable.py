@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from media_core import resumable
 from media_core.object_keys import content_key
@@ -304,7 +303,7 @@ async def test_an_upload_that_expires_is_swept(api: Api) -> None:
         assert await resumable.expire(api.library) == 0
         assert await api.store.sweep_staging(timedelta(0), await resumable.alive(api.database)) == 0
         async with api.database.transaction() as tx:
-            await tx.execute(text("UPDATE upload SET expires_at = now()"))
+            await tx.execute("UPDATE upload SET expires_at = now()")
         problem(await client.get(where), 410, "upload_expired")
         problem(await send(client, where, b"x", 7 * MIB), 410, "upload_expired")
         assert await resumable.expire(api.library) == 2

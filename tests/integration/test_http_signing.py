@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from media_core.signed_urls import Shared, SharedUrls
 from media_operator.local.postgres import EmbeddedPostgres
@@ -182,7 +181,7 @@ async def test_a_url_of_the_api_outlives_its_signers_rights_and_ends_with_what_t
         for each in (url, by_room):
             assert (await nobody.get(each)).status_code == 200
         async with api.database.transaction() as tx:
-            await tx.execute(text("UPDATE blob SET scan_status = 'unscannable' WHERE sha256 = :sha256"), shared)
+            await tx.execute("UPDATE blob SET scan_status = 'unscannable' WHERE sha256 = %(sha256)s", shared)
         etag = {"If-None-Match": f'"{shared["sha256"]}"', "Range": "bytes=0-1"}
         problem(await nobody.get(url, headers=etag), 403, "unscannable")
         assert (await owner.delete(f"/v1/media/{media_id}")).status_code == 204
@@ -220,7 +219,7 @@ async def test_another_key_ends_all_urls_of_the_api(fresh_api: Api) -> None:
         before = (await sign(client, media_id, via="api"))["url"]
         assert (await nobody.get(before)).status_code == 200
         async with fresh_api.tenant.as_owner() as tx:
-            await tx.exec_driver_sql("UPDATE url_key SET secret = repeat('a1', 32)")
+            await tx.execute("UPDATE url_key SET secret = repeat('a1', 32)")
         await fresh_api.apply(await fresh_api.library.policy.current())  # waits as long as a value is kept
         problem(await nobody.get(before), 403, "signature_invalid")
         assert (await nobody.get((await sign(client, media_id, via="api"))["url"])).status_code == 200

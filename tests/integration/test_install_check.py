@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from media_core import transcripts
 from media_core.queue import Lease, Queue
@@ -35,7 +34,7 @@ async def heard(api: Api, work: Callable[[Queue, Lease], Awaitable[None]] | None
 
 async def queued(api: Api) -> list[str]:
     async with api.database.transaction() as tx:
-        found = await tx.execute(text("SELECT job_id FROM job WHERE kind = 'transcribe' AND status = 'queued'"))
+        found = await tx.execute("SELECT job_id FROM job WHERE kind = 'transcribe' AND status = 'queued'")
         return [row.job_id for row in found]
 
 

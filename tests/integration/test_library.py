@@ -3,7 +3,6 @@
 import secrets
 
 import pytest
-from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
@@ -114,7 +113,7 @@ async def test_a_scan_that_fails_for_good_leaves_the_content_closed_and_the_swee
     assert (await library.find(ALICE, uploaded.media_id, "see")).scan_status == "error"
     assert await refusal(library.find(ALICE, uploaded.media_id, "read")) == "scan_pending"
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE blob SET scanned_at = now() - interval '1 hour'"))
+        await tx.execute("UPDATE blob SET scanned_at = now() - interval '1 hour'")
     assert (await sweep(library)).scans == 1
     await judge(library, database, uploaded, "clean")
     assert (await library.find(ALICE, uploaded.media_id, "read")).scan_status == "clean"

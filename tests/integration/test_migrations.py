@@ -15,11 +15,12 @@ from sqlmodel import SQLModel
 
 from media_core import births, tables
 from media_core.contents import Verdict
-from media_core.database import Database, migrate
+from media_core.database import Database
 from media_core.library import Library
 from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
+from media_core.schema import migrate
 from media_core.store.folder import FolderStore
 from media_core.sweep import sweep
 from media_operator.local.postgres import EmbeddedPostgres

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from media_core import queue as queue_module
 from media_core.database import Database
@@ -180,7 +179,7 @@ class Tenant:
 
     async def rows(self) -> list[Any]:
         async with self.database.transaction() as tx:
-            return list(await tx.execute(text("SELECT * FROM job ORDER BY job_id")))
+            return list(await tx.execute("SELECT * FROM job ORDER BY job_id"))
 
     async def until_all_waited(self, *kinds: str) -> list[Any]:
         """Waits until all jobs of these kinds have been handed back more often than they may fail. Returns them."""
@@ -255,8 +254,8 @@ async def all_done(tenant: Tenant, items: list[Uploaded]) -> None:
         if row.kind == "transcribe":
             assert row.result["transcript"] == SAID
     async with tenant.database.transaction() as tx:
-        thumbnails = await tx.execute(text("SELECT thumbnail_status FROM blob WHERE mime_type = 'video/mp4'"))
-        assert set(thumbnails.scalars()) <= {"ready"}
+        thumbnails = await tx.execute("SELECT thumbnail_status FROM blob WHERE mime_type = 'video/mp4'")
+        assert {row[0] for row in thumbnails} <= {"ready"}
 
 
 # --- the object store ---------------------------------------------------------------------------------------------
@@ -267,7 +266,7 @@ async def test_whatever_needs_the_object_store_waits_for_it_and_is_done_once_it_
 ) -> None:
     items, job_id = await some_work(tenant)
     async with tenant.database.transaction() as tx:  # so that the transcription, too, gets as far as the store
-        await tx.execute(text("UPDATE blob SET scan_status = 'clean' WHERE mime_type LIKE 'audio/%'"))
+        await tx.execute("UPDATE blob SET scan_status = 'clean' WHERE mime_type LIKE 'audio/%%'")
     s3.kill()
     tenant.start_workers(whisper)
     for row in await tenant.until_all_waited(*KINDS):

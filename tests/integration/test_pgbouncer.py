@@ -15,7 +15,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
 
 from media_core.database import CHANNEL, Database
 from media_core.errors import Unavailable
@@ -199,9 +198,9 @@ async def test_leases_of_many_workers_exclude_each_other(pooled_database: Databa
 async def test_what_a_relaxed_process_loses_is_only_its_own(pooled_database: Database) -> None:
     """`synchronous_commit` is turned off for a transaction, not for the session, which clients share."""
     async with pooled_database.transaction() as tx:
-        assert (await tx.execute(text("SHOW synchronous_commit"))).scalar_one() == "off"
-    async with pooled_database.statement() as tx:
-        outside = (await tx.execute(text("SELECT source FROM pg_settings WHERE name = 'synchronous_commit'"))).scalar()
+        assert (await tx.value("SHOW synchronous_commit")) == "off"
+    async with pooled_database.transaction() as tx:
+        outside = await tx.value("SELECT source FROM pg_settings WHERE name = 'synchronous_commit'")
     assert outside != "session"
 
 
@@ -255,7 +254,7 @@ async def test_a_pgbouncer_without_a_free_connection_is_an_outage_and_then_is_no
                 await database.call("SELECT 1", ())
             with pytest.raises(Unavailable):
                 async with database.transaction() as tx:
-                    await tx.execute(text("SELECT 1"))
+                    await tx.execute("SELECT 1")
         assert await database.call("SELECT 1 AS n", ()) == [(1,)]
         await database.aclose()
 
@@ -272,7 +271,7 @@ async def test_a_pgbouncer_whose_server_is_away_is_an_outage_and_then_is_none() 
                 await database.call("SELECT 1", ())
             with pytest.raises(Unavailable):
                 async with database.transaction() as tx:
-                    await tx.execute(text("SELECT 1"))
+                    await tx.execute("SELECT 1")
             with pytest.raises(Unavailable):
                 await database.probe()
         server.start()

@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.job_kinds import JOB_KINDS
@@ -37,7 +36,7 @@ async def put(database: Database, kind: str = "transcribe", **options: Any) -> s
 
 async def row(database: Database, job_id: str) -> Any:
     async with database.transaction() as tx:
-        return (await tx.execute(text("SELECT * FROM job WHERE job_id = :id"), {"id": job_id})).one()
+        return await tx.first("SELECT * FROM job WHERE job_id = %(id)s", {"id": job_id})
 
 
 async def take(queue: Queue, kind: str = "transcribe", seconds: float = 30) -> Lease:
@@ -49,7 +48,7 @@ async def take(queue: Queue, kind: str = "transcribe", seconds: float = 30) -> L
 async def expire(database: Database, job_id: str) -> None:
     async with database.transaction() as tx:
         await tx.execute(
-            text("UPDATE job SET lease_until = now() - interval '1 second' WHERE job_id = :id"), {"id": job_id}
+            "UPDATE job SET lease_until = now() - interval '1 second' WHERE job_id = %(id)s", {"id": job_id}
         )
 
 
@@ -70,7 +69,7 @@ async def test_a_suspended_tenants_jobs_wait_and_so_do_those_of_what_is_switched
     async def leased(**policy: bool) -> set[str]:
         changes = ", ".join(f"{name} = {value}" for name, value in policy.items())
         async with tenant_database.as_owner() as tx:
-            await tx.execute(text(f"UPDATE policy SET {changes}"))  # noqa: S608
+            await tx.execute(f"UPDATE policy SET {changes}")  # noqa: S608
         taken = {
             kind: await queue.lease(kind, worker="test", seconds=30) for kind in ("scan", "transcribe", "thumbnail")
         }
@@ -144,7 +143,7 @@ async def test_a_renewed_lease_is_not_taken_over(database: Database, queue: Queu
     lease = await take(queue, seconds=0.2)
     await queue.renew(lease, seconds=30, progress=0.5)
     async with database.transaction() as tx:
-        await tx.execute(text("SELECT pg_sleep(0.3)"))  # past the first deadline, by the database's own clock
+        await tx.execute("SELECT pg_sleep(0.3)")  # past the first deadline, by the database's own clock
     assert await queue.lease("transcribe", worker="other", seconds=30) is None
     assert (await row(database, lease.job_id)).progress == 0.5
 
@@ -160,11 +159,11 @@ async def test_a_failed_job_is_retried_after_a_growing_jittered_delay_then_fails
         assert lease.attempts == attempt
         await queue.fail(lease, "unavailable", "object store: away", retry=True)
         async with database.transaction() as tx:
-            delay = await tx.scalar(
-                text("SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = :id"), {"id": job_id}
+            delay = await tx.value(
+                "SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = %(id)s", {"id": job_id}
             )
             delays.append(float(delay))
-            await tx.execute(text("UPDATE job SET run_after = now()"))
+            await tx.execute("UPDATE job SET run_after = now()")
     for attempt, delay in enumerate(delays[:-1]):
         assert 50 * 2**attempt - 1 <= delay <= 150 * 2**attempt
     ended = await row(database, job_id)
@@ -251,7 +250,7 @@ async def test_depth_counts_what_failed_within_the_last_hour_and_nothing_else_th
     long_ago = await take(queue)
     await queue.fail(long_ago, "corrupt", "no sound in it", retry=False)
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET finished_at = now() - interval '61 minutes' WHERE status = 'failed'"))
+        await tx.execute("UPDATE job SET finished_at = now() - interval '61 minutes' WHERE status = 'failed'")
     await queue.finish(await take(queue), {})
     await queue.fail(await take(queue), "corrupt", "no sound in it", retry=False)
     await queue.fail(await take(queue), "unavailable", "object store: away", retry=True)
@@ -304,7 +303,7 @@ async def test_after_kill_9_the_job_goes_to_the_next_worker_when_the_lease_is_ov
         victim.kill()
         await victim.wait()
     async with database.transaction() as tx:
-        await tx.execute(text("SELECT pg_sleep(0.6)"))  # the lease ends by the database's clock
+        await tx.execute("SELECT pg_sleep(0.6)")  # the lease ends by the database's clock
     successor = await take(queue)
     assert (successor.job_id, successor.attempts) == (job_id, 2)
 
@@ -332,10 +331,8 @@ async def test_many_are_leased_in_their_order_each_with_the_facts_of_its_content
     async with database.transaction() as tx:
         for sha256, doomed_at in ((standing, "NULL"), (marked, "now()")):
             await tx.execute(
-                text(
-                    "INSERT INTO blob (sha256, size, mime_type, doomed_at)"  # noqa: S608 (constants)
-                    f" VALUES ('{sha256}', 7, 'text/plain', {doomed_at})"
-                )
+                "INSERT INTO blob (sha256, size, mime_type, doomed_at)"  # noqa: S608 (constants)
+                f" VALUES ('{sha256}', 7, 'text/plain', {doomed_at})"
             )
     later = [await put(database, sha256=sha256) for sha256 in (standing, marked, gone)]
     first = await put(database, sha256=standing, priority=1)
@@ -359,8 +356,8 @@ async def test_many_are_renewed_together_and_each_says_whether_it_is_still_held_
     found = await queue.renew_all([kept, cancelled, lost], seconds=3600)
     assert found == {kept.job_id: True, cancelled.job_id: False}
     async with database.transaction() as tx:
-        left = await tx.execute(text("SELECT job_id FROM job WHERE lease_until > now() + interval '59 minutes'"))
-        assert set(left.scalars()) == {kept.job_id, cancelled.job_id}
+        left = await tx.execute("SELECT job_id FROM job WHERE lease_until > now() + interval '59 minutes'")
+        assert {row[0] for row in left} == {kept.job_id, cancelled.job_id}
     assert await queue.renew_all([], seconds=30) == {}
 
 
@@ -379,11 +376,11 @@ async def test_a_job_that_is_postponed_ever_so_often_is_never_failed_and_is_aske
         assert (lease.attempts, lease.postponed) == (1, tries)
         await queue.postpone(lease, "object store", "it does not answer")
         async with database.transaction() as tx:
-            delay = await tx.scalar(
-                text("SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = :id"), {"id": job_id}
+            delay = await tx.value(
+                "SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = %(id)s", {"id": job_id}
             )
             delays.append(float(delay))
-            await tx.execute(text("UPDATE job SET run_after = now()"))
+            await tx.execute("UPDATE job SET run_after = now()")
     for tries, delay in enumerate(delays):
         most = min(POSTPONED_SECONDS, 2.0 * 2**tries)
         assert most / 2 - 1 <= delay <= most
@@ -410,7 +407,7 @@ async def test_attempts_of_before_an_outage_count_after_it(database: Database, q
 async def take_due(database: Database, queue: Queue) -> Lease:
     """Leases the next job, even if it is not due yet."""
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET run_after = now()"))
+        await tx.execute("UPDATE job SET run_after = now()")
     return await take(queue)
 
 
@@ -433,14 +430,14 @@ async def test_a_lease_that_ran_out_while_the_server_was_away_is_its_holders_for
     job_id = await put(database)
     lease = await take(queue)
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'"))
-        up = await tx.scalar(text("SELECT now() - pg_postmaster_start_time()"))
+        await tx.execute("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'")
+        up = await tx.value("SELECT now() - pg_postmaster_start_time()")
     monkeypatch.setattr("media_core.queue.SERVER_BACK", up + timedelta(minutes=1))
     assert not await queue.reap("transcribe")
     await queue.renew(lease, seconds=30)
 
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'"))
+        await tx.execute("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'")
     monkeypatch.setattr("media_core.queue.SERVER_BACK", timedelta(0))
     assert await queue.reap("transcribe")
     assert (await take(queue)).job_id == job_id

@@ -5,7 +5,6 @@ import secrets
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import text
 
 from media_core import quota
 from media_core.contents import Again, Contents, Facts, NewItem, Reservation
@@ -67,7 +66,7 @@ async def test_what_does_not_fit_is_refused_with_the_numbers_that_a_client_needs
 
 async def expire(database: Database) -> None:
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE reservation SET expires_at = now() - interval '1 second'"))
+        await tx.execute("UPDATE reservation SET expires_at = now() - interval '1 second'")
 
 
 async def test_what_a_killed_process_reserved_is_given_back_when_someone_needs_it(
@@ -131,8 +130,8 @@ async def test_100_parallel_uploads_against_a_nearly_full_quota_end_with_0_bytes
     objects = {entry.key.rpartition("/")[2] async for entry in folder_store.list()}
     assert objects == kept  # what was refused is gone
     async with database.transaction() as tx:
-        assert await tx.scalar(text("SELECT count(*) FROM blob")) == room_for
-        assert await tx.scalar(text("SELECT count(*) FROM reservation")) == 0
+        assert await tx.value("SELECT count(*) FROM blob") == room_for
+        assert await tx.value("SELECT count(*) FROM reservation") == 0
 
 
 async def test_transcription_is_charged_once_per_job_and_never_beyond_the_day(database: Database) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from media_core import policy
 from media_core.database import Database
@@ -134,13 +133,13 @@ async def rescanned(work: Work, clamd: ChangingClamd) -> int:
 
 async def blobs(database: Database) -> dict[str, Any]:
     async with database.transaction() as tx:
-        return {row.sha256: row for row in await tx.execute(text("SELECT * FROM blob"))}
+        return {row.sha256: row for row in await tx.execute("SELECT * FROM blob")}
 
 
 async def open_jobs(database: Database) -> set[str]:
     async with database.transaction() as tx:
-        rows = await tx.execute(text("SELECT dedupe_key FROM job WHERE status IN ('queued','running')"))
-        return set(rows.scalars())
+        rows = await tx.execute("SELECT dedupe_key FROM job WHERE status IN ('queued','running')")
+        return {row[0] for row in rows}
 
 
 async def is_readable(library: Library, item: Uploaded) -> bool:
@@ -270,7 +269,7 @@ async def scan_several(work: Work, settings: ClamdSettings) -> int:
 
 async def suspicions(database: Database) -> list[str]:
     async with database.transaction() as tx:
-        return list((await tx.execute(text("SELECT signature FROM suspicion WHERE trusted_at IS NULL"))).scalars())
+        return [row[0] for row in await tx.execute("SELECT signature FROM suspicion WHERE trusted_at IS NULL")]
 
 
 async def readable(library: Library, items: list[Uploaded]) -> int:
@@ -284,20 +283,16 @@ async def objects(store: FolderStore) -> int:
 async def recount(database: Database) -> tuple[int, ...]:
     """The usage, counted from the rows."""
     async with database.transaction() as tx:
-        row = (
-            await tx.execute(
-                text(
-                    "SELECT coalesce(sum(size), 0)::bigint, count(*) FROM blob"
-                    " WHERE doomed_at IS NULL AND scan_status <> 'infected'"
-                )
-            )
-        ).one()
+        row = await tx.first(
+            "SELECT coalesce(sum(size), 0)::bigint, count(*) FROM blob"
+            " WHERE doomed_at IS NULL AND scan_status <> 'infected'"
+        )
         return tuple(row)
 
 
 async def counted(database: Database) -> tuple[int, ...]:
     async with database.transaction() as tx:
-        return tuple((await tx.execute(text("SELECT stored_bytes, objects FROM usage"))).one())
+        return tuple(await tx.first("SELECT stored_bytes, objects FROM usage"))
 
 
 async def some_zips(uploads: Uploads, count: int) -> list[Uploaded]:
@@ -362,14 +357,14 @@ async def test_what_a_signature_found_is_removed_once_a_person_trusts_it_and_the
         async with work.database.transaction() as tx:
             week = "interval '8 days'"
             await tx.execute(
-                text(f"UPDATE blob SET doomed_at = doomed_at - {week}, remove_after = remove_after - {week}")  # noqa: S608
+                f"UPDATE blob SET doomed_at = doomed_at - {week}, remove_after = remove_after - {week}"  # noqa: S608
             )
 
     await days_go_by()
     await sweep(work.library)
     assert await objects(folder_store) == 10  # nobody has said that the signature is right
     async with work.database.transaction() as tx:
-        await tx.execute(text("UPDATE suspicion SET trusted_at = now()"))
+        await tx.execute("UPDATE suspicion SET trusted_at = now()")
     await sweep(work.library)
     assert await objects(folder_store) == 10 - held
 
@@ -519,5 +514,5 @@ async def test_a_worker_that_is_told_to_end_hands_its_jobs_back_and_exits_0(
     server.close()
     assert process.returncode == 0, said.decode()
     async with work.database.transaction() as tx:
-        jobs = [tuple(row) for row in await tx.execute(text("SELECT status, attempts, lease_token FROM job"))]
+        jobs = [tuple(row) for row in await tx.execute("SELECT status, attempts, lease_token FROM job")]
     assert jobs == [("queued", 0, None)] * 10

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from media_core import resumable
 from media_core.database import Database
@@ -45,7 +44,7 @@ async def add(at: Resumables, upload_id: str, data: bytes, offset: int, **how: A
 async def run_out(database: Database) -> None:
     """As if a claim's time had passed, and its holder did not move it forward."""
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE upload SET claimed_until = now()"))
+        await tx.execute("UPDATE upload SET claimed_until = now()")
 
 
 @pytest.mark.parametrize("lost", ["_ANSWER", "_FORGET_PIECES"])
@@ -128,13 +127,13 @@ async def test_the_reservation_lives_as_long_as_the_upload(
         )
         assert (row.longer, row.bytes) == (True, 4 * MIB)
         async with database.transaction() as tx:
-            await tx.execute(text("UPDATE upload SET expires_at = now() + interval '1 minute'"))
-            await tx.execute(text("UPDATE reservation SET expires_at = now() + interval '1 minute'"))
+            await tx.execute("UPDATE upload SET expires_at = now() + interval '1 minute'")
+            await tx.execute("UPDATE reservation SET expires_at = now() + interval '1 minute'")
         await add(resumables, made.upload_id, b"x", (await resumables.find(ALICE, made.upload_id)).received)
     with pytest.raises(Refused):
         await resumables.find(BOB, made.upload_id)
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE upload SET expires_at = now()"))
+        await tx.execute("UPDATE upload SET expires_at = now()")
     assert await resumable.expire(library) == 1
     (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
     assert usage.reserved_bytes == 0
@@ -146,7 +145,7 @@ async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
     made = await resumables.create(ALICE, FILE, 4 * MIB)
     await add(resumables, made.upload_id, b"x", 0)
     async with database.transaction() as tx:
-        await tx.execute(text("UPDATE upload SET ending = true"))
+        await tx.execute("UPDATE upload SET ending = true")
     with pytest.raises(Refused):
         await resumables.find(ALICE, made.upload_id)
     assert await resumable.expire(library) == 1
@@ -269,7 +268,7 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
 
     async def expires() -> None:
         async with database.transaction() as tx:
-            await tx.execute(text("UPDATE upload SET expires_at = now()"))
+            await tx.execute("UPDATE upload SET expires_at = now()")
 
     made = await resumables.create(ALICE, FILE, None)
     async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:

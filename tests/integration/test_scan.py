@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from media_core.canary import EICAR
 from media_core.contents import Verdict
@@ -66,12 +65,12 @@ async def drain(scanner: Scanner, work: Work, tries: int = 1000) -> int:
 
 async def blob(database: Database, sha256: str) -> Any:
     async with database.transaction() as tx:
-        return (await tx.execute(text("SELECT * FROM blob WHERE sha256 = :sha256"), {"sha256": sha256})).one_or_none()
+        return await tx.first("SELECT * FROM blob WHERE sha256 = %(sha256)s", {"sha256": sha256})
 
 
 async def last_job(database: Database) -> Any:
     async with database.transaction() as tx:
-        return (await tx.execute(text("SELECT * FROM job ORDER BY created_at DESC, job_id DESC LIMIT 1"))).one()
+        return await tx.first("SELECT * FROM job ORDER BY created_at DESC, job_id DESC LIMIT 1")
 
 
 async def leased(work: Work) -> Lease:
@@ -170,9 +169,9 @@ async def test_many_large_files_keep_neither_a_small_one_nor_another_worker_wait
         while not all([await readable(work.library, item) for item in small]):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     async with work.database.transaction() as tx:
-        held = (await tx.execute(text("SELECT count(*) FROM job WHERE status = 'running'"))).scalar_one()
+        held = await tx.value("SELECT count(*) FROM job WHERE status = 'running'")
         assert held <= 2 * settings.at_once
-        await tx.execute(text("UPDATE job SET run_after = now() WHERE status = 'queued'"))
+        await tx.execute("UPDATE job SET run_after = now() WHERE status = 'queued'")
     assert await work.queue.lease("scan", worker="another", seconds=30) is not None
     worker.stop.set()
     await working
@@ -233,7 +232,7 @@ async def test_a_scan_that_fails_by_itself_ends_as_failed_and_the_sweep_has_it_t
     file.write_bytes(TEXT)
     async with work.database.transaction() as tx:
         past = "now() - interval '1 hour'"
-        await tx.execute(text(f"UPDATE blob SET created_at = {past}, scanned_at = {past}"))  # noqa: S608 (constants)
+        await tx.execute(f"UPDATE blob SET created_at = {past}, scanned_at = {past}")  # noqa: S608 (constants)
     assert (await sweep(work.library)).scans == 1
     await drain(scanner, work)
     assert await readable(work.library, item)
@@ -263,7 +262,7 @@ async def test_a_worker_that_lost_its_lease_writes_no_verdict(uploads: Uploads, 
     item = await upload(uploads, TEXT)
     lost = await leased(work)
     async with work.database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET lease_until = now() - interval '1 second'"))
+        await tx.execute("UPDATE job SET lease_until = now() - interval '1 second'")
     await leased(work)
     with pytest.raises(LeaseLost):
         await scanner(lost, work)
@@ -301,7 +300,7 @@ async def test_infected_content_is_not_scanned_again(uploads: Uploads, work: Wor
     item = await upload(uploads, EICAR)
     await drain(scanner, work)
     async with work.database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET status = 'queued', run_after = now(), finished_at = NULL"))
+        await tx.execute("UPDATE job SET status = 'queued', run_after = now(), finished_at = NULL")
     await drain(scanner, work)
     assert (await last_job(work.database)).status == "completed"
     assert (await blob(work.database, item.sha256)).scan_status == "infected"
@@ -336,7 +335,7 @@ async def test_a_worker_that_is_told_to_end_around_the_moment_it_writes_loses_no
     async with asyncio.timeout(20):
         await worker.run()
     async with work.database.transaction() as tx:
-        left = [tuple(row) for row in await tx.execute(text("SELECT status, lease_token FROM job"))]
+        left = [tuple(row) for row in await tx.execute("SELECT status, lease_token FROM job")]
     assert set(left) <= {("completed", None), ("queued", None)}
     assert ("completed", None) in left
     monkeypatch.undo()

@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from media_core import passages, queue, transcripts
 from media_core.queue import Queue
@@ -198,7 +197,7 @@ async def test_only_what_the_caller_may_read_is_found(api: Api) -> None:
         for status, seen in (("error", set()), ("clean", everybody), ("infected", set())):
             async with api.database.transaction() as tx:
                 await tx.execute(
-                    text("UPDATE blob SET scan_status = :status WHERE sha256 = :sha256"),
+                    "UPDATE blob SET scan_status = %(status)s WHERE sha256 = %(sha256)s",
                     {"status": status, "sha256": sha256},
                 )
             assert await seen_by() == seen, status
@@ -212,12 +211,12 @@ async def test_what_was_said_goes_with_the_file(api: Api) -> None:
         assert (await client.delete(f"/v1/media/{media_id}")).status_code == 204
         assert await search(client, "quokka") == []
         async with api.database.transaction() as tx:
-            left = await tx.execute(text("SELECT count(*) FROM transcript WHERE media_id = :id"), {"id": media_id})
+            left = await tx.execute("SELECT count(*) FROM transcript WHERE media_id = %(id)s", {"id": media_id})
             assert left.scalar_one() == 0
         for sweep_number in range(passages.SHARES):
             await passages.forget_words(api.database, sweep_number)
         async with api.database.transaction() as tx:
-            known = await tx.execute(text("SELECT word FROM vocabulary WHERE word IN ('quokka', 'wombat')"))
+            known = await tx.execute("SELECT word FROM vocabulary WHERE word IN ('quokka', 'wombat')")
             assert [row.word for row in known] == ["wombat"]
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from media_core.canary import EICAR, send
 from media_core.database import Database
@@ -167,7 +166,7 @@ async def test_a_scanner_a_rescan_a_canary_and_a_sweep_need_one_connection(
     await Rescan(work.database, work.policy, Clamd(settings_for(clamd))).run()
     await drain.run()
     await sweep(work.library)
-    async with work.database.statement() as tx:
-        rows = await tx.execute(text("SELECT scan_status, count(*) FROM blob GROUP BY 1"))
+    async with work.database.transaction() as tx:
+        rows = await tx.execute("SELECT scan_status, count(*) FROM blob GROUP BY 1")
     found = dict(tuple(row) for row in rows)
     assert found == {"clean": 20, "infected": 1}  # nothing stays of the canary

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import text
 
 from media_core import births
 from media_core.database import Database
@@ -47,7 +46,7 @@ async def put_without_a_row(store: FolderStore, tenant_id: str, data: bytes) -> 
 
 async def noted(database: Database) -> set[str]:
     async with database.transaction() as tx:
-        return set((await tx.execute(text("SELECT sha256 FROM orphan"))).scalars())
+        return {row[0] for row in await tx.execute("SELECT sha256 FROM orphan")}
 
 
 async def contents_of(store: FolderStore) -> set[str]:
@@ -77,7 +76,7 @@ async def test_an_object_without_a_row_is_noted_when_it_is_seen_and_removed_days
     assert await contents_of(folder_store) == {kept.sha256}
     assert await noted(database) == set()
     async with database.transaction() as tx:
-        assert await tx.scalar(text("SELECT count(*) FROM blob")) == 1
+        assert await tx.value("SELECT count(*) FROM blob") == 1
 
 
 @pytest.mark.usefixtures("known")
@@ -121,14 +120,14 @@ async def test_orphans_that_are_more_than_a_share_stay_and_the_sweep_says_so(
     swept = await sweep(library, STRICT)
     assert (swept.orphans_seen, swept.orphans, swept.orphans_kept) == (2, 0, True)
     async with database.transaction() as tx:
-        said = (await tx.execute(text("SELECT listed, orphans, orphan_bytes, orphans_kept FROM swept"))).one()
+        said = await tx.first("SELECT listed, orphans, orphan_bytes, orphans_kept FROM swept")
     assert tuple(said) == (51, 2, len(b"one of fifty" + b"and another"), True)
     assert {one, two} <= await contents_of(folder_store)
     await folder_store.delete(content_key(uploads.tenant_id, two))
     swept = await sweep(library, STRICT)
     assert (swept.orphans_seen, swept.orphans, swept.orphans_kept) == (1, 1, False)
     async with database.transaction() as tx:
-        assert await tx.scalar(text("SELECT orphans_kept FROM swept")) is False
+        assert await tx.value("SELECT orphans_kept FROM swept") is False
 
 
 class ListedOnly:
@@ -288,7 +287,7 @@ async def test_what_lies_under_infected_content_after_its_removal_is_an_orphan_t
     assert (await sweep(library)).orphans == 1
     assert await contents_of(folder_store) == set()
     async with database.transaction() as tx:
-        row = (await tx.execute(text("SELECT scan_status, doomed_at, removing_until FROM blob"))).one()
+        row = await tx.first("SELECT scan_status, doomed_at, removing_until FROM blob")
     assert tuple(row) == ("infected", None, None)
 
 
@@ -345,8 +344,8 @@ async def test_what_an_older_schema_does_not_know_stays(
     after_it = await put_without_a_row(folder_store, uploads.tenant_id, b"another that the dump does not know")
     async with tenant_database.as_owner() as tx:
         for statement in what_happened.split(";"):
-            await tx.execute(text(statement))
-        await tx.execute(text(f"GRANT SELECT, UPDATE ON birth TO {tenant_database.schema}"))
+            await tx.execute(statement)
+        await tx.execute(f"GRANT SELECT, UPDATE ON birth TO {tenant_database.schema}")
     for _ in range(2):
         assert await sweep(library, RetentionSettings(orphan_days=0)) == Swept(mismatch=mismatch)
     assert after_it in await contents_of(folder_store)

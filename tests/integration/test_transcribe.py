@@ -20,7 +20,6 @@ import av
 import numpy as np
 import pytest
 from faster_whisper.tokenizer import _LANGUAGE_CODES
-from sqlalchemy import Row, text
 
 from media_core import passages, transcripts
 from media_core.database import Database
@@ -77,26 +76,20 @@ class Tenant:
         await self.work.store.put(content_key(self.work.library.tenant_id, sha256), data)
         async with self.work.database.transaction() as tx:
             await tx.execute(
-                text(
-                    "INSERT INTO blob (sha256, size, mime_type, scan_status)"
-                    " VALUES (:sha256, :size, 'audio/wav', :status) ON CONFLICT (sha256) DO NOTHING"
-                ),
+                "INSERT INTO blob (sha256, size, mime_type, scan_status)"
+                " VALUES (%(sha256)s, %(size)s, 'audio/wav', %(status)s) ON CONFLICT (sha256) DO NOTHING",
                 {"sha256": sha256, "size": len(data), "status": scan_status},
             )
             await tx.execute(
-                text(
-                    "INSERT INTO media (media_id, sha256, filename, uploaded_by, tenant_scope)"
-                    " VALUES (:media_id, :sha256, 'talk', 'anna', false)"
-                ),
+                "INSERT INTO media (media_id, sha256, filename, uploaded_by, tenant_scope)"
+                " VALUES (%(media_id)s, %(sha256)s, 'talk', 'anna', false)",
                 {"media_id": media_id, "sha256": sha256},
             )
         return media_id
 
     async def submit(self, media_id: str, **options: Any) -> str:
         async with self.work.database.transaction() as tx:
-            sha256 = (
-                await tx.execute(text("SELECT sha256 FROM media WHERE media_id = :id"), {"id": media_id})
-            ).scalar_one()
+            sha256 = await tx.value("SELECT sha256 FROM media WHERE media_id = %(id)s", {"id": media_id})
             payload = {"sha256": sha256, "media_id": media_id, "language": None, **options}
             return await enqueue(tx, "transcribe", payload, owner="anna", media_id=media_id)
 
@@ -142,9 +135,9 @@ class Tenant:
                 return number
         raise AssertionError
 
-    async def job(self, job_id: str) -> Row[Any]:
+    async def job(self, job_id: str) -> Any:
         async with self.work.database.transaction() as tx:
-            return (await tx.execute(text("SELECT * FROM job WHERE job_id = :id"), {"id": job_id})).one()
+            return await tx.first("SELECT * FROM job WHERE job_id = %(id)s", {"id": job_id})
 
     async def segments(self, job_id: str) -> list[dict[str, Any]]:
         return await self.work.queue.segments(job_id)
@@ -153,27 +146,25 @@ class Tenant:
         """Makes transactions that write a segment of this number or above hang."""
         async with self.rows.as_owner() as tx:
             await tx.execute(
-                text(
-                    "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS "
-                    f"$$ BEGIN IF NEW.number >= {number} THEN PERFORM pg_sleep(600); END IF; RETURN NEW; END $$"
-                )
+                "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$ BEGIN IF NEW.number >= {number} THEN PERFORM pg_sleep(600); END IF; RETURN NEW; END $$"
             )
-            await tx.execute(text("CREATE TRIGGER hold BEFORE INSERT ON segment FOR EACH ROW EXECUTE FUNCTION hold()"))
+            await tx.execute("CREATE TRIGGER hold BEFORE INSERT ON segment FOR EACH ROW EXECUTE FUNCTION hold()")
 
     async def held_writer(self) -> int | None:
         """Waits for the server process that hangs there, and returns it."""
         async with self.work.database.transaction() as tx:
             found = await tx.execute(
-                text("SELECT pid FROM pg_stat_activity WHERE usename = current_user AND wait_event = 'PgSleep'")
+                "SELECT pid FROM pg_stat_activity WHERE usename = current_user AND wait_event = 'PgSleep'"
             )
             return found.scalar()
 
     async def let_go(self, writer: int) -> None:
         """Ends the dead client's server process, and lets others write."""
         async with self.work.database.transaction() as tx:
-            await tx.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": writer})
+            await tx.execute("SELECT pg_terminate_backend(%(pid)s, 10000)", {"pid": writer})
         async with self.rows.as_owner() as tx:
-            await tx.execute(text("DROP FUNCTION hold CASCADE"))
+            await tx.execute("DROP FUNCTION hold CASCADE")
 
     async def allow(self, **changes: Any) -> None:
         await self.rows.declare(replace(await self.work.policy.current(), **changes))
@@ -701,7 +692,7 @@ async def test_two_workers_never_write_one_job_twice(tenant: Tenant) -> None:
     await stalled.wait()
     between = await tenant.segments(job_id)
     async with tenant.work.database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET lease_until = now() - interval '1 second'"))
+        await tx.execute("UPDATE job SET lease_until = now() - interval '1 second'")
     await tenant.drain(decoder=decoder)
     finished = await tenant.job(job_id)
     overtaken.set()
@@ -822,7 +813,7 @@ async def test_a_header_that_says_too_much_is_not_paid_for(tenant: Tenant) -> No
     result = await tenant.transcribe(lying)
     assert result["duration"] == pytest.approx(SPOKEN["digits_en.wav"]["duration"], abs=0.2)
     async with tenant.work.database.transaction() as tx:
-        charged = (await tx.execute(text("SELECT seconds FROM transcription_day"))).scalar_one()
+        charged = await tx.value("SELECT seconds FROM transcription_day")
     assert charged == pytest.approx(SPOKEN["digits_en.wav"]["duration"], abs=1.5)
 
 
@@ -864,7 +855,7 @@ async def test_a_job_waits_for_the_verdict_without_using_up_attempts(tenant: Ten
 
     await tenant.allow(scan_enabled=False)
     async with tenant.work.database.transaction() as tx:
-        await tx.execute(text("UPDATE job SET run_after = now()"))
+        await tx.execute("UPDATE job SET run_after = now()")
     await tenant.drain()
     assert (await tenant.job(job_id)).status == "completed"
 
@@ -879,7 +870,7 @@ async def test_infected_deleted_and_unscannable_recordings_are_not_opened(tenant
         jobs[status] = await tenant.submit(media_id)
         if status == "deleted":
             async with tenant.work.database.transaction() as tx:
-                await tx.execute(text("DELETE FROM media WHERE media_id = :id"), {"id": media_id})
+                await tx.execute("DELETE FROM media WHERE media_id = %(id)s", {"id": media_id})
     await tenant.drain(decoder=decoder)
     assert {status: (await tenant.job(job_id)).error_code for status, job_id in jobs.items()} == expected
     assert decoder.windows == []

@@ -6,7 +6,6 @@ import secrets
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import text
 
 from media_core.capacity import Capacity
 from media_core.database import Database
@@ -209,7 +208,7 @@ async def test_the_same_idempotency_key_at_once_stores_one_item(uploads: Uploads
     answers = await asyncio.gather(*(upload(uploads, data, idempotency_key="k") for _ in range(8)))
     assert len({answer.media_id for answer in answers}) == 1
     async with database.transaction() as tx:
-        assert await tx.scalar(text("SELECT count(*) FROM media")) == 1
+        assert await tx.value("SELECT count(*) FROM media") == 1
 
 
 async def test_uploading_and_deleting_one_content_in_a_storm_never_leaves_a_row_without_its_object(
@@ -236,7 +235,7 @@ async def test_a_tenant_without_a_policy_takes_nothing(
     uploads: Uploads, database: Database, tenant_database: TenantDatabase
 ) -> None:
     async with tenant_database.as_owner() as tx:
-        await tx.execute(text("DELETE FROM policy"))
+        await tx.execute("DELETE FROM policy")
     uploads.policy = PolicyReader(database)
     with pytest.raises(Refused) as refused:
         await upload(uploads, b"x")

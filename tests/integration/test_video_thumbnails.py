@@ -2,8 +2,6 @@
 
 import base64
 
-from sqlalchemy import text
-
 from media_core.database import Database
 from media_core.decoding import DecodingPool
 from media_core.library import Library
@@ -28,8 +26,8 @@ async def test_a_films_thumbnail_brings_its_thumbhash_and_its_shape(
     settings = DrainSettings(lease_seconds=30, linger_seconds=0.05, poll_seconds=0.01)
     await Drain("thumbnail", make_video_thumbnail, work, settings).run()
     async with database.transaction() as tx:
-        query = text("SELECT width, height, details, thumbnail_status FROM blob WHERE sha256 = :sha256")
-        row = (await tx.execute(query, {"sha256": uploaded.sha256})).one()
+        query = "SELECT width, height, details, thumbnail_status FROM blob WHERE sha256 = %(sha256)s"
+        row = await tx.first(query, {"sha256": uploaded.sha256})
     assert (row.width, row.height, row.thumbnail_status) == (1_024, 576, "ready")
     assert 5 < len(base64.b64decode(row.details["thumbhash"], validate=True)) < 30
     assert (await folder_store.read(thumbnail_key(library.tenant_id, uploaded.sha256), 0, 4)) == b"RIFF"

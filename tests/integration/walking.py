@@ -14,18 +14,17 @@ Times are kept by their meaning: a lease is "live" or "past", not a date. `now()
 import asyncio
 import contextvars
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from sqlalchemy import TextClause
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
+from media_core.database import Transaction
 from media_core.errors import Unavailable
 from media_core.store.base import ObjectInfo, ObjectMissing
 
@@ -36,8 +35,6 @@ TOKEN, STALE = "held-token", "lost-token"
 EPOCH = 99
 """The epoch of every sweep. At the beginning of a sweep `seen_in` is 0, so one number is enough."""
 LOST = Unavailable("test", "the answer was lost")
-
-_DIALECT = PGDialect_psycopg()
 
 
 # -- the rows ----------------------------------------------------------------------------------------------------------
@@ -266,7 +263,7 @@ class Step:
 
 
 class Row(tuple[Any, ...]):
-    """A row with the interface of psycopg's named tuples and SQLAlchemy's rows, as far as the product uses it."""
+    """A row with the interface of psycopg's named tuples, as far as the product uses it."""
 
     _columns: tuple[str, ...]
 
@@ -285,32 +282,10 @@ class Row(tuple[Any, ...]):
     def _asdict(self) -> dict[str, Any]:
         return dict(zip(self._columns, self, strict=True))
 
-    _mapping = property(_asdict)
-
 
 def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Row]:
     columns = [column.name for column in cursor.description or ()]
     return lambda values: Row.of(columns, values)
-
-
-class _Result(list[Row]):
-    def first(self) -> Row | None:
-        return self[0] if self else None
-
-    def one(self) -> Row:
-        (row,) = self
-        return row
-
-    def all(self) -> list[Row]:
-        return self
-
-    def scalars(self) -> Iterator[Any]:
-        return (row[0] for row in self)
-
-    def scalar(self) -> Any:
-        return self[0][0] if self else None
-
-    scalar_one = scalar
 
 
 class Script:
@@ -369,11 +344,7 @@ class FakeDatabase:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["_Transaction"]:
-        yield _Transaction(self, one=True)
-
-    @asynccontextmanager
-    async def statement(self) -> AsyncIterator["_Transaction"]:
-        yield _Transaction(self, one=False)
+        yield _Transaction(self)
 
     def announce(self) -> None:
         pass
@@ -383,18 +354,16 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class _Transaction:
-    def __init__(self, database: FakeDatabase, *, one: bool) -> None:
-        self.info: dict[str, bool] = {}
+class _Transaction(Transaction):
+    def __init__(self, database: FakeDatabase) -> None:
+        self.has_queued = False
         self._database = database
-        self._one = one
         self._begun = False
 
-    async def execute(self, statement: TextClause, parameters: dict[str, Any] | None = None) -> _Result:
-        query = str(statement.compile(dialect=_DIALECT))
-        parameters = {name: _frozen(value) for name, value in (parameters or {}).items()}
-        follows, self._begun = self._begun and self._one, True
-        return _Result(await self._database._perform(query, parameters, follows=follows))
+    async def execute(self, query: LiteralString, arguments: Any = ()) -> list[Any]:
+        frozen = {name: _frozen(value) for name, value in dict(arguments).items()}
+        follows, self._begun = self._begun, True
+        return await self._database._perform(query, frozen, follows=follows)
 
 
 class FakeStore:

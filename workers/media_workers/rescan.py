@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from sqlalchemy import text
 
 from media_core.database import Database
 from media_core.errors import Unavailable
@@ -36,8 +35,8 @@ STUCK_SECONDS = 900.0
 
 _log = structlog.stdlib.get_logger("media.rescan")
 
-_NOW = text("SELECT now()")
-_OPEN = text("SELECT count(*) FROM job WHERE kind = 'scan' AND priority = -2 AND status IN ('queued','running')")
+_NOW: Final = "SELECT now()"
+_OPEN: Final = "SELECT count(*) FROM job WHERE kind = 'scan' AND priority = -2 AND status IN ('queued','running')"
 # The oldest verdicts first, since a rescan that is cut short starts anew. Each content once, however its job ends.
 # A window of rows at a time, outdated or not: so no statement reads through all rows that are up to date.
 _SCANNED: Final = """
@@ -78,8 +77,7 @@ class Rescan:
         queued = 0
         if await self._wanted():
             engine = await self._clamd.version()
-            async with self._database.statement() as tx:
-                started = (await tx.execute(_NOW)).scalar_one()
+            ((started,),) = await self._database.call(_NOW, ())
             queued = await self._queue_found(engine)
             at, after = _BEGINNING, ""
             while await self._wanted() and not await self._suspicious() and (room := await self._room()):
@@ -123,8 +121,8 @@ class Rescan:
         """Waits until jobs may be queued, and returns how many; 0 when it is told to stop."""
         fewest, since = MOST_OPEN * 2, time.monotonic()
         while not self.stop.is_set():
-            async with self._database.statement() as tx:
-                opened = int((await tx.execute(_OPEN)).scalar_one())
+            ((count,),) = await self._database.call(_OPEN, ())
+            opened = int(count)
             if opened < MOST_OPEN:
                 return min(BATCH, MOST_OPEN - opened)
             if opened < fewest:

@@ -1,4 +1,4 @@
-"""Alembic's entry point. The connection comes from `media_core.database.migrate`, inside its transaction and lock."""
+"""Alembic's entry point. The connection comes from `media_core.schema.migrate`, inside its transaction and lock."""
 
 from alembic import context
 from sqlmodel import SQLModel

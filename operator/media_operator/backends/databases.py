@@ -6,7 +6,7 @@ reported and never changed. Every statement may be repeated. Passwords are sent 
 statement nor a log that quotes one holds a secret.
 
 The operator's role is no superuser. It needs CREATEROLE, and CREATE on the database. It owns every table; a tenant's
-role only reads and writes rows (`media_core.database.grants`). The owner of a table can add a trigger, a view or an
+role only reads and writes rows (`media_core.schema.grants`). The owner of a table can add a trigger, a view or an
 index whose code runs as the role that uses the table, and the operator uses them. So tenants own none. The operator's
 role may become each tenant's role, and inherits nothing from them.
 
@@ -36,11 +36,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from media_core import births, policy
 from media_core.births import Birth
-from media_core.database import grants, migrate, open_engine
+from media_core.database import Transaction
 from media_core.errors import Unavailable
 from media_core.policy import read as read_policy
 from media_core.queue_depth import Depth, by_kind, depth_query
+from media_core.schema import grants, migrate
 from media_operator.backends.breaker import RequestRefused
+from media_operator.backends.engine import open_engine
 from media_operator.plan import observed
 from media_operator.settings import DatabaseSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
@@ -163,9 +165,9 @@ class Databases:
     async def known(self, schema: str, contents: Sequence[str]) -> int:
         """How many of these contents have a row in the schema; 0 also if it has no table yet."""
         async with self.within(schema) as tx:
-            if not (await tx.exec_driver_sql("SELECT to_regclass('blob') IS NOT NULL")).scalar():
+            if not await tx.value("SELECT to_regclass('blob') IS NOT NULL"):
                 return 0
-            return int((await tx.exec_driver_sql(births.KNOWN, (list(contents),))).scalar_one())
+            return int(await tx.value(births.KNOWN, (list(contents),)))
 
     async def create(self, schema: str, mark: OwnerMark, password: str, *, adopt: bool = False) -> None:
         """Makes schema and role, completes existing ones, takes over those that may be adopted. Raises NotOwned.
@@ -264,17 +266,17 @@ class Databases:
     # --- what is in the schemas -------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def within(self, schema: str) -> AsyncIterator[AsyncConnection]:
+    async def within(self, schema: str) -> AsyncIterator[Transaction]:
         """A read-only transaction with the schema as search_path."""
         async with self._reading() as tx:
             await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
-            yield tx
+            yield Transaction(await _driver(tx))
 
     async def apply_policy(self, schema: str, wanted: policy.Policy) -> None:
         async with self._administering() as tx:
             await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
             await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
-            await policy.apply(tx, wanted)
+            await policy.apply(Transaction(await _driver(tx)), wanted)
 
     async def trust(self, schema: str, signatures: Sequence[str]) -> None:
         """Contents that these signatures find are infected, however many they are."""
@@ -328,9 +330,9 @@ class Databases:
 
     async def _birth(self, schema: str) -> Birth | None:
         async with self.within(schema) as tx:
-            if not (await tx.exec_driver_sql("SELECT to_regclass('birth') IS NOT NULL")).scalar():
+            if not await tx.value("SELECT to_regclass('birth') IS NOT NULL"):
                 return None
-            row = (await tx.exec_driver_sql(births.READ)).one_or_none()
+            row = await tx.first(births.READ)
             return None if row is None else Birth(row.birth_id, row.epoch, row.incarnation)
 
     async def _revision(self, schema: str) -> str | None:
@@ -489,14 +491,16 @@ async def _answering() -> AsyncIterator[None]:
         yield
     except PoolTimeout as error:
         raise Unavailable("database", "all connections are busy") from error
-    except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None)
-        if isinstance(error.orig, psycopg.DataError) and state is None:
+    except (DBAPIError, psycopg.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        state = getattr(cause, "sqlstate", None)
+        if isinstance(cause, psycopg.DataError) and state is None:
             raise RequestRefused("database", "a value there that cannot be read") from error
-        if error.connection_invalidated or state is None or state.startswith(("08", "53", "57P")):
+        invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
+        if invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
             raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
-        raise RequestRefused("database", f"PostgreSQL refuses: {_words(error.orig)}") from error
+        raise RequestRefused("database", f"PostgreSQL refuses: {_words(cause)}") from error
 
 
 def _words(error: BaseException | None) -> str:
@@ -525,9 +529,14 @@ async def _write_marks(tx: AsyncConnection, name: str, mark: OwnerMark, parts: I
         await _execute(tx, f"COMMENT ON {part.upper()} {{}} IS {{}}", sql.Identifier(name), f"{COMMENT}{mark}{more}")
 
 
-async def _set_password(tx: AsyncConnection, role: str, password: str) -> None:
+async def _driver(tx: AsyncConnection) -> psycopg.AsyncConnection[Any]:
     driver = (await tx.get_raw_connection()).driver_connection
     assert isinstance(driver, psycopg.AsyncConnection)  # noqa: S101  the only driver
+    return driver
+
+
+async def _set_password(tx: AsyncConnection, role: str, password: str) -> None:
+    driver = await _driver(tx)
     verifier = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     await _execute(tx, "ALTER ROLE {} PASSWORD {}", sql.Identifier(role), verifier)
 

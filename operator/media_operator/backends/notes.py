@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from typing import Final
 
+from media_core.database import Transaction
 from media_core.webhooks import RESTS_AFTER
 from media_operator.plan import observed
 
@@ -16,8 +16,8 @@ MOST_WEBHOOKS = 100
 """Rows that are read. A MediaTenant has 16 at most; the others are of earlier ones."""
 
 # A schema of an older revision has no such tables.
-_ARE_THERE = text("SELECT to_regclass('suspicion') IS NOT NULL AND to_regclass('swept') IS NOT NULL")
-_SUSPICIONS = text(f"""
+_ARE_THERE: Final = "SELECT to_regclass('suspicion') IS NOT NULL AND to_regclass('swept') IS NOT NULL"
+_SUSPICIONS: Final = f"""
 SELECT left(signature, 150) AS signature, since, (
     SELECT count(*) FROM (
         SELECT FROM blob WHERE scan_detail = suspicion.signature AND scan_status = 'infected'
@@ -25,13 +25,13 @@ SELECT left(signature, 150) AS signature, since, (
     ) AS these
 ) AS held
 FROM suspicion WHERE trusted_at IS NULL ORDER BY since, signature LIMIT {MOST_SUSPICIONS}
-""")  # noqa: S608  constants of this file
-_SWEPT = text("""
+"""  # noqa: S608  constants of this file
+_SWEPT: Final = """
 SELECT swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since, orphans_released_at FROM swept
-""")
+"""
 # One that failed now and then is no matter for a person.
-_HAS_WEBHOOKS = text("SELECT to_regclass('webhook') IS NOT NULL")
-_WEBHOOKS = text(f"""
+_HAS_WEBHOOKS: Final = "SELECT to_regclass('webhook') IS NOT NULL"
+_WEBHOOKS: Final = f"""
 SELECT webhook_id, left(host, 253) AS host, CASE WHEN failures >= {RESTS_AFTER} THEN failing_since END AS failing_since,
     left(webhook.error, 200) AS error, given_up.count, left(given_up.error, 200) AS given_up_error
 FROM webhook, LATERAL (
@@ -41,16 +41,16 @@ FROM webhook, LATERAL (
     ) AS these
 ) AS given_up
 ORDER BY host, webhook_id LIMIT {MOST_WEBHOOKS}
-""")  # noqa: S608  constants
+"""  # noqa: S608  constants
 
 
-async def read(tx: AsyncConnection) -> observed.Notes:
+async def read(tx: Transaction) -> observed.Notes:
     """`tx`: a transaction of `Databases.within`."""
-    if not (await tx.execute(_ARE_THERE)).scalar():
+    if not await tx.value(_ARE_THERE):
         return observed.Notes()
     suspicions = tuple(observed.Suspicion(*row) for row in await tx.execute(_SUSPICIONS))
-    swept = (await tx.execute(_SWEPT)).one_or_none()
+    swept = await tx.first(_SWEPT)
     webhooks: tuple[observed.WebhookNote, ...] = ()
-    if (await tx.execute(_HAS_WEBHOOKS)).scalar():
+    if await tx.value(_HAS_WEBHOOKS):
         webhooks = tuple(observed.WebhookNote(*row) for row in await tx.execute(_WEBHOOKS))
     return observed.Notes(suspicions, None if swept is None else observed.Orphans(*swept), webhooks)

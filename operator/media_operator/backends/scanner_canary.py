@@ -10,14 +10,12 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import Row, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+import psycopg
 
 from media_core import canary
-from media_core.database import Database
+from media_core.database import Database, Transaction
 from media_core.errors import Refused, Unavailable
 from media_core.library import Library
 from media_core.policy import PolicyReader
@@ -34,8 +32,8 @@ State = Literal["pending", "found", "missed", "failed"]
 _STATES: dict[str, State] = {"infected": "found", "clean": "missed", "unscannable": "missed", "error": "failed"}
 
 # A schema of an older revision has no such table.
-_IS_THERE = text("SELECT to_regclass('canary') IS NOT NULL")
-_LATEST = text("""
+_IS_THERE: Final = "SELECT to_regclass('canary') IS NOT NULL"
+_LATEST: Final = """
 SELECT canary.sent_at, canary.ended_at,
     coalesce(canary.verdict, nullif(blob.scan_status, 'pending')) AS verdict,
     left(coalesce(canary.detail, blob.scan_detail), 500) AS detail,
@@ -43,7 +41,7 @@ SELECT canary.sent_at, canary.ended_at,
     job.status AS job_status, left(job.error_code, 500) AS error_code, left(job.error_detail, 500) AS error_detail
 FROM canary LEFT JOIN job ON job.job_id = canary.job_id LEFT JOIN blob ON blob.sha256 = canary.sha256
 ORDER BY canary.sent_at DESC LIMIT 2
-""")
+"""
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class Canary:
     before: Canary | None = None
 
 
-async def latest(tx: AsyncConnection) -> Canary | None:
+async def latest(tx: Transaction) -> Canary | None:
     """`tx`: a transaction of `Databases.within`. None: no canary was sent yet."""
-    if not (await tx.execute(_IS_THERE)).scalar():
+    if not await tx.value(_IS_THERE):
         return None
     found = [_canary(row) for row in await tx.execute(_LATEST)]
     if not found:
@@ -69,7 +67,7 @@ async def latest(tx: AsyncConnection) -> Canary | None:
     return replace(newest, before=older[0] if older else None) if newest.state == "pending" else newest
 
 
-def _canary(row: Row[Any]) -> Canary:
+def _canary(row: Any) -> Canary:
     if row.verdict is not None:
         return Canary(row.sent_at, _STATES[row.verdict], row.detail or "", row.engine)
     if row.ended_at is None and row.job_status in ("completed", "failed", "cancelled"):
@@ -131,6 +129,6 @@ async def send(tenant_id: str, database_url: str, s3_settings: S3Settings) -> No
         raise Unavailable("canary", f"it was not sent within {SEND_SECONDS:g} s") from None
     except Refused as error:
         raise Unavailable("canary", f"the tenant's upload path refuses it: {error.detail}") from error
-    except DBAPIError as error:
+    except psycopg.Error as error:
         # A tenant's tables may answer anything. The exception chain keeps it for the log.
         raise Unavailable("database", "the tenant's schema refuses the canary") from error

@@ -1,0 +1,70 @@
+"""A tenant's schema: its migrations, and what the tenant's role may do in it. The operator's side.
+
+It stands on SQLAlchemy and Alembic, which take 25 MB of memory. The data plane does without them.
+"""
+
+import threading
+from importlib.resources import files
+
+from alembic import command
+from alembic.config import Config
+from psycopg import sql
+from sqlalchemy import create_engine, make_url
+
+_MIGRATING = threading.Lock()
+"""Alembic keeps the current migration in a module's globals: two at once would migrate each other's schemas."""
+
+
+def migrate(url: str, schema: str, tenant: str) -> None:
+    """Migrates the schema to the newest version as the role of `url`, which owns its tables, and grants the role
+    `tenant` its rights. Threads may call it at the same time; for one schema, only one process at a time may.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(files("media_core") / "migrations"))
+    # The tenant can hold locks or have many rows. The timeouts keep other tenants from waiting for it.
+    own = make_url(url).query.get("options", "")
+    options = f"{own} -c search_path={schema} -c lock_timeout=1s -c statement_timeout=300s"
+    engine = create_engine(url, connect_args={"connect_timeout": 5, "options": options})
+    try:
+        with _MIGRATING, engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            for statement in grants(schema, tenant):
+                connection.exec_driver_sql(statement)
+    finally:
+        engine.dispose()
+
+
+def grants(schema: str, tenant: str) -> list[str]:
+    """The statements that let the role `tenant` use the existing tables: it reads and writes rows, and owns nothing.
+
+    So it cannot raise its limits, change a table, or add code of its own (a trigger, a view, a row policy) that others
+    would run. It counts its own usage, so a leaked password lets somebody falsify that count.
+    """
+    names = {
+        "schema": sql.Identifier(schema),
+        "tenant": sql.Identifier(tenant),
+        "birth": sql.Literal(f'"{schema}".birth'),
+        "url_key": sql.Literal(f'"{schema}".url_key'),
+    }
+    return [sql.SQL(each).format(**names).as_string(None) for each in _GRANTS]
+
+
+_GRANTS = (
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {tenant}",
+    "REVOKE ALL ON {schema}.alembic_version FROM {tenant}",
+    "REVOKE INSERT, UPDATE, DELETE ON {schema}.policy, {schema}.usage FROM {tenant}",
+    "GRANT UPDATE (stored_bytes, reserved_bytes) ON {schema}.usage TO {tenant}",
+    "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {tenant}",  # where a server takes it from everybody
+    # Of later migrations. A dump of an earlier version is restored without these, and then migrated.
+    """DO $$ BEGIN
+    IF to_regclass({birth}) IS NOT NULL THEN
+        REVOKE INSERT, UPDATE, DELETE ON {schema}.birth FROM {tenant};
+        GRANT UPDATE (epoch) ON {schema}.birth TO {tenant};
+        GRANT UPDATE (objects, object_bytes, items, item_bytes) ON {schema}.usage TO {tenant};
+    END IF;
+    IF to_regclass({url_key}) IS NOT NULL THEN
+        REVOKE INSERT, UPDATE, DELETE ON {schema}.url_key FROM {tenant};
+    END IF;
+    END $$""",
+)
