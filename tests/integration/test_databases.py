@@ -721,8 +721,8 @@ async def test_what_sweeps_and_rescans_wrote_down_is_read(databases: Databases, 
 async def test_how_webhooks_stand_is_read(databases: Databases, schema: str) -> None:
     await make(databases, schema)
     async with databases._administering() as tx:
-        await tx.execute(f"SET LOCAL search_path = {schema}")
-        await tx.execute(WEBHOOKS.replace("%", "%%"))
+        await tx.exec_driver_sql(f"SET LOCAL search_path = {schema}")
+        await tx.exec_driver_sql(WEBHOOKS.replace("%", "%%"))
     found = (await read_notes(databases, schema)).webhooks
     assert [(each.host, each.failing_since is not None, each.error) for each in found] == [
         ("a.example", True, "answered 503"),
