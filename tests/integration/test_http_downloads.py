@@ -464,8 +464,9 @@ async def test_a_rescan_is_for_admins_and_joins_the_one_under_way(api: Api) -> N
         first = await admin.post(path)
         assert first.status_code == 202
         job = first.json()["data"]
-        assert job == {"job_id": job["job_id"], "status": "queued"}
+        assert (job["kind"], job["status"], job["media_id"]) == ("scan", "queued", uploaded["media_id"])
         assert first.headers["location"] == f"/v1/jobs/{job['job_id']}"
+        assert job == (await admin.get(first.headers["location"])).json()["data"]
         assert (await admin.post(path)).json()["data"]["job_id"] == job["job_id"]
         await api.verdict(uploaded["sha256"])
         done = (await admin.get(f"/v1/jobs/{job['job_id']}")).json()["data"]
