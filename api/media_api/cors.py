@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from media_api import problems
+from media_api.request_middleware import REQUEST_ID, offered_or_new
 from media_core.origins import matching
 
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -63,11 +64,13 @@ class Cors(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
         headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+        # A preflight is answered before `RequestMiddleware` sees it.
+        named = {REQUEST_ID: offered_or_new(request_headers.get(REQUEST_ID, ""))}
         if answer.status_code == 200:
-            return Response(status_code=204, headers=headers)
+            return Response(status_code=204, headers=headers | named)
         return problems.response(
             "origin_not_allowed",
             f"Web apps of {request_headers['origin']} may not make this call; the platform names the origins that may, "
             "in the tenant's `spec.api.cors.origins`.",
-            headers={"Vary": headers["vary"]},
+            headers={"Vary": headers["vary"], **named},
         )

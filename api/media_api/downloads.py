@@ -35,9 +35,13 @@ SAFETY_HEADERS: Final[Mapping[str, str]] = {
 """On every download (http-api.md). Content that a tenant's members upload never runs as a page of this origin."""
 
 PLAYER_POLICY: Final = "default-src 'none'; media-src 'self'"
-"""Content-Security-Policy of sound and films. A browser that opens one as a tab makes a page around it, whose player
-loads it again. Under `sandbox` that page has an opaque origin, and Chromium plays nothing. Without `sandbox` no script
-runs either: `nosniff` keeps the type, and the policy lets in nothing but media of this origin."""
+"""Content-Security-Policy of sound and films by a signed URL. A browser that opens one as a tab makes a page around it,
+whose player loads it again. Under `sandbox` that page has an opaque origin, and Chromium plays nothing. Without
+`sandbox` no script runs either: `nosniff` keeps the type, and the policy lets in nothing but media of this origin.
+Downloads with a token are no tab of a browser, and have the published policy always."""
+
+FOR_ANY_PAGE: Final = "cross-origin"
+"""Cross-Origin-Resource-Policy by a signed URL, which is for image tags and players of other sites."""
 
 STALLED_SECONDS: Final = 300.0
 """A client that takes no byte for this long is cut off; it can continue with a Range."""
@@ -119,10 +123,10 @@ def disposition_of(filename: str, mime_type: str) -> str:
     return content_disposition(filename, inline=media_types.inline_allowed(mime_type))
 
 
-def policy_of(mime_type: str) -> str:
-    """The Content-Security-Policy of content whose bytes have this type."""
+def signed_headers(mime_type: str) -> dict[str, str]:
+    """The safety headers of content of this type by a signed URL."""
     plays = media_types.inline_allowed(mime_type) and media_types.category(mime_type) in ("audio", "video")
-    return PLAYER_POLICY if plays else SAFETY_HEADERS[CSP]
+    return {**SAFETY_HEADERS, CORP: FOR_ANY_PAGE, **({CSP: PLAYER_POLICY} if plays else {})}
 
 
 def content_type_of(item: Item) -> str:
@@ -171,7 +175,7 @@ def slices_of(data: bytes) -> Stream:
 
 
 async def respond(
-    request: Request, content: Representation, stream: Stream, *, embedding: str = SAFETY_HEADERS[CORP]
+    request: Request, content: Representation, stream: Stream, *, safety: Mapping[str, str] = SAFETY_HEADERS
 ) -> Response:
     """The answer to the request's method, conditions and range.
 
@@ -180,9 +184,7 @@ async def respond(
     headers = {
         "ETag": content.etag,
         "Cache-Control": CACHING,
-        **SAFETY_HEADERS,
-        CSP: policy_of(content.mime_type),
-        CORP: embedding,
+        **safety,
     }
     if not_modified(request.headers.get("if-none-match"), content.etag):
         return Response(status_code=304, headers=headers)

@@ -1,13 +1,15 @@
-"""A multipart form, read as it arrives: the file's bytes are handed on, never gathered, never spooled to disk.
+"""A form, read as it arrives: the file's bytes are handed on, never gathered, never spooled to disk.
 
 Fields may come before or after the file (the published curl sends `tenant_scope` after it), so they are complete only
-after the last chunk. All that is not the file (preamble, part headers, fields, epilogue) has one cap together.
+after the last chunk. All that is not the file (preamble, part headers, fields, epilogue) has one cap together. A form
+without a file may also be urlencoded, as client libraries send one.
 """
 
 import difflib
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from multipart import (  # type: ignore[import-untyped]  # it publishes no types
@@ -17,7 +19,7 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
     parse_options_header,
 )
 
-from media_api.body import chunks
+from media_api.body import chunks, media_type_of
 from media_api.filenames import filename_of, text_of
 from media_core.errors import Refused
 
@@ -28,6 +30,7 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
 MAX_SHOWN_CHARACTERS: Final = 64
+_URLENCODED: Final = "application/x-www-form-urlencoded"
 
 IGNORED_FIELDS: Final = frozenset(
     {
@@ -60,7 +63,7 @@ class Form:
         self._known = fields
         self._repeatable = repeatable
         self._idle_seconds = idle_seconds
-        self._boundary = _boundary(request.headers.get("content-type", ""))
+        self._boundary = None if _has_no_file(request) else _boundary(request.headers.get("content-type", ""))
         self._fields: dict[str, list[str]] = {}
         self.filename: str | None = None
         """Name of the file part without any path; None until the part has begun, or if there is none."""
@@ -69,11 +72,14 @@ class Form:
 
     async def file(self, name: str = "file") -> AsyncGenerator[bytes]:
         """The bytes of the file part called `name`, in chunks as they arrive; reads the whole request."""
+        if self._boundary is None:
+            await self._read_urlencoded(name)
+            return
         overhead = 0
         segment: MultipartSegment | None = None
         field = bytearray()
         is_file = False
-        with _broken_form_refused(), self._parser() as parser:
+        with _broken_form_refused(), _parser(self._boundary) as parser:
             async with aclosing(chunks(self._request, self._idle_seconds)) as received:
                 async for chunk in received:
                     overhead += len(chunk)
@@ -90,10 +96,40 @@ class Form:
                         else:
                             field += event
                             if len(field) > MAX_FIELD_BYTES:
-                                raise _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
+                                raise _field_too_long()
                     if overhead > MAX_OVERHEAD_BYTES:
-                        raise _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
+                        raise _too_long()
                     chunk = event = b""  # frees a quarter of a MiB while the next chunk is waited for
+
+    async def _read_urlencoded(self, file: str) -> None:
+        """All of a form that has no file: its body is empty, or application/x-www-form-urlencoded."""
+        received = bytearray()
+        async with aclosing(chunks(self._request, self._idle_seconds)) as arriving:
+            async for chunk in arriving:
+                received += chunk
+                if len(received) > MAX_OVERHEAD_BYTES:
+                    raise _too_long()
+        try:
+            fields = parse_qsl(
+                received.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS + 1
+            )
+        except ValueError:  # UnicodeDecodeError is one
+            raise _invalid(f"The form is not urlencoded UTF-8, or has more than {MAX_FIELDS} fields.") from None
+        for name, value in fields:
+            if name != file:
+                self._begin_field(name, name)
+            if len(value.encode()) > MAX_FIELD_BYTES:
+                raise _field_too_long()
+            self._end(name, file, bytearray(value.encode()))
+
+    def _begin_field(self, field: str | None, shown: str) -> None:
+        """Raises Refused for a field that this form does not have, or has had."""
+        if field not in self._known:
+            if field in IGNORED_FIELDS:
+                return
+            raise _invalid(_unknown(shown, self._known))
+        if field in self._fields and field not in self._repeatable:
+            raise _invalid("A form field was sent twice.")
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
@@ -101,12 +137,7 @@ class Form:
         if segment.name != name:
             if filename is not None:
                 raise _invalid(f"The file must be sent as the form field `{name}`.")
-            if segment.name in IGNORED_FIELDS and segment.name not in self._known:
-                return False
-            if segment.name not in self._known:
-                raise _invalid(_unknown(_name_of(segment), self._known))
-            if segment.name in self._fields and segment.name not in self._repeatable:
-                raise _invalid("A form field was sent twice.")
+            self._begin_field(segment.name, _name_of(segment))
             return False
         if filename is None and segment.content_type is None:
             return False  # a file that was left out of a form in a browser is an empty text; any other is refused
@@ -123,10 +154,6 @@ class Form:
                 self._fields.setdefault(field, []).append(_text(field, value))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
             raise Refused("missing_file", f"`{file}` was sent as text, not as a file (with curl: -F {file}=@path).")
-
-    def _parser(self) -> PushMultipartParser:
-        # One character a byte: which character set a file name has is told apart by `filenames`.
-        return PushMultipartParser(self._boundary, max_segment_count=MAX_FIELDS + 1, header_charset="latin-1")
 
     def text(self, name: str) -> str | None:
         """The field's text; None if it was not sent or is empty."""
@@ -168,6 +195,18 @@ def flag_of(name: str, value: str) -> bool:
 def claimed_type_of(said: str) -> str | None:
     """The media type that a client names for a file; None if there is none, or none that can be printed."""
     return said if said.isprintable() and 0 < len(said) <= MAX_TYPE_CHARACTERS else None
+
+
+def _has_no_file(request: Request) -> bool:
+    """Whether the request is a form that can have no file: an urlencoded one, or none at all."""
+    headers = request.headers
+    is_empty = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+    return media_type_of(request) == _URLENCODED or (is_empty and "content-type" not in headers)
+
+
+def _parser(boundary: bytes) -> PushMultipartParser:
+    # One character a byte: which character set a file name has is told apart by `filenames`.
+    return PushMultipartParser(boundary, max_segment_count=MAX_FIELDS + 1, header_charset="latin-1")
 
 
 def _boundary(content_type: str) -> bytes:
@@ -212,6 +251,14 @@ def _broken_form_refused() -> Iterator[None]:
         raise _invalid(
             "The multipart form is broken: it ends early, or a part's head is not as RFC 7578 has it."
         ) from None
+
+
+def _too_long() -> Refused:
+    return _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
+
+
+def _field_too_long() -> Refused:
+    return _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
 
 
 def _invalid(detail: str) -> Refused:

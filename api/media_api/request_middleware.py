@@ -38,6 +38,11 @@ def request_id_of(request: Request) -> str:
     return request_id
 
 
+def offered_or_new(offered: str) -> str:
+    """The request's id: what its X-Request-Id says, if that can be one; otherwise a new one."""
+    return offered if _ACCEPTED_ID.fullmatch(offered) else new_ulid()
+
+
 class InFlight:
     """The requests under way: services may be closed once they have ended."""
 
@@ -125,8 +130,7 @@ class _Exchange:
         self.status = 0
         self._receive, self._send = receive, send
         headers = dict(scope["headers"])
-        offered = headers.get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
-        self.request_id = offered if _ACCEPTED_ID.fullmatch(offered) else new_ulid()
+        self.request_id = offered_or_new(headers.get(REQUEST_ID.lower().encode(), b"").decode("latin-1"))
         self._body_awaited = b"expect" in headers
         scope.setdefault("state", {})["request_id"] = self.request_id
 

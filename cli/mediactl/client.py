@@ -206,9 +206,9 @@ class Calls:
         """Deletes a file for good, for everybody."""
         await self._api.call("DELETE", path_of("media", media_id))
 
-    async def rescan(self, media_id: str) -> JobAccepted:
+    async def rescan(self, media_id: str) -> Job:
         """Scans a file again. For admins."""
-        job: JobAccepted = await self._api.call("POST", path_of("media", media_id, "rescan"))
+        job: Job = await self._api.call("POST", path_of("media", media_id, "rescan"))
         return job
 
     # --- URLs without a token ----------------------------------------------------------------------------------------

@@ -15,14 +15,18 @@ def signature(key: bytes, *fields: str, flags: bytes = b"") -> str:
     return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
-def check(wanted: str, given: str, expires: str, now: datetime) -> None:
-    """`wanted`: the signature of what the URL says, `expires` (seconds since 1970) included; `given`: the URL's own.
+def check(wanted: str, given: str) -> None:
+    """`wanted`: the signature of what the URL says, its time included; `given`: the URL's own.
 
-    Raises Refused `signature_invalid` where they differ, and `signature_expired`.
+    Raises Refused `signature_invalid` where they differ.
     """
     if not hmac.compare_digest(wanted.encode(), given.encode("utf-8", "replace")):
         raise invalid()
-    if now.timestamp() >= int(expires):
+
+
+def check_time(expires: int, now: datetime) -> None:
+    """`expires`: seconds since 1970, of a URL whose signature was checked. Raises Refused `signature_expired`."""
+    if now.timestamp() >= expires:
         raise Refused("signature_expired", "This URL has expired; ask for a new one.")
 
 

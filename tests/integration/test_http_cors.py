@@ -59,6 +59,17 @@ async def test_other_origins_are_told_so_and_get_no_leave(open_api: Api, origin:
     assert "origin" in simple.headers["vary"].lower()
 
 
+@pytest.mark.parametrize("origin", [APP, STRANGERS[0]])
+async def test_a_preflight_has_a_request_id_like_every_answer(open_api: Api, origin: str) -> None:
+    async with anybody(open_api.base) as browser:
+        asked = {"Origin": origin, **PREFLIGHT}
+        first, second = [await browser.options("/v1/jobs", headers=asked) for _ in range(2)]
+        named = await browser.options("/v1/jobs", headers={**asked, "X-Request-Id": "mine-1"})
+    assert len(first.headers["x-request-id"]) == len(second.headers["x-request-id"]) == 26
+    assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    assert named.headers["x-request-id"] == "mine-1"
+
+
 async def test_every_answer_can_be_read_errors_included(open_api: Api) -> None:
     async with open_api.client() as client, anybody(open_api.base) as nobody:
         client.headers["Origin"] = nobody.headers["Origin"] = APP

@@ -270,6 +270,20 @@ async def test_an_idempotency_key_makes_one_job(api: Api) -> None:
         assert await submit(client, speech(1, 470)) != answers[0].json()["data"]["job_id"]
 
 
+async def test_a_repeated_submission_has_the_first_ones_answer_though_its_job_has_ended(api: Api) -> None:
+    async with api.client() as client:
+        uploaded = await upload(client, speech(1, 475), "a.wav")
+        for form in ({"files": {"file": ("a.wav", speech(1, 474))}}, {"data": {"media_id": uploaded["media_id"]}}):
+            key = {"Idempotency-Key": f"transcript-{next(iter(form))}"}
+            first = await client.post("/v1/transcribe", headers=key, **form)
+            assert first.json() == {"data": {"job_id": first.json()["data"]["job_id"], "status": "queued"}}
+            await client.delete(first.headers["Location"])
+            assert (await job_of(client, first.json()["data"]["job_id"]))["status"] == "cancelled"
+            again = await client.post("/v1/transcribe", headers=key, **form)
+            assert (again.status_code, again.content) == (first.status_code, first.content)
+            assert again.headers["Location"] == first.headers["Location"]
+
+
 async def test_a_transcript_is_gone_with_its_recording_when_that_is_found_infected(api: Api) -> None:
     async with api.client("jill") as jill:
         data = speech(1, 613)

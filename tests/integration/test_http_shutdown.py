@@ -120,6 +120,7 @@ async def test_one_line_a_request_with_its_id_and_no_secret_in_the_log_and_figur
     for secret in (
         token,
         token.split(".")[2],
+        "Signature=",
         "signature=",
         api.tenant.url.split("@", maxsplit=1)[0].rpartition(":")[2],
     ):

@@ -48,7 +48,7 @@ async def test_what_the_api_answers_is_what_the_types_say(api: Api, media: Async
     is_as_typed(usage["limits"], models.Limits)
     async with AsyncClient(api.base, api.token("root", scopes=["admin"])) as admin:
         accepted = await admin.rescan(sent["media_id"])
-        is_as_typed(accepted, models.JobAccepted)
+        is_as_typed(accepted, models.Job)
         is_as_typed(await admin.job(accepted["job_id"]), models.Job)
         await api.verdict(sent["sha256"])
         scanned = await admin.wait(accepted["job_id"])

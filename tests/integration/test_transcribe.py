@@ -536,6 +536,12 @@ async def test_a_model_that_can_not_translate_says_so_and_does_not_answer_in_the
         assert (await tenant.transcribe(sample("gruss_de.wav")))["language"] == "de"
 
 
+@pytest.mark.parametrize("language", ["en", None])
+async def test_where_nobody_speaks_the_language_is_that_which_was_given(tenant: Tenant, language: str | None) -> None:
+    result = await tenant.transcribe(wav(np.zeros(SAMPLE_RATE, np.float32)), language=language)
+    assert (result["transcript"], result["segments"], result["language"]) == ("", [], language)
+
+
 @pytest.mark.parametrize("hint", ["report", "open the new report " * 300])
 async def test_hints_of_any_length_are_taken_and_the_language_may_be_given(tenant: Tenant, hint: str) -> None:
     result = await tenant.transcribe(sample("digits_en.wav"), language="en", prompt=hint, hotwords=hint, vad=False)

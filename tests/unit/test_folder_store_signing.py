@@ -38,6 +38,16 @@ def test_a_signed_url_entitles_to_its_key_type_and_disposition() -> None:
     assert store.verify(KEY, query, expires_at - timedelta(seconds=1)) == SignedRequest(KEY, "image/png", DISPOSITION)
 
 
+def test_it_is_shaped_like_a_presigned_url_of_s3_as_the_published_page_shows_one() -> None:
+    """`…/tenant/…/sha256?X-Amz-…`: what reads its time from the URL finds it under S3's names."""
+    query, expires_at = signed(opened())
+    assert query["X-Amz-Expires"] == "300"
+    signed_at = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    assert signed_at + timedelta(minutes=5) == expires_at
+    assert query["response-content-type"] == "image/png"
+    assert query["response-content-disposition"] == DISPOSITION
+
+
 def test_it_ends_at_the_moment_it_names_about_five_minutes_from_now() -> None:
     store = opened()
     query, expires_at = signed(store)
@@ -48,15 +58,17 @@ def test_it_ends_at_the_moment_it_names_about_five_minutes_from_now() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"type": "text/html"},
-        {"disposition": "inline"},
-        {"expires": "99999999999"},
-        {"expires": ""},
-        {"signature": ""},
-        {"signature": "0" * 64},
-        {"signature": "ä\udc80"},
+        {"response-content-type": "text/html"},
+        {"response-content-disposition": "inline"},
+        {"X-Amz-Expires": "99999999999"},
+        {"X-Amz-Expires": ""},
+        {"X-Amz-Date": "20990101T000000Z"},
+        {"X-Amz-Date": "soon"},
+        {"X-Amz-Signature": ""},
+        {"X-Amz-Signature": "0" * 64},
+        {"X-Amz-Signature": "ä\udc80"},
         # One field loses characters that the other gains: the fields are signed with their lengths.
-        {"type": "image/p", "disposition": f"ng{DISPOSITION}"},
+        {"response-content-type": "image/p", "response-content-disposition": f"ng{DISPOSITION}"},
     ],
 )
 def test_whatever_is_changed_in_the_query_is_refused(change: dict[str, str]) -> None:
@@ -91,7 +103,7 @@ def test_a_short_signing_key_is_refused_and_without_one_nothing_is_signed() -> N
     with pytest.raises(RuntimeError, match="without a signing key"):
         signed(store)
     with pytest.raises(RuntimeError, match="without a signing key"):
-        store.verify(KEY, {"signature": ""}, datetime.now(UTC))
+        store.verify(KEY, {"X-Amz-Signature": ""}, datetime.now(UTC))
 
 
 def test_a_foreign_key_is_never_signed() -> None:

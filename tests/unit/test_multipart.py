@@ -267,10 +267,39 @@ async def test_a_large_file_is_no_overhead() -> None:
 
 @pytest.mark.parametrize(
     "content_type",
-    ["", "application/json", "application/x-www-form-urlencoded", "multipart/mixed; boundary=x", "garbage\xff"],
+    ["", "application/json", "multipart/mixed; boundary=x", "garbage\xff"],
 )
 async def test_another_content_type_is_told_what_to_send(content_type: str) -> None:
     assert "multipart/form-data" in await refusal(b"x", content_type=content_type, code="unsupported_media_type")
+
+
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize("content_type", [URLENCODED, f"{URLENCODED}; charset=UTF-8", URLENCODED.upper()])
+async def test_a_form_without_a_file_may_be_urlencoded(content_type: str) -> None:
+    pieces = b"media_id=med-1&prompt=sch%C3", b"%B6n+und+gut&tenant_scope=true&room_id=&lastModified=7"
+    form, data = await read(*pieces, content_type=content_type)
+    assert (form.filename, data) == (None, b"")
+    assert (form.text("media_id"), form.text("prompt"), form.text("room_id")) == ("med-1", "schön und gut", None)
+    assert form.flag("tenant_scope") is True
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("file=text", "missing_file"),
+        ("colour=red", "invalid_request"),
+        ("room_id=a&room_id=b", "invalid_request"),
+        ("room_id=%00", "invalid_request"),
+        ("room_id=%FF", "invalid_request"),
+        ("room_id=" + "r" * (MAX_FIELD_BYTES + 1), "invalid_request"),
+        ("&".join(f"lastModified={n}" for n in range(MAX_FIELDS + 2)), "invalid_request"),
+        ("lastModified=1&" * (MAX_OVERHEAD_BYTES // 15 + 1), "invalid_request"),
+    ],
+)
+async def test_an_urlencoded_form_has_the_limits_of_any_form(body: str, code: str) -> None:
+    await refusal(body.encode(), content_type=URLENCODED, code=code)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Transcriber:
 
     async def __call__(self, lease: Lease, work: Work) -> None:
         """Completes the job with `transcript, segments, language, duration`, the recording's `tracks`, and the `track`
-        and `channel` that were heard. The language is None if nobody speaks.
+        and `channel` that were heard. The language is None if nobody speaks and none was asked for.
 
         Raises NotYet while the verdict is due, Cancelled, LeaseLost, Unavailable, Unfinished, and Refused: `not_found`,
         `scan_failed`, `unscannable`, `not_audio_or_video`, `corrupt`, `too_large`, `memory`, `duration_exceeds_limit`,
@@ -181,7 +181,7 @@ class Transcript:
         self.place = Place(language=wanted.language, channel=1 if wanted.channels == "split" else None)
         self._seconds = None if announced is None else announced * channels
         """Of all channels that are heard."""
-        self._with_words = wanted.word_timestamps
+        self._with_words, self._asked_for = wanted.word_timestamps, wanted.language
         self._lease = lease
         self._queue = work.queue
         self._lease_seconds = lease_seconds
@@ -236,11 +236,12 @@ class Transcript:
         return transcripts.result(segments, self._language(), duration, heard)
 
     def _language(self) -> str | None:
-        """Of the recording: where each segment has one, that which is spoken for the longest time."""
+        """Of the recording: where each segment has one, that which is spoken for the longest time. Where nobody speaks,
+        that which was asked for."""
         spoken: Counter[str | None] = Counter()
         for segment in self.segments:
             spoken[segment.get("language") or self.place.language] += segment["end"] - segment["start"]
-        return spoken.most_common(1)[0][0] if spoken else None
+        return spoken.most_common(1)[0][0] if spoken else self._asked_for
 
 
 def _shown(word: Word) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from media_api import downloads, problems, serving
 from media_api.auth import Admin, Reader, Writer
 from media_api.filenames import sanitized
 from media_api.json_bodies import json_request, read_json
-from media_api.models import Change, Data, JobAccepted, Media, MediaInfo
+from media_api.models import Change, Data, Job, Media, MediaInfo
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
@@ -203,11 +203,12 @@ async def delete_media(caller: Writer, services: Wired, media_id: MediaId) -> No
         202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}},
         **problems.described("not_found"),
     },
+    response_model_exclude_unset=True,
 )
 async def rescan_media(
     caller: Admin, services: Wired, request: Request, response: Response, media_id: MediaId
-) -> Data[JobAccepted]:
+) -> Data[Job]:
     """Scan a file's content again. Admins only."""
     job_id = await services.library.rescan(caller, media_id, request_id_of(request))
     response.headers["Location"] = f"/v1/jobs/{job_id}"
-    return Data(data=JobAccepted(job_id=job_id, status=(await services.jobs.find(caller, job_id)).status))
+    return Data(data=Job.of(await services.jobs.find(caller, job_id)))

@@ -6,7 +6,6 @@ The signature replaces only the token: content that was deleted or found infecte
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -18,9 +17,6 @@ from media_core.object_keys import content_key, thumbnail_key
 from media_core.store import FolderStore
 
 router = APIRouter(include_in_schema=False)
-
-FOR_ANY_PAGE: Final = "cross-origin"
-"""Signed URLs are for image tags and players of other sites."""
 
 
 @router.api_route("/objects/{key:path}", methods=["GET", "HEAD"], response_class=Response)
@@ -36,7 +32,9 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
         raise not_found()
     etag = f'"{sha256}"' if signed.key == content_key(tenant_id, sha256) else f'"{sha256}-thumbnail"'
     content = downloads.Representation(stored.size, etag, signed.content_type, signed.content_disposition)
-    return await downloads.respond(request, content, partial(store.stream, key), embedding=FOR_ANY_PAGE)
+    return await downloads.respond(
+        request, content, partial(store.stream, key), safety=downloads.signed_headers(content.mime_type)
+    )
 
 
 @router.api_route("/shared/{media_id}", methods=["GET", "HEAD"], response_class=Response)
@@ -47,4 +45,4 @@ async def shared_media(services: Wired, request: Request, media_id: str) -> Resp
         content, stream = await serving.thumbnail_of(services, item)
     else:
         content, stream = serving.content_of(services, item)
-    return await downloads.respond(request, content, stream, embedding=FOR_ANY_PAGE)
+    return await downloads.respond(request, content, stream, safety=downloads.signed_headers(content.mime_type))

@@ -119,7 +119,10 @@ async def transcribe(
     repr_digest: Digest = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Data[JobAccepted]:
-    """Submit a recording for transcription. Answers at once; the job waits for the file's clean verdict, then runs."""
+    """Submit a recording for transcription. Answers at once; the job waits for the file's clean verdict, then runs.
+
+    With `media_id` the form may also be urlencoded.
+    """
     await services.jobs.require_enabled()
     async with await begin_upload(services, request, file_digest(content_digest, repr_digest)) as upload:
         form = await read_form(services, request, upload, _FIELDS)
@@ -144,7 +147,8 @@ async def transcribe(
             request_id=request_id_of(request),
         )
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
-    return Data(data=JobAccepted(job_id=job.job_id, status=job.status))
+    # A repeated request has the answer of the first, however far its job is; `Location` has the present state.
+    return Data(data=JobAccepted(job_id=job.job_id, status="queued"))
 
 
 async def transcribe_uploaded(

@@ -8,8 +8,8 @@ Calls that may wait for the disk run in a thread. Only a small object that the k
 thread would take five times as long as the read, and more while the event loop is busy. The kernel tells when a read
 would have to wait (`page_cache`).
 
-Signed URLs lead to the api itself. Their signature is HMAC-SHA256 over key, expiry, type and disposition, so none of
-the four can be changed. The api calls `FolderStore.verify` before it serves one.
+Signed URLs lead to the api itself. Their signature is HMAC-SHA256 over key, time, type and disposition, so none of them
+can be changed. The api calls `FolderStore.verify` before it serves one.
 """
 
 import asyncio
@@ -52,6 +52,11 @@ from media_core.store.base import (
     tenant_prefix,
     unavailable,
 )
+
+_SIGNED = ("X-Amz-Date", "X-Amz-Expires", "response-content-type", "response-content-disposition")
+_SIGNATURE = "X-Amz-Signature"
+"""A signed URL's parameters have the names of S3's presigned URLs, which the API's published page shows."""
+_SIGNED_AT = "%Y%m%dT%H%M%SZ"
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -159,10 +164,12 @@ class FolderStore:
                 yield entry
 
     def sign(self, key: str, *, expires_in: timedelta, content_type: str, content_disposition: str) -> SignedUrl:
-        expires = int(_now().timestamp()) + checked_expiry(expires_in)
-        signature = self._signature(checked_key(self._tenant_id, key), str(expires), content_type, content_disposition)
-        query = {"expires": expires, "type": content_type, "disposition": content_disposition, "signature": signature}
-        return SignedUrl(f"{self._public_url}/objects/{key}?{urlencode(query)}", datetime.fromtimestamp(expires, UTC))
+        now, seconds = int(_now().timestamp()), checked_expiry(expires_in)
+        at = datetime.fromtimestamp(now, UTC).strftime(_SIGNED_AT)
+        allowed = (at, str(seconds), content_type, content_disposition)
+        signature = self._signature(checked_key(self._tenant_id, key), *allowed)
+        query = urlencode(dict(zip(_SIGNED, allowed, strict=True)) | {_SIGNATURE: signature})
+        return SignedUrl(f"{self._public_url}/objects/{key}?{query}", datetime.fromtimestamp(now + seconds, UTC))
 
     def verify(self, key: str, query: Mapping[str, str], now: datetime) -> SignedRequest:
         """What the URL `/objects/{key}?{query}` allows at `now` (aware).
@@ -170,13 +177,14 @@ class FolderStore:
         Raises Refused `signature_invalid` unless this store's key signed exactly this, `signature_expired` if the URL
         has expired. Does not check whether the object exists.
         """
-        expires, signature = query.get("expires", ""), query.get("signature", "")
-        content_type, disposition = query.get("type", ""), query.get("disposition", "")
-        wanted = self._signature(key, expires, content_type, disposition)
+        at, seconds, content_type, disposition = allowed = [query.get(name, "") for name in _SIGNED]
+        wanted = self._signature(key, *allowed)
         # A signature over another tenant's key is never accepted, even if both stores have the same signing key.
         if not key.startswith(self._prefix):
             raise url_signatures.invalid()
-        url_signatures.check(wanted, signature, expires, now)
+        url_signatures.check(wanted, query.get(_SIGNATURE, ""))
+        signed_at = datetime.strptime(at, _SIGNED_AT).replace(tzinfo=UTC)
+        url_signatures.check_time(int(signed_at.timestamp()) + int(seconds), now)
         return SignedRequest(key, content_type, disposition)
 
     async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:
