@@ -30,7 +30,8 @@ async def left_behind(database: Database, store: FolderStore) -> tuple[int, int,
     """Numbers of rows in blob and media, reservations, objects (without the bucket's mark), and staged objects."""
     async with database.transaction() as tx:
         counts = await tx.first(
-            "SELECT (SELECT count(*) FROM blob), (SELECT count(*) FROM media), (SELECT count(*) FROM reservation)"
+            "SELECT (SELECT count(*) FROM blob) AS blobs, (SELECT count(*) FROM media) AS media,"
+            " (SELECT count(*) FROM reservation) AS reservations"
         )
     objects = [entry async for entry in store.list() if not entry.key.endswith("/.birth")]
     staged = await store.sweep_staging(older_than=timedelta(0))
