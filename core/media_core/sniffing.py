@@ -85,13 +85,25 @@ _BEGINNINGS = (
     (b"II\x1a\0\0\0HEAPCCDR", "image/x-canon-crw"),
     (b"\0MRM", "image/x-minolta-mrw"),
     (b"FOVb", "image/x-sigma-x3f"),
+    (b"SIMPLE  =", "image/fits"),
+    (b"#?RADIANCE\n", "image/vnd.radiance"),
+    (b"DDS \x7c\0\0\0", "image/vnd.ms-dds"),
+    (b"\xff\x4f\xff\x51", "image/j2c"),
+    (b"Creative Voice File\x1a", "audio/x-voc"),
 )
 """Beginnings that libmagic does not know, or names by a type that nobody uses."""
 _RAW_EXTENSIONS = {
     ".3fr": "image/x-hasselblad-3fr",
     ".arw": "image/x-sony-arw",
     ".cr2": "image/x-canon-cr2",
+    ".dcr": "image/x-kodak-dcr",
     ".dng": "image/x-adobe-dng",
+    ".erf": "image/x-epson-erf",
+    ".fff": "image/x-hasselblad-3fr",
+    ".iiq": "image/x-phaseone-iiq",
+    ".kdc": "image/x-kodak-kdc",
+    ".mef": "image/x-mamiya-mef",
+    ".mos": "image/x-leaf-mos",
     ".nef": "image/x-nikon-nef",
     ".nrw": "image/x-nikon-nef",
     ".pef": "image/x-pentax-pef",
@@ -105,8 +117,14 @@ _RAW_MAKERS = {
     b"PENTAX": "image/x-pentax-pef",
     b"RICOH": "image/x-pentax-pef",
     b"SAMSUNG": "image/x-samsung-srw",
+    b"HASSELBL": "image/x-hasselblad-3fr",
+    b"PHASE ON": "image/x-phaseone-iiq",
+    b"SEIKO EP": "image/x-epson-erf",
+    b"MAMIYA": "image/x-mamiya-mef",
+    b"LEAF": "image/x-leaf-mos",
+    b"EASTMAN ": "image/x-kodak-dcr",
 }
-"""By how the maker's name begins."""
+"""By how the maker's name begins, up to 8 letters."""
 _RAW_TYPES = frozenset(_RAW_EXTENSIONS.values())
 _FILM_BRANDS = frozenset(
     (
