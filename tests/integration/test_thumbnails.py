@@ -610,6 +610,39 @@ async def test_a_film_held_sideways_is_shown_upright(decoding_pool: DecodingPool
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize(
+    ("matrix", "stored"),
+    [
+        ((-1, 0, 0, 1), Image.Transpose.FLIP_LEFT_RIGHT),
+        ((1, 0, 0, -1), Image.Transpose.FLIP_TOP_BOTTOM),
+        ((0, 1, 1, 0), Image.Transpose.TRANSPOSE),
+        ((0, -1, -1, 0), Image.Transpose.TRANSVERSE),
+    ],
+)
+async def test_a_mirrored_film_is_shown_as_it_was_meant(
+    decoding_pool: DecodingPool, matrix: tuple[int, int, int, int], stored: Image.Transpose
+) -> None:
+    film = media.shown_by(media.still_film(media.quadrants(320, 240).transpose(stored)), matrix)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert (thumbnail.source_width, thumbnail.source_height) == shown(thumbnail).size == (320, 240)
+    assert_quadrants(shown(thumbnail))
+
+
+@pytest.mark.parametrize(("rows", "matrix"), [(1_280, "ITU709"), (720, "ITU709"), (576, "ITU601")])
+async def test_a_film_that_does_not_say_how_its_colours_are_coded_is_shown_as_in_browsers(
+    decoding_pool: DecodingPool, rows: int, matrix: str
+) -> None:
+    film = media.still_film(media.quadrants(720, rows), matrix=matrix)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")))
+
+
+async def test_the_first_film_that_can_be_decoded_is_shown(decoding_pool: DecodingPool) -> None:
+    film = media.two_films("ffv1", "mpeg4")
+    facts: MediaFacts = await decoding_pool.run("probe", BytesSource(film))
+    assert (facts.width, facts.height, facts.has_picture) == (320, 240, True)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/x-matroska")), 24)
+
+
 @pytest.mark.parametrize("container", ["mp4", "mpegts", "matroska", "avi"])
 @pytest.mark.parametrize(
     ("aspect", "shape"), [((64, 45), (1_024, 576)), ((1, 2), (720, 1_152)), ((1, 1), (720, 576)), ((99, 1), (720, 576))]

@@ -11,6 +11,7 @@ import functools
 import io
 import itertools
 import re
+import struct
 import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Literal, Never
@@ -80,6 +81,13 @@ BEFORE_THE_START = -1.0
 MOST_ASPECT = 8.0
 """Largest ratio of a pixel's sides."""
 
+ROWS_OF_BT709 = 720
+"""A film that does not say how its colours are coded is taken for BT.709 from so many rows on, else for BT.601, as in
+Chromium and Firefox."""
+
+_UNSPECIFIED, _BT709 = 2, 1
+"""Matrix coefficients (ITU-T H.273, table 4)."""
+
 MOST_BYTES_COUNTED = 64 << 20
 """Largest recording whose packets are read (not decoded) to find its duration when the header does not say it."""
 
@@ -118,7 +126,19 @@ _WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dt
 _UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "amrnb"))
 """Codecs without a constant bit rate, by which a seek in a WAV would go. They are decoded from the start."""
 _LANGUAGE = re.compile("[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
-_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_ALONG = {
+    (False, False): None,
+    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, True): Image.Transpose.ROTATE_180,
+}
+_ACROSS = {
+    (False, False): Image.Transpose.TRANSPOSE,
+    (True, False): Image.Transpose.ROTATE_90,
+    (False, True): Image.Transpose.ROTATE_270,
+    (True, True): Image.Transpose.TRANSVERSE,
+}
+"""How a frame is turned and mirrored, by the signs of its matrix: see `_turn`."""
 
 
 def warm_up() -> None:
@@ -286,13 +306,22 @@ def _films(container: InputContainer) -> Iterator[VideoStream]:
 
 
 def _video(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is no still, checked against the allow list and the pixel cap."""
-    for stream in _films(container):
-        _allow(stream, VIDEO_CODECS)
-        if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
-            raise CannotDecode("too_large", "the video's picture is larger than 8192 x 4320")
-        return stream
-    return None
+    """The first video stream that is no still and passes the allow list and the pixel cap; None if there is no film.
+
+    Raises CannotDecode if none passes: why the first does not.
+    """
+    films = list(_films(container))
+    if not films:
+        return None
+    stream = next((film for film in films if _allowed(film, VIDEO_CODECS) and not _is_too_large(film)), films[0])
+    _allow(stream, VIDEO_CODECS)
+    if _is_too_large(stream):
+        raise CannotDecode("too_large", "the video's picture is larger than 8192 x 4320")
+    return stream
+
+
+def _is_too_large(film: VideoStream) -> bool:
+    return film.codec_context.width * film.codec_context.height > MOST_PIXELS
 
 
 def _sounds(container: InputContainer) -> list[AudioStream]:
@@ -518,6 +547,8 @@ def _frame_at(
 def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Image:
     width, height = _square(frame, stream)
     scale = min(1.0, max_side / max(width, height))
+    if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
+        frame.colorspace = _BT709
     small = frame.reformat(
         width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24", threads=1
     )
@@ -525,8 +556,22 @@ def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Im
         "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
     )
     image = to_srgb(image, Coding(int(frame.color_primaries), int(frame.color_trc)))
-    turn = _TURNS.get(frame.rotation % 360)
+    turn = _turn(frame)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    """How the frame is shown: by the matrix of the container or the codec, to the nearest quarter of a turn.
+
+    A pixel at (x, y) is shown at (ax + cy, bx + dy) (ISO 14496-12, 6.2.2).
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _ALONG[a < 0, d < 0]
+    return _ACROSS[b < 0, c < 0]
 
 
 def _origin(container: InputContainer) -> float:
@@ -554,7 +599,7 @@ def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
 
 def _displayed(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
     width, height = _square(frame, stream)
-    return (height, width) if frame.rotation % 180 == 90 else (width, height)
+    return (height, width) if _turn(frame) in _ACROSS.values() else (width, height)
 
 
 def _resampled(frames: Iterator[AudioFrame], layout: str | None) -> Iterator[AudioFrame]:
