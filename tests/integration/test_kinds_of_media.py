@@ -4,8 +4,10 @@ import io
 import os
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from media_core.contents import Facts
@@ -23,7 +25,7 @@ async def looked_at(pool: DecodingPool, data: bytes, filename: str, claimed: str
     return (await Examination(pool).examine(BytesSource(data), data[:HEAD], filename, claimed)).facts
 
 
-def sound(container: str, codec: str, rate: int = 48_000, **options: str) -> Callable[[], bytes]:
+def sound(container: str, codec: str, rate: int = 48_000, **options: Any) -> Callable[[], bytes]:
     return lambda: media.recording(PITCHES, container, codec, rate=rate, **options)
 
 
@@ -44,6 +46,10 @@ SOUNDS = {
     "a.3ga": (sound("3gp", "aac"), "audio/3gpp"),
     "a.mp2": (sound("mp2", "mp2"), "audio/mpeg"),
     "a.aac": (sound("adts", "aac"), "audio/aac"),
+    "a telephone's g722.wav": (sound("wav", "g722", 16_000), "audio/wav"),
+    "a telephone's g726.wav": (sound("wav", "g726", 8_000), "audio/wav"),
+    "a telephone's g723.wav": (sound("wav", "g723_1", 8_000, bit_rate=6_300), "audio/wav"),
+    "an old telephone's.wav": (sound("wav", "adpcm_yamaha"), "audio/wav"),
     "a.loas": (sound("latm", "aac"), "audio/x-mp4a-latm"),
 }
 
@@ -264,3 +270,60 @@ async def test_a_duration_is_counted_where_the_format_says_none(decoding_pool: D
     )
     facts = await looked_at(decoding_pool, quiet + loud, "a.mp3")
     assert facts.duration == pytest.approx(30, abs=0.3)
+
+
+def mp3(*pitches: int, rate: int = 44_100) -> bytes:
+    """With its number of frames in the first one."""
+    return media.recording(pitches, "mp3", "libmp3lame", rate=rate)
+
+
+async def test_an_mp3_is_as_long_as_what_is_there(decoding_pool: DecodingPool) -> None:
+    whole, tag = mp3(*PITCHES), b"TAG" + bytes(125)
+    for data, seconds in ((whole + tag, 3), (whole[: len(whole) // 3], 1), (whole + mp3(*PITCHES, rate=48_000), 6)):
+        assert (await looked_at(decoding_pool, data, "a.mp3")).duration == pytest.approx(seconds, abs=0.15)
+
+
+def spoken_film(container: str) -> bytes:
+    return media.tracks(("ac3" if container == "vob" else "aac", PITCHES), container=container, picture="mpeg2video")
+
+
+JOINED: dict[str, Callable[[], bytes]] = {
+    "radio.ogg": lambda: sound("ogg", "libopus")() + sound("ogg", "libopus", serial_offset="7")(),
+    "a recorder's.ogg": lambda: 2 * sound("ogg", "libopus")(),
+    "a browser's.webm": lambda: 2 * sound("webm", "libopus", live="1")(),
+    "a camera's.ts": lambda: 2 * spoken_film("mpegts"),
+    "a DVD's.vob": lambda: 2 * spoken_film("vob"),
+    "calls.aac": lambda: 2 * sound("adts", "aac", 44_100)(),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+async def test_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
+    source = BytesSource(JOINED[name]())
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    assert probed.duration == pytest.approx(6, abs=0.2)
+    for start, pitch in ((0.1, 300), (2.1, 500), (3.25, 300), (4.25, 400), (5.25, 500)):
+        pcm = await decoding_pool.run(
+            "audio_window", source, start=start, seconds=0.6, begins_again=probed.begins_again
+        )
+        assert len(pcm) == 2 * 9_600
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)))
+        assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
+async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins(decoding_pool: DecodingPool) -> None:
+    for data in (
+        sound("ogg", "libopus", output_ts_offset="3600")(),
+        sound("mpegts", "aac", output_ts_offset="90000")(),
+    ):
+        probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
+        assert probed.duration == pytest.approx(3, abs=0.1)
+        assert not probed.begins_again
+
+
+@pytest.mark.parametrize("said", [0.0, 36_000.0])
+async def test_a_stream_that_was_recorded_has_the_length_that_came(decoding_pool: DecodingPool, said: float) -> None:
+    data = media.film(3, container="flv")
+    at = data.index(b"duration") + 9
+    data = data[:at] + struct.pack(">d", said) + data[at + 8 :]
+    assert (await looked_at(decoding_pool, data, "a.flv")).duration == pytest.approx(3, abs=0.2)
