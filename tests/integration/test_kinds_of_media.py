@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -270,6 +271,15 @@ async def test_a_duration_is_counted_where_the_format_says_none(decoding_pool: D
     )
     facts = await looked_at(decoding_pool, quiet + loud, "a.mp3")
     assert facts.duration == pytest.approx(30, abs=0.3)
+
+
+async def test_an_office_document_is_looked_for_at_its_end(decoding_pool: DecodingPool) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("_rels/.rels", "docProps/app.xml", "word/document.xml", "[Content_Types].xml"):
+            archive.writestr(name, os.urandom(50_000))
+    facts = await looked_at(decoding_pool, file.getvalue(), "a.docx")
+    assert facts.mime_type == "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
 def mp3(*pitches: int, rate: int = 44_100) -> bytes:

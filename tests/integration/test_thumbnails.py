@@ -940,6 +940,21 @@ async def test_the_thumbnail_of_a_pdf_is_its_first_page(decoding_pool: DecodingP
     )
 
 
+async def test_what_is_filled_into_a_form_is_shown(decoding_pool: DecodingPool) -> None:
+    field = "/Annots[7 0 R]"
+    form = (
+        "/AcroForm<</NeedAppearances true/Fields[7 0 R]/DA(/F 12 Tf 0 g)/DR<</Font<</F 5 0 R>>>>>>",
+        "7 0 obj<</Type/Annot/Subtype/Widget/FT/Tx/T(name)/F 4/Rect[0 0 595 300]/V(Anna)/DA(/F 200 Tf 1 0 0 rg)>>"
+        "endobj ",
+    )
+    data = document(more=field).replace(b"/Type/Catalog", b"/Type/Catalog" + form[0].encode())
+    data = data.replace(b"6 0 obj", form[1].encode() + b"6 0 obj")
+    written = shown(await make_thumbnail(decoding_pool, BytesSource(data), "application/pdf")).convert("RGB")
+    red, green, _ = written.split()
+    assert green.getextrema()[0] < 60
+    assert red.crop((0, 700, 724, 1_000)).getextrema()[0] > 120  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(
     ("data", "size"),
     [

@@ -35,6 +35,9 @@ MOST_OF_A_SIDE_CHUNK = 8_000_000
 MOST_OF_ANOTHER = 1 << 20
 """Bytes. The first is libpng's, for colour profiles and EXIF. Editors keep whole documents in chunks of their own."""
 
+MOST_PASSED_OVER = 128 << 20
+"""Bytes of a side chunk. One that says more has no end, and what stands behind it is no chunk."""
+
 _PAPER: dict[str, float | tuple[float, ...]] = {
     "1": 255,
     "L": 254,
@@ -51,7 +54,7 @@ class PngStream(PngImagePlugin.PngStream):
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
         is_side_chunk = cid[0] & 0x20  # PNG, third edition, 5.4
         most = MOST_OF_A_SIDE_CHUNK if cid in (b"iCCP", b"eXIf") else MOST_OF_ANOTHER
-        if is_side_chunk and cid != b"fdAT" and length > most and self.fp is not None:
+        if is_side_chunk and cid != b"fdAT" and most < length <= MOST_PASSED_OVER and self.fp is not None:
             self.fp.seek(pos + length)
             return b""
         try:
