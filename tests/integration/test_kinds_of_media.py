@@ -273,6 +273,42 @@ async def test_a_duration_is_counted_where_the_format_says_none(decoding_pool: D
     assert facts.duration == pytest.approx(30, abs=0.3)
 
 
+def many_channels(layout: str, speaking: int) -> bytes:
+    """A second of 400 Hz in one channel of a WAV, from 0; the others are silent."""
+    channels = av.AudioLayout(layout).nb_channels
+    samples = np.zeros((16_000, channels), np.int16)
+    samples[:, speaking] = np.frombuffer(media.tone([400]), np.int16)
+    file = io.BytesIO()
+    with av.open(file, "w", format="caf" if layout.startswith("ambisonic") else "wav") as output:
+        voice = output.add_stream("pcm_s16le", rate=16_000, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
+        frame.sample_rate, frame.pts = 16_000, 0
+        output.mux([*voice.encode(frame), *voice.encode(None)])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("layout", "speaking"),
+    [
+        ("3 channels", 2),
+        ("8 channels", 3),
+        ("9 channels", 8),
+        ("16 channels", 15),
+        ("32 channels", 0),
+        ("5.1", 4),
+        ("ambisonic 1", 0),
+    ],
+)
+async def test_every_channel_of_a_recorder_is_heard(decoding_pool: DecodingPool, layout: str, speaking: int) -> None:
+    source = BytesSource(many_channels(layout, speaking))
+    for mix in ("mono", "stereo"):
+        pcm = await decoding_pool.run("audio_window", source, start=0.0, seconds=1.0, layout=mix)
+        heard = np.frombuffer(pcm, np.int16)[:: 2 if mix == "stereo" else 1]
+        assert len(heard) == pytest.approx(16_000, abs=32)
+        assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(400, abs=2)
+        assert np.abs(heard).max() > 800
+
+
 async def test_an_office_document_is_looked_for_at_its_end(decoding_pool: DecodingPool) -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

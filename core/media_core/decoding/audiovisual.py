@@ -22,6 +22,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.filter import Graph
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
@@ -109,6 +110,10 @@ MOST_TRACKS = 16
 
 LONGEST_TITLE = 60
 """Characters of a sound track's title."""
+
+STEREO = 2
+MOST_LOUDSPEAKERS = 8
+"""Channels of layouts that FFmpeg mixes, such as 7.1."""
 
 PREROLL = 0.5
 """Seconds that are decoded before a window, so that a codec's state from earlier frames (MP3, AAC, Opus) is right."""
@@ -692,11 +697,51 @@ def _resampled(frames: Iterator[AudioFrame], layout: str | None) -> Iterator[Aud
 
     Without a layout its channels stay, each in a plane of its own.
     """
-    for _, alike in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+    for (_, name, _), alike in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+        if layout is not None and (weights := _weights(name)):
+            alike = _weighted(alike, weights)
         resampler = AudioResampler(format="s16p" if layout is None else "s16", layout=layout, rate=SAMPLE_RATE)
         for frame in alike:
             yield from resampler.resample(frame)
         yield from (rest for rest in resampler.resample(None) if rest is not None)
+
+
+def _weights(layout: str) -> list[float] | None:
+    """How loud each channel of this layout (FFmpeg's name) is in a mix; None if FFmpeg's own mix is right.
+
+    Recorders of many tracks do not say what a channel is. FFmpeg guesses it by their number, then leaves out what it
+    takes for a subwoofer, or channels that no room of loudspeakers has, or refuses. It does not mix ambisonics, whose
+    first channel is what is heard from all sides.
+    """
+    channels = av.AudioLayout(layout).nb_channels
+    if layout.startswith("ambisonic"):
+        return [1.0] + [0.0] * (channels - 1)
+    if channels > MOST_LOUDSPEAKERS or (channels > STEREO and layout == f"{channels} channels"):
+        return [1 / math.sqrt(channels)] * channels
+    return None
+
+
+def _weighted(frames: Iterator[AudioFrame], weights: list[float]) -> Iterator[AudioFrame]:
+    """Frames that are alike, as mono."""
+    first = next(frames)
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_abuffer(
+        format=first.format.name, sample_rate=first.sample_rate, layout=first.layout.name, time_base=first.time_base
+    )
+    mix = "+".join(f"{weight:.4f}*c{channel}" for channel, weight in enumerate(weights))
+    graph.link_nodes(source, graph.add("pan", f"mono|c0={mix}"), graph.add("abuffersink")).configure()
+    for frame in itertools.chain((first,), frames):
+        graph.push(frame)
+        yield from _pulled(graph)
+    graph.push(None)
+    yield from _pulled(graph)
+
+
+def _pulled(graph: Graph) -> Iterator[AudioFrame]:
+    with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+        while isinstance(frame := graph.pull(), AudioFrame):
+            yield frame
 
 
 def _is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
