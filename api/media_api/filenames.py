@@ -1,8 +1,8 @@
 """File names as clients send them in a form, and as a file system would keep them.
 
 RFC 7578 asks for UTF-8 in `filename` and for nothing else. Clients also send `filename*` (RFC 5987; .NET, older
-requests), encoded words (RFC 2047; .NET's `filename`, mail libraries), and other character sets. `filename*` is taken
-first: clients that send both put an ASCII makeshift into the other.
+requests), names in pieces (RFC 2231; mail libraries), encoded words (RFC 2047; .NET's `filename`), and other character
+sets. `filename*` is taken first: clients that send both put an ASCII makeshift into the other.
 """
 
 import re
@@ -10,14 +10,16 @@ import unicodedata
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 MAX_FILENAME_BYTES: Final = 255
 """What file systems take, in UTF-8."""
 MAX_EXTENSION_BYTES: Final = 32
 
-_EXTENDED: Final = re.compile(r";\s*filename\*\s*=\s*\"?([\w.:-]+)'[^']*'([^\";\s]+)", re.IGNORECASE)
-_UNQUOTED: Final = re.compile(r";\s*filename\s*=\s*([^\";\s][^\";]*)", re.IGNORECASE)
+_PARAMETER: Final = re.compile(r";\s*([\w*]+)\s*=\s*(\"(?:\\.|[^\"\\])*\"|[^;]*)")
+_EXTENDED: Final = re.compile(r"([\w.:-]+)'[^']*'(.+)")
+MOST_PIECES: Final = 100
+"""Of a name in pieces (RFC 2231, 3)."""
 _ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|\.\.?\\")
 # What turns the direction of writing: `evil<U+202E>gnp.exe` would be shown as evilexe.png.
@@ -33,14 +35,17 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
     `disposition` is the whole Content-Disposition, `plain` its parameter `filename`; both with one character a byte, as
     ISO 8859-1 decodes them.
     """
-    extended = _EXTENDED.search(disposition)
+    parameters: dict[str, str] = {}
+    for name, value in _PARAMETER.findall(disposition):
+        parameters.setdefault(name.lower(), value.strip())
+    extended = _EXTENDED.fullmatch(parameters.get("filename*", "").strip('"')) or _in_pieces(parameters)
     if extended is not None:
         try:
-            return sanitized(unquote_to_bytes(extended[2]).decode(extended[1]))
+            return sanitized(unquote_to_bytes(extended[2].encode("latin-1")).decode(extended[1]))
         except (LookupError, UnicodeDecodeError):
             pass  # the character set is unknown; `filename` is read instead
-    unquoted = None if 'filename="' in disposition else _UNQUOTED.search(disposition)
-    plain = unquoted[1] if unquoted is not None else plain
+    stated = parameters.get("filename", '"')
+    plain = plain if stated.startswith('"') else stated
     if plain is None:
         return None
     if _ENCODED_WORDS.fullmatch(plain):
@@ -48,7 +53,25 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
             return sanitized(str(make_header(decode_header(plain))))
         except (LookupError, UnicodeDecodeError, ValueError, HeaderParseError):
             pass
+    if not _WINDOWS_PATH.match(plain):
+        plain = plain.replace("\\\\", "\\")  # a backslash of a quoted string, which some clients escape
     return sanitized(text_of(plain.encode("latin-1", "replace")))
+
+
+def _in_pieces(parameters: dict[str, str]) -> re.Match[str] | None:
+    """A name in numbered pieces, as libraries for mail write one (RFC 2231, 3 and 4.1), as if it were in one."""
+    pieces = []
+    for number in range(MOST_PIECES):
+        coded, plain = parameters.get(f"filename*{number}*"), parameters.get(f"filename*{number}")
+        if coded is not None:
+            pieces.append(coded)
+        elif plain is not None:
+            pieces.append(quote(plain.strip('"'), safe="", encoding="latin-1"))
+        else:
+            break
+    if pieces and "filename*0*" not in parameters:
+        pieces.insert(0, "utf-8''")
+    return _EXTENDED.fullmatch("".join(pieces))
 
 
 def text_of(received: bytes) -> str:

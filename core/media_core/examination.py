@@ -39,6 +39,10 @@ class Examination:
         else:
             mime_type = sniffing.sniff(head, filename, claimed_type)
         media: MediaFacts | None = None
+        if mime_type in ("application/zip", media_types.UNKNOWN) and head.startswith(b"PK\3\4"):
+            mime_type = sniffing.of_archive(await source.read(max(source.size - sniffing.TAIL, 0), sniffing.TAIL)) or (
+                "application/zip"
+            )
         if mime_type == media_types.UNKNOWN:
             mime_type, media = await self._recognized(source, head, filename, claimed_type)
         try:

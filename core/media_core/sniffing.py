@@ -13,7 +13,7 @@ import re
 from pathlib import PurePath
 from typing import Literal
 
-from media_core.media_types import UNKNOWN, settled
+from media_core.media_types import UNKNOWN, settled, transcribable
 
 _kept = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "LIBRARY_PATH", "MAGIC")}
 import pylibmagic  # noqa: E402, I001 - makes ctypes find the bundled library, so it comes before magic
@@ -85,13 +85,24 @@ _BEGINNINGS = (
     (b"II\x1a\0\0\0HEAPCCDR", "image/x-canon-crw"),
     (b"\0MRM", "image/x-minolta-mrw"),
     (b"FOVb", "image/x-sigma-x3f"),
+    (b"#?RADIANCE\n", "image/vnd.radiance"),
+    (b"DDS \x7c\0\0\0", "image/vnd.ms-dds"),
+    (b"\xff\x4f\xff\x51", "image/j2c"),
+    (b"Creative Voice File\x1a", "audio/x-voc"),
 )
 """Beginnings that libmagic does not know, or names by a type that nobody uses."""
 _RAW_EXTENSIONS = {
     ".3fr": "image/x-hasselblad-3fr",
     ".arw": "image/x-sony-arw",
     ".cr2": "image/x-canon-cr2",
+    ".dcr": "image/x-kodak-dcr",
     ".dng": "image/x-adobe-dng",
+    ".erf": "image/x-epson-erf",
+    ".fff": "image/x-hasselblad-3fr",
+    ".iiq": "image/x-phaseone-iiq",
+    ".kdc": "image/x-kodak-kdc",
+    ".mef": "image/x-mamiya-mef",
+    ".mos": "image/x-leaf-mos",
     ".nef": "image/x-nikon-nef",
     ".nrw": "image/x-nikon-nef",
     ".pef": "image/x-pentax-pef",
@@ -105,8 +116,14 @@ _RAW_MAKERS = {
     b"PENTAX": "image/x-pentax-pef",
     b"RICOH": "image/x-pentax-pef",
     b"SAMSUNG": "image/x-samsung-srw",
+    b"HASSELBL": "image/x-hasselblad-3fr",
+    b"PHASE ON": "image/x-phaseone-iiq",
+    b"SEIKO EP": "image/x-epson-erf",
+    b"MAMIYA": "image/x-mamiya-mef",
+    b"LEAF": "image/x-leaf-mos",
+    b"EASTMAN ": "image/x-kodak-dcr",
 }
-"""By how the maker's name begins."""
+"""By how the maker's name begins, up to 8 letters."""
 _RAW_TYPES = frozenset(_RAW_EXTENSIONS.values())
 _FILM_BRANDS = frozenset(
     (
@@ -125,6 +142,19 @@ _FILM_BRANDS = frozenset(
         b"f4v ",
     )
 )
+_TEXT_BYTES = bytes((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
+"""Of text in any character set of one byte or of several. A beginning of nothing else is none of sound or film."""
+
+_RAW_BY_A_WORD = ("image/x-olympus-orf", "image/x-x3f")
+"""What libmagic finds by four letters alone."""
+
+_FITS = b"SIMPLE  =                    T"
+"""Text for its first 2,880 bytes or more (FITS 4.0, 4.4.1)."""
+
+_PDF = b"%PDF-"
+PDF_WITHIN = 1024
+"""Viewers look for a PDF's beginning in so many bytes (Adobe's implementation note 13 to PDF 1.7)."""
+
 _HTML = re.compile("a|b|body|br|div|font|form|h[1-6]|head|html|iframe|img|link|meta|p|script|style|table|title|video")
 _ACTIVE = re.compile(r"<\s*(?:script|html|svg|iframe|body|object|embed)\b", re.IGNORECASE)
 
@@ -138,7 +168,10 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     """
     head = head[:HEAD]
     extension = PurePath(filename or "").suffix.lower()
-    if container := _container(head):
+    is_text = not head.translate(None, _TEXT_BYTES)
+    if head.startswith(_FITS):
+        return "image/fits"
+    if not is_text and (container := _container(head)):
         claims_sound = extension in _SOUND_EXTENSIONS or (claimed or "").lower().startswith("audio/")
         return settled(container, has_video=not claims_sound)
     text = _text(head)
@@ -147,11 +180,34 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     looking = _text_magic if looks_like_text(head) else _magic
     found = looking.from_buffer(head) if head else UNKNOWN
     found = _SYNONYMS.get(found, found)
+    if is_text and (transcribable(found) or found in _RAW_BY_A_WORD):
+        found = "text/plain"  # "The moov atom ..."
+    elif not is_text and found == UNKNOWN and _PDF in head[:PDF_WITHIN]:
+        return "application/pdf"
     if found.startswith("image/") and (raw := _raw_photo(head, extension, (claimed or "").lower())):
         return raw
     if found.startswith("text/"):
         return "text/html" if found == "text/html" or _ACTIVE.search(text) else _TEXTS.get(extension, found)
     return found
+
+
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+_PARTS = (
+    (b"word/document.xml", f"{_OFFICE}.wordprocessingml.document"),
+    (b"xl/workbook.xml", f"{_OFFICE}.spreadsheetml.sheet"),
+    (b"ppt/presentation.xml", f"{_OFFICE}.presentationml.presentation"),
+)
+TAIL = 65_536
+"""Bytes that `of_archive` looks at."""
+
+
+def of_archive(tail: bytes) -> str | None:
+    """The type of a ZIP by its last bytes, where its directory stands: an Office document, in whatever order its parts
+    were written (ECMA-376, part 2). None if it is none.
+    """
+    if b"[Content_Types].xml" not in tail:
+        return None
+    return next((found for part, found in _PARTS if part in tail), None)
 
 
 def charset(text: bytes, *, is_whole: bool) -> str | None:

@@ -3,9 +3,12 @@
 import io
 import os
 import struct
+import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from media_core.contents import Facts
@@ -23,7 +26,7 @@ async def looked_at(pool: DecodingPool, data: bytes, filename: str, claimed: str
     return (await Examination(pool).examine(BytesSource(data), data[:HEAD], filename, claimed)).facts
 
 
-def sound(container: str, codec: str, rate: int = 48_000, **options: str) -> Callable[[], bytes]:
+def sound(container: str, codec: str, rate: int = 48_000, **options: Any) -> Callable[[], bytes]:
     return lambda: media.recording(PITCHES, container, codec, rate=rate, **options)
 
 
@@ -44,6 +47,10 @@ SOUNDS = {
     "a.3ga": (sound("3gp", "aac"), "audio/3gpp"),
     "a.mp2": (sound("mp2", "mp2"), "audio/mpeg"),
     "a.aac": (sound("adts", "aac"), "audio/aac"),
+    "a telephone's g722.wav": (sound("wav", "g722", 16_000), "audio/wav"),
+    "a telephone's g726.wav": (sound("wav", "g726", 8_000), "audio/wav"),
+    "a telephone's g723.wav": (sound("wav", "g723_1", 8_000, bit_rate=6_300), "audio/wav"),
+    "an old telephone's.wav": (sound("wav", "adpcm_yamaha"), "audio/wav"),
     "a.loas": (sound("latm", "aac"), "audio/x-mp4a-latm"),
 }
 
@@ -207,6 +214,12 @@ PREVIEW, OTHERS, VERSION = (0x00FE, 4, 1), (0x014A, 4, 500), (0xC612, 1, 0x401)
         (tiff(b"SONY\0"), "a.ARW", "image/x-sony-arw"),
         (tiff(b"Apple\0", VERSION), "a", "image/x-adobe-dng"),
         (tiff(b"NIKON CORPORATION\0"), "a.tif", "image/tiff"),
+        (tiff(b"Phase One A/S\0"), "a.IIQ", "image/x-phaseone-iiq"),
+        (tiff(b"Hasselblad\0", PREVIEW, OTHERS), "a", "image/x-hasselblad-3fr"),
+        (tiff(b"EASTMAN KODAK COMPANY\0", PREVIEW, OTHERS), "a", "image/x-kodak-dcr"),
+        (tiff(b"SEIKO EPSON CORP.\0"), "a.erf", "image/x-epson-erf"),
+        (tiff(b"Mamiya-OP Co.,Ltd.\0"), "a.mef", "image/x-mamiya-mef"),
+        (tiff(b"Leaf\0", PREVIEW, OTHERS), "a", "image/x-leaf-mos"),
         (b"FUJIFILMCCD-RAW 0201FF383501" + bytes(4_000), "a", "image/x-fuji-raf"),
         (b"IIRO\x08\0\0\0" + bytes(4_000), "a", "image/x-olympus-orf"),
         (b"IIU\0\x18\0\0\0" + bytes(4_000), "a", "image/x-panasonic-rw2"),
@@ -258,3 +271,105 @@ async def test_a_duration_is_counted_where_the_format_says_none(decoding_pool: D
     )
     facts = await looked_at(decoding_pool, quiet + loud, "a.mp3")
     assert facts.duration == pytest.approx(30, abs=0.3)
+
+
+def many_channels(layout: str, speaking: int) -> bytes:
+    """A second of 400 Hz in one channel of a WAV, from 0; the others are silent."""
+    channels = av.AudioLayout(layout).nb_channels
+    samples = np.zeros((16_000, channels), np.int16)
+    samples[:, speaking] = np.frombuffer(media.tone([400]), np.int16)
+    file = io.BytesIO()
+    with av.open(file, "w", format="caf" if layout.startswith("ambisonic") else "wav") as output:
+        voice = output.add_stream("pcm_s16le", rate=16_000, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
+        frame.sample_rate, frame.pts = 16_000, 0
+        output.mux([*voice.encode(frame), *voice.encode(None)])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("layout", "speaking"),
+    [
+        ("3 channels", 2),
+        ("8 channels", 3),
+        ("9 channels", 8),
+        ("16 channels", 15),
+        ("32 channels", 0),
+        ("5.1", 4),
+        ("ambisonic 1", 0),
+    ],
+)
+async def test_every_channel_of_a_recorder_is_heard(decoding_pool: DecodingPool, layout: str, speaking: int) -> None:
+    source = BytesSource(many_channels(layout, speaking))
+    for mix in ("mono", "stereo"):
+        pcm = await decoding_pool.run("audio_window", source, start=0.0, seconds=1.0, layout=mix)
+        heard = np.frombuffer(pcm, np.int16)[:: 2 if mix == "stereo" else 1]
+        assert len(heard) == pytest.approx(16_000, abs=32)
+        assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(400, abs=2)
+        assert np.abs(heard).max() > 800
+
+
+async def test_an_office_document_is_looked_for_at_its_end(decoding_pool: DecodingPool) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("_rels/.rels", "docProps/app.xml", "word/document.xml", "[Content_Types].xml"):
+            archive.writestr(name, os.urandom(50_000))
+    facts = await looked_at(decoding_pool, file.getvalue(), "a.docx")
+    assert facts.mime_type == "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+
+
+def mp3(*pitches: int, rate: int = 44_100) -> bytes:
+    """With its number of frames in the first one."""
+    return media.recording(pitches, "mp3", "libmp3lame", rate=rate)
+
+
+async def test_an_mp3_is_as_long_as_what_is_there(decoding_pool: DecodingPool) -> None:
+    whole, tag = mp3(*PITCHES), b"TAG" + bytes(125)
+    for data, seconds in ((whole + tag, 3), (whole[: len(whole) // 3], 1), (whole + mp3(*PITCHES, rate=48_000), 6)):
+        assert (await looked_at(decoding_pool, data, "a.mp3")).duration == pytest.approx(seconds, abs=0.15)
+
+
+def spoken_film(container: str) -> bytes:
+    return media.tracks(("ac3" if container == "vob" else "aac", PITCHES), container=container, picture="mpeg2video")
+
+
+JOINED: dict[str, Callable[[], bytes]] = {
+    "radio.ogg": lambda: sound("ogg", "libopus")() + sound("ogg", "libopus", serial_offset="7")(),
+    "a recorder's.ogg": lambda: 2 * sound("ogg", "libopus")(),
+    "a browser's.webm": lambda: 2 * sound("webm", "libopus", live="1")(),
+    "a camera's.ts": lambda: 2 * spoken_film("mpegts"),
+    "a DVD's.vob": lambda: 2 * spoken_film("vob"),
+    "calls.aac": lambda: 2 * sound("adts", "aac", 44_100)(),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+async def test_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
+    source = BytesSource(JOINED[name]())
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    assert probed.duration == pytest.approx(6, abs=0.2)
+    for start, pitch in ((0.1, 300), (2.1, 500), (3.25, 300), (4.25, 400), (5.25, 500)):
+        pcm = await decoding_pool.run(
+            "audio_window", source, start=start, seconds=0.6, begins_again=probed.begins_again
+        )
+        assert len(pcm) == 2 * 9_600
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)))
+        assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
+async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins(decoding_pool: DecodingPool) -> None:
+    for data in (
+        sound("ogg", "libopus", output_ts_offset="3600")(),
+        sound("mpegts", "aac", output_ts_offset="90000")(),
+    ):
+        probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
+        assert probed.duration == pytest.approx(3, abs=0.1)
+        assert not probed.begins_again
+
+
+@pytest.mark.parametrize("said", [0.0, 36_000.0])
+async def test_a_stream_that_was_recorded_has_the_length_that_came(decoding_pool: DecodingPool, said: float) -> None:
+    data = media.film(3, container="flv")
+    at = data.index(b"duration") + 9
+    data = data[:at] + struct.pack(">d", said) + data[at + 8 :]
+    assert (await looked_at(decoding_pool, data, "a.flv")).duration == pytest.approx(3, abs=0.2)

@@ -8,7 +8,7 @@ import pytest
 
 from media_core.decoding import BytesSource, DecodingPool
 from media_core.media_types import transcribable
-from tests.fixtures import librivox
+from tests.fixtures import librivox, media
 from tests.fixtures.sound_formats import CONTAINERS, WRONG_NAMES, Cell, Named, NotWritten, Samples, likeness
 from tests.integration.test_kinds_of_media import looked_at
 from tests.integration.test_transcribe import SAMPLES, SPOKEN, Tenant, tenant, whisper  # noqa: F401  (fixtures)
@@ -76,6 +76,18 @@ async def test_what_is_said_is_written_down_whatever_it_is_kept_in(tenant: Tenan
         # The fixture's model never learned the sound of a telephone.
         wrong = librivox.word_error_rate(SPOKEN[SPEECH]["text"], said)
         assert wrong <= (0.4 if heard[name].rate == 8_000 else 0), (name, said)
+
+
+async def test_what_is_said_in_a_later_one_of_joined_recordings_is_written_down(
+    tenant: Tenant,  # noqa: F811
+    spoken: Samples,
+) -> None:
+    silence = media.long_silence(0.08)
+    said = Cell(CONTAINERS["ogg"], "libopus", "mono", 48_000, WRONG_NAMES[0]).written(spoken)
+    result = await tenant.transcribe(silence + said)
+    assert librivox.word_error_rate(SPOKEN[SPEECH]["text"], result["transcript"]) == 0
+    assert result["segments"][0]["start"] == pytest.approx(288, abs=1.5)
+    assert result["duration"] == pytest.approx(288 + len(spoken) / 16_000, abs=1)
 
 
 def test_what_a_codec_cannot_hold_is_not_written(spoken: Samples) -> None:

@@ -6,6 +6,7 @@ import functools
 import io
 import struct
 import time
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -609,6 +610,39 @@ async def test_a_film_held_sideways_is_shown_upright(decoding_pool: DecodingPool
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize(
+    ("matrix", "stored"),
+    [
+        ((-1, 0, 0, 1), Image.Transpose.FLIP_LEFT_RIGHT),
+        ((1, 0, 0, -1), Image.Transpose.FLIP_TOP_BOTTOM),
+        ((0, 1, 1, 0), Image.Transpose.TRANSPOSE),
+        ((0, -1, -1, 0), Image.Transpose.TRANSVERSE),
+    ],
+)
+async def test_a_mirrored_film_is_shown_as_it_was_meant(
+    decoding_pool: DecodingPool, matrix: tuple[int, int, int, int], stored: Image.Transpose
+) -> None:
+    film = media.shown_by(media.still_film(media.quadrants(320, 240).transpose(stored)), matrix)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert (thumbnail.source_width, thumbnail.source_height) == shown(thumbnail).size == (320, 240)
+    assert_quadrants(shown(thumbnail))
+
+
+@pytest.mark.parametrize(("rows", "matrix"), [(1_280, "ITU709"), (720, "ITU709"), (576, "ITU601")])
+async def test_a_film_that_does_not_say_how_its_colours_are_coded_is_shown_as_in_browsers(
+    decoding_pool: DecodingPool, rows: int, matrix: str
+) -> None:
+    film = media.still_film(media.quadrants(720, rows), matrix=matrix)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")))
+
+
+async def test_the_first_film_that_can_be_decoded_is_shown(decoding_pool: DecodingPool) -> None:
+    film = media.two_films("ffv1", "mpeg4")
+    facts: MediaFacts = await decoding_pool.run("probe", BytesSource(film))
+    assert (facts.width, facts.height, facts.has_picture) == (320, 240, True)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/x-matroska")), 24)
+
+
 @pytest.mark.parametrize("container", ["mp4", "mpegts", "matroska", "avi"])
 @pytest.mark.parametrize(
     ("aspect", "shape"), [((64, 45), (1_024, 576)), ((1, 2), (720, 1_152)), ((1, 1), (720, 576)), ((99, 1), (720, 576))]
@@ -743,6 +777,99 @@ async def test_a_wide_gamut_by_its_profile_is_shown_in_srgb(
 # Metadata
 
 
+LINEAR = struct.pack(">I", 100_000)
+DISPLAY_P3 = struct.pack(">8I", 31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000)
+
+
+def side_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    return b"".join(png_chunk(name, data, zlib.crc32(name + data)) for name, data in chunks)
+
+
+def coded_png(exponent: float, primaries: tuple[tuple[float, ...], ...], chunks: bytes) -> bytes:
+    """The quadrants as light to this power, in primaries given by a matrix from those of sRGB."""
+    picture = media.quadrants(240, 160)
+    colours = {}
+    for colour in media.QUADRANTS:
+        light = [((value / 255 + 0.055) / 1.055) ** 2.4 for value in colour]
+        light = [sum(a * b for a, b in zip(row, light, strict=True)) for row in primaries]
+        colours[colour] = tuple(round(255 * value**exponent) for value in light)
+    for index, colour in enumerate(media.QUADRANTS):
+        left, top = 120 * (index % 2), 80 * (index // 2)
+        picture.paste(colours[colour], (left, top, left + 120, top + 80))
+    png = media.encoded(picture, "PNG")
+    return png[:33] + chunks + png[33:]
+
+
+SRGB_TO_ITSELF = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+SRGB_TO_P3 = ((0.8225, 0.1774, 0.0), (0.0332, 0.9669, 0.0), (0.0171, 0.0724, 0.9108))
+
+
+@pytest.mark.parametrize(
+    ("exponent", "primaries", "chunks"),
+    [
+        (1.0, SRGB_TO_ITSELF, [(b"gAMA", LINEAR)]),
+        (1 / 1.8, SRGB_TO_ITSELF, [(b"gAMA", struct.pack(">I", 55_556))]),
+        (1 / 2.2, SRGB_TO_P3, [(b"gAMA", struct.pack(">I", 45_455)), (b"cHRM", DISPLAY_P3)]),
+        (1 / 2.2, SRGB_TO_ITSELF, [(b"cHRM", DISPLAY_P3)]),
+        (1 / 2.2, SRGB_TO_ITSELF, [(b"sRGB", b"\0"), (b"gAMA", LINEAR)]),
+        (1 / 2.2, SRGB_TO_ITSELF, [(b"gAMA", bytes(4))]),
+        (1 / 2.2, SRGB_TO_ITSELF, [(b"gAMA", struct.pack(">I", 45_455)), (b"cHRM", bytes(32))]),
+    ],
+)
+async def test_a_png_may_say_its_gamma_and_primaries_by_numbers(
+    decoding_pool: DecodingPool,
+    exponent: float,
+    primaries: tuple[tuple[float, ...], ...],
+    chunks: list[tuple[bytes, bytes]],
+) -> None:
+    data = coded_png(exponent, primaries, side_chunks(*chunks))
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")))
+
+
+async def test_a_grey_png_may_say_its_gamma(decoding_pool: DecodingPool) -> None:
+    png = media.encoded(Image.new("L", (40, 30), 55), "PNG")
+    data = png[:33] + side_chunks((b"gAMA", LINEAR)) + png[33:]
+    assert_close(pixel_of(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")), (128, 128, 128))
+
+
+def pixel_of(thumbnail: Thumbnail) -> tuple[int, ...]:
+    """The one in the middle, as RGB."""
+    image = shown(thumbnail).convert("RGB")
+    pixel = image.getpixel((image.width // 2, image.height // 2))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+@pytest.mark.parametrize("kind", ["grey", "coloured"])
+async def test_a_deep_png_may_have_one_transparent_colour(decoding_pool: DecodingPool, kind: str) -> None:
+    left, right = (20_000,), (50_000,)
+    if kind == "coloured":
+        left, right = (8_000, 8_000, 56_000), (56_000, 8_000, 8_000)
+    row = b"\0" + b"".join(struct.pack(f">{len(colour)}H", *colour) * 8 for colour in (left, right))
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 0 if kind == "grey" else 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + side_chunks(
+        (b"IHDR", header),
+        (b"tRNS", struct.pack(f">{len(left)}H", *left)),
+        (b"IDAT", zlib.compress(row * 16)),
+        (b"IEND", b""),
+    )
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")).convert("RGBA")
+    clear, opaque = image.getpixel((2, 8)), image.getpixel((13, 8))
+    assert isinstance(clear, tuple)
+    assert isinstance(opaque, tuple)
+    assert (clear[3] < 40, opaque[3] > 215) == (True, True)
+    assert_close(opaque[:3], tuple(value >> 8 for value in right) * (3 if kind == "grey" else 1))
+
+
+@pytest.mark.parametrize("name", [b"tEXt", b"mkBT"])
+async def test_a_document_within_a_png_does_not_cost_its_picture(decoding_pool: DecodingPool, name: bytes) -> None:
+    png = media.encoded(media.quadrants(240, 160), "PNG")
+    data = png[:33] + side_chunks((name, b"Document\0" + bytes(b"a" * 30_000_000))) + png[33:]
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/png")
+    assert (thumbnail.source_width, thumbnail.source_height) == (240, 160)
+    assert_quadrants(shown(thumbnail))
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])
 async def test_no_place_and_no_remark_is_in_a_thumbnail(decoding_pool: DecodingPool, image_format: str) -> None:
     exif = Image.Exif()
@@ -811,6 +938,21 @@ async def test_the_thumbnail_of_a_pdf_is_its_first_page(decoding_pool: DecodingP
         842,
         "ready",
     )
+
+
+async def test_what_is_filled_into_a_form_is_shown(decoding_pool: DecodingPool) -> None:
+    field = "/Annots[7 0 R]"
+    form = (
+        "/AcroForm<</NeedAppearances true/Fields[7 0 R]/DA(/F 12 Tf 0 g)/DR<</Font<</F 5 0 R>>>>>>",
+        "7 0 obj<</Type/Annot/Subtype/Widget/FT/Tx/T(name)/F 4/Rect[0 0 595 300]/V(Anna)/DA(/F 200 Tf 1 0 0 rg)>>"
+        "endobj ",
+    )
+    data = document(more=field).replace(b"/Type/Catalog", b"/Type/Catalog" + form[0].encode())
+    data = data.replace(b"6 0 obj", form[1].encode() + b"6 0 obj")
+    written = shown(await make_thumbnail(decoding_pool, BytesSource(data), "application/pdf")).convert("RGB")
+    red, green, _ = written.split()
+    assert green.getextrema()[0] < 60
+    assert red.crop((0, 700, 724, 1_000)).getextrema()[0] > 120  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

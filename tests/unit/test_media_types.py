@@ -12,7 +12,7 @@ import pytest
 
 from media_core import sniffing
 from media_core.media_types import category, has_thumbnail, inline_allowed, settled, transcribable
-from media_core.sniffing import sniff
+from media_core.sniffing import TAIL, of_archive, sniff
 from tests.fixtures import media
 
 
@@ -68,6 +68,7 @@ def docx() -> bytes:
         ((b"G\x40\0\x10" + bytes(184)) * 3, "video/mp2t"),
         (b"RIFF\x24\0\0\0AVI LIST" + bytes(60), "video/x-msvideo"),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "application/pdf"),
+        (b"SIMPLE  =                    T / FITS".ljust(2_880), "image/fits"),
         (docx(), "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
         (b"\x1f\x8b\x08\0" + bytes(20), "application/gzip"),
         ("Grüße aus Wien\n".encode(), "text/plain"),
@@ -115,6 +116,60 @@ def test_svg_is_svg_wherever_it_begins(head: bytes) -> None:
 def test_html_is_html_whatever_it_is_called(head: bytes) -> None:
     for filename in (None, "notes.txt", "photo.jpg", "readme.md", "data.csv"):
         assert sniff(head, filename, "text/plain") == "text/html"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "MAC",
+        "OggS",
+        "ID3",
+        "The ftyp",
+        "The moov",
+        "The mdat",
+        "TTA1",
+        "wvpk",
+        "IIRO",
+        "caff",
+        "#!AMR",
+        "GGG",
+        "DTSHDHDR",
+    ],
+)
+def test_text_that_begins_like_a_recording_is_text(word: str) -> None:
+    assert sniff(f"{word} is a beginning, as files have it: Grüße\n".encode(), "a.txt") == "text/plain"
+    assert sniff(b"G" * 600) == "text/plain"
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\r\n", b"\0\1\2junk\n", b"\x1b%-12345X@PJL JOB\r\n"])
+def test_a_pdf_may_begin_late(before: bytes) -> None:
+    pdf = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0\1\2\3" + bytes(range(256)) * 4
+    assert sniff(before + pdf, "a.txt") == "application/pdf"
+    assert sniff(bytes(2_000) + pdf) == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("word/document.xml", "wordprocessingml.document"),
+        ("xl/workbook.xml", "spreadsheetml.sheet"),
+        ("ppt/presentation.xml", "presentationml.presentation"),
+    ],
+)
+def test_an_office_document_is_one_in_whatever_order_it_was_written(part: str, kind: str) -> None:
+    for names in (["_rels/.rels", part, "[Content_Types].xml"], ["[Content_Types].xml", "customXml/item1.xml", part]):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in names:
+                archive.writestr(name, os.urandom(5_000))
+        assert of_archive(file.getvalue()[-TAIL:]) == f"application/vnd.openxmlformats-officedocument.{kind}"
+
+
+def test_an_archive_of_documents_is_an_archive() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("word/document.xml", "<x/>")
+    assert of_archive(file.getvalue()) is None
 
 
 @pytest.mark.parametrize("head", [b"<?xml version='1.0'?><a/>", b"<?xml version='1.0'?>", b"<note><to>you</to></note>"])

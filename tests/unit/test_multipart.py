@@ -160,12 +160,30 @@ async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, k
         "filename=über.txt".encode(),
         'filename="über.txt"'.encode("latin-1"),
         b"filename*=martian''%00; filename=\"\xc3\xbcber.txt\"",
+        "filename*=UTF-8''über.txt".encode(),
+        b"filename*0*=utf-8''%C3%BC; filename*1=ber; filename*2=\".txt\"",  # Python's email
+        'filename*0="übe"; filename*1="r.txt"'.encode(),
     ],
 )
 async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> None:
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '.encode() + sent
     form, _ = await read(head + b"\r\n\r\nx\r\n" + END)
     assert form.filename == "über.txt"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b'filename="a\\\\b.txt"', "a\\b.txt"),  # Go, urllib3
+        (b"filename*=UTF-8''my file.txt", "my file.txt"),
+        (b"filename=\"x; filename*=utf-8''evil.txt\"", "x; filename*=utf-8''evil.txt"),
+        (b"filename*1=a.txt", None),
+    ],
+)
+async def test_a_name_is_what_its_parameter_says(sent: bytes, kept: str | None) -> None:
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '.encode() + sent
+    form, _ = await read(head + b"\r\nContent-Type: text/plain\r\n\r\nx\r\n" + END)
+    assert form.filename == (kept or "file")
 
 
 async def test_what_upload_widgets_send_beside_the_file_is_not_read() -> None:

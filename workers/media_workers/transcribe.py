@@ -370,6 +370,7 @@ class Recording:
         self._wanted = wanted
         self._max_seconds = max_seconds
         self._tracks: tuple[SoundTrack, ...] = ()
+        self._begins_again = False
         self.candidates: tuple[int, ...] = (1,)
         """Numbers of tracks, from 1."""
         self.channels: tuple[int | None, ...] = (wanted.channel,)
@@ -388,6 +389,7 @@ class Recording:
         if facts.duration is not None:
             self._check(facts.duration)
         self._tracks = facts.tracks
+        self._begins_again = facts.begins_again
         if self._wanted.track is not None and self._wanted.track > len(self._tracks):
             raise Refused(
                 "no_such_track",
@@ -444,6 +446,8 @@ class Recording:
             arguments["channel"] = self.channel
         elif channels is not None and channels > 1:
             arguments["layout"] = "stereo"
+        if self._begins_again:
+            arguments["begins_again"] = True
         pcm = await self._run("audio_window", **arguments)
         samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
         audio = mixed(samples[::2], samples[1::2]) if "layout" in arguments else samples

@@ -10,7 +10,9 @@ import contextlib
 import functools
 import io
 import itertools
+import math
 import re
+import struct
 import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Literal, Never
@@ -20,8 +22,9 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.filter import Graph
 from av.packet import Packet
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageStat
@@ -45,7 +48,7 @@ VIDEO_CODECS = (
 AUDIO_CODECS = (
     "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,vorbis,speex,flac,alac,wavpack,tta,ape,amrnb,amrwb,"
     "ac3,eac3,dca,wmav1,wmav2,wmapro,wmalossless,wmavoice,dvaudio,nellymoser,gsm,gsm_ms,"
-    "adpcm_ima_wav,adpcm_ms,adpcm_ima_qt,adpcm_swf,"
+    "adpcm_ima_wav,adpcm_ms,adpcm_ima_qt,adpcm_swf,adpcm_yamaha,g722,g726,g726le,g723_1,g729,truespeech,ilbc,qcelp,evrc,"
     "pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,"
     "pcm_f64be,pcm_alaw,pcm_mulaw,pcm_bluray,pcm_dvd"
 )
@@ -80,6 +83,13 @@ BEFORE_THE_START = -1.0
 MOST_ASPECT = 8.0
 """Largest ratio of a pixel's sides."""
 
+ROWS_OF_BT709 = 720
+"""A film that does not say how its colours are coded is taken for BT.709 from so many rows on, else for BT.601, as in
+Chromium and Firefox."""
+
+_UNSPECIFIED, _BT709 = 2, 1
+"""Matrix coefficients (ITU-T H.273, table 4)."""
+
 MOST_BYTES_COUNTED = 64 << 20
 """Largest recording whose packets are read (not decoded) to find its duration when the header does not say it."""
 
@@ -101,6 +111,10 @@ MOST_TRACKS = 16
 LONGEST_TITLE = 60
 """Characters of a sound track's title."""
 
+STEREO = 2
+MOST_LOUDSPEAKERS = 8
+"""Channels of layouts that FFmpeg mixes, such as 7.1."""
+
 PREROLL = 0.5
 """Seconds that are decoded before a window, so that a codec's state from earlier frames (MP3, AAC, Opus) is right."""
 
@@ -113,12 +127,47 @@ GAP = SAMPLE_RATE // 10
 """Samples. A larger jump of the timestamps becomes silence, so that sample n is always at start + n / 16000."""
 
 _MICROSECONDS = 1_000_000
+_HAS_FRAMES_AND_BYTES = 3
+"""Flags of Xing's header: the number of frames and that of bytes follow."""
+
+MOST_BYTES_BEHIND_MP3 = 4096
+"""Of tags at an MP3's end, such as ID3v1 and APEv2, without a picture. With more its frames are counted."""
+
+_JOINED = frozenset(("mpegts", "mpeg", "flv"))
+"""Formats whose files are joined byte by byte or cut anywhere. FFmpeg says the duration of one part, or what was
+announced. So their packets are counted; they are large."""
+
+MOST_AMISS = 0.5
+"""Seconds by which a duration that is said may differ from that which is counted: streams need not end together."""
+
+OGG_BYTES = 1 << 16
+"""Of an Ogg's start and of its end. A page has up to 65,307."""
+
+_OGG_BEGINS = b"OggS\0\2"
+"""The first page of a stream (RFC 3533, 6)."""
+
+BACK = 1.0
+"""Seconds. A timestamp that is so far behind the end of the packets before it begins another part."""
+
 _WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd"))
 """Formats that are nothing but frames: no header says how many."""
-_UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "amrnb"))
-"""Codecs without a constant bit rate, by which a seek in a WAV would go. They are decoded from the start."""
+_UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "adpcm_yamaha", "amrnb"))
+"""Codecs without a constant bit rate, by which a seek in a WAV would go, or whose blocks need those before them. They
+are decoded from the start."""
 _LANGUAGE = re.compile("[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
-_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_ALONG = {
+    (False, False): None,
+    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, True): Image.Transpose.ROTATE_180,
+}
+_ACROSS = {
+    (False, False): Image.Transpose.TRANSPOSE,
+    (True, False): Image.Transpose.ROTATE_90,
+    (False, True): Image.Transpose.ROTATE_270,
+    (True, True): Image.Transpose.TRANSVERSE,
+}
+"""How a frame is turned and mirrored, by the signs of its matrix: see `_turn`."""
 
 
 def warm_up() -> None:
@@ -148,6 +197,7 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         with contextlib.suppress(CannotDecode):
             picture = _video(container)
         duration = None if _is_estimated(container, file) else _duration(container)
+        may_be_joined = container.format.name in _JOINED or _is_ogg_of_several(container, file)
         heard, size = _tried(container, picture)
         facts = {
             "container": container.format.name,
@@ -158,11 +208,14 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
             "has_picture": picture is not None,
             "tracks": [_described(stream, decodes=stream.index in heard) for stream in _sounds(container)],
         }
-    if duration is None and file.seek(0, 2) <= MOST_BYTES_COUNTED:
+    begins_again = False
+    if (duration is None or may_be_joined) and _size(file) <= MOST_BYTES_COUNTED:
         file.seek(0)
         with _opened(file) as container:
-            duration = _counted_duration(container)
-    return facts | {"duration": duration}, b""
+            counted, begins_again = _counted_duration(container)
+        if duration is None or (counted is not None and abs(counted - duration) > MOST_AMISS):
+            duration = counted
+    return facts | {"duration": duration, "begins_again": begins_again}, b""
 
 
 def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
@@ -189,28 +242,35 @@ def audio_window(
     track: int | None = None,
     channel: int | None = None,
     layout: Literal["mono", "stereo"] = "mono",
+    *,
+    begins_again: bool = False,
 ) -> tuple[dict[str, Any], bytes | bytearray]:
     """Samples of [start, start + seconds) as s16le at 16 kHz; fewer at the recording's end, none after it.
 
     `track`: which of the sound tracks, from 1; None: the first whose codec is decoded here. `channel`: that channel of
     it alone, from 1, as mono. Otherwise its channels are mixed to `layout`; stereo samples are interleaved.
+    `begins_again`: whether its timestamps do (MediaFacts), so that nothing can be sought by them.
     """
     with _opened(file) as container:
         stream = _audio(container, track)
         window = None
+        if begins_again:
+            frames = _frames_of_joined(container, stream, start - PREROLL)
+            return {}, _window(container, frames, start, seconds, channel, layout) or b""
         if start > PREROLL and _seekable(container, stream):
             _seek(container, start - PREROLL)
-            window = _window(container, stream, start, seconds, channel, layout, is_sought=True)
+            frames = _frames(container, stream)
+            window = _window(container, frames, start, seconds, channel, layout, is_sought=True)
             if window is None:
                 _seek(container, max(start - LONG_PREROLL, 0.0))
         if window is None:
-            window = _window(container, stream, start, seconds, channel, layout)
+            window = _window(container, _frames(container, stream), start, seconds, channel, layout)
     return {}, window or b""
 
 
 def _window(
     container: InputContainer,
-    stream: AudioStream,
+    frames: Iterator[AudioFrame],
     start: float,
     seconds: float,
     channel: int | None,
@@ -218,8 +278,8 @@ def _window(
     *,
     is_sought: bool = False,
 ) -> bytearray | None:
-    """What `audio_window` returns, read from where the container stands; None if there is no frame, or if the first one
-    begins after `start` although it was sought.
+    """What `audio_window` returns, of these frames; None if there is none, or if the first one begins after `start`
+    although it was sought.
     """
     size = 4 if layout == "stereo" and channel is None else 2  # bytes of a sample of all channels
     wanted = round(seconds * SAMPLE_RATE)
@@ -227,7 +287,7 @@ def _window(
     origin = _origin(container)
     position = 0  # of the next sample, counted from `start`; negative during the preroll
     first = True
-    for frame in _resampled(_frames(container, stream), layout if channel is None else None):
+    for frame in _resampled(frames, layout if channel is None else None):
         at = position if frame.time is None else round((frame.time - origin - start) * SAMPLE_RATE)
         if first and at > 0 and is_sought:
             return None
@@ -286,13 +346,22 @@ def _films(container: InputContainer) -> Iterator[VideoStream]:
 
 
 def _video(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is no still, checked against the allow list and the pixel cap."""
-    for stream in _films(container):
-        _allow(stream, VIDEO_CODECS)
-        if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
-            raise CannotDecode("too_large", "the video's picture is larger than 8192 x 4320")
-        return stream
-    return None
+    """The first video stream that is no still and passes the allow list and the pixel cap; None if there is no film.
+
+    Raises CannotDecode if none passes: why the first does not.
+    """
+    films = list(_films(container))
+    if not films:
+        return None
+    stream = next((film for film in films if _allowed(film, VIDEO_CODECS) and not _is_too_large(film)), films[0])
+    _allow(stream, VIDEO_CODECS)
+    if _is_too_large(stream):
+        raise CannotDecode("too_large", "the video's picture is larger than 8192 x 4320")
+    return stream
+
+
+def _is_too_large(film: VideoStream) -> bool:
+    return film.codec_context.width * film.codec_context.height > MOST_PIXELS
 
 
 def _sounds(container: InputContainer) -> list[AudioStream]:
@@ -399,9 +468,59 @@ def _described(stream: AudioStream, *, decodes: bool) -> dict[str, Any]:
 
 def _frames(container: InputContainer, stream: AudioStream | VideoStream) -> Iterator[Any]:
     """Decoded frames from the current position, without damaged packets. Raises CannotDecode if no frame is left."""
+    return _decoded_frames(_until_broken(container, stream))
+
+
+def _frames_of_joined(container: InputContainer, stream: AudioStream, start: float) -> Iterator[AudioFrame]:
+    """As `_frames`, of a recording whose timestamps begin again, as if they went on. What ends before `start`, in
+    seconds, is not decoded.
+    """
+    origin, going_on = _origin(container), _GoingOn(stream)
+
+    def packets() -> Iterator[Packet[Any]]:
+        for packet in _until_broken(container, stream):
+            if packet.pts is None or going_on.moved(packet) - origin >= start:
+                yield packet
+
+    return _decoded_frames(packets())
+
+
+class _GoingOn:
+    """By how much a stream's packets are later than their timestamps say, where these begin again on the way."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._unit = float(stream.time_base or 0)
+        """Seconds. A packet's own is the same, but takes longer to ask for than all else here."""
+        self._later = 0.0
+        self._sent = -math.inf
+        self._ended = -math.inf
+        self.begins_again = False
+
+    def times(self, packet: Packet[Any]) -> tuple[float, float]:
+        """When the stream's next packet begins and ends, in seconds. It has a timestamp."""
+        begins = sent = (packet.pts or 0) * self._unit + self._later
+        if packet.dts is not None:
+            sent = packet.dts * self._unit + self._later
+        if sent < self._sent - BACK:
+            more = self._ended - sent
+            self._later, begins, sent = self._later + more, begins + more, sent + more
+            self.begins_again = True
+        self._sent = sent
+        ends = begins + (packet.duration or 0) * self._unit
+        self._ended = max(self._ended, ends)
+        return begins, ends
+
+    def moved(self, packet: Packet[Any]) -> float:
+        """When the stream's next packet ends, in seconds. Its timestamp then says so, too."""
+        _, ends = self.times(packet)
+        packet.pts = (packet.pts or 0) + round(self._later / (self._unit or 1))
+        return ends
+
+
+def _decoded_frames(packets: Iterator[Packet[Any]]) -> Iterator[Any]:
     found = False
     damage: Exception | None = None
-    for packet in _until_broken(container, stream):
+    for packet in packets:
         try:
             frames = packet.decode()
         except MemoryError:
@@ -518,6 +637,8 @@ def _frame_at(
 def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Image:
     width, height = _square(frame, stream)
     scale = min(1.0, max_side / max(width, height))
+    if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
+        frame.colorspace = _BT709
     small = frame.reformat(
         width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24", threads=1
     )
@@ -525,8 +646,22 @@ def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Im
         "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
     )
     image = to_srgb(image, Coding(int(frame.color_primaries), int(frame.color_trc)))
-    turn = _TURNS.get(frame.rotation % 360)
+    turn = _turn(frame)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    """How the frame is shown: by the matrix of the container or the codec, to the nearest quarter of a turn.
+
+    A pixel at (x, y) is shown at (ax + cy, bx + dy) (ISO 14496-12, 6.2.2).
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _ALONG[a < 0, d < 0]
+    return _ACROSS[b < 0, c < 0]
 
 
 def _origin(container: InputContainer) -> float:
@@ -554,7 +689,7 @@ def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
 
 def _displayed(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
     width, height = _square(frame, stream)
-    return (height, width) if frame.rotation % 180 == 90 else (width, height)
+    return (height, width) if _turn(frame) in _ACROSS.values() else (width, height)
 
 
 def _resampled(frames: Iterator[AudioFrame], layout: str | None) -> Iterator[AudioFrame]:
@@ -562,11 +697,51 @@ def _resampled(frames: Iterator[AudioFrame], layout: str | None) -> Iterator[Aud
 
     Without a layout its channels stay, each in a plane of its own.
     """
-    for _, alike in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+    for (_, name, _), alike in itertools.groupby(frames, key=lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+        if layout is not None and (weights := _weights(name)):
+            alike = _weighted(alike, weights)
         resampler = AudioResampler(format="s16p" if layout is None else "s16", layout=layout, rate=SAMPLE_RATE)
         for frame in alike:
             yield from resampler.resample(frame)
         yield from (rest for rest in resampler.resample(None) if rest is not None)
+
+
+def _weights(layout: str) -> list[float] | None:
+    """How loud each channel of this layout (FFmpeg's name) is in a mix; None if FFmpeg's own mix is right.
+
+    Recorders of many tracks do not say what a channel is. FFmpeg guesses it by their number, then leaves out what it
+    takes for a subwoofer, or channels that no room of loudspeakers has, or refuses. It does not mix ambisonics, whose
+    first channel is what is heard from all sides.
+    """
+    channels = av.AudioLayout(layout).nb_channels
+    if layout.startswith("ambisonic"):
+        return [1.0] + [0.0] * (channels - 1)
+    if channels > MOST_LOUDSPEAKERS or (channels > STEREO and layout == f"{channels} channels"):
+        return [1 / math.sqrt(channels)] * channels
+    return None
+
+
+def _weighted(frames: Iterator[AudioFrame], weights: list[float]) -> Iterator[AudioFrame]:
+    """Frames that are alike, as mono."""
+    first = next(frames)
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_abuffer(
+        format=first.format.name, sample_rate=first.sample_rate, layout=first.layout.name, time_base=first.time_base
+    )
+    mix = "+".join(f"{weight:.4f}*c{channel}" for channel, weight in enumerate(weights))
+    graph.link_nodes(source, graph.add("pan", f"mono|c0={mix}"), graph.add("abuffersink")).configure()
+    for frame in itertools.chain((first,), frames):
+        graph.push(frame)
+        yield from _pulled(graph)
+    graph.push(None)
+    yield from _pulled(graph)
+
+
+def _pulled(graph: Graph) -> Iterator[AudioFrame]:
+    with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+        while isinstance(frame := graph.pull(), AudioFrame):
+            yield frame
 
 
 def _is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
@@ -589,12 +764,41 @@ def _varies(codec: str) -> bool:
 
 
 def _counts_its_frames(file: IO[bytes]) -> bool:
-    """Whether an MP3's first frame says how many follow: Xing's header, LAME's (Info) or Fraunhofer's (VBRI)."""
+    """Whether an MP3's first frame says how many follow: Xing's header, LAME's (Info) or Fraunhofer's (VBRI).
+
+    It counts only where the bytes that it says are there, too: a file may be cut, or another one may follow.
+    """
     at = 0
     while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
         at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
     head = _at(file, at, 4096)
-    return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
+    for mark, numbers in ((b"Xing", ">4x3I"), (b"Info", ">4x3I"), (b"VBRI", ">10x2I")):
+        found = head.find(mark)
+        if found >= 0 and len(head) >= found + struct.calcsize(numbers):
+            *flags, first, second = struct.unpack_from(numbers, head, found)
+            stated = second if flags else first
+            if flags and flags[0] & _HAS_FRAMES_AND_BYTES != _HAS_FRAMES_AND_BYTES:
+                return False
+            return bool(abs(_size(file) - at - stated) <= max(MOST_BYTES_BEHIND_MP3, stated // 100))
+    return False
+
+
+def _is_ogg_of_several(container: InputContainer, file: IO[bytes]) -> bool:
+    """Whether an Ogg is recordings one behind the other, as of web radios (RFC 3533, 3), or begins late.
+
+    Then the stream that its last page belongs to does not begin at its start.
+    """
+    if container.format.name != "ogg":
+        return False
+    start, serials, at = _at(file, 0, OGG_BYTES), set(), 0
+    while start[at : at + 6] == _OGG_BEGINS and len(start) > at + 27:
+        serials.add(start[at + 14 : at + 18])
+        segments = start[at + 26]
+        at += 27 + segments + sum(start[at + 27 : at + 27 + segments])
+    end = _at(file, max(_size(file) - OGG_BYTES, at), OGG_BYTES)
+    last = end.rfind(b"OggS")
+    ends_another = last >= 0 and end[last + 14 : last + 18] not in serials
+    return _origin(container) > BACK or ends_another or _OGG_BEGINS in end
 
 
 def _at(file: IO[bytes], position: int, length: int) -> bytes:
@@ -606,6 +810,14 @@ def _at(file: IO[bytes], position: int, length: int) -> bytes:
     return found
 
 
+def _size(file: IO[bytes]) -> int:
+    """Bytes of the file, whose position stays."""
+    before = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(before)
+    return size
+
+
 def _duration(container: InputContainer) -> float | None:
     """Seconds by the container's header, or else by its longest stream's."""
     if container.duration:
@@ -614,16 +826,18 @@ def _duration(container: InputContainer) -> float | None:
     return max(known, default=None)
 
 
-def _counted_duration(container: InputContainer) -> float | None:
-    """Seconds from the first packet to the end of the last; None if there are too many to count."""
-    first = last = None
-    for packets, packet in enumerate(container.demux(), start=1):
+def _counted_duration(container: InputContainer) -> tuple[float | None, bool]:
+    """Seconds from the first packet to the end of the last, and whether timestamps begin again on the way.
+
+    None if there are too many to count.
+    """
+    first, last = math.inf, -math.inf
+    streams = {stream.index: _GoingOn(stream) for stream in (*_films(container), *container.streams.audio)}
+    for packets, packet in enumerate(_until_broken(container), start=1):
         if packets > MOST_PACKETS_COUNTED:
-            return None
-        if packet.pts is None or packet.time_base is None:
-            continue
-        begins = float(packet.pts * packet.time_base)
-        ends = begins + float((packet.duration or 0) * packet.time_base)
-        first = begins if first is None else min(first, begins)
-        last = ends if last is None else max(last, ends)
-    return None if first is None or last is None else last - first
+            return None, False
+        stream = streams.get(packet.stream_index)
+        if stream is not None and packet.pts is not None:
+            begins, ends = stream.times(packet)
+            first, last = min(first, begins), max(last, ends)
+    return last - first if streams and last >= first else None, any(stream.begins_again for stream in streams.values())

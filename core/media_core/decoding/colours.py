@@ -1,6 +1,7 @@
 """Coded colours, as pictures and films have them, shown in sRGB. Runs in the child.
 
-A picture says its colours by an ICC profile, or by the code points of ITU-T H.273: primaries and transfer. PQ and HLG
+A picture says its colours by an ICC profile, by the code points of ITU-T H.273 (primaries and transfer), or, in a PNG,
+by a gamma and chromaticities, of which `profile_of` makes an ICC profile. PQ and HLG
 (ITU-R BT.2100) are scenes of up to 1,000 cd/m²; their reference white is 203 (ITU-R BT.2408). They are mapped into the
 range up to reference white by the curve of ITU-R BT.2390 (5.4.1), on the largest of the three linear components, so
 that the hue stays. What sRGB's primaries cannot show is cut off.
@@ -11,6 +12,8 @@ from __future__ import annotations
 import functools
 import io
 import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageCms, ImageFilter
@@ -34,6 +37,20 @@ _TO_BT709 = {
     DCI_P3: ((1.2249, -0.2247, 0.0), (-0.0420, 1.0419, 0.0), (-0.0197, -0.0786, 1.0979)),
     DISPLAY_P3: ((1.2249, -0.2247, 0.0), (-0.0420, 1.0419, 0.0), (-0.0197, -0.0786, 1.0979)),
 }
+
+
+_BT709_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+_LEAST_DIFFERENCE = 0.05
+"""What makes less of a difference to the gamma is left as it is, as libpng does (PNG_GAMMA_THRESHOLD)."""
+
+_D50 = (0.9642, 1.0, 0.8249)
+_BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
+_FROM_BRADFORD = (
+    (0.9869929, -0.1470543, 0.1599627),
+    (0.4323053, 0.5183603, 0.0492912),
+    (-0.0085287, 0.0400428, 0.9684867),
+)
+"""ICC.1:2022, annex E."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,69 @@ def to_srgb(image: Image.Image, coding: Coding | None = None) -> Image.Image:
                 return converted
     image = image.convert(mode)
     return image if coding is None or coding.is_srgb else image.filter(_table(coding))
+
+
+def profile_of(gamma: float, chromaticities: Sequence[float] | None) -> bytes | None:
+    """The ICC profile of a picture of this gamma (1: linear; below 1: coded) and these chromaticities (PNG, third
+    edition, 11.3.2.1 and 11.3.2.2): x and y of white, red, green and blue. None: those of sRGB.
+
+    Returns None where the picture is shown as it is: as sRGB, or if the numbers make no sense.
+    """
+    if not 0.1 <= gamma <= 10:
+        return None
+    stated = tuple(chromaticities or _BT709_CHROMATICITIES)
+    is_bt709 = len(stated) != 8 or all(abs(a - b) < 0.01 for a, b in zip(stated, _BT709_CHROMATICITIES, strict=True))
+    if is_bt709:
+        stated = _BT709_CHROMATICITIES
+        if abs(gamma * 2.2 - 1) < _LEAST_DIFFERENCE:
+            return None
+    try:
+        columns = _columns(stated)
+    except ZeroDivisionError:
+        return None
+    if max(abs(value) for column in columns for value in column) > 3:
+        return None
+    tags = {b"wtpt": _icc_xyz(_D50)}
+    tags |= {name + b"XYZ": _icc_xyz(column) for name, column in zip((b"r", b"g", b"b"), columns, strict=True)}
+    curve = b"curv" + bytes(4) + struct.pack(">IH2x", 1, round(256 / gamma))
+    tags |= {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    table, body, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for tag, content in tags.items():
+        table += struct.pack(">4sII", tag, at + len(body), len(content))
+        body += content
+    head = struct.pack(">I4xI4s4s4s12x4s", at + len(body), 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
+    return head.ljust(68, b"\0") + _icc_xyz(_D50)[8:].ljust(60, b"\0") + table + body
+
+
+def _columns(chromaticities: Sequence[float]) -> list[list[float]]:
+    """X, Y and Z of red, green and blue, adapted to D50. Raises ZeroDivisionError."""
+    white, red, green, blue = (
+        (x / y, 1.0, (1 - x - y) / y) for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True)
+    )
+    whole = _determinant(red, green, blue)
+    shares = (
+        _determinant(white, green, blue) / whole,
+        _determinant(red, white, blue) / whole,
+        _determinant(red, green, white) / whole,
+    )
+    scales = [to / of for to, of in zip(_times(_BRADFORD, _D50), _times(_BRADFORD, white), strict=True)]
+    columns = []
+    for primary, share in zip((red, green, blue), shares, strict=True):
+        cones = _times(_BRADFORD, [share * value for value in primary])
+        columns.append(_times(_FROM_BRADFORD, [cone * scale for cone, scale in zip(cones, scales, strict=True)]))
+    return columns
+
+
+def _determinant(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) - b[0] * (a[1] * c[2] - a[2] * c[1]) + c[0] * (a[1] * b[2] - a[2] * b[1])
+
+
+def _times(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
+    return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
+
+
+def _icc_xyz(values: Sequence[float]) -> bytes:
+    return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65_536) for value in values))
 
 
 @functools.lru_cache(4)

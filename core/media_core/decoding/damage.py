@@ -2,7 +2,7 @@
 
 - A JPEG without its end gets an end marker, at which libjpeg shows what it has.
 - A WebP that is cut short gets zeros instead, which decode as a continuation of the picture.
-- A PNG's side chunks may have a wrong checksum.
+- A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
 - Of a PNG, GIF or BMP that breaks off the rows up to there are shown; what is missing is white or transparent.
 """
 
@@ -31,6 +31,13 @@ END_OF_JPEG = b"\xff\xd9"
 MOST_ADDED = 3
 """A cut WebP's missing bytes are made up for at most so many times its length: of less there is little to see."""
 
+MOST_OF_A_SIDE_CHUNK = 8_000_000
+MOST_OF_ANOTHER = 1 << 20
+"""Bytes. The first is libpng's, for colour profiles and EXIF. Editors keep whole documents in chunks of their own."""
+
+MOST_PASSED_OVER = 128 << 20
+"""Bytes of a side chunk. One that says more has no end, and what stands behind it is no chunk."""
+
 _PAPER: dict[str, float | tuple[float, ...]] = {
     "1": 255,
     "L": 254,
@@ -42,13 +49,17 @@ _PAPER: dict[str, float | tuple[float, ...]] = {
 
 
 class PngStream(PngImagePlugin.PngStream):
-    """A PNG's chunks, without the side chunks that cannot be read."""
+    """A PNG's chunks, without the side chunks that cannot be read, or that are too large for what they are."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        is_side_chunk = cid[0] & 0x20  # PNG, third edition, 5.4
+        most = MOST_OF_A_SIDE_CHUNK if cid in (b"iCCP", b"eXIf") else MOST_OF_ANOTHER
+        if is_side_chunk and cid != b"fdAT" and most < length <= MOST_PASSED_OVER and self.fp is not None:
+            self.fp.seek(pos + length)
+            return b""
         try:
             return super().call(cid, pos, length)
         except ERRORS as error:
-            is_side_chunk = cid[0] & 0x20  # PNG, third edition, 5.4
             if isinstance(error, EOFError) or not is_side_chunk or self.fp is None:
                 raise
             self.fp.seek(pos + length)

@@ -1,4 +1,4 @@
-"""A PDF's first page as a small WebP on white, as a viewer without forms and scripts shows it. Runs in the child.
+"""A PDF's first page as a small WebP on white, as a viewer without scripts shows it. Runs in the child.
 
 PDFium has neither its JavaScript engine nor XFA here, opens no other file, and fetches nothing. Fonts that a document
 does not carry are replaced by PDFium's own.
@@ -55,6 +55,7 @@ def page(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
         code, said = _SAID.get(error.err_code, ("corrupt", "it is damaged, or has no page"))
         raise CannotDecode(code, said) from error
     try:
+        document.init_forms()  # so that what is filled in is shown
         return _first(document, max_side)
     finally:
         document.close()
@@ -78,7 +79,7 @@ def _first(document: pypdfium2.PdfDocument, max_side: int) -> tuple[dict[str, An
     scale = max(min(max_side / max(width, height), MOST_SCALED), 1 / min(width, height))
     if scale * max(width, height) > 2 * max_side:
         raise CannotDecode("too_large", f"its first page is a line of {width:.0f} x {height:.0f} points")
-    image = first.render(scale=scale, may_draw_forms=False).to_pil().convert("RGB")
+    image = first.render(scale=scale).to_pil().convert("RGB")
     image.thumbnail((max_side, max_side))
     first.close()
     return picture(image, max(round(width), 1), max(round(height), 1))

@@ -21,7 +21,7 @@ import pillow_heif
 from PIL import AvifImagePlugin, ExifTags, GifImagePlugin, IcoImagePlugin, Image, PngImagePlugin
 
 from media_core.decoding import bands, damage, greys
-from media_core.decoding.colours import Coding, to_srgb
+from media_core.decoding.colours import Coding, profile_of, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
@@ -57,6 +57,9 @@ MOST_EMPTY_FRAMES = 10
 
 CODING_BYTES = 64 << 10
 """So much of an AVIF or PNG is looked at for how its colours are coded. That stands before the pixels."""
+
+DEPTH_OF_A_PNG = 24
+"""Where a PNG says its bits a sample (PNG, third edition, 11.2.1)."""
 
 _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
 _ICON = b"\0\0\1\0"
@@ -132,7 +135,11 @@ def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], by
     Its longest side has at most `max_side` pixels.
     """
     image, sides = _loaded(file, max_side)
-    small = to_srgb(shrunk(image, max_side), _coding(file, image))
+    small, coding = shrunk(image, max_side), _coding(file, image)
+    if coding is None and (profile := _stated_profile(image)):
+        small = small if small.mode in ("RGB", "RGBA") else small.convert("RGB")
+        small.info["icc_profile"] = profile
+    small = to_srgb(small, coding)
     orientation = _orientation(image)  # after the decoding: a PNG may store it behind its pixels
     turn = _TURNS.get(orientation)
     return picture(small if turn is None else small.transpose(turn), *_upright(sides, orientation))
@@ -164,7 +171,11 @@ def shrunk(image: Image.Image, max_side: int) -> Image.Image:
     if image.mode.startswith("I;16") and image.format != "TIFF":
         # The high bytes; convert("L") would clip at 255 instead.
         high = 0 if image.mode.endswith("B") else 1
+        clear, deep = image.info.get("transparency"), image
         image = Image.frombytes("L", image.size, image.tobytes()[high::2])
+        if isinstance(clear, int):
+            opaque = deep.convert("I").point([255 * (value != clear) for value in range(1 << 16)], "L")
+            image = Image.merge("RGBA", (image, image, image, opaque)).convert("RGBa")
     elif image.mode.startswith(("I", "F")):
         image = greys.visible(image)
     elif image.has_transparency_data:
@@ -195,6 +206,9 @@ def _open(file: IO[bytes]) -> Image.Image:
     with damage.side_chunks_ignored():
         image = Image.open(whole, formats=FORMATS)
     _check_sides(*image.size)
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and isinstance(clear, tuple) and _at(file, DEPTH_OF_A_PNG) == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)  # as Pillow reads the pixels
     return image
 
 
@@ -277,6 +291,14 @@ def _coding(file: IO[bytes], image: Image.Image) -> Coding | None:
     return Coding(*struct.unpack_from(">HH" if image.format == "AVIF" else ">BB", after))
 
 
+def _stated_profile(image: Image.Image) -> bytes | None:
+    """The colour profile of a PNG that says its gamma instead of one. The chromaticities alone say nothing."""
+    said = image.info
+    if image.format != "PNG" or "gamma" not in said or "srgb" in said or said.get("icc_profile"):
+        return None
+    return profile_of(said["gamma"], said.get("chromaticity"))
+
+
 def _too_large(width: int, height: int) -> CannotDecode:
     return CannotDecode("too_large", f"{width} x {height} pixels are above the cap for this format")
 
@@ -286,6 +308,15 @@ def _check_sides(width: int, height: int) -> None:
         raise CannotDecode("corrupt", "a picture without pixels")
     if max(width, height) > LONGEST_SIDE:
         raise CannotDecode("too_large", f"{width} x {height} pixels are more than a picture may have")
+
+
+def _at(file: IO[bytes], position: int) -> int:
+    """One byte, whose position is within the file. The file's own position stays."""
+    before = file.tell()
+    file.seek(position)
+    (byte,) = file.read(1)
+    file.seek(before)
+    return byte
 
 
 def _stated_webp(file: IO[bytes]) -> tuple[int, int, bool] | None:

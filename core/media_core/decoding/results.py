@@ -121,6 +121,8 @@ class MediaFacts:
     container: str = ""
     """FFmpeg's name of the format."""
     tracks: tuple[SoundTrack, ...] = ()
+    begins_again: bool = False
+    """Whether its timestamps do on the way, as where recordings are joined."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> MediaFacts:
@@ -131,7 +133,9 @@ class MediaFacts:
     def __post_init__(self) -> None:
         _check_side(self.width, self.height)
         _check_duration(self.duration)
-        if not all(type(fact) is bool for fact in (self.has_audio, self.has_video, self.has_picture)):
+        if not all(
+            type(fact) is bool for fact in (self.has_audio, self.has_video, self.has_picture, self.begins_again)
+        ):
             raise ValueError("not the facts of a recording")
         if type(self.container) is not str or len(self.container) > 64 or len(self.tracks) > 16:
             raise ValueError("not the facts of a recording")
