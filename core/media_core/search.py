@@ -11,7 +11,7 @@ decided by `access`; what the statements leave out only saves work.
 
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, LiteralString
 
 from media_core import passages
@@ -171,9 +171,10 @@ class Search:
         if not queries:
             return [], None
         either = " | ".join(f"({query})" for query in queries.values())
-        if after is None:
-            (newest,) = await self._database.call(_NEWEST, {})
-            after = Position(Place(newest.number + 1, 0))
+        (newest,) = await self._database.call(_NEWEST, {})
+        end = Place(newest.number + 1, 0)
+        # A cursor can name any place. The windows between it and the newest transcript would be asked for one by one.
+        after = Position(end) if after is None else replace(after, part=min(after.part, end))
         found, goes_on = await self._part(caller, wanted, either, after.part)
         ranked = await self._ranked(found, either)
         if after.passage is not None and after.rank is not None:

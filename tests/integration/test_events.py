@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import tracemalloc
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from media_core.tokens import Claims
 from media_core.uploads import Uploads
 from tests.fixtures.media import photo
 from tests.integration.acting import judge, upload
-from tests.integration.tenancy import ADMIN, ALICE, BOB, STRANGER, TenantDatabase, person
+from tests.integration.tenancy import ADMIN, ALICE, BOB, MIB, STRANGER, TenantDatabase, person
 
 ANN = person("ann")
 
@@ -365,3 +366,29 @@ async def test_an_upload_sends_no_further_statement_for_its_events(
     ]
     async with database.statement() as tx:
         assert (await tx.execute(text("SELECT count(*) FROM event"))).scalar() == 1
+
+
+async def test_the_events_of_a_file_that_is_in_many_rooms_take_little_memory_and_are_told_as_ever(
+    uploads: Uploads, database: Database, events: Events
+) -> None:
+    one = await upload(uploads, secrets.token_bytes(100), caller=ANN)
+    other = await upload(uploads, secrets.token_bytes(100), caller=ANN, filename="other.bin")
+    await database.call(
+        "INSERT INTO room_file (room_id, media_id, added_by)"
+        " SELECT 'room ' || number, %s, 'ann' FROM generate_series(1, 3000) AS number",
+        (one.media_id,),
+    )
+    await events.place_all()
+    tracemalloc.start()
+    try:
+        read = await events.after((await events.first()).position + 100)
+        assert tracemalloc.get_traced_memory()[1] < 10 * MIB
+    finally:
+        tracemalloc.stop()
+    assert len(read) == AT_ONCE
+    (last,) = read[-1].rooms or ()
+    assert [event for event in read if event.is_told_to(person("b", last))] == [read[-1]]
+    assert not any(event.is_told_to(STRANGER) for event in read)
+    assert await told(events, person("b", "room 7")) == [("stored", one.media_id), ("attached", one.media_id)]
+    assert len([event for event in read if event.is_told_to(ADMIN)]) == AT_ONCE
+    assert ("stored", other.media_id) in await told(events, ANN)

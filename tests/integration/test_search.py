@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from media_api.routes.parameters import next_cursor
 from media_core import passages, queue, transcripts
 from media_core.queue import Queue
 from media_core.sweep import sweep
@@ -291,6 +292,15 @@ async def test_pages_neither_repeat_nor_leave_out(api: Api) -> None:
         assert [hit["rank"] for hit in whole] == sorted((hit["rank"] for hit in whole), reverse=True)
         for limit in (1, 3, 48):
             assert await search(client, "melon", limit=limit) == whole
+
+
+async def test_a_cursor_far_beyond_the_newest_transcript_costs_no_more_than_none(api: Api) -> None:
+    async with api.client("far") as writer, api.client("root") as reader:
+        await transcribed(api, writer, [(0.0, 2.0, "A platypus.")])
+        for transcript in (2**40, 2**62 - 1):
+            params = {"q": "platypus", "cursor": next_cursor(str(transcript), "0", "", "", "", "")}
+            (hit,) = (await reader.get("/v1/transcripts/search", params=params)).json()["data"]
+            assert hit["filename"] == "a.wav"
 
 
 async def test_a_sound_mark_alone_is_no_word(api: Api) -> None:
