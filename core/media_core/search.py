@@ -9,6 +9,7 @@ What the index finds is checked in the text, where the words get their marks. Wh
 decided by `access`; what the statements leave out only saves work.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -313,7 +314,10 @@ class Search:
         rows = await self._database.call(_TEXTS, asking | _columns([place for _, place in ranked]))
         by_place = {Place(row.transcript, row.number): row for row in rows if row.stemmer in queries}
         items = await self._library.find_all(caller, {row.media_id for row in by_place.values()}, "read")
-        texts = {place: _Text(row.segments, row.own) for place, row in by_place.items()}
+        texts = {}
+        for place, row in by_place.items():
+            texts[place] = _Text(row.segments, row.own)
+            await asyncio.sleep(0)  # a passage takes milliseconds; others are served between two
         spoken = {(by_place[place].stemmer, word) for place, text in texts.items() for word in text.said}
         wanted = {(stemmer, word) for stemmer in queries for term in terms for word in term.said}
         stems = await self._stems(spoken | wanted)
@@ -326,6 +330,7 @@ class Search:
                 Hit(item, row.job_id, row.task, row.language, rank, spot)
                 for spot in texts[place].spots(terms, row.stemmer, stems)
             ]
+            await asyncio.sleep(0)
             yield rank, place, hits
 
 
@@ -438,7 +443,7 @@ def _terms(text: str) -> list[Term]:
         raise Refused("invalid_request", 'q: It has no word; write words, "a phrase" or the beginning of a word*.')
     if sum(len(term.said) for term in terms) > MOST_WORDS:
         raise Refused("invalid_request", f"q: It has more than {MOST_WORDS} words.")
-    return terms
+    return list(dict.fromkeys(terms))
 
 
 @dataclass(frozen=True)
