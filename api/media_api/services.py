@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from media_api.event_feed import EventFeed
-from media_api.job_events import JobWatch
+from media_api.job_watch import JobWatch
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, Settings
 from media_api.webhook_delivery import Delivery

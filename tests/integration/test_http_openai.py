@@ -10,7 +10,7 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from media_api.job_events import JobWatch
+from media_api.job_watch import JobWatch
 from media_api.routes import openai_audio
 from media_core import transcripts
 from media_core.queue import Lease, Queue

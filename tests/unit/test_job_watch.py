@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from media_api import job_events
-from media_api.job_events import JobWatch
+from media_api import job_watch
+from media_api.job_watch import JobWatch
 from media_core.errors import Unavailable
 from media_core.jobs import Job, Jobs, State
 from media_core.tokens import Claims
@@ -43,7 +43,7 @@ class Looks:
 async def test_a_watcher_waits_on_whatever_one_look_ended_with(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_events, "POLL_SECONDS", 0)
+    monkeypatch.setattr(job_watch, "POLL_SECONDS", 0)
     running = State("running", 0.5, 3)
     watch = JobWatch(cast("Jobs", Looks(error, error, running)))
     polling = asyncio.create_task(watch.poll())
@@ -58,7 +58,7 @@ async def test_a_watcher_waits_on_whatever_one_look_ended_with(
 
 
 async def test_a_job_is_followed_to_its_end_and_a_silent_one_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_events, "POLL_SECONDS", 0)
+    monkeypatch.setattr(job_watch, "POLL_SECONDS", 0)
     watch = JobWatch(cast("Jobs", Looks(State("completed", 1.0, 3))))
     told = []
     polling: asyncio.Task[None] | None = None
