@@ -37,7 +37,7 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
     if extended is not None:
         try:
             return sanitized(unquote_to_bytes(extended[2]).decode(extended[1]))
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, UnicodeError):
             pass  # the character set is unknown; `filename` is read instead
     unquoted = None if 'filename="' in disposition else _UNQUOTED.search(disposition)
     plain = unquoted[1] if unquoted is not None else plain
@@ -46,7 +46,7 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
     if _ENCODED_WORDS.fullmatch(plain):
         try:
             return sanitized(str(make_header(decode_header(plain))))
-        except (LookupError, UnicodeDecodeError, ValueError, HeaderParseError):
+        except (LookupError, ValueError, HeaderParseError):
             pass
     return sanitized(text_of(plain.encode("latin-1", "replace")))
 

@@ -160,6 +160,8 @@ async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, k
         "filename=über.txt".encode(),
         'filename="über.txt"'.encode("latin-1"),
         b"filename*=martian''%00; filename=\"\xc3\xbcber.txt\"",
+        b"filename*=undefined''a; filename=\"\xc3\xbcber.txt\"",  # Python knows this one, and cannot read it
+        b"filename*=punycode''%E4; filename=\"\xc3\xbcber.txt\"",
     ],
 )
 async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> None:
