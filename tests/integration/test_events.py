@@ -75,6 +75,18 @@ async def test_who_loses_sight_of_a_file_hears_that_it_changed_and_who_never_saw
     assert await told(events, BOB) == [("changed", one.media_id)]
 
 
+async def test_a_change_that_changes_nothing_is_no_event(uploads: Uploads, library: Library, events: Events) -> None:
+    one = await upload(uploads, b"as it is", filename="a.bin", caller=ANN)
+    await library.change(ANN, one.media_id, labels={"a": "1", "b": "2"})
+    before = await told(events, ANN)
+    await library.change(ANN, one.media_id)
+    await library.change(ANN, one.media_id, filename="a.bin", tenant_scope=False, labels={"b": "2", "a": "1"})
+    assert await told(events, ANN) == before
+    for changed in ({"filename": "b.bin"}, {"tenant_scope": True}, {"labels": {"a": "1"}}, {"labels": {}}):
+        await library.change(ANN, one.media_id, **changed)  # type: ignore[arg-type]
+    assert (await told(events, ANN))[len(before) :] == [("changed", one.media_id)] * 4
+
+
 async def test_a_name_that_a_file_had_before_it_was_shared_is_told_to_nobody(
     uploads: Uploads, library: Library, events: Events
 ) -> None:
