@@ -42,7 +42,7 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
     if extended is not None:
         try:
             return sanitized(unquote_to_bytes(extended[2].encode("latin-1")).decode(extended[1]))
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, UnicodeError):
             pass  # the character set is unknown; `filename` is read instead
     stated = parameters.get("filename", '"')
     plain = plain if stated.startswith('"') else stated
@@ -51,7 +51,7 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
     if _ENCODED_WORDS.fullmatch(plain):
         try:
             return sanitized(str(make_header(decode_header(plain))))
-        except (LookupError, UnicodeDecodeError, ValueError, HeaderParseError):
+        except (LookupError, ValueError, HeaderParseError):
             pass
     if not _WINDOWS_PATH.match(plain):
         plain = plain.replace("\\\\", "\\")  # a backslash of a quoted string, which some clients escape

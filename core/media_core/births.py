@@ -51,7 +51,7 @@ class Birth:
             if not _ID.fullmatch(birth_id := str(found["birth_id"])):
                 return UNREADABLE
             return cls(birth_id, int(found["epoch"]), int(found["incarnation"]))
-        except (KeyError, TypeError, ValueError, OverflowError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return UNREADABLE
 
 

@@ -44,10 +44,12 @@ SELECT placed, 'event'::regclass::oid::bigint AS incarnation,
     (SELECT min(position) FROM event WHERE position IS NOT NULL) AS oldest
 FROM event_head
 """
+# An item's rooms come with the first of its events only: an item that is in thousands has as many events.
 _COLUMNS: Final = """
 SELECT event.number, event.position, event.type, event.media_id, event.owner, event.rooms, event.tenant_scope,
     event.data, event.created_at, blob.scan_status, media.filename AS item_name, media.tenant_scope AS item_scope,
-    ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = event.media_id) AS item_rooms
+    CASE WHEN row_number() OVER (PARTITION BY event.media_id ORDER BY event.position) = 1
+        THEN ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = event.media_id) END AS item_rooms
 """
 _ITEMS: Final = "LEFT JOIN media USING (media_id) LEFT JOIN blob USING (sha256) ORDER BY event.position"
 _AFTER: Final = f"""
@@ -79,7 +81,7 @@ class Event:
     """None: the item was deleted."""
     item_name: str | None
     item_scope: bool | None
-    item_rooms: Sequence[str]
+    item_rooms: frozenset[str]
 
     @property
     def event_id(self) -> str:
@@ -116,7 +118,7 @@ class Event:
                 return self._item_is_seen_by(caller)
 
     def _names_room_of(self, caller: Claims) -> bool:
-        return any(access.has_room(caller, room) for room in self.rooms or ())
+        return access.has_one_of(caller, self.rooms or ())
 
     def _item_is_seen_by(self, caller: Claims) -> bool:
         others_see_it = self.scan_status not in (None, "infected")
@@ -124,7 +126,7 @@ class Event:
             caller,
             self.owner,
             others_see_it and bool(self.item_scope),
-            self.item_rooms if others_see_it else (),
+            self.item_rooms if others_see_it else frozenset(),
         )
 
 
@@ -205,11 +207,11 @@ class Events:
 
     async def after(self, position: int, limit: int = AT_ONCE) -> list[Event]:
         """The next events, of everybody. They have positions already."""
-        return [Event(*row) for row in await self._database.call(_AFTER, (position, limit))]
+        return _with_rooms(await self._database.call(_AFTER, (position, limit)))
 
     async def at(self, positions: Sequence[int]) -> list[Event]:
         """The events at these positions, as far as they are kept."""
-        return [Event(*row) for row in await self._database.call(_AT, (list(positions),))]
+        return _with_rooms(await self._database.call(_AT, (list(positions),)))
 
     async def page(
         self,
@@ -245,6 +247,11 @@ class Events:
         while rows := await self._database.call(_FORGET, (AT_ONCE, older_than)):
             gone += len(rows)
         return gone
+
+
+def _with_rooms(rows: Sequence[Any]) -> list[Event]:
+    rooms = {row.media_id: frozenset(row.item_rooms) for row in rows if row.item_rooms is not None}
+    return [Event(**row._asdict() | {"item_rooms": rooms[row.media_id]}) for row in rows]
 
 
 def is_wanted(event: Event, caller: Claims, types: Sequence[Type], media_id: str | None) -> bool:

@@ -251,10 +251,17 @@ class Library:
     ) -> Item:
         """Changes what is given, all or nothing; `labels` take the place of those that were. Returns the item.
 
-        Raises Refused `not_found`, `not_yours`.
+        Where everything is so already, nothing is written and no event told. Raises Refused `not_found`, `not_yours`.
         """
         item = await self.find(caller, media_id, "see")
         access.require_may_change(caller, item, "change")
+        is_so = (
+            filename in (None, item.filename),
+            tenant_scope in (None, item.tenant_scope),
+            labels in (None, item.labels),
+        )
+        if all(is_so):
+            return item
         changed = {
             "media_id": media_id,
             "filename": filename,

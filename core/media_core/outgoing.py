@@ -10,9 +10,11 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import cache
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -37,6 +39,8 @@ _NOT_PUBLIC: Final = tuple(
     )
 )
 """Python's `is_global` does not know them, or not in each of its versions."""
+_asking: Final[dict[tuple[str, int], "Future[list[Any]]"]] = {}
+"""By name and port, the last question to the name server; a tenant has few webhooks."""
 
 
 class Undelivered(Exception):
@@ -107,7 +111,7 @@ def _wrapped(address: Address) -> list[ipaddress.IPv4Address]:
 
 async def _allowed_addresses(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await _resolved(host, port)
     except OSError:
         raise Undelivered("its name has no address") from None
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
@@ -117,6 +121,26 @@ async def _allowed_addresses(host: str, port: int, allowed: Sequence[Network]) -
             "it has a private, loopback, link-local or metadata address, and the platform allows none of these here"
         )
     return reachable
+
+
+async def _resolved(host: str, port: int) -> list[Any]:
+    """As `socket.getaddrinfo`, in a thread that all who wait for this name share. Raises OSError, UnicodeError.
+
+    A name server that is silent holds a thread for up to a minute, whoever still waits. The event loop has few threads
+    for names, and the database's connections need them as well. Nor does such a thread keep the process from ending.
+    """
+    asking = _asking.get((host, port))
+    if asking is None or asking.done():
+        asking = _asking[host, port] = Future()
+        threading.Thread(target=_resolve, args=(asking, host, port), name="webhook-names", daemon=True).start()
+    return await asyncio.shield(asyncio.wrap_future(asking))
+
+
+def _resolve(asking: "Future[list[Any]]", host: str, port: int) -> None:
+    try:
+        asking.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except BaseException as error:
+        asking.set_exception(error)
 
 
 async def _connected(

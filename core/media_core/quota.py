@@ -33,13 +33,15 @@ WITH due AS (
 )
 SELECT (SELECT count(*) FROM due) AS due, (SELECT count(*) FROM marked) AS marked
 """
+# What a header announced too much was charged when the job began, which may have been on another day than today.
 _SETTLE: Final = """
 WITH over AS (
-    SELECT job_id, charged_seconds - %(seconds)s AS seconds FROM job
-    WHERE job_id = %(job_id)s AND charged_seconds > %(seconds)s FOR UPDATE
+    SELECT job_id, charged_seconds - %(seconds)s AS seconds,
+        (coalesce(started_at, now()) AT TIME ZONE 'UTC')::date AS charged_on
+    FROM job WHERE job_id = %(job_id)s AND charged_seconds > %(seconds)s FOR UPDATE
 ), given_back AS (
     UPDATE transcription_day SET seconds = GREATEST(transcription_day.seconds - over.seconds, 0) FROM over
-    WHERE day = (now() AT TIME ZONE 'UTC')::date
+    WHERE day = over.charged_on
 )
 UPDATE job SET charged_seconds = %(seconds)s FROM over WHERE job.job_id = over.job_id
 """

@@ -70,6 +70,12 @@ VALUES (%(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, 
 """
 _PIECES: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number"
 _ANSWER: Final = "UPDATE upload SET answer = %s WHERE upload_id = %s RETURNING 1"
+# Of uploads whose process ended between the commit and the note in the row.
+_NOTE_ANSWERS: Final = """
+UPDATE upload SET answer = idempotency.answer FROM idempotency
+WHERE subject = owner AND key = 'upload ' || upload_id AND received = length AND upload.answer IS NULL
+    AND idempotency.answer IS NOT NULL
+"""
 _FORGET_PIECES: Final = "DELETE FROM upload_piece WHERE upload_id = %s"
 _FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
 # The parts' bytes are stored a second time, under the final upload's reservation, before they go.
@@ -525,8 +531,13 @@ class _Hashes:
 
 
 async def expire(library: Library) -> int:
-    """For the sweep: ends the uploads that have expired, and those whose end was interrupted. Returns how many."""
+    """For the sweep: ends the uploads that have expired, and those whose end was interrupted. Returns how many.
+
+    Answers that are missing in the rows are noted: their Idempotency-Keys are forgotten after a day, and an upload may
+    stay for longer.
+    """
     ended, after = 0, ""
+    await library.database.call(_NOTE_ANSWERS, ())
     while rows := await library.database.call(_ENDED, (after,)):
         for row in rows:
             with contextlib.suppress(Refused):  # somebody has taken it up

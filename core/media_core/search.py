@@ -9,9 +9,10 @@ What the index finds is checked in the text, where the words get their marks. Wh
 decided by `access`; what the statements leave out only saves work.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, LiteralString
 
 from media_core import passages
@@ -171,9 +172,10 @@ class Search:
         if not queries:
             return [], None
         either = " | ".join(f"({query})" for query in queries.values())
-        if after is None:
-            (newest,) = await self._database.call(_NEWEST, {})
-            after = Position(Place(newest.number + 1, 0))
+        (newest,) = await self._database.call(_NEWEST, {})
+        end = Place(newest.number + 1, 0)
+        # A cursor can name any place. The windows between it and the newest transcript would be asked for one by one.
+        after = Position(end) if after is None else replace(after, part=min(after.part, end))
         found, goes_on = await self._part(caller, wanted, either, after.part)
         ranked = await self._ranked(found, either)
         if after.passage is not None and after.rank is not None:
@@ -312,7 +314,10 @@ class Search:
         rows = await self._database.call(_TEXTS, asking | _columns([place for _, place in ranked]))
         by_place = {Place(row.transcript, row.number): row for row in rows if row.stemmer in queries}
         items = await self._library.find_all(caller, {row.media_id for row in by_place.values()}, "read")
-        texts = {place: _Text(row.segments, row.own) for place, row in by_place.items()}
+        texts = {}
+        for place, row in by_place.items():
+            texts[place] = _Text(row.segments, row.own)
+            await asyncio.sleep(0)  # a passage takes milliseconds; others are served between two
         spoken = {(by_place[place].stemmer, word) for place, text in texts.items() for word in text.said}
         wanted = {(stemmer, word) for stemmer in queries for term in terms for word in term.said}
         stems = await self._stems(spoken | wanted)
@@ -325,6 +330,7 @@ class Search:
                 Hit(item, row.job_id, row.task, row.language, rank, spot)
                 for spot in texts[place].spots(terms, row.stemmer, stems)
             ]
+            await asyncio.sleep(0)
             yield rank, place, hits
 
 
@@ -437,7 +443,7 @@ def _terms(text: str) -> list[Term]:
         raise Refused("invalid_request", 'q: It has no word; write words, "a phrase" or the beginning of a word*.')
     if sum(len(term.said) for term in terms) > MOST_WORDS:
         raise Refused("invalid_request", f"q: It has more than {MOST_WORDS} words.")
-    return terms
+    return list(dict.fromkeys(terms))
 
 
 @dataclass(frozen=True)

@@ -132,8 +132,9 @@ async def test_a_bucket_remembers_the_schema_that_it_belongs_to(
     await store.write_birth(bucket, tenant, birth)
     assert await store.born(bucket, tenant) == Born(birth)
     assert (await store.observe(bucket)).mark == mark
-    root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/.birth", Body=b"scribbled over" * 1000)
-    assert await store.born(bucket, tenant) == Born(UNREADABLE)
+    for scribble in (b"scribbled over" * 1000, b"[" * 4096):
+        root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/.birth", Body=scribble)
+        assert await store.born(bucket, tenant) == Born(UNREADABLE)
     assert await emptied(store, bucket, mark) == 6
 
 
@@ -264,7 +265,14 @@ async def test_a_bucket_with_anything_in_it_and_no_mark_is_left_alone(
     assert names_in(root, bucket) == before
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"\xff\x00", b'{"mark": 1}', b'{"mark": "x", "capabilities": []}'])
+ENDLESS_AGE = b'{"mark": "x", "cors": {"origins": ["https://app.example"], "maxAgeSeconds": 1e400}}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"\xff\x00", b'{"mark": 1}', b'{"mark": "x", "capabilities": []}', b"[" * 20_000, ENDLESS_AGE],
+    ids=["empty", "nothing", "no text", "number", "list", "deep", "endless age"],
+)
 async def test_a_mark_that_cannot_be_read_is_somebody_elses(
     store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark, body: bytes
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import tracemalloc
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from media_core.tokens import Claims
 from media_core.uploads import Uploads
 from tests.fixtures.media import photo
 from tests.integration.acting import judge, upload
-from tests.integration.tenancy import ADMIN, ALICE, BOB, STRANGER, TenantDatabase, person
+from tests.integration.tenancy import ADMIN, ALICE, BOB, MIB, STRANGER, TenantDatabase, person
 
 ANN = person("ann")
 
@@ -71,6 +72,18 @@ async def test_who_loses_sight_of_a_file_hears_that_it_changed_and_who_never_saw
     await library.change(ALICE, one.media_id, tenant_scope=False)
     assert [type_ for type_, _ in await told(events, ALICE)] == ["stored", "changed", "changed", "changed"]
     assert await told(events, BOB) == [("changed", one.media_id)]
+
+
+async def test_a_change_that_changes_nothing_is_no_event(uploads: Uploads, library: Library, events: Events) -> None:
+    one = await upload(uploads, b"as it is", filename="a.bin", caller=ANN)
+    await library.change(ANN, one.media_id, labels={"a": "1", "b": "2"})
+    before = await told(events, ANN)
+    await library.change(ANN, one.media_id)
+    await library.change(ANN, one.media_id, filename="a.bin", tenant_scope=False, labels={"b": "2", "a": "1"})
+    assert await told(events, ANN) == before
+    for changed in ({"filename": "b.bin"}, {"tenant_scope": True}, {"labels": {"a": "1"}}, {"labels": {}}):
+        await library.change(ANN, one.media_id, **changed)  # type: ignore[arg-type]
+    assert (await told(events, ANN))[len(before) :] == [("changed", one.media_id)] * 4
 
 
 async def test_a_name_that_a_file_had_before_it_was_shared_is_told_to_nobody(
@@ -364,3 +377,29 @@ async def test_an_upload_sends_no_further_statement_for_its_events(
     ]
     async with database.transaction() as tx:
         assert (await tx.value("SELECT count(*) FROM event")) == 1
+
+
+async def test_the_events_of_a_file_that_is_in_many_rooms_take_little_memory_and_are_told_as_ever(
+    uploads: Uploads, database: Database, events: Events
+) -> None:
+    one = await upload(uploads, secrets.token_bytes(100), caller=ANN)
+    other = await upload(uploads, secrets.token_bytes(100), caller=ANN, filename="other.bin")
+    await database.call(
+        "INSERT INTO room_file (room_id, media_id, added_by)"
+        " SELECT 'room ' || number, %s, 'ann' FROM generate_series(1, 3000) AS number",
+        (one.media_id,),
+    )
+    await events.place_all()
+    tracemalloc.start()
+    try:
+        read = await events.after((await events.first()).position + 100)
+        assert tracemalloc.get_traced_memory()[1] < 10 * MIB
+    finally:
+        tracemalloc.stop()
+    assert len(read) == AT_ONCE
+    (last,) = read[-1].rooms or ()
+    assert [event for event in read if event.is_told_to(person("b", last))] == [read[-1]]
+    assert not any(event.is_told_to(STRANGER) for event in read)
+    assert await told(events, person("b", "room 7")) == [("stored", one.media_id), ("attached", one.media_id)]
+    assert len([event for event in read if event.is_told_to(ADMIN)]) == AT_ONCE
+    assert ("stored", other.media_id) in await told(events, ANN)

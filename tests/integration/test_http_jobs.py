@@ -12,12 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
+from media_api.routes.jobs import answer_of
 from media_core import transcripts
+from media_core.jobs import Jobs
 from media_core.queue import Cancelled, Queue
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, photo, recording
 from tests.integration.api_server import Api, left, problem, serving, upload
-from tests.integration.tenancy import GENEROUS
+from tests.integration.tenancy import ADMIN, GENEROUS
 
 NO_JOB = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
 SEGMENTS = [
@@ -420,6 +422,31 @@ async def test_a_transcript_comes_in_four_formats(api: Api) -> None:
 
 
 # -- stopping --------------------------------------------------------------------------------------------------------
+
+
+async def test_others_are_served_while_a_long_transcript_is_written(api: Api) -> None:
+    async with api.client() as client:
+        job_id = await submit(client, speech(first=700))
+        words = [{"word": "said", "start": n / 4, "end": n / 4 + 0.25, "probability": 0.98} for n in range(12)]
+        said = [
+            {"id": n, "start": 3.0 * n, "end": 3.0 * n + 3, "text": "said " * 12, "words": words} for n in range(5000)
+        ]
+        await Queue(api.database).finish(await api.lease(job_id), transcripts.result(said, "en", 15000.0))
+        assert (await job_of(client, job_id))["segments"] == said
+    job = await Jobs(database=api.database, library=api.library, max_seconds=20000).find(ADMIN, job_id)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    written = await answer_of(job)
+    other.cancel()
+    assert len(json.loads(written.body)["data"]["segments"]) == 5000
+    assert turns > 10
 
 
 async def test_a_queued_job_is_cancelled_at_once_and_a_running_one_at_its_next_segment(api: Api) -> None:

@@ -154,6 +154,19 @@ async def test_transcription_is_charged_once_per_job_and_never_beyond_the_day(da
         await charge(await job(), 1)
 
 
+async def test_what_was_charged_before_midnight_is_given_back_to_the_day_before(database: Database) -> None:
+    async with database.transaction() as tx:
+        late = await enqueue(tx, "transcribe", {"sha256": "0" * 64})
+        await quota.charge_transcription(tx, late, 100, 100)
+        await tx.execute(text("UPDATE transcription_day SET day = day - 1"))
+        await tx.execute(text("UPDATE job SET started_at = now() - interval '1 day'"))
+    async with database.transaction() as tx:
+        await quota.charge_transcription(tx, await enqueue(tx, "transcribe", {"sha256": "0" * 64}), 100, 100)
+        await quota.settle_transcription(tx, late, 10)
+    days = await database.call("SELECT seconds FROM transcription_day ORDER BY day", ())
+    assert [day.seconds for day in days] == [10, 100]
+
+
 async def test_parallel_transcriptions_never_pass_the_day_limit(database: Database) -> None:
     async def attempt() -> int:
         async with database.transaction() as tx:

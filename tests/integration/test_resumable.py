@@ -65,6 +65,23 @@ async def test_a_process_that_ends_after_the_commit_leaves_an_upload_that_is_not
     assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
 
 
+async def test_an_upload_whose_answer_was_lost_is_not_committed_again_after_its_key_is_forgotten(
+    resumables: Resumables, elsewhere: Resumables, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = secrets.token_bytes(1000)
+    made = await resumables.create(ALICE, FILE, len(data))
+    with monkeypatch.context() as broken_off:
+        broken_off.setattr(resumable, "_ANSWER", "SELECT 1 / 0 WHERE %s IS NOT NULL AND %s IS NOT NULL")
+        with pytest.raises(Exception):  # noqa: B017 (whatever ends it)
+            await add(resumables, made.upload_id, data, 0)
+    await sweep(library)
+    await library.database.call("DELETE FROM idempotency", ())
+    settled = await elsewhere.settled(ALICE, made.upload_id)
+    rows = await library.database.call("SELECT media_id FROM media", ())
+    assert settled.uploaded is not None
+    assert [row.media_id for row in rows] == [settled.uploaded.media_id]
+
+
 async def test_a_holder_that_lost_its_claim_cannot_change_what_its_successor_has_written(
     resumables: Resumables, elsewhere: Resumables, uploads: Uploads, database: Database
 ) -> None:

@@ -1,16 +1,23 @@
 """Search in transcripts over HTTP. The worker's part is done by the test."""
 
+import asyncio
+import gc
+import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
 
+from media_api.routes.parameters import next_cursor
 from media_core import passages, queue, transcripts
 from media_core.queue import Queue
+from media_core.search import Search, Wanted
 from media_core.sweep import sweep
 from tests.fixtures.media import recording
 from tests.integration.api_server import Api, problem, upload
+from tests.integration.tenancy import ADMIN
 
 Said = Sequence[tuple[float, float, str]]
 
@@ -290,6 +297,38 @@ async def test_pages_neither_repeat_nor_leave_out(api: Api) -> None:
         assert [hit["rank"] for hit in whole] == sorted((hit["rank"] for hit in whole), reverse=True)
         for limit in (1, 3, 48):
             assert await search(client, "melon", limit=limit) == whole
+
+
+async def test_a_cursor_far_beyond_the_newest_transcript_costs_no_more_than_none(api: Api) -> None:
+    async with api.client("far") as writer, api.client("root") as reader:
+        await transcribed(api, writer, [(0.0, 2.0, "A platypus.")])
+        for transcript in (2**40, 2**62 - 1):
+            params = {"q": "platypus", "cursor": next_cursor(str(transcript), "0", "", "", "", "")}
+            (hit,) = (await reader.get("/v1/transcripts/search", params=params)).json()["data"]
+            assert hit["filename"] == "a.wav"
+
+
+async def test_others_are_served_while_many_passages_are_marked(api: Api) -> None:
+    said = [(n * 60.0, n * 60.0 + 59, "oha " * 299) for n in range(210)]
+    async with api.client() as client:
+        await transcribed(api, client, said)
+    turns: list[float] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(time.thread_time())
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    gc.disable()  # the tests' own objects are many
+    try:
+        hits, _ = await Search(api.library).find(ADMIN, Wanted("oha " * 8 + "oh*"), limit=200)
+        turns.append(time.thread_time())
+    finally:
+        gc.enable()
+        other.cancel()
+    assert len(hits) == 200
+    assert max(after - before for before, after in pairwise(turns)) < 0.25
 
 
 async def test_a_sound_mark_alone_is_no_word(api: Api) -> None:

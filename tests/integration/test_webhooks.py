@@ -7,6 +7,7 @@ import json
 import secrets
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -331,18 +332,17 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that answers with an allowed address first, and with this machine's the second time."""
-    loop = asyncio.get_running_loop()
     asked: list[str] = []
-    resolve = loop.getaddrinfo
+    resolve = socket.getaddrinfo
 
-    async def rebinding(host: Any, port: Any, **options: Any) -> Any:
+    def rebinding(host: Any, port: Any, *which: Any, **options: Any) -> Any:
         if host != "rebinding.example":
-            return await resolve(host, port, **options)
+            return resolve(host, port, *which, **options)
         asked.append(host)
         address = "127.0.0.2" if len(asked) == 1 else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     only_the_second = (ipaddress.ip_network("127.0.0.2/32"),)
     url = f"http://rebinding.example:{receiver.port}/"
     with pytest.raises(Undelivered, match="nothing listens there"):  # at 127.0.0.2
@@ -356,9 +356,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
 async def test_of_several_addresses_only_those_that_are_allowed_are_tried(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = asyncio.get_running_loop()
-
-    async def two(host: Any, port: Any, **_: Any) -> Any:
+    def two(host: Any, port: Any, *_which: Any, **_: Any) -> Any:
         assert not host[0].isdigit(), "a name is resolved once"
         return [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("169.254.169.254", "127.0.0.1")
@@ -372,10 +370,35 @@ async def test_of_several_addresses_only_those_that_are_allowed_are_tried(
         monkeypatch.undo()
         return await connect(host, port, **options)
 
-    monkeypatch.setattr(loop, "getaddrinfo", two)
+    monkeypatch.setattr(socket, "getaddrinfo", two)
     monkeypatch.setattr(asyncio, "open_connection", noted)
     assert await outgoing.post(f"http://two.example:{receiver.port}/", b"{}", {}, LOOPBACK) == 204
     assert connected == ["127.0.0.1"]
+
+
+async def test_a_name_server_that_is_silent_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "SECONDS", 0.2)
+    resolve, answered = socket.getaddrinfo, threading.Event()
+    asked: list[str] = []
+
+    def silent(host: Any, *which: Any, **options: Any) -> Any:
+        if host != "silent.example":
+            return resolve(host, *which, **options)
+        asked.append(host)
+        answered.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    try:
+        posts = (outgoing.post("http://silent.example/", b"{}", {}, LOOPBACK) for _ in range(100))
+        errors = await asyncio.gather(*posts, return_exceptions=True)
+        assert {str(error) for error in errors} == {"did not answer within 0.2 seconds"}
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(asked.copy)
+            assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+        assert len(asked) == 1
+    finally:
+        answered.set()
 
 
 async def test_a_redirect_to_the_metadata_service_is_not_followed(

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -290,3 +291,11 @@ def test_the_bundled_library_is_used_and_the_environment_left_alone() -> None:
 def test_only_the_head_is_looked_at() -> None:
     assert sniff(b"words " * 1_000 + b"<script>") == "text/plain"
     assert sniffing.HEAD == 4096
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n", b"\n" * 4000 + b"\0"])
+def test_an_empty_page_takes_no_time(blank: bytes) -> None:
+    sniff(blank, "a.txt")
+    began = time.thread_time()
+    assert sniff((blank * 4096)[:4096], "a.txt") == ("application/octet-stream" if b"\0" in blank else "text/plain")
+    assert time.thread_time() - began < 0.03

@@ -163,6 +163,8 @@ async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, k
         "filename*=UTF-8''über.txt".encode(),
         b"filename*0*=utf-8''%C3%BC; filename*1=ber; filename*2=\".txt\"",  # Python's email
         'filename*0="übe"; filename*1="r.txt"'.encode(),
+        b"filename*=undefined''a; filename=\"\xc3\xbcber.txt\"",  # Python knows this one, and cannot read it
+        b"filename*=punycode''%E4; filename=\"\xc3\xbcber.txt\"",
     ],
 )
 async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -45,21 +46,37 @@ async def list_jobs(
     )
 
 
-@router.get("/v1/jobs/{job_id}", responses=problems.described("not_found"), response_model_exclude_unset=True)
-async def get_job(caller: JobOwner, services: Wired, job_id: JobId) -> Data[Job]:
+@router.get("/v1/jobs/{job_id}", responses=problems.described("not_found"), response_model=Data[Job])
+async def get_job(caller: JobOwner, services: Wired, job_id: JobId) -> Response:
     """A job of yours. Once it is completed, its result's fields stand beside the others."""
-    return Data(data=Job.of(await services.jobs.find(caller, job_id)))
+    return await answer_of(await services.jobs.find(caller, job_id))
 
 
 @router.delete(
     "/v1/jobs/{job_id}",
     status_code=202,
     responses=problems.described("not_found"),
-    response_model_exclude_unset=True,
+    response_model=Data[Job],
 )
-async def cancel_job(caller: JobOwner, services: Wired, job_id: JobId) -> Data[Job]:
+async def cancel_job(caller: JobOwner, services: Wired, job_id: JobId) -> Response:
     """Cancel a job: at once while queued, at its next segment while running. Repeatable; an ended job stays so."""
-    return Data(data=Job.of(await services.jobs.cancel(caller, job_id)))
+    return await answer_of(await services.jobs.cancel(caller, job_id), 202)
+
+
+async def answer_of(job: CoreJob, status: int = 200) -> Response:
+    """The job with its result. Hours of speech with their words take seconds to write, in a thread."""
+    return Response(await asyncio.to_thread(_written, job), status, media_type="application/json")
+
+
+def _written(job: CoreJob) -> bytes:
+    """Segment by segment: the event loop cannot run while pydantic is at one value."""
+    result = dict(job.result or {})
+    segments = result.pop("segments", None)
+    written = Data(data=Job.of(replace(job, result=result))).model_dump_json(exclude_unset=True).encode()
+    if segments is None:
+        return written
+    each = (Segment(**segment).model_dump_json(exclude_unset=True).encode() for segment in segments)
+    return b'%b,"segments":[%b]}}' % (written.removesuffix(b"}}"), b",".join(each))
 
 
 @router.get(
@@ -175,7 +192,7 @@ async def _events(services: Services, caller: Claims, job: CoreJob, after: int) 
 
 
 def _progress(job: CoreJob) -> dict[str, Any]:
-    return Job.of(job).model_dump(mode="json", include=_PROGRESS)
+    return Job.of(replace(job, result=None)).model_dump(mode="json", include=_PROGRESS)
 
 
 _PROGRESS: Final = {

@@ -682,5 +682,5 @@ def _parsed(body: bytes) -> tuple[OwnerMark, dict[str, bool], BucketCors | None]
         told = cors and BucketCors(tuple(map(str, cors["origins"])), int(cors["maxAgeSeconds"]))
         known = {name: value for name, value in capabilities.items() if isinstance(value, bool)}
         return OwnerMark.parse(mark), known, told or None
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return OwnerMark("its mark can't be read"), {}, None
