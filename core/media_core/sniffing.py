@@ -254,6 +254,8 @@ def _container(head: bytes) -> str | None:
         return "audio/mpeg"
     if len(head) > 3 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[2] >> 4 not in (0, 15):
         return "audio/mpeg"  # an MPEG audio frame, layer III (ISO 11172-3, 2.4.1.3)
+    if looks_like_text(head):  # 0x47 is a G, and its text may repeat; a stream's tables have zeros
+        return None
     for packet, sync in ((188, 0), (192, 4), (204, 0)):  # plain; with a time stamp before it, as of cameras; with FEC
         if len(head) > sync + 2 * packet and all(head[sync + n * packet] == 0x47 for n in range(3)):
             return "video/mp2t"

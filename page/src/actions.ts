@@ -8,9 +8,9 @@ import * as live from "./live.ts";
 import { text } from "./text/index.ts";
 import { complain, say } from "./toasts.ts";
 
-/** The dialog that is open, and for which file. */
-export type Asked = "rename" | "room" | "link" | "transcribe" | "record" | "keys" | "openRoom";
-export const asked = signal<{ dialog: Asked; file?: FileInfo } | null>(null);
+/** The dialog that is open, and for which file, or for which of them. */
+export type Asked = "rename" | "room" | "label" | "link" | "transcribe" | "record" | "keys" | "openRoom";
+export const asked = signal<{ dialog: Asked; file?: FileInfo; files?: FileInfo[] } | null>(null);
 
 async function tried(what: () => Promise<unknown>): Promise<boolean> {
   try {
@@ -52,11 +52,32 @@ export async function showTo(file: FileInfo, everybody: boolean): Promise<void> 
   );
 }
 
+/** Gives a file these labels in place of those that it has. */
+export async function label(file: FileInfo, labels: Record<string, string>): Promise<void> {
+  const call = (now: Record<string, string>) => () => api.change(file.media_id, { labels: now });
+  await undoable(file, call(labels), call(file.labels), () => text.value.labelled(file.filename));
+}
+
 const attaching = (file: FileInfo, room: string) => () => api.attach(room, file.media_id);
 const detaching = (file: FileInfo, room: string) => () => api.detach(room, file.media_id);
 
-export async function attach(file: FileInfo, room: string): Promise<void> {
-  await undoable(file, attaching(file, room), detaching(file, room), () => text.value.attached(file.filename, room));
+export async function attach(given: FileInfo[], room: string): Promise<void> {
+  const [file] = given;
+  if (given.length === 1) {
+    return undoable(file!, attaching(file!, room), detaching(file!, room), () => text.value.attached(file!.filename, room));
+  }
+  const added: FileInfo[] = [];
+  for (const each of given) {
+    if (each.rooms.includes(room)) continue;
+    if (!(await tried(attaching(each, room)))) break; // the next would be refused for the same reason
+    added.push(each);
+    await tried(() => again(each));
+  }
+  if (added.length === 0) return;
+  const run = async (): Promise<void> => {
+    for (const each of added) await tried(() => detaching(each, room)().then(() => again(each)));
+  };
+  say(text.value.attachedMany(added.length, room), { action: { label: text.value.undo, run: () => void run() } });
 }
 
 export async function detach(file: FileInfo, room: string): Promise<void> {
@@ -66,26 +87,33 @@ export async function detach(file: FileInfo, room: string): Promise<void> {
 /** Files that are hidden and not deleted yet. The API cannot undo a deletion, so the call waits until the toast has gone. */
 const deletions = new Set<string>();
 
-export function remove(file: FileInfo): void {
-  const id = file.media_id;
-  files.hide(id, true);
-  live.forget(id);
-  deletions.add(id);
+export function remove(gone: FileInfo[]): void {
+  const ids = gone.map((file) => file.media_id);
+  const name = gone.length === 1 ? gone[0]!.filename : null;
+  files.hide(ids, true);
+  files.select(ids, false);
+  ids.forEach(live.forget);
+  for (const id of ids) deletions.add(id);
   const run = (): void => {
-    deletions.delete(id);
-    files.hide(id, false);
-    say(text.value.restored(file.filename));
+    for (const id of ids) deletions.delete(id);
+    files.hide(ids, false);
+    say(name === null ? text.value.restoredMany(ids.length) : text.value.restored(name));
   };
-  const passed = (): void => void carryOut(id);
-  say(text.value.deleted(file.filename), { action: { label: text.value.undo, run }, passed });
+  const passed = async (): Promise<void> => {
+    for (const id of ids) await carryOut(id);
+    live.refreshUsage().catch(() => {});
+  };
+  say(name === null ? text.value.deletedMany(ids.length) : text.value.deleted(name), {
+    action: { label: text.value.undo, run },
+    passed: () => void passed(),
+  });
 }
 
 async function carryOut(id: string, keepalive = false): Promise<void> {
   if (!deletions.delete(id)) return;
   const isDone = await tried(() => api.remove(id, keepalive));
   if (isDone) files.drop(id);
-  files.hide(id, false);
-  live.refreshUsage().catch(() => {});
+  files.hide([id], false);
 }
 
 addEventListener("pagehide", () => {

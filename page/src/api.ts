@@ -105,7 +105,7 @@ export const listFiles = (query: Query, signal?: AbortSignal) => json<Page<FileI
 export const listRoom = (room: string, query: Query, signal?: AbortSignal) =>
   json<Page<FileInfo>>("GET", `/v1/rooms/${id(room)}/files`, { query, signal });
 export const info = async (file: string) => (await json<{ data: FileInfo }>("GET", `/v1/media/${id(file)}/info`)).data;
-export const change = async (file: string, body: { filename?: string; tenant_scope?: boolean }) =>
+export const change = async (file: string, body: { filename?: string; tenant_scope?: boolean; labels?: Record<string, string> }) =>
   (await json<{ data: FileInfo }>("PATCH", `/v1/media/${id(file)}`, { body })).data;
 export const remove = (file: string, keepalive = false) => request("DELETE", `/v1/media/${id(file)}`, { keepalive });
 export const attach = (room: string, file: string) =>

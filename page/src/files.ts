@@ -21,10 +21,24 @@ export const isAdmin = signal<boolean | null>(null);
 export const seenRooms = signal<Set<string>>(new Set());
 /** Files that are hidden while their deletion can be undone. */
 export const hidden = signal<Set<string>>(new Set());
+/** Ids of files that are selected, to do the same with all of them. */
+export const selected = signal<Set<string>>(new Set());
 export const view = signal<View>({ scope: "files", kind: null, name: "", sort: "-created" });
 export const shown = computed(() =>
   hidden.value.size === 0 ? files.value : files.value.filter((file) => !hidden.value.has(file.media_id)),
 );
+
+/** Those of the view that are selected; what is no longer shown is not. */
+export const picked = computed(() => (selected.value.size === 0 ? [] : shown.value.filter((file) => selected.value.has(file.media_id))));
+
+export function select(ids: Iterable<string>, isSelected: boolean): void {
+  const changed = new Set(selected.value);
+  for (const id of ids) {
+    if (isSelected) changed.add(id);
+    else changed.delete(id);
+  }
+  selected.value = changed;
+}
 
 let cursor: string | null = null;
 /** Files that came, changed or went (null) while a page was on its way: the page may be older. */
@@ -63,6 +77,7 @@ export function reload(): void {
   generation = new AbortController();
   cursor = null;
   heard.clear();
+  selected.value = new Set();
   files.value = [];
   isComplete.value = false;
   isLoading.value = false;
@@ -147,10 +162,12 @@ export function drop(id: string): void {
   }
 }
 
-export function hide(id: string, isHidden: boolean): void {
+export function hide(ids: Iterable<string>, isHidden: boolean): void {
   const changed = new Set(hidden.value);
-  if (isHidden) changed.add(id);
-  else changed.delete(id);
+  for (const id of ids) {
+    if (isHidden) changed.add(id);
+    else changed.delete(id);
+  }
   hidden.value = changed;
 }
 

@@ -1,6 +1,6 @@
 /** Sizes, lengths and times as people read them, in the page's language. Pure. */
 
-const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+const UNITS = ["", "KiB", "MiB", "GiB", "TiB"];
 
 /** As mediactl writes them: `138 KiB`, `1.5 GiB`. */
 export function size(bytes: number, locale = "en"): string {
@@ -9,7 +9,8 @@ export function size(bytes: number, locale = "en"): string {
     bytes /= 1024;
     unit += 1;
   }
-  const digits = unit > 0 && bytes < 10 ? 1 : 0;
+  if (unit === 0) return bytes.toLocaleString(locale, { style: "unit", unit: "byte", unitDisplay: "long" });
+  const digits = bytes < 10 ? 1 : 0;
   return `${bytes.toLocaleString(locale, { maximumFractionDigits: digits })} ${UNITS[unit]}`;
 }
 
@@ -58,9 +59,12 @@ export function kindOf(mimeType: string): Kind {
   return first === "image" || first === "video" || first === "audio" ? first : "document";
 }
 
-/** `PDF`, `JPEG`: what stands on a file that has no picture. */
+/** Subtypes that are no word for a kind of file. */
+const SHORT: Record<string, string> = { plain: "txt", "octet-stream": "", "svg+xml": "svg", markdown: "md" };
+
+/** `PDF`, `JPEG`: what stands on a file that has no picture. Empty where nobody knows. */
 export function typeName(mimeType: string, name: string): string {
   const extension = /\.([A-Za-z0-9]{1,5})$/.exec(name)?.[1];
   const subtype = mimeType.split("/")[1]?.split(";")[0]?.replace(/^(x-|vnd\.)/, "") ?? "";
-  return (extension ?? subtype.split(/[.+-]/).at(-1) ?? "").slice(0, 5).toUpperCase();
+  return (extension ?? SHORT[subtype] ?? subtype.split(/[.+-]/).at(-1) ?? "").slice(0, 5).toUpperCase();
 }

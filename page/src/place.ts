@@ -6,14 +6,21 @@ export const place = signal<Place>(placeIn(location.hash));
 export function go(to: Partial<Place>, replace = false): void {
   const fragment = fragmentOf(to);
   if (fragment === location.hash) return;
-  if (replace) history.replaceState(null, "", fragment);
-  else history.pushState(null, "", fragment);
-  place.value = placeIn(fragment);
+  const now = placeIn(fragment);
+  if (replace) history.replaceState(history.state, "", fragment);
+  else history.pushState({ isOver: now.file !== null && place.value.file === null }, "", fragment);
+  place.value = now;
 }
 
 /** The same view with another file open, or none. */
 export const openFile = (file: string | null, at: number | null = null, replace = false): void =>
   go({ ...place.value, file, at }, replace);
+
+/** Closes the file: back to the view that it was opened over, so that back does not open it again. */
+export function closeFile(): void {
+  if ((history.state as { isOver?: boolean } | null)?.isOver) history.back();
+  else openFile(null, null, true);
+}
 
 const followed = (): void => {
   place.value = placeIn(location.hash);

@@ -23,6 +23,8 @@ export interface Upload {
   detail: Signal<string>;
   /** The file's id, once it is stored. */
   media: Signal<string | null>;
+  /** What the scanner says, where it is bad. */
+  verdict: Signal<"infected" | "unscannable" | null>;
   file: File | null;
 }
 
@@ -59,7 +61,7 @@ function fingerprint(file: { name: string; size: number; lastModified?: number }
 function entry(id: string, name: string, size: number, room: string | null, file: File | null, state: State): Upload {
   return {
     id, name, size, room, file,
-    state: signal(state), sent: signal(0), speed: signal(0), detail: signal(""), media: signal<string | null>(null),
+    state: signal(state), sent: signal(0), speed: signal(0), detail: signal(""), media: signal<string | null>(null), verdict: signal<"infected" | "unscannable" | null>(null),
   };
 }
 
@@ -180,6 +182,12 @@ function stored(upload: Upload, media: string | null): void {
   upload.media.value = media;
   ended(upload, "done");
   if (media !== null) onStored(media, upload);
+}
+
+/** Notes the verdict on a file that was uploaded here. */
+export function judged(media: string, verdict: "infected" | "unscannable"): void {
+  const upload = uploads.value.find((each) => each.media.value === media);
+  if (upload) upload.verdict.value = verdict;
 }
 
 function failed(upload: Upload, error: Error | tus.DetailedError): void {

@@ -191,6 +191,7 @@ async def test_a_virus_vanishes_with_a_sentence_and_is_refused_with_another(
     await choose(page, text_file("eicar.txt", EICAR))
     await expect(page.get_by_role("alert")).to_contain_text("A virus was found in eicar.txt. It was deleted")
     await expect(tile(page, "eicar.txt")).to_have_count(0)
+    await expect(page.locator(".upload.infected")).to_contain_text("Infected, deleted")
     await choose(page, text_file("again.txt", EICAR))
     await expect(page.locator(".upload.failed")).to_contain_text("found infected before and is not accepted")
 
@@ -409,6 +410,103 @@ async def test_a_link_of_somebody_else_asks_before_it_signs_in(run: MakeRun, con
     await page.wait_for_function(f"token => {kept} === token", arg=stranger)
     await expect(page.get_by_role("heading", name="All files")).to_be_visible()
     await expect(asks).to_have_count(0)
+
+
+async def test_a_file_gets_a_label_and_a_room_and_a_wrong_name_is_explained(
+    run: MakeRun, context: BrowserContext
+) -> None:
+    page = await signed_in(context, run)
+    await choose(page, text_file("labelled.txt", "with a label"))
+    await menu(page, "labelled.txt", "Add a label")
+    field = page.get_by_label("Label", exact=True)
+    await field.fill("My project")
+    await page.keyboard.press("Enter")
+    assert await field.evaluate("field => field.validationMessage") == (
+        "Small letters from a to z, digits and . _ -, such as project."
+    )
+    await field.fill("project")
+    await page.get_by_label("Value").fill("Küste")
+    await page.keyboard.press("Enter")
+    await tile(page, "labelled.txt").get_by_role("link").click()
+    viewer = page.get_by_role("dialog", name="labelled.txt")
+    await expect(viewer.get_by_text("project: Küste")).to_be_visible()
+    await viewer.get_by_role("button", name="Remove the label project").click()
+    await expect(viewer.get_by_text("project: Küste")).to_have_count(0)
+    await page.get_by_role("button", name="Undo").last.click()
+    await expect(viewer.get_by_text("project: Küste")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Open a room").click()
+    field = page.get_by_label("Name of the room")
+    await field.fill("my room")
+    await page.keyboard.press("Enter")
+    assert "and no spaces" in await field.evaluate("field => field.validationMessage")
+    await field.fill("my-room")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="my-room")).to_be_visible()
+    await eventually(lambda: page.evaluate("document.activeElement.id === 'content'"))
+
+
+async def test_what_is_selected_goes_into_a_room_and_is_deleted_together(run: MakeRun, context: BrowserContext) -> None:
+    page = await signed_in(context, run)
+    names = [f"many {number}.txt" for number in range(4)]
+    await choose(page, *(text_file(name, name) for name in names))
+    await page.get_by_label("Search names and speech").fill("many")
+    shown = page.locator(".files li")
+    await expect(shown).to_have_count(4)
+    for name in names:  # then the order stays
+        await expect(tile(page, name)).to_have_attribute("data-status", "clean")
+    await shown.nth(0).hover()
+    await shown.nth(0).get_by_role("checkbox").click()
+    await shown.nth(2).get_by_role("link").click(modifiers=["Shift"])
+    bar = page.get_by_role("region", name="Selected files")
+    await expect(bar.get_by_role("status")).to_have_text("3 selected")
+    await bar.get_by_role("button", name="Add to a room").click()
+    await page.get_by_label("Name of the room").fill("together")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_text("3 files are in together")).to_be_visible()
+    await shown.nth(2).get_by_role("link").focus()
+    await page.keyboard.press("Space")
+    await expect(bar.get_by_role("status")).to_have_text("2 selected")
+    await bar.get_by_role("button", name="Delete").click()
+    await expect(shown).to_have_count(2)
+    await expect(bar).to_have_count(0)
+    await eventually(lambda: page.evaluate("document.activeElement.matches('.file-open')"))
+    note = page.locator(".toast", has_text="2 files are deleted")
+    await note.get_by_role("button", name="Undo").click()
+    await expect(shown).to_have_count(4)
+    await page.keyboard.press("Tab")
+    await shown.nth(0).get_by_role("link").focus()
+    await page.keyboard.press("Control+a")
+    await expect(bar.get_by_role("status")).to_have_text("4 selected")
+    await bar.get_by_role("button", name="Delete").click()
+    await page.locator(".toast", has_text="4 files are deleted").get_by_role("button", name="Dismiss").click()
+
+    async def are_gone() -> bool:
+        with run.client() as client:
+            found = client.get("/v1/media", params={"owner": "all", "name": "many"}).json()["data"]
+        return not found
+
+    await eventually(are_gone)
+
+
+async def test_back_does_not_open_a_file_that_was_closed(run: MakeRun, context: BrowserContext) -> None:
+    page = await signed_in(context, run)
+    await choose(page, text_file("back one.txt", "1"), text_file("back two.txt", "2"))
+    await page.locator(".below nav").get_by_role("link", name="Jobs").click()
+    await page.locator(".below nav").get_by_role("link", name="All files").click()
+    for leaves in ("Escape", "reload"):
+        await tile(page, "back one.txt").get_by_role("link").click()
+        await expect(page.get_by_role("dialog", name="back one.txt")).to_be_visible()
+        await page.locator(".turn").first.click()
+        await expect(page.get_by_role("dialog", name="back one.txt")).to_have_count(0)
+        if leaves == "reload":
+            await page.reload()
+        await expect(page.locator(".viewer h2")).not_to_be_empty()
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".viewer")).to_have_count(0)
+    await page.go_back()
+    await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    await expect(page.locator(".viewer")).to_have_count(0)
 
 
 async def test_the_keyboard_alone_is_enough(run: MakeRun, context: BrowserContext) -> None:

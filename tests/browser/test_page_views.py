@@ -271,6 +271,35 @@ def shot(png: bytes, path: Path) -> None:
             return
 
 
+async def test_letters_of_twice_the_size_cut_and_cover_nothing(
+    api: Api, files: dict[str, str], browser: Browser
+) -> None:
+    context = await browser.new_context(**SCREENS["light"], reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    page = await context.new_page()
+    letters = await context.new_cdp_session(page)
+    await letters.send("Page.setFontSizes", {"fontSizes": {"standard": 32, "fixed": 26}})
+    await open_anew(page, api, "light")
+    cut = """selector => [...document.querySelectorAll(selector)].filter(one =>
+      one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1).map(one => one.textContent)"""
+    await grid(page, files)
+    assert await page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)") > 28
+    assert await page.evaluate(cut, ".tile-said") == []
+    await table(page, files)
+    assert await page.evaluate(cut, ".row > .end, .row .verdict") == []
+    await page.locator(".file-menu").first.click()
+    assert await page.evaluate(cut, ".menu button") == []
+    await page.keyboard.press("Escape")
+    await heard(page, files)
+    time, said = (page.locator(".segment > span").nth(at) for at in (0, 1))
+    boxes = [await each.bounding_box() for each in (time, said)]
+    assert boxes[0] is not None
+    assert boxes[1] is not None
+    assert boxes[0]["x"] + await time.evaluate("time => time.scrollWidth") <= boxes[1]["x"]
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await context.close()
+
+
 SCROLLED = """async () => {
   const box = document.querySelector('[data-testid=files-box]')
   const frames = []

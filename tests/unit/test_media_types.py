@@ -66,6 +66,7 @@ def docx() -> bytes:
         (b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0" + bytes(40), "audio/wav"),
         (b"fLaC\0\0\0\x22" + bytes(60), "audio/flac"),
         (b"#!AMR\n" + bytes(60), "audio/amr"),
+        ("Grüße\nline two\n".encode() * 40, "text/plain"),  # a G every 204 bytes, as in a stream with FEC
         ((b"G\x40\0\x10" + bytes(184)) * 3, "video/mp2t"),
         (b"RIFF\x24\0\0\0AVI LIST" + bytes(60), "video/x-msvideo"),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "application/pdf"),

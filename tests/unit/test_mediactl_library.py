@@ -79,6 +79,13 @@ async def test_a_lost_connection_is_the_same_class_with_nothing_of_the_api() -> 
         assert "broke" in error.detail
 
 
+def test_an_address_that_answers_without_tls_is_named_with_what_to_do() -> None:
+    def plain(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1002)")
+
+    assert "give its address with http://" in _error_of(client(plain)).detail
+
+
 async def _error(media: AsyncClient) -> MediaError:
     with pytest.raises(MediaError) as failed:
         await media.usage()

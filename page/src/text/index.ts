@@ -13,7 +13,11 @@ function preferred(): string {
 }
 
 export const language = signal(preferred());
-export const text = computed<Text>(() => LANGUAGES[language.value]!);
+/** In the browser's own variant of the language, so that dates are written as people there write them. */
+export const text = computed<Text>(() => {
+  const chosen = LANGUAGES[language.value]!;
+  return { ...chosen, locale: navigator.languages.find((each) => each.startsWith(`${chosen.locale}-`)) ?? chosen.locale };
+});
 
 export function choose(wanted: string): void {
   localStorage.setItem(KEPT, wanted);
@@ -21,6 +25,6 @@ export function choose(wanted: string): void {
 }
 
 effect(() => {
-  document.documentElement.lang = text.value.locale;
+  document.documentElement.lang = language.value;
   document.documentElement.dir = text.value.direction;
 });

@@ -4,14 +4,14 @@ import { asked } from "../actions.ts";
 import * as files from "../files.ts";
 import { whenEnded } from "../jobs.ts";
 import * as live from "../live.ts";
-import { go, openFile, place } from "../place.ts";
+import { closeFile, openFile, place } from "../place.ts";
 import { claims, current, hasEnded, settings } from "../session.ts";
 import { text } from "../text/index.ts";
 import { complain, say } from "../toasts.ts";
 import * as spoken from "../spoken.ts";
 import * as uploads from "../uploads.ts";
 import { Dialogs } from "./dialogs.tsx";
-import { Files } from "./files.tsx";
+import { Files, Picked } from "./files.tsx";
 import { Header } from "./header.tsx";
 import { Icon } from "./icons.tsx";
 import { Jobs } from "./jobs.tsx";
@@ -44,9 +44,10 @@ function startOnce(): void {
     if ((shown === "files" ? null : shown.room) !== room) files.show({ scope: room === null ? "files" : { room }, name: "", kind: null });
   });
   live.start((name, verdict, id) => {
+    if (verdict !== "clean") uploads.judged(id, verdict);
     if (verdict === "infected") {
       say(text.value.wasInfected(name), { isProblem: true });
-      if (place.value.file === id) openFile(null, null, true);
+      if (place.value.file === id) closeFile();
     } else if (verdict === "unscannable") say(text.value.isUnscannable(name), { isProblem: true });
   });
   spoken.start();
@@ -129,8 +130,8 @@ function SignedIn() {
       </div>
       </div>
       {isOver.value && <div class="drop" aria-hidden="true"><p><Icon name="upload" />{room === null ? text.value.dropHere : text.value.dropInRoom(room)}</p></div>}
-      <aside class="corner" aria-label={text.value.notices}><Toasts /><Uploads /><OpenMenu /></aside>
-      {file !== null && <Viewer key={file} id={file} onClose={() => go({ ...place.value, file: null, at: null })} />}
+      <aside class="corner" aria-label={text.value.notices}><Toasts /><Uploads />{!jobs && file === null && <Picked />}<OpenMenu /></aside>
+      {file !== null && <Viewer key={file} id={file} onClose={closeFile} />}
       <Dialogs />
     </div>
   );

@@ -12,6 +12,8 @@ import { openRoom, rooms } from "./side.tsx";
 
 const ROOM = "[A-Za-z0-9._:@\\-]{1,128}";
 
+const LABEL = "[a-z0-9._\\-]{1,63}";
+
 const close = (): void => {
   asked.value = null;
 };
@@ -23,9 +25,11 @@ export function Dialogs() {
   if (dialog === "keys") return <Keys />;
   if (dialog === "record") return <Record onClose={close} />;
   if (dialog === "openRoom") return <Room title={text.value.openRoom} label={text.value.go} done={openRoom} />;
+  if (dialog === "room" && now.files) return <Room title={text.value.roomTitle} label={text.value.add} done={(room) => void actions.attach(now.files!, room)} />;
   if (!file) return null;
   if (dialog === "rename") return <Rename file={file} />;
-  if (dialog === "room") return <Room title={text.value.roomTitle} label={text.value.add} without={file.rooms} done={(room) => void actions.attach(file, room)} />;
+  if (dialog === "room") return <Room title={text.value.roomTitle} label={text.value.add} without={file.rooms} done={(room) => void actions.attach([file], room)} />;
+  if (dialog === "label") return <Label file={file} />;
   if (dialog === "link") return <Link file={file} />;
   return <Transcribe file={file} />;
 }
@@ -63,10 +67,38 @@ function Room({ title, label, without = [], done }: { title: string; label: stri
         close();
         done(room.value.trim());
       }}>
-        <label>{t.roomName}<input autofocus required pattern={ROOM} list="rooms" autocomplete="off" spellcheck={false} value={room.value} aria-describedby="room-hint" onInput={(event) => (room.value = event.currentTarget.value)} /></label>
+        <label>{t.roomName}<input autofocus required pattern={ROOM} list="rooms" autocomplete="off" spellcheck={false} value={room.value} aria-describedby="room-hint" onInput={(event) => {
+          room.value = event.currentTarget.value;
+          event.currentTarget.setCustomValidity("");
+          if (event.currentTarget.validity.patternMismatch) event.currentTarget.setCustomValidity(t.roomWrong);
+        }} /></label>
         <datalist id="rooms">{rooms().filter((each) => !without.includes(each)).map((each) => <option key={each} value={each} />)}</datalist>
         <p id="room-hint" class="quiet-text">{t.roomHint}</p>
         <Buttons label={label} />
+      </form>
+    </Modal>
+  );
+}
+
+function Label({ file }: { file: FileInfo }) {
+  const t = text.value;
+  const key = useSignal("");
+  const value = useSignal("");
+  return (
+    <Modal title={t.addLabel} onClose={close}>
+      <form onSubmit={(event) => {
+        event.preventDefault();
+        close();
+        void actions.label(file, { ...file.labels, [key.value]: value.value.trim() });
+      }}>
+        <label>{t.labelName}<input autofocus required pattern={LABEL} autocomplete="off" autocapitalize="none" spellcheck={false} value={key.value} aria-describedby="label-hint" onInput={(event) => {
+          key.value = event.currentTarget.value;
+          event.currentTarget.setCustomValidity("");
+          if (event.currentTarget.validity.patternMismatch) event.currentTarget.setCustomValidity(t.labelHint);
+        }} /></label>
+        <p id="label-hint" class="quiet-text">{t.labelHint}</p>
+        <label>{t.labelValue}<input dir="auto" autocomplete="off" maxLength={255} value={value.value} onInput={(event) => (value.value = event.currentTarget.value)} /></label>
+        <Buttons label={t.add} />
       </form>
     </Modal>
   );
@@ -80,7 +112,7 @@ function Link({ file }: { file: FileInfo }) {
     api.sign(file.media_id).then((found) => (signed.value = found)).catch((error: Error) => (wrong.value = error.message));
   }, []);
   const { url, expires_at } = signed.value ?? { url: "", expires_at: "" };
-  const time = expires_at && new Date(expires_at).toLocaleTimeString(t.locale, { hour: "2-digit", minute: "2-digit" });
+  const time = expires_at && new Date(expires_at).toLocaleTimeString(t.locale, { timeStyle: "short" });
   return (
     <Modal title={t.linkTitle} onClose={close}>
       {wrong.value ? <p class="wrong" role="alert">{wrong.value}</p> : (
@@ -128,7 +160,7 @@ function Transcribe({ file }: { file: FileInfo }) {
             {Object.entries(t.languages).map(([code, name]) => <option key={code} value={code}>{name}</option>)}
           </select>
         </label>
-        <Buttons label={t.start} />
+        <Buttons label={t.start} isFirst />
       </form>
     </Modal>
   );
@@ -143,6 +175,7 @@ function Keys() {
   );
 }
 
-function Buttons({ label }: { label: string }) {
-  return <div class="buttons"><button type="button" onClick={close}>{text.value.cancel}</button><button class="primary">{label}</button></div>;
+/** `isFirst`: Enter does it at once, since nothing else has to be said. */
+function Buttons({ label, isFirst = false }: { label: string; isFirst?: boolean }) {
+  return <div class="buttons"><button type="button" onClick={close}>{text.value.cancel}</button><button class="primary" autofocus={isFirst}>{label}</button></div>;
 }

@@ -3,13 +3,13 @@ import { asked } from "../actions.ts";
 import type { FileInfo } from "../api.ts";
 import * as files from "../files.ts";
 import { kindOf } from "../format.ts";
-import { openFile, place } from "../place.ts";
+import { closeFile, openFile, place } from "../place.ts";
 import { claims } from "../session.ts";
 import { text } from "../text/index.ts";
 import { openMenu, type Item } from "./menu.tsx";
 
 /** Whether the caller may change the file, as far as the page knows; the api decides. */
-function isMine(file: FileInfo): boolean {
+export function isMine(file: FileInfo): boolean {
   return files.isAdmin.value === true || !claims.value?.subject || claims.value.subject === file.uploaded_by;
 }
 
@@ -20,7 +20,12 @@ export function itemsFor(file: FileInfo, isOpen: boolean): Item[] {
     !isOpen && { label: t.open, icon: "eye", run: () => openFile(file.media_id) },
     !isOpen && { label: t.download, icon: "download", run: () => void actions.download(file) },
     { label: t.link, icon: "link", run: () => (asked.value = { dialog: "link", file }) },
+    !isOpen && {
+      label: files.selected.value.has(file.media_id) ? t.unselect : t.select, icon: "tick",
+      run: () => files.select([file.media_id], !files.selected.value.has(file.media_id)),
+    },
     isMine(file) && { label: t.rename, icon: "pen", run: () => (asked.value = { dialog: "rename", file }) },
+    isMine(file) && { label: t.addLabel, icon: "tag", run: () => (asked.value = { dialog: "label", file }) },
     { label: t.addToRoom, icon: "room", run: () => (asked.value = { dialog: "room", file }) },
     ...file.rooms.map((room): Item => ({ label: t.removeFromRoom(room), icon: "minus", run: () => void actions.detach(file, room) })),
     (kind === "audio" || kind === "video") && { label: t.transcribe, icon: "words", run: () => (asked.value = { dialog: "transcribe", file }) },
@@ -34,8 +39,8 @@ export function itemsFor(file: FileInfo, isOpen: boolean): Item[] {
 }
 
 export function removed(file: FileInfo): void {
-  if (place.value.file === file.media_id) openFile(null, null, true);
-  actions.remove(file);
+  if (place.value.file === file.media_id) closeFile();
+  actions.remove([file]);
 }
 
 export function openFileMenu(from: HTMLElement, file: FileInfo, isOpen = false): void {

@@ -1,7 +1,7 @@
 /** The files as a grid or a list. Only rows in sight are in the document, so that 10,000 files scroll like 100. */
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
-import { asked } from "../actions.ts";
+import { asked, remove } from "../actions.ts";
 import type { FileInfo } from "../api.ts";
 import * as files from "../files.ts";
 import { ago, clock, moment, size, typeName, type Kind } from "../format.ts";
@@ -12,14 +12,16 @@ import { claims } from "../session.ts";
 import * as spoken from "../spoken.ts";
 import { text } from "../text/index.ts";
 import { columnsIn, moved, window as inSight } from "../virtual.ts";
-import { openFileMenu, removed } from "./file_menu.ts";
+import { isMine, openFileMenu, removed } from "./file_menu.ts";
 import { Icon, type IconName } from "./icons.tsx";
 import { Thumb } from "./thumb.tsx";
 
 const KEPT = "media-layout";
 const layout = signal<"grid" | "list">(localStorage.getItem(KEPT) === "list" ? "list" : "grid");
 
-/** The least width of a tile, by the width of the grid. */
+/** How much larger letters are here than by default: people set it in the browser. */
+const lettering = (): number => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+/** The least width of a tile, by the width of the grid, both at the usual size of letters. */
 const leastTile = (width: number): number => (width < 420 ? 128 : width < 2000 ? 176 : 240);
 const GAP = 12;
 const TILE_TEXT = 58;
@@ -100,6 +102,28 @@ function Said() {
   );
 }
 
+/** What can be done with all files that are selected. */
+export function Picked() {
+  const t = text.value;
+  const picked = files.picked.value;
+  if (picked.length === 0) return null;
+  const back = (): void => document.querySelector<HTMLElement>(".files .file-open[tabindex='0']")?.focus();
+  return (
+    <section class="picked" aria-label={t.selection}>
+      <p role="status">{t.selected(picked.length)}</p>
+      <button onClick={() => (asked.value = { dialog: "room", files: picked })}><Icon name="room" />{t.addToRoom}</button>
+      {picked.every(isMine) && <button class="danger" onClick={() => {
+        remove(picked);
+        setTimeout(back);
+      }}><Icon name="bin" />{t.remove}</button>}
+      <button class="plain" aria-label={t.selectNone} title={t.selectNone} onClick={() => {
+        files.selected.value = new Set();
+        setTimeout(back);
+      }}><Icon name="close" /></button>
+    </section>
+  );
+}
+
 function Empty() {
   const t = text.value;
   const { scope, name, kind } = files.view.value;
@@ -122,9 +146,11 @@ function Scroller({ all }: { all: FileInfo[] }) {
   const width = useSignal(0);
   const height = useSignal(0);
   const top = useSignal(0);
+  const letters = useSignal(lettering());
   /** The file that Tab leads to, and its place: it keeps the focus when the order changes; when it goes, its place does. */
   const current = useSignal({ id: "", index: 0 });
   const wantsFocus = useRef(false);
+  const lastPicked = useRef("");
 
   useLayoutEffect(() => {
     const element = box.current!;
@@ -132,6 +158,7 @@ function Scroller({ all }: { all: FileInfo[] }) {
       const style = getComputedStyle(element);
       width.value = element.clientWidth - parseFloat(style.paddingInlineStart) - parseFloat(style.paddingInlineEnd);
       height.value = element.clientHeight;
+      letters.value = lettering();
     };
     const observer = new ResizeObserver(measure);
     observer.observe(element);
@@ -139,9 +166,10 @@ function Scroller({ all }: { all: FileInfo[] }) {
     return () => observer.disconnect();
   }, []);
 
-  const columns = isGrid ? columnsIn(width.value, leastTile(width.value), GAP) : 1;
+  const much = letters.value;
+  const columns = isGrid ? columnsIn(width.value, leastTile(width.value / much) * much, GAP) : 1;
   const tile = isGrid ? Math.floor((width.value - GAP * (columns - 1)) / columns) : 40;
-  const row = isGrid ? Math.round(tile * 0.75) + TILE_TEXT + GAP : ROW;
+  const row = isGrid ? Math.round(tile * 0.75 + TILE_TEXT * much) + GAP : Math.round(ROW * much);
   const rows = Math.ceil(all.length / columns);
   // The step keeps renders few: a row's worth of scrolling changes nothing.
   const step = Math.floor(top.value / row) * row;
@@ -165,10 +193,23 @@ function Scroller({ all }: { all: FileInfo[] }) {
     box.current?.querySelector<HTMLElement>(`[data-index="${focused}"] .file-open`)?.focus({ preventScroll: true });
   });
 
+  /** Selects a file or no longer. `isRange`: with all since the last one. */
+  const toggle = (index: number, isRange: boolean): void => {
+    const isSelected = !files.selected.value.has(all[index]!.media_id);
+    const from = all.findIndex((each) => each.media_id === lastPicked.current);
+    const [low, high] = isRange && from >= 0 ? [Math.min(from, index), Math.max(from, index)] : [index, index];
+    files.select(all.slice(low, high + 1).map((each) => each.media_id), isRange || isSelected);
+    lastPicked.current = all[index]!.media_id;
+  };
+
   const onKeyDown = (event: KeyboardEvent): void => {
     const target = event.target as HTMLElement;
     const index = Number(target.closest<HTMLElement>("[data-index]")?.dataset.index ?? NaN);
     const file = all[index];
+    if (file && event.key === "a" && (event.ctrlKey || event.metaKey)) {
+      files.select(all.map((each) => each.media_id), true);
+      event.preventDefault();
+    }
     if (!file || event.ctrlKey || event.metaKey || event.altKey) return;
     const page = Math.max(1, Math.floor(height.value / row) - 1);
     const isRtl = getComputedStyle(box.current!).direction === "rtl";
@@ -185,7 +226,9 @@ function Scroller({ all }: { all: FileInfo[] }) {
       current.value = { id: all[index + 1]?.media_id ?? "", index: Math.min(index, all.length - 2) };
       wantsFocus.current = true;
       removed(file);
-    } else if (event.key === "F2") asked.value = { dialog: "rename", file };
+    } else if (event.key === " " && target.matches(".file-open")) toggle(index, event.shiftKey);
+    else if (event.key === "Escape" && files.selected.value.size > 0) files.selected.value = new Set();
+    else if (event.key === "F2") asked.value = { dialog: "rename", file };
     else if (event.key === "m" || event.key === "M" || event.key === "ContextMenu") openFileMenu(target.closest("[data-index]")!.querySelector(".file-menu")!, file);
     else return;
     event.preventDefault();
@@ -195,7 +238,7 @@ function Scroller({ all }: { all: FileInfo[] }) {
   for (let index = first; index < Math.min(last, all.length); index += 1) indices.push(index);
   if (focused >= 0 && (focused < first || focused >= last)) indices.push(focused); // what has the focus stays
   return (
-    <div ref={box} class={`scroll files ${isGrid ? "grid" : "list"}`} onScroll={(event) => (top.value = event.currentTarget.scrollTop)} onKeyDown={onKeyDown}
+    <div ref={box} class={`scroll files ${isGrid ? "grid" : "list"}${files.selected.value.size > 0 ? " picking" : ""}`} onScroll={(event) => (top.value = event.currentTarget.scrollTop)} onKeyDown={onKeyDown}
       aria-busy={files.isLoading.value} data-testid="files-box">
       {!isGrid && (
         <div class="list-head" aria-hidden="true"><span /><span>{t.name}</span><span class="at-700">{t.verdict}</span><span class="at-900">{t.type}</span><span class="end at-500">{t.size}</span><span class="at-900">{t.by}</span><span class="at-500">{t.added}</span><span /></div>
@@ -210,9 +253,10 @@ function Scroller({ all }: { all: FileInfo[] }) {
             ...(isGrid ? { inlineSize: `${tile}px`, blockSize: `${row - GAP}px` } : { blockSize: `${row}px` }),
           };
           const isFocusable = index === Math.max(0, focused);
-          const shared = { file, index, tab: isFocusable ? 0 : -1, onFocus: () => (current.value = { id: file.media_id, index }) };
+          const isPicked = files.selected.value.has(file.media_id);
+          const shared = { file, index, isPicked, pick: (isRange: boolean) => toggle(index, isRange), tab: isFocusable ? 0 : -1, onFocus: () => (current.value = { id: file.media_id, index }) };
           return (
-            <li key={file.media_id} class={isGrid ? "tile" : "row"} data-index={index} data-id={file.media_id} data-status={file.scan_status} style={style}
+            <li key={file.media_id} class={isGrid ? "tile" : "row"} data-index={index} data-id={file.media_id} data-status={file.scan_status} data-picked={isPicked || undefined} style={style}
               aria-setsize={files.isComplete.value ? all.length : -1} aria-posinset={index + 1}>
               {isGrid ? <Tile {...shared} pixels={tile} /> : <Row {...shared} />}
             </li>
@@ -229,15 +273,25 @@ interface One {
   file: FileInfo;
   index: number;
   tab: number;
+  isPicked: boolean;
+  pick: (isRange: boolean) => void;
   onFocus: () => void;
 }
 
-function Name({ file, tab, onFocus }: One) {
+function Pick({ file, isPicked, pick }: One) {
+  return (
+    <button class="pick" role="checkbox" aria-checked={isPicked} tabIndex={-1} aria-label={text.value.selectOne(file.filename)} title={text.value.select}
+      onClick={(event) => pick(event.shiftKey)}>{isPicked && <Icon name="tick" />}</button>
+  );
+}
+
+function Name({ file, tab, onFocus, pick }: One) {
   return (
     <a class="file-open" href={`#/files/${file.media_id}`} tabIndex={tab} onFocus={onFocus} onClick={(event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      if (event.ctrlKey || event.metaKey) return;
       event.preventDefault();
-      openFile(file.media_id);
+      if (event.shiftKey) pick(true);
+      else openFile(file.media_id);
     }}>
       <span class="file-name" dir="auto" title={file.filename}>{file.filename}</span>
     </a>
@@ -274,6 +328,7 @@ function Tile(one: One & { pixels: number }) {
         ? <><span>{size(file.size, t.locale)}</span><span class="dot">·</span><span title={moment(file.created_at, t.locale)}>{ago(file.created_at, Date.now(), t.locale)}</span></>
         : <Verdict file={file} isShort />}<span class="unseen">{t.scan[file.scan_status]}, {typeName(file.mime_type, file.filename)}, {who(file)}</span></p>
       <Menu {...one} />
+      <Pick {...one} />
     </>
   );
 }
@@ -291,6 +346,7 @@ function Row(one: One) {
       <span class="at-900 quiet-text" dir="auto">{who(file)}</span>
       <span class="at-500 quiet-text" title={moment(file.created_at, t.locale)}>{ago(file.created_at, Date.now(), t.locale)}</span>
       <Menu {...one} />
+      <Pick {...one} />
     </>
   );
 }

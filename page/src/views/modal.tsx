@@ -10,8 +10,11 @@ export function Modal({ title, kind = "", onClose, children }: {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const before = document.activeElement;
-    dialog.current!.showModal();
+    const own = dialog.current!;
+    own.showModal();
     return () => {
+      const now = document.activeElement;
+      if (now !== document.body && !own.contains(now)) return; // what the dialog did has moved the focus on
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);

@@ -10,6 +10,8 @@ import { Icon } from "./icons.tsx";
 import { blur } from "./thumb.tsx";
 
 const STEP = 1.5;
+/** Types of pictures that have no part one can see through. */
+const OPAQUE = /^image\/(jpeg|heic|heif|bmp|tiff|x-)/;
 
 export function Picture({ file }: { file: FileInfo }) {
   const t = text.value;
@@ -102,22 +104,22 @@ export function Picture({ file }: { file: FileInfo }) {
         onPointerMove={moved}
         onPointerUp={(event) => pointers.current.delete(event.pointerId)}
         onPointerCancel={(event) => pointers.current.delete(event.pointerId)}>
-        <div class="sheet" style={style}>
+        <div class={OPAQUE.test(file.mime_type) || !full.value ? "sheet" : "sheet clear"} style={style}>
           {shown && <img class="under-full" src={shown} alt={full.value ? "" : t.pictureOf(file.filename)} draggable={false} />}
           {full.value && <img src={full.value} alt={t.pictureOf(file.filename)} draggable={false} data-testid="full" referrerpolicy="no-referrer"
             onLoad={() => (isLoaded.value = true)} onError={() => {
               full.value = null;
-              wrong.value = t.noPicture;
+              wrong.value = file.thumbnail_id ? t.noPicture : t.noPictureAtAll;
             }} />}
         </div>
       </div>
       {wrong.value !== null && <p class="stage-said" role="status">{wrong.value}</p>}
-      <div class="zoom" role="group">
+      {(full.value !== null || shown !== null) && <div class="zoom" role="group">
         <button class="plain" aria-label={t.zoomOut} title={t.zoomOut} disabled={scale === 1} onClick={() => by(1 / STEP)}><Icon name="minus" /></button>
         <span aria-live="polite">{Math.round(scale * (fit.width / own.width) * 100) || 100} %</span>
         <button class="plain" aria-label={t.zoomIn} title={t.zoomIn} onClick={() => by(STEP)}><Icon name="plus" /></button>
         <button class="plain" aria-label={t.zoomFit} title={t.zoomFit} disabled={scale === 1} onClick={() => (zoom.value = FITTED)}><Icon name="fit" /></button>
-      </div>
+      </div>}
     </div>
   );
 }

@@ -23,6 +23,7 @@ export function openRoom(room: string): void {
   }
   isSideOpen.value = false;
   go({ room });
+  setTimeout(() => document.getElementById("content")?.focus()); // once the dialog has given its focus back
 }
 
 export function rooms(): string[] {

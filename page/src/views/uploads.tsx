@@ -30,7 +30,7 @@ export function Uploads() {
         {active.length > 0 && <button class="plain" aria-label={t.pauseAll} title={t.pauseAll} onClick={() => active.forEach(uploads.pause)}><Icon name="pause" /></button>}
         {active.length === 0 && paused.length > 0 && <button class="plain" aria-label={t.resumeAll} title={t.resumeAll} onClick={() => paused.forEach(uploads.resume)}><Icon name="play" /></button>}
         <button class="plain" aria-expanded={!isFolded.value} aria-label={isFolded.value ? t.expand : t.collapse} onClick={() => (isFolded.value = !isFolded.value)}>
-          <span class={isFolded.value ? "turned" : ""}><Icon name="down" /></span></button>
+          <span class={isFolded.value ? "fold turned" : "fold"}><Icon name="down" /></span></button>
         {active.length === 0 && paused.length === 0 && <button class="plain" aria-label={t.clearDone} title={t.clearDone} onClick={() => uploads.clear()}><Icon name="close" /></button>}
       </header>
       {active.length + paused.length > 0 && <Bar label={title} part={total === 0 ? 0 : sent / total} />}
@@ -55,10 +55,11 @@ function Row({ upload }: { upload: Upload }) {
   const moves = state === "sending" || state === "waiting";
   const seconds = upload.speed.value > 0 ? (upload.size - upload.sent.value) / upload.speed.value : 0;
   const said = upload.detail.value || t.state[state];
+  const verdict = upload.verdict.value;
   return (
-    <li class={`upload ${state}`} data-state={state}>
+    <li class={`upload ${state} ${verdict ?? ""}`} data-state={state}>
       <div class="upload-name">
-        {upload.media.value
+        {upload.media.value && verdict !== "infected"
           ? <a href={`#/files/${upload.media.value}`} dir="auto" onClick={(event) => {
               event.preventDefault();
               openFile(upload.media.value);
@@ -71,13 +72,13 @@ function Row({ upload }: { upload: Upload }) {
             <button class="quiet" onClick={() => again.current?.click()}>{t.chooseAgain}</button>
             <input ref={again} type="file" hidden aria-label={t.chooseAgain} onChange={(event) => uploads.add([...(event.currentTarget.files ?? [])], upload.room)} />
           </>}
-          {state === "done" ? <span class="upload-done"><Icon name="check" /></span>
+          {state === "done" ? <span class="upload-done"><Icon name={verdict ? "warning" : "check"} /></span>
             : <button class="plain" aria-label={`${t.giveUp}: ${upload.name}`} onClick={() => void uploads.giveUp(upload)}><Icon name="close" /></button>}
         </span>
       </div>
       {(moves || state === "paused") && <Bar label={upload.name} part={upload.size === 0 ? 0 : upload.sent.value / upload.size} state={state} />}
       <p class="upload-said">
-        {state === "done" ? `${t.state.done} · ${size(upload.size, t.locale)}`
+        {state === "done" ? verdict ? t.scan[verdict] : `${t.state.done} · ${size(upload.size, t.locale)}`
           : moves || state === "paused" ? [t.of(size(upload.sent.value, t.locale), size(upload.size, t.locale)), state === "sending" ? (seconds >= 1 ? t.left(clock(seconds)) : "") : said].filter(Boolean).join(" · ")
           : said}
       </p>

@@ -9,7 +9,7 @@ import { clock, kindOf, moment, size } from "../format.ts";
 import { openFile, place } from "../place.ts";
 import { claims } from "../session.ts";
 import { text } from "../text/index.ts";
-import { openFileMenu, removed } from "./file_menu.ts";
+import { isMine, openFileMenu, removed } from "./file_menu.ts";
 import { Verdict } from "./files.tsx";
 import { Icon } from "./icons.tsx";
 import { Picture } from "./picture.tsx";
@@ -105,7 +105,7 @@ export function Viewer({ id, onClose }: { id: string; onClose: () => void }) {
       </header>
       <div class="viewer-body">
         <div class={`stage ${kind ?? ""}`}>
-          {isGone.value !== null && !file ? <p class="stage-said alone" role="alert">{isGone.value}</p>
+          {isGone.value !== null && !file ? <div class="no-preview"><p role="alert">{isGone.value}</p><button onClick={onClose}>{t.close}</button></div>
             : file === null ? <p class="stage-said alone">{t.loading}</p>
             : kind === "image" ? <Picture file={file} />
             : plays ? <Player file={file} playing={playing} segments={segments} captions={heard.captions} language={heard.job?.language ?? "en"} />
@@ -143,7 +143,7 @@ function Details({ file }: { file: FileInfo }) {
         <button class="quiet" aria-label={t.addToRoom} onClick={() => (asked.value = { dialog: "room", file })}><Icon name="plus" /><span aria-hidden="true">{t.add}</span></button>
       </span>
     )],
-    ...(Object.keys(file.labels).length > 0 ? [[t.labels, <span class="chips">{Object.entries(file.labels).map(([key, value]) => <span class="chip" key={key}>{key}={value}</span>)}</span>] as [string, preact.ComponentChildren]] : []),
+    ...(isMine(file) || Object.keys(file.labels).length > 0 ? [[t.labels, <Labels file={file} />] as [string, preact.ComponentChildren]] : []),
     [t.hash, <code title={file.sha256}>{file.sha256.slice(0, 16)}…</code>],
   ];
   return (
@@ -151,6 +151,22 @@ function Details({ file }: { file: FileInfo }) {
       <p class={`means ${file.scan_status}`}><Verdict file={file} /><span>{t.scanMeans[file.scan_status]}</span></p>
       <dl class="facts">{rows.map(([name, value]) => <div key={name}><dt>{name}</dt><dd>{value}</dd></div>)}</dl>
     </>
+  );
+}
+
+function Labels({ file }: { file: FileInfo }) {
+  const t = text.value;
+  return (
+    <span class="chips">
+      {Object.entries(file.labels).map(([key, value]) => (
+        <span class="chip" key={key}><span dir="auto">{value === "" ? key : `${key}: ${value}`}</span>
+          {isMine(file) && <button class="plain" aria-label={t.removeLabel(key)} title={t.removeLabel(key)} onClick={() => {
+            const { [key]: _, ...others } = file.labels;
+            void actions.label(file, others);
+          }}><Icon name="close" /></button>}</span>
+      ))}
+      {isMine(file) && <button class="quiet" aria-label={t.addLabel} onClick={() => (asked.value = { dialog: "label", file })}><Icon name="plus" /><span aria-hidden="true">{t.add}</span></button>}
+    </span>
   );
 }
 
@@ -188,7 +204,7 @@ function Document({ file }: { file: FileInfo }) {
     );
   }
   if (shown.value === null) return <p class="stage-said alone" role="status">{t.loading}</p>;
-  if (shown.value.pdf) return <iframe class="pdf" src={shown.value.pdf} title={file.filename} />;
+  if (shown.value.pdf) return <iframe class="pdf" src={`${shown.value.pdf}#navpanes=0`} title={file.filename} />;
   return (
     <div class="text">
       {file.size > TEXT_BYTES && <p class="quiet-text">{t.cutText}</p>}
