@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ExecStatus
 from psycopg.rows import namedtuple_row
 
 from media_core.connections import Connection, Connections
@@ -104,8 +105,8 @@ class Transaction:
 async def _rows(connection: psycopg.AsyncConnection[Any], query: LiteralString, arguments: Arguments) -> list[Any]:
     cursor = connection.cursor(row_factory=namedtuple_row)
     await cursor.execute(query, arguments)
-    result = cursor.pgresult
-    return await cursor.fetchall() if result is not None and result.nfields else []
+    result = cursor.pgresult  # of the last statement, where there are several
+    return await cursor.fetchall() if result is not None and result.status == ExecStatus.TUPLES_OK else []
 
 
 class Database:

@@ -105,7 +105,7 @@ async def place(postgres: EmbeddedPostgres, store: ObjectStore, tenant: TenantDa
 
 async def prepared(at: Place, database: Database, what: str) -> dict[str, Any]:
     """Prepares the content that an order needs, without dying."""
-    data = secrets.token_bytes(SMALL)
+    data = secrets.token_hex(SMALL // 2).encode()
     uploads, library = at.uploads(database), at.library(database)
     match what:
         case "upload small":
@@ -160,7 +160,7 @@ async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: A
     """
     database = Database(at.tenant.url, pool_size=2)
     owner = Database(at.tenant.owner_url, pool_size=1)
-    witness = await upload(at.uploads(database), secrets.token_bytes(SMALL), room_id="garden")
+    witness = await upload(at.uploads(database), secrets.token_hex(SMALL // 2).encode(), room_id="garden")
     assert await births.meet(database, at.store, at.tenant.tenant_id) == "same"
     acknowledged = {witness.media_id: witness.sha256}
     try:

@@ -158,8 +158,8 @@ async def test_what_was_charged_before_midnight_is_given_back_to_the_day_before(
     async with database.transaction() as tx:
         late = await enqueue(tx, "transcribe", {"sha256": "0" * 64})
         await quota.charge_transcription(tx, late, 100, 100)
-        await tx.execute(text("UPDATE transcription_day SET day = day - 1"))
-        await tx.execute(text("UPDATE job SET started_at = now() - interval '1 day'"))
+        await tx.execute("UPDATE transcription_day SET day = day - 1")
+        await tx.execute("UPDATE job SET started_at = now() - interval '1 day'")
     async with database.transaction() as tx:
         await quota.charge_transcription(tx, await enqueue(tx, "transcribe", {"sha256": "0" * 64}), 100, 100)
         await quota.settle_transcription(tx, late, 10)

@@ -218,8 +218,7 @@ async def test_what_was_said_goes_with_the_file(api: Api) -> None:
         assert (await client.delete(f"/v1/media/{media_id}")).status_code == 204
         assert await search(client, "quokka") == []
         async with api.database.transaction() as tx:
-            left = await tx.execute("SELECT count(*) FROM transcript WHERE media_id = %(id)s", {"id": media_id})
-            assert left.scalar_one() == 0
+            assert await tx.value("SELECT count(*) FROM transcript WHERE media_id = %s", (media_id,)) == 0
         for sweep_number in range(passages.SHARES):
             await passages.forget_words(api.database, sweep_number)
         async with api.database.transaction() as tx:

@@ -154,10 +154,10 @@ class Tenant:
     async def held_writer(self) -> int | None:
         """Waits for the server process that hangs there, and returns it."""
         async with self.work.database.transaction() as tx:
-            found = await tx.execute(
+            pid: int | None = await tx.value(
                 "SELECT pid FROM pg_stat_activity WHERE usename = current_user AND wait_event = 'PgSleep'"
             )
-            return found.scalar()
+            return pid
 
     async def let_go(self, writer: int) -> None:
         """Ends the dead client's server process, and lets others write."""
