@@ -86,6 +86,8 @@ export async function detach(file: FileInfo, room: string): Promise<void> {
 
 /** Files that are hidden and not deleted yet. The API cannot undo a deletion, so the call waits until the toast has gone. */
 const deletions = new Set<string>();
+/** So many of them are asked for at the same time. */
+const AT_ONCE = 4;
 
 export function remove(gone: FileInfo[]): void {
   const ids = gone.map((file) => file.media_id);
@@ -100,7 +102,11 @@ export function remove(gone: FileInfo[]): void {
     say(name === null ? text.value.restoredMany(ids.length) : text.value.restored(name));
   };
   const passed = async (): Promise<void> => {
-    for (const id of ids) await carryOut(id);
+    const left = [...ids];
+    const worker = async (): Promise<void> => {
+      for (let id = left.shift(); id !== undefined; id = left.shift()) await carryOut(id);
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, worker));
     live.refreshUsage().catch(() => {});
   };
   say(name === null ? text.value.deletedMany(ids.length) : text.value.deleted(name), {

@@ -505,7 +505,7 @@ async def test_back_does_not_open_a_file_that_was_closed(run: MakeRun, context: 
         await page.keyboard.press("Escape")
         await expect(page.locator(".viewer")).to_have_count(0)
     await page.go_back()
-    await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
     await expect(page.locator(".viewer")).to_have_count(0)
 
 

@@ -16,7 +16,8 @@ export function Uploads() {
   const needy = uploads.needy.value;
   const paused = all.filter((each) => each.state.value === "paused");
   const title = active.length > 0 ? t.uploading(active.length)
-    : needy.length > 0 ? t.uploadsStopped(needy.length)
+    : needy.some((each) => each.state.value === "lost") ? t.uploadsStopped(needy.length)
+    : needy.length > 0 ? t.uploadsRefused(needy.length)
     : paused.length > 0 ? t.state.paused : t.uploaded(all.length);
   const total = all.reduce((sum, each) => sum + each.size, 0);
   const sent = all.reduce((sum, each) => sum + Math.min(each.sent.value, each.size), 0);
