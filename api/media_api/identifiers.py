@@ -32,9 +32,20 @@ def known_id(identifier: str) -> str:
     return identifier
 
 
+def visitable_room(room_id: str) -> str:
+    """The room id itself, of an address. As with `known_id`, what can't be a room is as unknown as one of others."""
+    if not _can_be_a_room(room_id):
+        raise not_found()
+    return room_id
+
+
+def _can_be_a_room(room_id: str) -> bool:
+    return 0 < len(room_id) <= MAX_ROOM_CHARACTERS and "/" not in room_id and room_id.isprintable()
+
+
 def known_room(room_id: str) -> str:
     """The room id itself. Raises Refused `invalid_request` for a malformed one, whether or not a room exists."""
-    if not 0 < len(room_id) <= MAX_ROOM_CHARACTERS or "/" in room_id or not room_id.isprintable():
+    if not _can_be_a_room(room_id):
         raise Refused(
             "invalid_request",
             f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`.",

@@ -78,20 +78,26 @@ class UploadProgress(BaseModel):
 
 
 class MediaInfo(Media):
-    """All metadata of one file."""
+    """All metadata of one file. `thumbhash` and `labels` are there only where the file has them."""
 
+    # Any other file is answered with the published fields alone (`response_model_exclude_unset`).
     filename: str = Field(examples=["photo.jpg"])
     created_at: Instant = Field(examples=["2026-05-17T14:00:00Z"])
     uploaded_by: str = Field(description="The uploader's `sub`.", examples=["ann"])
     tenant_scope: bool = Field(description="Whether everybody of the tenant may see it.")
     duration: float | None = Field(description="Seconds; null for what does not play.", examples=[None])
     rooms: list[str] = Field(description="The rooms it is attached to, as far as you may see them.")
-    thumbhash: str | None = Field(
+    thumbhash: str = Field(
+        "",
         description="ThumbHash in base64, a blurred picture to show until the thumbnail has come; "
-        "null where there is no thumbnail.",
+        "absent where there is none.",
         examples=["1QcSHQRnh493V4dIh4eXh1h4kJUI"],
     )
-    labels: dict[str, str] = Field(description="What its uploader noted of it.", examples=[{"project": "atlas"}])
+    labels: dict[str, str] = Field(
+        {},
+        description="What its uploader noted of it; absent where there is nothing.",
+        examples=[{"project": "atlas"}],
+    )
 
     @classmethod
     def fields_of(cls, item: Item, caller: Claims) -> dict[str, Any]:
@@ -110,8 +116,8 @@ class MediaInfo(Media):
             "tenant_scope": item.tenant_scope,
             "duration": item.duration,
             "rooms": rooms_for(caller, item.rooms),
-            "thumbhash": item.details.get("thumbhash"),
-            "labels": dict(item.labels),
+            **({"thumbhash": item.details["thumbhash"]} if item.details.get("thumbhash") else {}),
+            **({"labels": dict(item.labels)} if item.labels else {}),
         }
 
     @classmethod

@@ -199,8 +199,9 @@ class Calls:
         It reads all labels and writes all: of two such calls at the same time, one may undo the other.
         """
         before = await self.info(media_id)
-        after = {key: value for key, value in (before["labels"] | dict(labels or {})).items() if key not in remove}
-        return before if after == before["labels"] else await self.change(media_id, labels=after)
+        had = before.get("labels", {})
+        after = {key: value for key, value in (had | dict(labels or {})).items() if key not in remove}
+        return before if after == had else await self.change(media_id, labels=after)
 
     async def delete(self, media_id: str) -> None:
         """Deletes a file for good, for everybody."""

@@ -123,7 +123,7 @@ class Media(TypedDict):
 
 
 class MediaInfo(TypedDict):
-    """All metadata of one file."""
+    """All metadata of one file. `thumbhash` and `labels` are there only where the file has them."""
 
     media_id: str
     sha256: str
@@ -149,10 +149,10 @@ class MediaInfo(TypedDict):
     """Seconds; null for what does not play."""
     rooms: list[str]
     """The rooms it is attached to, as far as you may see them."""
-    thumbhash: str | None
-    """ThumbHash in base64, a blurred picture to show until the thumbnail has come; null where there is no thumbnail."""
-    labels: dict[str, str]
-    """What its uploader noted of it."""
+    thumbhash: NotRequired[str]
+    """ThumbHash in base64, a blurred picture to show until the thumbnail has come; absent where there is none."""
+    labels: NotRequired[dict[str, str]]
+    """What its uploader noted of it; absent where there is nothing."""
 
 
 class RoomFile(TypedDict):
@@ -182,10 +182,10 @@ class RoomFile(TypedDict):
     """Seconds; null for what does not play."""
     rooms: list[str]
     """The rooms it is attached to, as far as you may see them."""
-    thumbhash: str | None
-    """ThumbHash in base64, a blurred picture to show until the thumbnail has come; null where there is no thumbnail."""
-    labels: dict[str, str]
-    """What its uploader noted of it."""
+    thumbhash: NotRequired[str]
+    """ThumbHash in base64, a blurred picture to show until the thumbnail has come; absent where there is none."""
+    labels: NotRequired[dict[str, str]]
+    """What its uploader noted of it; absent where there is nothing."""
     added_by: str
     added_at: str
 

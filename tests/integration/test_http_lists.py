@@ -110,7 +110,7 @@ async def test_labels_are_given_replaced_and_listed_by(api: Api) -> None:
     async with api.client(somebody()) as client:
         one, two, three = [(await upload(client, b"labelled %d" % n))["media_id"] for n in range(3)]
         labels = {"project": "atlas", "state.v-1_x": "a=b & ü"}
-        assert (await client.get(f"/v1/media/{one}/info")).json()["data"]["labels"] == {}
+        assert "labels" not in (await client.get(f"/v1/media/{one}/info")).json()["data"]
         assert (await change(client, one, labels=labels))["labels"] == labels
         await change(client, two, labels={"project": "atlas"})
         await change(client, three, labels={"project": "other"})
@@ -120,7 +120,7 @@ async def test_labels_are_given_replaced_and_listed_by(api: Api) -> None:
         assert (await change(client, one, labels={"project": "other"}))["labels"] == {"project": "other"}
         assert await listed(client, label="project=other", sort="created") == [one, three]
         assert (await change(client, one, filename="kept.txt"))["labels"] == {"project": "other"}
-        assert (await change(client, one, labels={}))["labels"] == {}
+        assert "labels" not in await change(client, one, labels={})
         assert (await client.delete(f"/v1/media/{three}")).status_code == 204
         assert await listed(client, label="project=other") == []
 

@@ -171,8 +171,6 @@ async def test_the_info_holds_the_upload_and_what_came_with_it(api: Api) -> None
         "tenant_scope": True,
         "duration": None,
         "rooms": ["attic"],
-        "thumbhash": None,
-        "labels": {},
     }
 
 

@@ -88,7 +88,7 @@ async def upload_media(
     return Data(data=Media(**vars(uploaded)))
 
 
-@router.get("/v1/media/{media_id}/info", responses=problems.described("not_found"))
+@router.get("/v1/media/{media_id}/info", responses=problems.described("not_found"), response_model_exclude_unset=True)
 async def get_media_info(caller: Reader, services: Wired, media_id: MediaId) -> Data[MediaInfo]:
     """What is known of a file. Visible to its uploader, to its rooms, to all if `tenant_scope`, and to admins."""
     return Data(data=MediaInfo.of(await services.library.find(caller, media_id, "see"), caller))
@@ -176,6 +176,7 @@ async def download_thumbnail(
     responses=problems.described(
         "not_yours", "not_found", "unsupported_media_type", "invalid_request", "request_timeout"
     ),
+    response_model_exclude_unset=True,
 )
 async def change_media(caller: Writer, services: Wired, request: Request, media_id: MediaId) -> Data[MediaInfo]:
     """Rename a file, label it, or say who may see it: its uploader or an admin. What is not given stays as it is."""

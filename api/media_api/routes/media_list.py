@@ -42,6 +42,7 @@ Sort = Literal["created", "-created", "name", "-name", "size", "-size"]
 @router.get(
     "/v1/media",
     responses=problems.described("insufficient_scope", "not_found", "invalid_request"),
+    response_model_exclude_unset=True,
 )
 async def list_media(
     caller: Reader,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query
 from pydantic import Field
 
-from media_api.identifiers import ROOM_SCHEMA, known_id, known_room
+from media_api.identifiers import ROOM_SCHEMA, known_id, visitable_room
 from media_api.models import MAX_LABELS
 from media_core.errors import Refused
 from media_core.media_types import Category
@@ -51,7 +51,7 @@ async def _room_id(
         Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"], json_schema_extra=ROOM_SCHEMA),
     ],
 ) -> str:
-    return known_room(room_id)
+    return visitable_room(room_id)
 
 
 # Routes have these parameters after their caller, so that the token is checked first.

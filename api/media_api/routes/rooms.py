@@ -18,7 +18,11 @@ router = APIRouter(tags=["Rooms"])
 MAX_BODY_BYTES: Final = 4096
 
 
-@router.get("/v1/rooms/{room_id}/files", responses=problems.described("not_found", "invalid_request"))
+@router.get(
+    "/v1/rooms/{room_id}/files",
+    responses=problems.described("not_found", "invalid_request"),
+    response_model_exclude_unset=True,
+)
 async def list_room_files(
     caller: Reader,
     services: Wired,
@@ -55,6 +59,7 @@ def _before(cursor: str) -> tuple[datetime, str]:
     status_code=201,
     openapi_extra=json_request(Attachment),
     responses=problems.described("not_found", "unsupported_media_type", "invalid_request", "request_timeout"),
+    response_model_exclude_unset=True,
 )
 async def attach_room_file(caller: Writer, services: Wired, request: Request, room_id: RoomId) -> Data[RoomFile]:
     """Attach a file that you can see and that was uploaded before. One that is in the room already keeps its place."""
@@ -66,7 +71,7 @@ async def attach_room_file(caller: Writer, services: Wired, request: Request, ro
 @router.delete(
     "/v1/rooms/{room_id}/files/{media_id}",
     status_code=204,
-    responses=problems.described("not_found", "invalid_request"),
+    responses=problems.described("not_found"),
 )
 async def detach_room_file(caller: Writer, services: Wired, room_id: RoomId, media_id: MediaId) -> None:
     """Take a file out of the room's index. The file itself stays."""

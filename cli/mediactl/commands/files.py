@@ -193,9 +193,9 @@ def labels(
     """
     item = session.client.label(media_id, labels_of(given), remove=remove or ())
     if session.as_json:
-        render.data(item["labels"])
+        render.data(item.get("labels", {}))
     else:
-        render.table([Column("KEY"), Column("VALUE")], [[*pair] for pair in item["labels"].items()])
+        render.table([Column("KEY"), Column("VALUE")], [[*pair] for pair in item.get("labels", {}).items()])
 
 
 @command(app, "rm")

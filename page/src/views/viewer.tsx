@@ -143,7 +143,7 @@ function Details({ file }: { file: FileInfo }) {
         <button class="quiet" aria-label={t.addToRoom} onClick={() => (asked.value = { dialog: "room", file })}><Icon name="plus" /><span aria-hidden="true">{t.add}</span></button>
       </span>
     )],
-    ...(isMine(file) || Object.keys(file.labels).length > 0 ? [[t.labels, <Labels file={file} />] as [string, preact.ComponentChildren]] : []),
+    ...(isMine(file) || file.labels ? [[t.labels, <Labels file={file} />] as [string, preact.ComponentChildren]] : []),
     [t.hash, <code title={file.sha256}>{file.sha256.slice(0, 16)}…</code>],
   ];
   return (
