@@ -55,7 +55,7 @@ export async function showTo(file: FileInfo, everybody: boolean): Promise<void> 
 /** Gives a file these labels in place of those that it has. */
 export async function label(file: FileInfo, labels: Record<string, string>): Promise<void> {
   const call = (now: Record<string, string>) => () => api.change(file.media_id, { labels: now });
-  await undoable(file, call(labels), call(file.labels), () => text.value.labelled(file.filename));
+  await undoable(file, call(labels), call(file.labels ?? {}), () => text.value.labelled(file.filename));
 }
 
 const attaching = (file: FileInfo, room: string) => () => api.attach(room, file.media_id);

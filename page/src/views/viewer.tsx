@@ -158,10 +158,10 @@ function Labels({ file }: { file: FileInfo }) {
   const t = text.value;
   return (
     <span class="chips">
-      {Object.entries(file.labels).map(([key, value]) => (
+      {Object.entries(file.labels ?? {}).map(([key, value]) => (
         <span class="chip" key={key}><span dir="auto">{value === "" ? key : `${key}: ${value}`}</span>
           {isMine(file) && <button class="plain" aria-label={t.removeLabel(key)} title={t.removeLabel(key)} onClick={() => {
-            const { [key]: _, ...others } = file.labels;
+            const { [key]: _, ...others } = file.labels ?? {};
             void actions.label(file, others);
           }}><Icon name="close" /></button>}</span>
       ))}
