@@ -88,6 +88,11 @@ _BEGINNINGS = (
     (b"#?RADIANCE\n", "image/vnd.radiance"),
     (b"DDS \x7c\0\0\0", "image/vnd.ms-dds"),
     (b"\xff\x4f\xff\x51", "image/j2c"),
+    (b"\2dss", "audio/x-dss"),
+    (b"\3dss", "audio/x-dss"),
+    (b"\3ds2", "audio/x-ds2"),
+    (b"#!SILK_V3", "audio/x-silk"),
+    (b"\2#!SILK_V3", "audio/x-silk"),
     (b"Creative Voice File\x1a", "audio/x-voc"),
 )
 """Beginnings that libmagic does not know, or names by a type that nobody uses."""

@@ -414,6 +414,17 @@ async def test_a_picture_that_has_just_begun_has_a_size(decoding_pool: DecodingP
     assert (facts.width, facts.height) == (400, 300)
 
 
+async def test_of_a_jpeg_with_a_wrong_marker_is_shown_what_is_before_it(decoding_pool: DecodingPool) -> None:
+    jpeg = media.encoded(grain(2_000, 1_400), "JPEG")
+    at = len(jpeg) * 2 // 3
+    damaged = BytesSource(jpeg[:at] + b"\xff\xc4\0\3\0" + jpeg[at:])  # a table of no length
+    thumbnail = await make_thumbnail(decoding_pool, damaged, "image/jpeg")
+    assert (thumbnail.source_width, thumbnail.source_height) == (2_000, 1_400)
+    pixel = shown(thumbnail).convert("RGB").getpixel((500, 200))
+    assert isinstance(pixel, tuple)
+    assert pixel[0] > pixel[1] + 60
+
+
 @pytest.mark.parametrize("kind", ["no end", "something behind its end", "progressive"])
 async def test_a_jpeg_may_end_as_it_likes(decoding_pool: DecodingPool, kind: str) -> None:
     data = media.photo(240, 160, progressive=kind == "progressive")
@@ -444,6 +455,18 @@ async def test_an_animation_that_begins_empty_shows_the_first_frame_that_is_not(
     others = {"save_all": True, "append_images": [empty.copy(), full, Image.new("RGBA", (240, 160), "black")]}
     data = media.encoded(empty, image_format, duration=100, **others)
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/gif")))
+
+
+async def test_a_gif_is_clear_around_a_frame_that_is_smaller_than_its_screen(decoding_pool: DecodingPool) -> None:
+    frame = bytearray(media.encoded(media.quadrants(240, 160).quantize(4), "GIF"))
+    struct.pack_into("<2H", frame, 6, 480, 320)  # the screen
+    at = frame.index(b"\x2c\0\0\0\0" + struct.pack("<2H", 240, 160))
+    struct.pack_into("<2H", frame, at + 1, 240, 160)  # where the frame is on it
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(bytes(frame)), "image/gif"))
+    assert image.size == (480, 320)
+    assert image.getchannel("A").getextrema() == (0, 255)
+    assert image.getchannel("A").crop((0, 0, 230, 310)).getextrema() == (0, 0)
+    assert_quadrants(image.crop((240, 160, 480, 320)))
 
 
 async def test_an_animation_that_stays_empty_has_an_empty_thumbnail(decoding_pool: DecodingPool) -> None:

@@ -3,7 +3,8 @@
 - A JPEG without its end gets an end marker, at which libjpeg shows what it has.
 - A WebP that is cut short gets zeros instead, which decode as a continuation of the picture.
 - A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
-- Of a PNG, GIF or BMP that breaks off the rows up to there are shown; what is missing is white or transparent.
+- Of a PNG, GIF or BMP that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown; what is
+  missing is white or transparent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SHOWN_IN_PART = ("PNG", "GIF", "BMP")
+SHOWN_IN_PART = ("PNG", "GIF", "BMP", "JPEG", "MPO")
 ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
 """What Pillow raises at damaged bytes."""
 

@@ -242,9 +242,10 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
             raise
         failed = str(error)
     else:
-        return (_first_to_show_anything(image) if image.format in ANIMATIONS else image), sides
+        return (_first_to_show_anything(_clear_around(image)) if image.format in ANIMATIONS else image), sides
     del image  # its memory, before the same is taken again
     image = _open_to_decode(file)
+    image.draft(None, (max_side, max_side))
     damage.load_in_part(image, failed)
     return image, sides
 
@@ -259,6 +260,16 @@ def _of_bands(file: IO[bytes], layout: bands.Layout) -> tuple[Image.Image, tuple
     turn = _TURNS.get(layout.orientation)
     image = image if turn is None else image.transpose(turn)
     return image, image.size
+
+
+def _clear_around(image: Image.Image) -> Image.Image:
+    """A GIF whose first frame is smaller than its screen is clear around it, as in browsers; Pillow takes a colour."""
+    extent = getattr(image, "dispose_extent", None)
+    if image.format != "GIF" or image.has_transparency_data or extent in (None, (0, 0, *image.size)):
+        return image
+    screen = Image.new("RGBA", image.size)
+    screen.paste(image.crop(extent), extent)
+    return screen
 
 
 def _first_to_show_anything(image: Image.Image) -> Image.Image:
