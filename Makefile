@@ -81,8 +81,7 @@ test-fast: setup ## tests without I/O, for the inner loop
 soak: setup clamd ## ten minutes of load while every part is killed again and again
 	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/test_soak.py
 
-# One more than cores: tests on kind and in a browser wait for most of their time.
-TEST_PROCESSES ?= $(shell echo $$(($$(nproc) + 1)))
+TEST_PROCESSES ?= $(shell nproc)
 test: setup clamd pgbouncer chromium speech ## all tests, on real parts
 	@$(BIN)/python page/build.py --try
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder tests/unit tests/integration tests/browser tests/cluster

@@ -12,7 +12,7 @@ from media_core.errors import Unavailable
 from media_core.store import S3Settings
 from media_core.store.credentials import NO_END, FixedKey, KeyFile, S3Key, as_text, parsed
 
-SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=30)
+SOON = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 FORM: dict[str, Any] = {"Version": 1, "AccessKeyId": "AKIA", "SecretAccessKey": "hidden"}
 
 

@@ -16,8 +16,9 @@ from media_operator.render.secrets import credentials_hash
 from media_operator.settings import PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant, Resources
 
-DRAIN_SECONDS = 5
-"""Time between a pod's leaving the Service and its SIGTERM, so that no request meets a closed port."""
+DRAIN_SECONDS = 10
+"""Time between a pod's leaving the Service and its SIGTERM, so that no request meets a closed port. On a node without
+a free core kube-proxy still led requests to the pod 7 s after that."""
 SHUTDOWN_SECONDS = 60
 """Time for uploads in flight after that."""
 API_RESOURCES = Resources.model_validate(
