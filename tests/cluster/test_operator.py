@@ -163,13 +163,13 @@ async def test_what_somebody_edits_is_put_right_and_what_others_own_stays(shared
     image = (await shared.api.get(path))["spec"]["template"]["spec"]["containers"][0]["image"]
     edit = {
         "metadata": {"annotations": {"team": "theirs"}},
-        "spec": {"replicas": 7, "template": {"spec": {"terminationGracePeriodSeconds": 6}}},
+        "spec": {"replicas": 7, "template": {"spec": {"terminationGracePeriodSeconds": 16}}},
     }
     await shared.api.patch(path, edit)
     put_right = await team.seen(
         kinds.DEPLOYMENT, f"mt-{id_}", lambda new: new["spec"]["replicas"] == 2, seconds=10 * slowness()
     )
-    assert put_right["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 6
+    assert put_right["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 16
     assert put_right["spec"]["template"]["spec"]["containers"][0]["image"] == image
     assert put_right["metadata"]["annotations"]["team"] == "theirs"
 

@@ -22,7 +22,7 @@ a free core kube-proxy still led requests to the pod 7 s after that."""
 SHUTDOWN_SECONDS = 60
 """Time for uploads in flight after that."""
 API_RESOURCES = Resources.model_validate(
-    # 75 MiB at rest. Pictures and uploads take more for a time, up to the limit.
+    # 59 MiB at rest. Pictures and uploads take more for a time, up to the limit.
     {"requests": {"cpu": "100m", "memory": "160Mi"}, "limits": {"memory": "2Gi"}}
 )
 API_MEMORY, DECODING_MEMORY = 320 * MIB, 704 * MIB
