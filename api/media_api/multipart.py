@@ -118,9 +118,10 @@ class Form:
         for name, value in fields:
             if name != file:
                 self._begin_field(name, name)
-            if len(value.encode()) > MAX_FIELD_BYTES:
+            data = bytearray(value.encode())
+            if len(data) > MAX_FIELD_BYTES:
                 raise _field_too_long()
-            self._end(name, file, bytearray(value.encode()))
+            self._end(name, file, data)
 
     def _begin_field(self, field: str | None, shown: str) -> None:
         """Raises Refused for a field that this form does not have, or has had."""

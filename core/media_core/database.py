@@ -138,8 +138,7 @@ class Database:
 
         Jobs that were queued in it (`Transaction.announce`) are announced after the commit.
         """
-        connection = await self._connections.take()
-        try:
+        async with self._lending(await self._connections.take()) as connection:
             await connection.execute(self._begin, prepare=False)
             tx = Transaction(connection)
             try:
@@ -149,15 +148,6 @@ class Database:
                     await connection.rollback()
                 raise
             await connection.commit()
-        except psycopg.Error as error:
-            if (away := self._away(error)) is not None:
-                raise away from error
-            raise
-        except asyncio.CancelledError:
-            connection.end()  # as in `_call`
-            raise
-        finally:
-            self._connections.give(connection)
         if tx.has_queued:
             self.announce()
 
@@ -221,18 +211,9 @@ class Database:
         await self._probed.current()
 
     async def _probe(self) -> None:
-        connection = await self._connections.take(at_once=True, seconds=PROBE_SECONDS)
-        try:
+        taken = await self._connections.take(at_once=True, seconds=PROBE_SECONDS)
+        async with self._lending(taken) as connection:
             ((read_only, has_tables),) = await connection.ask(_PROBE, PROBE_SECONDS)
-        except psycopg.Error as error:
-            if (away := self._away(error)) is not None:
-                raise away from error
-            raise
-        except asyncio.CancelledError:
-            connection.end()  # as in `_call`
-            raise
-        finally:
-            self._connections.give(connection)
         if read_only:
             self._connections.retire()
             raise Unavailable("database", _AWAY[_READ_ONLY])
@@ -246,6 +227,21 @@ class Database:
             await asyncio.wait((self._announcing,), timeout=ENDING_SECONDS)
             self._announcing.cancel()
         self._connections.close()
+
+    @asynccontextmanager
+    async def _lending(self, connection: Connection) -> AsyncIterator[Connection]:
+        """Gives the connection back after the block. Raises Unavailable for an error of the server or the network."""
+        try:
+            yield connection
+        except psycopg.Error as error:
+            if (away := self._away(error)) is not None:
+                raise away from error
+            raise
+        except asyncio.CancelledError:
+            connection.end()  # as in `_call`
+            raise
+        finally:
+            self._connections.give(connection)
 
     async def _connect(self) -> Connection:
         try:

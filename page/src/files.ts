@@ -2,7 +2,7 @@
  * The files of one view, in its order: pages are loaded as one scrolls, and what changes elsewhere is merged in.
  * Only this module changes `files`.
  */
-import { computed, signal } from "@preact/signals";
+import { type Signal, computed, signal } from "@preact/signals";
 import * as api from "./api.ts";
 import type { FileInfo } from "./api.ts";
 import { appended, fits, merged, type View } from "./listing.ts";
@@ -31,14 +31,16 @@ export const shown = computed(() =>
 /** Those of the view that are selected; what is no longer shown is not. */
 export const picked = computed(() => (selected.value.size === 0 ? [] : shown.value.filter((file) => selected.value.has(file.media_id))));
 
-export function select(ids: Iterable<string>, isSelected: boolean): void {
-  const changed = new Set(selected.value);
+function change(which: Signal<Set<string>>, ids: Iterable<string>, isIn: boolean): void {
+  const changed = new Set(which.value);
   for (const id of ids) {
-    if (isSelected) changed.add(id);
+    if (isIn) changed.add(id);
     else changed.delete(id);
   }
-  selected.value = changed;
+  which.value = changed;
 }
+
+export const select = (ids: Iterable<string>, isSelected: boolean): void => change(selected, ids, isSelected);
 
 let cursor: string | null = null;
 /** Files that came, changed or went (null) while a page was on its way: the page may be older. */
@@ -162,13 +164,6 @@ export function drop(id: string): void {
   }
 }
 
-export function hide(ids: Iterable<string>, isHidden: boolean): void {
-  const changed = new Set(hidden.value);
-  for (const id of ids) {
-    if (isHidden) changed.add(id);
-    else changed.delete(id);
-  }
-  hidden.value = changed;
-}
+export const hide = (ids: Iterable<string>, isHidden: boolean): void => change(hidden, ids, isHidden);
 
 export const find = (id: string): FileInfo | undefined => files.value.find((file) => file.media_id === id);
