@@ -314,7 +314,7 @@ class Transcript(BaseModel):
 
     transcript: str = Field(description="The whole text.")
     segments: list[Segment]
-    language: str | None = Field(description="ISO 639; null where nobody speaks and none was given.")
+    language: str | None = Field(description="ISO 639. Null if nobody speaks and the request names no language.")
     duration: float = Field(description="Seconds.")
 
 
@@ -358,7 +358,7 @@ class Job(BaseModel):
     )
     transcript: str = Field("", description="The whole text.")
     segments: list[Segment] = Field([])
-    language: str | None = Field(None, description="ISO 639; null where nobody speaks and none was given.")
+    language: str | None = Field(None, description="ISO 639. Null if nobody speaks and the request names no language.")
     duration: float = Field(0, description="Seconds.")
     tracks: list[SoundTrack] = Field([], description="The recording's sound tracks.")
     track: int | None = Field(None, description="The number of the one that was heard.")

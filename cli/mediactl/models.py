@@ -62,7 +62,7 @@ class Job(TypedDict):
     """The whole text."""
     segments: NotRequired[list["Segment"]]
     language: NotRequired[str | None]
-    """ISO 639; null where nobody speaks and none was given."""
+    """ISO 639. Null if nobody speaks and the request names no language."""
     duration: NotRequired[float]
     """Seconds."""
     tracks: NotRequired[list["SoundTrack"]]
@@ -288,7 +288,7 @@ class Transcript(TypedDict):
     """The whole text."""
     segments: list["Segment"]
     language: str | None
-    """ISO 639; null where nobody speaks and none was given."""
+    """ISO 639. Null if nobody speaks and the request names no language."""
     duration: float
     """Seconds."""
 

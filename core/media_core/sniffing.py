@@ -163,8 +163,8 @@ PDF_WITHIN = 1024
 _HTML = re.compile("a|b|body|br|div|font|form|h[1-6]|head|html|iframe|img|link|meta|p|script|style|table|title|video")
 _BLANK = re.compile(rb"(\s{16})\s+")
 _BLANK_PAGE = re.compile(rb"(\s{16})\s{500,}")
-"""libmagic takes 150 ms for 4 KiB of white space, in which nobody else's file is looked at. The second one is for what
-is no text: there the places of bytes count."""
+"""Runs of white space, which are shortened. libmagic takes 150 ms for 4 KiB of it, and other files wait meanwhile. The
+second one is for content that is no text: its bytes keep their places, except in a long run."""
 _ACTIVE = re.compile(r"<\s*(?:script|html|svg|iframe|body|object|embed)\b", re.IGNORECASE)
 
 

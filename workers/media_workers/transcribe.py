@@ -236,8 +236,8 @@ class Transcript:
         return transcripts.result(segments, self._language(), duration, heard)
 
     def _language(self) -> str | None:
-        """Of the recording: where each segment has one, that which is spoken for the longest time. Where nobody speaks,
-        that which was asked for."""
+        """The recording's language. If each segment has its own, the longest spoken one counts. If nobody speaks, the
+        requested one does."""
         spoken: Counter[str | None] = Counter()
         for segment in self.segments:
             spoken[segment.get("language") or self.place.language] += segment["end"] - segment["start"]
