@@ -7,7 +7,7 @@ from media_core.access import Item
 ITEM_COLUMNS: Final = """
     media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
     blob.size, blob.mime_type, blob.width, blob.height, blob.duration, blob.scan_status, blob.scan_detail,
-    blob.thumbnail_status, blob.thumbnail_sha256, blob.details,
+    blob.thumbnail_status, blob.thumbnail_sha256, blob.details, blob.lost_at IS NOT NULL AS lost,
     ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id ORDER BY room_id) AS rooms,
     (SELECT jsonb_object_agg(key, value) FROM label WHERE label.media_id = media.media_id) AS labels
 """
