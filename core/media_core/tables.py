@@ -169,7 +169,7 @@ class RoomFileRow(SQLModel, table=True):
     __table_args__ = (
         Index("room_file_newest", "room_id", "added_at", "media_id"),
         Index("room_file_newest_of", "room_id", "category", "added_at", "media_id"),
-        Index("room_file_media", "media_id"),
+        Index("room_file_of_media", "media_id", "room_id"),
     )
 
     room_id: str = Field(primary_key=True, sa_type=Text)
