@@ -1,5 +1,6 @@
 """A tenant's items, as callers see them: finding, listing, attaching, deleting. `access` decides, `contents` writes."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +9,7 @@ from typing import Any, Final, LiteralString
 from media_core import access, listing, queue, quota
 from media_core.access import Item, Purpose
 from media_core.contents import Contents
-from media_core.database import Database
+from media_core.database import Database, Transaction
 from media_core.errors import Refused, not_found
 from media_core.folding import folded
 from media_core.items import MOST_ROOMS, item_arguments, item_columns, item_of
@@ -17,6 +18,11 @@ from media_core.policy import PolicyReader
 from media_core.queue import Content
 from media_core.store import ObjectStore
 from media_core.tokens import Claims
+
+MOST_CHANGES: Final = 5000
+"""How often one person may attach a file within a day, and how often its uploader and admins may change it. Each time
+is an event. A file is detached as often as it was attached, at most.
+"""
 
 _FIND: Final = " FROM media JOIN blob USING (sha256) WHERE media.media_id = %(media_id)s"
 _FIND_ALL: Final = " FROM media JOIN blob USING (sha256) WHERE media.media_id = ANY(%(media_ids)s)"
@@ -32,7 +38,7 @@ _BEFORE: Final = " AND (room_file.added_at, room_file.media_id) < (%(before_time
 _NEWEST: Final = " ORDER BY room_file.added_at DESC, room_file.media_id DESC LIMIT %(limit)s"
 _ATTACH: Final = """
 INSERT INTO room_file (room_id, media_id, added_by) VALUES (%(room_id)s, %(media_id)s, %(added_by)s)
-ON CONFLICT (room_id, media_id) DO NOTHING
+ON CONFLICT (room_id, media_id) DO NOTHING RETURNING media_id
 """
 _ROOM_ITEM: Final = """
 , room_file.added_by, room_file.added_at
@@ -49,6 +55,19 @@ _CHANGE: Final = """
 UPDATE media SET filename = coalesce(%(filename)s, filename), folded = coalesce(%(folded)s, folded),
     tenant_scope = coalesce(%(tenant_scope)s, tenant_scope)
 WHERE media_id = %(media_id)s RETURNING media_id
+"""
+# The latest event that is one too many within a day, if there is one. A file is changed by its uploader and admins;
+# attached by anybody who sees it, so nobody uses up what others may do.
+_MANY_CHANGES: Final = """
+SELECT extract(epoch FROM created_at + interval '1 day' - now())::float8 AS seconds FROM event
+WHERE media_id = %(media_id)s AND created_at > now() - interval '1 day' AND type = 'changed'
+ORDER BY created_at DESC OFFSET %(most)s LIMIT 1
+"""
+_MANY_ATTACHMENTS: Final = """
+SELECT extract(epoch FROM created_at + interval '1 day' - now())::float8 AS seconds FROM event
+WHERE media_id = %(media_id)s AND created_at > now() - interval '1 day' AND type = 'attached'
+    AND data ->> 'added_by' = %(subject)s
+ORDER BY created_at DESC OFFSET %(most)s LIMIT 1
 """
 _UNLABEL: Final = "DELETE FROM label WHERE media_id = %(media_id)s AND NOT key = ANY(%(keys)s)"
 _LABEL: Final = """
@@ -228,7 +247,7 @@ class Library:
     async def attach(self, caller: Claims, room_id: str, media_id: str) -> RoomEntry:
         """Idempotent: an item already in the room keeps its place.
 
-        Raises Refused `not_found` if the caller may not see the room or the item.
+        Raises Refused `not_found` if the caller may not see the room or the item, `too_many_changes`.
         """
         access.require_room(caller, room_id)
         await self.find(caller, media_id, "see")
@@ -236,7 +255,9 @@ class Library:
             # The item may be deleted between the check and the write; then there is nothing to attach.
             if await tx.first(_KEEP_MEDIA, {"media_id": media_id}) is None:
                 raise not_found()
-            await tx.execute(_ATTACH, {"room_id": room_id, "media_id": media_id, "added_by": caller.subject})
+            attached = {"room_id": room_id, "media_id": media_id, "added_by": caller.subject}
+            if await tx.first(_ATTACH, attached) is not None:
+                await _check_changes(tx, _MANY_ATTACHMENTS, media_id, caller, "attached")
             query = f"SELECT {item_columns(caller)}{_ROOM_ITEM}"
             row = await tx.first(query, {"room_id": room_id, "media_id": media_id, **item_arguments(caller)})
             return _entry(row)
@@ -260,7 +281,8 @@ class Library:
     ) -> Item:
         """Changes what is given, all or nothing; `labels` take the place of those that were. Returns the item.
 
-        Where everything is so already, nothing is written and no event told. Raises Refused `not_found`, `not_yours`.
+        Where everything is so already, nothing is written and no event told. Raises Refused `not_found`, `not_yours`,
+        `too_many_changes`; but a file can always be hidden.
         """
         item = await self.find(caller, media_id, "see")
         access.require_may_change(caller, item, "change")
@@ -286,6 +308,8 @@ class Library:
             if labels is not None:
                 await tx.execute(_UNLABEL, changed)
                 await tx.execute(_LABEL, changed)
+            if not (item.tenant_scope and tenant_scope is False):
+                await _check_changes(tx, _MANY_CHANGES, media_id, caller, "changed")
         return await self.find(caller, media_id, "see")
 
     # -- deleting ------------------------------------------------------------------------------------------------
@@ -319,6 +343,19 @@ class Library:
             return await queue.enqueue_for_content(
                 tx, "scan", item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
             )
+
+
+async def _check_changes(tx: Transaction, query: str, media_id: str, caller: Claims, how: str) -> None:
+    """Keeps a loop from filling the log of events. Raises Refused `too_many_changes`."""
+    asked = {"media_id": media_id, "subject": caller.subject, "most": MOST_CHANGES}
+    one_too_many = await tx.first(query, asked)
+    if one_too_many is not None:
+        raise Refused(
+            "too_many_changes",
+            f"This file was {how} {MOST_CHANGES} times within a day, which is the most; try again later.",
+            limit=MOST_CHANGES,
+            retry_after=math.ceil(max(one_too_many.seconds, 1)),
+        )
 
 
 def _entry(row: Any) -> RoomEntry:

@@ -535,6 +535,7 @@ class EventRow(SQLModel, table=True):
     __table_args__ = (
         Index("event_unplaced", "number", postgresql_where=text("position IS NULL")),
         Index("event_position", "position", unique=True, postgresql_where=text("position IS NOT NULL")),
+        Index("event_changes", "media_id", "created_at", postgresql_where=text("type IN ('attached','changed')")),
     )
 
     number: int = Field(sa_column=Column(BigInteger, Identity(), primary_key=True))
