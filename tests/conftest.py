@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays. Otherwise it is looked through again and again, a fifth of our own time."""
+    """What was imported and collected stays, so the collector of garbage need not look through it again and again."""
     gc.collect()
     gc.freeze()
 

@@ -1,8 +1,8 @@
 """Programs of ours as processes that need not import their modules first, which takes seconds on a busy machine.
 
-Tests start the operator again and again. One process, the standard library's fork server, imports it once and forks one
-process for each start. From `main` on that one is as any other: with an environment, a log, signals and an exit status
-of its own. What comes before `main` is tested where the programs are started as in their images: on kind, and in
+Tests start the api and the operator again and again. One process, the standard library's fork server, imports them once
+and forks one process for each start. From `main` on that one is as any other: with an environment, a log, signals and
+an exit status of its own. What comes before `main` is tested where programs start as in their images: on kind, and in
 `test_packages.py`.
 """
 
@@ -15,10 +15,11 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+API = "media_api.__main__"
 OPERATOR = "media_operator.main"
 _SERVER = multiprocessing.get_context("forkserver")
 # A forked process imports the main module of the one that asks, which is pytest where it runs without others.
-_SERVER.set_forkserver_preload([OPERATOR, "pytest"])
+_SERVER.set_forkserver_preload([API, OPERATOR, "pytest"])
 
 
 class Program:
