@@ -17,7 +17,7 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from media_api.body import ClientGone
+from media_api.body import ClientGone, disconnected
 from media_core import media_types
 from media_core.access import Item
 from media_core.errors import Refused
@@ -246,7 +246,7 @@ class _Streamed(Response):
         self._first, self._rest = first, rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             async with aclosing(self._rest):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -263,8 +263,3 @@ class _Streamed(Response):
     async def _send(send: Send, chunk: Chunk) -> None:
         async with asyncio.timeout(STALLED_SECONDS):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -68,6 +68,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "scan_pending": ProblemType(425, "Not scanned yet"),
         "thumbnail_pending": ProblemType(425, "Thumbnail not made yet"),
         "transcription_limit_exceeded": ProblemType(429, "Transcription limit reached"),
+        "too_many_changes": ProblemType(429, "Too many changes of a file"),
         "too_many_jobs": ProblemType(429, "Too many jobs"),
         "too_many_uploads": ProblemType(429, "Too many uploads under way"),
         "headers_too_large": ProblemType(431, "Request headers too large"),

@@ -172,7 +172,7 @@ class RoomFileRow(SQLModel, table=True):
     __table_args__ = (
         Index("room_file_newest", "room_id", "added_at", "media_id"),
         Index("room_file_newest_of", "room_id", "category", "added_at", "media_id"),
-        Index("room_file_media", "media_id"),
+        Index("room_file_of_media", "media_id", "room_id"),
     )
 
     room_id: str = Field(primary_key=True, sa_type=Text)
@@ -538,6 +538,7 @@ class EventRow(SQLModel, table=True):
     __table_args__ = (
         Index("event_unplaced", "number", postgresql_where=text("position IS NULL")),
         Index("event_position", "position", unique=True, postgresql_where=text("position IS NOT NULL")),
+        Index("event_changes", "media_id", "created_at", postgresql_where=text("type IN ('attached','changed')")),
     )
 
     number: int = Field(sa_column=Column(BigInteger, Identity(), primary_key=True))

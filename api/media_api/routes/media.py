@@ -174,7 +174,7 @@ async def download_thumbnail(
     "/v1/media/{media_id}",
     openapi_extra=json_request(Change),
     responses=problems.described(
-        "not_yours", "not_found", "unsupported_media_type", "invalid_request", "request_timeout"
+        "not_yours", "not_found", "unsupported_media_type", "invalid_request", "request_timeout", "too_many_changes"
     ),
     response_model_exclude_unset=True,
 )
