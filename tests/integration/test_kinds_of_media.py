@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from media_core.contents import Facts
-from media_core.decoding import BytesSource, DecodingPool, MediaFacts
+from media_core.decoding import BytesSource, DecodingPool, MediaFacts, audiovisual
 from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
 from media_core.sniffing import HEAD, sniff
@@ -376,3 +377,103 @@ async def test_a_stream_that_was_recorded_has_the_length_that_came(decoding_pool
     at = data.index(b"duration") + 9
     data = data[:at] + struct.pack(">d", said) + data[at + 8 :]
     assert (await looked_at(decoding_pool, data, "a.flv")).duration == pytest.approx(3, abs=0.2)
+
+
+def with_its_index_first(mp4: bytes) -> bytes:
+    """As for the web: `moov` before `mdat`."""
+    boxes, at = [], 0
+    while at < len(mp4):
+        size = int.from_bytes(mp4[at : at + 4])
+        boxes.append(mp4[at : at + size])
+        at += size
+    index = bytearray(next(box for box in boxes if box[4:8] == b"moov"))
+    for found in re.finditer(b"stco", bytes(index)):
+        at = found.start()
+        for place in range(at + 12, at + 12 + 4 * int.from_bytes(index[at + 8 : at + 12]), 4):
+            index[place : place + 4] = struct.pack(">I", int.from_bytes(index[place : place + 4]) + len(index))
+    return b"".join((boxes[0], index, *(box for box in boxes[1:] if box[4:8] != b"moov")))
+
+
+CUT: dict[str, Callable[[], bytes]] = {
+    "a.flac": sound("flac", "flac"),
+    "a.aiff": sound("aiff", "pcm_s16be"),
+    "a.au": sound("au", "pcm_s16be"),
+    "a.wav": sound("wav", "pcm_s16le"),
+    "a telephone's.wav": sound("wav", "adpcm_ms"),
+    "a.wv": sound("wv", "wavpack"),
+    "a.mka": sound("matroska", "flac"),
+    "a.webm": sound("webm", "libopus"),
+    "a.m4a": lambda: with_its_index_first(sound("mp4", "aac")()),
+    "a.mp4": lambda: with_its_index_first(media.film(3)),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+async def test_a_recording_that_was_cut_is_as_long_as_what_is_there(decoding_pool: DecodingPool, name: str) -> None:
+    whole = CUT[name]()
+    assert (await looked_at(decoding_pool, whole, name)).duration == pytest.approx(3, abs=0.1)
+    cut = whole[: len(whole) * 6 // 10]
+    duration = (await looked_at(decoding_pool, cut, name)).duration
+    heard = len(await decoding_pool.run("audio_window", BytesSource(cut), start=0.0, seconds=10.0)) / 32_000
+    assert duration == pytest.approx(heard, abs=0.15)
+    assert duration < 2.5
+
+
+LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")
+
+
+@pytest.mark.parametrize("container", ["caf", "mov", "wav", "matroska"])
+async def test_loudspeakers_in_any_order_are_heard(decoding_pool: DecodingPool, container: str) -> None:
+    codec = "pcm_s16be" if container == "caf" else "pcm_s16le"
+    for layout in LAYOUTS:
+        file = io.BytesIO()
+        with av.open(file, "w", format=container) as output:
+            stream = output.add_stream(codec, rate=16_000, layout=layout)
+            channels = stream.codec_context.channels
+            frame = av.AudioFrame("s16", layout, 16_000)
+            frame.planes[0].update(np.repeat(np.frombuffer(media.tone([300]), np.int16), channels).tobytes())
+            frame.sample_rate, frame.pts = 16_000, 0
+            output.mux(stream.encode(frame))
+        source = BytesSource(file.getvalue())
+        probed: MediaFacts = await decoding_pool.run("probe", source)
+        assert (probed.duration, [track.channels for track in probed.tracks]) == (
+            pytest.approx(1, abs=0.01),
+            [channels],
+        )
+        pcm = np.frombuffer(await decoding_pool.run("audio_window", source, start=0.0, seconds=1.0), np.int16)
+        assert np.abs(np.fft.rfft(pcm)).argmax() == 300
+        alone = await decoding_pool.run("audio_window", source, start=0.0, seconds=1.0, channel=channels)
+        assert np.abs(np.fft.rfft(np.frombuffer(alone, np.int16))).argmax() == 300
+
+
+def stuffed_ts(**options: str) -> bytes:
+    """34 MiB: a film of 3 s with stuffing between its packets (ISO 13818-1, 2.4.3)."""
+    film, length = media.film(3, container="mpegts", **options), 192 if options else 188
+    packets = [film[at : at + length] for at in range(0, len(film), length)]
+    stuffing = bytes(length - 188) + b"\x47\x1f\xff\x10" + b"\xff" * 184
+    return (stuffing * (1 + (34 << 20) // length // len(packets))).join(packets)
+
+
+def stuffed_vob() -> bytes:
+    packs = re.split(b"(?=\0\0\1\xba)", spoken_film("vob"))[1:]
+    stuffing = b"\0\0\1\xbe" + struct.pack(">H", 65_000) + b"\xff" * 65_000
+    return (stuffing * (1 + (34 << 20) // 65_000 // len(packs))).join(packs)
+
+
+LARGE: dict[str, Callable[[], bytes]] = {
+    "a camera's.ts": stuffed_ts,
+    "a camera's.mts": lambda: stuffed_ts(mpegts_m2ts_mode="1"),
+    "a DVD's.vob": stuffed_vob,
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_large_films_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
+    part = LARGE[name]()
+    assert not audiovisual._clock_begins_again(io.BytesIO(part))
+    source = BytesSource(2 * part)
+    assert source.size > audiovisual.MOST_BYTES_COUNTED
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    assert (probed.duration, probed.begins_again) == (None, True)
+    pcm = await decoding_pool.run("audio_window", source, start=4.25, seconds=0.6, begins_again=True)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(400, abs=6)

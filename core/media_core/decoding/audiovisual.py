@@ -149,12 +149,30 @@ _OGG_BEGINS = b"OggS\0\2"
 BACK = 1.0
 """Seconds. A timestamp that is so far behind the end of the packets before it begins another part."""
 
+_BY_ITS_HEADER = frozenset(("flac", "aiff", "au", "wv", "wav", "w64"))
+"""Formats of sound alone whose header says how long the whole is, also where the end is missing."""
+
+_BY_ITS_INDEX = ("mov,", "tta", "ape", "avi")
+"""The same, of which an index at the start, or at the very end, says where each packet is."""
+
+ENDS = 1.0
+"""Seconds before its end from which on packets are looked for."""
+
+POSITIONS = 48
+"""At so many places of a large file the clock is read, to see whether it begins again."""
+
+MOST_OF_A_CLOCK = 2**33
+_CLOCK = 90_000
+"""Hertz, and the value at which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
+
 _WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd"))
 """Formats that are nothing but frames: no header says how many."""
 _UNSEEKABLE_IN_WAV = frozenset(("flac", "adpcm_swf", "adpcm_yamaha", "amrnb"))
 """Codecs without a constant bit rate, by which a seek in a WAV would go, or whose blocks need those before them. They
 are decoded from the start."""
 _LANGUAGE = re.compile("[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,3}")
+_OF_CHANNELS = re.compile(r"([0-9]+) channels \(.*", re.DOTALL)
+"""FFmpeg's name of a layout that has no name."""
 _ALONG = {
     (False, False): None,
     (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
@@ -199,6 +217,7 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         duration = None if _is_estimated(container, file) else _duration(container)
         may_be_joined = container.format.name in _JOINED or _is_ogg_of_several(container, file)
         heard, size = _tried(container, picture)
+        is_cut = duration is not None and _is_cut(container, file, duration)
         facts = {
             "container": container.format.name,
             "width": size and size[0],
@@ -208,8 +227,14 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
             "has_picture": picture is not None,
             "tracks": [_described(stream, decodes=stream.index in heard) for stream in _sounds(container)],
         }
+    if is_cut:
+        duration = None
     begins_again = False
-    if (duration is None or may_be_joined) and _size(file) <= MOST_BYTES_COUNTED:
+    if may_be_joined and _size(file) > MOST_BYTES_COUNTED:
+        begins_again = facts["container"] == "ogg" or _clock_begins_again(file)
+        if begins_again:
+            duration = None
+    elif (duration is None or may_be_joined) and _size(file) <= MOST_BYTES_COUNTED:
         file.seek(0)
         with _opened(file) as container:
             counted, begins_again = _counted_duration(container)
@@ -326,7 +351,7 @@ def _opened(file: IO[bytes]) -> InputContainer:
         "max_streams": str(MOST_STREAMS),
     }
     try:
-        return av.open(
+        container = av.open(
             file,
             mode="r",
             options={"max_pixels": str(MOST_PIXELS)},
@@ -336,6 +361,21 @@ def _opened(file: IO[bytes]) -> InputContainer:
         )
     except av.error.ArgumentError as error:
         raise CannotDecode("unsupported", "not audio or video in a format that is decoded here") from error
+    for stream in container.streams.audio:
+        _keep_no_order(stream)
+    return container
+
+
+def _keep_no_order(stream: AudioStream) -> None:
+    """Forgets which loudspeaker each channel is for, where they stand in an order of the file's own.
+
+    PyAV shares the memory of such a layout with FFmpeg, and both give it back: the process ends. So the layout is asked
+    for once, and replaced before PyAV gives it back.
+    """
+    context = stream.codec_context
+    layout = None if context is None else context.layout
+    if layout is not None and (found := _OF_CHANNELS.fullmatch(layout.name)):
+        context.layout = f"{found[1]} channels"
 
 
 def _films(container: InputContainer) -> Iterator[VideoStream]:
@@ -671,7 +711,7 @@ def _origin(container: InputContainer) -> float:
 
 def _seek(container: InputContainer, seconds: float) -> None:
     """Seeks to the last keyframe before `seconds`. If the container cannot seek, its position stays."""
-    with contextlib.suppress(av.error.PermissionError, av.error.InvalidDataError, av.error.OSError):
+    with contextlib.suppress(av.error.PermissionError, av.error.InvalidDataError, av.error.OSError, av.error.EOFError):
         container.seek(round((_origin(container) + seconds) * _MICROSECONDS))
 
 
@@ -757,6 +797,85 @@ def _is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
             return any((s.codec_context is None or _varies(s.codec_context.name)) for s in container.streams.audio)
         case name:
             return name in _WITHOUT_A_DURATION
+
+
+def _is_cut(container: InputContainer, file: IO[bytes], duration: float) -> bool:
+    """Whether the end of a recording is missing, so that it is shorter than its header says."""
+    name, size = container.format.name, _size(file)
+    if name.startswith("matroska"):
+        return _end_of_segment(file) > size
+    if name.startswith(_BY_ITS_INDEX):
+        lasts = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
+        return any(last.pos + last.size > size for last in lasts)
+    if name not in _BY_ITS_HEADER or (name in ("wav", "w64") and not _is_coded(container)):
+        return False  # of PCM in a WAV FFmpeg counts the bytes that are there
+    _seek(container, max(duration - ENDS, 0.0))
+    ends = [
+        float((packet.pts + (packet.duration or 0)) * packet.time_base)
+        for packet in _until_broken(container, container.streams.audio[0] if container.streams.audio else None)
+        if packet.pts is not None and packet.time_base is not None
+    ]
+    return max(ends, default=0.0) - _origin(container) < duration - MOST_AMISS
+
+
+def _is_coded(container: InputContainer) -> bool:
+    return any(s.codec_context is None or not s.codec_context.name.startswith("pcm_") for s in container.streams.audio)
+
+
+def _end_of_segment(file: IO[bytes]) -> int:
+    """Where a Matroska's segment ends by its header, in bytes of the file; 0: it does not say (RFC 8794, 4 and 6.2)."""
+    head = _at(file, 0, 4096)
+    at = head.find(b"\x18\x53\x80\x67") + 4
+    if at < 4 or at >= len(head) or not head[at]:
+        return 0
+    length = 9 - head[at].bit_length()
+    bits = 7 * length
+    said = int.from_bytes(head[at : at + length]) & ((1 << bits) - 1)
+    return 0 if said == (1 << bits) - 1 else at + length + said
+
+
+def _clock_begins_again(file: IO[bytes]) -> bool:
+    """Whether the clock of a large MPEG stream goes back on the way, by its readings at POSITIONS places.
+
+    It also begins again by itself after 26.5 hours, which does not count.
+    """
+    size, last = _size(file), None
+    for place in range(POSITIONS):
+        now = _clock(_at(file, size * place // POSITIONS, BLOCK))
+        if now is None:
+            continue
+        if last is not None and last - MOST_OF_A_CLOCK // 2 < now < last - BACK * _CLOCK:
+            return True
+        last = now
+    return False
+
+
+def _clock(data: bytes) -> int | None:
+    """The first reading of a transport stream's clock (PCR) or of a program stream's (SCR) in these bytes."""
+    found = data.find(b"\0\0\1\xba")
+    if 0 <= found < len(data) - 10 and data[found + 4] >> 6 == 1:  # ISO 13818-1, 2.5.3.3
+        bits = int.from_bytes(data[found + 4 : found + 10])
+        return (bits >> 43 & 7) << 30 | (bits >> 27 & 0x7FFF) << 15 | bits >> 11 & 0x7FFF
+    for length in (188, 192):
+        start = next(
+            (
+                at
+                for at in range(length)
+                if len(data) > 8 * length and set(data[at : at + 8 * length : length]) == {0x47}
+            ),
+            None,
+        )
+        if start is None:
+            continue
+        clocks: dict[int, int] = {}
+        for at in range(start, len(data) - 12, length):
+            # An adaptation field of 7 bytes or more that has the flag of a clock (2.4.3.4).
+            if data[at] == 0x47 and data[at + 3] & 0x20 and data[at + 4] >= 7 and data[at + 5] & 0x10:
+                pid = int.from_bytes(data[at + 1 : at + 3]) & 0x1FFF
+                clocks.setdefault(pid, int.from_bytes(data[at + 6 : at + 11]) >> 7)
+        if clocks:
+            return clocks[min(clocks)]
+    return None
 
 
 def _varies(codec: str) -> bool:
