@@ -60,6 +60,8 @@ schemathesis.openapi.media_type("application/offset+octet-stream", st.binary(max
 
 
 @schemathesis.check
-def the_token_is_taken(_context: schemathesis.CheckContext, response: schemathesis.Response, _: schemathesis.Case) -> None:
+def the_token_is_taken(
+    _context: schemathesis.CheckContext, response: schemathesis.Response, _case: schemathesis.Case
+) -> None:
     sent = response.request.headers.get("Authorization")
     assert response.status_code != 401 or sent != f"Bearer {os.environ['MEDIA_TOKEN']}"
