@@ -47,6 +47,8 @@ class Item:
     thumbnail_sha256: str | None
     details: Mapping[str, Any]
     """See `contents.Facts`."""
+    lost: bool
+    """Somebody has noted that the store has lost its object. It may be there again."""
     rooms: tuple[str, ...]
     """Those that the caller may know of for whom it was loaded."""
     labels: Mapping[str, str] = field(default_factory=dict)

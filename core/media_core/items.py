@@ -11,10 +11,10 @@ MOST_ROOMS: Final = 100
 _FACTS: Final = """
     media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
     blob.size, blob.mime_type, blob.width, blob.height, blob.duration, blob.scan_status, blob.scan_detail,
-    blob.thumbnail_status, blob.thumbnail_sha256, blob.details,
+    blob.thumbnail_status, blob.thumbnail_sha256, blob.details, blob.lost_at IS NOT NULL AS lost,
     (SELECT jsonb_object_agg(key, value) FROM label WHERE label.media_id = media.media_id) AS labels
 """
-_COLUMNS: Final = 18
+_COLUMNS: Final = 19
 
 
 def item_columns(caller: Claims, *, most_rooms: int | None = None) -> LiteralString:

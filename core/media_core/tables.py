@@ -65,6 +65,7 @@ class BlobRow(SQLModel, table=True):
             "scan_detail",
             postgresql_where=text("scan_status = 'infected' AND doomed_at IS NOT NULL"),
         ),
+        Index("blob_lost", "sha256", postgresql_where=text("lost_at IS NOT NULL")),
     )
 
     sha256: str = Field(primary_key=True, sa_type=Text)
@@ -90,6 +91,8 @@ class BlobRow(SQLModel, table=True):
     removing_until: datetime | None = Field(sa_column=_time(nullable=True))
     """End of the claim of somebody who removes its objects now."""
     created_at: datetime = Field(sa_column=_time(default_now=True))
+    lost_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """When somebody first noticed that the store has lost its object. Null: it is there, as far as is known."""
 
 
 class MediaRow(SQLModel, table=True):
