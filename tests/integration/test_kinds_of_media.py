@@ -419,6 +419,14 @@ async def test_a_recording_that_was_cut_is_as_long_as_what_is_there(decoding_poo
     assert duration < 2.5
 
 
+async def test_a_sound_without_timestamps_is_heard_from_its_middle(decoding_pool: DecodingPool) -> None:
+    for container in ("wav", "w64"):
+        source = BytesSource(sound(container, "adpcm_swf", 44_100)())
+        pcm = await decoding_pool.run("audio_window", source, start=1.1, seconds=10.0)
+        assert len(pcm) / 32_000 == pytest.approx(1.9, abs=0.1)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)[:12_800])).argmax() / 0.8 == pytest.approx(400, abs=4)
+
+
 LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")
 
 
