@@ -4,6 +4,7 @@
 they share servers. So do all tests on kind, which share its one cluster.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(_tier(item.keywords, item.nodeid)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays, so the collector of garbage need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

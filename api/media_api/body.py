@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from fastapi import Request
+from starlette.types import Receive
 
 from media_core.errors import Refused
 
@@ -13,7 +14,7 @@ SLOWEST_BYTES_A_SECOND: Final = 1024
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its request was complete, so no answer is sent."""
+    """The client closed the connection before it had its answer, so none is sent."""
 
 
 def media_type_of(request: Request) -> str:
@@ -41,6 +42,12 @@ async def chunks(request: Request, idle_seconds: float) -> AsyncGenerator[bytes]
         more = message.get("more_body", False)
         if message.get("body"):
             yield message.pop("body")
+
+
+async def disconnected(receive: Receive) -> None:
+    """Waits until the client closes the connection, once its body has been read; or until it has its answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _too_slow(left: float, idle_seconds: float) -> str:

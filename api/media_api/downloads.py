@@ -8,19 +8,19 @@ WSGI server: 35 modules and 3.4 MB.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Protocol, cast
 from urllib.parse import quote
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from media_api.body import ClientGone
+from media_api.body import ClientGone, disconnected
 from media_core import media_types
 from media_core.access import Item
-from media_core.errors import Refused, not_found
+from media_core.errors import Refused
 from media_core.store import Chunk, ObjectMissing
 
 CORP: Final = "Cross-Origin-Resource-Policy"
@@ -167,23 +167,41 @@ class Representation:
     disposition: str
 
 
-Stream = Callable[[int, int], AsyncIterator[Chunk]]
-"""From an offset and a length, the bytes. Raises ObjectMissing before the first."""
+class Readable(Protocol):
+    """Where the bytes of a representation come from."""
+
+    async def require(self) -> None:
+        """Raises if they are known to be missing."""
+
+    def stream(self, start: int, length: int) -> AsyncIterator[Chunk]:
+        """`length` bytes from `start`. Raises ObjectMissing before the first."""
+
+    async def missed(self) -> Exception:
+        """What to raise after ObjectMissing."""
 
 
-def slices_of(data: bytes) -> Stream:
-    async def stream(start: int, length: int) -> AsyncIterator[Chunk]:
-        yield data[start : start + length]
+@dataclass(frozen=True)
+class Whole:
+    """A Readable of bytes in memory."""
 
-    return stream
+    data: bytes
+
+    async def require(self) -> None:
+        pass
+
+    async def stream(self, start: int, length: int) -> AsyncIterator[Chunk]:
+        yield self.data[start : start + length]
+
+    async def missed(self) -> Exception:
+        raise AssertionError
 
 
 async def respond(
-    request: Request, content: Representation, stream: Stream, *, safety: Mapping[str, str] = SAFETY_HEADERS
+    request: Request, content: Representation, source: Readable, *, safety: Mapping[str, str] = SAFETY_HEADERS
 ) -> Response:
     """The answer to the request's method, conditions and range.
 
-    Raises Refused `range_not_satisfiable`, and `not_found` if the object is gone; both before anything is sent.
+    Raises Refused `range_not_satisfiable`, and as `source` says if the bytes are missing; both before anything is sent.
     """
     headers = {
         "ETag": content.etag,
@@ -192,6 +210,7 @@ async def respond(
     }
     if not_modified(request.headers.get("if-none-match"), content.etag):
         return Response(status_code=304, headers=headers)
+    await source.require()
     wanted = None
     if request.method == "GET" and range_still_holds(request.headers.get("if-range"), content.etag):
         wanted = byte_range(request.headers.get("range"), content.size)
@@ -207,11 +226,13 @@ async def respond(
     if wanted is not None:
         headers["Content-Range"] = wanted.content_range
     # The first chunk is read before the status is sent, so that a missing object or an outage gets its own status.
-    chunks = cast("AsyncGenerator[Chunk, None]", stream(sent.start, sent.length))  # both kinds of stream are generators
+    chunks = cast(
+        "AsyncGenerator[Chunk, None]", source.stream(sent.start, sent.length)
+    )  # both kinds of stream are generators
     try:
         first = await anext(chunks)
     except ObjectMissing:
-        raise not_found() from None
+        raise await source.missed() from None
     return _Streamed(first, chunks, 200 if wanted is None else 206, headers)
 
 
@@ -225,7 +246,7 @@ class _Streamed(Response):
         self._first, self._rest = first, rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             async with aclosing(self._rest):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -242,8 +263,3 @@ class _Streamed(Response):
     async def _send(send: Send, chunk: Chunk) -> None:
         async with asyncio.timeout(STALLED_SECONDS):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from media_api.identifiers import LABEL_KEY, checked_label
 from media_core import events, ids, library
 from media_core.access import Item, rooms_for
+from media_core.items import MOST_ROOMS
 from media_core.job_kinds import JOB_KINDS, KINDS
 from media_core.jobs import Job as CoreJob
 from media_core.search import Hit
@@ -22,6 +23,12 @@ JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _MEDIA_ID = "med-01JD0Z3V5QH7W8K2M4N6P8R0T2"
 _JOB_ID = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
+
+_MORE_ROOMS: Any = Field(
+    False,
+    description=f"`rooms` has the first {MOST_ROOMS} only, as in lists of your files and of hits; "
+    "absent where it has all, as in `info`.",
+)
 
 
 class Data(BaseModel, Generic[T]):
@@ -78,7 +85,7 @@ class UploadProgress(BaseModel):
 
 
 class MediaInfo(Media):
-    """All metadata of one file. `thumbhash` and `labels` are there only where the file has them."""
+    """All metadata of one file. `thumbhash`, `labels` and `more_rooms` are there only where the file has them."""
 
     # Any other file is answered with the published fields alone (`response_model_exclude_unset`).
     filename: str = Field(examples=["photo.jpg"])
@@ -98,6 +105,7 @@ class MediaInfo(Media):
         description="What its uploader noted of it; absent where there is nothing.",
         examples=[{"project": "atlas"}],
     )
+    more_rooms: bool = _MORE_ROOMS
 
     @classmethod
     def fields_of(cls, item: Item, caller: Claims) -> dict[str, Any]:
@@ -118,6 +126,7 @@ class MediaInfo(Media):
             "rooms": rooms_for(caller, item.rooms),
             **({"thumbhash": item.details["thumbhash"]} if item.details.get("thumbhash") else {}),
             **({"labels": dict(item.labels)} if item.labels else {}),
+            **({"more_rooms": True} if item.more_rooms else {}),
         }
 
     @classmethod
@@ -415,6 +424,7 @@ class SearchHit(BaseModel):
     speaker: str | None = Field(description="With `channels=split` only.", examples=[None])
     rank: float = Field(description="Higher is better, within a part of the list.", examples=[0.1])
     snippet: list[SnippetPart] = Field(description="The text around the first mark; joined, the parts are the text.")
+    more_rooms: bool = _MORE_ROOMS
 
     @classmethod
     def of(cls, hit: Hit, caller: Claims) -> "SearchHit":
@@ -433,6 +443,7 @@ class SearchHit(BaseModel):
             speaker=hit.spot.speaker,
             rank=hit.rank,
             snippet=[SnippetPart(text=part.text, marked=part.marked) for part in hit.spot.snippet],
+            **({"more_rooms": True} if hit.item.more_rooms else {}),
         )
 
 

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from media_api.methods import allowed
-from media_core.errors import Refused, Unavailable
+from media_core.errors import Lost, Refused, Unavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:media-platform:problem:"
@@ -68,11 +68,13 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "scan_pending": ProblemType(425, "Not scanned yet"),
         "thumbnail_pending": ProblemType(425, "Thumbnail not made yet"),
         "transcription_limit_exceeded": ProblemType(429, "Transcription limit reached"),
+        "too_many_changes": ProblemType(429, "Too many changes of a file"),
         "too_many_jobs": ProblemType(429, "Too many jobs"),
         "too_many_uploads": ProblemType(429, "Too many uploads under way"),
         "headers_too_large": ProblemType(431, "Request headers too large"),
         "checksum_mismatch": ProblemType(460, "Checksum does not match"),
         "internal_error": ProblemType(500, "Internal error"),
+        "file_lost": ProblemType(503, "File lost by the object store"),
         "suspended": ProblemType(503, "Tenant suspended"),
         "unavailable": ProblemType(503, "Temporarily unavailable"),
     }
@@ -143,6 +145,11 @@ async def _unavailable(_request: Request, error: Exception) -> Response:
     )
 
 
+async def _lost(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Lost)  # noqa: S101 (what it is registered for)
+    return response(error.code, error.detail)
+
+
 async def _invalid(_request: Request, error: Exception) -> Response:
     """One sentence for each wrong parameter. What the client sent is not repeated."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 (what it is registered for)
@@ -180,6 +187,7 @@ def method_not_allowed(request: Request) -> Response:
 
 _HANDLERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
     Refused: _refused,
+    Lost: _lost,
     Unavailable: _unavailable,
     RequestValidationError: _invalid,
     HTTPException: _http,

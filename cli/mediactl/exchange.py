@@ -195,7 +195,8 @@ class Exchange:
     @staticmethod
     def _pause(problem: Problem, tries: int) -> float | None:
         # A tenant stays suspended until somebody edits it. Waiting would only hide the reason.
-        if problem.status not in {425, 429, 503} or problem.code == "suspended":
+        # So does a file that the store has lost, until somebody brings its bytes.
+        if problem.status not in {425, 429, 503} or problem.code in ("suspended", "file_lost"):
             return None
         return max(problem.retry_after, 0.1) if problem.retry_after is not None else float(min(2**tries, 16))
 

@@ -123,7 +123,7 @@ class Media(TypedDict):
 
 
 class MediaInfo(TypedDict):
-    """All metadata of one file. `thumbhash` and `labels` are there only where the file has them."""
+    """All metadata of one file. `thumbhash`, `labels` and `more_rooms` are there only where the file has them."""
 
     media_id: str
     sha256: str
@@ -153,6 +153,8 @@ class MediaInfo(TypedDict):
     """ThumbHash in base64, a blurred picture to show until the thumbnail has come; absent where there is none."""
     labels: NotRequired[dict[str, str]]
     """What its uploader noted of it; absent where there is nothing."""
+    more_rooms: NotRequired[bool]
+    """`rooms` has the first 100 only, as in lists of your files and of hits; absent where it has all, as in `info`."""
 
 
 class RoomFile(TypedDict):
@@ -186,6 +188,8 @@ class RoomFile(TypedDict):
     """ThumbHash in base64, a blurred picture to show until the thumbnail has come; absent where there is none."""
     labels: NotRequired[dict[str, str]]
     """What its uploader noted of it; absent where there is nothing."""
+    more_rooms: NotRequired[bool]
+    """`rooms` has the first 100 only, as in lists of your files and of hits; absent where it has all, as in `info`."""
     added_by: str
     added_at: str
 
@@ -216,6 +220,8 @@ class SearchHit(TypedDict):
     """Higher is better, within a part of the list."""
     snippet: list["SnippetPart"]
     """The text around the first mark; joined, the parts are the text."""
+    more_rooms: NotRequired[bool]
+    """`rooms` has the first 100 only, as in lists of your files and of hits; absent where it has all, as in `info`."""
 
 
 class Segment(TypedDict):

@@ -47,8 +47,13 @@ class Item:
     thumbnail_sha256: str | None
     details: Mapping[str, Any]
     """See `contents.Facts`."""
+    lost: bool
+    """Somebody has noted that the store has lost its object. It may be there again."""
     rooms: tuple[str, ...]
+    """Those that the caller may know of for whom it was loaded."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    more_rooms: bool = False
+    """`rooms` has the first of them only (`items.MOST_ROOMS`)."""
 
 
 Check = Callable[[Claims, Item, Policy, Purpose], Refused | None]
@@ -172,13 +177,14 @@ def require_by_url(item: Item | None, policy: Policy) -> Item:
     if item is None:
         raise not_found()
     for check in CHAIN:
-        objection = None if check is _visible else check(_WHOEVER, item, policy, "share")
+        objection = None if check is _visible else check(WHOEVER, item, policy, "share")
         if objection is not None:
             raise objection
     return item
 
 
-_WHOEVER = Claims("", frozenset(), frozenset(), datetime.min)
+WHOEVER = Claims("", frozenset(), frozenset(), datetime.min)
+"""Whoever has a URL that was signed. He knows of no room."""
 
 
 def shows(caller: Claims, item: Item, policy: Policy) -> bool:

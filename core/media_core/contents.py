@@ -25,6 +25,9 @@ transaction or connection is held while the object store works. The statements k
    last and is held shortest. Several rows of one kind are locked in the order of their keys.
 5. Content that was open before (clean, unscannable) and is found infected can be recalled: its objects stay for the
    recall time, and longer while its signature is suspicious, which means that it finds more than a few such contents.
+6. A store can lose an object. Whoever meets that notes it in the row (`lost_at`); rule 1 then says: a row without its
+   object is lost, as soon as somebody has looked. Nothing is deleted for it. An upload of the same bytes puts them
+   again, and `commit` ends the loss; so does whoever finds the object.
 """
 
 import asyncio
@@ -40,7 +43,7 @@ import psycopg
 import structlog
 
 from media_core.database import Database
-from media_core.errors import Refused, Unavailable
+from media_core.errors import Lost, Refused, Unavailable, not_found
 from media_core.folding import folded
 from media_core.ids import new_job_id, new_ulid
 from media_core.object_keys import content_key, thumbnail_key
@@ -68,6 +71,16 @@ class Again(Exception):
 class KeyReused(Exception):
     """The Idempotency-Key was used for another request."""
 
+
+_NOTE_LOSS: Final = """
+WITH noted AS (
+    UPDATE blob SET lost_at = now()
+    WHERE sha256 = %(sha256)s AND lost_at IS NULL AND doomed_at IS NULL AND scan_status <> 'infected' RETURNING sha256
+)
+SELECT sha256, size, EXISTS (SELECT FROM noted) AS is_new FROM blob
+WHERE sha256 = %(sha256)s AND doomed_at IS NULL AND scan_status <> 'infected'
+"""
+_END_LOSS: Final = "UPDATE blob SET lost_at = NULL WHERE sha256 = %s AND lost_at IS NOT NULL"
 
 _ERRORS: Final = {"MC001": Infected, "MC002": Again, "MC003": KeyReused}
 
@@ -202,6 +215,42 @@ class Contents:
         if row.state == "new":
             self.database.announce()
         return Committed(row.answer, replayed=row.state == "replayed", is_new=row.state == "new")
+
+    # -- objects that the store has lost ---------------------------------------------------------------------------
+
+    async def missed(self, sha256: str) -> Exception:
+        """What to raise when the store has said that it has no object of this content.
+
+        Lost: a row that stands names the object. That is noted, durably. Refused `not_found`: the content was deleted
+        meanwhile. Unavailable: the store says now that it has the object; also if store or database is away.
+        """
+        rows = await self.database.call(_NOTE_LOSS, {"sha256": sha256})
+        if not rows:
+            return not_found()
+        # Looked for again after the note: it may have been put between the look before and the note.
+        if await self.is_there(sha256):
+            return Unavailable("object store", "it said that this object is missing, and has it")
+        if rows[0].is_new:
+            _log.error("object_lost", sha256=sha256, size=rows[0].size, to="see the runbook, Lost objects")
+        return Lost()
+
+    async def is_there(self, sha256: str) -> bool:
+        """Whether the store has the object. If so, it is lost no more."""
+        if await self.store.head(content_key(self.tenant_id, sha256)) is None:
+            return False
+        await self._call(_END_LOSS, sha256)
+        return True
+
+    async def thumbnail_missed(self, sha256: str) -> Exception | None:
+        """As `missed`, for a thumbnail. None: the store has the content, so a worker makes the thumbnail again."""
+        if not await self.is_there(sha256):
+            return await self.missed(sha256)
+        (row,) = await self._call("SELECT content_thumbnail_missing(%s,%s) AS pending", sha256, new_job_id())
+        if not row.pending:
+            return not_found()
+        _log.warning("thumbnail_lost", sha256=sha256)
+        self.database.announce()
+        return None
 
     # -- deleting and removing -------------------------------------------------------------------------------------
 
@@ -361,7 +410,7 @@ class Reservation:
         self.bytes = held
         self._contents = contents
         self._lifetime = lifetime
-        self._over_quota = over_quota
+        self.over_quota = over_quota
         """Granted however full the tenant is, and counted like any other: for the canary and what stands already."""
         self._moved_at = time.monotonic()
         self._open = held > 0
@@ -393,7 +442,7 @@ class Reservation:
             self._sha256,
             total,
             self._lifetime,
-            self._over_quota,
+            self.over_quota,
         )
         if not row.granted:
             raise await self._exceeded(total)
@@ -414,7 +463,7 @@ class Reservation:
                     sha256,
                     total,
                     self._lifetime,
-                    self._over_quota,
+                    self.over_quota,
                     item.media_id,
                     item.filename,
                     item.claimed_type,

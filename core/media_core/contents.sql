@@ -182,7 +182,7 @@ DECLARE
     given_back bigint := 0;
 BEGIN
     SELECT * INTO content FROM blob WHERE sha256 = _sha256;
-    IF FOUND AND content.scan_status <> 'infected' AND content.doomed_at IS NULL THEN
+    IF FOUND AND content.scan_status <> 'infected' AND content.doomed_at IS NULL AND content.lost_at IS NULL THEN
         IF _key IS NOT NULL THEN
             answer := content_take_key(_subject, _key, _fingerprint);
         END IF;
@@ -211,11 +211,12 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     IF _key IS NOT NULL THEN
         answer := content_earlier(_subject, _key, _fingerprint);
-        IF answer IS NOT NULL THEN
+        IF answer IS NOT NULL AND content.lost_at IS NULL THEN
             state := 'replayed';
             PERFORM content_release(_reservation);
             RETURN;
         END IF;
+        answer := NULL;  -- `content_commit` gives it, once the bytes are there again
     END IF;
     IF content.scan_status = 'infected' THEN
         RAISE EXCEPTION 'infected' USING ERRCODE = 'MC001';
@@ -230,11 +231,29 @@ BEGIN
         END IF;
         PERFORM content_end_reservations(_sha256);
     END IF;
-    IF content_reserve(_reservation, _sha256, _bytes, _lifetime, _over_quota) THEN
+    -- Bytes of lost content are counted already.
+    IF content_reserve(_reservation, _sha256, _bytes, _lifetime,
+        _over_quota OR (content.lost_at IS NOT NULL AND content.doomed_at IS NULL)) THEN
         state := 'reserved';
     ELSE
         state := 'full';
     END IF;
+END $$;
+
+-- To be called once the objects of lost content were put again, with its row locked: nothing is lost any more. Its
+-- thumbnail is the one that was put, or one that a worker is to make. Returns by how many bytes the content has grown.
+CREATE OR REPLACE FUNCTION content_restored(
+    _content blob, _thumbnail_status text, _thumbnail_sha256 text, _thumbnail_size bigint
+) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE blob SET lost_at = NULL WHERE sha256 = _content.sha256;
+    IF _thumbnail_status NOT IN ('ready', 'pending') THEN
+        RETURN 0;
+    END IF;
+    UPDATE blob SET thumbnail_status = _thumbnail_status, thumbnail_sha256 = _thumbnail_sha256,
+        thumbnail_size = _thumbnail_size
+    WHERE sha256 = _content.sha256;
+    RETURN _thumbnail_size - _content.thumbnail_size;
 END $$;
 
 -- After the object was put: writes the content's row, its item and its jobs. Raises MC001, MC002, MC003.
@@ -250,12 +269,21 @@ DECLARE
     reserved bigint;
     charge bigint := 0;
     is_new boolean;
+    was_lost boolean;
 BEGIN
     IF _key IS NOT NULL THEN
         answer := content_take_key(_subject, _key, _fingerprint);
         IF answer IS NOT NULL THEN
             state := 'replayed';
+            SELECT * INTO content FROM blob
+            WHERE sha256 = _sha256 AND lost_at IS NOT NULL AND doomed_at IS NULL AND scan_status <> 'infected'
+                AND _reservation IN (SELECT reservation_id FROM reservation WHERE sha256 = _sha256)
+            FOR NO KEY UPDATE;
+            IF FOUND THEN
+                charge := content_restored(content, _thumbnail_status, _thumbnail_sha256, _thumbnail_size);
+            END IF;
             PERFORM content_release(_reservation);
+            UPDATE usage SET stored_bytes = stored_bytes + charge WHERE charge <> 0;
             RETURN;
         END IF;
     END IF;
@@ -281,25 +309,30 @@ BEGIN
         UPDATE blob SET size = _size, mime_type = _mime_type, width = _width, height = _height, duration = _duration,
             details = _details, thumbnail_status = _thumbnail_status, thumbnail_sha256 = _thumbnail_sha256,
             thumbnail_size = _thumbnail_size, scan_status = 'pending', scan_detail = NULL, scan_engine = NULL,
-            scanned_at = NULL, doomed_at = NULL, remove_after = NULL, removing_until = NULL, created_at = now()
+            scanned_at = NULL, doomed_at = NULL, remove_after = NULL, removing_until = NULL, lost_at = NULL,
+            created_at = now()
         WHERE sha256 = _sha256 RETURNING * INTO content;
         is_new := true;
     END IF;
+    was_lost := content.lost_at IS NOT NULL;
     IF is_new THEN
         charge := _size + _thumbnail_size;
+    ELSIF was_lost THEN
+        charge := content_restored(content, _thumbnail_status, _thumbnail_sha256, _thumbnail_size);
+        SELECT * INTO content FROM blob WHERE sha256 = _sha256;
     END IF;
     -- A reservation that does not name the content has not prevented its removal.
     DELETE FROM reservation WHERE reservation_id = _reservation AND sha256 = _sha256 RETURNING bytes INTO reserved;
     IF reserved IS NULL OR reserved < charge THEN
         RAISE EXCEPTION 'again' USING ERRCODE = 'MC002';
     END IF;
-    IF is_new AND (SELECT scan_enabled FROM policy) THEN
+    IF (is_new OR (was_lost AND content.scan_status IN ('pending', 'error'))) AND (SELECT scan_enabled FROM policy) THEN
         INSERT INTO job (job_id, kind, priority, owner, dedupe_key, payload, request_id)
         VALUES (_scan_job, 'scan', _scan_priority, _scan_owner, _sha256, jsonb_build_object('sha256', _sha256),
             _request_id)
         ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING;
     END IF;
-    IF is_new AND _thumbnail_status = 'pending' THEN
+    IF (is_new OR was_lost) AND _thumbnail_status = 'pending' THEN
         INSERT INTO job (job_id, kind, dedupe_key, payload, request_id)
         VALUES (_thumbnail_job, 'thumbnail', _sha256, jsonb_build_object('sha256', _sha256), _request_id)
         ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING;
@@ -568,6 +601,26 @@ BEGIN
     UPDATE usage SET reserved_bytes = reserved_bytes - reserved,
         stored_bytes = stored_bytes + CASE WHEN made THEN _thumbnail_size ELSE 0 END;
     RETURN made;
+END $$;
+
+-- A thumbnail whose object is missing, while the content's is there, is made again. False: the content has none to be
+-- made by now, or is gone.
+CREATE OR REPLACE FUNCTION content_thumbnail_missing(_sha256 text, _thumbnail_job text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    content blob;
+BEGIN
+    SELECT * INTO content FROM blob
+    WHERE sha256 = _sha256 AND doomed_at IS NULL AND scan_status <> 'infected' FOR NO KEY UPDATE;
+    IF content.thumbnail_status IS DISTINCT FROM 'ready' THEN
+        RETURN coalesce(content.thumbnail_status = 'pending', false);  -- somebody else has met it, too
+    END IF;
+    UPDATE blob SET thumbnail_status = 'pending', thumbnail_sha256 = NULL, thumbnail_size = 0 WHERE sha256 = _sha256;
+    INSERT INTO job (job_id, kind, dedupe_key, payload)
+    VALUES (_thumbnail_job, 'thumbnail', _sha256, jsonb_build_object('sha256', _sha256))
+    ON CONFLICT (kind, dedupe_key) WHERE status IN ('queued','running') DO NOTHING;
+    UPDATE usage SET stored_bytes = stored_bytes - content.thumbnail_size;
+    RETURN true;
 END $$;
 
 -- Ends a canary: keeps its verdict, and deletes all else of it. True: its objects are to be removed.

@@ -32,6 +32,19 @@ class Unfinished(Unavailable):
     """A dependency was reached, but broke off or gave no usable answer for this content. It counts as an attempt."""
 
 
+class Lost(Unfinished):
+    """The object store has lost the object of a content that has items. `contents` has noted it."""
+
+    code = "file_lost"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "object store",
+            "The object store has lost the bytes of this file: their object is missing. Whoever has the file may "
+            "upload it again; then all its uploads can be read again.",
+        )
+
+
 def not_found() -> Refused:
     """The answer for unknown ids, ids of another tenant and ids that the caller may not see (http-api.md)."""
     return Refused("not_found", "There is nothing here under this id that you may see.")

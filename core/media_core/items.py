@@ -3,17 +3,37 @@
 from typing import Any, Final, LiteralString
 
 from media_core.access import Item
+from media_core.tokens import ALL, Claims
 
-ITEM_COLUMNS: Final = """
+MOST_ROOMS: Final = 100
+"""Rooms of an item that a list tells, at most. An item can be in thousands."""
+
+_FACTS: Final = """
     media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
     blob.size, blob.mime_type, blob.width, blob.height, blob.duration, blob.scan_status, blob.scan_detail,
-    blob.thumbnail_status, blob.thumbnail_sha256, blob.details,
-    ARRAY(SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id ORDER BY room_id) AS rooms,
+    blob.thumbnail_status, blob.thumbnail_sha256, blob.details, blob.lost_at IS NOT NULL AS lost,
     (SELECT jsonb_object_agg(key, value) FROM label WHERE label.media_id = media.media_id) AS labels
 """
-"""Of a statement that joins `media` and `blob`, in the order of Item's fields."""
+_COLUMNS: Final = 19
 
-_COLUMNS: Final = len(Item.__dataclass_fields__)
+
+def item_columns(caller: Claims, *, most_rooms: int | None = None) -> LiteralString:
+    """Of a statement that joins `media` and `blob`, and has `item_arguments`: what `item_of` takes. Of the item's rooms
+    only those that the caller may know of; at most `most_rooms` and one more, where a number is given.
+    """
+    theirs: LiteralString = "" if knows_every_room(caller) else " AND room_id = ANY(%(caller_rooms)s)"
+    at_most: LiteralString = "" if most_rooms is None else f" LIMIT {most_rooms + 1}"
+    return f"""{_FACTS}, ARRAY(
+        SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id{theirs} ORDER BY room_id{at_most}
+    ) AS rooms"""  # noqa: S608 (only constants are put in)
+
+
+def item_arguments(caller: Claims) -> dict[str, Any]:
+    return {"caller_rooms": [] if caller.rooms is ALL else sorted(caller.rooms)}
+
+
+def knows_every_room(caller: Claims) -> bool:
+    return "admin" in caller.scopes or caller.rooms is ALL
 
 
 def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:
@@ -24,9 +44,9 @@ def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:
     return f"(SELECT true FROM {table} WHERE {table}.media_id = media.media_id AND {condition} LIMIT 1)"  # noqa: S608
 
 
-def item_of(row: Any) -> Item:
-    """The item of a row that begins with `ITEM_COLUMNS`."""
-    columns: list[Any] = list(row[:_COLUMNS])
-    columns[-2] = tuple(columns[-2])
-    columns[-1] = dict(sorted((columns[-1] or {}).items()))
+def item_of(row: Any, *, most_rooms: int | None = None) -> Item:
+    """The item of a row that begins with `item_columns`."""
+    *facts, labels, rooms = row[:_COLUMNS]
+    is_cut = most_rooms is not None and len(rooms) > most_rooms
+    columns: list[Any] = [*facts, tuple(rooms[:most_rooms]), dict(sorted((labels or {}).items())), is_cut]
     return Item(*columns)

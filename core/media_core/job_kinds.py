@@ -88,7 +88,7 @@ JOB_KINDS: Final = MappingProxyType(
                 ),
                 on_failure="""
                     UPDATE blob SET thumbnail_status = 'failed'
-                    WHERE sha256 = %(sha256)s AND thumbnail_status = 'pending'
+                    WHERE sha256 = %(sha256)s AND thumbnail_status = 'pending' AND lost_at IS NULL
                 """,
             ),
         )

@@ -1,44 +1,50 @@
 """A tenant's items, as callers see them: finding, listing, attaching, deleting. `access` decides, `contents` writes."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 from media_core import access, listing, queue, quota
 from media_core.access import Item, Purpose
 from media_core.contents import Contents
-from media_core.database import Database
+from media_core.database import Database, Transaction
 from media_core.errors import Refused, not_found
 from media_core.folding import folded
-from media_core.items import ITEM_COLUMNS, item_of
+from media_core.items import MOST_ROOMS, item_arguments, item_columns, item_of
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
 from media_core.queue import Content
 from media_core.store import ObjectStore
 from media_core.tokens import Claims
 
-_FIND: Final = f"SELECT {ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = %s"  # noqa: S608 (only constants are put in)
-_FIND_ALL: Final = f"SELECT {ITEM_COLUMNS} FROM media JOIN blob USING (sha256) WHERE media.media_id = ANY(%s)"  # noqa: S608 (only constants are put in)
+MOST_CHANGES: Final = 5000
+"""How often one person may attach a file within a day, and how often its uploader and admins may change it. Each time
+is an event. A file is detached as often as it was attached, at most.
+"""
+
+_FIND: Final = " FROM media JOIN blob USING (sha256) WHERE media.media_id = %(media_id)s"
+_FIND_ALL: Final = " FROM media JOIN blob USING (sha256) WHERE media.media_id = ANY(%(media_ids)s)"
 _SERVABLE: Final = "SELECT scan_status FROM blob WHERE sha256 = %s AND doomed_at IS NULL"
-_LIST_ROOM: Final = f"""
-SELECT {ITEM_COLUMNS}, room_file.added_by, room_file.added_at
+_LIST_ROOM: Final = """
+, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
 WHERE room_file.room_id = %(room_id)s AND blob.scan_status <> 'infected'
-"""  # noqa: S608 (only constants are put in)
+"""
 # Added only where they apply: a prepared plan for `(:x IS NULL OR ...)` would use no index.
 _OF_CATEGORY: Final = " AND room_file.category = %(category)s"
 _BEFORE: Final = " AND (room_file.added_at, room_file.media_id) < (%(before_time)s, %(before_id)s)"
 _NEWEST: Final = " ORDER BY room_file.added_at DESC, room_file.media_id DESC LIMIT %(limit)s"
 _ATTACH: Final = """
 INSERT INTO room_file (room_id, media_id, added_by) VALUES (%(room_id)s, %(media_id)s, %(added_by)s)
-ON CONFLICT (room_id, media_id) DO NOTHING
+ON CONFLICT (room_id, media_id) DO NOTHING RETURNING media_id
 """
-_ROOM_ITEM: Final = f"""
-SELECT {ITEM_COLUMNS}, room_file.added_by, room_file.added_at
+_ROOM_ITEM: Final = """
+, room_file.added_by, room_file.added_at
 FROM room_file JOIN media USING (media_id) JOIN blob USING (sha256)
 WHERE room_file.room_id = %(room_id)s AND room_file.media_id = %(media_id)s
-"""  # noqa: S608 (only constants are put in)
+"""
 _DETACH: Final = """
 DELETE FROM room_file USING media, blob
 WHERE room_file.room_id = %(room_id)s AND room_file.media_id = %(media_id)s
@@ -49,6 +55,19 @@ _CHANGE: Final = """
 UPDATE media SET filename = coalesce(%(filename)s, filename), folded = coalesce(%(folded)s, folded),
     tenant_scope = coalesce(%(tenant_scope)s, tenant_scope)
 WHERE media_id = %(media_id)s RETURNING media_id
+"""
+# The latest event that is one too many within a day, if there is one. A file is changed by its uploader and admins;
+# attached by anybody who sees it, so nobody uses up what others may do.
+_MANY_CHANGES: Final = """
+SELECT extract(epoch FROM created_at + interval '1 day' - now())::float8 AS seconds FROM event
+WHERE media_id = %(media_id)s AND created_at > now() - interval '1 day' AND type = 'changed'
+ORDER BY created_at DESC OFFSET %(most)s LIMIT 1
+"""
+_MANY_ATTACHMENTS: Final = """
+SELECT extract(epoch FROM created_at + interval '1 day' - now())::float8 AS seconds FROM event
+WHERE media_id = %(media_id)s AND created_at > now() - interval '1 day' AND type = 'attached'
+    AND data ->> 'added_by' = %(subject)s
+ORDER BY created_at DESC OFFSET %(most)s LIMIT 1
 """
 _UNLABEL: Final = "DELETE FROM label WHERE media_id = %(media_id)s AND NOT key = ANY(%(keys)s)"
 _LABEL: Final = """
@@ -108,17 +127,22 @@ class Library:
     async def find(self, caller: Claims, media_id: str, purpose: Purpose) -> Item:
         """Raises Refused as `access.require` does."""
         policy = await self.policy.current()
-        return access.require(caller, await self._find(media_id), policy, purpose)
+        return access.require(caller, await self._find(caller, media_id), policy, purpose)
 
-    async def _find(self, media_id: str) -> Item | None:
-        rows = await self.database.call(_FIND, (media_id,))
+    async def _find(self, caller: Claims, media_id: str) -> Item | None:
+        query = f"SELECT {item_columns(caller)}{_FIND}"
+        rows = await self.database.call(query, {"media_id": media_id, **item_arguments(caller)})
         return item_of(rows[0]) if rows else None
 
     async def find_all(self, caller: Claims, media_ids: Iterable[str], purpose: Purpose) -> dict[str, Item | Refused]:
-        """By id, the item or why the caller may not use it (`access.require`), in one statement."""
+        """By id, the item or why the caller may not use it (`access.require`), in one statement. Each with `MOST_ROOMS`
+        of its rooms at most.
+        """
         policy = await self.policy.current()
         wanted = list(media_ids)
-        items = {row.media_id: item_of(row) for row in await self.database.call(_FIND_ALL, (wanted,))}
+        query = f"SELECT {item_columns(caller, most_rooms=MOST_ROOMS)}{_FIND_ALL}"
+        rows = await self.database.call(query, {"media_ids": wanted, **item_arguments(caller)})
+        items = {row.media_id: item_of(row, most_rooms=MOST_ROOMS) for row in rows}
         found: dict[str, Item | Refused] = {}
         for media_id in wanted:
             try:
@@ -130,7 +154,7 @@ class Library:
     async def find_by_url(self, media_id: str) -> Item:
         """For a URL that was signed earlier. Raises Refused as `access.require_by_url` does."""
         policy = await self.policy.current()
-        return access.require_by_url(await self._find(media_id), policy)
+        return access.require_by_url(await self._find(access.WHOEVER, media_id), policy)
 
     async def list_files(
         self,
@@ -143,7 +167,7 @@ class Library:
         limit: int = 50,
     ) -> tuple[list[Item], listing.Position | None]:
         """A page, and after which position the next one begins (None: this is the last one). See `listing`: a page may
-        have less than `limit` items, or none, and the list go on.
+        have less than `limit` items, or none, and the list go on. An item has `MOST_ROOMS` of its rooms at most.
 
         Raises Refused `insufficient_scope` where the caller asks for others' files and is no admin, `not_found` for a
         room that the caller's token does not name.
@@ -152,8 +176,10 @@ class Library:
             access.require_admin(caller, "Only admins may list the files of others.")
         access.require_room(caller, wanted.room_id)
         policy = await self.policy.current()
-        page = await listing.listed(self.database, wanted, order=order, descending=descending, after=after, limit=limit)
-        items = [item_of(row) for row in page.rows]
+        page = await listing.listed(
+            self.database, caller, wanted, order=order, descending=descending, after=after, limit=limit
+        )
+        items = [item_of(row, most_rooms=MOST_ROOMS) for row in page.rows]
         return [item for item in items if access.shows(caller, item, policy)], page.goes_on
 
     async def require_servable(self, sha256: str) -> None:
@@ -208,8 +234,8 @@ class Library:
         Raises Refused `not_found` if the caller's token does not name the room.
         """
         access.require_room(caller, room_id)
-        wanted: dict[str, Any] = {"room_id": room_id, "limit": limit}
-        query = _LIST_ROOM
+        wanted: dict[str, Any] = {"room_id": room_id, "limit": limit, **item_arguments(caller)}
+        query: LiteralString = f"SELECT {item_columns(caller)}{_LIST_ROOM}"
         if category is not None:
             query += _OF_CATEGORY
             wanted["category"] = category
@@ -221,7 +247,7 @@ class Library:
     async def attach(self, caller: Claims, room_id: str, media_id: str) -> RoomEntry:
         """Idempotent: an item already in the room keeps its place.
 
-        Raises Refused `not_found` if the caller may not see the room or the item.
+        Raises Refused `not_found` if the caller may not see the room or the item, `too_many_changes`.
         """
         access.require_room(caller, room_id)
         await self.find(caller, media_id, "see")
@@ -229,8 +255,12 @@ class Library:
             # The item may be deleted between the check and the write; then there is nothing to attach.
             if await tx.first(_KEEP_MEDIA, {"media_id": media_id}) is None:
                 raise not_found()
-            await tx.execute(_ATTACH, {"room_id": room_id, "media_id": media_id, "added_by": caller.subject})
-            return _entry(await tx.first(_ROOM_ITEM, {"room_id": room_id, "media_id": media_id}))
+            attached = {"room_id": room_id, "media_id": media_id, "added_by": caller.subject}
+            if await tx.first(_ATTACH, attached) is not None:
+                await _check_changes(tx, _MANY_ATTACHMENTS, media_id, caller, "attached")
+            query = f"SELECT {item_columns(caller)}{_ROOM_ITEM}"
+            row = await tx.first(query, {"room_id": room_id, "media_id": media_id, **item_arguments(caller)})
+            return _entry(row)
 
     async def detach(self, caller: Claims, room_id: str, media_id: str) -> None:
         """Raises Refused `not_found` when the item is not in the room's index (or the caller may not see the room)."""
@@ -251,7 +281,8 @@ class Library:
     ) -> Item:
         """Changes what is given, all or nothing; `labels` take the place of those that were. Returns the item.
 
-        Where everything is so already, nothing is written and no event told. Raises Refused `not_found`, `not_yours`.
+        Where everything is so already, nothing is written and no event told. Raises Refused `not_found`, `not_yours`,
+        `too_many_changes`; but a file can always be hidden.
         """
         item = await self.find(caller, media_id, "see")
         access.require_may_change(caller, item, "change")
@@ -277,6 +308,8 @@ class Library:
             if labels is not None:
                 await tx.execute(_UNLABEL, changed)
                 await tx.execute(_LABEL, changed)
+            if not (item.tenant_scope and tenant_scope is False):
+                await _check_changes(tx, _MANY_CHANGES, media_id, caller, "changed")
         return await self.find(caller, media_id, "see")
 
     # -- deleting ------------------------------------------------------------------------------------------------
@@ -289,7 +322,7 @@ class Library:
         `not_yours`.
         """
         policy = await self.policy.current()
-        item = await self._find(media_id)
+        item = await self._find(caller, media_id)
         if item is None:
             before = await self.database.call(_DELETED_BEFORE, (media_id,))
             if before and access.may_change(caller, before[0].uploaded_by):
@@ -310,6 +343,19 @@ class Library:
             return await queue.enqueue_for_content(
                 tx, "scan", item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
             )
+
+
+async def _check_changes(tx: Transaction, query: str, media_id: str, caller: Claims, how: str) -> None:
+    """Keeps a loop from filling the log of events. Raises Refused `too_many_changes`."""
+    asked = {"media_id": media_id, "subject": caller.subject, "most": MOST_CHANGES}
+    one_too_many = await tx.first(query, asked)
+    if one_too_many is not None:
+        raise Refused(
+            "too_many_changes",
+            f"This file was {how} {MOST_CHANGES} times within a day, which is the most; try again later.",
+            limit=MOST_CHANGES,
+            retry_after=math.ceil(max(one_too_many.seconds, 1)),
+        )
 
 
 def _entry(row: Any) -> RoomEntry:

@@ -16,8 +16,9 @@ from typing import Any, Final, Literal, LiteralString
 from media_core.access import CANARY
 from media_core.database import Database
 from media_core.folding import folded
-from media_core.items import ITEM_COLUMNS, is_in
+from media_core.items import MOST_ROOMS, is_in, item_arguments, item_columns
 from media_core.media_types import Category
+from media_core.tokens import Claims
 
 Order = Literal["created", "name", "size"]
 Place = datetime | str | int
@@ -58,7 +59,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Listed:
-    """`rows` begin with `ITEM_COLUMNS` and have a `place`. `goes_on`: where the next page begins, after this position;
+    """`rows` begin with `item_columns` and have a `place`. `goes_on`: where the next page begins, after this position;
     None: the list has ended.
     """
 
@@ -68,6 +69,7 @@ class Listed:
 
 async def listed(
     database: Database,
+    caller: Claims,
     wanted: Wanted,
     *,
     order: Order = "created",
@@ -76,7 +78,7 @@ async def listed(
     limit: int = 50,
 ) -> Listed:
     """A page of at most `limit` items behind `after`. Two statements where there is a label or a room, else one."""
-    query = _Query(wanted, order, descending, after, limit)
+    query = _Query(caller, wanted, order, descending, after, limit)
     for ids in await _with_few(database, query):
         rows = await database.call(query.among(ids), query.arguments)
         return _page(rows, limit, None)
@@ -109,9 +111,12 @@ class _Query:
     `(:x IS NULL OR ...)` would use no index.
     """
 
-    def __init__(self, wanted: Wanted, order: Order, descending: bool, after: Position | None, limit: int) -> None:
+    def __init__(
+        self, caller: Claims, wanted: Wanted, order: Order, descending: bool, after: Position | None, limit: int
+    ) -> None:
         way: LiteralString = "DESC" if descending else "ASC"
-        self.arguments: dict[str, Any] = {"limit": limit + 1}
+        self.arguments: dict[str, Any] = {"limit": limit + 1, **item_arguments(caller)}
+        self._columns = item_columns(caller, most_rooms=MOST_ROOMS)
         self.sets: list[LiteralString] = []
         """Sub-selects of the ids of one label, or of the room."""
         self._place: LiteralString = f"media.{_COLUMN[order]}"
@@ -164,7 +169,7 @@ class _Query:
     def among(self, ids: LiteralString) -> LiteralString:
         """All items of a sub-select that has few."""
         return f"""
-            SELECT {ITEM_COLUMNS}, {self._place} AS place FROM media JOIN blob USING (sha256)
+            SELECT {self._columns}, {self._place} AS place FROM media JOIN blob USING (sha256)
             WHERE media.media_id = ANY(ARRAY({ids})) AND {self._walked} AND {self._examined}
             {self._sorted} LIMIT %(limit)s
         """  # noqa: S608 (only constants are put in)
@@ -180,7 +185,7 @@ class _Query:
                 {self._sorted} OFFSET {self._steps - 1} LIMIT 1
             ) AS edge ON true
             LEFT JOIN (
-                SELECT {ITEM_COLUMNS}, {self._place} AS place
+                SELECT {self._columns}, {self._place} AS place
                 FROM (SELECT media.* FROM media WHERE {self._walked} {self._sorted} LIMIT {self._steps}) AS media
                 JOIN blob USING (sha256) WHERE {self._examined} {self._sorted} LIMIT %(limit)s
             ) AS found ON true

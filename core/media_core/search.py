@@ -1,7 +1,7 @@
 """Search in transcripts: words, `"phrases"` and beginnings (`word*`), all of which stand in one passage.
 
-The index (`passages`) finds passages that have the stems, the newest transcripts first: in windows of 64 transcripts,
-then 1024, and so on, so that a common word costs no more in a large tenant than in a small one. At most `RANKED` of
+The index (`passages`) finds passages that have the stems, the newest transcripts first, in windows of 64 transcripts,
+of 1024, and so on, so that a common word costs no more in a large tenant than in a small one. At most `RANKED` of
 them are ranked and make up a part of the list; the next part begins behind them. Where the caller may see few
 recordings, or a filter leaves few, only these are searched.
 
@@ -47,6 +47,8 @@ _LEVELS: Final = ((6, 1), (10, 2), (14, 3), (18, 4))
 """Of the windows: how far their numbers are shifted, and what kind they are (`passages.WINDOWS`)."""
 _AT_ONCE: Final = 16
 """Most windows that are searched at once. Each match costs as much as there are."""
+_GROWTH: Final = 16
+"""So many times as many transcripts as all steps before are read at once, at most."""
 
 _NEXT_TO: Final = re.compile(r"<\d+>")
 """In a query as PostgreSQL writes it."""
@@ -273,9 +275,10 @@ class Search:
         few = await self._few(visible, before)
         found: list[Place] = []
         examined = 0
-        for keys in windows(before.transcript) if few is None else _batches(few):
+        steps = Windows(before.transcript) if few is None else _Batches(few)
+        while keys := steps.next(examined, len(found)):
             place = {"transcript": before.transcript, "number": before.number, "most": EXAMINED - examined}
-            asked = {"words": _NEXT_TO.sub("&", query), "query": query, "keys": keys}
+            asked = {"words": _NEXT_TO.sub("&", query), "query": query, "keys": list(keys)}
             rows = await self._database.call(visible.matching, visible.arguments | place | asked)
             examined += len(rows)
             for row in rows:
@@ -334,26 +337,55 @@ class Search:
             yield rank, place, hits
 
 
-def windows(newest: int) -> Iterator[list[int]]:
-    """Keys of `passages.WINDOWS` that cover the transcripts up to `newest` once, the newest first, in steps of which
-    each looks at about as many transcripts as all before.
+class Windows:
+    """Steps that cover the transcripts up to `newest` once, the newest first. How many a step covers goes by what those
+    before it found: it should find the rest of a part, and little more.
     """
-    behind = newest + 1
-    for (shift, kind), larger in zip(_LEVELS, [*(shift for shift, _ in _LEVELS[1:]), None], strict=True):
-        if behind == 0:
-            return
-        first = 0 if larger is None else behind - 1 >> larger << larger
-        keys = [number << 3 | kind for number in range(behind - 1 >> shift, (first >> shift) - 1, -1)]
-        at, several = 0, 1
-        while at < len(keys):
-            yield keys[at : at + several]
-            at, several = at + several, min(several * 2, _AT_ONCE)
-        behind = first
+
+    def __init__(self, newest: int) -> None:
+        self._behind = newest + 1
+        self._covered = 0
+
+    def next(self, examined: int, found: int) -> list[int]:
+        """Keys of `passages.WINDOWS`; none: all are covered. `examined` and `found`: of all steps so far."""
+        keys: list[int] = []
+        before = self._behind
+        left = self._wanted(examined, found)
+        while self._behind > 0 and left > 0 and len(keys) < _AT_ONCE:
+            shift, kind = next(level for level in reversed(_LEVELS) if self._fits(level[0], left))
+            first = self._behind - 1 >> shift << shift
+            keys.append(first >> shift << 3 | kind)
+            left -= self._behind - first
+            self._behind = first
+        self._covered += before - self._behind
+        return keys
+
+    def _wanted(self, examined: int, found: int) -> int:
+        """Transcripts that have the rest of a part, and a fifth more."""
+        if not self._covered:
+            return 1
+        most = self._covered * _GROWTH
+        if not examined:
+            return most
+        passages = EXAMINED - examined
+        if found:
+            passages = min(passages, (RANKED - found) * examined // found)
+        return min(most, passages * self._covered * 6 // (examined * 5) + 1)
+
+    def _fits(self, shift: int, left: int) -> bool:
+        """Whether a window is as large as `left` at most, and none of it is covered."""
+        return shift == _LEVELS[0][0] or (1 << shift <= left and self._behind % (1 << shift) == 0)
 
 
-def _batches(keys: Sequence[int]) -> Iterator[list[int]]:
-    for at in range(0, len(keys), _AT_ONCE):
-        yield list(keys[at : at + _AT_ONCE])
+class _Batches:
+    """Steps of some of these keys each."""
+
+    def __init__(self, keys: Sequence[int]) -> None:
+        self._keys = keys
+
+    def next(self, examined: int, found: int) -> Sequence[int]:
+        keys, self._keys = self._keys[:_AT_ONCE], self._keys[_AT_ONCE:]
+        return keys
 
 
 class _Visible:

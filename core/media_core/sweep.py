@@ -2,11 +2,14 @@
 
 Nothing is done if the schema does not belong to the bucket (`births`). An orphan (an object without a row) is noted
 when it is first seen and removed days later. If there are more orphans than interrupted uploads can explain, they are
-kept, and the operator reports them. Each statement that writes looks at a bounded number of rows, so a sweep of a
-million rows holds no lock for longer than one of a hundred. Nor does it need more memory: orphans are in their table
-only.
+kept, and the operator reports them. A content whose object the listing does not show, and the store does not have when
+it is asked, is noted as lost (`contents`, rule 6). Each statement that writes looks at a bounded number of rows, so a
+sweep of a million rows holds no lock for longer than one of a hundred. Nor does it need much more memory: orphans are
+in their table only, and of the objects that were listed a few bits each are kept.
 """
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -15,6 +18,7 @@ from typing import Any, Final
 import structlog
 
 from media_core import births, passages, resumable, webhooks
+from media_core.errors import Lost
 from media_core.events import Events
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
@@ -28,6 +32,14 @@ FIRST_SWEEPS: Final = 24
 version ran on for a while without updating them."""
 BATCH: Final = 200
 """Rows that one statement looks at."""
+ROWS: Final = 1000
+"""The same, where they are only read."""
+BITS: Final = 64
+"""For each object that there may be: so one lost object in 64 is not noticed by a sweep, and is by one of the next."""
+MOST_BITS: Final = 1 << 27
+LOOKS_AT_ONCE: Final = 16
+LISTING_LIES: Final = 1000
+"""After so many objects in a row that the listing did not show, and that are there, the store is asked for no more."""
 
 _log = structlog.stdlib.get_logger("media.sweep")
 
@@ -83,9 +95,12 @@ SELECT (SELECT max(sha256) FROM looked_at) AS sha256, (SELECT count(*) FROM queu
 _QUEUE_SCANS: Final = _QUEUE.format(
     kind="scan",
     open="scan_status IN ('pending','error')",
-    due="doomed_at IS NULL AND (scan_status = 'pending' OR scanned_at < now() - interval '15 minutes')",
+    due="doomed_at IS NULL AND lost_at IS NULL"
+    " AND (scan_status = 'pending' OR scanned_at < now() - interval '15 minutes')",
 )
-_QUEUE_THUMBNAILS: Final = _QUEUE.format(kind="thumbnail", open="thumbnail_status = 'pending'", due="doomed_at IS NULL")
+_QUEUE_THUMBNAILS: Final = _QUEUE.format(
+    kind="thumbnail", open="thumbnail_status = 'pending'", due="doomed_at IS NULL AND lost_at IS NULL"
+)
 _OLD: Final = (
     "DELETE FROM idempotency WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM idempotency WHERE created_at < now() - interval '24 hours' LIMIT %s))",
@@ -119,6 +134,10 @@ WITH looked_at AS (
 )
 SELECT max(sha256) AS sha256 FROM looked_at HAVING count(*) > 0
 """  # noqa: S608 (only constants are put in)
+_STANDING: Final = """
+SELECT sha256, lost_at IS NOT NULL AS lost FROM blob
+WHERE doomed_at IS NULL AND scan_status <> 'infected' AND sha256 > %s ORDER BY sha256 LIMIT %s
+"""
 _RELEASED: Final = "coalesce(first_seen <= (SELECT orphans_released_at FROM swept), false)"
 # Reads all rows at once: it takes no lock that anybody waits for.
 _COUNT_ORPHANS: Final = f"""
@@ -148,6 +167,8 @@ class Swept:
     orphans: int = 0
     orphans_seen: int = 0
     orphans_kept: bool = False
+    lost: int = 0
+    """Contents whose object the store has lost, those of earlier sweeps included."""
     scans: int = 0
     thumbnails: int = 0
     uploads: int = 0
@@ -219,10 +240,10 @@ async def _until_nothing_is_left(library: Library, statement: Any) -> None:
         pass
 
 
-async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterator[list[Any]]:
+async def _windows(library: Library, statement: Any, *first: Any, most: int = BATCH) -> AsyncIterator[list[Any]]:
     """Rows of `statement` in batches. Its last two parameters: the last sha256 of the previous batch, and a limit."""
     after = ""
-    while rows := await library.database.call(statement, (*first, after, BATCH)):
+    while rows := await library.database.call(statement, (*first, after, most)):
         yield rows
         after = rows[-1].sha256
 
@@ -253,7 +274,9 @@ async def _look_after_orphans(library: Library, retention: RetentionSettings, ep
     """Notes objects that have no row. Removes those that were noted days ago, unless there are too many, and those that
     a person has released.
     """
-    listed = await _note_orphans(library, epoch)
+    seen_objects = _Seen((await library.totals()).objects, epoch)
+    listed = await _note_orphans(library, epoch, seen_objects)
+    swept.lost = await _note_losses(library, seen_objects)
     # Orphans that the listing did not show are gone, and those that have a row by now are orphans no more.
     async for _ in _windows(library, _FORGET_ORPHANS, epoch):
         pass
@@ -272,12 +295,66 @@ async def _look_after_orphans(library: Library, retention: RetentionSettings, ep
     await library.database.call(_REPORT, (listed, left.objects, left.bytes, swept.orphans_kept, left.since))
 
 
-async def _note_orphans(library: Library, epoch: int) -> int:
+class _Seen:
+    """Which contents a listing has shown, in a bit each: it may say of one that was not shown that it was, never the
+    other way round. Each sweep looks at other digits of the hash.
+    """
+
+    def __init__(self, objects: int, epoch: int) -> None:
+        self._bits = bytearray(min(max(objects, 1024) * BITS, MOST_BITS) // 8)
+        self._from = epoch % 48
+
+    def _place(self, sha256: str) -> tuple[int, int]:
+        """Raises ValueError for what is no hash."""
+        return divmod(int(sha256[self._from : self._from + 16], 16) % (8 * len(self._bits)), 8)
+
+    def add(self, name: str) -> None:
+        with contextlib.suppress(ValueError):
+            at, bit = self._place(name)
+            self._bits[at] |= 1 << bit
+
+    def __contains__(self, sha256: str) -> bool:
+        with contextlib.suppress(ValueError):
+            at, bit = self._place(sha256)
+            return bool(self._bits[at] >> bit & 1)
+        return False
+
+
+async def _note_losses(library: Library, seen: _Seen) -> int:
+    """Notes the contents whose object is missing, and ends the losses of those that are there again. Deletes nothing.
+
+    Returns how many are lost. The listing only says whom to ask the store for: objects come while it is read.
+    """
+    lost, there = 0, 0
+    async for rows in _windows(library, _STANDING, most=ROWS):
+        # Of what was lost before and is not listed nothing has to be asked.
+        lost += sum(row.lost and row.sha256 not in seen for row in rows)
+        doubtful = [row.sha256 for row in rows if row.lost == (row.sha256 in seen)]
+        while doubtful and there < LISTING_LIES:
+            some, doubtful = doubtful[:LOOKS_AT_ONCE], doubtful[LOOKS_AT_ONCE:]
+            are_lost = await asyncio.gather(*(_is_lost(library, sha256) for sha256 in some))
+            lost += sum(are_lost)
+            there = 0 if any(are_lost) else there + len(some)
+    if there >= LISTING_LIES:
+        _log.error("listing_is_not_whole", contents_not_listed=there)
+    return lost
+
+
+async def _is_lost(library: Library, sha256: str) -> bool:
+    contents = library.contents
+    return not await contents.is_there(sha256) and isinstance(await contents.missed(sha256), Lost)
+
+
+async def _note_orphans(library: Library, epoch: int, seen: _Seen) -> int:
     """Notes the objects that have no row as seen in this sweep. Returns how many objects there are in all."""
     listed = 0
-    for prefix in (content_key(library.tenant_id, ""), thumbnail_key(library.tenant_id, "")):
+    contents = content_key(library.tenant_id, "")
+    for prefix in (contents, thumbnail_key(library.tenant_id, "")):
         async for batch in _batches(library, prefix):
             listed += len(batch)
+            if prefix == contents:
+                for name in batch:
+                    seen.add(name)
             await library.database.call(_NOTE_ORPHANS, (epoch, list(batch), list(batch.values())))
     return listed
 

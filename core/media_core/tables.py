@@ -65,6 +65,7 @@ class BlobRow(SQLModel, table=True):
             "scan_detail",
             postgresql_where=text("scan_status = 'infected' AND doomed_at IS NOT NULL"),
         ),
+        Index("blob_lost", "sha256", postgresql_where=text("lost_at IS NOT NULL")),
     )
 
     sha256: str = Field(primary_key=True, sa_type=Text)
@@ -90,6 +91,8 @@ class BlobRow(SQLModel, table=True):
     removing_until: datetime | None = Field(sa_column=_time(nullable=True))
     """End of the claim of somebody who removes its objects now."""
     created_at: datetime = Field(sa_column=_time(default_now=True))
+    lost_at: datetime | None = Field(sa_column=_time(nullable=True))
+    """When somebody first noticed that the store has lost its object. Null: it is there, as far as is known."""
 
 
 class MediaRow(SQLModel, table=True):
@@ -169,7 +172,7 @@ class RoomFileRow(SQLModel, table=True):
     __table_args__ = (
         Index("room_file_newest", "room_id", "added_at", "media_id"),
         Index("room_file_newest_of", "room_id", "category", "added_at", "media_id"),
-        Index("room_file_media", "media_id"),
+        Index("room_file_of_media", "media_id", "room_id"),
     )
 
     room_id: str = Field(primary_key=True, sa_type=Text)
@@ -535,6 +538,7 @@ class EventRow(SQLModel, table=True):
     __table_args__ = (
         Index("event_unplaced", "number", postgresql_where=text("position IS NULL")),
         Index("event_position", "position", unique=True, postgresql_where=text("position IS NOT NULL")),
+        Index("event_changes", "media_id", "created_at", postgresql_where=text("type IN ('attached','changed')")),
     )
 
     number: int = Field(sa_column=Column(BigInteger, Identity(), primary_key=True))

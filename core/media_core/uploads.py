@@ -51,7 +51,7 @@ CANARY_PRIORITY = 10
 
 _log = structlog.stdlib.get_logger("media.uploads")
 
-_KNOWN: Final = "SELECT scan_status, doomed_at FROM blob WHERE sha256 = %(sha256)s"
+_KNOWN: Final = "SELECT scan_status, doomed_at, lost_at FROM blob WHERE sha256 = %(sha256)s"
 
 
 @dataclass(frozen=True)
@@ -425,9 +425,15 @@ class Upload:
         """Whether bytes of this hash need not be stored: they are stored, or known to be infected.
 
         Infected bytes are refused once all have come, so that a mere hash does not tell which contents are infected.
+        Lost bytes are stored again, also in a tenant that is full: they are counted already.
         """
-        rows = await self._uploads.database.call(_KNOWN, {"sha256": sha256})
-        return any(row.doomed_at is None or row.scan_status == "infected" for row in rows)
+        for row in await self._uploads.database.call(_KNOWN, {"sha256": sha256}):
+            if row.scan_status == "infected":
+                return True
+            if row.doomed_at is None and row.lost_at is not None:
+                self._reservation.over_quota = True
+            return row.doomed_at is None and row.lost_at is None
+        return False
 
     def _source(self) -> Source:
         if self._staged is None:
@@ -479,4 +485,4 @@ def too_large(policy: Policy) -> Refused:
 
 
 def _deleted_meanwhile() -> Unavailable:
-    return Unavailable("object store", "this content was deleted while it was being sent again; send it once more")
+    return Unavailable("object store", "this content went while it was being sent again; send it once more")

@@ -39,6 +39,8 @@ class TenantFacts:
     """Type -> reason, of the conditions that are not True."""
     orphans: tuple[int, int] | None = None
     """Objects without a row, and their bytes."""
+    lost: int | None = None
+    """Contents whose object the store has lost."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ def _families(now: Snapshot) -> Iterator[Metric]:
     )
     orphans = GaugeMetricFamily("media_tenant_orphan_objects", "Objects that had no row in the last sweep.", labels=at)
     orphan_bytes = GaugeMetricFamily("media_tenant_orphan_bytes", "Bytes of these.", labels=at)
+    lost = GaugeMetricFamily(
+        "media_tenant_lost_objects",
+        "Contents whose object the store has lost, as far as is known.",
+        labels=at,
+    )
     used = GaugeMetricFamily("media_tenant_usage_bytes", "Stored bytes.", labels=at)
     quota = GaugeMetricFamily("media_tenant_quota_bytes", "Bytes that may be stored.", labels=at)
     depth = GaugeMetricFamily("media_queue_depth", "Jobs in the queue.", labels=[*at, "kind", "state"])
@@ -150,6 +157,8 @@ def _families(now: Snapshot) -> Iterator[Metric]:
         if facts.orphans is not None:
             orphans.add_metric(who, facts.orphans[0])
             orphan_bytes.add_metric(who, facts.orphans[1])
+        if facts.lost is not None:
+            lost.add_metric(who, facts.lost)
         if facts.used_bytes is not None:
             used.add_metric(who, facts.used_bytes)
         if facts.quota_bytes is not None:
@@ -161,4 +170,4 @@ def _families(now: Snapshot) -> Iterator[Metric]:
             failed_jobs.add_metric([*who, kind], failed)
         for (kind, state), count in facts.jobs.items():
             jobs.add_metric([*who, kind, state], count)
-    yield from (conditions, reasons, orphans, orphan_bytes, used, quota, depth, oldest, failed_jobs, jobs)
+    yield from (conditions, reasons, orphans, orphan_bytes, lost, used, quota, depth, oldest, failed_jobs, jobs)

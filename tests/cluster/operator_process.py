@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,12 +24,12 @@ from media_operator.backends.store_keys import StoreKeys
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Kind, Object
 from media_operator.local.postgres import EmbeddedPostgres
-from media_operator.local.processes import die_with_parent
 from media_operator.tenant.spec import schema_of
 from tests.cluster.api import Api, ApiError, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.integration import s3_servers
 from tests.integration.s3_servers import S3Server
+from tests.preloaded import OPERATOR, Program
 from tests.tools import build
 
 ROOT = Path(__file__).parents[2]
@@ -143,26 +142,17 @@ class Replica:
     name: str
     environment: dict[str, str]
     log: Path
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: Program = field(init=False)
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "media_operator"],
-                env=self.environment | {"MEDIA_OPERATOR_IDENTITY": self.name},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent(signal.SIGKILL),
-            )
+        self.process = Program(OPERATOR, self.environment | {"MEDIA_OPERATOR_IDENTITY": self.name}, self.log)
 
     def kill(self) -> None:
         """As kill -9, or a node that is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
@@ -196,7 +186,6 @@ class Bench:
             "PATH": os.environ["PATH"],
             "HOME": str(self._folder),
             "KUBECONFIG": str(kubeconfig),
-            "PYTHONUNBUFFERED": "1",
             "MEDIA_LOG_FORMAT": "text",
             "MEDIA_OPERATOR_NAMESPACE": NAMESPACE,
             "MEDIA_OPERATOR_HTTP_PORT": "0",

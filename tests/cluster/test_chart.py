@@ -7,6 +7,7 @@ values, and for every other set of values the difference.
 from __future__ import annotations
 
 import asyncio
+import copy
 import difflib
 import functools
 import json
@@ -61,7 +62,13 @@ def rendered(case: str = "default", *settings: str, namespace: str = "media-syst
 
 
 def objects(case: str = "default", *settings: str, namespace: str = "media-system") -> list[Object]:
-    return [each for each in yaml.safe_load_all(rendered(case, *settings, namespace=namespace)) if each]
+    """The caller's own."""
+    return copy.deepcopy(_objects(case, *settings, namespace=namespace))
+
+
+@functools.cache
+def _objects(*case_and_settings: str, namespace: str) -> list[Object]:
+    return [each for each in yaml.safe_load_all(rendered(*case_and_settings, namespace=namespace)) if each]
 
 
 def one(kind: str, name: str, case: str = "default", *settings: str) -> Object:
@@ -82,6 +89,7 @@ def pod_templates(case: str) -> Iterator[tuple[str, Object]]:
 # --- what it renders --------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def canonical(case: str) -> list[str]:
     """Lines that a person compares: objects by name, the labels that all bear and the generated CRD left out."""
     ordered = sorted(objects(case), key=lambda each: (each["kind"], each["metadata"]["name"], _namespace(each)))

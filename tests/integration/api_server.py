@@ -44,6 +44,7 @@ from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
 from tests.integration.migrating import make_tables
 from tests.integration.tenancy import GENEROUS, TenantDatabase
+from tests.preloaded import API, Program
 
 _HAS_VERDICT = """
 SELECT sha256 FROM blob WHERE sha256 = %s AND scan_status = %s AND NOT EXISTS (
@@ -68,7 +69,7 @@ class Api:
     jwks_file: Path
     database: Database
     store: FolderStore
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Program | None = None
     environment: dict[str, str] = field(default_factory=dict)
     """Of that process, for another one like it."""
 
@@ -355,9 +356,17 @@ async def fresh_api(postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator
 
 @asynccontextmanager
 async def process(
-    postgres: EmbeddedPostgres, folder: Path, *, applied: Policy = GENEROUS, **environment: str
+    postgres: EmbeddedPostgres,
+    folder: Path,
+    *,
+    applied: Policy = GENEROUS,
+    preloaded: bool = True,
+    **environment: str,
 ) -> AsyncIterator[Api]:
-    """The api as a child process, as a tenant runs it. Its log is `api.log` in `folder`."""
+    """The api as a child process, as a tenant runs it. Its log is `api.log` in `folder`.
+
+    `preloaded`: it shares the memory of its modules with others, and stands sooner.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     async with _place(postgres, folder, port) as place, _api(place, applied) as api:
@@ -374,16 +383,15 @@ async def process(
             "MEDIA_API_PROCESSES": "1",
             **environment,
         }
-        with (folder / "api.log").open("wb") as log:
-            child = start(told, log)
-            api.process, api.environment = child, told
-            try:
-                await eventually(lambda: _answers(api.base))
-                api.metrics_base = f"http://127.0.0.1:{_listening(folder)['metrics_port']}"
-                yield api
-            finally:
-                child.kill()
-                await asyncio.to_thread(child.wait)
+        child = _start(told, folder / "api.log", preloaded=preloaded)
+        api.process, api.environment = child, told
+        try:
+            await eventually(lambda: _answers(api.base))
+            api.metrics_base = f"http://127.0.0.1:{_listening(folder)['metrics_port']}"
+            yield api
+        finally:
+            child.kill()
+            await asyncio.to_thread(child.wait)
 
 
 @asynccontextmanager
@@ -391,22 +399,31 @@ async def beside(api: Api, folder: Path, **changed: str) -> AsyncIterator[str]:
     """The base URL of a second process that serves the same tenant."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with (folder / "beside.log").open("wb") as log:
-        child = start({**api.environment, "MEDIA_API_PORT": str(port), **changed}, log)
-        try:
-            base = f"http://127.0.0.1:{port}"
-            await eventually(lambda: _answers(base))
-            yield base
-        finally:
-            child.kill()
-            await asyncio.to_thread(child.wait)
+    child = _start({**api.environment, "MEDIA_API_PORT": str(port), **changed}, folder / "beside.log")
+    try:
+        base = f"http://127.0.0.1:{port}"
+        await eventually(lambda: _answers(base))
+        yield base
+    finally:
+        child.kill()
+        await asyncio.to_thread(child.wait)
 
 
 def start(environment: dict[str, str], log: IO[bytes] | int) -> subprocess.Popen[bytes]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MEDIA_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "media_api"], env=kept | environment, stdout=subprocess.DEVNULL, stderr=log
-    )
+    command = [sys.executable, "-m", "media_api"]
+    return subprocess.Popen(command, env=_of_a_pod(environment), stdout=subprocess.DEVNULL, stderr=log)
+
+
+def _start(environment: dict[str, str], log: Path, *, preloaded: bool = True) -> subprocess.Popen[bytes] | Program:
+    if preloaded:
+        return Program(API, _of_a_pod(environment), log)
+    with log.open("wb") as written:
+        return start(environment, written)
+
+
+def _of_a_pod(environment: dict[str, str]) -> dict[str, str]:
+    """No setting comes from the shell of who runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MEDIA_")} | environment
 
 
 def log_lines(folder: Path) -> list[dict[str, Any]]:

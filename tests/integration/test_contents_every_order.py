@@ -45,6 +45,9 @@ SHA = hashlib.sha256(DATA).hexdigest()
 SIZE = len(DATA)
 THUMBNAIL = b"its thumbnail"
 OBJECT, PICTURE = content_key(TENANT, SHA), thumbnail_key(TENANT, SHA)
+LOSS = "the store has lost an object"
+"""Stands among the objects from a loss on that nobody may have noticed."""
+TOTALS = ("stored_bytes", "reserved_bytes", "max_bytes", "objects", "items", "dedupe_saved")
 FIRST = "med-first"
 """The item that exists at the beginning, if there is one."""
 
@@ -75,6 +78,7 @@ class Actors:
             "event_place": [[("placed", 0)]],
             "DELETE FROM event": [],
             "DELETE FROM webhook": [],
+            "dedupe_saved FROM usage": [[(name, 1) for name in TOTALS]],
         }
         self.database: Any = FakeDatabase(SHA, answered)
         self.store: Any = FakeStore(objects)
@@ -164,6 +168,26 @@ class Actors:
                 raise LeaseLost(lease.job_id) from None
 
         return Program("thumbnail", run, loses=True, again=True, alike=lambda steps: steps[-1])
+
+    def reader(self) -> Program:
+        """Somebody who reads the content's object, and notes its loss if it is missing."""
+
+        async def run() -> None:
+            try:
+                await self.store.read(OBJECT, 0, 1)
+            except ObjectMissing:
+                await self.contents.missed(SHA)
+
+        return Program("reader", run, loses=True, again=True, alike=lambda steps: steps[-1])
+
+    def loss(self) -> Program:
+        """The store loses the object."""
+
+        async def run() -> None:
+            await self.store.put(LOSS, b"")
+            await self.store.delete(OBJECT)
+
+        return Program("the store", run)
 
     def sweep(self) -> Program:
         async def run() -> None:
@@ -267,9 +291,10 @@ def holds(image: Image, objects: frozenset[str]) -> None:
         assert not image.media, "an item without its content"
         return
     if blob.marked is None and blob.status != "infected":
-        assert OBJECT in objects, "a row without its object"
+        lost = blob.lost or LOSS in objects
+        assert OBJECT in objects or lost, "a row without its object"
         assert blob.size == SIZE, "a row with the size of something else"
-        assert blob.thumbnail != "ready" or PICTURE in objects, "a row without its thumbnail"
+        assert blob.thumbnail != "ready" or PICTURE in objects or lost, "a row without its thumbnail"
         assert image.media, "a content that nobody has"
     elif blob.status == "infected" and blob.marked in ("days", "over") and blob.removing is None:
         assert OBJECT in objects, "what could be had back has lost its object"
@@ -282,11 +307,15 @@ def settled(image: Image, objects: frozenset[str]) -> None:
     assert image.orphan is None, "an orphan stays for ever"
     blob = image.blob
     if blob is None or blob.status == "infected":
-        assert not objects, "an object stays for ever"
+        assert not objects - {LOSS}, "an object stays for ever"
     if blob is not None:
+        assert blob.status == "infected" or blob.lost == (OBJECT not in objects), "a loss that nobody has seen, or none"
         assert blob.marked is None, "marked content stays for ever"
-        assert blob.status not in ("pending", "error") or image.scan is not None, "nobody will ever scan it"
-        assert blob.thumbnail != "pending" or blob.status == "infected" or image.picture, "its thumbnail never comes"
+        if not blob.lost:
+            assert blob.status not in ("pending", "error") or image.scan is not None, "nobody will ever scan it"
+            assert blob.thumbnail != "pending" or blob.status == "infected" or image.picture, (
+                "its thumbnail never comes"
+            )
 
 
 def ended(program: Program, how: Ended, image: Image) -> None:
@@ -313,10 +342,12 @@ def connection(tenant_database: TenantDatabase) -> Iterator[psycopg.Connection[A
         yield connection
 
 
-def standing(status: str, *, marked: str | None = None, thumbnail: str = "none", **jobs: Job) -> Image:
+def standing(
+    status: str, *, marked: str | None = None, thumbnail: str = "none", lost: bool = False, **jobs: Job
+) -> Image:
     """Content that exists at the beginning, with one item."""
     size = len(THUMBNAIL) if thumbnail == "ready" else 0
-    return Image(Blob(status, SIZE, thumbnail, size, marked), (FIRST,), **jobs).counted()  # type: ignore[arg-type]  # as its fields
+    return Image(Blob(status, SIZE, thumbnail, size, marked, lost=lost), (FIRST,), **jobs).counted()  # type: ignore[arg-type]  # as its fields
 
 
 ONE_STEP = ("med-first", "med-ann", "med-ben")
@@ -408,6 +439,41 @@ async def test_in_every_order_a_sweep_at_the_same_time_harms_nothing(
     )
     await walk.closed(actors.sweep(), settled)
     assert walk.counts.states > 190_000, walk.counts
+
+
+async def test_in_every_order_lost_bytes_that_come_again_are_there_and_no_loss_is_forgotten(
+    connection: psycopg.Connection[Any], examined: Callable[[str], None]
+) -> None:
+    """An upload of a picture that is lost, and readers who note that, beside a removal and deletions."""
+    examined("ready")
+    actors = Actors({OBJECT: SIZE, PICTURE: len(THUMBNAIL)})
+    walk = Walk(connection, SHA, (OBJECT, PICTURE), holds, ended)
+    await walk.everything(
+        [
+            (standing("clean", thumbnail="ready", lost=True), ()),
+            (standing("error", lost=True), (PICTURE,)),
+            (standing("pending", lost=True, scan=Job()), (OBJECT,)),
+        ],
+        [actors.upload("ann"), actors.removal(), actors.reader()],
+        [actors.deletion(FIRST), actors.deletion("med-ann"), actors.giving_back()],
+    )
+    await walk.closed(actors.sweep(), settled)
+    assert walk.counts.states > 5_000, walk.counts
+
+
+async def test_in_every_order_a_loss_at_any_time_is_noticed_and_deletes_nothing(
+    connection: psycopg.Connection[Any], examined: Callable[[str], None]
+) -> None:
+    examined("none")
+    actors = Actors({OBJECT: SIZE})
+    walk = Walk(connection, SHA, (OBJECT, LOSS), holds, ended)
+    await walk.everything(
+        [(Image(), ()), (standing("clean"), (OBJECT,))],
+        [actors.upload("ann"), actors.upload("ben"), actors.loss(), actors.removal(), actors.reader()],
+        [*(actors.deletion(media_id) for media_id in ONE_STEP), actors.giving_back()],
+    )
+    await walk.closed(actors.sweep(), settled)
+    assert walk.counts.states > 10_000, walk.counts
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from media_operator.backends.databases import (
     tenant_id_of,
 )
 from media_operator.local.postgres import EmbeddedPostgres
-from media_operator.plan.observed import Notes
+from media_operator.plan.observed import Losses, Notes
 from media_operator.settings import DatabaseSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
 from tests.integration.revisions import migrate_to
@@ -716,6 +716,18 @@ async def test_what_sweeps_and_rescans_wrote_down_is_read(databases: Databases, 
     assert found.orphans.since == found.orphans.swept_at
     assert found.orphans.released_at is None
     assert await databases.concerns_of([schema, f"{schema}_other"]) == {schema: Concerns(412, 4096, True, 2)}
+
+
+async def test_lost_contents_are_read_but_those_that_are_marked(databases: Databases, schema: str) -> None:
+    await make(databases, schema)
+    async with databases._administering() as tx:
+        await tx.exec_driver_sql(f"SET LOCAL search_path = {schema}")
+        await tx.exec_driver_sql(
+            "INSERT INTO blob (sha256, size, mime_type, lost_at, doomed_at) VALUES ('a', 5, 'x/y', '2026-11-24Z',"
+            " NULL), ('b', 7, 'x/y', now(), NULL), ('c', 9, 'x/y', now(), now()), ('d', 11, 'x/y', NULL, NULL)"
+        )
+    assert (await read_notes(databases, schema)).losses == Losses(2, 12, datetime(2026, 11, 24, tzinfo=UTC))
+    assert (await databases.concerns_of([schema]))[schema].lost == 2
 
 
 async def test_how_webhooks_stand_is_read(databases: Databases, schema: str) -> None:

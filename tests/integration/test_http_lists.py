@@ -265,3 +265,29 @@ async def test_changes_at_once_leave_one_of_them(api: Api) -> None:
         )
         assert {answer.status_code for answer in answers} == {200}
         assert (await client.get(f"/v1/media/{media_id}/info")).json()["data"]["labels"] in sets
+
+
+async def test_a_list_tells_as_many_rooms_of_a_file_as_one_can_use_and_info_tells_all(api: Api) -> None:
+    me, mark = somebody(), secrets.token_hex(4)
+    rooms = [f"{mark} {number:04}" for number in range(3000)]
+    async with api.client(me, rooms=[rooms[7], rooms[2999], "elsewhere"]) as client:
+        media_id = (await upload(client, b"shown everywhere"))["media_id"]
+        await api.database.call(
+            "INSERT INTO room_file (room_id, media_id, added_by)"
+            " SELECT room, %s, 'ann' FROM unnest(%s::text[]) AS room",
+            (media_id, rooms),
+        )
+        (mine,) = (await client.get("/v1/media")).json()["data"]
+        assert mine["rooms"] == [rooms[7], rooms[2999]]
+        assert "more_rooms" not in mine
+        assert (await client.get(f"/v1/media/{media_id}/info")).json()["data"] == mine
+    async with api.client("root", scopes=["admin"], rooms=[]) as admin:
+        (seen,) = (await admin.get("/v1/media", params={"owner": me})).json()["data"]
+        assert (seen["rooms"], seen["more_rooms"]) == (rooms[:100], True)
+        info = (await admin.get(f"/v1/media/{media_id}/info")).json()["data"]
+        (in_room,) = (await admin.get(f"/v1/rooms/{rooms[7]}/files")).json()["data"]
+        for complete in (info, in_room):
+            assert complete["rooms"] == rooms
+            assert "more_rooms" not in complete
+    async with api.client("bob", rooms=[rooms[2999]]) as in_the_last_room:
+        assert (await in_the_last_room.get(f"/v1/media/{media_id}/info")).json()["data"]["rooms"] == [rooms[2999]]

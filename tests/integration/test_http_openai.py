@@ -136,17 +136,43 @@ async def test_a_silent_stream_says_that_it_is_alive(api: Api, monkeypatch: pyte
         assert [event.type async for event in stream][-1] == "transcript.text.done"
 
 
-async def test_the_job_of_a_stream_that_its_client_cuts_goes_on_and_nothing_waits_for_it(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watches: set[JobWatch] = set()
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> set[JobWatch]:
+    """Those with which jobs were watched."""
+    seen: set[JobWatch] = set()
     watched = JobWatch.watched
 
-    def seen(watch: JobWatch, job_id: str) -> Any:
-        watches.add(watch)
+    def noted(watch: JobWatch, job_id: str) -> Any:
+        seen.add(watch)
         return watched(watch, job_id)
 
-    monkeypatch.setattr(JobWatch, "watched", seen)
+    monkeypatch.setattr(JobWatch, "watched", noted)
+    return seen
+
+
+async def nothing_is_watched(watches: set[JobWatch]) -> None:
+    (watch,) = watches
+    async with asyncio.timeout(20):
+        while watch._watched:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def test_the_job_of_a_client_that_goes_away_goes_on_and_nothing_waits_for_it(
+    api: Api, watches: set[JobWatch]
+) -> None:
+    async with api.client() as client:
+        asking = asyncio.ensure_future(client.post(TRANSCRIPTIONS, files={"file": FILE}, timeout=30))
+        lease = await next_lease(api)
+        asking.cancel()
+    await nothing_is_watched(watches)
+    await Queue(api.database).finish(lease, transcripts.result([dict(each) for each in SEGMENTS], "de", 3.25))
+    async with api.client() as client:
+        assert (await job_of(client, lease.job_id))["transcript"] == TEXT
+
+
+async def test_the_job_of_a_stream_that_its_client_cuts_goes_on_and_nothing_waits_for_it(
+    api: Api, watches: set[JobWatch]
+) -> None:
     for while_segments_come in (False, True):
         async with client_of(api) as client:
             stream = await client.audio.transcriptions.create(file=FILE, model="whisper-1", stream=True)
@@ -156,10 +182,7 @@ async def test_the_job_of_a_stream_that_its_client_cuts_goes_on_and_nothing_wait
                 await Queue(api.database).append_segments(lease, [stored])
                 assert (await anext(aiter(stream))).type == "transcript.text.delta"
             await stream.close()
-        (watch,) = watches
-        async with asyncio.timeout(20):
-            while watch._watched:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await nothing_is_watched(watches)
         await Queue(api.database).finish(lease, transcripts.result([dict(each) for each in SEGMENTS], "de", 3.25))
         async with api.client() as client:
             assert (await job_of(client, lease.job_id))["transcript"] == TEXT

@@ -5,6 +5,7 @@ import secrets
 import httpx
 import pytest
 
+from media_core import library
 from tests.fixtures.media import film, photo, recording
 from tests.integration.api_server import Api, problem, upload
 
@@ -176,3 +177,48 @@ async def test_an_attachment_that_is_no_attachment_is_refused(api: Api, content:
     async with api.client() as client:
         problem(await client.post(files("garden"), content=content, headers=headers), 422, "invalid_request")
         problem(await client.post(files("garden"), content=content), 415, "unsupported_media_type")
+
+
+async def test_a_file_that_is_attached_in_a_loop_is_refused_after_a_while(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "MOST_CHANGES", 3)
+    room, other = new_room(), new_room()
+    async with api.client(rooms=[room, other]) as client, api.client("bob", rooms=[room, other]) as bob:
+        media_id = (await upload(client, b"in and out"))["media_id"]
+        for _ in range(3):
+            assert (await client.post(files(room), json={"media_id": media_id})).status_code == 201
+            assert (await client.delete(files(room, media_id))).status_code == 204
+        refused = await client.post(files(room), json={"media_id": media_id})
+        assert problem(refused, 429, "too_many_changes")["limit"] == 3
+        assert 0 < int(refused.headers["retry-after"]) <= 24 * 3600
+        assert await listed(client, room) == []
+        # It is shown to bob, who may still attach it, and once it is there nothing is refused.
+        assert (await client.patch(f"/v1/media/{media_id}", json={"tenant_scope": True})).status_code == 200
+        assert (await bob.post(files(other), json={"media_id": media_id})).status_code == 201
+        assert (await client.post(files(other), json={"media_id": media_id})).status_code == 201
+        assert (await client.delete(files(other, media_id))).status_code == 204
+        await api.database.call(
+            "UPDATE event SET created_at = created_at - interval '1 day' WHERE number ="
+            " (SELECT min(number) FROM event WHERE media_id = %s AND type = 'attached')",
+            (media_id,),
+        )
+        assert (await client.post(files(room), json={"media_id": media_id})).status_code == 201
+
+
+async def test_a_file_that_is_changed_in_a_loop_is_refused_after_a_while_but_can_be_hidden(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "MOST_CHANGES", 2)
+    async with api.client() as client:
+        media_id = (await upload(client, b"here and there", tenant_scope="true"))["media_id"]
+        path = f"/v1/media/{media_id}"
+        for name in ("a.txt", "b.txt"):
+            assert (await client.patch(path, json={"filename": name})).status_code == 200
+        problem(await client.patch(path, json={"labels": {"a": "b"}}), 429, "too_many_changes")
+        info = (await client.get(f"{path}/info")).json()["data"]
+        assert (info["filename"], info.get("labels")) == ("b.txt", None)
+        assert (await client.patch(path, json={"filename": "b.txt"})).status_code == 200
+        assert (await client.patch(path, json={"tenant_scope": False})).status_code == 200
+        problem(await client.patch(path, json={"tenant_scope": True}), 429, "too_many_changes")
+        assert (await client.delete(path)).status_code == 204

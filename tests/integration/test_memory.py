@@ -18,7 +18,7 @@ ROOMY = Policy(max_bytes=8192 * MIB, max_upload_bytes=2048 * MIB, max_transcript
 
 @pytest.fixture(scope="module")
 async def tenant_process(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    async with process(postgres, tmp_path_factory.mktemp("memory"), applied=ROOMY) as api:
+    async with process(postgres, tmp_path_factory.mktemp("memory"), applied=ROOMY, preloaded=False) as api:
         yield api
 
 

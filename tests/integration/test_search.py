@@ -210,6 +210,21 @@ async def test_only_what_the_caller_may_read_is_found(api: Api) -> None:
             assert await seen_by() == seen, status
 
 
+async def test_a_hit_tells_as_many_rooms_of_a_file_as_one_can_use(api: Api) -> None:
+    async with api.client("announcer", rooms=["room 7", "elsewhere"]) as client, api.client("root") as root:
+        media_id = await transcribed(api, client, [(0.0, 3.0, "A marimba for all.")])
+        await api.database.call(
+            "INSERT INTO room_file (room_id, media_id, added_by)"
+            " SELECT 'room ' || number, %s, 'ann' FROM generate_series(1, 3000) AS number",
+            (media_id,),
+        )
+        (own,) = await search(client, "marimba")
+        assert own["rooms"] == ["room 7"]
+        assert "more_rooms" not in own
+        (seen,) = await search(root, "marimba")
+        assert (len(seen["rooms"]), seen["more_rooms"]) == (100, True)
+
+
 async def test_what_was_said_goes_with_the_file(api: Api) -> None:
     async with api.client("forgetful", rooms=[]) as client:
         media_id = await transcribed(api, client, [(0.0, 3.0, "A quokka and a wombat.")])

@@ -48,6 +48,7 @@ class Blob(NamedTuple):
     marked: str | None = None
     """`now`: it is due at once; `days`: it stays for the recall time; `over`: the recall time is over."""
     removing: str | None = None
+    lost: bool = False
 
 
 class Job(NamedTuple):
@@ -118,6 +119,7 @@ def _json_of(image: Image, sha256: str) -> str:
                 "remove_after": remove,
                 "removing_until": {None: None, "live": LIVE, "past": PAST}[blob.removing],
                 "created_at": before,
+                "lost_at": before if blob.lost else None,
             }
         )
     for media_id in image.media:
@@ -191,6 +193,7 @@ def _image_of(found: dict[str, Any]) -> Image:
             row["thumbnail_size"],
             marked,
             lease(row["removing_until"]),
+            row["lost_at"] is not None,
         )
     jobs = {row["kind"]: Job(row["status"], row["priority"], lease(row["lease_until"])) for row in found["job"] or ()}
     before = NOW - timedelta(days=7)
@@ -384,6 +387,10 @@ class FakeStore:
         if not await script.get().perform(Step("read", key)):
             raise ObjectMissing(key)
         return b"x"
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        there = await script.get().perform(Step("read", key))
+        return ObjectInfo(key, self._sizes[key], NOW) if there else None
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         keys = [key for key in self._sizes if key.startswith(prefix) and "/" not in key.removeprefix(prefix)]

@@ -15,7 +15,7 @@ POLICY = Policy(max_bytes=1, max_upload_bytes=1, max_transcription_seconds_per_d
 ITEM = Item(
     media_id="med-1", sha256="0" * 64, filename="a.jpg", uploaded_by="alice", tenant_scope=False, created_at=NOW,
     size=1, mime_type="image/jpeg", width=1, height=1, duration=None, scan_status="clean", scan_detail=None,
-    thumbnail_status="ready", thumbnail_sha256=None, details={}, rooms=("garden",),
+    thumbnail_status="ready", thumbnail_sha256=None, details={}, lost=False, rooms=("garden",),
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from media_operator.plan.observed import (
     Bucket,
     Database,
     Failure,
+    Losses,
     Notes,
     ObservedState,
     Orphans,
@@ -915,6 +916,19 @@ def test_orphans_that_are_kept_are_said_and_hold_nothing_back() -> None:
         plan(resource(), replace(alive(resource()), notes=Notes(orphans=replace(KEPT, kept=False)))), found.type
     )
     assert (calm.status, calm.reason) == ("True", "Consistent")
+
+
+def test_lost_objects_are_said_also_before_the_first_sweep_and_beside_orphans_and_hold_nothing_back() -> None:
+    losses = Losses(3, 2 * 1024 * 1024, NOW)
+    current = plan(resource(), replace(alive(resource()), notes=Notes(losses=losses)))
+    found = said(current, "DataConsistent")
+    assert (found.status, found.reason) == ("False", "ObjectsLost")
+    assert "lost the objects of 3 contents (2.0 MiB), noticed since 2026-11-24T00:00:00Z" in found.message
+    assert (said(current, "Ready").status, current.steps) == ("True", ())
+    both = said(plan(resource(), replace(alive(resource()), notes=Notes(orphans=KEPT, losses=losses))), found.type)
+    assert (both.status, both.reason) == ("False", "OrphansKept")
+    assert "lost the objects of 3 contents" in both.message
+    assert both.message.endswith("mediatenant acme media.scaiwave.io/remove-orphans=2026-11-24T00:00:01Z")
 
 
 def test_before_the_first_sweep_nothing_is_said_of_orphans() -> None:

@@ -22,7 +22,7 @@ import structlog
 
 from media_core.database import Database
 from media_core.decoding import DecodingPool
-from media_core.errors import Refused, Unavailable, Unfinished
+from media_core.errors import Lost, Refused, Unavailable, Unfinished
 from media_core.library import Library
 from media_core.logs import bound
 from media_core.policy import PolicyReader
@@ -58,8 +58,8 @@ Handler = Callable[[Lease, Work], Awaitable[None]]
 """Does the job and completes it, fenced by the lease. It may raise:
 
 `NotYet`: the job is handed back for a while. `Refused`: it fails for good. `Unavailable`: a dependency is away; the job
-is handed back, however often. `Unfinished`: it is retried while attempts are left. `Cancelled`, `LeaseLost`. All else
-is a bug: it is logged with its traceback, and the job is retried while attempts are left.
+is handed back, however often. `Unfinished`, also `Lost`: it is retried while attempts are left. `Cancelled`,
+`LeaseLost`. All else is a bug: it is logged with its traceback, and the job is retried while attempts are left.
 """
 
 
@@ -218,6 +218,9 @@ class Drain:
             return "waiting"
         except Refused as error:
             await self._patiently(queue.fail, lease, error.code, error.detail, retry=False)
+            return error.code
+        except Lost as error:
+            await self._patiently(queue.fail, lease, error.code, error.detail, retry=True)
             return error.code
         except Unfinished as error:
             detail = f"{error.dependency}: {error.detail}"

@@ -107,8 +107,9 @@ class Scanner:
                 with self._one_of_few():
                     verdict = await self._clamd.scan(work.store.stream(key), size)
         except ObjectMissing:
-            if await work.library.content(content.sha256) is not None:
-                raise Unfinished("object store", "the object of this content is missing") from None
+            missed = await work.library.contents.missed(content.sha256)
+            if isinstance(missed, Unavailable):
+                raise missed from None
             return None
         if verdict.status == "error":
             raise Unfinished("clamd", verdict.detail or "no verdict")

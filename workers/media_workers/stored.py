@@ -16,6 +16,7 @@ class Stored(StoreSource):
 
     def __init__(self, work: Work, content: Content) -> None:
         super().__init__(work.store, content_key(work.library.tenant_id, content.sha256), content.size)
+        self._work, self._sha256 = work, content.sha256
         self._waited = 0.0
         self._reading_since: float | None = None
 
@@ -27,6 +28,10 @@ class Stored(StoreSource):
             return await super().read(start, length)
         finally:
             self._waited += time.monotonic() - began
+
+    async def missed(self) -> Exception:
+        """What to raise after ObjectMissing: see `Contents.missed`."""
+        return await self._work.library.contents.missed(self._sha256)
 
     @contextlib.contextmanager
     def decoded(self) -> Iterator[None]:

@@ -18,8 +18,8 @@ def thumbnailer(_settings: Settings) -> Handler:
 
 
 async def make_video_thumbnail(lease: Lease, work: Work) -> None:
-    """Handles a `thumbnail` job. Raises Unavailable, Unfinished, LeaseLost, and Refused if the quota is full or the
-    video cannot be decoded or is gone.
+    """Handles a `thumbnail` job. Raises Unavailable, Unfinished, Lost, LeaseLost, and Refused if the quota is full or
+    the video cannot be decoded or is gone.
     """
     sha256 = lease.payload["sha256"]
     content = lease.content or await work.library.content(sha256)
@@ -30,7 +30,7 @@ async def make_video_thumbnail(lease: Lease, work: Work) -> None:
         with source.decoded():
             thumbnail = await make_thumbnail(work.decoder, source, content.mime_type)
     except ObjectMissing:
-        raise not_found() from None
+        raise await source.missed() from None
     except DecodingFailed as error:
         if error.code == "crashed" and lease.attempts == 1:
             raise Unfinished("decoder", error.detail) from error  # one more try: the file may not be the cause

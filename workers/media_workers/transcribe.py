@@ -16,7 +16,7 @@ import numpy as np
 
 from media_core import passages, queue, quota, transcripts
 from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
-from media_core.errors import Refused, Unfinished, not_found
+from media_core.errors import Refused, Unfinished
 from media_core.jobs import MOST_SPLIT, TranscriptionRequest
 from media_core.queue import Lease
 from media_core.settings import TranscriptionSettings
@@ -467,8 +467,8 @@ class Recording:
         try:
             with self._source.decoded():
                 return await self._decoder.run(task, self._source, **arguments)
-        except ObjectMissing as error:  # found infected or deleted meanwhile
-            raise not_found() from error
+        except ObjectMissing as error:
+            raise await self._source.missed() from error
         except DecodingFailed as error:
             if error.code in ("timeout", "crashed"):
                 raise Unfinished("decoder", error.detail) from error

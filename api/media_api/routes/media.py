@@ -94,7 +94,7 @@ async def get_media_info(caller: Reader, services: Wired, media_id: MediaId) -> 
     return Data(data=MediaInfo.of(await services.library.find(caller, media_id, "see"), caller))
 
 
-UNREADABLE: Final = ("unscannable", "not_found", "no_thumbnail", "scan_pending", "thumbnail_pending")
+UNREADABLE: Final = ("unscannable", "not_found", "no_thumbnail", "scan_pending", "thumbnail_pending", "file_lost")
 _BYTES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The bytes. Shown in place only for safe types, else `Content-Disposition: attachment`.",
@@ -136,10 +136,10 @@ async def download_media(caller: Reader, services: Wired, request: Request, medi
     """The bytes of a file, or of a thumbnail by its `thumbnail_id`. Takes `Range`, `If-Range`, `If-None-Match`."""
     source = media_id_of_thumbnail(media_id)
     item = await services.library.find(caller, source or media_id, "read")
-    content, stream = (
+    content, readable = (
         serving.content_of(services, item) if source is None else await serving.thumbnail_of(services, item)
     )
-    return await downloads.respond(request, content, stream)
+    return await downloads.respond(request, content, readable)
 
 
 @router.get("/v1/media/download/{media_id}/thumbnail", response_class=Response, responses=_THUMBNAIL_RESPONSES)
@@ -174,7 +174,7 @@ async def download_thumbnail(
     "/v1/media/{media_id}",
     openapi_extra=json_request(Change),
     responses=problems.described(
-        "not_yours", "not_found", "unsupported_media_type", "invalid_request", "request_timeout"
+        "not_yours", "not_found", "unsupported_media_type", "invalid_request", "request_timeout", "too_many_changes"
     ),
     response_model_exclude_unset=True,
 )

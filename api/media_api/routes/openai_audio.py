@@ -2,11 +2,11 @@
 
 A request is the same as `POST /v1/transcribe`, with another form and another answer: the file is uploaded, counted,
 scanned and kept like any other, and a job of the queue transcribes it. The answer waits for the job. A recording that
-takes longer than `transcription.sync_seconds` is answered 202 with the job, which is beyond OpenAI's shape.
+takes longer than `transcription.sync_seconds` is answered 202 with the job, which is beyond OpenAI's shape. The wait
+ends where the client goes away; the job goes on.
 """
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -18,6 +18,7 @@ from fastapi.sse import format_sse_event
 
 from media_api import problems
 from media_api.auth import Transcriber
+from media_api.body import ClientGone, disconnected
 from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
@@ -107,7 +108,11 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     response_class=Response,
 )
 async def create_transcription(caller: Transcriber, services: Wired, request: Request) -> Response:
-    """Transcribe a recording, in the shapes of OpenAI's API. Its official clients take this API's `/v1` as base."""
+    """Transcribe a recording, in the shapes of OpenAI's API. Its official clients take this API's `/v1` as base.
+
+    The file is stored, and the job goes on, also if you close the connection; `/v1/jobs` lists it, `DELETE
+    /v1/jobs/{job_id}` ends it.
+    """
     return await _answer(services, request, caller, "transcribe")
 
 
@@ -135,7 +140,7 @@ async def _answer(services: Services, request: Request, caller: Claims, task: Ta
     job = await transcribe_uploaded(services, request, caller, upload, uploaded, wanted, None)
     if as_stream:
         return event_stream(_events(services, caller, job))
-    job = await _ended(services, caller, job)
+    job = await _ended(services, request, caller, job)
     if not job.ended:
         accepted = Data(data=JobAccepted(job_id=job.job_id, status=job.status)).model_dump(mode="json")
         return JSONResponse(accepted, 202, {"Location": f"/v1/jobs/{job.job_id}"})
@@ -152,14 +157,28 @@ def _wanted(form: Form, task: Task) -> TranscriptionRequest:
     )
 
 
-async def _ended(services: Services, caller: Claims, job: Job) -> Job:
-    """The job once it has ended; as it is, where it takes longer than a request may wait."""
-    async with aclosing(services.watch.follow(caller, job)) as states:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(services.settings.transcription.sync_seconds):
-                async for state in states:
-                    job = state
-    return job
+async def _ended(services: Services, request: Request, caller: Claims, job: Job) -> Job:
+    """The job once it has ended; as it is, where it takes longer than a request may wait. Raises ClientGone."""
+
+    async def follow() -> None:
+        nonlocal job
+        async with aclosing(services.watch.follow(caller, job)) as states:
+            async for state in states:
+                job = state
+
+    gone = asyncio.ensure_future(disconnected(request.receive))
+    following = asyncio.ensure_future(follow())
+    try:
+        seconds = services.settings.transcription.sync_seconds
+        await asyncio.wait({gone, following}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if following.done():
+            following.result()
+        elif gone.done():
+            raise ClientGone
+        return job
+    finally:
+        gone.cancel()
+        following.cancel()
 
 
 async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator[bytes]:

@@ -58,7 +58,9 @@ def _before(cursor: str) -> tuple[datetime, str]:
     "/v1/rooms/{room_id}/files",
     status_code=201,
     openapi_extra=json_request(Attachment),
-    responses=problems.described("not_found", "unsupported_media_type", "invalid_request", "request_timeout"),
+    responses=problems.described(
+        "not_found", "unsupported_media_type", "invalid_request", "request_timeout", "too_many_changes"
+    ),
     response_model_exclude_unset=True,
 )
 async def attach_room_file(caller: Writer, services: Wired, request: Request, room_id: RoomId) -> Data[RoomFile]:

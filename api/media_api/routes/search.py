@@ -19,7 +19,11 @@ router = APIRouter(tags=["Search"])
 _MOST: Final = 2**62
 
 
-@router.get("/v1/transcripts/search", responses=problems.described("not_found", "invalid_request"))
+@router.get(
+    "/v1/transcripts/search",
+    responses=problems.described("not_found", "invalid_request"),
+    response_model_exclude_unset=True,
+)
 async def search_transcripts(
     caller: Reader,
     services: Wired,

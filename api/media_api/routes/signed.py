@@ -5,7 +5,6 @@ The signature replaces only the token: content that was deleted or found infecte
 """
 
 from datetime import UTC, datetime
-from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
@@ -28,13 +27,14 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
     sha256 = signed.key.rpartition("/")[2]
     await services.library.require_servable(sha256)
     stored = await store.head(signed.key)
-    if stored is None or signed.key not in (content_key(tenant_id, sha256), thumbnail_key(tenant_id, sha256)):
+    if signed.key not in (content_key(tenant_id, sha256), thumbnail_key(tenant_id, sha256)):
         raise not_found()
-    etag = f'"{sha256}"' if signed.key == content_key(tenant_id, sha256) else f'"{sha256}-thumbnail"'
+    source = serving.Stored(services.library, sha256, thumbnail=signed.key == thumbnail_key(tenant_id, sha256))
+    if stored is None:
+        raise await source.missed()
+    etag = f'"{sha256}-thumbnail"' if source.thumbnail else f'"{sha256}"'
     content = downloads.Representation(stored.size, etag, signed.content_type, signed.content_disposition)
-    return await downloads.respond(
-        request, content, partial(store.stream, key), safety=downloads.signed_headers(content.mime_type)
-    )
+    return await downloads.respond(request, content, source, safety=downloads.signed_headers(content.mime_type))
 
 
 @router.api_route("/shared/{media_id}", methods=["GET", "HEAD"], response_class=Response)
@@ -42,7 +42,7 @@ async def shared_media(services: Wired, request: Request, media_id: str) -> Resp
     shared = await services.shared_urls.verify(media_id, request.query_params)
     item = await services.library.find_by_url(known_id(shared.media_id))
     if shared.thumbnail:
-        content, stream = await serving.thumbnail_of(services, item)
+        content, source = await serving.thumbnail_of(services, item)
     else:
-        content, stream = serving.content_of(services, item)
-    return await downloads.respond(request, content, stream, safety=downloads.signed_headers(content.mime_type))
+        content, source = serving.content_of(services, item)
+    return await downloads.respond(request, content, source, safety=downloads.signed_headers(content.mime_type))

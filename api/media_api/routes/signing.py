@@ -15,7 +15,7 @@ from media_api.routes.parameters import MediaId
 from media_api.services import Services, Wired
 from media_core import thumbnails
 from media_core.access import Item
-from media_core.errors import Refused, not_found
+from media_core.errors import Lost, Refused, not_found
 from media_core.ids import media_id_of_thumbnail
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.signed_urls import Shared, Signer
@@ -56,7 +56,7 @@ async def sign_media(
     sign = await _signing(services, expires_in, via)
     source = media_id_of_thumbnail(media_id)
     item = await services.library.find(caller, source or media_id, "share")
-    signed = sign.url(item, thumbnail=thumbnail or source is not None)
+    signed = await sign.url(item, thumbnail=thumbnail or source is not None)
     return Data(data=Signed(url=signed.url, expires_at=signed.expires_at))
 
 
@@ -75,16 +75,16 @@ async def sign_many_media(caller: Reader, services: Wired, request: Request) -> 
     for given in wanted.media_ids:
         item = found[sources[given]] if given in sources else not_found()
         thumbnail = wanted.thumbnail or media_id_of_thumbnail(given) is not None
-        answers.append(_answer(sign, given, item, thumbnail=thumbnail))
+        answers.append(await _answer(sign, given, item, thumbnail=thumbnail))
     return Data(data=answers)
 
 
-def _answer(sign: "_Signing", media_id: str, item: Item | Refused, *, thumbnail: bool) -> SignedOne:
+async def _answer(sign: "_Signing", media_id: str, item: Item | Refused, *, thumbnail: bool) -> SignedOne:
     try:
         if isinstance(item, Refused):
             raise item
-        signed = sign.url(item, thumbnail=thumbnail)
-    except Refused as refused:
+        signed = await sign.url(item, thumbnail=thumbnail)
+    except (Refused, Lost) as refused:
         error = SignError(code=refused.code, detail=refused.detail)
         return SignedOne(media_id=media_id, url=None, expires_at=None, error=error)
     return SignedOne(media_id=media_id, url=signed.url, expires_at=signed.expires_at, error=None)
@@ -105,10 +105,12 @@ class _Signing:
     def __init__(self, services: Services, lifetime: timedelta, signer: Signer | None) -> None:
         self._services, self._lifetime, self._signer = services, lifetime, signer
 
-    def url(self, item: Item, *, thumbnail: bool) -> SignedUrl:
-        """For an item that the caller may share. Raises Refused `thumbnail_pending`, `no_thumbnail`."""
+    async def url(self, item: Item, *, thumbnail: bool) -> SignedUrl:
+        """For an item that the caller may share. Raises Refused `thumbnail_pending`, `no_thumbnail`; Lost."""
         if thumbnail:
             serving.require_thumbnail(item)
+        else:
+            await serving.Stored(self._services.library, item.sha256, item.lost).require()
         if self._signer is not None:
             return self._signer.sign(Shared(item.media_id, thumbnail))
         store, tenant_id = self._services.store, self._services.tenant_id

@@ -92,12 +92,13 @@ class Usage(NamedTuple):
 
 class Concerns(NamedTuple):
     """`orphans`: objects without a row, `orphan_bytes` together; `orphans_kept`: they wait for a person. `suspicious`:
-    how many signatures wait for a person."""
+    how many signatures wait for a person. `lost`: contents whose object the store has lost."""
 
     orphans: int = 0
     orphan_bytes: int = 0
     orphans_kept: bool = False
     suspicious: int = 0
+    lost: int = 0
 
 
 class Databases:
@@ -308,12 +309,13 @@ class Databases:
         schemas = list(schemas)
         swept = await self._read_all(schemas, "swept", _SWEPT.format)
         suspicions = await self._read_all(schemas, "suspicion", _SUSPICIONS.format)
+        lost = await self._read_all(schemas, "blob", _LOST.format)
         found = {}
-        for schema in swept.keys() & suspicions.keys():
-            suspicious = suspicions[schema][0].signatures
-            found[schema] = Concerns(suspicious=suspicious)
+        for schema in swept.keys() & suspicions.keys() & lost.keys():
+            others = (suspicions[schema][0].signatures, lost[schema][0].contents)
+            found[schema] = Concerns(0, 0, False, *others)
             for row in swept[schema]:
-                found[schema] = Concerns(row.orphans, row.orphan_bytes, row.orphans_kept, suspicious)
+                found[schema] = Concerns(row.orphans, row.orphan_bytes, row.orphans_kept, *others)
         return found
 
     async def depths(self, schema: str) -> Mapping[str, Depth]:
@@ -476,6 +478,9 @@ SELECT EXISTS (
 ) AS there
 """
 _SWEPT = "SELECT orphans, orphan_bytes, orphans_kept FROM {}"
+_LOST = (
+    "SELECT count(*) AS contents FROM {} WHERE lost_at IS NOT NULL AND doomed_at IS NULL AND scan_status <> 'infected'"
+)
 _SUSPICIONS = "SELECT count(*) AS signatures FROM (SELECT FROM {} WHERE trusted_at IS NULL LIMIT 100) AS these"
 _TRUST = "UPDATE suspicion SET trusted_at = now() WHERE signature = ANY({}) AND trusted_at IS NULL"
 _RELEASE_ORPHANS = "UPDATE swept SET orphans_released_at = {}"

@@ -29,6 +29,11 @@ FROM suspicion WHERE trusted_at IS NULL ORDER BY since, signature LIMIT {MOST_SU
 _SWEPT: Final = """
 SELECT swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since, orphans_released_at FROM swept
 """
+_HAS_LOSSES: Final = "SELECT to_regclass('blob_lost') IS NOT NULL"
+_LOSSES: Final = """
+SELECT count(*) AS count, sum(size)::bigint AS bytes, min(lost_at) AS since FROM blob
+WHERE lost_at IS NOT NULL AND doomed_at IS NULL AND scan_status <> 'infected' HAVING count(*) > 0
+"""
 # One that failed now and then is no matter for a person.
 _HAS_WEBHOOKS: Final = "SELECT to_regclass('webhook') IS NOT NULL"
 _WEBHOOKS: Final = f"""
@@ -53,4 +58,10 @@ async def read(tx: Transaction) -> observed.Notes:
     webhooks: tuple[observed.WebhookNote, ...] = ()
     if await tx.value(_HAS_WEBHOOKS):
         webhooks = tuple(observed.WebhookNote(*row) for row in await tx.execute(_WEBHOOKS))
-    return observed.Notes(suspicions, None if swept is None else observed.Orphans(*swept), webhooks)
+    losses = await tx.first(_LOSSES) if await tx.value(_HAS_LOSSES) else None
+    return observed.Notes(
+        suspicions,
+        None if swept is None else observed.Orphans(*swept),
+        webhooks,
+        None if losses is None else observed.Losses(*losses),
+    )

@@ -223,7 +223,7 @@ class Controller:
                 continue
             before = self._concerns.get(key, Concerns())
             self._concerns[key] = now
-            if (before.orphans_kept, before.suspicious) != (now.orphans_kept, now.suspicious):
+            if before._replace(orphans=0, orphan_bytes=0) != now._replace(orphans=0, orphan_bytes=0):
                 changed.append(key)
         return changed
 
@@ -250,6 +250,7 @@ class Controller:
                 conditions={each["type"]: each["status"] for each in conditions},
                 reasons={each["type"]: each["reason"] for each in conditions if each["status"] != "True"},
                 orphans=(concerns.orphans, concerns.orphan_bytes) if concerns else None,
+                lost=concerns.lost if concerns else None,
                 used_bytes=seen[1].stored_bytes if seen else None,
                 quota_bytes=seen[1].max_bytes if seen else None,
                 queues={

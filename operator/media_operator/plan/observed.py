@@ -118,6 +118,16 @@ class Orphans:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """Contents whose objects the store has lost."""
+
+    count: int
+    bytes: int
+    since: datetime
+    """When the first of them was noticed."""
+
+
+@dataclass(frozen=True)
 class WebhookNote:
     """How a webhook stands, as the api that delivers to it has noted."""
 
@@ -141,6 +151,7 @@ class Notes:
     orphans: Orphans | None = None
     """None: no sweep has run yet."""
     webhooks: tuple[WebhookNote, ...] = ()
+    losses: Losses | None = None
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,44 @@
-"""Objects without a row: more than a few are kept until a person says that they may be removed."""
+"""Objects without a row: more than a few are kept until a person says that they may be removed. Rows without an object:
+the store has lost it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from media_core.quota import MIB
 from media_operator.plan.finding import Context, Finding, attempt
-from media_operator.plan.observed import Orphans, Unreachable
+from media_operator.plan.observed import Losses, Orphans, Unreachable
 from media_operator.plan.steps import ReleaseOrphans
 from media_operator.tenant.annotations import REMOVE_ORPHANS, how_to_annotate
 from media_operator.tenant.spec import MediaTenant
 
 
 def data_consistent(context: Context) -> Finding | None:
-    notes, tenant = context.observed.notes, context.tenant
+    notes = context.observed.notes
     if isinstance(notes, Unreachable):
         return Finding("Unknown", "DatabaseUnreachable", notes.detail)
-    seen = notes.orphans
+    found = _of_orphans(context, notes.orphans)
+    if notes.losses is None:
+        return found
+    words = _lost(notes.losses)
+    if found is None or found.status == "True":
+        return Finding("False", "ObjectsLost", words)
+    return replace(found, message=f"{words} {found.message}")
+
+
+def _lost(losses: Losses) -> str:
+    contents = "1 content" if losses.count == 1 else f"{losses.count} contents"
+    return (
+        f"the store has lost the objects of {contents} ({losses.bytes / MIB:.1f} MiB), noticed since "
+        f"{_written(losses.since)}. Their files are answered 503 file_lost. Nothing is deleted for it. Put the objects "
+        "back from a backup of the bucket; an upload of the same bytes brings them back, too."
+    )
+
+
+def _of_orphans(context: Context, seen: Orphans | None) -> Finding | None:
+    tenant = context.tenant
     if seen is None:
         return None
     if not seen.kept:
