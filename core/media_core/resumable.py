@@ -473,7 +473,16 @@ class Receiving:
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
             await self._resumables._finish(self._caller, claim, self._request_id)
-        return await self._resumables.find(self._caller, claim.upload_id)
+        uploaded = None if claim.answer is None else Uploaded(**claim.answer)
+        return Progress(
+            claim.upload_id,
+            claim.received,
+            claim.length,
+            claim.declared.text,
+            claim.concat,
+            claim.expires_at,
+            uploaded,
+        )
 
     async def keep_what_came(self) -> None:
         """After an error of the request: its bytes before that count, unless their checksum is not known."""

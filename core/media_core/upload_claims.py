@@ -8,7 +8,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from media_core.contents import Reservation
@@ -32,16 +32,21 @@ UPDATE upload SET claim = %(claim)s, claimed_until = now() + %(for)s,
     sealed = CASE WHEN claim IS NULL THEN sealed ELSE pieces END
 WHERE upload_id = %(upload_id)s AND (claim IS NULL OR claimed_until <= now()) AND NOT ending
     AND expires_at > now()
-RETURNING received, pieces, sealed, length, answer, concat
+RETURNING received, pieces, sealed, length, answer, concat, expires_at
 """
 _RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-_LET_GO: Final = "UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s"
+# Not durable, unlike the claim: one that was let go and is there again after a crash of the server runs out. A claim
+# that was lost would leave its holder writing to a piece that the next holder takes for its own.
+_LET_GO: Final = """
+UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s
+RETURNING set_config('synchronous_commit', 'off', true)
+"""
 _SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
 _KEEP: Final = """
 WITH held AS (
     UPDATE upload SET received = %(received)s, pieces = %(pieces)s, claimed_until = now() + %(for)s,
         expires_at = now() + %(lifetime)s
-    WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id
+    WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id, expires_at
 ), moved AS (
     UPDATE reservation SET expires_at = now() + %(reserved)s FROM held WHERE reservation_id = upload_id
 ), kept AS (
@@ -50,10 +55,11 @@ WITH held AS (
     FROM held, unnest(%(names)s::text[], %(sizes)s::bigint[]) WITH ORDINALITY AS piece(name, size, position)
     ON CONFLICT (upload_id, number) DO UPDATE SET name = excluded.name, size = excluded.size
 )
-SELECT upload_id FROM held
+SELECT expires_at FROM held
 """
-_ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
+# After the claim: a statement that waited for the claim may see the pieces as they were before its wait.
 _LAST: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number DESC LIMIT 1"
+_ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
 
 
 class Claim:
@@ -73,7 +79,8 @@ class Claim:
         self.upload_id = upload_id
         self.reservation = reservation
         self.declared = declared
-        self.is_partial: bool = row.concat == "partial"
+        self.concat: str | None = row.concat
+        self.expires_at: datetime = row.expires_at
         self.received: int = row.received
         self.length: int | None = row.length
         self.pieces: int = row.pieces
@@ -85,6 +92,10 @@ class Claim:
         self._token = token
         self._touched = time.monotonic()
         self._working = 0
+
+    @property
+    def is_partial(self) -> bool:
+        return self.concat == "partial"
 
     def touch(self) -> None:
         self._touched = time.monotonic()
@@ -139,7 +150,7 @@ class Claim:
         )
         if not kept:
             raise locked()
-        self.received, self.pieces = received, first + len(pieces)
+        self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
         self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
 
     async def let_go(self) -> None:

@@ -57,3 +57,11 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
 
 schemathesis.openapi.media_type("audio/wav", st.just(SOUND.read_bytes()))
 schemathesis.openapi.media_type("application/offset+octet-stream", st.binary(max_size=100))
+
+
+@schemathesis.check
+def the_token_is_taken(
+    _context: schemathesis.CheckContext, response: schemathesis.Response, _case: schemathesis.Case
+) -> None:
+    sent = response.request.headers.get("Authorization")
+    assert response.status_code != 401 or sent != f"Bearer {os.environ['MEDIA_TOKEN']}"

@@ -32,6 +32,7 @@ from typing import ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 from media_core import url_signatures
+from media_core.errors import Unavailable
 from media_core.store import page_cache
 from media_core.store.base import (
     CHUNK_BYTES,
@@ -309,6 +310,7 @@ class FolderStagedObject:
         self._path = path
         self._at_most = at_most
         self._file: int | None = store._create(path)
+        self._written = 0
         self._finished = False
         self._lock = threading.Lock()
 
@@ -337,6 +339,8 @@ class FolderStagedObject:
             if self._file is None:
                 raise ValueError("a staged object that was finished or discarded takes no more bytes")
             _write(self._file, chunk)
+            page_cache.write_back(self._file, self._written, len(chunk))
+            self._written += len(chunk)
 
     def _finish(self) -> None:
         with self._lock:
@@ -358,7 +362,10 @@ class FolderStagedObject:
 
 
 class FolderAppending:
-    """Appends to one file. That file is this one's alone: it is new, or the last who wrote to it has closed it."""
+    """Appends to one file. That file is this one's alone: it is new, or the last who wrote to it has closed it.
+
+    Bytes are written while the next ones come. An error is told by the call that follows.
+    """
 
     def __init__(self, store: FolderStore, number: int, piece: Piece) -> None:
         self._store = store
@@ -368,6 +375,7 @@ class FolderAppending:
         self._path = store._staged(piece.name)
         self._file: int | None = None
         self._gathered = bytearray()
+        self._writing: asyncio.Future[None] | None = None
         self._written = self._synced = self._kept = piece.size
         self._lock = threading.Lock()
         self._closed = False
@@ -384,6 +392,7 @@ class FolderAppending:
     async def durable(self, *, to_the_end: bool = False) -> Durable:
         if to_the_end and self._gathered:
             await self._hand_over()
+        await self._settle()
         if self._synced < self._written:
             await _in_thread(self._sync)
         changed = (Piece(self._name, self._synced),) if self._synced > self._kept else ()
@@ -393,11 +402,20 @@ class FolderAppending:
         self._kept = self._synced
 
     async def close(self, *, leave: bool = False) -> None:
+        with contextlib.suppress(Unavailable):  # what was not made durable does not count
+            await self._settle()
         await _in_thread(self._close, leave)
 
     async def _hand_over(self) -> None:
+        await self._settle()
         gathered, self._gathered = self._gathered, bytearray()
-        await _in_thread(self._write, gathered)
+        self._writing = asyncio.ensure_future(_in_thread(self._write, gathered))
+
+    async def _settle(self) -> None:
+        """Waits for the write that is under way. Raises as `write`."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
 
     def _write(self, data: bytearray) -> None:
         with self._lock:
@@ -406,6 +424,7 @@ class FolderAppending:
             if self._file is None:
                 self._file = self._open()
             _write(self._file, data)
+            page_cache.write_back(self._file, self._written, len(data))
             self._written += len(data)
 
     def _open(self) -> int:

@@ -1,4 +1,4 @@
-"""Reads of files that the kernel has in memory, without a wait for the disk.
+"""Files in the kernel's memory: reads without a wait for the disk, and writes on their way to it.
 
 openat2(2) opens a path only if the kernel has all of its entries (RESOLVE_CACHED), preadv2(2) reads only what it has
 (RWF_NOWAIT). Where a kernel or a file system has neither, nothing is read here.
@@ -39,6 +39,14 @@ def read(path: Path, start: int, length: int | None, *, at_most: int) -> bytes |
         os.close(file)
 
 
+def write_back(file: int, start: int, length: int) -> None:
+    """The kernel begins to write these bytes of an open file to the disk, so that an fsync later waits for less. It is
+    no fsync: an error of the disk is told by that.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(file, start, length, _SYNC_FILE_RANGE_WRITE)
+
+
 class _OpenHow(ctypes.Structure):
     """openat2(2)'s `struct open_how`."""
 
@@ -50,6 +58,10 @@ _AT_FDCWD = -100
 _RESOLVE_CACHED = 0x20
 _HOW = _OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(_LIBC, "sync_file_range", None)  # only Linux has it
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def _open(path: Path) -> int:
