@@ -180,7 +180,8 @@ class Resumables:
         return await self.find(caller, upload_id)
 
     async def find(self, caller: Claims, upload_id: str) -> Progress:
-        return _progress(await self._row(caller, upload_id))
+        row = await self._row(caller, upload_id)
+        return _progress(row, row.declared)
 
     async def settled(self, caller: Claims, upload_id: str, request_id: str | None = None) -> Progress:
         """As `find`. Bytes that have all come and are not committed, since that failed, are committed now: a client
@@ -191,7 +192,7 @@ class Resumables:
             async with self._claimed(row) as claim:
                 await self._finish(caller, claim, request_id)
             row = await self._row(caller, upload_id)
-        return _progress(row)
+        return _progress(row, row.declared)
 
     @asynccontextmanager
     async def receiving(
@@ -473,16 +474,7 @@ class Receiving:
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
             await self._resumables._finish(self._caller, claim, self._request_id)
-        uploaded = None if claim.answer is None else Uploaded(**claim.answer)
-        return Progress(
-            claim.upload_id,
-            claim.received,
-            claim.length,
-            claim.declared.text,
-            claim.concat,
-            claim.expires_at,
-            uploaded,
-        )
+        return _progress(claim, claim.declared.text)
 
     async def keep_what_came(self) -> None:
         """After an error of the request: its bytes before that count, unless their checksum is not known."""
@@ -599,9 +591,10 @@ def _declared(row: Any) -> Declared:
     return Declared(row.declared, row.filename, row.claimed_type, row.tenant_scope, row.room_id)
 
 
-def _progress(row: Any) -> Progress:
-    uploaded = None if row.answer is None else Uploaded(**row.answer)
-    return Progress(row.upload_id, row.received, row.length, row.declared, row.concat, row.expires_at, uploaded)
+def _progress(at: Any, declared: str) -> Progress:
+    """`at`: a row of `_READ`, or a claim."""
+    uploaded = None if at.answer is None else Uploaded(**at.answer)
+    return Progress(at.upload_id, at.received, at.length, declared, at.concat, at.expires_at, uploaded)
 
 
 def _expired() -> Refused:
