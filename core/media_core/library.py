@@ -12,7 +12,7 @@ from media_core.contents import Contents
 from media_core.database import Database, Transaction
 from media_core.errors import Refused, not_found
 from media_core.folding import folded
-from media_core.items import MOST_ROOMS, item_arguments, item_columns, item_of
+from media_core.items import item_arguments, item_columns, item_of
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
 from media_core.queue import Content
@@ -138,9 +138,9 @@ class Library:
         """
         policy = await self.policy.current()
         wanted = list(media_ids)
-        query = f"SELECT {item_columns(caller, most_rooms=MOST_ROOMS)}{_FIND_ALL}"
+        query = f"SELECT {item_columns(caller, every_room=False)}{_FIND_ALL}"
         rows = await self.database.call(query, {"media_ids": wanted, **item_arguments(caller)})
-        items = {row.media_id: item_of(row, most_rooms=MOST_ROOMS) for row in rows}
+        items = {row.media_id: item_of(row) for row in rows}
         found: dict[str, Item | Refused] = {}
         for media_id in wanted:
             try:
@@ -177,7 +177,7 @@ class Library:
         page = await listing.listed(
             self.database, caller, wanted, order=order, descending=descending, after=after, limit=limit
         )
-        items = [item_of(row, most_rooms=MOST_ROOMS) for row in page.rows]
+        items = [item_of(row) for row in page.rows]
         return [item for item in items if access.shows(caller, item, policy)], page.goes_on
 
     async def require_servable(self, sha256: str) -> None:
