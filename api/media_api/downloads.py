@@ -226,9 +226,8 @@ async def respond(
     if wanted is not None:
         headers["Content-Range"] = wanted.content_range
     # The first chunk is read before the status is sent, so that a missing object or an outage gets its own status.
-    chunks = cast(
-        "AsyncGenerator[Chunk, None]", source.stream(sent.start, sent.length)
-    )  # both kinds of stream are generators
+    stream = source.stream(sent.start, sent.length)
+    chunks = cast("AsyncGenerator[Chunk, None]", stream)  # which all sources return
     try:
         first = await anext(chunks)
     except ObjectMissing:
