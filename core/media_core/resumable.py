@@ -282,7 +282,8 @@ class Resumables:
                 uploading = await self._uploads.start(announced=total, reservation=reservation)
                 async with uploading as upload:
                     for part in parts:
-                        async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
+                        pieces = await _pieces(self._database, part)
+                        async with aclosing(self._store.gathered(part, pieces, sealed=True).stream()) as chunks:
                             async for chunk in chunks:
                                 await upload.write(bytes(chunk))
                     key = idempotency_key or _key_of(parts)
@@ -364,10 +365,6 @@ class Resumables:
         await claim.reservation.grow_to(length)
         await claim.set_length(length)
 
-    async def _gathered(self, upload_id: str, *, sealed: bool) -> GatheredObject:
-        pieces = [Piece(row.name, row.size) for row in await self._database.call(_PIECES, (upload_id,))]
-        return self._store.gathered(upload_id, pieces, sealed=sealed)
-
     def _claimed(self, row: Any) -> AbstractAsyncContextManager[Claim]:
         """Raises Refused `upload_locked` while another request holds the claim."""
         reservation = self._uploads.contents.reservation(
@@ -383,7 +380,8 @@ class Resumables:
             return
         declared = claim.declared
         with claim.working():
-            gathered = await self._gathered(claim.upload_id, sealed=claim.sealed > 0)
+            pieces = await _pieces(self._database, claim.upload_id)
+            gathered = self._store.gathered(claim.upload_id, pieces, sealed=claim.sealed > 0)
             known = self._hashes.take(claim.upload_id, claim.received)
             sha256 = known.hexdigest() if known is not None else await _hashed(gathered)
             try:
@@ -563,11 +561,14 @@ async def _expire(library: Library, upload_id: str) -> None:
 
 async def _remove(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
     """Removes the pieces, the reservation and the row, in this order: while there are pieces, a row leads to them."""
-    pieces = [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
-    if pieces:
+    if pieces := await _pieces(database, upload_id):
         await store.gathered(upload_id, pieces, sealed=True).discard()
     await reservation.release()
     await database.call(_FORGET, (upload_id,))
+
+
+async def _pieces(database: Database, upload_id: str) -> list[Piece]:
+    return [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
 
 
 async def _hashed(gathered: GatheredObject) -> str:
