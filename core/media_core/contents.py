@@ -408,10 +408,10 @@ class Reservation:
     ) -> None:
         self.id = reservation_id or new_ulid()
         self.bytes = held
-        self._contents = contents
-        self._lifetime = lifetime
         self.over_quota = over_quota
         """Granted however full the tenant is, and counted like any other: for the canary and what stands already."""
+        self._contents = contents
+        self._lifetime = lifetime
         self._moved_at = time.monotonic()
         self._open = held > 0
         """Its row may exist. That is so also when the answer to the statement was lost."""
