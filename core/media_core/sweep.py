@@ -32,8 +32,6 @@ FIRST_SWEEPS: Final = 24
 version ran on for a while without updating them."""
 BATCH: Final = 200
 """Rows that one statement looks at."""
-ROWS: Final = 1000
-"""The same, where they are only read."""
 BITS: Final = 64
 """For each object that there may be: so one lost object in 64 is not noticed by a sweep, and is by one of the next."""
 MOST_BITS: Final = 1 << 27
@@ -243,10 +241,10 @@ async def _until_nothing_is_left(library: Library, statement: Any) -> None:
         pass
 
 
-async def _windows(library: Library, statement: Any, *first: Any, most: int = BATCH) -> AsyncIterator[list[Any]]:
+async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterator[list[Any]]:
     """Rows of `statement` in batches. Its last two parameters: the last sha256 of the previous batch, and a limit."""
     after = ""
-    while rows := await library.database.call(statement, (*first, after, most)):
+    while rows := await library.database.call(statement, (*first, after, BATCH)):
         yield rows
         after = rows[-1].sha256
 
@@ -328,7 +326,7 @@ async def _note_losses(library: Library, seen: _Seen) -> int:
     Returns how many are lost. The listing only says whom to ask the store for: objects come while it is read.
     """
     lost, there = 0, 0
-    async for rows in _windows(library, _STANDING, most=ROWS):
+    async for rows in _windows(library, _STANDING):
         # Of what was lost before and is not listed nothing has to be asked.
         lost += sum(row.lost and not seen.has(row.sha256, row.size) for row in rows)
         doubtful = [row for row in rows if row.lost == seen.has(row.sha256, row.size)]
