@@ -59,6 +59,16 @@ REMOVAL_BEGINS: Final = 30.0
 
 _log = structlog.stdlib.get_logger("media.contents")
 
+_NOTE_LOSS: Final = """
+WITH noted AS (
+    UPDATE blob SET lost_at = now()
+    WHERE sha256 = %(sha256)s AND lost_at IS NULL AND doomed_at IS NULL AND scan_status <> 'infected' RETURNING 1
+)
+SELECT size, EXISTS (SELECT FROM noted) AS is_new FROM blob
+WHERE sha256 = %(sha256)s AND doomed_at IS NULL AND scan_status <> 'infected'
+"""
+_END_LOSS: Final = "UPDATE blob SET lost_at = NULL WHERE sha256 = %s AND lost_at IS NOT NULL"
+
 
 class Infected(Exception):
     """These bytes are known to be infected, and are not accepted."""
@@ -71,16 +81,6 @@ class Again(Exception):
 class KeyReused(Exception):
     """The Idempotency-Key was used for another request."""
 
-
-_NOTE_LOSS: Final = """
-WITH noted AS (
-    UPDATE blob SET lost_at = now()
-    WHERE sha256 = %(sha256)s AND lost_at IS NULL AND doomed_at IS NULL AND scan_status <> 'infected' RETURNING sha256
-)
-SELECT sha256, size, EXISTS (SELECT FROM noted) AS is_new FROM blob
-WHERE sha256 = %(sha256)s AND doomed_at IS NULL AND scan_status <> 'infected'
-"""
-_END_LOSS: Final = "UPDATE blob SET lost_at = NULL WHERE sha256 = %s AND lost_at IS NOT NULL"
 
 _ERRORS: Final = {"MC001": Infected, "MC002": Again, "MC003": KeyReused}
 
@@ -132,8 +132,6 @@ class Begun:
 class Committed:
     answer: dict[str, Any]
     replayed: bool
-    is_new: bool
-    """The content had no row, or a marked one; its jobs are queued."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ class Contents:
         reservation.ended()
         if row.state == "new":
             self.database.announce()
-        return Committed(row.answer, replayed=row.state == "replayed", is_new=row.state == "new")
+        return Committed(row.answer, replayed=row.state == "replayed")
 
     # -- objects that the store has lost ---------------------------------------------------------------------------
 
@@ -410,10 +408,10 @@ class Reservation:
     ) -> None:
         self.id = reservation_id or new_ulid()
         self.bytes = held
-        self._contents = contents
-        self._lifetime = lifetime
         self.over_quota = over_quota
         """Granted however full the tenant is, and counted like any other: for the canary and what stands already."""
+        self._contents = contents
+        self._lifetime = lifetime
         self._moved_at = time.monotonic()
         self._open = held > 0
         """Its row may exist. That is so also when the answer to the statement was lost."""

@@ -14,18 +14,19 @@ _FACTS: Final = """
     blob.thumbnail_status, blob.thumbnail_sha256, blob.details, blob.lost_at IS NOT NULL AS lost,
     (SELECT jsonb_object_agg(key, value) FROM label WHERE label.media_id = media.media_id) AS labels
 """
-_COLUMNS: Final = 19
+_COLUMNS: Final = 20
 
 
-def item_columns(caller: Claims, *, most_rooms: int | None = None) -> LiteralString:
+def item_columns(caller: Claims, *, every_room: bool = True) -> LiteralString:
     """Of a statement that joins `media` and `blob`, and has `item_arguments`: what `item_of` takes. Of the item's rooms
-    only those that the caller may know of; at most `most_rooms` and one more, where a number is given.
+    only those that the caller may know of; unless `every_room`, at most `MOST_ROOMS`, and one more to know of more.
     """
     theirs: LiteralString = "" if knows_every_room(caller) else " AND room_id = ANY(%(caller_rooms)s)"
-    at_most: LiteralString = "" if most_rooms is None else f" LIMIT {most_rooms + 1}"
+    at_most: LiteralString = "NULL" if every_room else f"{MOST_ROOMS}"
     return f"""{_FACTS}, ARRAY(
-        SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id{theirs} ORDER BY room_id{at_most}
-    ) AS rooms"""  # noqa: S608 (only constants are put in)
+        SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id{theirs}
+        ORDER BY room_id LIMIT {at_most} + 1
+    ) AS rooms, {at_most}::integer AS most_rooms"""  # noqa: S608 (only constants are put in)
 
 
 def item_arguments(caller: Claims) -> dict[str, Any]:
@@ -44,9 +45,9 @@ def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:
     return f"(SELECT true FROM {table} WHERE {table}.media_id = media.media_id AND {condition} LIMIT 1)"  # noqa: S608
 
 
-def item_of(row: Any, *, most_rooms: int | None = None) -> Item:
+def item_of(row: Any) -> Item:
     """The item of a row that begins with `item_columns`."""
-    *facts, labels, rooms = row[:_COLUMNS]
+    *facts, labels, rooms, most_rooms = row[:_COLUMNS]
     is_cut = most_rooms is not None and len(rooms) > most_rooms
     columns: list[Any] = [*facts, tuple(rooms[:most_rooms]), dict(sorted((labels or {}).items())), is_cut]
     return Item(*columns)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, LiteralString
+from typing import Any, Final, Literal, LiteralString
 
 from media_core import access, listing, queue, quota
 from media_core.access import Item, Purpose
@@ -12,7 +12,7 @@ from media_core.contents import Contents
 from media_core.database import Database, Transaction
 from media_core.errors import Refused, not_found
 from media_core.folding import folded
-from media_core.items import MOST_ROOMS, item_arguments, item_columns, item_of
+from media_core.items import item_arguments, item_columns, item_of
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
 from media_core.queue import Content
@@ -58,17 +58,15 @@ WHERE media_id = %(media_id)s RETURNING media_id
 """
 # The latest event that is one too many within a day, if there is one. A file is changed by its uploader and admins;
 # attached by anybody who sees it, so nobody uses up what others may do.
-_MANY_CHANGES: Final = """
+_ONE_TOO_MANY: Final = """
 SELECT extract(epoch FROM created_at + interval '1 day' - now())::float8 AS seconds FROM event
-WHERE media_id = %(media_id)s AND created_at > now() - interval '1 day' AND type = 'changed'
+WHERE media_id = %(media_id)s AND created_at > now() - interval '1 day' AND {}
 ORDER BY created_at DESC OFFSET %(most)s LIMIT 1
 """
-_MANY_ATTACHMENTS: Final = """
-SELECT extract(epoch FROM created_at + interval '1 day' - now())::float8 AS seconds FROM event
-WHERE media_id = %(media_id)s AND created_at > now() - interval '1 day' AND type = 'attached'
-    AND data ->> 'added_by' = %(subject)s
-ORDER BY created_at DESC OFFSET %(most)s LIMIT 1
-"""
+_MANY: Final[Mapping[Literal["attached", "changed"], str]] = {
+    "attached": _ONE_TOO_MANY.format("type = 'attached' AND data ->> 'added_by' = %(subject)s"),
+    "changed": _ONE_TOO_MANY.format("type = 'changed'"),
+}
 _UNLABEL: Final = "DELETE FROM label WHERE media_id = %(media_id)s AND NOT key = ANY(%(keys)s)"
 _LABEL: Final = """
 INSERT INTO label (media_id, key, value) SELECT %(media_id)s, * FROM unnest(%(keys)s::text[], %(values)s::text[])
@@ -140,9 +138,9 @@ class Library:
         """
         policy = await self.policy.current()
         wanted = list(media_ids)
-        query = f"SELECT {item_columns(caller, most_rooms=MOST_ROOMS)}{_FIND_ALL}"
+        query = f"SELECT {item_columns(caller, every_room=False)}{_FIND_ALL}"
         rows = await self.database.call(query, {"media_ids": wanted, **item_arguments(caller)})
-        items = {row.media_id: item_of(row, most_rooms=MOST_ROOMS) for row in rows}
+        items = {row.media_id: item_of(row) for row in rows}
         found: dict[str, Item | Refused] = {}
         for media_id in wanted:
             try:
@@ -179,7 +177,7 @@ class Library:
         page = await listing.listed(
             self.database, caller, wanted, order=order, descending=descending, after=after, limit=limit
         )
-        items = [item_of(row, most_rooms=MOST_ROOMS) for row in page.rows]
+        items = [item_of(row) for row in page.rows]
         return [item for item in items if access.shows(caller, item, policy)], page.goes_on
 
     async def require_servable(self, sha256: str) -> None:
@@ -257,7 +255,7 @@ class Library:
                 raise not_found()
             attached = {"room_id": room_id, "media_id": media_id, "added_by": caller.subject}
             if await tx.first(_ATTACH, attached) is not None:
-                await _check_changes(tx, _MANY_ATTACHMENTS, media_id, caller, "attached")
+                await _check_changes(tx, "attached", media_id, caller)
             query = f"SELECT {item_columns(caller)}{_ROOM_ITEM}"
             row = await tx.first(query, {"room_id": room_id, "media_id": media_id, **item_arguments(caller)})
             return _entry(row)
@@ -309,7 +307,7 @@ class Library:
                 await tx.execute(_UNLABEL, changed)
                 await tx.execute(_LABEL, changed)
             if not (item.tenant_scope and tenant_scope is False):
-                await _check_changes(tx, _MANY_CHANGES, media_id, caller, "changed")
+                await _check_changes(tx, "changed", media_id, caller)
         return await self.find(caller, media_id, "see")
 
     # -- deleting ------------------------------------------------------------------------------------------------
@@ -345,10 +343,10 @@ class Library:
             )
 
 
-async def _check_changes(tx: Transaction, query: str, media_id: str, caller: Claims, how: str) -> None:
+async def _check_changes(tx: Transaction, how: Literal["attached", "changed"], media_id: str, caller: Claims) -> None:
     """Keeps a loop from filling the log of events. Raises Refused `too_many_changes`."""
     asked = {"media_id": media_id, "subject": caller.subject, "most": MOST_CHANGES}
-    one_too_many = await tx.first(query, asked)
+    one_too_many = await tx.first(_MANY[how], asked)
     if one_too_many is not None:
         raise Refused(
             "too_many_changes",

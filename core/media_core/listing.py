@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, LiteralString
 from media_core.access import CANARY
 from media_core.database import Database
 from media_core.folding import folded
-from media_core.items import MOST_ROOMS, is_in, item_arguments, item_columns
+from media_core.items import is_in, item_arguments, item_columns
 from media_core.media_types import Category
 from media_core.tokens import Claims
 
@@ -116,7 +116,7 @@ class _Query:
     ) -> None:
         way: LiteralString = "DESC" if descending else "ASC"
         self.arguments: dict[str, Any] = {"limit": limit + 1, **item_arguments(caller)}
-        self._columns = item_columns(caller, most_rooms=MOST_ROOMS)
+        self._columns = item_columns(caller, every_room=False)
         self.sets: list[LiteralString] = []
         """Sub-selects of the ids of one label, or of the room."""
         self._place: LiteralString = f"media.{_COLUMN[order]}"

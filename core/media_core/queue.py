@@ -22,13 +22,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal, LiteralString
 
-from media_core.database import CHANNEL, Database, Transaction
+from media_core.database import Database, Transaction
 from media_core.errors import Unavailable
 from media_core.ids import new_job_id, new_ulid
 from media_core.job_kinds import JOB_KINDS
 from media_core.queue_depth import Depth, by_kind, depth_query
-
-__all__ = ["CHANNEL", "Queue", "enqueue"]
 
 WAITING: Final = "waiting"
 """`error_code` of a queued job whose dependency is away; `error_detail` names the dependency."""
@@ -93,10 +91,10 @@ WITH taken AS (
         FOR UPDATE OF job SKIP LOCKED
         LIMIT %(most)s
     ))
-    RETURNING job_id, kind, payload, attempts, progress, owner, media_id, request_id, postponed, priority, run_after
+    RETURNING job_id, kind, payload, attempts, owner, request_id, postponed, priority, run_after
 )
-SELECT job_id, kind, payload, attempts, progress, owner, media_id, request_id, postponed, blob.sha256, blob.size,
-    blob.mime_type, blob.scan_status, blob.doomed_at IS NOT NULL AS marked,
+SELECT job_id, kind, payload, attempts, owner, request_id, postponed, blob.sha256, blob.size, blob.mime_type,
+    blob.scan_status, blob.doomed_at IS NOT NULL AS marked,
     set_config('synchronous_commit', 'off', true) AS relaxed
 FROM taken LEFT JOIN blob ON blob.sha256 = taken.payload ->> 'sha256'
 ORDER BY taken.priority DESC, taken.run_after, taken.job_id
@@ -226,9 +224,7 @@ class Lease:
     payload: dict[str, Any]
     attempts: int
     """This one included."""
-    progress: float
     owner: str | None = None
-    media_id: str | None = None
     request_id: str | None = None
     postponed: int = 0
     """How often in a row it was handed back because a dependency was away."""
@@ -511,9 +507,7 @@ def _leased(row: Any, token: str) -> Lease:
         token=token,
         payload=row.payload,
         attempts=row.attempts,
-        progress=row.progress,
         owner=row.owner,
-        media_id=row.media_id,
         request_id=row.request_id,
         postponed=row.postponed,
         content=content,

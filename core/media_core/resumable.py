@@ -180,7 +180,8 @@ class Resumables:
         return await self.find(caller, upload_id)
 
     async def find(self, caller: Claims, upload_id: str) -> Progress:
-        return _progress(await self._row(caller, upload_id))
+        row = await self._row(caller, upload_id)
+        return _progress(row, row.declared)
 
     async def settled(self, caller: Claims, upload_id: str, request_id: str | None = None) -> Progress:
         """As `find`. Bytes that have all come and are not committed, since that failed, are committed now: a client
@@ -191,7 +192,7 @@ class Resumables:
             async with self._claimed(row) as claim:
                 await self._finish(caller, claim, request_id)
             row = await self._row(caller, upload_id)
-        return _progress(row)
+        return _progress(row, row.declared)
 
     @asynccontextmanager
     async def receiving(
@@ -281,7 +282,8 @@ class Resumables:
                 uploading = await self._uploads.start(announced=total, reservation=reservation)
                 async with uploading as upload:
                     for part in parts:
-                        async with aclosing((await self._gathered(part, sealed=True)).stream()) as chunks:
+                        pieces = await _pieces(self._database, part)
+                        async with aclosing(self._store.gathered(part, pieces, sealed=True).stream()) as chunks:
                             async for chunk in chunks:
                                 await upload.write(bytes(chunk))
                     key = idempotency_key or _key_of(parts)
@@ -363,10 +365,6 @@ class Resumables:
         await claim.reservation.grow_to(length)
         await claim.set_length(length)
 
-    async def _gathered(self, upload_id: str, *, sealed: bool) -> GatheredObject:
-        pieces = [Piece(row.name, row.size) for row in await self._database.call(_PIECES, (upload_id,))]
-        return self._store.gathered(upload_id, pieces, sealed=sealed)
-
     def _claimed(self, row: Any) -> AbstractAsyncContextManager[Claim]:
         """Raises Refused `upload_locked` while another request holds the claim."""
         reservation = self._uploads.contents.reservation(
@@ -382,7 +380,8 @@ class Resumables:
             return
         declared = claim.declared
         with claim.working():
-            gathered = await self._gathered(claim.upload_id, sealed=claim.sealed > 0)
+            pieces = await _pieces(self._database, claim.upload_id)
+            gathered = self._store.gathered(claim.upload_id, pieces, sealed=claim.sealed > 0)
             known = self._hashes.take(claim.upload_id, claim.received)
             sha256 = known.hexdigest() if known is not None else await _hashed(gathered)
             try:
@@ -473,16 +472,7 @@ class Receiving:
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
             await self._resumables._finish(self._caller, claim, self._request_id)
-        uploaded = None if claim.answer is None else Uploaded(**claim.answer)
-        return Progress(
-            claim.upload_id,
-            claim.received,
-            claim.length,
-            claim.declared.text,
-            claim.concat,
-            claim.expires_at,
-            uploaded,
-        )
+        return _progress(claim, claim.declared.text)
 
     async def keep_what_came(self) -> None:
         """After an error of the request: its bytes before that count, unless their checksum is not known."""
@@ -571,11 +561,14 @@ async def _expire(library: Library, upload_id: str) -> None:
 
 async def _remove(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
     """Removes the pieces, the reservation and the row, in this order: while there are pieces, a row leads to them."""
-    pieces = [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
-    if pieces:
+    if pieces := await _pieces(database, upload_id):
         await store.gathered(upload_id, pieces, sealed=True).discard()
     await reservation.release()
     await database.call(_FORGET, (upload_id,))
+
+
+async def _pieces(database: Database, upload_id: str) -> list[Piece]:
+    return [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
 
 
 async def _hashed(gathered: GatheredObject) -> str:
@@ -599,9 +592,10 @@ def _declared(row: Any) -> Declared:
     return Declared(row.declared, row.filename, row.claimed_type, row.tenant_scope, row.room_id)
 
 
-def _progress(row: Any) -> Progress:
-    uploaded = None if row.answer is None else Uploaded(**row.answer)
-    return Progress(row.upload_id, row.received, row.length, row.declared, row.concat, row.expires_at, uploaded)
+def _progress(at: Any, declared: str) -> Progress:
+    """`at`: a row of `_READ`, or a claim."""
+    uploaded = None if at.answer is None else Uploaded(**at.answer)
+    return Progress(at.upload_id, at.received, at.length, declared, at.concat, at.expires_at, uploaded)
 
 
 def _expired() -> Refused:

@@ -207,7 +207,10 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     swept.events = await events.forget(timedelta(days=retention.event_days))
     await webhooks.forget(library.database, timedelta(days=retention.event_days))
     swept.staging = await library.store.sweep_staging(STALE_STAGING, await resumable.alive(library.database))
-    await _look_after_orphans(library, retention, epoch, swept)
+    seen = _Seen((await library.totals()).objects, epoch)
+    listed = await _note_orphans(library, epoch, seen)
+    swept.lost = await _note_losses(library, seen)
+    await _remove_orphans(library, retention, epoch, listed, swept)
     swept.transcripts = await passages.fill(library.database)
     swept.words = await passages.forget_words(library.database, epoch)
     _log.info("swept", **asdict(swept))
@@ -268,13 +271,12 @@ async def _queue_jobs(library: Library, statement: Any) -> int:
     return queued
 
 
-async def _look_after_orphans(library: Library, retention: RetentionSettings, epoch: int, swept: Swept) -> None:
-    """Notes objects that have no row. Removes those that were noted days ago, unless there are too many, and those that
-    a person has released.
+async def _remove_orphans(
+    library: Library, retention: RetentionSettings, epoch: int, listed: int, swept: Swept
+) -> None:
+    """Removes the orphans that were noted days ago, unless there are too many of `listed` objects, and those that a
+    person has released.
     """
-    seen_objects = _Seen((await library.totals()).objects, epoch)
-    listed = await _note_orphans(library, epoch, seen_objects)
-    swept.lost = await _note_losses(library, seen_objects)
     # Orphans that the listing did not show are gone, and those that have a row by now are orphans no more.
     async for _ in _windows(library, _FORGET_ORPHANS, epoch):
         pass

@@ -15,7 +15,7 @@ import json
 import mmap
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Literal, Protocol, Self
 
 import structlog
 
@@ -383,13 +383,16 @@ class Upload:
         buffered, self._buffer = self._buffer, _Buffer(STEP_BYTES)
         buffered.hash_into(self._hash)
         self._head = bytes(buffered.view()[:SNIFF_BYTES])
-        if self._digest is not None and await self._is_known(self._digest):
+        stored = None if self._digest is None else await self._stored(self._digest)
+        if stored == "kept":
             # The bytes must still be sent (knowing a hash grants nothing), but need not be stored a second time. They
             # are reserved if there is room: otherwise the usage would show which contents are stored already.
             self._known_by_digest = True
             with contextlib.suppress(Refused):
                 await self._reservation.grow_to(max(self._at_least, self.size))
             return
+        if stored == "lost":
+            self._reservation.over_quota = True  # its bytes are counted already
         # The reservation keeps an object with the announced digest from being removed. Its final key is known, so
         # nothing has to be copied.
         await self._reservation.grow_to(max(self._at_least, self.size), self._digest)
@@ -421,19 +424,18 @@ class Upload:
 
     # -- knowing -------------------------------------------------------------------------------------------------
 
-    async def _is_known(self, sha256: str) -> bool:
-        """Whether bytes of this hash need not be stored: they are stored, or known to be infected.
+    async def _stored(self, sha256: str) -> Literal["kept", "lost"] | None:
+        """`kept`: bytes of this hash need not be stored. `lost`: they were, and have to be stored again.
 
-        Infected bytes are refused once all have come, so that a mere hash does not tell which contents are infected.
-        Lost bytes are stored again, also in a tenant that is full: they are counted already.
+        Infected bytes are taken for kept, and refused once all have come, so that a mere hash does not tell which
+        contents are infected.
         """
         for row in await self._uploads.database.call(_KNOWN, {"sha256": sha256}):
             if row.scan_status == "infected":
-                return True
-            if row.doomed_at is None and row.lost_at is not None:
-                self._reservation.over_quota = True
-            return row.doomed_at is None and row.lost_at is None
-        return False
+                return "kept"
+            if row.doomed_at is None:
+                return "kept" if row.lost_at is None else "lost"
+        return None
 
     def _source(self) -> Source:
         if self._staged is None:

@@ -50,7 +50,7 @@ async def test_a_verdict_needs_the_lease(uploads: Uploads, library: Library, dat
     queue = Queue(database)
     lease = await queue.lease("scan", worker="first", seconds=30)
     assert lease is not None
-    stale = Lease(lease.job_id, "scan", "another token", lease.payload, 1, 0)
+    stale = Lease(lease.job_id, "scan", "another token", lease.payload, 1)
     with pytest.raises(LeaseLost):
         await verdict(library, stale, "clean")
     assert await refusal(library.find(ALICE, uploaded.media_id, "read")) == "scan_pending"

@@ -8,10 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from media_core.database import Database
+from media_core.database import CHANNEL, Database
 from media_core.job_kinds import JOB_KINDS
 from media_core.queue import (
-    CHANNEL,
     POSTPONED_SECONDS,
     Cancelled,
     Lease,
@@ -279,7 +278,7 @@ async def test_whoever_listens_hears_of_new_work_when_it_is_committed(
 
 VICTIM = """
 import asyncio, sys
-from media_core.database import Database
+from media_core.database import CHANNEL, Database
 from media_core.queue import Queue
 async def main():
     lease = await Queue(Database(sys.argv[1])).lease("transcribe", worker="victim", seconds=0.5)

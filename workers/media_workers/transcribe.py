@@ -175,7 +175,7 @@ class Transcript:
         wanted: TranscriptionRequest,
         announced: float | None,
         *,
-        channels: int = 1,
+        channels: int,
     ) -> None:
         self.segments: list[dict[str, Any]] = []
         self.place = Place(language=wanted.language, channel=1 if wanted.channels == "split" else None)

@@ -12,7 +12,7 @@ from media_api import downloads, serving
 from media_api.identifiers import known_id
 from media_api.services import Wired
 from media_core.errors import not_found
-from media_core.object_keys import content_key, thumbnail_key
+from media_core.object_keys import thumbnail_key
 from media_core.store import FolderStore
 
 router = APIRouter(include_in_schema=False)
@@ -26,10 +26,10 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
     signed = store.verify(key, request.query_params, datetime.now(UTC))
     sha256 = signed.key.rpartition("/")[2]
     await services.library.require_servable(sha256)
-    stored = await store.head(signed.key)
-    if signed.key not in (content_key(tenant_id, sha256), thumbnail_key(tenant_id, sha256)):
-        raise not_found()
     source = serving.Stored(services.library, sha256, thumbnail=signed.key == thumbnail_key(tenant_id, sha256))
+    if signed.key != source.key:
+        raise not_found()
+    stored = await store.head(signed.key)
     if stored is None:
         raise await source.missed()
     etag = f'"{sha256}-thumbnail"' if source.thumbnail else f'"{sha256}"'

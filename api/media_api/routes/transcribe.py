@@ -126,7 +126,6 @@ async def transcribe(
     await services.jobs.require_enabled()
     async with await begin_upload(services, request, file_digest(content_digest, repr_digest)) as upload:
         form = await read_form(services, request, upload, _FIELDS)
-        uploaded: Uploaded | None = None
         wanted, media_id = _wanted(form), form.text("media_id")
         if form.filename is not None and media_id is not None:
             raise Refused("invalid_request", "Send `file` or `media_id`, not both.")
@@ -136,12 +135,12 @@ async def transcribe(
             services.jobs.require_translation()
         if media_id is None:
             uploaded = await keep(upload, form, caller, request, idempotency_key, operation="transcribe")
-    if uploaded is not None:
+    if media_id is None:
         job = await transcribe_uploaded(services, request, caller, upload, uploaded, wanted, idempotency_key)
     else:
         job = await services.jobs.transcribe(
             caller,
-            known_id(media_id or ""),
+            known_id(media_id),
             wanted,
             once=idempotency_key is not None,
             request_id=request_id_of(request),

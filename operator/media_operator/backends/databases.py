@@ -312,10 +312,10 @@ class Databases:
         lost = await self._read_all(schemas, "blob", _LOST.format)
         found = {}
         for schema in swept.keys() & suspicions.keys() & lost.keys():
-            others = (suspicions[schema][0].signatures, lost[schema][0].contents)
-            found[schema] = Concerns(0, 0, False, *others)
-            for row in swept[schema]:
-                found[schema] = Concerns(row.orphans, row.orphan_bytes, row.orphans_kept, *others)
+            concerns = Concerns(*swept[schema][0][1:]) if swept[schema] else Concerns()
+            found[schema] = concerns._replace(
+                suspicious=suspicions[schema][0].signatures, lost=lost[schema][0].contents
+            )
         return found
 
     async def depths(self, schema: str) -> Mapping[str, Depth]:

@@ -26,9 +26,9 @@ from typing import Literal, NamedTuple, Protocol
 import psycopg
 import structlog
 
+from media_core.database import CHANNEL
 from media_core.errors import Unavailable
 from media_core.job_kinds import JOB_KINDS, KINDS
-from media_core.queue import CHANNEL
 from media_core.queue_depth import Depth
 from media_operator.cluster.kinds import child_name
 
