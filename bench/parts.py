@@ -162,7 +162,7 @@ async def tenant(postgres: EmbeddedPostgres, folder: Path, policy: Policy, **env
     It has as many processes as this machine has cores, as `make run` gives it; `environment` may say otherwise.
     """
     environment = {"MEDIA_API_PROCESSES": str(min(MOST, len(os.sched_getaffinity(0)))), **environment}
-    async with process(postgres, folder, applied=policy, **environment) as api:
+    async with process(postgres, folder, applied=policy, preloaded=False, **environment) as api:
         assert api.process is not None
         yield Tenant(api, api.token(lifetime=timedelta(hours=12)), Resources.tree(api.process.pid))
 

@@ -59,6 +59,9 @@ class Cors(CORSMiddleware):
             allow_headers=("*",),
             expose_headers=EXPOSED,
             max_age=max_age,
+            # An origin that is named may also call an API at a private address: browsers ask for that in the same
+            # preflight, and take a refusal of it for one of the call.
+            allow_private_network=True,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

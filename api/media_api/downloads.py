@@ -225,13 +225,12 @@ async def respond(
         return Response(headers=headers)
     if wanted is not None:
         headers["Content-Range"] = wanted.content_range
-    # The first chunk is read before the status is sent, so that a missing object or an outage gets its own status.
-    chunks = cast(
-        "AsyncGenerator[Chunk, None]", source.stream(sent.start, sent.length)
-    )  # both kinds of stream are generators
+    # The first chunk is read before the status is sent, so that a missing object or an outage gets its own status. Both
+    # kinds of stream are generators.
+    chunks = cast("AsyncGenerator[Chunk, None]", source.stream(sent.start, sent.length))
     try:
         first = await anext(chunks)
-    except ObjectMissing:
+    except (ObjectMissing, StopAsyncIteration):  # the latter: of the object no byte is left in that range
         raise await source.missed() from None
     return _Streamed(first, chunks, 200 if wanted is None else 206, headers)
 

@@ -22,6 +22,7 @@ class Stored:
 
     library: Library
     sha256: str
+    size: int = 0
     lost: bool = False
     thumbnail: bool = False
 
@@ -31,7 +32,7 @@ class Stored:
 
     async def require(self) -> None:
         """Raises Lost, Unavailable."""
-        if self.lost and not await self.library.contents.is_there(self.sha256):
+        if self.lost and not await self.library.contents.is_there(self.sha256, self.size):
             raise Lost
 
     def stream(self, start: int, length: int) -> AsyncIterator[Chunk]:
@@ -48,7 +49,7 @@ def content_of(services: Services, item: Item) -> tuple[downloads.Representation
     """The item's bytes. The caller of this function has asked `access`."""
     disposition = downloads.disposition_of(item.filename, item.mime_type)
     content = downloads.Representation(item.size, f'"{item.sha256}"', downloads.content_type_of(item), disposition)
-    return content, Stored(services.library, item.sha256, item.lost)
+    return content, Stored(services.library, item.sha256, item.size, item.lost)
 
 
 async def thumbnail_of(services: Services, item: Item) -> tuple[downloads.Representation, downloads.Readable]:

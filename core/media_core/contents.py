@@ -228,23 +228,25 @@ class Contents:
         if not rows:
             return not_found()
         # Looked for again after the note: it may have been put between the look before and the note.
-        if await self.is_there(sha256):
+        if await self.is_there(sha256, rows[0].size):
             return Unavailable("object store", "it said that this object is missing, and has it")
         if rows[0].is_new:
             _log.error("object_lost", sha256=sha256, size=rows[0].size, to="see the runbook, Lost objects")
         return Lost()
 
-    async def is_there(self, sha256: str) -> bool:
-        """Whether the store has the object. If so, it is lost no more."""
-        if await self.store.head(content_key(self.tenant_id, sha256)) is None:
+    async def is_there(self, sha256: str, size: int) -> bool:
+        """Whether the store has the object, whole. If so, it is lost no more."""
+        found = await self.store.head(content_key(self.tenant_id, sha256))
+        if found is None or found.size != size:
             return False
         await self._call(_END_LOSS, sha256)
         return True
 
     async def thumbnail_missed(self, sha256: str) -> Exception | None:
         """As `missed`, for a thumbnail. None: the store has the content, so a worker makes the thumbnail again."""
-        if not await self.is_there(sha256):
-            return await self.missed(sha256)
+        missed = await self.missed(sha256)
+        if isinstance(missed, Lost | Refused):
+            return missed
         (row,) = await self._call("SELECT content_thumbnail_missing(%s,%s) AS pending", sha256, new_job_id())
         if not row.pending:
             return not_found()

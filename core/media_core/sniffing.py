@@ -180,6 +180,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     is_text = not head.translate(None, _TEXT_BYTES)
     if head.startswith(_FITS):
         return "image/fits"
+    if head.startswith(_UTF_32):
+        return "text/plain"
     if not is_text and (container := _container(head)):
         claims_sound = extension in _SOUND_EXTENSIONS or (claimed or "").lower().startswith("audio/")
         return settled(container, has_video=not claims_sound)
@@ -206,6 +208,7 @@ _PARTS = (
     (b"xl/workbook.xml", f"{_OFFICE}.spreadsheetml.sheet"),
     (b"ppt/presentation.xml", f"{_OFFICE}.presentationml.presentation"),
 )
+_UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 TAIL = 65_536
 """Bytes that `of_archive` looks at."""
 
@@ -222,8 +225,10 @@ def of_archive(tail: bytes) -> str | None:
 def charset(text: bytes, *, is_whole: bool) -> str | None:
     """The character set of text: `utf-8` or `utf-16` where the bytes say so.
 
-    None where nobody can know, and for ASCII, which is the same in all of them.
+    None where nobody can know, for ASCII, which is the same in all of them, and for UTF-32, which no browser reads.
     """
+    if text.startswith(_UTF_32):
+        return None
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if is_whole and text.isascii():

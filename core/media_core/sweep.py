@@ -32,8 +32,6 @@ FIRST_SWEEPS: Final = 24
 version ran on for a while without updating them."""
 BATCH: Final = 200
 """Rows that one statement looks at."""
-ROWS: Final = 1000
-"""The same, where they are only read."""
 BITS: Final = 64
 """For each object that there may be: so one lost object in 64 is not noticed by a sweep, and is by one of the next."""
 MOST_BITS: Final = 1 << 27
@@ -135,7 +133,7 @@ WITH looked_at AS (
 SELECT max(sha256) AS sha256 FROM looked_at HAVING count(*) > 0
 """  # noqa: S608 (only constants are put in)
 _STANDING: Final = """
-SELECT sha256, lost_at IS NOT NULL AS lost FROM blob
+SELECT sha256, size, lost_at IS NOT NULL AS lost FROM blob
 WHERE doomed_at IS NULL AND scan_status <> 'infected' AND sha256 > %s ORDER BY sha256 LIMIT %s
 """
 _RELEASED: Final = "coalesce(first_seen <= (SELECT orphans_released_at FROM swept), false)"
@@ -240,10 +238,10 @@ async def _until_nothing_is_left(library: Library, statement: Any) -> None:
         pass
 
 
-async def _windows(library: Library, statement: Any, *first: Any, most: int = BATCH) -> AsyncIterator[list[Any]]:
+async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterator[list[Any]]:
     """Rows of `statement` in batches. Its last two parameters: the last sha256 of the previous batch, and a limit."""
     after = ""
-    while rows := await library.database.call(statement, (*first, after, most)):
+    while rows := await library.database.call(statement, (*first, after, BATCH)):
         yield rows
         after = rows[-1].sha256
 
@@ -296,26 +294,26 @@ async def _look_after_orphans(library: Library, retention: RetentionSettings, ep
 
 
 class _Seen:
-    """Which contents a listing has shown, in a bit each: it may say of one that was not shown that it was, never the
-    other way round. Each sweep looks at other digits of the hash.
+    """Which objects a listing has shown, by hash and size, in a bit each: it may say of one that was not shown that it
+    was, never the other way round. Each sweep looks at other digits of the hash.
     """
 
     def __init__(self, objects: int, epoch: int) -> None:
         self._bits = bytearray(min(max(objects, 1024) * BITS, MOST_BITS) // 8)
         self._from = epoch % 48
 
-    def _place(self, sha256: str) -> tuple[int, int]:
+    def _place(self, sha256: str, size: int) -> tuple[int, int]:
         """Raises ValueError for what is no hash."""
-        return divmod(int(sha256[self._from : self._from + 16], 16) % (8 * len(self._bits)), 8)
+        return divmod((int(sha256[self._from : self._from + 16], 16) + size) % (8 * len(self._bits)), 8)
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, size: int) -> None:
         with contextlib.suppress(ValueError):
-            at, bit = self._place(name)
+            at, bit = self._place(name, size)
             self._bits[at] |= 1 << bit
 
-    def __contains__(self, sha256: str) -> bool:
+    def has(self, sha256: str, size: int) -> bool:
         with contextlib.suppress(ValueError):
-            at, bit = self._place(sha256)
+            at, bit = self._place(sha256, size)
             return bool(self._bits[at] >> bit & 1)
         return False
 
@@ -326,13 +324,13 @@ async def _note_losses(library: Library, seen: _Seen) -> int:
     Returns how many are lost. The listing only says whom to ask the store for: objects come while it is read.
     """
     lost, there = 0, 0
-    async for rows in _windows(library, _STANDING, most=ROWS):
+    async for rows in _windows(library, _STANDING):
         # Of what was lost before and is not listed nothing has to be asked.
-        lost += sum(row.lost and row.sha256 not in seen for row in rows)
-        doubtful = [row.sha256 for row in rows if row.lost == (row.sha256 in seen)]
+        lost += sum(row.lost and not seen.has(row.sha256, row.size) for row in rows)
+        doubtful = [row for row in rows if row.lost == seen.has(row.sha256, row.size)]
         while doubtful and there < LISTING_LIES:
             some, doubtful = doubtful[:LOOKS_AT_ONCE], doubtful[LOOKS_AT_ONCE:]
-            are_lost = await asyncio.gather(*(_is_lost(library, sha256) for sha256 in some))
+            are_lost = await asyncio.gather(*(_is_lost(library, row) for row in some))
             lost += sum(are_lost)
             there = 0 if any(are_lost) else there + len(some)
     if there >= LISTING_LIES:
@@ -340,9 +338,10 @@ async def _note_losses(library: Library, seen: _Seen) -> int:
     return lost
 
 
-async def _is_lost(library: Library, sha256: str) -> bool:
-    contents = library.contents
-    return not await contents.is_there(sha256) and isinstance(await contents.missed(sha256), Lost)
+async def _is_lost(library: Library, row: Any) -> bool:
+    if await library.contents.is_there(row.sha256, row.size):
+        return False
+    return isinstance(await library.contents.missed(row.sha256), Lost)
 
 
 async def _note_orphans(library: Library, epoch: int, seen: _Seen) -> int:
@@ -353,8 +352,8 @@ async def _note_orphans(library: Library, epoch: int, seen: _Seen) -> int:
         async for batch in _batches(library, prefix):
             listed += len(batch)
             if prefix == contents:
-                for name in batch:
-                    seen.add(name)
+                for name, size in batch.items():
+                    seen.add(name, size)
             await library.database.call(_NOTE_ORPHANS, (epoch, list(batch), list(batch.values())))
     return listed
 

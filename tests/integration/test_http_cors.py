@@ -70,6 +70,18 @@ async def test_a_preflight_has_a_request_id_like_every_answer(open_api: Api, ori
     assert named.headers["x-request-id"] == "mine-1"
 
 
+async def test_an_api_at_a_private_address_can_be_called_by_the_origins_that_are_named(open_api: Api) -> None:
+    private = {**PREFLIGHT, "Access-Control-Request-Private-Network": "true"}
+    async with anybody(open_api.base) as browser:
+        answer = await browser.options("/v1/media/upload", headers={"Origin": APP, **private})
+        other = await browser.options("/v1/media/upload", headers={"Origin": "https://evil.example", **private})
+        plain = await browser.options("/v1/media/upload", headers={"Origin": APP, **PREFLIGHT})
+    assert (answer.status_code, answer.headers["access-control-allow-private-network"]) == (204, "true")
+    problem(other, 403, "origin_not_allowed")
+    for each in (other, plain):
+        assert "access-control-allow-private-network" not in each.headers
+
+
 async def test_every_answer_can_be_read_errors_included(open_api: Api) -> None:
     async with open_api.client() as client, anybody(open_api.base) as nobody:
         client.headers["Origin"] = nobody.headers["Origin"] = APP

@@ -11,7 +11,7 @@ from media_core.store import S3Store
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration import s3_servers
-from tests.integration.api_server import Api, anybody, process, upload
+from tests.integration.api_server import Api, anybody, problem, process, upload
 from tests.integration.s3_servers import S3Server
 from tests.integration.tenancy import MIB
 
@@ -64,6 +64,24 @@ async def test_what_is_uploaded_lies_under_its_hash_and_comes_back(api_on_s3: Ap
         assert key in await keys(api_on_s3, server)
         await client.delete(f"/v1/media/{again['media_id']}")
         assert key not in await keys(api_on_s3, server)
+
+
+@pytest.mark.parametrize("size", [10_000, 9 * MIB + 5], ids=["small", "larger than the buffer"])
+async def test_an_object_that_the_bucket_has_lost_is_said_to_be_lost_and_comes_back(
+    api_on_s3: Api, server: S3Server, size: int
+) -> None:
+    data = secrets.token_bytes(size)
+    store = S3Store(server.settings, api_on_s3.tenant.tenant_id)
+    async with api_on_s3.client() as client:
+        uploaded = await upload(client, data)
+        await api_on_s3.verdict(uploaded["sha256"])
+        await store.delete(content_key(api_on_s3.tenant.tenant_id, uploaded["sha256"]))
+        download, signed = (f"/v1/media/{way}/{uploaded['media_id']}" for way in ("download", "signed"))
+        problem(await client.get(download), 503, "file_lost")
+        problem(await client.get(signed), 503, "file_lost")
+        await upload(client, data)
+        assert (await client.get(download)).content == data
+    await store.aclose()
 
 
 async def test_a_signed_url_leads_to_the_bucket_with_the_type_and_name_it_was_signed_for(

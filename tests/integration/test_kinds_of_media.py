@@ -419,6 +419,19 @@ async def test_a_recording_that_was_cut_is_as_long_as_what_is_there(decoding_poo
     assert duration < 2.5
 
 
+async def test_a_text_of_four_bytes_a_letter_is_a_text(decoding_pool: DecodingPool) -> None:
+    facts = await looked_at(decoding_pool, ("Grüße\n" * 20).encode("utf-32"), "a.txt")
+    assert (facts.mime_type, facts.details) == ("text/plain", {})
+
+
+async def test_a_sound_without_timestamps_is_heard_from_its_middle(decoding_pool: DecodingPool) -> None:
+    for container in ("wav", "w64"):
+        source = BytesSource(sound(container, "adpcm_swf", 44_100)())
+        pcm = await decoding_pool.run("audio_window", source, start=1.1, seconds=10.0)
+        assert len(pcm) / 32_000 == pytest.approx(1.9, abs=0.1)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)[:12_800])).argmax() / 0.8 == pytest.approx(400, abs=4)
+
+
 LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")
 
 
@@ -455,9 +468,10 @@ def stuffed_ts(**options: str) -> bytes:
 
 
 def stuffed_vob() -> bytes:
+    """The same of a DVD (2.5.3.4). FFmpeg knows it by its first packs."""
     packs = re.split(b"(?=\0\0\1\xba)", spoken_film("vob"))[1:]
-    stuffing = b"\0\0\1\xbe" + struct.pack(">H", 65_000) + b"\xff" * 65_000
-    return (stuffing * (1 + (34 << 20) // 65_000 // len(packs))).join(packs)
+    stuffing = (b"\0\0\1\xbe" + struct.pack(">H", 2_000) + b"\xff" * 2_000) * ((40 << 20) // 2_006 // (len(packs) - 10))
+    return b"".join(packs[:10]) + stuffing.join(packs[10:])
 
 
 LARGE: dict[str, Callable[[], bytes]] = {

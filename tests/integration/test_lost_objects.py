@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
@@ -134,6 +135,20 @@ async def test_an_object_that_is_there_again_is_read_again_and_the_note_goes(fre
             await fresh_api.store.put(content_key(fresh_api.tenant.tenant_id, uploaded["sha256"]), DATA)
             assert (await client.request(method, download)).status_code == 200
             assert await lost(fresh_api.database) == set()
+
+
+async def test_an_object_that_has_become_empty_is_lost(fresh_api: Api) -> None:
+    async with fresh_api.client() as client:
+        uploaded = await post(client, DATA)
+        await fresh_api.verdict(uploaded["sha256"])
+        path = fresh_api.store._root / content_key(fresh_api.tenant.tenant_id, uploaded["sha256"])
+        os.truncate(path, 5)
+        download = f"/v1/media/download/{uploaded['media_id']}"
+        problem(await client.get(download, headers={"Range": "bytes=10-"}), 503, "file_lost")
+        os.truncate(path, 0)
+        problem(await client.get(download), 503, "file_lost")
+        await post(client, DATA)
+        assert (await client.get(download)).content == DATA
 
 
 async def test_a_thumbnail_that_is_lost_alone_is_made_again(fresh_api: Api, decoding_pool: DecodingPool) -> None:
@@ -361,6 +376,22 @@ async def test_a_store_that_says_404_of_everything_has_nothing_deleted_and_all_i
     root.with_name("elsewhere").rename(root)
     assert (await sweep(library)).lost == 0
     assert await lost(database) == set()
+    assert await broken(database, folder_store, uploads.tenant_id) == []
+
+
+@pytest.mark.parametrize("left", [0, 40])
+async def test_an_object_of_which_only_a_part_is_left_is_lost_and_comes_back(
+    uploads: Uploads, library: Library, database: Database, folder_store: FolderStore, left: int
+) -> None:
+    one, whole = await upload(uploads, DATA * 3), await upload(uploads, DATA)
+    path = folder_store._root / content_key(uploads.tenant_id, one.sha256)
+    os.truncate(path, left)
+    assert (await sweep(library)).lost == 1
+    assert await lost(database) == {one.sha256}
+    await upload(uploads, DATA * 3)
+    assert path.read_bytes() == DATA * 3
+    assert (await sweep(library)).lost == 0
+    assert whole.sha256 not in await lost(database)
     assert await broken(database, folder_store, uploads.tenant_id) == []
 
 

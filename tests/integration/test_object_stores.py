@@ -916,6 +916,32 @@ async def test_bytes_that_were_not_recorded_do_not_count_and_are_not_left(opened
     assert opened.everything("upl-1") == []
 
 
+async def test_an_append_to_a_full_disk_is_told_so_and_what_was_durable_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, data: bytes) -> None:
+        os.write(file, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pieces = Pieces(FolderStore(tmp_path, "tfull", b"", "http://127.0.0.1:1"))
+    begin, rest = secrets.token_bytes(3 * MIB), secrets.token_bytes(2 * MIB)
+    await pieces.add(begin)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "_write", full)
+        append = pieces.begin()
+        with pytest.raises(Unavailable, match="No space left"):
+            for start in range(0, len(rest), MIB):
+                await append.write(rest[start : start + MIB])
+            await append.durable(to_the_end=True)
+        await append.close()
+        append = pieces.begin()
+        await append.write(rest)  # it is under way when its caller gives up
+        await append.close()
+    await pieces.add(rest)
+    gathered = pieces.store.gathered(pieces.name, pieces.recorded, sealed=False)
+    assert await everything_in(gathered.stream()) == begin + rest
+
+
 async def test_one_that_appends_too_late_changes_no_byte_of_its_successors(opened: Opened, store: ObjectStore) -> None:
     first, late, second = (secrets.token_bytes(6 * MIB) for _ in range(3))
     pieces = Pieces(store)

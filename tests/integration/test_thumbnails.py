@@ -4,6 +4,7 @@ import asyncio
 import base64
 import functools
 import io
+import re
 import struct
 import time
 import zlib
@@ -423,6 +424,22 @@ async def test_of_a_jpeg_with_a_wrong_marker_is_shown_what_is_before_it(decoding
     pixel = shown(thumbnail).convert("RGB").getpixel((500, 200))
     assert isinstance(pixel, tuple)
     assert pixel[0] > pixel[1] + 60
+
+
+async def test_of_a_progressive_jpeg_with_a_wrong_marker_the_scans_before_are_shown(
+    decoding_pool: DecodingPool,
+) -> None:
+    jpeg = media.photo(640, 480, progressive=True, quality=90)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", jpeg)]
+    middle, table = scans[len(scans) // 2], jpeg.index(b"\xff\xc4", scans[1])
+    for damaged in (
+        jpeg[:middle] + b"\xff\xc2" + jpeg[middle + 2 :],  # another frame
+        jpeg[:table] + b"\xff\xc9" + jpeg[table + 2 :],  # arithmetic coding
+        jpeg[: scans[2] + 6] + b"\x33" + jpeg[scans[2] + 7 :],  # a table that is not there
+    ):
+        thumbnail = await make_thumbnail(decoding_pool, BytesSource(damaged), "image/jpeg")
+        assert (thumbnail.source_width, thumbnail.source_height) == (640, 480)
+        assert_quadrants(shown(thumbnail))
 
 
 @pytest.mark.parametrize("kind", ["no end", "something behind its end", "progressive"])

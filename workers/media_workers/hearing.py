@@ -26,8 +26,8 @@ from media_workers.sentences import Word
 _BEAMS: Final = 5
 _WARMER: Final = (0.2, 0.4, 0.6, 0.8, 1.0)
 _TOKENS_PER_SECOND: Final = 20
-"""So many tokens at most are written for a second of sound, and as many more for a chunk: a model that repeats itself
-ends. Whisper's own limit is 448 for each 30 seconds."""
+"""So many positions at most are used for a second of sound, and as many more for a chunk: a model that repeats itself
+ends. Whisper has 448 for each 30 seconds. CTranslate2 gives half of them to the text."""
 _UNSURE: Final = -1.0
 """Mean log probability of the tokens below which a text is heard again."""
 _REPETITIVE: Final = 2.4
@@ -43,12 +43,15 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Text:
-    """The tokens of a chunk's text. `probability`: the mean log of the tokens'. `nobody`: of no speech."""
+    """The tokens of a chunk's text. `probability`: the mean log of the tokens'. `nobody`: of no speech. `ended`: by the
+    model itself, not at the limit.
+    """
 
     tokens: list[int]
     written: str
     probability: float
     nobody: float
+    ended: bool = True
 
     @property
     def is_silence(self) -> bool:
@@ -94,6 +97,8 @@ class Hearing:
         """The text of one chunk that was doubtful, heard with more and more freedom until it is none any more.
 
         One try at each temperature: faster-whisper's five at once take the memory of five chunks, and the time of five.
+        If all stay doubtful, a repetitive one that is likely and ends by itself is believed: people repeat themselves,
+        and what the model writes with the most freedom instead has little to do with the sound.
         """
         tried = [doubtful]
         for temperature in _WARMER:
@@ -101,27 +106,33 @@ class Hearing:
             if not text.is_doubtful:
                 return text
             tried.append(text)
-        return max([text for text in tried if not text.is_repetitive] or tried, key=lambda text: text.probability)
+        said_twice = [text for text in tried if text.ended and text.probability >= _UNSURE]
+        once = [text for text in tried if not text.is_repetitive]
+        return max(said_twice or once or tried, key=lambda text: text.probability)
 
     def _generated(self, sound: ctranslate2.StorageView, samples: int, **options: Any) -> list[Text]:
-        most = len(self._prompt) + round(_TOKENS_PER_SECOND * (1 + samples / SAMPLE_RATE))
+        most = min(
+            len(self._prompt) + round(_TOKENS_PER_SECOND * (1 + samples / SAMPLE_RATE)), self._whisper.max_length
+        )
         results = self._whisper.model.generate(
             sound,
             [self._prompt] * sound.shape[0],
-            max_length=min(most, self._whisper.max_length),
+            max_length=most,
             suppress_blank=True,
             suppress_tokens=self._suppressed,
             return_scores=True,
             return_no_speech_prob=True,
             **options,
         )
-        return [self._text(result) for result in results]
+        limit = min(most // 2, most - len(self._prompt))  # CTranslate2's, of the text alone
+        return [self._text(result, limit) for result in results]
 
-    def _text(self, result: Any) -> Text:
+    def _text(self, result: Any, limit: int) -> Text:
         tokens = result.sequences_ids[0]
         written = [token for token in tokens if token < self._tokenizer.eot]
+        ended = len(tokens) < limit
         probability = result.scores[0] * len(tokens) / (len(tokens) + 1)
-        return Text(written, self._tokenizer.decode(written).strip(), probability, result.no_speech_prob)
+        return Text(written, self._tokenizer.decode(written).strip(), probability, result.no_speech_prob, ended)
 
     def words(self, sound: ctranslate2.StorageView, texts: Sequence[Text], samples: Sequence[int]) -> list[list[Word]]:
         """The words of each chunk, with times in its seconds. `samples`: of each chunk."""

@@ -310,7 +310,8 @@ def _window(
     wanted = round(seconds * SAMPLE_RATE)
     window = bytearray()
     origin = _origin(container)
-    position = 0  # of the next sample, counted from `start`; negative during the preroll
+    position = 0 if is_sought else -round(start * SAMPLE_RATE)
+    """Of the next sample, counted from `start`; negative before it. Some codecs' packets have no timestamps."""
     first = True
     for frame in _resampled(frames, layout if channel is None else None):
         at = position if frame.time is None else round((frame.time - origin - start) * SAMPLE_RATE)
@@ -809,13 +810,19 @@ def _is_cut(container: InputContainer, file: IO[bytes], duration: float) -> bool
         return any(last.pos + last.size > size for last in lasts)
     if name not in _BY_ITS_HEADER or (name in ("wav", "w64") and not _is_coded(container)):
         return False  # of PCM in a WAV FFmpeg counts the bytes that are there
+    if name == "wv" and size > MOST_BYTES_COUNTED:
+        return False  # nothing can be sought in it
     _seek(container, max(duration - ENDS, 0.0))
-    ends = [
-        float((packet.pts + (packet.duration or 0)) * packet.time_base)
-        for packet in _until_broken(container, container.streams.audio[0] if container.streams.audio else None)
-        if packet.pts is not None and packet.time_base is not None
-    ]
-    return max(ends, default=0.0) - _origin(container) < duration - MOST_AMISS
+    read, ends, timeless = 0, 0.0, False
+    for packet in _until_broken(container, next(iter(container.streams.audio), None)):
+        read += packet.size
+        if packet.pts is not None and packet.time_base:
+            ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        elif packet.size:
+            timeless = True
+        if read > MOST_BYTES_TRIED:
+            break
+    return (ends > 0 or not timeless) and ends - _origin(container) < duration - MOST_AMISS
 
 
 def _is_coded(container: InputContainer) -> bool:

@@ -1,6 +1,7 @@
 """Damaged pictures: what is left of them, as browsers show it. Runs in the child.
 
 - A JPEG without its end gets an end marker, at which libjpeg shows what it has.
+- Of a progressive JPEG whose markers are wrong somewhere the scans before are shown: the whole picture, less sharp.
 - A WebP that is cut short gets zeros instead, which decode as a continuation of the picture.
 - A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
 - Of a PNG, GIF or BMP that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown; what is
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
@@ -28,6 +30,12 @@ ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
 """What Pillow raises at damaged bytes."""
 
 END_OF_JPEG = b"\xff\xd9"
+
+_MARKER = re.compile(b"\xff[^\0\xff\xd0-\xd7]")
+"""In a scan's data: what is neither a byte 255 nor a restart (ITU-T T.81, B.1.1.3)."""
+
+MOST_SCANS = 64
+"""Of a damaged JPEG. Encoders write about ten."""
 
 MOST_ADDED = 3
 """A cut WebP's missing bytes are made up for at most so many times its length: of less there is little to see."""
@@ -68,12 +76,16 @@ class PngStream(PngImagePlugin.PngStream):
 
 
 class Lengthened(io.RawIOBase):
-    """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes."""
+    """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes; `length`:
+    so many of its bytes, not all.
+    """
 
-    def __init__(self, file: IO[bytes], end: bytes, zeros: int = 0, *, start: bytes = b"") -> None:
+    def __init__(
+        self, file: IO[bytes], end: bytes, zeros: int = 0, *, start: bytes = b"", length: int | None = None
+    ) -> None:
         self._file = file
         self._start = start
-        self._length = file.seek(0, io.SEEK_END)
+        self._length = file.seek(0, io.SEEK_END) if length is None else length
         self._end = end
         self._size = self._length + len(end) + zeros
         self._position = 0
@@ -120,6 +132,27 @@ def whole(file: IO[bytes], head: bytes) -> IO[bytes]:
         if 0 < missing <= MOST_ADDED * size:
             return io.BufferedReader(Lengthened(file, b"", missing))
     return file
+
+
+def ends_of_scans(file: IO[bytes]) -> list[int]:
+    """Where a JPEG's scans end, in bytes of the file."""
+    file.seek(0)
+    data, at = file.read(), 2
+    ends: list[int] = []
+    while len(ends) < MOST_SCANS and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        is_scan = data[at + 1] == 0xDA
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+        if is_scan:
+            found = _MARKER.search(data, at)
+            if found is None:
+                break
+            at = found.start()
+            ends.append(at)
+    return ends
+
+
+def without_later_scans(file: IO[bytes], end: int) -> IO[bytes]:
+    return io.BufferedReader(Lengthened(file, END_OF_JPEG, length=end))
 
 
 def is_mostly_missing(file: IO[bytes]) -> bool:

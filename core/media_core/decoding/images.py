@@ -243,11 +243,32 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
         failed = str(error)
     else:
         return (_first_to_show_anything(_clear_around(image)) if image.format in ANIMATIONS else image), sides
+    is_progressive = bool(image.info.get("progressive"))
     del image  # its memory, before the same is taken again
+    if is_progressive and (less_sharp := _of_first_scans(file, max_side)):
+        return less_sharp, sides
     image = _open_to_decode(file)
     image.draft(None, (max_side, max_side))
     damage.load_in_part(image, failed)
     return image, sides
+
+
+def _of_first_scans(file: IO[bytes], max_side: int) -> Image.Image | None:
+    """A progressive JPEG of as many of its scans as can be decoded; None if not even the first can."""
+    best: Image.Image | None = None
+    ends = damage.ends_of_scans(file)
+    decoded, failed = 0, len(ends) + 1
+    while failed - decoded > 1:
+        middle = (decoded + failed) // 2
+        image = Image.open(damage.without_later_scans(file, ends[middle - 1]), formats=("JPEG",))
+        try:
+            image.draft(None, (max_side, max_side))
+            image.load()
+        except damage.ERRORS:
+            failed = middle
+        else:
+            best, decoded = image, middle
+    return best
 
 
 def _of_bands(file: IO[bytes], layout: bands.Layout) -> tuple[Image.Image, tuple[int, int]]:
