@@ -8,12 +8,26 @@ from importlib import metadata
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from mediactl.errors import Misuse
 from mediactl.session import Session, failures_as_exit_codes
 
+
+class _Plain(TyperGroup):
+    """A group whose refusals of an option's value do not begin with the name of pydantic's error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="mediactl",
+    cls=_Plain,
     help="Upload, download, list and transcribe a tenant's media. BASE and TOKEN come from the environment.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -401,6 +401,13 @@ def test_ls_without_a_room_says_how_files_are_found(server: Script) -> None:
     assert "--mine for the files that you uploaded" in mediactl(server, "ls", code=2).stderr
 
 
+def test_a_value_that_an_option_does_not_have_is_refused_with_those_it_has(server: Script) -> None:
+    for arguments in (["ls", "--mine"], ["rooms", "ls", "--mine"]):
+        refused = CliRunner().invoke(app, [*arguments, "--type", "pictures"], env={"BASE": server.base})
+        told = " ".join(refused.stderr.replace("│", " ").split())
+        assert "Invalid value for '--type': 'pictures' is not one of 'image', 'audio', 'video', 'document'." in told
+
+
 def test_a_full_quota_says_what_to_delete(server: Script, here: Path) -> None:
     (here / "a.txt").write_bytes(b"hello")
     server.on("POST", "/v1/media/upload", problem(413, "quota_exceeded", "It is full."))
