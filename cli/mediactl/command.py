@@ -8,19 +8,33 @@ from importlib import metadata
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from mediactl.errors import Misuse
 from mediactl.session import Session, failures_as_exit_codes
 
+
+class _Plain(TyperGroup):
+    """A group whose refusals of an option's value do not begin with the name of pydantic's error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="mediactl",
+    cls=_Plain,
     help="Upload, download, list and transcribe a tenant's media. BASE and TOKEN come from the environment.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-rooms = typer.Typer(help="The files of a room.", no_args_is_help=True)
-jobs = typer.Typer(help="Background work: transcriptions and scans.", no_args_is_help=True)
+rooms = typer.Typer(help="List the files of a room, add one, remove one.", no_args_is_help=True)
+jobs = typer.Typer(help="Show and cancel background work: transcriptions and scans.", no_args_is_help=True)
 app.add_typer(rooms, name="rooms")
 app.add_typer(jobs, name="jobs")
 

@@ -157,8 +157,15 @@ def under_way() -> Path:
 
 
 def _sentence(problem: Problem) -> str:
-    """One line: what is wrong, which limit, what to do."""
-    parts = [render.in_units(problem.detail).rstrip(". ")]
+    """One line: what is wrong, which limit, what to do.
+
+    Of a body that the API refused, only what is wrong is said: who gave an argument has never seen the body.
+    """
+    wrong = problem.facts.get("errors")
+    detail = problem.detail
+    if isinstance(wrong, list) and wrong and detail.startswith("The body must be "):
+        detail = ". ".join(f"{each['where']}: {each['what']}" for each in wrong)
+    parts = [render.in_units(detail).rstrip(". ")]
     if problem.status in {425, 429, 503} and problem.retry_after is not None and "again in" not in problem.detail:
         parts.append(f"try again in {render.span(problem.retry_after)}")
     if hint := HINTS.get(problem.code):

@@ -96,10 +96,11 @@ def _day_exceeded(used: int, seconds: float, limit: int) -> Refused:
 
 def exceeded(usage: Usage, wanted: int) -> Refused:
     """The error of a full tenant, with the numbers that a client needs to act (http-api.md: 413)."""
+    reserved = f", and uploads under way have reserved {usage.reserved:,} more" if usage.reserved else ""
     return Refused(
         "quota_exceeded",
-        f"{wanted:,} bytes do not fit: this tenant stores {usage.stored:,} of {usage.maximum:,} bytes "
-        f"({usage.reserved:,} more are reserved by uploads under way). Delete something or ask for a larger quota.",
+        f"{wanted:,} bytes do not fit: this tenant stores {usage.stored:,} of {usage.maximum:,} bytes{reserved}. "
+        "Delete something or ask for a larger quota.",
         max_storage_mb=usage.maximum // MIB,
         used=usage.stored,
         reserved=usage.reserved,

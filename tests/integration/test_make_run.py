@@ -313,7 +313,9 @@ def test_a_manifest_that_is_no_yaml_any_more_is_refused_with_its_line(served: Ma
     good, here = served.manifest.read_text(), len(served.lines)
     served.manifest.write_text(good + "\n  : [\n")
     served.said(r"acme.yaml: is not YAML in line \d+: .*; the tenant stays as it was", after=here)
+    here = len(served.lines)
     served.manifest.write_text(good)
+    served.said(r"acme.yaml is right again, and the tenant is as it says$", after=here)
 
 
 def test_a_second_run_in_the_same_folder_is_refused_in_one_line(served: MakeRun, make_run: Starter) -> None:

@@ -64,6 +64,13 @@ async def test_what_does_not_fit_is_refused_with_the_numbers_that_a_client_needs
     await contents.reservation().grow_to(200)
 
 
+def test_what_is_reserved_is_told_only_where_something_is() -> None:
+    full = Usage(stored=900, reserved=0, maximum=1000)
+    assert quota.exceeded(full, 200).detail.startswith("200 bytes do not fit: this tenant stores 900 of 1,000 bytes. ")
+    told = quota.exceeded(replace(full, reserved=50), 200).detail
+    assert "stores 900 of 1,000 bytes, and uploads under way have reserved 50 more. Delete" in told
+
+
 async def expire(database: Database) -> None:
     async with database.transaction() as tx:
         await tx.execute("UPDATE reservation SET expires_at = now() - interval '1 second'")

@@ -401,6 +401,13 @@ def test_ls_without_a_room_says_how_files_are_found(server: Script) -> None:
     assert "--mine for the files that you uploaded" in mediactl(server, "ls", code=2).stderr
 
 
+def test_a_value_that_an_option_does_not_have_is_refused_with_those_it_has(server: Script) -> None:
+    for arguments in (["ls", "--mine"], ["rooms", "ls", "--mine"]):
+        refused = CliRunner().invoke(app, [*arguments, "--type", "pictures"], env={"BASE": server.base})
+        told = " ".join(refused.stderr.replace("│", " ").split())
+        assert "Invalid value for '--type': 'pictures' is not one of 'image', 'audio', 'video', 'document'." in told
+
+
 def test_a_full_quota_says_what_to_delete(server: Script, here: Path) -> None:
     (here / "a.txt").write_bytes(b"hello")
     server.on("POST", "/v1/media/upload", problem(413, "quota_exceeded", "It is full."))
@@ -664,6 +671,17 @@ def test_single_labels_are_set_and_removed_and_the_others_stay(server: Script) -
     assert json.loads(server.seen[-1].body) == {"labels": {}}
 
 
+def test_of_a_refused_body_only_what_is_wrong_is_said(server: Script) -> None:
+    wrong = [{"where": "labels", "what": "The key of a label has 1 to 63 characters"}]
+    detail = 'The body must be {"labels": {"key": "value"}}. labels: The key of a label has 1 to 63 characters.'
+    server.on("GET", "/v1/media/med-1/info", data({**INFO, "labels": {}}))
+    server.on("PATCH", "/v1/media/med-1", problem(422, "invalid_request", detail, errors=wrong))
+    done = mediactl(server, "labels", "med-1", "Ort=Ulm", code=1)
+    assert done.stderr == "mediactl: labels: The key of a label has 1 to 63 characters\n"
+    whole = json.loads(mediactl(server, "labels", "med-1", "Ort=Ulm", "--json", code=1).stderr)
+    assert whole["detail"] == detail
+
+
 def test_several_are_signed_in_one_request_and_one_without_a_url_is_a_complaint(server: Script) -> None:
     signed = [
         {"media_id": "med-1", "url": "https://s3.example/1", "expires_at": "2026-05-17T14:05:00Z", "error": None},
@@ -763,6 +781,19 @@ def test_without_a_stream_it_asks_once_a_second(server: Script, events: Answer, 
     server.on("GET", "/v1/jobs/job-1", data(JOB), data(JOB), data(DONE))
     assert mediactl(server, "jobs", "get", "job-1", "--wait").stdout == "Hello there.\n"
     assert pauses == [1, 1]
+
+
+def test_a_job_names_its_file(server: Script) -> None:
+    job = {**JOB, "media_id": "med-1", "created_at": None}
+    server.on("GET", "/v1/jobs", data([job], next_cursor=None))
+    server.on("GET", "/v1/jobs/job-1", data(job))
+    assert mediactl(server, "jobs", "ls").stdout.rstrip("\n").split("\t")[-1] == "med-1"
+    assert "file\tmed-1\n" in mediactl(server, "jobs", "get", "job-1").stdout
+
+
+def test_watch_names_the_types_there_are(server: Script) -> None:
+    shown = " ".join(mediactl(server, "watch", "--help").stdout.replace("│", " ").split())
+    assert "stored, scanned, thumbnail, transcript, changed, attached, removed, deleted" in shown
 
 
 def test_a_format_is_printed_as_the_api_wrote_it(server: Script) -> None:

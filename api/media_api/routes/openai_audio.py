@@ -42,7 +42,12 @@ _FIELDS: Final[dict[str, Any]] = {
     "model": text_field("Not looked at: the tenant has one model."),
     "language": LANGUAGE,
     "prompt": text_field("What the recording is about; helps with names."),
-    "response_format": {"type": "string", "enum": [*FORMATS], "default": "json"},
+    "response_format": {
+        "type": "string",
+        "enum": [*FORMATS],
+        "default": "json",
+        "description": "The answer's format; `json` if left out. `verbose_json` has the segments and their times.",
+    },
     "temperature": text_field("Not looked at: the model's own fallback decides."),
     _GRANULARITIES: {
         "type": "array",

@@ -44,7 +44,7 @@ _FIELDS: Final[dict[str, Any]] = {
         "default": "transcribe",
         "description": "`translate`: into English.",
     },
-    "word_timestamps": {"type": "boolean", "default": False},
+    "word_timestamps": {"type": "boolean", "default": False, "description": "Each word has its time, too."},
     "prompt": text_field("What the recording is about; helps with names."),
     "hotwords": text_field("Words to expect."),
     "vad": {"type": "boolean", "default": True, "description": "Skip where nobody speaks."},

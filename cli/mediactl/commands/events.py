@@ -1,20 +1,24 @@
 """`watch`: what happens to files, as it happens."""
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import typer
 
 from mediactl import render
 from mediactl.command import app, command
+from mediactl.models import Event
 from mediactl.session import Session
+
+TYPES = get_args(get_type_hints(Event)["type"])
 
 
 @command(app, "watch")
 def watch(
     session: Session,
     types: Annotated[
-        list[str] | None, typer.Option("--type", help="Only events of this type, such as scanned; repeatable.")
+        list[str] | None,
+        typer.Option("--type", metavar="TYPE", help=f"Only events of this type: {', '.join(TYPES)}; repeatable."),
     ] = None,
     media_id: Annotated[str | None, typer.Option("--file", metavar="ID", help="Only events of this file.")] = None,
     from_start: Annotated[

@@ -34,15 +34,15 @@ class Via(StrEnum):
 def upload(
     session: Session,
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files; - reads standard input.")],
-    room: Annotated[str | None, typer.Option(help="Attach them to this room.")] = None,
+    room: Annotated[str | None, typer.Option(help="Add them to this room.")] = None,
     tenant_scope: Annotated[bool, typer.Option("--tenant-scope", help="Let everybody of the tenant see them.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scanner's verdict.")] = False,
     name: Annotated[str | None, typer.Option(help="Store it under this file name (one file only).")] = None,
 ) -> None:
     """Upload files.
 
-    Prints a line for each: media id, scan status, size, type, name. Run again after a break, it goes on with a large
-    file where it stopped.
+    Prints a line for each: media id, scan status, size, type, name. After a break the same command goes
+    on with a large file where it stopped.
     """
     if name and len(files) > 1:
         raise Misuse("--name is for one file, and several are given")
@@ -232,10 +232,10 @@ def sign(
     session: Session,
     media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")],
     thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Sign their thumbnails instead.")] = False,
-    seconds: Annotated[int | None, typer.Option(min=1, help="How long they are valid. Default: five minutes.")] = None,
+    seconds: Annotated[int | None, typer.Option(min=1, help="How long they are valid. Default: 300.")] = None,
     via: Annotated[Via, typer.Option(help="api: URLs that end early with the file or its verdict.")] = Via.store,
 ) -> None:
-    """URLs of several files that need no token.
+    """Print download URLs of several files that need no token.
 
     Prints a line for each: media id, URL. Where there is none, stderr says why, and the exit code is 1.
     """

@@ -88,6 +88,7 @@ def get_job(
         {
             "id": job["job_id"],
             "kind": job.get("kind"),
+            "file": job.get("media_id"),
             "status": job["status"],
             "progress": f"{job['progress']:.0%}" if job["status"] == "running" else None,
             "in line": job.get("queue_position") if job["status"] == "queued" else None,
@@ -119,7 +120,7 @@ def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> N
         Column("CREATED"),
     ]
     render.table(
-        [*columns, Column("ERROR", shrinks=True)],
+        [*columns, Column("ERROR", shrinks=True), Column("FILE", optional=True)],
         [
             [
                 job["job_id"],
@@ -128,6 +129,7 @@ def list_jobs(session: Session, limit: Limit = 50, everything: All = False) -> N
                 f"{job.get('progress') or 0:.0%}",
                 render.when_short(job.get("created_at")),
                 job_error(job) or "",
+                job.get("media_id"),
             ]
             for job in found
         ],

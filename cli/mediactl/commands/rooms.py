@@ -33,12 +33,14 @@ def ls(
         str | None,
         typer.Option(metavar="TIME", help="Uploaded since: 7d, 2026-05-17, 2026-05-17T14:00.", rich_help_panel=MINE),
     ] = None,
-    sort: Annotated[Sort | None, typer.Option(help="-: descending. Default: -created.", rich_help_panel=MINE)] = None,
-    type_: Annotated[MediaType | None, typer.Option("--type", help="Only these.")] = None,
+    sort: Annotated[
+        Sort | None, typer.Option(help="Order; - turns it round. Default: -created.", rich_help_panel=MINE)
+    ] = None,
+    type_: Annotated[MediaType | None, typer.Option("--type", help="Only files of this type.")] = None,
     limit: Limit = 50,
     everything: All = False,
 ) -> None:
-    """The files of a room, or with --mine those that you uploaded; newest first."""
+    """List the files of a room, or with --mine those that you uploaded; newest first."""
     most = None if everything else limit
     found: list[MediaInfo] | list[RoomFile]
     if mine or owner is not None:

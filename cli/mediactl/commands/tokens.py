@@ -43,12 +43,13 @@ def token(
         str, typer.Option(metavar="TIME", help="How long it is valid: 30s, 15m, 12h, 7d.", rich_help_panel=MINTING)
     ] = "12h",
     tenant: Annotated[
-        str | None, typer.Option(metavar="ID", help="Default: name of the key's folder.", rich_help_panel=MINTING)
+        str | None,
+        typer.Option(metavar="ID", help="The tenant's id. Default: name of the key's folder.", rich_help_panel=MINTING),
     ] = None,
 ) -> None:
     """Show what TOKEN says, or mint a token.
 
-    export TOKEN=$(mediactl token --signing-key .run/acme/signing-keys.json --sub alice --room '*')
+    To mint one: export TOKEN=$(mediactl token --signing-key .run/acme/signing-keys.json --sub alice --room '*')
     """
     # PyJWT imports cryptography, which takes longer than most commands run.
     from mediactl import tokens

@@ -106,6 +106,7 @@ class Run:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     conditions: list[Condition] = field(default_factory=list)
     _is_explained: bool = False
+    _is_refused: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _wake_dispatcher: Callable[[], None] = lambda: None
 
@@ -200,14 +201,19 @@ class Run:
             refuse_immutable_changes(self.tenant, edited)
         except CannotRun as error:
             say(f"{error}; the tenant stays as it was")
+            self._is_refused = True
             return
         except SpecInvalid as error:
             for complaint in error.errors:
                 say(f"{short(self.manifest)}: {complaint}; the tenant stays as it was")
+            self._is_refused = True
             return
         edits = list(changes(self.tenant, edited))
         said, now = self.tenant.metadata.annotations, edited.metadata.annotations
+        was_refused, self._is_refused = self._is_refused, False
         if not edits and said == now:
+            if was_refused:
+                say(f"{short(self.manifest)} is right again, and the tenant is as it says")
             return
         generation = self.tenant.metadata.generation + bool(edits)
         self.tenant = edited.model_copy(

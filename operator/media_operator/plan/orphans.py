@@ -42,7 +42,11 @@ def _of_orphans(context: Context, seen: Orphans | None) -> Finding | None:
     if seen is None:
         return None
     if not seen.kept:
-        return Finding("True", "Consistent", "no more objects lack a row than interrupted uploads leave behind")
+        return Finding(
+            "True",
+            "Consistent",
+            "no object is known to be lost, and interrupted uploads have left few objects without a row",
+        )
     words = (
         f"{seen.count} of {seen.listed} objects ({seen.bytes / MIB:.1f} MiB) have no row, the first of them since "
         f"{_written(seen.since or seen.swept_at)}. Interrupted uploads leave fewer behind, so none of them is "
