@@ -277,14 +277,6 @@ async def test_a_tenant_without_a_policy_is_closed(fresh_api: Api) -> None:
         problem(await client.get("/v1/usage"), 503, "suspended")
 
 
-async def test_an_object_that_is_missing_behind_its_row_is_not_found_and_logged(api: Api) -> None:
-    async with api.client() as client:
-        uploaded = await upload(client, b"soon without its object")
-        await api.verdict(uploaded["sha256"])
-        await api.store.delete(f"tenant/{api.tenant.tenant_id}/{uploaded['sha256']}")
-        problem(await client.get(f"/v1/media/download/{uploaded['media_id']}"), 404, "not_found")
-
-
 async def test_uvicorn_does_not_log_a_second_time_what_was_logged(api: Api) -> None:
     record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "Exception in ASGI application\n", None, None)
     assert not logging.getLogger("uvicorn.error").filter(record)

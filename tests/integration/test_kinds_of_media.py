@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from media_core.contents import Facts
-from media_core.decoding import BytesSource, DecodingPool, MediaFacts, audiovisual
+from media_core.decoding import BytesSource, DecodingPool, MediaFacts, durations
 from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
 from media_core.sniffing import HEAD, sniff
@@ -484,9 +484,9 @@ LARGE: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", LARGE)
 async def test_large_films_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
     part = LARGE[name]()
-    assert not audiovisual._clock_begins_again(io.BytesIO(part))
+    assert not durations.clock_begins_again(io.BytesIO(part))
     source = BytesSource(2 * part)
-    assert source.size > audiovisual.MOST_BYTES_COUNTED
+    assert source.size > durations.MOST_BYTES_COUNTED
     probed: MediaFacts = await decoding_pool.run("probe", source)
     assert (probed.duration, probed.begins_again) == (None, True)
     pcm = await decoding_pool.run("audio_window", source, start=4.25, seconds=0.6, begins_again=True)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from media_core.decoding import audiovisual, documents, images
+from media_core.decoding import audiovisual, documents, films, images, recordings
 from media_core.decoding.confinement import allow_cpu, allow_memory, confine
 from media_core.decoding.failures import CannotDecode, failure
 from media_core.decoding.wire import BLOCK, LENGTHS, frame, header, lengths
@@ -30,8 +30,8 @@ TASKS: dict[str, Callable[..., tuple[dict[str, Any], bytes | bytearray]]] = {
     "resize_thumbnail": images.resize_thumbnail,
     "page": documents.page,
     "probe": audiovisual.probe,
-    "video_frame": audiovisual.video_frame,
-    "audio_window": audiovisual.audio_window,
+    "video_frame": films.video_frame,
+    "audio_window": recordings.audio_window,
 }
 
 

@@ -1,0 +1,232 @@
+"""How long a recording is, where its header does not say so or may be wrong. Runs in the child."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from typing import IO
+
+from av.container import InputContainer
+
+from media_core.decoding.containers import BACK, MOST_BYTES_TRIED, GoingOn, films_of, seek_to, start_of, until_broken
+from media_core.decoding.wire import BLOCK
+
+MOST_BYTES_COUNTED = 64 << 20
+"""Largest recording whose packets are read (not decoded) to find its duration when the header does not say it."""
+
+MOST_PACKETS_COUNTED = 600_000
+"""Most packets that are read for that: of small ones a child's CPU time allows no more."""
+_HAS_FRAMES_AND_BYTES = 3
+"""Flags of Xing's header: the number of frames and that of bytes follow."""
+
+MOST_BYTES_BEHIND_MP3 = 4096
+"""Of tags at an MP3's end, such as ID3v1 and APEv2, without a picture. With more its frames are counted."""
+
+JOINED = frozenset(("mpegts", "mpeg", "flv"))
+"""Formats whose files are joined byte by byte or cut anywhere. FFmpeg says the duration of one part, or what was
+announced. So their packets are counted; they are large."""
+
+MOST_AMISS = 0.5
+"""Seconds by which a duration that is said may differ from that which is counted: streams need not end together."""
+
+OGG_BYTES = 1 << 16
+"""Of an Ogg's start and of its end. A page has up to 65,307."""
+
+_OGG_BEGINS = b"OggS\0\2"
+"""The first page of a stream (RFC 3533, 6)."""
+
+_BY_ITS_HEADER = frozenset(("flac", "aiff", "au", "wv", "wav", "w64"))
+"""Formats of sound alone whose header says how long the whole is, also where the end is missing."""
+
+_BY_ITS_INDEX = ("mov,", "tta", "ape", "avi")
+"""The same, of which an index at the start, or at the very end, says where each packet is."""
+
+ENDS = 1.0
+"""Seconds before its end from which on packets are looked for."""
+
+POSITIONS = 48
+"""At so many places of a large file the clock is read, to see whether it begins again."""
+
+MOST_OF_A_CLOCK = 2**33
+_CLOCK = 90_000
+"""Hertz, and the value at which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
+
+_WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd"))
+"""Formats that are nothing but frames: no header says how many."""
+
+
+def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
+    """Whether the demuxer only guesses the duration, from the bit rate of the first packets and the file's size."""
+    match container.format.name:
+        case "mp3":
+            return not _counts_its_frames(file)
+        case "flac":
+            file_starts = _at(file, 0, 26)
+            # STREAMINFO's number of samples, 36 bits; 0: unknown (RFC 9639, 8.2).
+            return file_starts[:4] != b"fLaC" or int.from_bytes(file_starts[21:26]) & 0xF_FFFF_FFFF == 0
+        case "wav" | "w64":
+            return any((s.codec_context is None or _varies(s.codec_context.name)) for s in container.streams.audio)
+        case name:
+            return name in _WITHOUT_A_DURATION
+
+
+def ends_early(container: InputContainer, file: IO[bytes], duration: float) -> bool:
+    """Whether the end of a recording is missing, so that it is shorter than its header says."""
+    name, size = container.format.name, size_of(file)
+    if name.startswith("matroska"):
+        return _end_of_segment(file) > size
+    if name.startswith(_BY_ITS_INDEX):
+        lasts = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
+        return any(last.pos + last.size > size for last in lasts)
+    if name not in _BY_ITS_HEADER or (name in ("wav", "w64") and not _is_coded(container)):
+        return False  # of PCM in a WAV FFmpeg counts the bytes that are there
+    if name == "wv" and size > MOST_BYTES_COUNTED:
+        return False  # nothing can be sought in it
+    seek_to(container, max(duration - ENDS, 0.0))
+    read, ends, timeless = 0, 0.0, False
+    for packet in until_broken(container, next(iter(container.streams.audio), None)):
+        read += packet.size
+        if packet.pts is not None and packet.time_base:
+            ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        elif packet.size:
+            timeless = True
+        if read > MOST_BYTES_TRIED:
+            break
+    return (ends > 0 or not timeless) and ends - start_of(container) < duration - MOST_AMISS
+
+
+def _is_coded(container: InputContainer) -> bool:
+    return any(s.codec_context is None or not s.codec_context.name.startswith("pcm_") for s in container.streams.audio)
+
+
+def _end_of_segment(file: IO[bytes]) -> int:
+    """Where a Matroska's segment ends by its header, in bytes of the file; 0: it does not say (RFC 8794, 4 and 6.2)."""
+    head = _at(file, 0, 4096)
+    at = head.find(b"\x18\x53\x80\x67") + 4
+    if at < 4 or at >= len(head) or not head[at]:
+        return 0
+    length = 9 - head[at].bit_length()
+    bits = 7 * length
+    said = int.from_bytes(head[at : at + length]) & ((1 << bits) - 1)
+    return 0 if said == (1 << bits) - 1 else at + length + said
+
+
+def clock_begins_again(file: IO[bytes]) -> bool:
+    """Whether the clock of a large MPEG stream goes back on the way, by its readings at POSITIONS places.
+
+    It also begins again by itself after 26.5 hours, which does not count.
+    """
+    size, last = size_of(file), None
+    for place in range(POSITIONS):
+        now = _clock(_at(file, size * place // POSITIONS, BLOCK))
+        if now is None:
+            continue
+        if last is not None and last - MOST_OF_A_CLOCK // 2 < now < last - BACK * _CLOCK:
+            return True
+        last = now
+    return False
+
+
+def _clock(data: bytes) -> int | None:
+    """The first reading of a transport stream's clock (PCR) or of a program stream's (SCR) in these bytes."""
+    found = data.find(b"\0\0\1\xba")
+    if 0 <= found < len(data) - 10 and data[found + 4] >> 6 == 1:  # ISO 13818-1, 2.5.3.3
+        bits = int.from_bytes(data[found + 4 : found + 10])
+        return (bits >> 43 & 7) << 30 | (bits >> 27 & 0x7FFF) << 15 | bits >> 11 & 0x7FFF
+    for length in (188, 192):
+        start = next(
+            (
+                at
+                for at in range(length)
+                if len(data) > 8 * length and set(data[at : at + 8 * length : length]) == {0x47}
+            ),
+            None,
+        )
+        if start is None:
+            continue
+        clocks: dict[int, int] = {}
+        for at in range(start, len(data) - 12, length):
+            # An adaptation field of 7 bytes or more that has the flag of a clock (2.4.3.4).
+            if data[at] == 0x47 and data[at + 3] & 0x20 and data[at + 4] >= 7 and data[at + 5] & 0x10:
+                pid = int.from_bytes(data[at + 1 : at + 3]) & 0x1FFF
+                clocks.setdefault(pid, int.from_bytes(data[at + 6 : at + 11]) >> 7)
+        if clocks:
+            return clocks[min(clocks)]
+    return None
+
+
+def _varies(codec: str) -> bool:
+    return not codec.startswith(("pcm_", "adpcm_", "gsm"))
+
+
+def _counts_its_frames(file: IO[bytes]) -> bool:
+    """Whether an MP3's first frame says how many follow: Xing's header, LAME's (Info) or Fraunhofer's (VBRI).
+
+    It counts only where the bytes that it says are there, too: a file may be cut, or another one may follow.
+    """
+    at = 0
+    while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
+        at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    head = _at(file, at, 4096)
+    for mark, numbers in ((b"Xing", ">4x3I"), (b"Info", ">4x3I"), (b"VBRI", ">10x2I")):
+        found = head.find(mark)
+        if found >= 0 and len(head) >= found + struct.calcsize(numbers):
+            *flags, first, second = struct.unpack_from(numbers, head, found)
+            stated = second if flags else first
+            if flags and flags[0] & _HAS_FRAMES_AND_BYTES != _HAS_FRAMES_AND_BYTES:
+                return False
+            return bool(abs(size_of(file) - at - stated) <= max(MOST_BYTES_BEHIND_MP3, stated // 100))
+    return False
+
+
+def is_ogg_of_several(container: InputContainer, file: IO[bytes]) -> bool:
+    """Whether an Ogg is recordings one behind the other, as of web radios (RFC 3533, 3), or begins late.
+
+    Then the stream that its last page belongs to does not begin at its start.
+    """
+    if container.format.name != "ogg":
+        return False
+    start, serials, at = _at(file, 0, OGG_BYTES), set(), 0
+    while start[at : at + 6] == _OGG_BEGINS and len(start) > at + 27:
+        serials.add(start[at + 14 : at + 18])
+        segments = start[at + 26]
+        at += 27 + segments + sum(start[at + 27 : at + 27 + segments])
+    end = _at(file, max(size_of(file) - OGG_BYTES, at), OGG_BYTES)
+    last = end.rfind(b"OggS")
+    ends_another = last >= 0 and end[last + 14 : last + 18] not in serials
+    return start_of(container) > BACK or ends_another or _OGG_BEGINS in end
+
+
+def _at(file: IO[bytes], position: int, length: int) -> bytes:
+    """Bytes of the file, whose position stays."""
+    before = file.tell()
+    file.seek(position)
+    found = file.read(length)
+    file.seek(before)
+    return found
+
+
+def size_of(file: IO[bytes]) -> int:
+    """Bytes of the file, whose position stays."""
+    before = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(before)
+    return size
+
+
+def counted_duration(container: InputContainer) -> tuple[float | None, bool]:
+    """Seconds from the first packet to the end of the last, and whether timestamps begin again on the way.
+
+    None if there are too many to count.
+    """
+    first, last = math.inf, -math.inf
+    streams = {stream.index: GoingOn(stream) for stream in (*films_of(container), *container.streams.audio)}
+    for packets, packet in enumerate(until_broken(container), start=1):
+        if packets > MOST_PACKETS_COUNTED:
+            return None, False
+        stream = streams.get(packet.stream_index)
+        if stream is not None and packet.pts is not None:
+            begins, ends = stream.times(packet)
+            first, last = min(first, begins), max(last, ends)
+    return last - first if streams and last >= first else None, any(stream.begins_again for stream in streams.values())

@@ -1,0 +1,221 @@
+"""One frame of a film, as it is shown. Runs in the child."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageStat
+
+from media_core.decoding.colours import Coding, to_srgb
+from media_core.decoding.containers import film_to_show, frames_of, opened, seek_to, start_of, stated_duration
+from media_core.decoding.failures import CannotDecode
+from media_core.decoding.images import picture
+from media_core.decoding.wire import BLOCK
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+MOST_FRAMES = 150
+"""Most frames decoded from a keyframe to the wanted moment. After that many, the last one is taken."""
+
+MOMENTS = (0.1, 0.25, 0.5)
+"""Shares of a video's duration at which a frame is looked for that is worth looking at."""
+
+MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0)
+"""The same in seconds, where the duration is unknown."""
+
+LEAST_SPREAD = 8.0
+"""Standard deviation of the luminance, of 255, from which on a frame counts as not of one colour."""
+
+DARKEST = 16.0
+"""Mean luminance, of 255, up to which a frame counts as black."""
+
+MOST_READ = 3 << 20
+MOST_CPU_SECONDS = 5.0
+"""What choosing a frame may cost after the headers are read. With it spent, the best so far is taken."""
+
+BEFORE_THE_START = -1.0
+"""Seconds. A transport stream's first keyframe is decoded before the first moment that is shown."""
+
+MOST_ASPECT = 8.0
+"""Largest ratio of a pixel's sides."""
+
+ROWS_OF_BT709 = 720
+"""A film that does not say how its colours are coded is taken for BT.709 from so many rows on, else for BT.601, as in
+Chromium and Firefox."""
+
+_UNSPECIFIED, _BT709 = 2, 1
+"""Matrix coefficients (ITU-T H.273, table 4)."""
+_ALONG = {
+    (False, False): None,
+    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, True): Image.Transpose.ROTATE_180,
+}
+_ACROSS = {
+    (False, False): Image.Transpose.TRANSPOSE,
+    (True, False): Image.Transpose.ROTATE_90,
+    (False, True): Image.Transpose.ROTATE_270,
+    (True, True): Image.Transpose.TRANSVERSE,
+}
+"""How a frame is turned and mirrored, by the signs of its matrix: see `_turn`."""
+
+
+def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
+    """A frame worth looking at, upright, with square pixels and in sRGB, as WebP.
+
+    It is the first at MOMENTS that is not of one colour; else the one shown at `at_seconds`, or the last of a shorter
+    video, unless that is darker than others that were seen.
+    """
+    spending = _Spending(file)
+    with opened(io.BufferedReader(spending)) as container:
+        stream = film_to_show(container)
+        if stream is None:
+            raise CannotDecode("unsupported", "there is no video in it")
+        spending.begin()
+        image, width, height = _worth_looking_at(container, stream, spending, at_seconds, max_side)
+        facts, encoded = picture(image, width, height)
+        return facts | {"duration": stated_duration(container)}, encoded
+
+
+class _Spending(io.RawIOBase):
+    """A source, and what choosing a frame has cost so far."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._blocks: set[int] = set()
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """The headers are read; what is read and computed from now on counts."""
+        self._blocks.clear()
+        self._began = time.process_time()
+
+    @property
+    def is_enough(self) -> bool:
+        return len(self._blocks) * BLOCK >= MOST_READ or time.process_time() - self._began >= MOST_CPU_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        at = self._file.tell()
+        data = self._file.read(len(view))
+        view[: len(data)] = data
+        self._blocks.update(range(at // BLOCK, (at + len(data) - 1) // BLOCK + 1))
+        return len(data)
+
+
+def _worth_looking_at(
+    container: InputContainer, stream: VideoStream, spending: _Spending, at_seconds: float, max_side: int
+) -> tuple[Image.Image, int, int]:
+    """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown."""
+    duration = stated_duration(container)
+    moments = [share * duration for share in MOMENTS] if duration else MOMENTS_OF_UNKNOWN
+    seen: list[Image.Image] = []
+    sides = (0, 0)
+    for moment in moments:
+        if seen and spending.is_enough:
+            break
+        frame = _frame_at(container, stream, moment, spending)
+        if frame is None:
+            continue
+        sides = displayed_sides(frame, stream)
+        image = _as_shown(frame, stream, max_side)
+        luma = ImageStat.Stat(image.convert("L"))
+        if luma.stddev[0] >= LEAST_SPREAD:
+            return image, *sides
+        seen.append(image)
+    if not seen or not spending.is_enough:
+        # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek.
+        for start in (at_seconds, BEFORE_THE_START):
+            frame = _frame_at(container, stream, at_seconds, spending, start=start)
+            if frame is not None:
+                sides = displayed_sides(frame, stream)
+                seen.insert(0, _as_shown(frame, stream, max_side))
+                break
+    if not seen:
+        raise CannotDecode("corrupt", "there is no picture in it")
+    lumas = [ImageStat.Stat(image.convert("L")).mean[0] for image in seen]
+    return seen[0 if lumas[0] > DARKEST else lumas.index(max(lumas))], *sides
+
+
+def _frame_at(
+    container: InputContainer, stream: VideoStream, moment: float, spending: _Spending, *, start: float | None = None
+) -> VideoFrame | None:
+    """The frame shown at `moment`, or the last one before; None where there is none.
+
+    `start`: where decoding begins, in seconds. Without it, a keyframe that is nearer to the moment than to the video's
+    start will do as well.
+    """
+    seek_to(container, moment if start is None else start)
+    frame: VideoFrame | None = None
+    with contextlib.suppress(CannotDecode):
+        for decoded, frame in enumerate(frames_of(container, stream), start=1):
+            at = (frame.time or 0.0) - start_of(container)
+            if at >= moment or decoded == MOST_FRAMES or spending.is_enough:
+                break
+            if decoded == 1 and start is None and 0 < moment / 2 <= at:
+                break
+    return frame
+
+
+def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Image:
+    width, height = _square(frame, stream)
+    scale = min(1.0, max_side / max(width, height))
+    if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
+        frame.colorspace = _BT709
+    small = frame.reformat(
+        width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24", threads=1
+    )
+    image = Image.frombytes(
+        "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
+    )
+    image = to_srgb(image, Coding(int(frame.color_primaries), int(frame.color_trc)))
+    turn = _turn(frame)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    """How the frame is shown: by the matrix of the container or the codec, to the nearest quarter of a turn.
+
+    A pixel at (x, y) is shown at (ax + cy, bx + dy) (ISO 14496-12, 6.2.2).
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _ALONG[a < 0, d < 0]
+    return _ACROSS[b < 0, c < 0]
+
+
+def _square(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """The sides in square pixels. One side grows, as in browsers. Shapes that no screen has do not count."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / MOST_ASPECT <= aspect <= MOST_ASPECT:
+        return frame.width, frame.height
+    return round(frame.width * max(aspect, 1.0)), round(frame.height / min(aspect, 1.0))
+
+
+def displayed_sides(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    width, height = _square(frame, stream)
+    return (height, width) if _turn(frame) in _ACROSS.values() else (width, height)
