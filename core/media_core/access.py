@@ -184,7 +184,7 @@ def require_by_url(item: Item | None, policy: Policy) -> Item:
 
 
 WHOEVER = Claims("", frozenset(), frozenset(), datetime.min)
-"""Whoever has a URL that was signed. He knows of no room."""
+"""The caller of a signed URL: it has no token, and knows of no room."""
 
 
 def shows(caller: Claims, item: Item, policy: Policy) -> bool:

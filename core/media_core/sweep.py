@@ -33,7 +33,7 @@ version ran on for a while without updating them."""
 BATCH: Final = 200
 """Rows that one statement looks at."""
 BITS: Final = 64
-"""For each object that there may be: so one lost object in 64 is not noticed by a sweep, and is by one of the next."""
+"""Bits for each object. A sweep misses one lost object in 64; a later sweep, which looks at other digits, finds it."""
 MOST_BITS: Final = 1 << 27
 LOOKS_AT_ONCE: Final = 16
 LISTING_LIES: Final = 1000

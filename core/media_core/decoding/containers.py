@@ -41,7 +41,7 @@ MOST_PIXELS = 8192 * 4320
 """Most pixels of a video's frame: 8K DCI, the largest in use. The memory limit bounds how many a decoder keeps."""
 
 MOST_STREAMS = 500
-"""Of a container. A film may carry a hundred fonts for its subtitles, each a stream of its own."""
+"""Most streams of a container. A film may carry a hundred fonts for its subtitles, each as a stream."""
 
 MOST_TRACKS = 16
 """So many sound tracks can be heard; the rest is passed over."""
