@@ -901,6 +901,23 @@ async def test_an_object_in_pieces_is_what_was_appended(
     assert opened.everything("upl-1") == [opened.key()]
 
 
+@pytest.mark.parametrize("chunk", [61_440, 250_001, MIB])
+async def test_of_what_comes_at_most_16_mib_wait_to_be_recorded_in_chunks_of_any_size(
+    store: ObjectStore, chunk: int
+) -> None:
+    pieces = Pieces(store)
+    append = pieces.begin()
+    came = 0
+    while came <= 40 * MIB:
+        await append.write(bytes(chunk))
+        came += chunk
+        if append.is_due:
+            await pieces.record(append, to_the_end=False)
+        assert came - sum(piece.size for piece in pieces.recorded) < 16 * MIB
+    await append.close()
+    await pieces.whole.discard()
+
+
 async def test_bytes_that_were_not_recorded_do_not_count_and_are_not_left(opened: Opened, store: ObjectStore) -> None:
     first, wrong, second = (secrets.token_bytes(size) for size in (7 * MIB, 12 * MIB, 6 * MIB))
     pieces = Pieces(store)

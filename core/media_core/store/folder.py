@@ -376,16 +376,17 @@ class FolderAppending:
         self._file: int | None = None
         self._gathered = bytearray()
         self._writing: asyncio.Future[None] | None = None
-        self._written = self._synced = self._kept = piece.size
+        self._taken = self._written = self._synced = self._kept = piece.size
         self._lock = threading.Lock()
         self._closed = False
 
     @property
     def is_due(self) -> bool:
-        return self._written - self._kept >= _SYNCED_BYTES
+        return self._taken - self._kept >= _SYNCED_BYTES
 
     async def write(self, chunk: bytes | memoryview) -> None:
         self._gathered += chunk
+        self._taken += len(chunk)
         if len(self._gathered) >= CHUNK_BYTES:
             await self._hand_over()
 
