@@ -9,32 +9,35 @@ MOST_ROOMS: Final = 100
 """Rooms of an item that a list tells, at most. An item can be in thousands."""
 
 _FACTS: Final = """
-    media.media_id, media.sha256, media.filename, media.uploaded_by, media.tenant_scope, media.created_at,
-    blob.size, blob.mime_type, blob.width, blob.height, blob.duration, blob.scan_status, blob.scan_detail,
-    blob.thumbnail_status, blob.thumbnail_sha256, blob.details, blob.lost_at IS NOT NULL AS lost,
-    (SELECT jsonb_object_agg(key, value) FROM label WHERE label.media_id = media.media_id) AS labels
+    (media).media_id, (media).sha256, (media).filename, (media).uploaded_by, (media).tenant_scope, (media).created_at,
+    (blob).size, (blob).mime_type, (blob).width, (blob).height, (blob).duration, (blob).scan_status, (blob).scan_detail,
+    (blob).thumbnail_status, (blob).thumbnail_sha256, (blob).details, (blob).lost_at IS NOT NULL AS lost
 """
 _COLUMNS: Final = 20
 
+FIND: Final[LiteralString] = (
+    f"SELECT {_FACTS}, labels, rooms, NULL::integer AS most_rooms"  # noqa: S608 (only constants are put in)
+    " FROM item_find(%(media_id)s, %(caller_rooms)s)"
+)
+"""The item `media_id`, in `item_columns`. It takes `item_arguments`, too."""
 
-def item_columns(caller: Claims, *, every_room: bool = True) -> LiteralString:
+
+def item_columns(*, every_room: bool = True) -> LiteralString:
     """Of a statement that joins `media` and `blob`, and has `item_arguments`: what `item_of` takes. Of the item's rooms
     only those that the caller may know of; unless `every_room`, at most `MOST_ROOMS`, and one more to know of more.
     """
-    theirs: LiteralString = "" if knows_every_room(caller) else " AND room_id = ANY(%(caller_rooms)s)"
     at_most: LiteralString = "NULL" if every_room else f"{MOST_ROOMS}"
-    return f"""{_FACTS}, ARRAY(
-        SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id{theirs}
+    return f"""{_FACTS},
+    (SELECT jsonb_object_agg(key, value) FROM label WHERE label.media_id = media.media_id) AS labels, ARRAY(
+        SELECT room_id FROM room_file WHERE room_file.media_id = media.media_id
+            AND (%(caller_rooms)s::text[] IS NULL OR room_id = ANY(%(caller_rooms)s))
         ORDER BY room_id LIMIT {at_most} + 1
     ) AS rooms, {at_most}::integer AS most_rooms"""  # noqa: S608 (only constants are put in)
 
 
 def item_arguments(caller: Claims) -> dict[str, Any]:
-    return {"caller_rooms": [] if caller.rooms is ALL else sorted(caller.rooms)}
-
-
-def knows_every_room(caller: Claims) -> bool:
-    return "admin" in caller.scopes or caller.rooms is ALL
+    rooms = None if "admin" in caller.scopes or caller.rooms is ALL else sorted(caller.rooms)
+    return {"caller_rooms": rooms}
 
 
 def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:

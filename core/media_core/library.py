@@ -12,7 +12,7 @@ from media_core.contents import Contents
 from media_core.database import Database, Transaction
 from media_core.errors import Refused, not_found
 from media_core.folding import folded
-from media_core.items import item_arguments, item_columns, item_of
+from media_core.items import FIND, item_arguments, item_columns, item_of
 from media_core.media_types import Category
 from media_core.policy import PolicyReader
 from media_core.queue import Content
@@ -24,7 +24,6 @@ MOST_CHANGES: Final = 5000
 is an event. A file is detached as often as it was attached, at most.
 """
 
-_FIND: Final = " FROM media JOIN blob USING (sha256) WHERE media.media_id = %(media_id)s"
 _FIND_ALL: Final = " FROM media JOIN blob USING (sha256) WHERE media.media_id = ANY(%(media_ids)s)"
 _SERVABLE: Final = "SELECT scan_status FROM blob WHERE sha256 = %s AND doomed_at IS NULL"
 _LIST_ROOM: Final = """
@@ -128,8 +127,7 @@ class Library:
         return access.require(caller, await self._find(caller, media_id), policy, purpose)
 
     async def _find(self, caller: Claims, media_id: str) -> Item | None:
-        query = f"SELECT {item_columns(caller)}{_FIND}"
-        rows = await self.database.call(query, {"media_id": media_id, **item_arguments(caller)})
+        rows = await self.database.call(FIND, {"media_id": media_id, **item_arguments(caller)})
         return item_of(rows[0]) if rows else None
 
     async def find_all(self, caller: Claims, media_ids: Iterable[str], purpose: Purpose) -> dict[str, Item | Refused]:
@@ -138,7 +136,7 @@ class Library:
         """
         policy = await self.policy.current()
         wanted = list(media_ids)
-        query = f"SELECT {item_columns(caller, every_room=False)}{_FIND_ALL}"
+        query = f"SELECT {item_columns(every_room=False)}{_FIND_ALL}"
         rows = await self.database.call(query, {"media_ids": wanted, **item_arguments(caller)})
         items = {row.media_id: item_of(row) for row in rows}
         found: dict[str, Item | Refused] = {}
@@ -233,7 +231,7 @@ class Library:
         """
         access.require_room(caller, room_id)
         wanted: dict[str, Any] = {"room_id": room_id, "limit": limit, **item_arguments(caller)}
-        query: LiteralString = f"SELECT {item_columns(caller)}{_LIST_ROOM}"
+        query: LiteralString = f"SELECT {item_columns()}{_LIST_ROOM}"
         if category is not None:
             query += _OF_CATEGORY
             wanted["category"] = category
@@ -256,7 +254,7 @@ class Library:
             attached = {"room_id": room_id, "media_id": media_id, "added_by": caller.subject}
             if await tx.first(_ATTACH, attached) is not None:
                 await _check_changes(tx, "attached", media_id, caller)
-            query = f"SELECT {item_columns(caller)}{_ROOM_ITEM}"
+            query = f"SELECT {item_columns()}{_ROOM_ITEM}"
             row = await tx.first(query, {"room_id": room_id, "media_id": media_id, **item_arguments(caller)})
             return _entry(row)
 

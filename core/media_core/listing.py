@@ -116,7 +116,7 @@ class _Query:
     ) -> None:
         way: LiteralString = "DESC" if descending else "ASC"
         self.arguments: dict[str, Any] = {"limit": limit + 1, **item_arguments(caller)}
-        self._columns = item_columns(caller, every_room=False)
+        self._columns = item_columns(every_room=False)
         self.sets: list[LiteralString] = []
         """Sub-selects of the ids of one label, or of the room."""
         self._place: LiteralString = f"media.{_COLUMN[order]}"
