@@ -59,14 +59,19 @@ REMOVAL_BEGINS: Final = 30.0
 
 _log = structlog.stdlib.get_logger("media.contents")
 
-_NOTE_LOSS: Final = """
+STANDS: Final = "doomed_at IS NULL AND scan_status <> 'infected'"
+"""Condition of a row of `blob`: files have this content, and its objects have to be there."""
+LOST: Final = f"lost_at IS NOT NULL AND {STANDS}"
+"""Condition of a row of `blob`: its objects have to be there, and are not."""
+
+_NOTE_LOSS: Final = f"""
 WITH noted AS (
     UPDATE blob SET lost_at = now()
-    WHERE sha256 = %(sha256)s AND lost_at IS NULL AND doomed_at IS NULL AND scan_status <> 'infected' RETURNING 1
+    WHERE sha256 = %(sha256)s AND lost_at IS NULL AND {STANDS} RETURNING 1
 )
 SELECT size, EXISTS (SELECT FROM noted) AS is_new FROM blob
-WHERE sha256 = %(sha256)s AND doomed_at IS NULL AND scan_status <> 'infected'
-"""
+WHERE sha256 = %(sha256)s AND {STANDS}
+"""  # noqa: S608 (only constants are put in)
 _END_LOSS: Final = "UPDATE blob SET lost_at = NULL WHERE sha256 = %s AND lost_at IS NOT NULL"
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 
 from media_core import births, passages, resumable, webhooks
+from media_core.contents import STANDS
 from media_core.errors import Lost
 from media_core.events import Events
 from media_core.ids import new_job_id
@@ -43,9 +44,9 @@ _log = structlog.stdlib.get_logger("media.sweep")
 
 _BEGINNING: Final = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
 
-_COUNTED: Final = """
+_COUNTED: Final = f"""
 WITH standing AS (
-    SELECT sha256, size, thumbnail_size FROM blob WHERE doomed_at IS NULL AND scan_status <> 'infected'
+    SELECT sha256, size, thumbnail_size FROM blob WHERE {STANDS}
 ), counted AS (
     SELECT * FROM (
         SELECT count(*) AS objects, coalesce(sum(size), 0)::bigint AS object_bytes,
@@ -54,7 +55,7 @@ WITH standing AS (
         SELECT count(*) AS items, coalesce(sum(size), 0)::bigint AS item_bytes FROM media JOIN standing USING (sha256)
     ) AS uploads
 )
-"""
+"""  # noqa: S608 (only constants are put in)
 _MISCOUNTED: Final = f"""
 {_COUNTED}
 SELECT (usage.objects, usage.object_bytes, usage.stored_bytes, usage.items, usage.item_bytes) IS DISTINCT FROM
@@ -132,10 +133,10 @@ WITH looked_at AS (
 )
 SELECT max(sha256) AS sha256 FROM looked_at HAVING count(*) > 0
 """  # noqa: S608 (only constants are put in)
-_STANDING: Final = """
+_STANDING: Final = f"""
 SELECT sha256, size, lost_at IS NOT NULL AS lost FROM blob
-WHERE doomed_at IS NULL AND scan_status <> 'infected' AND sha256 > %s ORDER BY sha256 LIMIT %s
-"""
+WHERE {STANDS} AND sha256 > %s ORDER BY sha256 LIMIT %s
+"""  # noqa: S608 (only constants are put in)
 _RELEASED: Final = "coalesce(first_seen <= (SELECT orphans_released_at FROM swept), false)"
 # Reads all rows at once: it takes no lock that anybody waits for.
 _COUNT_ORPHANS: Final = f"""

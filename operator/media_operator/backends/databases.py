@@ -36,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from media_core import births, policy
 from media_core.births import Birth
+from media_core.contents import LOST
 from media_core.database import Transaction
 from media_core.errors import Unavailable
 from media_core.policy import read as read_policy
@@ -478,9 +479,7 @@ SELECT EXISTS (
 ) AS there
 """
 _SWEPT = "SELECT orphans, orphan_bytes, orphans_kept FROM {}"
-_LOST = (
-    "SELECT count(*) AS contents FROM {} WHERE lost_at IS NOT NULL AND doomed_at IS NULL AND scan_status <> 'infected'"
-)
+_LOST = f"SELECT count(*) AS contents FROM {{}} WHERE {LOST}"  # noqa: S608 (a constant)
 _SUSPICIONS = "SELECT count(*) AS signatures FROM (SELECT FROM {} WHERE trusted_at IS NULL LIMIT 100) AS these"
 _TRUST = "UPDATE suspicion SET trusted_at = now() WHERE signature = ANY({}) AND trusted_at IS NULL"
 _RELEASE_ORPHANS = "UPDATE swept SET orphans_released_at = {}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from media_core.contents import LOST
 from media_core.database import Transaction
 from media_core.webhooks import RESTS_AFTER
 from media_operator.plan import observed
@@ -30,10 +31,10 @@ _SWEPT: Final = """
 SELECT swept_at, listed, orphans, orphan_bytes, orphans_kept, orphans_since, orphans_released_at FROM swept
 """
 _HAS_LOSSES: Final = "SELECT to_regclass('blob_lost') IS NOT NULL"
-_LOSSES: Final = """
+_LOSSES: Final = f"""
 SELECT count(*) AS count, sum(size)::bigint AS bytes, min(lost_at) AS since FROM blob
-WHERE lost_at IS NOT NULL AND doomed_at IS NULL AND scan_status <> 'infected' HAVING count(*) > 0
-"""
+WHERE {LOST} HAVING count(*) > 0
+"""  # noqa: S608 (a constant)
 # One that failed now and then is no matter for a person.
 _HAS_WEBHOOKS: Final = "SELECT to_regclass('webhook') IS NOT NULL"
 _WEBHOOKS: Final = f"""
