@@ -18,12 +18,13 @@ MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Stored:
-    """A Readable of a content's object, or of its thumbnail's. `lost`: it was noted as lost, but may be there again."""
+    """A Readable of a content's object, or of its thumbnail's. `lost_bytes`: the size of an object that was noted as
+    lost; it may be there again.
+    """
 
     library: Library
     sha256: str
-    size: int = 0
-    lost: bool = False
+    lost_bytes: int | None = None
     thumbnail: bool = False
 
     @property
@@ -32,7 +33,9 @@ class Stored:
 
     async def require(self) -> None:
         """Raises Lost, Unavailable."""
-        if self.lost and not await self.library.contents.is_there(self.sha256, self.size):
+        if self.lost_bytes is None:
+            return
+        if not await self.library.contents.is_there(self.sha256, self.lost_bytes):
             raise Lost
 
     def stream(self, start: int, length: int) -> AsyncIterator[Chunk]:
@@ -45,11 +48,16 @@ class Stored:
         return await self.library.contents.missed(self.sha256)
 
 
+def stored(services: Services, item: Item) -> Stored:
+    """The object of the item's content."""
+    return Stored(services.library, item.sha256, item.size if item.lost else None)
+
+
 def content_of(services: Services, item: Item) -> tuple[downloads.Representation, downloads.Readable]:
     """The item's bytes. The caller of this function has asked `access`."""
     disposition = downloads.disposition_of(item.filename, item.mime_type)
     content = downloads.Representation(item.size, f'"{item.sha256}"', downloads.content_type_of(item), disposition)
-    return content, Stored(services.library, item.sha256, item.size, item.lost)
+    return content, stored(services, item)
 
 
 async def thumbnail_of(services: Services, item: Item) -> tuple[downloads.Representation, downloads.Readable]:

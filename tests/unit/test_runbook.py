@@ -16,7 +16,7 @@ from typing import get_args
 
 import pytest
 
-from media_operator.plan import checks, data_match, deletion, finding, orphans, planner, steps
+from media_operator.plan import checks, data_consistent, data_match, deletion, finding, planner, steps
 
 ROOT = Path(__file__).parents[2]
 OPERATOR = ROOT / "operator" / "media_operator"
@@ -27,7 +27,7 @@ SAID_BY = {check.__name__: condition for condition, check in checks.CHECKS} | {
     data_match.birth_to_write.__name__: "DatabaseReady",
     checks.canary.__name__: "ScannerReady",
     checks._renewal.__name__: "StoreKeyReady",
-    orphans._of_orphans.__name__: "DataConsistent",
+    data_consistent._of_orphans.__name__: "DataConsistent",
     deletion.deletion.__name__: "DeletionBlocked",
     planner.plan_deletion.__name__: "Ready",
     planner.ready.__name__: "Ready",

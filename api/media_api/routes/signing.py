@@ -110,7 +110,7 @@ class _Signing:
         if thumbnail:
             serving.require_thumbnail(item)
         else:
-            await serving.Stored(self._services.library, item.sha256, item.size, item.lost).require()
+            await serving.stored(self._services, item).require()
         if self._signer is not None:
             return self._signer.sign(Shared(item.media_id, thumbnail))
         store, tenant_id = self._services.store, self._services.tenant_id

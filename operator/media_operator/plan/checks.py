@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from media_operator.plan.data_consistent import data_consistent
 from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, what_to_do
 from media_operator.plan.desired import api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Bucket, Unreachable
-from media_operator.plan.orphans import data_consistent
 from media_operator.plan.steps import (
     AllowOrigins,
     ApplyPolicy,
