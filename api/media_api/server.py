@@ -158,8 +158,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_in_chunk += len(body)
-        if not self.transport.is_closing():
-            super().on_body(body)
+        if self.transport.is_closing():
+            return
+        held = cast("bytes | bytearray", self.cycle.body)
+        if not held and not self.cycle.response_complete:
+            # As it is: uvicorn copies it into a bytearray, and that into the message for the application.
+            self.cycle.body, body = cast("bytearray", body), b""
+        elif isinstance(held, bytes):
+            self.cycle.body = bytearray(held)  # many small chunks may follow
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser is not None and self.parser.should_upgrade() and self._framing():

@@ -42,7 +42,7 @@ USED = {
 }
 """Attributes of uvicorn's protocol that ours reads, sets or calls beside those."""
 OF_FLOW = {"pause_reading", "resume_reading"}
-OF_CYCLE = {"disconnected", "message_event", "response_complete", "response_started"}
+OF_CYCLE = {"body", "disconnected", "message_event", "response_complete", "response_started"}
 OF_PARSER = {"feed_data", "should_upgrade"}
 
 SAME = f"uvicorn {uvicorn.__version__} is not as media_api.server knows it. {__doc__}"
@@ -54,6 +54,12 @@ class _Transport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -109,11 +115,35 @@ async def test_they_hold_what_they_held(connection: HttpToolsProtocol) -> None:
     assert isinstance(connection.cycle.message_event, asyncio.Event), SAME
     states = (connection.cycle.disconnected, connection.cycle.response_complete, connection.cycle.response_started)
     assert states == (False, False, False), SAME
+    assert connection.cycle.body == bytearray(), SAME
+    assert isinstance(connection.cycle.body, bytearray), SAME
     assert isinstance(connection.parser, httptools.HttpRequestParser), SAME
     assert connection.headers == [(b"host", b"here")], SAME
     assert (connection.url, len(connection.pipeline)) == (b"/", 0), SAME
     assert connection.scope["http_version"] == "1.1", SAME
     assert connection.loop is asyncio.get_running_loop(), SAME
+
+
+async def test_a_body_comes_whole_in_one_chunk_and_in_many_without_a_copy_of_the_first() -> None:
+    bodies: list[list[bytes]] = [[b"x" * 100_000], [b"a", b"bc", b"def"]]
+    got: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["more_body"]:
+            got.append(message["body"])
+        got.append(message["body"])
+
+    state = ServerState()
+    for chunks in bodies:
+        protocol = server.BoundedProtocol(uvicorn.Config(app, interface="asgi3", log_config=None), state, {})
+        protocol.connection_made(_Transport())
+        protocol.data_received(b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for chunk in chunks:
+            protocol.on_body(chunk)
+        assert (protocol.cycle.body is chunks[0]) == (len(chunks) == 1)
+        protocol.on_message_complete()
+        await asyncio.wait(state.tasks)
+    assert got == [b"".join(chunks) for chunks in bodies]
 
 
 def test_the_server_ends_as_it_ended() -> None:
