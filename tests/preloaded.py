@@ -19,7 +19,7 @@ API = "media_api.__main__"
 OPERATOR = "media_operator.main"
 _SERVER = multiprocessing.get_context("forkserver")
 # A forked process imports the main module of the one that asks, which is pytest where it runs without others.
-_SERVER.set_forkserver_preload([API, OPERATOR, "pytest"])
+_SERVER.set_forkserver_preload([API, OPERATOR, "pytest", "tests.rehearsed"])
 
 
 class Program:

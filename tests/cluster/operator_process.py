@@ -94,6 +94,15 @@ class Backends:
         self.postgres.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    async def stand(self) -> None:
+        """Starts what a test has ended."""
+        self.postgres.start()
+        assert self.s3.process is not None
+        assert self.s3.iam is not None
+        if self.s3.process.poll() is not None or self.s3.iam.poll() is not None:
+            self.s3.stop()
+            await self.restart_s3()
+
     async def restart_s3(self) -> None:
         assert self.s3.folder is not None
         self.s3 = await s3_servers.start("versitygw", self.s3.folder, self.s3, iam=True)
@@ -294,8 +303,13 @@ def condition_of(tenant: Object, kind: str) -> dict[str, Any] | None:
 
 
 @asynccontextmanager
-async def bench(control_plane: ControlPlane, folder: Path, *values: str) -> AsyncIterator[Bench]:
-    """With the CRD established and the rights given that the chart gives with these values."""
+async def bench(
+    control_plane: ControlPlane, folder: Path, *values: str, backends: Backends | None = None
+) -> AsyncIterator[Bench]:
+    """With the CRD established and the rights given that the chart gives with these values.
+
+    `backends`: those that several benches share, one after the other; without them it has its own.
+    """
     async with Api(control_plane) as api:
         with contextlib.suppress(ApiError):
             await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
@@ -306,14 +320,17 @@ async def bench(control_plane: ControlPlane, folder: Path, *values: str) -> Asyn
             inside = f"/namespaces/{namespace}" if namespace else ""
             path = f"{group}{inside}/{kind.lower()}s/{body['metadata']['name']}"
             await api.apply(path, body, manager="helm", force=True)
-        backends = await Backends.start(folder)
+        own = backends is None
+        backends = backends or await Backends.start(folder)
         made = Bench(control_plane, api, backends, folder)
         try:
+            await backends.stand()
             await made.free_lease()
             yield made
         finally:
             made.end_operators()
-            backends.stop()
+            if own:
+                backends.stop()
 
 
 async def until(look: Callable[[], Awaitable[bool]], seconds: float, otherwise: Callable[[], str]) -> None:
