@@ -458,6 +458,29 @@ async def test_a_folder_reads_what_the_kernel_does_not_have_at_hand(
         await store.read(f"{key}0", 0, 1)
 
 
+async def test_a_folder_whose_files_are_cut_short_gives_no_other_bytes_for_those_that_are_gone(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path, "tcut", b"", "http://127.0.0.1:1")
+    first = store.append("upload", 0, None, sealed=False)
+    await first.write(b"x" * 1000)
+    (piece,) = (await first.durable(to_the_end=True)).pieces
+    await first.kept()
+    await first.close()
+    os.truncate(tmp_path / "tenant" / "tcut" / ".staging" / piece.name, 500)
+    then = store.append("upload", 1, piece, sealed=False)
+    with pytest.raises(Unavailable, match="shorter than what was recorded"):
+        await then.write(b"x" * MIB)
+        await then.durable(to_the_end=True)
+    await then.close()
+
+    key = content_key("tcut", "ab" * 32)
+    await store.put(key, bytes(3 * MIB))
+    got = 0
+    async for chunk in store.stream(key):
+        got += len(chunk)
+        os.truncate(tmp_path / key, MIB)
+    assert got == MIB
+
+
 async def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
     root = tmp_path / "objects"
     store = FolderStore(root, "tgone", b"", "http://127.0.0.1:1")
