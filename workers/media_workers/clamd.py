@@ -82,6 +82,12 @@ def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infec
     return ClamdVerdict("error", f"clamd answered {reply[:200]!r}", engine)
 
 
+def signatures_of(engine: str) -> int:
+    """The number of an engine's signatures, which only grows; 0 if it has none but our own."""
+    number = engine.split("/")[1:2]
+    return int(number[0]) if number and number[0].isdecimal() else 0
+
+
 class _NotFound(Unavailable):
     """clamd says something else of a content whose verdict is known."""
 

@@ -26,7 +26,7 @@ from media_core.queue import Content, Lease, LeaseLost, NotYet
 from media_core.settings import RetentionSettings
 from media_core.store import Chunk, ObjectMissing
 from media_workers import clamd
-from media_workers.clamd import SMALL_BYTES, Clamd
+from media_workers.clamd import SMALL_BYTES, Clamd, signatures_of
 from media_workers.drain import Work
 from media_workers.settings import ClamdSettings, Settings
 
@@ -75,7 +75,7 @@ class Scanner:
         """Completes the job with clamd's verdict, or with {} if the content is gone. Raises as `Handler`."""
         sha256 = lease.payload["sha256"]
         content = lease.content or await work.library.content(sha256) or await work.library.content_to_recall(sha256)
-        if content is None or (content.scan_status == "infected" and not content.recalled):
+        if content is None or (content.scan_status == "infected" and content.found_by is None):
             await work.queue.finish(lease, {})
             return
         self._scanning += 1
@@ -85,7 +85,7 @@ class Scanner:
             self._scanning -= 1
             if not self._scanning and self._waiting:
                 self._write_soon(work.library.contents)
-        if found is None:
+        if found is None or not _may_recall(found, content):
             await work.queue.finish(lease, {})
             return
         verdict = Verdict(lease.job_id, lease.token, content.sha256, found.status, found.detail, found.engine)
@@ -179,6 +179,13 @@ class Scanner:
         finally:
             for one in batch:
                 one.ended.set()
+
+
+def _may_recall(found: clamd.ClamdVerdict, content: Content) -> bool:
+    """Older signatures do not open what newer ones have found, as where a mirror or an image brings old ones back."""
+    if content.found_by is None or found.status == "infected":
+        return True
+    return signatures_of(found.engine) >= signatures_of(content.found_by)
 
 
 class _OtherBytes(Exception):
