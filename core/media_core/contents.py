@@ -221,8 +221,8 @@ class Contents:
 
     # -- objects that the store has lost ---------------------------------------------------------------------------
 
-    async def missed(self, sha256: str) -> Exception:
-        """What to raise when the store has said that it has no object of this content.
+    async def missed(self, sha256: str, *, other_bytes: bool = False) -> Exception:
+        """What to raise when the store has said that it has no object of this content, or has given `other_bytes`.
 
         Lost: a row that stands names the object. That is noted, durably. Refused `not_found`: the content was deleted
         meanwhile. Unavailable: the store says now that it has the object; also if store or database is away.
@@ -231,7 +231,7 @@ class Contents:
         if not rows:
             return not_found()
         # Looked for again after the note: it may have been put between the look before and the note.
-        if await self.is_there(sha256, rows[0].size):
+        if not other_bytes and await self.is_there(sha256, rows[0].size):
             return Unavailable("object store", "it said that this object is missing, and has it")
         if rows[0].is_new:
             _log.error("object_lost", sha256=sha256, size=rows[0].size, to="see the runbook, Lost objects")

@@ -80,7 +80,7 @@ SELECT sha256, size, mime_type, scan_status FROM blob
 WHERE sha256 = %(sha256)s AND doomed_at IS NULL
 """
 _TO_RECALL: Final = """
-SELECT sha256, size, mime_type, scan_status FROM blob
+SELECT sha256, size, mime_type, scan_status, coalesce(scan_engine, '') AS found_by FROM blob
 WHERE sha256 = %s AND scan_status = 'infected' AND doomed_at IS NOT NULL AND removing_until IS NULL
 """
 _CONTENT_OF: Final = """
@@ -192,7 +192,7 @@ class Library:
     async def content_to_recall(self, sha256: str) -> Content | None:
         """Content that was found infected and whose objects are still there: newer signatures may recall it."""
         rows = await self.database.call(_TO_RECALL, (sha256,))
-        return Content(**rows[0]._asdict(), recalled=True) if rows else None
+        return Content(**rows[0]._asdict()) if rows else None
 
     async def content_for_work(self, media_id: str) -> Content:
         """For a worker that opens content: the content of an item, if its verdict allows that.

@@ -161,16 +161,20 @@ async def _connected(
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
-    while True:
+    """Of the final answer. Those of 1xx before it are bounded, too: reading them would never let the loop go."""
+    left = MOST_HEAD_BYTES
+    while left > 0:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
-            raise Undelivered(f"its answer's headers have more than {MOST_HEAD_BYTES} bytes") from None
+            break
+        left -= len(head)
         version, _, rest = head.partition(b" ")
         if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
             raise Undelivered("its answer is no HTTP")
         if (status := int(rest[:3])) >= 200:
             return status
+    raise Undelivered(f"its answer's headers have more than {MOST_HEAD_BYTES} bytes")
 
 
 async def _thrown_away(reader: asyncio.StreamReader) -> None:

@@ -212,8 +212,8 @@ class Content:
     size: int
     mime_type: str
     scan_status: str
-    recalled: bool = False
-    """It was found infected, its objects are still there, and this scan may recall it."""
+    found_by: str | None = None
+    """Engine and signatures that found it infected, while its objects are still there: newer ones may recall it."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ in their table only, and of the objects that were listed a few bits each are kep
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from media_core.library import Library
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.settings import RetentionSettings
 
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 STALE_STAGING: Final = timedelta(hours=24)
 FIRST_SWEEPS: Final = 24
 """The first sweeps of a schema, in which usage is counted anew: a migration added counters, and pods of the previous
@@ -362,11 +364,11 @@ async def _note_orphans(library: Library, epoch: int, seen: _Seen) -> int:
 
 
 async def _batches(library: Library, prefix: str) -> AsyncIterator[dict[str, int]]:
-    """The names directly below the prefix, with their sizes in bytes."""
+    """The hashes directly below the prefix, with their sizes in bytes. Other names are not of this platform."""
     batch: dict[str, int] = {}
     async for entry in library.store.list(prefix):
         name = entry.key.removeprefix(prefix)
-        if "/" in name or name.startswith("."):
+        if not _SHA256.fullmatch(name):
             continue
         batch[name] = entry.size
         if len(batch) >= BATCH:

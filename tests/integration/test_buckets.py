@@ -26,6 +26,7 @@ from media_operator.plan.desired import BucketCors
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
 from tests.integration import s3_servers
+from tests.integration.lying_s3 import lying
 from tests.integration.s3_servers import S3Server
 
 CAPABILITIES = {
@@ -687,3 +688,22 @@ def in_between(server: S3Server) -> Iterator[Front]:
         front.shutdown()
         thread.join()
         front.server_close()
+
+
+async def test_a_gateway_that_answers_in_place_of_s3_is_an_outage_and_no_empty_bucket(
+    server: S3Server, root: Any, bucket: str, tenant: str, mark: OwnerMark
+) -> None:
+    root.create_bucket(Bucket=bucket)
+    root.put_object(Bucket=bucket, Key="of-somebody-else", Body=b"x")
+    async with lying(server.settings) as gateway:
+        changed = {**server.admin().model_dump(), "endpoint": gateway.settings.endpoint}
+        store = Buckets(StoreAdminSettings.model_validate(changed))
+        gateway.answer("GET .*list-type", body=b"<html>Sign in</html>")
+        for work in (store.observe(bucket), store.born(bucket, tenant)):
+            with pytest.raises(Unavailable, match="with something else"):
+                await work
+        gateway.answer(".", "302 Found", head="Location: https://elsewhere.example/")
+        with pytest.raises(Unavailable, match=r"redirects to another address.*MEDIA_OPERATOR_S3_ENDPOINT"):
+            await store.create(bucket, mark, tenant_id=tenant)
+        await store.aclose()
+    assert names_in(root, bucket) == ["of-somebody-else"]

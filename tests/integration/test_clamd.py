@@ -774,6 +774,20 @@ async def test_a_clamd_without_signatures_is_not_believed(tmp_path: Path, monkey
         await server.stop()
 
 
+@pytest.mark.parametrize("content", [b"A quick text", b"quick" + bytes(MIB)], ids=["in one write", "in a stream"])
+async def test_a_clamd_that_finds_what_is_harmless_decides_nothing(tmp_path: Path, content: bytes) -> None:
+    """What the first scan finds is removed, and a signature may have been published that finds everything."""
+    server = EmbeddedClamd(limits=LIMITS, rules=(f"Too.Much:0:*:{b'quick'.hex()}",), official=None, mirror=None)
+    try:
+        client = Clamd(settings_for(await server.start(tmp_path)))
+        for _ in range(2):
+            sent = content if len(content) < SMALL_BYTES else chunks(content)
+            assert "harmless" in await refused(client.scan(sent, len(content)))
+        assert (await client.scan(b"slow text", 9)).status == "clean"
+    finally:
+        await server.stop()
+
+
 @pytest.mark.parametrize("setting", ["AlertExceedsMax", "AlertEncrypted"])
 async def test_a_clamd_that_is_configured_to_skip_in_silence_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str

@@ -45,6 +45,7 @@ from media_core.store.base import USUAL_MOST
 from media_core.store.credentials import S3Key
 from media_core.store.presign import presigned_get
 from tests.integration import s3_servers
+from tests.integration.lying_s3 import LyingS3, lying
 from tests.integration.s3_servers import S3Server
 
 MIB = 1024 * 1024
@@ -455,6 +456,29 @@ async def test_a_folder_reads_what_the_kernel_does_not_have_at_hand(
     assert await everything_in(store.stream(key)) == data
     with pytest.raises(ObjectMissing):
         await store.read(f"{key}0", 0, 1)
+
+
+async def test_a_folder_whose_files_are_cut_short_gives_no_other_bytes_for_those_that_are_gone(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path, "tcut", b"", "http://127.0.0.1:1")
+    first = store.append("upload", 0, None, sealed=False)
+    await first.write(b"x" * 1000)
+    (piece,) = (await first.durable(to_the_end=True)).pieces
+    await first.kept()
+    await first.close()
+    os.truncate(tmp_path / "tenant" / "tcut" / ".staging" / piece.name, 500)
+    then = store.append("upload", 1, piece, sealed=False)
+    with pytest.raises(Unavailable, match="shorter than what was recorded"):
+        await then.write(b"x" * MIB)
+        await then.durable(to_the_end=True)
+    await then.close()
+
+    key = content_key("tcut", "ab" * 32)
+    await store.put(key, bytes(3 * MIB))
+    got = 0
+    async for chunk in store.stream(key):
+        got += len(chunk)
+        os.truncate(tmp_path / key, MIB)
+    assert got == MIB
 
 
 async def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
@@ -1254,6 +1278,57 @@ async def test_a_server_that_dies_under_an_upload_ends_it_and_the_rest_is_swept_
         assert opened.everything("upload") == []
     finally:
         back.stop()
+
+
+@pytest.fixture
+async def liar(
+    servers: dict[str, S3Server], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[LyingS3, S3Store]]:
+    """A gateway before versitygw, and a store that goes through it."""
+    async with lying((await the_server(servers, "versitygw", tmp_path_factory)).settings) as proxy:
+        store = S3Store(proxy.settings, f"t{secrets.token_hex(6)}")
+        yield proxy, store
+        await store.aclose()
+
+
+async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_stored_object(
+    liar: tuple[LyingS3, S3Store],
+) -> None:
+    gateway, store = liar
+    key = content_key(store._tenant_id, "ab" * 32)
+
+    async def refused(*, put: bool) -> None:
+        upload = await staged(store, bytes(9 * MIB), name=secrets.token_hex(4))
+        await upload.finish()
+        with pytest.raises(Unavailable, match="S3 does not have what was uploaded"):
+            await (store.put(key, b"small") if put else upload.promote(key))
+        gateway.tell_truth()
+        await upload.discard()
+        assert await store.head(key) is None or put is False
+
+    # A redirect to a page, which obstore follows with a GET; a page in place of a copy; a join that was never made.
+    gateway.answer(f"PUT .*/{key}$", "303 See Other", head="Location: /sign-in")
+    gateway.answer("GET /sign-in", body=b"<html>")
+    await refused(put=True)
+    gateway.answer(f"PUT .*/{key}$", body=b"<html>")
+    await refused(put=False)
+    made = b'<CompleteMultipartUploadResult><ETag>"ab-2"</ETag></CompleteMultipartUploadResult>'
+    gateway.answer("POST .*uploadId=", body=made)
+    await refused(put=False)
+
+
+async def test_an_answer_that_comes_a_byte_at_a_time_is_not_waited_for(
+    liar: tuple[LyingS3, S3Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "TRICKLE_TIMEOUT", timedelta(milliseconds=300))
+    gateway, store = liar
+    key = content_key(store._tenant_id, "ab" * 32)
+    gateway.answer("GET .*list-type", trickles=True)
+    gateway.answer(f"GET .*/{key}$", trickles=True)
+    async with asyncio.timeout(20):
+        for call in (anext(store.list()), anext(store.stream(key))):
+            with pytest.raises(Unavailable, match="not done after"):
+                await call
 
 
 async def test_a_wrong_secret_is_unavailable_and_stays_a_secret(s3: S3Server) -> None:

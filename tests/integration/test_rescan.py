@@ -398,6 +398,29 @@ async def test_a_signature_that_finds_a_few_is_believed_but_what_it_finds_stays_
     assert await objects(folder_store) == 20 + FEW
 
 
+async def test_older_signatures_do_not_open_what_newer_ones_have_found(
+    uploads: Uploads, work: Work, clamd: ChangingClamd
+) -> None:
+    """As where a clamd is started from an old image, or a mirror lags behind."""
+    item = await upload(uploads, NEW_VIRUS)
+    await scan(work, clamd.settings)
+    await clamd.learn(NEW_VIRUS)
+    await rescanned(work, clamd)
+    await scan(work, clamd.settings)
+    assert not await is_readable(work.library, item)
+    await clamd.learn(b"something else")
+    clamd.number -= 2
+    assert await rescanned(work, clamd) == 1
+    await scan(work, clamd.settings)
+    assert not await is_readable(work.library, item)
+    clamd.number += 1
+    assert await rescanned(work, clamd) == 0  # as new as those that found it, and no other signature of our own
+    clamd.number += 1
+    assert await rescanned(work, clamd) == 1
+    await scan(work, clamd.settings)
+    assert await is_readable(work.library, item)
+
+
 async def test_a_guess_of_clamds_own_closes_a_newsletter_and_removes_nothing(
     uploads: Uploads, work: Work, tmp_path: Path, folder_store: FolderStore
 ) -> None:

@@ -24,6 +24,7 @@ from media_core.sweep import sweep
 from media_core.uploads import Uploaded, Uploads
 from media_operator.local.clamd import ClamdAddress, EmbeddedClamd
 from media_workers import drain as drain_loop
+from media_workers.clamd import SMALL_BYTES
 from media_workers.drain import Drain, Work
 from media_workers.scan import JOBS_AT_ONCE, Scanner
 from media_workers.settings import ClamdSettings, DrainSettings
@@ -246,6 +247,23 @@ async def test_an_object_cut_short_in_the_store_is_not_clean(
     with pytest.raises(Unfinished, match="5 bytes"):
         await scanner(await leased(work), work)
     assert (await blob(work.database, item.sha256)).scan_status == "pending"
+
+
+@pytest.mark.parametrize("size", [1000, SMALL_BYTES + 1])
+async def test_bytes_of_another_object_get_no_verdict_and_the_same_bytes_may_be_stored_again(
+    uploads: Uploads, work: Work, scanner: Scanner, folder_store: FolderStore, size: int
+) -> None:
+    """A store that mixes its objects up, or a disk that changes bytes: as many bytes, but not those of the row."""
+    data = MARKER.ljust(size)
+    item = await upload(uploads, data[::-1])
+    await folder_store.put(content_key(work.library.tenant_id, item.sha256), data)
+    await drain(scanner, work, tries=1)
+    assert not await readable(work.library, item)
+    job = await last_job(work.database)
+    assert (job.status, job.error_code) == ("queued", "file_lost")
+    await upload(uploads, data[::-1])
+    await drain(scanner, work)
+    assert await readable(work.library, item)
 
 
 async def test_an_object_missing_under_its_row_is_not_clean(

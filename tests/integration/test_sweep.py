@@ -1,10 +1,12 @@
 """The sweep: it removes nothing only because a row is missing."""
 
 import hashlib
+import os
 import secrets
 import tracemalloc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +79,29 @@ async def test_an_object_without_a_row_is_noted_when_it_is_seen_and_removed_days
     assert await noted(database) == set()
     async with database.transaction() as tx:
         assert await tx.value("SELECT count(*) FROM blob") == 1
+
+
+@pytest.mark.usefixtures("known")
+async def test_what_others_have_put_among_the_objects_is_neither_removed_nor_in_the_way(
+    uploads: Uploads, library: Library, database: Database, tmp_path: Path
+) -> None:
+    kept = await upload(uploads, b"x" * 100)
+    folder = tmp_path / "bucket" / "tenant" / uploads.tenant_id
+    names = {b"notes.txt", b"with a space", b"no utf-8 \xff", b"pipe"}
+    for within in (folder, folder / ".staging", folder / ".thumbnails"):
+        within.mkdir(exist_ok=True)
+        for name in names - {b"pipe"}:
+            (within / os.fsdecode(name)).write_bytes(b"of somebody else")
+        os.mkfifo(within / "pipe")
+    (folder / ".staging" / "folder").mkdir()
+    os.utime(folder / ".staging" / "folder", (0, 0))
+    for _ in range(2):
+        swept = await sweep(library)
+        assert (swept.orphans_seen, swept.orphans, swept.lost) == (0, 0, 0)
+        await days_pass(database)
+    for within in (folder, folder / ".thumbnails"):
+        assert {os.fsencode(path.name) for path in within.iterdir()} >= names
+    assert (folder / kept.sha256).is_file()
 
 
 @pytest.mark.usefixtures("known")

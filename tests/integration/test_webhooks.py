@@ -431,7 +431,15 @@ async def test_a_receiver_that_does_not_speak_http_or_never_answers_is_an_error_
             await reader.read()
         writer.close()
 
-    wrong = ((nonsense, "no HTTP"), (silence, "did not answer within"), (endless_head, "headers have more than 65536"))
+    async def endless_hints(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+                await writer.drain()
+
+    wrong = [(nonsense, "no HTTP"), (silence, "did not answer within")]
+    wrong += [(endless_head, "headers have more than 65536"), (endless_hints, "headers have more than 65536")]
     for behaviour, words in wrong:
         async with await asyncio.start_server(behaviour, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]

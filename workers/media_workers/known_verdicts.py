@@ -1,4 +1,4 @@
-"""Contents whose verdict is known beforehand. They show whether clamd's "OK" can be believed.
+"""Contents whose verdict is known beforehand. They show whether clamd can be believed.
 
 clamd also says OK in these cases:
 - It skipped the content, unless its configuration has AlertExceedsMax and AlertEncrypted.
@@ -19,7 +19,7 @@ from media_core.canary import EICAR
 @dataclass(frozen=True)
 class KnownContent:
     content: bytes
-    status: Literal["infected", "unscannable"]
+    status: Literal["clean", "infected", "unscannable"]
     """The verdict that clamd has to give."""
     otherwise: str
     """What is wrong with a clamd that gives another verdict."""
@@ -64,3 +64,10 @@ KNOWN_CONTENTS = (
         base64.b64decode(_ENCRYPTED), "unscannable", "says OK of encrypted content: it needs `AlertEncrypted yes`"
     ),
 )
+
+HARMLESS = KnownContent(
+    b"The quick brown fox jumps over the lazy dog. 0123456789\n" + bytes(range(256)),
+    "clean",
+    "does not say OK of a harmless text: it, or one of its signatures, finds everything",
+)
+"""Infected content is removed, so a clamd that finds something has to find nothing here."""

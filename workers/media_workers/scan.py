@@ -1,14 +1,15 @@
 """Scan jobs: contents are sent to clamd, and their verdicts are written into the rows in batches.
 
-Invariant: a verdict is recorded only if clamd gave it on the whole content, and the module `clamd` has confirmed it. In
-all other cases nothing is decided: the job is handed back or retried. When its attempts are used up the content becomes
-"error", which nobody may read either.
+Invariant: a verdict is recorded only if clamd gave it on the whole content, with the SHA-256 of its row, and the module
+`clamd` has confirmed it. In all other cases nothing is decided: the job is handed back or retried. When its attempts
+are used up the content becomes "error", which nobody may read either.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -23,9 +24,9 @@ from media_core.job_kinds import JOB_KINDS
 from media_core.object_keys import content_key
 from media_core.queue import Content, Lease, LeaseLost, NotYet
 from media_core.settings import RetentionSettings
-from media_core.store import ObjectMissing
+from media_core.store import Chunk, ObjectMissing
 from media_workers import clamd
-from media_workers.clamd import SMALL_BYTES, Clamd
+from media_workers.clamd import SMALL_BYTES, Clamd, signatures_of
 from media_workers.drain import Work
 from media_workers.settings import ClamdSettings, Settings
 
@@ -74,7 +75,7 @@ class Scanner:
         """Completes the job with clamd's verdict, or with {} if the content is gone. Raises as `Handler`."""
         sha256 = lease.payload["sha256"]
         content = lease.content or await work.library.content(sha256) or await work.library.content_to_recall(sha256)
-        if content is None or (content.scan_status == "infected" and not content.recalled):
+        if content is None or (content.scan_status == "infected" and content.found_by is None):
             await work.queue.finish(lease, {})
             return
         self._scanning += 1
@@ -84,7 +85,7 @@ class Scanner:
             self._scanning -= 1
             if not self._scanning and self._waiting:
                 self._write_soon(work.library.contents)
-        if found is None:
+        if found is None or not _may_recall(found, content):
             await work.queue.finish(lease, {})
             return
         verdict = Verdict(lease.job_id, lease.token, content.sha256, found.status, found.detail, found.engine)
@@ -102,12 +103,14 @@ class Scanner:
             if size <= SMALL_BYTES:
                 async with self._reading:
                     whole = await work.store.read(key, 0, size + 1)  # one more, to notice an object that is larger
+                _require(content, hashlib.sha256(whole), len(whole))
                 verdict = await self._clamd.scan(whole, size)
             else:
                 with self._one_of_few():
-                    verdict = await self._clamd.scan(work.store.stream(key), size)
-        except ObjectMissing:
-            missed = await work.library.contents.missed(content.sha256)
+                    verdict = await self._clamd.scan(_these(work.store.stream(key), content), size)
+        except (ObjectMissing, _OtherBytes) as error:
+            other_bytes = isinstance(error, _OtherBytes)
+            missed = await work.library.contents.missed(content.sha256, other_bytes=other_bytes)
             if isinstance(missed, Unavailable):
                 raise missed from None
             return None
@@ -176,3 +179,30 @@ class Scanner:
         finally:
             for one in batch:
                 one.ended.set()
+
+
+def _may_recall(found: clamd.ClamdVerdict, content: Content) -> bool:
+    """Older signatures do not open what newer ones have found, as where a mirror or an image brings old ones back."""
+    if content.found_by is None or found.status == "infected":
+        return True
+    return signatures_of(found.engine) >= signatures_of(content.found_by)
+
+
+class _OtherBytes(Exception):
+    """The store has given as many bytes as the content has, and others."""
+
+
+async def _these(chunks: AsyncGenerator[Chunk, None], content: Content) -> AsyncGenerator[Chunk, None]:
+    """Passes chunks on. Raises _OtherBytes in place of the end: clamd decides only once it has got the end."""
+    digest, size = hashlib.sha256(), 0
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            digest.update(chunk)  # in less time than clamd takes to receive it
+            size += len(chunk)
+            yield chunk
+    _require(content, digest, size)
+
+
+def _require(content: Content, digest: "hashlib._Hash", size: int) -> None:
+    if size == content.size and digest.hexdigest() != content.sha256:  # another size is noticed elsewhere
+        raise _OtherBytes

@@ -268,6 +268,11 @@ def checked_key(tenant_id: str, key: str) -> str:
     return key
 
 
+def may_be_in_a_key(name: str) -> bool:
+    """Whether a key may have this segment. Other names are of files that somebody else has put there."""
+    return _SEGMENT.fullmatch(name) is not None
+
+
 def checked_expiry(expires_in: timedelta) -> int:
     """The seconds that a signed URL is valid. Raises ValueError outside S3's limits."""
     seconds = int(expires_in.total_seconds())

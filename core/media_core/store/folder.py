@@ -48,6 +48,7 @@ from media_core.store.base import (
     checked_expiry,
     checked_key,
     checked_most,
+    may_be_in_a_key,
     name_in_staging,
     staging_key,
     tenant_prefix,
@@ -64,6 +65,7 @@ _T = TypeVar("_T")
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _LISTED_AT_ONCE = 1000
+_SHORTER = "a piece of this upload is shorter than what was recorded"
 _PROBE_SECONDS = 3.0
 _AT_HAND_BYTES = 256 * 1024
 """Most bytes that are read without a thread: copying more would block the event loop for too long."""
@@ -144,6 +146,8 @@ class FolderStore:
             end = size if length is None else min(size, start + length)
             while start < end:
                 chunk = await _in_thread(os.pread, file.fileno(), min(CHUNK_BYTES, end - start), start)
+                if not chunk:  # somebody has cut it meanwhile
+                    return
                 yield chunk
                 start += len(chunk)
 
@@ -281,7 +285,7 @@ class FolderStore:
             with contextlib.suppress(*_ABSENT), os.scandir(folders.pop()) as entries:
                 for entry in entries:
                     path = Path(entry.path)
-                    if path == self._staging:
+                    if path == self._staging or not may_be_in_a_key(entry.name):
                         continue
                     key = path.relative_to(self._root).as_posix()
                     if entry.is_dir(follow_symlinks=False):
@@ -294,6 +298,8 @@ class FolderStore:
         swept = 0
         with contextlib.suppress(FileNotFoundError), os.scandir(self._staging) as entries:
             for entry in entries:
+                if not may_be_in_a_key(entry.name) or not entry.is_file(follow_symlinks=False):
+                    continue
                 with contextlib.suppress(FileNotFoundError):  # its upload ended just now
                     if entry.stat().st_mtime <= before and name_in_staging(entry.name) not in keep:
                         Path(entry.path).unlink()
@@ -432,6 +438,9 @@ class FolderAppending:
         if self._is_new:
             return self._store._create(self._path)
         file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        if os.fstat(file).st_size < self._kept:  # the next line would fill it up with zeros
+            os.close(file)
+            raise unavailable(_SHORTER)
         os.ftruncate(file, self._kept)  # bytes that came and do not count
         os.lseek(file, 0, os.SEEK_END)
         return file
@@ -491,7 +500,7 @@ class FolderGatheredObject:
                 while at < size:
                     chunk = await _in_thread(os.pread, file.fileno(), min(CHUNK_BYTES, size - at), at)
                     if not chunk:
-                        raise unavailable("a piece of this upload is shorter than what was recorded")
+                        raise unavailable(_SHORTER)
                     yield chunk
                     at += len(chunk)
 
@@ -527,7 +536,7 @@ def _append_from(file: int, path: Path, size: int) -> None:
         while at < size:
             chunk = os.pread(source.fileno(), min(CHUNK_BYTES, size - at), at)
             if not chunk:
-                raise unavailable("a piece of this upload is shorter than what was recorded")
+                raise unavailable(_SHORTER)
             _write(file, chunk)
             at += len(chunk)
 

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_ETAG = re.compile(r'"?[0-9a-f]{32}"?', re.IGNORECASE)
+"""Of an object that was put in one request, on every S3 we know: 32 hex digits, though not always an MD5."""
+
 PART_BYTES = 5 * 1024 * 1024
 """S3's smallest part."""
 MOST_PARTS = 9_900
@@ -85,6 +88,9 @@ COPY_TIMEOUT = timedelta(seconds=90)
 JOINED_BYTES_A_SECOND = 16 * 1024 * 1024
 """Lowest speed that is expected of a server that joins parts. One on a file system copies all parts into one file
 before it answers that the upload is complete, which may take longer than any other answer."""
+TRICKLE_TIMEOUT = timedelta(seconds=60)
+"""Longest time for one page of a listing, and for a chunk of a stream. An answer that goes on coming, a byte now and
+then, is never silent for `ANSWER_TIMEOUT`."""
 RETRY_TIMEOUT = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=3)
 SETTLING = timedelta(milliseconds=20)
@@ -169,7 +175,7 @@ class S3Store:
             chunks = found.stream(CHUNK_BYTES)
             coming = asyncio.ensure_future(_next(chunks))
             try:
-                while (chunk := await coming) is not None:
+                while (chunk := await _in_time(coming)) is not None:
                     coming = asyncio.ensure_future(_next(chunks))  # the next one comes while this one is used
                     yield chunk
             finally:
@@ -238,10 +244,19 @@ class S3Store:
 
     async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         with _outages():
-            await obstore.put_async(self._whole, key, data, use_multipart=False)
+            done = await obstore.put_async(self._whole, key, data, use_multipart=False)
+        if not _ETAG.fullmatch(done["e_tag"] or ""):
+            # Perhaps a page of a gateway, to which a redirect has led (obstore follows 303 with a GET).
+            await self._require(key, len(data))
+
+    async def _require(self, key: str, size: int) -> None:
+        """Raises Unavailable unless S3 has this object, whole: not every gateway that answers 200 has made one."""
+        found = await self.head(key)
+        if found is None or found.size != size:
+            raise unavailable("S3 does not have what was uploaded; it has to be sent again")
 
     async def _read(self, key: str, start: int, length: int) -> bytes:
-        with _outages(key):
+        async with _ended_within(TRICKLE_TIMEOUT + ANSWER_TIMEOUT * (length / PART_BYTES), key):
             if length == 0:
                 await obstore.head_async(self._objects, key)
                 return b""
@@ -257,16 +272,21 @@ class S3Store:
         folder = max(prefix[: prefix.rfind("/") + 1], self._prefix, key=len)
         if not folder.startswith(self._prefix):
             return
-        with _outages():
-            async for batch in obstore.list(self._objects, folder, chunk_size=1000):
-                for found in batch:
-                    if found["path"].startswith(prefix):
-                        yield ObjectInfo(found["path"], found["size"], found["last_modified"])
+        batches = aiter(obstore.list(self._objects, folder, chunk_size=1000))
+        while True:
+            async with _ended_within(TRICKLE_TIMEOUT):
+                batch = await anext(batches, None)
+            if batch is None:
+                return
+            for found in batch:
+                if found["path"].startswith(prefix):
+                    yield ObjectInfo(found["path"], found["size"], found["last_modified"])
 
     async def _copy(self, source: str, key: str, size: int, stopped: threading.Event) -> None:
         if size <= COPY_PART_BYTES:
             async with _ended_within(COPY_TIMEOUT):
                 await obstore.copy_async(self._patient, source, key)
+            await self._require(key, size)
         else:
             part_bytes = max(COPY_PART_BYTES, part_bytes_for(size))
             starts = range(0, size, part_bytes)
@@ -285,6 +305,7 @@ class S3Store:
             calls.copy_in_parts(parts, key, COPY_TIMEOUT, joined_in, stopped)
 
         await self._call(join)
+        await self._require(key, size)
 
     async def _discard(self, key: str) -> None:
         """Aborts the unfinished upload of a staging key, then deletes the marker, without which nothing finds it."""
@@ -361,9 +382,7 @@ class S3StagedObject:
         if not self._finished:
             raise RuntimeError("a staged object is promoted after finish()")
         if checked_key(self._store._tenant_id, key) == self._key:
-            found = await self._store.head(key)
-            if found is None or found.size != self.size:
-                raise unavailable("what was uploaded has been removed since; it has to be sent again")
+            await self._store._require(key, self.size)
             return
         stopped = threading.Event()
         try:
@@ -674,13 +693,23 @@ def _outages(key: str | None = None) -> Iterator[None]:
         raise unavailable(_sentence(error)) from None
 
 
+async def _in_time(coming: "asyncio.Future[_T]") -> _T:
+    """Raises Unavailable if it has not come soon."""
+    async with _ended_within(TRICKLE_TIMEOUT):
+        await asyncio.wait((coming,))
+    return coming.result()
+
+
 @contextlib.asynccontextmanager
-async def _ended_within(limit: timedelta) -> AsyncIterator[None]:
-    """Cancels the block after `limit`, whatever retries and keys are left, and raises Unavailable."""
+async def _ended_within(limit: timedelta, key: str | None = None) -> AsyncIterator[None]:
+    """Cancels the block after `limit`, whatever retries and keys are left, and raises Unavailable.
+
+    `key`: as for `_outages`.
+    """
     seconds = limit.total_seconds()
     try:
         async with asyncio.timeout(seconds):
-            with _outages():
+            with _outages(key):
                 yield
     except TimeoutError:
         raise unavailable(f"S3 did not answer: it was not done after {seconds:g} seconds") from None

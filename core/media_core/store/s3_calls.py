@@ -20,6 +20,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
+from media_core.store import redirects
 from media_core.store.base import unavailable
 from media_core.store.encryption import name_in_writes
 
@@ -124,6 +125,7 @@ class S3Calls:
                 ),
             )
         name_in_writes(client, self._settings.sse, self._settings.sse_kms_key_id)
+        redirects.follow_none(client)
         return client
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 import boto3
 from botocore.config import Config
@@ -25,6 +25,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from media_core.errors import Unavailable
+from media_core.store import redirects
 from media_core.store.encryption import name_in_writes
 from media_operator.backends.breaker import RequestRefused
 from media_operator.settings import StoreAdminSettings
@@ -43,6 +44,7 @@ ATTEMPTS = 2
 BAD_KEY = {"InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "AuthFailure", "ExpiredToken"}
 _REFUSED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "UnauthorizedAccess", "Forbidden", "403"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_REGION = "x-amz-bucket-region"
 _NO_SUCH_API = {"NotImplemented", "MethodNotAllowed", "InvalidAction", "UnknownOperationException", "405", "501"}
 _NO_SUCH_API |= {"MissingParameter"}  # MinIO: its STS answers in place of IAM
 
@@ -89,6 +91,7 @@ def open_client(service: Literal["s3", "iam", "sts"], settings: StoreAdminSettin
     )
     if service == "s3":
         name_in_writes(client, settings.sse, settings.sse_kms_key_id)
+        redirects.follow_none(client)
     return client
 
 
@@ -129,6 +132,10 @@ def code(error: ClientError) -> str:
 
 def status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _headers(error: ClientError) -> Mapping[str, str]:
+    return cast("Mapping[str, str]", error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
 
 
 def is_refusal(error: ClientError) -> bool:
@@ -190,6 +197,8 @@ def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
             f"IAM denies the operator's key access to user {what} ({reason}): grant it the permissions that "
             "docs/install.md lists"
         )
+    if 300 <= status(error) < 400 and code(error) != "PermanentRedirect" and _REGION not in _headers(error):
+        return f"{name} redirects to another address ({reason}), perhaps to https: set {endpoint} to that address"
     if code(error) in _OTHER_REGION:
         return f"bucket {what} is not in the region that MEDIA_OPERATOR_S3_REGION names ({reason})"
     if code(error) == "InvalidBucketName":

@@ -18,7 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from botocore.exceptions import ClientError
 
@@ -45,6 +45,8 @@ from media_operator.tenant.ownership import NotOwned, OwnerMark
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import CreateBucketRequestTypeDef, ObjectIdentifierTypeDef
+
+_T = TypeVar("_T", bound=Mapping[str, Any])
 
 MARK_KEY = ".media-tenant"
 MARK_BYTES = 64 * 1024
@@ -277,13 +279,15 @@ class Buckets:
             finally:
                 found["Body"].close()
         prefix = content_key(tenant_id, "")
-        listed = self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=births.LOOKED_AT)
+        listed = _listed(
+            self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=births.LOOKED_AT)
+        )
         names = (each["Key"].removeprefix(prefix) for each in listed.get("Contents", []))
         return Born(None, tuple(filter(births.is_content, names)))
 
     async def _is_empty(self, bucket: str) -> bool:
         """Three requests: a server without versions may answer a list of versions with an empty one."""
-        if (await self._threads.run(self._s3.list_objects_v2, Bucket=bucket, MaxKeys=1)).get("Contents"):
+        if _listed(await self._threads.run(self._s3.list_objects_v2, Bucket=bucket, MaxKeys=1)).get("Contents"):
             return False
         versions = await self._threads.run(_if_known, self._s3.list_object_versions, Bucket=bucket, MaxKeys=1)
         uploads = await self._threads.run(_if_known, self._s3.list_multipart_uploads, Bucket=bucket, MaxUploads=1)
@@ -538,6 +542,13 @@ def _if_known(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
         if not is_refusal(error) or status(error) in (403, 404):
             raise
         return {}
+    return answer
+
+
+def _listed(answer: _T) -> _T:
+    """The answer. Raises Unavailable if it is no list of objects: boto3 takes a page in HTML for an empty one."""
+    if "Name" not in answer and "KeyCount" not in answer:
+        raise Unavailable("store", "S3 answered a request for a list of objects with something else")
     return answer
 
 
