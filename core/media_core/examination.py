@@ -10,7 +10,7 @@ import hashlib
 
 import structlog
 
-from media_core import media_types, sniffing
+from media_core import media_types, packages, sniffing
 from media_core.contents import Facts
 from media_core.decoding import DecodingFailed, DecodingPool, ImageFacts, MediaFacts, Source
 from media_core.thumbnails import make_thumbnail
@@ -39,10 +39,7 @@ class Examination:
         else:
             mime_type = sniffing.sniff(head, filename, claimed_type)
         media: MediaFacts | None = None
-        if mime_type in ("application/zip", media_types.UNKNOWN) and head.startswith(b"PK\3\4"):
-            mime_type = sniffing.of_archive(await source.read(max(source.size - sniffing.TAIL, 0), sniffing.TAIL)) or (
-                "application/zip"
-            )
+        mime_type = await _of_package(source, head, filename, mime_type)
         if mime_type == media_types.UNKNOWN:
             mime_type, media = await self._recognized(source, head, filename, claimed_type)
         try:
@@ -109,6 +106,19 @@ class Examination:
         except DecodingFailed:
             return Facts(source.size, mime_type)
         return Facts(source.size, mime_type, image.width, image.height)
+
+
+async def _of_package(source: Source, head: bytes, filename: str, sniffed: str) -> str:
+    """The type of a ZIP or of an OLE file by its directory, which its first bytes need not have; else what they say."""
+    if head.startswith(packages.ZIP):
+        if packages.says_its_type(head):
+            return packages.stated(head) or sniffed
+        tail = await source.read(max(source.size - packages.TAIL, 0), packages.TAIL)
+        return packages.of_zip(tail, filename) or ("application/zip" if sniffed == media_types.UNKNOWN else sniffed)
+    at = packages.directory_of_ole(head)
+    if at is not None and at < source.size:
+        return packages.of_ole(await source.read(at, packages.DIRECTORY), filename)
+    return sniffed
 
 
 def _settled(mime_type: str, media: MediaFacts, head: bytes) -> str:

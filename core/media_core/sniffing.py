@@ -33,6 +33,7 @@ _text_magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc
 """For text: libmagic takes up to 5 ms for it, 0.3 ms for anything else, and python-magic holds a lock meanwhile."""
 
 _SYNONYMS = {
+    "application/CDFV2": "application/x-ole-storage",
     "application/x-empty": UNKNOWN,
     "audio/x-wav": "audio/wav",
     "audio/vnd.wave": "audio/wav",
@@ -202,24 +203,7 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     return found
 
 
-_OFFICE = "application/vnd.openxmlformats-officedocument"
-_PARTS = (
-    (b"word/document.xml", f"{_OFFICE}.wordprocessingml.document"),
-    (b"xl/workbook.xml", f"{_OFFICE}.spreadsheetml.sheet"),
-    (b"ppt/presentation.xml", f"{_OFFICE}.presentationml.presentation"),
-)
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-TAIL = 65_536
-"""Bytes that `of_archive` looks at."""
-
-
-def of_archive(tail: bytes) -> str | None:
-    """The type of a ZIP by its last bytes, where its directory stands: an Office document, in whatever order its parts
-    were written (ECMA-376, part 2). None if it is none.
-    """
-    if b"[Content_Types].xml" not in tail:
-        return None
-    return next((found for part, found in _PARTS if part in tail), None)
 
 
 def charset(text: bytes, *, is_whole: bool) -> str | None:

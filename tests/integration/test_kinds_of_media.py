@@ -322,6 +322,14 @@ async def test_an_office_document_is_looked_for_at_its_end(decoding_pool: Decodi
     assert facts.mime_type == "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
+async def test_what_an_old_document_is_stands_behind_its_first_bytes(decoding_pool: DecodingPool) -> None:
+    document = media.ole("1Table", "WordDocument")
+    assert (await looked_at(decoding_pool, document, "a")).mime_type == "application/msword"
+    for cut in (20, 300, 600):
+        found = (await looked_at(decoding_pool, document[:cut], "a")).mime_type
+        assert found in ("application/x-ole-storage", "application/octet-stream")
+
+
 def mp3(*pitches: int, rate: int = 44_100) -> bytes:
     """With its number of frames in the first one."""
     return media.recording(pitches, "mp3", "libmp3lame", rate=rate)
