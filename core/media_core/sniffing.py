@@ -95,8 +95,32 @@ _BEGINNINGS = (
     (b"#!SILK_V3", "audio/x-silk"),
     (b"\2#!SILK_V3", "audio/x-silk"),
     (b"Creative Voice File\x1a", "audio/x-voc"),
+    (b"MP+", "audio/x-musepack"),
+    (b"MPCK", "audio/x-musepack"),
+    (b"tBaK", "audio/x-tak"),
+    (b"ajkg", "audio/x-shorten"),
+    (b"OFR ", "audio/x-optimfrog"),
+    (b"DSD \x1c\0\0\0", "audio/x-dsf"),
+    (b"NIST_1A\n", "audio/x-nist"),
+    (b"EA3\1", "audio/x-oma"),
+    (b"ea3\3", "audio/x-oma"),
+    (b"PF\n", "image/x-portable-floatmap"),
+    (b"Pf\n", "image/x-portable-floatmap"),
+    (b"qoif", "image/qoi"),
+    (b"\x01\xda\0\1", "image/sgi"),
+    (b"\x01\xda\1\1", "image/sgi"),
+    (b"\x59\xa6\x6a\x95", "image/x-sun-raster"),
 )
 """Beginnings that libmagic does not know, or names by a type that nobody uses."""
+_FORMS = {
+    (b"RF64", b"WAVE"): "audio/wav",
+    (b"BW64", b"WAVE"): "audio/wav",
+    (b"RIFF", b"QLCM"): "audio/qcelp",
+    (b"FORM", b"8SVX"): "audio/x-8svx",
+    (b"FORM", b"16SV"): "audio/x-8svx",
+    (b"FORM", b"MAUD"): "audio/x-8svx",
+}
+"""By the first four bytes and the third: files of chunks."""
 _RAW_EXTENSIONS = {
     ".3fr": "image/x-hasselblad-3fr",
     ".arw": "image/x-sony-arw",
@@ -233,8 +257,14 @@ def _container(head: bytes) -> str | None:
     """Containers that libmagic names by one member of the family, or not at all."""
     if beginning := next((found for mark, found in _BEGINNINGS if head.startswith(mark)), None):
         return beginning
-    if head[:4] in (b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        return "audio/wav"
+    if form := _FORMS.get((head[:4], head[8:12])):
+        return form
+    if head.startswith(b"FRM8") and head[12:16] == b"DSD ":
+        return "audio/x-dff"
+    if head[4:7] == b"\xf8\x72\x6f" and head[7:8] in (b"\xba", b"\xbb"):  # TrueHD, MLP
+        return "audio/vnd.dolby.mlp"
+    if head.startswith(b"\1\0\0\0") and head[40:44] == b" EMF":
+        return "image/emf"
     if head.startswith(b"\x0b\x77") and len(head) > 5:
         bitstream = head[5] >> 3  # bsid: to 10 AC-3, to 16 E-AC-3 (ETSI TS 102 366, 4.4.2.1 and E.1.3.1.6)
         return "audio/ac3" if bitstream <= 10 else "audio/eac3" if bitstream <= 16 else None

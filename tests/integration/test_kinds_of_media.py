@@ -18,7 +18,7 @@ from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
 from media_core.sniffing import HEAD, sniff
 from media_core.thumbnails import make_thumbnail
-from tests.fixtures import media
+from tests.fixtures import media, old_sounds
 
 PITCHES = (300, 400, 500)
 
@@ -53,6 +53,14 @@ SOUNDS = {
     "a telephone's g723.wav": (sound("wav", "g723_1", 8_000, bit_rate=6_300), "audio/wav"),
     "an old telephone's.wav": (sound("wav", "adpcm_yamaha"), "audio/wav"),
     "a.loas": (sound("latm", "aac"), "audio/x-mp4a-latm"),
+    "a.voc": (sound("voc", "pcm_s16le"), "audio/x-voc"),
+    "an old telephone's.voc": (sound("voc", "pcm_alaw", 8_000), "audio/x-voc"),
+    "radio.ra": (sound("rm", "ac3"), "audio/vnd.rn-realaudio"),
+    "a.8svx": (lambda: old_sounds.iff(PITCHES), "audio/x-8svx"),
+    "a.sph": (lambda: old_sounds.sphere(PITCHES), "audio/x-nist"),
+    "a.dsf": (lambda: old_sounds.dsf(PITCHES), "audio/x-dsf"),
+    "a.dff": (lambda: old_sounds.dff(PITCHES), "audio/x-dff"),
+    "a dictation.dss": (lambda: old_sounds.dictation(PITCHES), "audio/x-dss"),
 }
 
 
@@ -82,6 +90,7 @@ FILMS = {
     "a.flv": (lambda: media.film(3, container="flv"), "video/x-flv"),
     "a.mxf": (lambda: tape("mxf", "mpeg2video"), "application/mxf"),
     "a.dv": (lambda: tape("dv", "dvvideo"), "video/x-dv"),
+    "a.rm": (lambda: media.tracks(("ac3", PITCHES), container="rm", picture="rv10"), "application/vnd.rn-realmedia"),
     "a.vob": (lambda: media.tracks(("ac3", PITCHES), container="vob", picture="mpeg2video"), "video/mpeg"),
 }
 
@@ -89,11 +98,14 @@ FILMS = {
 @pytest.mark.parametrize("name", SOUNDS)
 async def test_a_sound_of_any_recorder_is_a_sound_with_its_length(decoding_pool: DecodingPool, name: str) -> None:
     make, expected = SOUNDS[name]
-    facts = await looked_at(decoding_pool, make(), name)
+    data = make()
+    facts = await looked_at(decoding_pool, data, name)
     assert facts.mime_type == expected
     assert transcribable(expected)
     assert facts.duration == pytest.approx(3, abs=0.1)
     assert (facts.width, facts.thumbnail_status) == (None, "none")
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=1.2, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(400, abs=6)
 
 
 @pytest.mark.parametrize("name", FILMS)
@@ -120,6 +132,14 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
         (b"DTSHDHDR", "audio/vnd.dts.hd"),
         (b"\2dss", "audio/x-dss"),
         (b"\3ds2", "audio/x-ds2"),
+        (b"\0\0\0\0\xf8\x72\x6f\xba", "audio/vnd.dolby.mlp"),
+        (b"MPCKSH\x0e", "audio/x-musepack"),
+        (b"MP+\7", "audio/x-musepack"),
+        (b"tBaK", "audio/x-tak"),
+        (b"ajkg\2", "audio/x-shorten"),
+        (b"RIFF\xb0\1\0\0QLCMfmt ", "audio/qcelp"),
+        (b"\1\0\0\0\x6c\0\0\0" + bytes(32) + b" EMF", "image/emf"),
+        (b"qoif\0\0\1\x40", "image/qoi"),
         (b"\2#!SILK_V3", "audio/x-silk"),
         (b".snd\0\0\0\x18\xff\xff\xff\xff\0\0\0\x1b", "audio/basic"),
         (b"BW64\xff\xff\xff\xffWAVEds64", "audio/wav"),
@@ -130,6 +150,14 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
 )
 def test_a_beginning_that_says_it_is_enough(head: bytes, expected: str) -> None:
     assert sniff(head + bytes(500), "a.bin") == expected
+
+
+async def test_a_mailbox_of_a_telephone_exchange_is_heard_if_it_is_named(decoding_pool: DecodingPool) -> None:
+    data = b"".join(b"\xd2" + os.urandom(32) for _ in range(150))  # frames of 20 ms, and no header
+    facts = await looked_at(decoding_pool, data, "msg0001.gsm")
+    assert (facts.mime_type, facts.duration) == ("audio/x-gsm", pytest.approx(3, abs=0.05))
+    assert transcribable(facts.mime_type)
+    assert (await looked_at(decoding_pool, data, "a.bin")).mime_type == "application/octet-stream"
 
 
 async def test_a_hundred_fonts_do_not_cost_the_sound(decoding_pool: DecodingPool) -> None:

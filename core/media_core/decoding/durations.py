@@ -52,8 +52,10 @@ MOST_OF_A_CLOCK = 2**33
 _CLOCK = 90_000
 """Hertz, and the value at which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
 
-_WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd"))
-"""Formats that are nothing but frames: no header says how many."""
+_WITHOUT_A_DURATION = frozenset(
+    ("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd", "mlp", "truehd", "gsm", "dss", "mpc8")
+)
+"""Formats that are nothing but frames: no header says how many. Of a Musepack FFmpeg says whole blocks of 1.7 s."""
 
 
 def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:

@@ -27,7 +27,7 @@ from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
 from media_core.decoding.thumbhash import thumbhash
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 50_000_000
 MOST_PIXELS_WEBP = 30_000_000
@@ -61,8 +61,8 @@ CODING_BYTES = 64 << 10
 DEPTH_OF_A_PNG = 24
 """Where a PNG says its bits a sample (PNG, third edition, 11.2.1)."""
 
-_READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
-_ICON = b"\0\0\1\0"
+_READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM", b"\x28\0")
+_ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -374,12 +374,12 @@ def _stated_webp(file: IO[bytes]) -> tuple[int, int, bool] | None:
 
 
 def _stated_icon(file: IO[bytes]) -> tuple[int, int] | None:
-    """Width and height of an icon's largest picture, by that picture's own header. None for what is no icon.
+    """Width and height of an icon's or a cursor's largest picture, by that picture's own header. None for all else.
 
     Raises CannotDecode if it is larger than icons are, or is none.
     """
     file.seek(0)
-    if file.read(4) != _ICON:
+    if file.read(4) not in (_ICON, _CURSOR):
         return None
     icon, best = _icon(file)
     file.seek(icon.entry[best].offset)
@@ -398,12 +398,26 @@ def _stated_icon(file: IO[bytes]) -> tuple[int, int] | None:
 
 def _icon(file: IO[bytes]) -> tuple[IcoImagePlugin.IcoFile, int]:
     """The icon's directory, and the number of its largest picture of the most colours."""
-    file.seek(0)
+    named_icon = io.BufferedReader(damage.Lengthened(file, b"", start=_ICON))
+    named_icon.seek(0)
     try:
-        icon = IcoImagePlugin.IcoFile(file)
+        icon = IcoImagePlugin.IcoFile(named_icon)
+        icon.entry = [_with_depth(file, entry) for entry in icon.entry]
         return icon, max(range(len(icon.entry)), key=lambda at: (icon.entry[at].square, icon.entry[at].color_depth))
     except (IndexError, ValueError, struct.error) as error:
         raise CannotDecode("corrupt", "an icon without a picture") from error
+
+
+def _with_depth(file: IO[bytes], entry: IcoImagePlugin.IconHeader) -> IcoImagePlugin.IconHeader:
+    """An entry with the bits of a pixel by the picture's own header: many icons' directories say 0, and a cursor's says
+    something else there.
+    """
+    file.seek(entry.offset)
+    header = file.read(16)
+    if header.startswith(damage.PNG) or len(header) < 16:
+        return entry
+    (bits,) = struct.unpack_from("<H", header, 14)
+    return entry._replace(bpp=bits, color_depth=bits)
 
 
 def _best_of_icon(file: IO[bytes]) -> Image.Image:
