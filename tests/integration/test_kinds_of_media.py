@@ -377,6 +377,8 @@ JOINED: dict[str, Callable[[], bytes]] = {
     "radio.ogg": lambda: sound("ogg", "libopus")() + sound("ogg", "libopus", serial_offset="7")(),
     "a recorder's.ogg": lambda: 2 * sound("ogg", "libopus")(),
     "a browser's.webm": lambda: 2 * sound("webm", "libopus", live="1")(),
+    "two films.mkv": lambda: 2 * media.tracks(("flac", PITCHES), picture="mpeg4"),
+    "a stream's.flv": lambda: (film := sound("flv", "aac", 44_100)()) + film[13:],
     "a camera's.ts": lambda: 2 * spoken_film("mpegts"),
     "a DVD's.vob": lambda: 2 * spoken_film("vob"),
     "calls.aac": lambda: 2 * sound("adts", "aac", 44_100)(),
@@ -510,18 +512,44 @@ def stuffed_vob() -> bytes:
     return b"".join(packs[:10]) + stuffing.join(packs[10:])
 
 
+def stuffed_flv() -> bytes:
+    """The same of a stream's recorder, with tags of data between the others. It has no header, as what such a recorder
+    appends to a file.
+    """
+    film, at, tags = media.recording(PITCHES, "flv", "aac", rate=44_100), 13, []
+    while at < len(film):
+        length = 11 + int.from_bytes(film[at + 1 : at + 4])
+        tags.append(film[at : at + length + 4])
+        at += length + 4
+    data = b"\2\0\4note" + bytes((34 << 20) // len(tags))
+    stuffing = (b"\x12" + len(data).to_bytes(3), bytes(3) + data + (len(data) + 11).to_bytes(4))
+    return b"".join(tag + tag[4:8].join(stuffing) for tag in tags)
+
+
+def stuffed_webm() -> bytes:
+    """The same of a browser, with void elements before its clusters (RFC 8794, 11.3.2)."""
+    parts = re.split(b"(?=\x1f\x43\xb6\x75)", sound("webm", "libopus", live="1", cluster_time_limit="200")())
+    size = (34 << 20) // len(parts)
+    return (b"\xec\1" + size.to_bytes(7) + bytes(size)).join(parts)
+
+
 LARGE: dict[str, Callable[[], bytes]] = {
     "a camera's.ts": stuffed_ts,
     "a camera's.mts": lambda: stuffed_ts(mpegts_m2ts_mode="1"),
     "a DVD's.vob": stuffed_vob,
+    "a stream's.flv": stuffed_flv,
+    "a browser's.webm": stuffed_webm,
 }
+FLV_HEADER = b"FLV\1\4\0\0\0\x09\0\0\0\0"
 
 
 @pytest.mark.parametrize("name", LARGE)
-async def test_large_films_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
+async def test_large_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
     part = LARGE[name]()
-    assert not durations.clock_begins_again(io.BytesIO(part))
-    source = BytesSource(2 * part)
+    start = FLV_HEADER if name.endswith("flv") else b""
+    container = {"flv": "flv", "ebm": "matroska,webm"}.get(name[-3:], "mpeg")
+    assert not durations.clock_begins_again(io.BytesIO(start + part), container)
+    source = BytesSource(start + 2 * part)
     assert source.size > durations.MOST_BYTES_COUNTED
     probed: MediaFacts = await decoding_pool.run("probe", source)
     assert (probed.duration, probed.begins_again) == (None, True)
