@@ -125,7 +125,7 @@ def _end_of_segment(file: IO[bytes]) -> int:
 
 
 def is_matroska_of_several(container: InputContainer, file: IO[bytes]) -> bool:
-    """Whether another Matroska stands behind the segment of the first, or may: a recorder may not say how long it is."""
+    """Whether another Matroska stands behind the segment of the first, or may: recorders do not say how long it is."""
     if not container.format.name.startswith("matroska"):
         return False
     end = _end_of_segment(file)
@@ -168,7 +168,7 @@ def _clock_of_matroska(data: bytes) -> float | None:
 
 
 def _clock(data: bytes) -> float | None:
-    """The first reading of a transport stream's clock (PCR) or of a program stream's (SCR) in these bytes, in seconds."""
+    """The first reading, in seconds, of a transport stream's clock (PCR) or of a program stream's (SCR)."""
     found = data.find(b"\0\0\1\xba")
     if 0 <= found < len(data) - 10 and data[found + 4] >> 6 == 1:  # ISO 13818-1, 2.5.3.3
         bits = int.from_bytes(data[found + 4 : found + 10])
