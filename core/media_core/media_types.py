@@ -71,7 +71,10 @@ _OF_PICTURES = {
     "GIF": "image/gif",
     "HEIF": "image/heif",
     "JPEG": "image/jpeg",
+    "JPEG2000": "image/jp2",
     "PNG": "image/png",
+    "PPM": "image/x-portable-anymap",
+    "PSD": "image/vnd.adobe.photoshop",
     "TIFF": "image/tiff",
     "WEBP": "image/webp",
 }
@@ -87,7 +90,12 @@ _WEB_SOUND = _types("audio", "mpeg", "mp4", "ogg", "webm", "wav", "flac", "aac")
 _WEB_FILMS = _types("video", "mp4", "webm", "ogg", "quicktime", "3gpp")
 _INLINE = _WEB_PICTURES | _WEB_SOUND | _WEB_FILMS | {"application/pdf", "text/plain", "text/csv", "text/markdown"}
 
-_PICTURES = _WEB_PICTURES | {"image/tiff", "image/vnd.microsoft.icon", "image/x-icon", "image/x-win-bitmap"}
+_PICTURES = (
+    _WEB_PICTURES
+    | _types("image", "tiff", "vnd.adobe.photoshop", "jp2", "jpx", "j2c")
+    | _types("image", "vnd.microsoft.icon", "x-icon", "x-win-bitmap")
+    | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
+)
 _SOUND = (
     _WEB_SOUND
     | _types("audio", "ac3", "aiff", "amr", "amr-wb", "basic", "eac3", "vnd.dts", "vnd.dts.hd", "3gpp", "3gpp2")
@@ -190,6 +198,7 @@ _NAMED = {
     "image/fits": "a picture of astronomers' (FITS)",
     "image/j2c": "a JPEG 2000 picture",
     "image/jp2": "a JPEG 2000 picture",
+    "image/jpx": "a JPEG 2000 picture",
     "image/jxl": "a JPEG XL picture",
     "image/vnd.adobe.photoshop": "a Photoshop picture",
     "image/x-win-bitmap": "a cursor",

@@ -8,7 +8,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
@@ -503,6 +503,41 @@ async def test_an_icon_shows_its_largest_picture(decoding_pool: DecodingPool, in
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-icon")
     assert (thumbnail.source_width, thumbnail.source_height) == (256, 256)
     assert_quadrants(shown(thumbnail))
+
+
+def photoshop(image: Image.Image) -> bytes:
+    """A picture of one layer, not compressed (Adobe's Photoshop File Formats)."""
+    mode = {"L": 1, "RGB": 3, "CMYK": 4}[image.mode]
+    bands = b"".join(band.tobytes() for band in image.split())
+    if image.mode == "CMYK":
+        bands = bytes(255 - value for value in bands)
+    header = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", len(image.mode), image.height, image.width, 8, mode)
+    return header + bytes(14) + bands
+
+
+EDITORS: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
+    "JPEG 2000": (lambda image: media.encoded(image, "JPEG2000"), "image/jp2"),
+    "JPEG 2000 without a container": (lambda image: media.encoded(image, "JPEG2000", no_jp2=True), "image/j2c"),
+    "JPEG 2000 in tiles": (lambda image: media.encoded(image, "JPEG2000", tile_size=(64, 64)), "image/jp2"),
+    "JPEG 2000 that can't be halved": (lambda image: media.encoded(image, "JPEG2000", num_resolutions=1), "image/jp2"),
+    "Photoshop": (photoshop, "image/vnd.adobe.photoshop"),
+    "Photoshop in CMYK": (lambda image: photoshop(image.convert("CMYK")), "image/vnd.adobe.photoshop"),
+    "Netpbm": (lambda image: media.encoded(image, "PPM"), "image/x-portable-pixmap"),
+}
+
+
+@pytest.mark.parametrize("kind", EDITORS)
+@pytest.mark.parametrize("sides", [(240, 160), (2_400, 1_600)])
+async def test_a_picture_of_an_editor_is_shown(decoding_pool: DecodingPool, kind: str, sides: tuple[int, int]) -> None:
+    make, expected = EDITORS[kind]
+    data = make(media.quadrants(*sides))
+    assert sniff(data) == expected
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), expected)
+    assert (thumbnail.source_width, thumbnail.source_height) == sides
+    assert max(thumbnail.width, thumbnail.height) == min(max(sides), 1024)
+    assert_quadrants(shown(thumbnail))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert (facts.width, facts.height) == sides
 
 
 @pytest.mark.parametrize("inner", ["png", "bmp"])
