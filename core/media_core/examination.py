@@ -28,6 +28,10 @@ _TAGGED = frozenset(("aac", "ac3", "ape", "flac", "tta", "wv"))
 """Formats that may begin with an MP3's tag (ID3)."""
 
 
+_BY_A_FRAME = frozenset(("audio/aac", "audio/ac3", "audio/eac3", "audio/mpeg", "audio/x-mp4a-latm"))
+"""Sounds that begin with a frame."""
+
+
 class Examination:
     def __init__(self, decoder: DecodingPool) -> None:
         self.decoder = decoder
@@ -59,6 +63,8 @@ class Examination:
                 return Examined(facts, thumbnail.data)
             if media_types.transcribable(mime_type):
                 media = media or await self.decoder.run("probe", source)
+                if _may_be_chance(mime_type, head) and not _plays(media):
+                    return Examined(Facts(source.size, media_types.UNKNOWN))
                 mime_type = _settled(mime_type, media, head)
                 status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
                 return Examined(
@@ -74,6 +80,8 @@ class Examination:
                     return Examined(await self._measure(source, mime_type))
                 case "document":
                     return Examined(Facts(source.size, mime_type, details={"no_thumbnail": error.detail}))
+                case _ if _may_be_chance(mime_type, head) and error.code in ("unsupported", "corrupt"):
+                    mime_type = media_types.UNKNOWN
         if mime_type.startswith("text/"):
             looked_at = await source.read(0, CHARSET_BYTES)
             found = await asyncio.to_thread(sniffing.charset, looked_at, is_whole=len(looked_at) == source.size)
@@ -95,7 +103,7 @@ class Examination:
         elif kind in ("audio", "video") or is_iso:
             with contextlib.suppress(DecodingFailed):
                 media: MediaFacts = await self.decoder.run("probe", source)
-                if media.has_picture or any(track.decodes for track in media.tracks):
+                if _plays(media):
                     return media_types.of_container(media.container, has_video=media.has_video), media
         return media_types.UNKNOWN, None
 
@@ -119,6 +127,17 @@ async def _of_package(source: Source, head: bytes, filename: str, sniffed: str) 
     if at is not None and at < source.size:
         return packages.of_ole(await source.read(at, packages.DIRECTORY), filename)
     return sniffed
+
+
+def _may_be_chance(mime_type: str, head: bytes) -> bool:
+    """Whether content is taken for a sound by the first bits of a frame alone. One file in two thousand has them by
+    chance, so it has to play.
+    """
+    return mime_type in _BY_A_FRAME and not head.startswith(b"ID3")
+
+
+def _plays(media: MediaFacts) -> bool:
+    return media.has_picture or any(track.decodes for track in media.tracks)
 
 
 def _settled(mime_type: str, media: MediaFacts, head: bytes) -> str:

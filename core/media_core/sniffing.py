@@ -178,6 +178,12 @@ _TEXT_BYTES = bytes((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
 _RAW_BY_A_WORD = ("image/x-olympus-orf", "image/x-x3f")
 """What libmagic finds by four letters alone."""
 
+_BEGINS_WITH = {
+    "application/x-dosexec": b"MZ",
+    "image/jp2": b"\0\0\0\x0cjP  \r\n\x87\n",
+}
+"""How content of these types begins. libmagic also finds them by one or two bytes, which any content may have."""
+
 _FITS = b"SIMPLE  =                    T"
 """Text for its first 2,880 bytes or more (FITS 4.0, 4.4.1)."""
 
@@ -216,6 +222,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     looking, blank = (_text_magic, _BLANK) if looks_like_text(head) else (_magic, _BLANK_PAGE)
     found = looking.from_buffer(blank.sub(rb"\1", head)) if head else UNKNOWN
     found = _SYNONYMS.get(found, found)
+    if not head.startswith(_BEGINS_WITH.get(found, b"")):
+        found = UNKNOWN
     if is_text and (transcribable(found) or found in _RAW_BY_A_WORD):
         found = "text/plain"  # "The moov atom ..."
     elif not is_text and found == UNKNOWN and _PDF in head[:PDF_WITHIN]:

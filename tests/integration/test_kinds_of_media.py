@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import re
 import struct
 import zipfile
@@ -175,6 +176,13 @@ async def test_a_name_has_the_decoder_asked_and_proves_nothing(decoding_pool: De
     noise = b"\0\1\xde\xad" + os.urandom(60_000)
     for name in ("a.mp3", "a.mp4", "a.jpg", "a.aac", "a.caf", "a.MTS", "a.dv", "a.sbc"):
         assert (await looked_at(decoding_pool, noise, name)).mime_type == "application/octet-stream"
+
+
+@pytest.mark.parametrize("frame", ["fffb9064", "fff15080", "0b77000000", "56e050"])
+async def test_noise_that_begins_like_a_frame_of_sound_is_none(decoding_pool: DecodingPool, frame: str) -> None:
+    for length in (300, 60_000):
+        noise = bytes.fromhex(frame) + random.Random(length).randbytes(length)
+        assert (await looked_at(decoding_pool, noise, "a")).mime_type == "application/octet-stream"
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,12 @@ def test_text_that_begins_like_a_recording_is_text(word: str) -> None:
     assert sniff(b"G" * 600) == "text/plain"
 
 
+@pytest.mark.parametrize("beginning", [b"\xe9\0\1", b"\xeb\x3c\0", b"\xd5\x2b\x6a\x6ejP\0"])
+def test_a_byte_or_two_make_no_program_and_no_picture(beginning: bytes) -> None:
+    assert sniff(beginning + bytes(range(256)) * 4) == "application/octet-stream"
+    assert sniff(b"MZ\x90\0\3\0\0\0" + bytes(500)) == "application/x-dosexec"
+
+
 @pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\r\n", b"\0\1\2junk\n", b"\x1b%-12345X@PJL JOB\r\n"])
 def test_a_pdf_may_begin_late(before: bytes) -> None:
     pdf = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0\1\2\3" + bytes(range(256)) * 4
