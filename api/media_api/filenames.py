@@ -15,6 +15,8 @@ from urllib.parse import quote, unquote_to_bytes
 MAX_FILENAME_BYTES: Final = 255
 """What file systems take, in UTF-8."""
 MAX_EXTENSION_BYTES: Final = 32
+_TAR: Final = ".tar"
+"""What stands before the extension of a compressed archive, and says as much."""
 
 _PARAMETER: Final = re.compile(r";\s*([\w*]+)\s*=\s*(\"(?:\\.|[^\"\\])*\"|[^;]*)")
 _EXTENDED: Final = re.compile(r"([\w.:-]+)'[^']*'(.+)")
@@ -103,6 +105,8 @@ def _shortened(name: str) -> str:
         return name
     stem, dot, extension = name.rpartition(".")
     ending = dot + extension
+    if stem.endswith(_TAR):
+        stem, ending = stem.removesuffix(_TAR), _TAR + ending
     if not stem or len(ending.encode()) > MAX_EXTENSION_BYTES:
         stem, ending = name, ""
     cut = stem.encode()[: MAX_FILENAME_BYTES - len(ending.encode())].decode(errors="ignore")

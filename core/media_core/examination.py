@@ -10,7 +10,7 @@ import hashlib
 
 import structlog
 
-from media_core import media_types, sniffing
+from media_core import media_types, packages, sniffing
 from media_core.contents import Facts
 from media_core.decoding import DecodingFailed, DecodingPool, ImageFacts, MediaFacts, Source
 from media_core.thumbnails import make_thumbnail
@@ -28,6 +28,10 @@ _TAGGED = frozenset(("aac", "ac3", "ape", "flac", "tta", "wv"))
 """Formats that may begin with an MP3's tag (ID3)."""
 
 
+_BY_A_FRAME = frozenset(("audio/aac", "audio/ac3", "audio/eac3", "audio/mpeg", "audio/x-mp4a-latm"))
+"""Sounds that begin with a frame."""
+
+
 class Examination:
     def __init__(self, decoder: DecodingPool) -> None:
         self.decoder = decoder
@@ -39,10 +43,7 @@ class Examination:
         else:
             mime_type = sniffing.sniff(head, filename, claimed_type)
         media: MediaFacts | None = None
-        if mime_type in ("application/zip", media_types.UNKNOWN) and head.startswith(b"PK\3\4"):
-            mime_type = sniffing.of_archive(await source.read(max(source.size - sniffing.TAIL, 0), sniffing.TAIL)) or (
-                "application/zip"
-            )
+        mime_type = await _of_package(source, head, filename, mime_type)
         if mime_type == media_types.UNKNOWN:
             mime_type, media = await self._recognized(source, head, filename, claimed_type)
         try:
@@ -62,6 +63,8 @@ class Examination:
                 return Examined(facts, thumbnail.data)
             if media_types.transcribable(mime_type):
                 media = media or await self.decoder.run("probe", source)
+                if _may_be_chance(mime_type, head) and not _plays(media):
+                    return Examined(Facts(source.size, media_types.UNKNOWN))
                 mime_type = _settled(mime_type, media, head)
                 status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
                 return Examined(
@@ -77,6 +80,8 @@ class Examination:
                     return Examined(await self._measure(source, mime_type))
                 case "document":
                     return Examined(Facts(source.size, mime_type, details={"no_thumbnail": error.detail}))
+                case _ if _may_be_chance(mime_type, head) and error.code in ("unsupported", "corrupt"):
+                    mime_type = media_types.UNKNOWN
         if mime_type.startswith("text/"):
             looked_at = await source.read(0, CHARSET_BYTES)
             found = await asyncio.to_thread(sniffing.charset, looked_at, is_whole=len(looked_at) == source.size)
@@ -98,7 +103,7 @@ class Examination:
         elif kind in ("audio", "video") or is_iso:
             with contextlib.suppress(DecodingFailed):
                 media: MediaFacts = await self.decoder.run("probe", source)
-                if media.has_picture or any(track.decodes for track in media.tracks):
+                if _plays(media):
                     return media_types.of_container(media.container, has_video=media.has_video), media
         return media_types.UNKNOWN, None
 
@@ -109,6 +114,30 @@ class Examination:
         except DecodingFailed:
             return Facts(source.size, mime_type)
         return Facts(source.size, mime_type, image.width, image.height)
+
+
+async def _of_package(source: Source, head: bytes, filename: str, sniffed: str) -> str:
+    """The type of a ZIP or of an OLE file by its directory, which its first bytes need not have; else what they say."""
+    if head.startswith(packages.ZIP):
+        if packages.says_its_type(head):
+            return packages.stated(head) or sniffed
+        tail = await source.read(max(source.size - packages.TAIL, 0), packages.TAIL)
+        return packages.of_zip(tail, filename) or ("application/zip" if sniffed == media_types.UNKNOWN else sniffed)
+    at = packages.directory_of_ole(head)
+    if at is not None and at < source.size:
+        return packages.of_ole(await source.read(at, packages.DIRECTORY), filename)
+    return sniffed
+
+
+def _may_be_chance(mime_type: str, head: bytes) -> bool:
+    """Whether content is taken for a sound by the first bits of a frame alone. One file in two thousand has them by
+    chance, so it has to play.
+    """
+    return mime_type in _BY_A_FRAME and not head.startswith(b"ID3")
+
+
+def _plays(media: MediaFacts) -> bool:
+    return media.has_picture or any(track.decodes for track in media.tracks)
 
 
 def _settled(mime_type: str, media: MediaFacts, head: bytes) -> str:

@@ -14,6 +14,7 @@ Category = Literal["image", "audio", "video", "document"]
 UNKNOWN = "application/octet-stream"
 
 _SOUND_ONLY = {
+    "application/vnd.rn-realmedia": "audio/vnd.rn-realaudio",
     "video/3gpp": "audio/3gpp",
     "video/3gpp2": "audio/3gpp2",
     "video/mp4": "audio/mp4",
@@ -32,21 +33,32 @@ _OF_CONTAINERS = {
     "au": "audio/basic",
     "avi": "video/x-msvideo",
     "caf": "audio/x-caf",
+    "dsf": "audio/x-dsf",
+    "dss": "audio/x-dss",
     "dts": "audio/vnd.dts",
     "dtshd": "audio/vnd.dts.hd",
     "dv": "video/x-dv",
     "eac3": "audio/eac3",
     "flac": "audio/flac",
     "flv": "video/x-flv",
+    "gsm": "audio/x-gsm",
+    "iff": "audio/x-8svx",
     "loas": "audio/x-mp4a-latm",
     "matroska,webm": "video/x-matroska",
+    "mlp": "audio/vnd.dolby.mlp",
     "mov,mp4,m4a,3gp,3g2,mj2": "video/mp4",
     "mp3": "audio/mpeg",
+    "mpc": "audio/x-musepack",
+    "mpc8": "audio/x-musepack",
     "mpeg": "video/mpeg",
     "mpegts": "video/mp2t",
     "mxf": "application/mxf",
+    "nistsphere": "audio/x-nist",
     "ogg": "video/ogg",
+    "rm": "application/vnd.rn-realmedia",
+    "truehd": "audio/vnd.dolby.mlp",
     "tta": "audio/x-tta",
+    "voc": "audio/x-voc",
     "w64": "audio/x-w64",
     "wav": "audio/wav",
     "wv": "audio/x-wavpack",
@@ -55,10 +67,14 @@ _OF_CONTAINERS = {
 _OF_PICTURES = {
     "AVIF": "image/avif",
     "BMP": "image/bmp",
+    "DIB": "image/bmp",
     "GIF": "image/gif",
     "HEIF": "image/heif",
     "JPEG": "image/jpeg",
+    "JPEG2000": "image/jp2",
     "PNG": "image/png",
+    "PPM": "image/x-portable-anymap",
+    "PSD": "image/vnd.adobe.photoshop",
     "TIFF": "image/tiff",
     "WEBP": "image/webp",
 }
@@ -74,29 +90,40 @@ _WEB_SOUND = _types("audio", "mpeg", "mp4", "ogg", "webm", "wav", "flac", "aac")
 _WEB_FILMS = _types("video", "mp4", "webm", "ogg", "quicktime", "3gpp")
 _INLINE = _WEB_PICTURES | _WEB_SOUND | _WEB_FILMS | {"application/pdf", "text/plain", "text/csv", "text/markdown"}
 
-_PICTURES = _WEB_PICTURES | {"image/tiff", "image/vnd.microsoft.icon", "image/x-icon"}
+_PICTURES = (
+    _WEB_PICTURES
+    | _types("image", "tiff", "vnd.adobe.photoshop", "jp2", "jpx", "j2c")
+    | _types("image", "vnd.microsoft.icon", "x-icon", "x-win-bitmap")
+    | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
+)
 _SOUND = (
     _WEB_SOUND
     | _types("audio", "ac3", "aiff", "amr", "amr-wb", "basic", "eac3", "vnd.dts", "vnd.dts.hd", "3gpp", "3gpp2")
+    | _types("audio", "vnd.dolby.mlp", "vnd.rn-realaudio", "x-8svx", "x-dff", "x-dsf", "x-dss", "x-gsm")
+    | _types("audio", "x-musepack", "x-nist", "x-voc")
     | _types("audio", "x-ape", "x-caf", "x-matroska", "x-mp4a-latm", "x-ms-wma", "x-tta", "x-w64", "x-wavpack")
 )
+_OF_SEVERAL = {"application/mxf", "application/vnd.rn-realmedia"}
+"""Films whose registered type does not say so."""
+
 _FILMS = (
     _WEB_FILMS
     | _types("video", "3gpp2", "x-matroska", "x-msvideo", "x-ms-wmv", "x-flv", "x-dv", "mp2t", "mpeg")
-    | {"application/mxf"}
+    | _OF_SEVERAL
 )
 """Types that media_core.decoding can read. A video container may hold sound only."""
 
 _SAYS: Mapping[Category, str] = {
     "audio": (
-        ".3ga .aa3 .aac .aax .ac3 .aif .aifc .aiff .alac .amr .ape .au .awb .caf .dts .eac3 .ec3 .flac .gsm .loas "
-        ".m4a .m4b .m4r .mka .mp1 .mp2 .mp3 .mpa .oga .ogg .opus .rf64 .snd .spx .tta .w64 .wav .wave .weba .wma .wv "
+        ".3ga .8svx .aa3 .aac .aax .ac3 .aif .aifc .aiff .alac .amr .ape .au .awb .caf .dff .dsf .dss .dts .eac3 "
+        ".ec3 .flac .gsm .loas .m4a .m4b .m4r .mka .mlp .mp1 .mp2 .mp3 .mpa .mpc .nist .oga .ogg .oma .opus .qcp "
+        ".ra .rf64 .shn .snd .sph .spx .tak .thd .tta .voc .w64 .wav .wave .weba .wma .wv "
     ),
     "video": (
         ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .insv .lrv .m1v .m2p .m2t .m2ts .m2v .m4v .mkv .mod .mov .mp4 .mpe "
-        ".mpeg .mpg .mts .mxf .ogm .ogv .qt .tod .trp .ts .vob .webm .wmv "
+        ".mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .rv .tod .trp .ts .vob .webm .wmv "
     ),
-    "image": ".avif .bmp .gif .heic .heif .hif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp ",
+    "image": ".avif .bmp .dib .gif .heic .heif .hif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp ",
 }
 """Extensions by what they say of content."""
 
@@ -125,18 +152,36 @@ _NAMED = {
     "audio/midi": "a MIDI file, notes without a sound",
     "audio/vnd.audible.aax": "an Audible audiobook, whose sound is encrypted",
     "audio/x-ds2": "a dictation of a dictaphone's",
-    "audio/x-dss": "a dictation of a dictaphone's",
+    "audio/x-oma": "a recording in ATRAC, as of MiniDiscs",
+    "audio/x-optimfrog": "a sound recording in OptimFROG",
+    "audio/x-shorten": "a sound recording in Shorten",
+    "audio/x-tak": "a sound recording in TAK",
+    "audio/qcelp": "a voice memo of an old phone",
     "audio/x-silk": "a voice message in SILK, as of WeChat",
     "application/mp4": "an MP4 file with neither sound nor picture",
     "application/pdf": "a PDF document",
     "application/epub+zip": "an e-book",
+    "application/java-archive": "a Java program",
     "application/gzip": "a compressed file",
     "application/json": "data in JSON",
     "application/msword": "a Word document",
     "application/postscript": "a PostScript document",
     "application/rtf": "a text with its layout",
+    "application/vnd.android.package-archive": "an Android app",
+    "application/vnd.apple.keynote": "a Keynote presentation",
+    "application/vnd.apple.numbers": "a Numbers workbook",
+    "application/vnd.apple.pages": "a Pages document",
+    "application/vnd.comicbook+zip": "a comic",
+    "application/vnd.google-earth.kmz": "a map of Google Earth's",
     "application/vnd.ms-excel": "an Excel workbook",
+    "application/vnd.ms-excel.sheet.binary.macroEnabled.12": "an Excel workbook",
+    "application/vnd.ms-excel.sheet.macroEnabled.12": "an Excel workbook with macros",
+    "application/vnd.ms-outlook": "an Outlook message",
     "application/vnd.ms-powerpoint": "a PowerPoint presentation",
+    "application/vnd.ms-powerpoint.presentation.macroEnabled.12": "a PowerPoint presentation with macros",
+    "application/vnd.ms-visio.drawing": "a Visio drawing",
+    "application/vnd.ms-word.document.macroEnabled.12": "a Word document with macros",
+    "application/vnd.ms-xpsdocument": "an XPS document",
     "application/vnd.oasis.opendocument.presentation": "an OpenDocument presentation",
     "application/vnd.oasis.opendocument.spreadsheet": "an OpenDocument spreadsheet",
     "application/vnd.oasis.opendocument.text": "an OpenDocument text",
@@ -144,15 +189,19 @@ _NAMED = {
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "an Excel workbook",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "a Word document",
     "application/vnd.rar": "a RAR archive",
+    "application/vnd.visio": "a Visio drawing",
     "application/x-7z-compressed": "a 7-Zip archive",
+    "application/x-mspublisher": "a Publisher document",
     "application/x-rar": "a RAR archive",
     "application/x-tar": "a tar archive",
     "application/zip": "a ZIP archive",
     "image/fits": "a picture of astronomers' (FITS)",
     "image/j2c": "a JPEG 2000 picture",
     "image/jp2": "a JPEG 2000 picture",
+    "image/jpx": "a JPEG 2000 picture",
     "image/jxl": "a JPEG XL picture",
     "image/vnd.adobe.photoshop": "a Photoshop picture",
+    "image/x-win-bitmap": "a cursor",
     "image/x-xcf": "a picture of GIMP's",
     "text/csv": "a table as text",
     "text/html": "a web page",
@@ -207,7 +256,7 @@ def inline_allowed(mime_type: str) -> bool:
 
 def category(mime_type: str) -> Category:
     """The category by which a room's list is filtered."""
-    if mime_type == "application/mxf":
+    if mime_type in _OF_SEVERAL:
         return "video"
     match mime_type.partition("/")[0]:
         case "image":

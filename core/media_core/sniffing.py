@@ -33,6 +33,7 @@ _text_magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc
 """For text: libmagic takes up to 5 ms for it, 0.3 ms for anything else, and python-magic holds a lock meanwhile."""
 
 _SYNONYMS = {
+    "application/CDFV2": "application/x-ole-storage",
     "application/x-empty": UNKNOWN,
     "audio/x-wav": "audio/wav",
     "audio/vnd.wave": "audio/wav",
@@ -94,8 +95,32 @@ _BEGINNINGS = (
     (b"#!SILK_V3", "audio/x-silk"),
     (b"\2#!SILK_V3", "audio/x-silk"),
     (b"Creative Voice File\x1a", "audio/x-voc"),
+    (b"MP+", "audio/x-musepack"),
+    (b"MPCK", "audio/x-musepack"),
+    (b"tBaK", "audio/x-tak"),
+    (b"ajkg", "audio/x-shorten"),
+    (b"OFR ", "audio/x-optimfrog"),
+    (b"DSD \x1c\0\0\0", "audio/x-dsf"),
+    (b"NIST_1A\n", "audio/x-nist"),
+    (b"EA3\1", "audio/x-oma"),
+    (b"ea3\3", "audio/x-oma"),
+    (b"PF\n", "image/x-portable-floatmap"),
+    (b"Pf\n", "image/x-portable-floatmap"),
+    (b"qoif", "image/qoi"),
+    (b"\x01\xda\0\1", "image/sgi"),
+    (b"\x01\xda\1\1", "image/sgi"),
+    (b"\x59\xa6\x6a\x95", "image/x-sun-raster"),
 )
 """Beginnings that libmagic does not know, or names by a type that nobody uses."""
+_FORMS = {
+    (b"RF64", b"WAVE"): "audio/wav",
+    (b"BW64", b"WAVE"): "audio/wav",
+    (b"RIFF", b"QLCM"): "audio/qcelp",
+    (b"FORM", b"8SVX"): "audio/x-8svx",
+    (b"FORM", b"16SV"): "audio/x-8svx",
+    (b"FORM", b"MAUD"): "audio/x-8svx",
+}
+"""By the first four bytes and the third: files of chunks."""
 _RAW_EXTENSIONS = {
     ".3fr": "image/x-hasselblad-3fr",
     ".arw": "image/x-sony-arw",
@@ -153,6 +178,12 @@ _TEXT_BYTES = bytes((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
 _RAW_BY_A_WORD = ("image/x-olympus-orf", "image/x-x3f")
 """What libmagic finds by four letters alone."""
 
+_BEGINS_WITH = {
+    "application/x-dosexec": b"MZ",
+    "image/jp2": b"\0\0\0\x0cjP  \r\n\x87\n",
+}
+"""How content of these types begins. libmagic also finds them by one or two bytes, which any content may have."""
+
 _FITS = b"SIMPLE  =                    T"
 """Text for its first 2,880 bytes or more (FITS 4.0, 4.4.1)."""
 
@@ -191,6 +222,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     looking, blank = (_text_magic, _BLANK) if looks_like_text(head) else (_magic, _BLANK_PAGE)
     found = looking.from_buffer(blank.sub(rb"\1", head)) if head else UNKNOWN
     found = _SYNONYMS.get(found, found)
+    if not head.startswith(_BEGINS_WITH.get(found, b"")):
+        found = UNKNOWN
     if is_text and (transcribable(found) or found in _RAW_BY_A_WORD):
         found = "text/plain"  # "The moov atom ..."
     elif not is_text and found == UNKNOWN and _PDF in head[:PDF_WITHIN]:
@@ -202,24 +235,7 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     return found
 
 
-_OFFICE = "application/vnd.openxmlformats-officedocument"
-_PARTS = (
-    (b"word/document.xml", f"{_OFFICE}.wordprocessingml.document"),
-    (b"xl/workbook.xml", f"{_OFFICE}.spreadsheetml.sheet"),
-    (b"ppt/presentation.xml", f"{_OFFICE}.presentationml.presentation"),
-)
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-TAIL = 65_536
-"""Bytes that `of_archive` looks at."""
-
-
-def of_archive(tail: bytes) -> str | None:
-    """The type of a ZIP by its last bytes, where its directory stands: an Office document, in whatever order its parts
-    were written (ECMA-376, part 2). None if it is none.
-    """
-    if b"[Content_Types].xml" not in tail:
-        return None
-    return next((found for part, found in _PARTS if part in tail), None)
 
 
 def charset(text: bytes, *, is_whole: bool) -> str | None:
@@ -249,8 +265,14 @@ def _container(head: bytes) -> str | None:
     """Containers that libmagic names by one member of the family, or not at all."""
     if beginning := next((found for mark, found in _BEGINNINGS if head.startswith(mark)), None):
         return beginning
-    if head[:4] in (b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        return "audio/wav"
+    if form := _FORMS.get((head[:4], head[8:12])):
+        return form
+    if head.startswith(b"FRM8") and head[12:16] == b"DSD ":
+        return "audio/x-dff"
+    if head[4:7] == b"\xf8\x72\x6f" and head[7:8] in (b"\xba", b"\xbb"):  # TrueHD, MLP
+        return "audio/vnd.dolby.mlp"
+    if head.startswith(b"\1\0\0\0") and head[40:44] == b" EMF":
+        return "image/emf"
     if head.startswith(b"\x0b\x77") and len(head) > 5:
         bitstream = head[5] >> 3  # bsid: to 10 AC-3, to 16 E-AC-3 (ETSI TS 102 366, 4.4.2.1 and E.1.3.1.6)
         return "audio/ac3" if bitstream <= 10 else "audio/eac3" if bitstream <= 16 else None

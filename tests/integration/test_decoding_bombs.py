@@ -21,6 +21,8 @@ from tests.integration.decoding_processes import Processes, forget_peak, peak
 MIB = 1 << 20
 MOST = 2**31 - 1
 
+Sides = tuple[int, int]
+
 # Making the files
 
 
@@ -146,11 +148,24 @@ def ico(inner: bytes) -> bytes:
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(inner), 22) + inner
 
 
+def psd(width: int, height: int) -> bytes:
+    return b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, height, width, 8, 3) + bytes(200)
+
+
+def jp2(width: int, height: int, *, claimed: Sides | None = None) -> bytes:
+    """JPEG 2000 of these sides in its codestream's header and, if it claims no others, in its container's."""
+    data = bytearray(media.encoded(media.quadrants(64, 48), "JPEG2000"))
+    at = data.index(b"ihdr") + 4
+    struct.pack_into(">II", data, at, *reversed(claimed or (width, height)))
+    at = data.index(b"\xff\x51") + 6
+    struct.pack_into(">IIIIII", data, at, width, height, 0, 0, width, height)
+    return bytes(data)
+
+
 def icns(inner: bytes) -> bytes:
     return b"icns" + struct.pack(">I4sI", len(inner) + 16, b"ic10", len(inner) + 8) + inner
 
 
-Sides = tuple[int, int]
 BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
     "png of 50 megapixels": (lambda: png(7_100, 7_100), (7_100, 7_100)),
     "png of 169 megapixels": (lambda: png(13_000, 13_000), (13_000, 13_000)),
@@ -211,6 +226,13 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
     "icon of the largest sides": (lambda: ico(png(MOST, MOST)), None),
     "icon without a picture": (lambda: ico(png(0, 0)), None),
     "webp that is cut short": (lambda: lossy_webp(16_383, 16_383)[:400], (16_383, 16_383)),
+    "photoshop": (lambda: psd(50_000, 50_000), (50_000, 50_000)),
+    "portable pixmap": (lambda: b"P6 50000 50000 255\n" + bytes(100), (50_000, 50_000)),
+    "portable bitmap in letters": (lambda: b"P1 50000 50000\n" + b"1 " * 100, (50_000, 50_000)),
+    "portable pixmap of the largest sides": (lambda: b"P6 9999999999 9999999999 255\n" + bytes(100), None),
+    "jpeg 2000": (lambda: jp2(50_000, 50_000), (50_000, 50_000)),
+    "jpeg 2000 without a container": (lambda: jp2(50_000, 50_000).partition(b"jp2c")[2], (50_000, 50_000)),
+    "jpeg 2000 of the largest sides": (lambda: jp2(MOST, MOST), None),
     "apple's icon": (lambda: icns(png(50_000, 50_000)), None),
 }
 """How to make each file, and the sides that its header tells; None if no picture can have them or Pillow refuses it."""
@@ -294,6 +316,7 @@ LIARS: dict[str, Callable[[], bytes]] = {
     ),
     "avif": avif_of_twelve_thousand,
     "webp": lambda: extended_webp(64, 48, still=lossy_webp(16_383, 16_383)),
+    "jpeg 2000": lambda: jp2(16_000, 16_000, claimed=(64, 48)),
     "jpeg with two frame headers": lambda: jpeg(64, 48).replace(
         b"\xff\xda", b"\xff\xc0\0\x0b\x08\xf0\0\xf0\0\1\1\x11\0\xff\xda", 1
     ),
@@ -349,6 +372,7 @@ ENDLESS = {
     + chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0))
     + struct.pack(">I4s", 400 * MIB, b"prVt"),
     "bmp": struct.pack("<2sIHHII", b"BM", 54, 0, 0, 54, 400 * MIB),
+    "photoshop": psd(64, 64)[:30] + struct.pack(">I4sHHI", 410 * MIB, b"8BIM", 1, 0, 400 * MIB),
 }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import re
 import struct
 import zipfile
@@ -18,7 +19,7 @@ from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
 from media_core.sniffing import HEAD, sniff
 from media_core.thumbnails import make_thumbnail
-from tests.fixtures import media
+from tests.fixtures import media, old_sounds
 
 PITCHES = (300, 400, 500)
 
@@ -53,6 +54,14 @@ SOUNDS = {
     "a telephone's g723.wav": (sound("wav", "g723_1", 8_000, bit_rate=6_300), "audio/wav"),
     "an old telephone's.wav": (sound("wav", "adpcm_yamaha"), "audio/wav"),
     "a.loas": (sound("latm", "aac"), "audio/x-mp4a-latm"),
+    "a.voc": (sound("voc", "pcm_s16le"), "audio/x-voc"),
+    "an old telephone's.voc": (sound("voc", "pcm_alaw", 8_000), "audio/x-voc"),
+    "radio.ra": (sound("rm", "ac3"), "audio/vnd.rn-realaudio"),
+    "a.8svx": (lambda: old_sounds.iff(PITCHES), "audio/x-8svx"),
+    "a.sph": (lambda: old_sounds.sphere(PITCHES), "audio/x-nist"),
+    "a.dsf": (lambda: old_sounds.dsf(PITCHES), "audio/x-dsf"),
+    "a.dff": (lambda: old_sounds.dff(PITCHES), "audio/x-dff"),
+    "a dictation.dss": (lambda: old_sounds.dictation(PITCHES), "audio/x-dss"),
 }
 
 
@@ -82,6 +91,7 @@ FILMS = {
     "a.flv": (lambda: media.film(3, container="flv"), "video/x-flv"),
     "a.mxf": (lambda: tape("mxf", "mpeg2video"), "application/mxf"),
     "a.dv": (lambda: tape("dv", "dvvideo"), "video/x-dv"),
+    "a.rm": (lambda: media.tracks(("ac3", PITCHES), container="rm", picture="rv10"), "application/vnd.rn-realmedia"),
     "a.vob": (lambda: media.tracks(("ac3", PITCHES), container="vob", picture="mpeg2video"), "video/mpeg"),
 }
 
@@ -89,11 +99,14 @@ FILMS = {
 @pytest.mark.parametrize("name", SOUNDS)
 async def test_a_sound_of_any_recorder_is_a_sound_with_its_length(decoding_pool: DecodingPool, name: str) -> None:
     make, expected = SOUNDS[name]
-    facts = await looked_at(decoding_pool, make(), name)
+    data = make()
+    facts = await looked_at(decoding_pool, data, name)
     assert facts.mime_type == expected
     assert transcribable(expected)
     assert facts.duration == pytest.approx(3, abs=0.1)
     assert (facts.width, facts.thumbnail_status) == (None, "none")
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=1.2, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(400, abs=6)
 
 
 @pytest.mark.parametrize("name", FILMS)
@@ -120,6 +133,14 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
         (b"DTSHDHDR", "audio/vnd.dts.hd"),
         (b"\2dss", "audio/x-dss"),
         (b"\3ds2", "audio/x-ds2"),
+        (b"\0\0\0\0\xf8\x72\x6f\xba", "audio/vnd.dolby.mlp"),
+        (b"MPCKSH\x0e", "audio/x-musepack"),
+        (b"MP+\7", "audio/x-musepack"),
+        (b"tBaK", "audio/x-tak"),
+        (b"ajkg\2", "audio/x-shorten"),
+        (b"RIFF\xb0\1\0\0QLCMfmt ", "audio/qcelp"),
+        (b"\1\0\0\0\x6c\0\0\0" + bytes(32) + b" EMF", "image/emf"),
+        (b"qoif\0\0\1\x40", "image/qoi"),
         (b"\2#!SILK_V3", "audio/x-silk"),
         (b".snd\0\0\0\x18\xff\xff\xff\xff\0\0\0\x1b", "audio/basic"),
         (b"BW64\xff\xff\xff\xffWAVEds64", "audio/wav"),
@@ -130,6 +151,14 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
 )
 def test_a_beginning_that_says_it_is_enough(head: bytes, expected: str) -> None:
     assert sniff(head + bytes(500), "a.bin") == expected
+
+
+async def test_a_mailbox_of_a_telephone_exchange_is_heard_if_it_is_named(decoding_pool: DecodingPool) -> None:
+    data = b"".join(b"\xd2" + os.urandom(32) for _ in range(150))  # frames of 20 ms, and no header
+    facts = await looked_at(decoding_pool, data, "msg0001.gsm")
+    assert (facts.mime_type, facts.duration) == ("audio/x-gsm", pytest.approx(3, abs=0.05))
+    assert transcribable(facts.mime_type)
+    assert (await looked_at(decoding_pool, data, "a.bin")).mime_type == "application/octet-stream"
 
 
 async def test_a_hundred_fonts_do_not_cost_the_sound(decoding_pool: DecodingPool) -> None:
@@ -147,6 +176,13 @@ async def test_a_name_has_the_decoder_asked_and_proves_nothing(decoding_pool: De
     noise = b"\0\1\xde\xad" + os.urandom(60_000)
     for name in ("a.mp3", "a.mp4", "a.jpg", "a.aac", "a.caf", "a.MTS", "a.dv", "a.sbc"):
         assert (await looked_at(decoding_pool, noise, name)).mime_type == "application/octet-stream"
+
+
+@pytest.mark.parametrize("frame", ["fffb9064", "fff15080", "0b77000000", "56e050"])
+async def test_noise_that_begins_like_a_frame_of_sound_is_none(decoding_pool: DecodingPool, frame: str) -> None:
+    for length in (300, 60_000):
+        noise = bytes.fromhex(frame) + random.Random(length).randbytes(length)
+        assert (await looked_at(decoding_pool, noise, "a")).mime_type == "application/octet-stream"
 
 
 @pytest.mark.parametrize(
@@ -322,6 +358,14 @@ async def test_an_office_document_is_looked_for_at_its_end(decoding_pool: Decodi
     assert facts.mime_type == "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
+async def test_what_an_old_document_is_stands_behind_its_first_bytes(decoding_pool: DecodingPool) -> None:
+    document = media.ole("1Table", "WordDocument")
+    assert (await looked_at(decoding_pool, document, "a")).mime_type == "application/msword"
+    for cut in (20, 300, 600):
+        found = (await looked_at(decoding_pool, document[:cut], "a")).mime_type
+        assert found in ("application/x-ole-storage", "application/octet-stream")
+
+
 def mp3(*pitches: int, rate: int = 44_100) -> bytes:
     """With its number of frames in the first one."""
     return media.recording(pitches, "mp3", "libmp3lame", rate=rate)
@@ -341,6 +385,8 @@ JOINED: dict[str, Callable[[], bytes]] = {
     "radio.ogg": lambda: sound("ogg", "libopus")() + sound("ogg", "libopus", serial_offset="7")(),
     "a recorder's.ogg": lambda: 2 * sound("ogg", "libopus")(),
     "a browser's.webm": lambda: 2 * sound("webm", "libopus", live="1")(),
+    "two films.mkv": lambda: 2 * media.tracks(("flac", PITCHES), picture="mpeg4"),
+    "a stream's.flv": lambda: (film := sound("flv", "aac", 44_100)()) + film[13:],
     "a camera's.ts": lambda: 2 * spoken_film("mpegts"),
     "a DVD's.vob": lambda: 2 * spoken_film("vob"),
     "calls.aac": lambda: 2 * sound("adts", "aac", 44_100)(),
@@ -474,18 +520,44 @@ def stuffed_vob() -> bytes:
     return b"".join(packs[:10]) + stuffing.join(packs[10:])
 
 
+def stuffed_flv() -> bytes:
+    """The same of a stream's recorder, with tags of data between the others. It has no header, as what such a recorder
+    appends to a file.
+    """
+    film, at, tags = media.recording(PITCHES, "flv", "aac", rate=44_100), 13, []
+    while at < len(film):
+        length = 11 + int.from_bytes(film[at + 1 : at + 4])
+        tags.append(film[at : at + length + 4])
+        at += length + 4
+    data = b"\2\0\4note" + bytes((34 << 20) // len(tags))
+    stuffing = (b"\x12" + len(data).to_bytes(3), bytes(3) + data + (len(data) + 11).to_bytes(4))
+    return b"".join(tag + tag[4:8].join(stuffing) for tag in tags)
+
+
+def stuffed_webm() -> bytes:
+    """The same of a browser, with void elements before its clusters (RFC 8794, 11.3.2)."""
+    parts = re.split(b"(?=\x1f\x43\xb6\x75)", sound("webm", "libopus", live="1", cluster_time_limit="200")())
+    size = (34 << 20) // len(parts)
+    return (b"\xec\1" + size.to_bytes(7) + bytes(size)).join(parts)
+
+
 LARGE: dict[str, Callable[[], bytes]] = {
     "a camera's.ts": stuffed_ts,
     "a camera's.mts": lambda: stuffed_ts(mpegts_m2ts_mode="1"),
     "a DVD's.vob": stuffed_vob,
+    "a stream's.flv": stuffed_flv,
+    "a browser's.webm": stuffed_webm,
 }
+FLV_HEADER = b"FLV\1\4\0\0\0\x09\0\0\0\0"
 
 
 @pytest.mark.parametrize("name", LARGE)
-async def test_large_films_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
+async def test_large_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
     part = LARGE[name]()
-    assert not durations.clock_begins_again(io.BytesIO(part))
-    source = BytesSource(2 * part)
+    start = FLV_HEADER if name.endswith("flv") else b""
+    container = {"flv": "flv", "ebm": "matroska,webm"}.get(name[-3:], "mpeg")
+    assert not durations.clock_begins_again(io.BytesIO(start + part), container)
+    source = BytesSource(start + 2 * part)
     assert source.size > durations.MOST_BYTES_COUNTED
     probed: MediaFacts = await decoding_pool.run("probe", source)
     assert (probed.duration, probed.begins_again) == (None, True)

@@ -8,7 +8,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
@@ -25,6 +25,7 @@ from media_core.decoding import (
     Thumbnail,
 )
 from media_core.examination import Examination
+from media_core.sniffing import sniff
 from media_core.thumbnails import SIZES, make_thumbnail, variant
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes
@@ -502,6 +503,69 @@ async def test_an_icon_shows_its_largest_picture(decoding_pool: DecodingPool, in
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-icon")
     assert (thumbnail.source_width, thumbnail.source_height) == (256, 256)
     assert_quadrants(shown(thumbnail))
+
+
+def photoshop(image: Image.Image) -> bytes:
+    """A picture of one layer, not compressed (Adobe's Photoshop File Formats)."""
+    mode = {"L": 1, "RGB": 3, "CMYK": 4}[image.mode]
+    bands = b"".join(band.tobytes() for band in image.split())
+    if image.mode == "CMYK":
+        bands = bytes(255 - value for value in bands)
+    header = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", len(image.mode), image.height, image.width, 8, mode)
+    return header + bytes(14) + bands
+
+
+EDITORS: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
+    "JPEG 2000": (lambda image: media.encoded(image, "JPEG2000"), "image/jp2"),
+    "JPEG 2000 without a container": (lambda image: media.encoded(image, "JPEG2000", no_jp2=True), "image/j2c"),
+    "JPEG 2000 in tiles": (lambda image: media.encoded(image, "JPEG2000", tile_size=(64, 64)), "image/jp2"),
+    "JPEG 2000 that can't be halved": (lambda image: media.encoded(image, "JPEG2000", num_resolutions=1), "image/jp2"),
+    "Photoshop": (photoshop, "image/vnd.adobe.photoshop"),
+    "Photoshop in CMYK": (lambda image: photoshop(image.convert("CMYK")), "image/vnd.adobe.photoshop"),
+    "Netpbm": (lambda image: media.encoded(image, "PPM"), "image/x-portable-pixmap"),
+}
+
+
+@pytest.mark.parametrize("kind", EDITORS)
+@pytest.mark.parametrize("sides", [(240, 160), (2_400, 1_600)])
+async def test_a_picture_of_an_editor_is_shown(decoding_pool: DecodingPool, kind: str, sides: tuple[int, int]) -> None:
+    make, expected = EDITORS[kind]
+    data = make(media.quadrants(*sides))
+    assert sniff(data) == expected
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), expected)
+    assert (thumbnail.source_width, thumbnail.source_height) == sides
+    assert max(thumbnail.width, thumbnail.height) == min(max(sides), 1024)
+    assert_quadrants(shown(thumbnail))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert (facts.width, facts.height) == sides
+
+
+@pytest.mark.parametrize("inner", ["png", "bmp"])
+async def test_a_cursor_is_a_picture(decoding_pool: DecodingPool, inner: str) -> None:
+    icon = media.encoded(media.quadrants(128, 128).convert("RGBA"), "ICO", sizes=[(128, 128)], bitmap_format=inner)
+    cursor = b"\0\0\2\0" + icon[4:10] + struct.pack("<2H", 5, 1) + icon[14:]  # which point of it points
+    assert sniff(cursor) == "image/x-win-bitmap"
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(cursor), sniff(cursor))
+    assert (thumbnail.source_width, thumbnail.source_height) == (128, 128)
+    assert_quadrants(shown(thumbnail))
+
+
+async def test_an_icon_of_a_directory_without_depths_is_transparent_where_it_says(decoding_pool: DecodingPool) -> None:
+    image = media.quadrants(64, 64).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize((64, 64)))
+    icon = media.encoded(image, "ICO", sizes=[(64, 64)], bitmap_format="bmp")
+    for data in (icon, icon[:12] + bytes(2) + icon[14:]):
+        alpha = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/x-icon")).getchannel("A")
+        assert (alpha.getpixel((32, 8)), alpha.getpixel((32, 56))) == (
+            pytest.approx(34, abs=8),
+            pytest.approx(224, abs=8),
+        )
+
+
+async def test_a_bitmap_without_its_file_header_is_a_picture(decoding_pool: DecodingPool) -> None:
+    data = media.encoded(media.quadrants(240, 160), "DIB")
+    assert sniff(data) == "image/bmp"
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/bmp")))
 
 
 async def test_a_cmyk_jpeg_is_not_inverted(decoding_pool: DecodingPool) -> None:

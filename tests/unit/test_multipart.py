@@ -124,6 +124,7 @@ async def test_an_empty_form_has_neither_file_nor_fields() -> None:
         ("folder/", "file"),
         ("名前.png", "名前.png"),
         ("x" * 300 + ".jpeg", "x" * 250 + ".jpeg"),
+        ("x" * 300 + ".tar.gz", "x" * 248 + ".tar.gz"),
         ("y" * 300, "y" * 255),
         ("会" * 100 + ".jpeg", "会" * 83 + ".jpeg"),
         ("Screenshot 2026-01-02 at 3.04.05\u202fPM.png", "Screenshot 2026-01-02 at 3.04.05\u202fPM.png"),

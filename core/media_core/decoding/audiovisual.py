@@ -38,6 +38,7 @@ from media_core.decoding.durations import (
     counted_duration,
     ends_early,
     is_estimated,
+    is_matroska_of_several,
     is_ogg_of_several,
     size_of,
 )
@@ -75,16 +76,17 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     whether a sound can be heard.
     """
     with opened(file) as container:
+        name = container.format.name
         film = next(films_of(container), None)
         picture: VideoStream | None = None
         with contextlib.suppress(CannotDecode):
             picture = film_to_show(container)
         duration = None if is_estimated(container, file) else stated_duration(container)
-        may_be_joined = container.format.name in JOINED or is_ogg_of_several(container, file)
+        may_be_joined = name in JOINED or is_ogg_of_several(container, file) or is_matroska_of_several(container, file)
         heard, size = _tried(container, picture)
         is_cut = duration is not None and ends_early(container, file, duration)
         facts = {
-            "container": container.format.name,
+            "container": name,
             "width": size and size[0],
             "height": size and size[1],
             "has_audio": bool(container.streams.audio),
@@ -96,7 +98,7 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         duration = None
     begins_again = False
     if may_be_joined and size_of(file) > MOST_BYTES_COUNTED:
-        begins_again = facts["container"] == "ogg" or clock_begins_again(file)
+        begins_again = name == "ogg" or clock_begins_again(file, name)
         if begins_again:
             duration = None
     elif (duration is None or may_be_joined) and size_of(file) <= MOST_BYTES_COUNTED:

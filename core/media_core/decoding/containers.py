@@ -24,18 +24,20 @@ from media_core.decoding.failures import CannotDecode
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,loas,amr,aiff,caf,au,ac3,eac3,dts,dtshd,wv,tta,ape,"
-    "avi,asf,flv,mxf,dv,mpegts,mpeg"
+    "avi,asf,flv,mxf,dv,mpegts,mpeg,rm,voc,iff,mpc,mpc8,dsf,mlp,truehd,dss,gsm,nistsphere"
 )
 VIDEO_CODECS = (
     "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,theora,mjpeg,h263,prores,dnxhd,dvvideo,flv,vp6,vp6f,"
-    "msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1"
+    "msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,rv10,rv20,rv30,rv40"
 )
 AUDIO_CODECS = (
     "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,vorbis,speex,flac,alac,wavpack,tta,ape,amrnb,amrwb,"
     "ac3,eac3,dca,wmav1,wmav2,wmapro,wmalossless,wmavoice,dvaudio,nellymoser,gsm,gsm_ms,"
     "adpcm_ima_wav,adpcm_ms,adpcm_ima_qt,adpcm_swf,adpcm_yamaha,g722,g726,g726le,g723_1,g729,truespeech,ilbc,qcelp,evrc,"
     "pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,"
-    "pcm_f64be,pcm_alaw,pcm_mulaw,pcm_bluray,pcm_dvd"
+    "pcm_f64be,pcm_alaw,pcm_mulaw,pcm_bluray,pcm_dvd,pcm_s64le,pcm_s64be,pcm_s8_planar,s302m,"
+    "adpcm_sbpro_2,adpcm_sbpro_3,adpcm_sbpro_4,8svx_exp,8svx_fib,mpc7,mpc8,mlp,truehd,"
+    "dsd_lsbf,dsd_msbf,dsd_lsbf_planar,dsd_msbf_planar,dst,dss_sp,cook,sipr,real_144,real_288,atrac3"
 )
 MOST_PIXELS = 8192 * 4320
 """Most pixels of a video's frame: 8K DCI, the largest in use. The memory limit bounds how many a decoder keeps."""
@@ -233,10 +235,13 @@ def _decoded_frames(packets: Iterator[Packet[Any]]) -> Iterator[Any]:
 
 
 def until_broken(container: InputContainer, stream: AudioStream | VideoStream | None = None) -> Iterator[Any]:
-    """The packets up to where the container breaks off: one stream's, without the others being read, or all."""
+    """The packets up to where the container breaks off: one stream's, without the others being read, or all.
+
+    Older demuxers say -1 there, which reads as a lack of permission.
+    """
     for other in container.streams:
         other.discard = Discard.default if stream is None or other.index == stream.index else Discard.all
-    with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
+    with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError, av.error.PermissionError):
         yield from container.demux() if stream is None else container.demux(stream)
 
 

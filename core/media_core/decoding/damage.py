@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SHOWN_IN_PART = ("PNG", "GIF", "BMP", "JPEG", "MPO")
+SHOWN_IN_PART = ("PNG", "GIF", "BMP", "DIB", "JPEG", "MPO")
 ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
 """What Pillow raises at damaged bytes."""
 

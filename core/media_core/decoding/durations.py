@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 from typing import IO
 
@@ -48,12 +49,23 @@ ENDS = 1.0
 POSITIONS = 48
 """At so many places of a large file the clock is read, to see whether it begins again."""
 
-MOST_OF_A_CLOCK = 2**33
 _CLOCK = 90_000
-"""Hertz, and the value at which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
+MOST_OF_A_CLOCK = 2**33 / _CLOCK
+"""Hertz, and the seconds after which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
 
-_WITHOUT_A_DURATION = frozenset(("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd"))
-"""Formats that are nothing but frames: no header says how many."""
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_CLUSTER = re.compile(rb"\x1f\x43\xb6\x75[\x01-\xff].{0,7}?\xe7([\x81-\x88])", re.DOTALL)
+"""Its time is the first element in it (RFC 9559, 5.1.3.1)."""
+
+_FLV_TAG = re.compile(rb"(?=[\x08\x09\x12](...)(...)(.)\0\0\0)", re.DOTALL)
+_FLV_TAG_BYTES = 11
+"""A tag's header: the type, the length of its data, and its time, of which the highest byte is the last one (Adobe's
+Video File Format 10.1, E.4.1). The tag's length stands behind it again."""
+
+_WITHOUT_A_DURATION = frozenset(
+    ("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd", "mlp", "truehd", "gsm", "dss", "mpc8")
+)
+"""Formats that are nothing but frames: no header says how many. Of a Musepack FFmpeg says whole blocks of 1.7 s."""
 
 
 def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
@@ -112,28 +124,55 @@ def _end_of_segment(file: IO[bytes]) -> int:
     return 0 if said == (1 << bits) - 1 else at + length + said
 
 
-def clock_begins_again(file: IO[bytes]) -> bool:
-    """Whether the clock of a large MPEG stream goes back on the way, by its readings at POSITIONS places.
+def is_matroska_of_several(container: InputContainer, file: IO[bytes]) -> bool:
+    """Whether another Matroska stands behind the segment of the first, or may: recorders do not say how long it is."""
+    if not container.format.name.startswith("matroska"):
+        return False
+    end = _end_of_segment(file)
+    return end == 0 or _at(file, end, len(_MATROSKA)) == _MATROSKA
 
-    It also begins again by itself after 26.5 hours, which does not count.
+
+def clock_begins_again(file: IO[bytes], container: str) -> bool:
+    """Whether the clock of a large recording goes back on the way, by its readings at POSITIONS places.
+
+    That of an MPEG stream also begins again by itself after 26.5 hours, which does not count.
     """
+    read = {"flv": _clock_of_flv, "matroska,webm": _clock_of_matroska}.get(container, _clock)
     size, last = size_of(file), None
     for place in range(POSITIONS):
-        now = _clock(_at(file, size * place // POSITIONS, BLOCK))
+        now = read(_at(file, size * place // POSITIONS, BLOCK))
         if now is None:
             continue
-        if last is not None and last - MOST_OF_A_CLOCK // 2 < now < last - BACK * _CLOCK:
+        if last is not None and last - MOST_OF_A_CLOCK / 2 < now < last - BACK:
             return True
         last = now
     return False
 
 
-def _clock(data: bytes) -> int | None:
-    """The first reading of a transport stream's clock (PCR) or of a program stream's (SCR) in these bytes."""
+def _clock_of_flv(data: bytes) -> float | None:
+    """The time in seconds of the first tag of which the whole is in these bytes."""
+    for tag in _FLV_TAG.finditer(data):
+        length = int.from_bytes(tag[1]) + _FLV_TAG_BYTES
+        end = tag.start() + length
+        if data[end : end + 4] == length.to_bytes(4):
+            return int.from_bytes(tag[3] + tag[2]) / 1000
+    return None
+
+
+def _clock_of_matroska(data: bytes) -> float | None:
+    """The time in seconds of the first cluster in these bytes, in a file whose unit is the usual millisecond."""
+    found = _CLUSTER.search(data)
+    if found is None:
+        return None
+    return int.from_bytes(data[found.end() : found.end() + found[1][0] - 0x80]) / 1000
+
+
+def _clock(data: bytes) -> float | None:
+    """The first reading, in seconds, of a transport stream's clock (PCR) or of a program stream's (SCR)."""
     found = data.find(b"\0\0\1\xba")
     if 0 <= found < len(data) - 10 and data[found + 4] >> 6 == 1:  # ISO 13818-1, 2.5.3.3
         bits = int.from_bytes(data[found + 4 : found + 10])
-        return (bits >> 43 & 7) << 30 | (bits >> 27 & 0x7FFF) << 15 | bits >> 11 & 0x7FFF
+        return ((bits >> 43 & 7) << 30 | (bits >> 27 & 0x7FFF) << 15 | bits >> 11 & 0x7FFF) / _CLOCK
     for length in (188, 192):
         start = next(
             (
@@ -152,7 +191,7 @@ def _clock(data: bytes) -> int | None:
                 pid = int.from_bytes(data[at + 1 : at + 3]) & 0x1FFF
                 clocks.setdefault(pid, int.from_bytes(data[at + 6 : at + 11]) >> 7)
         if clocks:
-            return clocks[min(clocks)]
+            return clocks[min(clocks)] / _CLOCK
     return None
 
 

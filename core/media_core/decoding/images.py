@@ -18,7 +18,15 @@ import struct
 from typing import IO, Any, Literal
 
 import pillow_heif
-from PIL import AvifImagePlugin, ExifTags, GifImagePlugin, IcoImagePlugin, Image, PngImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    IcoImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    PngImagePlugin,
+)
 
 from media_core.decoding import bands, damage, greys
 from media_core.decoding.colours import Coding, profile_of, to_srgb
@@ -27,7 +35,7 @@ from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
 from media_core.decoding.thumbhash import thumbhash
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 50_000_000
 MOST_PIXELS_WEBP = 30_000_000
@@ -56,13 +64,20 @@ MOST_EMPTY_FRAMES = 10
 """Most frames that an animation may begin with before it shows anything."""
 
 CODING_BYTES = 64 << 10
-"""So much of an AVIF or PNG is looked at for how its colours are coded. That stands before the pixels."""
+"""So much of an AVIF, PNG or JPEG 2000 is looked at for how it is coded. That stands before the pixels."""
 
 DEPTH_OF_A_PNG = 24
 """Where a PNG says its bits a sample (PNG, third edition, 11.2.1)."""
 
-_READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
-_ICON = b"\0\0\1\0"
+_SMALL_PSD = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 16, 16, 8, 3) + bytes(14) + bytes(3 * 256)
+"""Which Pillow reads and does not write."""
+
+_CODESTREAM, _CODING_STYLE = b"\xff\x4f\xff\x51", b"\xff\x52\0"
+_LEVELS_AT = 9
+"""Of a JPEG 2000: how it begins, and the marker that says how often it can be halved (ITU-T T.800, A.6.1)."""
+
+_READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM", b"\x28\0", b"8B", b"P4", b"P5", b"P6")
+_ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -100,8 +115,9 @@ def warm_up() -> None:
     for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "cp1252"):
         codecs.lookup(encoding)
     for name in FORMATS:
-        encoded = io.BytesIO()
-        Image.new("RGB", (16, 16)).save(encoded, name)
+        encoded = io.BytesIO(_SMALL_PSD)
+        if name != "PSD":
+            Image.new("RGB", (16, 16)).save(encoded, name)
         thumbnail(io.BytesIO(encoded.getvalue()), 8)
 
 
@@ -236,6 +252,8 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     sides, is_shown_in_part, failed = image.size, image.format in damage.SHOWN_IN_PART, ""
     try:
         image.draft(None, (max_side, max_side))
+        if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+            image.reduce = _halvings(file, max(sides), max_side)
         image.load()
     except damage.ERRORS as error:
         if not is_shown_in_part:
@@ -251,6 +269,15 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     image.draft(None, (max_side, max_side))
     damage.load_in_part(image, failed)
     return image, sides
+
+
+def _halvings(file: IO[bytes], side: int, max_side: int) -> int:
+    """How often a JPEG 2000 may be halved while it is decoded, so that it stays larger than it is shown."""
+    file.seek(0)
+    _, _, codestream = file.read(CODING_BYTES).partition(_CODESTREAM)
+    at = codestream.find(_CODING_STYLE)
+    levels = codestream[at + _LEVELS_AT] if 0 <= at < len(codestream) - _LEVELS_AT else 0
+    return max(0, min(levels, (side // max_side).bit_length() - 1))
 
 
 def _of_first_scans(file: IO[bytes], max_side: int) -> Image.Image | None:
@@ -374,12 +401,12 @@ def _stated_webp(file: IO[bytes]) -> tuple[int, int, bool] | None:
 
 
 def _stated_icon(file: IO[bytes]) -> tuple[int, int] | None:
-    """Width and height of an icon's largest picture, by that picture's own header. None for what is no icon.
+    """Width and height of an icon's or a cursor's largest picture, by that picture's own header. None for all else.
 
     Raises CannotDecode if it is larger than icons are, or is none.
     """
     file.seek(0)
-    if file.read(4) != _ICON:
+    if file.read(4) not in (_ICON, _CURSOR):
         return None
     icon, best = _icon(file)
     file.seek(icon.entry[best].offset)
@@ -398,12 +425,26 @@ def _stated_icon(file: IO[bytes]) -> tuple[int, int] | None:
 
 def _icon(file: IO[bytes]) -> tuple[IcoImagePlugin.IcoFile, int]:
     """The icon's directory, and the number of its largest picture of the most colours."""
-    file.seek(0)
+    named_icon = io.BufferedReader(damage.Lengthened(file, b"", start=_ICON))
+    named_icon.seek(0)
     try:
-        icon = IcoImagePlugin.IcoFile(file)
+        icon = IcoImagePlugin.IcoFile(named_icon)
+        icon.entry = [_with_depth(file, entry) for entry in icon.entry]
         return icon, max(range(len(icon.entry)), key=lambda at: (icon.entry[at].square, icon.entry[at].color_depth))
     except (IndexError, ValueError, struct.error) as error:
         raise CannotDecode("corrupt", "an icon without a picture") from error
+
+
+def _with_depth(file: IO[bytes], entry: IcoImagePlugin.IconHeader) -> IcoImagePlugin.IconHeader:
+    """An entry with the bits of a pixel by the picture's own header: many icons' directories say 0, and a cursor's says
+    something else there.
+    """
+    file.seek(entry.offset)
+    header = file.read(16)
+    if header.startswith(damage.PNG) or len(header) < 16:
+        return entry
+    (bits,) = struct.unpack_from("<H", header, 14)
+    return entry._replace(bpp=bits, color_depth=bits)
 
 
 def _best_of_icon(file: IO[bytes]) -> Image.Image:

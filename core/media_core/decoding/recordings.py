@@ -120,6 +120,8 @@ def _plane(frame: AudioFrame, channel: int | None) -> int:
 
 
 def _seekable(container: InputContainer, stream: AudioStream) -> bool:
+    if container.format.name == "dss":  # a dictation, whose packets say no time
+        return False
     return container.format.name not in ("wav", "w64") or stream.codec_context.name not in _UNSEEKABLE_IN_WAV
 
 
