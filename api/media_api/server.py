@@ -142,7 +142,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if len(self.pipeline) >= MAX_PIPELINED:
             self.transport.abort()
-        elif self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
+        elif (
+            self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers))
+            and self._check_fields()
+        ):
             self._in_head = False
             self._end_deadline()
             if any(name == _ASKS_FOR_104 for name, _ in self.headers):
@@ -202,6 +205,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES:
             self._refuse("headers_too_large", f"The request line and headers may have {MAX_HEAD_BYTES} bytes in all.")
         return size <= MAX_HEAD_BYTES
+
+    def _check_fields(self) -> bool:
+        """Refuses what no server may take: RFC 9112, 3.2 and 6.1. The parser lets it pass."""
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and version != "1.0"):
+            self._refuse("bad_request", "Send one Host header.")
+            return False
+        if any(name == b"transfer-encoding" and value.strip().lower() != b"chunked" for name, value in self.headers):
+            self._refuse("bad_request", "A body may have the Transfer-Encoding `chunked`, and no other.")
+            return False
+        if version == "1.0":
+            self.expect_100_continue = False  # RFC 9110, 10.1.1
+        return True
 
     def _check_trailer(self, received: int) -> None:
         """Limits the bytes after the head that are no body: chunk lengths and the trailer. Many are an attack."""

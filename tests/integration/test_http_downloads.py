@@ -130,6 +130,22 @@ async def test_a_client_that_has_it_already_is_told_so(api: Api) -> None:
             assert (answer.status_code, answer.content) == (304, b"")
             assert answer.headers["etag"] == f'"{uploaded["sha256"]}"'
         assert (await client.get(path_of(uploaded), headers={"If-None-Match": '"x"'})).status_code == 200
+        lines = [("If-None-Match", '"x"'), ("If-None-Match", f'"{uploaded["sha256"]}"')]
+        assert (await client.get(path_of(uploaded), headers=lines)).status_code == 304
+
+
+async def test_a_client_that_goes_on_with_a_file_that_is_another_one_is_told_so(api: Api) -> None:
+    async with api.client() as client:
+        picture = await clean(api, client, photo(40, 30), "p.jpg")
+        for path in (path_of(picture), f"{path_of(picture)}/thumbnail"):
+            etag = (await client.get(path)).headers["etag"]
+            for met in (etag, "*", f'"x", {etag}'):
+                assert (await client.get(path, headers={"If-Match": met})).status_code == 200
+            for unmet in ('"x"', f"W/{etag}"):
+                for condition in ({}, {"If-None-Match": etag}, {"Range": "bytes=0-1"}):
+                    answer = await client.get(path, headers={"If-Match": unmet, **condition})
+                    problem(answer, 412, "precondition_failed")
+                    assert answer.headers["etag"] == etag
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,25 @@ async def test_an_upload_in_chunks_that_offers_an_upgrade_is_an_upload(api: Api)
     writer.close()
 
 
+async def test_a_compressed_body_is_refused_and_not_stored_as_the_file(fresh_api: Api) -> None:
+    before = await left(fresh_api)
+    compressed = {"Content-Encoding": "gzip"}
+    tus = {**compressed, "Tus-Resumable": "1.0.0", "Upload-Length": "5"}
+    tus["Content-Type"] = "application/offset+octet-stream"
+    async with fresh_api.client() as client:
+        files = {"file": ("a.txt", b"bytes")}
+        for answer in (
+            await client.post("/v1/media/upload", files=files, headers=compressed),
+            await client.post("/v1/transcribe", files=files, headers=compressed),
+            await client.post("/v1/media/sign", json={"media_ids": ["x"]}, headers=compressed),
+            await client.post("/v1/media/uploads", content=b"bytes", headers=tus),
+        ):
+            assert "without Content-Encoding" in problem(answer, 415, "unsupported_media_type")["detail"]
+        assert await left(fresh_api) == before
+        as_it_is = {"Content-Encoding": "identity"}
+        assert (await client.post("/v1/media/upload", files=files, headers=as_it_is)).status_code == 201
+
+
 async def test_the_body_of_a_request_is_never_run_as_one(api: Api) -> None:
     hidden = f"GET /v1/usage HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token()}\r\n\r\n".encode()
     reader, writer = await asyncio.open_connection(*api.address)

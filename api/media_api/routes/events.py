@@ -16,7 +16,7 @@ from media_api.auth import Reader
 from media_api.event_stream import EVENT_STREAM, EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.identifiers import known_id
 from media_api.models import Event, EventPage
-from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import KnownOnly, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.errors import Unavailable
 from media_core.events import Place, Type, is_wanted
@@ -41,6 +41,7 @@ _MOST: Final = 2**63
 )
 async def list_events(
     caller: Reader,
+    _known: KnownOnly,
     services: Wired,
     request: Request,
     cursor: Annotated[
