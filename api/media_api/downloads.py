@@ -44,9 +44,6 @@ Downloads with a token are no tab of a browser, and have the published policy al
 FOR_ANY_PAGE: Final = "cross-origin"
 """Cross-Origin-Resource-Policy by a signed URL, which is for image tags and players of other sites."""
 
-STALLED_SECONDS: Final = 300.0
-"""A client that takes no byte for this long is cut off; it can continue with a Range."""
-
 MOST_ACCEPT_CHARACTERS: Final = 4096
 """So much of `Accept` is read. Of 128 KiB it would take 200 ms."""
 
@@ -271,7 +268,7 @@ async def respond(
 
 
 class _Streamed(Response):
-    """Sends chunks until the last one, or until the client is gone or has stalled."""
+    """Sends chunks until the last one, or until the client is gone; the server cuts off one that stalls."""
 
     def __init__(
         self, first: Chunk, rest: AsyncGenerator[Chunk, None], status: int, headers: Mapping[str, str]
@@ -295,5 +292,4 @@ class _Streamed(Response):
 
     @staticmethod
     async def _send(send: Send, chunk: Chunk) -> None:
-        async with asyncio.timeout(STALLED_SECONDS):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -102,8 +102,13 @@ def response(
     content = problem(code, detail, facts)
     if "retry_after" in content:
         headers = {"Retry-After": str(content["retry_after"]), **(headers or {})}
+    return written(content, headers or {})
+
+
+def written(content: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    """The answer with this problem as its body."""
     body = json.dumps(content, ensure_ascii=False).encode()
-    return Response(body, PROBLEM_TYPES[code].status, dict(headers or {}), MEDIA_TYPE)
+    return Response(body, content["status"], dict(headers), MEDIA_TYPE)
 
 
 def internal_error() -> Response:

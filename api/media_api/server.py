@@ -28,6 +28,8 @@ into one read. Browsers do not pipeline."""
 LINGER_SECONDS: Final = 30.0
 """How long the rest of a refused request's body is read and dropped. Closing at once would reset the connection, and
 the client might lose the answer."""
+STALLED_SECONDS: Final = 300.0
+"""A client that takes no byte of its answer for this long is cut off. A download can be continued with a Range."""
 
 _ASKS_FOR_104: Final = draft.INTEROP.lower().encode()
 
@@ -66,6 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _trailer_bytes = 0
     _body_in_chunk = 0
     _deadline: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _is_told_again = False
     """Whether a new parser is being fed the head of the request under way."""
 
@@ -78,7 +81,32 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_deadline()
+        self._end_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._begin_stall()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_stall()
+
+    def _begin_stall(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(STALLED_SECONDS, self._check_stall, unsent)
+
+    def _check_stall(self, unsent: int) -> None:
+        # `close` would wait for the bytes to be taken, so the connection would stay.
+        if self.transport.get_write_buffer_size() < unsent:
+            self._begin_stall()
+        else:
+            self.transport.abort()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() and self._in_head:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import secrets
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from media_api import server
 from media_core.thumbnails import SIZES
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, oriented, photo, recording
@@ -199,6 +201,31 @@ async def read_paths(client: httpx.AsyncClient, uploaded: dict[str, Any]) -> dic
         "signed": await client.get(f"/v1/media/signed/{uploaded['media_id']}"),
         "signed thumbnail": await client.get(f"/v1/media/signed/{uploaded['media_id']}", params={"thumbnail": True}),
     }
+
+
+async def test_a_client_that_takes_no_byte_of_its_answer_loses_its_connection(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: asyncio.Queue[int] = asyncio.Queue()
+    here, connection_lost = asyncio.get_running_loop(), server.BoundedProtocol.connection_lost
+
+    def noted(connection: server.BoundedProtocol, error: Exception | None) -> None:
+        connection_lost(connection, error)
+        assert connection.client is not None
+        here.call_soon_threadsafe(lost.put_nowait, connection.client[1])
+
+    monkeypatch.setattr(server, "STALLED_SECONDS", 0.5)
+    monkeypatch.setattr(server.BoundedProtocol, "connection_lost", noted)
+    async with api.client() as client:
+        uploaded = await clean(api, client, secrets.token_bytes(40 * MIB))
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        stalled.connect(api.address)
+        head = f"GET {path_of(uploaded)} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token()}\r\n\r\n"
+        stalled.sendall(head.encode())
+        async with asyncio.timeout(60):
+            while await lost.get() != stalled.getsockname()[1]:
+                pass
 
 
 async def test_before_its_verdict_a_file_can_be_seen_and_not_read(api: Api) -> None:

@@ -15,7 +15,7 @@ from fastapi.sse import format_sse_event
 
 from media_api import downloads, problems
 from media_api.auth import JobOwner
-from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
+from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, LastEventIdInQuery, event_stream
 from media_api.models import Data, Job, Page, Segment
 from media_api.routes.parameters import Cursor, JobId, KnownOnly, next_cursor, read_cursor
 from media_api.services import Services, Wired
@@ -165,10 +165,12 @@ async def watch_job(
     services: Wired,
     job_id: JobId,
     last_event_id: Annotated[str | None, Header(description="Go on after this segment.")] = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
 ) -> StreamingResponse:
     """Watch a job. May end early when the service restarts or the token expires; connect again with `Last-Event-ID`."""
     job = await services.jobs.find(caller, job_id)
-    after = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 10 else -1
+    known = last_event_id or last_event_id_in_query or ""
+    after = int(known) if known.isdecimal() and len(known) < 10 else -1
     return event_stream(_events(services, caller, job, after))
 
 
