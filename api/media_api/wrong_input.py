@@ -65,7 +65,7 @@ def of_members(fields: Mapping[str, FieldInfo], errors: Iterable[ErrorDetails]) 
 
 
 def told(wrong: Iterable[Wrong]) -> str:
-    return " ".join(f"{each['where']}: {each['what']}." for each in wrong)
+    return " ".join(f"{each['where']}: {each['what']}{'' if each['what'].endswith('?') else '.'}" for each in wrong)
 
 
 def require_known(request: Request) -> None:
