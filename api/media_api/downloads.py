@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from media_api import problems
 from media_api.body import ClientGone, disconnected
+from media_api.request_headers import listed
 from media_core import media_types
 from media_core.access import Item
 from media_core.errors import Refused
@@ -102,12 +103,6 @@ def byte_range(header: str | None, size: int) -> ByteRange | None:
 def _position(digits: str) -> int:
     digits = digits.lstrip("0") or "0"
     return int(digits) if len(digits) <= 18 else _BEYOND
-
-
-def listed(request: Request, name: str) -> str | None:
-    """A header that is a list, from all its lines (RFC 9110, 5.3); None if there is none."""
-    lines = request.headers.getlist(name)
-    return ", ".join(lines) if lines else None
 
 
 def fails(if_match: str | None, etag: str) -> bool:

@@ -284,6 +284,9 @@ async def test_a_digest_that_was_sent_is_compared(api: Api, header: str) -> None
         problem(await send(f"sha-256=:{wrong}:"), 400, "digest_mismatch")
         problem(await send("sha-256=:AAAA:"), 400, "bad_request")
         problem(await send("sha-256=:not base64!:"), 400, "bad_request")
+        lines = [(header, "sha-512=:AAAA:"), (header, f"sha-256=:{wrong}:")]
+        for path in (UPLOAD, "/v1/transcribe"):
+            problem(await client.post(path, files={"file": ("a", data)}, headers=lines), 400, "digest_mismatch")
 
 
 async def test_an_idempotency_key_gives_the_same_answer_again_and_no_second_file(api: Api) -> None:

@@ -13,10 +13,11 @@ from media_api.models import Change, Data, Job, Media, MediaInfo
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
-    Digest,
+    ContentDigest,
     IdempotencyKey,
+    ReprDigest,
+    announced_digest,
     begin_upload,
-    file_digest,
     keep,
     read_form,
 )
@@ -75,12 +76,12 @@ async def upload_media(
     services: Wired,
     request: Request,
     response: Response,
-    content_digest: Digest = None,
-    repr_digest: Digest = None,
+    _content_digest: ContentDigest = None,
+    _repr_digest: ReprDigest = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Data[Media]:
     """Upload a file. The same bytes again make a new `media_id` and are stored once."""
-    digest = file_digest(content_digest, repr_digest)
+    digest = announced_digest(request)
     async with await begin_upload(services, request, digest) as upload:
         form = await read_form(services, request, upload, FILE_FIELDS)
         uploaded = await keep(upload, form, caller, request, idempotency_key)
