@@ -22,8 +22,17 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def require_plain(request: Request) -> None:
+    """Raises Refused `unsupported_media_type` for a compressed body: its bytes would be stored as the file."""
+    if request.headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
+        raise Refused("unsupported_media_type", "Send the body without Content-Encoding, as it is.")
+
+
 async def chunks(request: Request, idle_seconds: float) -> AsyncGenerator[bytes]:
-    """The body's bytes. Raises ClientGone, and Refused `request_timeout`: no byte for `idle_seconds`, or too slow."""
+    """The body's bytes. Raises ClientGone, and Refused as `require_plain`, and `request_timeout`: no byte for
+    `idle_seconds`, or too slow.
+    """
+    require_plain(request)
     receive, clock = request.receive, asyncio.get_running_loop().time
     more, received, waited = True, 0, 0.0
     while more:

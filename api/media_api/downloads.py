@@ -17,7 +17,9 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from media_api import problems
 from media_api.body import ClientGone, disconnected
+from media_api.request_headers import listed
 from media_core import media_types
 from media_core.access import Item
 from media_core.errors import Refused
@@ -43,17 +45,16 @@ Downloads with a token are no tab of a browser, and have the published policy al
 FOR_ANY_PAGE: Final = "cross-origin"
 """Cross-Origin-Resource-Policy by a signed URL, which is for image tags and players of other sites."""
 
-STALLED_SECONDS: Final = 300.0
-"""A client that takes no byte for this long is cut off; it can continue with a Range."""
-
 MOST_ACCEPT_CHARACTERS: Final = 4096
 """So much of `Accept` is read. Of 128 KiB it would take 200 ms."""
 
 CACHING: Final = "private, no-cache"
 """A copy may be kept, but must be revalidated each time: who may read it, and its verdict, can change."""
 
-_RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
-_ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+_RANGE: Final = re.compile(r"([0-9]*)-([0-9]*)")
+_BEYOND: Final = 10**18
+"""A position past the end of every file."""
+_ETAG: Final = re.compile(r'(W/)?("[^"]*")')
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$&+.^_`|~-]+")
 
 
@@ -79,30 +80,43 @@ def byte_range(header: str | None, size: int) -> ByteRange | None:
     unit, _, ranges = (header or "").partition("=")
     if unit.strip().lower() != "bytes":
         return None
-    found = [_RANGE.fullmatch(part.strip()) for part in ranges.split(",")]
+    # RFC 9110, 5.6.1: empty elements of a list count for nothing.
+    found = [_RANGE.fullmatch(part) for part in map(str.strip, ranges.split(",")) if part]
     if not found or not all(found):
         return None
     first = found[0]
     assert first is not None  # noqa: S101 (all() said so)
     start_text, end_text = first.groups()
     if start_text:
-        start, end = int(start_text), int(end_text) if end_text else size - 1
+        start, end = _position(start_text), _position(end_text) if end_text else size - 1
         if end < start and end_text:
             return None
     elif end_text:
-        start, end = max(0, size - int(end_text)), size - 1
+        start, end = max(0, size - _position(end_text)), size - 1
     else:
         return None
-    if start >= size or (not start_text and int(end_text) == 0):
+    if start >= size or (not start_text and _position(end_text) == 0):
         raise Refused("range_not_satisfiable", f"The file has {size} bytes; nothing lies in that range.", size=size)
     return ByteRange(start, min(end, size - 1) - start + 1, size)
+
+
+def _position(digits: str) -> int:
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= 18 else _BEYOND
+
+
+def fails(if_match: str | None, etag: str) -> bool:
+    """Strong comparison, as RFC 9110 requires it for If-Match: a weak tag never matches."""
+    if if_match is None or if_match.strip() == "*":
+        return False
+    return ("", etag) not in _ETAG.findall(if_match)
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:
     """Weak comparison, as RFC 9110 requires it for If-None-Match."""
     if if_none_match is None:
         return False
-    return if_none_match.strip() == "*" or etag in _ETAG.findall(if_none_match)
+    return if_none_match.strip() == "*" or any(etag == tag for _, tag in _ETAG.findall(if_none_match))
 
 
 def range_still_holds(if_range: str | None, etag: str) -> bool:
@@ -196,6 +210,19 @@ class Whole:
         raise AssertionError
 
 
+def without_body(request: Request, etag: str, headers: Mapping[str, str]) -> Response | None:
+    """The answer where a condition of the request says that it has no representation: 412 or 304 (RFC 9110, 13.2.2).
+
+    `headers`: those that a 304 has of the 200.
+    """
+    if fails(listed(request, "if-match"), etag):
+        detail = "This is no longer what If-Match names; begin again without it. ETag names what is here now."
+        return problems.response("precondition_failed", detail, headers={"ETag": etag})
+    if not_modified(listed(request, "if-none-match"), etag):
+        return Response(status_code=304, headers=dict(headers))
+    return None
+
+
 async def respond(
     request: Request, content: Representation, source: Readable, *, safety: Mapping[str, str] = SAFETY_HEADERS
 ) -> Response:
@@ -208,8 +235,8 @@ async def respond(
         "Cache-Control": CACHING,
         **safety,
     }
-    if not_modified(request.headers.get("if-none-match"), content.etag):
-        return Response(status_code=304, headers=headers)
+    if unsent := without_body(request, content.etag, headers):
+        return unsent
     await source.require()
     wanted = None
     if request.method == "GET" and range_still_holds(request.headers.get("if-range"), content.etag):
@@ -236,7 +263,7 @@ async def respond(
 
 
 class _Streamed(Response):
-    """Sends chunks until the last one, or until the client is gone or has stalled."""
+    """Sends chunks until the last one, or until the client is gone; the server cuts off one that stalls."""
 
     def __init__(
         self, first: Chunk, rest: AsyncGenerator[Chunk, None], status: int, headers: Mapping[str, str]
@@ -260,5 +287,4 @@ class _Streamed(Response):
 
     @staticmethod
     async def _send(send: Send, chunk: Chunk) -> None:
-        async with asyncio.timeout(STALLED_SECONDS):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})

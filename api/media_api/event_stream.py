@@ -1,8 +1,9 @@
 """Answers that are streams of server-sent events, for all routes that have one."""
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from fastapi import Query
 from fastapi.responses import StreamingResponse
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -21,6 +22,14 @@ EVENT_STREAM_CONTENT: Final[dict[str, Any]] = {
     }
 }
 """OpenAPI's."""
+LastEventIdInQuery = Annotated[
+    str | None,
+    Query(
+        alias="lastEventId",
+        description="As the header `Last-Event-ID`: libraries in place of a browser's EventSource send it here.",
+        json_schema_extra={"format": "cursor"},
+    ),
+]
 KEEP_ALIVE_SECONDS: Final = 15.0
 """Time between comments on an idle stream. Proxies end a connection that is silent for about a minute."""
 

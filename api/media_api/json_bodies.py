@@ -1,16 +1,20 @@
 """Small JSON bodies of requests."""
 
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from media_api import wrong_input
 from media_api.body import chunks, media_type_of
 from media_api.services import Services
 from media_core.errors import Refused
 
 M = TypeVar("M", bound=BaseModel)
+
+MOST_TOLD: Final = 10
+"""Members that are wrong, in one answer."""
 
 
 def json_request(model: type[BaseModel]) -> dict[str, Any]:
@@ -32,13 +36,10 @@ async def read_json(services: Services, request: Request, model: type[M], *, sha
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        wrong = [
-            {"where": ".".join(map(str, each["loc"])), "what": each["msg"].removeprefix("Value error, ")}
-            for each in error.errors(include_input=False, include_url=False, include_context=False)
-            if each["loc"]
-        ]
-        told = "".join(f" {each['where']}: {each['what']}." for each in wrong[:10])
-        raise Refused("invalid_request", f"The body must be {shape}.{told}", errors=wrong[:10]) from None
+        found = error.errors(include_input=False, include_url=False)
+        wrong = wrong_input.of_members(model.model_fields, found)[:MOST_TOLD]
+        said = f" {wrong_input.told(wrong)}" if wrong else ""
+        raise Refused("invalid_request", f"The body must be {shape}.{said}", errors=wrong) from None
 
 
 async def _body(request: Request, idle_seconds: float, at_most: int) -> bytes:
@@ -47,5 +48,5 @@ async def _body(request: Request, idle_seconds: float, at_most: int) -> bytes:
         async for chunk in received:
             body += chunk
             if len(body) > at_most:
-                raise Refused("invalid_request", f"The body may have {at_most} bytes.")
+                raise Refused("invalid_request", f"The body may have at most {at_most} bytes.")
     return bytes(body)

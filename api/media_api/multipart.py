@@ -5,7 +5,6 @@ after the last chunk. All that is not the file (preamble, part headers, fields, 
 without a file may also be urlencoded, as client libraries send one.
 """
 
-import difflib
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar
@@ -21,6 +20,7 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
 
 from media_api.body import chunks, media_type_of
 from media_api.filenames import filename_of, text_of
+from media_api.wrong_input import unknown
 from media_core.errors import Refused
 
 MAX_FIELDS: Final = 16
@@ -29,7 +29,6 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 """Most bytes of the request's body that are not the file."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
-MAX_SHOWN_CHARACTERS: Final = 64
 _URLENCODED: Final = "application/x-www-form-urlencoded"
 
 IGNORED_FIELDS: Final = frozenset(
@@ -128,7 +127,7 @@ class Form:
         if field not in self._known:
             if field in IGNORED_FIELDS:
                 return
-            raise _invalid(_unknown(shown, self._known))
+            raise _invalid(unknown(shown, self._known, "a field of this form"))
         if field in self._fields and field not in self._repeatable:
             raise _invalid("A form field was sent twice.")
 
@@ -235,13 +234,6 @@ def _text(name: str, value: bytearray) -> str:
 
 def _name_of(segment: MultipartSegment) -> str:
     return text_of((segment.name or "").encode("latin-1", "replace"))
-
-
-def _unknown(name: str, known: Collection[str]) -> str:
-    called = f"`{name}`" if name.isprintable() and 0 < len(name) <= MAX_SHOWN_CHARACTERS else "That"
-    near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS].lower(), known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(f'`{field}`' for field in known)}."
-    return f"{called} is not a field of this form; {hint}"
 
 
 @contextmanager

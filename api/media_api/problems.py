@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from media_api import wrong_input
 from media_api.methods import allowed
 from media_core.errors import Lost, Refused, Unavailable
 
@@ -50,6 +51,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "offset_mismatch": ProblemType(409, "Upload is at another offset"),
         "cursor_expired": ProblemType(410, "Cursor expired"),
         "upload_expired": ProblemType(410, "Upload expired"),
+        "precondition_failed": ProblemType(412, "Precondition failed"),
         "tus_version_unsupported": ProblemType(412, "Another version of tus"),
         "file_too_large": ProblemType(413, "File too large"),
         "quota_exceeded": ProblemType(413, "Storage quota exceeded"),
@@ -100,8 +102,13 @@ def response(
     content = problem(code, detail, facts)
     if "retry_after" in content:
         headers = {"Retry-After": str(content["retry_after"]), **(headers or {})}
+    return written(content, headers or {})
+
+
+def written(content: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    """The answer with this problem as its body."""
     body = json.dumps(content, ensure_ascii=False).encode()
-    return Response(body, PROBLEM_TYPES[code].status, dict(headers or {}), MEDIA_TYPE)
+    return Response(body, content["status"], dict(headers), MEDIA_TYPE)
 
 
 def internal_error() -> Response:
@@ -150,18 +157,11 @@ async def _lost(_request: Request, error: Exception) -> Response:
     return response(error.code, error.detail)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """One sentence for each wrong parameter. What the client sent is not repeated."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 (what it is registered for)
-    wrong = [
-        {
-            "where": ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]),
-            "what": entry["msg"].removeprefix("Value error, "),
-        }
-        for entry in error.errors()
-    ]
-    detail = " ".join(f"{entry['where']}: {entry['what']}." for entry in wrong)
-    return response("invalid_request", detail, {"errors": wrong})
+    wrong = wrong_input.of_request(request, error.errors())
+    return response("invalid_request", wrong_input.told(wrong), {"errors": wrong})
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -218,7 +218,7 @@ def described(*codes: str) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": " · ".join(dict.fromkeys(PROBLEM_TYPES[code].title for code in here)),
-            "headers": _HEADERS.get(status, {}),
+            "headers": {name: told for code in here for name, told in _HEADERS.get(code, {}).items()},
             "content": {
                 MEDIA_TYPE: {
                     "schema": {"$ref": "#/components/schemas/Problem"},
@@ -231,12 +231,15 @@ def described(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-_HEADERS: Final[Mapping[int | str, dict[str, Any]]] = {
-    401: {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string"}}},
-    403: {"WWW-Authenticate": {"description": "RFC 6750, naming the scope.", "schema": {"type": "string"}}},
-    416: {"Content-Range": {"description": "`bytes */size`.", "schema": {"type": "string"}}},
-    412: {"Tus-Version": {"description": "The versions that are spoken.", "schema": {"type": "string"}}},
-    423: _RETRY_AFTER,
-    425: _RETRY_AFTER,
-    503: _RETRY_AFTER,
+_HEADERS: Final[Mapping[str, dict[str, Any]]] = {
+    "unauthorized": {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string"}}},
+    "insufficient_scope": {
+        "WWW-Authenticate": {"description": "RFC 6750, naming the scope.", "schema": {"type": "string"}}
+    },
+    "precondition_failed": {"ETag": {"description": "Of what is here now.", "schema": {"type": "string"}}},
+    "range_not_satisfiable": {"Content-Range": {"description": "`bytes */size`.", "schema": {"type": "string"}}},
+    "tus_version_unsupported": {
+        "Tus-Version": {"description": "The versions that are spoken.", "schema": {"type": "string"}}
+    },
+    **dict.fromkeys(("upload_locked", "scan_pending", "thumbnail_pending", "suspended", "unavailable"), _RETRY_AFTER),
 }

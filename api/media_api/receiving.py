@@ -9,6 +9,7 @@ from fastapi import Header, Request
 
 from media_api.identifiers import ROOM_SCHEMA, known_room
 from media_api.multipart import Form
+from media_api.request_headers import listed
 from media_api.request_middleware import request_id_of
 from media_api.services import Services
 from media_core.errors import Refused
@@ -48,13 +49,18 @@ FILE_FIELDS: Final[Mapping[str, Any]] = {
 MAX_DIGEST_CHARACTERS: Final = 1024
 """All algorithms that are registered need about 300. A header of 128 KiB took the parser up to 180 ms."""
 
-Digest = Annotated[
-    str | None,
-    Header(
+
+def _digest_header(name: str) -> Any:
+    return Header(
+        alias=name,
         description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives.",
         json_schema_extra={"format": "digest"},
-    ),
-]
+    )
+
+
+# For the description alone: `announced_digest` reads all lines of both.
+ContentDigest = Annotated[str | None, _digest_header("content-digest")]
+ReprDigest = Annotated[str | None, _digest_header("repr-digest")]
 IdempotencyKey = Annotated[
     str | None,
     Header(max_length=255, description="The same key again within 24 hours is answered like the first time."),
@@ -102,6 +108,11 @@ async def keep(
         operation=operation,
         request_id=request_id_of(request),
     )
+
+
+def announced_digest(request: Request) -> str | None:
+    """See `file_digest`."""
+    return file_digest(listed(request, "content-digest"), listed(request, "repr-digest"))
 
 
 def file_digest(*headers: str | None) -> str | None:

@@ -28,6 +28,8 @@ into one read. Browsers do not pipeline."""
 LINGER_SECONDS: Final = 30.0
 """How long the rest of a refused request's body is read and dropped. Closing at once would reset the connection, and
 the client might lose the answer."""
+STALLED_SECONDS: Final = 300.0
+"""A client that takes no byte of its answer for this long is cut off. A download can be continued with a Range."""
 
 _ASKS_FOR_104: Final = draft.INTEROP.lower().encode()
 
@@ -66,6 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _trailer_bytes = 0
     _body_in_chunk = 0
     _deadline: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _is_told_again = False
     """Whether a new parser is being fed the head of the request under way."""
 
@@ -78,7 +81,32 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_deadline()
+        self._end_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._begin_stall()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_stall()
+
+    def _begin_stall(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(STALLED_SECONDS, self._check_stall, unsent)
+
+    def _check_stall(self, unsent: int) -> None:
+        # `close` would wait for the bytes to be taken, so the connection would stay.
+        if self.transport.get_write_buffer_size() < unsent:
+            self._begin_stall()
+        else:
+            self.transport.abort()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() and self._in_head:
@@ -142,7 +170,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if len(self.pipeline) >= MAX_PIPELINED:
             self.transport.abort()
-        elif self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)):
+        elif (
+            self._check_head(len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers))
+            and self._check_fields()
+        ):
             self._in_head = False
             self._end_deadline()
             if any(name == _ASKS_FOR_104 for name, _ in self.headers):
@@ -209,6 +240,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES:
             self._refuse("headers_too_large", f"The request line and headers may have {MAX_HEAD_BYTES} bytes in all.")
         return size <= MAX_HEAD_BYTES
+
+    def _check_fields(self) -> bool:
+        """Refuses what no server may take: RFC 9112, 3.2 and 6.1. The parser lets it pass."""
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and version != "1.0"):
+            self._refuse("bad_request", "Send one Host header.")
+            return False
+        if any(name == b"transfer-encoding" and value.strip().lower() != b"chunked" for name, value in self.headers):
+            self._refuse("bad_request", "A body may have the Transfer-Encoding `chunked`, and no other.")
+            return False
+        if version == "1.0":
+            self.expect_100_continue = False  # RFC 9110, 10.1.1
+        return True
 
     def _check_trailer(self, received: int) -> None:
         """Limits the bytes after the head that are no body: chunk lengths and the trailer. Many are an attack."""

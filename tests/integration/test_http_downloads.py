@@ -3,6 +3,7 @@
 import asyncio
 import io
 import secrets
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from media_api import server
 from media_core.thumbnails import SIZES
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, oriented, photo, recording
@@ -130,6 +132,22 @@ async def test_a_client_that_has_it_already_is_told_so(api: Api) -> None:
             assert (answer.status_code, answer.content) == (304, b"")
             assert answer.headers["etag"] == f'"{uploaded["sha256"]}"'
         assert (await client.get(path_of(uploaded), headers={"If-None-Match": '"x"'})).status_code == 200
+        lines = [("If-None-Match", '"x"'), ("If-None-Match", f'"{uploaded["sha256"]}"')]
+        assert (await client.get(path_of(uploaded), headers=lines)).status_code == 304
+
+
+async def test_a_client_that_goes_on_with_a_file_that_is_another_one_is_told_so(api: Api) -> None:
+    async with api.client() as client:
+        picture = await clean(api, client, photo(40, 30), "p.jpg")
+        for path in (path_of(picture), f"{path_of(picture)}/thumbnail"):
+            etag = (await client.get(path)).headers["etag"]
+            for met in (etag, "*", f'"x", {etag}'):
+                assert (await client.get(path, headers={"If-Match": met})).status_code == 200
+            for unmet in ('"x"', f"W/{etag}"):
+                for condition in ({}, {"If-None-Match": etag}, {"Range": "bytes=0-1"}):
+                    answer = await client.get(path, headers={"If-Match": unmet, **condition})
+                    problem(answer, 412, "precondition_failed")
+                    assert answer.headers["etag"] == etag
 
 
 @pytest.mark.parametrize(
@@ -183,6 +201,31 @@ async def read_paths(client: httpx.AsyncClient, uploaded: dict[str, Any]) -> dic
         "signed": await client.get(f"/v1/media/signed/{uploaded['media_id']}"),
         "signed thumbnail": await client.get(f"/v1/media/signed/{uploaded['media_id']}", params={"thumbnail": True}),
     }
+
+
+async def test_a_client_that_takes_no_byte_of_its_answer_loses_its_connection(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: asyncio.Queue[int] = asyncio.Queue()
+    here, connection_lost = asyncio.get_running_loop(), server.BoundedProtocol.connection_lost
+
+    def noted(connection: server.BoundedProtocol, error: Exception | None) -> None:
+        connection_lost(connection, error)
+        assert connection.client is not None
+        here.call_soon_threadsafe(lost.put_nowait, connection.client[1])
+
+    monkeypatch.setattr(server, "STALLED_SECONDS", 0.5)
+    monkeypatch.setattr(server.BoundedProtocol, "connection_lost", noted)
+    async with api.client() as client:
+        uploaded = await clean(api, client, secrets.token_bytes(40 * MIB))
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        stalled.connect(api.address)
+        head = f"GET {path_of(uploaded)} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token()}\r\n\r\n"
+        stalled.sendall(head.encode())
+        async with asyncio.timeout(60):
+            while await lost.get() != stalled.getsockname()[1]:
+                pass
 
 
 async def test_before_its_verdict_a_file_can_be_seen_and_not_read(api: Api) -> None:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from media_api import server
+from media_api.wrong_input import TIME
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, anybody, eventually, log_lines, problem, process, upload
 from tests.integration.tenancy import GENEROUS
@@ -64,6 +65,63 @@ async def test_wrong_parameters_are_named_and_not_echoed(api: Api) -> None:
     assert "<script>" not in answer.text
 
 
+SENTENCES = (
+    ("/v1/jobs", "limit=ten", "limit: it must be a whole number from 1 to 200."),
+    ("/v1/jobs", "limit=201", "limit: it must be a whole number from 1 to 200."),
+    ("/v1/jobs", f"limit={'9' * 5000}", "limit: it must be a whole number from 1 to 200."),
+    ("/v1/media", "type=picture", "type: it must be image, audio, video or document."),
+    ("/v1/media", "name=", "name: it must have 1 to 255 characters."),
+    ("/v1/media", "name=%00", "name: it must be a text without NUL."),
+    ("/v1/media", "&".join(f"label=a{n}=b" for n in range(17)), "label: it must have at most 16 entries."),
+    ("/v1/media", "created_after=2026-01-01T00:00:00", f"created_after: {TIME}."),
+    ("/v1/media", "created_after=2026-01-01T00:00:00+01:00", f"created_after: {TIME}."),
+    ("/v1/media", "created_before=2026-13-01T00:00:00Z", f"created_before: {TIME}."),
+    ("/v1/events", "type=stored&type=x", "type: it must be stored, scanned, thumbnail, transcript, "),
+    ("/v1/transcripts/search", "limit=5", "q: it is needed."),
+    (f"/v1/media/signed/{UNKNOWN}", "thumbnail=perhaps", "thumbnail: it must be true or false."),
+    (f"/v1/media/signed/{UNKNOWN}", "expires_in=soon", "expires_in: it must be a whole number, at least 1."),
+    (f"/v1/media/download/{UNKNOWN}/thumbnail", "size=3", "size: it must be 160, 320, 640 or 1024."),
+    (
+        "/v1/jobs/job-01JD0Z3V5QH7W8K2M4N6P8R0T3/transcript.srt",
+        "max_seconds=x",
+        "max_seconds: it must be a number from",
+    ),
+    ("/v1/jobs/job-01JD0Z3V5QH7W8K2M4N6P8R0T3/transcript.srt", "max_seconds=nan", "max_seconds: it must be a number f"),
+)
+BODIES = (
+    (
+        "PATCH",
+        f"/v1/media/{UNKNOWN}",
+        {"filname": "a"},
+        "filname: `filname` is not a member of this body; did you mean",
+    ),
+    ("PATCH", f"/v1/media/{UNKNOWN}", {"filename": 5}, "filename: it must be a text."),
+    ("PATCH", f"/v1/media/{UNKNOWN}", {"tenant_scope": "yes"}, "tenant_scope: it must be true or false."),
+    ("PATCH", f"/v1/media/{UNKNOWN}", {"labels": []}, "labels: it must be an object."),
+    ("PATCH", f"/v1/media/{UNKNOWN}", {"labels": {"a": 5}}, "labels.a: it must be a text."),
+    ("POST", "/v1/media/sign", {}, "media_ids: it is needed."),
+    ("POST", "/v1/media/sign", {"media_ids": []}, "media_ids: it must have 1 to 200 entries."),
+    ("POST", "/v1/media/sign", {"media_ids": "x"}, "media_ids: it must be a list."),
+    ("POST", "/v1/media/sign", {"media_ids": ["x" * 65]}, "media_ids.0: it must have at most 64 characters."),
+    (
+        "POST",
+        "/v1/media/sign",
+        {"media_ids": ["x"], "expires_in": 0.5},
+        "expires_in: it must be a whole number, at least",
+    ),
+)
+
+
+async def test_a_refusal_says_in_a_sentence_what_a_parameter_must_be(api: Api) -> None:
+    async with api.client("root") as client:
+        for path, query, said in SENTENCES:
+            assert said in problem(await client.get(f"{path}?{query}"), 422, "invalid_request")["detail"]
+        for method, path, body, said in BODIES:
+            detail = problem(await client.request(method, path, json=body), 422, "invalid_request")["detail"]
+            assert said in detail
+            assert "?." not in detail
+
+
 async def test_every_answer_bears_a_request_id_the_clients_own_if_it_is_one(api: Api) -> None:
     async with api.client() as client:
         for path in ("/v1/usage", "/nothing", "/healthz", f"/v1/media/{UNKNOWN}/info"):
@@ -84,6 +142,29 @@ async def test_what_is_not_http_is_a_400_problem(api: Api) -> None:
         assert b"x-request-id: " in head.lower()
         assert b"connection: close" in head.lower()
         assert body["code"] == "bad_request"
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"GET /healthz HTTP/1.1\r\n", "Send one Host header."),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n", "Send one Host header."),
+        (
+            b"POST /v1/transcribe HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n",
+            "A body may have the Transfer-Encoding `chunked`, and no other.",
+        ),
+    ],
+)
+async def test_a_request_that_rfc_9112_has_refused_is_refused(api: Api, head: bytes, said: str) -> None:
+    answer, body = await raw(api, head + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert (body["code"], body["detail"]) == ("bad_request", said)
+
+
+async def test_a_client_of_http_1_0_needs_no_host_and_is_sent_no_100(api: Api) -> None:
+    form = b"POST /v1/media/upload HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 0\r\n"
+    answer, _ = await raw(api, form + f"Authorization: Bearer {api.token()}\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 422 ")
 
 
 async def test_smuggled_lengths_are_refused(api: Api) -> None:

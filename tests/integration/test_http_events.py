@@ -113,8 +113,11 @@ async def test_a_stream_tells_what_happens_and_goes_on_after_the_last_event(api:
         assert first[2][2]["data"] == {"scan_status": "clean"}
         # Meanwhile nobody listens.
         await client.delete(f"/v1/media/{one['media_id']}")
+        async with listening(client, lastEventId=first[1][1], cursor=first[0][1]) as stream:
+            by_query = await stream.take(2)
         async with listening(client, first[1][1]) as stream:
             rest = await stream.take(2)
+        assert rest == by_query
         assert [kind for kind, _, _ in rest] == ["scanned", "deleted"]
         async with listening(client, rest[-1][1]) as stream:
             await stream.lines.__anext__()

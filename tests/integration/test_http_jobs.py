@@ -537,6 +537,8 @@ async def test_an_ended_job_is_told_whole_and_a_late_watcher_goes_on_where_it_wa
             whole = await events.rest()
         async with watching(client, job_id, **{"Last-Event-ID": "0"}) as events:
             late = await events.rest()
+        async with client.stream("GET", f"/v1/jobs/{job_id}/events?lastEventId=0") as answer:
+            assert [line async for line in answer.aiter_lines() if line.startswith("id: ")] == ["id: 1"]
         async with watching(client, job_id, **{"Last-Event-ID": "nonsense"}) as events:
             confused = await events.rest()
     assert [(name, identifier) for name, identifier, _ in whole] == [

@@ -9,7 +9,7 @@ import pytest
 
 from media_core import listing
 from tests.fixtures.media import film, photo, recording
-from tests.integration.api_server import Api, problem, upload
+from tests.integration.api_server import Api, anybody, problem, upload
 
 
 def somebody() -> str:
@@ -291,3 +291,44 @@ async def test_a_list_tells_as_many_rooms_of_a_file_as_one_can_use_and_info_tell
             assert "more_rooms" not in complete
     async with api.client("bob", rooms=[rooms[2999]]) as in_the_last_room:
         assert (await in_the_last_room.get(f"/v1/media/{media_id}/info")).json()["data"]["rooms"] == [rooms[2999]]
+
+
+TYPOS = (
+    ("/v1/media", "scan_staus=clean", "`scan_staus` is not a parameter of this list; did you mean `scan_status`?"),
+    ("/v1/media", "lable=a=b", "`lable` is not a parameter of this list; did you mean `label`?"),
+    ("/v1/jobs", "status=completed", "`status` is not a parameter of this list; it has `limit`, `cursor`."),
+    ("/v1/rooms/garden/files", "Type=image", "`Type` is not a parameter of this list; did you mean `type`?"),
+    ("/v1/events", "types=stored", "`types` is not a parameter of this list; did you mean `type`?"),
+    (
+        "/v1/transcripts/search",
+        "q=x&langauge=en",
+        "`langauge` is not a parameter of this list; did you mean `language`?",
+    ),
+    ("/v1/media", "%00=x", "That is not a parameter of this list; it has `owner`, "),
+    ("/v1/media", "type=image&type=video", "type: it was sent twice; this list takes it once."),
+    ("/v1/jobs", "limit=1&limit=2", "limit: it was sent twice; this list takes it once."),
+)
+
+
+@pytest.mark.parametrize(("path", "query", "said"), TYPOS)
+async def test_a_parameter_that_a_list_does_not_take_is_refused_and_the_nearest_named(
+    api: Api, path: str, query: str, said: str
+) -> None:
+    async with api.client() as client, anybody(api.base) as nobody:
+        assert problem(await client.get(f"{path}?{query}"), 422, "invalid_request")["detail"].startswith(said)
+        problem(await nobody.get(f"{path}?{query}"), 401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["/v1/media", "/v1/jobs", "/v1/rooms/garden/files", "/v1/events"])
+async def test_what_says_nothing_of_a_list_is_passed_over(api: Api, path: str) -> None:
+    neutral = "_=1795964215&_=2&utm_source=mail&cb=7&fbclid=x"
+    async with api.client() as client:
+        plain, decorated = [await client.get(f"{path}?limit=2&{added}") for added in ("", neutral)]
+    assert decorated.status_code == 200
+    assert decorated.json() == plain.json()
+
+
+async def test_what_may_come_several_times_may(api: Api) -> None:
+    async with api.client() as client:
+        for query in ("/v1/media?label=a=b&label=c=d", "/v1/events?type=stored&type=scanned"):
+            assert (await client.get(query)).status_code == 200

@@ -242,6 +242,45 @@ async def test_errors_are_what_the_official_client_expects(api: Api) -> None:
             await reader.audio.transcriptions.create(file=FILE, model="whisper-1")
 
 
+async def test_an_error_is_a_problem_that_has_openais_shape_too(api: Api) -> None:
+    async with api.client() as client, api.client(scopes=["media:read"]) as reader:
+        for answer, status, code, kind in (
+            (
+                await client.post(TRANSCRIPTIONS, files={"file": ("a.wav", b"")}),
+                422,
+                "empty_file",
+                "invalid_request_error",
+            ),
+            (await client.post(TRANSCRIPTIONS, json={}), 415, "unsupported_media_type", "invalid_request_error"),
+            (await reader.post(TRANSCRIPTIONS, json={}), 403, "insufficient_scope", "invalid_request_error"),
+        ):
+            body = problem(answer, status, code)
+            assert body["error"] == {"message": body["detail"], "type": kind, "param": None, "code": code}
+    async with client_of(api) as official:
+        with pytest.raises(openai.UnprocessableEntityError) as refused:
+            await official.audio.transcriptions.create(file=FILE, model="whisper-1", language="martian")
+    assert (refused.value.code, refused.value.type) == ("invalid_request", "invalid_request_error")
+    assert "ISO 639-1" in refused.value.body["message"]  # type: ignore[index]
+
+
+async def test_what_the_official_client_sends_of_chunking_is_taken(api: Api) -> None:
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        beside.create_task(work(api))
+        answer = await client.audio.transcriptions.create(
+            file=FILE,
+            model="whisper-1",
+            temperature=0.2,
+            include=["logprobs"],
+            chunking_strategy={
+                "type": "server_vad",
+                "threshold": 0.5,
+                "prefix_padding_ms": 300,
+                "silence_duration_ms": 200,
+            },
+        )
+    assert answer.text == TEXT
+
+
 async def test_the_file_is_kept_and_counted_like_any_other(api: Api) -> None:
     data = recording([550, 660], "wav", "pcm_s16le")
     async with api.client() as client, asyncio.TaskGroup() as beside:

@@ -406,6 +406,13 @@ async def test_what_is_not_as_tus_has_it_is_refused(api: Api) -> None:
             sent = {name: value.encode() for name, value in {**TUS, **wrong}.items()}
             problem(await client.post(UPLOADS, headers=sent), 400, "bad_request")
         where = await begin(client, 3)
+        unseen = await client.head(where, headers={"Tus-Resumable": "0.2.2"})
+        assert (unseen.status_code, unseen.headers["tus-version"]) == (412, "1.0.0")
+        assert "upload-offset" not in unseen.headers
+        for method, path, allowed in (("PUT", where, "DELETE, GET, HEAD, PATCH"), ("GET", UPLOADS, "POST")):
+            refused = await client.request(method, path, headers=TUS)
+            problem(refused, 405, "method_not_allowed")
+            assert (refused.headers["tus-resumable"], refused.headers["allow"]) == ("1.0.0", allowed)
         problem(await client.patch(where, headers={**TUS, "Upload-Offset": "0"}), 415, "unsupported_media_type")
         problem(await client.patch(where, headers=BODY), 400, "bad_request")
         assert problem(await send(client, where, b"x", 1), 409, "offset_mismatch")["offset"] == 0

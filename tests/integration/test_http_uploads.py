@@ -79,6 +79,25 @@ async def test_an_upload_in_chunks_that_offers_an_upgrade_is_an_upload(api: Api)
     writer.close()
 
 
+async def test_a_compressed_body_is_refused_and_not_stored_as_the_file(fresh_api: Api) -> None:
+    before = await left(fresh_api)
+    compressed = {"Content-Encoding": "gzip"}
+    tus = {**compressed, "Tus-Resumable": "1.0.0", "Upload-Length": "5"}
+    tus["Content-Type"] = "application/offset+octet-stream"
+    async with fresh_api.client() as client:
+        files = {"file": ("a.txt", b"bytes")}
+        for answer in (
+            await client.post("/v1/media/upload", files=files, headers=compressed),
+            await client.post("/v1/transcribe", files=files, headers=compressed),
+            await client.post("/v1/media/sign", json={"media_ids": ["x"]}, headers=compressed),
+            await client.post("/v1/media/uploads", content=b"bytes", headers=tus),
+        ):
+            assert "without Content-Encoding" in problem(answer, 415, "unsupported_media_type")["detail"]
+        assert await left(fresh_api) == before
+        as_it_is = {"Content-Encoding": "identity"}
+        assert (await client.post("/v1/media/upload", files=files, headers=as_it_is)).status_code == 201
+
+
 async def test_the_body_of_a_request_is_never_run_as_one(api: Api) -> None:
     hidden = f"GET /v1/usage HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token()}\r\n\r\n".encode()
     reader, writer = await asyncio.open_connection(*api.address)
@@ -265,6 +284,9 @@ async def test_a_digest_that_was_sent_is_compared(api: Api, header: str) -> None
         problem(await send(f"sha-256=:{wrong}:"), 400, "digest_mismatch")
         problem(await send("sha-256=:AAAA:"), 400, "bad_request")
         problem(await send("sha-256=:not base64!:"), 400, "bad_request")
+        lines = [(header, "sha-512=:AAAA:"), (header, f"sha-256=:{wrong}:")]
+        for path in (UPLOAD, "/v1/transcribe"):
+            problem(await client.post(path, files={"file": ("a", data)}, headers=lines), 400, "digest_mismatch")
 
 
 async def test_an_idempotency_key_gives_the_same_answer_again_and_no_second_file(api: Api) -> None:

@@ -488,3 +488,15 @@ async def test_watch_prints_events_as_they_come(api: Api, tmp_path: Path) -> Non
         await terminal.until(f"deleted  {media_id}")
         terminal.process.send_signal(signal.SIGINT)
         assert await terminal.end() == 130
+
+
+async def test_watch_says_that_it_waits_for_a_file_that_nobody_showed_it(api: Api, alice: Cli, tmp_path: Path) -> None:
+    media_id = (await alice("upload", alice.file("a.bin", b"of alice"), "--json")).data["media_id"]
+    walt = Cli(api, api.token("walt"), tmp_path)
+    process = await walt.start("watch", "--file", media_id)
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        said = (await process.stderr.readline()).decode()
+    assert said == f"mediactl: there is no file {media_id} that you may see; waiting for one\n"
+    process.send_signal(signal.SIGINT)
+    await process.wait()

@@ -85,8 +85,10 @@ async def test_tuspy_uploads_with_checksums_and_goes_on_in_another_process(
         {"chunkSize": 100 * MIB},
         {"chunkSize": 3 * MIB, "abortAfter": 6 * MIB},
         {"chunkSize": 100 * MIB, "parallelUploads": 3},
+        {"chunkSize": 5 * MIB, "uploadDataDuringCreation": True, "overridePatchMethod": True},
+        {"chunkSize": 5 * MIB, "uploadLengthDeferred": True},
     ],
-    ids=["one request", "aborted and resumed", "parallel"],
+    ids=["one request", "aborted and resumed", "parallel", "from the creation on, without PATCH", "of unknown length"],
 )
 async def test_tus_js_client_uploads(api: Api, file: Path, script: Path, how: dict[str, int]) -> None:
     asked = {"endpoint": api.base + UPLOADS, "token": api.token(), "path": str(file), **how}

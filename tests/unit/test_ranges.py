@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_api.downloads import byte_range, not_modified, range_still_holds
+from media_api.downloads import byte_range, fails, not_modified, range_still_holds
 from media_core.errors import Refused
 
 ETAG = '"9f86d0"'
@@ -24,6 +24,11 @@ ETAG = '"9f86d0"'
         ("bytes= 5-6 ", 5, 2),
         ("BYTES=5-6", 5, 2),
         ("bytes=5-6, 9-10", 5, 2),
+        ("bytes=5-6,", 5, 2),
+        ("bytes=,, 5-6", 5, 2),
+        (f"bytes=5-{'9' * 30}", 5, 95),
+        (f"bytes=-{'9' * 30}", 0, 100),
+        (f"bytes={'0' * 30}5-6", 5, 2),
     ],
 )
 def test_the_first_range_is_answered(header: str, start: int, length: int) -> None:
@@ -40,6 +45,7 @@ def test_the_first_range_is_answered(header: str, start: int, length: int) -> No
         "",
         "bytes",
         "bytes=",
+        "bytes=,",
         "bytes=-",
         "bytes=5",
         "bytes=a-b",
@@ -53,7 +59,9 @@ def test_what_is_no_range_gets_everything(header: str | None) -> None:
     assert byte_range(header, 100) is None
 
 
-@pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=999999999999999999-"])
+@pytest.mark.parametrize(
+    "header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=999999999999999999-", f"bytes={'9' * 30}-"]
+)
 def test_a_range_beyond_the_end_is_refused_with_the_size(header: str) -> None:
     with pytest.raises(Refused) as refused:
         byte_range(header, 100)
@@ -95,3 +103,21 @@ def test_a_client_that_has_it_is_told_so(header: str | None, same: bool) -> None
 )
 def test_a_range_of_another_version_is_not_sent(header: str | None, holds: bool) -> None:
     assert range_still_holds(header, ETAG) is holds
+
+
+@pytest.mark.parametrize(
+    ("header", "failed"),
+    [
+        (None, False),
+        ("*", False),
+        (ETAG, False),
+        (f'"x", {ETAG}', False),
+        (f'W/"x", {ETAG}', False),
+        ("", True),
+        ('"x"', True),
+        (f"W/{ETAG}", True),
+        (f'W/{ETAG}, "x"', True),
+    ],
+)
+def test_if_match_compares_strongly(header: str | None, failed: bool) -> None:
+    assert fails(header, ETAG) is failed

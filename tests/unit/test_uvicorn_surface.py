@@ -32,18 +32,20 @@ REPLACED = {
     "on_body": ["self", "body"],
     "on_message_complete": ["self"],
     "on_response_complete": ["self"],
+    "pause_writing": ["self"],
+    "resume_writing": ["self"],
     "shutdown": ["self"],
     "send_400_response": ["self", "msg"],
 }
 """Methods of uvicorn's protocol that ours overrides, and their parameters."""
 USED = {
     *("client", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "transport", "url"),
-    *("_unset_keepalive_if_required",),
+    *("_unset_keepalive_if_required", "expect_100_continue"),
 }
 """Attributes of uvicorn's protocol that ours reads, sets or calls beside those."""
 OF_FLOW = {"pause_reading", "resume_reading"}
 OF_CYCLE = {"body", "disconnected", "message_event", "response_complete", "response_started"}
-OF_PARSER = {"feed_data", "should_upgrade"}
+OF_PARSER = {"feed_data", "get_http_version", "should_upgrade"}
 
 SAME = f"uvicorn {uvicorn.__version__} is not as media_api.server knows it. {__doc__}"
 

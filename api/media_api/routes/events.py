@@ -13,10 +13,16 @@ from fastapi.sse import format_sse_event
 
 from media_api import problems
 from media_api.auth import Reader
-from media_api.event_stream import EVENT_STREAM, EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
+from media_api.event_stream import (
+    EVENT_STREAM,
+    EVENT_STREAM_CONTENT,
+    KEEP_ALIVE_SECONDS,
+    LastEventIdInQuery,
+    event_stream,
+)
 from media_api.identifiers import known_id
 from media_api.models import Event, EventPage
-from media_api.routes.parameters import next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import KnownOnly, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.errors import Unavailable
 from media_core.events import Place, Type, is_wanted
@@ -41,6 +47,7 @@ _MOST: Final = 2**63
 )
 async def list_events(
     caller: Reader,
+    _known: KnownOnly,
     services: Wired,
     request: Request,
     cursor: Annotated[
@@ -66,6 +73,7 @@ async def list_events(
             json_schema_extra={"format": "cursor"},
         ),
     ] = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
 ) -> EventPage | StreamingResponse:
     """What happened to the files that you may see: `stored`, `scanned` with each verdict, `thumbnail`, `transcript`,
     `changed` (name, labels or tenant_scope), `attached`, `removed`, `deleted`.
@@ -74,10 +82,10 @@ async def list_events(
     `transcript` is told to whoever asked for it. Every event of a file comes once, in order; none is missed by who goes
     on with the cursor.
     """
-    streamed = EVENT_STREAM in request.headers.get("accept", "")
+    streamed = EVENT_STREAM in request.headers.get("accept", "").lower()
     if media_id is not None:
         media_id = known_id(media_id)
-    known = (last_event_id if streamed else None) or cursor
+    known = ((last_event_id or last_event_id_in_query) if streamed else None) or cursor
     if known:
         place = await services.events.checked(_place(known))
     elif (start or ("now" if streamed else "oldest")) == "now":

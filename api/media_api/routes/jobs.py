@@ -15,9 +15,9 @@ from fastapi.sse import format_sse_event
 
 from media_api import downloads, problems
 from media_api.auth import JobOwner
-from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
+from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, LastEventIdInQuery, event_stream
 from media_api.models import Data, Job, Page, Segment
-from media_api.routes.parameters import Cursor, JobId, next_cursor, read_cursor
+from media_api.routes.parameters import Cursor, JobId, KnownOnly, next_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core import transcripts
 from media_core.errors import Refused, Unavailable, not_found
@@ -32,6 +32,7 @@ router = APIRouter(tags=["Jobs"])
 @router.get("/v1/jobs", responses=problems.described("invalid_request"), response_model_exclude_unset=True)
 async def list_jobs(
     caller: JobOwner,
+    _known: KnownOnly,
     services: Wired,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in the answer, 1 to 200.")] = 50,
     cursor: Cursor = None,
@@ -164,10 +165,12 @@ async def watch_job(
     services: Wired,
     job_id: JobId,
     last_event_id: Annotated[str | None, Header(description="Go on after this segment.")] = None,
+    last_event_id_in_query: LastEventIdInQuery = None,
 ) -> StreamingResponse:
     """Watch a job. May end early when the service restarts or the token expires; connect again with `Last-Event-ID`."""
     job = await services.jobs.find(caller, job_id)
-    after = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 10 else -1
+    known = last_event_id or last_event_id_in_query or ""
+    after = int(known) if known.isdecimal() and len(known) < 10 else -1
     return event_stream(_events(services, caller, job, after))
 
 

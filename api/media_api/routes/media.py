@@ -13,10 +13,11 @@ from media_api.models import Change, Data, Job, Media, MediaInfo
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
-    Digest,
+    ContentDigest,
     IdempotencyKey,
+    ReprDigest,
+    announced_digest,
     begin_upload,
-    file_digest,
     keep,
     read_form,
 )
@@ -75,12 +76,12 @@ async def upload_media(
     services: Wired,
     request: Request,
     response: Response,
-    content_digest: Digest = None,
-    repr_digest: Digest = None,
+    _content_digest: ContentDigest = None,
+    _repr_digest: ReprDigest = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Data[Media]:
     """Upload a file. The same bytes again make a new `media_id` and are stored once."""
-    digest = file_digest(content_digest, repr_digest)
+    digest = announced_digest(request)
     async with await begin_upload(services, request, digest) as upload:
         form = await read_form(services, request, upload, FILE_FIELDS)
         uploaded = await keep(upload, form, caller, request, idempotency_key)
@@ -115,7 +116,7 @@ _BYTES: Final[dict[int | str, dict[str, Any]]] = {
 _DOWNLOAD: Final = "/v1/media/download/{media_id}"
 _DOWNLOAD_RESPONSES: Final = {
     **_BYTES,
-    **problems.described(*UNREADABLE, "range_not_satisfiable"),
+    **problems.described(*UNREADABLE, "precondition_failed", "range_not_satisfiable"),
 }
 _THUMBNAIL_RESPONSES: Final = {
     200: {
@@ -126,14 +127,15 @@ _THUMBNAIL_RESPONSES: Final = {
         },
     },
     304: _BYTES[304],
-    **problems.described(*UNREADABLE, "invalid_request"),
+    **problems.described(*UNREADABLE, "precondition_failed", "invalid_request"),
 }
 
 
 @router.head(_DOWNLOAD, name="head_media", response_class=Response, responses=_DOWNLOAD_RESPONSES)
 @router.get(_DOWNLOAD, name="download_media", response_class=Response, responses=_DOWNLOAD_RESPONSES)
 async def download_media(caller: Reader, services: Wired, request: Request, media_id: MediaId) -> Response:
-    """The bytes of a file, or of a thumbnail by its `thumbnail_id`. Takes `Range`, `If-Range`, `If-None-Match`."""
+    """The bytes of a file, or of a thumbnail by its `thumbnail_id`. Takes `Range`, `If-Range`, `If-Match`,
+    `If-None-Match`."""
     source = media_id_of_thumbnail(media_id)
     item = await services.library.find(caller, source or media_id, "read")
     content, readable = (
@@ -158,8 +160,8 @@ async def download_thumbnail(
     serving.require_thumbnail(item)
     etag = f'"{item.thumbnail_sha256}-{size}-{image_format}"'
     headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": downloads.CACHING, **downloads.SAFETY_HEADERS}
-    if downloads.not_modified(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
+    if unsent := downloads.without_body(request, etag, headers):
+        return unsent
     picture = await serving.master_of(services, item)
     if (size, image_format) != (ThumbnailSize.LARGEST, "webp"):
         try:

@@ -14,6 +14,7 @@ from media_api.models import MediaInfo, Page
 from media_api.routes.parameters import (
     CategoryFilter,
     Cursor,
+    KnownOnly,
     LabelFilters,
     RoomFilter,
     next_cursor,
@@ -21,6 +22,7 @@ from media_api.routes.parameters import (
     read_cursor,
 )
 from media_api.services import Wired
+from media_api.wrong_input import TIME
 from media_core.listing import Order, Place, Position, Status, Wanted
 
 router = APIRouter(tags=["Media"])
@@ -31,7 +33,7 @@ _BEGINS: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 def _as_text(text: str) -> str:
     """pydantic takes a number for seconds since 1970."""
     if not _BEGINS.match(text):
-        raise ValueError("it must be an RFC 3339 time such as 2026-05-17T14:00:00Z")
+        raise ValueError(TIME)
     return text
 
 
@@ -46,6 +48,7 @@ Sort = Literal["created", "-created", "name", "-name", "size", "-size"]
 )
 async def list_media(
     caller: Reader,
+    _known: KnownOnly,
     services: Wired,
     owner: Annotated[
         str,

@@ -8,12 +8,13 @@ ends where the client goes away; the job goes on.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Final, Literal, cast
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.sse import format_sse_event
 
 from media_api import problems
@@ -30,13 +31,38 @@ from media_core.errors import Refused, Unavailable
 from media_core.jobs import Job, TranscriptionRequest
 from media_core.tokens import Claims
 
-router = APIRouter(tags=["Jobs"])
+
+class _OpenAiRoute(APIRoute):
+    """Its problems have OpenAI's `error` beside their own members: OpenAI's clients show what that says."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answered = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await answered(request)
+            except Exception as error:
+                refused = await problems.of_error(request, error)
+            body = json.loads(bytes(refused.body))
+            kind = "server_error" if refused.status_code >= 500 else "invalid_request_error"
+            told = {"message": body["detail"], "type": kind, "param": None, "code": body["code"]}
+            kept = {name: value for name, value in refused.headers.items() if name not in _OF_THE_BODY}
+            return problems.written(body | {"error": told}, kept)
+
+        return handler
+
+
+_OF_THE_BODY: Final = ("content-length", "content-type")
+
+router = APIRouter(tags=["Jobs"], route_class=_OpenAiRoute)
 
 Task = Literal["transcribe", "translate"]
 
 FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 _GRANULARITIES: Final = "timestamp_granularities[]"
 _REPEATABLE: Final = (_GRANULARITIES, "include[]")
+_CHUNKING: Final = ("type", "threshold", "prefix_padding_ms", "silence_duration_ms")
+"""The members of OpenAI's `server_vad`. Its clients send each as a field."""
 _FIELDS: Final[dict[str, Any]] = {
     "file": FILE_FIELDS["file"],
     "model": text_field("Not looked at: the tenant has one model."),
@@ -57,6 +83,7 @@ _FIELDS: Final[dict[str, Any]] = {
     "stream": {"type": "boolean", "default": False, "description": "Segments as events, as they are heard."},
     "include[]": {"type": "array", "items": {"type": "string"}, "description": "Not looked at."},
     "chunking_strategy": text_field("Not looked at."),
+    **{f"chunking_strategy[{name}]": text_field("Not looked at.") for name in _CHUNKING},
 }
 _FORM: Final[dict[str, Any]] = {
     "requestBody": {
@@ -116,7 +143,7 @@ async def create_transcription(caller: Transcriber, services: Wired, request: Re
     """Transcribe a recording, in the shapes of OpenAI's API. Its official clients take this API's `/v1` as base.
 
     The file is stored, and the job goes on, also if you close the connection; `/v1/jobs` lists it, `DELETE
-    /v1/jobs/{job_id}` ends it.
+    /v1/jobs/{job_id}` ends it. An error has OpenAI's `error` beside the members of a problem.
     """
     return await _answer(services, request, caller, "transcribe")
 

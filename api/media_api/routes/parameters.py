@@ -5,9 +5,10 @@ import binascii
 import json
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Query
+from fastapi import Depends, Path, Query, Request
 from pydantic import Field
 
+from media_api import wrong_input
 from media_api.identifiers import ROOM_SCHEMA, known_id, visitable_room
 from media_api.models import MAX_LABELS
 from media_core.errors import Refused
@@ -68,6 +69,14 @@ LabelFilters = Annotated[
     list[Annotated[str, Field(json_schema_extra={"format": "label"})]],
     Query(max_length=MAX_LABELS, description="`key=value`: only files with this label, and each further."),
 ]
+
+
+async def _known_only(request: Request) -> None:
+    wrong_input.require_known(request)
+
+
+KnownOnly = Annotated[None, Depends(_known_only)]
+"""Of lists and searches, after their caller: see `wrong_input.require_known`."""
 
 MAX_CURSOR_CHARACTERS = 2048
 """The longest name is 512 bytes, which are 1024 digits."""

@@ -8,7 +8,15 @@ from media_api import problems
 from media_api.auth import Reader
 from media_api.identifiers import known_room, label_filters
 from media_api.models import Page, SearchHit
-from media_api.routes.parameters import Cursor, LabelFilters, RoomFilter, next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import (
+    Cursor,
+    KnownOnly,
+    LabelFilters,
+    RoomFilter,
+    next_cursor,
+    not_a_cursor,
+    read_cursor,
+)
 from media_api.services import Wired
 from media_core.errors import Refused
 from media_core.search import Place, Position, Wanted
@@ -26,6 +34,7 @@ _MOST: Final = 2**62
 )
 async def search_transcripts(
     caller: Reader,
+    _known: KnownOnly,
     services: Wired,
     q: Annotated[
         str,

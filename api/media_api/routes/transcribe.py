@@ -13,10 +13,11 @@ from media_api.multipart import Form
 from media_api.receiving import (
     FILE_FIELDS,
     REFUSALS,
-    Digest,
+    ContentDigest,
     IdempotencyKey,
+    ReprDigest,
+    announced_digest,
     begin_upload,
-    file_digest,
     keep,
     read_form,
     text_field,
@@ -115,8 +116,8 @@ async def transcribe(
     services: Wired,
     request: Request,
     response: Response,
-    content_digest: Digest = None,
-    repr_digest: Digest = None,
+    _content_digest: ContentDigest = None,
+    _repr_digest: ReprDigest = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Data[JobAccepted]:
     """Submit a recording for transcription. Answers at once; the job waits for the file's clean verdict, then runs.
@@ -124,7 +125,7 @@ async def transcribe(
     With `media_id` the form may also be urlencoded.
     """
     await services.jobs.require_enabled()
-    async with await begin_upload(services, request, file_digest(content_digest, repr_digest)) as upload:
+    async with await begin_upload(services, request, announced_digest(request)) as upload:
         form = await read_form(services, request, upload, _FIELDS)
         wanted, media_id = _wanted(form), form.text("media_id")
         if form.filename is not None and media_id is not None:

@@ -265,10 +265,23 @@ async def continue_upload(
 @router.head(
     _UPLOAD,
     response_class=Response,
-    responses={200: {"headers": _STATE}, **problems.described(*_ANY, "upload_locked", "infected")},
+    responses={
+        200: {"headers": _STATE},
+        **problems.described(*_ANY, "tus_version_unsupported", "upload_locked", "infected"),
+    },
 )
-async def look_at_upload(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
+async def look_at_upload(
+    caller: Writer,
+    services: Wired,
+    request: Request,
+    upload_id: UploadId,
+    tus_resumable: Annotated[
+        str | None, Header(description=f"`{tus.VERSION}`.", json_schema_extra={"enum": [tus.VERSION]})
+    ] = None,
+) -> Response:
     """How far an upload is, in headers. Only who began it may see it."""
+    if tus_resumable is not None:
+        tus.check_version(tus_resumable)
     progress = await services.resumables.settled(caller, upload_id, request_id_of(request))
     return Response(headers=tus.headers_of(progress))
 
@@ -328,11 +341,19 @@ async def do_as_overridden(
         case "DELETE":
             return await end_upload(caller, services, upload_id, headers.get("tus-resumable"))
         case "HEAD":
-            return await look_at_upload(caller, services, request, upload_id)
+            return await look_at_upload(caller, services, request, upload_id, headers.get("tus-resumable"))
+    return problems.method_not_allowed(request)
+
+
+@router.api_route(tus.PATH, methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+@router.put(_UPLOAD, include_in_schema=False)
+async def refuse_method(request: Request) -> Response:
+    """The router's own 405 would not name the version of the protocol."""
     return problems.method_not_allowed(request)
 
 
 def _check_type(request: Request) -> None:
+    body.require_plain(request)
     if body.media_type_of(request) != tus.BODY_TYPE:
         raise Refused("unsupported_media_type", f"Send the bytes as Content-Type: {tus.BODY_TYPE}.")
 

@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from media_api import draft, tus
 from media_api.auth import Writer
+from media_api.body import require_plain
 from media_api.models import Media
 from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import UploadId
@@ -41,6 +42,7 @@ _UPLOAD = f"{tus.PATH}/{{upload_id}}"
 @router.post(tus.PATH)
 async def create_by_draft(caller: Writer, services: Wired, request: Request) -> Response:
     """Begins an upload with the first bytes of a file, or with all of them."""
+    require_plain(request)
     complete = draft.is_complete(request.headers, _version(request))
     announced = announced_of(request)
     declared = draft.declared_of(request.headers, request.query_params)

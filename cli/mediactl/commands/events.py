@@ -7,6 +7,7 @@ import typer
 
 from mediactl import render
 from mediactl.command import app, command
+from mediactl.errors import Problem
 from mediactl.models import Event
 from mediactl.session import Session
 
@@ -31,6 +32,8 @@ def watch(
     """
     start: Literal["oldest", "now"] = "oldest" if from_start else "now"
     try:
+        if media_id is not None:
+            _say_if_unseen(session, media_id)
         for event in session.client.watch(types=types or (), media_id=media_id, start=start):
             if session.as_json:
                 render.data(event)
@@ -40,3 +43,13 @@ def watch(
             sys.stdout.flush()  # in a pipe, too, they come one by one
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _say_if_unseen(session: Session, media_id: str) -> None:
+    """It may come: a file can be shown to the caller later. A wrong id would be waited for without a word."""
+    try:
+        session.client.info(media_id)
+    except Problem as problem:
+        if problem.code != "not_found":
+            raise
+        render.failure(f"there is no file {media_id} that you may see; waiting for one")

@@ -1,21 +1,23 @@
 // Uploads a file with tus-js-client, as an app would, and prints what it was told.
 //
-//   node upload.mjs '{"endpoint", "token", "path", "chunkSize", "parallelUploads", "abortAfter"}'
+//   node upload.mjs '{"endpoint", "token", "path", "abortAfter", …}'
 //
-// `abortAfter`: the upload is aborted once so many bytes were sent, and resumed by a new one from what was remembered.
+// `…`: options of tus-js-client. `abortAfter`: the upload is aborted once so many bytes were sent, and resumed by a new one from what was remembered.
 import fs from 'node:fs'
+import { PassThrough } from 'node:stream'
 import * as tus from 'tus-js-client'
 
-const { endpoint, token, path, chunkSize, parallelUploads = 1, abortAfter = null } = JSON.parse(process.argv[2])
+const { endpoint, token, path, abortAfter = null, ...options } = JSON.parse(process.argv[2])
 const urlStorage = new tus.FileUrlStorage(`${path}.urls`)
 const told = { methods: [], offsets: [], mediaId: null }
 
 function upload(abortAt) {
   return new Promise((resolve, reject) => {
-    const one = new tus.Upload(fs.createReadStream(path), {
+    const file = fs.createReadStream(path)
+    // Of a file the client announces whole chunks, also for the last one, where it is not to know the length.
+    const one = new tus.Upload(options.uploadLengthDeferred ? file.pipe(new PassThrough()) : file, {
+      ...options,
       endpoint,
-      chunkSize,
-      parallelUploads,
       urlStorage,
       storeFingerprintForResuming: true,
       removeFingerprintOnSuccess: true,
