@@ -17,7 +17,7 @@ from media_api import downloads, problems
 from media_api.auth import JobOwner
 from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, LastEventIdInQuery, event_stream
 from media_api.models import Data, Job, Page, Segment
-from media_api.routes.parameters import Cursor, JobId, KnownOnly, next_cursor, read_cursor
+from media_api.routes.parameters import Cursor, JobId, next_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core import transcripts
 from media_core.errors import Refused, Unavailable, not_found
@@ -32,7 +32,6 @@ router = APIRouter(tags=["Jobs"])
 @router.get("/v1/jobs", responses=problems.described("invalid_request"), response_model_exclude_unset=True)
 async def list_jobs(
     caller: JobOwner,
-    _known: KnownOnly,
     services: Wired,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in the answer, 1 to 200.")] = 50,
     cursor: Cursor = None,

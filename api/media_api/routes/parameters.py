@@ -76,7 +76,9 @@ async def _known_only(request: Request) -> None:
 
 
 KnownOnly = Annotated[None, Depends(_known_only)]
-"""Of lists and searches, after their caller: see `wrong_input.require_known`."""
+"""After the caller: see `wrong_input.require_known`. Not of the calls that the published page has: it leaves this open,
+and their clients may send more.
+"""
 
 MAX_CURSOR_CHARACTERS = 2048
 """The longest name is 512 bytes, which are 1024 digits."""

@@ -13,7 +13,6 @@ from media_api.models import Attachment, Data, Page, RoomFile
 from media_api.routes.parameters import (
     CategoryFilter,
     Cursor,
-    KnownOnly,
     MediaId,
     RoomId,
     next_cursor,
@@ -34,7 +33,6 @@ MAX_BODY_BYTES: Final = 4096
 )
 async def list_room_files(
     caller: Reader,
-    _known: KnownOnly,
     services: Wired,
     room_id: RoomId,
     category: CategoryFilter = None,
