@@ -41,6 +41,7 @@ from media_core.store.base import (
     ObjectInfo,
     ObjectMissing,
     Piece,
+    PieceGone,
     SignedUrl,
     checked_expiry,
     checked_key,
@@ -183,13 +184,7 @@ class S3Store:
                 await asyncio.gather(coming, return_exceptions=True)
 
     async def head(self, key: str) -> ObjectInfo | None:
-        checked_key(self._tenant_id, key)
-        with _outages():
-            try:
-                found = await obstore.head_async(self._objects, key)
-            except FileNotFoundError:
-                return None
-        return ObjectInfo(key, found["size"], found["last_modified"])
+        return await self._head(checked_key(self._tenant_id, key))
 
     async def delete(self, *keys: str) -> None:
         await self._delete(*(checked_key(self._tenant_id, key) for key in keys))
@@ -248,6 +243,14 @@ class S3Store:
         if not _ETAG.fullmatch(done["e_tag"] or ""):
             # Perhaps a page of a gateway, to which a redirect has led (obstore follows 303 with a GET).
             await self._require(key, len(data))
+
+    async def _head(self, key: str) -> ObjectInfo | None:
+        with _outages():
+            try:
+                found = await obstore.head_async(self._objects, key)
+            except FileNotFoundError:
+                return None
+        return ObjectInfo(key, found["size"], found["last_modified"])
 
     async def _require(self, key: str, size: int) -> None:
         """Raises Unavailable unless S3 has this object, whole: not every gateway that answers 200 has made one."""
@@ -547,6 +550,8 @@ class S3Appending:
         try:
             data = await self._store._read(self._key(piece), 0, piece.size)
         except ObjectMissing:
+            if await self._store._head(self._key(piece)) is None:
+                raise PieceGone from None
             data = b""
         if len(data) != piece.size:
             raise unavailable("a piece of this upload is gone")
