@@ -24,6 +24,7 @@ from media_core import media_types
 from media_core.access import Item
 from media_core.errors import Refused
 from media_core.store import Chunk, ObjectMissing
+from media_core.store.base import CHUNK_BYTES
 
 CORP: Final = "Cross-Origin-Resource-Policy"
 CSP: Final = "Content-Security-Policy"
@@ -44,6 +45,9 @@ Downloads with a token are no tab of a browser, and have the published policy al
 
 FOR_ANY_PAGE: Final = "cross-origin"
 """Cross-Origin-Resource-Policy by a signed URL, which is for image tags and players of other sites."""
+
+SHORTEST_CHUNK: Final = CHUNK_BYTES // 2
+"""A store's chunks have more bytes, but for the last."""
 
 MOST_ACCEPT_CHARACTERS: Final = 4096
 """So much of `Accept` is read. Of 128 KiB it would take 200 ms."""
@@ -259,17 +263,27 @@ async def respond(
         first = await anext(chunks)
     except (ObjectMissing, StopAsyncIteration):  # the latter: of the object no byte is left in that range
         raise await source.missed() from None
-    return _Streamed(first, chunks, 200 if wanted is None else 206, headers)
+    if len(first) < min(sent.length, SHORTEST_CHUNK):  # it is the last one, so the object was cut
+        await chunks.aclose()
+        raise await source.missed()
+    return _Streamed(first, chunks, 200 if wanted is None else 206, headers, sent.length, source)
 
 
 class _Streamed(Response):
     """Sends chunks until the last one, or until the client is gone; the server cuts off one that stalls."""
 
     def __init__(
-        self, first: Chunk, rest: AsyncGenerator[Chunk, None], status: int, headers: Mapping[str, str]
+        self,
+        first: Chunk,
+        rest: AsyncGenerator[Chunk, None],
+        status: int,
+        headers: Mapping[str, str],
+        length: int,
+        source: Readable,
     ) -> None:
         super().__init__(None, status, headers)
         self._first, self._rest = first, rest
+        self._left, self._source = length, source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(disconnected(receive))
@@ -281,10 +295,12 @@ class _Streamed(Response):
                     if gone.done():
                         raise ClientGone
                     await self._send(send, chunk)
+            if self._left > 0:  # the loss is noted, and the server cuts the connection
+                raise await self._source.missed()
             await send({"type": "http.response.body"})
         finally:
             gone.cancel()
 
-    @staticmethod
-    async def _send(send: Send, chunk: Chunk) -> None:
+    async def _send(self, send: Send, chunk: Chunk) -> None:
+        self._left -= len(chunk)
         await send({"type": "http.response.body", "body": chunk, "more_body": True})

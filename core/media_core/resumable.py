@@ -39,7 +39,7 @@ from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import new_upload_id
 from media_core.library import Library
 from media_core.policy import Policy
-from media_core.store import GatheredObject, ObjectStore, Piece
+from media_core.store import GatheredObject, ObjectStore, Piece, PieceGone
 from media_core.tokens import Claims
 from media_core.upload_claims import RESERVED_LONGER, Claim, claimed, shielded
 from media_core.uploads import CONNECTION_BYTES, Upload, Uploaded, Uploads, too_large
@@ -222,11 +222,7 @@ class Resumables:
         with self._uploads.capacity.held(memory):
             async with self._claimed(row) as claim:
                 if claim.received != offset:
-                    raise Refused(
-                        "offset_mismatch",
-                        f"This upload has {claim.received:,} bytes; send what follows them, not from {offset:,} on.",
-                        offset=claim.received,
-                    )
+                    raise _another_offset(claim.received, offset)
                 await self._declare_length(caller, claim, length, policy)
                 limit = policy.max_upload_bytes if claim.length is None else claim.length
                 if announced is not None and offset + announced > limit:
@@ -234,6 +230,9 @@ class Resumables:
                 receiving = Receiving(self, caller, claim, limit, checksum, request_id)
                 try:
                     yield receiving
+                except PieceGone:
+                    await shielded(claim.go_back())
+                    raise _another_offset(claim.received, offset) from None
                 except Exception:
                     await shielded(receiving.keep_what_came())
                     raise
@@ -596,6 +595,14 @@ def _progress(at: Any, declared: str) -> Progress:
     """`at`: a row of `_READ`, or a claim."""
     uploaded = None if at.answer is None else Uploaded(**at.answer)
     return Progress(at.upload_id, at.received, at.length, declared, at.concat, at.expires_at, uploaded)
+
+
+def _another_offset(received: int, offset: int) -> Refused:
+    return Refused(
+        "offset_mismatch",
+        f"This upload has {received:,} bytes; send what follows them, not from {offset:,} on.",
+        offset=received,
+    )
 
 
 def _expired() -> Refused:

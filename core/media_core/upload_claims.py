@@ -57,6 +57,14 @@ WITH held AS (
 )
 SELECT expires_at FROM held
 """
+_GO_BACK: Final = """
+WITH held AS (
+    UPDATE upload SET received = received - %(size)s, pieces = pieces - 1
+    WHERE upload_id = %(upload_id)s AND claim = %(claim)s AND pieces = %(pieces)s RETURNING upload_id, pieces
+)
+DELETE FROM upload_piece USING held
+WHERE upload_piece.upload_id = held.upload_id AND number = held.pieces RETURNING 1
+"""
 # After the claim: a statement that waited for the claim may see the pieces as they were before its wait.
 _LAST: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number DESC LIMIT 1"
 _ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
@@ -152,6 +160,14 @@ class Claim:
             raise locked()
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
         self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
+
+    async def go_back(self) -> None:
+        """The last piece counts no more: it is gone, and its bytes have to come again. Raises as `keep`."""
+        assert self.last is not None  # noqa: S101 (it was missed)
+        arguments = {"size": self.last.size, "pieces": self.pieces, "upload_id": self.upload_id, "claim": self._token}
+        if not await self._database.call(_GO_BACK, arguments):
+            raise locked()
+        self.received, self.pieces = self.received - self.last.size, self.pieces - 1
 
     async def let_go(self) -> None:
         with contextlib.suppress(Unavailable):  # it runs out

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,12 +25,13 @@ from media_core.queue import Queue
 from media_core.store import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploads
+from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings
 from media_workers.thumbnail import make_video_thumbnail
 from tests.fixtures.media import film, photo
 from tests.integration.acting import judge, upload, usage
-from tests.integration.api_server import Api, anybody, problem
+from tests.integration.api_server import Api, anybody, problem, process
 from tests.integration.api_server import upload as post
 from tests.integration.invariants import broken
 from tests.integration.tenancy import ALICE, GENEROUS, MIB, TenantDatabase
@@ -149,6 +151,26 @@ async def test_an_object_that_has_become_empty_is_lost(fresh_api: Api) -> None:
         problem(await client.get(download), 503, "file_lost")
         await post(client, DATA)
         assert (await client.get(download)).content == DATA
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+async def test_who_reads_an_object_that_was_cut_does_not_take_it_for_whole_and_notes_the_loss(
+    postgres: EmbeddedPostgres, tmp_path: Path, size: int
+) -> None:
+    data = os.urandom(size)
+    async with process(postgres, tmp_path) as api, api.client() as client:
+        uploaded = await post(client, data)
+        await api.verdict(uploaded["sha256"])
+        os.truncate(api.store._root / content_key(api.tenant.tenant_id, uploaded["sha256"]), size // 2)
+        download = f"/v1/media/download/{uploaded['media_id']}"
+        if size < MIB:
+            problem(await client.get(download), 503, "file_lost")
+        else:  # the status was sent before
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(download)
+        assert await lost(api.database) == {uploaded["sha256"]}
+        await post(client, data)
+        assert (await client.get(download)).content == data
 
 
 async def test_a_thumbnail_that_is_lost_alone_is_made_again(fresh_api: Api, decoding_pool: DecodingPool) -> None:

@@ -396,6 +396,18 @@ async def test_a_listing_goes_on_after_a_thousand_keys(opened: Opened, store: Ob
     assert await listed(store) == []
 
 
+async def test_a_listing_passes_over_keys_that_only_others_use(s3: S3Server) -> None:
+    opened = opened_s3(s3, f"t{secrets.token_hex(6)}")
+    ours = sorted(opened.key(str(number)) for number in range(5))
+    for key in ours:
+        await opened.store.put(key, b"x")
+    opened.client.put_object(Bucket=opened.bucket, Key=f"{ours[2]}\nz", Body=b"of somebody else")
+    assert await listed(opened.store) == ours
+    opened.client.delete_object(Bucket=opened.bucket, Key=f"{ours[2]}\nz")
+    await opened.store.delete(*ours)
+    await opened.store.aclose()
+
+
 async def test_puts_of_one_key_at_the_same_time_leave_one_of_them_whole(opened: Opened, store: ObjectStore) -> None:
     versions = [bytes([number]) * (2 * MIB) for number in range(8)]
     await asyncio.gather(*(store.put(opened.key(), version) for version in versions))

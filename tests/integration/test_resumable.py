@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from media_core import resumable
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.library import Library
+from media_core.object_keys import content_key
 from media_core.resumable import Declared, Resumables
-from media_core.store import FolderStore
+from media_core.store import FolderStore, S3Store
+from media_core.store.base import staging_key
 from media_core.sweep import sweep
 from media_core.uploads import Upload, Uploads
+from tests.integration import s3_servers
 from tests.integration.invariants import broken
 from tests.integration.tenancy import ALICE, BOB, MIB
 
@@ -317,3 +321,30 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
     await expires()
     assert await resumable.expire(library) == 1
     assert await reserved() == 0
+
+
+async def test_where_the_last_piece_is_gone_its_bytes_come_again(
+    uploads: Uploads, library: Library, database: Database, tmp_path: Path
+) -> None:
+    """As after a failover that lost what was committed last: the piece that the row names was replaced meanwhile."""
+    server = await s3_servers.start("versitygw", tmp_path)
+    uploads.store = library.store = store = S3Store(server.settings, uploads.tenant_id)
+    at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(6 * MIB + 2000)
+    upload_id = (await at.create(ALICE, FILE, len(data))).upload_id
+    try:
+        await add(at, upload_id, data[: 6 * MIB], 0)
+        await add(at, upload_id, data[6 * MIB : -1000], 6 * MIB)
+        (*_, last) = await database.call("SELECT name, size FROM upload_piece ORDER BY number", ())
+        await store._delete(staging_key(uploads.tenant_id, last.name))
+        with pytest.raises(Refused) as refused:
+            await add(at, upload_id, data[-1000:], len(data) - 1000)
+        offset = len(data) - 1000 - last.size
+        assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": offset})
+        assert (await at.find(ALICE, upload_id)).received == offset
+        uploaded = (await add(at, upload_id, data[offset:], offset)).uploaded
+        assert uploaded is not None
+        assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
+        assert await store.read(content_key(uploads.tenant_id, uploaded.sha256), 0, len(data)) == data
+    finally:
+        await store.aclose()
+        server.stop()

@@ -20,6 +20,7 @@ from media_core.store.base import (
     ObjectMissing,
     ObjectStore,
     Piece,
+    PieceGone,
     SignedUrl,
     StagedObject,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "ObjectMissing",
     "ObjectStore",
     "Piece",
+    "PieceGone",
     "S3Settings",
     "S3Store",
     "SignedRequest",

@@ -46,6 +46,17 @@ class ObjectMissing(Exception):
         self.key = key
 
 
+class PieceGone(Unavailable):
+    """The last piece of an upload is not there, though it was recorded: its bytes have to come again.
+
+    As after a failover that lost what was committed last: the record is older than what staging has. A piece that was
+    replaced meanwhile is gone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("object store", "a piece of this upload is gone")
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """`size` in bytes; `modified`: when the object was put or promoted, aware, in UTC, by the backend's clock.
@@ -132,7 +143,7 @@ class Appending(Protocol):
         """Whether enough has come since the last `kept` that it is worth recording."""
 
     async def write(self, chunk: bytes | memoryview) -> None:
-        """Appends a chunk of at most 1 MiB. Waits while the backend is behind."""
+        """Appends a chunk of at most 1 MiB. Waits while the backend is behind. Raises PieceGone, before any effect."""
 
     async def durable(self, *, to_the_end: bool = False) -> Durable:
         """Makes bytes durable, and returns the pieces that are new or larger. `to_the_end`: all bytes written so far;

@@ -41,10 +41,12 @@ from media_core.store.base import (
     ObjectInfo,
     ObjectMissing,
     Piece,
+    PieceGone,
     SignedUrl,
     checked_expiry,
     checked_key,
     checked_most,
+    may_be_in_a_key,
     name_in_staging,
     staging_key,
     tenant_prefix,
@@ -88,6 +90,8 @@ COPY_TIMEOUT = timedelta(seconds=90)
 JOINED_BYTES_A_SECOND = 16 * 1024 * 1024
 """Lowest speed that is expected of a server that joins parts. One on a file system copies all parts into one file
 before it answers that the upload is complete, which may take longer than any other answer."""
+_INVALID_PATH = "object with invalid path"
+"""In obstore's error for a key that it does not take."""
 TRICKLE_TIMEOUT = timedelta(seconds=60)
 """Longest time for one page of a listing, and for a chunk of a stream. An answer that goes on coming, a byte now and
 then, is never silent for `ANSWER_TIMEOUT`."""
@@ -183,13 +187,7 @@ class S3Store:
                 await asyncio.gather(coming, return_exceptions=True)
 
     async def head(self, key: str) -> ObjectInfo | None:
-        checked_key(self._tenant_id, key)
-        with _outages():
-            try:
-                found = await obstore.head_async(self._objects, key)
-            except FileNotFoundError:
-                return None
-        return ObjectInfo(key, found["size"], found["last_modified"])
+        return await self._head(checked_key(self._tenant_id, key))
 
     async def delete(self, *keys: str) -> None:
         await self._delete(*(checked_key(self._tenant_id, key) for key in keys))
@@ -249,6 +247,14 @@ class S3Store:
             # Perhaps a page of a gateway, to which a redirect has led (obstore follows 303 with a GET).
             await self._require(key, len(data))
 
+    async def _head(self, key: str) -> ObjectInfo | None:
+        with _outages():
+            try:
+                found = await obstore.head_async(self._objects, key)
+            except FileNotFoundError:
+                return None
+        return ObjectInfo(key, found["size"], found["last_modified"])
+
     async def _require(self, key: str, size: int) -> None:
         """Raises Unavailable unless S3 has this object, whole: not every gateway that answers 200 has made one."""
         found = await self.head(key)
@@ -272,15 +278,37 @@ class S3Store:
         folder = max(prefix[: prefix.rfind("/") + 1], self._prefix, key=len)
         if not folder.startswith(self._prefix):
             return
-        batches = aiter(obstore.list(self._objects, folder, chunk_size=1000))
-        while True:
-            async with _ended_within(TRICKLE_TIMEOUT):
-                batch = await anext(batches, None)
-            if batch is None:
-                return
-            for found in batch:
-                if found["path"].startswith(prefix):
-                    yield ObjectInfo(found["path"], found["size"], found["last_modified"])
+        async with contextlib.aclosing(self._pages(folder)) as pages:
+            async for page in pages:
+                for found in page:
+                    if found.key.startswith(prefix):
+                        yield found
+
+    async def _pages(self, folder: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
+        """All objects below a folder. obstore takes no key with an empty segment or a line break: where somebody else
+        has put such an object, boto3 goes on from there.
+        """
+        batches, after = aiter(obstore.list(self._objects, folder, chunk_size=1000)), ""
+        try:
+            while True:
+                async with _ended_within(TRICKLE_TIMEOUT):
+                    batch = await anext(batches, None)
+                if batch is None:
+                    return
+                page: Sequence[ObjectInfo] = [
+                    ObjectInfo(found["path"], found["size"], found["last_modified"]) for found in batch
+                ]
+                yield page
+                after = page[-1].key if page else after
+        except Unavailable as error:
+            if _INVALID_PATH not in error.detail:
+                raise
+        while page := await self._objects_after(folder, after):
+            yield [found for found in page if all(map(may_be_in_a_key, found.key.split("/")))]
+            after = page[-1].key
+
+    async def _objects_after(self, folder: str, after: str) -> Sequence[ObjectInfo]:
+        return await self._call(lambda calls: calls.objects_after(folder, after))
 
     async def _copy(self, source: str, key: str, size: int, stopped: threading.Event) -> None:
         if size <= COPY_PART_BYTES:
@@ -547,6 +575,8 @@ class S3Appending:
         try:
             data = await self._store._read(self._key(piece), 0, piece.size)
         except ObjectMissing:
+            if await self._store._head(self._key(piece)) is None:
+                raise PieceGone from None
             data = b""
         if len(data) != piece.size:
             raise unavailable("a piece of this upload is gone")

@@ -21,7 +21,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from media_core.store import redirects
-from media_core.store.base import unavailable
+from media_core.store.base import ObjectInfo, unavailable
 from media_core.store.encryption import name_in_writes
 
 if TYPE_CHECKING:
@@ -86,6 +86,12 @@ class S3Calls:
                 with contextlib.suppress(BotoCoreError, ClientError):
                     self._client.abort_multipart_upload(**target, UploadId=upload_id)
                 raise
+
+    def objects_after(self, prefix: str, after: str) -> list[ObjectInfo]:
+        """The first objects with this prefix whose keys come after `after`, in the order of their keys."""
+        with _outages():
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, StartAfter=after)
+        return [ObjectInfo(each["Key"], each["Size"], each["LastModified"]) for each in answer.get("Contents", [])]
 
     def abort_uploads(self, prefix: str, before: datetime | None) -> int:
         """Aborts the unfinished uploads of keys with this prefix, only those begun until `before` if given. Returns how
