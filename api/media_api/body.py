@@ -1,7 +1,8 @@
 """A request's body as it arrives, from a client that may stall or go away."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from fastapi import Request
@@ -53,8 +54,19 @@ async def chunks(request: Request, idle_seconds: float) -> AsyncGenerator[bytes]
             yield message.pop("body")
 
 
-async def disconnected(receive: Receive) -> None:
-    """Waits until the client closes the connection, once its body has been read; or until it has its answer."""
+@contextmanager
+def disconnection(receive: Receive) -> Iterator[asyncio.Future[None]]:
+    """For a block after the body has been read: a future that is done once the client has closed the connection, or has
+    its answer.
+    """
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        yield gone
+    finally:
+        gone.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

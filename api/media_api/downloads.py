@@ -1,12 +1,11 @@
 """What HTTP says about serving bytes: ranges, conditions, file names, and the headers that keep a browser from running
-what somebody uploaded. Everything but `respond` is pure.
+what somebody uploaded. Everything but `respond` and the stream that it returns is pure.
 
 Not werkzeug.http (3.1): it takes a weak tag for a match in If-Range and an unquoted one in If-None-Match, refuses
 `bytes=-5000` of a shorter file, sends everything for `bytes=-0`, and writes no `filename*`. Its import loads the whole
 WSGI server: 35 modules and 3.4 MB.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -18,7 +17,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from media_api import problems
-from media_api.body import ClientGone, disconnected
+from media_api.body import ClientGone, disconnection
 from media_api.request_headers import listed
 from media_core import media_types
 from media_core.access import Item
@@ -286,8 +285,7 @@ class _Streamed(Response):
         self._left, self._source = length, source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(disconnected(receive))
-        try:
+        with disconnection(receive) as gone:
             async with aclosing(self._rest):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await self._send(send, self._first)
@@ -298,8 +296,6 @@ class _Streamed(Response):
             if self._left > 0:  # the loss is noted, and the server cuts the connection
                 raise await self._source.missed()
             await send({"type": "http.response.body"})
-        finally:
-            gone.cancel()
 
     async def _send(self, send: Send, chunk: Chunk) -> None:
         self._left -= len(chunk)

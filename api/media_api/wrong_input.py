@@ -50,7 +50,7 @@ class Wrong(TypedDict):
 
 def of_request(request: Request, errors: Iterable[ErrorDetails]) -> list[Wrong]:
     """What is wrong with a request's parameters."""
-    fields = {field.alias: field.field_info for field in get_flat_params(_dependant(request))}
+    fields = {field.alias: field.field_info for field in get_flat_params(_parameters(request))}
     # The first part says where the parameter stands; a number after the name says which of several values it is.
     return [{"where": str(each["loc"][1]), "what": _said(each, fields, each["loc"][1:])} for each in errors]
 
@@ -76,7 +76,7 @@ def require_known(request: Request) -> None:
     Raises Refused `invalid_request`.
     """
     several = {
-        field.alias: str(field.field_info.annotation).startswith("list") for field in _dependant(request).query_params
+        field.alias: str(field.field_info.annotation).startswith("list") for field in _parameters(request).query_params
     }
     seen: set[str] = set()
     for name, _ in request.query_params.multi_items():
@@ -97,7 +97,8 @@ def unknown(name: str, known: Collection[str], what: str) -> str:
     return f"{called} is not {what}; {hint}"
 
 
-def _dependant(request: Request) -> Dependant:
+def _parameters(request: Request) -> Dependant:
+    """Those of the request's route."""
     route = request.scope["route"]
     assert isinstance(route, APIRoute)  # noqa: S101 (no other route has parameters that are checked)
     return route.dependant
@@ -127,7 +128,7 @@ def _said(error: ErrorDetails, fields: Mapping[str, FieldInfo], where: tuple[int
             return error["msg"].removeprefix("Value error, ")
         case _ if kind.startswith(("datetime", "timezone")):
             return TIME
-    return error["msg"]  # of a kind that no parameter has so far
+    return error["msg"]
 
 
 def _limit(field: FieldInfo | None, kind: type, name: str) -> Any:

@@ -104,6 +104,19 @@ class NewItem:
     """Idempotency-Key."""
     fingerprint: str
 
+    def columns(self) -> tuple[str | bool | None, ...]:
+        """In the order of the parameters of `content_begin` and `content_commit`."""
+        return (
+            self.media_id,
+            self.filename,
+            self.claimed_type,
+            self.subject,
+            self.tenant_scope,
+            self.room_id,
+            self.key,
+            self.fingerprint,
+        )
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -199,14 +212,7 @@ class Contents:
             facts.thumbnail_status,
             facts.thumbnail_sha256,
             facts.thumbnail_size,
-            item.media_id,
-            item.filename,
-            item.claimed_type,
-            item.subject,
-            item.tenant_scope,
-            item.room_id,
-            item.key,
-            item.fingerprint,
+            *item.columns(),
             new_job_id(),
             scan_owner,
             scan_priority,
@@ -221,11 +227,12 @@ class Contents:
 
     # -- objects that the store has lost ---------------------------------------------------------------------------
 
-    async def missed(self, sha256: str, *, other_bytes: bool = False) -> Exception:
+    async def missed(self, sha256: str, *, other_bytes: bool = False) -> Lost | Unavailable | Refused:
         """What to raise when the store has said that it has no object of this content, or has given `other_bytes`.
 
         Lost: a row that stands names the object. That is noted, durably. Refused `not_found`: the content was deleted
-        meanwhile. Unavailable: the store says now that it has the object; also if store or database is away.
+        meanwhile. Unavailable: the store says now that it has the object. Raises Unavailable if store or database is
+        away.
         """
         rows = await self.database.call(_NOTE_LOSS, {"sha256": sha256})
         if not rows:
@@ -245,7 +252,7 @@ class Contents:
         await self._call(_END_LOSS, sha256)
         return True
 
-    async def thumbnail_missed(self, sha256: str) -> Exception | None:
+    async def thumbnail_missed(self, sha256: str) -> Lost | Refused | None:
         """As `missed`, for a thumbnail. None: the store has the content, so a worker makes the thumbnail again."""
         missed = await self.missed(sha256)
         if isinstance(missed, Lost | Refused):
@@ -469,14 +476,7 @@ class Reservation:
                     total,
                     self._lifetime,
                     self.over_quota,
-                    item.media_id,
-                    item.filename,
-                    item.claimed_type,
-                    item.subject,
-                    item.tenant_scope,
-                    item.room_id,
-                    item.key,
-                    item.fingerprint,
+                    *item.columns(),
                     folded(item.filename),
                 )
                 break

@@ -23,11 +23,8 @@ THUMBNAIL_SECONDS = 5.0
 
 _log = structlog.stdlib.get_logger("media.uploads")
 
-
 _TAGGED = frozenset(("aac", "ac3", "ape", "flac", "tta", "wv"))
 """Formats that may begin with an MP3's tag (ID3)."""
-
-
 _BY_A_FRAME = frozenset(("audio/aac", "audio/ac3", "audio/eac3", "audio/mpeg", "audio/x-mp4a-latm"))
 """Sounds that begin with a frame."""
 

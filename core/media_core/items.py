@@ -14,17 +14,20 @@ _FACTS: Final = """
     (blob).thumbnail_status, (blob).thumbnail_sha256, (blob).details, (blob).lost_at IS NOT NULL AS lost
 """
 _COLUMNS: Final = 20
+"""How many those of `item_columns` are."""
 
 FIND: Final[LiteralString] = (
     f"SELECT {_FACTS}, labels, rooms, NULL::integer AS most_rooms"  # noqa: S608 (only constants are put in)
     " FROM item_find(%(media_id)s, %(caller_rooms)s)"
 )
-"""The item `media_id`, in `item_columns`. It takes `item_arguments`, too."""
+"""Finds the item `media_id`, in the columns that `item_of` takes. It gets `item_arguments`, too."""
 
 
 def item_columns(*, every_room: bool = True) -> LiteralString:
-    """Of a statement that joins `media` and `blob`, and has `item_arguments`: what `item_of` takes. Of the item's rooms
-    only those that the caller may know of; unless `every_room`, at most `MOST_ROOMS`, and one more to know of more.
+    """The columns that `item_of` takes, for a statement that joins `media` and `blob` and gets `item_arguments`.
+
+    They tell only the rooms that the caller may know of. Unless `every_room`, these are at most `MOST_ROOMS`, and one
+    more that shows whether there are more.
     """
     at_most: LiteralString = "NULL" if every_room else f"{MOST_ROOMS}"
     return f"""{_FACTS},
@@ -36,12 +39,13 @@ def item_columns(*, every_room: bool = True) -> LiteralString:
 
 
 def item_arguments(caller: Claims) -> dict[str, Any]:
+    """The rooms that the caller may know of; None: all."""
     rooms = None if "admin" in caller.scopes or caller.rooms is ALL else sorted(caller.rooms)
     return {"caller_rooms": rooms}
 
 
 def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:
-    """A condition of a statement that has `media`: a row of `table` (`label`, `room_file`) is the item's, and meets
+    """A condition for a statement that reads `media`: the item has a row of `table` (`label`, `room_file`) that meets
     `condition`.
     """
     # Not EXISTS: of that the planner could make a join that reads the whole table.
@@ -49,7 +53,7 @@ def is_in(table: LiteralString, condition: LiteralString) -> LiteralString:
 
 
 def item_of(row: Any) -> Item:
-    """The item of a row that begins with `item_columns`."""
+    """The item of a row that begins with `item_columns`, or comes from `FIND`."""
     *facts, labels, rooms, most_rooms = row[:_COLUMNS]
     is_cut = most_rooms is not None and len(rooms) > most_rooms
     columns: list[Any] = [*facts, tuple(rooms[:most_rooms]), dict(sorted((labels or {}).items())), is_cut]

@@ -69,7 +69,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Seque
                 status = await _status(reader)
                 with contextlib.suppress(OSError):  # the status counts, whatever becomes of the connection
                     async with asyncio.timeout(BODY_SECONDS):
-                        await _thrown_away(reader)
+                        await _throw_away(reader)
             finally:
                 writer.close()
     except TimeoutError:
@@ -161,7 +161,9 @@ async def _connected(
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
-    """Of the final answer. Those of 1xx before it are bounded, too: reading them would never let the loop go."""
+    """Of the final answer. The answers of 1xx before it are bounded, too: a receiver that sends them without end would
+    keep the event loop to itself, since what has come already is read without a wait, and no timeout ends that.
+    """
     left = MOST_HEAD_BYTES
     while left > 0:
         try:
@@ -177,7 +179,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
     raise Undelivered(f"its answer's headers have more than {MOST_HEAD_BYTES} bytes")
 
 
-async def _thrown_away(reader: asyncio.StreamReader) -> None:
+async def _throw_away(reader: asyncio.StreamReader) -> None:
     left = MOST_BODY_BYTES
     while left > 0 and (part := await reader.read(left)):
         left -= len(part)

@@ -13,6 +13,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final, LiteralString
 
 from media_core import passages
@@ -275,10 +276,10 @@ class Search:
         few = await self._few(visible, before)
         found: list[Place] = []
         examined = 0
-        steps = Windows(before.transcript) if few is None else _Batches(few)
-        while keys := steps.next(examined, len(found)):
+        windows = Windows(before.transcript)
+        while keys := windows.next(examined, len(found)) if few is None else list(islice(few, _AT_ONCE)):
             place = {"transcript": before.transcript, "number": before.number, "most": EXAMINED - examined}
-            asked = {"words": _NEXT_TO.sub("&", query), "query": query, "keys": list(keys)}
+            asked = {"words": _NEXT_TO.sub("&", query), "query": query, "keys": keys}
             rows = await self._database.call(visible.matching, visible.arguments | place | asked)
             examined += len(rows)
             for row in rows:
@@ -290,8 +291,8 @@ class Search:
                 return found, Place(rows[-1].transcript, rows[-1].number)
         return found, None
 
-    async def _few(self, visible: "_Visible", before: Place) -> list[int] | None:
-        """The windows of the recordings, if these are few."""
+    async def _few(self, visible: "_Visible", before: Place) -> Iterator[int] | None:
+        """The keys of the recordings' own windows, the newest first, if these are few."""
         for ids in visible.sets:
             rows = await self._database.call(ids, visible.arguments)
             if len(rows) > FEW:
@@ -300,7 +301,7 @@ class Search:
                 "SELECT number FROM transcript WHERE media_id = ANY(%s) AND number <= %s ORDER BY number DESC",
                 ([row.media_id for row in rows], before.transcript),
             )
-            return [row.number << 3 for row in transcripts]
+            return (row.number << 3 for row in transcripts)
         return None
 
     async def _ranked(self, found: Sequence[Place], query: str) -> list[tuple[float, Place]]:
@@ -375,17 +376,6 @@ class Windows:
     def _fits(self, shift: int, left: int) -> bool:
         """Whether a window is as large as `left` at most, and none of it is covered."""
         return shift == _LEVELS[0][0] or (1 << shift <= left and self._behind % (1 << shift) == 0)
-
-
-class _Batches:
-    """Steps of some of these keys each."""
-
-    def __init__(self, keys: Sequence[int]) -> None:
-        self._keys = keys
-
-    def next(self, examined: int, found: int) -> Sequence[int]:
-        keys, self._keys = self._keys[:_AT_ONCE], self._keys[_AT_ONCE:]
-        return keys
 
 
 class _Visible:

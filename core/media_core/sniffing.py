@@ -187,6 +187,8 @@ _BEGINS_WITH = {
 _FITS = b"SIMPLE  =                    T"
 """Text for its first 2,880 bytes or more (FITS 4.0, 4.4.1)."""
 
+_UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+
 _PDF = b"%PDF-"
 PDF_WITHIN = 1024
 """Viewers look for a PDF's beginning in so many bytes (Adobe's implementation note 13 to PDF 1.7)."""
@@ -235,9 +237,6 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     return found
 
 
-_UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
-
-
 def charset(text: bytes, *, is_whole: bool) -> str | None:
     """The character set of text: `utf-8` or `utf-16` where the bytes say so.
 
@@ -276,7 +275,7 @@ def _container(head: bytes) -> str | None:
     if head.startswith(b"\x0b\x77") and len(head) > 5:
         bitstream = head[5] >> 3  # bsid: to 10 AC-3, to 16 E-AC-3 (ETSI TS 102 366, 4.4.2.1 and E.1.3.1.6)
         return "audio/ac3" if bitstream <= 10 else "audio/eac3" if bitstream <= 16 else None
-    if head[4:8] == b"ftyp":
+    if is_iso_media(head):
         return _iso_media(head)
     if head.startswith(b"OggS"):
         return "video/ogg" if b"\x80theora" in head else "audio/ogg"
@@ -306,7 +305,7 @@ def _raw_photo(head: bytes, extension: str, claimed: str) -> str | None:
         return "image/x-canon-cr2"
     at = int.from_bytes(head[4:8], order)
     count = int.from_bytes(head[at : at + 2], order)
-    tags = {}
+    tags: dict[int, int] = {}  # where the value of each stands
     for entry in range(at + 2, min(at + 2 + 12 * count, len(head) - 11), 12):
         tags[int.from_bytes(head[entry : entry + 2], order)] = entry + 8
     if 0xC612 in tags:
@@ -317,8 +316,8 @@ def _raw_photo(head: bytes, extension: str, claimed: str) -> str | None:
         return claimed
     is_preview = 0x00FE in tags and int.from_bytes(head[tags[0x00FE] : tags[0x00FE] + 4], order) == 1
     if is_preview and 0x014A in tags and 0x010F in tags:
-        named = int.from_bytes(head[tags[0x010F] : tags[0x010F] + 4], order)
-        maker = head[named : named + 8].upper()
+        maker_at = int.from_bytes(head[tags[0x010F] : tags[0x010F] + 4], order)
+        maker = head[maker_at : maker_at + 8].upper()
         return next((found for name, found in _RAW_MAKERS.items() if maker.startswith(name)), None)
     return None
 

@@ -97,7 +97,7 @@ def test_no_other_line_is_clean(reply: str) -> None:
 
 
 def test_the_configuration_reports_what_it_skips() -> None:
-    """See "Scanning" in docs/architecture.md, and `configuration` on silent cuts and on the cache."""
+    """`configuration` says why it needs them."""
     limits = ScanLimits()
     lines = dict(line.split(" ", 1) for line in configuration(3310, limits).splitlines())
     for setting in ("AlertExceedsMax", "AlertEncrypted", "AlertEncryptedArchive", "AlertEncryptedDoc", "DisableCache"):

@@ -66,7 +66,7 @@ class ClamdVerdict:
 
 
 def interpret(reply: str, engine: str, heuristics: Literal["unscannable", "infected"] = "infected") -> ClamdVerdict:
-    """Maps one INSTREAM reply line, without its end, to a verdict (architecture.md, "Scanning").
+    """Maps one INSTREAM reply, without its end, to a verdict.
 
     `heuristics`: the status for a finding of clamd's heuristics (`Heuristics.*`) that does not mean "not scanned".
     """
@@ -103,9 +103,9 @@ class Clamd:
         self._settings = settings
         self._free = settings.at_once
         """How many more connections may be opened."""
-        self._open: set[_Line] = set()
-        self._idle: list[_Line] = []
-        self._waiters: deque[asyncio.Future[_Line | Unavailable | None]] = deque()
+        self._open: set[_Connection] = set()
+        self._idle: list[_Connection] = []
+        self._waiters: deque[asyncio.Future[_Connection | Unavailable | None]] = deque()
         self._large = asyncio.Semaphore(max(1, settings.at_once - 1))
         """Leaves one connection to small contents."""
         self._confirming: set[asyncio.Task[None]] = set()
@@ -128,8 +128,8 @@ class Clamd:
         never gets the end of the stream, and decides nothing.
         """
         if size > (limit := self._settings.max_bytes):
-            async with self._line() as line:
-                engine = await line.engine()
+            async with self._connection() as connection:
+                engine = await connection.engine()
             return ClamdVerdict("unscannable", f"{size} bytes, more than the {limit} that are scanned", engine)
         if isinstance(content, bytes) and len(content) != size:
             raise _another_size(len(content), size)
@@ -151,32 +151,32 @@ class Clamd:
     async def _scan_alone(self, content: AsyncIterator[Chunk], size: int) -> ClamdVerdict:
         """Scans alone on a connection. The test virus is sent before, for scans that wait for one, and after it."""
         seconds = self._settings.scan_timeout
-        async with self._line() as line:
+        async with self._connection() as connection:
             try:
                 async with asyncio.timeout(seconds), contextlib.aclosing(_whole(content, size)) as chunks:
-                    await self._confirm(line)
-                    engine = await line.engine()
-                    verdict = self._interpret(await line.session.scan_stream(chunks), engine)
+                    await self._confirm(connection)
+                    engine = await connection.engine()
+                    verdict = self._interpret(await connection.session.scan_stream(chunks), engine)
                     if verdict.status == "clean":
-                        await self._check(line.session, TEST_VIRUS)
+                        await self._check(connection.session, TEST_VIRUS)
                     elif verdict.status == "infected":
-                        await self._check(line.session, HARMLESS)
+                        await self._check(connection.session, HARMLESS)
                     return verdict
             except TimeoutError:
                 raise Unfinished("clamd", f"no verdict within {seconds:g} s") from None
 
     async def _scan_among_others(self, content: bytes) -> ClamdVerdict | None:
         """Scans, and shares the test virus with other scans. None: it was never sent, so there is no verdict."""
-        async with self._line() as line:
-            engine = await line.engine()
+        async with self._connection() as connection:
+            engine = await connection.engine()
             began = time.monotonic()
-            verdict = self._interpret(await line.session.scan(content), engine)
-            line.scan_seconds = time.monotonic() - began
+            verdict = self._interpret(await connection.session.scan(content), engine)
+            connection.scan_seconds = time.monotonic() - began
             if verdict.status == "infected":
-                await self._check(line.session, HARMLESS)
+                await self._check(connection.session, HARMLESS)
             if verdict.status != "clean":
                 return verdict
-            outcome = line.to_be_confirmed()
+            outcome = connection.to_be_confirmed()
         error = await outcome
         if error is _NEVER:
             return None
@@ -209,77 +209,77 @@ class Clamd:
         If clamd does not answer, the content may have crashed it.
         """
         try:
-            async with self._line() as line:
-                await line.session.version()
-                await self._check(line.session, TEST_VIRUS)
+            async with self._connection() as connection:
+                await connection.session.version()
+                await self._check(connection.session, TEST_VIRUS)
         except _NotFound:
             raise
         except Unavailable as error:
             _log.warning("clamd_gone_after_a_scan", detail=error.detail)
 
-    async def _confirm(self, line: "_Line") -> None:
+    async def _confirm(self, connection: "_Connection") -> None:
         """Sends the test virus, if clean verdicts of this connection wait for it, and settles them.
 
         Raises `Unavailable`.
         """
-        if not line.unconfirmed:
+        if not connection.unconfirmed:
             return
         try:
-            await self._check(line.session, TEST_VIRUS)
+            await self._check(connection.session, TEST_VIRUS)
         except Unavailable as error:
-            line.settle(error)
+            connection.settle(error)
             raise
-        line.settle(None)
+        connection.settle(None)
 
-    async def _confirm_and_give_back(self, line: "_Line") -> None:
+    async def _confirm_and_give_back(self, connection: "_Connection") -> None:
         try:
             with contextlib.suppress(Unavailable):  # the waiting scans have got it
-                await self._confirm(line)
+                await self._confirm(connection)
         except BaseException:
-            line.session.close()
+            connection.session.close()
             raise
         finally:
-            self._hand_on(line)
+            self._hand_on(connection)
 
     # --- connections --------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _line(self) -> "AsyncIterator[_Line]":
+    async def _connection(self) -> "AsyncIterator[_Connection]":
         """A connection for this block alone. An exception closes it."""
-        line = await self._take()
+        connection = await self._take()
         try:
-            yield line
+            yield connection
         except BaseException:
-            line.session.close()
+            connection.session.close()
             raise
         finally:
-            self._give_back(line)
+            self._give_back(connection)
 
-    async def _take(self) -> "_Line":
-        line: _Line | None = None
+    async def _take(self) -> "_Connection":
+        connection: _Connection | None = None
         if self._idle:
-            line = self._idle.pop()
-            line.wanted()
+            connection = self._idle.pop()
+            connection.wanted()
         elif self._free:
             self._free -= 1
         else:
-            line = await self._wait_for_one()
-        if line is not None and line.session.is_usable():
-            return line
-        if line is not None:
-            self._drop(line)
+            connection = await self._wait_for_one()
+        if connection is not None and connection.session.is_usable():
+            return connection
+        if connection is not None:
+            self._drop(connection)
         try:
-            line = await self._opened()
+            connection = await self._opened()
         except BaseException as error:
             if isinstance(error, Unavailable) and not self._open:
                 self._tell_all(error)
             self._hand_on(None)
             raise
-        self._open.add(line)
-        return line
+        self._open.add(connection)
+        return connection
 
-    async def _wait_for_one(self) -> "_Line | None":
-        waiter: asyncio.Future[_Line | Unavailable | None] = asyncio.get_running_loop().create_future()
+    async def _wait_for_one(self) -> "_Connection | None":
+        waiter: asyncio.Future[_Connection | Unavailable | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
             given = await waiter
@@ -298,66 +298,66 @@ class Clamd:
                 waiter.set_result(error)
         self._waiters.clear()
 
-    def _drop(self, line: "_Line") -> None:
-        self._open.discard(line)
-        line.close()
+    def _drop(self, connection: "_Connection") -> None:
+        self._open.discard(connection)
+        connection.close()
 
-    async def _opened(self) -> "_Line":
-        line = _Line(await ClamdSession.open(self._settings))
+    async def _opened(self) -> "_Connection":
+        connection = _Connection(await ClamdSession.open(self._settings))
         try:
-            await line.engine()  # it answers at once, or is away
+            await connection.engine()  # it answers at once, or is away
             for known in KNOWN_CONTENTS:
-                await self._check(line.session, known)
+                await self._check(connection.session, known)
         except BaseException:
-            line.close()
+            connection.close()
             raise
-        return line
+        return connection
 
-    def _give_back(self, line: "_Line") -> None:
+    def _give_back(self, connection: "_Connection") -> None:
         """Gives the connection back. Its clean verdicts are confirmed before if they are due, or if nobody waits."""
-        if line.session.is_open and line.unconfirmed and (line.is_due() or not self._waiters):
-            task = asyncio.create_task(self._confirm_and_give_back(line))
+        if connection.session.is_open and connection.unconfirmed and (connection.is_due() or not self._waiters):
+            task = asyncio.create_task(self._confirm_and_give_back(connection))
             self._confirming.add(task)
             task.add_done_callback(self._confirming.discard)
         else:
-            self._hand_on(line)
+            self._hand_on(connection)
 
-    def _hand_on(self, line: "_Line | None") -> None:
+    def _hand_on(self, connection: "_Connection | None") -> None:
         """Gives the connection to the task that has waited longest. None: the right to open another one."""
-        if line is not None and not line.session.is_open:
-            self._drop(line)
-            line = None
+        if connection is not None and not connection.session.is_open:
+            self._drop(connection)
+            connection = None
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_result(line)
+                waiter.set_result(connection)
                 return
-        if line is None:
+        if connection is None:
             self._free += 1
-        elif line.unconfirmed:
-            self._give_back(line)
+        elif connection.unconfirmed:
+            self._give_back(connection)
         else:
-            self._idle.append(line)
-            line.idle_for(IDLE_SECONDS, self._expire)
+            self._idle.append(connection)
+            connection.idle_for(IDLE_SECONDS, self._expire)
 
-    def _expire(self, line: "_Line") -> None:
+    def _expire(self, connection: "_Connection") -> None:
         """Closes an idle connection. clamd limits them (MaxQueue), also idle ones, and other workers may need it."""
-        self._idle.remove(line)
-        self._drop(line)
+        self._idle.remove(connection)
+        self._drop(connection)
         self._hand_on(None)
 
     async def _ask(self, command: Literal["PING", "VERSION"]) -> str:
-        connection = clamd.ClamdNetworkSocket(
+        client = clamd.ClamdNetworkSocket(
             self._settings.host, self._settings.port, timeout=self._settings.connect_timeout
         )
         try:
             with unavailable():
-                return str(await asyncio.to_thread(connection.ping if command == "PING" else connection.version))
+                return str(await asyncio.to_thread(client.ping if command == "PING" else client.version))
         except clamd.ClamdError as error:
             raise Unavailable("clamd", "did not take the connection, or closed it") from error
 
 
-class _Line:
+class _Connection:
     """A connection, and its clean verdicts since clamd last found the test virus on it."""
 
     def __init__(self, session: ClamdSession) -> None:
@@ -407,7 +407,7 @@ class _Line:
                 outcome.set_result(error)
         self.unconfirmed.clear()
 
-    def idle_for(self, seconds: float, expire: "Callable[[_Line], None]") -> None:
+    def idle_for(self, seconds: float, expire: "Callable[[_Connection], None]") -> None:
         self._expiry = asyncio.get_running_loop().call_later(seconds, expire, self)
 
     def wanted(self) -> None:

@@ -19,7 +19,7 @@ import structlog
 from media_core import canary
 from media_core.access import CANARY
 from media_core.contents import Contents, Verdict
-from media_core.errors import Unavailable, Unfinished
+from media_core.errors import Refused, Unavailable, Unfinished
 from media_core.job_kinds import JOB_KINDS
 from media_core.object_keys import content_key
 from media_core.queue import Content, Lease, LeaseLost, NotYet
@@ -103,17 +103,17 @@ class Scanner:
             if size <= SMALL_BYTES:
                 async with self._reading:
                     whole = await work.store.read(key, 0, size + 1)  # one more, to notice an object that is larger
-                _require(content, hashlib.sha256(whole), len(whole))
+                _require_same(content, hashlib.sha256(whole), len(whole))
                 verdict = await self._clamd.scan(whole, size)
             else:
                 with self._one_of_few():
-                    verdict = await self._clamd.scan(_these(work.store.stream(key), content), size)
+                    verdict = await self._clamd.scan(_compared(work.store.stream(key), content), size)
         except (ObjectMissing, _OtherBytes) as error:
             other_bytes = isinstance(error, _OtherBytes)
             missed = await work.library.contents.missed(content.sha256, other_bytes=other_bytes)
-            if isinstance(missed, Unavailable):
-                raise missed from None
-            return None
+            if isinstance(missed, Refused):
+                return None
+            raise missed from None
         if verdict.status == "error":
             raise Unfinished("clamd", verdict.detail or "no verdict")
         return verdict
@@ -189,20 +189,22 @@ def _may_recall(found: clamd.ClamdVerdict, content: Content) -> bool:
 
 
 class _OtherBytes(Exception):
-    """The store has given as many bytes as the content has, and others."""
+    """The store has given as many bytes as the content has, but not the same."""
 
 
-async def _these(chunks: AsyncGenerator[Chunk, None], content: Content) -> AsyncGenerator[Chunk, None]:
-    """Passes chunks on. Raises _OtherBytes in place of the end: clamd decides only once it has got the end."""
+async def _compared(chunks: AsyncGenerator[Chunk, None], content: Content) -> AsyncGenerator[Chunk, None]:
+    """Passes chunks on. Raises _OtherBytes in place of their end if they are not the content's: clamd decides only once
+    it has got the end.
+    """
     digest, size = hashlib.sha256(), 0
     async with contextlib.aclosing(chunks):
         async for chunk in chunks:
             digest.update(chunk)  # in less time than clamd takes to receive it
             size += len(chunk)
             yield chunk
-    _require(content, digest, size)
+    _require_same(content, digest, size)
 
 
-def _require(content: Content, digest: "hashlib._Hash", size: int) -> None:
-    if size == content.size and digest.hexdigest() != content.sha256:  # another size is noticed elsewhere
+def _require_same(content: Content, digest: "hashlib._Hash", size: int) -> None:
+    if size == content.size and digest.hexdigest() != content.sha256:  # `Clamd.scan` refuses another size
         raise _OtherBytes

@@ -10,7 +10,7 @@ from media_core.store import ObjectMissing
 from media_core.thumbnails import make_thumbnail
 from media_workers.drain import Handler, Work
 from media_workers.settings import Settings
-from media_workers.stored import Stored
+from media_workers.timed_source import TimedSource
 
 
 def thumbnailer(_settings: Settings) -> Handler:
@@ -25,7 +25,7 @@ async def make_video_thumbnail(lease: Lease, work: Work) -> None:
     content = lease.content or await work.library.content(sha256)
     if content is None or content.scan_status == "infected":
         raise not_found()
-    source = Stored(work, content)
+    source = TimedSource(work, content)
     try:
         with source.decoded():
             thumbnail = await make_thumbnail(work.decoder, source, content.mime_type)

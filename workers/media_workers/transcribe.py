@@ -37,7 +37,7 @@ from media_workers.chunks import (
 from media_workers.drain import Work
 from media_workers.sentences import Word, divided
 from media_workers.settings import Settings
-from media_workers.stored import Stored
+from media_workers.timed_source import TimedSource
 from media_workers.whisper import Model, Whisper
 
 WINDOW_SECONDS: Final = 240.0
@@ -91,7 +91,7 @@ class Transcriber:
         """
         wanted = TranscriptionRequest.of(lease.payload)
         content = await work.library.content_for_work(lease.payload["media_id"])
-        source = Stored(work, content)
+        source = TimedSource(work, content)
         recording = Recording(work.decoder, source, wanted, max_seconds=self._max_seconds)
         announced = await recording.open()
         await _charge(lease, work, (announced or 0.0) * len(recording.channels))
@@ -360,7 +360,7 @@ class Recording:
     def __init__(
         self,
         decoder: DecodingPool,
-        source: Stored,
+        source: TimedSource,
         wanted: TranscriptionRequest,
         *,
         max_seconds: float,

@@ -19,7 +19,7 @@ from fastapi.sse import format_sse_event
 
 from media_api import problems
 from media_api.auth import Transcriber
-from media_api.body import ClientGone, disconnected
+from media_api.body import ClientGone, disconnection
 from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
@@ -198,19 +198,18 @@ async def _ended(services: Services, request: Request, caller: Claims, job: Job)
             async for state in states:
                 job = state
 
-    gone = asyncio.ensure_future(disconnected(request.receive))
-    following = asyncio.ensure_future(follow())
-    try:
-        seconds = services.settings.transcription.sync_seconds
-        await asyncio.wait({gone, following}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if following.done():
-            following.result()
-        elif gone.done():
-            raise ClientGone
-        return job
-    finally:
-        gone.cancel()
-        following.cancel()
+    seconds = services.settings.transcription.sync_seconds
+    with disconnection(request.receive) as gone:
+        following = asyncio.ensure_future(follow())
+        try:
+            await asyncio.wait({gone, following}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+            elif gone.done():
+                raise ClientGone
+            return job
+        finally:
+            following.cancel()
 
 
 async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator[bytes]:

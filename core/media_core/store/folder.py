@@ -99,7 +99,7 @@ class FolderStore:
         self._tenant_id = tenant_id
         self._prefix = tenant_prefix(tenant_id)
         self._staging = root / self._prefix / STAGING
-        self._kept: set[Path] = set()
+        self._ensured: set[Path] = set()
         self._making = threading.Lock()
         self._signing_key = signing_key
         self._public_url = public_url.rstrip("/")
@@ -110,8 +110,7 @@ class FolderStore:
     async def stage(self, name: str, *, at_most: int = USUAL_MOST, key: str | None = None) -> "FolderStagedObject":
         if key is not None:
             self._path(key)  # only checked: a link costs nothing, so the key saves nothing here
-        path = self._root / staging_key(self._tenant_id, name)
-        return await _in_thread(FolderStagedObject, self, path, at_most)
+        return await _in_thread(FolderStagedObject, self, self._staged(name), at_most)
 
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         return 0  # a chunk is written before `write` returns
@@ -197,7 +196,7 @@ class FolderStore:
 
     async def probe(self) -> None:
         def check() -> None:
-            self._keep(self._staging, again=not self._staging.is_dir())
+            self._ensure(self._staging, again=not self._staging.is_dir())
             if not os.access(self._staging, os.R_OK | os.W_OK | os.X_OK):
                 raise unavailable("the folder of the object store can't be written")
 
@@ -257,20 +256,20 @@ class FolderStore:
 
     def _in_folder(self, folder: Path, work: Callable[[], _T]) -> _T:
         """Calls `work`, and makes the folder before if it is missing."""
-        self._keep(folder)
+        self._ensure(folder)
         try:
             return work()
         except FileNotFoundError:  # somebody has removed the folder meanwhile
-            self._keep(folder, again=True)
+            self._ensure(folder, again=True)
             return work()
 
-    def _keep(self, folder: Path, *, again: bool = False) -> None:
+    def _ensure(self, folder: Path, *, again: bool = False) -> None:
         """Makes sure once that the folder exists and survives a crash. Concurrent callers wait for that."""
-        if again or folder not in self._kept:
+        if again or folder not in self._ensured:
             with self._making:
-                if again or folder not in self._kept:
+                if again or folder not in self._ensured:
                     self._make(folder)
-                    self._kept.add(folder)
+                    self._ensured.add(folder)
 
     def _make(self, folder: Path) -> None:
         # Below the root also if it exists: another process may have made it, but not have fsynced it yet.

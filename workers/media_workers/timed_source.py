@@ -1,4 +1,4 @@
-"""Stored content as a source for decoding. It tells a slow store from a file that takes long to decode."""
+"""A stored content as a source for decoding, which tells a slow store from a file that takes long to decode."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ from media_core.queue import Content
 from media_workers.drain import Work
 
 
-class Stored(StoreSource):
+class TimedSource(StoreSource):
     """A content's object. It measures how long reads have waited for the store."""
 
     def __init__(self, work: Work, content: Content) -> None:
