@@ -1,4 +1,4 @@
-"""Imported by the fork server of `preloaded`: what each start of the api and of the operator computes anew, once before.
+"""What each start of the api and of the operator computes anew, computed once, by the fork server of `preloaded`.
 
 That is above all what `abc` finds out by a look at all classes there are: whether one is a subclass of another. It
 remembers that in the classes themselves, and a forked process has them. Nothing here opens a file or a connection, or

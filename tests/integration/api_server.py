@@ -9,12 +9,10 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -43,6 +41,7 @@ from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_publi
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
 from tests.integration.migrating import make_tables
+from tests.integration.postgres_folder import postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 from tests.preloaded import API, Program
 
@@ -211,17 +210,14 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 @contextmanager
 def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None) -> Iterator[EmbeddedPostgres]:
     """A server for one test, which may be killed and keeps what was committed. `prepare` is called before its start."""
-    # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
-    folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
-    folder.chmod(0o755)
-    server = EmbeddedPostgres(folder / "data", durable=False)
-    try:
-        prepare(server)
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres_folder() as folder:
+        server = EmbeddedPostgres(folder / "data", durable=False)
+        try:
+            prepare(server)
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @contextmanager
