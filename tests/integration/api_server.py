@@ -329,7 +329,7 @@ async def serving(
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            await eventually(lambda: _answers(api.base))
+            await _stands(api.base)
             yield api
         finally:
             running.should_exit = True
@@ -382,7 +382,7 @@ async def process(
         child = _start(told, folder / "api.log", preloaded=preloaded)
         api.process, api.environment = child, told
         try:
-            await eventually(lambda: _answers(api.base))
+            await _stands(api.base)
             api.metrics_base = f"http://127.0.0.1:{_listening(folder)['metrics_port']}"
             yield api
         finally:
@@ -398,7 +398,7 @@ async def beside(api: Api, folder: Path, **changed: str) -> AsyncIterator[str]:
     child = _start({**api.environment, "MEDIA_API_PORT": str(port), **changed}, folder / "beside.log")
     try:
         base = f"http://127.0.0.1:{port}"
-        await eventually(lambda: _answers(base))
+        await _stands(base)
         yield base
     finally:
         child.kill()
@@ -435,12 +435,17 @@ def _listening(folder: Path) -> dict[str, Any]:
     return next(line for line in log_lines(folder) if line["event"] == "listening")
 
 
-async def _answers(base: str) -> bool:
-    async with anybody(base) as client:
+async def _stands(base: str) -> None:
+    """Returns once the api at `base` is ready."""
+
+    async def ready() -> bool:
         try:
             return (await client.get("/readyz")).status_code == 200
         except httpx.TransportError:
             return False
+
+    async with anybody(base) as client:
+        await eventually(ready)
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
