@@ -1,9 +1,9 @@
 """Programs of ours as processes that need not import their modules first, which takes seconds on a busy machine.
 
-Tests start the api and the operator again and again. One process, the standard library's fork server, imports them once
-and forks one process for each start. From `main` on that one is as any other: with an environment, a log, signals and
-an exit status of its own. What comes before `main` is tested where programs start as in their images: on kind, and in
-`test_packages.py`.
+Tests start the api, the operator and workers again and again. One process, the standard library's fork server, imports
+them once and forks one process for each start. From `main` on that one is as any other: with an environment, a log,
+signals and an exit status of its own. What comes before `main` is tested where programs start as in their images: on
+kind, and in `test_packages.py`.
 """
 
 import ctypes
@@ -12,26 +12,28 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 API = "media_api.__main__"
 OPERATOR = "media_operator.main"
+WORKERS = "media_workers.__main__"
 _SERVER = multiprocessing.get_context("forkserver")
 # A forked process imports the main module of the one that asks, which is pytest where it runs without others.
-_SERVER.set_forkserver_preload([API, OPERATOR, "pytest", "tests.rehearsed"])
+_SERVER.set_forkserver_preload([API, OPERATOR, WORKERS, "pytest", "tests.rehearsed"])
 
 
 class Program:
     """A process that runs `main` of a module, with the methods of `subprocess.Popen` that tests use.
 
-    It has `environment` and no other variable, and ends with the test process, however that ends. What it writes is
-    added to `log`.
+    It has these `arguments`, `environment` and no other variable, and ends with the test process, however that ends.
+    What it writes is added to `log`.
     """
 
-    def __init__(self, module: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, module: str, environment: Mapping[str, str], log: Path, *arguments: str) -> None:
         log.touch()
-        self._process = _SERVER.Process(target=_run, args=(module, dict(environment), log))
+        self._process = _SERVER.Process(target=_run, args=(module, dict(environment), log, arguments))
         self._process.start()
 
     @property
@@ -65,10 +67,11 @@ class Program:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(module: str, environment: dict[str, str], log: Path) -> None:
+def _run(module: str, environment: dict[str, str], log: Path, arguments: tuple[str, ...]) -> None:
     ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG; the fork server ends with the tests
     os.environ.clear()
     os.environ.update(environment)
+    sys.argv = [module, *arguments]
     written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(written, 1)
     os.dup2(written, 2)

@@ -1,4 +1,4 @@
-"""Imported by the fork server of `preloaded`: what each start of api and operator computes anew is computed once.
+"""What each start of api, operator and workers computes anew, computed once, by the fork server of `preloaded`.
 
 That is above all what `abc` finds out by a look at all classes there are: whether one is a subclass of another. It
 remembers that in the classes themselves, and a forked process has them. Nothing here opens a file or a connection, or
@@ -15,6 +15,7 @@ from media_api.app import create_app
 from media_api.metrics import Metrics
 from media_api.settings import Settings
 from media_operator import main as operator
+from media_workers.settings import Settings as WorkerSettings
 
 _API = {
     "MEDIA_TENANT_ID": "rehearsal",
@@ -37,6 +38,7 @@ _OPERATOR = {
 
 with patch.dict(os.environ, _API | _OPERATOR, clear=True):
     create_app(Settings(), Metrics())
+    WorkerSettings()
     operator.Settings()
 # A forked process that collects garbage would look through, and so copy, all of this.
 gc.collect()

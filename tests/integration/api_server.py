@@ -9,12 +9,10 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -43,6 +41,7 @@ from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_publi
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
 from tests.integration.migrating import make_tables
+from tests.integration.postgres_folder import postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 from tests.preloaded import API, Program
 
@@ -211,17 +210,14 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 @contextmanager
 def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None) -> Iterator[EmbeddedPostgres]:
     """A server for one test, which may be killed and keeps what was committed. `prepare` is called before its start."""
-    # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
-    folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
-    folder.chmod(0o755)
-    server = EmbeddedPostgres(folder / "data", durable=False)
-    try:
-        prepare(server)
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres_folder() as folder:
+        server = EmbeddedPostgres(folder / "data", durable=False)
+        try:
+            prepare(server)
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @contextmanager
@@ -333,7 +329,7 @@ async def serving(
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            await eventually(lambda: _answers(api.base))
+            await _stands(api.base)
             yield api
         finally:
             running.should_exit = True
@@ -386,7 +382,7 @@ async def process(
         child = _start(told, folder / "api.log", preloaded=preloaded)
         api.process, api.environment = child, told
         try:
-            await eventually(lambda: _answers(api.base))
+            await _stands(api.base)
             api.metrics_base = f"http://127.0.0.1:{_listening(folder)['metrics_port']}"
             yield api
         finally:
@@ -402,7 +398,7 @@ async def beside(api: Api, folder: Path, **changed: str) -> AsyncIterator[str]:
     child = _start({**api.environment, "MEDIA_API_PORT": str(port), **changed}, folder / "beside.log")
     try:
         base = f"http://127.0.0.1:{port}"
-        await eventually(lambda: _answers(base))
+        await _stands(base)
         yield base
     finally:
         child.kill()
@@ -439,12 +435,17 @@ def _listening(folder: Path) -> dict[str, Any]:
     return next(line for line in log_lines(folder) if line["event"] == "listening")
 
 
-async def _answers(base: str) -> bool:
-    async with anybody(base) as client:
+async def _stands(base: str) -> None:
+    """Returns once the api at `base` is ready."""
+
+    async def ready() -> bool:
         try:
             return (await client.get("/readyz")).status_code == 200
         except httpx.TransportError:
             return False
+
+    async with anybody(base) as client:
+        await eventually(ready)
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:

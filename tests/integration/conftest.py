@@ -1,8 +1,6 @@
 """Fixtures that tests share: one embedded PostgreSQL a session, one fresh tenant schema a test."""
 
 import secrets
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,19 +17,14 @@ from media_core.uploads import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import api, fresh_api, new_tenant  # noqa: F401  (api and fresh_api are fixtures)
 from tests.integration.clamd_server import clamd  # noqa: F401  (a fixture)
+from tests.integration.postgres_folder import postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    # Not tmp_path: as root the server runs as another user, who must be able to reach its folder.
-    folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
-    folder.chmod(0o755)
-    server = EmbeddedPostgres(folder / "data", durable=False)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with postgres_folder() as folder, EmbeddedPostgres(folder / "data", durable=False) as server:
+        yield server
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import re
 import secrets
 import statistics
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -35,8 +35,10 @@ from media_core.queue import Queue
 from media_core.store.base import ObjectInfo
 from media_core.store.folder import FolderStore
 from media_core.uploads import Uploads
+from media_operator.local.postgres import EmbeddedPostgres
 from media_workers import rescan
 from tests.integration.acting import upload
+from tests.integration.postgres_folder import postgres_folder
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase, person
 
 MANY = 1_000_000
@@ -163,6 +165,13 @@ class Measured:
         """Those of them that take too long for this machine as it is now."""
         most = MOST_MILLISECONDS * max(1.0, self.least(_REFERENCE) / REFERENCE_MILLISECONDS)
         return {words: took for words, took in self.milliseconds(times).items() if took > most}
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A server on the disk: these are gigabytes."""
+    with postgres_folder(in_memory=False) as folder, EmbeddedPostgres(folder / "data", durable=False) as server:
+        yield server
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ tries than a real one of hours, and several times as many as a job has attempts.
 import asyncio
 import json
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -45,6 +43,7 @@ from tests.integration import s3_servers
 from tests.integration.acting import upload
 from tests.integration.api_server import new_tenant
 from tests.integration.clamd_server import LIMITS, settings_for
+from tests.integration.postgres_folder import postgres_folder
 from tests.integration.s3_servers import S3Server
 from tests.integration.tenancy import ALICE, FIXTURES, GENEROUS, TenantDatabase
 
@@ -361,13 +360,8 @@ class Postgres(EmbeddedPostgres):
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(prefix="media-test-pg-"))  # see conftest.postgres
-    folder.chmod(0o755)
-    server = Postgres(folder / "data", durable=False)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with postgres_folder() as folder, Postgres(folder / "data", durable=False) as server:
+        yield server
 
 
 async def test_work_under_way_outlasts_postgresql_and_no_attempt_is_lost(

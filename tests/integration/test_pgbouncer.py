@@ -6,11 +6,10 @@ Code that relies on a session fails there: another client's transaction runs in 
 import asyncio
 import contextlib
 import os
-import sys
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import psycopg
@@ -26,6 +25,7 @@ from tests.integration.api_server import Api, eventually, new_tenant, problem, s
 from tests.integration.failing_over import kill, server_that_may_fail
 from tests.integration.pgbouncer_server import SERVER_CONNECTIONS, PgBouncer, pgbouncer, pooled  # noqa: F401
 from tests.integration.tenancy import FIXTURES, GENEROUS, MIB, TenantDatabase
+from tests.preloaded import WORKERS, Program
 
 CLIENTS = 12
 WORDS = FIXTURES / "whisper-tiny-words"
@@ -52,11 +52,10 @@ async def pooled_database(
     await database.aclose()
 
 
-async def worker(kind: str, api: Api, pgbouncer: PgBouncer, **more: str) -> str:  # noqa: F811
+async def worker(kind: str, api: Api, pgbouncer: PgBouncer, folder: Path, **more: str) -> str:  # noqa: F811
     """Runs a worker as a Job does, from start to end. Returns its log."""
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "MEDIA_TENANT_ID": api.tenant.tenant_id,
         "MEDIA_DATABASE_URL": pgbouncer.url(api.tenant.url),
         "MEDIA_STORE": "folder",
@@ -65,12 +64,10 @@ async def worker(kind: str, api: Api, pgbouncer: PgBouncer, **more: str) -> str:
         "MEDIA_DATABASE_POOL": "1",
         **more,
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "media_workers", kind, env=environment, stdout=PIPE, stderr=PIPE
-    )
-    _, said = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    log = folder / f"{kind}-{secrets.token_hex(4)}.log"
+    status = await asyncio.to_thread(Program(WORKERS, environment, log, kind).wait)
+    assert status == 0, log.read_text()
+    return log.read_text()
 
 
 async def sessions(api: Api, pgbouncer: PgBouncer) -> list[Any]:  # noqa: F811
@@ -140,6 +137,7 @@ async def test_workers_behind_it_scan_transcribe_and_sweep(
     api: Api,
     pgbouncer: PgBouncer,  # noqa: F811
     clamd: ClamdAddress,
+    tmp_path: Path,
 ) -> None:
     async with api.client() as client:
         uploaded = [await upload(client, b"harmless %d" % number) for number in range(20)]
@@ -147,17 +145,17 @@ async def test_workers_behind_it_scan_transcribe_and_sweep(
         asked = await client.post("/v1/transcribe", files={"file": ("a.wav", spoken)})
         job = f"/v1/jobs/{asked.json()['data']['job_id']}"
         at = {"MEDIA_CLAMD_HOST": clamd.host, "MEDIA_CLAMD_PORT": str(clamd.port)}
-        await asyncio.gather(*(worker("scan", api, pgbouncer, **at) for _ in range(2)))
+        await asyncio.gather(*(worker("scan", api, pgbouncer, tmp_path, **at) for _ in range(2)))
         for one, number in zip(uploaded, range(20), strict=True):
             assert (await client.get(f"/v1/media/download/{one['media_id']}")).content == b"harmless %d" % number
-        await worker("transcribe", api, pgbouncer, MEDIA_WHISPER_MODEL=str(WORDS / "model"))
+        await worker("transcribe", api, pgbouncer, tmp_path, MEDIA_WHISPER_MODEL=str(WORDS / "model"))
         heard = (await client.get(job)).json()["data"]
         assert heard["status"] == "completed", heard
         assert heard["transcript"]
         assert (await client.get(f"{job}/transcript.srt")).text.startswith("1\n")
         for one in uploaded:
             assert (await client.delete(f"/v1/media/{one['media_id']}")).status_code == 204
-    assert '"mismatch": ""' in await worker("sweep", api, pgbouncer)
+    assert '"mismatch": ""' in await worker("sweep", api, pgbouncer, tmp_path)
     assert await sessions(api, pgbouncer) == [(0, 0, 0, 0, 0)] * SERVER_CONNECTIONS
 
 

@@ -5,8 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -37,6 +35,7 @@ from media_workers.settings import ClamdSettings, DrainSettings
 from tests.integration.acting import upload
 from tests.integration.clamd_server import LIMITS, encrypted_zip, settings_for, zipped
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase
+from tests.preloaded import WORKERS, Program
 
 NEW_VIRUS = b"a text that only tomorrow's signatures know"
 
@@ -457,24 +456,26 @@ class Processes:
     """Worker processes of this tenant."""
 
     def __init__(self, tenant: TenantDatabase, folder: Path) -> None:
+        self._log = folder.with_name("worker.log")
         self.environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "MEDIA_TENANT_ID": tenant.tenant_id,
             "MEDIA_DATABASE_URL": tenant.url,
             "MEDIA_STORE": "folder",
             "MEDIA_STORE_FOLDER": str(folder),
         }
 
-    async def start(self, kind: str, **more: str) -> Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "media_workers", kind, env=self.environment | more, stdout=PIPE, stderr=PIPE
-        )
+    def start(self, kind: str, **more: str) -> Program:
+        self._log.unlink(missing_ok=True)
+        return Program(WORKERS, self.environment | more, self._log, kind)
 
-    async def run(self, kind: str, **more: str) -> tuple[int | None, str]:
-        process = await self.start(kind, **more)
-        _, said = await process.communicate()
-        return process.returncode, said.decode()
+    async def end(self, process: Program) -> tuple[int, str]:
+        """Waits for it. Its exit status, and what it said."""
+        status = await asyncio.to_thread(process.wait, 60)
+        return status, self._log.read_text()
+
+    async def run(self, kind: str, **more: str) -> tuple[int, str]:
+        return await self.end(self.start(kind, **more))
 
 
 @pytest.fixture
@@ -530,12 +531,12 @@ async def test_a_worker_that_is_told_to_end_hands_its_jobs_back_and_exits_0(
         await upload(uploads, b"harmless %d" % number)
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    process = await workers.start("scan", **at(ClamdSettings(host=host, port=port, connect_timeout=5)))
+    process = workers.start("scan", **at(ClamdSettings(host=host, port=port, connect_timeout=5)))
     await asyncio.wait_for(taken.wait(), 20)
     process.send_signal(signal.SIGTERM)
-    _, said = await asyncio.wait_for(process.communicate(), 20)
+    status, said = await workers.end(process)
     server.close()
-    assert process.returncode == 0, said.decode()
+    assert status == 0, said
     async with work.database.transaction() as tx:
         jobs = [tuple(row) for row in await tx.execute("SELECT status, attempts, lease_token FROM job")]
     assert jobs == [("queued", 0, None)] * 10
