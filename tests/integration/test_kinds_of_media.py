@@ -416,6 +416,9 @@ async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins
     for data in (
         sound("ogg", "libopus", output_ts_offset="3600")(),
         sound("mpegts", "aac", output_ts_offset="90000")(),
+        sound("webm", "libopus", output_ts_offset="3600")(),
+        sound("mp4", "aac", output_ts_offset="100", movflags="dash+frag_keyframe+empty_moov+delay_moov")(),
+        sound("asf", "libmp3lame", output_ts_offset="100")(),
     ):
         probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
         assert probed.duration == pytest.approx(3, abs=0.1)
@@ -560,7 +563,7 @@ FLV_HEADER = b"FLV\1\4\0\0\0\x09\0\0\0\0"
 async def test_large_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
     part = LARGE[name]()
     start = FLV_HEADER if name.endswith("flv") else b""
-    container = {"flv": "flv", "ebm": "matroska,webm"}.get(name[-3:], "mpeg")
+    container = {"flv": "flv", "ebm": "matroska,webm", "vob": "mpeg"}.get(name[-3:], "mpegts")
     assert not durations.clock_begins_again(io.BytesIO(start + part), container)
     source = BytesSource(start + 2 * part)
     assert source.size > durations.MOST_BYTES_COUNTED

@@ -6,6 +6,7 @@ import io
 import math
 import re
 import struct
+from collections.abc import Callable
 from typing import IO
 
 from av.container import InputContainer
@@ -124,6 +125,13 @@ def _end_of_segment(file: IO[bytes]) -> int:
     return 0 if said == (1 << bits) - 1 else at + length + said
 
 
+def begins_late(container: InputContainer) -> bool:
+    """Whether its timestamps begin late, as where a part of a broadcast was kept. Some headers then say when it ends,
+    counted from 0, in place of how long it is.
+    """
+    return start_of(container) > BACK
+
+
 def is_matroska_of_several(container: InputContainer, file: IO[bytes]) -> bool:
     """Whether another Matroska stands behind the segment of the first, or may: recorders do not say how long it is."""
     if not container.format.name.startswith("matroska"):
@@ -137,7 +145,9 @@ def clock_begins_again(file: IO[bytes], container: str) -> bool:
 
     That of an MPEG stream also begins again by itself after 26.5 hours, which does not count.
     """
-    read = {"flv": _clock_of_flv, "matroska,webm": _clock_of_matroska}.get(container, _clock)
+    read = _CLOCKS.get(container)
+    if read is None:
+        return False
     size, last = size_of(file), None
     for place in range(POSITIONS):
         now = read(_at(file, size * place // POSITIONS, BLOCK))
@@ -193,6 +203,14 @@ def _clock(data: bytes) -> float | None:
         if clocks:
             return clocks[min(clocks)] / _CLOCK
     return None
+
+
+_CLOCKS: dict[str, Callable[[bytes], float | None]] = {
+    "flv": _clock_of_flv,
+    "matroska,webm": _clock_of_matroska,
+    "mpeg": _clock,
+    "mpegts": _clock,
+}
 
 
 def _varies(codec: str) -> bool:
