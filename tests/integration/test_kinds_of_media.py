@@ -425,6 +425,36 @@ async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins
         assert not probed.begins_again
 
 
+class Pipe:
+    """A file that nothing can be written back to, as where a recorder dies."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.written += data
+        return len(data)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"), [("avi", "libmp3lame", 16_000), ("rm", "ac3", 48_000), ("wav", "pcm_s16le", 48_000)]
+)
+async def test_a_recording_whose_recorder_died_is_as_long_as_what_is_there(
+    decoding_pool: DecodingPool, container: str, codec: str, rate: int
+) -> None:
+    pipe = Pipe()
+    with av.open(pipe, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout="mono")
+        for second, pitch in enumerate(PITCHES):
+            frame = av.AudioFrame("s16", "mono", rate)
+            frame.planes[0].update(media.tone([pitch], rate))
+            frame.sample_rate, frame.pts = rate, second * rate
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    facts = await looked_at(decoding_pool, bytes(pipe.written), f"a.{container}")
+    assert facts.duration == pytest.approx(3, abs=0.2)
+
+
 @pytest.mark.parametrize("said", [0.0, 36_000.0])
 async def test_a_stream_that_was_recorded_has_the_length_that_came(decoding_pool: DecodingPool, said: float) -> None:
     data = media.film(3, container="flv")

@@ -25,7 +25,7 @@ _HAS_FRAMES_AND_BYTES = 3
 MOST_BYTES_BEHIND_MP3 = 4096
 """Of tags at an MP3's end, such as ID3v1 and APEv2, without a picture. With more its frames are counted."""
 
-JOINED = frozenset(("mpegts", "mpeg", "flv"))
+JOINED = frozenset(("mpegts", "mpeg", "flv", "rm"))
 """Formats whose files are joined byte by byte or cut anywhere. FFmpeg says the duration of one part, or what was
 announced. So their packets are counted; they are large."""
 
@@ -78,6 +78,9 @@ def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
             file_starts = _at(file, 0, 26)
             # STREAMINFO's number of samples, 36 bits; 0: unknown (RFC 9639, 8.2).
             return file_starts[:4] != b"fLaC" or int.from_bytes(file_starts[21:26]) & 0xF_FFFF_FFFF == 0
+        case "avi":  # without the index at its end
+            stated = int.from_bytes(_at(file, 4, 4), "little")
+            return not 0 < stated <= size_of(file) - 8
         case "wav" | "w64":
             return any((s.codec_context is None or _varies(s.codec_context.name)) for s in container.streams.audio)
         case name:
