@@ -110,6 +110,15 @@ _BEGINNINGS = (
     (b"\x01\xda\0\1", "image/sgi"),
     (b"\x01\xda\1\1", "image/sgi"),
     (b"\x59\xa6\x6a\x95", "image/x-sun-raster"),
+    (b"\xff\xd8\xff\xf7", "image/jls"),
+    (b"wOFF", "font/woff"),
+    (b"wOF2", "font/woff2"),
+    (b"\0asm", "application/wasm"),
+    (b"PAR1", "application/vnd.apache.parquet"),
+    (b"bplist00", "application/x-bplist"),
+    (b"FWS", "application/x-shockwave-flash"),
+    (b"CWS", "application/x-shockwave-flash"),
+    (b"L\0\0\0\1\x14\2\0", "application/x-ms-shortcut"),
 )
 """Beginnings that libmagic does not know, or names by a type that nobody uses."""
 _FORMS = {

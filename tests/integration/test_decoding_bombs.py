@@ -316,6 +316,9 @@ LIARS: dict[str, Callable[[], bytes]] = {
     ),
     "avif": avif_of_twelve_thousand,
     "webp": lambda: extended_webp(64, 48, still=lossy_webp(16_383, 16_383)),
+    "photoshop with a large resource": lambda: (
+        psd(64, 64)[:30] + struct.pack(">I4sHHI", 410 * MIB, b"8BIM", 1, 0, 400 * MIB)
+    ),
     "jpeg 2000": lambda: jp2(16_000, 16_000, claimed=(64, 48)),
     "jpeg with two frame headers": lambda: jpeg(64, 48).replace(
         b"\xff\xda", b"\xff\xc0\0\x0b\x08\xf0\0\xf0\0\1\1\x11\0\xff\xda", 1
@@ -372,7 +375,6 @@ ENDLESS = {
     + chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 0))
     + struct.pack(">I4s", 400 * MIB, b"prVt"),
     "bmp": struct.pack("<2sIHHII", b"BM", 54, 0, 0, 54, 400 * MIB),
-    "photoshop": psd(64, 64)[:30] + struct.pack(">I4sHHI", 410 * MIB, b"8BIM", 1, 0, 400 * MIB),
 }
 
 

@@ -141,6 +141,11 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
         (b"RIFF\xb0\1\0\0QLCMfmt ", "audio/qcelp"),
         (b"\1\0\0\0\x6c\0\0\0" + bytes(32) + b" EMF", "image/emf"),
         (b"qoif\0\0\1\x40", "image/qoi"),
+        (b"\xff\xd8\xff\xf7\0\x0b\x08\0\x10", "image/jls"),
+        (b"wOF2\0\1\0\0", "font/woff2"),
+        (b"\0asm\1\0\0\0", "application/wasm"),
+        (b"bplist00", "application/x-bplist"),
+        (b"CWS\x0a", "application/x-shockwave-flash"),
         (b"\2#!SILK_V3", "audio/x-silk"),
         (b".snd\0\0\0\x18\xff\xff\xff\xff\0\0\0\x1b", "audio/basic"),
         (b"BW64\xff\xff\xff\xffWAVEds64", "audio/wav"),
@@ -411,10 +416,43 @@ async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins
     for data in (
         sound("ogg", "libopus", output_ts_offset="3600")(),
         sound("mpegts", "aac", output_ts_offset="90000")(),
+        sound("webm", "libopus", output_ts_offset="3600")(),
+        sound("mp4", "aac", output_ts_offset="100", movflags="dash+frag_keyframe+empty_moov+delay_moov")(),
+        sound("asf", "libmp3lame", output_ts_offset="100")(),
     ):
         probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
         assert probed.duration == pytest.approx(3, abs=0.1)
         assert not probed.begins_again
+
+
+class Pipe:
+    """A file that nothing can be written back to, as where a recorder dies."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.written += data
+        return len(data)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"), [("avi", "libmp3lame", 16_000), ("rm", "ac3", 48_000), ("wav", "pcm_s16le", 48_000)]
+)
+async def test_a_recording_whose_recorder_died_is_as_long_as_what_is_there(
+    decoding_pool: DecodingPool, container: str, codec: str, rate: int
+) -> None:
+    pipe = Pipe()
+    with av.open(pipe, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout="mono")
+        for second, pitch in enumerate(PITCHES):
+            frame = av.AudioFrame("s16", "mono", rate)
+            frame.planes[0].update(media.tone([pitch], rate))
+            frame.sample_rate, frame.pts = rate, second * rate
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    facts = await looked_at(decoding_pool, bytes(pipe.written), f"a.{container}")
+    assert facts.duration == pytest.approx(3, abs=0.2)
 
 
 @pytest.mark.parametrize("said", [0.0, 36_000.0])
@@ -555,7 +593,7 @@ FLV_HEADER = b"FLV\1\4\0\0\0\x09\0\0\0\0"
 async def test_large_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: DecodingPool, name: str) -> None:
     part = LARGE[name]()
     start = FLV_HEADER if name.endswith("flv") else b""
-    container = {"flv": "flv", "ebm": "matroska,webm"}.get(name[-3:], "mpeg")
+    container = {"flv": "flv", "ebm": "matroska,webm", "vob": "mpeg"}.get(name[-3:], "mpegts")
     assert not durations.clock_begins_again(io.BytesIO(start + part), container)
     source = BytesSource(start + 2 * part)
     assert source.size > durations.MOST_BYTES_COUNTED

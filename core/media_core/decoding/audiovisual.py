@@ -34,6 +34,7 @@ from media_core.decoding.durations import (
     JOINED,
     MOST_AMISS,
     MOST_BYTES_COUNTED,
+    begins_late,
     clock_begins_again,
     counted_duration,
     ends_early,
@@ -82,7 +83,12 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         with contextlib.suppress(CannotDecode):
             picture = film_to_show(container)
         duration = None if is_estimated(container, file) else stated_duration(container)
-        may_be_joined = name in JOINED or is_ogg_of_several(container, file) or is_matroska_of_several(container, file)
+        may_be_joined = (
+            name in JOINED
+            or begins_late(container)
+            or is_ogg_of_several(container, file)
+            or is_matroska_of_several(container, file)
+        )
         heard, size = _tried(container, picture)
         is_cut = duration is not None and ends_early(container, file, duration)
         facts = {

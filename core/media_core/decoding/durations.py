@@ -6,6 +6,7 @@ import io
 import math
 import re
 import struct
+from collections.abc import Callable
 from typing import IO
 
 from av.container import InputContainer
@@ -24,7 +25,7 @@ _HAS_FRAMES_AND_BYTES = 3
 MOST_BYTES_BEHIND_MP3 = 4096
 """Of tags at an MP3's end, such as ID3v1 and APEv2, without a picture. With more its frames are counted."""
 
-JOINED = frozenset(("mpegts", "mpeg", "flv"))
+JOINED = frozenset(("mpegts", "mpeg", "flv", "rm"))
 """Formats whose files are joined byte by byte or cut anywhere. FFmpeg says the duration of one part, or what was
 announced. So their packets are counted; they are large."""
 
@@ -77,6 +78,9 @@ def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
             file_starts = _at(file, 0, 26)
             # STREAMINFO's number of samples, 36 bits; 0: unknown (RFC 9639, 8.2).
             return file_starts[:4] != b"fLaC" or int.from_bytes(file_starts[21:26]) & 0xF_FFFF_FFFF == 0
+        case "avi":  # without the index at its end
+            stated = int.from_bytes(_at(file, 4, 4), "little")
+            return not 0 < stated <= size_of(file) - 8
         case "wav" | "w64":
             return any((s.codec_context is None or _varies(s.codec_context.name)) for s in container.streams.audio)
         case name:
@@ -124,6 +128,13 @@ def _end_of_segment(file: IO[bytes]) -> int:
     return 0 if said == (1 << bits) - 1 else at + length + said
 
 
+def begins_late(container: InputContainer) -> bool:
+    """Whether its timestamps begin late, as where a part of a broadcast was kept. Some headers then say when it ends,
+    counted from 0, in place of how long it is.
+    """
+    return start_of(container) > BACK
+
+
 def is_matroska_of_several(container: InputContainer, file: IO[bytes]) -> bool:
     """Whether another Matroska stands behind the segment of the first, or may: recorders do not say how long it is."""
     if not container.format.name.startswith("matroska"):
@@ -137,7 +148,9 @@ def clock_begins_again(file: IO[bytes], container: str) -> bool:
 
     That of an MPEG stream also begins again by itself after 26.5 hours, which does not count.
     """
-    read = {"flv": _clock_of_flv, "matroska,webm": _clock_of_matroska}.get(container, _clock)
+    read = _CLOCKS.get(container)
+    if read is None:
+        return False
     size, last = size_of(file), None
     for place in range(POSITIONS):
         now = read(_at(file, size * place // POSITIONS, BLOCK))
@@ -193,6 +206,14 @@ def _clock(data: bytes) -> float | None:
         if clocks:
             return clocks[min(clocks)] / _CLOCK
     return None
+
+
+_CLOCKS: dict[str, Callable[[bytes], float | None]] = {
+    "flv": _clock_of_flv,
+    "matroska,webm": _clock_of_matroska,
+    "mpeg": _clock,
+    "mpegts": _clock,
+}
 
 
 def _varies(codec: str) -> bool:
