@@ -49,7 +49,7 @@ class ClamdSession:
     @classmethod
     async def open(cls, settings: ClamdSettings) -> "ClamdSession":
         loop = asyncio.get_running_loop()
-        with unavailable():
+        with outages():
             async with asyncio.timeout(settings.connect_timeout):
                 found = await loop.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
                 connection = await _connected(found)
@@ -82,7 +82,7 @@ class ClamdSession:
 
     async def version(self) -> str:
         """Engine, signature number and date: `ClamAV 1.4.6/27812/Mon Nov 23 08:25:11 2026`."""
-        with self._closed_by_any_error(), unavailable():
+        with self._closed_by_any_error(), outages():
             answer = self._expect()
             await self._send(b"zVERSION\0")
             if _QUICKACK is not None:
@@ -223,7 +223,7 @@ async def _connected(found: Sequence[Any]) -> socket.socket:
 
 
 @contextlib.contextmanager
-def unavailable() -> Iterator[None]:
+def outages() -> Iterator[None]:
     """Turns what a socket raises into `Unavailable`."""
     try:
         yield
