@@ -337,7 +337,13 @@ async def test_a_type_without_thumbnails_is_never_decoded(decoding_pool: Decodin
 
 @pytest.mark.parametrize(
     "data",
-    [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"P6 1 1 255\n\0\0\0", b"8BPS\0\1"],
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        media.encoded(Image.new("RGB", (8, 8)), "SGI"),
+        media.encoded(Image.new("RGB", (8, 8)), "PCX"),
+    ],
+    ids=["SVG", "PostScript", "SGI", "PCX"],
 )
 async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, data: bytes) -> None:
     with pytest.raises(DecodingFailed) as failed:
