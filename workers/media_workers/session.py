@@ -124,7 +124,7 @@ class ClamdSession:
         except TimeoutError:
             raise Unfinished("clamd", "did not answer in time") from None
         except OSError as error:
-            raise Unfinished("clamd", _said(error)) from error
+            raise Unfinished("clamd", _sentence(error)) from error
         if line.endswith("ERROR"):
             self.close()  # it has not read the rest of the stream
         elif not sent:
@@ -230,10 +230,10 @@ def outages() -> Iterator[None]:
     except TimeoutError:
         raise Unavailable("clamd", "did not answer in time") from None
     except OSError as error:
-        raise Unavailable("clamd", _said(error)) from error
+        raise Unavailable("clamd", _sentence(error)) from error
 
 
-def _said(error: OSError) -> str:
+def _sentence(error: OSError) -> str:
     """The error's text without the address: a job's owner reads what the job waits for."""
     if error.errno and error.errno > 0:
         return os.strerror(error.errno)
