@@ -151,7 +151,7 @@ class Form:
         """A part that is not the file has come whole."""
         if field != file:
             if field in self._known:
-                self._fields.setdefault(field, []).append(_text(field, value))
+                self._fields.setdefault(field, []).append(_text(value))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
             raise Refused("missing_file", f"`{file}` was sent as text, not as a file (with curl: -F {file}=@path).")
 
@@ -222,7 +222,7 @@ def _boundary(content_type: str) -> bytes:
     return boundary.encode()
 
 
-def _text(name: str, value: bytearray) -> str:
+def _text(value: bytearray) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:

@@ -38,6 +38,13 @@ def text_field(description: str) -> dict[str, Any]:
     return {"type": "string", "default": "", "format": "form-text", "description": description}
 
 
+def form_request(title: str, fields: Mapping[str, Any], *, encoding: Any = None, **described: Any) -> dict[str, Any]:
+    """OpenAPI's description of a form that `read_form` reads. `described`: other members of its schema."""
+    schema = {"title": title, "type": "object", "additionalProperties": False, **described, "properties": dict(fields)}
+    content = {"schema": schema} if encoding is None else {"schema": schema, "encoding": encoding}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+
+
 FILE_FIELDS: Final[Mapping[str, Any]] = {
     "file": {"type": "string", "format": "binary", "description": "The file, one; any type."},
     "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},

@@ -79,7 +79,8 @@ async def listed(
 ) -> Listed:
     """A page of at most `limit` items behind `after`. Two statements where there is a label or a room, else one."""
     query = _Query(caller, wanted, order, descending, after, limit)
-    for ids in await _with_few(database, query):
+    ids = await _with_few(database, query)
+    if ids is not None:
         rows = await database.call(query.among(ids), query.arguments)
         return _page(rows, limit, None)
     rows = await database.call(query.along_the_order(), query.arguments)
@@ -93,17 +94,17 @@ def _page(rows: list[Any], limit: int, edge: Position | None) -> Listed:
     return Listed(rows[:limit], Position(rows[limit - 1].place, rows[limit - 1].media_id))
 
 
-async def _with_few(database: Database, query: "_Query") -> list[LiteralString]:
+async def _with_few(database: Database, query: "_Query") -> LiteralString | None:
     """The sub-select of a label or the room that has the fewest items, if these are few."""
     if not query.sets:
-        return []
+        return None
     counts: list[LiteralString] = [
         f"(SELECT count(*) FROM ({ids} LIMIT {FEW + 1}) AS counted)"  # noqa: S608 (constants)
         for ids in query.sets
     ]
     (row,) = await database.call(f"SELECT ARRAY[{', '.join(counts)}] AS counts", query.arguments)
     fewest = min(row.counts)
-    return [query.sets[row.counts.index(fewest)]] if fewest <= FEW else []
+    return query.sets[row.counts.index(fewest)] if fewest <= FEW else None
 
 
 class _Query:

@@ -244,7 +244,7 @@ def hinted(filename: str | None, claimed: str | None) -> Category | None:
     """Whether a name or a claimed type says that content is a picture, a sound or a film. It proves nothing."""
     extension = PurePath(filename or "").suffix.lower()
     for kind, extensions in _SAYS.items():
-        if (extension and f"{extension} " in extensions) or (claimed or "").lower().startswith(f"{kind}/"):
+        if extension in extensions.split() or (claimed or "").lower().startswith(f"{kind}/"):
             return kind
     return None
 

@@ -77,7 +77,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Seque
     except ssl.SSLError as error:
         raise Undelivered(f"TLS failed: {error.reason or 'unknown reason'}") from None
     except (OSError, ValueError, EOFError) as error:
-        raise Undelivered(f"the connection failed: {_words(error)}") from None
+        raise Undelivered(f"the connection failed: {_sentence(error)}") from None
     return status
 
 
@@ -190,7 +190,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _words(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there"
     if isinstance(error, EOFError):

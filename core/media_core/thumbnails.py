@@ -11,8 +11,6 @@ from typing import Literal
 from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, Source, Thumbnail
 from media_core.media_types import category, has_thumbnail
 
-__all__ = ["SIZES", "Thumbnail", "make_thumbnail", "variant"]
-
 MASTER_TYPE = "image/webp"
 
 SIZES = (160, 320, 640, 1024)

@@ -341,8 +341,10 @@ async def test_a_type_without_thumbnails_is_never_decoded(decoding_pool: Decodin
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n",
         b"qoif\0\0\0\1\0\0\0\1\3\0\xfe\xff\xff\xff\0\0\0\0\0\0\0\1",
-        b"8BPS\0\1",
+        media.encoded(Image.new("RGB", (8, 8)), "SGI"),
+        media.encoded(Image.new("RGB", (8, 8)), "PCX"),
     ],
+    ids=["SVG", "PostScript", "QOI", "SGI", "PCX"],
 )
 async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, data: bytes) -> None:
     with pytest.raises(DecodingFailed) as failed:

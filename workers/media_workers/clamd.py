@@ -29,7 +29,7 @@ import structlog
 from media_core.errors import Unavailable, Unfinished
 from media_core.store import Chunk
 from media_workers.known_verdicts import HARMLESS, KNOWN_CONTENTS, TEST_VIRUS, KnownContent
-from media_workers.session import IDLE_SECONDS, ClamdSession, unavailable
+from media_workers.session import IDLE_SECONDS, ClamdSession, outages
 from media_workers.settings import ClamdSettings
 
 SMALL_BYTES: Final = 256 * 1024
@@ -351,7 +351,7 @@ class Clamd:
             self._settings.host, self._settings.port, timeout=self._settings.connect_timeout
         )
         try:
-            with unavailable():
+            with outages():
                 return str(await asyncio.to_thread(client.ping if command == "PING" else client.version))
         except clamd.ClamdError as error:
             raise Unavailable("clamd", "did not take the connection, or closed it") from error

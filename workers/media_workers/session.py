@@ -49,7 +49,7 @@ class ClamdSession:
     @classmethod
     async def open(cls, settings: ClamdSettings) -> "ClamdSession":
         loop = asyncio.get_running_loop()
-        with unavailable():
+        with outages():
             async with asyncio.timeout(settings.connect_timeout):
                 found = await loop.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
                 connection = await _connected(found)
@@ -82,7 +82,7 @@ class ClamdSession:
 
     async def version(self) -> str:
         """Engine, signature number and date: `ClamAV 1.4.6/27812/Mon Nov 23 08:25:11 2026`."""
-        with self._closed_by_any_error(), unavailable():
+        with self._closed_by_any_error(), outages():
             answer = self._expect()
             await self._send(b"zVERSION\0")
             if _QUICKACK is not None:
@@ -124,7 +124,7 @@ class ClamdSession:
         except TimeoutError:
             raise Unfinished("clamd", "did not answer in time") from None
         except OSError as error:
-            raise Unfinished("clamd", _said(error)) from error
+            raise Unfinished("clamd", _sentence(error)) from error
         if line.endswith("ERROR"):
             self.close()  # it has not read the rest of the stream
         elif not sent:
@@ -223,17 +223,17 @@ async def _connected(found: Sequence[Any]) -> socket.socket:
 
 
 @contextlib.contextmanager
-def unavailable() -> Iterator[None]:
+def outages() -> Iterator[None]:
     """Turns what a socket raises into `Unavailable`."""
     try:
         yield
     except TimeoutError:
         raise Unavailable("clamd", "did not answer in time") from None
     except OSError as error:
-        raise Unavailable("clamd", _said(error)) from error
+        raise Unavailable("clamd", _sentence(error)) from error
 
 
-def _said(error: OSError) -> str:
+def _sentence(error: OSError) -> str:
     """The error's text without the address: a job's owner reads what the job waits for."""
     if error.errno and error.errno > 0:
         return os.strerror(error.errno)

@@ -18,6 +18,7 @@ from media_api.receiving import (
     ReprDigest,
     announced_digest,
     begin_upload,
+    form_request,
     keep,
     read_form,
 )
@@ -44,22 +45,7 @@ class ThumbnailSize(IntEnum):
     LARGEST = 1024
 
 
-_UPLOAD_FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "title": "UploadForm",
-                    "type": "object",
-                    "additionalProperties": False,
-                    "required": ["file"],
-                    "properties": dict(FILE_FIELDS),
-                }
-            }
-        },
-    }
-}
+_UPLOAD_FORM: Final = form_request("UploadForm", FILE_FIELDS, required=["file"])
 
 
 @router.post(

@@ -23,8 +23,8 @@ from media_api.body import ClientGone, disconnection
 from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.models import Data, JobAccepted
 from media_api.multipart import Form
-from media_api.receiving import FILE_FIELDS, REFUSALS, begin_upload, keep, read_form, text_field
-from media_api.routes.transcribe import LANGUAGE, RECORDING, language_of, transcribe_uploaded
+from media_api.receiving import FILE_FIELDS, begin_upload, form_request, keep, read_form, text_field
+from media_api.routes.transcribe import LANGUAGE, RECORDING, TRANSCRIPTION_REFUSALS, language_of, transcribe_uploaded
 from media_api.services import Services, Wired
 from media_core import transcripts
 from media_core.errors import Refused, Unavailable
@@ -85,24 +85,9 @@ _FIELDS: Final[dict[str, Any]] = {
     "chunking_strategy": text_field("Not looked at."),
     **{f"chunking_strategy[{name}]": text_field("Not looked at.") for name in _CHUNKING},
 }
-_FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "title": "AudioForm",
-                    "type": "object",
-                    "additionalProperties": False,
-                    "required": ["file"],
-                    "description": "As OpenAI's API has it.",
-                    "properties": _FIELDS,
-                },
-                "encoding": RECORDING,
-            }
-        },
-    }
-}
+_FORM: Final = form_request(
+    "AudioForm", _FIELDS, encoding=RECORDING, required=["file"], description="As OpenAI's API has it."
+)
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The transcript, in the format asked for.",
@@ -119,16 +104,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "model": Data[JobAccepted],
         "headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}},
     },
-    **problems.described(
-        *REFUSALS,
-        "transcription_disabled",
-        "not_audio_or_video",
-        "translation_unavailable",
-        "duration_exceeds_limit",
-        "transcription_limit_exceeded",
-        "too_many_jobs",
-        "transcription_failed",
-    ),
+    **problems.described(*TRANSCRIPTION_REFUSALS, "transcription_failed"),
 }
 
 

@@ -18,6 +18,7 @@ from media_api.receiving import (
     ReprDigest,
     announced_digest,
     begin_upload,
+    form_request,
     keep,
     read_form,
     text_field,
@@ -33,6 +34,16 @@ from media_core.uploads import Upload, Uploaded
 router = APIRouter(tags=["Jobs"])
 
 LANGUAGE: Final = {**text_field("ISO 639-1, such as `en`; detected if left out."), "format": "language"}
+TRANSCRIPTION_REFUSALS: Final = (
+    *REFUSALS,
+    "transcription_disabled",
+    "not_audio_or_video",
+    "translation_unavailable",
+    "duration_exceeds_limit",
+    "transcription_limit_exceeded",
+    "too_many_jobs",
+)
+"""Codes of the errors that a recording to be transcribed may be answered with."""
 RECORDING: Final = {"file": {"contentType": "audio/*, video/*"}}
 """OpenAPI's encoding of a form whose file is a recording."""
 _FIELDS: Final[dict[str, Any]] = {
@@ -75,23 +86,9 @@ _FIELDS: Final[dict[str, Any]] = {
         f"at most {MOST_SPLIT}. A mono file has one.",
     },
 }
-_FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "title": "TranscriptionForm",
-                    "type": "object",
-                    "additionalProperties": False,
-                    "description": "Either `file` or `media_id`.",
-                    "properties": _FIELDS,
-                },
-                "encoding": RECORDING,
-            }
-        },
-    }
-}
+_FORM: Final = form_request(
+    "TranscriptionForm", _FIELDS, encoding=RECORDING, description="Either `file` or `media_id`."
+)
 
 
 @router.post(
@@ -100,15 +97,7 @@ _FORM: Final[dict[str, Any]] = {
     openapi_extra=_FORM,
     responses={
         202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}},
-        **problems.described(
-            *REFUSALS,
-            "transcription_disabled",
-            "not_audio_or_video",
-            "translation_unavailable",
-            "duration_exceeds_limit",
-            "transcription_limit_exceeded",
-            "too_many_jobs",
-        ),
+        **problems.described(*TRANSCRIPTION_REFUSALS),
     },
 )
 async def transcribe(

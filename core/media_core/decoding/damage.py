@@ -169,8 +169,10 @@ def _missing(riff: bytes, size: int) -> int:
 
 
 @contextlib.contextmanager
-def side_chunks_ignored() -> Iterator[None]:
-    """Opens a PNG whose side chunks have wrong checksums or lengths. For opening only."""
+def tolerated() -> Iterator[None]:
+    """In this block Pillow opens a PNG whose side chunks have wrong checksums or lengths, and decodes a picture that
+    breaks off up to there.
+    """
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         yield
@@ -186,11 +188,8 @@ def load_in_part(image: Image.Image, failed: str) -> None:
     paper = _PAPER.get(image.mode)
     if paper is not None:
         image.im = Image.new(image.mode, image.size, paper).im
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
+    with tolerated():
         image.load()
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
     extrema: Any = image.getextrema()
     if all(low == high for low, high in (extrema if len(image.getbands()) > 1 else [extrema])):
         raise CannotDecode("corrupt", failed or "none of its pixels can be decoded")

@@ -50,9 +50,9 @@ ENDS = 1.0
 POSITIONS = 48
 """At so many places of a large file the clock is read, to see whether it begins again."""
 
-_CLOCK = 90_000
-MOST_OF_A_CLOCK = 2**33 / _CLOCK
-"""Hertz, and the seconds after which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
+_CLOCK_HERTZ = 90_000
+MOST_OF_A_CLOCK = 2**33 / _CLOCK_HERTZ
+"""The seconds after which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
 
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _CLUSTER = re.compile(rb"\x1f\x43\xb6\x75[\x01-\xff].{0,7}?\xe7([\x81-\x88])", re.DOTALL)
@@ -75,9 +75,9 @@ def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
         case "mp3":
             return not _counts_its_frames(file)
         case "flac":
-            file_starts = _at(file, 0, 26)
+            head = _at(file, 0, 26)
             # STREAMINFO's number of samples, 36 bits; 0: unknown (RFC 9639, 8.2).
-            return file_starts[:4] != b"fLaC" or int.from_bytes(file_starts[21:26]) & 0xF_FFFF_FFFF == 0
+            return head[:4] != b"fLaC" or int.from_bytes(head[21:26]) & 0xF_FFFF_FFFF == 0
         case "avi":  # without the index at its end
             stated = int.from_bytes(_at(file, 4, 4), "little")
             return not 0 < stated <= size_of(file) - 8
@@ -180,12 +180,12 @@ def _clock_of_matroska(data: bytes) -> float | None:
     return int.from_bytes(data[found.end() : found.end() + found[1][0] - 0x80]) / 1000
 
 
-def _clock(data: bytes) -> float | None:
+def _clock_of_mpeg(data: bytes) -> float | None:
     """The first reading, in seconds, of a transport stream's clock (PCR) or of a program stream's (SCR)."""
     found = data.find(b"\0\0\1\xba")
     if 0 <= found < len(data) - 10 and data[found + 4] >> 6 == 1:  # ISO 13818-1, 2.5.3.3
         bits = int.from_bytes(data[found + 4 : found + 10])
-        return ((bits >> 43 & 7) << 30 | (bits >> 27 & 0x7FFF) << 15 | bits >> 11 & 0x7FFF) / _CLOCK
+        return ((bits >> 43 & 7) << 30 | (bits >> 27 & 0x7FFF) << 15 | bits >> 11 & 0x7FFF) / _CLOCK_HERTZ
     for length in (188, 192):
         start = next(
             (
@@ -204,15 +204,15 @@ def _clock(data: bytes) -> float | None:
                 pid = int.from_bytes(data[at + 1 : at + 3]) & 0x1FFF
                 clocks.setdefault(pid, int.from_bytes(data[at + 6 : at + 11]) >> 7)
         if clocks:
-            return clocks[min(clocks)] / _CLOCK
+            return clocks[min(clocks)] / _CLOCK_HERTZ
     return None
 
 
 _CLOCKS: dict[str, Callable[[bytes], float | None]] = {
     "flv": _clock_of_flv,
     "matroska,webm": _clock_of_matroska,
-    "mpeg": _clock,
-    "mpegts": _clock,
+    "mpeg": _clock_of_mpeg,
+    "mpegts": _clock_of_mpeg,
 }
 
 

@@ -219,7 +219,7 @@ def _open(file: IO[bytes]) -> Image.Image:
         raise _too_large(width, height)
     allow_memory(HEADER_BYTES + COPIES_HELD * held + BYTES_PER_PIXEL * width * height)
     whole.seek(0)
-    with damage.side_chunks_ignored():
+    with damage.tolerated():
         image = Image.open(whole, formats=FORMATS)
     _check_sides(*image.size)
     clear = image.info.get("transparency")
@@ -449,7 +449,7 @@ def _with_depth(file: IO[bytes], entry: IcoImagePlugin.IconHeader) -> IcoImagePl
 
 def _best_of_icon(file: IO[bytes]) -> Image.Image:
     icon, best = _icon(file)
-    with damage.side_chunks_ignored():
+    with damage.tolerated():
         return icon.frame(best)
 
 

@@ -18,9 +18,8 @@ S3 takes 10,000 parts of 5 MiB to 5 GiB, 5 TiB in all. So the most bytes that ma
 import asyncio
 import contextlib
 import re
-import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -37,11 +36,8 @@ from media_core.store.base import (
     STAGING,
     USUAL_MOST,
     Chunk,
-    Durable,
     ObjectInfo,
-    ObjectMissing,
     Piece,
-    PieceGone,
     SignedUrl,
     checked_expiry,
     checked_key,
@@ -54,6 +50,8 @@ from media_core.store.base import (
 )
 from media_core.store.credentials import KeySource
 from media_core.store.presign import presigned_get
+from media_core.store.s3_outages import beyond_the_end, ended_within, outages
+from media_core.store.s3_pieces import S3Appending, S3GatheredObject
 from media_core.store.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -166,14 +164,14 @@ class S3Store:
             options["range"] = (start, start + length)
         elif start:
             options["range"] = {"offset": start}
-        with _outages(key):
+        with outages(key):
             if length == 0:
                 await obstore.head_async(self._objects, key)
                 return
             try:
                 found = await obstore.get_async(self._objects, key, options=options)
             except BaseError as error:
-                if _beyond_the_end(error):
+                if beyond_the_end(error):
                     return
                 raise
             chunks = found.stream(CHUNK_BYTES)
@@ -230,7 +228,7 @@ class S3Store:
     async def probe(self) -> None:
         # A prefix without objects keeps the answer short: obstore cannot limit a listing to one entry.
         nothing = f"{self._staging}probe/"
-        async with _ended_within(PROBE_TIMEOUT):
+        async with ended_within(PROBE_TIMEOUT):
             await obstore.list(self._prober, nothing).collect_async()
 
     async def aclose(self) -> None:
@@ -241,14 +239,14 @@ class S3Store:
             self._calls.close()
 
     async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
-        with _outages():
+        with outages():
             done = await obstore.put_async(self._whole, key, data, use_multipart=False)
         if not _ETAG.fullmatch(done["e_tag"] or ""):
             # Perhaps a page of a gateway, to which a redirect has led (obstore follows 303 with a GET).
             await self._require(key, len(data))
 
     async def _head(self, key: str) -> ObjectInfo | None:
-        with _outages():
+        with outages():
             try:
                 found = await obstore.head_async(self._objects, key)
             except FileNotFoundError:
@@ -262,14 +260,14 @@ class S3Store:
             raise unavailable("S3 does not have what was uploaded; it has to be sent again")
 
     async def _read(self, key: str, start: int, length: int) -> bytes:
-        async with _ended_within(TRICKLE_TIMEOUT + ANSWER_TIMEOUT * (length / PART_BYTES), key):
+        async with ended_within(TRICKLE_TIMEOUT + ANSWER_TIMEOUT * (length / PART_BYTES), key):
             if length == 0:
                 await obstore.head_async(self._objects, key)
                 return b""
             try:
                 return bytes(await obstore.get_range_async(self._objects, key, start=start, length=length))
             except BaseError as error:
-                if _beyond_the_end(error):
+                if beyond_the_end(error):
                     return b""
                 raise
 
@@ -291,7 +289,7 @@ class S3Store:
         batches, after = aiter(obstore.list(self._objects, folder, chunk_size=1000)), ""
         try:
             while True:
-                async with _ended_within(TRICKLE_TIMEOUT):
+                async with ended_within(TRICKLE_TIMEOUT):
                     batch = await anext(batches, None)
                 if batch is None:
                     return
@@ -310,21 +308,20 @@ class S3Store:
     async def _objects_after(self, folder: str, after: str) -> Sequence[ObjectInfo]:
         return await self._call(lambda calls: calls.objects_after(folder, after))
 
-    async def _copy(self, source: str, key: str, size: int, stopped: threading.Event) -> None:
+    async def _copy(self, source: str, key: str, size: int) -> None:
         if size <= COPY_PART_BYTES:
-            async with _ended_within(COPY_TIMEOUT):
+            async with ended_within(COPY_TIMEOUT):
                 await obstore.copy_async(self._patient, source, key)
             await self._require(key, size)
         else:
             part_bytes = max(COPY_PART_BYTES, part_bytes_for(size))
             starts = range(0, size, part_bytes)
-            await self._join([(source, start, min(start + part_bytes, size)) for start in starts], key, size, stopped)
+            await self._join([(source, start, min(start + part_bytes, size)) for start in starts], key, size)
 
-    async def _join(
-        self, sources: Sequence[tuple[str, int, int]], key: str, size: int, stopped: threading.Event
-    ) -> None:
+    async def _join(self, sources: Sequence[tuple[str, int, int]], key: str, size: int) -> None:
         """Makes one object of parts of others: their keys, and from where to where."""
         joined_in = COPY_TIMEOUT + _joining(size)
+        stopped = threading.Event()
 
         def join(calls: "S3Calls") -> None:
             from media_core.store.s3_calls import CopiedPart
@@ -332,7 +329,11 @@ class S3Store:
             parts = [CopiedPart(*source) for source in sources]
             calls.copy_in_parts(parts, key, COPY_TIMEOUT, joined_in, stopped)
 
-        await self._call(join)
+        try:
+            await self._call(join)
+        except asyncio.CancelledError:
+            stopped.set()  # the threads run on until they see it
+            raise
         await self._require(key, size)
 
     async def _discard(self, key: str) -> None:
@@ -341,7 +342,7 @@ class S3Store:
         await self._delete(key)
 
     async def _delete(self, *keys: str) -> None:
-        async with _ended_within(timedelta(seconds=DELETE_SECONDS)):
+        async with ended_within(timedelta(seconds=DELETE_SECONDS)):
             await obstore.delete_async(self._objects, keys)
 
     async def _call(self, work: "Callable[[S3Calls], _T]") -> _T:
@@ -399,7 +400,7 @@ class S3StagedObject:
         if self._gathered_bytes:
             await self._hand_over()
         if self._sending:
-            await self._put(self._sending, None)
+            await self._enqueue(self._sending, None)
             self._ended = True
             await asyncio.shield(self._sending)  # after a cancellation `discard` ends it
         elif self._final:  # otherwise the empty marker is the object
@@ -411,13 +412,8 @@ class S3StagedObject:
             raise RuntimeError("a staged object is promoted after finish()")
         if checked_key(self._store._tenant_id, key) == self._key:
             await self._store._require(key, self.size)
-            return
-        stopped = threading.Event()
-        try:
-            await self._store._copy(self._key, key, self.size, stopped)
-        except asyncio.CancelledError:
-            stopped.set()  # the threads run on until they see it
-            raise
+        else:
+            await self._store._copy(self._key, key, self.size)
 
     async def read(self, start: int, length: int) -> bytes:
         return await self._store._read(self._key, start, length)
@@ -446,9 +442,9 @@ class S3StagedObject:
         self._gathered, self._gathered_bytes = [], 0
         if not self._sending:
             self._sending = asyncio.create_task(self._send())
-        await self._put(self._sending, block)
+        await self._enqueue(self._sending, block)
 
-    async def _put(self, sending: "asyncio.Task[None]", block: bytes | None) -> None:
+    async def _enqueue(self, sending: "asyncio.Task[None]", block: bytes | None) -> None:
         """Waits for room in the queue, or raises the upload's error."""
         putting = asyncio.create_task(self._blocks.put(block))
         try:
@@ -462,7 +458,7 @@ class S3StagedObject:
         try:
             async with self._limit:
                 self._ends_in(self._part_timeout)
-                with _outages():
+                with outages():
                     await obstore.put_async(
                         self._store._patient,
                         self._key,
@@ -490,155 +486,6 @@ class S3StagedObject:
         now = asyncio.get_running_loop().time()
         with contextlib.suppress(RuntimeError):  # it has ended already
             self._limit.reschedule(None if limit is None else now + limit.total_seconds())
-
-
-DELETED_AT_ONCE = 200
-"""Objects that one `delete` has to manage within its time."""
-
-
-class S3Appending:
-    """Each piece is an object in staging, put once and never changed. All but the last have a part's size or more, so
-    that S3 can join them; a smaller one is read again, and replaced by a larger.
-
-    Not parts of a multipart upload: those cannot be read before they are joined, nor joined twice, and a part that a
-    process sends late takes the place of one that was acknowledged.
-    """
-
-    def __init__(self, store: S3Store, name: str, count: int, last: Piece | None, part_bytes: int) -> None:
-        self._store = store
-        self._object = name
-        self._part_bytes = part_bytes
-        self._replaced = last if last is not None and last.size < part_bytes else None
-        self._to_read = self._replaced
-        self._first = count if self._replaced is None else count - 1
-        self._gathered = bytearray()
-        self._putting: asyncio.Task[Piece] | None = None
-        self._put: list[Piece] = []
-        self._told = 0
-
-    @property
-    def is_due(self) -> bool:
-        return bool(self._put)
-
-    async def write(self, chunk: bytes | memoryview) -> None:
-        if self._to_read is not None:
-            self._gathered += await self._read(self._to_read)
-            self._to_read = None
-        self._gathered += chunk
-        if len(self._gathered) >= self._part_bytes:
-            await self._hand_over()
-
-    async def durable(self, *, to_the_end: bool = False) -> Durable:
-        if to_the_end:
-            if self._gathered:
-                await self._hand_over()
-            await self._settle()
-        self._told = len(self._put)
-        return Durable(self._first, tuple(self._put))
-
-    async def kept(self) -> None:
-        replaced = self._replaced if self._told else None
-        self._first += self._told
-        del self._put[: self._told]
-        self._told = 0
-        if replaced is not None:
-            self._replaced = None
-            with contextlib.suppress(Unavailable):  # the sweep removes it
-                await self._store._delete(self._key(replaced))
-
-    async def close(self, *, leave: bool = False) -> None:
-        if self._putting is not None:
-            with contextlib.suppress(Unavailable):
-                await self._settle()
-        if self._put and not leave:
-            with contextlib.suppress(Unavailable):
-                await self._store._delete(*map(self._key, self._put))
-
-    async def _hand_over(self) -> None:
-        await self._settle()
-        data, self._gathered = self._gathered, bytearray()
-        self._putting = asyncio.create_task(self._send(f"{self._object}.{secrets.token_hex(8)}", data))
-
-    async def _settle(self) -> None:
-        """Waits for the piece that is being put. Not cancelled with its caller, since its bytes may be there then."""
-        if self._putting is not None:
-            putting = self._putting
-            await asyncio.wait((putting,))
-            self._putting = None
-            self._put.append(putting.result())
-
-    async def _send(self, name: str, data: bytearray) -> Piece:
-        await self._store._put(staging_key(self._store._tenant_id, name), data)
-        return Piece(name, len(data))
-
-    async def _read(self, piece: Piece) -> bytes:
-        try:
-            data = await self._store._read(self._key(piece), 0, piece.size)
-        except ObjectMissing:
-            if await self._store._head(self._key(piece)) is None:
-                raise PieceGone from None
-            data = b""
-        if len(data) != piece.size:
-            raise unavailable("a piece of this upload is gone")
-        return data
-
-    def _key(self, piece: Piece) -> str:
-        return staging_key(self._store._tenant_id, piece.name)
-
-
-class S3GatheredObject:
-    """Pieces that S3 copies into one object."""
-
-    def __init__(self, store: S3Store, pieces: Sequence[Piece]) -> None:
-        self.size = sum(piece.size for piece in pieces)
-        self._store = store
-        self._pieces = [(staging_key(store._tenant_id, piece.name), piece.size) for piece in pieces]
-
-    async def write(self, chunk: bytes | memoryview) -> None:
-        raise ValueError("an object that has come whole takes no more bytes")
-
-    async def finish(self) -> None:
-        pass
-
-    async def promote(self, key: str) -> None:
-        checked_key(self._store._tenant_id, key)
-        stopped = threading.Event()
-        try:
-            if len(self._pieces) == 1:
-                await self._store._copy(self._pieces[0][0], key, self.size, stopped)
-            else:
-                await self._store._join([(piece, 0, size) for piece, size in self._pieces], key, self.size, stopped)
-        except asyncio.CancelledError:
-            stopped.set()  # the threads run on until they see it
-            raise
-
-    async def read(self, start: int, length: int) -> bytes:
-        found = bytearray()
-        at = 0
-        for key, size in self._pieces:
-            begin, end = max(start, at), min(start + length, at + size)
-            if begin < end:
-                found += await self._store._read(key, begin - at, end - begin)
-            at += size
-        return bytes(found)
-
-    async def stream(self) -> AsyncGenerator[Chunk, None]:
-        for key, size in self._pieces:
-            sent = 0
-            try:
-                async with contextlib.aclosing(self._store._stream(key)) as chunks:
-                    async for chunk in chunks:
-                        sent += len(chunk)
-                        yield chunk
-            except ObjectMissing:
-                pass
-            if sent != size:
-                raise unavailable("a piece of this upload is gone")
-
-    async def discard(self) -> None:
-        keys = [key for key, _ in self._pieces]
-        for start in range(0, len(keys), DELETED_AT_ONCE):
-            await self._store._delete(*keys[start : start + DELETED_AT_ONCE])
 
 
 def _now() -> datetime:
@@ -707,52 +554,8 @@ def _open_objects(
     )
 
 
-@contextlib.contextmanager
-def _outages(key: str | None = None) -> Iterator[None]:
-    """Turns obstore's errors into the contract's: ObjectMissing if `key` is given, otherwise Unavailable.
-
-    Their text is not passed on, since it quotes the server's whole answer.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        if key and "NoSuchBucket" not in str(error):
-            raise ObjectMissing(key) from None
-        raise unavailable(_sentence(error)) from None
-    except BaseError as error:
-        raise unavailable(_sentence(error)) from None
-
-
 async def _in_time(coming: "asyncio.Future[_T]") -> _T:
     """Raises Unavailable if it has not come soon."""
-    async with _ended_within(TRICKLE_TIMEOUT):
+    async with ended_within(TRICKLE_TIMEOUT):
         await asyncio.wait((coming,))
     return coming.result()
-
-
-@contextlib.asynccontextmanager
-async def _ended_within(limit: timedelta, key: str | None = None) -> AsyncIterator[None]:
-    """Cancels the block after `limit`, whatever retries and keys are left, and raises Unavailable.
-
-    `key`: as for `_outages`.
-    """
-    seconds = limit.total_seconds()
-    try:
-        async with asyncio.timeout(seconds):
-            with _outages(key):
-                yield
-    except TimeoutError:
-        raise unavailable(f"S3 did not answer: it was not done after {seconds:g} seconds") from None
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    if code := re.search(r"<Code>(\w+)</Code>", text):
-        return f"S3 answered {code[1]}"
-    if status := re.search(r"status code: (\d{3}[ \w]*)", text):
-        return f"S3 answered {status[1].strip()}"
-    return f"S3 did not answer: {text.splitlines()[0].rpartition(' - ')[2]}"
-
-
-def _beyond_the_end(error: BaseError) -> bool:
-    return "status code: 416" in str(error)

@@ -504,10 +504,10 @@ async def _answering() -> AsyncIterator[None]:
         if invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
             raise Unavailable("database", "PostgreSQL does not answer, or does not let the operator in") from error
-        raise RequestRefused("database", f"PostgreSQL refuses: {_words(cause)}") from error
+        raise RequestRefused("database", f"PostgreSQL refuses: {_sentence(cause)}") from error
 
 
-def _words(error: BaseException | None) -> str:
+def _sentence(error: BaseException | None) -> str:
     if not isinstance(error, psycopg.Error):
         return "no reason given"
     where = error.diag.message_detail if isinstance(error, psycopg.errors.DependentObjectsStillExist) else None

@@ -1,0 +1,156 @@
+"""Objects in one bucket of S3 that come in pieces: each piece is an object in staging, and S3 joins them by copies."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING
+
+from media_core.errors import Unavailable
+from media_core.store.base import Chunk, Durable, ObjectMissing, Piece, PieceGone, checked_key, staging_key, unavailable
+
+if TYPE_CHECKING:
+    from media_core.store.s3 import S3Store
+
+DELETED_AT_ONCE = 200
+"""Objects that one `delete` has to manage within its time."""
+
+
+class S3Appending:
+    """Each piece is an object in staging, put once and never changed. All but the last have a part's size or more, so
+    that S3 can join them; a smaller one is read again, and replaced by a larger.
+
+    Not parts of a multipart upload: those cannot be read before they are joined, nor joined twice, and a part that a
+    process sends late takes the place of one that was acknowledged.
+    """
+
+    def __init__(self, store: "S3Store", name: str, count: int, last: Piece | None, part_bytes: int) -> None:
+        self._store = store
+        self._object = name
+        self._part_bytes = part_bytes
+        self._replaced = last if last is not None and last.size < part_bytes else None
+        self._to_read = self._replaced
+        self._first = count if self._replaced is None else count - 1
+        self._gathered = bytearray()
+        self._putting: asyncio.Task[Piece] | None = None
+        self._put: list[Piece] = []
+        self._told = 0
+
+    @property
+    def is_due(self) -> bool:
+        return bool(self._put)
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        if self._to_read is not None:
+            self._gathered += await self._read(self._to_read)
+            self._to_read = None
+        self._gathered += chunk
+        if len(self._gathered) >= self._part_bytes:
+            await self._hand_over()
+
+    async def durable(self, *, to_the_end: bool = False) -> Durable:
+        if to_the_end:
+            if self._gathered:
+                await self._hand_over()
+            await self._settle()
+        self._told = len(self._put)
+        return Durable(self._first, tuple(self._put))
+
+    async def kept(self) -> None:
+        replaced = self._replaced if self._told else None
+        self._first += self._told
+        del self._put[: self._told]
+        self._told = 0
+        if replaced is not None:
+            self._replaced = None
+            with contextlib.suppress(Unavailable):  # the sweep removes it
+                await self._store._delete(self._key(replaced))
+
+    async def close(self, *, leave: bool = False) -> None:
+        if self._putting is not None:
+            with contextlib.suppress(Unavailable):
+                await self._settle()
+        if self._put and not leave:
+            with contextlib.suppress(Unavailable):
+                await self._store._delete(*map(self._key, self._put))
+
+    async def _hand_over(self) -> None:
+        await self._settle()
+        data, self._gathered = self._gathered, bytearray()
+        self._putting = asyncio.create_task(self._send(f"{self._object}.{secrets.token_hex(8)}", data))
+
+    async def _settle(self) -> None:
+        """Waits for the piece that is being put. Not cancelled with its caller, since its bytes may be there then."""
+        if self._putting is not None:
+            putting = self._putting
+            await asyncio.wait((putting,))
+            self._putting = None
+            self._put.append(putting.result())
+
+    async def _send(self, name: str, data: bytearray) -> Piece:
+        await self._store._put(staging_key(self._store._tenant_id, name), data)
+        return Piece(name, len(data))
+
+    async def _read(self, piece: Piece) -> bytes:
+        try:
+            data = await self._store._read(self._key(piece), 0, piece.size)
+        except ObjectMissing:
+            if await self._store._head(self._key(piece)) is None:
+                raise PieceGone from None
+            data = b""
+        if len(data) != piece.size:
+            raise unavailable("a piece of this upload is gone")
+        return data
+
+    def _key(self, piece: Piece) -> str:
+        return staging_key(self._store._tenant_id, piece.name)
+
+
+class S3GatheredObject:
+    """Pieces that S3 copies into one object under their final key."""
+
+    def __init__(self, store: "S3Store", pieces: Sequence[Piece]) -> None:
+        self.size = sum(piece.size for piece in pieces)
+        self._store = store
+        self._pieces = [(staging_key(store._tenant_id, piece.name), piece.size) for piece in pieces]
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        raise ValueError("an object that has come whole takes no more bytes")
+
+    async def finish(self) -> None:
+        pass
+
+    async def promote(self, key: str) -> None:
+        checked_key(self._store._tenant_id, key)
+        if len(self._pieces) == 1:
+            await self._store._copy(self._pieces[0][0], key, self.size)
+        else:
+            await self._store._join([(piece, 0, size) for piece, size in self._pieces], key, self.size)
+
+    async def read(self, start: int, length: int) -> bytes:
+        found = bytearray()
+        at = 0
+        for key, size in self._pieces:
+            begin, end = max(start, at), min(start + length, at + size)
+            if begin < end:
+                found += await self._store._read(key, begin - at, end - begin)
+            at += size
+        return bytes(found)
+
+    async def stream(self) -> AsyncGenerator[Chunk, None]:
+        for key, size in self._pieces:
+            sent = 0
+            try:
+                async with contextlib.aclosing(self._store._stream(key)) as chunks:
+                    async for chunk in chunks:
+                        sent += len(chunk)
+                        yield chunk
+            except ObjectMissing:
+                pass
+            if sent != size:
+                raise unavailable("a piece of this upload is gone")
+
+    async def discard(self) -> None:
+        keys = [key for key, _ in self._pieces]
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            await self._store._delete(*keys[start : start + DELETED_AT_ONCE])
