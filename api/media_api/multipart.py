@@ -30,6 +30,7 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
 _URLENCODED: Final = "application/x-www-form-urlencoded"
+_AS_MULTIPART: Final = "A file is sent as multipart/form-data (with curl: -F file=@path)."
 
 IGNORED_FIELDS: Final = frozenset(
     {
@@ -107,13 +108,15 @@ class Form:
             async for chunk in arriving:
                 received += chunk
                 if len(received) > MAX_OVERHEAD_BYTES:
-                    raise _too_long()
+                    raise _invalid(f"An urlencoded form may have at most {MAX_OVERHEAD_BYTES} bytes. {_AS_MULTIPART}")
         try:
             fields = parse_qsl(
                 received.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS + 1
             )
         except ValueError:  # UnicodeDecodeError is one
-            raise _invalid(f"The form is not urlencoded UTF-8, or has more than {MAX_FIELDS} fields.") from None
+            raise _invalid(
+                f"The form is not urlencoded UTF-8, or has more than {MAX_FIELDS} fields. {_AS_MULTIPART}"
+            ) from None
         for name, value in fields:
             if name != file:
                 self._begin_field(name, name)
@@ -127,7 +130,9 @@ class Form:
         if field not in self._known:
             if field in IGNORED_FIELDS:
                 return
-            raise _invalid(unknown(shown, self._known, "a field of this form"))
+            told = unknown(shown, self._known, "a field of this form")
+            # curl's --data-binary sends a file like that: its bytes look like the name of a field.
+            raise _invalid(told if self._boundary is not None else f"{told} {_AS_MULTIPART}")
         if field in self._fields and field not in self._repeatable:
             raise _invalid("A form field was sent twice.")
 

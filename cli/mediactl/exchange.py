@@ -31,6 +31,11 @@ def known_room(text: str) -> str:
     return text
 
 
+def is_media_id(text: str) -> bool:
+    """Whether `text` looks like the id of a file."""
+    return re.fullmatch(r"med-[0-9A-HJKMNP-TV-Z]{26}", text) is not None
+
+
 def path_of(*segments: str) -> str:
     """`/v1/…` with each segment quoted, so that any id is one segment."""
     return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)

@@ -51,7 +51,7 @@ def size(count: int | float | None) -> str:
     if count is None:
         return "-"
     if count < 1000:
-        return f"{count:.0f} bytes"
+        return "1 byte" if count == 1 else f"{count:.0f} bytes"
     power = next((power for power in (1, 2, 3) if count / 1024**power < 1000), 4)
     amount = count / 1024**power
     digits = f"{amount:.3g}" if amount < 100 else f"{amount:.0f}"

@@ -98,6 +98,17 @@ def failures_as_exit_codes(as_json: bool, argument: str | None = None) -> Iterat
         raise fail(1, f"unexpected {type(error).__name__}: {error} (MEDIACTL_DEBUG=1 shows where)") from None
 
 
+@contextlib.contextmanager
+def in_room(room: str | None) -> Iterator[None]:
+    """Says of a 404 that the token may be the reason: a room that it does not name is one that is not there."""
+    try:
+        yield
+    except Problem as problem:
+        if room is not None and problem.code == "not_found":
+            problem.add_note(f"does your token name the room {room}? `mediactl token` shows its rooms")
+        raise
+
+
 def each(session: Session, arguments: Sequence[T], act: Callable[[T], None]) -> None:
     """Calls `act` on every argument, even if one fails. Then the exit code is 1.
 
@@ -170,6 +181,7 @@ def _sentence(problem: Problem) -> str:
         parts.append(f"try again in {render.span(problem.retry_after)}")
     if hint := HINTS.get(problem.code):
         parts.append(hint)
+    parts += getattr(problem, "__notes__", ())
     if problem.status >= 500 and problem.request_id:
         parts.append(f"request {problem.request_id}")
     return "; ".join(parts)

@@ -118,7 +118,8 @@ async def _allowed_addresses(host: str, port: int, allowed: Sequence[Network]) -
     reachable = [each for each in addresses if may_be_reached(ipaddress.ip_address(each.partition("%")[0]), allowed)]
     if not reachable:
         raise Undelivered(
-            "it has a private, loopback, link-local or metadata address, and the platform allows none of these here"
+            "it has a private, loopback, link-local or metadata address, and the platform allows none of these here "
+            "(MEDIA_WEBHOOK_ALLOW_NETWORKS; of the chart: tenants.webhookAllowNetworks)"
         )
     return reachable
 

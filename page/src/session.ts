@@ -22,6 +22,8 @@ export const current = signal<string | null>(null);
 export const hasEnded = signal(false);
 /** The token of a link that would sign in somebody else, until the reader has decided. */
 export const offered = signal<string | null>(null);
+/** Whether what was given to sign in is no token: a link that was cut off, or what was typed. */
+export const isNoToken = signal(false);
 /** Why a sign-in failed, for its dialog. */
 export const failure = signal<string | null>(null);
 export const claims = computed(() => (current.value === null ? null : claimsOf(current.value)));
@@ -77,10 +79,12 @@ export function signOut(): void {
   location.replace(REDIRECT());
 }
 
-/** Takes the token or the code that the page's address has, and removes it from the address and from the history. */
+/** Takes the token that the page's address has, and removes it from the address and from the history. */
 function takeFromAddress(): string | null {
   const given = tokenIn(location.hash);
-  if (given !== null) history.replaceState(history.state, "", `${location.pathname}#/`);
+  const isLink = location.hash.startsWith("#token=");
+  isNoToken.value = isLink && given === null;
+  if (isLink) history.replaceState(history.state, "", `${location.pathname}#/`);
   return given;
 }
 

@@ -385,6 +385,17 @@ async def test_a_token_that_ends_asks_to_sign_in_again_and_goes_on(run: MakeRun,
     await expect(tile(page, "patient.txt")).to_be_visible()
 
 
+async def test_a_link_that_was_cut_off_says_so(run: MakeRun, context: BrowserContext) -> None:
+    page = await context.new_page()
+    await page.goto(link(run, run.exports()["TOKEN"][:40]))
+    asks = page.get_by_role("dialog", name="Sign in")
+    await expect(asks.get_by_role("alert")).to_contain_text("neither such a link nor a token")
+    assert "token=" not in page.url
+    await asks.get_by_label("Link or token").fill(link(run))
+    await asks.get_by_role("button", name="Sign in").click()
+    await expect(asks).to_have_count(0)
+
+
 async def test_a_link_of_somebody_else_asks_before_it_signs_in(run: MakeRun, context: BrowserContext) -> None:
     own, stranger = run.exports()["TOKEN"], short_token(run, 600, subject="mallory")
     kept = "sessionStorage.getItem('media-token')"

@@ -723,9 +723,10 @@ def scanned(port: int, content: bytes) -> str:
 # --- what it says to people -------------------------------------------------------------------------------------------
 
 
-def notes(case: str) -> str:
+def notes(case: str, *settings: str) -> str:
     values = CHART / "ci" / f"{case}-values.yaml"
-    ran = helm("install", "media", CHART, "--namespace", "media-system", "--dry-run=client", "--values", values)
+    sets = [argument for setting in settings for argument in ("--set", setting)]
+    ran = helm("install", "media", CHART, "--namespace", "media-system", "--dry-run=client", "--values", values, *sets)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.partition("NOTES:")[2]
 
@@ -741,6 +742,26 @@ def test_the_notes_wait_for_all_pods_and_name_the_secrets_that_are_missing(case:
     else:
         wanted = {each["secretKeyRef"]["name"] for each in environment(case).values() if "secretKeyRef" in each}
         assert set(re.findall(r"create secret generic (\S+)", notes(case))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_told"),
+    [
+        ((), False),
+        (("s3.endpoint=https://s3.example",), True),
+        (("s3.endpoint=https://s3.example", "s3.iamEndpoint=https://iam.example"), False),
+        (("s3.endpoint=https://s3.example", "s3.credentials=shared"), False),
+        (("s3.endpoint=https://s3.eu-central-1.amazonaws.com",), False),
+        (("s3.endpoint=https://s3.example", "dev.enabled=true"), False),
+    ],
+)
+def test_the_notes_say_when_a_server_of_ones_own_has_keys_of_aws(settings: tuple[str, ...], is_told: bool) -> None:
+    assert ("set s3.iamEndpoint" in notes("default", *settings)) is is_told
+
+
+def test_the_notes_say_how_to_call_a_tenant() -> None:
+    assert re.search(r'docs/install.md, "Use it"', notes("default"))
+    assert "**Use it**" in (ROOT / "docs" / "install.md").read_text()
 
 
 @pytest.mark.control_plane

@@ -297,7 +297,8 @@ async def test_an_address_of_this_machine_is_refused_unless_the_platform_allows_
 ) -> None:
     async with delivering(database, receiver.url, write_secret(tmp_path, 1), allowed=()):
         await upload(uploads, b"to nobody")
-        await eventually(lambda: _some(database, "error LIKE '%%private, loopback, link-local or metadata%%'"))
+        told = "error LIKE '%%private, loopback, link-local or metadata%%MEDIA_WEBHOOK_ALLOW_NETWORKS%%'"
+        await eventually(lambda: _some(database, told))
     assert receiver.requests == []
 
 

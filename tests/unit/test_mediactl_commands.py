@@ -218,6 +218,35 @@ def test_a_refused_token_says_how_to_get_another(server: Script) -> None:
     assert "The token has expired; `source .run/env`" in mediactl(server, "usage", code=1).stderr
 
 
+MEDIA_ID = "med-01JD0Z3V5QH7W8K2M4N6P8R0T2"
+
+
+def test_a_room_that_the_token_may_lack_is_named(server: Script, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"hello")
+    for arguments in (
+        ["ls", "lobby"],
+        ["rooms", "attach", "lobby", MEDIA_ID],
+        ["rooms", "detach", "lobby", MEDIA_ID],
+        ["upload", str(tmp_path / "a.txt"), "--room", "lobby"],
+    ):
+        told = mediactl(server, *arguments, code=1).stderr
+        assert told.strip() == (
+            "mediactl: Nothing here; does your token name the room lobby? `mediactl token` shows its rooms"
+        )
+
+
+@pytest.mark.parametrize("verb", ["attach", "detach"])
+def test_a_file_in_place_of_the_room_is_told_before_anything_is_sent(server: Script, verb: str) -> None:
+    told = mediactl(server, "rooms", verb, MEDIA_ID, "lobby", code=2).stderr
+    assert told == f"mediactl: {MEDIA_ID} is a file's id; the room comes first, then the file\n"
+    assert server.seen == []
+
+
+def test_what_can_be_no_file_is_not_waited_for(server: Script) -> None:
+    told = mediactl(server, "watch", "--file", "med-abc", code=1).stderr
+    assert told == "mediactl: Nothing here\n"
+
+
 def test_a_script_gets_the_problem_as_json(server: Script) -> None:
     server.on("DELETE", "/v1/media/med-1", problem(403, "not_yours", "Only its uploader.", limit=3))
     told = json.loads(mediactl(server, "rm", "med-1", "--json", code=1).stderr)

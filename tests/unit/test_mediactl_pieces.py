@@ -20,6 +20,7 @@ from mediactl.transfer import _file_name
     ("count", "shown"),
     [
         (0, "0 bytes"),
+        (1, "1 byte"),
         (999, "999 bytes"),
         (1024, "1 KiB"),
         (184234, "180 KiB"),

@@ -324,6 +324,13 @@ async def test_an_urlencoded_form_has_the_limits_of_any_form(body: str, code: st
 
 
 @pytest.mark.parametrize(
+    "content", [b"just words", b"\xff\xd8\xff\xe0", b"a&" * (MAX_FIELDS + 2), b"x" * (MAX_OVERHEAD_BYTES + 1)]
+)
+async def test_a_file_that_was_sent_as_an_urlencoded_form_is_told_how_to_send_it(content: bytes) -> None:
+    assert "-F file=@path" in await refusal(content, content_type=URLENCODED)
+
+
+@pytest.mark.parametrize(
     "content_type",
     [
         "multipart/form-data",

@@ -841,7 +841,7 @@ CALM = WebhookNote(webhook_id(str(HOOK["url"])), "hooks.example", None, None, 0,
 @pytest.mark.parametrize(
     ("note", "status", "reason", "words"),
     [
-        (CALM, "True", "Delivered", "1 webhook(s) take their events"),
+        (CALM, "True", "Delivered", "1 webhook(s), none of which is known to fail"),
         (
             replace(CALM, failing_since=NOW, error="answered 503"),
             "False",

@@ -8,6 +8,7 @@ import typer
 from mediactl import render
 from mediactl.command import app, command
 from mediactl.errors import Problem
+from mediactl.exchange import is_media_id
 from mediactl.models import Event
 from mediactl.session import Session
 
@@ -50,6 +51,6 @@ def _say_if_unseen(session: Session, media_id: str) -> None:
     try:
         session.client.info(media_id)
     except Problem as problem:
-        if problem.code != "not_found":
+        if problem.code != "not_found" or not is_media_id(media_id):
             raise
         render.failure(f"there is no file {media_id} that you may see; waiting for one")

@@ -17,7 +17,7 @@ from mediactl.following import follow
 from mediactl.models import Media
 from mediactl.render import Column
 from mediactl.resuming import FROM_BYTES
-from mediactl.session import Session, each, source_of, under_way, with_bar
+from mediactl.session import Session, each, in_room, source_of, under_way, with_bar
 from mediactl.transfer import Source
 
 PREVIEW_SIZES = (160, 320, 640, 1024)
@@ -63,7 +63,8 @@ def upload(
 
     def one(path: Path) -> None:
         with source_of(path, name) as source:
-            item = send(source)
+            with in_room(room):
+                item = send(source)
             if wait:
                 item = _await_verdict(session, item)
             if session.as_json:

@@ -8,9 +8,10 @@ from mediactl import render, times
 from mediactl.client import MediaType, Sort
 from mediactl.command import All, Limit, MediaId, Room, app, command, labels_of, rooms
 from mediactl.errors import Misuse
+from mediactl.exchange import is_media_id
 from mediactl.models import MediaInfo, RoomFile
 from mediactl.render import Column
-from mediactl.session import Session, all_of
+from mediactl.session import Session, all_of, in_room
 
 MINE = "With --mine or --owner"
 
@@ -61,7 +62,8 @@ def ls(
         filters = {"--name": name, "--label": label, "--since": since, "--sort": sort}
         if given := [option for option, value in filters.items() if value is not None]:
             raise Misuse(f"{given[0]} is for --mine")
-        found, more = all_of(session.client.room_files(room, type=type_, limit=most))
+        with in_room(room):
+            found, more = all_of(session.client.room_files(room, type=type_, limit=most))
     if session.as_json:
         render.data(found)
         return
@@ -100,7 +102,8 @@ def ls(
 @command(rooms, "attach")
 def attach(session: Session, room: Room, media_id: MediaId) -> None:
     """Add an uploaded file to a room."""
-    item = session.client.attach(room, media_id)
+    with in_room(room):
+        item = session.client.attach(_not_a_file(room), media_id)
     if session.as_json:
         render.data(item)
     else:
@@ -110,8 +113,16 @@ def attach(session: Session, room: Room, media_id: MediaId) -> None:
 @command(rooms, "detach")
 def detach(session: Session, room: Room, media_id: MediaId) -> None:
     """Remove a file from a room; the file itself stays."""
-    session.client.detach(room, media_id)
+    with in_room(room):
+        session.client.detach(_not_a_file(room), media_id)
     if session.as_json:
         render.data({"media_id": media_id, "room_id": room, "detached": True})
     else:
         render.line("detached", media_id, room)
+
+
+def _not_a_file(room: str) -> str:
+    """`room`, unless it is the id of a file: then the arguments stand in the wrong order. Raises Misuse."""
+    if is_media_id(room):
+        raise Misuse(f"{room} is a file's id; the room comes first, then the file")
+    return room

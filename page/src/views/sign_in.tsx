@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { claimsOf, tokenIn } from "../claims.ts";
-import { claims, decide, failure, goToIssuer, hasEnded, offered, settings, signIn } from "../session.ts";
+import { claims, decide, failure, goToIssuer, hasEnded, isNoToken, offered, settings, signIn } from "../session.ts";
 import { text } from "../text/index.ts";
 import { Modal } from "./modal.tsx";
 
@@ -8,7 +8,6 @@ import { Modal } from "./modal.tsx";
 export function SignIn() {
   const t = text.value;
   const typed = useSignal("");
-  const isWrong = useSignal(false);
   const oidc = settings.value?.oidc ?? null;
   const title = hasEnded.value ? t.endedTitle : t.signInTitle;
   return (
@@ -23,18 +22,18 @@ export function SignIn() {
         <form onSubmit={(event) => {
           event.preventDefault();
           const token = tokenIn(typed.value);
-          isWrong.value = token === null;
+          isNoToken.value = token === null;
           if (token !== null) signIn(token);
         }}>
           <p id="sign-in-text">{t.signInText}</p>
           <label>{t.token}
-            <input type="password" autocomplete="off" spellcheck={false} required autofocus value={typed.value} aria-describedby="sign-in-text" aria-invalid={isWrong.value}
+            <input type="password" autocomplete="off" spellcheck={false} required autofocus value={typed.value} aria-describedby="sign-in-text" aria-invalid={isNoToken.value}
               onInput={(event) => {
                 typed.value = event.currentTarget.value;
-                isWrong.value = false;
+                isNoToken.value = false;
               }} />
           </label>
-          {isWrong.value && <p class="wrong" role="alert">{t.notAToken}</p>}
+          {isNoToken.value && <p class="wrong" role="alert">{t.notAToken}</p>}
           <div class="buttons"><button class="primary">{t.signInButton}</button></div>
         </form>
       )}
