@@ -14,7 +14,8 @@ from bench.measure import ITEMS, SPEECH, Contender, Effort, Row, compare
 from bench.parts import Parts
 from bench.resources import Resources
 from bench.worker import transcriptions, worker
-from media_core.decoding import BytesSource, DecodingPool
+from media_core.decoding import BytesSource
+from media_core.decoding.pool import DecodingPool
 from media_core.thumbnails import make_thumbnail
 from media_workers.settings import WhisperSettings
 

@@ -20,8 +20,9 @@ from bench.clients import name_in
 from bench.measure import FULL, Amount, Effort, Goal, Listing, aligned
 from bench.parts import Parts
 from bench.worker import Task, Worker, transcriptions, worker
-from media_core.decoding import BytesSource, DecodingFailed, DecodingPool
+from media_core.decoding import BytesSource, DecodingFailed
 from media_core.decoding.containers import AUDIO_CODECS
+from media_core.decoding.pool import DecodingPool
 from media_core.examination import Examination
 from media_core.media_types import transcribable
 from media_core.sniffing import HEAD

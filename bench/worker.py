@@ -19,7 +19,7 @@ from typing import Any
 from bench.parts import Tenant
 from bench.resources import Resources
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Queue, enqueue

@@ -17,7 +17,7 @@ from media_api.settings import AuthSettings, Settings
 from media_api.webhook_delivery import Delivery
 from media_core.capacity import Capacity, of_this_container
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.events import Events
 from media_core.examination import Examination
 from media_core.jobs import Jobs

@@ -12,7 +12,8 @@ import structlog
 
 from media_core import media_types, packages, sniffing
 from media_core.contents import Facts
-from media_core.decoding import DecodingFailed, DecodingPool, ImageFacts, MediaFacts, Source
+from media_core.decoding import DecodingFailed, ImageFacts, MediaFacts, Source
+from media_core.decoding.pool import DecodingPool
 from media_core.thumbnails import make_thumbnail
 from media_core.uploads import Examined
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, Source, Thumbnail
+from media_core.decoding import BytesSource, DecodingFailed, Source, Thumbnail
+from media_core.decoding.pool import DecodingPool
 from media_core.media_types import category, has_thumbnail
 
 MASTER_TYPE = "image/webp"

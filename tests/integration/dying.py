@@ -21,7 +21,7 @@ from typing import Any
 from media_core import logs
 from media_core.contents import Verdict
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Unavailable
 from media_core.examination import Examination
 from media_core.library import Library

@@ -23,7 +23,7 @@ import pytest
 from media_core import births, sweep
 from media_core.contents import Verdict
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.events import Events, Place
 from media_core.examination import Examination
 from media_core.library import Library

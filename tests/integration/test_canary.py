@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.examination import Examination
 from media_core.job_kinds import JOB_KINDS

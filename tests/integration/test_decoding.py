@@ -18,17 +18,10 @@ import psutil
 import pytest
 import structlog
 
-from media_core.decoding import (
-    BytesSource,
-    ChildLimits,
-    DecodingFailed,
-    DecodingPool,
-    ImageFacts,
-    MediaFacts,
-    Thumbnail,
-)
+from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
 from media_core.decoding import children as children_module
 from media_core.decoding import pool as pool_module
+from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.decoding.wire import LENGTHS, LONGEST_PAYLOAD, WireError, header, lengths
 from media_core.errors import Unavailable
 from tests.fixtures import media
@@ -395,7 +388,8 @@ async def test_a_missing_layer_is_said_once(processes: Processes, monkeypatch: p
 def test_zygote_and_children_end_with_their_parent() -> None:
     program = """
 import asyncio
-from media_core.decoding import BytesSource, DecodingPool
+from media_core.decoding import BytesSource
+from media_core.decoding.pool import DecodingPool
 class Endless(BytesSource):
     async def read(self, start, length):
         print("asked", flush=True)
@@ -439,7 +433,8 @@ async def test_a_pool_leaves_no_process_behind(processes: Processes) -> None:
 def test_the_parent_loads_no_decoder() -> None:
     program = """
 import asyncio, sys
-from media_core.decoding import BytesSource, DecodingPool
+from media_core.decoding import BytesSource
+from media_core.decoding.pool import DecodingPool
 async def main():
     async with DecodingPool() as pool:
         await pool.warm()
@@ -589,7 +584,8 @@ async def test_a_zygote_that_hangs_is_replaced(processes: Processes, monkeypatch
 def test_the_apis_event_loop_serves_as_well() -> None:
     program = """
 import asyncio, sys, uvloop
-from media_core.decoding import BytesSource, DecodingPool
+from media_core.decoding import BytesSource
+from media_core.decoding.pool import DecodingPool
 from tests.integration.decoding_processes import Processes
 async def main():
     processes, source = Processes(), BytesSource(sys.stdin.buffer.read())

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from media_core.decoding import BytesSource, DecodingFailed, DecodingPool, ImageFacts
+from media_core.decoding import BytesSource, DecodingFailed, ImageFacts
 from media_core.decoding import pool as pool_module
+from media_core.decoding.pool import DecodingPool
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes, forget_peak, peak
 

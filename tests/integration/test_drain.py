@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable, Unfinished
 from media_core.library import Library
 from media_core.policy import PolicyReader

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from media_core.contents import Facts
-from media_core.decoding import BytesSource, DecodingPool, MediaFacts, durations
+from media_core.decoding import BytesSource, MediaFacts, durations
+from media_core.decoding.pool import DecodingPool
 from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
 from media_core.sniffing import HEAD, sniff

@@ -17,7 +17,7 @@ import pytest
 from media_core import sweep as sweeping
 from media_core.contents import NewItem
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Lost, Refused, Unavailable
 from media_core.library import Library
 from media_core.object_keys import content_key, thumbnail_key

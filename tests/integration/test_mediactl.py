@@ -25,7 +25,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings

@@ -18,7 +18,7 @@ import pytest
 
 from media_core import queue as queue_module
 from media_core.database import Database
-from media_core.decoding import ChildLimits, DecodingPool
+from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.examination import Examination
 from media_core.job_kinds import JOB_KINDS, KINDS

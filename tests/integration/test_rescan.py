@@ -15,7 +15,7 @@ import pytest
 
 from media_core import policy
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library

@@ -13,7 +13,7 @@ import pytest
 from media_core.canary import EICAR
 from media_core.contents import Verdict
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unfinished
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library

@@ -15,7 +15,7 @@ import pytest
 
 from media_core.canary import EICAR, send
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.examination import Examination
 from media_core.library import Library
 from media_core.policy import PolicyReader

@@ -6,7 +6,8 @@ import wave
 import numpy as np
 import pytest
 
-from media_core.decoding import BytesSource, DecodingPool
+from media_core.decoding import BytesSource
+from media_core.decoding.pool import DecodingPool
 from media_core.media_types import transcribable
 from tests.fixtures import librivox, media
 from tests.fixtures.sound_formats import CONTAINERS, WRONG_NAMES, Cell, Named, NotWritten, Samples, likeness

@@ -9,7 +9,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.audio import decode_audio
 
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.jobs import TranscriptionRequest
 from media_core.library import Library
 from media_core.policy import PolicyReader

@@ -15,15 +15,8 @@ import psutil
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from media_core.decoding import (
-    BytesSource,
-    ChildLimits,
-    DecodingFailed,
-    DecodingPool,
-    ImageFacts,
-    MediaFacts,
-    Thumbnail,
-)
+from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
+from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.examination import Examination
 from media_core.sniffing import sniff
 from media_core.thumbnails import SIZES, make_thumbnail, variant

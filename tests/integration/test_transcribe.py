@@ -23,7 +23,8 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES
 
 from media_core import passages, transcripts
 from media_core.database import Database
-from media_core.decoding import DecodingPool, Source
+from media_core.decoding import Source
+from media_core.decoding.pool import DecodingPool
 from media_core.ids import new_media_id
 from media_core.library import Library
 from media_core.object_keys import content_key

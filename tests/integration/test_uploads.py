@@ -9,7 +9,7 @@ import pytest
 
 from media_core.capacity import Capacity
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.library import Library
 from media_core.object_keys import content_key, thumbnail_key

@@ -3,7 +3,7 @@
 import base64
 
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.library import Library
 from media_core.object_keys import thumbnail_key
 from media_core.policy import PolicyReader

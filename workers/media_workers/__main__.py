@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from media_core import logs
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Unavailable
 from media_core.job_kinds import JOB_KINDS, KINDS, JobKind
 from media_core.library import Library

@@ -21,7 +21,7 @@ from typing import Final, ParamSpec
 import structlog
 
 from media_core.database import Database
-from media_core.decoding import DecodingPool
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Lost, Refused, Unavailable, Unfinished
 from media_core.library import Library
 from media_core.logs import bound

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from media_core import passages, queue, quota, transcripts
-from media_core.decoding import DecodingFailed, DecodingPool, MediaFacts, SoundTrack
+from media_core.decoding import DecodingFailed, MediaFacts, SoundTrack
+from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unfinished
 from media_core.jobs import MOST_SPLIT, TranscriptionRequest
 from media_core.queue import Lease
