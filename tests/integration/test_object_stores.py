@@ -1303,6 +1303,18 @@ async def liar(
         await store.aclose()
 
 
+async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_piece_in_staging(
+    liar: tuple[LyingS3, S3Store],
+) -> None:
+    gateway, store = liar
+    gateway.answer(r"PUT .*/\.staging/", body=b"<html>")
+    append = Pieces(store).begin()
+    await append.write(b"small")
+    with pytest.raises(Unavailable, match="S3 does not have what was uploaded"):
+        await append.durable(to_the_end=True)
+    await append.close()
+
+
 async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_stored_object(
     liar: tuple[LyingS3, S3Store],
 ) -> None:

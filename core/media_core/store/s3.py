@@ -255,7 +255,7 @@ class S3Store:
 
     async def _require(self, key: str, size: int) -> None:
         """Raises Unavailable unless S3 has this object, whole: not every gateway that answers 200 has made one."""
-        found = await self.head(key)
+        found = await self._head(key)
         if found is None or found.size != size:
             raise unavailable("S3 does not have what was uploaded; it has to be sent again")
 
