@@ -1,4 +1,4 @@
-"""What is wrong with a parameter, or with a member of a JSON body, in a sentence: what it must be, within which limits.
+"""Sentences about a wrong parameter, or a wrong member of a JSON body: what it must be, and its limits.
 
 pydantic finds what is wrong. Its own words are for programmers, and name one limit of two.
 """
@@ -106,7 +106,7 @@ def _parameters(request: Request) -> Dependant:
 
 def _said(error: ErrorDetails, fields: Mapping[str, FieldInfo], where: tuple[int | str, ...]) -> str:
     kind, facts = error["type"], error.get("ctx", {})
-    # An entry of a list or an object has limits of its own, which only `facts` knows.
+    # `fields` has the limits of a list or an object. Those of its entries are in `facts` alone.
     field = fields.get(str(where[0])) if len(where) == 1 else None
     if kind in _TYPES:
         return _TYPES[kind]

@@ -2,7 +2,7 @@
 
 Invariant: a verdict is recorded only if clamd gave it on the whole content, with the SHA-256 of its row, and the module
 `clamd` has confirmed it. In all other cases nothing is decided: the job is handed back or retried. When its attempts
-are used up the content becomes "error", which nobody may read either.
+are used up the content becomes "error". Nobody may read it then.
 """
 
 import asyncio

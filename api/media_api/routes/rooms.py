@@ -10,15 +10,7 @@ from media_api.auth import Reader, Writer
 from media_api.identifiers import known_id
 from media_api.json_bodies import json_request, read_json
 from media_api.models import Attachment, Data, Page, RoomFile
-from media_api.routes.parameters import (
-    CategoryFilter,
-    Cursor,
-    MediaId,
-    RoomId,
-    next_cursor,
-    not_a_cursor,
-    read_cursor,
-)
+from media_api.routes.parameters import CategoryFilter, Cursor, MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Wired
 
 router = APIRouter(tags=["Rooms"])

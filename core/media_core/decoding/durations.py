@@ -60,8 +60,8 @@ _CLUSTER = re.compile(rb"\x1f\x43\xb6\x75[\x01-\xff].{0,7}?\xe7([\x81-\x88])", r
 
 _FLV_TAG = re.compile(rb"(?=[\x08\x09\x12](...)(...)(.)\0\0\0)", re.DOTALL)
 _FLV_TAG_BYTES = 11
-"""A tag's header: the type, the length of its data, and its time, of which the highest byte is the last one (Adobe's
-Video File Format 10.1, E.4.1). The tag's length stands behind it again."""
+"""A tag's header has the type, the length of the data, and the time, whose highest byte comes last (Adobe's Video File
+Format 10.1, E.4.1). The whole tag's length stands behind its data."""
 
 _WITHOUT_A_DURATION = frozenset(
     ("aac", "loas", "amr", "ac3", "eac3", "dts", "dtshd", "mlp", "truehd", "gsm", "dss", "mpc8")
@@ -163,7 +163,7 @@ def clock_begins_again(file: IO[bytes], container: str) -> bool:
 
 
 def _clock_of_flv(data: bytes) -> float | None:
-    """The time in seconds of the first tag of which the whole is in these bytes."""
+    """The time in seconds of the first tag that is whole in these bytes."""
     for tag in _FLV_TAG.finditer(data):
         length = int.from_bytes(tag[1]) + _FLV_TAG_BYTES
         end = tag.start() + length
