@@ -17,7 +17,7 @@ LISTS = {
     "/v1/events": ("cursor", "type", "media_id", "lastEventId"),
     "/v1/transcripts/search": ("cursor", "q", "owner", "room", "label", "language"),
 }
-"""Each with what it takes, beside numbers."""
+"""Each list, with the parameters that it takes beside numbers."""
 TIMES = (
     "0001-01-01T00:00:00+14:00",
     "9999-12-31T23:59:59-14:00",
