@@ -22,7 +22,7 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, 
 
 from media_core import tokens
 from tests.browser.chromium import PATIENCE, missing
-from tests.integration.test_make_run import EICAR, SAMPLE, MakeRun
+from tests.integration.test_make_run import EICAR, SAMPLE, MakeRun, new_home
 
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "samples" / "photo.jpg"
@@ -38,12 +38,12 @@ expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRun]:
+def run() -> Iterator[MakeRun]:
     try:
         build()
     except BuildFailed as error:
         missing(f"the page can't be built here: {str(error).splitlines()[0]}")
-    home = tmp_path_factory.mktemp("run")
+    home = new_home()
     shutil.copy(SAMPLE, home / "acme.yaml")
     one = MakeRun(home)
     try:
@@ -53,6 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRun]:
     finally:
         one.process.terminate()
         one.process.wait(PATIENCE / 1000)
+        shutil.rmtree(home)
 
 
 def link(run: MakeRun, token: str | None = None) -> str:

@@ -16,6 +16,8 @@ import pytest
 from media_operator.local import postgres as embedded
 from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
 
+only_as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -159,19 +161,61 @@ def test_data_without_its_password_is_not_overwritten(folder: Path) -> None:
         EmbeddedPostgres(folder, durable=False).start()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
-def test_a_checkout_that_only_root_can_enter_moves_data_and_binaries_to_where_the_server_can_reach_them(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def private(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that only root can enter, so data and binaries are moved."""
     monkeypatch.setattr(embedded, "DATA", folder / "lib")
     monkeypatch.setattr(embedded, "CACHE", folder / "cache")
-    private = folder / "root-only"
-    private.mkdir(mode=0o700)
+    made = folder / "root-only"
+    made.mkdir(mode=0o700)
+    return made
+
+
+@only_as_root
+def test_a_checkout_that_only_root_can_enter_moves_data_and_binaries_to_where_the_server_can_reach_them(
+    folder: Path, private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_to_all = embedded._open_to_all
     monkeypatch.setattr(embedded, "_open_to_all", lambda path: "site-packages" not in str(path) and open_to_all(path))
-    for _ in range(2):  # the second start finds both
+    for query in ("CREATE TABLE kept AS SELECT 7 AS n", "SELECT n FROM kept"):  # the second start finds both
         with EmbeddedPostgres(private / "run", durable=False) as server:
-            assert ask(server.admin_url, "SELECT 1") == 1
+            ask(server.admin_url, query)
             assert server.pid is not None
             assert Path(psutil.Process(server.pid).exe()).is_relative_to(folder / "cache")
             assert server.data.is_relative_to(folder / "lib")
+
+
+@only_as_root
+def test_a_folder_that_was_removed_and_made_again_begins_without_data_and_the_old_data_stays(private: Path) -> None:
+    with EmbeddedPostgres(private / "run", durable=False) as server:
+        ask(server.admin_url, "CREATE TABLE kept AS SELECT 7 AS n")
+        old = server.data
+    shutil.rmtree(private / "run")
+    with EmbeddedPostgres(private / "run", durable=False) as server:
+        assert ask(server.admin_url, "SELECT to_regclass('kept')") is None
+    assert (old / "PG_VERSION").exists()
+
+
+@only_as_root
+def test_moved_data_follows_its_folder_and_serves_one_of_two_copies_at_a_time(private: Path) -> None:
+    with EmbeddedPostgres(private / "run", durable=False) as server:
+        ask(server.admin_url, "CREATE TABLE kept AS SELECT 7 AS n")
+    (private / "run").rename(private / "moved")
+    with EmbeddedPostgres(private / "moved", durable=False) as server:
+        assert ask(server.admin_url, "SELECT n FROM kept") == 7
+        shutil.copytree(private / "moved", private / "copy")
+        with pytest.raises(PostgresFailed, match="in use by another process"):
+            EmbeddedPostgres(private / "copy", durable=False).start()
+        assert ask(server.admin_url, "SELECT n FROM kept") == 7
+
+
+@only_as_root
+def test_data_that_was_moved_before_the_folder_named_it_is_found(private: Path) -> None:
+    with EmbeddedPostgres(private / "run", durable=False) as server:
+        ask(server.admin_url, "CREATE TABLE kept AS SELECT 7 AS n")
+    record = private / "run" / "data-folder"
+    named = Path(record.read_text())
+    named.rename(named.with_name(named.name.partition("-")[0]))
+    record.unlink()
+    with EmbeddedPostgres(private / "run", durable=False) as server:
+        assert ask(server.admin_url, "SELECT n FROM kept") == 7

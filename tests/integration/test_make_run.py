@@ -147,6 +147,13 @@ class MakeRun:
 Starter = Callable[..., MakeRun]
 
 
+def new_home() -> Path:
+    """A folder for a run. Not tmp_path: as root PostgreSQL runs as another user, who must be able to reach it."""
+    home = Path(tempfile.mkdtemp(prefix="media-test-run-"))
+    home.chmod(0o755)
+    return home
+
+
 def gone(process: psutil.Process) -> bool:
     """Whether the process has ended. It may stay a zombie if nothing reaps it (a container without init)."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -170,9 +177,7 @@ def make_run() -> Iterator[Starter]:
 
     def start(home: Path | None = None, manifest: str | None = None, **environment: str) -> MakeRun:
         if home is None:
-            # Not tmp_path: as root PostgreSQL runs as another user, who must be able to reach its folder.
-            home = Path(tempfile.mkdtemp(prefix="media-test-run-"))
-            home.chmod(0o755)
+            home = new_home()
             (home / "acme.yaml").write_text(manifest or SAMPLE.read_text())
         runs.append(MakeRun(home, **environment))
         return runs[-1]

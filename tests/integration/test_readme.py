@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_make_run import MODEL, PATIENCE, ROOT, MakeRun
+from tests.integration.test_make_run import MODEL, PATIENCE, ROOT, MakeRun, new_home
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -27,9 +27,9 @@ def tour() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home() -> Iterator[Path]:
     """A folder that looks like a fresh clone, with its tenant being served."""
-    folder = tmp_path_factory.mktemp("clone")
+    folder = new_home()
     shutil.copytree(ROOT / "samples", folder / "samples")
     (folder / "tests").symlink_to(ROOT / "tests")
     run = MakeRun(folder / "samples", MEDIA_WHISPER_MODEL=str(MODEL))
@@ -39,6 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         run.process.terminate()
         run.process.wait(PATIENCE)
+        shutil.rmtree(folder)
 
 
 def on_a_terminal(command: str, folder: Path) -> str:

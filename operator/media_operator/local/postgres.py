@@ -8,7 +8,8 @@ Invariants:
 - A server that was killed starts again with its data.
 
 PostgreSQL refuses to run as root, so root runs it as `nobody`. If `nobody` cannot reach a folder (a checkout in /root),
-binaries and data are moved to /var; `data` says where.
+binaries and data are moved to /var; `data` says where. The folder's file `data-folder` names them: a folder that was
+removed and made again has new data, and the old stay until a person removes them.
 
 `start` has to run in a thread that lives at least as long as the server: when it ends, the kernel ends the server.
 """
@@ -81,7 +82,7 @@ class EmbeddedPostgres:
         self.socket_folder: Path | None = None
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._password = ""
-        self._lock: IO[str] | None = None
+        self._locks: list[IO[str]] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -92,7 +93,8 @@ class EmbeddedPostgres:
         if self.running:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        if not self._locks:
+            self._take_lock(self.folder)
         try:
             binaries = self._place()
             self._password = self._admin_password()
@@ -122,9 +124,9 @@ class EmbeddedPostgres:
             shutil.rmtree(self.socket_folder, ignore_errors=True)
             (self.folder / "socket-folder").unlink(missing_ok=True)
             self.socket_folder = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        for lock in self._locks:
+            lock.close()
+        self._locks = []
 
     @property
     def running(self) -> bool:
@@ -178,31 +180,48 @@ class EmbeddedPostgres:
         if self._account is None:
             return site / BINARIES
         if not _open_to_all(self.folder):
-            self.data = _public_folder(DATA, hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]) / "data"
+            self._move_data()
         return (site if _open_to_all(site / BINARIES / "postgres") else _cached_copy(site)) / BINARIES
+
+    def _move_data(self) -> None:
+        """Sets `data` to the folder that `data-folder` names, or to a new one, and locks it against a copy of us."""
+        if len(self._locks) > 1:  # a server that has died starts again
+            return
+        record = self.folder / "data-folder"
+        if not record.exists():
+            path = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+            # Before the record there was one name for each path. Only our password says that those data are ours.
+            old = (self.folder / "admin-password").exists() and (DATA / path / "data").exists()
+            name = path if old else f"{path}-{secrets.token_hex(4)}"
+            fresh = record.with_suffix(".new")
+            fresh.write_text(str(DATA / name))
+            fresh.replace(record)
+        place = Path(record.read_text().strip())
+        _public_folder(place.parent, place.name)
+        self._take_lock(place)
+        self.data = place / "data"
 
     def _owned(self, path: Path) -> Path:
         if self._account is not None:
             os.chown(path, self._account.pw_uid, self._account.pw_gid)
         return path
 
-    def _take_lock(self) -> None:
-        if self._lock is not None:
-            return
-        lock = (self.folder / "lock").open("w")
+    def _take_lock(self, folder: Path) -> None:
+        lock = (folder / "lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise PostgresFailed(f"the folder {self.folder} is in use by another process") from None
-        self._lock = lock
+            raise PostgresFailed(f"the folder {folder} is in use by another process") from None
+        self._locks.append(lock)
 
     def _admin_password(self) -> str:
         path = self.folder / "admin-password"
         if not path.exists():
             if (self.data / "PG_VERSION").exists():
                 raise PostgresFailed(
-                    f"{path} is missing, so the data in {self.data} cannot be opened: to start without it, remove it"
+                    f"{path} is missing, so the data in {self.data} cannot be opened: put the file back, or, to start "
+                    f"without that data, remove {self.data}"
                 )
             path.touch(mode=0o600)
             path.write_text(secrets.token_urlsafe(24))
