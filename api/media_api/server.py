@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
 from typing import Any, Final, cast
 
@@ -15,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from media_api import draft, problems
+from media_api.socket_body import EXTENSION, LEAST_BYTES, SocketBody
 from media_core.ids import new_ulid
 from media_core.listening import plain
 
@@ -67,6 +69,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _trailer_bytes = 0
     _body_in_chunk = 0
+    _body_left = 0
+    """Bytes of the body under way that are still to come; 0 if that is not known."""
     _deadline: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _is_told_again = False
@@ -129,15 +133,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
-            self.parser = httptools.HttpRequestParser(self)
-            if framing := self._framing():
-                self._is_told_again = True
-                self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
-                self._is_told_again = False
+            self._parse_anew(self._framing())
             if rest and not self.transport.is_closing():
                 self._parse(rest)
         except httptools.HttpParserError:
             self.send_400_response("")
+
+    def _parse_anew(self, framing: bytes) -> None:
+        """A new parser, for a body that begins here, or for the next request if `framing` is empty."""
+        self.parser = httptools.HttpRequestParser(self)
+        if framing:
+            self._is_told_again = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self._is_told_again = False
 
     def _framing(self) -> bytes:
         """The header that says where the body of the current request ends; empty if there is no body."""
@@ -176,9 +184,41 @@ class BoundedProtocol(HttpToolsProtocol):
         ):
             self._in_head = False
             self._end_deadline()
+            extensions: dict[str, Any] = {}
             if any(name == _ASKS_FOR_104 for name, _ in self.headers):
-                self.scope["extensions"] = {draft.INFORM: self._inform}  # type: ignore[dict-item]  # one of our own
+                extensions[draft.INFORM] = self._inform
+            framing = self._framing()
+            self._body_left = int(framing.partition(b":")[2]) if framing.startswith(b"Content-Length") else 0
+            if self._body_left > LEAST_BYTES and not self.pipeline and self.scheme == "http":
+                extensions[EXTENSION] = partial(self._socket_body, self.scope)
+            if extensions:
+                self.scope["extensions"] = extensions
             super().on_headers_complete()
+
+    def _socket_body(self, of: object) -> SocketBody | None:
+        """Stops reading, and gives the rest of the body of the request with the scope `of` to the application. None
+        while that is not possible.
+        """
+        if (
+            self.cycle.scope is not of  # its body has come whole, and a later request's comes now
+            or self.cycle.body  # the application has to take that first
+            or self.cycle.disconnected
+            or self.cycle.response_started
+            or self.transport.is_closing()
+            or self._body_left < LEAST_BYTES
+        ):
+            return None
+        self.flow.pause_reading()
+        return SocketBody(self.transport.get_extra_info("socket").fileno(), self._body_left, self._go_on_behind)
+
+    def _go_on_behind(self, body: SocketBody) -> None:
+        """The parser has not seen the bytes that `body` has read: a new one goes on behind them."""
+        self._body_left = body.left
+        if self.parser is None or not body.taken:  # the connection has ended; or nothing was read
+            return
+        self._parse_anew(b"Content-Length: %d" % body.left if body.left else b"")
+        if not body.left:
+            self.on_message_complete()
 
     def _inform(self, headers: Mapping[str, str]) -> None:
         """Sends 104 before the answer of the request under way, to a client that knows it."""
@@ -189,6 +229,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_in_chunk += len(body)
+        self._body_left -= len(body)
         if self.transport.is_closing():
             return
         held = cast("bytes | bytearray", self.cycle.body)

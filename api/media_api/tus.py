@@ -16,7 +16,8 @@ from media_api.filenames import sanitized, text_of
 from media_api.identifiers import known_id, known_room
 from media_api.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
-from media_core.resumable import ALGORITHMS, Algorithm, Checksum, Declared, Progress
+from media_core.resumable import ALGORITHMS, Algorithm, Checksum, Progress
+from media_core.upload_claims import Declared
 
 VERSION: Final = "1.0.0"
 EXTENSIONS: Final = (

@@ -26,8 +26,8 @@ import contextlib
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -39,9 +39,9 @@ from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import new_upload_id
 from media_core.library import Library
 from media_core.policy import Policy
-from media_core.store import GatheredObject, ObjectStore, Piece, PieceGone
+from media_core.store import GatheredObject, ObjectStore, Piece, PieceGone, Source
 from media_core.tokens import Claims
-from media_core.upload_claims import RESERVED_LONGER, Claim, claimed, shielded
+from media_core.upload_claims import RESERVED_LONGER, Claim, Declared, locked, shielded, take
 from media_core.uploads import CONNECTION_BYTES, Upload, Uploaded, Uploads, too_large
 
 MOST_OPEN: Final = 1000
@@ -98,17 +98,6 @@ UPDATE upload SET ending = true
 WHERE upload_id = %s AND (expires_at <= now() OR ending) AND (claim IS NULL OR claimed_until <= now()) RETURNING 1
 """
 _ALIVE: Final = "SELECT upload_id FROM upload WHERE NOT ending"
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What the client says of the file. `text`: the whole Upload-Metadata, which is given back as it came."""
-
-    text: str
-    filename: str
-    claimed_type: str | None = None
-    tenant_scope: bool = False
-    room_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +178,7 @@ class Resumables:
         """
         row = await self._row(caller, upload_id)
         if row.received == row.length and row.answer is None and row.concat is None:
-            async with self._claimed(row) as claim:
+            async with self._claimed(caller, upload_id) as claim:
                 await self._finish(caller, claim, request_id)
             row = await self._row(caller, upload_id)
         return _progress(row, row.declared)
@@ -213,14 +202,12 @@ class Resumables:
         Raises Refused `upload_locked` (another request adds to it), `offset_mismatch`, `file_too_large`,
         `quota_exceeded`, `upload_final`, `bad_request`.
         """
-        row = await self._row(caller, upload_id)
-        if row.concat is not None and row.concat != "partial":
-            raise Refused("upload_final", "A final upload is made of others; it takes no bytes itself.")
-        policy = await self._uploads.policy.current()
-        at_most = row.length or policy.max_upload_bytes
-        memory = CONNECTION_BYTES + self._store.memory_of_append(at_most)
-        with self._uploads.capacity.held(memory):
-            async with self._claimed(row) as claim:
+        async with self._claimed(caller, upload_id) as claim:
+            if claim.concat is not None and not claim.is_partial:
+                raise Refused("upload_final", "A final upload is made of others; it takes no bytes itself.")
+            policy = await self._uploads.policy.current()
+            at_most = claim.length or policy.max_upload_bytes
+            with self._uploads.capacity.held(CONNECTION_BYTES + self._store.memory_of_append(at_most)):
                 if claim.received != offset:
                     raise _another_offset(claim.received, offset)
                 await self._declare_length(caller, claim, length, policy)
@@ -241,8 +228,7 @@ class Resumables:
 
     async def terminate(self, caller: Claims, upload_id: str) -> None:
         """Removes an upload. A file that has been stored stays; `Library.delete` deletes it."""
-        row = await self._row(caller, upload_id)
-        async with self._claimed(row) as claim:
+        async with self._claimed(caller, upload_id) as claim:
             await self._end(claim)
 
     async def concatenate(
@@ -272,7 +258,7 @@ class Resumables:
         upload_id = new_upload_id()
         async with contextlib.AsyncExitStack() as stack:
             # In one order, so that two final uploads of the same parts cannot wait for each other.
-            claims = [await stack.enter_async_context(self._claimed(row)) for row in sorted(rows, key=_by_id)]
+            claims = [await stack.enter_async_context(self._claimed(caller, part)) for part in sorted(parts)]
             for claim in claims:
                 stack.enter_context(claim.working())
             (moved,) = await self._database.call(_TAKE_OVER, (list(parts), upload_id))
@@ -364,12 +350,16 @@ class Resumables:
         await claim.reservation.grow_to(length)
         await claim.set_length(length)
 
-    def _claimed(self, row: Any) -> AbstractAsyncContextManager[Claim]:
-        """Raises Refused `upload_locked` while another request holds the claim."""
-        reservation = self._uploads.contents.reservation(
-            row.upload_id, held=row.reserved, lifetime=self._lifetime + RESERVED_LONGER
-        )
-        return claimed(self._database, row.upload_id, reservation, _declared(row))
+    @asynccontextmanager
+    async def _claimed(self, caller: Claims, upload_id: str) -> AsyncIterator[Claim]:
+        """Raises Refused `upload_locked` while another request holds the claim, and as `_row`."""
+        lifetime = self._lifetime + RESERVED_LONGER
+        claim = await take(self._database, self._uploads.contents, upload_id, caller.subject, lifetime)
+        if claim is None:
+            await self._row(caller, upload_id)  # there may be another reason
+            raise locked()
+        async with claim.held():
+            yield claim
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -423,6 +413,7 @@ class Receiving:
         self._request_id = request_id
         self._digest = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         self._hash = resumables._hashes.take(claim.upload_id, claim.received)
+        self._digests = [each for each in (self._digest, self._hash) if each is not None]
         self._size = claim.received
         last = claim.last
         self._append = resumables._store.append(
@@ -435,25 +426,42 @@ class Receiving:
 
     async def write(self, chunk: bytes) -> None:
         """The next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `upload_locked`."""
-        if self._size + len(chunk) > self._limit:
+        await self._make_room(len(chunk))
+        with self._adding():
+            for digest in self._digests:
+                digest.update(chunk)  # a quarter of a MiB at most: a thread would cost as much
+            await self._append.write(chunk)
+            await self._added(len(chunk))
+
+    async def take(self, source: Source) -> None:
+        """As `write`, for the bytes that `source` has at hand: the store reads, hashes and writes them in a thread."""
+        await self._make_room(source.left)
+        taken = 1
+        while taken and source.left:
+            with self._adding():
+                taken = await self._append.take(source, self._digests)
+                await self._added(taken)
+
+    async def _make_room(self, more: int) -> None:
+        if self._size + more > self._limit:
             raise _beyond(self._limit)
         self._claim.touch()
-        reservation = self._claim.reservation
-        if self._size + len(chunk) > reservation.bytes:
-            await self._reserve(self._size + len(chunk))
-        if self._digest is not None:
-            self._digest.update(chunk)
+        if self._size + more > self._claim.reservation.bytes:
+            await self._reserve(self._size + more)
+
+    @contextlib.contextmanager
+    def _adding(self) -> Iterator[None]:
         try:
             with self._claim.working():
-                if self._hash is not None:
-                    self._hash.update(chunk)  # a quarter of a MiB at most: a thread would cost as much
-                await self._append.write(chunk)
-                self._size += len(chunk)
-                if self._append.is_due and self._checksum is None:
-                    await self._keep()
+                yield
         except BaseException:
             self._failed = True
             raise
+
+    async def _added(self, more: int) -> None:
+        self._size += more
+        if self._append.is_due and self._checksum is None:
+            await self._keep()
 
     async def end(self) -> Progress:
         """All bytes of the request have come: makes them count. With the last byte of the upload it is committed.
@@ -506,7 +514,7 @@ class Receiving:
         if not durable.pieces:
             return
         self._uncertain = True
-        await self._claim.keep(durable.first, durable.pieces, self._resumables._lifetime)
+        await self._claim.keep(durable.first, durable.pieces, self._resumables._lifetime, is_last=to_the_end)
         self._uncertain = False
         await self._append.kept()
 
@@ -581,14 +589,6 @@ async def _hashed(gathered: GatheredObject) -> str:
 def _key_of(parts: Sequence[str]) -> str:
     """The key of a final upload that came without one: when its answer was lost, a repetition makes no second file."""
     return f"final upload {hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
-
-
-def _by_id(row: Any) -> str:
-    return str(row.upload_id)
-
-
-def _declared(row: Any) -> Declared:
-    return Declared(row.declared, row.filename, row.claimed_type, row.tenant_scope, row.room_id)
 
 
 def _progress(at: Any, declared: str) -> Progress:

@@ -8,16 +8,14 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from media_core.contents import Reservation
+from media_core.contents import Contents, Reservation
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.store import Piece
-
-if TYPE_CHECKING:
-    from media_core.resumable import Declared
 
 CLAIM_LIFETIME: Final = timedelta(seconds=8)
 """How long an upload stays locked after its process was killed. Clients try again for about that long."""
@@ -27,13 +25,7 @@ IDLE_SECONDS: Final = 4.0
 go on over another one."""
 RESERVED_LONGER: Final = timedelta(hours=1)
 
-_CLAIM: Final = """
-UPDATE upload SET claim = %(claim)s, claimed_until = now() + %(for)s,
-    sealed = CASE WHEN claim IS NULL THEN sealed ELSE pieces END
-WHERE upload_id = %(upload_id)s AND (claim IS NULL OR claimed_until <= now()) AND NOT ending
-    AND expires_at > now()
-RETURNING received, pieces, sealed, length, answer, concat, expires_at
-"""
+_CLAIM: Final = "SELECT * FROM upload_claim(%s, %s, %s, %s)"
 _RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
 # Not durable, unlike the claim: one that was let go and is there again after a crash of the server runs out. A claim
 # that was lost would leave its holder writing to a piece that the next holder takes for its own.
@@ -44,8 +36,9 @@ RETURNING set_config('synchronous_commit', 'off', true)
 _SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
 _KEEP: Final = """
 WITH held AS (
-    UPDATE upload SET received = %(received)s, pieces = %(pieces)s, claimed_until = now() + %(for)s,
-        expires_at = now() + %(lifetime)s
+    UPDATE upload SET received = %(received)s, pieces = %(pieces)s,
+        claim = CASE WHEN %(let_go)s THEN NULL ELSE claim END,
+        claimed_until = CASE WHEN %(let_go)s THEN NULL ELSE now() + %(for)s END, expires_at = now() + %(lifetime)s
     WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id, expires_at
 ), moved AS (
     UPDATE reservation SET expires_at = now() + %(reserved)s FROM held WHERE reservation_id = upload_id
@@ -65,9 +58,18 @@ WITH held AS (
 DELETE FROM upload_piece USING held
 WHERE upload_piece.upload_id = held.upload_id AND number = held.pieces RETURNING 1
 """
-# After the claim: a statement that waited for the claim may see the pieces as they were before its wait.
-_LAST: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number DESC LIMIT 1"
 _ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the client says of the file. `text`: the whole Upload-Metadata, which is given back as it came."""
+
+    text: str
+    filename: str
+    claimed_type: str | None = None
+    tenant_scope: bool = False
+    room_id: str | None = None
 
 
 class Claim:
@@ -79,14 +81,12 @@ class Claim:
         upload_id: str,
         token: str,
         reservation: Reservation,
-        declared: "Declared",
         row: Any,
-        last: Piece | None,
     ) -> None:
-        """`row`: as `_CLAIM` returns it. `last`: the last piece."""
+        """`row`: as `upload_claim` returns it."""
         self.upload_id = upload_id
         self.reservation = reservation
-        self.declared = declared
+        self.declared = Declared(row.declared, row.filename, row.claimed_type, row.tenant_scope, row.room_id)
         self.concat: str | None = row.concat
         self.expires_at: datetime = row.expires_at
         self.received: int = row.received
@@ -94,12 +94,13 @@ class Claim:
         self.pieces: int = row.pieces
         self.sealed: int = row.sealed
         self.answer: dict[str, Any] | None = row.answer
-        self.last = last
-        self._sizes: dict[int, int] = {} if last is None else {self.pieces - 1: last.size}
+        self.last = None if row.last_name is None else Piece(row.last_name, row.last_size)
+        self._sizes: dict[int, int] = {} if self.last is None else {self.pieces - 1: self.last.size}
         self._database = database
         self._token = token
         self._touched = time.monotonic()
         self._working = 0
+        self._is_held = True
 
     @property
     def is_partial(self) -> bool:
@@ -118,7 +119,17 @@ class Claim:
             self._working -= 1
             self.touch()
 
-    async def renew(self) -> None:
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Renews the claim, and lets it go at the end."""
+        renewing = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await shielded(self._let_go())
+
+    async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
@@ -136,11 +147,15 @@ class Claim:
         if not await self._database.call(_ENDING, (self.upload_id, self._token)):
             raise locked()
 
-    async def keep(self, first: int, pieces: Sequence[Piece], lifetime: timedelta) -> None:
-        """Makes these pieces count. Raises Refused `upload_locked` if somebody else has the claim by now."""
+    async def keep(self, first: int, pieces: Sequence[Piece], lifetime: timedelta, *, is_last: bool = False) -> None:
+        """Makes these pieces count. `is_last`: the claim is let go as well, unless the upload is whole by now.
+
+        Raises Refused `upload_locked` if somebody else has the claim by now.
+        """
         received = self.received
         for number, piece in enumerate(pieces, first):
             received += piece.size - self._sizes.get(number, 0)
+        let_go = is_last and (received != self.length or self.is_partial)
         kept = await self._database.call(
             _KEEP,
             {
@@ -154,10 +169,12 @@ class Claim:
                 "for": CLAIM_LIFETIME,
                 "lifetime": lifetime,
                 "reserved": lifetime + RESERVED_LONGER,
+                "let_go": let_go,
             },
         )
         if not kept:
             raise locked()
+        self._is_held = not let_go
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
         self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
 
@@ -169,29 +186,24 @@ class Claim:
             raise locked()
         self.received, self.pieces = self.received - self.last.size, self.pieces - 1
 
-    async def let_go(self) -> None:
+    async def _let_go(self) -> None:
+        if not self._is_held:
+            return
         with contextlib.suppress(Unavailable):  # it runs out
             await self._database.call(_LET_GO, (self.upload_id, self._token))
 
 
-@contextlib.asynccontextmanager
-async def claimed(
-    database: Database, upload_id: str, reservation: Reservation, declared: "Declared"
-) -> AsyncIterator[Claim]:
-    """Takes the claim, renews it, and lets it go. Raises Refused `upload_locked` while another request holds it."""
+async def take(database: Database, contents: Contents, upload_id: str, owner: str, lifetime: timedelta) -> Claim | None:
+    """Takes the claim. None: somebody else has it, or there is no such upload of this owner any more.
+
+    `lifetime`: of its reservation.
+    """
     token = secrets.token_hex(16)
-    rows = await database.call(_CLAIM, {"claim": token, "for": CLAIM_LIFETIME, "upload_id": upload_id})
+    rows = await database.call(_CLAIM, (upload_id, owner, token, CLAIM_LIFETIME))
     if not rows:
-        raise locked()
-    pieces = await database.call(_LAST, (upload_id,))
-    last = Piece(pieces[0].name, pieces[0].size) if pieces else None
-    claim = Claim(database, upload_id, token, reservation, declared, rows[0], last)
-    renewing = asyncio.create_task(claim.renew())
-    try:
-        yield claim
-    finally:
-        renewing.cancel()
-        await shielded(claim.let_go())
+        return None
+    reservation = contents.reservation(upload_id, held=rows[0].reserved, lifetime=lifetime)
+    return Claim(database, upload_id, token, reservation, rows[0])
 
 
 async def shielded(work: Coroutine[Any, Any, None]) -> None:

@@ -876,6 +876,20 @@ async def test_an_object_that_was_removed_before_it_was_promoted_is_no_object(s3
 # --- objects that come in pieces
 
 
+class Held:
+    """A source: bytes that come as a socket gives them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self.left = len(data)
+
+    def read_into(self, buffer: memoryview) -> int:
+        read = min(self.left, len(buffer), 300_001)
+        buffer[:read] = self._data[len(self._data) - self.left :][:read]
+        self.left -= read
+        return read
+
+
 class Pieces:
     """What a caller has recorded of one object."""
 
@@ -904,6 +918,19 @@ class Pieces:
         await self.record(append)
         await append.close()
 
+    async def add_from_source(self, data: bytes) -> None:
+        append, digest = self.begin(), hashlib.sha256()
+        begin, source = data[:10], Held(data[10:])
+        await append.write(begin)
+        while source.left:
+            before = source.left
+            assert await append.take(source, [digest]) == before - source.left
+            if append.is_due:
+                await self.record(append, to_the_end=False)
+        await self.record(append)
+        await append.close()
+        assert digest.digest() == hashlib.sha256(data[10:]).digest()
+
     @property
     def whole(self) -> GatheredObject:
         return self.store.gathered(self.name, self.recorded, sealed=self.sealed > 0)
@@ -914,14 +941,15 @@ class Pieces:
     [(10,), (1, 2, 3), (6 * MIB,), (1, 20 * MIB, 1), (3 * MIB, 3 * MIB, 3 * MIB, 5), (5 * MIB, 5 * MIB)],
     ids=["small", "tiny ones", "one", "large between tiny ones", "pieces smaller than a part", "whole parts"],
 )
+@pytest.mark.parametrize("from_source", [False, True], ids=["written", "from a source"])
 async def test_an_object_in_pieces_is_what_was_appended(
-    opened: Opened, store: ObjectStore, sizes: tuple[int, ...]
+    opened: Opened, store: ObjectStore, sizes: tuple[int, ...], from_source: bool
 ) -> None:
     parts = [secrets.token_bytes(size) for size in sizes]
     data = b"".join(parts)
     pieces = Pieces(store)
     for part in parts:
-        await pieces.add(part)
+        await (pieces.add_from_source(part) if from_source else pieces.add(part))
     whole = pieces.whole
     assert whole.size == len(data)
     assert b"".join([bytes(chunk) async for chunk in whole.stream()]) == data
@@ -950,6 +978,20 @@ async def test_of_what_comes_at_most_16_mib_wait_to_be_recorded_in_chunks_of_any
         if append.is_due:
             await pieces.record(append, to_the_end=False)
         assert came - sum(piece.size for piece in pieces.recorded) < 16 * MIB
+    await append.close()
+    await pieces.whole.discard()
+
+
+async def test_of_what_a_source_has_at_most_16_mib_wait_to_be_recorded(store: ObjectStore) -> None:
+    pieces = Pieces(store)
+    append, came, source = pieces.begin(), 3 * MIB - 7, Held(bytes(40 * MIB))
+    await append.write(bytes(MIB))
+    await append.write(bytes(2 * MIB - 7))
+    while source.left:
+        came += await append.take(source, ())
+        assert came - sum(piece.size for piece in pieces.recorded) <= 16 * MIB
+        if append.is_due:
+            await pieces.record(append, to_the_end=False)
     await append.close()
     await pieces.whole.discard()
 

@@ -15,10 +15,11 @@ from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.library import Library
 from media_core.object_keys import content_key
-from media_core.resumable import Declared, Resumables
+from media_core.resumable import Resumables
 from media_core.store import FolderStore, S3Store
 from media_core.store.base import staging_key
 from media_core.sweep import sweep
+from media_core.upload_claims import Declared
 from media_core.uploads import Upload, Uploads
 from tests.integration import s3_servers
 from tests.integration.invariants import broken

@@ -39,12 +39,12 @@ REPLACED = {
 }
 """Methods of uvicorn's protocol that ours overrides, and their parameters."""
 USED = {
-    *("client", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "transport", "url"),
+    *("client", "cycle", "flow", "headers", "loop", "parser", "scheme", "pipeline", "scope", "transport", "url"),
     *("_unset_keepalive_if_required", "expect_100_continue"),
 }
 """Attributes of uvicorn's protocol that ours reads, sets or calls beside those."""
 OF_FLOW = {"pause_reading", "resume_reading"}
-OF_CYCLE = {"body", "disconnected", "message_event", "response_complete", "response_started"}
+OF_CYCLE = {"body", "disconnected", "message_event", "response_complete", "response_started", "scope"}
 OF_PARSER = {"feed_data", "get_http_version", "should_upgrade"}
 
 SAME = f"uvicorn {uvicorn.__version__} is not as media_api.server knows it. {__doc__}"

@@ -16,8 +16,9 @@ from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
 from media_core.errors import Refused
-from media_core.resumable import ALGORITHMS, Checksum, Declared, Progress
+from media_core.resumable import ALGORITHMS, Checksum, Progress
 from media_core.tokens import Claims
+from media_core.upload_claims import Declared
 
 
 class VersionedRoute(APIRoute, ABC):
@@ -210,9 +211,9 @@ async def receive(
         checksum=checksum,
         request_id=request_id_of(request),
     ) as receiving:
-        async with aclosing(body.chunks(request, services.settings.server.body_idle_seconds)) as chunks:
+        async with aclosing(body.chunks_or_socket(request, services.settings.server.body_idle_seconds)) as chunks:
             async for chunk in chunks:
-                await receiving.write(chunk)
+                await (receiving.write(chunk) if isinstance(chunk, bytes) else receiving.take(chunk))
         return await receiving.end()
 
 

@@ -22,6 +22,7 @@ from media_core.store.base import (
     Piece,
     PieceGone,
     SignedUrl,
+    Source,
     StagedObject,
 )
 from media_core.store.folder import FolderStore, SignedRequest
@@ -45,6 +46,7 @@ __all__ = [
     "S3Store",
     "SignedRequest",
     "SignedUrl",
+    "Source",
     "StagedObject",
     "StoreSettings",
     "open_store",

@@ -12,8 +12,10 @@ Every driver keeps these rules:
 Nothing depends on tags, metadata, conditional puts, lifecycle rules or versions: not every S3 has them.
 """
 
+import asyncio
+import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -131,6 +133,26 @@ class StagedObject(Protocol):
         """Removes the staged bytes, finished or not; a repetition is a no-op. What is visible under a key stays."""
 
 
+class Source(Protocol):
+    """Bytes that one thread at a time reads, without waiting for long: the rest of a request's body, for example."""
+
+    left: int
+    """Bytes that are still to be read."""
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fills in the next bytes, and returns how many: 0 if none come at once, or none any more."""
+
+
+async def to_its_end(work: Awaitable[int]) -> int:
+    """Awaits what a thread does, to its end also if the caller is cancelled."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    finally:
+        if not working.done():
+            await asyncio.wait((working,))
+
+
 class Appending(Protocol):
     """What one request adds to an object in pieces, for one task at a time.
 
@@ -144,6 +166,12 @@ class Appending(Protocol):
 
     async def write(self, chunk: bytes | memoryview) -> None:
         """Appends a chunk of at most 1 MiB. Waits while the backend is behind. Raises PieceGone, before any effect."""
+
+    async def take(self, source: Source, digests: Sequence["hashlib._Hash"]) -> int:
+        """Appends what `source` has at hand, some MiB at most. Returns how many bytes; the digests are told of them.
+
+        Does not return before the source is left alone, also if it is cancelled. Raises as `write`.
+        """
 
     async def durable(self, *, to_the_end: bool = False) -> Durable:
         """Makes bytes durable, and returns the pieces that are new or larger. `to_the_end`: all bytes written so far;

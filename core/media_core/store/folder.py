@@ -16,12 +16,13 @@ import asyncio
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import FileIO
@@ -45,6 +46,7 @@ from media_core.store.base import (
     ObjectMissing,
     Piece,
     SignedUrl,
+    Source,
     checked_expiry,
     checked_key,
     checked_most,
@@ -52,6 +54,7 @@ from media_core.store.base import (
     name_in_staging,
     staging_key,
     tenant_prefix,
+    to_its_end,
     unavailable,
 )
 
@@ -71,8 +74,12 @@ _AT_HAND_BYTES = 256 * 1024
 """Most bytes that are read without a thread: copying more would block the event loop for too long."""
 _SYNCED_BYTES = 16 * 1024 * 1024
 """Most bytes of an object in pieces that a killed process loses: each fsync costs milliseconds."""
+_TAKEN_BYTES = 8 * 1024 * 1024
+"""Most bytes that a thread takes from a source before the event loop looks at the upload again."""
 _THREADS = ThreadPoolExecutor(16, "folder-store")
 """Threads of its own: waits for the disk must not occupy asyncio's few threads, which hash, for example."""
+_HASHING = ThreadPoolExecutor(16, "folder-store-hashing")
+"""One thread for each of `_THREADS` that takes bytes from a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ class FolderStore:
         return FolderAppending(self, count, Piece(f"{name}.{count}-{secrets.token_hex(8)}", 0))
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
-        return 2 * CHUNK_BYTES
+        return 3 * CHUNK_BYTES  # what is gathered, what is on its way to the file, and a buffer
 
     def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> "FolderGatheredObject":
         return FolderGatheredObject(self, name, pieces, sealed)
@@ -395,6 +402,15 @@ class FolderAppending:
         if len(self._gathered) >= CHUNK_BYTES:
             await self._hand_over()
 
+    async def take(self, source: Source, digests: Sequence["hashlib._Hash"]) -> int:
+        await self._settle()
+        gathered, self._gathered = self._gathered, bytearray()
+        until_due = _SYNCED_BYTES - (self._taken - self._kept)
+        at_most = min(until_due, _TAKEN_BYTES) if until_due > 0 else _TAKEN_BYTES
+        taken = await to_its_end(_in_thread(self._take, gathered, source, at_most, digests))
+        self._taken += taken
+        return taken
+
     async def durable(self, *, to_the_end: bool = False) -> Durable:
         if to_the_end and self._gathered:
             await self._hand_over()
@@ -425,13 +441,35 @@ class FolderAppending:
 
     def _write(self, data: bytearray) -> None:
         with self._lock:
-            if self._closed:
-                raise ValueError("an append that was closed takes no more bytes")
-            if self._file is None:
-                self._file = self._open()
-            _write(self._file, data)
-            page_cache.write_back(self._file, self._written, len(data))
-            self._written += len(data)
+            self._append(data)
+
+    def _take(self, gathered: bytearray, source: Source, at_most: int, digests: Sequence["hashlib._Hash"]) -> int:
+        """While one half of the buffer is hashed and written, the other one is filled."""
+        taken = 0
+        buffer, half = memoryview(bytearray(CHUNK_BYTES)), CHUNK_BYTES // 2
+        filling, other = buffer[:half], buffer[half:]
+        hashing: Future[None] | None = None
+        with self._lock:
+            self._append(gathered)
+            while source.left and taken < at_most and (read := source.read_into(filling[: at_most - taken])):
+                if hashing is not None:
+                    hashing.result()
+                hashing = _HASHING.submit(_hash, digests, filling[:read])
+                self._append(filling[:read])
+                taken += read
+                filling, other = other, filling
+            if hashing is not None:
+                hashing.result()
+        return taken
+
+    def _append(self, data: bytearray | memoryview) -> None:
+        if self._closed:
+            raise ValueError("an append that was closed takes no more bytes")
+        if self._file is None:
+            self._file = self._open()
+        _write(self._file, data)
+        page_cache.write_back(self._file, self._written, len(data))
+        self._written += len(data)
 
     def _open(self) -> int:
         if self._is_new:
@@ -538,6 +576,11 @@ def _append_from(file: int, path: Path, size: int) -> None:
                 raise unavailable(_SHORTER)
             _write(file, chunk)
             at += len(chunk)
+
+
+def _hash(digests: Sequence["hashlib._Hash"], data: memoryview) -> None:
+    for digest in digests:
+        digest.update(data)
 
 
 async def _in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -2,12 +2,25 @@
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
-from media_core.store.base import Chunk, Durable, ObjectMissing, Piece, PieceGone, checked_key, staging_key, unavailable
+from media_core.store.base import (
+    CHUNK_BYTES,
+    Chunk,
+    Durable,
+    ObjectMissing,
+    Piece,
+    PieceGone,
+    Source,
+    checked_key,
+    staging_key,
+    to_its_end,
+    unavailable,
+)
 
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Store
@@ -47,6 +60,14 @@ class S3Appending:
         self._gathered += chunk
         if len(self._gathered) >= self._part_bytes:
             await self._hand_over()
+
+    async def take(self, source: Source, digests: Sequence["hashlib._Hash"]) -> int:
+        await self.write(b"")
+        at_most = self._part_bytes - len(self._gathered)
+        taken = await to_its_end(asyncio.to_thread(_gather, self._gathered, source, at_most, digests))
+        if taken == at_most:
+            await self._hand_over()
+        return taken
 
     async def durable(self, *, to_the_end: bool = False) -> Durable:
         if to_the_end:
@@ -104,6 +125,17 @@ class S3Appending:
 
     def _key(self, piece: Piece) -> str:
         return staging_key(self._store._tenant_id, piece.name)
+
+
+def _gather(gathered: bytearray, source: Source, at_most: int, digests: Sequence["hashlib._Hash"]) -> int:
+    taken = 0
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    while source.left and taken < at_most and (read := source.read_into(buffer[: at_most - taken])):
+        for digest in digests:
+            digest.update(buffer[:read])
+        gathered += buffer[:read]
+        taken += read
+    return taken
 
 
 class S3GatheredObject:
