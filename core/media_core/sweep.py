@@ -10,7 +10,6 @@ in their table only, and of the objects that were listed a few bits each are kep
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -25,10 +24,9 @@ from media_core.events import Events
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, names_content, thumbnail_key
 from media_core.settings import RetentionSettings
 
-_SHA256: Final = re.compile("[0-9a-f]{64}")
 STALE_STAGING: Final = timedelta(hours=24)
 FIRST_SWEEPS: Final = 24
 """The first sweeps of a schema, in which usage is counted anew: a migration added counters, and pods of the previous
@@ -196,6 +194,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
     if epoch <= FIRST_SWEEPS:
         await _count_anew(library)
+    await resumable.settle(library.database)
     swept.reservations = await _end_reservations(library)
     for statement in _OLD:
         await _until_nothing_is_left(library, statement)
@@ -368,7 +367,7 @@ async def _batches(library: Library, prefix: str) -> AsyncIterator[dict[str, int
     batch: dict[str, int] = {}
     async for entry in library.store.list(prefix):
         name = entry.key.removeprefix(prefix)
-        if not _SHA256.fullmatch(name):
+        if not names_content(name):
             continue
         batch[name] = entry.size
         if len(batch) >= BATCH:
