@@ -159,9 +159,11 @@ async def started() -> AsyncIterator[Parts]:
 async def tenant(postgres: EmbeddedPostgres, folder: Path, policy: Policy, **environment: str) -> AsyncIterator[Tenant]:
     """Whatever the installation is called, its api logs as always, into a file in `folder`.
 
-    It has as many processes as this machine has cores, as `make run` gives it; `environment` may say otherwise.
+    It has as many processes as this machine has cores, and prepares statements, as `make run` has it; `environment` may
+    say otherwise.
     """
-    environment = {"MEDIA_API_PROCESSES": str(min(MOST, len(os.sched_getaffinity(0)))), **environment}
+    processes = str(min(MOST, len(os.sched_getaffinity(0))))
+    environment = {"MEDIA_API_PROCESSES": processes, "MEDIA_DATABASE_PREPARE": "true", **environment}
     async with process(postgres, folder, applied=policy, preloaded=False, **environment) as api:
         assert api.process is not None
         yield Tenant(api, api.token(lifetime=timedelta(hours=12)), Resources.tree(api.process.pid))

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
@@ -35,7 +35,7 @@ from media_api.routes import (
     usage,
 )
 from media_api.routes.parameters import NEEDED
-from media_api.services import Services, Wired, opened
+from media_api.services import Services, opened, services_at
 from media_api.settings import Settings
 from media_core.errors import Refused
 
@@ -62,8 +62,8 @@ TAGS: Final = [
 ]
 
 
-async def _not_suspended(services: Wired) -> None:
-    if (await services.policy.current()).suspended:
+async def _not_suspended(request: Request) -> None:
+    if (await services_at(request).policy.current()).suspended:
         raise Refused(
             "suspended",
             "This tenant is suspended; its files are kept, and nothing can be read or written. Ask its operator.",

@@ -33,15 +33,23 @@ the client might lose the answer."""
 STALLED_SECONDS: Final = 300.0
 """A client that takes no byte of its answer for this long is cut off. A download can be continued with a Range."""
 
+HELD_BYTES: Final = 4096
+"""Most bytes of a write that waits for the next one."""
+
 _ASKS_FOR_104: Final = draft.INTEROP.lower().encode()
 
 
 class _Gentle:
-    """A connection's transport. Its first `close` while the client is still sending only ends our side."""
+    """A connection's transport. Its first `close` while the client is still sending only ends our side.
+
+    A small write is held until the next one of the same turn of the event loop: uvicorn writes an answer's head and its
+    body apart, and each would be a system call, and most of the time a packet.
+    """
 
     def __init__(self, transport: asyncio.Transport, protocol: "BoundedProtocol") -> None:
         self._transport = transport
         self._protocol = protocol
+        self._held = b""
         self.lingering = False
 
     def __getattr__(self, name: str) -> Any:
@@ -50,7 +58,23 @@ class _Gentle:
     def is_closing(self) -> bool:
         return self.lingering or self._transport.is_closing()
 
+    def write(self, data: bytes) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.writelines((held, data))
+        elif len(data) <= HELD_BYTES:
+            self._held = data
+            self._protocol.loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
+
     def close(self) -> None:
+        self._flush()
         if self.lingering or not self._protocol.still_sending or not self._transport.can_write_eof():
             self._transport.close()
             return

@@ -160,9 +160,14 @@ def verifier_of(tenant_id: str, auth: AuthSettings) -> TokenVerifier:
     )
 
 
-async def _services(request: Request) -> Services:
+def services_at(request: Request) -> Services:
+    """Those of the process that answers this request."""
     services: Services = request.app.state.services
     return services
+
+
+async def _services(request: Request) -> Services:
+    return services_at(request)
 
 
 Wired = Annotated[Services, Depends(_services)]

@@ -247,6 +247,10 @@ def test_private_keys_and_passwords_are_readable_by_the_owner_only(served: MakeR
     assert [secret for secret in secrets_ if secret in served.output + logs] == []
 
 
+def test_statements_are_prepared_as_nothing_stands_before_its_database(served: MakeRun) -> None:
+    assert served.api().environ()["MEDIA_DATABASE_PREPARE"] == "true"
+
+
 def test_an_upload_wakes_a_worker_that_gives_its_verdict(served: MakeRun) -> None:
     media = upload(served, b"harmless").json()["data"]
     assert media["scan_status"] == "pending"

@@ -276,6 +276,13 @@ def test_only_the_head_is_looked_at() -> None:
     assert sniffing.HEAD == 4096
 
 
+def test_a_long_blank_in_what_is_no_text_is_shortened_wherever_it_is() -> None:
+    for before in range(4096 - 516):
+        head = b"\0" * before + b" " * 516 + b"\0"
+        assert sniffing._shown(head) == b"\0" * before + b" " * 16 + b"\0"
+    assert sniffing._shown(b"\0" + b" " * 515) == b"\0" + b" " * 515
+
+
 @pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n", b"\n" * 4000 + b"\0"])
 def test_an_empty_page_takes_no_time(blank: bytes) -> None:
     sniff(blank, "a.txt")

@@ -9,7 +9,7 @@ in api/pyproject.toml.
 import ast
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,20 @@ SAME = f"uvicorn {uvicorn.__version__} is not as media_api.server knows it. {__d
 
 
 class _Transport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        """What each system call would send."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.sent.append(b"".join(list_of_data))
+
+    def close(self) -> None:
+        self.sent.append(b"closed")
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
@@ -146,6 +160,51 @@ async def test_a_body_comes_whole_in_one_chunk_and_in_many_without_a_copy_of_the
         protocol.on_message_complete()
         await asyncio.wait(state.tasks)
     assert got == [b"".join(chunks) for chunks in bodies]
+
+
+async def _written(*messages: dict[str, Any], pause: bool = False, head: bytes = b"") -> list[bytes]:
+    """What is sent for an answer of these messages, with a pause between them or without."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+            if pause:
+                await asyncio.sleep(0)
+
+    state, transport = ServerState(), _Transport()
+    protocol = server.BoundedProtocol(uvicorn.Config(app, interface="asgi3", log_config=None), state, {})
+    protocol.connection_made(transport)
+    protocol.data_received(b"GET / HTTP/1.1\r\nHost: here\r\n%b\r\n" % head)
+    await asyncio.wait(state.tasks)
+    await asyncio.sleep(0)
+    sent = [*transport.sent]
+    protocol.connection_lost(None)
+    return sent
+
+
+START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000")]}
+
+
+async def test_an_answers_head_and_body_are_one_write_whatever_its_size() -> None:
+    for size in (0, 1, 100_000):
+        start = START | {"headers": [(b"content-length", b"%d" % size)]}
+        (sent,) = await _written(start, {"type": "http.response.body", "body": b"x" * size})
+        head, _, body = sent.partition(b"\r\n\r\n")
+        assert (head.split(b"\r\n")[0], body) == (b"HTTP/1.1 200 OK", b"x" * size)
+
+
+async def test_what_comes_later_is_not_waited_for() -> None:
+    bodies = [{"type": "http.response.body", "body": b"x" * 50_000, "more_body": more} for more in (True, False)]
+    sent = await _written(START, *bodies, pause=True)
+    assert [len(each) for each in sent[1:]] == [50_000, 50_000]
+    assert sent[0].startswith(b"HTTP/1.1 200 OK")
+    assert sent[0].endswith(b"\r\n\r\n")
+
+
+async def test_a_connection_that_ends_with_its_answer_sends_all_of_it_before() -> None:
+    start = START | {"status": 304, "headers": []}
+    sent = await _written(start, {"type": "http.response.body"}, head=b"Connection: close\r\n")
+    assert [each.split(b" ")[0] for each in sent] == [b"HTTP/1.1", b"closed"]
 
 
 def test_the_server_ends_as_it_ended() -> None:
