@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from media_core.contents import Facts
 from media_core.decoding import BytesSource, MediaFacts, durations
@@ -123,6 +124,77 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
     assert [track.decodes for track in probed.tracks] == [True]
     if facts.thumbnail_status == "pending":
         assert (await make_thumbnail(decoding_pool, BytesSource(data), expected)).source_width == facts.width
+
+
+async def shows_its_quadrants(pool: DecodingPool, data: bytes, mime_type: str, off: float = 26) -> None:
+    """`off`: by how much of 255 a colour may differ, as a film's do."""
+    thumbnail = await make_thumbnail(pool, BytesSource(data), mime_type)
+    image = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
+    assert image.width / image.height == pytest.approx(thumbnail.source_width / thumbnail.source_height, rel=0.02)
+    places = [(x * image.width // 4, y * image.height // 4) for y in (1, 3) for x in (1, 3)]
+    for place, colour in zip(places, media.QUADRANTS, strict=True):
+        assert image.getpixel(place) == pytest.approx(colour, abs=off)
+
+
+PICTURES_OF_FILMS = {
+    "an archive's.mkv": ("ffv1", "matroska", "yuv420p", "video/x-matroska"),
+    "a capture card's.avi": ("huffyuv", "avi", "yuv422p", "video/x-msvideo"),
+    "a game's.avi": ("utvideo", "avi", "yuv420p", "video/x-msvideo"),
+    "a CD-ROM's.avi": ("cinepak", "avi", "rgb24", "video/x-msvideo"),
+    "an old CD-ROM's.avi": ("msvideo1", "avi", "rgb555le", "video/x-msvideo"),
+    "raw.avi": ("rawvideo", "avi", "yuv420p", "video/x-msvideo"),
+    "a tape's.mov": ("v210", "mov", "yuv422p10le", "video/quicktime"),
+    "an animation.mov": ("qtrle", "mov", "rgb24", "video/quicktime"),
+    "a screen's.mov": ("png", "mov", "rgb24", "video/quicktime"),
+    "a Mac's.mov": ("rpza", "mov", "rgb555le", "video/quicktime"),
+    "an old Mac's.mov": ("svq1", "mov", "yuv410p", "video/quicktime"),
+    "a GoPro's.mov": ("cfhd", "mov", "yuv422p10le", "video/quicktime"),
+    "a cinema's.mxf": ("jpeg2000", "mxf", "yuv420p", "application/mxf"),
+    "a conference's.avi": ("h261", "avi", "yuv420p", "video/x-msvideo"),
+    "a lesson.flv": ("flashsv2", "flv", "bgr24", "video/x-flv"),
+    "tv.wtv": ("mpeg2video", "wtv", "yuv420p", "video/x-ms-wtv"),
+    "a.ivf": ("libvpx", "ivf", "yuv420p", "video/x-ivf"),
+    "a.y4m": ("wrapped_avframe", "yuv4mpegpipe", "yuv420p", "video/x-yuv4mpeg"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES_OF_FILMS)
+async def test_a_film_of_any_codec_in_use_has_a_picture(decoding_pool: DecodingPool, name: str) -> None:
+    codec, container, pixels, expected = PICTURES_OF_FILMS[name]
+    data = media.film_of_quadrants(codec, container, pixels)
+    facts = await looked_at(decoding_pool, data, name)
+    assert (facts.mime_type, facts.thumbnail_status) == (expected, "pending")
+    assert (facts.width, facts.height) == (176, 144)
+    assert facts.duration == pytest.approx(3, abs=0.1)
+    await shows_its_quadrants(decoding_pool, data, expected)
+
+
+BARE_FILMS = {
+    "a.h264": ("libx264", "h264", "video/h264"),
+    "a.hevc": ("libx265", "hevc", "video/h265"),
+    "a.obu": ("libsvtav1", "obu", "video/av1"),
+    "a.m4v": ("mpeg4", "m4v", "video/mp4v-es"),
+    "a.m2v": ("mpeg2video", "mpeg2video", "video/mpeg"),
+}
+
+
+@pytest.mark.parametrize("name", BARE_FILMS)
+async def test_a_film_without_a_container_has_a_picture_and_no_length(decoding_pool: DecodingPool, name: str) -> None:
+    codec, container, expected = BARE_FILMS[name]
+    data = media.film_of_quadrants(codec, container)
+    for called in (name, "a.bin"):
+        facts = await looked_at(decoding_pool, data, called)
+        assert (facts.mime_type, facts.thumbnail_status) == (expected, "pending")
+        assert (facts.width, facts.height, facts.duration) == (176, 144, None)
+    await shows_its_quadrants(decoding_pool, data, expected)
+
+
+@pytest.mark.parametrize("start", ["00000001674d400c", "000000014001", "12000a0a", "000001b001"])
+async def test_noise_that_begins_like_a_film_is_none(decoding_pool: DecodingPool, start: str) -> None:
+    for length in (300, 60_000):
+        noise = bytes.fromhex(start) + random.Random(length).randbytes(length)
+        for name in ("a", "a.mp4"):
+            assert (await looked_at(decoding_pool, noise, name)).mime_type == "application/octet-stream"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +353,7 @@ async def test_a_raw_photo_is_a_picture_without_a_thumbnail(
 
 
 async def test_a_pictures_codec_does_not_decide_about_the_sound(decoding_pool: DecodingPool) -> None:
-    data = media.tracks(("flac", PITCHES), picture="ffv1")
+    data = media.tracks(("flac", PITCHES), picture="snow")
     facts = await looked_at(decoding_pool, data, "a.mkv")
     assert (facts.mime_type, facts.thumbnail_status) == ("video/x-matroska", "none")
     probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))

@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from media_core.decoding.containers import (
     AUDIO_CODECS,
+    BARE,
     MOST_BYTES_TRIED,
     allow,
     codec_of,
@@ -82,7 +83,8 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         picture: VideoStream | None = None
         with contextlib.suppress(CannotDecode):
             picture = film_to_show(container)
-        duration = None if is_estimated(container, file) else stated_duration(container)
+        is_bare = name in BARE
+        duration = None if is_bare or is_estimated(container, file) else stated_duration(container)
         may_be_joined = (
             name in JOINED
             or begins_late(container)
@@ -90,6 +92,8 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
             or is_matroska_of_several(container, file)
         )
         heard, size = _tried(container, picture)
+        if is_bare and size is None:
+            raise CannotDecode("unsupported", "not a film")
         is_cut = duration is not None and ends_early(container, file, duration)
         facts = {
             "container": name,
@@ -107,7 +111,7 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         begins_again = name == "ogg" or clock_begins_again(file, name)
         if begins_again:
             duration = None
-    elif (duration is None or may_be_joined) and size_of(file) <= MOST_BYTES_COUNTED:
+    elif not is_bare and (duration is None or may_be_joined) and size_of(file) <= MOST_BYTES_COUNTED:
         file.seek(0)
         with opened(file) as container:
             counted, begins_again = counted_duration(container)

@@ -24,11 +24,18 @@ from media_core.decoding.failures import CannotDecode
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,loas,amr,aiff,caf,au,ac3,eac3,dts,dtshd,wv,tta,ape,"
-    "avi,asf,flv,mxf,dv,mpegts,mpeg,rm,voc,iff,mpc,mpc8,dsf,mlp,truehd,dss,gsm,nistsphere"
+    "avi,asf,flv,mxf,dv,mpegts,mpeg,rm,voc,iff,mpc,mpc8,dsf,mlp,truehd,dss,gsm,nistsphere,"
+    "ivf,yuv4mpegpipe,wtv,h264,hevc,m4v,mpegvideo,obu"
 )
+BARE = frozenset(("h264", "hevc", "m4v", "mpegvideo", "obu"))
+"""Streams of pictures without a container. They say no times, and what begins like one need not be one."""
+
 VIDEO_CODECS = (
     "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,theora,mjpeg,h263,prores,dnxhd,dvvideo,flv,vp6,vp6f,"
-    "msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,rv10,rv20,rv30,rv40"
+    "msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,rv10,rv20,rv30,rv40,"
+    "ffv1,huffyuv,ffvhuff,utvideo,magicyuv,lagarith,rawvideo,v210,r210,v308,v408,v410,png,jpeg2000,cfhd,qtrle,mjpegb,"
+    "cinepak,svq1,svq3,rpza,smc,8bps,msvideo1,msrle,indeo2,indeo3,indeo4,indeo5,h261,h263i,vp3,vp4,vp5,vp7,dirac,"
+    "flashsv,flashsv2,zmbv,fraps,tscc2,mss1,mss2"
 )
 AUDIO_CODECS = (
     "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,vorbis,speex,flac,alac,wavpack,tta,ape,amrnb,amrwb,"

@@ -25,7 +25,7 @@ _HAS_FRAMES_AND_BYTES = 3
 MOST_BYTES_BEHIND_MP3 = 4096
 """Of tags at an MP3's end, such as ID3v1 and APEv2, without a picture. With more its frames are counted."""
 
-JOINED = frozenset(("mpegts", "mpeg", "flv", "rm"))
+JOINED = frozenset(("mpegts", "mpeg", "flv", "rm", "ivf", "wtv"))
 """Formats whose files are joined byte by byte or cut anywhere. FFmpeg says the duration of one part, or what was
 announced. So their packets are counted; they are large."""
 
