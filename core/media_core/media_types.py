@@ -75,18 +75,31 @@ _OF_CONTAINERS = {
 _OF_PICTURES = {
     "AVIF": "image/avif",
     "BMP": "image/bmp",
+    "DDS": "image/vnd.ms-dds",
     "DIB": "image/bmp",
+    "DPX": "image/x-dpx",
+    "EXR": "image/x-exr",
     "GIF": "image/gif",
+    "HDR": "image/vnd.radiance",
     "HEIF": "image/heif",
+    "ICNS": "image/x-icns",
     "JPEG": "image/jpeg",
     "JPEG2000": "image/jp2",
+    "JPEGLS": "image/jls",
+    "PAM": "image/x-portable-arbitrarymap",
+    "PCX": "image/x-pcx",
+    "PFM": "image/x-portable-floatmap",
     "PNG": "image/png",
     "PPM": "image/x-portable-anymap",
     "PSD": "image/vnd.adobe.photoshop",
+    "QOI": "image/qoi",
+    "SGI": "image/sgi",
+    "SUNRAST": "image/x-sun-raster",
+    "TARGA": "image/x-tga",
     "TIFF": "image/tiff",
     "WEBP": "image/webp",
 }
-"""By Pillow's name of the format."""
+"""By Pillow's name of the format, or FFmpeg's of the codec."""
 
 
 def _types(kind: str, *names: str) -> frozenset[str]:
@@ -103,6 +116,8 @@ _PICTURES = (
     | _types("image", "tiff", "vnd.adobe.photoshop", "jp2", "jpx", "j2c")
     | _types("image", "vnd.microsoft.icon", "x-icon", "x-win-bitmap")
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
+    | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
+    | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "x-icns")
 )
 _SOUND = (
     _WEB_SOUND
@@ -133,7 +148,10 @@ _SAYS: Mapping[Category, str] = {
         ".m4v .mkv .mod .mov .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .obu .ogm .ogv .qt .rm .rmvb .rv .tod .trp .ts .vob "
         ".webm .wmv .wtv .y4m "
     ),
-    "image": ".avif .bmp .dib .gif .heic .heif .hif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp ",
+    "image": (
+        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .icns .jfif .jls .jpe .jpeg .jpg .pam .pcx .pfm "
+        ".png .qoi .sgi .tga .tif .tiff .webp "
+    ),
 }
 """Extensions by what they say of content."""
 

@@ -136,6 +136,79 @@ async def shows_its_quadrants(pool: DecodingPool, data: bytes, mime_type: str, o
         assert image.getpixel(place) == pytest.approx(colour, abs=off)
 
 
+QUADRANTS = media.quadrants(256, 160)
+PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "a game's.tga": (lambda: media.encoded(QUADRANTS, "TGA"), "image/x-tga"),
+    "packed.tga": (lambda: media.encoded(QUADRANTS, "TGA", compression="tga_rle"), "image/x-tga"),
+    "upside down.tga": (lambda: media.encoded(QUADRANTS, "TGA", orientation=1), "image/x-tga"),
+    "of few colours.tga": (lambda: media.encoded(QUADRANTS.quantize(8), "TGA"), "image/x-tga"),
+    "of a mask of nothing.tga": (
+        lambda: media.encoded(Image.merge("RGBA", (*QUADRANTS.split(), Image.new("L", QUADRANTS.size))), "TGA"),
+        "image/x-tga",
+    ),
+    "a paintbrush's.pcx": (lambda: media.encoded(QUADRANTS, "PCX"), "image/x-pcx"),
+    "of few colours.pcx": (lambda: media.encoded(QUADRANTS.quantize(8), "PCX"), "image/x-pcx"),
+    "a.qoi": (lambda: media.encoded(QUADRANTS, "QOI"), "image/qoi"),
+    "a.sgi": (lambda: media.encoded(QUADRANTS, "SGI"), "image/sgi"),
+    "deep.sgi": (lambda: media.by_ffmpeg(QUADRANTS, "sgi", "rgb48be"), "image/sgi"),
+    "a.dds": (lambda: media.encoded(QUADRANTS, "DDS"), "image/vnd.ms-dds"),
+    "a.ras": (lambda: media.by_ffmpeg(QUADRANTS, "sunrast", "bgr24"), "image/x-sun-raster"),
+    "a film's.dpx": (lambda: media.by_ffmpeg(QUADRANTS, "dpx", "gbrp10be"), "image/x-dpx"),
+    "a.pam": (lambda: media.by_ffmpeg(QUADRANTS, "pam", "rgb24"), "image/x-portable-arbitrarymap"),
+    "a.jls": (lambda: media.by_ffmpeg(QUADRANTS, "jpegls", "rgb24"), "image/jls"),
+    "light.pfm": (media.light, "image/x-portable-floatmap"),
+    "light.exr": (media.exr, "image/x-exr"),
+    "half.exr": (lambda: media.exr(format="half", compression="zip16"), "image/x-exr"),
+    "in candelas.exr": (lambda: media.exr(1 / 300), "image/x-exr"),
+    "deep.psd": (lambda: media.photoshop(16), "image/vnd.adobe.photoshop"),
+    "deep, packed.psd": (lambda: media.photoshop(16, packed=True, more_channels=2), "image/vnd.adobe.photoshop"),
+    "a print's.psd": (lambda: media.photoshop(16, mode="CMYK"), "image/vnd.adobe.photoshop"),
+    "light.psd": (lambda: media.photoshop(32, more_channels=1), "image/vnd.adobe.photoshop"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+async def test_a_picture_of_any_editor_has_a_thumbnail(decoding_pool: DecodingPool, name: str) -> None:
+    make, expected = PICTURES[name]
+    data = make()
+    facts = await looked_at(decoding_pool, data, name)
+    assert (facts.mime_type, facts.thumbnail_status) == (expected, "ready")
+    assert (facts.width, facts.height) == (256, 160)
+    assert "thumbhash" in facts.details
+    assert not inline_allowed(expected)
+    await shows_its_quadrants(decoding_pool, data, expected, 20)
+
+
+async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: DecodingPool) -> None:
+    for times in (3, 1_000):
+        for data in (media.light(times), media.exr(times)):
+            thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-exr")
+            image = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
+            red, green, blue, white = (image.getpixel(place) for place in ((64, 40), (192, 40), (64, 120), (192, 120)))
+            assert red[0] > 120 > 3 * red[1]
+            assert green[1] > 120 > 2 * green[0]
+            assert blue[2] > 120 > 3 * blue[1]
+            assert 140 < min(white) <= max(white) < 255
+
+
+async def test_the_profile_of_a_deep_photoshop_picture_counts(decoding_pool: DecodingPool) -> None:
+    data = media.photoshop(16, profile=media.rgb_profile("Adobe RGB"))
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/vnd.adobe.photoshop")
+    red, green, _ = Image.open(io.BytesIO(thumbnail.data)).convert("RGB").getpixel((192, 40))
+    assert (red, green) == (pytest.approx(0, abs=12), pytest.approx(201, abs=12))
+
+
+async def test_an_editors_picture_that_is_cut_or_too_large_says_its_size_if_it_can(decoding_pool: DecodingPool) -> None:
+    for name, (make, expected) in PICTURES.items():
+        data = make()
+        facts = await looked_at(decoding_pool, data[: len(data) // 2], name)
+        assert facts.mime_type == expected
+        assert facts.width in (256, None)
+    large = b"qoif" + struct.pack(">II", 9_000, 8_000) + b"\3\0" + bytes(10_000)
+    facts = await looked_at(decoding_pool, large, "a.qoi")
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("image/qoi", 9_000, 8_000, "none")
+
+
 PICTURES_OF_FILMS = {
     "an archive's.mkv": ("ffv1", "matroska", "yuv420p", "video/x-matroska"),
     "a capture card's.avi": ("huffyuv", "avi", "yuv422p", "video/x-msvideo"),

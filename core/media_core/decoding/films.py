@@ -18,6 +18,7 @@ from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.containers import BARE, film_to_show, frames_of, opened, seek_to, start_of, stated_duration
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.images import picture
+from media_core.decoding.stills import pixels
 from media_core.decoding.wire import BLOCK
 
 if TYPE_CHECKING:
@@ -207,13 +208,8 @@ def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Im
     scale = min(1.0, max_side / max(width, height))
     if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
         frame.colorspace = _BT709
-    small = frame.reformat(
-        width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24", threads=1
-    )
-    image = Image.frombytes(
-        "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
-    )
-    image = to_srgb(image, Coding(int(frame.color_primaries), int(frame.color_trc)))
+    small = pixels(frame, sides=(max(1, round(width * scale)), max(1, round(height * scale))))
+    image = to_srgb(small, Coding(int(frame.color_primaries), int(frame.color_trc)))
     turn = _turn(frame)
     return image if turn is None else image.transpose(turn)
 
