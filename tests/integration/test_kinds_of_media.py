@@ -583,7 +583,17 @@ class Pipe:
 
 
 @pytest.mark.parametrize(
-    ("container", "codec", "rate"), [("avi", "libmp3lame", 16_000), ("rm", "ac3", 48_000), ("wav", "pcm_s16le", 48_000)]
+    ("container", "codec", "rate"),
+    [
+        ("avi", "libmp3lame", 16_000),
+        ("rm", "ac3", 48_000),
+        ("wav", "pcm_s16le", 48_000),
+        ("aiff", "pcm_s16be", 48_000),
+        ("w64", "pcm_s16le", 48_000),
+        ("caf", "pcm_s16be", 48_000),
+        ("flac", "flac", 48_000),
+        ("asf", "libmp3lame", 44_100),
+    ],
 )
 async def test_a_recording_whose_recorder_died_is_as_long_as_what_is_there(
     decoding_pool: DecodingPool, container: str, codec: str, rate: int
@@ -597,8 +607,76 @@ async def test_a_recording_whose_recorder_died_is_as_long_as_what_is_there(
             frame.sample_rate, frame.pts = rate, second * rate
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    facts = await looked_at(decoding_pool, bytes(pipe.written), f"a.{container}")
+    data = bytes(pipe.written)
+    facts = await looked_at(decoding_pool, data, f"a.{container}")
     assert facts.duration == pytest.approx(3, abs=0.2)
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=2.1, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
+
+
+def with_zeros(data: bytes, *places: tuple[bytes, int, int]) -> bytes:
+    """With zeros so many bytes behind these names, and so many of them."""
+    for name, behind, count in places:
+        at = data.index(name) + behind
+        data = data[:at] + bytes(count) + data[at + count :]
+    return data
+
+
+UNFINISHED: dict[str, Callable[[], bytes]] = {
+    "a.aiff": lambda: with_zeros(sound("aiff", "pcm_s16be")(), (b"FORM", 4, 4), (b"COMM", 10, 4), (b"SSND", 4, 4)),
+    "a.w64": lambda: with_zeros(sound("w64", "pcm_s16le")(), (b"riff", 16, 8), (b"data", 16, 8)),
+    "a.rf64": lambda: with_zeros(sound("wav", "pcm_s16le", rf64="always")(), (b"ds64", 8, 24)),
+    "a.wav": lambda: with_zeros(sound("wav", "pcm_s16le")(), (b"RIFF", 4, 4), (b"data", 4, 4)),
+    "a.caf": lambda: with_zeros(sound("caf", "pcm_s16be")(), (b"data", 4, 8)),
+    "a.au": lambda: with_zeros(sound("au", "pcm_s16be")(), (b".snd", 8, 4)),
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+async def test_a_recording_that_says_no_length_is_as_long_as_what_is_there(
+    decoding_pool: DecodingPool, name: str
+) -> None:
+    data = UNFINISHED[name]()
+    assert (await looked_at(decoding_pool, data, name)).duration == pytest.approx(3, abs=0.05)
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=2.1, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv"])
+async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_length(
+    decoding_pool: DecodingPool, name: str
+) -> None:
+    make = {
+        "a.flac": sound("flac", "flac"),
+        "a.au": sound("au", "pcm_s16be"),
+        "a.avi": sound("avi", "libmp3lame"),
+        "a.wma": sound("asf", "libmp3lame", 44_100),
+        "a.w64": sound("w64", "pcm_s16le"),
+        "a.wv": sound("wv", "wavpack"),
+    }[name]
+    source = BytesSource(2 * make())
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    again = probed.begins_again
+    pcm = await decoding_pool.run("audio_window", source, start=0.0, seconds=10.0, begins_again=again)
+    assert probed.duration in (pytest.approx(len(pcm) / 32_000, abs=0.1), None)
+    for second, pitch in enumerate(2 * PITCHES if len(pcm) > 150_000 else PITCHES):
+        pcm = await decoding_pool.run("audio_window", source, start=second + 0.1, seconds=0.4, begins_again=again)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.4 == pytest.approx(pitch, abs=6)
+
+
+@pytest.mark.parametrize("speaks_at", [0, 100])
+async def test_a_pause_of_a_telephone_is_silence(decoding_pool: DecodingPool, speaks_at: int) -> None:
+    voice = b"".join(b"\x3c" + random.Random(number).randbytes(31) for number in range(100))
+    pause = (b"\x44" + bytes(5) + 7 * b"\x7c") * 12 + 4 * b"\x7c"  # 3GPP TS 26.101: one frame of noise, then none
+    data = b"#!AMR\n" + (pause + voice if speaks_at else voice + pause)
+    facts = await looked_at(decoding_pool, data, "a.amr")
+    assert (facts.mime_type, facts.duration) == ("audio/amr", pytest.approx(4, abs=0.02))
+    probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
+    assert [track.decodes for track in probed.tracks] == [True]
+    pcm = np.frombuffer(await decoding_pool.run("audio_window", BytesSource(data), start=0.0, seconds=9.0), np.int16)
+    assert len(pcm) == pytest.approx(64_000, abs=400)
+    spoken, silent = (pcm[32_000:], pcm[:31_000]) if speaks_at else (pcm[:32_000], pcm[33_000:])
+    assert np.abs(spoken).max() > 1_000 > np.abs(silent).max()
 
 
 @pytest.mark.parametrize("said", [0.0, 36_000.0])

@@ -21,6 +21,7 @@ from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from media_core.decoding.failures import CannotDecode
+from media_core.decoding.unfinished import finished
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,loas,amr,aiff,caf,au,ac3,eac3,dts,dtshd,wv,tta,ape,"
@@ -62,6 +63,10 @@ _MICROSECONDS = 1_000_000
 
 BACK = 1.0
 """Seconds. A timestamp that is so far behind the end of the packets before it begins another part."""
+AMR_RATE, AMR_SAMPLES, AMR_PAUSE_BYTES = 8_000, 160, 6
+_AMR_PAUSES = (8, 15)
+"""Types of frames (3GPP TS 26.101, table 1a): the noise of a pause, and nothing."""
+
 _OF_CHANNELS = re.compile(r"([0-9]+) channels \(.*", re.DOTALL)
 """FFmpeg's name of a layout that has no name."""
 
@@ -80,7 +85,7 @@ def opened(file: IO[bytes]) -> InputContainer:
     }
     try:
         container = av.open(
-            file,
+            finished(file),
             mode="r",
             options={"max_pixels": str(MOST_PIXELS)},
             container_options=limits,
@@ -229,7 +234,7 @@ def _decoded_frames(packets: Iterator[Packet[Any]]) -> Iterator[Any]:
     damage: Exception | None = None
     for packet in packets:
         try:
-            frames = packet.decode()
+            frames = [_pause(packet)] if is_pause(packet) else packet.decode()
         except MemoryError:
             raise
         except av.error.FFmpegError as error:
@@ -239,6 +244,21 @@ def _decoded_frames(packets: Iterator[Packet[Any]]) -> Iterator[Any]:
         yield from frames
     if damage is not None and not found:
         raise CannotDecode("corrupt", "nothing in it can be decoded") from damage
+
+
+def is_pause(packet: Packet[Any]) -> bool:
+    """Whether it is of a telephone's AMR and says that nobody speaks, which FFmpeg does not decode."""
+    if not 0 < packet.size <= AMR_PAUSE_BYTES or packet.stream.codec_context.name != "amrnb":
+        return False
+    return bytes(packet)[0] >> 3 & 0xF in _AMR_PAUSES
+
+
+def _pause(packet: Packet[Any]) -> AudioFrame:
+    """Its 20 ms of silence."""
+    silence = AudioFrame("fltp", "mono", AMR_SAMPLES)
+    silence.planes[0].update(bytes(silence.planes[0].buffer_size))
+    silence.sample_rate, silence.pts, silence.time_base = AMR_RATE, packet.pts, packet.time_base
+    return silence
 
 
 def until_broken(container: InputContainer, stream: AudioStream | VideoStream | None = None) -> Iterator[Any]:
