@@ -63,6 +63,7 @@ SOUNDS = {
     "a.sph": (lambda: old_sounds.sphere(PITCHES), "audio/x-nist"),
     "a.dsf": (lambda: old_sounds.dsf(PITCHES), "audio/x-dsf"),
     "a.dff": (lambda: old_sounds.dff(PITCHES), "audio/x-dff"),
+    "an app's 24 bits in 32.wav": (lambda: old_sounds.in_wider_samples(PITCHES), "audio/wav"),
     "a dictation.dss": (lambda: old_sounds.dictation(PITCHES), "audio/x-dss"),
 }
 

@@ -21,7 +21,7 @@ from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from media_core.decoding.failures import CannotDecode
-from media_core.decoding.unfinished import finished
+from media_core.decoding.headers import mended
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,loas,amr,aiff,caf,au,ac3,eac3,dts,dtshd,wv,tta,ape,"
@@ -85,7 +85,7 @@ def opened(file: IO[bytes]) -> InputContainer:
     }
     try:
         container = av.open(
-            finished(file),
+            mended(file),
             mode="r",
             options={"max_pixels": str(MOST_PIXELS)},
             container_options=limits,

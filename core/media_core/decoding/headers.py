@@ -1,6 +1,7 @@
-"""Recordings whose recorder died before it wrote how long they are. Runs in the child.
+"""Headers of recordings that FFmpeg misreads. Runs in the child.
 
-AIFF, AU, Wave64 and RF64 then say zero, the length of nothing, or the largest number. FFmpeg reads none of their sound.
+AIFF, AU, Wave64 and RF64 whose recorder died before it wrote how long they are say zero, the length of nothing, or the
+largest number. FFmpeg reads none of their sound. A WAV of 24 bits in 32 it takes for an editor's of old, and for noise.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 """Sony's Wave64: names of chunks."""
 
 
-def finished(file: IO[bytes]) -> IO[bytes]:
-    """The file, with the lengths in its header that it would have got."""
+def mended(file: IO[bytes]) -> IO[bytes]:
+    """The file, with a header that FFmpeg understands."""
     file.seek(0)
     before = file.read(HEAD)
     size = file.seek(0, io.SEEK_END)
@@ -32,6 +33,9 @@ def finished(file: IO[bytes]) -> IO[bytes]:
         _finish_wave64(head, size)
     elif kind in (b"RF64", b"BW64") and before[12:16] == b"ds64":
         _finish_rf64(head, size)
+        _fill_samples(head)
+    elif kind == b"RIFF" and before[8:12] == b"WAVE":
+        _fill_samples(head)
     elif kind == b".snd" and not any(head[8:12]):
         head[8:12] = b"\xff\xff\xff\xff"  # unknown (Sun's audio file format)
     return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
@@ -77,3 +81,11 @@ def _finish_rf64(head: bytearray, size: int) -> None:
                 head[20:36] = struct.pack("<QQ", size - 8, size - at - 8)
             return
         at += 8 + length + length % 2
+
+
+def _fill_samples(head: bytearray) -> None:
+    """In WAVE_FORMAT_EXTENSIBLE samples are at the top of their bytes, so that the lower bits may count as well."""
+    at = head.find(b"fmt ") + 8
+    is_extensible = head[at : at + 2] == b"\xfe\xff" and head[at + 24 : at + 26] == b"\1\0"  # of PCM
+    if at > 8 and is_extensible and any(head[at + 18 : at + 20]):
+        head[at + 18 : at + 20] = head[at + 14 : at + 16]
