@@ -86,6 +86,7 @@ _OF_PICTURES = {
     "JPEG": "image/jpeg",
     "JPEG2000": "image/jp2",
     "JPEGLS": "image/jls",
+    "JXL": "image/jxl",
     "PAM": "image/x-portable-arbitrarymap",
     "PCX": "image/x-pcx",
     "PFM": "image/x-portable-floatmap",
@@ -117,7 +118,7 @@ _PICTURES = (
     | _types("image", "vnd.microsoft.icon", "x-icon", "x-win-bitmap")
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
     | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
-    | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "x-icns")
+    | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl", "x-icns")
 )
 _SOUND = (
     _WEB_SOUND
@@ -149,8 +150,8 @@ _SAYS: Mapping[Category, str] = {
         ".webm .wmv .wtv .y4m "
     ),
     "image": (
-        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .icns .jfif .jls .jpe .jpeg .jpg .pam .pcx .pfm "
-        ".png .qoi .sgi .tga .tif .tiff .webp "
+        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .icns .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
+        ".pfm .png .qoi .sgi .tga .tif .tiff .webp "
     ),
 }
 """Extensions by what they say of content."""

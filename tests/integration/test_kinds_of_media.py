@@ -149,6 +149,9 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a paintbrush's.pcx": (lambda: media.encoded(QUADRANTS, "PCX"), "image/x-pcx"),
     "of few colours.pcx": (lambda: media.encoded(QUADRANTS.quantize(8), "PCX"), "image/x-pcx"),
+    "a.jxl": (lambda: media.encoded(QUADRANTS, "JXL"), "image/jxl"),
+    "in boxes.jxl": (lambda: media.encoded(QUADRANTS, "JXL", use_container=True, lossless=True), "image/jxl"),
+    "of a JPEG.jxl": (lambda: media.jxl_of_jpeg(QUADRANTS), "image/jxl"),
     "a.qoi": (lambda: media.encoded(QUADRANTS, "QOI"), "image/qoi"),
     "a.sgi": (lambda: media.encoded(QUADRANTS, "SGI"), "image/sgi"),
     "deep.sgi": (lambda: media.by_ffmpeg(QUADRANTS, "sgi", "rgb48be"), "image/sgi"),
@@ -205,6 +208,10 @@ async def test_an_editors_picture_that_is_cut_or_too_large_says_its_size_if_it_c
         facts = await looked_at(decoding_pool, data[: len(data) // 2], name)
         assert facts.mime_type == expected
         assert facts.width in (256, None)
+    for cut in (3, 100):
+        damaged = media.encoded(media.quadrants(8_000, 6_000), "JXL", effort=1)[:cut]
+        facts = await looked_at(decoding_pool, damaged, "a.jxl")
+        assert (facts.mime_type, facts.width) == ("image/jxl", 8_000 if cut == 100 else None)
     large = b"qoif" + struct.pack(">II", 9_000, 8_000) + b"\3\0" + bytes(10_000)
     facts = await looked_at(decoding_pool, large, "a.qoi")
     assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("image/qoi", 9_000, 8_000, "none")
