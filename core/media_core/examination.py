@@ -26,8 +26,13 @@ _log = structlog.stdlib.get_logger("media.uploads")
 
 _TAGGED = frozenset(("aac", "ac3", "ape", "flac", "tta", "wv"))
 """Formats that may begin with an MP3's tag (ID3)."""
-_BY_A_FRAME = frozenset(("audio/aac", "audio/ac3", "audio/eac3", "audio/mpeg", "audio/x-mp4a-latm"))
-"""Sounds that begin with a frame."""
+_BY_A_FRAME = frozenset(
+    (
+        *("audio/aac", "audio/ac3", "audio/eac3", "audio/mpeg", "audio/x-mp4a-latm"),
+        *("video/av1", "video/h264", "video/h265", "video/mp4v-es"),
+    )
+)
+"""Sounds and films that begin with a frame."""
 
 
 class Examination:

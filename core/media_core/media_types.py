@@ -42,8 +42,12 @@ _OF_CONTAINERS = {
     "flac": "audio/flac",
     "flv": "video/x-flv",
     "gsm": "audio/x-gsm",
+    "h264": "video/h264",
+    "hevc": "video/h265",
     "iff": "audio/x-8svx",
+    "ivf": "video/x-ivf",
     "loas": "audio/x-mp4a-latm",
+    "m4v": "video/mp4v-es",
     "matroska,webm": "video/x-matroska",
     "mlp": "audio/vnd.dolby.mlp",
     "mov,mp4,m4a,3gp,3g2,mj2": "video/mp4",
@@ -52,8 +56,10 @@ _OF_CONTAINERS = {
     "mpc8": "audio/x-musepack",
     "mpeg": "video/mpeg",
     "mpegts": "video/mp2t",
+    "mpegvideo": "video/mpeg",
     "mxf": "application/mxf",
     "nistsphere": "audio/x-nist",
+    "obu": "video/av1",
     "ogg": "video/ogg",
     "rm": "application/vnd.rn-realmedia",
     "truehd": "audio/vnd.dolby.mlp",
@@ -61,24 +67,40 @@ _OF_CONTAINERS = {
     "voc": "audio/x-voc",
     "w64": "audio/x-w64",
     "wav": "audio/wav",
+    "wtv": "video/x-ms-wtv",
     "wv": "audio/x-wavpack",
+    "yuv4mpegpipe": "video/x-yuv4mpeg",
 }
 """By FFmpeg's name of the format."""
 _OF_PICTURES = {
     "AVIF": "image/avif",
     "BMP": "image/bmp",
+    "DDS": "image/vnd.ms-dds",
     "DIB": "image/bmp",
+    "DPX": "image/x-dpx",
+    "EXR": "image/x-exr",
     "GIF": "image/gif",
+    "HDR": "image/vnd.radiance",
     "HEIF": "image/heif",
+    "ICNS": "image/x-icns",
     "JPEG": "image/jpeg",
     "JPEG2000": "image/jp2",
+    "JPEGLS": "image/jls",
+    "JXL": "image/jxl",
+    "PAM": "image/x-portable-arbitrarymap",
+    "PCX": "image/x-pcx",
+    "PFM": "image/x-portable-floatmap",
     "PNG": "image/png",
     "PPM": "image/x-portable-anymap",
     "PSD": "image/vnd.adobe.photoshop",
+    "QOI": "image/qoi",
+    "SGI": "image/sgi",
+    "SUNRAST": "image/x-sun-raster",
+    "TARGA": "image/x-tga",
     "TIFF": "image/tiff",
     "WEBP": "image/webp",
 }
-"""By Pillow's name of the format."""
+"""By Pillow's name of the format, or FFmpeg's of the codec."""
 
 
 def _types(kind: str, *names: str) -> frozenset[str]:
@@ -95,6 +117,8 @@ _PICTURES = (
     | _types("image", "tiff", "vnd.adobe.photoshop", "jp2", "jpx", "j2c")
     | _types("image", "vnd.microsoft.icon", "x-icon", "x-win-bitmap")
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
+    | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
+    | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl", "x-icns")
 )
 _SOUND = (
     _WEB_SOUND
@@ -108,7 +132,8 @@ _OF_SEVERAL = {"application/mxf", "application/vnd.rn-realmedia"}
 
 _FILMS = (
     _WEB_FILMS
-    | _types("video", "3gpp2", "x-matroska", "x-msvideo", "x-ms-wmv", "x-flv", "x-dv", "mp2t", "mpeg")
+    | _types("video", "3gpp2", "x-matroska", "x-msvideo", "x-ms-wmv", "x-ms-wtv", "x-flv", "x-dv", "mp2t", "mpeg")
+    | _types("video", "h264", "h265", "av1", "mp4v-es", "x-ivf", "x-yuv4mpeg")
     | _OF_SEVERAL
 )
 """Types that media_core.decoding can read. A video container may hold sound only."""
@@ -120,10 +145,14 @@ _SAYS: Mapping[Category, str] = {
         ".ra .rf64 .shn .snd .sph .spx .tak .thd .tta .voc .w64 .wav .wave .weba .wma .wv "
     ),
     "video": (
-        ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .insv .lrv .m1v .m2p .m2t .m2ts .m2v .m4v .mkv .mod .mov .mp4 .mpe "
-        ".mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .rv .tod .trp .ts .vob .webm .wmv "
+        ".264 .265 .3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .insv .ivf .lrv .m1v .m2p .m2t .m2ts .m2v "
+        ".m4v .mkv .mod .mov .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .obu .ogm .ogv .qt .rm .rmvb .rv .tod .trp .ts .vob "
+        ".webm .wmv .wtv .y4m "
     ),
-    "image": ".avif .bmp .dib .gif .heic .heif .hif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp ",
+    "image": (
+        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .icns .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
+        ".pfm .png .qoi .sgi .tga .tif .tiff .webp "
+    ),
 }
 """Extensions by what they say of content."""
 

@@ -47,6 +47,7 @@ _SYNONYMS = {
     "audio/x-m4a": "audio/mp4",
     "image/x-ms-bmp": "image/bmp",
     "text/xml": "application/xml",
+    "video/mpeg4-generic": "video/mp4v-es",
     "video/x-m4v": "video/mp4",
 }
 _TEXTS = {
@@ -81,6 +82,10 @@ _BEGINNINGS = (
     (b"\xff\x1f\0\xe8", "audio/vnd.dts"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\0\xaa\0\x62\xce\x6c", "video/x-ms-wmv"),
     (b"\0\0\1\xba", "video/mpeg"),
+    (b"DKIF\0\0", "video/x-ivf"),
+    (b"\xb7\xd8\0\x20\x37\x49\xda\x11\xa6\x4e\0\x07\xe9\x5e\xad\x8d", "video/x-ms-wtv"),
+    (b"\x12\0\x0a\x0a", "video/av1"),
+    (b"\x12\0\x0a\x0b", "video/av1"),
     (b"FUJIFILMCCD-RAW", "image/x-fuji-raf"),
     (b"IIRO", "image/x-olympus-orf"),
     (b"IIRS", "image/x-olympus-orf"),
@@ -112,6 +117,9 @@ _BEGINNINGS = (
     (b"qoif", "image/qoi"),
     (b"\x01\xda\0\1", "image/sgi"),
     (b"\x01\xda\1\1", "image/sgi"),
+    (b"\x01\xda\0\2", "image/sgi"),
+    (b"\x01\xda\1\2", "image/sgi"),
+    (b"#?RGBE", "image/vnd.radiance"),
     (b"\x59\xa6\x6a\x95", "image/x-sun-raster"),
     (b"\xff\xd8\xff\xf7", "image/jls"),
     (b"wOFF", "font/woff"),
@@ -196,6 +204,14 @@ _BEGINS_WITH = {
 }
 """How content of these types begins. libmagic also finds them by one or two bytes, which any content may have."""
 
+_Y4M = b"YUV4MPEG2 W"
+"""Its pixels may look like text."""
+
+_START_CODE = re.compile(
+    rb"\x00?\x00\x00\x01(?:([\x27\x47\x67]|\x09[\x10-\xf0]|\x06[\x00-\x05])|[\x40\x42\x46\x4e]\x01)", re.DOTALL
+)
+"""The first unit of a bare stream: of H.264 (ITU-T H.264, 7.3.1 and B.1), or else of H.265 (H.265, 7.3.1)."""
+
 _FITS = b"SIMPLE  =                    T"
 """Text for its first 2,880 bytes or more (FITS 4.0, 4.4.1)."""
 
@@ -228,6 +244,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     is_text = not head.translate(None, _TEXT_BYTES)
     if head.startswith(_FITS):
         return "image/fits"
+    if head.startswith(_Y4M):
+        return "video/x-yuv4mpeg"
     if head.startswith(_UTF_32):
         return "text/plain"
     if not is_text and (container := _container(head)):
@@ -307,6 +325,8 @@ def _container(head: bytes) -> str | None:
         return "audio/mpeg"
     if len(head) > 3 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[2] >> 4 not in (0, 15):
         return "audio/mpeg"  # an MPEG audio frame, layer III (ISO 11172-3, 2.4.1.3)
+    if start := _START_CODE.match(head):
+        return "video/h264" if start[1] else "video/h265"
     if looks_like_text(head):  # 0x47 is a G, and its text may repeat; a stream's tables have zeros
         return None
     for packet, sync in ((188, 0), (192, 4), (204, 0)):  # plain; with a time stamp before it, as of cameras; with FEC

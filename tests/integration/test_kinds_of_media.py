@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from media_core.contents import Facts
 from media_core.decoding import BytesSource, MediaFacts, durations
@@ -62,6 +63,7 @@ SOUNDS = {
     "a.sph": (lambda: old_sounds.sphere(PITCHES), "audio/x-nist"),
     "a.dsf": (lambda: old_sounds.dsf(PITCHES), "audio/x-dsf"),
     "a.dff": (lambda: old_sounds.dff(PITCHES), "audio/x-dff"),
+    "an app's 24 bits in 32.wav": (lambda: old_sounds.in_wider_samples(PITCHES), "audio/wav"),
     "a dictation.dss": (lambda: old_sounds.dictation(PITCHES), "audio/x-dss"),
 }
 
@@ -123,6 +125,157 @@ async def test_a_film_of_any_camera_is_a_film_and_its_sound_is_heard(decoding_po
     assert [track.decodes for track in probed.tracks] == [True]
     if facts.thumbnail_status == "pending":
         assert (await make_thumbnail(decoding_pool, BytesSource(data), expected)).source_width == facts.width
+
+
+async def shows_its_quadrants(pool: DecodingPool, data: bytes, mime_type: str, off: float = 26) -> None:
+    """`off`: by how much of 255 a colour may differ, as a film's do."""
+    thumbnail = await make_thumbnail(pool, BytesSource(data), mime_type)
+    image = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
+    assert image.width / image.height == pytest.approx(thumbnail.source_width / thumbnail.source_height, rel=0.02)
+    places = [(x * image.width // 4, y * image.height // 4) for y in (1, 3) for x in (1, 3)]
+    for place, colour in zip(places, media.QUADRANTS, strict=True):
+        assert image.getpixel(place) == pytest.approx(colour, abs=off)
+
+
+QUADRANTS = media.quadrants(256, 160)
+PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "a game's.tga": (lambda: media.encoded(QUADRANTS, "TGA"), "image/x-tga"),
+    "packed.tga": (lambda: media.encoded(QUADRANTS, "TGA", compression="tga_rle"), "image/x-tga"),
+    "upside down.tga": (lambda: media.encoded(QUADRANTS, "TGA", orientation=1), "image/x-tga"),
+    "of few colours.tga": (lambda: media.encoded(QUADRANTS.quantize(8), "TGA"), "image/x-tga"),
+    "of a mask of nothing.tga": (
+        lambda: media.encoded(Image.merge("RGBA", (*QUADRANTS.split(), Image.new("L", QUADRANTS.size))), "TGA"),
+        "image/x-tga",
+    ),
+    "a paintbrush's.pcx": (lambda: media.encoded(QUADRANTS, "PCX"), "image/x-pcx"),
+    "of few colours.pcx": (lambda: media.encoded(QUADRANTS.quantize(8), "PCX"), "image/x-pcx"),
+    "a.jxl": (lambda: media.encoded(QUADRANTS, "JXL"), "image/jxl"),
+    "in boxes.jxl": (lambda: media.encoded(QUADRANTS, "JXL", use_container=True, lossless=True), "image/jxl"),
+    "of a JPEG.jxl": (lambda: media.jxl_of_jpeg(QUADRANTS), "image/jxl"),
+    "a.qoi": (lambda: media.encoded(QUADRANTS, "QOI"), "image/qoi"),
+    "a.sgi": (lambda: media.encoded(QUADRANTS, "SGI"), "image/sgi"),
+    "deep.sgi": (lambda: media.by_ffmpeg(QUADRANTS, "sgi", "rgb48be"), "image/sgi"),
+    "a.dds": (lambda: media.encoded(QUADRANTS, "DDS"), "image/vnd.ms-dds"),
+    "a.ras": (lambda: media.by_ffmpeg(QUADRANTS, "sunrast", "bgr24"), "image/x-sun-raster"),
+    "a film's.dpx": (lambda: media.by_ffmpeg(QUADRANTS, "dpx", "gbrp10be"), "image/x-dpx"),
+    "a.pam": (lambda: media.by_ffmpeg(QUADRANTS, "pam", "rgb24"), "image/x-portable-arbitrarymap"),
+    "a.jls": (lambda: media.by_ffmpeg(QUADRANTS, "jpegls", "rgb24"), "image/jls"),
+    "light.pfm": (media.light, "image/x-portable-floatmap"),
+    "light.exr": (media.exr, "image/x-exr"),
+    "half.exr": (lambda: media.exr(format="half", compression="zip16"), "image/x-exr"),
+    "in candelas.exr": (lambda: media.exr(1 / 300), "image/x-exr"),
+    "deep.psd": (lambda: media.photoshop(16), "image/vnd.adobe.photoshop"),
+    "deep, packed.psd": (lambda: media.photoshop(16, packed=True, more_channels=2), "image/vnd.adobe.photoshop"),
+    "a print's.psd": (lambda: media.photoshop(16, mode="CMYK"), "image/vnd.adobe.photoshop"),
+    "light.psd": (lambda: media.photoshop(32, more_channels=1), "image/vnd.adobe.photoshop"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+async def test_a_picture_of_any_editor_has_a_thumbnail(decoding_pool: DecodingPool, name: str) -> None:
+    make, expected = PICTURES[name]
+    data = make()
+    facts = await looked_at(decoding_pool, data, name)
+    assert (facts.mime_type, facts.thumbnail_status) == (expected, "ready")
+    assert (facts.width, facts.height) == (256, 160)
+    assert "thumbhash" in facts.details
+    assert not inline_allowed(expected)
+    await shows_its_quadrants(decoding_pool, data, expected, 20)
+
+
+async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: DecodingPool) -> None:
+    for times in (3, 1_000):
+        for data in (media.light(times), media.exr(times)):
+            thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/x-exr")
+            image = Image.open(io.BytesIO(thumbnail.data)).convert("RGB")
+            red, green, blue, white = (image.getpixel(place) for place in ((64, 40), (192, 40), (64, 120), (192, 120)))
+            assert red[0] > 120 > 3 * red[1]
+            assert green[1] > 120 > 2 * green[0]
+            assert blue[2] > 120 > 3 * blue[1]
+            assert 140 < min(white) <= max(white) < 255
+
+
+async def test_the_profile_of_a_deep_photoshop_picture_counts(decoding_pool: DecodingPool) -> None:
+    data = media.photoshop(16, profile=media.rgb_profile("Adobe RGB"))
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/vnd.adobe.photoshop")
+    red, green, _ = Image.open(io.BytesIO(thumbnail.data)).convert("RGB").getpixel((192, 40))
+    assert (red, green) == (pytest.approx(0, abs=12), pytest.approx(201, abs=12))
+
+
+async def test_an_editors_picture_that_is_cut_or_too_large_says_its_size_if_it_can(decoding_pool: DecodingPool) -> None:
+    for name, (make, expected) in PICTURES.items():
+        data = make()
+        facts = await looked_at(decoding_pool, data[: len(data) // 2], name)
+        assert facts.mime_type == expected
+        assert facts.width in (256, None)
+    for cut in (3, 100):
+        damaged = media.encoded(media.quadrants(8_000, 6_000), "JXL", effort=1)[:cut]
+        facts = await looked_at(decoding_pool, damaged, "a.jxl")
+        assert (facts.mime_type, facts.width) == ("image/jxl", 8_000 if cut == 100 else None)
+    large = b"qoif" + struct.pack(">II", 9_000, 8_000) + b"\3\0" + bytes(10_000)
+    facts = await looked_at(decoding_pool, large, "a.qoi")
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("image/qoi", 9_000, 8_000, "none")
+
+
+PICTURES_OF_FILMS = {
+    "an archive's.mkv": ("ffv1", "matroska", "yuv420p", "video/x-matroska"),
+    "a capture card's.avi": ("huffyuv", "avi", "yuv422p", "video/x-msvideo"),
+    "a game's.avi": ("utvideo", "avi", "yuv420p", "video/x-msvideo"),
+    "a CD-ROM's.avi": ("cinepak", "avi", "rgb24", "video/x-msvideo"),
+    "an old CD-ROM's.avi": ("msvideo1", "avi", "rgb555le", "video/x-msvideo"),
+    "raw.avi": ("rawvideo", "avi", "yuv420p", "video/x-msvideo"),
+    "a tape's.mov": ("v210", "mov", "yuv422p10le", "video/quicktime"),
+    "an animation.mov": ("qtrle", "mov", "rgb24", "video/quicktime"),
+    "a screen's.mov": ("png", "mov", "rgb24", "video/quicktime"),
+    "a Mac's.mov": ("rpza", "mov", "rgb555le", "video/quicktime"),
+    "an old Mac's.mov": ("svq1", "mov", "yuv410p", "video/quicktime"),
+    "a GoPro's.mov": ("cfhd", "mov", "yuv422p10le", "video/quicktime"),
+    "a cinema's.mxf": ("jpeg2000", "mxf", "yuv420p", "application/mxf"),
+    "a conference's.avi": ("h261", "avi", "yuv420p", "video/x-msvideo"),
+    "a lesson.flv": ("flashsv2", "flv", "bgr24", "video/x-flv"),
+    "tv.wtv": ("mpeg2video", "wtv", "yuv420p", "video/x-ms-wtv"),
+    "a.ivf": ("libvpx", "ivf", "yuv420p", "video/x-ivf"),
+    "a.y4m": ("wrapped_avframe", "yuv4mpegpipe", "yuv420p", "video/x-yuv4mpeg"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES_OF_FILMS)
+async def test_a_film_of_any_codec_in_use_has_a_picture(decoding_pool: DecodingPool, name: str) -> None:
+    codec, container, pixels, expected = PICTURES_OF_FILMS[name]
+    data = media.film_of_quadrants(codec, container, pixels)
+    facts = await looked_at(decoding_pool, data, name)
+    assert (facts.mime_type, facts.thumbnail_status) == (expected, "pending")
+    assert (facts.width, facts.height) == (176, 144)
+    assert facts.duration == pytest.approx(3, abs=0.1)
+    await shows_its_quadrants(decoding_pool, data, expected)
+
+
+BARE_FILMS = {
+    "a.h264": ("libx264", "h264", "video/h264"),
+    "a.hevc": ("libx265", "hevc", "video/h265"),
+    "a.obu": ("libsvtav1", "obu", "video/av1"),
+    "a.m4v": ("mpeg4", "m4v", "video/mp4v-es"),
+    "a.m2v": ("mpeg2video", "mpeg2video", "video/mpeg"),
+}
+
+
+@pytest.mark.parametrize("name", BARE_FILMS)
+async def test_a_film_without_a_container_has_a_picture_and_no_length(decoding_pool: DecodingPool, name: str) -> None:
+    codec, container, expected = BARE_FILMS[name]
+    data = media.film_of_quadrants(codec, container)
+    for called in (name, "a.bin"):
+        facts = await looked_at(decoding_pool, data, called)
+        assert (facts.mime_type, facts.thumbnail_status) == (expected, "pending")
+        assert (facts.width, facts.height, facts.duration) == (176, 144, None)
+    await shows_its_quadrants(decoding_pool, data, expected)
+
+
+@pytest.mark.parametrize("start", ["00000001674d400c", "000000014001", "12000a0a", "000001b001"])
+async def test_noise_that_begins_like_a_film_is_none(decoding_pool: DecodingPool, start: str) -> None:
+    for length in (300, 60_000):
+        noise = bytes.fromhex(start) + random.Random(length).randbytes(length)
+        for name in ("a", "a.mp4"):
+            assert (await looked_at(decoding_pool, noise, name)).mime_type == "application/octet-stream"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +434,7 @@ async def test_a_raw_photo_is_a_picture_without_a_thumbnail(
 
 
 async def test_a_pictures_codec_does_not_decide_about_the_sound(decoding_pool: DecodingPool) -> None:
-    data = media.tracks(("flac", PITCHES), picture="ffv1")
+    data = media.tracks(("flac", PITCHES), picture="snow")
     facts = await looked_at(decoding_pool, data, "a.mkv")
     assert (facts.mime_type, facts.thumbnail_status) == ("video/x-matroska", "none")
     probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
@@ -438,7 +591,17 @@ class Pipe:
 
 
 @pytest.mark.parametrize(
-    ("container", "codec", "rate"), [("avi", "libmp3lame", 16_000), ("rm", "ac3", 48_000), ("wav", "pcm_s16le", 48_000)]
+    ("container", "codec", "rate"),
+    [
+        ("avi", "libmp3lame", 16_000),
+        ("rm", "ac3", 48_000),
+        ("wav", "pcm_s16le", 48_000),
+        ("aiff", "pcm_s16be", 48_000),
+        ("w64", "pcm_s16le", 48_000),
+        ("caf", "pcm_s16be", 48_000),
+        ("flac", "flac", 48_000),
+        ("asf", "libmp3lame", 44_100),
+    ],
 )
 async def test_a_recording_whose_recorder_died_is_as_long_as_what_is_there(
     decoding_pool: DecodingPool, container: str, codec: str, rate: int
@@ -452,8 +615,76 @@ async def test_a_recording_whose_recorder_died_is_as_long_as_what_is_there(
             frame.sample_rate, frame.pts = rate, second * rate
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    facts = await looked_at(decoding_pool, bytes(pipe.written), f"a.{container}")
+    data = bytes(pipe.written)
+    facts = await looked_at(decoding_pool, data, f"a.{container}")
     assert facts.duration == pytest.approx(3, abs=0.2)
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=2.1, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
+
+
+def with_zeros(data: bytes, *places: tuple[bytes, int, int]) -> bytes:
+    """With zeros so many bytes behind these names, and so many of them."""
+    for name, behind, count in places:
+        at = data.index(name) + behind
+        data = data[:at] + bytes(count) + data[at + count :]
+    return data
+
+
+UNFINISHED: dict[str, Callable[[], bytes]] = {
+    "a.aiff": lambda: with_zeros(sound("aiff", "pcm_s16be")(), (b"FORM", 4, 4), (b"COMM", 10, 4), (b"SSND", 4, 4)),
+    "a.w64": lambda: with_zeros(sound("w64", "pcm_s16le")(), (b"riff", 16, 8), (b"data", 16, 8)),
+    "a.rf64": lambda: with_zeros(sound("wav", "pcm_s16le", rf64="always")(), (b"ds64", 8, 24)),
+    "a.wav": lambda: with_zeros(sound("wav", "pcm_s16le")(), (b"RIFF", 4, 4), (b"data", 4, 4)),
+    "a.caf": lambda: with_zeros(sound("caf", "pcm_s16be")(), (b"data", 4, 8)),
+    "a.au": lambda: with_zeros(sound("au", "pcm_s16be")(), (b".snd", 8, 4)),
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+async def test_a_recording_that_says_no_length_is_as_long_as_what_is_there(
+    decoding_pool: DecodingPool, name: str
+) -> None:
+    data = UNFINISHED[name]()
+    assert (await looked_at(decoding_pool, data, name)).duration == pytest.approx(3, abs=0.05)
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=2.1, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv"])
+async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_length(
+    decoding_pool: DecodingPool, name: str
+) -> None:
+    make = {
+        "a.flac": sound("flac", "flac"),
+        "a.au": sound("au", "pcm_s16be"),
+        "a.avi": sound("avi", "libmp3lame"),
+        "a.wma": sound("asf", "libmp3lame", 44_100),
+        "a.w64": sound("w64", "pcm_s16le"),
+        "a.wv": sound("wv", "wavpack"),
+    }[name]
+    source = BytesSource(2 * make())
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    again = probed.begins_again
+    pcm = await decoding_pool.run("audio_window", source, start=0.0, seconds=10.0, begins_again=again)
+    assert probed.duration in (pytest.approx(len(pcm) / 32_000, abs=0.1), None)
+    for second, pitch in enumerate(2 * PITCHES if len(pcm) > 150_000 else PITCHES):
+        pcm = await decoding_pool.run("audio_window", source, start=second + 0.1, seconds=0.4, begins_again=again)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.4 == pytest.approx(pitch, abs=6)
+
+
+@pytest.mark.parametrize("speaks_at", [0, 100])
+async def test_a_pause_of_a_telephone_is_silence(decoding_pool: DecodingPool, speaks_at: int) -> None:
+    voice = b"".join(b"\x3c" + random.Random(number).randbytes(31) for number in range(100))
+    pause = (b"\x44" + bytes(5) + 7 * b"\x7c") * 12 + 4 * b"\x7c"  # 3GPP TS 26.101: one frame of noise, then none
+    data = b"#!AMR\n" + (pause + voice if speaks_at else voice + pause)
+    facts = await looked_at(decoding_pool, data, "a.amr")
+    assert (facts.mime_type, facts.duration) == ("audio/amr", pytest.approx(4, abs=0.02))
+    probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
+    assert [track.decodes for track in probed.tracks] == [True]
+    pcm = np.frombuffer(await decoding_pool.run("audio_window", BytesSource(data), start=0.0, seconds=9.0), np.int16)
+    assert len(pcm) == pytest.approx(64_000, abs=400)
+    spoken, silent = (pcm[32_000:], pcm[:31_000]) if speaks_at else (pcm[:32_000], pcm[33_000:])
+    assert np.abs(spoken).max() > 1_000 > np.abs(silent).max()
 
 
 @pytest.mark.parametrize("said", [0.0, 36_000.0])

@@ -741,7 +741,7 @@ async def test_a_film_that_does_not_say_how_its_colours_are_coded_is_shown_as_in
 
 
 async def test_the_first_film_that_can_be_decoded_is_shown(decoding_pool: DecodingPool) -> None:
-    film = media.two_films("ffv1", "mpeg4")
+    film = media.two_films("snow", "mpeg4")
     facts: MediaFacts = await decoding_pool.run("probe", BytesSource(film))
     assert (facts.width, facts.height, facts.has_picture) == (320, 240, True)
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/x-matroska")), 24)

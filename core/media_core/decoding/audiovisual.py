@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from media_core.decoding.containers import (
     AUDIO_CODECS,
+    BARE,
     MOST_BYTES_TRIED,
     allow,
     codec_of,
@@ -25,6 +26,7 @@ from media_core.decoding.containers import (
     films_of,
     frames_of,
     is_allowed,
+    is_pause,
     opened,
     sounds_of,
     stated_duration,
@@ -37,7 +39,8 @@ from media_core.decoding.durations import (
     begins_late,
     clock_begins_again,
     counted_duration,
-    ends_early,
+    ends_elsewhere,
+    is_avi_of_several,
     is_estimated,
     is_matroska_of_several,
     is_ogg_of_several,
@@ -82,15 +85,19 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         picture: VideoStream | None = None
         with contextlib.suppress(CannotDecode):
             picture = film_to_show(container)
-        duration = None if is_estimated(container, file) else stated_duration(container)
+        is_bare = name in BARE
+        duration = None if is_bare or is_estimated(container, file) else stated_duration(container)
         may_be_joined = (
             name in JOINED
             or begins_late(container)
             or is_ogg_of_several(container, file)
             or is_matroska_of_several(container, file)
+            or is_avi_of_several(container, file)
         )
         heard, size = _tried(container, picture)
-        is_cut = duration is not None and ends_early(container, file, duration)
+        if is_bare and size is None:
+            raise CannotDecode("unsupported", "not a film")
+        is_cut = duration is not None and ends_elsewhere(container, file, duration)
         facts = {
             "container": name,
             "width": size and size[0],
@@ -103,11 +110,13 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     if is_cut:
         duration = None
     begins_again = False
-    if may_be_joined and size_of(file) > MOST_BYTES_COUNTED:
+    if name == "flac" and clock_begins_again(file, name):
+        begins_again, duration = True, None  # FFmpeg loses some of it where they meet
+    elif may_be_joined and size_of(file) > MOST_BYTES_COUNTED:
         begins_again = name == "ogg" or clock_begins_again(file, name)
         if begins_again:
             duration = None
-    elif (duration is None or may_be_joined) and size_of(file) <= MOST_BYTES_COUNTED:
+    elif not is_bare and (duration is None or may_be_joined) and size_of(file) <= MOST_BYTES_COUNTED:
         file.seek(0)
         with opened(file) as container:
             counted, begins_again = counted_duration(container)
@@ -155,6 +164,8 @@ def _tried(container: InputContainer, picture: VideoStream | None) -> tuple[set[
 
 def _decoded(packet: Packet[Any]) -> list[Any] | None:
     """The frames of a packet; None if it is damaged."""
+    if is_pause(packet):
+        return []
     try:
         return packet.decode()
     except av.error.FFmpegError:

@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 
 from media_core.decoding.damage import Lengthened
 from media_core.decoding.failures import CannotDecode
-from media_core.decoding.greys import visible_bands
+from media_core.decoding.greys import every, visible_bands
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIPS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_LENGTHS, _PLANAR = 273, 274, 277, 278, 279, 284
@@ -114,16 +114,7 @@ def load(file: IO[bytes], found: Layout) -> Image.Image:
     else:
         wide = _opened(file, found, 0)
         tags = wide.tag_v2
-        # NEAREST takes the sample at the middle of each target pixel.
-        pictures = [
-            wide.transform(
-                (found.width, found.height),
-                Image.Transform.AFFINE,
-                (found.samples, 0, band + 0.5 - found.samples / 2, 0, 1, 0),
-                Image.Resampling.NEAREST,
-            )
-            for band in range(found.shown)
-        ]
+        pictures = [every(wide, found.samples, band) for band in range(found.shown)]
     if pictures[0].mode.startswith(("I", "F")):
         pictures = visible_bands(pictures, tags)
     return pictures[0] if len(pictures) == 1 else Image.merge("RGB", pictures)

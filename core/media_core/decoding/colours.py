@@ -13,18 +13,29 @@ import functools
 import io
 import math
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image, ImageCms, ImageFilter
+from PIL import Image, ImageCms, ImageFilter, ImageMath
 
 PQ, HLG = 16, 18
+_BT709 = 1
 BT2020, DCI_P3, DISPLAY_P3 = 9, 11, 12
 WHITE = 203.0
 """cd/m² of reference white, which becomes sRGB's white."""
 
 PEAK = 1_000.0
 """cd/m² of the brightest part of a scene: what most films are graded for, and HLG's nominal peak."""
+
+MOST_LIGHT = 1e9
+SHADOW, MIDDLE = 0.05, 0.2
+"""Light of a picture in which nothing can be seen, and of the middle of one that is exposed well; 1.0 is white."""
+
+LONGEST_SIDE = 1024
+SAMPLED_SIDE = 64
+"""Pixels. In so many columns and rows the exposure is looked for."""
 
 NODES = 33
 """Nodes of the lookup table on each axis. It is interpolated between them."""
@@ -89,6 +100,65 @@ def to_srgb(image: Image.Image, coding: Coding | None = None) -> Image.Image:
                 return converted
     image = image.convert(mode)
     return image if coding is None or coding.is_srgb else image.filter(_table(coding))
+
+
+def light_to_srgb(given: Iterable[Image.Image]) -> Image.Image:
+    """Linear light, 1.0 being white, as RGB or RGBA in sRGB, with no more pixels than a thumbnail needs.
+
+    Given are red, green and blue of mode F, and perhaps alpha, by which they are multiplied.
+
+    If there is anything brighter than white, all is mapped as of PQ. A picture in another unit than white is scaled: if
+    half of it is brighter than can be mapped, or all of it is darker than a shadow.
+    """
+    small = (band.reduce(max(1, max(band.size) // LONGEST_SIDE)) for band in given)
+    *bands, alpha = [*(ImageMath.lambda_eval(_lit, band=band) for band in small), None][:4]
+    cover: Image.Image | None = None
+    if alpha is not None:
+        cover = ImageMath.lambda_eval(lambda given: given["convert"](given["band"] * 255 + 0.5, "L"), band=alpha)
+    if alpha is not None and cover is not None and cover.getextrema() not in ((0, 0), (255, 255)):
+        bands = [ImageMath.lambda_eval(_undiluted, band=band, alpha=alpha) for band in bands]
+    else:
+        cover = None
+    scale = _exposure(bands)
+    has_more_than_white = max(float(band.getextrema()[1]) for band in bands) * scale > 1
+    code = _in_pq if has_more_than_white else _in_srgb
+    image = Image.merge("RGB", [ImageMath.lambda_eval(code, band=band, scale=scale) for band in bands])
+    if has_more_than_white:
+        image = to_srgb(image, Coding(_BT709, PQ))
+    if cover is not None:
+        image.putalpha(cover)
+    return image
+
+
+def _lit(given: dict[str, Any]) -> Any:
+    """Without what is no light: numbers below zero, infinite ones, and NaN."""
+    return given["min"](given["max"](given["band"], 0), MOST_LIGHT)
+
+
+def _undiluted(given: dict[str, Any]) -> Any:
+    return given["band"] / given["max"](given["alpha"], 1 / 255)
+
+
+def _in_pq(given: dict[str, Any]) -> Any:
+    power = (given["band"] * (given["scale"] * WHITE / 10_000)) ** 0.1593017578125
+    value = ((power * 18.8515625 + 0.8359375) / (power * 18.6875 + 1)) ** 78.84375
+    return given["convert"](given["min"](value, 1) * 255 + 0.5, "L")
+
+
+def _in_srgb(given: dict[str, Any]) -> Any:
+    value = (given["band"] * given["scale"]) ** (1 / 2.4) * 1.055 - 0.055
+    return given["convert"](given["min"](given["max"](value, 0), 1) * 255 + 0.5, "L")
+
+
+def _exposure(bands: Sequence[Image.Image]) -> float:
+    values = array("f")
+    for band in bands:
+        values.frombytes(band.resize((SAMPLED_SIDE, SAMPLED_SIDE), Image.Resampling.NEAREST).tobytes())
+    ordered = sorted(values)
+    median, bright = ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
+    if median > PEAK / WHITE:
+        return MIDDLE / median
+    return 1 / bright if 0 < bright < SHADOW else 1.0
 
 
 def profile_of(gamma: float, chromaticities: Sequence[float] | None) -> bytes | None:

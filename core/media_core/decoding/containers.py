@@ -21,14 +21,22 @@ from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from media_core.decoding.failures import CannotDecode
+from media_core.decoding.headers import mended
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,wav,w64,flac,aac,loas,amr,aiff,caf,au,ac3,eac3,dts,dtshd,wv,tta,ape,"
-    "avi,asf,flv,mxf,dv,mpegts,mpeg,rm,voc,iff,mpc,mpc8,dsf,mlp,truehd,dss,gsm,nistsphere"
+    "avi,asf,flv,mxf,dv,mpegts,mpeg,rm,voc,iff,mpc,mpc8,dsf,mlp,truehd,dss,gsm,nistsphere,"
+    "ivf,yuv4mpegpipe,wtv,h264,hevc,m4v,mpegvideo,obu"
 )
+BARE = frozenset(("h264", "hevc", "m4v", "mpegvideo", "obu"))
+"""Streams of pictures without a container. They say no times, and what begins like one need not be one."""
+
 VIDEO_CODECS = (
     "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,theora,mjpeg,h263,prores,dnxhd,dvvideo,flv,vp6,vp6f,"
-    "msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,rv10,rv20,rv30,rv40"
+    "msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,rv10,rv20,rv30,rv40,"
+    "ffv1,huffyuv,ffvhuff,utvideo,magicyuv,lagarith,rawvideo,v210,r210,v308,v408,v410,png,jpeg2000,cfhd,qtrle,mjpegb,"
+    "cinepak,svq1,svq3,rpza,smc,8bps,msvideo1,msrle,indeo2,indeo3,indeo4,indeo5,h261,h263i,vp3,vp4,vp5,vp7,dirac,"
+    "flashsv,flashsv2,zmbv,fraps,tscc2,mss1,mss2"
 )
 AUDIO_CODECS = (
     "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,vorbis,speex,flac,alac,wavpack,tta,ape,amrnb,amrwb,"
@@ -55,6 +63,10 @@ _MICROSECONDS = 1_000_000
 
 BACK = 1.0
 """Seconds. A timestamp that is so far behind the end of the packets before it begins another part."""
+AMR_RATE, AMR_SAMPLES, AMR_PAUSE_BYTES = 8_000, 160, 6
+_AMR_PAUSES = (8, 15)
+"""Types of frames (3GPP TS 26.101, table 1a): the noise of a pause, and nothing."""
+
 _OF_CHANNELS = re.compile(r"([0-9]+) channels \(.*", re.DOTALL)
 """FFmpeg's name of a layout that has no name."""
 
@@ -73,7 +85,7 @@ def opened(file: IO[bytes]) -> InputContainer:
     }
     try:
         container = av.open(
-            file,
+            mended(file),
             mode="r",
             options={"max_pixels": str(MOST_PIXELS)},
             container_options=limits,
@@ -222,7 +234,7 @@ def _decoded_frames(packets: Iterator[Packet[Any]]) -> Iterator[Any]:
     damage: Exception | None = None
     for packet in packets:
         try:
-            frames = packet.decode()
+            frames = [_pause(packet)] if is_pause(packet) else packet.decode()
         except MemoryError:
             raise
         except av.error.FFmpegError as error:
@@ -232,6 +244,21 @@ def _decoded_frames(packets: Iterator[Packet[Any]]) -> Iterator[Any]:
         yield from frames
     if damage is not None and not found:
         raise CannotDecode("corrupt", "nothing in it can be decoded") from damage
+
+
+def is_pause(packet: Packet[Any]) -> bool:
+    """Whether it is of a telephone's AMR and says that nobody speaks, which FFmpeg does not decode."""
+    if not 0 < packet.size <= AMR_PAUSE_BYTES or packet.stream.codec_context.name != "amrnb":
+        return False
+    return bytes(packet)[0] >> 3 & 0xF in _AMR_PAUSES
+
+
+def _pause(packet: Packet[Any]) -> AudioFrame:
+    """Its 20 ms of silence."""
+    silence = AudioFrame("fltp", "mono", AMR_SAMPLES)
+    silence.planes[0].update(bytes(silence.planes[0].buffer_size))
+    silence.sample_rate, silence.pts, silence.time_base = AMR_RATE, packet.pts, packet.time_base
+    return silence
 
 
 def until_broken(container: InputContainer, stream: AudioStream | VideoStream | None = None) -> Iterator[Any]:

@@ -25,7 +25,7 @@ _HAS_FRAMES_AND_BYTES = 3
 MOST_BYTES_BEHIND_MP3 = 4096
 """Of tags at an MP3's end, such as ID3v1 and APEv2, without a picture. With more its frames are counted."""
 
-JOINED = frozenset(("mpegts", "mpeg", "flv", "rm"))
+JOINED = frozenset(("mpegts", "mpeg", "flv", "rm", "ivf", "wtv"))
 """Formats whose files are joined byte by byte or cut anywhere. FFmpeg says the duration of one part, or what was
 announced. So their packets are counted; they are large."""
 
@@ -54,11 +54,20 @@ _CLOCK_HERTZ = 90_000
 MOST_OF_A_CLOCK = 2**33 / _CLOCK_HERTZ
 """The seconds after which the clock of an MPEG stream begins again by itself (ISO 13818-1, 2.4.3.5)."""
 
+ASF_HEAD = 1 << 16
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+"""Before the properties of the file: among them its size, and whether it is a broadcast, whose numbers were not known
+when it began (Advanced Systems Format, 3.2).
+"""
+
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _CLUSTER = re.compile(rb"\x1f\x43\xb6\x75[\x01-\xff].{0,7}?\xe7([\x81-\x88])", re.DOTALL)
 """Its time is the first element in it (RFC 9559, 5.1.3.1)."""
 
 _FLV_TAG = re.compile(rb"(?=[\x08\x09\x12](...)(...)(.)\0\0\0)", re.DOTALL)
+_FLAC_FRAME = re.compile(rb"(?=\xff[\xf8\xf9][\x10-\xfe].[\x00-\x7f\xc0-\xfe])", re.DOTALL)
+"""Sync code, sizes, channels, and how a number begins: of frames, or by the second code of samples (RFC 9639, 9.1)."""
+MOST_SAMPLES_OF_A_FRAME = 65_535
 _FLV_TAG_BYTES = 11
 """A tag's header has the type, the length of the data, and the time, whose highest byte comes last (Adobe's Video File
 Format 10.1, E.4.1). The whole tag's length stands behind its data."""
@@ -81,21 +90,24 @@ def is_estimated(container: InputContainer, file: IO[bytes]) -> bool:
         case "avi":  # without the index at its end
             stated = int.from_bytes(_at(file, 4, 4), "little")
             return not 0 < stated <= size_of(file) - 8
+        case "asf":
+            said = _at(file, 0, ASF_HEAD).partition(_ASF_FILE)[2]
+            return len(said) < 84 or bool(said[72] & 1) or int.from_bytes(said[24:32], "little") != size_of(file)
         case "wav" | "w64":
             return any((s.codec_context is None or _varies(s.codec_context.name)) for s in container.streams.audio)
         case name:
             return name in _WITHOUT_A_DURATION
 
 
-def ends_early(container: InputContainer, file: IO[bytes], duration: float) -> bool:
-    """Whether the end of a recording is missing, so that it is shorter than its header says."""
+def ends_elsewhere(container: InputContainer, file: IO[bytes], duration: float) -> bool:
+    """Whether the end of a recording is missing, so that it is shorter than its header says, or another one follows."""
     name, size = container.format.name, size_of(file)
     if name.startswith("matroska"):
         return _end_of_segment(file) > size
     if name.startswith(_BY_ITS_INDEX):
         lasts = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
         return any(last.pos + last.size > size for last in lasts)
-    if name not in _BY_ITS_HEADER or (name in ("wav", "w64") and not _is_coded(container)):
+    if name not in _BY_ITS_HEADER or (name == "wav" and not _is_coded(container)):
         return False  # of PCM in a WAV FFmpeg counts the bytes that are there
     if name == "wv" and size > MOST_BYTES_COUNTED:
         return False  # nothing can be sought in it
@@ -109,7 +121,7 @@ def ends_early(container: InputContainer, file: IO[bytes], duration: float) -> b
             timeless = True
         if read > MOST_BYTES_TRIED:
             break
-    return (ends > 0 or not timeless) and ends - start_of(container) < duration - MOST_AMISS
+    return (ends > 0 or not timeless) and abs(ends - start_of(container) - duration) > MOST_AMISS
 
 
 def _is_coded(container: InputContainer) -> bool:
@@ -141,6 +153,14 @@ def is_matroska_of_several(container: InputContainer, file: IO[bytes]) -> bool:
         return False
     end = _end_of_segment(file)
     return end == 0 or _at(file, end, len(_MATROSKA)) == _MATROSKA
+
+
+def is_avi_of_several(container: InputContainer, file: IO[bytes]) -> bool:
+    """Whether another AVI stands behind the first. Of one larger than a gigabyte the rest is "AVIX" (OpenDML 1.02)."""
+    if container.format.name != "avi":
+        return False
+    head = _at(file, 8 + int.from_bytes(_at(file, 4, 4), "little"), 12)
+    return head[:4] == b"RIFF" and head[8:] == b"AVI "
 
 
 def clock_begins_again(file: IO[bytes], container: str) -> bool:
@@ -208,7 +228,40 @@ def _clock_of_mpeg(data: bytes) -> float | None:
     return None
 
 
+def _clock_of_flac(data: bytes) -> float | None:
+    """The time of the first frame in these bytes that another follows. Only its order matters: its seconds are those of
+    44,100 samples, and of frames of 4,096.
+    """
+    before: dict[int, int] = {}
+    for found in _FLAC_FRAME.finditer(data):
+        head = data[found.start() : found.start() + 16]
+        length = 1 if head[4] < 0x80 else 8 - (head[4] ^ 0xFF).bit_length()
+        number = head[4] if length == 1 else head[4] & 0x7F >> length
+        for byte in head[5 : 4 + length]:
+            number = number << 6 | byte & 0x3F
+        end = 4 + length + {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 0xF, 0)
+        if len(head) > end and _crc8(head[:end]) == head[end]:
+            counts_samples = head[1] & 1
+            most = MOST_SAMPLES_OF_A_FRAME if counts_samples else 1
+            alike = (each for each, kind in before.items() if kind == counts_samples)
+            first = next((each for each in alike if 0 < number - each <= most), None)
+            if first is not None:
+                return first * (1 if counts_samples else 4_096) / 44_100
+            before[number] = counts_samples
+    return None
+
+
+def _crc8(data: bytes) -> int:
+    value = 0
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value << 1 ^ (0x107 if value & 0x80 else 0)
+    return value
+
+
 _CLOCKS: dict[str, Callable[[bytes], float | None]] = {
+    "flac": _clock_of_flac,
     "flv": _clock_of_flv,
     "matroska,webm": _clock_of_matroska,
     "mpeg": _clock_of_mpeg,

@@ -6,6 +6,7 @@ import contextlib
 import io
 import struct
 import time
+from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from av.container import InputContainer
@@ -14,9 +15,10 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageStat
 
 from media_core.decoding.colours import Coding, to_srgb
-from media_core.decoding.containers import film_to_show, frames_of, opened, seek_to, start_of, stated_duration
+from media_core.decoding.containers import BARE, film_to_show, frames_of, opened, seek_to, start_of, stated_duration
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.images import picture
+from media_core.decoding.stills import pixels
 from media_core.decoding.wire import BLOCK
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ MOMENTS = (0.1, 0.25, 0.5)
 
 MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0)
 """The same in seconds, where the duration is unknown."""
+
+NUMBERS_OF_BARE = (1, 25, 100)
+"""Which frames of a stream without a container are looked at. They have no times."""
 
 LEAST_SPREAD = 8.0
 """Standard deviation of the luminance, of 255, from which on a frame counts as not of one colour."""
@@ -130,12 +135,11 @@ def _worth_looking_at(
     """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown."""
     duration = stated_duration(container)
     moments = [share * duration for share in MOMENTS] if duration else MOMENTS_OF_UNKNOWN
+    is_bare = container.format.name in BARE
+    frames: Iterable[VideoFrame | None] = (_frame_at(container, stream, moment, spending) for moment in moments)
     seen: list[Image.Image] = []
     sides = (0, 0)
-    for moment in moments:
-        if seen and spending.is_enough:
-            break
-        frame = _frame_at(container, stream, moment, spending)
+    for frame in _numbered(container, stream) if is_bare else frames:
         if frame is None:
             continue
         sides = displayed_sides(frame, stream)
@@ -144,18 +148,39 @@ def _worth_looking_at(
         if luma.stddev[0] >= LEAST_SPREAD:
             return image, *sides
         seen.append(image)
-    if not seen or not spending.is_enough:
-        # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek.
+        if spending.is_enough:
+            break
+    if not is_bare and (not seen or not spending.is_enough):
+        # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek, or a black one.
         for start in (at_seconds, BEFORE_THE_START):
             frame = _frame_at(container, stream, at_seconds, spending, start=start)
             if frame is not None:
                 sides = displayed_sides(frame, stream)
                 seen.insert(0, _as_shown(frame, stream, max_side))
-                break
+                if _brightness(seen[0]) > DARKEST:
+                    break
     if not seen:
         raise CannotDecode("corrupt", "there is no picture in it")
-    lumas = [ImageStat.Stat(image.convert("L")).mean[0] for image in seen]
-    return seen[0 if lumas[0] > DARKEST else lumas.index(max(lumas))], *sides
+    return seen[0] if _brightness(seen[0]) > DARKEST else max(seen, key=_brightness), *sides
+
+
+def _brightness(image: Image.Image) -> float:
+    """The mean luminance, of 255."""
+    return ImageStat.Stat(image.convert("L")).mean[0]
+
+
+def _numbered(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """The frames with NUMBERS_OF_BARE, or of a shorter stream the last."""
+    frame: VideoFrame | None = None
+    number = 0
+    with contextlib.suppress(CannotDecode):
+        for number, frame in enumerate(frames_of(container, stream), start=1):
+            if number in NUMBERS_OF_BARE:
+                yield frame
+            if number == NUMBERS_OF_BARE[-1]:
+                return
+    if frame is not None and number not in NUMBERS_OF_BARE:
+        yield frame
 
 
 def _frame_at(
@@ -183,13 +208,8 @@ def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Im
     scale = min(1.0, max_side / max(width, height))
     if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
         frame.colorspace = _BT709
-    small = frame.reformat(
-        width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24", threads=1
-    )
-    image = Image.frombytes(
-        "RGB", (small.width, small.height), bytes(small.planes[0]), "raw", "RGB", small.planes[0].line_size
-    )
-    image = to_srgb(image, Coding(int(frame.color_primaries), int(frame.color_trc)))
+    small = pixels(frame, sides=(max(1, round(width * scale)), max(1, round(height * scale))))
+    image = to_srgb(small, Coding(int(frame.color_primaries), int(frame.color_trc)))
     turn = _turn(frame)
     return image if turn is None else image.transpose(turn)
 

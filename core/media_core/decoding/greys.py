@@ -55,6 +55,17 @@ def visible_bands(bands: Sequence[Image.Image], tags: Mapping[int, Any]) -> list
     return [band.point(lambda value: value * scale + offset).convert("L") for band in bands]
 
 
+def every(wide: Image.Image, count: int, number: int) -> Image.Image:
+    """Of a picture whose samples lie beside each other, `count` a pixel, those with this number, from 0."""
+    # NEAREST takes the sample at the middle of each target pixel.
+    return wide.transform(
+        (wide.width // count, wide.height),
+        Image.Transform.AFFINE,
+        (count, 0, number + 0.5 - count / 2, 0, 1, 0),
+        Image.Resampling.NEAREST,
+    )
+
+
 def _range(image: Image.Image, no_data: float | None) -> tuple[float, float]:
     low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
     if no_data is None and math.isfinite(low) and math.isfinite(high) and max(-low, high) < LARGEST_VALUE:

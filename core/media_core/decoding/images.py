@@ -28,18 +28,21 @@ from PIL import (
     PngImagePlugin,
 )
 
-from media_core.decoding import bands, damage, greys
+from media_core.decoding import bands, damage, greys, jxl, photoshop, stills
 from media_core.decoding.colours import Coding, profile_of, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
 from media_core.decoding.thumbhash import thumbhash
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD", "ICNS")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 50_000_000
 MOST_PIXELS_WEBP = 30_000_000
 """WebP's decoder holds the canvas three times, 19 bytes a pixel in all."""
+
+MOST_PIXELS_JXL = 30_000_000
+"""JPEG XL's decoder keeps the whole picture in floats."""
 
 MOST_PIXELS_SEQUENTIAL_JPEG = 250_000_000
 MOST_BYTES_HELD = 128 << 20
@@ -112,6 +115,8 @@ def warm_up() -> None:
     greys.read_more_layouts()
     PngImagePlugin.PngStream = damage.PngStream  # type: ignore[misc]
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    stills.warm_up()
+    jxl.warm_up()
     for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "cp1252"):
         codecs.lookup(encoding)
     for name in FORMATS:
@@ -138,6 +143,16 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         _check_sides(layout.width, layout.height)
         width, height = _upright((layout.width, layout.height), layout.orientation)
         return {"width": width, "height": height, "format": "TIFF", "animated": False}, b""
+    if deep := photoshop.layout(file):
+        _check_sides(deep.width, deep.height)
+        return {"width": deep.width, "height": deep.height, "format": "PSD", "animated": False}, b""
+    if jxl.is_jxl(file):
+        width, height = jxl.sides(file)
+        _check_sides(width, height)
+        return {"width": width, "height": height, "format": "JXL", "animated": False}, b""
+    if still := stills.codec(file):
+        width, height = _sides_of_still(file, still)
+        return {"width": width, "height": height, "format": still.upper(), "animated": False}, b""
     image = _open(file)
     width, height = _upright(image.size, _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
@@ -248,6 +263,21 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     """
     if layout := bands.layout(file):
         return _of_bands(file, layout)
+    if deep := photoshop.layout(file):
+        _check_sides(deep.width, deep.height)
+        if deep.pixels > MOST_PIXELS:
+            raise _too_large(deep.width, deep.height)
+        allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * deep.pixels)
+        return photoshop.load(file, deep), (deep.width, deep.height)
+    if jxl.is_jxl(file):
+        return _of_jxl(file, max_side)
+    if still := stills.codec(file):
+        sides = _sides_of_still(file, still)
+        if sides[0] * sides[1] > MOST_PIXELS:
+            raise _too_large(*sides)
+        size = file.seek(0, io.SEEK_END)
+        allow_memory(DECODING_BYTES + stills.COPIES_HELD * size + BYTES_PER_PIXEL * sides[0] * sides[1])
+        return stills.load(file, still), sides
     image = _open_to_decode(file)
     sides, is_shown_in_part, failed = image.size, image.format in damage.SHOWN_IN_PART, ""
     try:
@@ -308,6 +338,25 @@ def _of_bands(file: IO[bytes], layout: bands.Layout) -> tuple[Image.Image, tuple
     turn = _TURNS.get(layout.orientation)
     image = image if turn is None else image.transpose(turn)
     return image, image.size
+
+
+def _of_jxl(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:
+    sides = jxl.sides(file)
+    _check_sides(*sides)
+    if sides[0] * sides[1] > MOST_PIXELS_JXL:
+        raise _too_large(*sides)
+    if file.seek(0, io.SEEK_END) > MOST_BYTES_HELD:
+        raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES_HELD >> 20} MiB")
+    allow_memory()
+    found = jxl.decoded(file)
+    return (found, found.size) if isinstance(found, Image.Image) else _loaded(found, max_side)
+
+
+def _sides_of_still(file: IO[bytes], name: str) -> tuple[int, int]:
+    allow_memory(HEADER_BYTES + stills.COPIES_HELD * min(file.seek(0, io.SEEK_END), stills.MOST_BYTES))
+    width, height = stills.sides(file, name)
+    _check_sides(width, height)
+    return width, height
 
 
 def _clear_around(image: Image.Image) -> Image.Image:

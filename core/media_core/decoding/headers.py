@@ -1,0 +1,91 @@
+"""Headers of recordings that FFmpeg misreads. Runs in the child.
+
+AIFF, AU, Wave64 and RF64 whose recorder died before it wrote how long they are say zero, the length of nothing, or the
+largest number. FFmpeg reads none of their sound. A WAV of 24 bits in 32 it takes for an editor's of old, and for noise.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import IO
+
+from media_core.decoding.damage import Lengthened
+
+HEAD = 4096
+"""So much of the beginning is looked at. The sound begins within it."""
+
+_GUIDS = {name: name + bytes.fromhex("f3acd3118cd100c04f8edb8a") for name in (b"fmt ", b"data", b"wave")}
+_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
+"""Sony's Wave64: names of chunks."""
+
+
+def mended(file: IO[bytes]) -> IO[bytes]:
+    """The file, with a header that FFmpeg understands."""
+    file.seek(0)
+    before = file.read(HEAD)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head, kind = bytearray(before), before[:4]
+    if kind == b"FORM" and before[8:12] in (b"AIFF", b"AIFC"):
+        _finish_aiff(head, size)
+    elif head[:16] == _RIFF:
+        _finish_wave64(head, size)
+    elif kind in (b"RF64", b"BW64") and before[12:16] == b"ds64":
+        _finish_rf64(head, size)
+        _fill_samples(head)
+    elif kind == b"RIFF" and before[8:12] == b"WAVE":
+        _fill_samples(head)
+    elif kind == b".snd" and not any(head[8:12]):
+        head[8:12] = b"\xff\xff\xff\xff"  # unknown (Sun's audio file format)
+    return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
+
+
+def _finish_aiff(head: bytearray, size: int) -> None:
+    """Apple, Audio Interchange File Format 1.3: FORM's length, and that of the sound, 8 bytes of which are none."""
+    if int.from_bytes(head[4:8]) <= HEAD < size:
+        head[4:8] = struct.pack(">I", min(size - 8, 0xFFFFFFFF))
+    at = 12
+    while at + 8 <= len(head):
+        length = int.from_bytes(head[at + 4 : at + 8])
+        if head[at : at + 4] == b"SSND":
+            if length <= 8:
+                head[at + 4 : at + 8] = struct.pack(">I", min(size - at - 8, 0xFFFFFFFF))
+            return
+        at += 8 + length + length % 2
+
+
+def _finish_wave64(head: bytearray, size: int) -> None:
+    """Lengths count their own 24 bytes, and chunks begin at multiples of 8."""
+    if not HEAD < int.from_bytes(head[16:24], "little") <= size:
+        head[16:24] = struct.pack("<Q", size)
+    at = 40
+    while at + 24 <= len(head):
+        length = int.from_bytes(head[at + 16 : at + 24], "little")
+        if head[at : at + 16] == _GUIDS[b"data"]:
+            if not 24 < length <= size - at:
+                head[at + 16 : at + 24] = struct.pack("<Q", size - at)
+            return
+        if length < 24:
+            return
+        at += (length + 7) // 8 * 8
+
+
+def _finish_rf64(head: bytearray, size: int) -> None:
+    """EBU Tech 3306: `ds64` has the lengths of the file, of the sound, and the number of samples."""
+    at = 12
+    while at + 8 <= len(head):
+        length = int.from_bytes(head[at + 4 : at + 8], "little")
+        if head[at : at + 4] == b"data":
+            if int.from_bytes(head[28:36], "little") == 0:
+                head[20:36] = struct.pack("<QQ", size - 8, size - at - 8)
+            return
+        at += 8 + length + length % 2
+
+
+def _fill_samples(head: bytearray) -> None:
+    """In WAVE_FORMAT_EXTENSIBLE samples are at the top of their bytes, so that the lower bits may count as well."""
+    at = head.find(b"fmt ") + 8
+    is_extensible = head[at : at + 2] == b"\xfe\xff" and head[at + 24 : at + 26] == b"\1\0"  # of PCM
+    if at > 8 and is_extensible and any(head[at + 18 : at + 20]):
+        head[at + 18 : at + 20] = head[at + 14 : at + 16]

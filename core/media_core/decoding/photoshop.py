@@ -1,0 +1,106 @@
+"""Photoshop's merged pictures of 16 and 32 bits a sample, which Pillow does not read. Runs in the child."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import IO
+
+from PIL import Image, ImageChops
+
+from media_core.decoding import greys
+from media_core.decoding.colours import light_to_srgb
+from media_core.decoding.failures import CannotDecode
+
+_MODES = {1: "L", 3: "RGB", 4: "CMYK", 9: "LAB"}
+_RAW, _RLE = 0, 1
+_PROFILE = 1039
+MOST_BYTES_OF_A_PROFILE = 4 << 20
+"""Adobe Photoshop File Formats Specification (2019), file header, image resources, image data."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    width: int
+    height: int
+    channels: int
+    bits: int
+    mode: str
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+def layout(file: IO[bytes]) -> Layout | None:
+    """Of a Photoshop file of more than 8 bits a sample; None for every other file."""
+    file.seek(0)
+    head = file.read(26)
+    if head[:6] != b"8BPS\0\1" or len(head) < 26:
+        return None
+    channels, height, width, bits, mode = struct.unpack_from(">HIIHH", head, 12)
+    if bits not in (16, 32) or mode not in _MODES:
+        return None
+    return Layout(width, height, channels, bits, _MODES[mode])
+
+
+def load(file: IO[bytes], found: Layout) -> Image.Image:
+    """The merged picture. Raises CannotDecode and Pillow's errors."""
+    wanted = len(found.mode)
+    if found.channels < wanted:
+        raise CannotDecode("corrupt", "channels of its colours are missing")
+    file.seek(26)
+    _pass_over(file)
+    profile = _profile(file)
+    _pass_over(file)
+    packing = _number(file, 2)
+    if packing not in (_RAW, _RLE) or (packing == _RLE and found.bits == 32):
+        raise CannotDecode("unsupported", "its pixels are packed in a way that is not decoded here")
+    lengths = None
+    if packing == _RLE:
+        count = found.channels * found.height
+        lengths = struct.unpack(f">{count}H", file.read(2 * count))
+    rows = range(0, found.height * wanted, found.height)
+    planes = (_plane(file, found, sum(lengths[row : row + found.height]) if lengths else None) for row in rows)
+    if found.bits == 32:
+        return light_to_srgb(planes) if found.mode == "RGB" else greys.visible(next(planes))
+    image = next(planes) if wanted == 1 else Image.merge(found.mode, list(planes))
+    if found.mode == "CMYK":
+        image = ImageChops.invert(image)
+    image.info["icc_profile"] = profile
+    return image
+
+
+def _plane(file: IO[bytes], found: Layout, packed: int | None) -> Image.Image:
+    """One channel, as L of the high bytes, or as F."""
+    data = file.read(found.pixels * found.bits // 8 if packed is None else packed)
+    if found.bits == 32:
+        return Image.frombytes("F", (found.width, found.height), data, "raw", "F;32BF")
+    how = ("raw", "L") if packed is None else ("packbits", "L")
+    return greys.every(Image.frombytes("L", (2 * found.width, found.height), data, *how), 2, 0)
+
+
+def _profile(file: IO[bytes]) -> bytes | None:
+    """The colour profile among the image resources, behind which the file then stands."""
+    end = _number(file, 4) + file.tell()
+    profile = None
+    while file.tell() + 12 <= end and file.read(4) == b"8BIM":
+        kind = _number(file, 2)
+        name = _number(file, 1)
+        file.seek(name + (name + 1) % 2, 1)
+        length = _number(file, 4)
+        if kind == _PROFILE and length <= MOST_BYTES_OF_A_PROFILE:
+            profile = file.read(length)
+        else:
+            file.seek(length, 1)
+        file.seek(length % 2, 1)
+    file.seek(end)
+    return profile
+
+
+def _pass_over(file: IO[bytes]) -> None:
+    file.seek(_number(file, 4), 1)
+
+
+def _number(file: IO[bytes], width: int) -> int:
+    return int.from_bytes(file.read(width))

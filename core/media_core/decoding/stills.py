@@ -1,0 +1,208 @@
+"""Pictures of formats that Pillow does not read, or not as fast: one frame by FFmpeg. Runs in the child.
+
+Their headers are read by the same decoders, which can be told to decode no pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import IO, Any
+
+import av
+from av.codec import CodecContext
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
+from av.video.reformatter import Interpolation
+from PIL import Image
+
+from media_core.decoding import greys
+from media_core.decoding.colours import light_to_srgb
+from media_core.decoding.failures import CannotDecode
+
+MOST_BYTES = 128 << 20
+"""Of the file, which is held twice."""
+
+MOST_SIDE = 1 << 11
+"""Pixels. A picture twice as long or more is scaled down while its pixels are copied."""
+
+MOST_MISSING = 32 << 20
+"""Of a picture's end, and no more than is there."""
+
+COPIES_HELD = 4
+HEAD = 26
+
+_BEGINNINGS = (
+    (b"qoif", "qoi"),
+    (b"\x76\x2f\x31\x01", "exr"),
+    (b"#?RADIANCE", "hdr"),
+    (b"#?RGBE", "hdr"),
+    (b"PF", "pfm"),
+    (b"Pf", "pfm"),
+    (b"P7\n", "pam"),
+    (b"\x01\xda\0\1", "sgi"),
+    (b"\x01\xda\1\1", "sgi"),
+    (b"\x01\xda\0\2", "sgi"),
+    (b"\x01\xda\1\2", "sgi"),
+    (b"\x59\xa6\x6a\x95", "sunrast"),
+    (b"SDPX", "dpx"),
+    (b"XPDS", "dpx"),
+    (b"DDS \x7c\0\0\0", "dds"),
+    (b"\xff\xd8\xff\xf7", "jpegls"),
+)
+_SIDES_AT = {"dpx": (772, ">II"), "pcx": (4, "<4H"), "sgi": (6, ">HH"), "sunrast": (4, ">II"), "targa": (12, "<HH")}
+"""Where the headers say them whose decoders know no header alone."""
+
+_WITH_ALPHA = ("rgba", "argb", "bgra", "abgr", "ya", "gbrap", "pal8")
+"""How the names of FFmpeg's layouts begin that have transparency, or may."""
+
+_NAMES, _OTHERS = {"RGB": "rgb24", "RGBA": "rgba"}, {"RGB": "bgr24", "RGBA": "bgra"}
+HEAD_OF_A_FLOAT_MAP = 256
+_FLOAT_MAP = re.compile(rb"P([Ff])\s+(\d{1,6})\s+(\d{1,6})\s+(-)?[0-9.eE+]+\s")
+
+
+def warm_up() -> None:
+    """Decodes a pixel: the library imports parts of itself on first use."""
+    load(io.BytesIO(b"Pf\n1 1\n-1\n\0\0\0\0"), "pfm")
+    load(io.BytesIO(b"PF\n1 1\n-1\n" + bytes(12)), "pfm")
+    load(io.BytesIO(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n\0\0\0"), "pam")
+
+
+def codec(file: IO[bytes]) -> str | None:
+    """FFmpeg's name of the picture's codec; None if it is none of those here."""
+    file.seek(0)
+    head = file.read(HEAD)
+    found = next((name for beginning, name in _BEGINNINGS if head.startswith(beginning)), None)
+    if found or len(head) < HEAD:
+        return found
+    if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):
+        return "pcx"
+    # A TGA has no beginning of its own: map, kind, depth and its flags have to fit (Truevision TGA 2.0).
+    has_map, kind, depth, flags = head[1], head[2], head[16], head[17]
+    is_mapped = has_map == 1 and kind in (1, 9) and depth in (8, 16) and head[7] in (15, 16, 24, 32)
+    is_true = has_map == 0 and kind in (2, 10) and depth in (15, 16, 24, 32) and not any(head[3:8])
+    is_grey = has_map == 0 and kind in (3, 11) and depth in (8, 16) and not any(head[3:8])
+    if (is_mapped or is_true or is_grey) and not flags & 0xC0 and any(head[12:14]) and any(head[14:16]):
+        return "targa"
+    return None
+
+
+def sides(file: IO[bytes], name: str) -> tuple[int, int]:
+    """Width and height by the header. Raises CannotDecode, and FFmpeg's errors."""
+    if name == "pfm":
+        width, height, _, _ = _float_map(file)
+        return width, height
+    if name in _SIDES_AT:
+        at, numbers = _SIDES_AT[name]
+        file.seek(at)
+        data = file.read(struct.calcsize(numbers))
+        if len(data) < struct.calcsize(numbers):
+            raise CannotDecode("corrupt", "its header is not whole")
+        if name == "pcx":
+            left, top, right, bottom = struct.unpack(numbers, data)
+            return right - left + 1, bottom - top + 1
+        file.seek(0)
+        width, height = struct.unpack("<II" if file.read(4) == b"XPDS" else numbers, data)
+        return width, height
+    decoder = _decoder(name)
+    decoder.skip_frame = "ALL"
+    decoder.decode(_packet(file))
+    return decoder.width, decoder.height
+
+
+def load(file: IO[bytes], name: str) -> Image.Image:
+    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors."""
+    if name == "pfm":
+        return _of_float_map(file)
+    try:
+        frame = _frame(file, name)
+    except av.error.InvalidDataError:
+        frame = _frame(file, name, MOST_MISSING)
+    if "f32" in frame.format.name or "f16" in frame.format.name:
+        return _of_light(frame)
+    has_alpha = frame.format.name.startswith(_WITH_ALPHA)
+    times = max(1, max(frame.width, frame.height) // MOST_SIDE)
+    image = pixels(frame, "RGBA" if has_alpha else "RGB", (-(-frame.width // times), -(-frame.height // times)))
+    if has_alpha and image.getchannel("A").getextrema()[1] == 0:
+        image = image.convert("RGB")  # editors leave it empty where they know of none
+    return image
+
+
+def _frame(file: IO[bytes], name: str, missing: int = 0) -> VideoFrame:
+    """`missing`: so many zeros stand in for an end that is missing."""
+    decoder = _decoder(name)
+    frames = decoder.decode(_packet(file, missing)) or decoder.decode(None)
+    if not frames:
+        raise CannotDecode("corrupt", "there is no picture in it")
+    return frames[0]
+
+
+def pixels(frame: VideoFrame, mode: str = "RGB", sides: tuple[int, int] | None = None) -> Image.Image:
+    """A frame as RGB or RGBA, scaled to these sides."""
+    width, height = sides or (frame.width, frame.height)
+    how = Interpolation.AREA if frame.width >= 2 * width else None
+    plain = frame.reformat(width=width, height=height, format=_NAMES[mode], interpolation=how, threads=1)
+    if plain.planes[0].line_size < 0:
+        # It is the same frame, which lies upside down in memory. PyAV would read what stands behind it.
+        plain = frame.reformat(format=_OTHERS[mode], threads=1).reformat(format=_NAMES[mode], threads=1)
+    plane = plain.planes[0]
+    return Image.frombytes(mode, (plain.width, plain.height), memoryview(plane), "raw", mode, plane.line_size)
+
+
+def _decoder(name: str) -> VideoCodecContext:
+    decoder = CodecContext.create(name, "r")
+    if not isinstance(decoder, VideoCodecContext):
+        raise CannotDecode("unsupported", "not a picture")
+    decoder.thread_count = 1
+    return decoder
+
+
+def _packet(file: IO[bytes], missing: int = 0) -> Packet[Any]:
+    if file.seek(0, io.SEEK_END) > MOST_BYTES:
+        raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES >> 20} MiB")
+    file.seek(0)
+    return Packet(file.read() + bytes(min(missing, file.tell())))
+
+
+def _float_map(file: IO[bytes]) -> tuple[int, int, int, str]:
+    """Of a portable float map (Debevec's PFM): width, height, bands, and the byte order. Then come its rows."""
+    file.seek(0)
+    head = _FLOAT_MAP.match(file.read(HEAD_OF_A_FLOAT_MAP))
+    if head is None:
+        raise CannotDecode("corrupt", "its header is damaged")
+    file.seek(head.end())
+    return int(head[2]), int(head[3]), 3 if head[1] == b"F" else 1, "F" if head[4] else "BF"
+
+
+def _of_float_map(file: IO[bytes]) -> Image.Image:
+    width, height, count, order = _float_map(file)
+    length = 4 * width * height * count
+    if length > MOST_BYTES:
+        raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES >> 20} MiB")
+    data = file.read(length)
+    if len(data) < length:
+        raise CannotDecode("corrupt", "its end is missing")
+    whole = Image.frombytes("F", (width * count, height), data, "raw", f"F;32{order}", 0, -1)
+    if count == 1:
+        return greys.visible(whole)
+    return light_to_srgb(greys.every(whole, count, band) for band in range(count))
+
+
+def _of_light(frame: VideoFrame) -> Image.Image:
+    """A picture of measured light, linear."""
+    if "f16" in frame.format.name:
+        frame = frame.reformat(format="gbrapf32le" if "a" in frame.format.name else "gbrpf32le", threads=1)
+    if any(plane.line_size < 0 for plane in frame.planes):
+        raise CannotDecode("unsupported", "its rows lie upside down")
+    if len(frame.planes) < 3:
+        return greys.visible(_band(frame, frame.planes[0]))
+    in_order = (frame.planes[number] for number in (2, 0, 1, 3)[: len(frame.planes)])  # FFmpeg's begin with green
+    return light_to_srgb(_band(frame, plane) for plane in in_order)
+
+
+def _band(frame: VideoFrame, plane: VideoPlane) -> Image.Image:
+    raw = "F;32BF" if frame.format.name.endswith("be") else "F;32F"
+    return Image.frombytes("F", (frame.width, frame.height), memoryview(plane), "raw", raw, plane.line_size)
