@@ -10,7 +10,7 @@ says "later" (425, 429, 503), a call waits as long as it says, at most a minute 
 """
 
 import functools
-import time
+import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
 import httpx
 
 from mediactl.errors import Failed, Misuse, Problem, Unreachable
-from mediactl.exchange import PATIENCE, Exchange, OnWait, known_room, path_of
+from mediactl.exchange import PATIENCE, Exchange, OnWait, Silence, is_later, known_room, path_of
 from mediactl.models import (
     Event,
     Job,
@@ -346,7 +346,7 @@ class Calls:
 
         A segment has `text`, a state `status`; a state by an event has only what changes. The last item is the job.
         """
-        silent_since: float | None = None
+        silence = Silence(self._api)
         streams = True
         last_event: str | None = None
         while True:
@@ -363,17 +363,15 @@ class Calls:
                     pass
             try:
                 job = await self.job(job_id)
-            except Unreachable:
+            except Unreachable as error:
                 # The API may be restarting. The job goes on.
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > PATIENCE:
-                    raise
+                await silence.lasts(error, 1)
             else:
-                silent_since = None
+                silence.ends()
                 yield job
                 if job["status"] in FINAL:
                     return
-            await self._api.wire.pause(1)
+                await self._api.wire.pause(1)
 
     async def wait(self, job_id: str) -> Job:
         """The job once it has completed, with its result. Raises Failed if it fails or is cancelled."""
@@ -395,26 +393,28 @@ class Calls:
         media_id: str | None = None,
         start: Literal["oldest", "now"] = "now",
     ) -> AsyncGenerator[Event, None]:
-        """Events of files as they come, without end; after a lost network it goes on behind the last one.
+        """Events of files as they come, without end. However long the network or the API is away, it goes on behind the
+        last one; only at the beginning something has to answer within a minute.
 
         Raises Problem also where events were missed (`cursor_expired`).
         """
         last: str | None = None
-        silent_since: float | None = None
+        silence = Silence(self._api)
         params = {"type": list(types), "start": start, **({} if media_id is None else {"media_id": media_id})}
         while True:
             try:
                 async with aclosing(self._api.events("/v1/events", last, params)) as events:
                     async for event_id, _, event in events:
-                        last, silent_since = event_id or last, None
+                        last = event_id or last
+                        silence.ends()
                         if event:
                             yield event  # type: ignore[misc]  # as the API has it
-            except Unreachable:
-                # The API may be restarting.
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > PATIENCE:
+            except (Unreachable, Problem) as error:
+                if isinstance(error, Problem) and (last is None or not is_later(error)):
                     raise
-            await self._api.wire.pause(1)
+                await silence.lasts(error, 1, patience=PATIENCE if last is None else math.inf)
+            else:
+                await self._api.wire.pause(1)
 
     # --- the tenant --------------------------------------------------------------------------------------------------
 
@@ -426,8 +426,9 @@ class Calls:
 class AsyncClient(Calls):
     """One tenant's API at `base`, called with `token`, for programs with an event loop.
 
-    `on_wait(problem, seconds)` is called before each pause. `http`: a client with settings of your own (a proxy, a
-    certificate). Raises Misuse if `base` is no address or `token` cannot be one.
+    `on_wait(why, seconds)` is called before each pause that the API asks for, and once where nothing answers. `http`: a
+    client with settings of your own (a proxy, a certificate). Raises Misuse if `base` is no address or `token`
+    cannot be one.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ import typer
 
 from mediactl import render
 from mediactl.client import Client
-from mediactl.errors import Failed, Misuse, Problem, Unreachable
+from mediactl.errors import Failed, MediaError, Misuse, Problem, Unreachable
 from mediactl.models import Page
 from mediactl.transfer import OnBytes, Source, open_source
 
@@ -51,7 +51,14 @@ class Session:
             raise Misuse("BASE is not set: `source .run/env` after `make run`, or give --base http://HOST:PORT")
         if not self.token:
             raise Misuse(f"TOKEN is not set: {HOW_TO_SIGN_IN}")
-        return Client(self.base, self.token.strip(), on_wait=_say_wait)
+        return Client(self.base, self.token.strip(), on_wait=self._say_wait)
+
+    def _say_wait(self, why: MediaError, pause: float) -> None:
+        again = f"{why.detail.partition(';')[0].rstrip('. ')}; trying again in {render.span(pause)}"
+        if isinstance(why, Unreachable) and not self.as_json:
+            render.failure(again)
+        else:
+            render.note(again)
 
 
 @contextlib.contextmanager
@@ -185,7 +192,3 @@ def _sentence(problem: Problem) -> str:
     if problem.status >= 500 and problem.request_id:
         parts.append(f"request {problem.request_id}")
     return "; ".join(parts)
-
-
-def _say_wait(problem: Problem, pause: float) -> None:
-    render.note(f"{problem.detail.partition(';')[0].rstrip('. ')}; trying again in {render.span(pause)}")
