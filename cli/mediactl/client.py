@@ -23,6 +23,7 @@ from mediactl.errors import Failed, Misuse, Problem, Unreachable
 from mediactl.exchange import PATIENCE, Exchange, OnWait, Silence, is_later, known_room, path_of
 from mediactl.models import (
     Event,
+    EventPage,
     Job,
     JobAccepted,
     Media,
@@ -173,7 +174,7 @@ class Calls:
             name=name,
             created_after=None if created_after is None else created_after.astimezone().isoformat(),
             created_before=None if created_before is None else created_before.astimezone().isoformat(),
-            label=[f"{key}={value}" for key, value in labels.items()] if labels else None,
+            label=_labels(labels),
             sort=sort,
         )
 
@@ -320,16 +321,24 @@ class Calls:
         room: str | None = None,
         owner: str | None = None,
         language: str | None = None,
+        labels: Mapping[str, str] | None = None,
         cursor: str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[Page[SearchHit], None]:
         """Pages of places where something was said, the best first, `limit` places in all.
 
-        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`; for admins, a subject.
+        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`, or a subject.
         """
-        room = None if room is None else known_room(room)
         return self._api.pages(
-            "transcripts", "search", limit=limit, cursor=cursor, q=words, room=room, owner=owner, language=language
+            "transcripts",
+            "search",
+            limit=limit,
+            cursor=cursor,
+            q=words,
+            room=None if room is None else known_room(room),
+            owner=owner,
+            language=language,
+            label=_labels(labels),
         )
 
     async def cancel(self, job_id: str) -> Job:
@@ -337,9 +346,27 @@ class Calls:
         job: Job = await self._api.call("DELETE", path_of("jobs", job_id))
         return job
 
-    async def transcript(self, job_id: str, format: TranscriptFormat = "txt") -> str:  # noqa: A002
-        """The transcript of a completed job, as the API writes this format."""
-        return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"))).decode()
+    async def transcript(
+        self,
+        job_id: str,
+        format: TranscriptFormat = "txt",  # noqa: A002
+        *,
+        max_chars: int | None = None,
+        max_lines: int | None = None,
+        max_seconds: float | None = None,
+        word_highlights: bool = False,
+    ) -> str:
+        """The transcript of a completed job, as the API writes this format. The cues of `srt` and `vtt` can have
+        another shape; `word_highlights` is for `vtt` of a job with `word_timestamps`.
+        """
+        shape = {
+            "max_chars": max_chars,
+            "max_lines": max_lines,
+            "max_seconds": max_seconds,
+            "word_highlights": "true" if word_highlights else None,
+        }
+        params = {name: value for name, value in shape.items() if value is not None}
+        return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"), params=params)).decode()
 
     async def follow(self, job_id: str) -> AsyncGenerator[Job | Segment, None]:
         """A job's states and segments as they come, until it has ended: by server-sent events, else one GET a second.
@@ -385,6 +412,23 @@ class Calls:
         return job
 
     # --- events ------------------------------------------------------------------------------------------------------
+
+    async def events(
+        self,
+        *,
+        cursor: str | None = None,
+        types: Sequence[str] = (),
+        media_id: str | None = None,
+        start: Literal["oldest", "now"] | None = None,
+        limit: int | None = None,
+    ) -> EventPage:
+        """One page of events. A program that must miss none keeps `next_cursor` and asks again with it, also after a
+        restart. Without `cursor` it begins at `start`, by default with the oldest.
+        """
+        wanted = {"cursor": cursor, "type": list(types), "media_id": media_id, "start": start, "limit": limit}
+        params = {name: value for name, value in wanted.items() if value is not None}
+        page: EventPage = await self._api.page("/v1/events", params)
+        return page
 
     async def watch(
         self,
@@ -451,6 +495,10 @@ class AsyncClient(Calls):
         await self._api.wire.end()
 
 
+def _labels(labels: Mapping[str, str] | None) -> list[str] | None:
+    return [f"{key}={value}" for key, value in labels.items()] if labels else None
+
+
 def _blocking(method: Callable[Concatenate[Calls, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate["Client", P], T]:
     @functools.wraps(method)
     def call(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -509,5 +557,6 @@ class Client:
     transcript = _blocking(Calls.transcript)
     follow = _iterating(Calls.follow)
     wait = _blocking(Calls.wait)
+    events = _blocking(Calls.events)
     watch = _iterating(Calls.watch)
     usage = _blocking(Calls.usage)

@@ -126,14 +126,18 @@ class Exchange:
             await self.wait(problem, pause)
             waited, tries = waited + pause, tries + 1
 
+    async def page(self, path: str, params: Mapping[str, Any]) -> Any:
+        """A page of a list."""
+        body = await self.read("GET", path, params=params)
+        self._member(body, "next_cursor")
+        return json.loads(body)
+
     async def pages(self, *segments: str, limit: int | None, **params: Any) -> AsyncGenerator[Any, None]:
         """Pages of a list: at most 200 items a page, `limit` in all (None: all)."""
         left = limit
         while True:
             query = {"limit": MOST_OF_A_PAGE if left is None else min(left, MOST_OF_A_PAGE), **params}
-            body = await self.read("GET", path_of(*segments), params=_given(query))
-            self._member(body, "next_cursor")
-            page = json.loads(body)
+            page = await self.page(path_of(*segments), _given(query))
             yield page
             params["cursor"] = page["next_cursor"]
             left = None if left is None else left - len(page["data"])

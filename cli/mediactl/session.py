@@ -34,6 +34,8 @@ HINTS = {
     "scan_pending": "`mediactl info ID` shows the verdict once there is one",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }
+IDS = {"media_id": ("med-", "file", "`mediactl ls --mine`"), "job_id": ("job-", "job", "`mediactl jobs ls`")}
+"""Of an argument that is an id: how it begins, what it names, which command shows it."""
 T = TypeVar("T")
 
 
@@ -113,6 +115,19 @@ def in_room(room: str | None) -> Iterator[None]:
     except Problem as problem:
         if room is not None and problem.code == "not_found":
             problem.add_note(f"does your token name the room {room}? `mediactl token` shows its rooms")
+        raise
+
+
+@contextlib.contextmanager
+def about(**arguments: object) -> Iterator[None]:
+    """Says of a 404 that the argument that should be an id is something else, such as a file's name."""
+    try:
+        yield
+    except Problem as problem:
+        for name, (begin, what, shown_by) in IDS.items():
+            given = arguments.get(name)
+            if problem.code == "not_found" and isinstance(given, str) and not given.startswith(begin):
+                problem.add_note(f"{given} is no {what}'s id, which looks like {begin}…; {shown_by} shows them")
         raise
 
 

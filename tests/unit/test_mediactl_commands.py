@@ -276,6 +276,22 @@ def test_what_can_be_no_file_is_not_waited_for(server: Script) -> None:
     assert told == "mediactl: Nothing here\n"
 
 
+def test_a_files_name_in_place_of_its_id_is_told_with_the_way_to_the_id(server: Script) -> None:
+    for arguments in (
+        ["info", "photo.jpg"],
+        ["labels", "photo.jpg", "a=b"],
+        ["download", "photo.jpg"],
+        ["rm", "photo.jpg"],
+    ):
+        told = mediactl(server, *arguments, code=1).stderr
+        assert told == (
+            "mediactl: Nothing here; photo.jpg is no file's id, which looks like med-…; "
+            "`mediactl ls --mine` shows them\n"
+        )
+    told = mediactl(server, "jobs", "get", MEDIA_ID, code=1).stderr
+    assert "is no job's id, which looks like job-…; `mediactl jobs ls` shows them" in told
+
+
 def test_a_script_gets_the_problem_as_json(server: Script) -> None:
     server.on("DELETE", "/v1/media/med-1", problem(403, "not_yours", "Only its uploader.", limit=3))
     told = json.loads(mediactl(server, "rm", "med-1", "--json", code=1).stderr)
@@ -895,6 +911,26 @@ def test_watch_gives_up_where_nothing_ever_answered(pauses: list[float], monkeyp
     again, last = shown.stderr.splitlines()
     assert "nothing answers at http://127.0.0.1:1" in again
     assert "make run" in last
+
+
+def test_cues_are_asked_for_in_another_shape(server: Script) -> None:
+    server.on("GET", "/v1/jobs/job-1", data(DONE))
+    server.on("GET", "/v1/jobs/job-1/transcript.vtt", lambda h: h.send(200, b"WEBVTT\n"))
+    shape = ("--max-chars", "20", "--max-lines", "1", "--max-seconds", "2.5", "--word-highlights")
+    assert mediactl(server, "jobs", "get", "job-1", "--format", "vtt", *shape).stdout == "WEBVTT\n"
+    assert server.seen[-1].query == {
+        "max_chars": ["20"],
+        "max_lines": ["1"],
+        "max_seconds": ["2.5"],
+        "word_highlights": ["true"],
+    }
+    assert "is for --format srt or vtt" in mediactl(server, "jobs", "get", "job-1", "--max-chars", "20", code=2).stderr
+
+
+def test_a_search_goes_through_files_with_all_of_its_labels(server: Script) -> None:
+    server.on("GET", "/v1/transcripts/search", data([], next_cursor=None))
+    mediactl(server, "search", "budget", "--label", "team=a", "--label", "year=2026")
+    assert server.seen[0].query["label"] == ["team=a", "year=2026"]
 
 
 def test_a_format_is_printed_as_the_api_wrote_it(server: Script) -> None:
