@@ -11,6 +11,7 @@ says "later" (425, 429, 503), a call waits as long as it says, at most a minute 
 
 import functools
 import math
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -69,7 +70,7 @@ class Calls:
         room_id: str | None = None,
         tenant_scope: bool = False,
         on_bytes: OnBytes = lambda _: None,
-        notes: Path | None = None,
+        notes: str | os.PathLike[str] | None = None,
     ) -> Media:
         """Uploads `file`: from 16 MiB on in several requests, which go on by themselves after a lost network.
 
@@ -82,7 +83,8 @@ class Calls:
             media: Media
             if source.size is not None and source.size >= FROM_BYTES:
                 try:
-                    media = await Resuming(self._api, source, fields, on_bytes, notes).send()
+                    folder = None if notes is None else Path(notes)
+                    media = await Resuming(self._api, source, fields, on_bytes, folder).send()
                 except Unspoken:
                     pass
                 else:
@@ -93,7 +95,7 @@ class Calls:
     async def download(
         self,
         media_id: str,
-        target: Path | None = None,
+        target: str | os.PathLike[str] | None = None,
         *,
         thumbnail: bool = False,
         size: int | None = None,
@@ -106,7 +108,8 @@ class Calls:
         a `target` that names a file does. `size` and `jpeg` are of thumbnails. Raises also Corrupt, and OSError.
         """
         fallback = f"{media_id}.webp" if thumbnail else media_id
-        return await self._download(media_id, thumbnail, size, jpeg, on_bytes).to_file(target, fallback)
+        where = None if target is None else Path(target)
+        return await self._download(media_id, thumbnail, size, jpeg, on_bytes).to_file(where, fallback)
 
     async def download_to(
         self,
