@@ -69,9 +69,9 @@ def told(wrong: Iterable[Wrong]) -> str:
 
 
 def require_known(request: Request) -> None:
-    """Refuses a parameter that a list does not know, and the second of one that it takes once.
+    """Refuses a query parameter that a call does not know, and the second of one that it takes once.
 
-    Passed over, either would give other entries than were asked for.
+    Passed over, either would give or do something else than was asked for.
 
     Raises Refused `invalid_request`.
     """
@@ -83,9 +83,9 @@ def require_known(request: Request) -> None:
         if name not in several:
             if name in _NEUTRAL or name.startswith(("_", "utm_")):
                 continue
-            raise Refused("invalid_request", unknown(name, list(several), "a parameter of this list"))
+            raise Refused("invalid_request", unknown(name, list(several), "a query parameter of this call"))
         if name in seen and not several[name]:
-            raise Refused("invalid_request", f"{name}: it was sent twice; this list takes it once.")
+            raise Refused("invalid_request", f"{name}: it was sent twice; this call takes it once.")
         seen.add(name)
 
 
@@ -93,7 +93,8 @@ def unknown(name: str, known: Collection[str], what: str) -> str:
     """A sentence for a name that is not `what`, such as "a field of this form": the nearest, or all that it has."""
     called = f"`{name}`" if name.isprintable() and 0 < len(name) <= MAX_SHOWN_CHARACTERS else "That"
     near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS].lower(), known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(f'`{field}`' for field in known)}."
+    has = ", ".join(f"`{field}`" for field in known) or "none"
+    hint = f"did you mean `{near[0]}`?" if near else f"it has {has}."
     return f"{called} is not {what}; {hint}"
 
 

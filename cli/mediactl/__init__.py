@@ -1,8 +1,12 @@
 """The media platform's client: a library (`Client`, `AsyncClient`) and the command line program that uses it."""
 
-from mediactl.client import AsyncClient, Client
-from mediactl.errors import Corrupt, Failed, MediaError, Misuse, Problem, Unreachable
-from mediactl.transfer import Downloaded, Source
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mediactl.client import AsyncClient, Client
+    from mediactl.errors import Corrupt, Failed, MediaError, Misuse, Problem, Unreachable
+    from mediactl.transfer import Downloaded, Source
 
 __all__ = [
     "AsyncClient",
@@ -16,3 +20,17 @@ __all__ = [
     "Source",
     "Unreachable",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Imported when they are used, so that the program can take Ctrl-C before it imports the rest.
+    if name in __all__:
+        for module in ("errors", "transfer", "client"):
+            found = getattr(importlib.import_module(f"mediactl.{module}"), name, None)
+            if found is not None:
+                return found
+    raise AttributeError(f"module 'mediactl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

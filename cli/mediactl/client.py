@@ -10,7 +10,8 @@ says "later" (425, 429, 503), a call waits as long as it says, at most a minute 
 """
 
 import functools
-import time
+import math
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -20,9 +21,10 @@ from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
 import httpx
 
 from mediactl.errors import Failed, Misuse, Problem, Unreachable
-from mediactl.exchange import PATIENCE, Exchange, OnWait, known_room, path_of
+from mediactl.exchange import PATIENCE, Exchange, OnWait, Silence, is_later, known_room, path_of
 from mediactl.models import (
     Event,
+    EventPage,
     Job,
     JobAccepted,
     Media,
@@ -68,7 +70,7 @@ class Calls:
         room_id: str | None = None,
         tenant_scope: bool = False,
         on_bytes: OnBytes = lambda _: None,
-        notes: Path | None = None,
+        notes: str | os.PathLike[str] | None = None,
     ) -> Media:
         """Uploads `file`: from 16 MiB on in several requests, which go on by themselves after a lost network.
 
@@ -81,7 +83,8 @@ class Calls:
             media: Media
             if source.size is not None and source.size >= FROM_BYTES:
                 try:
-                    media = await Resuming(self._api, source, fields, on_bytes, notes).send()
+                    folder = None if notes is None else Path(notes)
+                    media = await Resuming(self._api, source, fields, on_bytes, folder).send()
                 except Unspoken:
                     pass
                 else:
@@ -92,7 +95,7 @@ class Calls:
     async def download(
         self,
         media_id: str,
-        target: Path | None = None,
+        target: str | os.PathLike[str] | None = None,
         *,
         thumbnail: bool = False,
         size: int | None = None,
@@ -105,7 +108,8 @@ class Calls:
         a `target` that names a file does. `size` and `jpeg` are of thumbnails. Raises also Corrupt, and OSError.
         """
         fallback = f"{media_id}.webp" if thumbnail else media_id
-        return await self._download(media_id, thumbnail, size, jpeg, on_bytes).to_file(target, fallback)
+        where = None if target is None else Path(target)
+        return await self._download(media_id, thumbnail, size, jpeg, on_bytes).to_file(where, fallback)
 
     async def download_to(
         self,
@@ -173,7 +177,7 @@ class Calls:
             name=name,
             created_after=None if created_after is None else created_after.astimezone().isoformat(),
             created_before=None if created_before is None else created_before.astimezone().isoformat(),
-            label=[f"{key}={value}" for key, value in labels.items()] if labels else None,
+            label=_labels(labels),
             sort=sort,
         )
 
@@ -320,16 +324,24 @@ class Calls:
         room: str | None = None,
         owner: str | None = None,
         language: str | None = None,
+        labels: Mapping[str, str] | None = None,
         cursor: str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[Page[SearchHit], None]:
         """Pages of places where something was said, the best first, `limit` places in all.
 
-        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`; for admins, a subject.
+        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`, or a subject.
         """
-        room = None if room is None else known_room(room)
         return self._api.pages(
-            "transcripts", "search", limit=limit, cursor=cursor, q=words, room=room, owner=owner, language=language
+            "transcripts",
+            "search",
+            limit=limit,
+            cursor=cursor,
+            q=words,
+            room=None if room is None else known_room(room),
+            owner=owner,
+            language=language,
+            label=_labels(labels),
         )
 
     async def cancel(self, job_id: str) -> Job:
@@ -337,16 +349,34 @@ class Calls:
         job: Job = await self._api.call("DELETE", path_of("jobs", job_id))
         return job
 
-    async def transcript(self, job_id: str, format: TranscriptFormat = "txt") -> str:  # noqa: A002
-        """The transcript of a completed job, as the API writes this format."""
-        return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"))).decode()
+    async def transcript(
+        self,
+        job_id: str,
+        format: TranscriptFormat = "txt",  # noqa: A002
+        *,
+        max_chars: int | None = None,
+        max_lines: int | None = None,
+        max_seconds: float | None = None,
+        word_highlights: bool = False,
+    ) -> str:
+        """The transcript of a completed job, as the API writes this format. The cues of `srt` and `vtt` can have
+        another shape; `word_highlights` is for `vtt` of a job with `word_timestamps`.
+        """
+        shape = {
+            "max_chars": max_chars,
+            "max_lines": max_lines,
+            "max_seconds": max_seconds,
+            "word_highlights": "true" if word_highlights else None,
+        }
+        params = {name: value for name, value in shape.items() if value is not None}
+        return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"), params=params)).decode()
 
     async def follow(self, job_id: str) -> AsyncGenerator[Job | Segment, None]:
         """A job's states and segments as they come, until it has ended: by server-sent events, else one GET a second.
 
         A segment has `text`, a state `status`; a state by an event has only what changes. The last item is the job.
         """
-        silent_since: float | None = None
+        silence = Silence(self._api)
         streams = True
         last_event: str | None = None
         while True:
@@ -363,17 +393,15 @@ class Calls:
                     pass
             try:
                 job = await self.job(job_id)
-            except Unreachable:
+            except Unreachable as error:
                 # The API may be restarting. The job goes on.
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > PATIENCE:
-                    raise
+                await silence.lasts(error, 1)
             else:
-                silent_since = None
+                silence.ends()
                 yield job
                 if job["status"] in FINAL:
                     return
-            await self._api.wire.pause(1)
+                await self._api.wire.pause(1)
 
     async def wait(self, job_id: str) -> Job:
         """The job once it has completed, with its result. Raises Failed if it fails or is cancelled."""
@@ -388,6 +416,23 @@ class Calls:
 
     # --- events ------------------------------------------------------------------------------------------------------
 
+    async def events(
+        self,
+        *,
+        cursor: str | None = None,
+        types: Sequence[str] = (),
+        media_id: str | None = None,
+        start: Literal["oldest", "now"] | None = None,
+        limit: int | None = None,
+    ) -> EventPage:
+        """One page of events. A program that must miss none keeps `next_cursor` and asks again with it, also after a
+        restart. Without `cursor` it begins at `start`, by default with the oldest.
+        """
+        wanted = {"cursor": cursor, "type": list(types), "media_id": media_id, "start": start, "limit": limit}
+        params = {name: value for name, value in wanted.items() if value is not None}
+        page: EventPage = await self._api.page("/v1/events", params)
+        return page
+
     async def watch(
         self,
         *,
@@ -395,26 +440,28 @@ class Calls:
         media_id: str | None = None,
         start: Literal["oldest", "now"] = "now",
     ) -> AsyncGenerator[Event, None]:
-        """Events of files as they come, without end; after a lost network it goes on behind the last one.
+        """Events of files as they come, without end. However long the network or the API is away, it goes on behind the
+        last one; only at the beginning something has to answer within a minute.
 
         Raises Problem also where events were missed (`cursor_expired`).
         """
         last: str | None = None
-        silent_since: float | None = None
+        silence = Silence(self._api)
         params = {"type": list(types), "start": start, **({} if media_id is None else {"media_id": media_id})}
         while True:
             try:
                 async with aclosing(self._api.events("/v1/events", last, params)) as events:
                     async for event_id, _, event in events:
-                        last, silent_since = event_id or last, None
+                        last = event_id or last
+                        silence.ends()
                         if event:
                             yield event  # type: ignore[misc]  # as the API has it
-            except Unreachable:
-                # The API may be restarting.
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > PATIENCE:
+            except (Unreachable, Problem) as error:
+                if isinstance(error, Problem) and (last is None or not is_later(error)):
                     raise
-            await self._api.wire.pause(1)
+                await silence.lasts(error, 1, patience=PATIENCE if last is None else math.inf)
+            else:
+                await self._api.wire.pause(1)
 
     # --- the tenant --------------------------------------------------------------------------------------------------
 
@@ -426,8 +473,9 @@ class Calls:
 class AsyncClient(Calls):
     """One tenant's API at `base`, called with `token`, for programs with an event loop.
 
-    `on_wait(problem, seconds)` is called before each pause. `http`: a client with settings of your own (a proxy, a
-    certificate). Raises Misuse if `base` is no address or `token` cannot be one.
+    `on_wait(why, seconds)` is called before each pause that the API asks for, and once where nothing answers. `http`: a
+    client with settings of your own (a proxy, a certificate). Raises Misuse if `base` is no address or `token`
+    cannot be one.
     """
 
     def __init__(
@@ -448,6 +496,10 @@ class AsyncClient(Calls):
 
     async def close(self) -> None:
         await self._api.wire.end()
+
+
+def _labels(labels: Mapping[str, str] | None) -> list[str] | None:
+    return [f"{key}={value}" for key, value in labels.items()] if labels else None
 
 
 def _blocking(method: Callable[Concatenate[Calls, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate["Client", P], T]:
@@ -508,5 +560,6 @@ class Client:
     transcript = _blocking(Calls.transcript)
     follow = _iterating(Calls.follow)
     wait = _blocking(Calls.wait)
+    events = _blocking(Calls.events)
     watch = _iterating(Calls.watch)
     usage = _blocking(Calls.usage)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mediactl.errors import Misuse
-from mediactl.session import Session, failures_as_exit_codes
+from mediactl.session import Session, about, failures_as_exit_codes
 
 
 class _Plain(TyperGroup):
@@ -83,7 +83,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Command[P]], Command[P]]
                 before["token"] if token is None else token,
                 as_json or before["as_json"],
             )
-            with failures_as_exit_codes(session.as_json):
+            with failures_as_exit_codes(session.as_json), about(**arguments):
                 function(session, **arguments)  # type: ignore[call-arg]  # typer passes what the signature below names
                 # Here and not at exit, where Python would report a reader that has gone.
                 sys.stdout.flush()

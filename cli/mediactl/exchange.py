@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from mediactl.errors import Misuse, Problem, Unreachable
+from mediactl.errors import MediaError, Misuse, Problem, Unreachable
 from mediactl.wire import Wire
 
 PATIENCE = 60.0
@@ -20,7 +20,7 @@ LIMIT_OF_A_PROBLEM = 64 * 1024
 MOST_OF_A_PAGE = 200
 
 Body = Callable[[], AsyncGenerator[bytes, None]]
-OnWait = Callable[[Problem, float], None]
+OnWait = Callable[[MediaError, float], None]
 
 
 def known_room(text: str) -> str:
@@ -49,7 +49,8 @@ def _headers_of(token: str | None) -> dict[str, str]:
 
 
 class Exchange:
-    """One tenant's API at `base`. `on_wait(problem, seconds)` is called before each pause.
+    """One tenant's API at `base`. `on_wait(why, seconds)` is called before each pause that the API
+    asks for, and once where nothing answers.
 
     Raises Misuse if `base` is no address or `token` cannot be one.
     """
@@ -119,21 +120,24 @@ class Exchange:
                 problem = await self._problem(response)
             finally:
                 await self.wire.close(response)
-            pause = self._pause(problem, tries)
+            pause = _pause(problem, tries)
             if pause is None or not repeatable or waited + pause > PATIENCE:
                 raise problem
-            self._on_wait(problem, pause)
-            await self.wire.pause(pause)
+            await self.wait(problem, pause)
             waited, tries = waited + pause, tries + 1
+
+    async def page(self, path: str, params: Mapping[str, Any]) -> Any:
+        """A page of a list."""
+        body = await self.read("GET", path, params=params)
+        self._member(body, "next_cursor")
+        return json.loads(body)
 
     async def pages(self, *segments: str, limit: int | None, **params: Any) -> AsyncGenerator[Any, None]:
         """Pages of a list: at most 200 items a page, `limit` in all (None: all)."""
         left = limit
         while True:
             query = {"limit": MOST_OF_A_PAGE if left is None else min(left, MOST_OF_A_PAGE), **params}
-            body = await self.read("GET", path_of(*segments), params=_given(query))
-            self._member(body, "next_cursor")
-            page = json.loads(body)
+            page = await self.page(path_of(*segments), _given(query))
             yield page
             params["cursor"] = page["next_cursor"]
             left = None if left is None else left - len(page["data"])
@@ -197,13 +201,44 @@ class Exchange:
             members = {"detail": f"{self.base} answered {response.status_code} {response.reason_phrase}"}
         return Problem(response.status_code, members, retry_after, request_id)
 
-    @staticmethod
-    def _pause(problem: Problem, tries: int) -> float | None:
-        # A tenant stays suspended until somebody edits it. Waiting would only hide the reason.
-        # So does a file that the store has lost, until somebody brings its bytes.
-        if problem.status not in {425, 429, 503} or problem.code in ("suspended", "file_lost"):
-            return None
-        return max(problem.retry_after, 0.1) if problem.retry_after is not None else float(min(2**tries, 16))
+    async def wait(self, why: MediaError, seconds: float) -> None:
+        """Says why it pauses, and pauses."""
+        self._on_wait(why, seconds)
+        await self.wire.pause(seconds)
+
+
+class Silence:
+    """Nothing answers, again and again. That is said once."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._since: float | None = None
+
+    def ends(self) -> None:
+        self._since = None
+
+    async def lasts(self, why: MediaError, seconds: float, *, patience: float = PATIENCE) -> None:
+        """Pauses. Raises `why` if it has lasted longer than `patience`."""
+        if self._since is None:
+            self._since = time.monotonic()
+            await self._exchange.wait(why, seconds)
+            return
+        if time.monotonic() - self._since > patience:
+            raise why
+        await self._exchange.wire.pause(seconds)
+
+
+def is_later(problem: Problem) -> bool:
+    """Whether the API said "later"."""
+    # A tenant stays suspended until somebody edits it. Waiting would only hide the reason.
+    # So does a file that the store has lost, until somebody brings its bytes.
+    return problem.status in {425, 429, 503} and problem.code not in {"suspended", "file_lost"}
+
+
+def _pause(problem: Problem, tries: int) -> float | None:
+    if not is_later(problem):
+        return None
+    return max(problem.retry_after, 0.1) if problem.retry_after is not None else float(min(2**tries, 16))
 
 
 def _given(params: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ class Format(StrEnum):
     json = "json"
 
 
-def follow(session: Session, job_id: str, format_: Format | None) -> Job:
+def follow(session: Session, job_id: str, format_: Format | None, **shape: Any) -> Job:
     """Shows a job until it ends, then its result: on a terminal lines as they come, else only transcript or verdict.
+    `shape`: of subtitles, as `Client.transcript` has it.
 
     Returns the job. Raises Failed if it did not complete.
     """
@@ -53,7 +54,7 @@ def follow(session: Session, job_id: str, format_: Format | None) -> Job:
             raise typer.Exit(1)
         raise Failed(f"{job_id} {job['status']}" + (f": {job_error(job)}" if job.get("error") else ""))
     if format_ is not None:
-        text = session.client.transcript(job_id, format_.value)
+        text = session.client.transcript(job_id, format_.value, **shape)
         if text.strip():
             sys.stdout.write(text)
         if not job.get("transcript"):

@@ -8,14 +8,15 @@ import base64
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
-from mediactl.errors import Corrupt, Misuse, Problem, Unreachable
-from mediactl.exchange import Exchange
+from mediactl.errors import Corrupt, MediaError, Misuse, Problem, Unreachable
+from mediactl.exchange import Exchange, Silence
 from mediactl.transfer import ATTEMPTS, OnBytes, Source, claimed_type, read
 
 FROM_BYTES: Final = 16 * 1024 * 1024
@@ -58,6 +59,7 @@ class Resuming:
         """The data that an upload in one request is answered with. Raises Unspoken, Problem, Unreachable, Corrupt."""
         where, offset = await self._remembered() or (await self._begun(), 0)
         fruitless = 0
+        silence = Silence(self._exchange)
         while True:
             self._show(offset)
             try:
@@ -68,7 +70,7 @@ class Resuming:
                 if problem.status not in MOMENTARY or problem.code == "suspended":
                     self._forget()
                     raise
-                reason: Exception = problem
+                reason: MediaError = problem
             except Unreachable as error:
                 reason = error
             before, offset = offset, await self._offset(where, offset)
@@ -76,7 +78,9 @@ class Resuming:
             if fruitless > ATTEMPTS:
                 raise reason
             if fruitless:
-                await self._exchange.wire.pause(0.5 * 2**fruitless)
+                await silence.lasts(reason, 0.5 * 2**fruitless, patience=math.inf)
+            else:
+                silence.ends()
         self._forget()
         await self._hash_to(self._size)
         if answer["sha256"] != self._hash.hexdigest():

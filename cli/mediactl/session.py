@@ -19,7 +19,7 @@ import typer
 
 from mediactl import render
 from mediactl.client import Client
-from mediactl.errors import Failed, Misuse, Problem, Unreachable
+from mediactl.errors import Failed, MediaError, Misuse, Problem, Unreachable
 from mediactl.models import Page
 from mediactl.transfer import OnBytes, Source, open_source
 
@@ -34,6 +34,8 @@ HINTS = {
     "scan_pending": "`mediactl info ID` shows the verdict once there is one",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }
+IDS = {"media_id": ("med-", "file", "`mediactl ls --mine`"), "job_id": ("job-", "job", "`mediactl jobs ls`")}
+"""Of an argument that is an id: how it begins, what it names, which command shows it."""
 T = TypeVar("T")
 
 
@@ -51,7 +53,14 @@ class Session:
             raise Misuse("BASE is not set: `source .run/env` after `make run`, or give --base http://HOST:PORT")
         if not self.token:
             raise Misuse(f"TOKEN is not set: {HOW_TO_SIGN_IN}")
-        return Client(self.base, self.token.strip(), on_wait=_say_wait)
+        return Client(self.base, self.token.strip(), on_wait=self._say_wait)
+
+    def _say_wait(self, why: MediaError, pause: float) -> None:
+        again = f"{why.detail.partition(';')[0].rstrip('. ')}; trying again in {render.span(pause)}"
+        if isinstance(why, Unreachable) and not self.as_json:
+            render.failure(again)
+        else:
+            render.note(again)
 
 
 @contextlib.contextmanager
@@ -106,6 +115,19 @@ def in_room(room: str | None) -> Iterator[None]:
     except Problem as problem:
         if room is not None and problem.code == "not_found":
             problem.add_note(f"does your token name the room {room}? `mediactl token` shows its rooms")
+        raise
+
+
+@contextlib.contextmanager
+def about(**arguments: object) -> Iterator[None]:
+    """Says of a 404 that the argument that should be an id is something else, such as a file's name."""
+    try:
+        yield
+    except Problem as problem:
+        for name, (begin, what, shown_by) in IDS.items():
+            given = arguments.get(name)
+            if problem.code == "not_found" and isinstance(given, str) and not given.startswith(begin):
+                problem.add_note(f"{given} is no {what}'s id, which looks like {begin}…; {shown_by} shows them")
         raise
 
 
@@ -185,7 +207,3 @@ def _sentence(problem: Problem) -> str:
     if problem.status >= 500 and problem.request_id:
         parts.append(f"request {problem.request_id}")
     return "; ".join(parts)
-
-
-def _say_wait(problem: Problem, pause: float) -> None:
-    render.note(f"{problem.detail.partition(';')[0].rstrip('. ')}; trying again in {render.span(pause)}")

@@ -43,8 +43,8 @@ class Source:
     path: Path | None = None
 
 
-File = str | os.PathLike[str] | bytes | BinaryIO | Source
-"""What can be sent: a file's path, or content, or a stream of it."""
+File = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Source
+"""What can be sent: a file's path, or content, or a stream of it. A stream that can be wound is sent from its begin."""
 
 
 @contextlib.contextmanager
@@ -52,8 +52,9 @@ def open_source(what: File, name: str | None = None) -> Iterator[Source]:
     """Raises Misuse if there is nothing to send, and OSError."""
     if isinstance(what, Source):
         yield what
-    elif isinstance(what, bytes):
-        yield Source(io.BytesIO(what), _named(name), len(what))
+    elif isinstance(what, bytes | bytearray | memoryview):
+        content = io.BytesIO(what)
+        yield Source(content, _named(name), content.getbuffer().nbytes)
     elif isinstance(what, str | os.PathLike):
         path = Path(what)
         try:
@@ -61,8 +62,10 @@ def open_source(what: File, name: str | None = None) -> Iterator[Source]:
                 yield Source(file, name or path.name, _size_of(file), path)
         except IsADirectoryError:
             raise Misuse(f"{path}: is a folder; give the files in it") from None
+    elif _is_text(what):
+        raise Misuse("this file is open for text; open it in binary mode")
     else:
-        yield Source(what, _named(name), _size_of(what))
+        yield Source(what, _named(name), _length_of(what))
 
 
 def _named(name: str | None) -> str:
@@ -71,14 +74,24 @@ def _named(name: str | None) -> str:
     return name
 
 
+def _is_text(stream: object) -> bool:
+    return isinstance(stream, io.TextIOBase)
+
+
 def _size_of(file: BinaryIO) -> int | None:
-    if isinstance(file, io.BytesIO):
-        return file.getbuffer().nbytes
-    try:
-        facts = os.fstat(file.fileno())
-    except OSError:
-        return None
+    facts = os.fstat(file.fileno())
     return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+
+def _length_of(stream: BinaryIO) -> int | None:
+    """Where its end is. What `fileno` leads to may be something else: of a GzipFile, the compressed bytes."""
+    try:
+        if not stream.seekable():
+            return None
+        stream.seek(0, os.SEEK_END)
+        return stream.tell()
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 class Form:

@@ -293,23 +293,32 @@ async def test_a_list_tells_as_many_rooms_of_a_file_as_one_can_use_and_info_tell
         assert (await in_the_last_room.get(f"/v1/media/{media_id}/info")).json()["data"]["rooms"] == [rooms[2999]]
 
 
+JOB_ID = "job-01JD0Z3V5QH7W8K2M4N6P8R0T3"
 TYPOS = (
-    ("/v1/media", "scan_staus=clean", "`scan_staus` is not a parameter of this list; did you mean `scan_status`?"),
-    ("/v1/media", "lable=a=b", "`lable` is not a parameter of this list; did you mean `label`?"),
-    ("/v1/media", "Type=image", "`Type` is not a parameter of this list; did you mean `type`?"),
-    ("/v1/events", "types=stored", "`types` is not a parameter of this list; did you mean `type`?"),
+    (
+        "/v1/media",
+        "scan_staus=clean",
+        "`scan_staus` is not a query parameter of this call; did you mean `scan_status`?",
+    ),
+    ("/v1/media", "lable=a=b", "`lable` is not a query parameter of this call; did you mean `label`?"),
+    ("/v1/media", "Type=image", "`Type` is not a query parameter of this call; did you mean `type`?"),
+    ("/v1/events", "types=stored", "`types` is not a query parameter of this call; did you mean `type`?"),
     (
         "/v1/transcripts/search",
         "q=x&langauge=en",
-        "`langauge` is not a parameter of this list; did you mean `language`?",
+        "`langauge` is not a query parameter of this call; did you mean `language`?",
     ),
-    ("/v1/media", "%00=x", "That is not a parameter of this list; it has `owner`, "),
-    ("/v1/media", "type=image&type=video", "type: it was sent twice; this list takes it once."),
+    ("/v1/media", "%00=x", "That is not a query parameter of this call; it has `owner`, "),
+    ("/v1/media", "type=image&type=video", "type: it was sent twice; this call takes it once."),
+    ("/v1/jobs", "limt=2", "`limt` is not a query parameter of this call; did you mean `limit`?"),
+    (f"/v1/jobs/{JOB_ID}/transcript.srt", "max_char=20", "`max_char` is not a query parameter of this call; did you "),
+    (f"/v1/jobs/{JOB_ID}/events", "last_event_id=7", "`last_event_id` is not a query parameter of this call; did you "),
+    ("/v1/usage", "tenant=acme", "`tenant` is not a query parameter of this call; it has none."),
 )
 
 
 @pytest.mark.parametrize(("path", "query", "said"), TYPOS)
-async def test_a_parameter_that_a_list_does_not_take_is_refused_and_the_nearest_named(
+async def test_a_parameter_that_a_call_does_not_take_is_refused_and_the_nearest_named(
     api: Api, path: str, query: str, said: str
 ) -> None:
     async with api.client() as client, anybody(api.base) as nobody:
@@ -317,10 +326,29 @@ async def test_a_parameter_that_a_list_does_not_take_is_refused_and_the_nearest_
         problem(await nobody.get(f"{path}?{query}"), 401, "unauthorized")
 
 
+async def test_a_parameter_that_a_change_does_not_take_is_refused_before_anything_changes(api: Api) -> None:
+    async with api.client(somebody(), scopes=["admin", "media:read", "media:write", "transcribe"]) as client:
+        media_id = (await upload(client, b"stays"))["media_id"]
+        file = f"/v1/media/{media_id}"
+        for call in (
+            client.delete(file, params={"room": "garden"}),
+            client.patch(file, params={"filename": "b.txt"}, json={"filename": "c.txt"}),
+            client.post(f"{file}/rescan", params={"wait": "true"}),
+            client.post("/v1/media/sign", params={"expires_in": 600}, json={"media_ids": [media_id]}),
+            client.post("/v1/rooms/garden/files", params={"media_id": media_id}, json={"media_id": media_id}),
+            client.delete(f"/v1/jobs/{JOB_ID}", params={"force": "true"}),
+        ):
+            said = problem(await call, 422, "invalid_request")["detail"]
+            assert "is not a query parameter of this call; it has none." in said
+        info = (await client.get(f"{file}/info")).json()["data"]
+        assert (info["filename"], info["rooms"]) == ("a.bin", [])
+        assert (await client.get("/v1/jobs")).json()["data"] == []
+
+
 @pytest.mark.parametrize("path", ["/v1/media", "/v1/jobs", "/v1/rooms/garden/files", "/v1/events"])
 async def test_what_says_nothing_of_a_list_is_passed_over(api: Api, path: str) -> None:
     neutral = "_=1795964215&_=2&utm_source=mail&cb=7&fbclid=x"
-    if path in {"/v1/jobs", "/v1/rooms/garden/files"}:  # the published page leaves open what else they may be sent
+    if path == "/v1/rooms/garden/files":  # the published page leaves open what else they may be sent
         neutral += "&whatever=1"
     async with api.client() as client:
         plain, decorated = [await client.get(f"{path}?limit=2&{added}") for added in ("", neutral)]

@@ -78,6 +78,26 @@ async def test_my_files_are_found_changed_and_deleted(api: Api, media: AsyncClie
     assert (refused.value.status, refused.value.code) == (422, "invalid_request")
 
 
+async def test_events_go_on_at_a_kept_cursor_and_none_is_missed_or_told_twice(api: Api, media: AsyncClient) -> None:
+    sent = await media.upload(secrets.token_bytes(9), filename="a.bin", room_id="garden")
+    await api.verdict(sent["sha256"])
+    await media.delete(sent["media_id"])
+    page = await media.events(media_id=sent["media_id"], limit=1)
+    is_as_typed(page, models.EventPage)
+    is_as_typed(page["data"][0], models.Event)
+    told = page["data"]
+    while page["more"]:
+        page = await media.events(cursor=page["next_cursor"], media_id=sent["media_id"], limit=1)
+        told += page["data"]
+    types = [event["type"] for event in told]
+    assert (types[0], types[-1], len(types)) == ("stored", "deleted", len(set(types)))
+    again = await media.events(cursor=page["next_cursor"], media_id=sent["media_id"])
+    assert (again["data"], again["more"]) == ([], False)
+    assert (await media.events(start="now"))["data"] == []
+    found = await media.events(types=["attached", "removed"], media_id=sent["media_id"])
+    assert {event["type"] for event in found["data"]} == {"attached"}
+
+
 async def test_a_large_file_goes_up_in_several_requests_and_comes_down_whole_or_in_part(
     api: Api, media: AsyncClient, tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """A search's cost is that of its hits, whatever the number of transcripts. Transcripts are generated in the tables.
 
-`MEDIA_SEARCH_HOURS=100000` sets their number. Those beyond the first 10,000 are copies of these.
+`MEDIA_SEARCH_HOURS=100000` sets their number: that takes half an hour and 15 GB of the disk. Those beyond the first
+10,000 are copies of these.
 """
 
 import asyncio
 import os
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -16,13 +18,17 @@ from media_core.policy import PolicyReader
 from media_core.search import Search, Wanted
 from media_core.store.folder import FolderStore
 from media_core.tokens import Claims
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.cluster.machine import slowness
+from tests.integration.postgres_folder import postgres_folder
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase, person
 from tests.integration.test_a_million_rows import Measured
 
 MANY = int(os.environ.get("MEDIA_SEARCH_HOURS", "600"))
 FEW = MANY // 5
 """Transcripts, of an hour each."""
+IN_MEMORY = 2_000
+"""Of more the rows are on the disk: an hour takes 150 KB."""
 DISTINCT = 10_000
 """To generate more would take hours."""
 MOST_MILLISECONDS = 50.0
@@ -77,6 +83,15 @@ QUERIES = (
     '"w9 w1" w2',
 )
 CALLERS = {"an admin": ADMIN, "one who sees most": ALICE, "one who sees few": person("user-7", "room-9")}
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    with (
+        postgres_folder(in_memory=MANY <= IN_MEMORY) as folder,
+        EmbeddedPostgres(folder / "data", durable=False) as server,
+    ):
+        yield server
 
 
 def _fill(tenant: TenantDatabase, first: int, last: int) -> None:

@@ -171,6 +171,35 @@ ITEM = {
 INFO = {**ITEM, "filename": "a.txt", "created_at": "2026-05-17T14:00:00Z", "uploaded_by": "alice", "rooms": ["r"]}
 
 
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_in_the_first_moments_ends_it_without_a_traceback(server: Script) -> None:
+    program = [sys.executable, "-X", "importtime", "-m", "mediactl", "--base", server.base, "usage"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any("| " in line and "mediactl.errors" in line for line in process.stderr)  # it imports the rest now
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode in {-signal.SIGINT, 130}
+    assert "Traceback" not in told
+    assert server.seen == []
+
+
+def test_ctrl_c_that_the_shell_keeps_from_it_does_not_end_it(server: Script) -> None:
+    """As of `mediactl … &` in a script."""
+    server.on("GET", "/v1/media/med-1/info", data(INFO))
+    keep = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from mediactl.__main__ import run; run()"
+    program = [sys.executable, "-X", "importtime", "-c", keep, "--base", server.base, "--token", "t", "info", "med-1"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any("mediactl.errors" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "a.txt" in shown
+
+
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +274,22 @@ def test_a_file_in_place_of_the_room_is_told_before_anything_is_sent(server: Scr
 def test_what_can_be_no_file_is_not_waited_for(server: Script) -> None:
     told = mediactl(server, "watch", "--file", "med-abc", code=1).stderr
     assert told == "mediactl: Nothing here\n"
+
+
+def test_a_files_name_in_place_of_its_id_is_told_with_the_way_to_the_id(server: Script) -> None:
+    for arguments in (
+        ["info", "photo.jpg"],
+        ["labels", "photo.jpg", "a=b"],
+        ["download", "photo.jpg"],
+        ["rm", "photo.jpg"],
+    ):
+        told = mediactl(server, *arguments, code=1).stderr
+        assert told == (
+            "mediactl: Nothing here; photo.jpg is no file's id, which looks like med-…; "
+            "`mediactl ls --mine` shows them\n"
+        )
+    told = mediactl(server, "jobs", "get", MEDIA_ID, code=1).stderr
+    assert "is no job's id, which looks like job-…; `mediactl jobs ls` shows them" in told
 
 
 def test_a_script_gets_the_problem_as_json(server: Script) -> None:
@@ -831,6 +876,69 @@ def test_a_job_names_its_file(server: Script) -> None:
 def test_watch_names_the_types_there_are(server: Script) -> None:
     shown = " ".join(mediactl(server, "watch", "--help").stdout.replace("│", " ").split())
     assert "stored, scanned, thumbnail, transcript, changed, attached, removed, deleted" in shown
+
+
+def streams(handler: Handler) -> None:
+    """One event, then the connection breaks."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    told = {"event_id": "evt-1", "type": "stored", "media_id": "med-1", "created_at": INFO["created_at"], "data": {}}
+    event = f"id: at-1\ndata: {json.dumps(told)}\n\n".encode()
+    handler.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+    handler.close_connection = True
+
+
+def breaks(handler: Handler) -> None:
+    handler.close_connection = True
+
+
+def test_watch_says_once_that_nothing_answers_and_goes_on_however_long_that_lasts(
+    server: Script, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: sum(pauses) * 100)  # each second of a pause takes a hundred
+    away = problem(503, "unavailable", "The database is away.", "70")
+    expired = problem(410, "cursor_expired", "These events are gone.")
+    server.on("GET", "/v1/events", streams, breaks, away, breaks, breaks, streams, breaks, breaks, expired)
+    shown = CliRunner().invoke(app, ["watch"], env={"BASE": server.base, "TOKEN": "a.b.c"})
+    assert shown.exit_code == 1
+    assert shown.stdout.count("med-1") == 2
+    lost, lost_again, last = shown.stderr.splitlines()
+    assert lost == lost_again
+    assert lost.startswith(f"mediactl: the connection to {server.base} broke")
+    assert lost.endswith("; trying again in 1 s")
+    assert last == "mediactl: These events are gone"
+    assert [request.headers["Last-Event-ID"] for request in server.seen] == [None, *["at-1"] * 8]
+
+
+def test_watch_gives_up_where_nothing_ever_answered(pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: sum(pauses))
+    shown = CliRunner().invoke(app, ["watch"], env={"BASE": "http://127.0.0.1:1", "TOKEN": "a.b.c"})
+    assert (shown.exit_code, round(sum(pauses))) == (3, 61)
+    again, last = shown.stderr.splitlines()
+    assert "nothing answers at http://127.0.0.1:1" in again
+    assert "make run" in last
+
+
+def test_cues_are_asked_for_in_another_shape(server: Script) -> None:
+    server.on("GET", "/v1/jobs/job-1", data(DONE))
+    server.on("GET", "/v1/jobs/job-1/transcript.vtt", lambda h: h.send(200, b"WEBVTT\n"))
+    shape = ("--max-chars", "20", "--max-lines", "1", "--max-seconds", "2.5", "--word-highlights")
+    assert mediactl(server, "jobs", "get", "job-1", "--format", "vtt", *shape).stdout == "WEBVTT\n"
+    assert server.seen[-1].query == {
+        "max_chars": ["20"],
+        "max_lines": ["1"],
+        "max_seconds": ["2.5"],
+        "word_highlights": ["true"],
+    }
+    assert "is for --format srt or vtt" in mediactl(server, "jobs", "get", "job-1", "--max-chars", "20", code=2).stderr
+
+
+def test_a_search_goes_through_files_with_all_of_its_labels(server: Script) -> None:
+    server.on("GET", "/v1/transcripts/search", data([], next_cursor=None))
+    mediactl(server, "search", "budget", "--label", "team=a", "--label", "year=2026")
+    assert server.seen[0].query["label"] == ["team=a", "year=2026"]
 
 
 def test_a_format_is_printed_as_the_api_wrote_it(server: Script) -> None:

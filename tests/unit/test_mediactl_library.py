@@ -1,9 +1,11 @@
 """`mediactl` as a library. tests/integration/test_mediactl_library.py has the real api."""
 
 import asyncio
+import gzip
 import inspect
 import io
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import httpx
 import pytest
 
 import mediactl
-from mediactl import AsyncClient, Client, MediaError, Problem, Unreachable
+from mediactl import AsyncClient, Client, MediaError, Misuse, Problem, Unreachable
 from mediactl.client import Calls
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -128,6 +130,57 @@ async def test_content_and_streams_are_sent_under_a_name(file: Any) -> None:
     assert b'filename="a.txt"\r\nContent-Type: text/plain\r\n\r\nhello\r\n--' in bodies[0]
     with pytest.raises(MediaError, match="needs a filename"):
         client(take).upload(file)
+
+
+def sent_by(file: Any, **options: Any) -> bytes:
+    """The form that a client sends of it."""
+    bodies: list[bytes] = []
+
+    def take(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        return httpx.Response(201, json={"data": {"media_id": "med-1"}})
+
+    client(take).upload(file, **options)
+    return bodies[0]
+
+
+class OnlyRead:
+    """As some HTTP libraries give an answer."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._content.read(size)
+
+
+def test_a_stream_is_sent_to_its_end_whatever_lies_behind_it(tmp_path: Path) -> None:
+    content = b"said again and again " * 1000
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
+    with gzip.open(tmp_path / "a.gz") as unpacked:
+        assert content + b"\r\n--" in sent_by(unpacked, filename="a.txt")
+    with tempfile.SpooledTemporaryFile(max_size=100) as spooled, tempfile.NamedTemporaryFile() as named:
+        for file in (spooled, named):
+            file.write(content)
+            assert content + b"\r\n--" in sent_by(file, filename="a.txt")
+    assert content + b"\r\n--" in sent_by(OnlyRead(content), filename="a.txt")
+    for held in (bytearray(content), memoryview(content)):
+        assert content + b"\r\n--" in sent_by(held, filename="a.txt")
+
+
+def test_a_file_that_is_open_for_text_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Grüße")
+    with (tmp_path / "a.txt").open() as text, pytest.raises(Misuse, match="open it in binary mode"):
+        client(vanish).upload(text, filename="a.txt")  # type: ignore[arg-type]  # as who has no type checker
+
+
+def test_a_target_may_be_a_text_as_a_file_to_send_may(tmp_path: Path) -> None:
+    def give(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=httpx.ByteStream(b"hello"))
+
+    assert client(give).download("med-1", str(tmp_path / "a.bin")).path == tmp_path / "a.bin"
+    assert client(give).download("med-1", str(tmp_path)).path == tmp_path / "med-1"
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "med-1").read_bytes() == b"hello"
 
 
 def test_more_than_two_hundred_are_signed_in_several_requests() -> None:

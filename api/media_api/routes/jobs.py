@@ -17,7 +17,7 @@ from media_api import downloads, problems
 from media_api.auth import JobOwner
 from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, LastEventIdInQuery, event_stream
 from media_api.models import Data, Job, Page, Segment
-from media_api.routes.parameters import Cursor, JobId, next_cursor, read_cursor
+from media_api.routes.parameters import Cursor, JobId, KnownOnly, next_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core import transcripts
 from media_core.errors import Refused, Unavailable, not_found
@@ -33,6 +33,7 @@ router = APIRouter(tags=["Jobs"])
 async def list_jobs(
     caller: JobOwner,
     services: Wired,
+    _known: KnownOnly,
     limit: Annotated[int, Query(ge=1, le=200, description="Most jobs in the answer, 1 to 200.")] = 50,
     cursor: Cursor = None,
 ) -> Page[Job]:
@@ -58,7 +59,7 @@ async def get_job(caller: JobOwner, services: Wired, job_id: JobId) -> Response:
     responses=problems.described("not_found"),
     response_model=Data[Job],
 )
-async def cancel_job(caller: JobOwner, services: Wired, job_id: JobId) -> Response:
+async def cancel_job(caller: JobOwner, services: Wired, _known: KnownOnly, job_id: JobId) -> Response:
     """Cancel a job: at once while queued, at its next segment while running. Repeatable; an ended job stays so."""
     return await answer_of(await services.jobs.cancel(caller, job_id), 202)
 
@@ -98,6 +99,7 @@ def _written(job: CoreJob) -> bytes:
 async def get_transcript(
     caller: JobOwner,
     services: Wired,
+    _known: KnownOnly,
     job_id: JobId,
     extension: Annotated[str, Path(json_schema_extra={"enum": list(transcripts.FORMATS)})],
     max_chars: Annotated[
@@ -162,6 +164,7 @@ async def get_transcript(
 async def watch_job(
     caller: JobOwner,
     services: Wired,
+    _known: KnownOnly,
     job_id: JobId,
     last_event_id: Annotated[str | None, Header(description="Go on after this segment.")] = None,
     last_event_id_in_query: LastEventIdInQuery = None,

@@ -23,7 +23,7 @@ from media_api.receiving import (
     read_form,
 )
 from media_api.request_middleware import request_id_of
-from media_api.routes.parameters import MediaId
+from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Wired
 from media_core import thumbnails
 from media_core.decoding import DecodingFailed
@@ -166,7 +166,9 @@ async def download_thumbnail(
     ),
     response_model_exclude_unset=True,
 )
-async def change_media(caller: Writer, services: Wired, request: Request, media_id: MediaId) -> Data[MediaInfo]:
+async def change_media(
+    caller: Writer, services: Wired, _known: KnownOnly, request: Request, media_id: MediaId
+) -> Data[MediaInfo]:
     """Rename a file, label it, or say who may see it: its uploader or an admin. What is not given stays as it is."""
     change = await read_json(services, request, Change, shape=_CHANGE_SHAPE, at_most=MAX_CHANGE_BYTES)
     item = await services.library.change(
@@ -180,7 +182,7 @@ async def change_media(caller: Writer, services: Wired, request: Request, media_
 
 
 @router.delete("/v1/media/{media_id}", status_code=204, responses=problems.described("not_yours", "not_found"))
-async def delete_media(caller: Writer, services: Wired, media_id: MediaId) -> None:
+async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media_id: MediaId) -> None:
     """Delete a file: its uploader or an admin. The bytes go with the last upload of the same content. Repeatable."""
     await services.library.delete(caller, media_id)
 
@@ -195,7 +197,7 @@ async def delete_media(caller: Writer, services: Wired, media_id: MediaId) -> No
     response_model_exclude_unset=True,
 )
 async def rescan_media(
-    caller: Admin, services: Wired, request: Request, response: Response, media_id: MediaId
+    caller: Admin, services: Wired, _known: KnownOnly, request: Request, response: Response, media_id: MediaId
 ) -> Data[Job]:
     """Scan a file's content again. Admins only."""
     job_id = await services.library.rescan(caller, media_id, request_id_of(request))

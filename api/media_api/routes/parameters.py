@@ -76,8 +76,8 @@ async def _known_only(request: Request) -> None:
 
 
 KnownOnly = Annotated[None, Depends(_known_only)]
-"""After the caller: see `wrong_input.require_known`. Not of the calls that the published page has: it leaves this open,
-and their clients may send more.
+"""After the caller: see `wrong_input.require_known`. Not of the calls that the published page has, of tus, and of those
+in OpenAI's shapes: there it is open what clients add.
 """
 
 MAX_CURSOR_CHARACTERS = 2048

@@ -10,7 +10,16 @@ from media_api.auth import Reader, Writer
 from media_api.identifiers import known_id
 from media_api.json_bodies import json_request, read_json
 from media_api.models import Attachment, Data, Page, RoomFile
-from media_api.routes.parameters import CategoryFilter, Cursor, MediaId, RoomId, next_cursor, not_a_cursor, read_cursor
+from media_api.routes.parameters import (
+    CategoryFilter,
+    Cursor,
+    KnownOnly,
+    MediaId,
+    RoomId,
+    next_cursor,
+    not_a_cursor,
+    read_cursor,
+)
 from media_api.services import Wired
 
 router = APIRouter(tags=["Rooms"])
@@ -63,7 +72,9 @@ def _before(cursor: str) -> tuple[datetime, str]:
     ),
     response_model_exclude_unset=True,
 )
-async def attach_room_file(caller: Writer, services: Wired, request: Request, room_id: RoomId) -> Data[RoomFile]:
+async def attach_room_file(
+    caller: Writer, services: Wired, _known: KnownOnly, request: Request, room_id: RoomId
+) -> Data[RoomFile]:
     """Attach a file that you can see and that was uploaded before. One that is in the room already keeps its place."""
     attachment = await read_json(services, request, Attachment, shape='{"media_id": "med-…"}', at_most=MAX_BODY_BYTES)
     entry = await services.library.attach(caller, room_id, known_id(attachment.media_id))

@@ -11,7 +11,7 @@ from media_api.identifiers import is_id
 from media_api.json_bodies import json_request, read_json
 from media_api.models import MOST_SIGNED_SECONDS, Data, Signed, SignedOne, SignError, SignRequest
 from media_api.routes.media import UNREADABLE
-from media_api.routes.parameters import MediaId
+from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Services, Wired
 from media_core import thumbnails
 from media_core.access import Item
@@ -65,7 +65,9 @@ async def sign_media(
     openapi_extra=json_request(SignRequest),
     responses=problems.described("unsupported_media_type", "invalid_request", "request_timeout"),
 )
-async def sign_many_media(caller: Reader, services: Wired, request: Request) -> Data[list[SignedOne]]:
+async def sign_many_media(
+    caller: Reader, services: Wired, _known: KnownOnly, request: Request
+) -> Data[list[SignedOne]]:
     """URLs of up to 200 files at once, in the order of their ids; where there is none, an error stands in its place."""
     wanted = await read_json(services, request, SignRequest, shape='{"media_ids": ["med-…"]}', at_most=MAX_BODY_BYTES)
     sign = await _signing(services, wanted.expires_in, wanted.via)

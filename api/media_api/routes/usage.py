@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from media_api import problems
 from media_api.auth import Reader
 from media_api.models import Data, Limits, Usage
+from media_api.routes.parameters import KnownOnly
 from media_api.services import Wired
 from media_core.quota import MIB
 
@@ -12,7 +13,7 @@ router = APIRouter(tags=["Usage"])
 
 
 @router.get("/v1/usage", responses=problems.described())
-async def get_usage(caller: Reader, services: Wired) -> Data[Usage]:
+async def get_usage(caller: Reader, services: Wired, _known: KnownOnly) -> Data[Usage]:
     """What the tenant stores and may store."""
     policy = await services.policy.current()
     totals = await services.library.totals()

@@ -17,7 +17,7 @@ from mediactl.following import follow
 from mediactl.models import Media
 from mediactl.render import Column
 from mediactl.resuming import FROM_BYTES
-from mediactl.session import Session, each, in_room, source_of, under_way, with_bar
+from mediactl.session import Session, about, each, in_room, source_of, under_way, with_bar
 from mediactl.transfer import Source
 
 PREVIEW_SIZES = (160, 320, 640, 1024)
@@ -204,7 +204,8 @@ def rm(session: Session, media_ids: Annotated[list[str], typer.Argument(metavar=
     """Delete files for good, for everybody."""
 
     def one(media_id: str) -> None:
-        session.client.delete(media_id)
+        with about(media_id=media_id):
+            session.client.delete(media_id)
         if session.as_json:
             render.data({"media_id": media_id, "deleted": True})
         else:

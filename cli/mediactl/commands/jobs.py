@@ -8,10 +8,13 @@ import typer
 
 from mediactl import render
 from mediactl.command import All, JobId, Limit, app, command, jobs
+from mediactl.errors import Misuse
 from mediactl.exchange import is_media_id
 from mediactl.following import Format, follow, job_error, print_text
 from mediactl.render import Column
 from mediactl.session import Session, all_of, source_of, with_bar
+
+CUES = "Cues of --format srt and vtt"
 
 
 @command(app, "transcribe")
@@ -75,10 +78,20 @@ def get_job(
     format_: Annotated[
         Format | None, typer.Option("--format", help="Print the result in this format; implies --wait.")
     ] = None,
+    max_chars: Annotated[int | None, typer.Option(help="Most columns of a line.", rich_help_panel=CUES)] = None,
+    max_lines: Annotated[int | None, typer.Option(help="Most lines of a cue.", rich_help_panel=CUES)] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Most seconds of a cue.", rich_help_panel=CUES)] = None,
+    word_highlights: Annotated[
+        bool,
+        typer.Option("--word-highlights", help="Each word has its time (vtt, after --words).", rich_help_panel=CUES),
+    ] = False,
 ) -> None:
     """Show a job's state, and its transcript if there is one."""
+    shape = {"max_chars": max_chars, "max_lines": max_lines, "max_seconds": max_seconds}
+    if (any(shape.values()) or word_highlights) and format_ not in {Format.srt, Format.vtt}:
+        raise Misuse("the shape of cues is for --format srt or vtt")
     if wait or format_ is not None:
-        follow(session, job_id, format_)
+        follow(session, job_id, format_, **shape, word_highlights=word_highlights)
         return
     job = session.client.job(job_id)
     if session.as_json:

@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from mediactl import render
-from mediactl.command import All, Limit, app, command
+from mediactl.command import All, Limit, app, command, labels_of
 from mediactl.models import SnippetPart
 from mediactl.session import Session, all_of
 
@@ -18,6 +18,9 @@ def search(
     room: Annotated[str | None, typer.Option(help="Only files of this room.")] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only files that you uploaded.")] = False,
     language: Annotated[str | None, typer.Option(help="Only what is in this language, such as en.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only files with this label; repeatable.")
+    ] = None,
     limit: Limit = 20,
     everything: All = False,
 ) -> None:
@@ -28,8 +31,10 @@ def search(
     # A shell takes the quotes of a phrase away.
     query = " ".join(f'"{word}"' if " " in word and '"' not in word else word for word in words)
     most = None if everything else limit
-    found = session.client.search(query, room=room, owner="me" if mine else None, language=language, limit=most)
-    hits, more = all_of(found)
+    owner = "me" if mine else None
+    hits, more = all_of(
+        session.client.search(query, room=room, owner=owner, language=language, labels=labels_of(label), limit=most)
+    )
     if session.as_json:
         render.data(hits)
         return
