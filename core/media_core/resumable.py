@@ -308,9 +308,8 @@ class Resumables:
     async def _end_parts(self, caller: Claims, parts: Sequence[str]) -> None:
         for part in parts:
             with contextlib.suppress(Refused):  # it has ended
-                row = await self._row(caller, part)
-                if row.concat == "partial":
-                    async with self._claimed(row) as claim:
+                async with self._claimed(caller, part) as claim:
+                    if claim.is_partial:
                         await self._end(claim)
 
     async def _reserve_parts(self, claims: Sequence[Claim], moved: Reservation) -> None:
