@@ -182,10 +182,9 @@ async def test_an_upload_that_ends_gives_back_what_a_sweep_has_reserved_for_it_m
     (part,) = await partials(resumables, MIB)
     await database.call("DELETE FROM reservation", ())
     await database.call("UPDATE usage SET reserved_bytes = 0", ())  # as a final upload leaves it that was killed
-    row = await resumables._row(ALICE, part)
-    await resumable.settle(database)
-    assert (await usage(database)).reserved == MIB
-    async with resumables._claimed(row) as claim:
+    async with resumables._claimed(ALICE, part) as claim:
+        await resumable.settle(database)
+        assert (await usage(database)).reserved == MIB
         await resumables._end(claim)
     assert (await usage(database)).reserved == 0
     assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
