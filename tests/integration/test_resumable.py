@@ -176,16 +176,15 @@ async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
     assert await database.call("SELECT FROM upload", ()) == []
 
 
-async def test_an_upload_that_ends_gives_back_what_a_sweep_has_reserved_for_it_meanwhile(
+async def test_an_upload_that_ends_gives_back_what_a_sweep_has_reserved_for_it(
     resumables: Resumables, uploads: Uploads, database: Database
 ) -> None:
     (part,) = await partials(resumables, MIB)
     await database.call("DELETE FROM reservation", ())
     await database.call("UPDATE usage SET reserved_bytes = 0", ())  # as a final upload leaves it that was killed
-    async with resumables._claimed(ALICE, part) as claim:
-        await resumable.settle(database)
-        assert (await usage(database)).reserved == MIB
-        await resumables._end(claim)
+    await resumable.settle(database)
+    assert (await usage(database)).reserved == MIB
+    await resumables.terminate(ALICE, part)
     assert (await usage(database)).reserved == 0
     assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
 
