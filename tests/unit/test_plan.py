@@ -533,7 +533,7 @@ def test_a_former_user_is_removed_once_no_pod_uses_its_key() -> None:
 
 def test_a_canary_is_sent_when_it_is_due_and_all_that_it_needs_is_there() -> None:
     due = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
-    assert plan(resource(), replace(alive(resource()), scanner=due)).steps == (SendCanary("acme"),)
+    assert plan(resource(), replace(alive(resource()), scanner=due)).steps == (SendCanary(),)
     asleep = replace(alive(resource()), scanner=due, api=Api(api_shape_of(resource()), wanted=2, ready=0))
     assert plan(resource(), asleep).steps == ()
     assert said(plan(resource(), asleep), "ScannerReady").status == "True"  # the last findings still hold
@@ -542,7 +542,7 @@ def test_a_canary_is_sent_when_it_is_due_and_all_that_it_needs_is_there() -> Non
 def test_a_canary_does_not_wait_for_workers_of_another_kind() -> None:
     due = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
     broken = Workers(worker_shape_of(resource()), trouble={"transcribe": "OOMKilled"})
-    assert plan(resource(), replace(alive(resource()), scanner=due, workers=broken)).steps == (SendCanary("acme"),)
+    assert plan(resource(), replace(alive(resource()), scanner=due, workers=broken)).steps == (SendCanary(),)
 
 
 def test_who_claims_a_name_first_does_not_win_it_from_its_owner() -> None:
@@ -902,7 +902,7 @@ def test_a_scanner_that_misses_the_test_virus_is_worse_than_one_that_finds_too_m
     assert said(current, "ScannerReady").reason == "CanaryMissed"
     found = Scanner("True", "CanaryFound", "found a while ago", canary_due=True)
     current = plan(resource(), replace(alive(resource()), scanner=found, notes=Notes((ZIP,))))
-    assert (said(current, "ScannerReady").reason, current.steps) == ("ScanSuspicious", (SendCanary("acme"),))
+    assert (said(current, "ScannerReady").reason, current.steps) == ("ScanSuspicious", (SendCanary(),))
 
 
 def test_orphans_that_are_kept_are_said_and_hold_nothing_back() -> None:

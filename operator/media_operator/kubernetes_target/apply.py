@@ -85,7 +85,7 @@ class Applier:
             case steps.WriteBirth(schema, bucket, tenant_id, renew):
                 birth = await there.database_breaker.call(lambda: there.databases.birth(schema, renew=renew))
                 await there.store_breaker.call(lambda: there.buckets.write_birth(bucket, tenant_id, birth))
-            case steps.MakeSigningKey(_, rotation):
+            case steps.MakeSigningKey(rotation):
                 keys = [tokens.generate_key(), *objects.children.signing_keys][:LIVE_SIGNING_KEYS]
                 await objects.apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
             case steps.ApplyPolicy(policy):

@@ -145,7 +145,7 @@ def keys_ready(context: Context) -> Finding:
     seen, tenant, asked = context.observed.signing_keys, context.tenant, rotation_of(context.tenant)
     if tenant.spec.auth.oidc is not None:
         return Finding("True", "OidcIssuer", f"tokens are issued by {tenant.spec.auth.oidc.issuer}")
-    step = MakeSigningKey(tenant.tenant_id, asked)
+    step = MakeSigningKey(asked)
     if seen.count == 0:
         return attempt(context, step, "SigningKeyMissing", "a signing key is being made")
     if asked not in ("", seen.rotation):
@@ -243,7 +243,7 @@ def canary(context: Context) -> Finding:
         return blocked
     if blocked:
         return Finding(seen.status, seen.reason, seen.detail)
-    return attempt(context, SendCanary(context.tenant.tenant_id), seen.reason, seen.detail, status=seen.status)
+    return attempt(context, SendCanary(), seen.reason, seen.detail, status=seen.status)
 
 
 def s3_capabilities(context: Context) -> Finding | None:

@@ -27,7 +27,7 @@ def deletion(context: Context) -> Finding:
     if not has_bucket and not has_schema:
         return release
     if not seen.stopped or isinstance(seen.stopped, Unreachable):
-        stop = StopWorkloads(tenant.tenant_id)
+        stop = StopWorkloads()
         found = attempt(context, stop, "StoppingWorkloads", "api and workers are being stopped")
     elif has_bucket or cut_short:
         step = DeleteBucket(tenant.bucket, context.own_mark)

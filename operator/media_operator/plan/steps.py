@@ -85,7 +85,6 @@ class WriteBirth:
 class MakeSigningKey:
     """A new key signs from now on. Tokens of the key before it are accepted until the next key is made."""
 
-    tenant_id: str
     rotation: str = ""
 
 
@@ -115,8 +114,6 @@ class DropWorkers:
 class SendCanary:
     """Sends the test virus through the tenant's own store, rows, queue and worker."""
 
-    tenant_id: str
-
 
 @dataclass(frozen=True)
 class TrustSignatures:
@@ -137,8 +134,6 @@ class ReleaseOrphans:
 @dataclass(frozen=True)
 class StopWorkloads:
     """Ends api and workers, before bucket and schema are deleted."""
-
-    tenant_id: str
 
 
 @dataclass(frozen=True)
