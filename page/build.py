@@ -96,8 +96,8 @@ def npm(folder: Path, *arguments: str) -> None:
 
 
 def packages(folder: Path, script: str | None = None) -> Path:
-    """The folder's node_modules, installed from its lock where that or a script beside it has changed; then `script` of
-    its package.json runs. One process at a time does so. Raises BuildFailed.
+    """The folder's node_modules, installed from its lock where that or a script beside it has changed; `script` of its
+    package.json runs once on what is installed. One process at a time does so. Raises BuildFailed.
     """
     installed = folder / "node_modules"
     wanted = _digest([folder / "package.json", folder / LOCK, REQUIREMENTS, *sorted(folder.glob("*.js"))])
@@ -105,9 +105,10 @@ def packages(folder: Path, script: str | None = None) -> Path:
         if _stamp_of(installed) != wanted:
             _say(f"installing the packages of {folder.name}/{LOCK}, once")
             npm(folder, "ci", "--ignore-scripts")
-            if script is not None:
-                npm(folder, "run", script)
             (installed / STAMP).write_text(wanted)
+        if script is not None and not (ran := installed / f"{STAMP}-{script}").exists():
+            npm(folder, "run", script)
+            ran.touch()
     return installed
 
 

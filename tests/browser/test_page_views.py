@@ -353,3 +353,20 @@ async def test_ten_thousand_files_scroll_with_few_of_them_in_the_document(
     print(f"{MANY} files: {median:.0f} ms between two frames, {scrolled['most']} files drawn at most")
     assert median < MOST_MILLISECONDS
     await context.close()
+
+
+def test_the_script_of_packages_that_were_installed_without_it_runs_once(tmp_path: Path) -> None:
+    """The tests of views and those of clients share the packages, and either may come first."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "package.json").write_text('{"name": "one", "version": "1.0.0"}')
+    count = "require('fs').appendFileSync('node_modules/.ran', 'x')"
+    wanted = {"dependencies": {"one": "file:one"}}
+    (tmp_path / "package.json").write_text(json.dumps({**wanted, "scripts": {"count": f'node -e "{count}"'}}))
+    locked = {"": wanted, "node_modules/one": {"resolved": "one", "link": True}, "one": {"version": "1.0.0"}}
+    (tmp_path / "package-lock.json").write_text(json.dumps({"lockfileVersion": 3, "packages": locked}))
+    try:
+        packages(tmp_path)
+    except BuildFailed as error:
+        missing(f"there is no npm here: {str(error).splitlines()[0]}")
+    for _ in range(2):
+        assert (packages(tmp_path, "count") / ".ran").read_text() == "x"

@@ -163,6 +163,5 @@ async def test_an_upload_goes_on_after_the_api_was_killed(
     await asyncio.to_thread(api.process.wait)
     assert (await page.evaluate("told"))["done"] is None
     await throttle(page, -1)
-    with (tmp_path / "api.log").open("wb") as log:
-        api.process = api_server.start(api.environment, log)
+    api.process = api_server.preloaded_start(api.environment, tmp_path / "api.log")
     await is_stored(api, await told(page, "told.done"), seed)

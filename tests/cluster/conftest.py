@@ -22,8 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name == "test_teardown.py")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def control_plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
+    """One for all tests that need it. It ends before the other tiers, of whose time it would take some, though idle."""
     control_plane = ControlPlane(tmp_path_factory.mktemp("control-plane"))
     try:
         await control_plane.start()
@@ -38,7 +39,7 @@ async def api(control_plane: ControlPlane) -> AsyncIterator[Api]:
         yield api
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def crd(control_plane: ControlPlane) -> None:
     """MediaTenant is a kind that the API server knows."""
     async with Api(control_plane) as api:

@@ -238,6 +238,7 @@ class ControlPlane:
             f"--tls-cert-file={self._certificate}",
             f"--tls-private-key-file={self._key}",
             "--leader-elect=false",
+            "--horizontal-pod-autoscaler-sync-period=1s",  # by default a Deployment waits 15 s for its first replicas
             "--use-service-account-credentials",
             f"--root-ca-file={self._authority.certificate}",
             f"--service-account-private-key-file={self._signing_key}",

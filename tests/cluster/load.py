@@ -1,4 +1,4 @@
-"""Clients that never pause, in a pod. They show whether a tenant's users would notice an upgrade."""
+"""Clients that are there all the time, in a pod. They show whether a tenant's users would notice an upgrade."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Report:
 
 class Clients:
     """Two that upload and two that download, each request on a connection of its own, through the tenant's Service.
+
+    Downloads follow each other fast, so that a gap is seen. Uploads cost ten times as much, with their scans.
 
     Runs from `start` to `report`, which first fetches again all that was acknowledged.
     """
@@ -114,12 +116,12 @@ def download():
             with lock:
                 counts["downloaded"] += 1
 
-def go(act):
+def go(act, pause):
     while not STOP.exists():
         act()
-        time.sleep(0.1)  # they are to be there all the time, not to fill the node
+        time.sleep(pause)  # they are to be there all the time, not to fill the node
 
-clients = [threading.Thread(target=go, args=[act]) for act in (upload, upload, download, download)]
+clients = [threading.Thread(target=go, args=each) for each in 2 * [(upload, 0.5), (download, 0.1)]]
 for client in clients:
     client.start()
 for client in clients:

@@ -350,8 +350,7 @@ async def serving(team: Team, token: str, folder: Path) -> AsyncIterator[httpx.A
     # Of a pod these are its own address; here only this machine is to reach it.
     environment |= {f"MEDIA_API_{name}": "127.0.0.1" for name in ("HOST", "METRICS_HOST")}
     environment |= {"MEDIA_API_PORT": str(port), "MEDIA_API_METRICS_PORT": "0"}
-    with (folder / "api.log").open("wb") as log:
-        process = api_server.start(environment, log)
+    process = api_server.preloaded_start(environment, folder / "api.log")
     try:
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as client:

@@ -405,6 +405,11 @@ async def beside(api: Api, folder: Path, **changed: str) -> AsyncIterator[str]:
         await asyncio.to_thread(child.wait)
 
 
+def preloaded_start(environment: dict[str, str], log: Path) -> Program:
+    """It shares the memory of its modules with others, and stands sooner."""
+    return Program(API, _of_a_pod(environment), log)
+
+
 def start(environment: dict[str, str], log: IO[bytes] | int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "media_api"]
     return subprocess.Popen(command, env=_of_a_pod(environment), stdout=subprocess.DEVNULL, stderr=log)
@@ -412,7 +417,7 @@ def start(environment: dict[str, str], log: IO[bytes] | int) -> subprocess.Popen
 
 def _start(environment: dict[str, str], log: Path, *, preloaded: bool = True) -> subprocess.Popen[bytes] | Program:
     if preloaded:
-        return Program(API, _of_a_pod(environment), log)
+        return preloaded_start(environment, log)
     with log.open("wb") as written:
         return start(environment, written)
 

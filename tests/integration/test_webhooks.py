@@ -507,6 +507,9 @@ async def test_killed_between_the_delivery_and_its_record_another_process_goes_o
                 hold = False
                 killed.set()
                 files.append(await upload_over_http(client, b"after the kill"))
+                assert await _claimed(api.database)
+                async with api.tenant.as_owner() as tx:  # as when the time of the killed process's claim is over
+                    await tx.execute("UPDATE webhook SET claimed_until = now()")
             await receiver.until(lambda it: len(it.told()) == 7)
             await eventually(lambda: all_recorded(api.database))
     for file in files[:3]:
