@@ -12,11 +12,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from media_core.contents import Facts
 from media_core.decoding import BytesSource, MediaFacts, durations
 from media_core.decoding.pool import DecodingPool
+from media_core.decoding.stills import pixels
 from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
 from media_core.sniffing import HEAD, sniff
@@ -181,6 +182,15 @@ async def test_a_picture_of_any_editor_has_a_thumbnail(decoding_pool: DecodingPo
     assert "thumbhash" in facts.details
     assert not inline_allowed(expected)
     await shows_its_quadrants(decoding_pool, data, expected, 20)
+
+
+@pytest.mark.parametrize(("mode", "layout"), [("RGB", "rgb24"), ("RGBA", "rgba")])
+def test_a_frame_that_lies_upside_down_in_memory_is_read_within_its_bounds(mode: str, layout: str) -> None:
+    decoder = av.CodecContext.create("rawvideo", "r")
+    decoder.width, decoder.height, decoder.pix_fmt, decoder.extradata = (*QUADRANTS.size, layout, b"BottomUp\0")
+    (frame,) = decoder.decode(av.Packet(QUADRANTS.convert(mode).tobytes()))
+    assert frame.planes[0].line_size < 0
+    assert pixels(frame, mode).convert("RGB").tobytes() == ImageOps.flip(QUADRANTS).tobytes()
 
 
 async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: DecodingPool) -> None:
