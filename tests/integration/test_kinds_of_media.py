@@ -330,6 +330,28 @@ async def test_a_mailbox_of_a_telephone_exchange_is_heard_if_it_is_named(decodin
     assert (await looked_at(decoding_pool, data, "a.bin")).mime_type == "application/octet-stream"
 
 
+@pytest.mark.parametrize(
+    ("codec", "container", "expected"),
+    [
+        ("subrip", "matroska", "video/x-matroska"),
+        ("ass", "matroska", "video/x-matroska"),
+        ("mov_text", "mp4", "video/mp4"),
+        ("webvtt", "webm", "video/webm"),
+        ("dvb_subtitle", "mpegts", "video/mp2t"),
+    ],
+)
+async def test_subtitles_cost_neither_the_picture_nor_the_sound(
+    decoding_pool: DecodingPool, codec: str, container: str, expected: str
+) -> None:
+    film = media.subtitled(codec, container)
+    facts = await looked_at(decoding_pool, film, "a")
+    assert (facts.mime_type, facts.thumbnail_status, facts.width, facts.height) == (expected, "pending", 176, 144)
+    assert facts.duration == pytest.approx(3, abs=0.1)
+    await shows_its_quadrants(decoding_pool, film, expected)
+    pcm = await decoding_pool.run("audio_window", BytesSource(film), start=1.2, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(400, abs=6)
+
+
 async def test_a_hundred_fonts_do_not_cost_the_sound(decoding_pool: DecodingPool) -> None:
     film = media.tracks(("flac", PITCHES), picture="mpeg4", fonts=200)
     facts = await looked_at(decoding_pool, film, "a.mkv")
