@@ -12,11 +12,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from media_core.contents import Facts
 from media_core.decoding import BytesSource, MediaFacts, durations
 from media_core.decoding.pool import DecodingPool
+from media_core.decoding.stills import pixels
 from media_core.examination import Examination
 from media_core.media_types import inline_allowed, transcribable
 from media_core.sniffing import HEAD, sniff
@@ -183,6 +184,15 @@ async def test_a_picture_of_any_editor_has_a_thumbnail(decoding_pool: DecodingPo
     await shows_its_quadrants(decoding_pool, data, expected, 20)
 
 
+@pytest.mark.parametrize(("mode", "layout"), [("RGB", "rgb24"), ("RGBA", "rgba")])
+def test_a_frame_that_lies_upside_down_in_memory_is_read_within_its_bounds(mode: str, layout: str) -> None:
+    decoder = av.CodecContext.create("rawvideo", "r")
+    decoder.width, decoder.height, decoder.pix_fmt, decoder.extradata = (*QUADRANTS.size, layout, b"BottomUp\0")
+    (frame,) = decoder.decode(av.Packet(QUADRANTS.convert(mode).tobytes()))
+    assert frame.planes[0].line_size < 0
+    assert pixels(frame, mode).convert("RGB").tobytes() == ImageOps.flip(QUADRANTS).tobytes()
+
+
 async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: DecodingPool) -> None:
     for times in (3, 1_000):
         for data in (media.light(times), media.exr(times)):
@@ -318,6 +328,28 @@ async def test_a_mailbox_of_a_telephone_exchange_is_heard_if_it_is_named(decodin
     assert (facts.mime_type, facts.duration) == ("audio/x-gsm", pytest.approx(3, abs=0.05))
     assert transcribable(facts.mime_type)
     assert (await looked_at(decoding_pool, data, "a.bin")).mime_type == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "expected"),
+    [
+        ("subrip", "matroska", "video/x-matroska"),
+        ("ass", "matroska", "video/x-matroska"),
+        ("mov_text", "mp4", "video/mp4"),
+        ("webvtt", "webm", "video/webm"),
+        ("dvb_subtitle", "mpegts", "video/mp2t"),
+    ],
+)
+async def test_subtitles_cost_neither_the_picture_nor_the_sound(
+    decoding_pool: DecodingPool, codec: str, container: str, expected: str
+) -> None:
+    film = media.subtitled(codec, container)
+    facts = await looked_at(decoding_pool, film, "a")
+    assert (facts.mime_type, facts.thumbnail_status, facts.width, facts.height) == (expected, "pending", 176, 144)
+    assert facts.duration == pytest.approx(3, abs=0.1)
+    await shows_its_quadrants(decoding_pool, film, expected)
+    pcm = await decoding_pool.run("audio_window", BytesSource(film), start=1.2, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(400, abs=6)
 
 
 async def test_a_hundred_fonts_do_not_cost_the_sound(decoding_pool: DecodingPool) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import IO, Any, Never
 
 import av
+import av.subtitles.codeccontext
+import av.subtitles.subtitle
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer

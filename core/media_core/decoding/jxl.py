@@ -74,7 +74,7 @@ def decoded(file: IO[bytes]) -> Image.Image | IO[bytes]:
     try:
         was_jpeg, info, data, profile, _ = Decoder(num_threads=0)(file.read())
     except (ValueError, RuntimeError) as error:
-        raise CannotDecode("corrupt", "it is damaged") from error
+        raise CannotDecode("corrupt", "it is damaged, or takes more memory than is allowed") from error
     if was_jpeg:
         return io.BytesIO(data)
     if info.mode.startswith("F"):
