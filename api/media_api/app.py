@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
@@ -103,16 +103,16 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    gated = APIRouter(dependencies=[Depends(_not_suspended)])
-    if settings is not None and settings.upload.draft:
-        gated.include_router(uploads_by_draft.router)  # before those of tus, which have the same paths
+    drafts = [uploads_by_draft] if settings is not None and settings.upload.draft else []
+    # Those of the draft come before those of tus, which have the same paths. No router stands between them and the app:
+    # it would be searched, too, for every request.
     for part in (
-        *(media_list, media, uploads, signing, rooms, transcribe, openai_audio),
+        *(*drafts, media_list, media, uploads, signing, rooms, transcribe, openai_audio),
         *(jobs, search, events, usage, signed),
     ):
-        gated.include_router(part.router)
-    for router in (gated, health.router, docs.router):
-        app.include_router(router)
+        app.include_router(part.router, dependencies=[Depends(_not_suspended)])
+    for open_part in (health, docs):
+        app.include_router(open_part.router)
     if settings is not None and (files := page_of(settings)) is not None:
         app.include_router(page.router_of(files))
     problems.install(app)

@@ -138,7 +138,7 @@ _FILMS = (
 )
 """Types that media_core.decoding can read. A video container may hold sound only."""
 
-_SAYS: Mapping[Category, str] = {
+_NAMES: Mapping[Category, str] = {
     "audio": (
         ".3ga .8svx .aa3 .aac .aax .ac3 .aif .aifc .aiff .alac .amr .ape .au .awb .caf .dff .dsf .dss .dts .eac3 "
         ".ec3 .flac .gsm .loas .m4a .m4b .m4r .mka .mlp .mp1 .mp2 .mp3 .mpa .mpc .nist .oga .ogg .oma .opus .qcp "
@@ -154,6 +154,7 @@ _SAYS: Mapping[Category, str] = {
         ".pfm .png .qoi .sgi .tga .tif .tiff .webp "
     ),
 }
+_SAYS = {kind: frozenset(names.split()) for kind, names in _NAMES.items()}
 """Extensions by what they say of content."""
 
 _NAMED = {
@@ -273,7 +274,7 @@ def hinted(filename: str | None, claimed: str | None) -> Category | None:
     """Whether a name or a claimed type says that content is a picture, a sound or a film. It proves nothing."""
     extension = PurePath(filename or "").suffix.lower()
     for kind, extensions in _SAYS.items():
-        if extension in extensions.split() or (claimed or "").lower().startswith(f"{kind}/"):
+        if extension in extensions or (claimed or "").lower().startswith(f"{kind}/"):
             return kind
     return None
 
