@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Literal
 
 from media_core.media_types import UNKNOWN, settled, transcribable
@@ -18,8 +18,6 @@ from media_core.media_types import UNKNOWN, settled, transcribable
 _kept = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "LIBRARY_PATH", "MAGIC")}
 import pylibmagic  # noqa: E402, I001 - makes ctypes find the bundled library, so it comes before magic
 import magic  # noqa: E402
-
-from media_core.magic_database import MagicDatabase  # noqa: E402 - imports magic
 
 for _name, _value in _kept.items():  # or every process started later would inherit pylibmagic's paths
     if _value is None:
@@ -30,10 +28,9 @@ for _name, _value in _kept.items():  # or every process started later would inhe
 HEAD = 4096
 """Bytes that `sniff` looks at."""
 
-_DATABASE = Path(str(pylibmagic.data)) / "magic.mgc"
-_magic = MagicDatabase(_DATABASE, at_most=HEAD)
-_text_magic = magic.Magic(mime=True, magic_file=str(_DATABASE))
-"""For text: libmagic takes up to 5 ms for it, 0.4 ms for anything else, and python-magic holds a lock meanwhile."""
+_magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc"))
+_text_magic = magic.Magic(mime=True, magic_file=str(pylibmagic.data / "magic.mgc"))
+"""For text: libmagic takes up to 5 ms for it, 0.3 ms for anything else, and python-magic holds a lock meanwhile."""
 
 _SYNONYMS = {
     "application/CDFV2": "application/x-ole-storage",
