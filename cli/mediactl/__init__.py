@@ -20,12 +20,15 @@ __all__ = [
     "Source",
     "Unreachable",
 ]
+_MODULES = ("errors", "models", "transfer", "client")
 
 
 def __getattr__(name: str) -> object:
     # Imported when they are used, so that the program can take Ctrl-C before it imports the rest.
+    if name in _MODULES:
+        return importlib.import_module(f"mediactl.{name}")
     if name in __all__:
-        for module in ("errors", "transfer", "client"):
+        for module in _MODULES:
             found = getattr(importlib.import_module(f"mediactl.{module}"), name, None)
             if found is not None:
                 return found

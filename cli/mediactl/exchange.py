@@ -258,8 +258,10 @@ def seconds_of(retry_after: str | None) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    """httpx's message without errno and source line."""
+    """httpx's message without errno and source line, or what it means."""
     if "WRONG_VERSION_NUMBER" in str(error):  # OpenSSL's word for an answer that is not TLS
         return "it does not answer by TLS: give its address with http://"
+    if "without sending complete message body" in str(error):
+        return "in the middle of an answer"
     text = re.sub(r"^\[(Errno -?\d+|SSL[^]]*)\] ", "", str(error)) or type(error).__name__
     return text.split(" (_ssl.c")[0].lower() if "refused" in text else text.split(" (_ssl.c")[0]

@@ -53,9 +53,9 @@ class Session:
             raise Misuse("BASE is not set: `source .run/env` after `make run`, or give --base http://HOST:PORT")
         if not self.token:
             raise Misuse(f"TOKEN is not set: {HOW_TO_SIGN_IN}")
-        return Client(self.base, self.token.strip(), on_wait=self._say_wait)
+        return Client(self.base, self.token.strip(), on_wait=self.say_wait)
 
-    def _say_wait(self, why: MediaError, pause: float) -> None:
+    def say_wait(self, why: MediaError, pause: float) -> None:
         again = f"{why.detail.partition(';')[0].rstrip('. ')}; trying again in {render.span(pause)}"
         if isinstance(why, Unreachable) and not self.as_json:
             render.failure(again)

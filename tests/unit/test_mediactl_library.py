@@ -5,6 +5,8 @@ import gzip
 import inspect
 import io
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -51,6 +53,15 @@ def test_both_clients_have_every_call_with_the_same_parameters() -> None:
         assert inspect.signature(getattr(Client, name)) == inspect.signature(method)
         assert getattr(Client, name).__doc__ == method.__doc__
         assert not inspect.iscoroutinefunction(getattr(Client, name))
+
+
+def test_all_of_it_is_there_after_its_import_alone() -> None:
+    names = [*mediactl.__all__, "errors.Problem", "models.MediaInfo", "client.Client", "transfer.Source"]
+    used = "; ".join(["import mediactl", *(f"mediactl.{name}" for name in names)])
+    subprocess.run([sys.executable, "-c", used], check=True)
+    assert {*mediactl.__all__} <= {*dir(mediactl)}
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        mediactl.Nothing  # type: ignore[attr-defined]  # noqa: B018 (it raises)
 
 
 def test_its_types_are_for_those_who_import_it() -> None:

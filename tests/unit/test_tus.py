@@ -61,6 +61,15 @@ def test_checksums() -> None:
 
 
 @pytest.mark.parametrize(
+    "sent", ["sha1", "sha1 ", "sha1 AAAA", "md5 Kq5sNclPz7QV2+lfQIuc6R7oRu0=", "sha256 ?", "crc32 AAAA"]
+)
+def test_what_can_be_no_digest_is_not_compared_with_one(sent: str) -> None:
+    with pytest.raises(Refused) as refused:
+        tus.checksum_of(sent)
+    assert refused.value.code == "bad_request"
+
+
+@pytest.mark.parametrize(
     ("sent", "parts"),
     [
         (f"final;/v1/media/uploads/{ID}", (ID,)),

@@ -11,8 +11,8 @@ import typer
 
 from mediactl import render
 from mediactl.command import MediaId, app, command, labels_of
-from mediactl.errors import Failed, Misuse, Problem
-from mediactl.exchange import known_room
+from mediactl.errors import Failed, Misuse, Problem, Unreachable
+from mediactl.exchange import PATIENCE, known_room
 from mediactl.following import follow
 from mediactl.models import Media
 from mediactl.render import Column
@@ -82,7 +82,7 @@ def upload(
 def _await_verdict(session: Session, item: Media) -> Media:
     """The item with its verdict. Infected content is answered 404, which is the verdict here. Raises Failed."""
     ends = time.monotonic() + VERDICT_WITHIN
-    pause = 0.2
+    pause, silent_since = 0.2, 0.0
     with render.err.status("waiting for the verdict") if render.err.is_terminal else contextlib.nullcontext():
         # `error` is not final: the scan is tried again.
         while item["scan_status"] in {"pending", "error"}:
@@ -97,6 +97,15 @@ def _await_verdict(session: Session, item: Media) -> Media:
                 if problem.status != 404:
                     raise
                 item = {**item, "scan_status": "infected"}
+            except Unreachable as error:
+                # The file is stored, and the API may be restarting.
+                if not silent_since:
+                    silent_since = time.monotonic()
+                    session.say_wait(error, pause)
+                if time.monotonic() - silent_since > PATIENCE:
+                    raise
+            else:
+                silent_since = 0.0
     return item
 
 
