@@ -51,6 +51,8 @@ MOST_PARTS: Final = 1000
 REMEMBERED: Final = 512
 """Uploads whose hash so far this process keeps."""
 _RESERVED_AHEAD: Final = 16 * 1024 * 1024
+_FINAL_RESERVED: Final = timedelta(hours=2)
+"""The reservation of a final upload: if it is killed, its parts' bytes count until a sweep has reserved them again."""
 ALGORITHMS: Final = ("sha1", "sha256", "md5")
 """Of Upload-Checksum; tus asks for sha1."""
 Algorithm = Literal["sha1", "sha256", "md5"]
@@ -82,7 +84,26 @@ _FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
 _TAKE_OVER: Final = """
 WITH ended AS (DELETE FROM reservation WHERE reservation_id = ANY(%s) RETURNING bytes)
 INSERT INTO reservation (reservation_id, bytes, expires_at)
-SELECT %s, coalesce(sum(bytes), 0), now() + interval '10 minutes' FROM ended RETURNING bytes
+SELECT %s, coalesce(sum(bytes), 0), now() + %s FROM ended
+ON CONFLICT (reservation_id) DO UPDATE SET bytes = reservation.bytes + excluded.bytes, expires_at = excluded.expires_at
+RETURNING bytes
+"""
+# Of parts whose final upload was killed: their reservations had gone to it.
+_RESERVE_AGAIN: Final = """
+WITH uncounted AS (
+    SELECT upload_id, greatest(received, coalesce(length, 0)) AS bytes, expires_at FROM upload
+    WHERE answer IS NULL AND NOT ending AND (claim IS NULL OR claimed_until <= now())
+        AND greatest(received, coalesce(length, 0)) > 0
+        AND NOT EXISTS (SELECT FROM reservation WHERE reservation_id = upload_id)
+    ORDER BY upload_id LIMIT 200 FOR UPDATE SKIP LOCKED
+), reserved AS (
+    INSERT INTO reservation (reservation_id, bytes, expires_at)
+    SELECT upload_id, bytes, expires_at + %s FROM uncounted ON CONFLICT DO NOTHING RETURNING bytes
+), counted AS (
+    UPDATE usage SET reserved_bytes = reserved_bytes + (SELECT sum(bytes) FROM reserved)
+    WHERE EXISTS (SELECT FROM reserved)
+)
+SELECT count(*) AS n FROM reserved
 """
 _SAME_FINAL: Final = """
 SELECT upload_id FROM upload
@@ -260,6 +281,7 @@ class Resumables:
         """
         same = await self._database.call(_SAME_FINAL, (caller.subject, concat, declared.text))
         if same:
+            await self._end_parts(caller, parts)  # the process may have been killed before it did
             return await self.find(caller, same[0].upload_id)
         if not 0 < len(parts) <= MOST_PARTS or len(set(parts)) < len(parts):
             raise Refused("bad_request", f"A final upload has 1 to {MOST_PARTS} different parts.")
@@ -275,8 +297,10 @@ class Resumables:
             claims = [await stack.enter_async_context(self._claimed(row)) for row in sorted(rows, key=_by_id)]
             for claim in claims:
                 stack.enter_context(claim.working())
-            (moved,) = await self._database.call(_TAKE_OVER, (list(parts), upload_id))
-            reservation = self._uploads.contents.reservation(upload_id, held=moved.bytes)
+            # Named after the parts: a repetition takes over what a killed process has reserved.
+            reservation_id = _key_of(parts)
+            (moved,) = await self._database.call(_TAKE_OVER, (list(parts), reservation_id, _FINAL_RESERVED))
+            reservation = self._uploads.contents.reservation(reservation_id, held=moved.bytes, lifetime=_FINAL_RESERVED)
             try:
                 uploading = await self._uploads.start(announced=total, reservation=reservation)
                 async with uploading as upload:
@@ -294,6 +318,14 @@ class Resumables:
             for claim in claims:
                 await self._end(claim)
         return await self.find(caller, upload_id)
+
+    async def _end_parts(self, caller: Claims, parts: Sequence[str]) -> None:
+        for part in parts:
+            with contextlib.suppress(Refused):  # it has ended
+                row = await self._row(caller, part)
+                if row.concat == "partial":
+                    async with self._claimed(row) as claim:
+                        await self._end(claim)
 
     async def _reserve_parts(self, claims: Sequence[Claim], moved: Reservation) -> None:
         """After a final upload that failed: the parts' bytes stand in staging, and count again.
@@ -529,13 +561,8 @@ class _Hashes:
 
 
 async def expire(library: Library) -> int:
-    """For the sweep: ends the uploads that have expired, and those whose end was interrupted. Returns how many.
-
-    Answers that are missing in the rows are noted: their Idempotency-Keys are forgotten after a day, and an upload may
-    stay for longer.
-    """
+    """For the sweep: ends the uploads that have expired, and those whose end was interrupted. Returns how many."""
     ended, after = 0, ""
-    await library.database.call(_NOTE_ANSWERS, ())
     while rows := await library.database.call(_ENDED, (after,)):
         for row in rows:
             with contextlib.suppress(Refused):  # somebody has taken it up
@@ -543,6 +570,17 @@ async def expire(library: Library) -> int:
                 ended += 1
         after = rows[-1].upload_id
     return ended
+
+
+async def settle(database: Database) -> None:
+    """For the sweep: notes in the rows what killed processes did not.
+
+    Answers: their Idempotency-Keys are forgotten after a day, and an upload may stay for longer. Reservations, however
+    full the tenant is: the bytes are in staging.
+    """
+    await database.call(_NOTE_ANSWERS, ())
+    while (await database.call(_RESERVE_AGAIN, (RESERVED_LONGER,)))[0].n:
+        pass
 
 
 async def alive(database: Database) -> set[str]:

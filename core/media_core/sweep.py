@@ -196,6 +196,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
     if epoch <= FIRST_SWEEPS:
         await _count_anew(library)
+    await resumable.settle(library.database)
     swept.reservations = await _end_reservations(library)
     for statement in _OLD:
         await _until_nothing_is_left(library, statement)

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from media_core.examination import Examination
 from media_core.library import Library
 from media_core.policy import PolicyReader
 from media_core.queue import Queue
+from media_core.resumable import Declared, Resumables
 from media_core.store import FolderStore, S3Settings, S3Store
 from media_core.sweep import sweep
 from media_core.uploads import Uploads
@@ -106,6 +108,10 @@ async def carry_out(order: dict[str, Any], deadly: Deadly) -> dict[str, Any]:
                     await upload.write(data[start : start + (1 << 20)])
                 stored = await upload.commit(caller=ALICE, filename="a.bin", room_id="garden")
             return {"media_id": stored.media_id, "sha256": stored.sha256}
+        case "concatenate":
+            resumables = Resumables(uploads, lifetime=timedelta(days=1))
+            made = await resumables.concatenate(ALICE, "final", order["parts"], Declared("", "a.bin"))
+            return {"upload_id": made.upload_id}
         case "delete":
             await library.delete(ALICE, order["media_id"])
             return {}

@@ -73,6 +73,7 @@ class Actors:
         answered: dict[str, Any] = {
             "INSERT INTO swept": [],
             "UPDATE job SET run_after = now()": [],
+            "WITH uncounted AS": [[("n", 0)]],
             "FROM upload\n": [],
             "FROM upload ": [],
             "event_place": [[("placed", 0)]],

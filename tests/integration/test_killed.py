@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from media_core.examination import Examination
 from media_core.library import Library
 from media_core.object_keys import content_key
 from media_core.policy import PolicyReader
+from media_core.resumable import Declared, Resumables
 from media_core.store import FolderStore, ObjectStore, S3Store
+from media_core.sweep import sweep
 from media_core.uploads import BUFFER_BYTES, Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration import s3_servers
@@ -219,6 +222,63 @@ async def test_a_process_that_is_killed_at_any_step_loses_nothing_and_leaves_not
         store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
         async with place(postgres, store, tenant, folder=str(tmp_path / "bucket")) as at:
             assert await killed_at_every_step(at, deaths, what) >= 2
+
+
+_AN_HOUR_LATER = (
+    "UPDATE reservation SET expires_at = expires_at - interval '1 hour'",
+    "UPDATE upload SET claimed_until = claimed_until - interval '1 hour'",
+)
+
+
+async def test_parts_count_in_the_quota_at_whatever_step_their_final_upload_is_killed_and_it_can_be_repeated(
+    postgres: EmbeddedPostgres, tmp_path: Path, deaths: Deaths
+) -> None:
+    sizes = 300_000, LARGE
+    with new_tenant(postgres) as tenant:
+        store = FolderStore(tmp_path / "bucket", tenant.tenant_id, b"", "http://127.0.0.1:1")
+        async with place(postgres, store, tenant, folder=str(tmp_path / "bucket")) as at:
+            database = Database(tenant.url, pool_size=2)
+            library, resumables = at.library(database), Resumables(at.uploads(database), lifetime=timedelta(days=1))
+            await births.meet(database, store, tenant.tenant_id)
+
+            async def counted() -> tuple[int, int, int]:
+                """Stored, reserved, and what came of uploads that have no answer."""
+                (row,) = await database.call(
+                    "SELECT stored_bytes, reserved_bytes, (SELECT coalesce(sum(received), 0)::bigint FROM upload"
+                    " WHERE answer IS NULL) AS came FROM usage",
+                    (),
+                )
+                return tuple(row)  # type: ignore[return-value]
+
+            for step in range(0, MOST_STEPS, 2):  # the end of a call is as good as the beginning of the next
+                stored_before = (await counted())[0]
+                parts = [await part_of(resumables, size) for size in sizes]
+                answer = await deaths.order(**at.where, do="concatenate", parts=parts, at=step)
+                stored, reserved, came = await counted()
+                assert stored + reserved >= stored_before + sum(sizes)
+                for statement in _AN_HOUR_LATER:
+                    await database.call(statement, ())
+                await sweep(library)
+                stored, reserved, came = await counted()
+                assert stored + reserved >= stored_before + came
+                assert reserved >= came
+                made = await resumables.concatenate(ALICE, "final", parts, Declared("", "a.bin"))
+                assert made.uploaded is not None
+                assert await counted() == (stored_before + sum(sizes), 0, 0)
+                assert await broken(database, store, tenant.tenant_id) == []
+                if answer.get("happened") is False:
+                    break
+                await database.call("DELETE FROM upload", ())  # the next final upload is another
+            await database.aclose()
+    assert 10 < step < MOST_STEPS
+
+
+async def part_of(resumables: Resumables, size: int) -> str:
+    part = await resumables.create(ALICE, Declared("", "a.bin"), size, partial=True)
+    async with resumables.receiving(ALICE, part.upload_id, 0) as receiving:
+        await receiving.write(secrets.token_bytes(size))
+        await receiving.end()
+    return part.upload_id
 
 
 @pytest.mark.parametrize("what", WHAT)
