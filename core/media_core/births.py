@@ -11,11 +11,12 @@ for this case only.
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from media_core.database import Database
-from media_core.object_keys import birth_key, content_key
+from media_core.object_keys import birth_key, content_key, names_content
 from media_core.store.base import ObjectMissing, ObjectStore
 
 MOST_BYTES: Final = 4096
@@ -96,20 +97,29 @@ async def of_bucket(store: ObjectStore, tenant_id: str) -> Birth | None:
 
 
 async def first_contents(store: ObjectStore, tenant_id: str) -> list[str]:
-    """The hashes of the bucket's first contents, at most `LOOKED_AT`, without staging, thumbnails and the mark."""
+    """What `compared` gives of the bucket's objects, at most `LOOKED_AT`."""
     prefix = content_key(tenant_id, "")
-    names: list[str] = []
+    contents: list[str] = []
+    others: list[str] = []
     async for entry in store.list(prefix):
-        if is_content(name := entry.key.removeprefix(prefix)):
-            names.append(name)
-        if len(names) == LOOKED_AT:
+        name = entry.key.removeprefix(prefix)
+        if names_content(name):
+            contents.append(name)
+        elif not others:
+            others = compared([name])
+        if len(contents) == LOOKED_AT:
             break
-    return names
+    return compared([*contents, *others])
 
 
-def is_content(name: str) -> bool:
-    """`name`: an object's key without `tenant/{tenant_id}/`."""
-    return "/" not in name and not name.startswith(".")
+def compared(names: Iterable[str]) -> list[str]:
+    """By which of these names a bucket is recognised: contents, and where there are none, what somebody else keeps.
+
+    So a bucket that holds only foreign objects is not taken for empty, and fits no schema. `names`: keys without
+    `tenant/{tenant_id}/`; staging, thumbnails and the mark are no contents and not foreign.
+    """
+    outside = [name for name in names if "/" not in name and not name.startswith(".")]
+    return [name for name in outside if names_content(name)] or outside
 
 
 async def write(store: ObjectStore, tenant_id: str, birth: Birth) -> None:

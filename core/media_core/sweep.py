@@ -10,7 +10,6 @@ in their table only, and of the objects that were listed a few bits each are kep
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -25,10 +24,9 @@ from media_core.events import Events
 from media_core.ids import new_job_id
 from media_core.job_kinds import JOB_KINDS
 from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
+from media_core.object_keys import content_key, names_content, thumbnail_key
 from media_core.settings import RetentionSettings
 
-_SHA256: Final = re.compile("[0-9a-f]{64}")
 STALE_STAGING: Final = timedelta(hours=24)
 FIRST_SWEEPS: Final = 24
 """The first sweeps of a schema, in which usage is counted anew: a migration added counters, and pods of the previous
@@ -369,7 +367,7 @@ async def _batches(library: Library, prefix: str) -> AsyncIterator[dict[str, int
     batch: dict[str, int] = {}
     async for entry in library.store.list(prefix):
         name = entry.key.removeprefix(prefix)
-        if not _SHA256.fullmatch(name):
+        if not names_content(name):
             continue
         batch[name] = entry.size
         if len(batch) >= BATCH:

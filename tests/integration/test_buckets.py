@@ -144,9 +144,9 @@ async def test_of_many_contents_only_the_first_are_looked_at(
 ) -> None:
     await store.create(bucket, mark, tenant_id=tenant)
     for number in range(births.LOOKED_AT + 10):
-        root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/{number:04}", Body=b"kept")
+        root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/{number:064}", Body=b"kept")
     found = await store.born(bucket, tenant)
-    assert found.contents == tuple(f"{number:04}" for number in range(births.LOOKED_AT))
+    assert found.contents == tuple(f"{number:064}" for number in range(births.LOOKED_AT))
 
 
 APPS = BucketCors(("https://app.example", "https://*.preview.example"), 60)

@@ -345,6 +345,17 @@ async def test_a_lost_schema_costs_no_object(
     assert await contents_of(folder_store) == uploaded
 
 
+@pytest.mark.parametrize("theirs", ["notes.txt", "A" * 64, "f" * 62, "f" * 65])
+async def test_what_somebody_else_keeps_in_a_bucket_neither_fits_a_schema_nor_counts_among_its_contents(
+    uploads: Uploads, library: Library, folder_store: FolderStore, theirs: str
+) -> None:
+    for number in range(3):
+        await folder_store.put(content_key(uploads.tenant_id, f"{number}{theirs}"), b"of somebody else")
+    assert (await sweep(library)).mismatch == "unmarked"
+    await upload(uploads, b"one of ours")
+    assert (await sweep(library)).mismatch == ""
+
+
 @pytest.mark.usefixtures("known")
 @pytest.mark.parametrize(
     ("what_happened", "mismatch"),

@@ -300,7 +300,7 @@ def test_waiting_ends(server: Script, pauses: list[float]) -> None:
 
 def test_later_than_anybody_waits_is_said_at_once(server: Script, pauses: list[float]) -> None:
     server.on("POST", "/v1/transcribe", problem(429, "transcription_limit_exceeded", "600 minutes.", "20000"))
-    shown = mediactl(server, "transcribe", "med-1", code=1).stderr
+    shown = mediactl(server, "transcribe", MEDIA_ID, code=1).stderr
     assert pauses == []
     assert "600 minutes; try again in 5 h 33 min" in shown
 
@@ -767,9 +767,9 @@ def stream_of(*messages: dict[str, Any]) -> Answer:
 
 def test_transcribe_prints_the_job_and_goes(server: Script) -> None:
     server.on("POST", "/v1/transcribe", data({"job_id": "job-1", "status": "queued"}, 202))
-    assert mediactl(server, "transcribe", "med-1", "--language", "en", "--words").stdout == "job-1\tqueued\n"
+    assert mediactl(server, "transcribe", MEDIA_ID, "--language", "en", "--words").stdout == "job-1\tqueued\n"
     fields = {name: part.get_content().strip() for name, part in server.seen[0].form().items()}
-    assert fields == {"media_id": "med-1", "language": "en", "word_timestamps": "true"}
+    assert fields == {"media_id": MEDIA_ID, "language": "en", "word_timestamps": "true"}
 
 
 def test_transcribe_chooses_what_is_heard(server: Script) -> None:
@@ -779,9 +779,9 @@ def test_transcribe_chooses_what_is_heard(server: Script) -> None:
         chosen,
         (["--split-channels", "--multilingual"], {"channels": "split", "multilingual": "true"}),
     ):
-        mediactl(server, "transcribe", "med-1", *options)
+        mediactl(server, "transcribe", MEDIA_ID, *options)
         fields = {name: part.get_content().strip() for name, part in server.seen[-1].form().items()}
-        assert fields == {"media_id": "med-1", **sent}
+        assert fields == {"media_id": MEDIA_ID, **sent}
 
 
 def test_transcribe_sends_a_file_that_is_here(server: Script, tmp_path: Path) -> None:
@@ -793,12 +793,20 @@ def test_transcribe_sends_a_file_that_is_here(server: Script, tmp_path: Path) ->
     assert form["file"].get_payload(decode=True) == b"RIFF"
 
 
+@pytest.mark.parametrize(
+    "what", ["med-thumb-01JD0Z3V5QH7W8K2M4N6P8R0T2", "med-meeting", MEDIA_ID[:-1], MEDIA_ID.lower()]
+)
+def test_transcribe_takes_what_is_no_id_for_a_file(server: Script, what: str) -> None:
+    assert what in mediactl(server, "transcribe", what, code=2).stderr
+    assert server.seen == []
+
+
 def test_transcribe_waits_and_prints_the_text(server: Script, pauses: list[float]) -> None:
     server.on("POST", "/v1/transcribe", data({"job_id": "job-1", "status": "queued"}, 202))
     server.on("GET", "/v1/jobs/job-1/events", stream_of(JOB, {"id": 0, "start": 0, "end": 1, "text": "Hello"}, DONE))
     server.on("GET", "/v1/jobs/job-1", data(DONE))
-    assert mediactl(server, "transcribe", "med-1", "--wait").stdout == "Hello there.\n"
-    assert json.loads(mediactl(server, "transcribe", "med-1", "--wait", "--json").stdout) == DONE
+    assert mediactl(server, "transcribe", MEDIA_ID, "--wait").stdout == "Hello there.\n"
+    assert json.loads(mediactl(server, "transcribe", MEDIA_ID, "--wait", "--json").stdout) == DONE
     assert pauses == []
 
 

@@ -1,7 +1,6 @@
 """Commands for background work: `transcribe`, and `jobs` with `get`, `ls`, `cancel`."""
 
 import functools
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from mediactl import render
 from mediactl.command import All, JobId, Limit, app, command, jobs
+from mediactl.exchange import is_media_id
 from mediactl.following import Format, follow, job_error, print_text
 from mediactl.render import Column
 from mediactl.session import Session, all_of, source_of, with_bar
@@ -53,7 +53,7 @@ def transcribe(
         split_channels=split_channels,
         multilingual=multilingual,
     )
-    if re.fullmatch(r"med-[0-9A-Za-z-]+", what) and not Path(what).exists():
+    if is_media_id(what) and not Path(what).exists():
         job = call(media_id=what)
     else:
         with source_of(Path(what), name) as source:

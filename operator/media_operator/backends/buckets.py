@@ -283,7 +283,7 @@ class Buckets:
             self._s3.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=births.LOOKED_AT)
         )
         names = (each["Key"].removeprefix(prefix) for each in listed.get("Contents", []))
-        return Born(None, tuple(filter(births.is_content, names)))
+        return Born(None, tuple(births.compared(names)))
 
     async def _is_empty(self, bucket: str) -> bool:
         """Three requests: a server without versions may answer a list of versions with an empty one."""
