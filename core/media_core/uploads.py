@@ -24,7 +24,7 @@ from media_core.capacity import Capacity, of_this_container
 from media_core.contents import Again, Contents, Facts, Infected, KeyReused, NewItem, Reservation
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
-from media_core.errors import Refused, Unavailable
+from media_core.errors import Lost, Refused, Unavailable
 from media_core.ids import new_media_id, new_ulid
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.policy import Policy, PolicyReader
@@ -45,13 +45,16 @@ CONNECTION_BYTES = MIB // 2
 """Memory of a connection beside its upload's buffer: a read of 256 KiB, and the rest of the previous read."""
 REMOVAL_WAITS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between tries while the content is being removed."""
+LOOK_SECONDS = 1.0
+"""How long an upload of known bytes waits for the store to say that it has them. A store that is away or slow does not
+keep them from being taken."""
 
 CANARY_PRIORITY = 10
 """Before all other jobs: so a late verdict means a slow scanner, not a backlog of the tenant."""
 
 _log = structlog.stdlib.get_logger("media.uploads")
 
-_KNOWN: Final = "SELECT scan_status, doomed_at, lost_at FROM blob WHERE sha256 = %(sha256)s"
+_KNOWN: Final = "SELECT scan_status, doomed_at, lost_at, size FROM blob WHERE sha256 = %(sha256)s"
 
 
 @dataclass(frozen=True)
@@ -339,6 +342,7 @@ class Upload:
                 if begun.answer is not None:
                     self._orphan = None
                     self.replayed = begun.state == "replayed"
+                    await self._put_if_lost(sha256)
                     return Uploaded(**begun.answer)
                 if begun.state == "removing":
                     await asyncio.sleep(wait)
@@ -434,7 +438,7 @@ class Upload:
             if row.scan_status == "infected":
                 return "kept"
             if row.doomed_at is None:
-                return "kept" if row.lost_at is None else "lost"
+                return "lost" if row.lost_at is not None or await self._is_lost(sha256, row.size) else "kept"
         return None
 
     def _source(self) -> Source:
@@ -468,13 +472,40 @@ class Upload:
 
     async def _put(self, sha256: str, examined: Examined) -> None:
         """May be repeated."""
-        store, tenant_id = self._uploads.store, self._uploads.tenant_id
         if examined.thumbnail is not None:
-            await store.put(thumbnail_key(tenant_id, sha256), examined.thumbnail)
+            await self._uploads.store.put(thumbnail_key(self._uploads.tenant_id, sha256), examined.thumbnail)
+        await self._put_content(sha256)
+
+    async def _put_content(self, sha256: str) -> None:
+        key = content_key(self._uploads.tenant_id, sha256)
         if self._staged is not None:
-            await self._staged.promote(content_key(tenant_id, sha256))
+            await self._staged.promote(key)
         else:
-            await store.put(content_key(tenant_id, sha256), self._buffer.view())
+            await self._uploads.store.put(key, self._buffer.view())
+
+    async def _put_if_lost(self, sha256: str) -> None:
+        """Puts what the tenant has already, if the store has lost it. A thumbnail that is lost too is made when it is
+        asked for. Raises Unavailable if it has to be put and cannot be.
+        """
+        if self._known_by_digest or not await self._is_lost(sha256, self.size):
+            return  # what is known by its digest was looked for when its first bytes came
+        self._reservation.over_quota = True  # its bytes are counted already
+        await self._reservation.grow_to(self.size, sha256)  # so that nobody removes it meanwhile
+        async with self._reservation.extended():
+            if self._staged is not None:
+                await self._staged.finish()
+            await self._put_content(sha256)
+        await self._uploads.contents.is_there(sha256, self.size)
+        await self._reservation.release()
+
+    async def _is_lost(self, sha256: str, size: int) -> bool:
+        """Whether the store says, soon enough, that it does not have what the tenant has. Then that is noted."""
+        with contextlib.suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(LOOK_SECONDS):
+                found = await self._uploads.store.head(content_key(self._uploads.tenant_id, sha256))
+            if found is None or found.size != size:
+                return isinstance(await self._uploads.contents.missed(sha256), Lost)
+        return False
 
 
 def too_large(policy: Policy) -> Refused:

@@ -1,5 +1,6 @@
 """A store that loses an object which it has acknowledged: who meets it, what is noted, and how the bytes come back."""
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from media_core import sweep as sweeping
+from media_core import uploads as uploading
 from media_core.contents import NewItem
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
@@ -22,6 +24,7 @@ from media_core.errors import Lost, Refused, Unavailable
 from media_core.library import Library
 from media_core.object_keys import content_key, thumbnail_key
 from media_core.queue import Queue
+from media_core.resumable import Declared, Resumables
 from media_core.store import FolderStore
 from media_core.sweep import sweep
 from media_core.uploads import Uploads
@@ -303,10 +306,76 @@ async def test_content_that_had_no_verdict_yet_is_scanned_once_it_is_there_again
     await judge(library, database, again, "clean")
 
 
-async def test_neither_an_upload_of_known_bytes_nor_a_new_one_takes_a_step_more(uploads: Uploads) -> None:
+async def test_an_upload_of_known_bytes_takes_a_look_more_and_a_new_one_no_step(uploads: Uploads) -> None:
     data = secrets.token_bytes(500)
     assert await statement_counts(uploads, lambda: upload(uploads, data)) == (2, 1)  # begin, put, commit
-    assert await statement_counts(uploads, lambda: upload(uploads, data)) == (1, 0)
+    assert await statement_counts(uploads, lambda: upload(uploads, data)) == (1, 1)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("size", [500, 9 * MIB])
+async def test_known_bytes_are_put_again_although_nobody_has_noticed_their_loss(
+    uploads: Uploads, database: Database, folder_store: FolderStore, size: int, announced: bool
+) -> None:
+    data = secrets.token_bytes(size)
+    one = await upload(uploads, data)
+    await lose(folder_store, one.sha256)
+    two = await upload(uploads, data, digest=one.sha256 if announced else None)
+    assert two.media_id != one.media_id
+    assert await folder_store.read(content_key(uploads.tenant_id, one.sha256), 0, size) == data
+    assert await lost(database) == set()
+    assert await broken(database, folder_store, uploads.tenant_id) == []
+    assert (await usage(database)).reserved == 0
+
+
+async def test_an_upload_in_several_requests_puts_known_bytes_again_too(
+    uploads: Uploads, database: Database, folder_store: FolderStore
+) -> None:
+    data = secrets.token_bytes(MIB)
+    one = await upload(uploads, data)
+    await lose(folder_store, one.sha256)
+    resumables = Resumables(uploads, lifetime=timedelta(days=1))
+    begun = await resumables.create(ALICE, Declared("", "a.bin"), len(data))
+    async with resumables.receiving(ALICE, begun.upload_id, 0) as receiving:
+        await receiving.write(data)
+        assert (await receiving.end()).uploaded is not None
+    assert await folder_store.read(content_key(uploads.tenant_id, one.sha256), 0, MIB) == data
+    assert await lost(database) == set()
+    assert await broken(database, folder_store, uploads.tenant_id) == []
+    assert (await usage(database)).reserved == 0
+
+
+@pytest.mark.parametrize("how", ["away", "slow"])
+async def test_a_store_that_does_not_say_soon_whether_it_has_known_bytes_does_not_keep_them_from_being_taken(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async def head(_key: str) -> None:
+        if how == "away":
+            raise Unavailable("object store", "it is away")
+        await asyncio.Event().wait()
+
+    one = await upload(uploads, DATA)
+    monkeypatch.setattr(uploads.store, "head", head)
+    monkeypatch.setattr(uploading, "LOOK_SECONDS", 0.05)
+    assert (await upload(uploads, DATA)).sha256 == one.sha256
+
+
+async def test_known_bytes_that_are_lost_and_cannot_be_put_are_not_acknowledged(
+    uploads: Uploads, database: Database, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise Unavailable("object store", "the disk is full")
+
+    one = await upload(uploads, DATA)
+    await lose(folder_store, one.sha256)
+    with monkeypatch.context() as broken_off:
+        broken_off.setattr(uploads.store, "put", full)
+        with pytest.raises(Unavailable, match="disk is full"):
+            await upload(uploads, DATA)
+    assert await lost(database) == {one.sha256}
+    assert (await usage(database)).reserved == 0
+    await upload(uploads, DATA)
+    assert await broken(database, folder_store, uploads.tenant_id) == []
 
 
 # -- races -------------------------------------------------------------------------------------------------------------
@@ -329,10 +398,10 @@ async def test_large_bytes_whose_loss_is_noted_while_they_come_are_asked_for_onc
 ) -> None:
     data = secrets.token_bytes(9 * MIB)
     one = await upload(uploads, data)
-    await lose(folder_store, one.sha256)
     with pytest.raises(Unavailable, match="send it once more"):
         async with await uploads.start(announced=len(data) + 300, digest=one.sha256) as second:
             await second.write(data[: 8 * MIB])
+            await lose(folder_store, one.sha256)
             await uploads.contents.missed(one.sha256)
             await second.write(data[8 * MIB :])
             await second.commit(caller=ALICE, filename="b.bin")
