@@ -12,13 +12,10 @@ from typing import Any, Literal
 from media_core.errors import Refused, not_found
 from media_core.policy import Policy
 from media_core.queue import NotYet
-from media_core.tokens import ALL, Claims
+from media_core.tokens import ALL, CANARY, Claims
 
 Purpose = Literal["see", "read", "share"]
 """`see`: facts about the item. `read`: its bytes, its thumbnail. `share`: a URL with which anybody may read them."""
-
-CANARY = "system:canary"
-"""The subject that uploads the test virus (`canary`). Its items exist for nobody, admins included."""
 
 RETRY_AFTER_SECONDS = 5
 

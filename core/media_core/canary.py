@@ -13,12 +13,11 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from media_core.access import CANARY
 from media_core.contents import Facts
 from media_core.decoding import Source
 from media_core.errors import Unavailable
 from media_core.library import Library
-from media_core.tokens import Claims
+from media_core.tokens import CANARY, Claims
 from media_core.uploads import Examined, Uploads
 
 # In parts, so that a virus scanner takes neither this file nor its compiled form for the test virus.

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, LiteralString
 
-from media_core.access import CANARY
 from media_core.database import Database
 from media_core.folding import folded
 from media_core.items import is_in, item_arguments, item_columns
 from media_core.media_types import Category
-from media_core.tokens import Claims
+from media_core.tokens import CANARY, Claims
 
 Order = Literal["created", "name", "size"]
 Place = datetime | str | int

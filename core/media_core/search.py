@@ -17,13 +17,13 @@ from itertools import islice
 from typing import Any, Final, LiteralString
 
 from media_core import passages
-from media_core.access import CANARY, Item, require_room
+from media_core.access import Item, require_room
 from media_core.errors import Refused
 from media_core.items import is_in
 from media_core.library import Library
 from media_core.passages import WINDOWS, Stems
 from media_core.spoken_words import Word, words
-from media_core.tokens import ALL, Claims
+from media_core.tokens import ALL, CANARY, Claims
 
 EXAMINED: Final = 1000
 """Passages with the wanted words that a page looks at, at most, for those that have the phrases and that the caller may

@@ -39,6 +39,10 @@ MAX_TOKEN_BYTES: Final = 8192
 MAX_JWKS_BYTES: Final = 1 << 20
 """Issuers' JWK Sets have some 2 to 20 KiB."""
 
+CANARY: Final = "system:canary"
+"""The subject that uploads the test virus (`canary`). Its items exist for nobody, admins included. No token
+may bear it."""
+
 Jwk = dict[str, Any]
 """One JSON Web Key (RFC 7517)."""
 
@@ -442,6 +446,8 @@ def _claims(raw: dict[str, Any], names: ClaimNames, prefixes: tuple[str, ...]) -
         raise _refused(f"The token has no claim `{names.subject}`.")
     if not _is_text(subject) or not 0 < len(subject) <= 255:
         raise _refused(f"The token's claim `{names.subject}` must be 1 to 255 characters.")
+    if subject == CANARY:
+        raise _refused(f"The token's claim `{names.subject}` is {CANARY}, which only the platform itself is.")
     rooms = _named(raw, names.rooms)
     if rooms is not None and _words(rooms) is None:
         raise _refused(f"The token's claim `{names.rooms}` must be a list of room ids, or a text with them.")

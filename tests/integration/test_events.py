@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from media_core.access import CANARY
 from media_core.database import Database
 from media_core.errors import Refused
 from media_core.events import AT_ONCE, Event, Events, Place
@@ -18,7 +17,7 @@ from media_core.library import Library
 from media_core.queue import Queue
 from media_core.settings import RetentionSettings
 from media_core.sweep import sweep
-from media_core.tokens import Claims
+from media_core.tokens import CANARY, Claims
 from media_core.uploads import Uploads
 from tests.fixtures.media import photo
 from tests.integration.acting import judge, upload

@@ -139,6 +139,7 @@ async def test_a_token_must_bear(claim: str) -> None:
         {"sub": "x" * 256},
         {"sub": "a\0b"},
         {"sub": "\ud800"},
+        {"sub": "system:canary"},
         {"scope": ["admin"]},
         {"scope": None, "rooms": 7},
         {"rooms": [1]},
