@@ -23,6 +23,8 @@ INFORM: Final = "media.inform"
 Only then does a client know where to go on when its first request breaks."""
 
 _LIMITS_SINCE: Final = "5"
+MAX_DISPOSITION_CHARACTERS: Final = 8 * 1024
+"""A name of 255 characters takes 3 KiB where each byte is quoted."""
 
 
 def version_of(headers: Mapping[str, str]) -> str | None:
@@ -42,9 +44,11 @@ def is_complete(headers: Mapping[str, str], version: str) -> bool:
 
 def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
     """What the request that begins an upload says of the file: its type and name in Content-Type and
-    Content-Disposition, its room and scope in the query. Raises Refused `invalid_request`.
+    Content-Disposition, its room and scope in the query. Raises Refused `invalid_request`, `bad_request`.
     """
     disposition = headers.get("content-disposition", "")
+    if len(disposition) > MAX_DISPOSITION_CHARACTERS:
+        raise Refused("bad_request", f"Content-Disposition may have {MAX_DISPOSITION_CHARACTERS} characters.")
     options = parse_options_header(disposition)[1] if disposition else {}
     room_id, scope = query.get("room_id"), query.get("tenant_scope")
     return Declared(

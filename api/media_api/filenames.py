@@ -5,6 +5,7 @@ requests), names in pieces (RFC 2231; mail libraries), encoded words (RFC 2047; 
 sets. `filename*` is taken first: clients that send both put an ASCII makeshift into the other.
 """
 
+import codecs
 import re
 import unicodedata
 from email.errors import HeaderParseError
@@ -23,6 +24,9 @@ _EXTENDED: Final = re.compile(r"([\w.:-]+)'[^']*'(.+)")
 MOST_PIECES: Final = 100
 """Of a name in pieces (RFC 2231, 3)."""
 _ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
+_CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)\?")
+_NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
+"""Codecs of Python that decode text and are no character sets. Two take a time that grows with the square of a name."""
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|\.\.?\\")
 # What turns the direction of writing: `evil<U+202E>gnp.exe` would be shown as evilexe.png.
 _TURNING: Final = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
@@ -43,7 +47,7 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
     extended = _EXTENDED.fullmatch(parameters.get("filename*", "").strip('"')) or _in_pieces(parameters)
     if extended is not None:
         try:
-            return sanitized(unquote_to_bytes(extended[2].encode("latin-1")).decode(extended[1]))
+            return sanitized(unquote_to_bytes(extended[2].encode("latin-1")).decode(_charset(extended[1])))
         except (LookupError, UnicodeError):
             pass  # the character set is unknown; `filename` is read instead
     stated = parameters.get("filename", '"')
@@ -52,12 +56,21 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
         return None
     if _ENCODED_WORDS.fullmatch(plain):
         try:
+            for name in _CHARSET_OF_WORD.findall(plain):
+                _charset(name)
             return sanitized(str(make_header(decode_header(plain))))
         except (LookupError, ValueError, HeaderParseError):
             pass
     if not _WINDOWS_PATH.match(plain):
         plain = plain.replace("\\\\", "\\")  # a backslash of a quoted string, which some clients escape
     return sanitized(text_of(plain.encode("latin-1", "replace")))
+
+
+def _charset(name: str) -> str:
+    """`name`, if it is a character set. Raises LookupError otherwise."""
+    if codecs.lookup(name).name in _NO_CHARSETS:
+        raise LookupError(name)
+    return name
 
 
 def _in_pieces(parameters: dict[str, str]) -> re.Match[str] | None:

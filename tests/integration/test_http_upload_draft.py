@@ -144,6 +144,8 @@ async def test_an_upload_is_given_up_and_wrong_flags_are_said(draft_api: Api) ->
             await client.post(UPLOADS, content=b"x", headers={**version, "Upload-Complete": "yes"}), 400, "bad_request"
         )
         problem(await client.get(url), 404, "not_found")
+        long = {**asks("6", complete=True), "Content-Disposition": "attachment; filename*=punycode''" + "b" * 100_000}
+        problem(await client.post(UPLOADS, content=b"x", headers=long), 400, "bad_request")
 
 
 async def test_tus_is_spoken_beside_it(draft_api: Api) -> None:

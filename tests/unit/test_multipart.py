@@ -166,6 +166,9 @@ async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, k
         'filename*0="übe"; filename*1="r.txt"'.encode(),
         b"filename*=undefined''a; filename=\"\xc3\xbcber.txt\"",  # Python knows this one, and cannot read it
         b"filename*=punycode''%E4; filename=\"\xc3\xbcber.txt\"",
+        b"filename*=punycode''ber.txt-goa; filename=\"\xc3\xbcber.txt\"",  # no character set, and slow to read
+        b"filename*=IDNA''xn--ber-goa.txt; filename=\"\xc3\xbcber.txt\"",
+        b"filename*=unicode_escape''%5Cxfcber.exe; filename=\"\xc3\xbcber.txt\"",
     ],
 )
 async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> None:
@@ -181,6 +184,7 @@ async def test_a_file_name_is_understood_as_clients_write_it(sent: bytes) -> Non
         (b"filename*=UTF-8''my file.txt", "my file.txt"),
         (b"filename=\"x; filename*=utf-8''evil.txt\"", "x; filename*=utf-8''evil.txt"),
         (b"filename*1=a.txt", None),
+        (b'filename="=?punycode?q?ber.txt-goa?="', "=?punycode?q?ber.txt-goa?="),
     ],
 )
 async def test_a_name_is_what_its_parameter_says(sent: bytes, kept: str | None) -> None:
