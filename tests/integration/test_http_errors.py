@@ -73,6 +73,7 @@ SENTENCES = (
     ("/v1/media", "name=", "name: it must have 1 to 255 characters."),
     ("/v1/media", "name=%00", "name: it must be a text without NUL."),
     ("/v1/media", "&".join(f"label=a{n}=b" for n in range(17)), "label: it must have at most 16 entries."),
+    ("/v1/events", "&".join(["type=stored"] * 9), "type: it must have at most 8 entries."),
     ("/v1/media", "created_after=2026-01-01T00:00:00", f"created_after: {TIME}."),
     ("/v1/media", "created_after=2026-01-01T00:00:00+01:00", f"created_after: {TIME}."),
     ("/v1/media", "created_before=2026-13-01T00:00:00Z", f"created_before: {TIME}."),

@@ -25,7 +25,7 @@ from media_api.models import Event, EventPage
 from media_api.routes.parameters import KnownOnly, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.errors import Unavailable
-from media_core.events import Place, Type, is_wanted
+from media_core.events import TYPES, Place, Type, is_wanted
 from media_core.tokens import Claims
 
 router = APIRouter(tags=["Events"])
@@ -61,7 +61,10 @@ async def list_events(
         Literal["oldest", "now"] | None,
         Query(description="Where to begin without a cursor. By default a list begins with the oldest, a stream now."),
     ] = None,
-    types: Annotated[list[Type], Query(alias="type", description="Only events of this type, and each further.")] = [],  # noqa: B006 (FastAPI copies it)
+    types: Annotated[
+        list[Type],
+        Query(alias="type", max_length=len(TYPES), description="Only events of this type, and each further."),
+    ] = [],  # noqa: B006 (FastAPI copies it)
     media_id: Annotated[
         str | None, Query(description="Only events of this file.", json_schema_extra={"format": "med-id"})
     ] = None,
