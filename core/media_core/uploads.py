@@ -495,7 +495,8 @@ class Upload:
             if self._staged is not None:
                 await self._staged.finish()
             await self._put_content(sha256)
-        await self._uploads.contents.is_there(sha256, self.size)
+        if not await self._uploads.contents.is_there(sha256, self.size):
+            raise Unavailable("object store", "it does not have what was put again; send it once more")
         await self._reservation.release()
 
     async def _is_lost(self, sha256: str, size: int) -> bool:

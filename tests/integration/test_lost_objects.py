@@ -360,17 +360,19 @@ async def test_a_store_that_does_not_say_soon_whether_it_has_known_bytes_does_no
     assert (await upload(uploads, DATA)).sha256 == one.sha256
 
 
+@pytest.mark.parametrize("how", ["the disk is full", "does not have"])
 async def test_known_bytes_that_are_lost_and_cannot_be_put_are_not_acknowledged(
-    uploads: Uploads, database: Database, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, database: Database, folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    async def full(*_: object) -> None:
-        raise Unavailable("object store", "the disk is full")
+    async def put(*_: object) -> None:
+        if how == "the disk is full":
+            raise Unavailable("object store", how)
 
     one = await upload(uploads, DATA)
     await lose(folder_store, one.sha256)
     with monkeypatch.context() as broken_off:
-        broken_off.setattr(uploads.store, "put", full)
-        with pytest.raises(Unavailable, match="disk is full"):
+        broken_off.setattr(uploads.store, "put", put)
+        with pytest.raises(Unavailable, match=how):
             await upload(uploads, DATA)
     assert await lost(database) == {one.sha256}
     assert (await usage(database)).reserved == 0
