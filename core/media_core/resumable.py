@@ -432,7 +432,7 @@ class Resumables:
     async def _end(self, claim: Claim) -> None:
         with claim.working():
             await claim.begin_end()
-            await _remove(self._database, self._store, claim.upload_id, claim.reservation)
+            await _remove(self._database, self._store, claim.upload_id)
 
 
 class Receiving:
@@ -592,15 +592,17 @@ async def _expire(library: Library, upload_id: str) -> None:
     marked = await library.database.call(_EXPIRE, (upload_id,))
     if not marked:
         return
-    reservation = library.contents.reservation(upload_id, held=1)
-    await _remove(library.database, library.store, upload_id, reservation)
+    await _remove(library.database, library.store, upload_id)
 
 
-async def _remove(database: Database, store: ObjectStore, upload_id: str, reservation: Reservation) -> None:
-    """Removes the pieces, the reservation and the row, in this order: while there are pieces, a row leads to them."""
+async def _remove(database: Database, store: ObjectStore, upload_id: str) -> None:
+    """Removes the pieces, the reservation and the row, in this order: while there are pieces, a row leads to them.
+
+    The reservation by its name: a sweep may have made it after the row was read.
+    """
     if pieces := await _pieces(database, upload_id):
         await store.gathered(upload_id, pieces, sealed=True).discard()
-    await reservation.release()
+    await database.call("SELECT content_release(%s)", (upload_id,))
     await database.call(_FORGET, (upload_id,))
 
 

@@ -21,6 +21,7 @@ from media_core.store.base import staging_key
 from media_core.sweep import sweep
 from media_core.uploads import Upload, Uploads
 from tests.integration import s3_servers
+from tests.integration.acting import usage
 from tests.integration.invariants import broken
 from tests.integration.tenancy import ALICE, BOB, MIB
 
@@ -172,6 +173,21 @@ async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
     assert await resumable.expire(library) == 1
     assert await folder_store.sweep_staging(timedelta(0)) == 0
     assert await database.call("SELECT FROM upload", ()) == []
+
+
+async def test_an_upload_that_ends_gives_back_what_a_sweep_has_reserved_for_it_meanwhile(
+    resumables: Resumables, uploads: Uploads, database: Database
+) -> None:
+    (part,) = await partials(resumables, MIB)
+    await database.call("DELETE FROM reservation", ())
+    await database.call("UPDATE usage SET reserved_bytes = 0", ())  # as a final upload leaves it that was killed
+    row = await resumables._row(ALICE, part)
+    await resumable.settle(database)
+    assert (await usage(database)).reserved == MIB
+    async with resumables._claimed(row) as claim:
+        await resumables._end(claim)
+    assert (await usage(database)).reserved == 0
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
 
 
 async def test_the_sweep_leaves_pieces_of_uploads_that_are_alive(
