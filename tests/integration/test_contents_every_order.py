@@ -5,6 +5,7 @@ about 40 s of one core; the others 400,000 states by 4 million steps.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Any
@@ -48,6 +49,7 @@ OBJECT, PICTURE = content_key(TENANT, SHA), thumbnail_key(TENANT, SHA)
 LOSS = "the store has lost an object"
 """Stands among the objects from a loss on that nobody may have noticed."""
 TOTALS = ("stored_bytes", "reserved_bytes", "max_bytes", "objects", "items", "dedupe_saved")
+_STORES = re.compile("content_begin|content_commit")
 FIRST = "med-first"
 """The item that exists at the beginning, if there is one."""
 
@@ -73,6 +75,7 @@ class Actors:
         answered: dict[str, Any] = {
             "INSERT INTO swept": [],
             "UPDATE job SET run_after = now()": [],
+            "WITH uncounted AS": [[("n", 0)]],
             "FROM upload\n": [],
             "FROM upload ": [],
             "event_place": [[("placed", 0)]],
@@ -104,10 +107,11 @@ class Actors:
                 return await upload.commit(caller=person(name), filename="a.txt")
 
         def alike(steps: tuple[Step, ...]) -> Any:
-            """The number of beginnings, and the next step; leaving is the same from everywhere."""
+            """The numbers of beginnings and of looks, and the next step; leaving is the same from everywhere."""
             if "content_release(" in steps[-1].what:
                 return "leaving"
-            return sum("content_begin" in step.what for step in steps), steps[-1]
+            begun, looked = (sum(what in step.what for step in steps) for what in ("content_begin", OBJECT))
+            return begun, looked, steps[-1]
 
         return Program(name, run, loses=True, alike=alike)
 
@@ -318,14 +322,15 @@ def settled(image: Image, objects: frozenset[str]) -> None:
             )
 
 
-def ended(program: Program, how: Ended, image: Image) -> None:
-    """The results with which an actor may end."""
+def ended(program: Program, how: Ended, image: Image, last: Step) -> None:
+    """The results with which an actor may end. `last`: its last step."""
     if how.error is not None:
         known = isinstance(how.error, (Unavailable, LeaseLost))
         infected = isinstance(how.error, Refused) and how.error.code == "infected"
         if not known and not infected:
             raise AssertionError(f"{program.name} ended with {how.error!r}") from how.error
-    elif isinstance(how.result, Uploaded):
+    elif isinstance(how.result, Uploaded) and last.kind == "sql" and _STORES.search(last.what):
+        # Known bytes are looked for after that, and meanwhile the item may have been deleted.
         assert how.result.media_id in image.media, "it was said to be stored and is not"
 
 
@@ -354,10 +359,12 @@ ONE_STEP = ("med-first", "med-ann", "med-ben")
 
 
 async def test_in_every_order_no_row_is_without_its_object_and_the_usage_is_what_the_rows_make(
-    connection: psycopg.Connection[Any], examined: Callable[[str], None]
+    connection: psycopg.Connection[Any], examined: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two uploads, any number of deletions, removals (two at once), verdicts and rescans; each may die at any step."""
     examined("none")
+    # The look at known bytes would triple the states. The other tests walk it, and what follows from it.
+    monkeypatch.setattr(uploads.Upload, "_put_if_lost", nothing)
     actors = Actors({OBJECT: SIZE})
     walk = Walk(connection, SHA, (OBJECT,), holds, ended)
     await walk.everything(

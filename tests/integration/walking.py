@@ -494,7 +494,7 @@ class Walk:
         sha256: str,
         keys: tuple[str, ...],
         holds: Callable[[Image, frozenset[str]], None],
-        ended: Callable[[Program, Ended, Image], None],
+        ended: Callable[[Program, Ended, Image, Step], None],
     ) -> None:
         self.counts = Counts()
         self._connection = connection
@@ -677,7 +677,7 @@ class Walk:
                 key = (standing.key, its_name)
                 after = await self._stands(program, (*standing.answers, each), standing.steps, key, holds)
                 if (ended := self._ends.get((program.name, key, holds))) is not None:
-                    self._ended(program, ended, self._places[at][0])
+                    self._ended(program, ended, self._places[at][0], step)
                 yield _Move(words + how, at, after, claim_lost, lease_lost)
 
     async def closed(self, sweep: Program, settled: Callable[[Image, frozenset[str]], None]) -> None:
