@@ -30,9 +30,11 @@ from media_workers.chunks import (
     Cut,
     Probabilities,
     Samples,
+    clear,
     cut,
     frames,
     snapped,
+    traced,
     voiced,
 )
 from media_workers.drain import Work
@@ -321,7 +323,7 @@ class Listening:
             await self.charge(window.end - _ROUNDING)
             probabilities = await self.model.voice(window.audio)
             found = cut(
-                voiced(probabilities, everything=everything),
+                traced(probabilities) if everything else voiced(probabilities),
                 first=min(lead, len(probabilities)),
                 last=window.last,
                 most=most,
@@ -339,9 +341,9 @@ class Listening:
         if not found.chunks:
             return [], language
         chunks = [chunk.of(window.audio) for chunk in found.chunks]
-        clear = voiced(probabilities)
-        voice = clear if self.wanted.vad else voiced(probabilities, everything=True)
-        heard = await self.model.hear(chunks, language, self.wanted, [chunk.holds(clear) for chunk in found.chunks])
+        voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
+        sure = clear(probabilities)
+        heard = await self.model.hear(chunks, language, self.wanted, [chunk.holds(sure) for chunk in found.chunks])
         said: list[Word] = []
         for chunk, (words, spoken) in zip(found.chunks, heard, strict=True):
             for word in words:
