@@ -16,7 +16,7 @@ from media_core.policy import PolicyReader
 from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.store.folder import FolderStore
-from media_workers.chunks import SAMPLE_RATE, Samples, voiced
+from media_workers.chunks import SAMPLE_RATE, Samples, clear
 from media_workers.drain import Work
 from media_workers.settings import WhisperSettings
 from media_workers.whisper import Whisper
@@ -109,10 +109,25 @@ async def test_what_the_model_invents_for_music_is_dropped_where_no_voice_was_fo
     model = await english.model()
     wanted = TranscriptionRequest.of({"language": "en", "vad": False})
     music = strings()
-    assert not voiced(await model.voice(music)).any()
+    assert not clear(await model.voice(music)).any()
     [(believed, _)] = await model.hear([music], "en", wanted, [True])
     [(words, _)] = await model.hear([music], "en", wanted, [False])
     assert (bool(believed), words) == (True, [])
+
+
+def telephoned(samples: Samples) -> Samples:
+    """As it comes out of a telephone: 300 to 3400 Hz, with hiss."""
+    spectrum, pitches = np.fft.rfft(samples), np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
+    spectrum[(pitches < 300) | (pitches > 3400)] = 0
+    hiss = np.random.default_rng(1).standard_normal(len(samples)) * 0.001
+    return (np.fft.irfft(spectrum, len(samples)) + hiss).astype(np.float32)
+
+
+async def test_a_voice_on_the_telephone_is_heard(tenant: Tenant, said: list[librivox.Sentence]) -> None:
+    pause = np.zeros(SAMPLE_RATE, np.int16)
+    spoken = np.concatenate([part for sentence in said for part in (pause, sentence.samples)])
+    result = await tenant.transcribe(wav(telephoned(spoken / np.float32(32768))), language="en")
+    assert librivox.word_error_rate(" ".join(sentence.text for sentence in said), result["transcript"]) < 0.15
 
 
 async def test_noise_gives_no_text_though_all_is_to_be_heard(tenant: Tenant) -> None:

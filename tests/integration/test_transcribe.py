@@ -436,9 +436,15 @@ def stereo(left: "np.ndarray[Any, Any]", right: "np.ndarray[Any, Any]") -> bytes
 
 async def test_stereo_out_of_phase_is_heard(tenant: Tenant) -> None:
     said = samples_of("digits_en.wav")
-    for left, right in ((said, -said), (said, -0.9 * said), (said, np.zeros_like(said)), (said, said)):
+    offset = (0.4 * said + 0.2, 0.2 - 0.4 * said)
+    for left, right in ((said, -said), (said, -0.9 * said), (said, np.zeros_like(said)), (said, said), offset):
         result = await tenant.transcribe(stereo(left, right))
         assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
+
+
+async def test_a_quiet_voice_is_heard_beside_a_constant_offset(tenant: Tenant) -> None:
+    result = await tenant.transcribe(wav(0.05 * samples_of("digits_en.wav") - 0.4))
+    assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
 
 
 async def test_a_channel_can_be_chosen(tenant: Tenant) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_workers.chunks import FRAME, SECONDS_PER_FRAME, Chunk, Flags, cut, frames, snapped, voiced
+from media_workers.chunks import FRAME, SECONDS_PER_FRAME, Chunk, Flags, clear, cut, frames, snapped, traced, voiced
 
 LONGEST = 10.0
 
@@ -117,5 +117,16 @@ def test_a_words_times_do_not_reach_into_silence() -> None:
 
 def test_a_voice_goes_on_until_it_falls_clearly() -> None:
     probabilities = np.array([0.4, 0.6, 0.4, 0.3, 0.4, 0.6], np.float32)
-    assert voiced(probabilities).tolist() == [False, True, True, False, False, True]
-    assert voiced(probabilities, everything=True).all()
+    assert clear(probabilities).tolist() == voiced(probabilities).tolist() == [False, True, True, False, False, True]
+    assert traced(probabilities).all()
+
+
+def test_a_voice_that_is_hardly_clear_anywhere_is_heard_as_far_as_there_is_a_trace_of_it() -> None:
+    silence = [0.05] * 10
+    telephone = [0.25, 0.15, 0.3, 0.4, 0.2, 0.55, 0.3, 0.15]
+    noise = [0.25, 0.3, 0.15, 0.3]
+    probabilities = np.array([*silence, *telephone, *silence, *noise, *silence, *noise], np.float32)
+    heard = [len(part) for part in (silence, telephone, silence, noise, silence, noise)]
+    expected = np.repeat([False, True, False, False, False, True], heard)  # the last may go on in the next window
+    assert voiced(probabilities).tolist() == expected.tolist()
+    assert np.flatnonzero(clear(probabilities)).tolist() == [15]

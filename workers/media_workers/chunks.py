@@ -85,15 +85,37 @@ class Cut:
     full: bool
 
 
-def voiced(probabilities: Probabilities, *, everything: bool = False) -> Flags:
-    """Where somebody speaks. `everything`: also where it only might be so."""
-    on, off = (_TRACE, _TRACE / 2) if everything else (_VOICE, _STILL_VOICE)
-    speaks = np.zeros(len(probabilities), np.bool_)
+def clear(probabilities: Probabilities) -> Flags:
+    """Where somebody speaks without doubt."""
+    return _from_until(probabilities, _VOICE, _STILL_VOICE)
+
+
+def traced(probabilities: Probabilities) -> Flags:
+    """Where somebody might speak."""
+    return _from_until(probabilities, _TRACE, _TRACE / 2)
+
+
+def voiced(probabilities: Probabilities) -> Flags:
+    """Where somebody speaks: clearly, or on a telephone.
+
+    Of a telephone's narrow band with hiss the detector is hardly sure anywhere. So a stretch with a trace of a voice
+    that is less than half clear is heard whole, if it is likely once or the window ends in it.
+    """
+    speaks = clear(probabilities)
+    for start, end in _runs(traced(probabilities)):
+        is_likely = end == len(speaks) or probabilities[start:end].max() >= _STILL_VOICE
+        if is_likely and 2 * np.count_nonzero(speaks[start:end]) < end - start:
+            speaks[start:end] = True
+    return speaks
+
+
+def _from_until(probabilities: Probabilities, on: float, off: float) -> Flags:
+    flags = np.zeros(len(probabilities), np.bool_)
     now = False
     for frame, probability in enumerate(probabilities):
         now = probability >= (off if now else on)
-        speaks[frame] = now
-    return speaks
+        flags[frame] = now
+    return flags
 
 
 def cut(

@@ -30,9 +30,11 @@ from media_workers.chunks import (
     Cut,
     Probabilities,
     Samples,
+    clear,
     cut,
     frames,
     snapped,
+    traced,
     voiced,
 )
 from media_workers.drain import Work
@@ -321,7 +323,7 @@ class Listening:
             await self.charge(window.end - _ROUNDING)
             probabilities = await self.model.voice(window.audio)
             found = cut(
-                voiced(probabilities, everything=everything),
+                traced(probabilities) if everything else voiced(probabilities),
                 first=min(lead, len(probabilities)),
                 last=window.last,
                 most=most,
@@ -339,9 +341,9 @@ class Listening:
         if not found.chunks:
             return [], language
         chunks = [chunk.of(window.audio) for chunk in found.chunks]
-        clear = voiced(probabilities)
-        voice = clear if self.wanted.vad else voiced(probabilities, everything=True)
-        heard = await self.model.hear(chunks, language, self.wanted, [chunk.holds(clear) for chunk in found.chunks])
+        voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
+        sure = clear(probabilities)
+        heard = await self.model.hear(chunks, language, self.wanted, [chunk.holds(sure) for chunk in found.chunks])
         said: list[Word] = []
         for chunk, (words, spoken) in zip(found.chunks, heard, strict=True):
             for word in words:
@@ -441,17 +443,20 @@ class Recording:
 
     async def window(self, frame: int, seconds: float, track: int) -> Window:
         """So many seconds from a frame on. Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
-        channels = self._tracks[track - 1].channels
+        count = self._tracks[track - 1].channels
         arguments: dict[str, Any] = {"start": frame * SECONDS_PER_FRAME, "seconds": seconds, "track": track}
         if self.channel is not None:
             arguments["channel"] = self.channel
-        elif channels is not None and channels > 1:
+        elif count is not None and count > 1:
             arguments["layout"] = "stereo"
         if self._begins_again:
             arguments["begins_again"] = True
         pcm = await self._run("audio_window", **arguments)
         samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
-        audio = mixed(samples[::2], samples[1::2]) if "layout" in arguments else samples
+        channels = [samples[::2], samples[1::2]] if "layout" in arguments else [samples]
+        for channel in channels:
+            _centre(channel)
+        audio = mixed(*channels) if len(channels) > 1 else samples
         window = Window(frame, audio, last=len(audio) < (seconds - _ROUNDING) * SAMPLE_RATE)
         self._check(window.end)
         return window
@@ -487,6 +492,12 @@ def mixed(left: Samples, right: Samples) -> Samples:
         return both
     louder: Samples = max(left, right, key=_power)
     return np.ascontiguousarray(louder) if _power(both) < _CANCELLED * _power(louder) else both
+
+
+def _centre(samples: Samples) -> None:
+    """Takes away a constant, which a cheap sound card adds: the voice detector hears no quiet voice beside it."""
+    if len(samples):
+        samples -= samples.mean()
 
 
 def _power(samples: Samples) -> float:
