@@ -15,7 +15,8 @@ The end is the end of every other upload: `uploads.Upload` commits what has come
 2. The hash is known without a second look if all bytes came to one process. Else the pieces are read once, at the end.
 3. Quota: the length is reserved when the upload is created, and what comes of an upload without a length before it is
    stored. The reservation has the upload's id, and outlives the upload by an hour, so that only the end of the upload
-   gives it back.
+   gives it back. A final upload takes over its parts' reservations. If it is killed, they count under its own until a
+   sweep has made them again (`settle`), or until it is repeated.
 4. `commit` takes the upload's id as Idempotency-Key. So an upload whose process was killed between the commit and the
    note in the row gets the same answer when it is committed again.
 5. Lock order: upload -> upload_piece -> reservation -> usage. No statement locks an upload and a content.
