@@ -121,7 +121,7 @@ def _spawn(command: list[str | Path], environment: dict[str, str], folder: Path)
     with (folder / "server.log").open("ab") as log:
         return subprocess.Popen(
             command,
-            env={"PATH": os.environ["PATH"], "HOME": str(folder), "GOGC": os.environ["GOGC"], **environment},
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "GOGC": os.environ.get("GOGC", "100"), **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
