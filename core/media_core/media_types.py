@@ -82,7 +82,6 @@ _OF_PICTURES = {
     "GIF": "image/gif",
     "HDR": "image/vnd.radiance",
     "HEIF": "image/heif",
-    "ICNS": "image/x-icns",
     "JPEG": "image/jpeg",
     "JPEG2000": "image/jp2",
     "JPEGLS": "image/jls",
@@ -118,7 +117,7 @@ _PICTURES = (
     | _types("image", "vnd.microsoft.icon", "x-icon", "x-win-bitmap")
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
     | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
-    | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl", "x-icns")
+    | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl")
 )
 _SOUND = (
     _WEB_SOUND
@@ -150,7 +149,7 @@ _NAMES: Mapping[Category, str] = {
         ".webm .wmv .wtv .y4m "
     ),
     "image": (
-        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .icns .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
+        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
         ".pfm .png .qoi .sgi .tga .tif .tiff .webp "
     ),
 }

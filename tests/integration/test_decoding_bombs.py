@@ -234,6 +234,19 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
     "jpeg 2000": (lambda: jp2(50_000, 50_000), (50_000, 50_000)),
     "jpeg 2000 without a container": (lambda: jp2(50_000, 50_000).partition(b"jp2c")[2], (50_000, 50_000)),
     "jpeg 2000 of the largest sides": (lambda: jp2(MOST, MOST), None),
+    "qoi": (lambda: b"qoif" + struct.pack(">II", 50_000, 50_000) + b"\3\0" + bytes(100), (50_000, 50_000)),
+    "tga": (lambda: bytes((0, 0, 2, *[0] * 9, 80, 195, 80, 195, 24, 0)) + bytes(100), (50_000, 50_000)),
+    "pcx": (lambda: b"\x0a\5\1\x08" + struct.pack("<4H", 0, 0, 49_999, 49_999) + bytes(200), (50_000, 50_000)),
+    "sgi": (lambda: b"\x01\xda\0\1" + struct.pack(">4H", 3, 50_000, 50_000, 3) + bytes(600), (50_000, 50_000)),
+    "float map": (lambda: b"PF\n50000 50000\n-1.0\n" + bytes(100), (50_000, 50_000)),
+    "deep photoshop": (
+        lambda: b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 50_000, 50_000, 16, 3) + bytes(100),
+        (50_000, 50_000),
+    ),
+    "jpeg xl": (
+        lambda: b"\xff\x0a" + (2 << 1 | 49_999 << 3 | 1 << 21 | 1 << 24).to_bytes(8, "little") + bytes(100),
+        (50_000, 50_000),
+    ),
     "apple's icon": (lambda: icns(png(50_000, 50_000)), None),
 }
 """How to make each file, and the sides that its header tells; None if no picture can have them or Pillow refuses it."""

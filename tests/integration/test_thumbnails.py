@@ -333,11 +333,11 @@ async def test_a_type_without_thumbnails_is_never_decoded(decoding_pool: Decodin
     [
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n",
-        b"qoif\0\0\0\1\0\0\0\1\3\0\xfe\xff\xff\xff\0\0\0\0\0\0\0\1",
-        media.encoded(Image.new("RGB", (8, 8)), "SGI"),
-        media.encoded(Image.new("RGB", (8, 8)), "PCX"),
+        media.encoded(Image.new("RGB", (8, 8)), "IM"),
+        media.encoded(Image.new("RGB", (8, 8)), "ICNS"),
+        media.encoded(Image.new("1", (8, 8)), "MSP"),
     ],
-    ids=["SVG", "PostScript", "QOI", "SGI", "PCX"],
+    ids=["SVG", "PostScript", "IM", "an icon of macOS", "MSP"],
 )
 async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, data: bytes) -> None:
     with pytest.raises(DecodingFailed) as failed:

@@ -30,10 +30,14 @@ PEAK = 1_000.0
 """cd/m² of the brightest part of a scene: what most films are graded for, and HLG's nominal peak."""
 
 MOST_LIGHT = 1e9
+"""What stands for more, and for what is endless."""
+
 SHADOW, MIDDLE = 0.05, 0.2
 """Light of a picture in which nothing can be seen, and of the middle of one that is exposed well; 1.0 is white."""
 
-LONGEST_SIDE = 1024
+SMALL_SIDE = 1024
+"""Pixels. Light is mapped where the longer side has less than two times as many."""
+
 SAMPLED_SIDE = 64
 """Pixels. In so many columns and rows the exposure is looked for."""
 
@@ -110,7 +114,7 @@ def light_to_srgb(given: Iterable[Image.Image]) -> Image.Image:
     If there is anything brighter than white, all is mapped as of PQ. A picture in another unit than white is scaled: if
     half of it is brighter than can be mapped, or all of it is darker than a shadow.
     """
-    small = (band.reduce(max(1, max(band.size) // LONGEST_SIDE)) for band in given)
+    small = (band.reduce(max(1, max(band.size) // SMALL_SIDE)) for band in given)
     *bands, alpha = [*(ImageMath.lambda_eval(_lit, band=band) for band in small), None][:4]
     cover: Image.Image | None = None
     if alpha is not None:

@@ -1,7 +1,7 @@
 """Containers of audio and video, and what is in them: streams, packets, frames. Runs in the child.
 
 Containers and codecs come from allow lists. A container that refers to another file (a playlist, a concatenation, an
-external track) is refused.
+external track) is refused. What PyAV would import with the first subtitles is imported here: a confined process cannot.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
 from media_core.decoding.thumbhash import thumbhash
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD", "ICNS")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 50_000_000
 MOST_PIXELS_WEBP = 30_000_000
@@ -455,7 +455,8 @@ def _stated_icon(file: IO[bytes]) -> tuple[int, int] | None:
     Raises CannotDecode if it is larger than icons are, or is none.
     """
     file.seek(0)
-    if file.read(4) not in (_ICON, _CURSOR):
+    head = file.read(6)
+    if head[:4] not in (_ICON, _CURSOR) or not any(head[4:]):  # a TGA begins as a cursor without a picture would
         return None
     icon, best = _icon(file)
     file.seek(icon.entry[best].offset)

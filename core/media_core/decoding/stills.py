@@ -53,7 +53,14 @@ _BEGINNINGS = (
     (b"DDS \x7c\0\0\0", "dds"),
     (b"\xff\xd8\xff\xf7", "jpegls"),
 )
-_SIDES_AT = {"dpx": (772, ">II"), "pcx": (4, "<4H"), "sgi": (6, ">HH"), "sunrast": (4, ">II"), "targa": (12, "<HH")}
+_SIDES_AT = {
+    "dpx": (772, ">II"),
+    "pcx": (4, "<4H"),
+    "qoi": (4, ">II"),
+    "sgi": (6, ">HH"),
+    "sunrast": (4, ">II"),
+    "targa": (12, "<HH"),
+}
 """Where the headers say them whose decoders know no header alone."""
 
 _WITH_ALPHA = ("rgba", "argb", "bgra", "abgr", "ya", "gbrap", "pal8")
