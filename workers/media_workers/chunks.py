@@ -36,6 +36,10 @@ _VOICE, _STILL_VOICE = 0.5, 0.35
 """Silero's own thresholds: where a voice begins, and what it has to fall below to end."""
 _TRACE = 0.2
 """The threshold for those who want everything heard: faint and sung voices are above it, noise and tones are not."""
+_LIKELY = 0.3
+"""What a stretch with a trace of a voice reaches where somebody speaks."""
+_MOSTLY = 0.8
+"""Share of a stretch with a trace of a voice that is clear in a good recording."""
 _PADDING = frames(0.4)
 """So much around a voice is heard too. Longer pauses are left out."""
 _PAUSE = frames(0.1)
@@ -99,12 +103,12 @@ def voiced(probabilities: Probabilities) -> Flags:
     """Where somebody speaks: clearly, or on a telephone.
 
     Of a telephone's narrow band with hiss the detector is hardly sure anywhere. So a stretch with a trace of a voice
-    that is less than half clear is heard whole, if it is likely once or the window ends in it.
+    that is not mostly clear is heard whole, if it is likely once or the window ends in it.
     """
     speaks = clear(probabilities)
     for start, end in _runs(traced(probabilities)):
-        is_likely = end == len(speaks) or probabilities[start:end].max() >= _STILL_VOICE
-        if is_likely and 2 * np.count_nonzero(speaks[start:end]) < end - start:
+        is_likely = end == len(speaks) or probabilities[start:end].max() >= _LIKELY
+        if is_likely and np.count_nonzero(speaks[start:end]) < _MOSTLY * (end - start):
             speaks[start:end] = True
     return speaks
 
