@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -93,6 +95,26 @@ def test_a_killed_server_starts_again_with_its_data_at_the_same_address(folder: 
         server.start()
         assert server.admin_url == url
         assert ask(url, "SELECT n FROM kept") == 7
+
+
+def test_a_killed_server_starts_again_once_its_last_session_has_ended(folder: Path) -> None:
+    with EmbeddedPostgres(folder, durable=False) as server:
+        with psycopg.connect(server.admin_url.replace("+psycopg", ""), autocommit=True) as connection:
+            session = psutil.Process(connection.info.backend_pid)
+            session.suspend()  # so it does not see that the server is gone
+            assert server.pid is not None
+            process = psutil.Process(server.pid)
+            process.kill()
+            process.wait(10)
+        with ThreadPoolExecutor() as pool:
+            starting = pool.submit(lambda: EmbeddedPostgres.start(server))
+            while "shared memory block" not in server.log.read_text():
+                assert not starting.done(), starting.result()
+                threading.Event().wait(0.01)
+            session.resume()
+            starting.result()
+            assert ask(server.admin_url, "SELECT 1") == 1
+            server.stop()
 
 
 STARTER = """

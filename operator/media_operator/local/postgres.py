@@ -45,6 +45,7 @@ DATA = Path("/var/lib/media-platform")
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 SUPERUSER = "postgres"
+_STILL_IN_USE = "pre-existing shared memory block"
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -103,7 +104,7 @@ class EmbeddedPostgres:
                 self._initdb(binaries)
             self._end_predecessor(binaries / "postgres")
             self._launch(binaries / "postgres")
-            self._wait_until_ready()
+            self._wait_until_ready(binaries / "postgres")
         except BaseException:
             self.stop()
             raise
@@ -289,11 +290,16 @@ class EmbeddedPostgres:
         )
         return {"cwd": cwd, "env": {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TZ": "UTC"}, **user}
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, postgres: Path) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             assert self._process is not None  # noqa: S101  _launch() has just set it
             if self._process.poll() is not None:
+                # A session of the server that was killed has not seen it yet; it ends as soon as it runs.
+                if _STILL_IN_USE in self.last_words() and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    self._launch(postgres)
+                    continue
                 raise PostgresFailed(f"the embedded PostgreSQL did not start: {self.last_words()}")
             try:
                 psycopg.connect(self.admin_url.replace("+psycopg", ""), connect_timeout=5).close()
