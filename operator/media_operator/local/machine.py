@@ -186,19 +186,17 @@ class Machine:
 
     def _tenant_environment(self, tenant: MediaTenant) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
-        return (
-            {"MEDIA_DATABASE_PREPARE": "true"}
-            | inherited
-            | {  # the connections to our own server are direct
-                "PYTHONUNBUFFERED": "1",
-                "MEDIA_LOG_FORMAT": os.environ.get("MEDIA_LOG_FORMAT", "text"),
-                "MEDIA_TENANT_ID": tenant.tenant_id,
-                "MEDIA_DATABASE_URL": self._database_url(tenant),
-                "MEDIA_STORE": "folder",
-                "MEDIA_STORE_FOLDER": str(self.place.bucket(tenant)),
-                "MEDIA_PUBLIC_URL": os.environ.get("MEDIA_PUBLIC_URL", self.place.base),
-            }
-        )
+        return inherited | {
+            "PYTHONUNBUFFERED": "1",
+            # Nothing stands before our own server that could not take prepared statements.
+            "MEDIA_DATABASE_PREPARE": os.environ.get("MEDIA_DATABASE_PREPARE", "true"),
+            "MEDIA_LOG_FORMAT": os.environ.get("MEDIA_LOG_FORMAT", "text"),
+            "MEDIA_TENANT_ID": tenant.tenant_id,
+            "MEDIA_DATABASE_URL": self._database_url(tenant),
+            "MEDIA_STORE": "folder",
+            "MEDIA_STORE_FOLDER": str(self.place.bucket(tenant)),
+            "MEDIA_PUBLIC_URL": os.environ.get("MEDIA_PUBLIC_URL", self.place.base),
+        }
 
     def _worker_environment(self, kind: str, shape: WorkerShape) -> Mapping[str, str]:
         told = dict(self._environment)
