@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Container
+from collections.abc import Container, Generator
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(_Tiers(config), "tiers")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """A library that changes our priority would make tests that come later slow, or hang. It is told at once."""
+    if not hasattr(os, "sched_getscheduler"):
+        return (yield)
+    policy = os.sched_getscheduler(0)
+    result = yield
+    assert os.sched_getscheduler(0) == policy, "the test has changed the scheduling policy of this process"
+    return result
 
 
 @pytest.hookimpl(optionalhook=True)
