@@ -69,12 +69,16 @@ class Api:
     async def watch(self, path: str, **query: str) -> AsyncIterator[Object]:
         """Events as they come; ends when the server ends it, raises httpx.TransportError when the connection breaks."""
         parameters = {"watch": "true", **query}
-        async with self._client.stream("GET", path, params=parameters, timeout=None) as response:
-            if response.is_error:
+        while True:
+            async with self._client.stream("GET", path, params=parameters, timeout=None) as response:
+                if response.is_success:
+                    async for line in response.aiter_lines():
+                        yield json.loads(line)
+                    return
                 await response.aread()
-                raise ApiError(response)
-            async for line in response.aiter_lines():
-                yield json.loads(line)
+                if not _begins(response):
+                    raise ApiError(response)
+            await asyncio.sleep(float(response.headers["Retry-After"]))
 
     async def _send(
         self,
@@ -84,17 +88,26 @@ class Api:
         body: Object | None = None,
         content: str = "application/json",
     ) -> Object:
-        response = await self._client.request(
-            method,
-            path,
-            params=query,
-            content=None if body is None else json.dumps(body),
-            headers={"Content-Type": content} if body is not None else {},
-        )
+        while True:
+            response = await self._client.request(
+                method,
+                path,
+                params=query,
+                content=None if body is None else json.dumps(body),
+                headers={"Content-Type": content} if body is not None else {},
+            )
+            if not _begins(response):
+                break
+            await asyncio.sleep(float(response.headers["Retry-After"]))
         self.warnings += response.headers.get_list("Warning")
         if response.is_error:
             raise ApiError(response)
         return dict(response.json())
+
+
+def _begins(response: httpx.Response) -> bool:
+    """Whether the server has only just begun to serve this kind of object, and says when to ask again."""
+    return response.status_code == 429 and "storage is (re)initializing" in response.text
 
 
 async def seen(api: Api, path: str, wanted: Callable[[Object], bool], *, seconds: float = 30) -> Object:
