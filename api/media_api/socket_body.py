@@ -25,7 +25,7 @@ class SocketBody:
     def __init__(self, socket: int, left: int, on_end: Callable[["SocketBody"], None]) -> None:
         self.left = left
         self.taken = 0
-        # A descriptor of its own: the connection may be cut meanwhile, and another one may get its number.
+        # A copy: the connection may be cut meanwhile, and another connection may get its number.
         self._socket = os.dup(socket)
         self._on_end = on_end
         self._poll = select.poll()
@@ -40,7 +40,7 @@ class SocketBody:
         return at
 
     def _read(self, buffer: memoryview) -> int:
-        """0 also at the connection's end, of which the event loop learns by itself."""
+        """Returns 0 at the connection's end, too. The event loop notices the end by itself."""
         while True:
             try:
                 return os.readv(self._socket, [buffer])

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
 import httpx
 
 from mediactl.errors import Failed, Misuse, Problem, Unreachable
-from mediactl.exchange import PATIENCE, Exchange, OnWait, Silence, is_later, known_room, path_of
+from mediactl.exchange import PATIENCE, Exchange, OnWait, Silence, given, is_later, known_room, path_of
 from mediactl.models import (
     Event,
     EventPage,
@@ -368,8 +368,8 @@ class Calls:
             "max_seconds": max_seconds,
             "word_highlights": "true" if word_highlights else None,
         }
-        params = {name: value for name, value in shape.items() if value is not None}
-        return (await self._api.read("GET", path_of("jobs", job_id, f"transcript.{format}"), params=params)).decode()
+        path = path_of("jobs", job_id, f"transcript.{format}")
+        return (await self._api.read("GET", path, params=given(shape))).decode()
 
     async def follow(self, job_id: str) -> AsyncGenerator[Job | Segment, None]:
         """A job's states and segments as they come, until it has ended: by server-sent events, else one GET a second.
@@ -429,8 +429,7 @@ class Calls:
         restart. Without `cursor` it begins at `start`, by default with the oldest.
         """
         wanted = {"cursor": cursor, "type": list(types), "media_id": media_id, "start": start, "limit": limit}
-        params = {name: value for name, value in wanted.items() if value is not None}
-        page: EventPage = await self._api.page("/v1/events", params)
+        page: EventPage = await self._api.page("/v1/events", wanted)
         return page
 
     async def watch(

@@ -71,7 +71,7 @@ class Exchange:
 
     async def get(self, *segments: str, **params: Any) -> Any:
         """The `data` of the answer."""
-        return await self.call("GET", path_of(*segments), params=_given(params))
+        return await self.call("GET", path_of(*segments), params=given(params))
 
     async def call(self, method: str, path: str, **request: Any) -> Any:
         """The `data` of the answer; None if the answer has no body. Arguments as for `open`."""
@@ -127,8 +127,8 @@ class Exchange:
             waited, tries = waited + pause, tries + 1
 
     async def page(self, path: str, params: Mapping[str, Any]) -> Any:
-        """A page of a list."""
-        body = await self.read("GET", path, params=params)
+        """A page of a list. A parameter that is None is not sent."""
+        body = await self.read("GET", path, params=given(params))
         self._member(body, "next_cursor")
         return json.loads(body)
 
@@ -137,7 +137,7 @@ class Exchange:
         left = limit
         while True:
             query = {"limit": MOST_OF_A_PAGE if left is None else min(left, MOST_OF_A_PAGE), **params}
-            page = await self.page(path_of(*segments), _given(query))
+            page = await self.page(path_of(*segments), query)
             yield page
             params["cursor"] = page["next_cursor"]
             left = None if left is None else left - len(page["data"])
@@ -241,7 +241,7 @@ def _pause(problem: Problem, tries: int) -> float | None:
     return max(problem.retry_after, 0.1) if problem.retry_after is not None else float(min(2**tries, 16))
 
 
-def _given(params: dict[str, Any]) -> dict[str, Any]:
+def given(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 

@@ -35,7 +35,7 @@ HINTS = {
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }
 IDS = {"media_id": ("med-", "file", "`mediactl ls --mine`"), "job_id": ("job-", "job", "`mediactl jobs ls`")}
-"""Of an argument that is an id: how it begins, what it names, which command shows it."""
+"""For each argument that is an id: how the id begins, what it names, and which command shows it."""
 T = TypeVar("T")
 
 

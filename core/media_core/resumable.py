@@ -42,7 +42,7 @@ from media_core.library import Library
 from media_core.policy import Policy
 from media_core.store import GatheredObject, ObjectStore, Piece, PieceGone, Source
 from media_core.tokens import Claims
-from media_core.upload_claims import RESERVED_LONGER, Claim, Declared, locked, shielded, take
+from media_core.upload_claims import RESERVED_LONGER, Claim, Declared, locked, shielded, take_claim
 from media_core.uploads import CONNECTION_BYTES, Upload, Uploaded, Uploads, too_large
 
 MOST_OPEN: Final = 1000
@@ -386,7 +386,7 @@ class Resumables:
     async def _claimed(self, caller: Claims, upload_id: str) -> AsyncIterator[Claim]:
         """Raises Refused `upload_locked` while another request holds the claim, and as `_row`."""
         lifetime = self._lifetime + RESERVED_LONGER
-        claim = await take(self._database, self._uploads.contents, upload_id, caller.subject, lifetime)
+        claim = await take_claim(self._database, self._uploads.contents, upload_id, caller.subject, lifetime)
         if claim is None:
             await self._row(caller, upload_id)  # there may be another reason
             raise locked()

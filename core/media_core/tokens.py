@@ -40,8 +40,8 @@ MAX_JWKS_BYTES: Final = 1 << 20
 """Issuers' JWK Sets have some 2 to 20 KiB."""
 
 CANARY: Final = "system:canary"
-"""The subject that uploads the test virus (`canary`). Its items exist for nobody, admins included. No token
-may bear it."""
+"""The subject that uploads the test virus (`canary`). Nobody sees its items, not even an admin. A token
+with this subject is refused."""
 
 Jwk = dict[str, Any]
 """One JSON Web Key (RFC 7517)."""

@@ -193,8 +193,10 @@ class Claim:
             await self._database.call(_LET_GO, (self.upload_id, self._token))
 
 
-async def take(database: Database, contents: Contents, upload_id: str, owner: str, lifetime: timedelta) -> Claim | None:
-    """Takes the claim. None: somebody else has it, or there is no such upload of this owner any more.
+async def take_claim(
+    database: Database, contents: Contents, upload_id: str, owner: str, lifetime: timedelta
+) -> Claim | None:
+    """None: somebody else has it, or there is no such upload of this owner any more.
 
     `lifetime`: of its reservation.
     """

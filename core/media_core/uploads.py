@@ -490,7 +490,7 @@ class Upload:
         if self._known_by_digest or not await self._is_lost(sha256, self.size):
             return  # what is known by its digest was looked for when its first bytes came
         self._reservation.over_quota = True  # its bytes are counted already
-        await self._reservation.grow_to(self.size, sha256)  # so that nobody removes it meanwhile
+        await self._reservation.grow_to(self.size, sha256)  # nobody removes reserved content
         async with self._reservation.extended():
             if self._staged is not None:
                 await self._staged.finish()

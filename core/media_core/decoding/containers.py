@@ -249,7 +249,7 @@ def _decoded_frames(packets: Iterator[Packet[Any]]) -> Iterator[Any]:
 
 
 def is_pause(packet: Packet[Any]) -> bool:
-    """Whether it is of a telephone's AMR and says that nobody speaks, which FFmpeg does not decode."""
+    """Whether the packet is AMR and says that nobody speaks. FFmpeg does not decode such a packet."""
     if not 0 < packet.size <= AMR_PAUSE_BYTES or packet.stream.codec_context.name != "amrnb":
         return False
     return bytes(packet)[0] >> 3 & 0xF in _AMR_PAUSES

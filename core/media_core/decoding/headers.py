@@ -42,7 +42,7 @@ def mended(file: IO[bytes]) -> IO[bytes]:
 
 
 def _finish_aiff(head: bytearray, size: int) -> None:
-    """Apple, Audio Interchange File Format 1.3: FORM's length, and that of the sound, 8 bytes of which are none."""
+    """The length of FORM, and that of the sound, which counts 8 bytes more (Apple, AIFF 1.3)."""
     if int.from_bytes(head[4:8]) <= HEAD < size:
         head[4:8] = struct.pack(">I", min(size - 8, 0xFFFFFFFF))
     at = 12

@@ -1,4 +1,7 @@
-"""Photoshop's merged pictures of 16 and 32 bits a sample, which Pillow does not read. Runs in the child."""
+"""Photoshop's merged pictures of 16 and 32 bits a sample, which Pillow does not read. Runs in the child.
+
+The format is Adobe's: Photoshop File Formats Specification (2019), file header, image resources, image data.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ _MODES = {1: "L", 3: "RGB", 4: "CMYK", 9: "LAB"}
 _RAW, _RLE = 0, 1
 _PROFILE = 1039
 MOST_BYTES_OF_A_PROFILE = 4 << 20
-"""Adobe Photoshop File Formats Specification (2019), file header, image resources, image data."""
 
 
 @dataclass(frozen=True)

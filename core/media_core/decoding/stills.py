@@ -87,7 +87,7 @@ def codec(file: IO[bytes]) -> str | None:
         return found
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):
         return "pcx"
-    # A TGA has no beginning of its own: map, kind, depth and its flags have to fit (Truevision TGA 2.0).
+    # No mark begins a TGA. So its map, kind, depth and flags have to fit each other (Truevision TGA 2.0).
     has_map, kind, depth, flags = head[1], head[2], head[16], head[17]
     is_mapped = has_map == 1 and kind in (1, 9) and depth in (8, 16) and head[7] in (15, 16, 24, 32)
     is_true = has_map == 0 and kind in (2, 10) and depth in (15, 16, 24, 32) and not any(head[3:8])

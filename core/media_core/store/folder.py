@@ -130,7 +130,7 @@ class FolderStore:
         return FolderAppending(self, count, Piece(f"{name}.{count}-{secrets.token_hex(8)}", 0))
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
-        return 3 * CHUNK_BYTES  # what is gathered, what is on its way to the file, and a buffer
+        return 3 * CHUNK_BYTES  # gathered bytes, bytes that are being written, and the buffer of `take`
 
     def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> "FolderGatheredObject":
         return FolderGatheredObject(self, name, pieces, sealed)

@@ -9,7 +9,7 @@ Invariants:
 
 PostgreSQL refuses to run as root, so root runs it as `nobody`. If `nobody` cannot reach a folder (a checkout in /root),
 binaries and data are moved to /var; `data` says where. The folder's file `data-folder` names them: a folder that was
-removed and made again has new data, and the old stay until a person removes them.
+removed and made again has new data. The old data stay until a person removes them.
 
 `start` has to run in a thread that lives at least as long as the server: when it ends, the kernel ends the server.
 """
@@ -190,10 +190,10 @@ class EmbeddedPostgres:
             return
         record = self.folder / "data-folder"
         if not record.exists():
-            path = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+            hashed = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
             # Before the record there was one name for each path. Only our password says that those data are ours.
-            old = (self.folder / "admin-password").exists() and (DATA / path / "data").exists()
-            name = path if old else f"{path}-{secrets.token_hex(4)}"
+            old = (self.folder / "admin-password").exists() and (DATA / hashed / "data").exists()
+            name = hashed if old else f"{hashed}-{secrets.token_hex(4)}"
             fresh = record.with_suffix(".new")
             fresh.write_text(str(DATA / name))
             fresh.replace(record)
