@@ -6,6 +6,7 @@
 
 A row of `upload` says how many bytes are durable (`received`), and `upload_piece` where they are (`store.Piece`). Both
 change in one statement, after the bytes are durable. So a byte counts once it is in the row, whoever is killed when.
+Only a crash of the database server may take back the rows of its last half second, until the last byte has come.
 The end is the end of every other upload: `uploads.Upload` commits what has come, and the row keeps its answer.
 
 1. One request at a time adds bytes. It holds the row's claim (`upload_claims`), a token with an expiry, and moves the
