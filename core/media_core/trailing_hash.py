@@ -11,9 +11,10 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-BUFFER_BYTES: Final = 512 * 1024
+BUFFER_BYTES: Final = 1024 * 1024
 MOST_BEHIND: Final = 8
-"""Buffers that wait to be hashed."""
+"""Buffers that wait to be hashed: with half as many an upload in pieces of 8 MiB is slower by a sixth."""
+MEMORY_BYTES: Final = MOST_BEHIND * BUFFER_BYTES
 
 _THREADS: Final = ThreadPoolExecutor(16, "trailing-hash")
 _FREE: Final[deque[memoryview]] = deque(maxlen=MOST_BEHIND)

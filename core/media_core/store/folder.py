@@ -57,7 +57,7 @@ from media_core.store.base import (
     to_its_end,
     unavailable,
 )
-from media_core.trailing_hash import BUFFER_BYTES, MOST_BEHIND, TrailingHash
+from media_core.trailing_hash import MEMORY_BYTES, TrailingHash
 
 _SIGNED = ("X-Amz-Date", "X-Amz-Expires", "response-content-type", "response-content-disposition")
 _SIGNATURE = "X-Amz-Signature"
@@ -125,7 +125,7 @@ class FolderStore:
         return FolderAppending(self, name, count, last)
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
-        return 2 * CHUNK_BYTES + MOST_BEHIND * BUFFER_BYTES  # gathered bytes, bytes that are being written, and `take`
+        return 2 * CHUNK_BYTES + MEMORY_BYTES  # gathered bytes, bytes that are being written, and `take`
 
     def gathered(self, name: str, pieces: Sequence[Piece]) -> "FolderGatheredObject":
         return FolderGatheredObject(self, name, pieces)
