@@ -787,6 +787,19 @@ async def test_a_film_that_begins_black_shows_a_later_picture(
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize("paper", ["black", "white"])
+async def test_a_film_that_has_something_to_see_near_its_end_shows_it(decoding_pool: DecodingPool, paper: str) -> None:
+    film = media.still_film(*[Image.new("RGB", (320, 240), paper)] * 17, *[media.quadrants(320, 240)] * 7)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+async def test_a_film_that_becomes_black_at_once_shows_its_first_picture(decoding_pool: DecodingPool) -> None:
+    film = media.still_film(*[media.quadrants(320, 240)] * 2, *[Image.new("RGB", (320, 240))] * 40)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
 async def test_a_films_very_first_picture_is_not_shown(decoding_pool: DecodingPool) -> None:
     logo = media.quadrants(320, 240)
     story = logo.transpose(Image.Transpose.ROTATE_180)
@@ -806,6 +819,18 @@ async def test_a_film_of_one_keyframe_has_a_thumbnail(decoding_pool: DecodingPoo
     codec = "mpeg2video" if container == "mpeg" else "libx264"
     film = media.still_film(*[media.quadrants(320, 240)] * 50, container=container, codec=codec, rate=25)
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+@pytest.mark.parametrize(
+    ("container", "frames", "options"),
+    [("flv", 1, {}), ("matroska", 75, {"avoid_negative_ts": "disabled", "output_ts_offset": "-1"})],
+)
+async def test_a_film_in_which_nothing_can_be_sought_has_a_thumbnail(
+    decoding_pool: DecodingPool, container: str, frames: int, options: dict[str, str]
+) -> None:
+    film = media.film_of_quadrants("libx264", container, frames=frames, **options)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/x-matroska")
     assert_quadrants(shown(thumbnail), 40)
 
 
