@@ -598,6 +598,29 @@ async def test_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: De
         assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
 
 
+@pytest.mark.parametrize("codec", ["aac", "real_144"])
+async def test_a_recording_whose_clock_stands_still_is_heard_to_its_end(
+    decoding_pool: DecodingPool, codec: str
+) -> None:
+    source = BytesSource(media.recording(2 * PITCHES, "rm", codec, rate=8_000))
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    assert probed.duration == pytest.approx(6, abs=0.2)
+    for start, pitch in ((0.2, 300), (2.2, 500), (5.25, 500)):
+        pcm = await decoding_pool.run(
+            "audio_window", source, start=start, seconds=0.6, begins_again=probed.begins_again
+        )
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)))
+        assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "ac3"), ("mpegts", "libmp3lame"), ("vob", "ac3")])
+async def test_what_is_in_a_broadcasts_last_packet_counts(
+    decoding_pool: DecodingPool, container: str, codec: str
+) -> None:
+    data = media.tracks((codec, PITCHES), container=container, picture="mpeg2video")
+    assert (await looked_at(decoding_pool, data, "a.ts")).duration == pytest.approx(3, abs=0.08)
+
+
 async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins(decoding_pool: DecodingPool) -> None:
     for data in (
         sound("ogg", "libopus", output_ts_offset="3600")(),
