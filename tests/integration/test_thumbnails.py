@@ -866,7 +866,7 @@ async def test_a_large_film_is_not_read_whole_in_search_of_a_picture(decoding_po
 
 
 @pytest.mark.parametrize("transfer", [media.PQ, media.HLG])
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
+@pytest.mark.parametrize("kind", ["JPEG", "HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
 async def test_high_dynamic_range_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
     data, mime_type = media.hdr_quadrants(kind, transfer), "video/mp4" if kind.startswith("lib") else "image/png"
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
