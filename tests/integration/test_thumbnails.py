@@ -903,6 +903,37 @@ async def test_a_wide_gamut_by_its_profile_is_shown_in_srgb(
     assert b"ICCP" not in chunks(thumbnail.data)
 
 
+async def test_a_wide_gamut_of_a_jpeg_2000_is_shown_in_srgb(decoding_pool: DecodingPool) -> None:
+    profile = media.rgb_profile("Adobe RGB")
+    stored = Image.new("RGB", (64, 64), (120, 200, 40))
+    meant = ImageCms.profileToProfile(
+        stored, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    )
+    jp2 = media.encoded(stored, "JPEG2000")
+    at = jp2.index(b"colr") - 4
+    (length,) = struct.unpack_from(">I", jp2, at)
+    box = struct.pack(">I4s3B", 11 + len(profile), b"colr", 2, 0, 0) + profile
+    data = jp2[:at] + box + jp2[at + length :]
+    header = data.index(b"jp2h") - 4
+    (whole,) = struct.unpack_from(">I", data, header)
+    data = data[:header] + struct.pack(">I", whole + len(box) - length) + data[header + 4 :]
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jp2")).convert("RGB")
+    pixel, expected = image.getpixel((32, 32)), meant and meant.getpixel((32, 32))
+    assert isinstance(pixel, tuple)
+    assert isinstance(expected, tuple)
+    assert_close(pixel, expected, 6)
+
+
+@pytest.mark.parametrize("layout", ["rgb24", "rgb48le", "rgba64le"])
+async def test_the_brightest_of_a_deep_jpeg_2000_is_bright(decoding_pool: DecodingPool, layout: str) -> None:
+    data = media.by_ffmpeg(Image.new("RGB", (2_400, 240), (255, 255, 128)), "jpeg2000", layout)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jp2")
+    assert (thumbnail.source_width, thumbnail.source_height) == (2_400, 240)
+    pixel = shown(thumbnail).convert("RGB").getpixel((500, 50))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, (255, 255, 128), 6)
+
+
 # Metadata
 
 

@@ -120,14 +120,14 @@ def sides(file: IO[bytes], name: str) -> tuple[int, int]:
     return decoder.width, decoder.height
 
 
-def load(file: IO[bytes], name: str) -> Image.Image:
-    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors."""
+def load(file: IO[bytes], name: str, **options: str) -> Image.Image:
+    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors. `options`: of FFmpeg's decoder."""
     if name == "pfm":
         return _of_float_map(file)
     try:
-        frame = _frame(file, name)
+        frame = _frame(file, name, options)
     except av.error.InvalidDataError:
-        frame = _frame(file, name, MOST_MISSING)
+        frame = _frame(file, name, options, MOST_MISSING)
     if "f32" in frame.format.name or "f16" in frame.format.name:
         return _of_light(frame)
     has_alpha = frame.format.name.startswith(_WITH_ALPHA)
@@ -138,9 +138,10 @@ def load(file: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def _frame(file: IO[bytes], name: str, missing: int = 0) -> VideoFrame:
+def _frame(file: IO[bytes], name: str, options: dict[str, str], missing: int = 0) -> VideoFrame:
     """`missing`: so many zeros stand in for an end that is missing."""
     decoder = _decoder(name)
+    decoder.options = options
     frames = decoder.decode(_packet(file, missing)) or decoder.decode(None)
     if not frames:
         raise CannotDecode("corrupt", "there is no picture in it")
