@@ -8,7 +8,7 @@ HEADER_BYTES: Final = 64 << 10
 """So much is looked at. What is said here stands before the pixels."""
 
 _CODESTREAM, _CODING_STYLE, _COLOUR = b"\xff\x4f\xff\x51", b"\xff\x52\0", b"colr\2"
-"""How its codestream begins; the marker before the number of levels (A.6.1); a box that has a colour profile (I.5.3.3)."""
+"""How its codestream begins; the marker before the number of levels (A.6.1); a box with a colour profile (I.5.3.3)."""
 _DEPTH_AT, _LEVELS_AT = 38, 9
 
 

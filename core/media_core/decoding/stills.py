@@ -121,7 +121,7 @@ def sides(file: IO[bytes], name: str) -> tuple[int, int]:
 
 
 def load(file: IO[bytes], name: str, **options: str) -> Image.Image:
-    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors. `options`: of FFmpeg's decoder."""
+    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors. `options`: of the decoder."""
     if name == "pfm":
         return _of_float_map(file)
     try:
