@@ -168,6 +168,10 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep.psd": (lambda: media.photoshop(16), "image/vnd.adobe.photoshop"),
     "deep, packed.psd": (lambda: media.photoshop(16, packed=True, more_channels=2), "image/vnd.adobe.photoshop"),
     "a print's.psd": (lambda: media.photoshop(16, mode="CMYK"), "image/vnd.adobe.photoshop"),
+    "large.psb": (lambda: media.photoshop(8, is_large=True), "image/vnd.adobe.photoshop"),
+    "large, packed.psb": (lambda: media.photoshop(8, packed=True, is_large=True), "image/vnd.adobe.photoshop"),
+    "large and deep.psb": (lambda: media.photoshop(16, packed=True, is_large=True), "image/vnd.adobe.photoshop"),
+    "a screen's.xwd": (lambda: media.by_ffmpeg(QUADRANTS, "xwd", "bgra"), "image/x-xwindowdump"),
     "light.psd": (lambda: media.photoshop(32, more_channels=1), "image/vnd.adobe.photoshop"),
 }
 

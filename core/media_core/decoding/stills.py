@@ -60,6 +60,7 @@ _SIDES_AT = {
     "sgi": (6, ">HH"),
     "sunrast": (4, ">II"),
     "targa": (12, "<HH"),
+    "xwd": (16, ">II"),
 }
 """Where the headers say them whose decoders know no header alone."""
 
@@ -85,6 +86,8 @@ def codec(file: IO[bytes]) -> str | None:
     found = next((name for beginning, name in _BEGINNINGS if head.startswith(beginning)), None)
     if found or len(head) < HEAD:
         return found
+    if head[:2] == b"\0\0" and head[4:8] == b"\0\0\0\7" and head[8:11] == bytes(3) and head[11] <= 2:  # its XWDFile.h
+        return "xwd"
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):
         return "pcx"
     # No mark begins a TGA. So its map, kind, depth and flags have to fit each other (Truevision TGA 2.0).
