@@ -326,6 +326,22 @@ def test_a_beginning_that_says_it_is_enough(head: bytes, expected: str) -> None:
     assert sniff(head + bytes(500), "a.bin") == expected
 
 
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"PF\n480 320\n1.0\n", "image/x-portable-floatmap"),
+        (b"Pf\n480 320\n-1\n", "image/x-portable-floatmap"),
+        (b"NIST_1A\n   1024\nsample_coding -s4 ulaw\nend_head\n" + 960 * b" ", "audio/x-nist"),
+        (b"YUV4MPEG2 W176 H144 F25:1 Ip A1:1\nFRAME\n", "video/x-yuv4mpeg"),
+        (b"P6\n480 320\n255\n", "image/x-portable-pixmap"),
+        (b"/* XPM */\nstatic char *a[] = {", "image/x-xpixmap"),
+        (b"\x8bJNG\r\n\x1a\n\0\0\0\x10JHDR\0\0\1\xe0", "image/x-jng"),
+    ],
+)
+def test_a_beginning_counts_where_what_follows_looks_like_text(head: bytes, expected: str) -> None:
+    assert sniff(head + 2_000 * b"=\xc8\xc8\xc9", "a.bin") == expected
+
+
 async def test_a_mailbox_of_a_telephone_exchange_is_heard_if_it_is_named(decoding_pool: DecodingPool) -> None:
     data = b"".join(b"\xd2" + os.urandom(32) for _ in range(150))  # frames of 20 ms, and no header
     facts = await looked_at(decoding_pool, data, "msg0001.gsm")
