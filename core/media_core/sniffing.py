@@ -43,7 +43,9 @@ _SYNONYMS = {
     "audio/x-hx-aac-adts": "audio/aac",
     "audio/x-m4a": "audio/mp4",
     "image/x-ms-bmp": "image/bmp",
+    "image/x-xpmi": "image/x-xpixmap",
     "text/xml": "application/xml",
+    "video/x-jng": "image/x-jng",
     "video/mpeg4-generic": "video/mp4v-es",
     "video/x-m4v": "video/mp4",
 }
@@ -106,11 +108,8 @@ _BEGINNINGS = (
     (b"ajkg", "audio/x-shorten"),
     (b"OFR ", "audio/x-optimfrog"),
     (b"DSD \x1c\0\0\0", "audio/x-dsf"),
-    (b"NIST_1A\n", "audio/x-nist"),
     (b"EA3\1", "audio/x-oma"),
     (b"ea3\3", "audio/x-oma"),
-    (b"PF\n", "image/x-portable-floatmap"),
-    (b"Pf\n", "image/x-portable-floatmap"),
     (b"qoif", "image/qoi"),
     (b"\x01\xda\0\1", "image/sgi"),
     (b"\x01\xda\1\1", "image/sgi"),
@@ -201,16 +200,18 @@ _BEGINS_WITH = {
 }
 """How content of these types begins. libmagic also finds them by one or two bytes, which any content may have."""
 
-_Y4M = b"YUV4MPEG2 W"
-"""Its pixels may look like text."""
-
 _START_CODE = re.compile(
     rb"\x00?\x00\x00\x01(?:([\x27\x47\x67]|\x09[\x10-\xf0]|\x06[\x00-\x05])|[\x40\x42\x46\x4e]\x01)", re.DOTALL
 )
 """The first unit of a bare stream: of H.264 (ITU-T H.264, 7.3.1 and B.1), or else of H.265 (H.265, 7.3.1)."""
 
-_FITS = b"SIMPLE  =                    T"
-"""Text for its first 2,880 bytes or more (FITS 4.0, 4.4.1)."""
+_LIKE_TEXT = (
+    (re.compile(rb"SIMPLE  =                    T"), "image/fits"),
+    (re.compile(rb"YUV4MPEG2 W"), "video/x-yuv4mpeg"),
+    (re.compile(rb"NIST_1A\n {3}1024\n"), "audio/x-nist"),
+    (re.compile(rb"P[Ff]\s\d{1,6}\s+\d{1,6}\s+-?[0-9.]"), "image/x-portable-floatmap"),
+)
+"""Beginnings in letters. What follows, pixels or samples, may look like text as well."""
 
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
@@ -239,10 +240,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     head = head[:HEAD]
     extension = PurePath(filename or "").suffix.lower()
     is_text = not head.translate(None, _TEXT_BYTES)
-    if head.startswith(_FITS):
-        return "image/fits"
-    if head.startswith(_Y4M):
-        return "video/x-yuv4mpeg"
+    if found := next((found for beginning, found in _LIKE_TEXT if beginning.match(head)), None):
+        return found
     if head.startswith(_UTF_32):
         return "text/plain"
     if not is_text and (container := _container(head)):

@@ -168,6 +168,10 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep.psd": (lambda: media.photoshop(16), "image/vnd.adobe.photoshop"),
     "deep, packed.psd": (lambda: media.photoshop(16, packed=True, more_channels=2), "image/vnd.adobe.photoshop"),
     "a print's.psd": (lambda: media.photoshop(16, mode="CMYK"), "image/vnd.adobe.photoshop"),
+    "large.psb": (lambda: media.photoshop(8, is_large=True), "image/vnd.adobe.photoshop"),
+    "large, packed.psb": (lambda: media.photoshop(8, packed=True, is_large=True), "image/vnd.adobe.photoshop"),
+    "large and deep.psb": (lambda: media.photoshop(16, packed=True, is_large=True), "image/vnd.adobe.photoshop"),
+    "a screen's.xwd": (lambda: media.by_ffmpeg(QUADRANTS, "xwd", "bgra"), "image/x-xwindowdump"),
     "light.psd": (lambda: media.photoshop(32, more_channels=1), "image/vnd.adobe.photoshop"),
 }
 
@@ -320,6 +324,22 @@ async def test_noise_that_begins_like_a_film_is_none(decoding_pool: DecodingPool
 )
 def test_a_beginning_that_says_it_is_enough(head: bytes, expected: str) -> None:
     assert sniff(head + bytes(500), "a.bin") == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"PF\n480 320\n1.0\n", "image/x-portable-floatmap"),
+        (b"Pf\n480 320\n-1\n", "image/x-portable-floatmap"),
+        (b"NIST_1A\n   1024\nsample_coding -s4 ulaw\nend_head\n" + 960 * b" ", "audio/x-nist"),
+        (b"YUV4MPEG2 W176 H144 F25:1 Ip A1:1\nFRAME\n", "video/x-yuv4mpeg"),
+        (b"P6\n480 320\n255\n", "image/x-portable-pixmap"),
+        (b"/* XPM */\nstatic char *a[] = {", "image/x-xpixmap"),
+        (b"\x8bJNG\r\n\x1a\n\0\0\0\x10JHDR\0\0\1\xe0", "image/x-jng"),
+    ],
+)
+def test_a_beginning_counts_where_what_follows_looks_like_text(head: bytes, expected: str) -> None:
+    assert sniff(head + 2_000 * b"=\xc8\xc8\xc9", "a.bin") == expected
 
 
 async def test_a_mailbox_of_a_telephone_exchange_is_heard_if_it_is_named(decoding_pool: DecodingPool) -> None:
@@ -596,6 +616,29 @@ async def test_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: De
         assert len(pcm) == 2 * 9_600
         spectrum = np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)))
         assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
+@pytest.mark.parametrize("codec", ["aac", "real_144"])
+async def test_a_recording_whose_clock_stands_still_is_heard_to_its_end(
+    decoding_pool: DecodingPool, codec: str
+) -> None:
+    source = BytesSource(media.recording(2 * PITCHES, "rm", codec, rate=8_000))
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    assert probed.duration == pytest.approx(6, abs=0.2)
+    for start, pitch in ((0.2, 300), (2.2, 500), (5.25, 500)):
+        pcm = await decoding_pool.run(
+            "audio_window", source, start=start, seconds=0.6, begins_again=probed.begins_again
+        )
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)))
+        assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "ac3"), ("mpegts", "libmp3lame"), ("vob", "ac3")])
+async def test_what_is_in_a_broadcasts_last_packet_counts(
+    decoding_pool: DecodingPool, container: str, codec: str
+) -> None:
+    data = media.tracks((codec, PITCHES), container=container, picture="mpeg2video")
+    assert (await looked_at(decoding_pool, data, "a.ts")).duration == pytest.approx(3, abs=0.08)
 
 
 async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins(decoding_pool: DecodingPool) -> None:

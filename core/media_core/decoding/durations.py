@@ -32,6 +32,9 @@ announced. So their packets are counted; they are large."""
 MOST_AMISS = 0.5
 """Seconds by which a duration that is said may differ from that which is counted: streams need not end together."""
 
+MOST_AMISS_OF: dict[str, float] = {"mpeg": 0.0, "mpegts": 0.0}
+"""The same of formats by FFmpeg's name: of these it knows the last packet's timestamp, not how much is in it."""
+
 OGG_BYTES = 1 << 16
 """Of an Ogg's start and of its end. A page has up to 65,307."""
 
