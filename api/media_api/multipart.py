@@ -23,7 +23,7 @@ from media_api.filenames import filename_of, text_of
 from media_api.wrong_input import unknown
 from media_core.errors import Refused
 
-MAX_FIELDS: Final = 16
+MAX_FIELDS: Final = 64
 MAX_FIELD_BYTES: Final = 16 * 1024
 MAX_OVERHEAD_BYTES: Final = 256 * 1024
 """Most bytes of the request's body that are not the file."""
