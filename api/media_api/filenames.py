@@ -1,8 +1,9 @@
 """File names as clients send them in a form, and as a file system would keep them.
 
 RFC 7578 asks for UTF-8 in `filename` and for nothing else. Clients also send `filename*` (RFC 5987; .NET, older
-requests), names in pieces (RFC 2231; mail libraries), encoded words (RFC 2047; .NET's `filename`), and other character
-sets. `filename*` is taken first: clients that send both put an ASCII makeshift into the other.
+requests), names in pieces (RFC 2231; mail libraries), encoded words (RFC 2047; .NET's `filename`), percent-encoding
+(aiohttp), and other character sets. `filename*` is taken first: clients that send both put an ASCII makeshift into the
+other.
 """
 
 import codecs
@@ -25,6 +26,7 @@ MOST_PIECES: Final = 100
 """Of a name in pieces (RFC 2231, 3)."""
 _ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
 _CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)\?")
+_PERCENT_ENCODED: Final = re.compile(r'"((?:[\w.~-]|%[0-9A-F]{2})+)"', re.ASCII)
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 """Codecs of Python that decode text and are no character sets. Two take a time that grows with the square of a name."""
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|\.\.?\\")
@@ -35,11 +37,11 @@ _JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")
 _NOT_KEPT: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
-def filename_of(disposition: str, plain: str | None) -> str | None:
+def filename_of(disposition: str, plain: str | None, *, is_percent_encoded: bool = False) -> str | None:
     """The name of a file part, without its path; None where it has none.
 
     `disposition` is the whole Content-Disposition, `plain` its parameter `filename`; both with one character a byte, as
-    ISO 8859-1 decodes them.
+    ISO 8859-1 decodes them. `is_percent_encoded`: the client writes `filename` so; of most others `%20` is the name.
     """
     parameters: dict[str, str] = {}
     for name, value in _PARAMETER.findall(disposition):
@@ -51,6 +53,8 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
         except (LookupError, UnicodeError):
             pass  # the character set is unknown; `filename` is read instead
     stated = parameters.get("filename", '"')
+    if is_percent_encoded and (encoded := _PERCENT_ENCODED.fullmatch(stated)):
+        return sanitized(text_of(unquote_to_bytes(encoded[1])))
     plain = plain if stated.startswith('"') else stated
     if plain is None:
         return None

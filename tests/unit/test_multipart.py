@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import aiohttp
 import pytest
 from fastapi import Request
 from hypothesis import given, settings
@@ -191,6 +192,48 @@ async def test_a_name_is_what_its_parameter_says(sent: bytes, kept: str | None) 
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '.encode() + sent
     form, _ = await read(head + b"\r\nContent-Type: text/plain\r\n\r\nx\r\n" + END)
     assert form.filename == (kept or "file")
+
+
+class _Kept:
+    """What aiohttp writes to."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    async def write(self, chunk: bytes) -> None:
+        self.data += chunk
+
+
+@pytest.mark.parametrize(
+    ("name", "quotes"),
+    [
+        ("über uns (1).txt", False),
+        *((name, True) for name in ("über uns (1).txt", "a b.txt", "100%.txt", "My%20File.pdf", "会.png", "a.txt")),
+        *((name, True) for name in ('say "a".txt', "a\\b.txt")),
+    ],
+)
+async def test_a_file_name_is_understood_as_aiohttp_writes_it(name: str, quotes: bool) -> None:
+    sent, kept = aiohttp.FormData(quote_fields=quotes), _Kept()
+    sent.add_field("file", b"x", filename=name)
+    body = sent()
+    await body.write(kept)  # type: ignore[arg-type]  # all that it needs of a writer
+    form, data = await read(kept.data, content_type=body.headers["Content-Type"])
+    assert (form.filename, data) == (name, b"x")
+
+
+@pytest.mark.parametrize(
+    ("boundary", "head"),
+    [
+        ("dart-http-boundary-abc", "content-type: text/plain\r\ncontent-disposition: {}"),
+        ("0123456789abcdef" * 2, "Content-Disposition: {}\r\nContent-Type: text/plain"),  # requests, httpx
+        ("----WebKitFormBoundaryabc", "Content-Disposition: {}\r\nContent-Type: text/plain"),
+    ],
+)
+async def test_percent_signs_stay_in_the_name_as_other_clients_write_it(boundary: str, head: str) -> None:
+    part_head = head.format('form-data; name="file"; filename="My%20File.pdf"')
+    body = f"--{boundary}\r\n{part_head}\r\n\r\nx\r\n--{boundary}--\r\n".encode()
+    form, _ = await read(body, content_type=f"multipart/form-data; boundary={boundary}")
+    assert form.filename == "My%20File.pdf"
 
 
 async def test_what_upload_widgets_send_beside_the_file_is_not_read() -> None:
