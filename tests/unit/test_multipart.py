@@ -1,7 +1,9 @@
 """Forms in any chunks, with fields before or after the file, and malformed in every way."""
 
 import asyncio
+import codecs
 import contextlib
+import secrets
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -166,6 +168,8 @@ async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, k
         b"filename*0*=utf-8''%C3%BC; filename*1=ber; filename*2=\".txt\"",  # Python's email
         'filename*0="übe"; filename*1="r.txt"'.encode(),
         b"filename*=undefined''a; filename=\"\xc3\xbcber.txt\"",  # Python knows this one, and cannot read it
+        b"filename*=martian''%C3%BCber.txt",
+        b"filename*=utf-8''%FCber.txt",
         b"filename*=punycode''%E4; filename=\"\xc3\xbcber.txt\"",
         b"filename*=punycode''ber.txt-goa; filename=\"\xc3\xbcber.txt\"",  # no character set, and slow to read
         b"filename*=IDNA''xn--ber-goa.txt; filename=\"\xc3\xbcber.txt\"",
@@ -192,6 +196,19 @@ async def test_a_name_is_what_its_parameter_says(sent: bytes, kept: str | None) 
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '.encode() + sent
     form, _ = await read(head + b"\r\nContent-Type: text/plain\r\n\r\nx\r\n" + END)
     assert form.filename == (kept or "file")
+
+
+@pytest.mark.parametrize("name", ["filename*=martian-{}''a.txt", 'filename="=?martian-{}?q?a.txt?="'])
+async def test_python_is_asked_for_no_character_set_that_it_does_not_have(name: str) -> None:
+    """It would keep each such name for ever."""
+    asked: list[str] = []
+    codecs.register(asked.append)
+    try:
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; {name.format(secrets.token_hex(8))}'
+        await read(f"{head}\r\n\r\nx\r\n".encode() + END)
+    finally:
+        codecs.unregister(asked.append)
+    assert asked == []
 
 
 class _Kept:
