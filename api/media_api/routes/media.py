@@ -93,7 +93,7 @@ _BYTES: Final[dict[int | str, dict[str, Any]]] = {
         },
     },
     206: {
-        "description": "The first of the ranges asked for.",
+        "description": "The first of the ranges asked for that the file has.",
         "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
         "headers": {"Content-Range": {"schema": {"type": "string"}}},
     },
