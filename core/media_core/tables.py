@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlmodel import Field, SQLModel
 
 from media_core import policy
-from media_core.passages import WINDOWS
+from media_core.passages import SPANS
 
 NOW = text("now()")
 
@@ -390,7 +390,7 @@ class PassageRow(SQLModel, table=True):
         Index(
             "passage_words",
             "words",
-            text(f"({WINDOWS})"),
+            text(f"({SPANS})"),
             postgresql_using="gin",
             postgresql_with={"fastupdate": "off"},
         ),
