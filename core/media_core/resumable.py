@@ -9,9 +9,8 @@ change in one statement, after the bytes are durable. So a byte counts once it i
 The end is the end of every other upload: `uploads.Upload` commits what has come, and the row keeps its answer.
 
 1. One request at a time adds bytes. It holds the row's claim (`upload_claims`), a token with an expiry, and moves the
-   expiry forward while bytes come or the store works. Every statement that counts bytes names the token. Whoever takes
-   over an expired claim marks the pieces that are there as `sealed`: the former holder may still write to the last one.
-   So nobody appends to a sealed piece, and no rule here depends on clocks.
+   expiry forward while bytes come or the store works. Every statement that counts bytes names the token. One that has
+   lost its claim may still write; the store keeps its bytes apart (`Appending`). So no rule here depends on clocks.
 2. The hash is known without a second look if all bytes came to one process. Else the pieces are read once, at the end.
 3. Quota: the length is reserved when the upload is created, and what comes of an upload without a length before it is
    stored. The reservation has the upload's id, and outlives the upload by an hour, so that only the end of the upload
@@ -293,7 +292,7 @@ class Resumables:
                 async with uploading as upload:
                     for part in parts:
                         pieces = await _pieces(self._database, part)
-                        async with aclosing(self._store.gathered(part, pieces, sealed=True).stream()) as chunks:
+                        async with aclosing(self._store.gathered(part, pieces).stream()) as chunks:
                             async for chunk in chunks:
                                 await upload.write(bytes(chunk))
                     key = idempotency_key or _key_of(parts)
@@ -402,8 +401,8 @@ class Resumables:
         declared = claim.declared
         with claim.working():
             pieces = await _pieces(self._database, claim.upload_id)
-            gathered = self._store.gathered(claim.upload_id, pieces, sealed=claim.sealed > 0)
-            known = self._hashes.take(claim.upload_id, claim.received)
+            gathered = self._store.gathered(claim.upload_id, pieces)
+            known = self._hashes.take(claim)
             sha256 = known.hexdigest() if known is not None else await _hashed(gathered)
             try:
                 async with await self._uploads.whole(gathered, sha256, claim.reservation) as upload:
@@ -444,13 +443,11 @@ class Receiving:
         self._checksum = checksum
         self._request_id = request_id
         self._digest = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
-        self._hash = resumables._hashes.take(claim.upload_id, claim.received)
+        self._hash = resumables._hashes.take(claim)
         self._digests = [each for each in (self._digest, self._hash) if each is not None]
         self._size = claim.received
         last = claim.last
-        self._append = resumables._store.append(
-            claim.upload_id, claim.pieces, last, sealed=claim.sealed >= claim.pieces, at_most=limit
-        )
+        self._append = resumables._store.append(claim.upload_id, claim.pieces, last, at_most=limit)
         self._uncertain = False
         """Whether bytes may have been recorded, although no answer said so."""
         self._failed = False
@@ -508,6 +505,7 @@ class Receiving:
                 offset=self._claim.received,
             )
         await self._keep_all()
+        await self.close()  # nobody may append to what gets its key
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
             await self._resumables._finish(self._caller, claim, self._request_id)
@@ -539,33 +537,36 @@ class Receiving:
                 self._failed = True
                 raise
         if self._hash is not None and self._size == self._claim.received:
-            self._resumables._hashes.put(self._claim.upload_id, self._size, self._hash)
+            self._resumables._hashes.put(self._claim, self._hash)
 
     async def _keep(self, *, to_the_end: bool = False) -> None:
         durable = await self._append.durable(to_the_end=to_the_end)
         if not durable.pieces:
             return
         self._uncertain = True
-        await self._claim.keep(durable.first, durable.pieces, self._resumables._lifetime, is_last=to_the_end)
+        await self._claim.keep(durable, self._resumables._lifetime, is_last=to_the_end)
         self._uncertain = False
         await self._append.kept()
 
 
 class _Hashes:
-    """The SHA-256 so far of uploads whose bytes have all come to this process. Each is taken once, at its offset."""
+    """The SHA-256 so far of uploads whose bytes have all come to this process. Each is taken once, at its offset.
+
+    And for its last piece: a crash of the database may take back bytes, and others come in their place elsewhere.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[int, hashlib._Hash]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[int, Piece | None, hashlib._Hash]] = OrderedDict()
 
-    def put(self, upload_id: str, size: int, so_far: "hashlib._Hash") -> None:
-        self._kept[upload_id] = size, so_far
+    def put(self, claim: Claim, so_far: "hashlib._Hash") -> None:
+        self._kept[claim.upload_id] = claim.received, claim.last, so_far
         if len(self._kept) > REMEMBERED:
             self._kept.popitem(last=False)
 
-    def take(self, upload_id: str, size: int) -> "hashlib._Hash | None":
+    def take(self, claim: Claim) -> "hashlib._Hash | None":
         """None if bytes came elsewhere."""
-        at, so_far = self._kept.pop(upload_id, (0, hashlib.sha256()))
-        return so_far if at == size else None
+        received, last, so_far = self._kept.pop(claim.upload_id, (0, None, hashlib.sha256()))
+        return so_far if (received, last) == (claim.received, claim.last) else None
 
 
 async def expire(library: Library) -> int:
@@ -609,7 +610,7 @@ async def _remove(database: Database, store: ObjectStore, upload_id: str) -> Non
     The reservation by its name: a sweep may have made it after the row was read.
     """
     if pieces := await _pieces(database, upload_id):
-        await store.gathered(upload_id, pieces, sealed=True).discard()
+        await store.gathered(upload_id, pieces).discard()
     await database.call("SELECT content_release(%s)", (upload_id,))
     await database.call(_FORGET, (upload_id,))
 

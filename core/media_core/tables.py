@@ -509,7 +509,7 @@ class UploadRow(SQLModel, table=True):
     """Bytes that are durable: the Upload-Offset."""
     pieces: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
     sealed: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
-    """How many of the pieces may still be written to by somebody who lost the claim."""
+    """Only pods of an earlier release read it: how many pieces somebody who lost the claim may still write to."""
     claim: str | None = Field(default=None, sa_type=Text)
     claimed_until: datetime | None = Field(sa_column=_time(nullable=True))
     ending: bool = Field(sa_column=Column(Boolean, nullable=False, server_default="false"))

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 from media_core.contents import Contents, Reservation
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
-from media_core.store import Piece
+from media_core.store import Durable, Piece
 
 CLAIM_LIFETIME: Final = timedelta(seconds=8)
 """How long an upload stays locked after its process was killed. Clients try again for about that long."""
@@ -25,10 +25,10 @@ IDLE_SECONDS: Final = 4.0
 go on over another one."""
 RESERVED_LONGER: Final = timedelta(hours=1)
 
+# Neither the claim nor its end is durable. A crash of the server that loses a claim lets a second request in; the store
+# keeps their bytes apart, and the first one's token is gone, so its bytes do not count.
 _CLAIM: Final = "SELECT * FROM upload_claim(%s, %s, %s, %s)"
 _RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-# Not durable, unlike the claim: one that was let go and is there again after a crash of the server runs out. A claim
-# that was lost would leave its holder writing to a piece that the next holder takes for its own.
 _LET_GO: Final = """
 UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s
 RETURNING set_config('synchronous_commit', 'off', true)
@@ -48,7 +48,7 @@ WITH held AS (
     FROM held, unnest(%(names)s::text[], %(sizes)s::bigint[]) WITH ORDINALITY AS piece(name, size, position)
     ON CONFLICT (upload_id, number) DO UPDATE SET name = excluded.name, size = excluded.size
 )
-SELECT expires_at FROM held
+SELECT expires_at, CASE WHEN %(relaxed)s THEN set_config('synchronous_commit', 'off', true) END FROM held
 """
 _GO_BACK: Final = """
 WITH held AS (
@@ -92,7 +92,6 @@ class Claim:
         self.received: int = row.received
         self.length: int | None = row.length
         self.pieces: int = row.pieces
-        self.sealed: int = row.sealed
         self.answer: dict[str, Any] | None = row.answer
         self.last = None if row.last_name is None else Piece(row.last_name, row.last_size)
         self._sizes: dict[int, int] = {} if self.last is None else {self.pieces - 1: self.last.size}
@@ -147,11 +146,14 @@ class Claim:
         if not await self._database.call(_ENDING, (self.upload_id, self._token)):
             raise locked()
 
-    async def keep(self, first: int, pieces: Sequence[Piece], lifetime: timedelta, *, is_last: bool = False) -> None:
-        """Makes these pieces count. `is_last`: the claim is let go as well, unless the upload is whole by now.
+    async def keep(self, new: Durable, lifetime: timedelta, *, is_last: bool = False) -> None:
+        """Makes new pieces count. `is_last`: the claim is let go as well, unless the upload is whole by now.
 
-        Raises Refused `upload_locked` if somebody else has the claim by now.
+        Not durable while more bytes have to come: a crash of the database server takes back what counted in its last
+        half second, and the client learns the offset. Raises Refused `upload_locked` if somebody else has the claim by
+        now.
         """
+        first, pieces = new.first, new.pieces
         received = self.received
         for number, piece in enumerate(pieces, first):
             received += piece.size - self._sizes.get(number, 0)
@@ -170,12 +172,14 @@ class Claim:
                 "lifetime": lifetime,
                 "reserved": lifetime + RESERVED_LONGER,
                 "let_go": let_go,
+                "relaxed": received != self.length and not new.replaces,
             },
         )
         if not kept:
             raise locked()
         self._is_held = not let_go
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
+        self.last = pieces[-1]
         self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
 
     async def go_back(self) -> None:

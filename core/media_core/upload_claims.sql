@@ -15,6 +15,8 @@ DECLARE
     _name text;
     _size bigint;
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    -- `sealed` is for pods of an earlier release beside this one.
     UPDATE upload SET claim = _claim, claimed_until = now() + _lifetime,
         sealed = CASE WHEN claim IS NULL THEN sealed ELSE pieces END
     WHERE upload_id = _upload_id AND owner = _owner AND (claim IS NULL OR claimed_until <= now()) AND NOT ending

@@ -92,10 +92,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """The pieces from index `first` on; those before it are as they were."""
+    """The pieces from index `first` on; those before it are as they were. `replaces`: a former one goes after it."""
 
     first: int
     pieces: tuple[Piece, ...]
+    replaces: bool = False
 
 
 class StagedObject(Protocol):
@@ -213,19 +214,17 @@ class ObjectStore(Protocol):
         has removed the object meanwhile.
         """
 
-    def append(
-        self, name: str, count: int, last: Piece | None, *, sealed: bool, at_most: int = USUAL_MOST
-    ) -> Appending:
+    def append(self, name: str, count: int, last: Piece | None, *, at_most: int = USUAL_MOST) -> Appending:
         """Goes on with the object `name` (as for `stage`), which has `count` pieces, the last of which is `last`.
 
-        `sealed`: somebody who is gone or slow may still write to the last piece. `at_most`: as for `stage`.
+        `at_most`: as for `stage`.
         """
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
         """The most bytes of this process's memory that one `append` takes at a time."""
 
-    def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> GatheredObject:
-        """The object of these pieces. `sealed`: somebody may still write to one of them, after the bytes that count."""
+    def gathered(self, name: str, pieces: Sequence[Piece]) -> GatheredObject:
+        """The object of these pieces. Somebody may still write to one of them, after the bytes that count."""
 
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         """The most bytes of this process's memory that one staged object takes at a time."""

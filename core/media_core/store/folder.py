@@ -15,6 +15,7 @@ can be changed. The api calls `FolderStore.verify` before it serves one.
 import asyncio
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import os
@@ -122,18 +123,14 @@ class FolderStore:
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         return 0  # a chunk is written before `write` returns
 
-    def append(
-        self, name: str, count: int, last: Piece | None, *, sealed: bool, at_most: int = USUAL_MOST
-    ) -> "FolderAppending":
-        if last is not None and not sealed:
-            return FolderAppending(self, count - 1, last)
-        return FolderAppending(self, count, Piece(f"{name}.{count}-{secrets.token_hex(8)}", 0))
+    def append(self, name: str, count: int, last: Piece | None, *, at_most: int = USUAL_MOST) -> "FolderAppending":
+        return FolderAppending(self, name, count, last)
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
         return 3 * CHUNK_BYTES  # gathered bytes, bytes that are being written, and the buffer of `take`
 
-    def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> "FolderGatheredObject":
-        return FolderGatheredObject(self, name, pieces, sealed)
+    def gathered(self, name: str, pieces: Sequence[Piece]) -> "FolderGatheredObject":
+        return FolderGatheredObject(self, name, pieces)
 
     async def read(self, key: str, start: int, length: int) -> bytes:
         path = self._path(key)
@@ -218,6 +215,9 @@ class FolderStore:
 
     def _staged(self, name: str) -> Path:
         return self._root / staging_key(self._tenant_id, name)
+
+    def _piece_name(self, name: str, number: int) -> str:
+        return f"{name}.{number}-{secrets.token_hex(8)}"
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(self._tenant_id, key)
@@ -374,21 +374,24 @@ class FolderStagedObject:
 
 
 class FolderAppending:
-    """Appends to one file. That file is this one's alone: it is new, or the last who wrote to it has closed it.
+    """Appends to the last file of the upload `name`, which has `count` of them, or to a new one.
 
-    Bytes are written while the next ones come. An error is told by the call that follows.
+    Whoever writes to a file has its lock, and leaves no byte in it that does not count. So a file is gone on with only
+    if its lock is free and its size is what was recorded, also by one whose claim to the upload is lost. Bytes are
+    written while the next ones come. An error is told by the call that follows.
     """
 
-    def __init__(self, store: FolderStore, number: int, piece: Piece) -> None:
+    def __init__(self, store: FolderStore, name: str, count: int, last: Piece | None) -> None:
         self._store = store
-        self._number = number
-        self._name = piece.name
-        self._is_new = piece.size == 0
-        self._path = store._staged(piece.name)
+        self._object = name
+        self._number = count if last is None else count - 1
+        self._name = store._piece_name(name, count) if last is None else last.name
+        self._size = 0 if last is None else last.size
+        """Of the file, before this one wrote to it. What follows is counted from there on."""
+        self._taken = self._written = self._synced = self._kept = 0
         self._file: int | None = None
         self._gathered = bytearray()
         self._writing: asyncio.Future[None] | None = None
-        self._taken = self._written = self._synced = self._kept = piece.size
         self._lock = threading.Lock()
         self._closed = False
 
@@ -417,7 +420,7 @@ class FolderAppending:
         await self._settle()
         if self._synced < self._written:
             await _in_thread(self._sync)
-        changed = (Piece(self._name, self._synced),) if self._synced > self._kept else ()
+        changed = (Piece(self._name, self._size + self._synced),) if self._synced > self._kept else ()
         return Durable(self._number, changed)
 
     async def kept(self) -> None:
@@ -468,49 +471,60 @@ class FolderAppending:
         if self._file is None:
             self._file = self._open()
         _write(self._file, data)
-        page_cache.write_back(self._file, self._written, len(data))
+        page_cache.write_back(self._file, self._size + self._written, len(data))
         self._written += len(data)
 
     def _open(self) -> int:
-        if self._is_new:
-            return self._store._create(self._path)
-        file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-        if os.fstat(file).st_size < self._kept:  # the next line would fill it up with zeros
-            os.close(file)
-            raise unavailable(_SHORTER)
-        os.ftruncate(file, self._kept)  # bytes that came and do not count
-        os.lseek(file, 0, os.SEEK_END)
+        if self._size:
+            if (free := _free(self._path, self._size)) is not None:
+                os.lseek(free, 0, os.SEEK_END)
+                return free
+            self._number, self._size = self._number + 1, 0
+            self._name = self._store._piece_name(self._object, self._number)
+        file = self._store._create(self._path)
+        _lock(file)
         return file
+
+    @property
+    def _path(self) -> Path:
+        return self._store._staged(self._name)
 
     def _sync(self) -> None:
         with self._lock:
             if self._file is not None:
                 written = self._written
                 os.fsync(self._file)
-                if self._is_new and not self._synced:
+                if not self._size and not self._synced:
                     _fsync_folder(self._path.parent)
                 self._synced = written
 
     def _close(self, leave: bool) -> None:
         with self._lock:
             self._closed = True
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-                if self._is_new and not self._kept and not leave:
+            if self._file is None:
+                return
+            file, self._file = self._file, None
+            try:
+                counts = self._size + self._kept
+                if not leave and not counts:
                     self._path.unlink(missing_ok=True)
+                elif not leave and os.fstat(file).st_size > counts:
+                    os.ftruncate(file, counts)
+            finally:
+                os.close(file)
 
 
 class FolderGatheredObject:
     """One file that nobody writes to any more gets its key by a link. Else all pieces are copied into a new file."""
 
-    def __init__(self, store: FolderStore, name: str, pieces: Sequence[Piece], sealed: bool) -> None:
+    def __init__(self, store: FolderStore, name: str, pieces: Sequence[Piece]) -> None:
         self.size = sum(piece.size for piece in pieces)
         self._store = store
         self._pieces = [(store._staged(piece.name), piece.size) for piece in pieces]
-        self._sealed = sealed
         self._copy = store._staged(f"{name}.whole-{secrets.token_hex(8)}")
         self._path: Path | None = None
+        self._locked: FileIO | None = None
+        """The only piece: nobody appends to it while it gets its key."""
 
     async def write(self, chunk: bytes | memoryview) -> None:
         raise ValueError("an object that has come whole takes no more bytes")
@@ -545,9 +559,10 @@ class FolderGatheredObject:
         await _in_thread(self._discard)
 
     def _finish(self) -> Path:
-        if len(self._pieces) == 1 and not self._sealed:
+        if len(self._pieces) == 1:
             path, size = self._pieces[0]
-            if path.stat().st_size == size:
+            if (free := _free(path, size)) is not None:
+                self._locked = FileIO(free)
                 return path
         file = self._store._create(self._copy)
         try:
@@ -565,6 +580,31 @@ class FolderGatheredObject:
     def _discard(self) -> None:
         for path in (self._copy, *(path for path, _ in self._pieces)):
             path.unlink(missing_ok=True)
+        if self._locked is not None:
+            self._locked.close()
+
+
+def _free(path: Path, size: int) -> int | None:
+    """Opens a piece of this size, and locks it. None: somebody writes to it, or it has bytes that do not count, or an
+    object's name as well. Raises Unavailable if it is shorter.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    locked, found = _lock(file), os.fstat(file)
+    if locked and found.st_size == size and found.st_nlink == 1:
+        return file
+    os.close(file)
+    if found.st_size < size:
+        raise unavailable(_SHORTER)
+    return None
+
+
+def _lock(file: int) -> bool:
+    """Until the file is closed, or the process ends. False also where a file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _append_from(file: int, path: Path, size: int) -> None:

@@ -139,15 +139,13 @@ class S3Store:
     def memory_of(self, at_most: int = USUAL_MOST) -> int:
         return min(at_most, PARTS_IN_FLIGHT * part_bytes_for(at_most)) + BLOCKS_BYTES
 
-    def append(
-        self, name: str, count: int, last: Piece | None, *, sealed: bool, at_most: int = USUAL_MOST
-    ) -> "S3Appending":
+    def append(self, name: str, count: int, last: Piece | None, *, at_most: int = USUAL_MOST) -> "S3Appending":
         return S3Appending(self, name, count, last, part_bytes_for(at_most))
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
         return PARTS_IN_FLIGHT * (part_bytes_for(at_most) + CHUNK_BYTES)
 
-    def gathered(self, name: str, pieces: Sequence[Piece], *, sealed: bool) -> "S3GatheredObject":
+    def gathered(self, name: str, pieces: Sequence[Piece]) -> "S3GatheredObject":
         return S3GatheredObject(self, pieces)
 
     async def read(self, key: str, start: int, length: int) -> bytes:

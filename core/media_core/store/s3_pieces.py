@@ -75,7 +75,7 @@ class S3Appending:
                 await self._hand_over()
             await self._settle()
         self._told = len(self._put)
-        return Durable(self._first, tuple(self._put))
+        return Durable(self._first, tuple(self._put), replaces=bool(self._put) and self._replaced is not None)
 
     async def kept(self) -> None:
         replaced = self._replaced if self._told else None
