@@ -131,7 +131,7 @@ _log = structlog.stdlib.get_logger("media.passages")
 
 @dataclass(frozen=True)
 class Passage:
-    """`segments` as `tables.PassageRow` has them; the first `own` are its own."""
+    """`segments` as `tables.transcripts.PassageRow` has them; the first `own` are its own."""
 
     language: str | None
     segments: Sequence[Sequence[Any]]
