@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from media_core import tokens
 from media_core.queue_depth import Depth
 from media_operator.backends.databases import Databases
-from media_operator.backends.issuers import key_source
+from media_operator.backends.issuers import jwks_uri
 from media_operator.jobs.dispatch import Running, TenantQueue
 from media_operator.local.clamd import ClamdFailed, EmbeddedClamd
 from media_operator.local.postgres import EmbeddedPostgres
@@ -129,7 +129,7 @@ class Machine:
             else:
                 environment["MEDIA_OIDC_ISSUER"] = oidc.issuer
                 environment["MEDIA_OIDC_AUDIENCE"] = oidc.audience or tenant.tenant_id
-                environment["MEDIA_OIDC_JWKS_URI"] = await key_source(oidc, local=True)
+                environment["MEDIA_OIDC_JWKS_URI"] = await jwks_uri(oidc, local=True)
             await self.api.start([sys.executable, "-m", "media_api"], environment)
         self.api_shape = shape
         for _ in range(API_START_SECONDS * 10):

@@ -39,7 +39,9 @@ from media_operator.local.workers import sweep_regularly
 from media_operator.plan.planner import with_transitions
 from media_operator.reconcile import reconcile
 from media_operator.settings import RunSettings
-from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
+from media_operator.tenant.spec import MediaTenant, changes, refuse_immutable_changes
+from media_operator.tenant.spec_errors import SpecInvalid
+from media_operator.tenant.status import Condition
 
 TOKEN_LIFETIME = timedelta(hours=12)
 EDIT_SECONDS = 2
