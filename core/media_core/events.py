@@ -145,8 +145,8 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place between events: behind those up to `position`."""
+class EventPosition:
+    """Where a reader is: behind the events up to `position`."""
 
     incarnation: int
     position: int
@@ -157,7 +157,7 @@ class Page:
     """`after`: where the next page begins. `more`: it has been seen that there are further events."""
 
     events: list[Event]
-    after: Place
+    after: EventPosition
     more: bool
 
 
@@ -183,27 +183,27 @@ class Events:
             last, before = await self.place(), last
         return last
 
-    async def now(self) -> Place:
-        """The place behind all events so far."""
+    async def now(self) -> EventPosition:
+        """Behind all events so far."""
         await self.place_all()
         head = await self.head()
-        return Place(head.incarnation, head.placed)
+        return EventPosition(head.incarnation, head.placed)
 
-    async def first(self) -> Place:
-        """The place before the oldest event that is kept."""
+    async def first(self) -> EventPosition:
+        """Before the oldest event that is kept."""
         head = await self.head()
-        return Place(head.incarnation, head.first)
+        return EventPosition(head.incarnation, head.first)
 
-    async def checked(self, place: Place) -> Place:
-        """The place, if no event behind it is missing. Raises Refused `cursor_expired`."""
+    async def checked(self, after: EventPosition) -> EventPosition:
+        """`after`, if no event behind it is missing. Raises Refused `cursor_expired`."""
         head = await self.head()
-        if place.incarnation != head.incarnation or not head.first <= place.position <= head.placed:
+        if after.incarnation != head.incarnation or not head.first <= after.position <= head.placed:
             raise Refused(
                 "cursor_expired",
                 "Events after this cursor are not kept any more. Read what you show anew, and start again without "
                 "a cursor.",
             )
-        return place
+        return after
 
     async def after(self, position: int, limit: int = AT_ONCE) -> list[Event]:
         """The next events, of everybody. They have positions already."""
@@ -216,7 +216,7 @@ class Events:
     async def page(
         self,
         caller: Claims,
-        place: Place,
+        after: EventPosition,
         *,
         limit: int,
         types: Sequence[Type] = (),
@@ -226,7 +226,7 @@ class Events:
         empty, and there be `more`.
         """
         found: list[Event] = []
-        position = place.position
+        position = after.position
         for _ in range(EXAMINED // AT_ONCE):
             read = await self.after(position)
             if len(read) < AT_ONCE and await self.place() > (read[-1].position if read else position):
@@ -234,12 +234,12 @@ class Events:
             for event in read:
                 if is_wanted(event, caller, types, media_id):
                     if len(found) == limit:
-                        return Page(found, Place(place.incarnation, position), more=True)
+                        return Page(found, EventPosition(after.incarnation, position), more=True)
                     found.append(event)
                 position = event.position
             if len(read) < AT_ONCE:
-                return Page(found, Place(place.incarnation, position), more=False)
-        return Page(found, Place(place.incarnation, position), more=True)
+                return Page(found, EventPosition(after.incarnation, position), more=False)
+        return Page(found, EventPosition(after.incarnation, position), more=True)
 
     async def forget(self, older_than: timedelta) -> int:
         """Deletes old events, in small batches. Returns how many."""

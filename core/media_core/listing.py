@@ -20,7 +20,7 @@ from media_core.media_types import Category
 from media_core.tokens import CANARY, Claims
 
 Order = Literal["created", "name", "size"]
-Place = datetime | str | int
+SortValue = datetime | str | int
 """The value by which an item is sorted: when it was created, its folded name, its bytes."""
 Status = Literal["pending", "clean", "unscannable", "error"]
 """Infected items are never listed."""
@@ -50,16 +50,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Position:
-    """An item's place in an order. Items of the same place are sorted by their ids."""
+    """An item in an order. Items of the same value are sorted by their ids."""
 
-    place: Place
+    value: SortValue
     media_id: str
 
 
 @dataclass(frozen=True)
 class Listed:
-    """`rows` begin with `item_columns` and have a `place`. `goes_on`: where the next page begins, after this position;
-    None: the list has ended.
+    """`rows` begin with `item_columns` and have a `sort_value`. The next page begins after `goes_on`; None: the list
+    has ended.
     """
 
     rows: list[Any]
@@ -83,14 +83,14 @@ async def listed(
         rows = await database.call(query.among(ids), query.arguments)
         return _page(rows, limit, None)
     rows = await database.call(query.along_the_order(), query.arguments)
-    edge = None if rows[0].edge_id is None else Position(rows[0].edge_place, rows[0].edge_id)
+    edge = None if rows[0].edge_id is None else Position(rows[0].edge_value, rows[0].edge_id)
     return _page([row for row in rows if row.media_id is not None], limit, edge)
 
 
 def _page(rows: list[Any], limit: int, edge: Position | None) -> Listed:
     if len(rows) <= limit:
         return Listed(rows, edge)
-    return Listed(rows[:limit], Position(rows[limit - 1].place, rows[limit - 1].media_id))
+    return Listed(rows[:limit], Position(rows[limit - 1].sort_value, rows[limit - 1].media_id))
 
 
 async def _with_few(database: Database, query: "_Query") -> LiteralString | None:
@@ -119,9 +119,9 @@ class _Query:
         self._columns = item_columns(every_room=False)
         self.sets: list[LiteralString] = []
         """Sub-selects of the ids of one label, or of the room."""
-        self._place: LiteralString = f"media.{_COLUMN[order]}"
-        self._sorted: LiteralString = f"ORDER BY {self._place} {way}, media.media_id {way}"
-        self._sorted_again: LiteralString = f"ORDER BY found.place {way}, found.media_id {way}"
+        self._sort_value: LiteralString = f"media.{_COLUMN[order]}"
+        self._sorted: LiteralString = f"ORDER BY {self._sort_value} {way}, media.media_id {way}"
+        self._sorted_again: LiteralString = f"ORDER BY found.sort_value {way}, found.media_id {way}"
         walked: list[LiteralString] = []
         """What an index of the order can tell."""
         examined: list[LiteralString] = ["blob.scan_status <> 'infected'"]
@@ -132,8 +132,10 @@ class _Query:
             walked.append("media.uploaded_by = %(owner)s")
             self.arguments["owner"] = wanted.owner
         if after is not None:
-            walked.append(f"({self._place}, media.media_id) {'<' if descending else '>'} (%(place)s, %(after)s)")
-            self.arguments |= {"place": after.place, "after": after.media_id}
+            walked.append(
+                f"({self._sort_value}, media.media_id) {'<' if descending else '>'} (%(sort_value)s, %(after)s)"
+            )
+            self.arguments |= {"sort_value": after.value, "after": after.media_id}
         times = walked if order == "created" else examined
         if wanted.created_after is not None:
             times.append("media.created_at >= %(created_after)s")
@@ -169,7 +171,7 @@ class _Query:
     def among(self, ids: LiteralString) -> LiteralString:
         """All items of a sub-select that has few."""
         return f"""
-            SELECT {self._columns}, {self._place} AS place FROM media JOIN blob USING (sha256)
+            SELECT {self._columns}, {self._sort_value} AS sort_value FROM media JOIN blob USING (sha256)
             WHERE media.media_id = ANY(ARRAY({ids})) AND {self._walked} AND {self._examined}
             {self._sorted} LIMIT %(limit)s
         """  # noqa: S608 (only constants are put in)
@@ -179,13 +181,13 @@ class _Query:
         examined, where there are so many.
         """
         return f"""
-            SELECT found.*, edge.place AS edge_place, edge.media_id AS edge_id FROM (SELECT) AS always
+            SELECT found.*, edge.sort_value AS edge_value, edge.media_id AS edge_id FROM (SELECT) AS always
             LEFT JOIN (
-                SELECT {self._place} AS place, media.media_id FROM media WHERE {self._walked}
+                SELECT {self._sort_value} AS sort_value, media.media_id FROM media WHERE {self._walked}
                 {self._sorted} OFFSET {self._steps - 1} LIMIT 1
             ) AS edge ON true
             LEFT JOIN (
-                SELECT {self._columns}, {self._place} AS place
+                SELECT {self._columns}, {self._sort_value} AS sort_value
                 FROM (SELECT media.* FROM media WHERE {self._walked} {self._sorted} LIMIT {self._steps}) AS media
                 JOIN blob USING (sha256) WHERE {self._examined} {self._sorted} LIMIT %(limit)s
             ) AS found ON true

@@ -25,11 +25,11 @@ SECONDS: Final = 60.0
 CHARACTERS: Final = 1200
 """A passage is no longer, unless its only segment is."""
 SIMPLE: Final = "simple"
-WINDOWS: Final = (
+SPANS: Final = (
     "ARRAY[transcript << 3, ((transcript >> 6) << 3) | 1::bigint, ((transcript >> 10) << 3) | 2::bigint,"
     " ((transcript >> 14) << 3) | 3::bigint, ((transcript >> 18) << 3) | 4::bigint]"
 )
-"""The transcript of a passage, and the windows of 64, 1024, 16,384 and 262,144 transcripts that it is in, as the index
+"""The transcript of a passage, and the spans of 64, 1024, 16,384 and 262,144 transcripts that it is in, as the index
 of `passage` has them: the number, and in its last three bits the kind."""
 
 MOST_FILLED: Final = 5000
@@ -93,10 +93,10 @@ WHERE transcript.media_id = %(media_id)s AND task = %(task)s AND track = %(track
     AND newer.finished_at > this.finished_at
 """
 
-# Words that no passage has any more. A common word is found at once, in the newest window of transcripts. Not EXISTS:
+# Words that no passage has any more. A common word is found at once, in the newest span of transcripts. Not EXISTS:
 # of that the planner could make a join that reads the whole table.
 _IN_NO_PASSAGE: Final = f"""
-(SELECT true FROM passage WHERE words @@ quoted.query AND {WINDOWS} && ARRAY[newest.key] LIMIT 1) IS NULL
+(SELECT true FROM passage WHERE words @@ quoted.query AND {SPANS} && ARRAY[newest.key] LIMIT 1) IS NULL
 AND (SELECT true FROM passage WHERE words @@ quoted.query LIMIT 1) IS NULL
 """  # noqa: S608 (only constants are put in)
 _QUOTED: Final = """
@@ -131,7 +131,7 @@ _log = structlog.stdlib.get_logger("media.passages")
 
 @dataclass(frozen=True)
 class Passage:
-    """`segments` as `tables.PassageRow` has them; the first `own` are its own."""
+    """`segments` as `tables.transcripts.PassageRow` has them; the first `own` are its own."""
 
     language: str | None
     segments: Sequence[Sequence[Any]]
@@ -226,12 +226,12 @@ async def _write(tx: Transaction, number: int, found: Sequence[Passage]) -> None
 
 def vector(stemmer: str, said: Sequence[str], stems: Stems) -> str:
     """A `tsvector`, as PostgreSQL writes it. Words have neither quotes nor backslashes. Common ones leave a gap."""
-    places: defaultdict[str, list[str]] = defaultdict(list)
-    for place, word in enumerate(said, 1):
+    positions: defaultdict[str, list[str]] = defaultdict(list)
+    for position, word in enumerate(said, 1):
         stem = stems[stemmer, word]
         if stem is not None:
-            places[stem].append(str(place))
-    return " ".join(f"'{stem}':{','.join(at)}" for stem, at in places.items())
+            positions[stem].append(str(position))
+    return " ".join(f"'{stem}':{','.join(at)}" for stem, at in positions.items())
 
 
 async def fill(database: Database) -> int:
@@ -264,8 +264,8 @@ async def forget_words(database: Database, sweep: int) -> int:
     """
     forgotten, stemmer, word = 0, "", ""
     while True:
-        place = {"stemmer": stemmer, "word": word, "most": LOOKED_AT, "shares": SHARES, "share": sweep % SHARES}
-        rows = await database.call(_LOOK_AT_WORDS, place)
+        asked = {"stemmer": stemmer, "word": word, "most": LOOKED_AT, "shares": SHARES, "share": sweep % SHARES}
+        rows = await database.call(_LOOK_AT_WORDS, asked)
         unused = [row for row in rows if row.unused]
         if unused:
             columns = {name: [getattr(row, name[:-1]) for row in unused] for name in ("stemmers", "words", "stems")}

@@ -1,6 +1,6 @@
 """Search in transcripts: words, `"phrases"` and beginnings (`word*`), all of which stand in one passage.
 
-The index (`passages`) finds passages that have the stems, the newest transcripts first, in windows of 64 transcripts,
+The index (`passages`) finds passages that have the stems, the newest transcripts first, in spans of 64 transcripts,
 of 1024, and so on, so that a common word costs no more in a large tenant than in a small one. At most `RANKED` of
 them are ranked and make up a part of the list; the next part begins behind them. Where the caller may see few
 recordings, or a filter leaves few, only these are searched.
@@ -21,7 +21,7 @@ from media_core.access import Item, require_room
 from media_core.errors import Refused
 from media_core.items import is_in
 from media_core.library import Library
-from media_core.passages import WINDOWS, Stems
+from media_core.passages import SPANS, Stems
 from media_core.spoken_words import Word, words
 from media_core.tokens import ALL, CANARY, Claims
 
@@ -45,9 +45,9 @@ REMEMBERED: Final = 20_000
 """Stems, about 3 MB."""
 
 _LEVELS: Final = ((6, 1), (10, 2), (14, 3), (18, 4))
-"""Of the windows: how far their numbers are shifted, and what kind they are (`passages.WINDOWS`)."""
+"""Of the spans: how far their numbers are shifted, and what kind they are (`passages.SPANS`)."""
 _AT_ONCE: Final = 16
-"""Most windows that are searched at once. Each match costs as much as there are."""
+"""Most spans that are searched at once. Each match costs as much as there are."""
 _GROWTH: Final = 16
 """So many times as many transcripts as all steps before are read at once, at most."""
 
@@ -117,7 +117,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Hit:
-    """A place in a recording where the wanted words are said."""
+    """A moment of a recording at which the wanted words are said."""
 
     item: Item
     job_id: str | None
@@ -129,8 +129,8 @@ class Hit:
 
 
 @dataclass(frozen=True, order=True)
-class Place:
-    """The place of a passage. Newer transcripts have higher numbers."""
+class PassageKey:
+    """The key of a passage's row. Newer transcripts have higher numbers."""
 
     transcript: int
     number: int
@@ -140,9 +140,9 @@ class Place:
 class Position:
     """Where a page begins: in the part of the list before `part`, behind the first `hits` hits of a passage of it."""
 
-    part: Place
+    part: PassageKey
     rank: float | None = None
-    passage: Place | None = None
+    passage: PassageKey | None = None
     hits: int = 0
 
 
@@ -176,8 +176,8 @@ class Search:
             return [], None
         either = " | ".join(f"({query})" for query in queries.values())
         (newest,) = await self._database.call(_NEWEST, {})
-        end = Place(newest.number + 1, 0)
-        # A cursor can name any place. The windows between it and the newest transcript would be asked for one by one.
+        end = PassageKey(newest.number + 1, 0)
+        # A cursor can name any passage. The spans between it and the newest transcript would be asked for one by one.
         after = Position(end) if after is None else replace(after, part=min(after.part, end))
         found, goes_on = await self._part(caller, wanted, either, after.part)
         ranked = await self._ranked(found, either)
@@ -187,12 +187,12 @@ class Search:
         hits: list[Hit] = []
         while ranked:
             several, ranked = ranked[:limit], ranked[limit:]
-            async for rank, place, its_hits in self._hits(caller, terms, several, queries):
-                skipped = after.hits if place == after.passage else 0
+            async for rank, key, its_hits in self._hits(caller, terms, several, queries):
+                skipped = after.hits if key == after.passage else 0
                 room = limit - len(hits)
                 hits += its_hits[skipped : skipped + room]
                 if len(hits) == limit:
-                    return hits, Position(after.part, rank, place, skipped + room)
+                    return hits, Position(after.part, rank, key, skipped + room)
         return hits, None if goes_on is None else Position(goes_on)
 
     # -- the query -----------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ class Search:
     async def _query(self, term: Term, stemmer: str, stems: Stems) -> str | None:
         """None: all its words are too common. Empty: no word begins like this."""
         query, gap = "", 1
-        for place, word in enumerate(term.said):
-            if term.is_beginning and place == len(term.said) - 1:
+        for index, word in enumerate(term.said):
+            if term.is_beginning and index == len(term.said) - 1:
                 beginnings = await self._beginnings(word, stemmer)
                 if not beginnings:
                     return ""
@@ -238,13 +238,13 @@ class Search:
 
     async def _beginnings(self, beginning: str, stemmer: str) -> list[str]:
         """The stems of all words that begin like this."""
-        place = {
+        asked = {
             "stemmer": stemmer,
             "first": beginning,
             "behind": beginning + "\U0010ffff",
             "most": MOST_BEGINNING + 1,
         }
-        found = await self._database.call(_BEGINNING, place)
+        found = await self._database.call(_BEGINNING, asked)
         if len(found) > MOST_BEGINNING:
             raise Refused(
                 "invalid_request",
@@ -269,30 +269,30 @@ class Search:
     # -- the index -----------------------------------------------------------------------------------------------
 
     async def _part(
-        self, caller: Claims, wanted: Wanted, query: str, before: Place
-    ) -> tuple[list[Place], Place | None]:
-        """Passages that the caller may see, the newest first, and before which place the next part begins."""
+        self, caller: Claims, wanted: Wanted, query: str, before: PassageKey
+    ) -> tuple[list[PassageKey], PassageKey | None]:
+        """Passages that the caller may see, the newest first, and before which one the next part begins."""
         visible = _Visible(caller, wanted, has_phrases=_NEXT_TO.search(query) is not None)
         few = await self._few(visible, before)
-        found: list[Place] = []
+        found: list[PassageKey] = []
         examined = 0
-        windows = Windows(before.transcript)
-        while keys := windows.next(examined, len(found)) if few is None else list(islice(few, _AT_ONCE)):
-            place = {"transcript": before.transcript, "number": before.number, "most": EXAMINED - examined}
+        spans = Spans(before.transcript)
+        while keys := spans.next(examined, len(found)) if few is None else list(islice(few, _AT_ONCE)):
+            rest = {"transcript": before.transcript, "number": before.number, "most": EXAMINED - examined}
             asked = {"words": _NEXT_TO.sub("&", query), "query": query, "keys": keys}
-            rows = await self._database.call(visible.matching, visible.arguments | place | asked)
+            rows = await self._database.call(visible.matching, visible.arguments | rest | asked)
             examined += len(rows)
             for row in rows:
                 if row.shown:
-                    found.append(Place(row.transcript, row.number))
+                    found.append(PassageKey(row.transcript, row.number))
                 if len(found) == RANKED:
                     return found, found[-1]
             if examined == EXAMINED:
-                return found, Place(rows[-1].transcript, rows[-1].number)
+                return found, PassageKey(rows[-1].transcript, rows[-1].number)
         return found, None
 
-    async def _few(self, visible: "_Visible", before: Place) -> Iterator[int] | None:
-        """The keys of the recordings' own windows, the newest first, if these are few."""
+    async def _few(self, visible: "_Visible", before: PassageKey) -> Iterator[int] | None:
+        """The keys of the recordings themselves, the newest first, if these are few."""
         for ids in visible.sets:
             rows = await self._database.call(ids, visible.arguments)
             if len(rows) > FEW:
@@ -304,41 +304,45 @@ class Search:
             return (row.number << 3 for row in transcripts)
         return None
 
-    async def _ranked(self, found: Sequence[Place], query: str) -> list[tuple[float, Place]]:
+    async def _ranked(self, found: Sequence[PassageKey], query: str) -> list[tuple[float, PassageKey]]:
         rows = await self._database.call(_RANK, {"query": query} | _columns(found)) if found else []
-        return sorted(((row.rank, Place(row.transcript, row.number)) for row in rows), key=_order)
+        return sorted(((row.rank, PassageKey(row.transcript, row.number)) for row in rows), key=_order)
 
     # -- the text ------------------------------------------------------------------------------------------------
 
     async def _hits(
-        self, caller: Claims, terms: Sequence[Term], ranked: Sequence[tuple[float, Place]], queries: Mapping[str, str]
-    ) -> AsyncIterator[tuple[float, Place, list[Hit]]]:
+        self,
+        caller: Claims,
+        terms: Sequence[Term],
+        ranked: Sequence[tuple[float, PassageKey]],
+        queries: Mapping[str, str],
+    ) -> AsyncIterator[tuple[float, PassageKey, list[Hit]]]:
         """The hits of each passage, as far as the caller may read its file."""
         asking = {"subject": caller.subject, "admin": "admin" in caller.scopes}
-        rows = await self._database.call(_TEXTS, asking | _columns([place for _, place in ranked]))
-        by_place = {Place(row.transcript, row.number): row for row in rows if row.stemmer in queries}
-        items = await self._library.find_all(caller, {row.media_id for row in by_place.values()}, "read")
+        rows = await self._database.call(_TEXTS, asking | _columns([key for _, key in ranked]))
+        by_key = {PassageKey(row.transcript, row.number): row for row in rows if row.stemmer in queries}
+        items = await self._library.find_all(caller, {row.media_id for row in by_key.values()}, "read")
         texts = {}
-        for place, row in by_place.items():
-            texts[place] = _Text(row.segments, row.own)
+        for key, row in by_key.items():
+            texts[key] = _Text(row.segments, row.own)
             await asyncio.sleep(0)  # a passage takes milliseconds; others are served between two
-        spoken = {(by_place[place].stemmer, word) for place, text in texts.items() for word in text.said}
+        spoken = {(by_key[key].stemmer, word) for key, text in texts.items() for word in text.said}
         wanted = {(stemmer, word) for stemmer in queries for term in terms for word in term.said}
         stems = await self._stems(spoken | wanted)
-        for rank, place in ranked:
-            row = by_place.get(place)
+        for rank, key in ranked:
+            row = by_key.get(key)
             item = None if row is None else items.get(row.media_id)
             if row is None or not isinstance(item, Item):
                 continue
             hits = [
                 Hit(item, row.job_id, row.task, row.language, rank, spot)
-                for spot in texts[place].spots(terms, row.stemmer, stems)
+                for spot in texts[key].spots(terms, row.stemmer, stems)
             ]
             await asyncio.sleep(0)
-            yield rank, place, hits
+            yield rank, key, hits
 
 
-class Windows:
+class Spans:
     """Steps that cover the transcripts up to `newest` once, the newest first. How many a step covers goes by what those
     before it found: it should find the rest of a part, and little more.
     """
@@ -348,7 +352,7 @@ class Windows:
         self._covered = 0
 
     def next(self, examined: int, found: int) -> list[int]:
-        """Keys of `passages.WINDOWS`; none: all are covered. `examined` and `found`: of all steps so far."""
+        """Keys of `passages.SPANS`; none: all are covered. `examined` and `found`: of all steps so far."""
         keys: list[int] = []
         before = self._behind
         left = self._wanted(examined, found)
@@ -374,7 +378,7 @@ class Windows:
         return min(most, passages * self._covered * 6 // (examined * 5) + 1)
 
     def _fits(self, shift: int, left: int) -> bool:
-        """Whether a window is as large as `left` at most, and none of it is covered."""
+        """Whether a span is as large as `left` at most, and none of it is covered."""
         return shift == _LEVELS[0][0] or (1 << shift <= left and self._behind % (1 << shift) == 0)
 
 
@@ -427,7 +431,7 @@ class _Visible:
         self.matching: LiteralString = f"""
             WITH matching AS MATERIALIZED (
                 SELECT transcript, number FROM passage
-                WHERE words @@ %(words)s::tsquery AND {WINDOWS} && %(keys)s::bigint[] AND {language}
+                WHERE words @@ %(words)s::tsquery AND {SPANS} && %(keys)s::bigint[] AND {language}
             ), newest AS MATERIALIZED (
                 SELECT * FROM matching WHERE (transcript, number) < (%(transcript)s, %(number)s)
                 ORDER BY transcript DESC, number DESC LIMIT %(most)s
@@ -443,14 +447,14 @@ class _Visible:
         """  # noqa: S608 (only constants are put in)
 
 
-def _columns(places: Sequence[Place]) -> dict[str, Any]:
-    return {"transcripts": [place.transcript for place in places], "numbers": [place.number for place in places]}
+def _columns(keys: Sequence[PassageKey]) -> dict[str, Any]:
+    return {"transcripts": [key.transcript for key in keys], "numbers": [key.number for key in keys]}
 
 
-def _order(ranked: tuple[float, Place]) -> tuple[float, int, int]:
+def _order(ranked: tuple[float, PassageKey]) -> tuple[float, int, int]:
     """The best first, of equal ones the newest."""
-    rank, place = ranked
-    return -rank, -place.transcript, -place.number
+    rank, key = ranked
+    return -rank, -key.transcript, -key.number
 
 
 def _terms(text: str) -> list[Term]:
@@ -470,7 +474,7 @@ def _terms(text: str) -> list[Term]:
 
 @dataclass(frozen=True)
 class _Said:
-    """A word at its place: of which segment (counted in the passage)."""
+    """A word, and of which segment it is (counted in the passage)."""
 
     segment: int
     word: Word
@@ -482,7 +486,7 @@ class _Text:
     def __init__(self, segments: Sequence[Sequence[Any]], own: int) -> None:
         self._segments = segments
         self._own = own
-        self._words = [_Said(place, word) for place, segment in enumerate(segments) for word in words(segment[3])]
+        self._words = [_Said(number, word) for number, segment in enumerate(segments) for word in words(segment[3])]
         self.said = {each.word.folded for each in self._words}
 
     def spots(self, terms: Sequence[Term], stemmer: str, stems: Stems) -> list[Spot]:
@@ -492,24 +496,24 @@ class _Text:
             for term in terms
             if len(term.said) > 1 or term.is_beginning or stems[stemmer, term.said[0]] is not None
         ]
-        begin = [{self._words[first].segment for first, _ in places} for places in found]
-        whole = [place for place in range(self._own) if all(place in segments for segments in begin)]
+        begin = [{self._words[first].segment for first, _ in spots} for spots in found]
+        whole = [number for number in range(self._own) if all(number in segments for segments in begin)]
         if whole:
-            return [self._spot(place, place, found) for place in whole]
+            return [self._spot(number, number, found) for number in whole]
         runs = []
         for first in range(self._own):
-            behind = [min((place for place in segments if place >= first), default=None) for segments in begin]
-            last = max((place for place in behind if place is not None), default=first)
+            behind = [min((number for number in segments if number >= first), default=None) for segments in begin]
+            last = max((number for number in behind if number is not None), default=first)
             if first in behind and None not in behind:
                 runs.append((last - first, first, last))
         return [self._spot(*run[1:], found) for run in [min(runs)]] if runs else []
 
     def _found(self, term: Term, stemmer: str, stems: Stems) -> Iterator[tuple[int, int]]:
-        """The first and the last word of each place where the term is said."""
+        """The first and the last word of each spot where the term is said."""
         for first in range(len(self._words) - len(term.said) + 1):
-            for place, wanted in enumerate(term.said):
-                said = self._words[first + place].word.folded
-                if term.is_beginning and place == len(term.said) - 1:
+            for index, wanted in enumerate(term.said):
+                said = self._words[first + index].word.folded
+                if term.is_beginning and index == len(term.said) - 1:
                     is_it = said.startswith(wanted)
                 else:
                     stem = stems[stemmer, wanted]
@@ -521,7 +525,7 @@ class _Text:
 
     def _spot(self, first: int, last: int, found: Sequence[Sequence[tuple[int, int]]]) -> Spot:
         marks = []
-        for begins, ends in (place for places in found for place in places):
+        for begins, ends in (spot for spots in found for spot in spots):
             if first <= self._words[begins].segment <= last:
                 last = max(last, self._words[ends].segment)
                 marks += self._words[begins : ends + 1]
@@ -530,28 +534,28 @@ class _Text:
 
     def _snippet(self, first: int, last: int, marked: Sequence[_Said]) -> tuple[Part, ...]:
         offsets, at = {}, 0
-        for place in range(first, last + 1):
-            offsets[place] = at
-            at += len(self._segments[place][3]) + 1
+        for number in range(first, last + 1):
+            offsets[number] = at
+            at += len(self._segments[number][3]) + 1
         text = " ".join(segment[3] for segment in self._segments[first : last + 1])
-        spans = sorted(
+        marks = sorted(
             {(offsets[said.segment] + said.word.first, offsets[said.segment] + said.word.behind) for said in marked}
         )
-        return tuple(_cut(text, spans))
+        return tuple(_cut(text, marks))
 
 
-def _cut(text: str, spans: Sequence[tuple[int, int]]) -> Iterator[Part]:
+def _cut(text: str, marks: Sequence[tuple[int, int]]) -> Iterator[Part]:
     """A text around its first mark, as parts."""
-    first = text.rfind(" ", 0, max(spans[0][0] - BEFORE, 0)) + 1 if spans[0][0] > BEFORE else 0
-    if spans[0][0] - first > BEFORE * 2:  # a script without spaces
-        first = spans[0][0] - BEFORE
+    first = text.rfind(" ", 0, max(marks[0][0] - BEFORE, 0)) + 1 if marks[0][0] > BEFORE else 0
+    if marks[0][0] - first > BEFORE * 2:  # a script without spaces
+        first = marks[0][0] - BEFORE
     behind = len(text)
     if behind - first > SNIPPET:
         space = text.rfind(" ", first, first + SNIPPET)
-        behind = max(space if space > spans[0][1] else first + SNIPPET, spans[0][1])
+        behind = max(space if space > marks[0][1] else first + SNIPPET, marks[0][1])
     parts = [Part("… ", False)] if first else []
     at = first
-    for begins, ends in spans:
+    for begins, ends in marks:
         if ends > behind:
             break
         # Neighbours with nothing but a space or a sign between them are one mark.

@@ -76,7 +76,7 @@ WHERE doomed_at IS NOT NULL AND coalesce(remove_after, doomed_at) <= now()
     AND (coalesce(remove_after, doomed_at), sha256) > (%s, %s)
 ORDER BY coalesce(remove_after, doomed_at), sha256 LIMIT %s
 """
-# A window of rows at a time, with or without a job, so that no row is read twice. The insertion finds out which have a
+# A batch of rows at a time, with or without a job, so that no row is read twice. The insertion finds out which have a
 # job: it always uses the right index, however wrong the statistics are.
 _QUEUE: Final = """
 WITH looked_at AS (
@@ -243,7 +243,7 @@ async def _until_nothing_is_left(library: Library, statement: Any) -> None:
         pass
 
 
-async def _windows(library: Library, statement: Any, *first: Any) -> AsyncIterator[list[Any]]:
+async def _in_batches(library: Library, statement: Any, *first: Any) -> AsyncIterator[list[Any]]:
     """Rows of `statement` in batches. Its last two parameters: the last sha256 of the previous batch, and a limit."""
     after = ""
     while rows := await library.database.call(statement, (*first, after, BATCH)):
@@ -261,16 +261,22 @@ async def _due_contents(library: Library) -> AsyncIterator[str]:
 
 async def _queue_jobs(library: Library, statement: Any) -> int:
     queued, after = 0, ""
+    ids = _job_ids()
     while True:
-        ids = [new_job_id() for _ in range(BATCH)]
         (row,) = await library.database.call(statement, (after, BATCH, ids))
-        queued += int(row.queued)
         if row.sha256 is None:
             break
         after = row.sha256
+        if row.queued:
+            queued += int(row.queued)
+            ids = _job_ids()
     if queued:
         library.database.announce()
     return queued
+
+
+def _job_ids() -> list[str]:
+    return [new_job_id() for _ in range(BATCH)]
 
 
 async def _remove_orphans(
@@ -280,7 +286,7 @@ async def _remove_orphans(
     person has released.
     """
     # Orphans that the listing did not show are gone, and those that have a row by now are orphans no more.
-    async for _ in _windows(library, _FORGET_ORPHANS, epoch):
+    async for _ in _in_batches(library, _FORGET_ORPHANS, epoch):
         pass
     (seen,) = await library.database.call(_COUNT_ORPHANS, ())
     swept.orphans_seen = seen.objects
@@ -288,7 +294,7 @@ async def _remove_orphans(
     swept.orphans_kept = seen.undecided > most
     if swept.orphans_kept:
         _log.error("orphans_kept", orphans=seen.undecided, of=listed, more_than=most)
-    async for rows in _windows(library, _ORPHANS, retention.orphan_days):
+    async for rows in _in_batches(library, _ORPHANS, retention.orphan_days):
         for row in rows:
             may_go = row.released or (row.due and not swept.orphans_kept)
             if may_go and await library.contents.remove_orphan(row.sha256):
@@ -306,18 +312,18 @@ class _Seen:
         self._bits = bytearray(min(max(objects, 1024) * BITS, MOST_BITS) // 8)
         self._from = epoch % 48
 
-    def _place(self, sha256: str, size: int) -> tuple[int, int]:
+    def _bit(self, sha256: str, size: int) -> tuple[int, int]:
         """Raises ValueError for what is no hash."""
         return divmod((int(sha256[self._from : self._from + 16], 16) + size) % (8 * len(self._bits)), 8)
 
     def add(self, name: str, size: int) -> None:
         with contextlib.suppress(ValueError):
-            at, bit = self._place(name, size)
+            at, bit = self._bit(name, size)
             self._bits[at] |= 1 << bit
 
     def has(self, sha256: str, size: int) -> bool:
         with contextlib.suppress(ValueError):
-            at, bit = self._place(sha256, size)
+            at, bit = self._bit(sha256, size)
             return bool(self._bits[at] >> bit & 1)
         return False
 
@@ -328,7 +334,7 @@ async def _note_losses(library: Library, seen: _Seen) -> int:
     Returns how many are lost. The listing only says whom to ask the store for: objects come while it is read.
     """
     lost, there = 0, 0
-    async for rows in _windows(library, _STANDING):
+    async for rows in _in_batches(library, _STANDING):
         # Of what was lost before and is not listed nothing has to be asked.
         lost += sum(row.lost and not seen.has(row.sha256, row.size) for row in rows)
         doubtful = [row for row in rows if row.lost == seen.has(row.sha256, row.size)]

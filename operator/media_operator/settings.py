@@ -9,7 +9,8 @@ from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
 from media_core.store.encryption import Encryption, checked
-from media_operator.tenant.spec import LabelKey, LabelValue, Resources, Toleration
+from media_operator.tenant.patterns import LabelKey, LabelValue
+from media_operator.tenant.spec import Resources, Toleration
 
 
 class RunSettings(EnvironmentSettings):

@@ -19,8 +19,10 @@ import pytest
 import yaml
 
 from media_operator.cluster.kinds import CRON_JOB, INGRESS, MEDIA_TENANT, POD
-from media_operator.tenant import spec
-from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, TenantSpec, TenantStatus, UsageStatus
+from media_operator.tenant import patterns
+from media_operator.tenant.spec import MediaTenant, TenantSpec, refuse_immutable_changes
+from media_operator.tenant.spec_errors import SpecInvalid
+from media_operator.tenant.status import Condition, TenantStatus, UsageStatus
 from tests.cluster.api import Api, ApiError, Object
 from tests.cluster.control_plane import ControlPlane
 from tests.tools import build
@@ -325,7 +327,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 def _as_kubernetes_writes_it(path: str) -> str:
     """The API server files a wrong key under its map, and a wrong value there by its key."""
-    for part, form in ((".nodeSelector", spec.LABEL_KEY), (".requests", spec.RESOURCE), (".limits", spec.RESOURCE)):
+    forms = ((".nodeSelector", patterns.LABEL_KEY), (".requests", patterns.RESOURCE), (".limits", patterns.RESOURCE))
+    for part, form in forms:
         around, found, key = path.partition(f"{part}.")
         if found:
             return f"{around}{part}[{key}]" if re.fullmatch(form, key) else f"{around}{part}"
@@ -551,7 +554,7 @@ async def test_names_that_data_is_filed_under_never_change(
 
     said = {}
     try:
-        spec.refuse_immutable_changes(MediaTenant.read(old), MediaTenant.read(new))
+        refuse_immutable_changes(MediaTenant.read(old), MediaTenant.read(new))
     except SpecInvalid as invalid:
         said = {error.path: error.sentence for error in invalid.errors}
     assert said == expected

@@ -3,7 +3,7 @@
 The rows are generated in the tables. The statements of the product's own methods are measured, each by the time that
 its backend computes, so that a busy machine makes little difference; all rows are in memory. The shortest of some runs
 counts, so another run follows only while one statement was too long in all runs. A statement that is sent for many
-windows of rows counts by the first quartile of its windows.
+batches of rows counts by the first quartile of its batches.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from media_core import births, sweep
 from media_core.contents import Verdict
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.events import Events, Place
+from media_core.events import EventPosition, Events
 from media_core.examination import Examination
 from media_core.library import Library
 from media_core.listing import Order, Wanted
@@ -48,7 +48,7 @@ LOST = "0004"
 MOST_MILLISECONDS = 20.0
 RUNS = 7
 SWEEPS = 3
-WINDOWS = 15
+BATCHES = 15
 """A statement that is sent at least this often counts by its first quartile: other load makes some of them slower."""
 
 _HASH = "lpad(to_hex((n * 2654435761) % 4294967296), 8, '0') || lpad(to_hex(n), 56, '0')"
@@ -155,7 +155,7 @@ class Measured:
         begins.
         """
         found = {
-            statement: statistics.quantiles(took)[0] if len(took) >= WINDOWS else min(took)
+            statement: statistics.quantiles(took)[0] if len(took) >= BATCHES else min(took)
             for statement, took in self.took.items()
             if len(took) >= times
         }
@@ -232,11 +232,11 @@ async def test_nothing_takes_long(
     for sweeps in range(1, SWEEPS + 1):
         swept = await sweep.sweep(library)
         assert (swept.mismatch, swept.orphans_seen, swept.orphans_kept) == ("", ORPHANS, True)
-        assert WINDOWS <= swept.lost < 10 * WINDOWS
+        assert BATCHES <= swept.lost < 10 * BATCHES
         removed += swept.orphans
         if not (long := measured.too_long(sweeps)):
             break
-    assert removed >= WINDOWS
+    assert removed >= BATCHES
     await database.aclose()
     milliseconds = measured.milliseconds(1)
     print(f"{measured.least(_REFERENCE):6.2f} ms  reference")
@@ -307,9 +307,13 @@ async def _requests(uploads: Uploads, library: Library, run: int, measured: Meas
 async def _events(events: Events, run: int) -> None:
     """From the oldest on, from the middle on, and what comes last."""
     first = await events.first()
-    for place in (first, Place(first.incarnation, MANY // 2 + run), Place(first.incarnation, MANY - 20_000)):
-        await events.checked(place)
-        await events.page(person("nobody"), place, limit=50)
+    for position in (
+        first,
+        EventPosition(first.incarnation, MANY // 2 + run),
+        EventPosition(first.incarnation, MANY - 20_000),
+    ):
+        await events.checked(position)
+        await events.page(person("nobody"), position, limit=50)
 
 
 FILTERS: dict[str, dict[str, Any]] = {

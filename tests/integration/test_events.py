@@ -11,7 +11,7 @@ import pytest
 
 from media_core.database import Database
 from media_core.errors import Refused
-from media_core.events import AT_ONCE, Event, Events, Place
+from media_core.events import AT_ONCE, Event, EventPosition, Events
 from media_core.jobs import Jobs, TranscriptionRequest
 from media_core.library import Library
 from media_core.queue import Queue
@@ -262,12 +262,12 @@ async def test_readers_at_the_same_time_see_every_event_once_and_in_the_same_ord
     async def read() -> list[Event]:
         other = Database(tenant_database.url, pool_size=1)
         events, found = Events(other), []
-        place = await events.first()
+        position = await events.first()
         while True:
             last_look = done.is_set()
-            page = await events.page(ADMIN, place, limit=50)
+            page = await events.page(ADMIN, position, limit=50)
             found += page.events
-            place = page.after
+            position = page.after
             if last_look and not page.more:
                 await other.aclose()
                 return found
@@ -289,9 +289,10 @@ async def test_a_cursor_of_another_database_or_of_events_that_are_gone_is_refuse
 ) -> None:
     await upload(uploads, b"one")
     start = await events.first()
-    place = (await events.page(ALICE, start, limit=1)).after
-    assert await events.checked(place) == place
-    for wrong in (Place(place.incarnation + 1, place.position), Place(place.incarnation, place.position + 1)):
+    position = (await events.page(ALICE, start, limit=1)).after
+    assert await events.checked(position) == position
+    incarnation, number = position.incarnation, position.position
+    for wrong in (EventPosition(incarnation + 1, number), EventPosition(incarnation, number + 1)):
         with pytest.raises(Refused, match="not kept any more"):
             await events.checked(wrong)
     await upload(uploads, b"two")
@@ -300,7 +301,7 @@ async def test_a_cursor_of_another_database_or_of_events_that_are_gone_is_refuse
     swept = await sweep(library, RetentionSettings())
     assert swept.events == 2
     with pytest.raises(Refused, match="not kept any more"):
-        await events.checked(place)
+        await events.checked(position)
     assert [event.facts["filename"] for event in (await events.page(ALICE, await events.first(), limit=9)).events] == [
         "a.bin"
     ]

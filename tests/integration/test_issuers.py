@@ -47,12 +47,12 @@ def saying(document: object) -> Answer:
 
 async def test_an_issuer_names_its_keys() -> None:
     async with issuer(saying({"jwks_uri": KEYS})) as oidc:
-        assert await issuers.key_source(oidc, local=True) == KEYS
+        assert await issuers.jwks_uri(oidc, local=True) == KEYS
 
 
 async def test_keys_that_are_declared_need_no_issuer() -> None:
     oidc = Oidc.model_validate({"issuer": "https://no.example", "jwksUri": KEYS})
-    assert await issuers.key_source(oidc) == KEYS
+    assert await issuers.jwks_uri(oidc) == KEYS
 
 
 # --- what it may send -------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ async def test_keys_that_are_declared_need_no_issuer() -> None:
 async def test_keys_that_no_manifest_could_declare_are_refused_from_the_issuer_too(named: object) -> None:
     async with issuer(saying({"jwks_uri": named})) as oidc:
         with pytest.raises(StepFailed, match=r"jwks_uri .* must be an https URL without query") as failed:
-            await issuers.key_source(oidc, local=True)
+            await issuers.jwks_uri(oidc, local=True)
     assert "latest" not in str(failed.value)  # what it says is not shown
 
 
@@ -78,14 +78,14 @@ async def test_keys_that_no_manifest_could_declare_are_refused_from_the_issuer_t
 async def test_whatever_is_no_such_document_is_said_in_a_sentence(document: bytes) -> None:
     async with issuer(saying(document)) as oidc:
         with pytest.raises(StepFailed, match=r"does not say where the keys are \(.*\): set spec.auth.oidc.jwksUri"):
-            await issuers.key_source(oidc, local=True)
+            await issuers.jwks_uri(oidc, local=True)
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Oops"])
 async def test_an_issuer_that_refuses_is_quoted_with_its_status(status: str) -> None:
     async with issuer(saying({"jwks_uri": KEYS}), status) as oidc:
         with pytest.raises(StepFailed, match=f"does not say where the keys are .{status[:3]}"):
-            await issuers.key_source(oidc, local=True)
+            await issuers.jwks_uri(oidc, local=True)
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
@@ -94,7 +94,7 @@ async def test_no_redirect_is_followed(status: str) -> None:
         with_location = f"{status}\r\nLocation: {elsewhere.issuer}/.well-known/openid-configuration"
         async with issuer(saying({"jwks_uri": KEYS}), with_location) as oidc:
             with pytest.raises(StepFailed, match=r"a redirect, which is not followed: set spec\.auth\.oidc\.jwksUri"):
-                await issuers.key_source(oidc, local=True)
+                await issuers.jwks_uri(oidc, local=True)
 
 
 # --- where it may be --------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ async def test_a_cluster_asks_nobody_on_the_operators_own_machine(host: str) -> 
 
     async with issuer(answer, host=host) as oidc:
         with pytest.raises(StepFailed, match="loopback"):
-            await issuers.key_source(oidc)
+            await issuers.jwks_uri(oidc)
     assert not asked
 
 
@@ -123,7 +123,7 @@ async def test_a_cluster_asks_nobody_on_the_operators_own_machine(host: str) -> 
 )
 async def test_a_cluster_connects_to_no_such_address_however_it_is_written(host: str) -> None:
     with pytest.raises(StepFailed, match="loopback"):
-        await issuers.key_source(Oidc.model_validate({"issuer": f"https://{host}"}))
+        await issuers.jwks_uri(Oidc.model_validate({"issuer": f"https://{host}"}))
 
 
 async def test_a_name_is_judged_by_where_it_leads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ async def test_a_name_is_judged_by_where_it_leads(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(StepFailed, match="loopback"):
-        await issuers.key_source(Oidc.model_validate({"issuer": "https://login.example"}))
+        await issuers.jwks_uri(Oidc.model_validate({"issuer": "https://login.example"}))
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7", "172.16.0.1", "192.168.1.1", "93.184.215.14", "fd00::1", "2a00::1"])
@@ -144,7 +144,7 @@ def test_an_issuer_in_a_companys_network_is_asked(address: str) -> None:
 @pytest.mark.parametrize("host", ["a..b", "-.-", ".", "2130706433", "a" * 70, "no-such-issuer.invalid"])
 async def test_a_name_that_is_none_is_said_in_a_sentence(host: str) -> None:
     with pytest.raises(StepFailed, match="does not say where the keys are"):
-        await issuers.key_source(Oidc.model_validate({"issuer": f"https://{host}"}))
+        await issuers.jwks_uri(Oidc.model_validate({"issuer": f"https://{host}"}))
 
 
 # --- what it may cost -------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ async def test_an_endless_document_is_given_up_early() -> None:
 
     async with issuer(answer) as oidc:
         with pytest.raises(StepFailed, match="does not say where the keys are"):
-            await issuers.key_source(oidc, local=True)
+            await issuers.jwks_uri(oidc, local=True)
     assert sent < 16 << 20  # what fits the sockets' buffers
 
 
@@ -177,4 +177,4 @@ async def test_an_issuer_that_drips_is_given_up_in_time(monkeypatch: pytest.Monk
 
     async with issuer(answer) as oidc:
         with pytest.raises(StepFailed, match="TimeoutError"):
-            await issuers.key_source(oidc, local=True)
+            await issuers.jwks_uri(oidc, local=True)

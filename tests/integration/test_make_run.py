@@ -25,8 +25,8 @@ import pytest
 import yaml
 
 from media_operator.local.manifest import CannotRun, read_manifest
-from media_operator.local.place import Place
 from media_operator.local.run import main
+from media_operator.local.site import Site
 from media_operator.local.workers import LocalWorkers
 from media_operator.plan.desired import WorkerShape
 
@@ -523,8 +523,8 @@ def test_an_api_that_keeps_failing_is_visible_with_its_reason(make_run: Starter)
 
 async def test_a_worker_that_fails_is_not_started_again_at_once(tmp_path: Path) -> None:
     ended, said = asyncio.Event(), list[str]()
-    place = Place(tmp_path, "127.0.0.1", 1, 2)
-    workers = LocalWorkers(place, lambda kind, shape: {"PATH": os.defpath}, ended.set, said.append)
+    site = Site(tmp_path, "127.0.0.1", 1, 2)
+    workers = LocalWorkers(site, lambda kind, shape: {"PATH": os.defpath}, ended.set, said.append)
     assert not await workers.launch("scan")  # nothing is known yet of how many there may be
     await workers.reshape(WorkerShape({"scan": 2}, model="small", device="cpu", compute_type="int8"))
     assert await workers.launch("scan")
@@ -537,8 +537,8 @@ async def test_a_worker_that_fails_is_not_started_again_at_once(tmp_path: Path) 
 
 async def test_workers_of_a_tenant_that_is_suspended_are_ended_without_a_word(tmp_path: Path) -> None:
     said = list[str]()
-    place = Place(tmp_path, "127.0.0.1", 1, 2)
-    workers = LocalWorkers(place, lambda kind, shape: os.environ, lambda: None, said.append)
+    site = Site(tmp_path, "127.0.0.1", 1, 2)
+    workers = LocalWorkers(site, lambda kind, shape: os.environ, lambda: None, said.append)
     shape = WorkerShape({"scan": 1}, model="small", device="cpu", compute_type="int8")
     await workers.reshape(shape)
     assert await workers.launch("scan")

@@ -31,7 +31,7 @@ from tests.integration.tenancy import TenantDatabase
 
 def differences(tenant: TenantDatabase) -> list[object]:
     """Differences between the database and the declared tables."""
-    assert tables.BlobRow.__tablename__ in SQLModel.metadata.tables
+    assert tables.contents.BlobRow.__tablename__ in SQLModel.metadata.tables
     engine = create_engine(tenant.owner_url, connect_args={"options": f"-c search_path={tenant.schema}"})
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})

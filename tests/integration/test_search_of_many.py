@@ -13,7 +13,7 @@ import pytest
 
 from media_core.database import Database
 from media_core.library import Library
-from media_core.passages import WINDOWS
+from media_core.passages import SPANS
 from media_core.policy import PolicyReader
 from media_core.search import Search, Wanted
 from media_core.store.folder import FolderStore
@@ -107,7 +107,7 @@ def _fill(tenant: TenantDatabase, first: int, last: int) -> None:
         for shift in range(DISTINCT, last, DISTINCT):
             begin, end = max(first, shift + 1), min(last, shift + DISTINCT)
             owner.execute(_COPIES, {"shift": shift, "first": begin - shift, "last": end - shift})
-        owner.execute(f"CREATE INDEX passage_words ON passage USING gin (words, ({WINDOWS})) WITH (fastupdate = off)")
+        owner.execute(f"CREATE INDEX passage_words ON passage USING gin (words, ({SPANS})) WITH (fastupdate = off)")
         owner.execute(
             "INSERT INTO vocabulary SELECT 'english', 'w' || n, 'w' || n FROM generate_series(1, %s) AS n"
             " ON CONFLICT DO NOTHING",

@@ -12,7 +12,9 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import BaseModel
 
 from media_operator.tenant import crd
-from media_operator.tenant.spec import FORMS, MediaTenant, TenantSpec, TenantStatus
+from media_operator.tenant.patterns import FORMS
+from media_operator.tenant.spec import MediaTenant, TenantSpec
+from media_operator.tenant.status import TenantStatus
 
 ROOT = Path(__file__).parents[2]
 DEFINITION = crd.custom_resource_definition()

@@ -84,7 +84,7 @@ def turns(launches: Sequence[Launch]) -> list[tuple[str, str]]:
     return [(launch.tenant_id, launch.kind) for launch in launches]
 
 
-def test_places_go_round() -> None:
+def test_slots_go_round() -> None:
     launches = allot([demand("a", 9), demand("b", 2), demand("c", 1)], {}, free=6, limit=10)
     assert turns(launches) == [("a", "scan"), ("b", "scan"), ("c", "scan"), ("a", "scan"), ("b", "scan")]
 
@@ -110,14 +110,14 @@ LIMIT = st.integers(1, 60)
 
 
 @given(DEMANDS, RUNNING, FREE, LIMIT)
-def test_no_more_than_the_free_places_are_given(
+def test_no_more_than_the_free_slots_are_given(
     wanted: list[Demand], running: dict[str, int], free: int, limit: int
 ) -> None:
     assert len(allot(wanted, running, free, limit)) <= max(0, free)
 
 
 @given(DEMANDS, RUNNING, FREE, LIMIT)
-def test_while_a_place_is_free_whoever_wants_a_worker_has_one(
+def test_while_a_slot_is_free_whoever_wants_a_worker_has_one(
     wanted: list[Demand], running: dict[str, int], free: int, limit: int
 ) -> None:
     launches = allot(wanted, running, free, limit)
@@ -139,7 +139,7 @@ def test_who_has_a_worker_gets_no_further_one_of_the_reserve_nor_beyond_a_share(
 
 
 @given(DEMANDS, RUNNING, FREE, LIMIT)
-def test_places_are_kept_only_from_who_has_about_as_many_as_are_free_or_a_share(
+def test_slots_are_kept_only_from_who_has_about_as_many_as_are_free_or_a_share(
     wanted: list[Demand], running: dict[str, int], free: int, limit: int
 ) -> None:
     launches = allot(wanted, running, free, limit)
@@ -314,7 +314,7 @@ async def test_a_kind_that_backs_off_waits_and_the_others_do_not() -> None:
 
 
 @pytest.mark.parametrize("trouble", ["refused", "broken"])
-async def test_the_place_of_a_launch_that_failed_goes_to_another(trouble: str) -> None:
+async def test_the_slot_of_a_launch_that_failed_goes_to_another(trouble: str) -> None:
     fleet = Counted(**{trouble: {"tenant_a"}})  # type: ignore[arg-type]
     for schema in ("tenant_a", "tenant_b"):
         fleet.queue(schema, scan=80)
@@ -322,7 +322,7 @@ async def test_the_place_of_a_launch_that_failed_goes_to_another(trouble: str) -
     assert fleet.started() == {("tenant_b", "scan"): 3}
 
 
-async def test_workers_of_tenants_that_are_gone_take_places_too() -> None:
+async def test_workers_of_tenants_that_are_gone_take_slots_too() -> None:
     fleet = Counted(workers={"old": ("tenant_gone", "scan")})
     fleet.queue("tenant_a", scan=80)
     await look(fleet, limit=4)
@@ -335,17 +335,17 @@ def hoarder(fleet: Counted, schema: str) -> None:
     fleet.queue(schema, scan=10_000, transcribe=10_000)
 
 
-@pytest.mark.parametrize(("limit", "places"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (50, 23)])
-async def test_a_tenant_alone_gets_about_half_of_the_places_and_at_least_one(limit: int, places: int) -> None:
+@pytest.mark.parametrize(("limit", "slots"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (50, 23)])
+async def test_a_tenant_alone_gets_about_half_of_the_slots_and_at_least_one(limit: int, slots: int) -> None:
     fleet = Counted()
     hoarder(fleet, "tenant_a")
     for _ in range(3):
         await look(fleet, limit=limit)
-    assert len(fleet.workers) == places <= share(limit)
+    assert len(fleet.workers) == slots <= share(limit)
 
 
 @pytest.mark.parametrize("limit", range(2, 61))
-async def test_who_comes_after_as_many_hoarders_as_places_are_reserved_has_a_worker_at_once(limit: int) -> None:
+async def test_who_comes_after_as_many_hoarders_as_slots_are_reserved_has_a_worker_at_once(limit: int) -> None:
     fleet = Counted()
     for number in range(reserve(limit)):
         hoarder(fleet, f"tenant_{number}")
@@ -356,7 +356,7 @@ async def test_who_comes_after_as_many_hoarders_as_places_are_reserved_has_a_wor
     assert len(fleet.workers) <= limit
 
 
-async def test_places_that_come_free_fill_the_reserve_before_a_hoarder_has_more() -> None:
+async def test_slots_that_come_free_fill_the_reserve_before_a_hoarder_has_more() -> None:
     fleet = Counted(workers={f"old-{number}": ("tenant_a", "scan") for number in range(50)})  # under another rule
     hoarder(fleet, "tenant_a")
     for number in range(27):
@@ -366,7 +366,7 @@ async def test_places_that_come_free_fill_the_reserve_before_a_hoarder_has_more(
     assert len(await look(fleet, limit=50)) == 1
 
 
-async def test_workers_that_never_came_up_leave_their_places_to_others_only() -> None:
+async def test_workers_that_never_came_up_leave_their_slots_to_others_only() -> None:
     fleet = Counted()
     hoarder(fleet, "tenant_a")
     fleet.running = lambda: Running(Counter(fleet.workers.values()), 0)  # type: ignore[method-assign]  none is up

@@ -26,11 +26,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The issuers that the operator asked."""
     issuers: list[str] = []
 
-    async def key_source(oidc: Oidc) -> str:
+    async def jwks_uri(oidc: Oidc) -> str:
         issuers.append(oidc.issuer)
         return KEYS
 
-    monkeypatch.setattr(objects, "key_source", key_source)
+    monkeypatch.setattr(objects, "jwks_uri", jwks_uri)
     return issuers
 
 

@@ -5,7 +5,7 @@ import pkgutil
 import pytest
 
 from media_core.job_kinds import JOB_KINDS, JobKind
-from media_core.tables import POLICY
+from media_core.tables.policy import POLICY
 
 
 @pytest.mark.parametrize("kind", JOB_KINDS.values(), ids=str)

@@ -12,7 +12,7 @@ from media_operator.backends.store_keys import Session
 from media_operator.controller.controller import Controller
 from media_operator.plan.planner import Plan
 from media_operator.settings import OperatorSettings
-from media_operator.tenant.spec import Condition
+from media_operator.tenant.status import Condition
 from tests.unit.render_cases import CASES
 
 DAY = 86400.0

@@ -52,7 +52,8 @@ from media_operator.plan.steps import (
 )
 from media_operator.tenant.annotations import ACCEPT_DATA, REMOVE_ORPHANS, TRUST_SIGNATURE
 from media_operator.tenant.ownership import OwnerMark
-from media_operator.tenant.spec import Condition, MediaTenant
+from media_operator.tenant.spec import MediaTenant
+from media_operator.tenant.status import Condition
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 

@@ -4,7 +4,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from media_operator.tenant.spec import FieldError, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
+from media_operator.tenant.spec import MediaTenant, changes, refuse_immutable_changes
+from media_operator.tenant.spec_errors import FieldError, SpecInvalid
 
 
 def manifest(**spec: Any) -> dict[str, Any]:
@@ -155,13 +156,13 @@ def test_all_complaints_come_at_once() -> None:
     assert len(complaints(manifest(quota={"maxStorageMb": 0, "maxUploadMb": 0}, suspended=1))) == 3
 
 
-KEY_SOURCES = """
+ISSUER_URLS = """
     https://login.example https://Login.example:8443/realms/acme/ https://10.0.0.7/keys
     http://localhost:8080/a http://127.0.0.1/keys http://keys.acme.svc:8080 http://k.a.svc.cluster.local/x
     https://[::1] https://[::] https://[a::] https://[1::8] https://[fd00::1]:443/a https://[1:2:3:4:5:6:7:8]/
     https://[1:2:3:4:5:6:7::] https://[::2:3:4:5:6:7:8] https://[1:2::4:5:6:7:8]
 """
-NO_KEY_SOURCES = """
+NO_ISSUER_URLS = """
     http://x.svc.evil.example http://x.svc.cluster.local.evil.example http://svc http://.svc/ http://a..svc
     http://x.svcs http://xsvc http://localhost.evil.example http://127.0.0.1.evil.example http://[::1]
     http://169.254.169.254/keys ftp://login.example https://me:secret@login.example https://a?b https://a#b
@@ -172,7 +173,7 @@ PORTS = (1, 443, 9999, 10000, 59999, 64999, 65499, 65529, 65535)
 NO_PORTS = ("", 0, "0443", 65536, 65540, 65600, 66000, 70000, 99999, 100000)
 
 
-@pytest.mark.parametrize("url", [*KEY_SOURCES.split(), *(f"https://login.example:{port}/k" for port in PORTS)])
+@pytest.mark.parametrize("url", [*ISSUER_URLS.split(), *(f"https://login.example:{port}/k" for port in PORTS)])
 def test_an_issuer_and_its_keys_are_https_urls_or_near(url: str) -> None:
     oidc = MediaTenant.read(manifest(auth={"oidc": {"issuer": url, "jwksUri": url}})).spec.auth.oidc
     assert oidc is not None
@@ -184,7 +185,7 @@ def test_an_issuer_and_its_keys_are_https_urls_or_near(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    [*NO_KEY_SOURCES.split(), *(f"https://login.example:{port}/k" for port in NO_PORTS), "https://login.example\n"],
+    [*NO_ISSUER_URLS.split(), *(f"https://login.example:{port}/k" for port in NO_PORTS), "https://login.example\n"],
 )
 def test_an_issuer_or_its_keys_elsewhere_are_refused(url: str) -> None:
     for oidc in ({"issuer": url}, {"issuer": "https://login.example", "jwksUri": url}):

@@ -105,10 +105,10 @@ def test_what_is_left_of_a_key() -> None:
 def test_a_store_has_a_key_or_a_file_with_one(tmp_path: Path) -> None:
     where: dict[str, Any] = {"endpoint": "http://s3", "bucket": "media"}
     key: dict[str, Any] = {"access_key_id": "AKIA", "secret_access_key": SecretStr("hidden")}
-    assert S3Settings(**where, **key).key_source() == FixedKey(S3Key("AKIA", "hidden"))
+    assert S3Settings(**where, **key).keys() == FixedKey(S3Key("AKIA", "hidden"))
     token = S3Settings(**where, **key, session_token=SecretStr("token"))
-    assert token.key_source() == FixedKey(S3Key("AKIA", "hidden", "token"))
-    assert isinstance(S3Settings(**where, credentials_file=tmp_path / "key").key_source(), KeyFile)
+    assert token.keys() == FixedKey(S3Key("AKIA", "hidden", "token"))
+    assert isinstance(S3Settings(**where, credentials_file=tmp_path / "key").keys(), KeyFile)
     for wrong, words in (
         ({}, "are needed"),
         ({"access_key_id": "AKIA"}, "are needed"),

@@ -123,14 +123,14 @@ def test_a_job_counts_for_its_owner_whatever_its_labels_say(jobs: WorkerJobs, ca
     assert jobs.open() == {(TenantKey("team", "acme"), "scan"): (1, 1)}
 
 
-def test_a_job_that_never_comes_up_takes_nobodys_place(jobs: WorkerJobs, cache: Cache) -> None:
+def test_a_job_that_never_comes_up_takes_nobodys_slot(jobs: WorkerJobs, cache: Cache) -> None:
     cache.see(kinds.JOB, None, job("new", age=10, active=1, ready=0))
     cache.see(kinds.JOB, None, job("stuck", age=100, active=1, ready=0))
     cache.see(kinds.JOB, None, job("long", age=1000, active=1, ready=1))
     assert jobs.open() == {(TenantKey("team", "acme"), "scan"): (3, 2)}
 
 
-def test_jobs_that_a_tenant_made_itself_take_no_more_than_its_share_of_the_places(
+def test_jobs_that_a_tenant_made_itself_take_no_more_than_its_share_of_the_slots(
     jobs: WorkerJobs, cache: Cache
 ) -> None:
     queue = TenantQueue("acme", {"scan": 50, "transcribe": 50})
@@ -140,7 +140,7 @@ def test_jobs_that_a_tenant_made_itself_take_no_more_than_its_share_of_the_place
         cache.see(kinds.JOB, None, job(f"own-{number}", "scan" if number % 2 else "transcribe", age=100, ready=1))
     running = fleet.running()
     assert running is not None
-    assert running.places == share(50)
+    assert running.slots == share(50)
     assert sum(running.unfinished.values()) == 80
 
 

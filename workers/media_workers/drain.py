@@ -159,7 +159,7 @@ class Drain:
     async def _some_end(self, *, may_be_more: bool) -> None:
         """Waits until the queue should be read again.
 
-        `may_be_more`: once half of the places are free, so that one statement leases many. Otherwise: once all jobs
+        `may_be_more`: once half of the slots are free, so that one statement leases many. Otherwise: once all jobs
         have ended, or after `poll_seconds`.
         """
         self._enough = min(self._at_once // 2, len(self._held) - 1) if may_be_more else 0

@@ -38,7 +38,7 @@ _log = structlog.stdlib.get_logger("media.rescan")
 _NOW: Final = "SELECT now()"
 _OPEN: Final = "SELECT count(*) FROM job WHERE kind = 'scan' AND priority = -2 AND status IN ('queued','running')"
 # The oldest verdicts first, since a rescan that is cut short starts anew. Each content once, however its job ends.
-# A window of rows at a time, outdated or not: so no statement reads through all rows that are up to date.
+# A batch of rows at a time, outdated or not: so no statement reads through all rows that are up to date.
 _SCANNED: Final = """
 SELECT sha256, scanned_at, scan_engine IS DISTINCT FROM %s AS outdated FROM blob
 WHERE doomed_at IS NULL AND scan_status IN ('clean','unscannable')

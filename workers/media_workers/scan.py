@@ -35,7 +35,7 @@ JOBS_AT_ONCE: Final = JOB_KINDS["scan"].jobs_at_once
 READ_AT_ONCE: Final = 8
 """Small contents that are read from the object store at the same time, ahead of their scan."""
 LATER: Final = timedelta(seconds=10)
-"""How long a large content is handed back for when the worker has no place for it."""
+"""How long a large content is handed back for when the worker has no slot for it."""
 BATCH: Final = 24
 """Verdicts are written once there are this many, or when nothing else is being scanned."""
 WAIT_SECONDS: Final = 0.2
@@ -120,8 +120,8 @@ class Scanner:
 
     @contextlib.contextmanager
     def _one_of_few(self) -> Iterator[None]:
-        """Takes a place for a large content. Raises NotYet if there is none: a large content that waited here would
-        keep other workers from it, and small contents from this worker's places.
+        """Takes a slot for a large content. Raises NotYet if there is none: a large content that waited here would
+        keep other workers from it, and small contents from this worker's slots.
         """
         if self._large >= self._most_large:
             raise NotYet(LATER * (0.5 + random.random()), waits_for=None)  # noqa: S311 (jitter, not a secret)

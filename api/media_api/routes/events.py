@@ -26,7 +26,7 @@ from media_api.request_headers import listed
 from media_api.routes.parameters import KnownOnly, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.errors import Unavailable
-from media_core.events import TYPES, Place, Type, is_wanted
+from media_core.events import TYPES, EventPosition, Type, is_wanted
 from media_core.tokens import Claims
 
 router = APIRouter(tags=["Events"])
@@ -91,37 +91,37 @@ async def list_events(
         media_id = known_id(media_id)
     known = ((last_event_id or last_event_id_in_query) if streamed else None) or cursor
     if known:
-        place = await services.events.checked(_place(known))
+        begin = await services.events.checked(_read(known))
     elif (start or ("now" if streamed else "oldest")) == "now":
-        place = await services.events.now()
+        begin = await services.events.now()
     else:
-        place = await services.events.first()
+        begin = await services.events.first()
     if streamed:
-        return event_stream(_stream(services, caller, place, types, media_id))
-    page = await services.events.page(caller, place, limit=limit, types=types, media_id=media_id)
-    return EventPage(data=[Event.of(event) for event in page.events], next_cursor=_cursor(page.after), more=page.more)
+        return event_stream(_stream(services, caller, begin, types, media_id))
+    page = await services.events.page(caller, begin, limit=limit, types=types, media_id=media_id)
+    return EventPage(data=[Event.of(event) for event in page.events], next_cursor=_written(page.after), more=page.more)
 
 
-def _cursor(place: Place) -> str:
-    return next_cursor(str(place.incarnation), str(place.position))
+def _written(at: EventPosition) -> str:
+    return next_cursor(str(at.incarnation), str(at.position))
 
 
-def _place(cursor: str) -> Place:
-    incarnation, position = read_cursor(cursor, 2)
+def _read(written: str) -> EventPosition:
+    incarnation, position = read_cursor(written, 2)
     if not (incarnation.isdecimal() and position.isdecimal() and max(int(incarnation), int(position)) < _MOST):
         raise not_a_cursor()
-    return Place(int(incarnation), int(position))
+    return EventPosition(int(incarnation), int(position))
 
 
 async def _stream(
-    services: Services, caller: Claims, place: Place, types: Sequence[Type], media_id: str | None
+    services: Services, caller: Claims, begin: EventPosition, types: Sequence[Type], media_id: str | None
 ) -> AsyncIterator[bytes]:
     """Once the stream has begun no problem can be sent: if the database is away the stream ends, and the client
     connects again.
     """
-    position = place.position
+    position = begin.position
     # An id without data is no event for a client, but where it goes on after it has connected again.
-    yield _mark(place)
+    yield _still_here(begin)
     silent_since = time.monotonic()
     with services.feed.listening(), contextlib.suppress(Unavailable):
         while time.time() < caller.expires.timestamp():
@@ -129,7 +129,7 @@ async def _stream(
                 async with asyncio.timeout(KEEP_ALIVE_SECONDS):
                     events = await services.feed.after(position)
             except TimeoutError:
-                yield _mark(Place(place.incarnation, position))
+                yield _still_here(EventPosition(begin.incarnation, position))
                 silent_since = time.monotonic()
                 continue
             if not events:
@@ -139,14 +139,14 @@ async def _stream(
                 if is_wanted(event, caller, types, media_id):
                     yield format_sse_event(
                         event=event.type,
-                        id=_cursor(Place(place.incarnation, position)),
+                        id=_written(EventPosition(begin.incarnation, position)),
                         data_str=json.dumps(Event.of(event).model_dump(mode="json"), ensure_ascii=False),
                     )
                     silent_since = time.monotonic()
             if time.monotonic() - silent_since >= KEEP_ALIVE_SECONDS:  # all that happens is of others
-                yield _mark(Place(place.incarnation, position))
+                yield _still_here(EventPosition(begin.incarnation, position))
                 silent_since = time.monotonic()
 
 
-def _mark(place: Place) -> bytes:
-    return format_sse_event(comment="still here", id=_cursor(place))
+def _still_here(at: EventPosition) -> bytes:
+    return format_sse_event(comment="still here", id=_written(at))

@@ -23,7 +23,7 @@ from media_api.routes.parameters import (
 )
 from media_api.services import Wired
 from media_api.wrong_input import TIME
-from media_core.listing import Order, Place, Position, Status, Wanted
+from media_core.listing import Order, Position, SortValue, Status, Wanted
 
 router = APIRouter(tags=["Media"])
 
@@ -106,18 +106,18 @@ async def list_media(
     )
     return Page(
         data=[MediaInfo.of(item, caller) for item in items],
-        next_cursor=None if goes_on is None else next_cursor(sort, _written(goes_on.place), goes_on.media_id),
+        next_cursor=None if goes_on is None else next_cursor(sort, _written(goes_on.value), goes_on.media_id),
     )
 
 
-def _written(place: Place) -> str:
-    match place:
+def _written(value: SortValue) -> str:
+    match value:
         case datetime():
-            return place.isoformat()
+            return value.isoformat()
         case str():
-            return place.encode().hex()
+            return value.encode().hex()
         case _:
-            return str(place)
+            return str(value)
 
 
 def _position(cursor: str, sort: Sort) -> Position:
@@ -130,7 +130,7 @@ def _position(cursor: str, sort: Sort) -> Position:
         raise not_a_cursor() from None
 
 
-def _read(written: str, sort: Sort) -> Place:
+def _read(written: str, sort: Sort) -> SortValue:
     """Raises ValueError."""
     match sort.removeprefix("-"):
         case "created":

@@ -19,7 +19,7 @@ from media_api.routes.parameters import (
 )
 from media_api.services import Wired
 from media_core.errors import Refused
-from media_core.search import Place, Position, Wanted
+from media_core.search import PassageKey, Position, Wanted
 from media_core.transcripts import LANGUAGES
 
 router = APIRouter(tags=["Search"])
@@ -103,17 +103,17 @@ def _written(position: Position) -> tuple[str, ...]:
 def _position(cursor: str) -> Position:
     transcript, number, rank, *passage = read_cursor(cursor, 6)
     try:
-        part = _place(transcript, number)
+        part = _key(transcript, number)
         if not rank:
             return Position(part)
-        return Position(part, float(rank), _place(passage[0], passage[1]), min(int(passage[2]), _MOST))
+        return Position(part, float(rank), _key(passage[0], passage[1]), min(int(passage[2]), _MOST))
     except ValueError:
         raise not_a_cursor() from None
 
 
-def _place(transcript: str, number: str) -> Place:
+def _key(transcript: str, number: str) -> PassageKey:
     """Raises ValueError."""
-    place = Place(int(transcript), int(number))
-    if not (0 <= place.transcript < _MOST and 0 <= place.number < 2**31):
+    key = PassageKey(int(transcript), int(number))
+    if not (0 <= key.transcript < _MOST and 0 <= key.number < 2**31):
         raise ValueError("out of range")
-    return place
+    return key

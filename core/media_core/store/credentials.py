@@ -38,7 +38,7 @@ class S3Key:
         return max(0, min(NO_END, int((self.expires_at - now).total_seconds())))
 
 
-class KeySource(Protocol):
+class S3Keys(Protocol):
     """Where a store's key comes from. Asked before each use, from any thread."""
 
     def current(self) -> S3Key:

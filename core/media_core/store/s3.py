@@ -48,7 +48,7 @@ from media_core.store.base import (
     tenant_prefix,
     unavailable,
 )
-from media_core.store.credentials import KeySource
+from media_core.store.credentials import S3Keys
 from media_core.store.presign import presigned_get
 from media_core.store.s3_outages import beyond_the_end, ended_within, outages
 from media_core.store.s3_pieces import S3Appending, S3GatheredObject
@@ -116,7 +116,7 @@ class S3Store:
         self._tenant_id = tenant_id
         self._prefix = tenant_prefix(tenant_id)
         self._staging = f"{self._prefix}{STAGING}/"
-        self._keys = settings.key_source()
+        self._keys = settings.keys()
         self._objects = _open_objects(settings, self._keys)
         self._whole = _open_objects(settings, self._keys, signed=True)
         self._prober = _open_objects(settings, self._keys, answer_timeout=PROBE_TIMEOUT, retries=0)
@@ -506,7 +506,7 @@ async def _next(chunks: "BytesStream") -> memoryview | None:
 
 def _open_objects(
     settings: S3Settings,
-    keys: KeySource,
+    keys: S3Keys,
     *,
     signed: bool = False,
     answer_timeout: timedelta | None = None,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import CompletedPartTypeDef
 
-    from media_core.store.credentials import KeySource
+    from media_core.store.credentials import S3Keys
     from media_core.store.s3_settings import S3Settings
 
 COPIES_IN_FLIGHT = 4
@@ -48,7 +48,7 @@ class S3Calls:
     """Calls on one bucket, from any thread."""
 
     def __init__(
-        self, settings: "S3Settings", keys: "KeySource", connect_timeout: timedelta, answer_timeout: timedelta
+        self, settings: "S3Settings", keys: "S3Keys", connect_timeout: timedelta, answer_timeout: timedelta
     ) -> None:
         self._settings = settings
         self._bucket = settings.bucket
@@ -138,7 +138,7 @@ class S3Calls:
 class _Signer(Credentials):
     """botocore asks it for the key at each request."""
 
-    def __init__(self, keys: "KeySource") -> None:
+    def __init__(self, keys: "S3Keys") -> None:
         super().__init__("", "")
         self._keys = keys
 
@@ -150,14 +150,14 @@ class _Signer(Credentials):
 class _Provider:
     """In place of botocore's chain, which looks at environment variables and files of others."""
 
-    def __init__(self, keys: "KeySource") -> None:
+    def __init__(self, keys: "S3Keys") -> None:
         self._keys = keys
 
     def load_credentials(self) -> Credentials:
         return _Signer(self._keys)
 
 
-def _session(keys: "KeySource") -> boto3.session.Session:
+def _session(keys: "S3Keys") -> boto3.session.Session:
     session = botocore.session.get_session()
     session.register_component("credential_provider", _Provider(keys))
     return boto3.session.Session(botocore_session=session)

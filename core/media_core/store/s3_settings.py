@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from media_core.settings import EnvironmentSettings
-from media_core.store.credentials import FixedKey, KeyFile, KeySource, S3Key
+from media_core.store.credentials import FixedKey, KeyFile, S3Key, S3Keys
 from media_core.store.encryption import Encryption, checked
 
 
@@ -60,7 +60,7 @@ class S3Settings(EnvironmentSettings):
             raise ValueError(f"{names} are needed, or MEDIA_S3_CREDENTIALS_FILE")
         return self
 
-    def key_source(self) -> KeySource:
+    def keys(self) -> S3Keys:
         if self.credentials_file is not None:
             return KeyFile(self.credentials_file)
         token = self.session_token.get_secret_value() if self.session_token else None

@@ -19,17 +19,18 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from media_operator.plan.steps import StepFailed
-from media_operator.tenant.spec import FORMS, KEY_SOURCE, KeySource, Oidc
+from media_operator.tenant.patterns import FORMS, ISSUER_URL, IssuerUrl
+from media_operator.tenant.spec import Oidc
 
 SECONDS = 5.0
 MOST_BYTES = 65536
 """Issuers' answers have some 2 KiB."""
 INSTEAD = "set spec.auth.oidc.jwksUri"
 
-_KEY_SOURCE: TypeAdapter[str] = TypeAdapter(KeySource)
+_ISSUER_URL: TypeAdapter[str] = TypeAdapter(IssuerUrl)
 
 
-async def key_source(oidc: Oidc, *, local: bool = False) -> str:
+async def jwks_uri(oidc: Oidc, *, local: bool = False) -> str:
     """URL of the issuer's JWK Set, as the spec or the issuer says. Raises StepFailed and nothing else.
 
     `local`: every address may be asked, also on this machine.
@@ -44,15 +45,15 @@ async def key_source(oidc: Oidc, *, local: bool = False) -> str:
     except Exception as error:  # aiohttp, yarl, idna and json raise many kinds, and a stranger chooses their input
         reason = str(error.status) if isinstance(error, aiohttp.ClientResponseError) else type(error).__name__
         raise StepFailed(f"{url} does not say where the keys are ({reason}): {INSTEAD}") from None
-    if not is_key_source(named):
-        raise StepFailed(f"the jwks_uri that {url} names {FORMS[KEY_SOURCE]}: {INSTEAD}")
+    if not is_issuer_url(named):
+        raise StepFailed(f"the jwks_uri that {url} names {FORMS[ISSUER_URL]}: {INSTEAD}")
     return str(named)
 
 
-def is_key_source(url: object) -> bool:
+def is_issuer_url(url: object) -> bool:
     """Whether `url` is valid as `spec.auth.oidc.jwksUri`."""
     try:
-        _KEY_SOURCE.validate_python(url)
+        _ISSUER_URL.validate_python(url)
     except ValidationError:
         return False
     return True

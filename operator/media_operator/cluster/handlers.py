@@ -35,7 +35,7 @@ def registry(
     """kopf's registry with our handlers, which call these:
 
     `heard`: the watches are alive. `listed`: a watch began again, and does not tell of objects deleted meanwhile.
-    `job_ended`: a place of the cluster-wide limit may be free.
+    `job_ended`: a slot of the cluster-wide limit may be free.
     """
     registry = kopf.OperatorRegistry()
 

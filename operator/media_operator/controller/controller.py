@@ -37,13 +37,9 @@ from media_operator.plan import desired
 from media_operator.plan.planner import Plan, plan_deletion
 from media_operator.reconcile import reconcile
 from media_operator.tenant.annotations import PAUSED
-from media_operator.tenant.spec import (
-    Condition,
-    MediaTenant,
-    SpecInvalid,
-    TenantStatus,
-    UsageStatus,
-)
+from media_operator.tenant.spec import MediaTenant
+from media_operator.tenant.spec_errors import SpecInvalid
+from media_operator.tenant.status import Condition, TenantStatus, UsageStatus
 
 _log = structlog.stdlib.get_logger("media.controller")
 

@@ -12,7 +12,9 @@ from media_operator.cluster.kube import KubeError, NamespaceGone, NotFound
 from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.plan.planner import with_transitions
 from media_operator.tenant.annotations import PAUSED
-from media_operator.tenant.spec import API_VERSION, KIND, Condition, SpecInvalid, TenantStatus
+from media_operator.tenant.spec import API_VERSION, KIND
+from media_operator.tenant.spec_errors import SpecInvalid
+from media_operator.tenant.status import Condition, TenantStatus
 
 _log = structlog.stdlib.get_logger("media.controller")
 

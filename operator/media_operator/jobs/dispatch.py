@@ -7,8 +7,8 @@ Invariants:
 - A worker is named after the job that it is for. So whoever sees the same queue again after a crash finds the same
   names.
 - Under the cluster-wide limit no tenant gets a second worker before every tenant has a first.
-- A worker may run for hours, so places are kept for tenants that come later. The more workers a tenant has, the more
-  places have to be free for one more.
+- A worker may run for hours, so slots are kept for tenants that come later. The more workers a tenant has, the more
+  slots have to be free for one more.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def workers_to_start(depth: Depth, running: int | None, *, batch: int, limit: in
 
 
 def share(limit: int) -> int:
-    """How many places one tenant may hold: half of all, rounded up."""
+    """How many slots one tenant may hold: half of all, rounded up."""
     return math.ceil(limit / 2)
 
 
 def reserve(limit: int) -> int:
-    """How many places are kept for tenants' first workers: a tenth of all, at least one."""
+    """How many slots are kept for tenants' first workers: a tenth of all, at least one."""
     return math.ceil(limit / 10)
 
 
@@ -102,11 +102,11 @@ def _may_have_another(running: int, free: int, limit: int) -> bool:
 
 
 def allot(wanted: Sequence[Demand], running_by_tenant: Mapping[str, int], free: int, limit: int) -> list[Launch]:
-    """Gives out the `free` places of `limit`, in order: each to the tenant with the fewest workers, ties by id.
+    """Gives out the `free` slots of `limit`, in order: each to the tenant with the fewest workers, ties by id.
 
-    A tenant's first worker may take any free place. A tenant with n workers gets one more only while n places plus the
-    `reserve` are free, and at most its `share`. So a tenant that is alone leaves about half of the places free
-    (dynamic threshold: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998). With one or two places in
+    A tenant's first worker may take any free slot. A tenant with n workers gets one more only while n slots plus the
+    `reserve` are free, and at most its `share`. So a tenant that is alone leaves about half of the slots free
+    (dynamic threshold: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998). With one or two slots in
     all, each tenant has one worker at a time. A tenant's kinds take turns, in the order of `KINDS`.
     """
     of_tenant: dict[str, list[Demand]] = {}
@@ -153,8 +153,8 @@ def job_name(tenant_id: str, kind: str, head: str, slot: int) -> str:
 class Running(NamedTuple):
     unfinished: Mapping[tuple[str, str], int]
     """(schema, kind) -> workers that run or are starting."""
-    places: int
-    """Places of the cluster-wide limit that are taken. A worker that does not start gives its place back."""
+    slots: int
+    """Slots of the cluster-wide limit that are taken. A worker that does not start gives its slot back."""
 
 
 class Fleet(Protocol):
@@ -185,7 +185,7 @@ class FleetDispatcher:
         self._limit = limit
         self._dirty: set[str] = set()
         self._woken = asyncio.Event()
-        self._placing = asyncio.Lock()
+        self._filling = asyncio.Lock()
 
     def wake(self, schema: str | None = None) -> None:
         """Look at this queue now: work was queued, or the tenant changed. None: look at all."""
@@ -193,7 +193,7 @@ class FleetDispatcher:
         self._woken.set()
 
     def job_ended(self) -> None:
-        """A place is free: look at all queues that had ready jobs when last seen."""
+        """A slot is free: look at all queues that had ready jobs when last seen."""
         self._dirty |= {schema for schema, depths in self.depths.items() if any(each.ready for each in depths.values())}
         self._woken.set()
 
@@ -234,15 +234,15 @@ class FleetDispatcher:
                 self.depths[schema] = depths
             elif self.depths.pop(schema, None) is not None:
                 _log.warning("queue_unreadable", schema=schema)
-        async with self._placing:  # two looks at the same queue must not start the same worker
-            return await self._place({schema: depths for schema, depths in seen.items() if depths is not None})
+        async with self._filling:  # two looks at the same queue must not start the same worker
+            return await self._fill({schema: depths for schema, depths in seen.items() if depths is not None})
 
-    async def _place(self, seen: Mapping[str, Mapping[str, Depth]]) -> list[Launch]:
+    async def _fill(self, seen: Mapping[str, Mapping[str, Depth]]) -> list[Launch]:
         now = self._fleet.running()
         if now is None:
             return []
         tenants, running = self._fleet.tenants(), now.unfinished
-        free = self._limit - now.places
+        free = self._limit - now.slots
         busy = Counter[str]()
         for (schema, _), count in running.items():
             if schema in tenants:
@@ -265,7 +265,7 @@ class FleetDispatcher:
                     started.append(launch)
             if not refused:
                 break
-            wanted = [  # a place whose launch failed goes to the others
+            wanted = [  # a slot whose launch failed goes to the others
                 replace(each, running=each.running + tried[at], count=each.count - tried[at])
                 for each in wanted
                 if (at := (each.schema, each.kind)) not in refused and each.count > tried[at]

@@ -41,14 +41,14 @@ class ClusterFleet:
         counted = self._jobs.open()
         if counted is None:
             return None
-        unfinished, places, most = {}, 0, share(self._jobs.limit)
+        unfinished, slots, most = {}, 0, share(self._jobs.limit)
         for schema, served in self._served.items():
             key, taken = key_of(served.tenant), 0
             for kind, limit in served.queue.limits.items():
-                unfinished[schema, kind], placed = counted.get((key, kind), (0, 0))
-                taken += min(placed, limit)
-            places += min(taken, most)  # we started no more; Jobs of somebody else must not take others' places
-        return Running({of: count for of, count in unfinished.items() if count}, places)
+                unfinished[schema, kind], taking = counted.get((key, kind), (0, 0))
+                taken += min(taking, limit)
+            slots += min(taken, most)  # we started no more; Jobs of somebody else must not take others' slots
+        return Running({of: count for of, count in unfinished.items() if count}, slots)
 
     def backs_off(self, schema: str, kind: str) -> bool:
         served = self._served.get(schema)

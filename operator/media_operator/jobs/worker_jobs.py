@@ -33,7 +33,7 @@ FIRST_DELAY, LONGEST_DELAY = 5.0, 240.0
 shorter than a Job's TTL, so that the failed Jobs that it counts still exist."""
 
 PLACE_SECONDS = 60.0
-"""A Job whose pod has not started for so long no longer takes a place of the cluster-wide limit."""
+"""A Job whose pod has not started for so long no longer takes a slot of the cluster-wide limit."""
 
 _log = structlog.stdlib.get_logger("media.jobs")
 
@@ -86,14 +86,14 @@ class WorkerJobs:
         """
         if not self._is_synced():
             return None
-        unfinished, placed = Counter[tuple[TenantKey, str]](), Counter[tuple[TenantKey, str]]()
+        unfinished, taking = Counter[tuple[TenantKey, str]](), Counter[tuple[TenantKey, str]]()
         for key, kind, job in self._all():
             if not is_finished(job):
                 unfinished[key, kind] += 1
-                placed[key, kind] += bool(
+                taking[key, kind] += bool(
                     job.get("status", {}).get("ready", 0) or time.time() - _made_at(job) < PLACE_SECONDS
                 )
-        return {of: (count, placed[of]) for of, count in unfinished.items()}
+        return {of: (count, taking[of]) for of, count in unfinished.items()}
 
     def by_state(self) -> Mapping[tuple[str, str, str], int]:
         """(tenant id, kind of work, running | failed) -> Jobs, for the metrics. Failed: the last ones in a row."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from media_core import tokens
 from media_operator import render
-from media_operator.backends.issuers import is_key_source, key_source
+from media_operator.backends.issuers import is_issuer_url, jwks_uri
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import key_of
 from media_operator.cluster.kinds import Kind, Object
@@ -75,10 +75,10 @@ class TenantObjects:
         if oidc.jwks_uri is not None:
             return oidc.jwks_uri
         if fetch:
-            return await key_source(oidc)
+            return await jwks_uri(oidc)
         same = self.children.api_environment.get("MEDIA_OIDC_ISSUER") == oidc.issuer
         said = annotation(self.children.deployment, kinds.DISCOVERED_JWKS_URI)
-        return said if same and is_key_source(said) else ""
+        return said if same and is_issuer_url(said) else ""
 
     def drifted(self, wanted: Sequence[Object]) -> list[Object]:
         """Those of `wanted` that do not exist or differ."""

@@ -21,12 +21,12 @@ from pydantic import SecretStr
 from media_core import tokens
 from media_core.queue_depth import Depth
 from media_operator.backends.databases import Databases
-from media_operator.backends.issuers import key_source
+from media_operator.backends.issuers import jwks_uri
 from media_operator.jobs.dispatch import Running, TenantQueue
 from media_operator.local.clamd import ClamdFailed, EmbeddedClamd
-from media_operator.local.place import Place
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.local.processes import Service
+from media_operator.local.site import Site
 from media_operator.local.workers import LocalWorkers
 from media_operator.plan.desired import ApiShape, WorkerShape
 from media_operator.plan.observed import Scanner
@@ -54,17 +54,17 @@ class Machine:
 
     def __init__(
         self,
-        place: Place,
+        site: Site,
         postgres: EmbeddedPostgres,
         clamd: EmbeddedClamd,
         changed: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
-        self.place = place
+        self.site = site
         self.postgres = postgres
         self.databases = Databases(DatabaseSettings(url=SecretStr(postgres.admin_url), pool=4))
-        self.workers = LocalWorkers(place, self._worker_environment, changed, report)
-        self.api = Service("api", place.log("api"), grace=API_GRACE, changed=changed, report=report)
+        self.workers = LocalWorkers(site, self._worker_environment, changed, report)
+        self.api = Service("api", site.log("api"), grace=API_GRACE, changed=changed, report=report)
         self.api_shape: ApiShape | None = None
         """The shape that the api was last started with."""
         self._clamd = clamd
@@ -86,7 +86,7 @@ class Machine:
         """Tries until clamd runs: it may be installed meanwhile."""
         while self._scanner.status != "True":
             try:
-                address = await self._clamd.start(self.place.folder)
+                address = await self._clamd.start(self.site.folder)
             except ClamdFailed as error:
                 self._scanner = _no_scanner(str(error))
                 self._changed()
@@ -100,7 +100,7 @@ class Machine:
 
     async def api_ready(self) -> int:
         """How many replicas answer: 1 or 0."""
-        if self.api.pid is None or not await asyncio.to_thread(_answers, f"{self.place.base}/readyz"):
+        if self.api.pid is None or not await asyncio.to_thread(_answers, f"{self.site.base}/readyz"):
             return 0
         self.api.steady()
         return 1
@@ -109,27 +109,27 @@ class Machine:
         """Starts the api, again if its shape changed. Returns when it answers, has ended, or takes too long."""
         oidc, before = shape.oidc, self.api_shape
         if before is None or (before.oidc, before.settings) != (oidc, shape.settings):
-            tokens.save_public_jwks(self.place.jwks(tenant), tokens.load_signing_keys(self.place.signing_keys(tenant)))
+            tokens.save_public_jwks(self.site.jwks(tenant), tokens.load_signing_keys(self.site.signing_keys(tenant)))
             environment: dict[str, str] = (
                 {"MEDIA_PAGE_FOLDER": str(BUILT_PAGE)}
                 | dict(shape.settings)
                 | self._tenant_environment(tenant)
                 | {
-                    "MEDIA_API_HOST": self.place.host,
-                    "MEDIA_API_PORT": str(self.place.port),
-                    "MEDIA_API_METRICS_PORT": str(self.place.metrics_port),
+                    "MEDIA_API_HOST": self.site.host,
+                    "MEDIA_API_PORT": str(self.site.port),
+                    "MEDIA_API_METRICS_PORT": str(self.site.metrics_port),
                     "MEDIA_API_SHUTDOWN_SECONDS": str(API_SHUTDOWN_SECONDS),
                     "MEDIA_API_PROCESSES": str(min(MOST_API_PROCESSES, len(os.sched_getaffinity(0)))),
                     "MEDIA_STORE_SIGNING_KEY": self._secret(tenant, "store_signing_key"),
-                    "MEDIA_WEBHOOK_SECRETS": str(self.place.webhook_secrets(tenant)),
+                    "MEDIA_WEBHOOK_SECRETS": str(self.site.webhook_secrets(tenant)),
                 }
             )
             if oidc is None:
-                environment["MEDIA_JWKS_FILE"] = str(self.place.jwks(tenant))
+                environment["MEDIA_JWKS_FILE"] = str(self.site.jwks(tenant))
             else:
                 environment["MEDIA_OIDC_ISSUER"] = oidc.issuer
                 environment["MEDIA_OIDC_AUDIENCE"] = oidc.audience or tenant.tenant_id
-                environment["MEDIA_OIDC_JWKS_URI"] = await key_source(oidc, local=True)
+                environment["MEDIA_OIDC_JWKS_URI"] = await jwks_uri(oidc, local=True)
             await self.api.start([sys.executable, "-m", "media_api"], environment)
         self.api_shape = shape
         for _ in range(API_START_SECONDS * 10):
@@ -194,8 +194,8 @@ class Machine:
             "MEDIA_TENANT_ID": tenant.tenant_id,
             "MEDIA_DATABASE_URL": self._database_url(tenant),
             "MEDIA_STORE": "folder",
-            "MEDIA_STORE_FOLDER": str(self.place.bucket(tenant)),
-            "MEDIA_PUBLIC_URL": os.environ.get("MEDIA_PUBLIC_URL", self.place.base),
+            "MEDIA_STORE_FOLDER": str(self.site.bucket(tenant)),
+            "MEDIA_PUBLIC_URL": os.environ.get("MEDIA_PUBLIC_URL", self.site.base),
         }
 
     def _worker_environment(self, kind: str, shape: WorkerShape) -> Mapping[str, str]:
@@ -221,12 +221,12 @@ class Machine:
         return self.saved_secrets(tenant)[name]
 
     def saved_secrets(self, tenant: MediaTenant) -> dict[str, str]:
-        path = self.place.of(tenant) / "secrets.json"
+        path = self.site.of(tenant) / "secrets.json"
         known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         return known
 
     def save_secrets(self, tenant: MediaTenant, **added: str) -> None:
-        path = self.place.of(tenant) / "secrets.json"
+        path = self.site.of(tenant) / "secrets.json"
         path.parent.mkdir(mode=0o700, exist_ok=True)
         known = self.saved_secrets(tenant) | added
         fresh = path.with_name(".secrets.json")

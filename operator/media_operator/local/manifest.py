@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from media_operator.local.place import RESERVED
+from media_operator.local.site import RESERVED
 from media_operator.tenant.spec import MediaTenant
 
 

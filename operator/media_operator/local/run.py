@@ -32,14 +32,16 @@ from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd
 from media_operator.local.machine import BUILT_PAGE, Machine
 from media_operator.local.manifest import CannotRun, read_manifest, short, version_of
-from media_operator.local.place import Place
 from media_operator.local.postgres import EmbeddedPostgres, PostgresFailed
+from media_operator.local.site import Site
 from media_operator.local.target import LocalTarget
 from media_operator.local.workers import sweep_regularly
 from media_operator.plan.planner import with_transitions
 from media_operator.reconcile import reconcile
 from media_operator.settings import RunSettings
-from media_operator.tenant.spec import Condition, MediaTenant, SpecInvalid, changes, refuse_immutable_changes
+from media_operator.tenant.spec import MediaTenant, changes, refuse_immutable_changes
+from media_operator.tenant.spec_errors import SpecInvalid
+from media_operator.tenant.status import Condition
 
 TOKEN_LIFETIME = timedelta(hours=12)
 EDIT_SECONDS = 2
@@ -99,7 +101,7 @@ class Run:
 
     manifest: Path
     tenant: MediaTenant
-    place: Place
+    site: Site
     postgres: EmbeddedPostgres
     clamd: EmbeddedClamd
     resync_seconds: float
@@ -111,7 +113,7 @@ class Run:
     _wake_dispatcher: Callable[[], None] = lambda: None
 
     async def serve(self) -> None:
-        machine = Machine(self.place, self.postgres, self.clamd, self._wake, warn)
+        machine = Machine(self.site, self.postgres, self.clamd, self._wake, warn)
         self._stop_on_signals(machine)
         dispatcher = FleetDispatcher(machine, limit=MOST_WORKERS)
         self._wake_dispatcher = dispatcher.wake
@@ -229,13 +231,13 @@ class Run:
         self._wake()
 
     def _introduce(self) -> None:
-        say(f"tenant {self.tenant.tenant_id} of {short(self.manifest)}; its data is in {short(self.place.folder)}/")
-        if not self.postgres.data.is_relative_to(self.place.folder):
+        say(f"tenant {self.tenant.tenant_id} of {short(self.manifest)}; its data is in {short(self.site.folder)}/")
+        if not self.postgres.data.is_relative_to(self.site.folder):
             say(f"PostgreSQL's user cannot enter that folder, so its data is in {self.postgres.data}")
         say(table(self.conditions))
         if self._is_mismatched():
             data = self.postgres.data
-            old = short(data.parent if data.is_relative_to(self.place.folder) else data)
+            old = short(data.parent if data.is_relative_to(self.site.folder) else data)
             say(
                 f"\nThe API is not served. If the database was moved away: stop this, `mv {old} {old}.new` (this start "
                 f"made that folder), put the old folder back as {old}, and start again. To give the old database up: "
@@ -250,8 +252,8 @@ class Run:
 
     def _say_how_to_use_it(self) -> None:
         self._is_explained = True
-        exports, oidc = {"BASE": self.place.base}, self.tenant.spec.auth.oidc
-        if oidc is None and (keys := tokens.load_signing_keys(self.place.signing_keys(self.tenant))):
+        exports, oidc = {"BASE": self.site.base}, self.tenant.spec.auth.oidc
+        if oidc is None and (keys := tokens.load_signing_keys(self.site.signing_keys(self.tenant))):
             exports["TOKEN"] = tokens.mint(
                 keys[0],
                 tenant_id=self.tenant.tenant_id,
@@ -261,16 +263,16 @@ class Run:
                 lifetime=TOKEN_LIFETIME,
             )
         lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
-        _write_private(self.place.folder / "env", "".join(f"{line}\n" for line in lines))
+        _write_private(self.site.folder / "env", "".join(f"{line}\n" for line in lines))
         say("\n" + "\n".join(lines))
         if oidc is not None:
             say(f"# TOKEN: a token that {oidc.issuer} issues")
-        say("\n" + "\n".join(curl_lines(self.place.folder)) + "\n")
+        say("\n" + "\n".join(curl_lines(self.site.folder)) + "\n")
         if self.tenant.spec.api.page:
             say(self._page_line(exports.get("TOKEN")))
         lifetime = f"The token is valid for {TOKEN_LIFETIME.total_seconds() / 3600:g} hours; "
         say(
-            f"The whole API: {self.place.base}/docs. Logs: {short(self.place.folder)}/logs/. "
+            f"The whole API: {self.site.base}/docs. Logs: {short(self.site.folder)}/logs/. "
             f"{lifetime if 'TOKEN' in exports else ''}Ctrl-C stops everything."
         )
         model = os.environ.get("MEDIA_WHISPER_MODEL") or self.tenant.spec.transcription.model
@@ -285,7 +287,7 @@ class Run:
         built = Path(os.environ.get("MEDIA_PAGE_FOLDER") or BUILT_PAGE)
         if not (built / "index.html").exists():
             return f"The page of files is missing: `make page` builds it, and says why if it can't ({short(built)})."
-        return f"Files in the browser: {self.place.base}/" + (f"#token={token}" if token else "")
+        return f"Files in the browser: {self.site.base}/" + (f"#token={token}" if token else "")
 
 
 def _write_private(path: Path, content: str) -> None:
@@ -325,15 +327,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = RunSettings()
         tenant = read_manifest(manifest)
-        place = Place(settings.run_folder.absolute(), settings.host, settings.port, settings.metrics_port)
-        with _sole_user_of(place.folder):
+        site = Site(settings.run_folder.absolute(), settings.host, settings.port, settings.metrics_port)
+        with _sole_user_of(site.folder):
             _refuse_taken_ports(settings)
             logs.configure("text", "warning")
-            postgres = EmbeddedPostgres(place.folder / "postgres")
+            postgres = EmbeddedPostgres(site.folder / "postgres")
             try:
                 postgres.start()
                 clamd = EmbeddedClamd(mirror=settings.signatures_mirror or None)
-                asyncio.run(Run(manifest, tenant, place, postgres, clamd, settings.resync_seconds).serve())
+                asyncio.run(Run(manifest, tenant, site, postgres, clamd, settings.resync_seconds).serve())
             finally:
                 postgres.stop()
     except SpecInvalid as error:

@@ -46,7 +46,7 @@ class LocalTarget:
         bucket, contents = await self._observe_bucket()
         if contents and isinstance(database, Database):
             database = await self._observe_known(database, contents)
-        keys = tokens.load_signing_keys(machine.place.signing_keys(tenant))
+        keys = tokens.load_signing_keys(machine.site.signing_keys(tenant))
         return ObservedState(
             bucket=bucket,
             database=database,
@@ -61,7 +61,7 @@ class LocalTarget:
     async def _observe_bucket(self) -> tuple[Bucket | Unreachable, Sequence[str]]:
         """The bucket, and the hashes of its first contents if it has no birth."""
         tenant_id, store = self.tenant.tenant_id, self._store()
-        folder, mark = self.machine.place.bucket(self.tenant), self.machine.place.mark(self.tenant)
+        folder, mark = self.machine.site.bucket(self.tenant), self.machine.site.mark(self.tenant)
         try:
             owner = OwnerMark.parse(mark.read_text()) if mark.exists() else None
             birth = await births.of_bucket(store, tenant_id)
@@ -73,7 +73,7 @@ class LocalTarget:
         return Bucket(folder.is_dir(), owner, birth=birth, contents=len(contents)), contents
 
     def _store(self) -> FolderStore:
-        return FolderStore(self.machine.place.bucket(self.tenant), self.tenant.tenant_id, b"", "")
+        return FolderStore(self.machine.site.bucket(self.tenant), self.tenant.tenant_id, b"", "")
 
     async def _observe_database(
         self,
@@ -110,12 +110,12 @@ class LocalTarget:
 
     async def _apply(self, step: steps.Step) -> None:
         machine, tenant = self.machine, self.tenant
-        place, databases = machine.place, machine.databases
+        site, databases = machine.site, machine.databases
         match step:
             case steps.CreateBucket(_, owner, _):
-                place.mark(tenant).parent.mkdir(mode=0o700, exist_ok=True)
-                place.mark(tenant).write_text(str(owner))
-                place.bucket(tenant).mkdir(mode=0o700, exist_ok=True)
+                site.mark(tenant).parent.mkdir(mode=0o700, exist_ok=True)
+                site.mark(tenant).write_text(str(owner))
+                site.bucket(tenant).mkdir(mode=0o700, exist_ok=True)
             case steps.CreateDatabase(schema, owner, adopt):
                 password = secrets.token_urlsafe(24)
                 await databases.create(schema, owner, password, adopt=adopt)
@@ -130,8 +130,8 @@ class LocalTarget:
             case steps.ReleaseOrphans(schema, until):
                 await databases.release_orphans(schema, until)
             case steps.MakeSigningKey():
-                place.of(tenant).mkdir(mode=0o700, exist_ok=True)
-                tokens.save_signing_keys(place.signing_keys(tenant), [tokens.generate_key()])
+                site.of(tenant).mkdir(mode=0o700, exist_ok=True)
+                tokens.save_signing_keys(site.signing_keys(tenant), [tokens.generate_key()])
             case steps.ApplyPolicy(wanted):
                 await databases.apply_policy(tenant.schema_name, wanted)
             case steps.RunApi(shape):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from media_operator.local.place import Place
 from media_operator.local.processes import delay_after, end, ending, last_line, spawn
+from media_operator.local.site import Site
 from media_operator.plan.desired import WorkerShape
 
 WORKER_GRACE = 15.0
@@ -23,14 +23,14 @@ class LocalWorkers:
 
     def __init__(
         self,
-        place: Place,
+        site: Site,
         environment: Callable[[str, WorkerShape], Mapping[str, str]],
         changed: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
         self.shape: WorkerShape | None = None
         self.trouble: dict[str, str] = {}
-        self._place = place
+        self._site = site
         self._environment = environment
         self._changed = changed
         self._report = report
@@ -54,7 +54,7 @@ class LocalWorkers:
         """Starts a worker. False: none may start now."""
         if self.shape is None or self.backs_off(kind):
             return False
-        log = self._place.log(kind)
+        log = self._site.log(kind)
         process = await spawn([sys.executable, "-m", "media_workers", kind], self._environment(kind, self.shape), log)
         task = asyncio.create_task(self._attend(kind, process, log), name=f"{kind} worker")
         self._processes[task] = (kind, process)

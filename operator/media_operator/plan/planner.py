@@ -11,7 +11,8 @@ from media_operator.plan.deletion import deletion
 from media_operator.plan.finding import Context, Finding
 from media_operator.plan.observed import ObservedState
 from media_operator.plan.steps import Step
-from media_operator.tenant.spec import Condition, MediaTenant
+from media_operator.tenant.spec import MediaTenant
+from media_operator.tenant.status import Condition
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A structural schema allows less than JSON Schema, and people need better message
 
 - References are written out. `null` is left out (the API server takes it for absent), and so are empty defaults.
 - A pattern becomes a CEL rule: the message of a failed pattern is the pattern, that of a rule its sentence
-  (`spec.FORMS`).
+  (`patterns.FORMS`).
 - An object with defaults inside gets the default `{}`. Otherwise they would not be filled in if it is left out.
 - The status gets no defaults: it has only what was observed.
 """
@@ -18,7 +18,9 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from media_operator.tenant.spec import FORMS, GROUP, KIND, NAME, VERSION, MediaTenant, Rule, Structural
+from media_operator.tenant.patterns import FORMS, NAME
+from media_operator.tenant.spec import GROUP, KIND, VERSION, MediaTenant
+from media_operator.tenant.structural import Rule, Structural
 
 PLURAL = "mediatenants"
 SINGULAR = "mediatenant"

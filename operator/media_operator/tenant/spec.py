@@ -8,153 +8,39 @@ names the field the way the author wrote it: `spec.quota.maxStorageMb: must be a
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from media_core.origins import PATTERN as ORIGIN
 from media_core.policy import Policy
 from media_core.quota import MIB
+from media_operator.tenant.patterns import (
+    CRON,
+    HOST,
+    KEY_OF_A_SECRET,
+    LABEL_VALUE,
+    NAME,
+    SCOPE,
+    TAINT_KEY,
+    WEBHOOK_URL,
+    IssuerUrl,
+    LabelKey,
+    LabelValue,
+    Origin,
+    Quantity,
+    ResourceList,
+)
+from media_operator.tenant.spec_errors import FieldError, SpecInvalid, field_error, sentence, shown
+from media_operator.tenant.status import TenantStatus
+from media_operator.tenant.structural import Rule, Structural
 
 GROUP = "media.scaiwave.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "MediaTenant"
-
-NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-HOST = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)*[a-z]([-a-z0-9]*[a-z0-9])?$"
-QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
-
-_LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
-_LABEL_KEY = rf"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_LABEL_NAME}"
-LABEL_KEY = f"^{_LABEL_KEY}$"
-TAINT_KEY = f"^({_LABEL_KEY})?$"
-LABEL_VALUE = f"^({_LABEL_NAME})?$"
-SCOPE = r"^[!#-\[\]-~]+$"
-RESOURCE = rf"^(cpu|memory|ephemeral-storage|[a-z0-9]([-a-z0-9.]*[a-z0-9])?/{_LABEL_NAME})$"
-
-
-def _cron() -> str:
-    """Five fields, each a list of `*`, a value or a range, with or without a step: as a CronJob accepts it."""
-    values = (
-        "[0-5]?[0-9]",
-        "([01]?[0-9]|2[0-3])",
-        "(0?[1-9]|[12][0-9]|3[01])",
-        "(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))",
-        "([0-6]|(?i:sun|mon|tue|wed|thu|fri|sat))",
-    )
-    items = [rf"(\*|{value}(-{value})?)(/[1-9][0-9]*)?" for value in values]
-    return "^" + " +".join(f"{item}(,{item})*" for item in items) + "$"
-
-
-CRON = _cron()
-
-
-def _key_source() -> str:
-    """URLs that every parser accepts: their port and address are always valid."""
-    label, group = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "[0-9a-fA-F]{1,4}"
-    colon = [rf"({group}:){{{n}}}((:{group}){{1,{7 - n}}}|:)" for n in range(1, 7)]  # n groups left of the ::
-    address = "|".join([f":((:{group}){{1,7}}|:)", *colon, f"({group}:){{7}}({group}|:)"])
-    near = rf"localhost|127\.0\.0\.1|({label}\.)+svc(\.cluster\.local)?"
-    port = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
-    path = "/[-A-Za-z0-9._~:/@!$&()*+,;=%]*"
-    return rf"^(https://([A-Za-z0-9.-]+|\[({address})\])|http://({near}))(:({port}))?({path})?$"
-
-
-KEY_SOURCE = _key_source()
-WEBHOOK_URL = KEY_SOURCE.replace("!$&()*", "!&*").removesuffix("$") + r"(\?[-A-Za-z0-9._~:/?@!&*+,;=%]*)?$"
-"""Without `$(`: Kubernetes would put variables in there, as this becomes a value of the environment."""
-KEY_OF_A_SECRET = "^[-_A-Za-z0-9][-._A-Za-z0-9]*$"  # noqa: S105  a pattern
-
-FORMS = {
-    NAME: "must be lower-case letters, digits and inner hyphens",
-    HOST: "must be a lower-case host name such as media.acme.example (a name, no address, no port)",
-    KEY_SOURCE: "must be an https URL without query, with a port of 1 to 65535 if any "
-    "(http only for this machine and for services of the cluster, .svc or .svc.cluster.local)",
-    WEBHOOK_URL: "must be an https URL, with a port of 1 to 65535 if any, without user and fragment "
-    "(http only for this machine and for services of the cluster, .svc or .svc.cluster.local)",
-    KEY_OF_A_SECRET: "must be a key of a Secret: letters, digits, hyphens, underscores and inner dots",
-    CRON: 'must be a cron schedule of five fields such as "0 3 * * *" '
-    "(minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-6)",
-    ORIGIN: "must be an origin: scheme, host and port, such as https://app.example or https://*.preview.example",
-    QUANTITY: "must be a Kubernetes quantity such as 500m or 2Gi",
-    LABEL_KEY: "must be the key of a node label such as disk or example.com/pool",
-    TAINT_KEY: "must be the key of a taint such as gpu or nvidia.com/gpu",
-    SCOPE: "must be a scope of OAuth: visible ASCII without spaces, quotes and backslashes",
-    RESOURCE: "must be one of cpu, memory, ephemeral-storage or an extended resource such as nvidia.com/gpu",
-    LABEL_VALUE: "must be letters, digits and inner hyphens, dots or underscores",
-}
-"""Pattern -> its meaning in words, for error messages. A pattern means the same in the regular expressions of pydantic
-(Rust) and of the API server (RE2)."""
-
-QUANTITY_SCHEMA = {
-    "x-kubernetes-int-or-string": True,
-    "anyOf": [{"type": "integer"}, {"type": "string"}],
-    "pattern": QUANTITY,
-    "maxLength": 32,
-}
-Quantity = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
-    StringConstraints(pattern=QUANTITY, max_length=32),
-    WithJsonSchema(QUANTITY_SCHEMA),
-]
-KeySource = Annotated[str, StringConstraints(pattern=KEY_SOURCE, max_length=512)]
-Origin = Annotated[str, StringConstraints(pattern=ORIGIN, max_length=255)]
-LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY, max_length=317)]
-LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=63)]
-
-ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE, max_length=128)]
-ResourceList = Annotated[dict[ResourceName, Quantity], Field(max_length=16)]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule over several fields of one object. `field`: the one to change, as written in a manifest.
-
-    `cel` is the same rule as `holds`, for the API server. Defaults are filled in before either is checked."""
-
-    field: str
-    sentence: str
-    cel: str
-    holds: Callable[[Any], bool]
-
-
-class Structural(BaseModel):
-    """camelCase in manifests, no unknown fields, no conversion of types (YAML's `true` is not the number 1)."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        validate_by_name=False,
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        use_attribute_docstrings=True,
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = ()
-
-    @model_validator(mode="after")
-    def _rules_hold(self) -> Self:
-        for rule in self.rules:
-            if not rule.holds(self):
-                raise PydanticCustomError(f"field:{rule.field}", rule.sentence)
-        return self
 
 
 class Quota(Structural):
@@ -244,7 +130,7 @@ class Resources(Structural):
 class Cors(Structural):
     """Web apps of other origins that may call the api from a browser, with a token. Cookies are never looked at."""
 
-    origins: Annotated[list[Origin], Field(max_length=50)] = []
+    origins: list[Origin] = Field([], max_length=50)
     """Origins as browsers write them: scheme, host and port, such as https://app.example, or https://*.preview.example
     for any one label in that place. Default: none, so a browser lets no app of another origin read an answer."""
     max_age_seconds: int = Field(600, ge=0, le=86400)
@@ -305,9 +191,9 @@ class OidcPage(Structural):
 
     client_id: str = Field(min_length=1, max_length=255)
     """The client that is registered for the page, with the page's address as redirect URI."""
-    scopes: Annotated[list[ScopeName], Field(max_length=32)] = ["openid"]
+    scopes: list[ScopeName] = Field(["openid"], max_length=32)
     """What it asks for; the access token that it gets must be one that the api accepts."""
-    origins: Annotated[list[Origin], Field(max_length=10)] = []
+    origins: list[Origin] = Field([], max_length=10)
     """Origins that the page may call beside the issuer's, such as https://oauth2.googleapis.com: that of the token
     endpoint, where it is another one. Default: none."""
 
@@ -315,11 +201,11 @@ class OidcPage(Structural):
 class Oidc(Structural):
     """Tokens of an OpenID Connect issuer."""
 
-    issuer: KeySource
+    issuer: IssuerUrl
     """The iss that tokens must have, exactly: an https URL without query."""
     audience: str | None = Field(None, min_length=1, max_length=255)
     """The aud that tokens must bear, or the client_id where they have no aud; default the tenant id."""
-    jwks_uri: KeySource | None = None
+    jwks_uri: IssuerUrl | None = None
     """Where the issuer's keys are; default: what the issuer's /.well-known/openid-configuration says."""
     claims: OidcClaims = OidcClaims()
     """Names of the claims, where the issuer's differ."""
@@ -516,57 +402,6 @@ class TenantSpec(Structural):
     """True: requests are answered 503 with Retry-After, no worker starts, and nothing is deleted."""
 
 
-class Condition(Structural):
-    """One observation, in the form of Kubernetes' conditions."""
-
-    type: str = Field(max_length=316)
-    """What is observed, such as Ready or BucketReady."""
-    status: Literal["True", "False", "Unknown"]
-    """True: as it should be. False: it is not, see message. Unknown: the dependency could not be asked."""
-    reason: str = Field(max_length=128)
-    """One CamelCase word for programs; docs/runbook.md says what to do about each."""
-    message: str = Field("", max_length=1024)
-    """A sentence for people."""
-    observed_generation: int = Field(ge=0)
-    """The metadata.generation that this condition is about."""
-    last_transition_time: datetime | None = None
-    """When status last changed, UTC."""
-
-
-class UsageStatus(Structural):
-    """Coarse use of the quota; exact numbers are the api's `GET /v1/usage` and the metrics."""
-
-    stored_mb: int = Field(0, ge=0)
-    """MiB of stored content."""
-    percent: int = Field(0, ge=0)
-    """Stored content in percent of spec.quota.maxStorageMb; above 100 after the quota was lowered."""
-    used: str = Field("", max_length=32)
-    """Stored content for people, such as 3 MiB; empty until it could be read."""
-    quota: str = Field("", max_length=32)
-    """spec.quota.maxStorageMb for people, such as 10 GiB."""
-
-
-class TenantStatus(Structural):
-    """What was observed last; written by the operator only."""
-
-    conditions: list[Condition] = Field(
-        [], max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-    )
-    """One observation per type; Ready has reason and message of the first one that is not True."""
-    observed_generation: int = Field(0, ge=0)
-    """The metadata.generation that the conditions are about."""
-    endpoint: str = Field("", max_length=512)
-    """Base URL of the api."""
-    bucket: str = Field("", max_length=63)
-    """Name of the bucket."""
-    usage: UsageStatus = UsageStatus()
-    """Coarse use of the quota; GET /v1/usage has exact numbers."""
-    replicas: int = Field(0, ge=0)
-    """Number of existing api pods, for kubectl scale and autoscalers."""
-    selector: str = Field("", max_length=512)
-    """Label selector of the api pods, for autoscalers."""
-
-
 class Metadata(BaseModel):
     """The part of Kubernetes' ObjectMeta that is read here. The API server checks the rest."""
 
@@ -609,7 +444,7 @@ class MediaTenant(Structural):
             try:
                 TenantSpec(tenantId=self.metadata.name)
             except ValidationError as error:
-                words = _sentence(error.errors()[0], TenantSpec)
+                words = sentence(error.errors()[0], TenantSpec)
                 raise PydanticCustomError(
                     "field:metadata.name", "{words}, unless spec.tenantId is set", {"words": words}
                 ) from None
@@ -647,30 +482,11 @@ class MediaTenant(Structural):
     def read(cls, document: object) -> Self:
         """A MediaTenant from a parsed manifest. Raises `SpecInvalid` with all errors."""
         if not isinstance(document, Mapping):
-            raise SpecInvalid([FieldError("", f"must be a {KIND} object, not {_shown(document)}")])
+            raise SpecInvalid([FieldError("", f"must be a {KIND} object, not {shown(document)}")])
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise SpecInvalid([_field_error(details) for details in error.errors()]) from None
-
-
-@dataclass(frozen=True)
-class FieldError:
-    """`path`: as in a manifest (`spec.quota.maxStorageMb`); `sentence`: what is wrong there."""
-
-    path: str
-    sentence: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.sentence}" if self.path else self.sentence
-
-
-class SpecInvalid(Exception):
-    """A manifest that is not a valid MediaTenant."""
-
-    def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(map(str, errors)))
-        self.errors = tuple(errors)
+            raise SpecInvalid([field_error(details, cls) for details in error.errors()]) from None
 
 
 def refuse_immutable_changes(old: MediaTenant, new: MediaTenant) -> None:
@@ -703,79 +519,3 @@ def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
             yield from _leaves(f"{path}.{name}", inner)
     else:
         yield path, value
-
-
-def _field_error(details: ErrorDetails) -> FieldError:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"] if part != "[key]")
-    if details["type"].startswith("field:"):  # a rule over two fields; this is the one to change
-        path += "." + details["type"].removeprefix("field:")
-    return FieldError(path.removeprefix("."), _sentence(details, _model_at(details["loc"][:-1])))
-
-
-def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
-    model: type[BaseModel] = MediaTenant
-    for part in location:
-        field = next((field for field in model.model_fields.values() if field.alias == part), None)
-        if field is None:
-            continue
-        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
-        model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
-    return model
-
-
-def _sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
-    """pydantic's error as a sentence for the author of the manifest."""
-    context, given = details.get("ctx", {}), f", not {_shown(details['input'])}"
-    match details["type"]:
-        case "missing":
-            return "is required"
-        case "extra_forbidden":
-            known = [field.alias or name for name, field in model.model_fields.items()]
-            return "is not a known field" + _nearest(str(details["loc"][-1]), known)
-        case "literal_error":
-            options = [option.strip("'") for option in context["expected"].replace(" or ", ", ").split(", ")]
-            choice = f"must be {options[0]}" if len(options) == 1 else f"must be one of {', '.join(options)}"
-            return choice + given + _nearest(str(details["input"]), options, alternatives=False)
-        case "greater_than_equal":
-            return f"must be at least {context['ge']}{given}"
-        case "less_than_equal":
-            return f"must be at most {context['le']}{given}"
-        case "int_type" | "int_from_float":
-            return f"must be a whole number{given}"
-        case "bool_type":
-            return f"must be true or false{given}"
-        case "string_type":
-            return f"must be a text{given}"
-        case "string_pattern_mismatch":
-            return FORMS[context["pattern"]] + given
-        case "string_too_long":
-            return f"must be at most {context['max_length']} characters long"
-        case "string_too_short":
-            return f"must be at least {context['min_length']} characters long"
-        case "too_long":
-            return f"must hold at most {context['max_length']} entries"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"must be an object{given}"
-        case "list_type":
-            return f"must be a list{given}"
-        case _:
-            return details["msg"][:1].lower() + details["msg"][1:]
-
-
-def _nearest(name: str, known: Sequence[str], *, alternatives: bool = True) -> str:
-    folded = {option.lower().replace("_", ""): option for option in known}
-    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {folded[near[0]]}?"
-    return f"; known here: {', '.join(known)}" if alternatives else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return "a list"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,15 +1,15 @@
 import pytest
 
-from media_core.search import EXAMINED, RANKED, Windows
+from media_core.search import EXAMINED, RANKED, Spans
 
 
 @pytest.mark.parametrize("newest", [0, 1, 63, 64, 1023, 1024, 5000, 16_384, 300_000, 2**18 * 20 + 12345])
 @pytest.mark.parametrize("found_each", [0, 1, 40])
-def test_windows_cover_every_transcript_once_from_the_newest_on(newest: int, found_each: int) -> None:
-    windows = Windows(newest)
+def test_spans_cover_every_transcript_once_from_the_newest_on(newest: int, found_each: int) -> None:
+    spans = Spans(newest)
     steps = 0
     behind: int | None = None
-    while keys := windows.next(min(steps * found_each, 900), 0):
+    while keys := spans.next(min(steps * found_each, 900), 0):
         steps += 1
         for key in keys:
             shift = {1: 6, 2: 10, 3: 14, 4: 18}[key & 7]
@@ -24,10 +24,10 @@ def test_windows_cover_every_transcript_once_from_the_newest_on(newest: int, fou
 @pytest.mark.parametrize("newest", [100_000, 98_303, 16_385])
 @pytest.mark.parametrize("shown", [1.0, 0.2])
 def test_a_step_finds_what_is_missing_and_little_more(hours_a_match: float, newest: int, shown: float) -> None:
-    windows = Windows(newest)
+    spans = Spans(newest)
     examined, steps = 0, 0
     behind = newest + 1
-    while examined < EXAMINED and examined * shown < RANKED and (keys := windows.next(examined, int(examined * shown))):
+    while examined < EXAMINED and examined * shown < RANKED and (keys := spans.next(examined, int(examined * shown))):
         steps += 1
         first = min(key >> 3 << {1: 6, 2: 10, 3: 14, 4: 18}[key & 7] for key in keys)
         examined += int((behind - first) / hours_a_match)

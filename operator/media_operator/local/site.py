@@ -18,7 +18,7 @@ RESERVED = ("postgres", "clamd", "logs", "buckets")
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """Run folder and addresses of the tenant."""
 
     folder: Path
