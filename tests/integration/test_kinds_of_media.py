@@ -823,6 +823,19 @@ async def test_a_sound_without_timestamps_is_heard_from_its_middle(decoding_pool
         assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)[:12_800])).argmax() / 0.8 == pytest.approx(400, abs=4)
 
 
+@pytest.mark.parametrize("container", ["wav", "w64"])
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "g722", "pcm_s16le"])
+async def test_a_sound_that_says_a_wrong_rate_of_bytes_is_heard_from_its_middle(
+    decoding_pool: DecodingPool, container: str, codec: str
+) -> None:
+    data = bytearray(media.recording(3 * PITCHES, container, codec))
+    at = data.index(b"fmt ") + (8 if container == "wav" else 24) + 8
+    data[at : at + 4] = struct.pack("<I", 12_000)
+    for start, pitch in ((2.2, 500), (3.2, 300), (7.2, 400)):
+        pcm = await decoding_pool.run("audio_window", BytesSource(bytes(data)), start=start, seconds=0.5)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.5 == pytest.approx(pitch, abs=6)
+
+
 LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")
 
 
