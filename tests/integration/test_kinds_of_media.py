@@ -796,6 +796,7 @@ CUT: dict[str, Callable[[], bytes]] = {
     "a.webm": sound("webm", "libopus"),
     "a.m4a": lambda: with_its_index_first(sound("mp4", "aac")()),
     "a.mp4": lambda: with_its_index_first(media.film(3)),
+    "a.mxf": lambda: tape("mxf", "mpeg2video"),
 }
 
 
