@@ -811,6 +811,23 @@ async def test_a_recording_that_was_cut_is_as_long_as_what_is_there(decoding_poo
     assert duration < 2.5
 
 
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.mp4", lambda: media.film(3)[:20_000]),
+        ("a.mov", lambda: media.film(3, container="mov")[:20_000]),
+        ("a.png", lambda: media.encoded(media.quadrants(64, 64), "PNG")[:60]),
+        ("a.webp", lambda: media.encoded(media.quadrants(640, 640), "WEBP")[:40]),
+    ],
+)
+async def test_what_was_not_sent_to_its_end_says_so(
+    decoding_pool: DecodingPool, name: str, make: Callable[[], bytes]
+) -> None:
+    facts = await looked_at(decoding_pool, make(), name)
+    assert facts.thumbnail_status == "none"
+    assert facts.details["no_thumbnail"].startswith("it is damaged, or its end is missing (")
+
+
 async def test_a_text_of_four_bytes_a_letter_is_a_text(decoding_pool: DecodingPool) -> None:
     facts = await looked_at(decoding_pool, ("Grüße\n" * 20).encode("utf-32"), "a.txt")
     assert (facts.mime_type, facts.details) == ("text/plain", {})
