@@ -796,6 +796,7 @@ CUT: dict[str, Callable[[], bytes]] = {
     "a.webm": sound("webm", "libopus"),
     "a.m4a": lambda: with_its_index_first(sound("mp4", "aac")()),
     "a.mp4": lambda: with_its_index_first(media.film(3)),
+    "a.mxf": lambda: tape("mxf", "mpeg2video"),
 }
 
 
@@ -810,6 +811,23 @@ async def test_a_recording_that_was_cut_is_as_long_as_what_is_there(decoding_poo
     assert duration < 2.5
 
 
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.mp4", lambda: media.film(3)[:20_000]),
+        ("a.mov", lambda: media.film(3, container="mov")[:20_000]),
+        ("a.png", lambda: media.encoded(media.quadrants(64, 64), "PNG")[:60]),
+        ("a.webp", lambda: media.encoded(media.quadrants(640, 640), "WEBP")[:40]),
+    ],
+)
+async def test_what_was_not_sent_to_its_end_says_so(
+    decoding_pool: DecodingPool, name: str, make: Callable[[], bytes]
+) -> None:
+    facts = await looked_at(decoding_pool, make(), name)
+    assert facts.thumbnail_status == "none"
+    assert facts.details["no_thumbnail"].startswith("it is damaged, or its end is missing (")
+
+
 async def test_a_text_of_four_bytes_a_letter_is_a_text(decoding_pool: DecodingPool) -> None:
     facts = await looked_at(decoding_pool, ("Grüße\n" * 20).encode("utf-32"), "a.txt")
     assert (facts.mime_type, facts.details) == ("text/plain", {})
@@ -821,6 +839,19 @@ async def test_a_sound_without_timestamps_is_heard_from_its_middle(decoding_pool
         pcm = await decoding_pool.run("audio_window", source, start=1.1, seconds=10.0)
         assert len(pcm) / 32_000 == pytest.approx(1.9, abs=0.1)
         assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)[:12_800])).argmax() / 0.8 == pytest.approx(400, abs=4)
+
+
+@pytest.mark.parametrize("container", ["wav", "w64"])
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "g722", "pcm_s16le"])
+async def test_a_sound_that_says_a_wrong_rate_of_bytes_is_heard_from_its_middle(
+    decoding_pool: DecodingPool, container: str, codec: str
+) -> None:
+    data = bytearray(media.recording(3 * PITCHES, container, codec))
+    at = data.index(b"fmt ") + (8 if container == "wav" else 24) + 8
+    data[at : at + 4] = struct.pack("<I", 12_000)
+    for start, pitch in ((2.2, 500), (3.2, 300), (7.2, 400)):
+        pcm = await decoding_pool.run("audio_window", BytesSource(bytes(data)), start=start, seconds=0.5)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.5 == pytest.approx(pitch, abs=6)
 
 
 LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")

@@ -107,6 +107,8 @@ def ends_elsewhere(container: InputContainer, file: IO[bytes], duration: float) 
     name, size = container.format.name, size_of(file)
     if name.startswith("matroska"):
         return _end_of_segment(file) > size
+    if name == "mxf":
+        return _footer_of_mxf(file) >= size
     if name.startswith(_BY_ITS_INDEX):
         lasts = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
         return any(last.pos + last.size > size for last in lasts)
@@ -141,6 +143,13 @@ def _end_of_segment(file: IO[bytes]) -> int:
     bits = 7 * length
     said = int.from_bytes(head[at : at + length]) & ((1 << bits) - 1)
     return 0 if said == (1 << bits) - 1 else at + length + said
+
+
+def _footer_of_mxf(file: IO[bytes]) -> int:
+    """Where its footer begins by its header, in bytes; 0: it does not say (SMPTE 377-1, 6.3 and 7.1)."""
+    head = _at(file, 0, 64)
+    value = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
+    return int.from_bytes(head[value + 24 : value + 32])
 
 
 def begins_late(container: InputContainer) -> bool:
