@@ -110,8 +110,8 @@ def text_of(received: bytes) -> str:
 
 
 def is_kept(character: str) -> bool:
-    """Whether a text for people may have it. `str.isprintable` would not do: it is false of what joins an emoji, divides
-    a Persian word, or is a space in Japanese.
+    """Whether a text for people may have it. `str.isprintable` is no help: it is false of what joins an emoji, of what
+    divides a Persian word, and of the spaces of Japanese.
     """
     return unicodedata.category(character) not in _NOT_KEPT and character not in _TURNING
 
