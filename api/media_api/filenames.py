@@ -109,16 +109,19 @@ def text_of(received: bytes) -> str:
         return received.decode("cp1252", "replace")
 
 
+def is_kept(character: str) -> bool:
+    """Whether a text for people may have it. `str.isprintable` is no help: it is false of what joins an emoji, of what
+    divides a Persian word, and of the spaces of Japanese.
+    """
+    return unicodedata.category(character) not in _NOT_KEPT and character not in _TURNING
+
+
 def sanitized(name: str) -> str:
     """The last part of a client's path, without what no file system keeps or what would lie about its extension."""
     if _WINDOWS_PATH.match(name):
         name = name.replace("\\", "/")
     last = name.rpartition("/")[2]
-    shown = "".join(
-        character
-        for character in last
-        if unicodedata.category(character) not in _NOT_KEPT and character not in _TURNING
-    ).strip()
+    shown = "".join(filter(is_kept, last)).strip()
     if not shown.strip("."):
         return "file"
     return _shortened(shown)

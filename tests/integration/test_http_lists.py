@@ -120,6 +120,9 @@ async def test_labels_are_given_replaced_and_listed_by(api: Api) -> None:
         assert (await change(client, one, labels={"project": "other"}))["labels"] == {"project": "other"}
         assert await listed(client, label="project=other", sort="created") == [one, three]
         assert (await change(client, one, filename="kept.txt"))["labels"] == {"project": "other"}
+        ordinary = {"a": "می\u200cخواهم", "b": "👩\u200d👩\u200d👧", "c": "全角\u3000空白", "d": "5\u202fkm"}
+        assert (await change(client, one, labels=ordinary))["labels"] == ordinary
+        assert await listed(client, label=[f"{key}={value}" for key, value in ordinary.items()]) == [one]
         assert "labels" not in await change(client, one, labels={})
         assert (await client.delete(f"/v1/media/{three}")).status_code == 204
         assert await listed(client, label="project=other") == []
@@ -239,6 +242,7 @@ async def test_a_change_that_can_not_be_is_refused_as_a_whole(api: Api) -> None:
             {"uploaded_by": "me"},
             {"filename": "b.txt", "labels": {"Bad": "x"}},
             {"filename": "b.txt", "labels": {"a": "line\nbreak"}},
+            {"filename": "b.txt", "labels": {"a": "x\u202ey"}},
             {"filename": "b.txt", "labels": {"a": "x" * 256}},
             {"filename": "b.txt", "labels": {"a": 1}},
             {"filename": "b.txt", "labels": {f"k{n}": "x" for n in range(17)}},
