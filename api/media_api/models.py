@@ -78,7 +78,7 @@ class UploadProgress(BaseModel):
     """How far an upload in several requests is."""
 
     upload_id: str = Field(examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"])
-    offset: int = Field(description="Bytes that have come, and are durable.", examples=[5242880])
+    offset: int = Field(description="Bytes that have come: send what follows them.", examples=[5242880])
     length: int | None = Field(description="Bytes of the whole file; null until it is told.", examples=[184234000])
     expires_at: Instant = Field(description="Until when it can go on.")
     media: Media | None = Field(description="The file, once it is stored.")

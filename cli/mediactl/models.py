@@ -304,7 +304,7 @@ class UploadProgress(TypedDict):
 
     upload_id: str
     offset: int
-    """Bytes that have come, and are durable."""
+    """Bytes that have come: send what follows them."""
     length: int | None
     """Bytes of the whole file; null until it is told."""
     expires_at: str

@@ -6,6 +6,7 @@
 
 A row of `upload` says how many bytes are durable (`received`), and `upload_piece` where they are (`store.Piece`). Both
 change in one statement, after the bytes are durable. So a byte counts once it is in the row, whoever is killed when.
+Only a crash of the database server may take back the rows of its last half second, until the last byte has come.
 The end is the end of every other upload: `uploads.Upload` commits what has come, and the row keeps its answer.
 
 1. One request at a time adds bytes. It holds the row's claim (`upload_claims`), a token with an expiry, and moves the
@@ -41,6 +42,7 @@ from media_core.library import Library
 from media_core.policy import Policy
 from media_core.store import GatheredObject, ObjectStore, Piece, PieceGone, Source
 from media_core.tokens import Claims
+from media_core.trailing_hash import TrailingHash
 from media_core.upload_claims import RESERVED_LONGER, Claim, Declared, locked, shielded, take_claim
 from media_core.uploads import CONNECTION_BYTES, Upload, Uploaded, Uploads, too_large
 
@@ -403,7 +405,7 @@ class Resumables:
             pieces = await _pieces(self._database, claim.upload_id)
             gathered = self._store.gathered(claim.upload_id, pieces)
             known = self._hashes.take(claim)
-            sha256 = known.hexdigest() if known is not None else await _hashed(gathered)
+            sha256 = await (_hashed(gathered) if known is None else known.hexdigest())
             try:
                 async with await self._uploads.whole(gathered, sha256, claim.reservation) as upload:
                     key = f"upload {claim.upload_id}"
@@ -443,8 +445,9 @@ class Receiving:
         self._checksum = checksum
         self._request_id = request_id
         self._digest = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
-        self._hash = resumables._hashes.take(claim)
-        self._digests = [each for each in (self._digest, self._hash) if each is not None]
+        self._whole = resumables._hashes.take(claim)
+        self._hashing = self._whole or TrailingHash()
+        self._hashing.beside = self._digest
         self._size = claim.received
         last = claim.last
         self._append = resumables._store.append(claim.upload_id, claim.pieces, last, at_most=limit)
@@ -457,8 +460,7 @@ class Receiving:
         """The next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `upload_locked`."""
         await self._make_room(len(chunk))
         with self._adding():
-            for digest in self._digests:
-                digest.update(chunk)  # a quarter of a MiB at most: a thread would cost as much
+            await self._hashing.update(chunk)
             await self._append.write(chunk)
             await self._added(len(chunk))
 
@@ -468,7 +470,7 @@ class Receiving:
         taken = 1
         while taken and source.left:
             with self._adding():
-                taken = await self._append.take(source, self._digests)
+                taken = await self._append.take(source, self._hashing)
                 await self._added(taken)
 
     async def _make_room(self, more: int) -> None:
@@ -497,7 +499,7 @@ class Receiving:
 
         Raises Refused `checksum_mismatch`, and as `Upload.commit`.
         """
-        if self._checksum is not None and self._digest is not None and self._digest.digest() != self._checksum.digest:
+        if self._checksum is not None and await self._is_wrong(self._checksum):
             self._failed = True
             raise Refused(
                 "checksum_mismatch",
@@ -510,6 +512,10 @@ class Receiving:
         if claim.received == claim.length and not claim.is_partial:
             await self._resumables._finish(self._caller, claim, self._request_id)
         return _progress(claim, claim.declared.text)
+
+    async def _is_wrong(self, checksum: Checksum) -> bool:
+        await self._hashing.settle()
+        return self._digest is not None and self._digest.digest() != checksum.digest
 
     async def keep_what_came(self) -> None:
         """After an error of the request: its bytes before that count, unless their checksum is not known."""
@@ -536,8 +542,9 @@ class Receiving:
             except BaseException:
                 self._failed = True
                 raise
-        if self._hash is not None and self._size == self._claim.received:
-            self._resumables._hashes.put(self._claim, self._hash)
+        if self._whole is not None and self._size == self._claim.received:
+            self._whole.beside = None
+            self._resumables._hashes.put(self._claim, self._whole)
 
     async def _keep(self, *, to_the_end: bool = False) -> None:
         durable = await self._append.durable(to_the_end=to_the_end)
@@ -556,16 +563,16 @@ class _Hashes:
     """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[int, Piece | None, hashlib._Hash]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[int, Piece | None, TrailingHash]] = OrderedDict()
 
-    def put(self, claim: Claim, so_far: "hashlib._Hash") -> None:
+    def put(self, claim: Claim, so_far: TrailingHash) -> None:
         self._kept[claim.upload_id] = claim.received, claim.last, so_far
         if len(self._kept) > REMEMBERED:
             self._kept.popitem(last=False)
 
-    def take(self, claim: Claim) -> "hashlib._Hash | None":
+    def take(self, claim: Claim) -> TrailingHash | None:
         """None if bytes came elsewhere."""
-        received, last, so_far = self._kept.pop(claim.upload_id, (0, None, hashlib.sha256()))
+        received, last, so_far = self._kept.pop(claim.upload_id, (0, None, TrailingHash(hashlib.sha256())))
         return so_far if (received, last) == (claim.received, claim.last) else None
 
 

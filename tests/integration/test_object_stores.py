@@ -46,6 +46,7 @@ from media_core.store import s3 as s3_module
 from media_core.store.base import USUAL_MOST
 from media_core.store.credentials import S3Key
 from media_core.store.presign import presigned_get
+from media_core.trailing_hash import TrailingHash
 from tests.integration import s3_servers
 from tests.integration.lying_s3 import LyingS3, lying
 from tests.integration.s3_servers import S3Server
@@ -919,17 +920,17 @@ class Pieces:
         await append.close()
 
     async def add_from_source(self, data: bytes) -> None:
-        append, digest = self.begin(), hashlib.sha256()
+        append, hashing = self.begin(), TrailingHash(hashlib.sha256())
         begin, source = data[:10], Held(data[10:])
         await append.write(begin)
         while source.left:
             before = source.left
-            assert await append.take(source, [digest]) == before - source.left
+            assert await append.take(source, hashing) == before - source.left
             if append.is_due:
                 await self.record(append, to_the_end=False)
         await self.record(append)
         await append.close()
-        assert digest.digest() == hashlib.sha256(data[10:]).digest()
+        assert await hashing.hexdigest() == hashlib.sha256(data[10:]).hexdigest()
 
     @property
     def whole(self) -> GatheredObject:
@@ -988,7 +989,7 @@ async def test_of_what_a_source_has_at_most_16_mib_wait_to_be_recorded(store: Ob
     await append.write(bytes(MIB))
     await append.write(bytes(2 * MIB - 7))
     while source.left:
-        came += await append.take(source, ())
+        came += await append.take(source, TrailingHash())
         assert came - sum(piece.size for piece in pieces.recorded) <= 16 * MIB
         if append.is_due:
             await pieces.record(append, to_the_end=False)

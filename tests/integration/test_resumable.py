@@ -126,6 +126,23 @@ async def test_one_who_takes_over_and_adds_nothing_keeps_others_away_from_the_pi
     assert ended.uploaded.sha256 == hashlib.sha256(data + data).hexdigest()
 
 
+async def test_a_file_has_its_hash_where_a_crash_of_the_database_took_back_bytes_and_others_came_in_their_place(
+    resumables: Resumables, elsewhere: Resumables, database: Database
+) -> None:
+    begin, lost, other, end = (secrets.token_bytes(MIB) for _ in range(4))
+    made = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, made.upload_id, begin, 0)
+    await add(resumables, made.upload_id, lost, MIB)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE upload SET received = %s", (MIB,))
+        await tx.execute("UPDATE upload_piece SET size = %s", (MIB,))
+    assert (await elsewhere.find(ALICE, made.upload_id)).received == MIB
+    await add(elsewhere, made.upload_id, other, MIB)
+    uploaded = (await add(resumables, made.upload_id, end, 2 * MIB)).uploaded
+    assert uploaded is not None
+    assert uploaded.sha256 == hashlib.sha256(begin + other + end).hexdigest()
+
+
 async def test_the_claim_of_a_request_that_goes_on_is_not_taken(resumables: Resumables, elsewhere: Resumables) -> None:
     made = await resumables.create(ALICE, FILE, 10)
     async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:

@@ -71,7 +71,7 @@ UploadChecksum = Annotated[
 ]
 _BODY: Final[dict[str, Any]] = {"content": {tus.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 _STATE: Final = {
-    "Upload-Offset": _header("Bytes that have come, and are durable."),
+    "Upload-Offset": _header("Bytes that have come: send what follows them."),
     "Upload-Length": _header("Bytes of the whole file; `Upload-Defer-Length: 1` while that is not known."),
     "Upload-Expires": _header("Until when the upload can go on."),
     "Upload-Metadata": _header("As it was sent."),

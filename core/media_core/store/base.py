@@ -13,7 +13,6 @@ Nothing depends on tags, metadata, conditional puts, lifecycle rules or versions
 """
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from media_core.errors import Unavailable
+from media_core.trailing_hash import TrailingHash
 
 CHUNK_BYTES = 1024 * 1024
 """Usual size of a chunk of `stream`: larger ones are no faster, and smaller ones cost CPU."""
@@ -168,8 +168,8 @@ class Appending(Protocol):
     async def write(self, chunk: bytes | memoryview) -> None:
         """Appends a chunk of at most 1 MiB. Waits while the backend is behind. Raises PieceGone, before any effect."""
 
-    async def take(self, source: Source, digests: Sequence["hashlib._Hash"]) -> int:
-        """Appends what `source` has at hand, some MiB at most. Returns how many bytes; the digests are told of them.
+    async def take(self, source: Source, hashing: TrailingHash) -> int:
+        """Appends what `source` has at hand, some MiB at most. Returns how many bytes; `hashing` takes them, too.
 
         Does not return before the source is left alone, also if it is cancelled. Raises as `write`.
         """

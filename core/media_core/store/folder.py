@@ -17,13 +17,12 @@ import contextlib
 import errno
 import fcntl
 import functools
-import hashlib
 import os
 import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import FileIO
@@ -58,6 +57,7 @@ from media_core.store.base import (
     to_its_end,
     unavailable,
 )
+from media_core.trailing_hash import MEMORY_BYTES, TrailingHash
 
 _SIGNED = ("X-Amz-Date", "X-Amz-Expires", "response-content-type", "response-content-disposition")
 _SIGNATURE = "X-Amz-Signature"
@@ -79,8 +79,6 @@ _TAKEN_BYTES = 8 * 1024 * 1024
 """Most bytes that a thread takes from a source before the event loop looks at the upload again."""
 _THREADS = ThreadPoolExecutor(16, "folder-store")
 """Threads of its own: waits for the disk must not occupy asyncio's few threads, which hash, for example."""
-_HASHING = ThreadPoolExecutor(16, "folder-store-hashing")
-"""One thread for each of `_THREADS` that takes bytes from a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ class FolderStore:
         return FolderAppending(self, name, count, last)
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
-        return 3 * CHUNK_BYTES  # gathered bytes, bytes that are being written, and the buffer of `take`
+        return 2 * CHUNK_BYTES + MEMORY_BYTES  # gathered bytes, bytes that are being written, and `take`
 
     def gathered(self, name: str, pieces: Sequence[Piece]) -> "FolderGatheredObject":
         return FolderGatheredObject(self, name, pieces)
@@ -405,12 +403,12 @@ class FolderAppending:
         if len(self._gathered) >= CHUNK_BYTES:
             await self._hand_over()
 
-    async def take(self, source: Source, digests: Sequence["hashlib._Hash"]) -> int:
+    async def take(self, source: Source, hashing: TrailingHash) -> int:
         await self._settle()
         gathered, self._gathered = self._gathered, bytearray()
         until_due = _SYNCED_BYTES - (self._taken - self._kept)
         at_most = min(until_due, _TAKEN_BYTES) if until_due > 0 else _TAKEN_BYTES
-        taken = await to_its_end(_in_thread(self._take, gathered, source, at_most, digests))
+        taken = await to_its_end(_in_thread(self._take, gathered, source, at_most, hashing))
         self._taken += taken
         return taken
 
@@ -446,23 +444,18 @@ class FolderAppending:
         with self._lock:
             self._append(data)
 
-    def _take(self, gathered: bytearray, source: Source, at_most: int, digests: Sequence["hashlib._Hash"]) -> int:
-        """While one half of the buffer is hashed and written, the other one is filled."""
+    def _take(self, gathered: bytearray, source: Source, at_most: int, hashing: TrailingHash) -> int:
         taken = 0
-        buffer, half = memoryview(bytearray(CHUNK_BYTES)), CHUNK_BYTES // 2
-        filling, other = buffer[:half], buffer[half:]
-        hashing: Future[None] | None = None
         with self._lock:
             self._append(gathered)
-            while source.left and taken < at_most and (read := source.read_into(filling[: at_most - taken])):
-                if hashing is not None:
-                    hashing.result()
-                hashing = _HASHING.submit(_hash, digests, filling[:read])
-                self._append(filling[:read])
+            while source.left and taken < at_most:
+                buffer = hashing.buffer()
+                read = source.read_into(buffer[: at_most - taken])
+                self._append(buffer[:read])
+                hashing.take(buffer, read)
+                if not read:
+                    break
                 taken += read
-                filling, other = other, filling
-            if hashing is not None:
-                hashing.result()
         return taken
 
     def _append(self, data: bytearray | memoryview) -> None:
@@ -616,11 +609,6 @@ def _append_from(file: int, path: Path, size: int) -> None:
                 raise unavailable(_SHORTER)
             _write(file, chunk)
             at += len(chunk)
-
-
-def _hash(digests: Sequence["hashlib._Hash"], data: memoryview) -> None:
-    for digest in digests:
-        digest.update(data)
 
 
 async def _in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

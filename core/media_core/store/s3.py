@@ -53,6 +53,7 @@ from media_core.store.presign import presigned_get
 from media_core.store.s3_outages import beyond_the_end, ended_within, outages
 from media_core.store.s3_pieces import S3Appending, S3GatheredObject
 from media_core.store.s3_settings import S3Settings
+from media_core.trailing_hash import MEMORY_BYTES
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
@@ -143,7 +144,7 @@ class S3Store:
         return S3Appending(self, name, count, last, part_bytes_for(at_most))
 
     def memory_of_append(self, at_most: int = USUAL_MOST) -> int:
-        return PARTS_IN_FLIGHT * (part_bytes_for(at_most) + CHUNK_BYTES)
+        return PARTS_IN_FLIGHT * (part_bytes_for(at_most) + CHUNK_BYTES) + MEMORY_BYTES
 
     def gathered(self, name: str, pieces: Sequence[Piece]) -> "S3GatheredObject":
         return S3GatheredObject(self, pieces)

@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
 from media_core.store.base import (
-    CHUNK_BYTES,
     Chunk,
     Durable,
     ObjectMissing,
@@ -21,6 +19,7 @@ from media_core.store.base import (
     to_its_end,
     unavailable,
 )
+from media_core.trailing_hash import TrailingHash
 
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Store
@@ -61,10 +60,10 @@ class S3Appending:
         if len(self._gathered) >= self._part_bytes:
             await self._hand_over()
 
-    async def take(self, source: Source, digests: Sequence["hashlib._Hash"]) -> int:
+    async def take(self, source: Source, hashing: TrailingHash) -> int:
         await self.write(b"")
         at_most = self._part_bytes - len(self._gathered)
-        taken = await to_its_end(asyncio.to_thread(_gather, self._gathered, source, at_most, digests))
+        taken = await to_its_end(asyncio.to_thread(_gather, self._gathered, source, at_most, hashing))
         if taken == at_most:
             await self._hand_over()
         return taken
@@ -127,13 +126,15 @@ class S3Appending:
         return staging_key(self._store._tenant_id, piece.name)
 
 
-def _gather(gathered: bytearray, source: Source, at_most: int, digests: Sequence["hashlib._Hash"]) -> int:
+def _gather(gathered: bytearray, source: Source, at_most: int, hashing: TrailingHash) -> int:
     taken = 0
-    buffer = memoryview(bytearray(CHUNK_BYTES))
-    while source.left and taken < at_most and (read := source.read_into(buffer[: at_most - taken])):
-        for digest in digests:
-            digest.update(buffer[:read])
+    while source.left and taken < at_most:
+        buffer = hashing.buffer()
+        read = source.read_into(buffer[: at_most - taken])
         gathered += buffer[:read]
+        hashing.take(buffer, read)
+        if not read:
+            break
         taken += read
     return taken
 

@@ -30,7 +30,7 @@ class UploadRow(SQLModel, table=True):
     length: int | None = Field(default=None, sa_type=BigInteger)
     """Null until the client has told it."""
     received: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
-    """Bytes that are durable: the Upload-Offset."""
+    """Bytes that have come and are durable: the Upload-Offset."""
     pieces: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
     sealed: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
     """Only pods of an earlier release read it: how many pieces somebody who lost the claim may still write to."""
