@@ -4,6 +4,20 @@
 # Wheels are installed in stages of their own (*-wheels), so that no image has pip, a compiler or a lock file.
 ARG BASE=python:3.11-slim
 
+# Of the base nothing that installs, builds or tests Python or Debian packages is left, and no character sets (gconv):
+# Python has its own. The standard library is compiled, else each process would compile what it imports of it.
+FROM ${BASE} AS slimmed
+RUN cd "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+ && rm -rf ensurepip idlelib lib2to3 pydoc_data test tkinter turtledemo config-* \
+    "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"/* /usr/share/python-wheels \
+    /usr/lib/*/gconv /usr/lib/*/perl* /usr/share/perl* /usr/bin/perl* /var/cache/debconf /var/cache/ldconfig \
+ && python3 -m compileall -q .
+
+# A layer of its own: what is removed on top of a base takes its room all the same.
+FROM scratch AS base
+COPY --from=slimmed / /
+ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8
+
 FROM ${BASE} AS wheels
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends binutils > /dev/null \
@@ -13,6 +27,7 @@ RUN apt-get update -qq \
 # why, stands beside each. `leave-layer NAME` makes a layer of what is new.
 # Extension modules lose the symbols that only a debugger reads: 67 MB of CTranslate2, 25 MB of PyAV, 12 MB of uvloop.
 # The libraries beside them (*.libs) stay as auditwheel has written them: there is little to gain.
+# Tests, headers and what only a compiler or a type checker reads go as well: 16 MB of the workers.
 RUN printf '%s\n' '#!/bin/sh -e' \
     'cd / && mkdir -p opt/venv && find opt/venv ! -type d | sort > /tmp/before' \
     'test -e opt/venv/bin/python3 || python3 -m venv --without-pip opt/venv' \
@@ -21,7 +36,8 @@ RUN printf '%s\n' '#!/bin/sh -e' \
     > /usr/local/bin/install-wheels \
  && printf '%s\n' '#!/bin/sh -e' \
     'new() { find opt/venv ! -type d | sort | comm -13 /tmp/before -; }' \
-    'cd / && new | grep -E "\.(cpython-[^/]*|abi3)\.so$" | xargs --no-run-if-empty strip --strip-unneeded' \
+    'cd / && new | grep -E "/tests/|\.(pyi|pyx|pxd|c|h|a|la)$" | xargs --no-run-if-empty --delimiter="\n" rm' \
+    'new | grep -E "\.(cpython-[^/]*|abi3)\.so$" | xargs --no-run-if-empty strip --strip-unneeded' \
     'opt/venv/bin/python3 -m compileall -q opt/venv/lib' \
     'mkdir -p "layers/$1" && new | tar --create --files-from - | tar --extract --directory "layers/$1"' \
     > /usr/local/bin/leave-layer \
@@ -41,7 +57,7 @@ FROM core-wheels AS decoding-wheels
 COPY core/decoding.lock /opt/decoding.lock
 RUN install-wheels /opt/decoding.lock && leave-layer decoding
 
-FROM ${BASE} AS core
+FROM base AS core
 COPY --from=core-wheels /layers/core /
 # The root file system may be read-only; what is written for a while goes to /tmp, which then has to be a volume.
 ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
@@ -76,9 +92,10 @@ ENTRYPOINT ["python3", "-m", "media_api"]
 FROM decoding-wheels AS workers-wheels
 COPY workers/requirements.lock /opt/workers.lock
 # onnxruntime brings itself twice. libonnxruntime.so (35 MB) is for programs in C; Python's module does not load it.
+# What converts and trims models (transformers, tools, quantization) is for those who make them.
 RUN install-wheels /opt/workers.lock \
  && cd /opt/venv/lib/python3*/site-packages \
- && rm onnxruntime/capi/libonnxruntime.so.* \
+ && rm -r onnxruntime/capi/libonnxruntime.so.* onnxruntime/transformers onnxruntime/tools onnxruntime/quantization \
  && leave-layer workers
 
 FROM workers-wheels AS workers-code

@@ -20,8 +20,9 @@ import pytest
 from media_core import births
 from media_core.births import UNREADABLE, Birth
 from media_core.errors import Unavailable
-from media_operator.backends import boto, buckets
-from media_operator.backends.buckets import CORS, MARK_KEY, Born, BucketFacts, Buckets, ObjectsLocked
+from media_operator.backends import boto, bucket_emptying, buckets
+from media_operator.backends.bucket_emptying import ObjectsLocked
+from media_operator.backends.buckets import CORS, MARK_KEY, Born, BucketFacts, Buckets
 from media_operator.plan.desired import BucketCors
 from media_operator.settings import StoreAdminSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
@@ -400,7 +401,7 @@ async def test_older_versions_and_delete_markers_go_too(
 async def test_emptying_goes_on_where_it_stopped(
     store: Buckets, root: Any, monkeypatch: pytest.MonkeyPatch, bucket: str, tenant: str, mark: OwnerMark
 ) -> None:
-    monkeypatch.setattr(buckets, "PAGE", 4)
+    monkeypatch.setattr(bucket_emptying, "PAGE", 4)
     await store.create(bucket, mark, tenant_id=tenant)
     for number in range(10):
         root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/{number}", Body=b"x")

@@ -217,3 +217,25 @@ def _sentence(dependency: Dependency, error: ClientError, what: str) -> str:
 def _session() -> boto3.session.Session:
     """One for all clients, so that the service descriptions are parsed once."""
     return boto3.session.Session()
+
+
+def attempt(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
+    """The answer; empty if the server refuses for any reason, except that the bucket is gone."""
+    try:
+        answer: dict[str, Any] = work(**request)
+    except ClientError as error:
+        if not is_refusal(error) or code(error) == "NoSuchBucket":
+            raise
+        return {}
+    return answer
+
+
+def if_known(work: Callable[..., Any], **request: Any) -> dict[str, Any]:
+    """The answer; empty if the server does not know this request. Raises if it denies it (403, 404)."""
+    try:
+        answer: dict[str, Any] = work(**request)
+    except ClientError as error:
+        if not is_refusal(error) or status(error) in (403, 404):
+            raise
+        return {}
+    return answer

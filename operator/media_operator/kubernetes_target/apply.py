@@ -16,7 +16,8 @@ from media_core import tokens
 from media_core.errors import Unavailable
 from media_core.store.credentials import S3Key, as_text
 from media_operator import render
-from media_operator.backends import buckets, databases, scanner_canary
+from media_operator.backends import databases, scanner_canary
+from media_operator.backends.bucket_emptying import ObjectsLocked
 from media_operator.backends.store_keys import RoleSessions
 from media_operator.cluster import kinds
 from media_operator.cluster.kube import Forbidden, KubeError, NamespaceGone
@@ -54,7 +55,7 @@ class Applier:
             raise StepFailed(str(error), "PermissionMissing") from error
         except KubeError as error:
             raise StepFailed(str(error)) from error
-        except buckets.ObjectsLocked as error:
+        except ObjectsLocked as error:
             raise StepFailed(str(error), "ObjectsLocked") from error
         except NotOwned as error:
             raise StepFailed(str(error), "NotOwned") from error
