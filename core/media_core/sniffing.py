@@ -188,6 +188,10 @@ _FILM_BRANDS = frozenset(
         b"f4v ",
     )
 )
+_QUICKTIME = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_BOX = 8
+"""The boxes that a film of before 2001 may begin with, and the least length of one (Apple, QuickTime File Format)."""
+
 _TEXT_BYTES = bytes((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
 """Of text in any character set of one byte or of several. A beginning of nothing else is none of sound or film."""
 
@@ -313,6 +317,8 @@ def _container(head: bytes) -> str | None:
         return "audio/ac3" if bitstream <= 10 else "audio/eac3" if bitstream <= 16 else None
     if is_iso_media(head):
         return _iso_media(head)
+    if head[4:8] in _QUICKTIME and int.from_bytes(head[:4]) >= _BOX:
+        return "video/quicktime"
     if head.startswith(b"OggS"):
         return "video/ogg" if b"\x80theora" in head else "audio/ogg"
     if head.startswith(b"\x1a\x45\xdf\xa3"):

@@ -428,6 +428,20 @@ def rebranded(mp4: bytes, brand: bytes) -> bytes:
     return mp4[:8] + brand + mp4[12:]
 
 
+@pytest.mark.parametrize("first", [b"wide", b"free", b"skip", b"pnot"])
+async def test_a_film_of_before_brands_is_one_of_quicktimes(decoding_pool: DecodingPool, first: bytes) -> None:
+    data = media.film(3, container="mov")
+    length = int.from_bytes(data[:4])
+    data = data[:4] + first + bytes(length - 8) + data[length:]
+    facts = await looked_at(decoding_pool, data, "blob")
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == (
+        "video/quicktime",
+        320,
+        240,
+        "pending",
+    )
+
+
 async def test_iso_media_of_an_unknown_brand_is_what_is_in_it(decoding_pool: DecodingPool) -> None:
     film, voice = media.film(1), media.recording(PITCHES, "ipod", "aac", rate=44_100)
     assert (await looked_at(decoding_pool, rebranded(film, b"zzzz"), "a")).mime_type == "video/mp4"
@@ -582,9 +596,29 @@ def mp3(*pitches: int, rate: int = 44_100) -> bytes:
     return media.recording(pitches, "mp3", "libmp3lame", rate=rate)
 
 
+def of_varying_rate() -> bytes:
+    """An MP3 of two seconds of silence and one of noise."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3") as output:
+        options = {"flags": "+qscale", "global_quality": str(5 * 118)}  # FF_QP2LAMBDA
+        voice = output.add_stream("libmp3lame", rate=44_100, layout="mono", options=options)
+        for second in range(3):
+            frame = av.AudioFrame("s16p", "mono", 44_100)
+            frame.planes[0].update(os.urandom(88_200) if second == 2 else bytes(88_200))
+            frame.sample_rate, frame.pts = 44_100, second * 44_100
+            output.mux(voice.encode(frame))
+        output.mux(voice.encode(None))
+    return file.getvalue()
+
+
 async def test_an_mp3_is_as_long_as_what_is_there(decoding_pool: DecodingPool) -> None:
     whole, tag = mp3(*PITCHES), b"TAG" + bytes(125)
-    for data, seconds in ((whole + tag, 3), (whole[: len(whole) // 3], 1), (whole + mp3(*PITCHES, rate=48_000), 6)):
+    for data, seconds in (
+        (whole + tag, 3),
+        (whole[: len(whole) // 3], 1),
+        (whole + mp3(*PITCHES, rate=48_000), 6),
+        (bytes(3_000) + of_varying_rate(), 3),
+    ):
         assert (await looked_at(decoding_pool, data, "a.mp3")).duration == pytest.approx(seconds, abs=0.15)
 
 

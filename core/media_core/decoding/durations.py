@@ -19,6 +19,8 @@ MOST_BYTES_COUNTED = 64 << 20
 
 MOST_PACKETS_COUNTED = 600_000
 """Most packets that are read for that: of small ones a child's CPU time allows no more."""
+_SYNC = 0xFFE0
+"""How a frame of an MP3 begins (ISO 11172-3, 2.4.2.3; 11 bits as of MPEG 2.5)."""
 _HAS_FRAMES_AND_BYTES = 3
 """Flags of Xing's header: the number of frames and that of bytes follow."""
 
@@ -294,6 +296,8 @@ def _counts_its_frames(file: IO[bytes]) -> bool:
     while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
         at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
     head = _at(file, at, 4096)
+    if int.from_bytes(head[:2]) & _SYNC != _SYNC:
+        return False  # something stands before the frame, and FFmpeg does not read its header
     for mark, numbers in ((b"Xing", ">4x3I"), (b"Info", ">4x3I"), (b"VBRI", ">10x2I")):
         found = head.find(mark)
         if found >= 0 and len(head) >= found + struct.calcsize(numbers):
