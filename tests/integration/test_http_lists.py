@@ -106,6 +106,16 @@ async def test_filters_are_kind_room_verdict_name_and_time_and_all_of_them_hold(
         problem(await client.get("/v1/media", params={"room": "cellar"}), 404, "not_found")
 
 
+async def test_a_name_is_found_by_who_has_not_its_letters_on_the_keyboard(api: Api) -> None:
+    async with api.client(somebody()) as client:
+        wanted = (await upload(client, b"travels", "Łódź, København, Đà Nẵng, Isparta ılıca, Ærø, Œuvre.txt"))[
+            "media_id"
+        ]
+        for name in ("lodz", "KOBENHAVN", "da nang", "ılıca", "ilica", "aero", "Ærø", "oeuvre", "łódź, kobenh"):
+            assert await listed(client, name=name) == [wanted], name
+        assert await listed(client, name="lods") == []
+
+
 async def test_labels_are_given_replaced_and_listed_by(api: Api) -> None:
     async with api.client(somebody()) as client:
         one, two, three = [(await upload(client, b"labelled %d" % n))["media_id"] for n in range(3)]
