@@ -27,7 +27,8 @@ from media_core.resumable import Resumables
 from media_core.search import Search
 from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
-from media_core.tokens import JwksFile, OidcKeys, TokenVerifier
+from media_core.token_keys import JwksFile, OidcKeys
+from media_core.tokens import TokenVerifier
 from media_core.uploads import Uploads
 
 

@@ -43,7 +43,7 @@ class Delivery:
         events: Events,
         feed: EventFeed,
         policy: PolicyReader,
-        allowed: Sequence[outgoing.Network] = (),
+        allowed: Sequence[outgoing.Network],
     ) -> None:
         self._webhook = webhook
         self._tenant_id = tenant_id

@@ -1,11 +1,11 @@
 """Births: the ids by which a schema and a bucket know that they belong together.
 
-A schema gets an id when it is made, and counts its sweeps (its epoch). An object in the bucket, the mark, holds copies
-of both, and the oid that PostgreSQL gave to the schema's table `birth`, which a dump does not carry along. So the mark
+A schema gets an id when it is made, and counts its sweeps (its epoch). An object in the bucket, its birth, holds copies
+of both, and the oid that PostgreSQL gave to the schema's table `birth`, which a dump does not carry along. So the copy
 shows whether a schema is new, restored from a dump, or older than the last sweep.
 
-Where the two disagree, nothing is made (`plan.database`) and nothing is swept (`sweep`) until a person has decided
-which of them is right. A decision against the bucket's mark gives the schema a new id (`RENEW`), so the decision holds
+Where the two disagree, nothing is made (`plan.data_match`) and nothing is swept (`sweep`) until a person has decided
+which of them is right. A decision against the bucket's birth gives the schema a new id (`RENEW`), so the decision holds
 for this case only.
 """
 
@@ -21,7 +21,7 @@ from media_core.store.base import ObjectMissing, ObjectStore
 
 MOST_BYTES: Final = 4096
 LOOKED_AT: Final = 200
-"""How many contents of a bucket without a mark are compared with the rows."""
+"""How many contents of a bucket without a birth are compared with the rows."""
 
 READ: Final = "SELECT birth_id, epoch, 'birth'::regclass::oid::bigint AS incarnation FROM birth"
 RENEW: Final = "UPDATE birth SET birth_id = gen_random_uuid()::text"
@@ -33,7 +33,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9-]{1,100}")
 
 @dataclass(frozen=True)
 class Birth:
-    """What a schema says of itself, or what the bucket's mark says of its schema."""
+    """What a schema says of itself, or what the bucket's copy says of its schema."""
 
     birth_id: str
     epoch: int
@@ -46,7 +46,7 @@ class Birth:
 
     @classmethod
     def loads(cls, data: bytes) -> "Birth":
-        """Never raises: data that is no mark gives `UNREADABLE`."""
+        """Never raises: data that is no birth gives `UNREADABLE`."""
         try:
             found: dict[str, Any] = json.loads(data)
             if not _ID.fullmatch(birth_id := str(found["birth_id"])):
@@ -57,15 +57,16 @@ class Birth:
 
 
 UNREADABLE: Final = Birth("unreadable", 0, 0)
-"""A mark that fits no schema."""
+"""A birth that fits no schema."""
 
 Relation = Literal["same", "unmarked", "another", "restored", "older"]
-"""`same`: they belong together. `unmarked`: the bucket has no mark. `another`: the mark is of another schema.
-`restored`: the mark's schema, restored from a dump. `older`: the mark's schema, from before its last sweep."""
+"""`same`: they belong together. `unmarked`: the bucket has no birth. `another`: its birth is of another schema.
+`restored`: its birth is of this schema, before that was restored from a dump. `older`: the schema is from before the
+last sweep that the bucket knows of."""
 
 
 def relation(schema: Birth, bucket: Birth | None) -> Relation:
-    """How the schema relates to the bucket's mark. Pure."""
+    """How the schema relates to the bucket's birth. Pure."""
     if bucket is None:
         return "unmarked"
     if schema.birth_id != bucket.birth_id:
@@ -75,8 +76,8 @@ def relation(schema: Birth, bucket: Birth | None) -> Relation:
     return "same" if schema.incarnation == bucket.incarnation else "restored"
 
 
-def may_be_marked(looked_at: int, known: int) -> bool:
-    """Whether a bucket without a mark may get the schema's: it is empty, or most of its contents have rows. Pure.
+def may_belong(looked_at: int, known: int) -> bool:
+    """Whether a bucket without a birth may get the schema's: it is empty, or most of its contents have rows. Pure.
 
     `looked_at`: how many contents were compared, at most `LOOKED_AT`; `known`: how many of them have a row.
     """
@@ -89,7 +90,7 @@ async def of_schema(database: Database) -> Birth:
 
 
 async def of_bucket(store: ObjectStore, tenant_id: str) -> Birth | None:
-    """None: the bucket has no mark."""
+    """None: the bucket has no birth."""
     try:
         return Birth.loads(await store.read(birth_key(tenant_id), 0, MOST_BYTES))
     except ObjectMissing:
@@ -116,19 +117,19 @@ def compared(names: Iterable[str]) -> list[str]:
     """By which of these names a bucket is recognised: contents, and where there are none, what somebody else keeps.
 
     So a bucket that holds only foreign objects is not taken for empty, and fits no schema. `names`: keys without
-    `tenant/{tenant_id}/`; staging, thumbnails and the mark are no contents and not foreign.
+    `tenant/{tenant_id}/`; staging, thumbnails and the birth are no contents and not foreign.
     """
     outside = [name for name in names if "/" not in name and not name.startswith(".")]
     return [name for name in outside if names_content(name)] or outside
 
 
 async def write(store: ObjectStore, tenant_id: str, birth: Birth) -> None:
-    """Writes the bucket's mark: it belongs to this schema from now on."""
+    """Writes the bucket's birth: it belongs to this schema from now on."""
     await store.put(birth_key(tenant_id), birth.dumps())
 
 
 async def meet(database: Database, store: ObjectStore, tenant_id: str) -> Relation:
-    """How the schema relates to the bucket now. A bucket without a mark gets the schema's if `may_be_marked` allows
+    """How the schema relates to the bucket now. A bucket without a birth gets the schema's if `may_belong` allows
     it, and stays `unmarked` otherwise.
     """
     schema, bucket = await of_schema(database), await of_bucket(store, tenant_id)
@@ -136,7 +137,7 @@ async def meet(database: Database, store: ObjectStore, tenant_id: str) -> Relati
     if found == "unmarked":
         names = await first_contents(store, tenant_id)
         (row,) = await database.call(KNOWN, (names,))
-        if may_be_marked(len(names), row.known):
+        if may_belong(len(names), row.known):
             await write(store, tenant_id, schema)
             return "same"
     return found

@@ -412,11 +412,11 @@ class Reservation:
     def __init__(
         self,
         contents: Contents,
-        reservation_id: str | None = None,
+        reservation_id: str | None,
         *,
-        held: int = 0,
-        lifetime: timedelta = RESERVATION_LIFETIME,
-        over_quota: bool = False,
+        held: int,
+        lifetime: timedelta,
+        over_quota: bool,
     ) -> None:
         self.id = reservation_id or new_ulid()
         self.bytes = held

@@ -233,7 +233,7 @@ class Jobs:
                 return _job(row)
         raise not_found()
 
-    async def list_own(self, caller: Claims, *, before: str | None = None, limit: int = 50) -> list[Job]:
+    async def list_own(self, caller: Claims, *, before: str | None, limit: int) -> list[Job]:
         """Newest first, without their results; `before` is the id of the last one seen."""
         parameters = {"owner": caller.subject, "before": before, "limit": limit}
         return [_job(row) for row in await self.database.call(_LIST, parameters)]

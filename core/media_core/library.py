@@ -157,9 +157,9 @@ class Library:
         caller: Claims,
         wanted: listing.Wanted,
         *,
-        order: listing.Order = "created",
-        descending: bool = True,
-        after: listing.Position | None = None,
+        order: listing.Order,
+        descending: bool,
+        after: listing.Position | None,
         limit: int = 50,
     ) -> tuple[list[Item], listing.Position | None]:
         """A page, and after which position the next one begins (None: this is the last one). See `listing`: a page may

@@ -74,10 +74,10 @@ async def listed(
     caller: Claims,
     wanted: Wanted,
     *,
-    order: Order = "created",
-    descending: bool = True,
-    after: Position | None = None,
-    limit: int = 50,
+    order: Order,
+    descending: bool,
+    after: Position | None,
+    limit: int,
 ) -> Listed:
     """A page of at most `limit` items behind `after`. Two statements where there is a label or a room, else one."""
     query = _Query(caller, wanted, order, descending, after, limit)

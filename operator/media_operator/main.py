@@ -207,19 +207,9 @@ class Operator:
             "scanner": self._scanner.run(),
             "retire": self._once_synced(controller.retirement.run()),
         }
-        tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if task.cancelled():
-                    continue  # on a signal kopf cancels all other tasks of its loop
-                if task.exception() is not None:
-                    _log.error("part_ended", part=task.get_name())
-                task.result()  # without an error kopf ends only on a signal
+            await _until_one_ends(parts)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await backends.databases.aclose()
 
     # --- before the work --------------------------------------------------------------------------------------------
@@ -324,6 +314,23 @@ class Operator:
 
     def _jobs_by_state(self) -> Mapping[tuple[str, str, str], int]:
         return self._jobs.by_state() if self._jobs is not None else {}
+
+
+async def _until_one_ends(parts: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+    """Runs these side by side; once one ends, ends all. Raises its error."""
+    tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task.cancelled():
+                continue  # on a signal kopf cancels all other tasks of its loop
+            if task.exception() is not None:
+                _log.error("part_ended", part=task.get_name())
+            task.result()  # without an error kopf ends only on a signal
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def main() -> int:

@@ -101,10 +101,11 @@ class _All:
 
     def collect(self) -> Iterator[Metric]:
         yield from self.own.collect()
-        yield from _families(self.now)
+        yield from _of_the_operator(self.now)
+        yield from _of_tenants(self.now)
 
 
-def _families(now: Snapshot) -> Iterator[Metric]:
+def _of_the_operator(now: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("media_leader", "1 for the replica that leads.", value=now.leads)
     yield GaugeMetricFamily(
         "media_watch_last_event_age_seconds", "Since the last watch event.", value=now.heard_seconds
@@ -117,6 +118,9 @@ def _families(now: Snapshot) -> Iterator[Metric]:
             "Since the virus signatures were built that clamd works with; of several replicas, one's.",
             value=now.signatures_age_seconds,
         )
+
+
+def _of_tenants(now: Snapshot) -> Iterator[Metric]:
     at = ["tenant", "namespace"]
     conditions = GaugeMetricFamily(
         "media_tenant_condition", "1 for the status that a condition has.", labels=[*at, "type", "status"]

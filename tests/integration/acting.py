@@ -27,7 +27,7 @@ async def upload(
 
 
 async def left_behind(database: Database, store: FolderStore) -> tuple[int, int, int, int, int]:
-    """Numbers of rows in blob and media, reservations, objects (without the bucket's mark), and staged objects."""
+    """Numbers of rows in blob and media, reservations, objects (without the bucket's birth), and staged objects."""
     async with database.transaction() as tx:
         counts = await tx.first(
             "SELECT (SELECT count(*) FROM blob) AS blobs, (SELECT count(*) FROM media) AS media,"

@@ -198,7 +198,7 @@ class ObjectRequest(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         try:
-            request = self.server.store.verify(
+            request = self.server.store.urls.verify(
                 parts.path.removeprefix("/objects/"), dict(parse_qsl(parts.query)), datetime.now(UTC)
             )
         except Refused:

@@ -8,7 +8,8 @@ import pytest
 
 from media_core.errors import Refused
 from media_core.object_keys import content_key
-from media_core.store import FolderStore, SignedRequest
+from media_core.store import FolderStore
+from media_core.store.folder_urls import SignedRequest
 
 SIGNING_KEY = b"k" * 32
 KEY = content_key("acme", "ab" * 32)
@@ -28,14 +29,16 @@ def signed(store: FolderStore, key: str = KEY) -> tuple[dict[str, str], datetime
 
 def refusal(store: FolderStore, key: str, query: dict[str, str], now: datetime) -> str:
     with pytest.raises(Refused) as refused:
-        store.verify(key, query, now)
+        store.urls.verify(key, query, now)
     return refused.value.code
 
 
 def test_a_signed_url_entitles_to_its_key_type_and_disposition() -> None:
     store = opened()
     query, expires_at = signed(store)
-    assert store.verify(KEY, query, expires_at - timedelta(seconds=1)) == SignedRequest(KEY, "image/png", DISPOSITION)
+    assert store.urls.verify(KEY, query, expires_at - timedelta(seconds=1)) == SignedRequest(
+        KEY, "image/png", DISPOSITION
+    )
 
 
 def test_it_is_shaped_like_a_presigned_url_of_s3_as_the_published_page_shows_one() -> None:
@@ -103,7 +106,7 @@ def test_a_short_signing_key_is_refused_and_without_one_nothing_is_signed() -> N
     with pytest.raises(RuntimeError, match="without a signing key"):
         signed(store)
     with pytest.raises(RuntimeError, match="without a signing key"):
-        store.verify(KEY, {"X-Amz-Signature": ""}, datetime.now(UTC))
+        store.urls.verify(KEY, {"X-Amz-Signature": ""}, datetime.now(UTC))
 
 
 def test_a_foreign_key_is_never_signed() -> None:

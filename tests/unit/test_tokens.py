@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from media_core.errors import Refused
+from media_core.token_keys import JwksFile
 from media_core.tokens import (
     ALL,
     MAX_TOKEN_BYTES,
     Jwk,
-    JwksFile,
     TokenVerifier,
     generate_key,
     load_signing_keys,

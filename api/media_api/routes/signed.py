@@ -23,7 +23,7 @@ async def signed_object(services: Wired, request: Request, key: str) -> Response
     store, tenant_id = services.store, services.tenant_id
     if not isinstance(store, FolderStore):
         raise not_found()
-    signed = store.verify(key, request.query_params, datetime.now(UTC))
+    signed = store.urls.verify(key, request.query_params, datetime.now(UTC))
     sha256 = signed.key.rpartition("/")[2]
     await services.library.require_servable(sha256)
     source = serving.Stored(services.library, sha256, thumbnail=signed.key == thumbnail_key(tenant_id, sha256))

@@ -25,7 +25,7 @@ from media_core.store.base import (
     Source,
     StagedObject,
 )
-from media_core.store.folder import FolderStore, SignedRequest
+from media_core.store.folder import FolderStore
 from media_core.store.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ __all__ = [
     "PieceGone",
     "S3Settings",
     "S3Store",
-    "SignedRequest",
     "SignedUrl",
     "Source",
     "StagedObject",

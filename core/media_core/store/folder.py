@@ -8,8 +8,7 @@ Calls that may wait for the disk run in a thread. Only a small object that the k
 thread would take five times as long as the read, and more while the event loop is busy. The kernel tells when a read
 would have to wait (`page_cache`).
 
-Signed URLs lead to the api itself. Their signature is HMAC-SHA256 over key, time, type and disposition, so none of them
-can be changed. The api calls `FolderStore.verify` before it serves one.
+Signed URLs lead to the api itself (`folder_urls`).
 """
 
 import asyncio
@@ -21,18 +20,15 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import FileIO
 from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
 from typing import ParamSpec, TypeVar
-from urllib.parse import urlencode
 
-from media_core import url_signatures
 from media_core.errors import Unavailable
 from media_core.store import page_cache
 from media_core.store.base import (
@@ -57,12 +53,8 @@ from media_core.store.base import (
     to_its_end,
     unavailable,
 )
+from media_core.store.folder_urls import FolderUrls, SignedRequest
 from media_core.trailing_hash import MEMORY_BYTES, TrailingHash
-
-_SIGNED = ("X-Amz-Date", "X-Amz-Expires", "response-content-type", "response-content-disposition")
-_SIGNATURE = "X-Amz-Signature"
-"""A signed URL's parameters have the names of S3's presigned URLs, which the API's published page shows."""
-_SIGNED_AT = "%Y%m%dT%H%M%SZ"
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -81,34 +73,21 @@ _THREADS = ThreadPoolExecutor(16, "folder-store")
 """Threads of its own: waits for the disk must not occupy asyncio's few threads, which hash, for example."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """What a verified URL allows: reading this object, with this type and disposition."""
-
-    key: str
-    content_type: str
-    content_disposition: str
-
-
 class FolderStore:
     """`ObjectStore` on a local folder.
 
     `signing_key`: at least 32 secret bytes; empty in processes that neither sign nor serve URLs (workers).
-    `public_url`: the api's URL for clients, e.g. `https://media.acme.example`; signed URLs are
-    `{public_url}/objects/{key}?...`.
+    `public_url`: the api's URL for clients, e.g. `https://media.acme.example`.
     """
 
     def __init__(self, root: Path, tenant_id: str, signing_key: bytes, public_url: str) -> None:
-        if signing_key and len(signing_key) < 32:
-            raise ValueError("the signing key of a folder store has at least 32 bytes")
+        self.urls = FolderUrls(tenant_id, signing_key, public_url)
         self._root = root
         self._tenant_id = tenant_id
         self._prefix = tenant_prefix(tenant_id)
         self._staging = root / self._prefix / STAGING
         self._ensured: set[Path] = set()
         self._making = threading.Lock()
-        self._signing_key = signing_key
-        self._public_url = public_url.rstrip("/")
 
     async def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         await _in_thread(self._put, self._path(key), data)
@@ -170,28 +149,8 @@ class FolderStore:
                 yield entry
 
     def sign(self, key: str, *, expires_in: timedelta, content_type: str, content_disposition: str) -> SignedUrl:
-        now, seconds = int(_now().timestamp()), checked_expiry(expires_in)
-        at = datetime.fromtimestamp(now, UTC).strftime(_SIGNED_AT)
-        allowed = (at, str(seconds), content_type, content_disposition)
-        signature = self._signature(checked_key(self._tenant_id, key), *allowed)
-        query = urlencode(dict(zip(_SIGNED, allowed, strict=True)) | {_SIGNATURE: signature})
-        return SignedUrl(f"{self._public_url}/objects/{key}?{query}", datetime.fromtimestamp(now + seconds, UTC))
-
-    def verify(self, key: str, query: Mapping[str, str], now: datetime) -> SignedRequest:
-        """What the URL `/objects/{key}?{query}` allows at `now` (aware).
-
-        Raises Refused `signature_invalid` unless this store's key signed exactly this, `signature_expired` if the URL
-        has expired. Does not check whether the object exists.
-        """
-        at, seconds, content_type, disposition = allowed = [query.get(name, "") for name in _SIGNED]
-        wanted = self._signature(key, *allowed)
-        # A signature over another tenant's key is never accepted, even if both stores have the same signing key.
-        if not key.startswith(self._prefix):
-            raise url_signatures.invalid()
-        url_signatures.check(wanted, query.get(_SIGNATURE, ""))
-        signed_at = datetime.strptime(at, _SIGNED_AT).replace(tzinfo=UTC)
-        url_signatures.check_time(int(signed_at.timestamp()) + int(seconds), now)
-        return SignedRequest(key, content_type, disposition)
+        allowed = SignedRequest(checked_key(self._tenant_id, key), content_type, content_disposition)
+        return self.urls.sign(allowed, _now(), checked_expiry(expires_in))
 
     async def sweep_staging(self, older_than: timedelta, keep: Collection[str] = ()) -> int:
         return await _in_thread(self._sweep_staging, _now().timestamp() - older_than.total_seconds(), keep)
@@ -219,11 +178,6 @@ class FolderStore:
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(self._tenant_id, key)
-
-    def _signature(self, *signed: str) -> str:
-        if not self._signing_key:
-            raise RuntimeError("this folder store was opened without a signing key")
-        return url_signatures.signature(self._signing_key, *signed)
 
     def _put(self, path: Path, data: bytes | bytearray | memoryview) -> None:
         unfinished = self._staging / f"put-{secrets.token_hex(16)}"

@@ -52,7 +52,7 @@ class Key:
     secret: str = field(repr=False)
 
 
-def open_store_keys(settings: StoreAdminSettings, cluster: str = "") -> StoreKeys | RoleSessions | SharedKey:
+def open_store_keys(settings: StoreAdminSettings, cluster: str) -> StoreKeys | RoleSessions | SharedKey:
     """`cluster`: uid of the kube-system namespace."""
     match settings.credentials:
         case "iam":

@@ -21,8 +21,8 @@ NAMED = 20
 """At most so many MediaTenants are named; the number of all is given."""
 
 
-async def remaining(kube: Kube, namespaces: Sequence[str] = ()) -> list[str]:
-    """`namespace/name` of each MediaTenant in these namespaces, or in all. Without the CRD there is none.
+async def remaining(kube: Kube, namespaces: Sequence[str]) -> list[str]:
+    """`namespace/name` of each MediaTenant in these namespaces, or without any in all. Without the CRD there is none.
 
     Raises KubeError.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from media_core.births import may_be_marked, relation
+from media_core.births import may_belong, relation
 from media_operator.plan.finding import Context
 from media_operator.plan.observed import Bucket, Unreachable
 from media_operator.plan.steps import WriteBirth
@@ -19,7 +19,7 @@ def disagreement(context: Context) -> str:
         return ""
     schema, bucket, of = f"schema {context.tenant.schema_name}", f"bucket {context.tenant.bucket}", there.birth
     if of is None:
-        if may_be_marked(there.contents, seen.known):
+        if may_belong(there.contents, seen.known):
             return ""
         if seen.is_new:
             return f"{bucket} holds files, but {schema} is new and has no row of them"

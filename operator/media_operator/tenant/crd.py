@@ -36,6 +36,9 @@ ORDER = (
 )
 """Keywords that the structural schema may have, in the order in which they are written."""
 
+_TENANT_ID = "(has({0}.spec.tenantId) ? {0}.spec.tenantId : {0}.metadata.name)"
+"""In CEL, of the object `{0}`."""
+
 WEBHOOKS = '.status.conditions[?(@.type=="WebhooksDelivered")]'
 READY = '.status.conditions[?(@.type=="Ready")]'
 COLUMNS = (
@@ -221,7 +224,7 @@ def _of_rule(rule: Rule) -> dict[str, str]:
 def _of_the_whole(tenant_id: Schema) -> list[dict[str, str]]:
     """What concerns metadata too, and what may never change. `spec.refuse_immutable_changes` is the same here."""
     longest = tenant_id["maxLength"]
-    bucket = f"(has({{0}}.spec.storage.bucket) ? {{0}}.spec.storage.bucket : 'media-' + {_effective_id('{0}')})"
+    bucket = f"(has({{0}}.spec.storage.bucket) ? {{0}}.spec.storage.bucket : 'media-' + {_TENANT_ID})"
     return [
         {
             "rule": f"has(self.spec.tenantId) || self.metadata.name.matches({_text(NAME)})",
@@ -233,13 +236,9 @@ def _of_the_whole(tenant_id: Schema) -> list[dict[str, str]]:
             "message": f"must be at most {longest} characters long, unless spec.tenantId is set",
             "fieldPath": ".metadata.name",
         },
-        _immutable(_effective_id("{0}"), ".spec.tenantId"),
+        _immutable(_TENANT_ID, ".spec.tenantId"),
         _immutable(bucket, ".spec.storage.bucket"),
     ]
-
-
-def _effective_id(which: str) -> str:
-    return f"(has({which}.spec.tenantId) ? {which}.spec.tenantId : {which}.metadata.name)"
 
 
 def _immutable(value: str, path: str) -> dict[str, str]:
