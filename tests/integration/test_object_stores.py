@@ -38,6 +38,7 @@ from media_core.store import (
     PieceGone,
     S3Store,
     StoreSettings,
+    folder_pieces,
     open_store,
     page_cache,
 )
@@ -1030,7 +1031,7 @@ async def test_an_append_to_a_full_disk_is_told_so_and_what_was_durable_before_s
     begin, rest = secrets.token_bytes(3 * MIB), secrets.token_bytes(2 * MIB)
     await pieces.add(begin)
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module, "_write", full)
+        patch.setattr(folder_pieces, "write_all", full)
         append = pieces.begin()
         with pytest.raises(Unavailable, match="No space left"):
             for start in range(0, len(rest), MIB):
