@@ -156,6 +156,8 @@ class ControlPlane:
         for line in self._audit_log.read_text().splitlines(keepends=True):
             if not line.endswith("\n"):
                 break  # just being written
+            if user not in line:
+                continue
             event = json.loads(line)
             came_at = datetime.fromisoformat(event["requestReceivedTimestamp"])
             if (
