@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import httpx
+import psycopg
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import create_engine, text
 
 from media_api import server
 from media_api.app import create_app, services_of
@@ -224,23 +225,38 @@ def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None
 def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
     tenant_id = f"t{secrets.token_hex(6)}"
     schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
-    # The test may have killed the server.
-    engine = create_engine(postgres.admin_url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
-    with engine.connect() as admin:
-        admin.execute(text(f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'"))
-        admin.execute(text(f"CREATE SCHEMA {schema}"))
-        admin.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
-        admin.execute(text(f"ALTER ROLE {schema} SET search_path = {schema}"))
+    owner = _owner(postgres)
+    for statement in (
+        f"CREATE ROLE {schema} LOGIN PASSWORD '{password}'",
+        f"CREATE SCHEMA {schema}",
+        f"GRANT USAGE ON SCHEMA {schema} TO {schema}",
+        f"ALTER ROLE {schema} SET search_path = {schema}",
+    ):
+        owner.execute(statement.encode())
     url = postgres.url("postgres", user=schema, password=password)
-    make_tables(postgres.admin_url, schema)
+    make_tables(owner, postgres.admin_url, schema)
     yield TenantDatabase(tenant_id, schema, url, postgres.admin_url)
-    with engine.connect() as admin:
-        admin.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = :role"), {"role": schema}
-        )
-        admin.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-        admin.execute(text(f"DROP ROLE {schema}"))
-    engine.dispose()
+    owner = _owner(postgres)  # the test may have killed the server
+    owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [schema])
+    owner.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+    owner.execute(f"DROP ROLE {schema}".encode())
+
+
+_OWNERS: "weakref.WeakKeyDictionary[EmbeddedPostgres, psycopg.Connection[Any]]" = weakref.WeakKeyDictionary()
+
+
+def _owner(postgres: EmbeddedPostgres) -> "psycopg.Connection[Any]":
+    """A session of the tables' owner, in autocommit. Shared: a new one would look the whole catalog up again."""
+    session = _OWNERS.get(postgres)
+    if session is not None:
+        with contextlib.suppress(psycopg.OperationalError):
+            session.execute("SELECT 1")
+            return session
+        session.close()
+    session = psycopg.connect(postgres.admin_url.replace("+psycopg", ""), autocommit=True)
+    weakref.finalize(postgres, session.close)
+    _OWNERS[postgres] = session
+    return session
 
 
 @dataclass

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -23,15 +24,15 @@ _SCRIPTS: list[str] = []
 """The script, for the schema and role `_NAME`."""
 
 
-def make_tables(admin_url: str, schema: str) -> None:
-    """As `migrate` does for an empty schema and the role of the same name."""
-    url = admin_url.replace("+psycopg", "")
+def make_tables(owner: psycopg.Connection[Any], admin_url: str, schema: str) -> None:
+    """As `migrate` does for an empty schema and the role of the same name. `owner`: a session in autocommit."""
     if not _SCRIPTS:
+        url = admin_url.replace("+psycopg", "")
         migrate(admin_url, schema, schema)
-        _SCRIPTS.append(";\n".join([_dump(url, schema).replace(schema, _NAME), *grants(_NAME, _NAME)]))
+        dumped = [_dump(url, schema).replace(schema, _NAME), *grants(_NAME, _NAME), "RESET ALL"]
+        _SCRIPTS.append(";\n".join(dumped))
         return
-    with psycopg.connect(url) as connection:
-        connection.execute(_SCRIPTS[0].replace(_NAME, schema).encode())
+    owner.execute(_SCRIPTS[0].replace(_NAME, schema).encode())
 
 
 def _dump(url: str, schema: str) -> str:
