@@ -242,6 +242,8 @@ PICTURES_OF_FILMS = {
     "an animation.mov": ("qtrle", "mov", "rgb24", "video/quicktime"),
     "a screen's.mov": ("png", "mov", "rgb24", "video/quicktime"),
     "a Mac's.mov": ("rpza", "mov", "rgb555le", "video/quicktime"),
+    "of few colours.mov": ("smc", "mov", "pal8", "video/quicktime"),
+    "of few colours.avi": ("msrle", "avi", "pal8", "video/x-msvideo"),
     "an old Mac's.mov": ("svq1", "mov", "yuv410p", "video/quicktime"),
     "a GoPro's.mov": ("cfhd", "mov", "yuv422p10le", "video/quicktime"),
     "a cinema's.mxf": ("jpeg2000", "mxf", "yuv420p", "application/mxf"),
