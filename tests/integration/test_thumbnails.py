@@ -132,6 +132,14 @@ async def test_an_animation_shows_its_first_picture(decoding_pool: DecodingPool,
     assert_close(pixel, media.RED)
 
 
+async def test_what_a_png_shows_in_place_of_its_animation_is_not_its_picture(decoding_pool: DecodingPool) -> None:
+    note, first = Image.new("RGB", (240, 160), "black"), media.quadrants(240, 160)
+    data = media.encoded(note, "PNG", save_all=True, append_images=[first, note], default_image=True)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")))
+    cut = data[: data.index(b"fcTL") + 40]
+    assert shown(await make_thumbnail(decoding_pool, BytesSource(cut), "image/png")).size == (240, 160)
+
+
 async def test_nothing_of_the_cameras_notes_survives(decoding_pool: DecodingPool) -> None:
     data = media.located_photo()
     assert b"Secret Camera Works" in data

@@ -75,15 +75,23 @@ class PngStream(PngImagePlugin.PngStream):
 
 class Lengthened(io.RawIOBase):
     """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes; `length`:
-    so many of its bytes, not all.
+    so many of its bytes, not all; `skipped`: without so many of its first bytes.
     """
 
     def __init__(
-        self, file: IO[bytes], end: bytes, zeros: int = 0, *, start: bytes = b"", length: int | None = None
+        self,
+        file: IO[bytes],
+        end: bytes,
+        zeros: int = 0,
+        *,
+        start: bytes = b"",
+        length: int | None = None,
+        skipped: int = 0,
     ) -> None:
         self._file = file
         self._start = start
-        self._length = file.seek(0, io.SEEK_END) if length is None else length
+        self._skipped = skipped
+        self._length = file.seek(0, io.SEEK_END) - skipped if length is None else length
         self._end = end
         self._size = self._length + len(end) + zeros
         self._position = 0
@@ -109,7 +117,7 @@ class Lengthened(io.RawIOBase):
         if self._position < len(self._start):
             data = self._start[self._position : self._position + len(view)]
         elif self._position < self._length:
-            self._file.seek(self._position)
+            self._file.seek(self._position + self._skipped)
             data = self._file.read(min(len(view), self._length - self._position))
         else:
             behind = self._position - self._length

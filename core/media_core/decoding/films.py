@@ -35,7 +35,7 @@ MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0, 60.0)
 """The same in seconds, where the duration is unknown."""
 
 NUMBERS_OF_BARE = (1, 25, 100)
-"""Which frames are looked at of a stream without a container, whose frames have no times, and where a seek fails."""
+"""Which frames are looked at where nothing can be sought, as in a stream without a container."""
 
 LEAST_SPREAD = 8.0
 """Standard deviation of the luminance, of 255, from which on a frame counts as not of one colour."""
@@ -147,7 +147,8 @@ def _worth_looking_at(
     """
     duration = stated_duration(container)
     moments = [share * duration for share in MOMENTS] if duration else MOMENTS_OF_UNKNOWN
-    is_sought = is_sought and container.format.name not in BARE
+    # A palette comes with the first packet, and after a seek it is missing.
+    is_sought = is_sought and container.format.name not in BARE and stream.codec_context.pix_fmt != "pal8"
     frames: Iterable[VideoFrame | None] = (_frame_at(container, stream, moment, spending) for moment in moments)
     seen: list[Image.Image] = []
     sides = (0, 0)

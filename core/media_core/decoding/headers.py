@@ -16,6 +16,9 @@ from media_core.decoding.damage import Lengthened
 HEAD = 4096
 """So much of the beginning is looked at. The sound begins within it."""
 
+LONG_TAG = 256 << 10
+"""Bytes of a tag (ID3), as of one with a large picture. Behind a longer one FFmpeg finds nothing but MP3."""
+
 _GUIDS = {name: name + bytes.fromhex("f3acd3118cd100c04f8edb8a") for name in (b"fmt ", b"data", b"wave")}
 _RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 """Sony's Wave64: names of chunks."""
@@ -32,6 +35,8 @@ def mended(file: IO[bytes]) -> IO[bytes]:
     before = file.read(HEAD)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
+    if before.startswith(b"ID3") and LONG_TAG < (tag := _length_of_tag(before)) < size:
+        return io.BufferedReader(Lengthened(file, b"", skipped=tag))
     head, kind = bytearray(before), before[:4]
     if kind == b"FORM" and before[8:12] in (b"AIFF", b"AIFC"):
         _finish_aiff(head, size)
@@ -48,6 +53,12 @@ def mended(file: IO[bytes]) -> IO[bytes]:
     elif kind == b".snd" and not any(head[8:12]):
         head[8:12] = b"\xff\xff\xff\xff"  # unknown (Sun's audio file format)
     return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
+
+
+def _length_of_tag(head: bytes) -> int:
+    """Seven bits of a byte count (ID3v2.4.0, 3.1 and 3.4)."""
+    length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    return 10 + length + (10 if head[5] & 0x10 else 0)
 
 
 def _finish_aiff(head: bytearray, size: int) -> None:

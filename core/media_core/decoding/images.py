@@ -371,6 +371,13 @@ def _clear_around(image: Image.Image) -> Image.Image:
 
 
 def _first_to_show_anything(image: Image.Image) -> Image.Image:
+    if getattr(image, "default_image", False):  # for viewers that show no animations (PNG, third edition, 4.9)
+        try:
+            image.seek(1)
+            image.load()
+        except (EOFError, *damage.ERRORS):
+            image.seek(0)
+            image.load()
     for number in range(1, MOST_EMPTY_FRAMES + 1):
         if not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema() != (0, 0):
             break
