@@ -93,6 +93,15 @@ async def test_a_volunteers_reading_is_written_down_as_well_as_by_faster_whisper
         assert segment["start"] == words[0]["start"]
 
 
+async def test_a_phrase_that_is_said_again_is_not_passed_over(tenant: Tenant, said: list[librivox.Sentence]) -> None:
+    pause = np.zeros(round(0.4 * SAMPLE_RATE), np.int16)
+    spoken = [said[number].samples for number in (1, 1, 4, 4, 1, 1, 4, 4)]
+    recording = np.concatenate([*(part for samples in spoken for part in (pause, samples)), pause])
+    result = await tenant.transcribe(wav(recording / np.float32(32768)), language="en")
+    words = [word.strip(".").lower() for word in result["transcript"].split()]
+    assert [words.count(each) for each in ("young", "himself")] == [4, 4], result["transcript"]
+
+
 def strings() -> Samples:
     """20 seconds of chords on plucked strings: music without a voice."""
     sound = np.zeros(20 * SAMPLE_RATE)

@@ -4,7 +4,19 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_workers.chunks import FRAME, SECONDS_PER_FRAME, Chunk, Flags, clear, cut, frames, snapped, traced, voiced
+from media_workers.chunks import (
+    FRAME,
+    SECONDS_PER_FRAME,
+    Chunk,
+    Flags,
+    clear,
+    cut,
+    frames,
+    parts,
+    snapped,
+    traced,
+    voiced,
+)
 
 LONGEST = 10.0
 
@@ -113,6 +125,44 @@ def test_a_words_times_do_not_reach_into_silence() -> None:
     assert (round(start, 1), round(end, 1)) == (1.0, 2.0)
     assert snapped(voice, 1.3, 1.6) == (1.3, 1.6)
     assert snapped(voice, 2.5, 3.0) == (2.5, 3.0)
+
+
+def apart(heard: list[tuple[float, float]], voice: Flags) -> list[list[float]]:
+    """Beginning and end of the parts in seconds."""
+    found = parts(Chunk(((0, len(voice)),)), heard, voice)
+    return [[round(frame * SECONDS_PER_FRAME, 1) for frame in part.pieces[0]] for part in found]
+
+
+def test_a_word_that_lasts_too_long_is_heard_apart_from_what_is_around_it() -> None:
+    voice = speech(0.5, 2, 0.5, 3, 0.5, 2, 0.5)
+    assert apart([(0.5, 1.5), (1.5, 2.5), (3.0, 6.6), (6.6, 8.5)], voice) == [[0, 2.8], [2.8, 6.3], [6.3, 9]]
+    assert apart([(0.5, 1.5), (1.5, 2.5), (3.0, 4.2), (4.2, 5.5), (5.5, 7.3), (7.3, 8.5)], voice) == []
+
+
+def test_what_is_said_before_the_first_word_or_behind_the_last_one_is_heard_apart() -> None:
+    voice = speech(0.5, 2, 0.5, 2, 0.5)
+    assert apart([(0.5, 1.5), (1.5, 2.5)], voice) == apart([(3.0, 4.0), (4.0, 5.0)], voice) == [[0, 2.8], [2.8, 5.5]]
+
+
+def test_one_word_for_a_whole_chunk_leaves_nothing_to_be_heard_apart() -> None:
+    assert apart([(0.0, 3.0)], speech(0, 3)) == apart([], speech(0, 3)) == []
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.lists(st.floats(0, 4), min_size=1, max_size=20), st.lists(st.floats(0, 1), max_size=40))
+def test_parts_are_the_whole_chunk_in_order(seconds: list[float], moments: list[float]) -> None:
+    voice = speech(*seconds, 2)
+    pieces = tuple(
+        piece for found in cut(voice, first=0, last=True, most=1, longest=60).chunks for piece in found.pieces
+    )
+    if not pieces:
+        return
+    end = len(voice) * SECONDS_PER_FRAME
+    placed = sorted(moment * end for moment in moments)
+    found = parts(Chunk(pieces), list(zip(placed[::2], placed[1::2], strict=False)), voice)
+    assert len(found) != 1
+    heard = [frame for part in found for since, until in part.pieces for frame in range(since, until)]
+    assert not found or heard == [frame for since, until in pieces for frame in range(since, until)]
 
 
 def test_a_voice_goes_on_until_it_falls_clearly() -> None:

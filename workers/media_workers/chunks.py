@@ -4,8 +4,9 @@ The cuts lie in pauses. They follow from the samples and from the place where li
 whoever begins at one of the cuts finds the same ones after it. Pure; it works on the voice detector's probabilities.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +47,10 @@ _PAUSE = frames(0.1)
 """The shortest pause in which a cut is made."""
 _GOOD_PAUSE = frames(0.35)
 """A cut is made in the last such pause, since one between words may be short."""
+_SKIPPED = frames(1.5)
+"""A voice that lasts so long is more than one word: the longest words of the recordings that were tried have 0.9 s."""
+_NEAR = frames(0.3)
+"""So far the time of a word may reach beyond the pause beside it."""
 _SILENCE = frames(1.0)
 """A voice that begins within so much of a window's end is left to the next window."""
 
@@ -66,6 +71,11 @@ class Chunk:
     def holds(self, flags: Flags) -> bool:
         """Whether one of the window's flags is set in it."""
         return any(bool(flags[since:until].any()) for since, until in self.pieces)
+
+    def between(self, first: int, behind: int) -> "Chunk":
+        """What is in [first, behind) of the window."""
+        pieces = ((max(since, first), min(until, behind)) for since, until in self.pieces)
+        return Chunk(tuple((since, until) for since, until in pieces if since < until))
 
     def placed(self, seconds: float, *, ends: bool = False) -> float:
         """A moment of the chunk in seconds of the window. `ends`: something ends then, so it lies before a join."""
@@ -219,3 +229,21 @@ def snapped(voice: Flags, start: float, end: float) -> tuple[float, float]:
         max(start, (since + first - 1) * SECONDS_PER_FRAME) if first else start,
         min(end, (since + behind + 1) * SECONDS_PER_FRAME) if behind < until - since else end,
     )
+
+
+def parts(chunk: Chunk, heard: Sequence[tuple[float, float]], voice: Flags) -> list[Chunk]:
+    """Parts to be heard one by one of a chunk that the model has not written down whole; none if it has.
+
+    `heard`: the times of its words, in seconds of the window. A model that meets a phrase again may go on behind it:
+    the word at which it does so seems to last as long. At its limit of tokens it ends before the voice does.
+    """
+    first, behind = chunk.pieces[0][0], chunk.pieces[-1][1]
+    moments = [first, *(round(moment / SECONDS_PER_FRAME) for word in heard for moment in word), behind]
+    since, until = max(itertools.pairwise(moments), key=lambda span: np.count_nonzero(voice[span[0] : span[1]]))
+    if np.count_nonzero(voice[since:until]) < _SKIPPED:
+        return []
+    pauses = [(start, end) for start, end in _runs(~voice) if end - start >= _PAUSE]
+    before = [(start + end) // 2 for start, end in pauses if start < since + _NEAR][-1:]
+    after = [(start + end) // 2 for start, end in pauses if end > until - _NEAR][:1]
+    cuts = [frame for frame in before + after if voice[first:frame].any() and voice[frame:behind].any()]
+    return [chunk.between(*ends) for ends in itertools.pairwise([first, *cuts, behind])] if cuts else []

@@ -8,7 +8,7 @@ where it begins.
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -27,12 +27,15 @@ from media_core.transcripts import published
 from media_workers.chunks import (
     SAMPLE_RATE,
     SECONDS_PER_FRAME,
+    Chunk,
     Cut,
+    Flags,
     Probabilities,
     Samples,
     clear,
     cut,
     frames,
+    parts,
     snapped,
     traced,
     voiced,
@@ -340,17 +343,55 @@ class Listening:
     ) -> tuple[list[Word], str | None]:
         if not found.chunks:
             return [], language
-        chunks = [chunk.of(window.audio) for chunk in found.chunks]
-        voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
         sure = clear(probabilities)
-        heard = await self.model.hear(chunks, language, self.wanted, [chunk.holds(sure) for chunk in found.chunks])
+        heard = await self._heard(window, sure, found.chunks, language)
+        voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
         said: list[Word] = []
-        for chunk, (words, spoken) in zip(found.chunks, heard, strict=True):
-            for word in words:
-                start, end = snapped(voice, chunk.placed(word.start), chunk.placed(word.end, ends=True))
+        for chunk, (words, _) in zip(found.chunks, heard, strict=True):
+            for word in await self._whole(window, sure, chunk, words, heard[-1][1]):
+                start, end = snapped(voice, word.start, word.end)
                 start, end = window.start + start, window.start + max(start, end)
-                said.append(replace(word, start=start, end=end, language=spoken if self.wanted.multilingual else None))
+                said.append(replace(word, start=start, end=end))
         return said, heard[-1][1]
+
+    async def _heard(
+        self, window: Window, sure: Flags, chunks: Sequence[Chunk], language: str | None
+    ) -> list[tuple[list[Word], str]]:
+        """The words of each chunk, with times in seconds of the window, and its language."""
+        samples = [chunk.of(window.audio) for chunk in chunks]
+        heard = await self.model.hear(samples, language, self.wanted, [chunk.holds(sure) for chunk in chunks])
+        return [
+            (
+                [
+                    replace(
+                        word,
+                        start=chunk.placed(word.start),
+                        end=chunk.placed(word.end, ends=True),
+                        language=spoken if self.wanted.multilingual else None,
+                    )
+                    for word in words
+                ],
+                spoken,
+            )
+            for chunk, (words, spoken) in zip(chunks, heard, strict=True)
+        ]
+
+    async def _whole(self, window: Window, sure: Flags, chunk: Chunk, words: list[Word], language: str) -> list[Word]:
+        """The chunk's words, with those that the model has passed over: it hears the parts around them one by one.
+
+        If it then writes no more, it stays with what it wrote: not every voice is words.
+        """
+        apart = parts(chunk, [(word.start, word.end) for word in words], sure) if words else []
+        if not apart:
+            return words
+        again = await self._heard(window, sure, apart, language)
+        if sum(len(more) for more, _ in again) <= len(words):
+            return words
+        return [
+            word
+            for part, (more, _) in zip(apart, again, strict=True)
+            for word in await self._whole(window, sure, part, more, language)
+        ]
 
 
 class Recording:
