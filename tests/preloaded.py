@@ -6,6 +6,7 @@ signals and an exit status of its own. What comes before `main` is tested where 
 kind, and in `test_packages.py`.
 """
 
+import asyncio
 import ctypes
 import importlib
 import multiprocessing
@@ -55,6 +56,16 @@ class Program:
         if self.returncode is None:
             raise subprocess.TimeoutExpired(str(self._process), timeout or 0)
         return self.returncode
+
+    async def ended(self) -> None:
+        """Returns once it has ended. One task at a time may wait so."""
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._process.sentinel, over.set)
+        try:
+            await over.wait()
+        finally:
+            loop.remove_reader(self._process.sentinel)
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from media_api import problems
 from media_api.body import ClientGone, disconnection
-from media_api.request_headers import listed
+from media_api.request_headers import listed, weight
 from media_core import media_types
 from media_core.access import Item
 from media_core.errors import Refused
@@ -48,9 +48,6 @@ FOR_ANY_PAGE: Final = "cross-origin"
 SHORTEST_CHUNK: Final = CHUNK_BYTES // 2
 """A store's chunks have more bytes, but for the last."""
 
-MOST_ACCEPT_CHARACTERS: Final = 4096
-"""So much of `Accept` is read. Of 128 KiB it would take 200 ms."""
-
 CACHING: Final = "private, no-cache"
 """A copy may be kept, but must be revalidated each time: who may read it, and its verdict, can change."""
 
@@ -75,32 +72,35 @@ class ByteRange:
 
 
 def byte_range(header: str | None, size: int) -> ByteRange | None:
-    """The first range that `header` asks for. None: send everything (no header, another unit, or a malformed one: RFC
-    9110, 14.2).
+    """The first range that `header` asks for and the file has. None: send everything (no header, another unit, or a
+    malformed one: RFC 9110, 14.2).
 
-    Raises Refused `range_not_satisfiable` if the range begins after the file's end.
+    Raises Refused `range_not_satisfiable` if every range begins after the file's end.
     """
     unit, _, ranges = (header or "").partition("=")
     if unit.strip().lower() != "bytes":
         return None
     # RFC 9110, 5.6.1: empty elements of a list count for nothing.
-    found = [_RANGE.fullmatch(part) for part in map(str.strip, ranges.split(",")) if part]
-    if not found or not all(found):
+    asked_for = [_range(text, size) for text in map(str.strip, ranges.split(",")) if text]
+    if not asked_for or None in asked_for:
         return None
-    first = found[0]
-    assert first is not None  # noqa: S101 (all() said so)
-    start_text, end_text = first.groups()
-    if start_text:
-        start, end = _position(start_text), _position(end_text) if end_text else size - 1
-        if end < start and end_text:
-            return None
-    elif end_text:
-        start, end = max(0, size - _position(end_text)), size - 1
-    else:
+    for each in asked_for:
+        if each is not None and each.length > 0:
+            return each
+    raise Refused("range_not_satisfiable", f"The file has {size} bytes; nothing lies in that range.", size=size)
+
+
+def _range(text: str, size: int) -> ByteRange | None:
+    """One of the ranges; its length is not positive if the file has none of it. None: it is malformed."""
+    match = _RANGE.fullmatch(text)
+    start_text, end_text = match.groups() if match else ("", "")
+    if not start_text:
+        length = min(_position(end_text), size)
+        return ByteRange(size - length, length, size) if end_text else None
+    start = _position(start_text)
+    if end_text and _position(end_text) < start:
         return None
-    if start >= size or (not start_text and _position(end_text) == 0):
-        raise Refused("range_not_satisfiable", f"The file has {size} bytes; nothing lies in that range.", size=size)
-    return ByteRange(start, min(end, size - 1) - start + 1, size)
+    return ByteRange(start, min(_position(end_text) if end_text else _BEYOND, size - 1) - start + 1, size)
 
 
 def _position(digits: str) -> int:
@@ -157,21 +157,7 @@ def content_type_of(item: Item) -> str:
 
 def prefers_jpeg(accept: str | None) -> bool:
     """Whether a client prefers JPEG to WebP. In a tie it is WebP, which is smaller."""
-    accept = accept and accept[:MOST_ACCEPT_CHARACTERS]
-    return _quality(accept, "jpeg") > _quality(accept, "webp")
-
-
-def _quality(accept: str | None, subtype: str) -> float:
-    """The weight of `image/subtype`, from the most specific range that names it (RFC 9110, 12.5.1)."""
-    weights: dict[str, float] = {}
-    for part in (accept or "*/*").lower().split(","):
-        media_range, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-        try:
-            weights.setdefault(media_range, min(1.0, max(0.0, float(weight))))
-        except ValueError:
-            weights.setdefault(media_range, 0.0)
-    return next((weights[name] for name in (f"image/{subtype}", "image/*", "*/*") if name in weights), 0.0)
+    return weight(accept, "image/jpeg") > weight(accept, "image/webp")
 
 
 @dataclass(frozen=True)

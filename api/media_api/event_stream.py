@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 
+from media_api.request_headers import weight
+
 EVENT_STREAM: Final = "text/event-stream"
 EVENT_STREAM_CONTENT: Final[dict[str, Any]] = {
     EVENT_STREAM: {
@@ -32,6 +34,12 @@ LastEventIdInQuery = Annotated[
 ]
 KEEP_ALIVE_SECONDS: Final = 15.0
 """Time between comments on an idle stream. Proxies end a connection that is silent for about a minute."""
+
+
+def is_asked_for(accept: str | None) -> bool:
+    """Whether `Accept` names event streams, and does not prefer JSON. `*/*` alone asks for JSON."""
+    given = weight(accept, EVENT_STREAM)
+    return EVENT_STREAM in (accept or "").lower() and given > 0 and given >= weight(accept, "application/json")
 
 
 def event_stream(events: AsyncIterator[bytes]) -> StreamingResponse:

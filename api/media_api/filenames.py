@@ -1,11 +1,13 @@
 """File names as clients send them in a form, and as a file system would keep them.
 
 RFC 7578 asks for UTF-8 in `filename` and for nothing else. Clients also send `filename*` (RFC 5987; .NET, older
-requests), names in pieces (RFC 2231; mail libraries), encoded words (RFC 2047; .NET's `filename`), and other character
-sets. `filename*` is taken first: clients that send both put an ASCII makeshift into the other.
+requests), names in pieces (RFC 2231; mail libraries), encoded words (RFC 2047; .NET's `filename`), percent-encoding
+(aiohttp), and other character sets. `filename*` is taken first: clients that send both put an ASCII makeshift into the
+other.
 """
 
-import codecs
+import encodings.aliases
+import pkgutil
 import re
 import unicodedata
 from email.errors import HeaderParseError
@@ -24,9 +26,15 @@ _EXTENDED: Final = re.compile(r"([\w.:-]+)'[^']*'(.+)")
 MOST_PIECES: Final = 100
 """Of a name in pieces (RFC 2231, 3)."""
 _ENCODED_WORDS: Final = re.compile(r"\s*(=\?[\w.:-]+\?[bq]\?[^?\s]*\?=\s*)+", re.IGNORECASE)
-_CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)\?")
-_NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
+_CHARSET_OF_WORD: Final = re.compile(r"=\?([\w.:-]+)\?(?=[bq]\?)", re.IGNORECASE)
+_PERCENT_ENCODED: Final = re.compile(r'"((?:[\w.~-]|%[0-9A-F]{2})+)"', re.ASCII)
+_NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"})
 """Codecs of Python that decode text and are no character sets. Two take a time that grows with the square of a name."""
+_CHARSETS: Final = {
+    **{module.name: module.name for module in pkgutil.iter_modules(encodings.__path__)},
+    **encodings.aliases.aliases,
+}
+"""Python's codec by the names it goes by. Python itself remembers every other name that it was ever asked for."""
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\|\.\.?\\")
 # What turns the direction of writing: `evil<U+202E>gnp.exe` would be shown as evilexe.png.
 _TURNING: Final = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")
@@ -35,30 +43,33 @@ _JOINERS: Final = frozenset("\u200d\ufe0e\ufe0f")
 _NOT_KEPT: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
-def filename_of(disposition: str, plain: str | None) -> str | None:
+def filename_of(disposition: str, plain: str | None, *, is_percent_encoded: bool = False) -> str | None:
     """The name of a file part, without its path; None where it has none.
 
     `disposition` is the whole Content-Disposition, `plain` its parameter `filename`; both with one character a byte, as
-    ISO 8859-1 decodes them.
+    ISO 8859-1 decodes them. `is_percent_encoded`: the client writes `filename` so; of most others `%20` is the name.
     """
     parameters: dict[str, str] = {}
     for name, value in _PARAMETER.findall(disposition):
         parameters.setdefault(name.lower(), value.strip())
     extended = _EXTENDED.fullmatch(parameters.get("filename*", "").strip('"')) or _in_pieces(parameters)
     if extended is not None:
+        name = unquote_to_bytes(extended[2].encode("latin-1"))
         try:
-            return sanitized(unquote_to_bytes(extended[2].encode("latin-1")).decode(_charset(extended[1])))
-        except (LookupError, UnicodeError):
-            pass  # the character set is unknown; `filename` is read instead
+            return sanitized(name.decode(_charset(extended[1])))
+        except (LookupError, UnicodeError):  # the character set is unknown; `filename` is read instead
+            if "filename" not in parameters:
+                return sanitized(text_of(name))
     stated = parameters.get("filename", '"')
+    if is_percent_encoded and (encoded := _PERCENT_ENCODED.fullmatch(stated)):
+        return sanitized(text_of(unquote_to_bytes(encoded[1])))
     plain = plain if stated.startswith('"') else stated
     if plain is None:
         return None
     if _ENCODED_WORDS.fullmatch(plain):
         try:
-            for name in _CHARSET_OF_WORD.findall(plain):
-                _charset(name)
-            return sanitized(str(make_header(decode_header(plain))))
+            words = _CHARSET_OF_WORD.sub(lambda match: f"=?{_charset(match[1])}?", plain)
+            return sanitized(str(make_header(decode_header(words))))
         except (LookupError, ValueError, HeaderParseError):
             pass
     if not _WINDOWS_PATH.match(plain):
@@ -67,10 +78,11 @@ def filename_of(disposition: str, plain: str | None) -> str | None:
 
 
 def _charset(name: str) -> str:
-    """`name`, if it is a character set. Raises LookupError otherwise."""
-    if codecs.lookup(name).name in _NO_CHARSETS:
+    """Python's name for a character set. Raises LookupError for what is none."""
+    codec = _CHARSETS[encodings.normalize_encoding(name).lower().replace(".", "_")]
+    if codec in _NO_CHARSETS:
         raise LookupError(name)
-    return name
+    return codec
 
 
 def _in_pieces(parameters: dict[str, str]) -> re.Match[str] | None:
@@ -97,16 +109,19 @@ def text_of(received: bytes) -> str:
         return received.decode("cp1252", "replace")
 
 
+def is_kept(character: str) -> bool:
+    """Whether a text for people may have it. `str.isprintable` is no help: it is false of what joins an emoji, of what
+    divides a Persian word, and of the spaces of Japanese.
+    """
+    return unicodedata.category(character) not in _NOT_KEPT and character not in _TURNING
+
+
 def sanitized(name: str) -> str:
     """The last part of a client's path, without what no file system keeps or what would lie about its extension."""
     if _WINDOWS_PATH.match(name):
         name = name.replace("\\", "/")
     last = name.rpartition("/")[2]
-    shown = "".join(
-        character
-        for character in last
-        if unicodedata.category(character) not in _NOT_KEPT and character not in _TURNING
-    ).strip()
+    shown = "".join(filter(is_kept, last)).strip()
     if not shown.strip("."):
         return "file"
     return _shortened(shown)

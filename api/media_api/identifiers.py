@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from media_api.filenames import is_kept
 from media_core.errors import Refused, not_found
 
 _ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
@@ -40,7 +41,7 @@ def visitable_room(room_id: str) -> str:
 
 
 def _can_be_a_room(room_id: str) -> bool:
-    return 0 < len(room_id) <= MAX_ROOM_CHARACTERS and "/" not in room_id and room_id.isprintable()
+    return 0 < len(room_id) <= MAX_ROOM_CHARACTERS and "/" not in room_id and all(map(is_kept, room_id))
 
 
 def known_room(room_id: str) -> str:
@@ -57,7 +58,7 @@ def checked_label(key: str, value: str) -> tuple[str, str]:
     """Raises ValueError, with a sentence, for what is no label."""
     if not _LABEL_KEY.fullmatch(key):
         raise ValueError("The key of a label has 1 to 63 characters of a-z, 0-9, dot, underscore and hyphen")
-    if len(value) > MAX_LABEL_CHARACTERS or not value.isprintable():
+    if len(value) > MAX_LABEL_CHARACTERS or not all(map(is_kept, value)):
         raise ValueError(f"The value of a label has at most {MAX_LABEL_CHARACTERS} printable characters")
     return key, value
 

@@ -5,6 +5,7 @@ after the last chunk. All that is not the file (preamble, part headers, fields, 
 without a file may also be urlencoded, as client libraries send one.
 """
 
+import re
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar
@@ -23,12 +24,13 @@ from media_api.filenames import filename_of, text_of
 from media_api.wrong_input import unknown
 from media_core.errors import Refused
 
-MAX_FIELDS: Final = 16
+MAX_FIELDS: Final = 64
 MAX_FIELD_BYTES: Final = 16 * 1024
 MAX_OVERHEAD_BYTES: Final = 256 * 1024
 """Most bytes of the request's body that are not the file."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
+_BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
 _URLENCODED: Final = "application/x-www-form-urlencoded"
 _AS_MULTIPART: Final = "A file is sent as multipart/form-data (with curl: -F file=@path)."
 
@@ -138,7 +140,11 @@ class Form:
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
-        filename = filename_of(segment.header("Content-Disposition", ""), segment.filename)
+        filename = filename_of(
+            segment.header("Content-Disposition", ""),
+            segment.filename,
+            is_percent_encoded=_is_of_aiohttp(segment, self._boundary),
+        )
         if segment.name != name:
             if filename is not None:
                 raise _invalid(f"The file must be sent as the form field `{name}`.")
@@ -225,6 +231,13 @@ def _boundary(content_type: str) -> bytes:
     if not 0 < len(boundary) <= MAX_BOUNDARY_CHARACTERS or not boundary.isascii() or not boundary.isprintable():
         raise _invalid("The Content-Type names no usable boundary; let the client library write that header.")
     return boundary.encode()
+
+
+def _is_of_aiohttp(segment: MultipartSegment, boundary: bytes | None) -> bool:
+    """Whether aiohttp wrote the part. No other library of those known has both: Dart's has boundaries of its own, and
+    those that have such boundaries begin with the disposition.
+    """
+    return _BOUNDARY_OF_AIOHTTP.fullmatch(boundary or b"") is not None and segment.headerlist[0][0] == "Content-Type"
 
 
 def _text(value: bytearray) -> str:

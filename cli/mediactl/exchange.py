@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from mediactl.characters import is_shown
 from mediactl.errors import MediaError, Misuse, Problem, Unreachable
 from mediactl.wire import Wire
 
@@ -26,7 +27,7 @@ OnWait = Callable[[MediaError, float], None]
 def known_room(text: str) -> str:
     """`text`, if it can be a room's id in the API's paths. Raises Misuse otherwise."""
     # httpx would resolve `.` and `..` before it sends the request.
-    if not 0 < len(text) <= 255 or not text.isprintable() or "/" in text or text in {".", ".."}:
+    if not 0 < len(text) <= 255 or not all(map(is_shown, text)) or "/" in text or text in {".", ".."}:
         raise Misuse(f"{text!r} is no room id: a room id has 1-255 printable characters and no /")
     return text
 

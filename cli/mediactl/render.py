@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mediactl.characters import is_shown
 from mediactl.models import Segment
 
 out = Console(highlight=False, emoji=False, markup=False)
@@ -42,8 +43,8 @@ STYLES = {
 
 
 def printable(value: object) -> str:
-    """`value` with line breaks, escape sequences, direction overrides and all other non-glyphs replaced."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    """`value` with line breaks, escape sequences, and direction overrides replaced."""
+    return "".join(c if is_shown(c) else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 
 
 def size(count: int | float | None) -> str:

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 import httpx
 
+from mediactl.characters import is_shown
 from mediactl.errors import Corrupt, Misuse, Unreachable
 from mediactl.exchange import Exchange
 
@@ -345,7 +346,7 @@ def _file_name(disposition: str | None, fallback: str) -> str:
         name = unquote(match[1])
     elif match := re.search(r'filename="((?:[^"\\]|\\.)*)"', disposition or "", re.IGNORECASE):
         name = re.sub(r"\\(.)", r"\1", match[1])
-    name = "".join(c if c.isprintable() else "_" for c in re.split(r"[/\\]", name)[-1]).strip()
+    name = "".join(c if is_shown(c) else "_" for c in re.split(r"[/\\]", name)[-1]).strip()
     if name.startswith("."):
         name = "_" + name[1:]
     # File systems allow 255 bytes, and `.part` with its hash needs some of them.

@@ -14,6 +14,7 @@ from media_core import media_types, packages, sniffing
 from media_core.contents import Facts
 from media_core.decoding import DecodingFailed, ImageFacts, MediaFacts, Source
 from media_core.decoding.pool import DecodingPool
+from media_core.decoding.results import FAILURES_OF_THE_SOURCE
 from media_core.thumbnails import make_thumbnail
 from media_core.uploads import Examined
 
@@ -80,11 +81,11 @@ class Examination:
             _log.info("not_decoded", mime_type=mime_type, size=source.size, code=error.code, detail=error.detail)
             match media_types.category(mime_type):
                 case "image":
-                    return Examined(await self._measure(source, mime_type))
-                case "document":
-                    return Examined(Facts(source.size, mime_type, details={"no_thumbnail": error.detail}))
-                case _ if _may_be_chance(mime_type, head) and error.code in ("unsupported", "corrupt"):
+                    return Examined(await self._measure(source, mime_type, _said_of(error)))
+                case "audio" | "video" if _may_be_chance(mime_type, head) and error.code in ("unsupported", "corrupt"):
                     mime_type = media_types.UNKNOWN
+                case "video" | "document":
+                    return Examined(Facts(source.size, mime_type, details=_said_of(error)))
         if mime_type.startswith("text/"):
             looked_at = await source.read(0, CHARSET_BYTES)
             found = await asyncio.to_thread(sniffing.charset, looked_at, is_whole=len(looked_at) == source.size)
@@ -110,13 +111,18 @@ class Examination:
                     return media_types.of_container(media.container, has_video=media.has_video), media
         return media_types.UNKNOWN, None
 
-    async def _measure(self, source: Source, mime_type: str) -> Facts:
+    async def _measure(self, source: Source, mime_type: str, details: dict[str, str]) -> Facts:
         """A picture too large for a thumbnail, or damaged further down, still says its size in the header."""
         try:
             image: ImageFacts = await self.decoder.run("inspect_image", source)
         except DecodingFailed:
-            return Facts(source.size, mime_type)
-        return Facts(source.size, mime_type, image.width, image.height)
+            return Facts(source.size, mime_type, details=details)
+        return Facts(source.size, mime_type, image.width, image.height, details=details)
+
+
+def _said_of(error: DecodingFailed) -> dict[str, str]:
+    """What a person is told of a file without a thumbnail. A decoder that died says nothing of it."""
+    return {"no_thumbnail": error.detail} if error.code in (*FAILURES_OF_THE_SOURCE, "memory") else {}
 
 
 async def _of_package(source: Source, head: bytes, filename: str, sniffed: str) -> str:

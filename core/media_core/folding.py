@@ -7,6 +7,12 @@ MAX_FOLDED_BYTES: Final = 512
 """In UTF-8. Together with a subject it has to fit into an entry of PostgreSQL's index (2704 bytes)."""
 
 
+UNMARKED: Final = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})
+"""Letters that Unicode does not divide into a letter and a mark. A search takes them for the latter; an order does not:
+in Danish `ø` comes after `z`.
+"""
+
+
 def folded(name: str) -> str:
     """Unicode's NFKD without combining marks, case-folded: `Ärger.PDF` is `arger.pdf`, `ﬁle` is `file`."""
     return _cut(_plain(_plain(name).casefold()))

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, LiteralString
 
 from media_core.database import Database
-from media_core.folding import folded
+from media_core.folding import UNMARKED, folded
 from media_core.items import is_in, item_arguments, item_columns
 from media_core.media_types import Category
 from media_core.tokens import CANARY, Claims
@@ -28,6 +28,9 @@ Status = Literal["pending", "clean", "unscannable", "error"]
 EXAMINED: Final = 1000
 EXAMINED_ELSEWHERE: Final = 300
 FEW: Final = 300
+
+_SEARCHED: Final[LiteralString] = "replace(replace(translate(media.folded, 'łøđı', 'lodi'), 'æ', 'ae'), 'œ', 'oe')"
+"""A name as it is searched: without `UNMARKED`. The column is sorted by, and keeps them."""
 
 _COLUMN: Final[Mapping[Order, LiteralString]] = {"created": "created_at", "name": "folded", "size": "content_size"}
 
@@ -151,8 +154,8 @@ class _Query:
             examined.append("blob.scan_status = %(scan_status)s")
             self.arguments["scan_status"] = wanted.scan_status
         if wanted.name is not None:
-            examined.append("strpos(media.folded, %(name)s) > 0")
-            self.arguments["name"] = folded(wanted.name)
+            examined.append(f"strpos({_SEARCHED}, %(name)s) > 0")
+            self.arguments["name"] = folded(wanted.name).translate(UNMARKED)
         if wanted.room_id is not None:
             examined.append(self._within("room_file", "room_id = %(room_id)s"))
             self.arguments["room_id"] = wanted.room_id

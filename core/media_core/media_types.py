@@ -98,6 +98,7 @@ _OF_PICTURES = {
     "TARGA": "image/x-tga",
     "TIFF": "image/tiff",
     "WEBP": "image/webp",
+    "XWD": "image/x-xwindowdump",
 }
 """By Pillow's name of the format, or FFmpeg's of the codec."""
 
@@ -118,6 +119,7 @@ _PICTURES = (
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
     | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
     | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl")
+    | _types("image", "x-xwindowdump")
 )
 _SOUND = (
     _WEB_SOUND

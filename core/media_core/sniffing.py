@@ -43,7 +43,9 @@ _SYNONYMS = {
     "audio/x-hx-aac-adts": "audio/aac",
     "audio/x-m4a": "audio/mp4",
     "image/x-ms-bmp": "image/bmp",
+    "image/x-xpmi": "image/x-xpixmap",
     "text/xml": "application/xml",
+    "video/x-jng": "image/x-jng",
     "video/mpeg4-generic": "video/mp4v-es",
     "video/x-m4v": "video/mp4",
 }
@@ -106,11 +108,8 @@ _BEGINNINGS = (
     (b"ajkg", "audio/x-shorten"),
     (b"OFR ", "audio/x-optimfrog"),
     (b"DSD \x1c\0\0\0", "audio/x-dsf"),
-    (b"NIST_1A\n", "audio/x-nist"),
     (b"EA3\1", "audio/x-oma"),
     (b"ea3\3", "audio/x-oma"),
-    (b"PF\n", "image/x-portable-floatmap"),
-    (b"Pf\n", "image/x-portable-floatmap"),
     (b"qoif", "image/qoi"),
     (b"\x01\xda\0\1", "image/sgi"),
     (b"\x01\xda\1\1", "image/sgi"),
@@ -189,6 +188,10 @@ _FILM_BRANDS = frozenset(
         b"f4v ",
     )
 )
+_QUICKTIME = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_BOX = 8
+"""The boxes that a film of before 2001 may begin with, and the least length of one (Apple, QuickTime File Format)."""
+
 _TEXT_BYTES = bytes((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
 """Of text in any character set of one byte or of several. A beginning of nothing else is none of sound or film."""
 
@@ -201,16 +204,18 @@ _BEGINS_WITH = {
 }
 """How content of these types begins. libmagic also finds them by one or two bytes, which any content may have."""
 
-_Y4M = b"YUV4MPEG2 W"
-"""Its pixels may look like text."""
-
 _START_CODE = re.compile(
     rb"\x00?\x00\x00\x01(?:([\x27\x47\x67]|\x09[\x10-\xf0]|\x06[\x00-\x05])|[\x40\x42\x46\x4e]\x01)", re.DOTALL
 )
 """The first unit of a bare stream: of H.264 (ITU-T H.264, 7.3.1 and B.1), or else of H.265 (H.265, 7.3.1)."""
 
-_FITS = b"SIMPLE  =                    T"
-"""Text for its first 2,880 bytes or more (FITS 4.0, 4.4.1)."""
+_LIKE_TEXT = (
+    (re.compile(rb"SIMPLE  =                    T"), "image/fits"),
+    (re.compile(rb"YUV4MPEG2 W"), "video/x-yuv4mpeg"),
+    (re.compile(rb"NIST_1A\n {3}1024\n"), "audio/x-nist"),
+    (re.compile(rb"P[Ff]\s\d{1,6}\s+\d{1,6}\s+-?[0-9.]"), "image/x-portable-floatmap"),
+)
+"""Beginnings in letters. What follows, pixels or samples, may look like text as well."""
 
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
@@ -239,10 +244,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     head = head[:HEAD]
     extension = PurePath(filename or "").suffix.lower()
     is_text = not head.translate(None, _TEXT_BYTES)
-    if head.startswith(_FITS):
-        return "image/fits"
-    if head.startswith(_Y4M):
-        return "video/x-yuv4mpeg"
+    if found := next((found for beginning, found in _LIKE_TEXT if beginning.match(head)), None):
+        return found
     if head.startswith(_UTF_32):
         return "text/plain"
     if not is_text and (container := _container(head)):
@@ -314,6 +317,8 @@ def _container(head: bytes) -> str | None:
         return "audio/ac3" if bitstream <= 10 else "audio/eac3" if bitstream <= 16 else None
     if is_iso_media(head):
         return _iso_media(head)
+    if head[4:8] in _QUICKTIME and int.from_bytes(head[:4]) >= _BOX:
+        return "video/quicktime"
     if head.startswith(b"OggS"):
         return "video/ogg" if b"\x80theora" in head else "audio/ogg"
     if head.startswith(b"\x1a\x45\xdf\xa3"):

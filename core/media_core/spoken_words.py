@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from media_core.folding import UNMARKED
+
 MOST_LETTERS: Final = 64
 """Of a word; what follows is left out. PostgreSQL takes 2046 bytes."""
 
 _ASCII_WORD: Final = re.compile(r"[0-9A-Za-z]+")
-_UNMARKED: Final = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})
-"""Letters that Unicode does not divide into a letter and a mark."""
 _HALFWIDTH_MARKS: Final = "\uff9e\uff9f"
 """Of kana. Unicode has them as letters, but a word of nothing else would be empty once it is folded."""
 _UNSPACED: Final = (
@@ -85,4 +85,4 @@ def _folded(word: str) -> str:
         elif ord(base or "a") < 0x0400:  # Latin, Greek
             continue
         letters.append(character)
-    return unicodedata.normalize("NFC", "".join(letters)).translate(_UNMARKED)[:MOST_LETTERS]
+    return unicodedata.normalize("NFC", "".join(letters)).translate(UNMARKED)[:MOST_LETTERS]

@@ -300,13 +300,17 @@ def _scopes(raw: dict[str, Any], names: ClaimNames, prefixes: tuple[str, ...]) -
 
 
 def _named(raw: dict[str, Any], name: str) -> Any:
-    """The claim, or what lies within claims where the name has dots. None where there is none."""
+    """The claim, or what lies within claims where the name has dots. None where there is none.
+
+    A claim's own name may have dots, too: `com.example.media` in `resource_access.com.example.media.roles`.
+    """
     if name in raw:
         return raw[name]
-    found: Any = raw
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+    for dot in (place for place, character in enumerate(name) if character == "."):
+        within = raw.get(name[:dot])
+        if isinstance(within, dict) and (found := _named(within, name[dot + 1 :])) is not None:
+            return found
+    return None
 
 
 def _words(value: Any) -> list[str] | None:

@@ -7,6 +7,7 @@ also has `"words"`: `[{"word", "start", "end", "probability"}]`, and `"language"
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -71,7 +72,7 @@ def srt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST)
     """
     cues = (
         f"{number}\n{_span(cue, ',')}\n{_speaker(cue)}{''.join(_ARROW.sub('->', line) + chr(10) for line in cue.lines)}"
-        for number, cue in enumerate(subtitles.cues(result["segments"], result.get("language"), shape), 1)
+        for number, cue in enumerate(_cues(result, shape), 1)
     )
     return "\n".join(cues)
 
@@ -84,9 +85,22 @@ def vtt(result: Mapping[str, Any], shape: subtitles.Shape = subtitles.BROADCAST,
     """
     cues = (
         f"\n{_span(cue, '.')}\n{_voice(cue)}{''.join(line + chr(10) for line in _shown(cue, highlights))}"
-        for cue in subtitles.cues(result["segments"], result.get("language"), shape)
+        for cue in _cues(result, shape)
     )
     return "WEBVTT\n" + "".join(cues)
+
+
+def _cues(result: Mapping[str, Any], shape: subtitles.Shape) -> Iterator[subtitles.Cue]:
+    """Each has a millisecond at least, and begins when its speaker's last one has ended.
+
+    A word that was hardly heard may take no time. WebVTT requires a cue to end after it starts, and players skip SubRip
+    cues that do not.
+    """
+    ended: dict[str | None, float] = {}
+    for cue in subtitles.cues(result["segments"], result.get("language"), shape):
+        start = round(max(cue.start, ended.get(cue.speaker, 0.0)), 3)
+        end = ended[cue.speaker] = round(max(cue.end, start + 0.001), 3)
+        yield replace(cue, start=start, end=end)
 
 
 def _speaker(cue: subtitles.Cue) -> str:
@@ -139,10 +153,7 @@ def _line(segment: Segment) -> str:
 
 
 def _span(cue: subtitles.Cue, decimal: str) -> str:
-    start = round(cue.start * 1000)
-    # WebVTT requires a cue to end after it starts, and players skip SubRip cues that do not.
-    end = max(round(cue.end * 1000), start + 1)
-    return f"{_clock(start, decimal)} --> {_clock(end, decimal)}"
+    return f"{_clock(round(cue.start * 1000), decimal)} --> {_clock(round(cue.end * 1000), decimal)}"
 
 
 def _clock(milliseconds: int, decimal: str) -> str:

@@ -28,6 +28,8 @@ SPEECH = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words" / "sample
 SHOTS = os.environ.get("MEDIA_SCREENSHOTS")
 MOST_BYTES = 150_000
 """Of one screenshot."""
+AXE = "() => axe.run({resultTypes: ['violations'], selectors: false}).then(result => result.violations)"
+"""All rules, and details only of what breaks one: those of the others take half of the time."""
 MANY = 10_000
 MOST_DRAWN = 400
 """Elements of files in the document, however many files there are and however large the screen."""
@@ -248,7 +250,7 @@ async def test_axe_finds_nothing_in_any_view_and_nothing_is_wider_than_the_scree
         await open_anew(page, api, screen)
         await view(page, files)
         await page.evaluate(axe)
-        problems = await page.evaluate("() => axe.run().then(result => result.violations)")
+        problems = await page.evaluate(AXE)
         assert not problems, f"{name}: {described(problems)}"
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
         if SHOTS and screen in ("light", "dark", "narrow"):

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import httpx
 
+from media_operator.cluster.kinds import MEDIA_TENANT
 from tests.cluster.control_plane import ControlPlane
 
 Object = dict[str, Any]
@@ -135,12 +136,16 @@ async def gone(api: Api, path: str, *, seconds: float = 30) -> None:
 
 @contextlib.asynccontextmanager
 async def another_namespace(api: Api) -> AsyncIterator[str]:
-    """The name of a new namespace, in which pods could be made. It goes, with all in it, on its own."""
+    """The name of a new namespace, in which pods could be made. Afterwards its tenants go, with all that is theirs.
+
+    The namespace itself stays for the few minutes that the control plane has left: its deletion takes the servers a
+    hundred requests, which is more than most tests take.
+    """
     name = f"test-{secrets.token_hex(4)}"
     await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
     await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True)
     try:
         yield name
     finally:
-        with contextlib.suppress(ApiError):  # a test may have deleted it
-            await api.delete(f"/api/v1/namespaces/{name}")
+        with contextlib.suppress(ApiError):  # the kind may not be known here
+            await api.delete(MEDIA_TENANT.path(name))

@@ -48,7 +48,7 @@ async def crd(control_plane: ControlPlane) -> None:
 
 @pytest.fixture
 async def namespace(api: Api) -> AsyncIterator[str]:
-    """The name of a namespace of the test's own, in which pods could be made. It goes, with all in it, on its own."""
+    """The name of a namespace of the test's own, in which pods could be made."""
     async with another_namespace(api) as name:
         yield name
 

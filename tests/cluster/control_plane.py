@@ -150,7 +150,7 @@ class ControlPlane:
         """Changes that `user` asked for and that were answered, in the order of the answers.
 
         `since`: only of requests that came after that mark. `but`: leaves out those whose URI contains it. `namespace`:
-        leaves out those in the namespaces of other tests, which go on their own.
+        leaves out those in the namespaces of other tests, whose tenants go on their own.
         """
         found = []
         for line in self._audit_log.read_text().splitlines(keepends=True):

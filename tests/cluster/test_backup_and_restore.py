@@ -47,11 +47,19 @@ TENANT = {"tenantId": ID, "scan": {"pendingAccess": "All"}}
 """No scanner runs here, so files stay pending. The tenant lets its members read them, as a real one may."""
 
 
-@pytest.fixture
-async def lost(tmp_path: Path) -> AsyncIterator[Team]:
+@pytest.fixture(scope="module")
+async def lost(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Team]:
     """The cluster whose backup is taken."""
-    async with cluster(tmp_path / "lost") as made:
+    async with cluster(tmp_path_factory.mktemp("lost")) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+async def operator(lost: Team) -> Replica:
+    """That of the lost cluster. It has a tenant."""
+    started = await start_operator(lost)
+    await settled(lost, "acme", **TENANT)
+    return started
 
 
 @pytest.fixture
@@ -61,12 +69,11 @@ async def fresh(tmp_path: Path) -> AsyncIterator[Team]:
         yield made
 
 
+@pytest.mark.usefixtures("operator")
 async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster(
     lost: Team, fresh: Team, tmp_path: Path
 ) -> None:
     # A tenant with two files, beside the canary that each tenant has from when its api answers.
-    await start_operator(lost)
-    await settled(lost, "acme", **TENANT)
     await lost.act_as_kubelet(f"mt-{ID}")
     await lost.condition("acme", "ScannerReady", reason="CanaryPending")
     old_token = await token_of(lost)
@@ -91,7 +98,15 @@ async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster
     shell = Shell(fresh, tmp_path)
     shell.run("pg_restore")
     sync(fresh, shell.run("for bucket in $(ls"), tmp_path)
+    restored = await everything_of(fresh)
     await start_operator(fresh)
+
+    # Without the word `adopt` what another cluster owns is left alone.
+    await fresh.apply("acme", **TENANT)
+    await fresh.condition("acme", "Accepted", status="False", reason="Conflict")
+    assert await everything_of(fresh) == restored
+    await fresh.bench.api.delete(fresh.path(kinds.MEDIA_TENANT, "acme"))
+
     shell.run(
         "kubectl annotate --local",
         "kubectl apply",
@@ -139,29 +154,10 @@ async def test_a_dump_and_copied_buckets_are_a_working_tenant_in_a_fresh_cluster
         assert await download(client, archive) == ARCHIVE
 
 
-async def test_without_the_word_adopt_what_another_cluster_owns_is_left_alone(
-    lost: Team, fresh: Team, tmp_path: Path
+async def test_rows_restored_on_the_server_that_lost_them_are_the_tenants_again(
+    lost: Team, operator: Replica, tmp_path: Path
 ) -> None:
-    await start_operator(lost)
-    await settled(lost, "acme", **TENANT)
-    shell = Shell(lost, tmp_path)
-    shell.run("pg_dump")
-    sync(lost, shell.run("for bucket in $(kubectl"), tmp_path)
-
-    shell = Shell(fresh, tmp_path)
-    shell.run("pg_restore")
-    sync(fresh, shell.run("for bucket in $(ls"), tmp_path)
-    restored = await everything_of(fresh)
-    await start_operator(fresh)
-    await fresh.apply("acme", **TENANT)
-    await fresh.condition("acme", "Accepted", status="False", reason="Conflict")
-    assert await everything_of(fresh) == restored
-
-
-async def test_rows_restored_on_the_server_that_lost_them_are_the_tenants_again(lost: Team, tmp_path: Path) -> None:
     """The roles are still there, and say nothing of whose the tables are that came back."""
-    operator = await start_operator(lost)
-    await settled(lost, "acme", **TENANT)
     token = await token_of(lost)
     async with serving(lost, token, tmp_path) as client:
         letter = await upload(client, LETTER, "letter.txt")

@@ -51,7 +51,7 @@ async def store(server: S3Server) -> AsyncIterator[Buckets]:
     await opened.aclose()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def root(server: S3Server) -> Any:
     """A client with the account's key, for changes by others."""
     settings = server.settings

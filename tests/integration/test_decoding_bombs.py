@@ -243,6 +243,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
         lambda: b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 50_000, 50_000, 16, 3) + bytes(100),
         (50_000, 50_000),
     ),
+    "large photoshop": (
+        lambda: b"8BPS\0\2" + bytes(6) + struct.pack(">HIIHH", 3, 50_000, 50_000, 8, 3) + bytes(100),
+        (50_000, 50_000),
+    ),
+    "x window dump": (lambda: struct.pack(">6I", 104, 7, 2, 24, 50_000, 50_000) + bytes(200), (50_000, 50_000)),
     "jpeg xl": (
         lambda: b"\xff\x0a" + (2 << 1 | 49_999 << 3 | 1 << 21 | 1 << 24).to_bytes(8, "little") + bytes(100),
         (50_000, 50_000),

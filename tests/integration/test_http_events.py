@@ -102,6 +102,24 @@ async def test_wrong_cursors_are_refused_and_one_of_another_database_is_gone(api
         problem(await client.get("/v1/events", params={"media_id": "med-x"}), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_stream"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream, */*;q=0.1", True),
+        ("application/json, text/event-stream", True),
+        ("application/json, text/event-stream;q=0.5", False),
+        ("text/event-stream;q=0, application/json", False),
+        ("text/event-stream;q=0", False),
+        ("*/*", False),
+    ],
+)
+async def test_a_stream_is_for_who_prefers_one(api: Api, accept: str, is_stream: bool) -> None:
+    async with api.client() as client, client.stream("GET", "/v1/events", headers={"Accept": accept}) as answer:
+        kind = answer.headers["content-type"].partition(";")[0]
+    assert kind == ("text/event-stream" if is_stream else "application/json")
+
+
 async def test_a_stream_tells_what_happens_and_goes_on_after_the_last_event(api: Api) -> None:
     async with api.client("listener") as client:
         async with listening(client) as stream:

@@ -106,6 +106,16 @@ async def test_filters_are_kind_room_verdict_name_and_time_and_all_of_them_hold(
         problem(await client.get("/v1/media", params={"room": "cellar"}), 404, "not_found")
 
 
+async def test_a_name_is_found_by_who_has_not_its_letters_on_the_keyboard(api: Api) -> None:
+    async with api.client(somebody()) as client:
+        wanted = (await upload(client, b"travels", "Łódź, København, Đà Nẵng, Isparta ılıca, Ærø, Œuvre.txt"))[
+            "media_id"
+        ]
+        for name in ("lodz", "KOBENHAVN", "da nang", "ılıca", "ilica", "aero", "Ærø", "oeuvre", "łódź, kobenh"):
+            assert await listed(client, name=name) == [wanted], name
+        assert await listed(client, name="lods") == []
+
+
 async def test_labels_are_given_replaced_and_listed_by(api: Api) -> None:
     async with api.client(somebody()) as client:
         one, two, three = [(await upload(client, b"labelled %d" % n))["media_id"] for n in range(3)]
@@ -120,6 +130,9 @@ async def test_labels_are_given_replaced_and_listed_by(api: Api) -> None:
         assert (await change(client, one, labels={"project": "other"}))["labels"] == {"project": "other"}
         assert await listed(client, label="project=other", sort="created") == [one, three]
         assert (await change(client, one, filename="kept.txt"))["labels"] == {"project": "other"}
+        ordinary = {"a": "می\u200cخواهم", "b": "👩\u200d👩\u200d👧", "c": "全角\u3000空白", "d": "5\u202fkm"}
+        assert (await change(client, one, labels=ordinary))["labels"] == ordinary
+        assert await listed(client, label=[f"{key}={value}" for key, value in ordinary.items()]) == [one]
         assert "labels" not in await change(client, one, labels={})
         assert (await client.delete(f"/v1/media/{three}")).status_code == 204
         assert await listed(client, label="project=other") == []
@@ -239,6 +252,7 @@ async def test_a_change_that_can_not_be_is_refused_as_a_whole(api: Api) -> None:
             {"uploaded_by": "me"},
             {"filename": "b.txt", "labels": {"Bad": "x"}},
             {"filename": "b.txt", "labels": {"a": "line\nbreak"}},
+            {"filename": "b.txt", "labels": {"a": "x\u202ey"}},
             {"filename": "b.txt", "labels": {"a": "x" * 256}},
             {"filename": "b.txt", "labels": {"a": 1}},
             {"filename": "b.txt", "labels": {f"k{n}": "x" for n in range(17)}},

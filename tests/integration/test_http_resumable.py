@@ -149,6 +149,36 @@ async def test_a_file_may_come_with_its_creation(api: Api, size: int) -> None:
         await holds(api, media["sha256"], data)
 
 
+async def test_a_creation_whose_bytes_are_not_taken_holds_nothing(api: Api) -> None:
+    """Its client does not know where it is: it begins anew."""
+    announced = {**BODY, "Upload-Length": str(12 * MIB)}
+    wrong = {"Upload-Checksum": f"sha1 {base64.b64encode(bytes(20)).decode()}"}
+    async with api.client() as client:
+        for headers, status, code in (
+            (announced | wrong, 460, "checksum_mismatch"),
+            (BODY | {"Upload-Length": "5"}, 413, "file_too_large"),
+        ):
+            problem(await client.post(UPLOADS, content=bytes(7 * MIB), headers=headers), status, code)
+            assert (await reserved(api), await staged(api)) == (0, 0)
+        _, writer = await asyncio.open_connection(*api.address)
+        head = "".join(f"{name}: {value}\r\n" for name, value in {**client.headers, **announced}.items())
+        writer.write(f"POST {UPLOADS} HTTP/1.1\r\nHost: a\r\nContent-Length: {12 * MIB}\r\n{head}\r\n".encode())
+        writer.write(bytes(7 * MIB))
+        await writer.drain()
+        await eventually(lambda: _holds_some(api))
+        writer.close()
+        await eventually(lambda: _holds_nothing(api))
+        assert await staged(api) == 0
+
+
+async def _holds_some(api: Api) -> bool:
+    return await reserved(api) > 0
+
+
+async def _holds_nothing(api: Api) -> bool:
+    return await reserved(api) == 0
+
+
 async def test_a_length_that_comes_late_is_reserved_as_bytes_come(api: Api) -> None:
     data = secrets.token_bytes(8 * MIB)
     async with api.client() as client:

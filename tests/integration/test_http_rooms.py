@@ -1,6 +1,7 @@
 """A room's files: listed newest first and page by page, attached, detached."""
 
 import secrets
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -110,6 +111,18 @@ async def test_a_room_without_files_is_empty_and_a_room_of_others_is_not_there(a
         problem(await bob.get(files(room)), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    "room", ["👩\u200d💻 team", "全角\u3000空白", "می\u200cخواهم", "!abc:matrix.example", "#général?"]
+)
+async def test_a_room_is_called_whatever_people_write(api: Api, room: str) -> None:
+    address = files(quote(room, safe=""))
+    async with api.client(rooms=[room]) as client:
+        one = await upload(client, b"in a room", room_id=room)
+        assert [entry["media_id"] for entry in (await client.get(address)).json()["data"]] == [one["media_id"]]
+        assert (await client.delete(f"{address}/{one['media_id']}")).status_code == 204
+        assert (await client.post(address, json={"media_id": one["media_id"]})).json()["data"]["rooms"] == [room]
+
+
 @pytest.mark.parametrize("room", ["x" * 256, "a%00b", "a%0Ab", "%E2%80%AE"])
 async def test_what_can_not_be_a_room_is_as_unknown_as_a_room_of_others(api: Api, room: str) -> None:
     """http-api.md: unknown ids and ids that the caller may not see are the same 404, byte for byte."""
@@ -152,7 +165,7 @@ async def test_detaching_leaves_the_file_and_asks_that_it_was_there(api: Api) ->
     async with api.client(rooms=[room]) as client:
         uploaded = await upload(client, b"attached", room_id=room)
         gone = await client.delete(files(room, uploaded["media_id"]))
-        assert (gone.status_code, gone.content) == (204, b"")
+        assert (gone.status_code, gone.content, gone.headers.get("content-type")) == (204, b"", None)
         problem(await client.delete(files(room, uploaded["media_id"])), 404, "not_found")
         problem(await client.delete(files(room, UNKNOWN)), 404, "not_found")
         assert await listed(client, room) == []

@@ -168,6 +168,10 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep.psd": (lambda: media.photoshop(16), "image/vnd.adobe.photoshop"),
     "deep, packed.psd": (lambda: media.photoshop(16, packed=True, more_channels=2), "image/vnd.adobe.photoshop"),
     "a print's.psd": (lambda: media.photoshop(16, mode="CMYK"), "image/vnd.adobe.photoshop"),
+    "large.psb": (lambda: media.photoshop(8, is_large=True), "image/vnd.adobe.photoshop"),
+    "large, packed.psb": (lambda: media.photoshop(8, packed=True, is_large=True), "image/vnd.adobe.photoshop"),
+    "large and deep.psb": (lambda: media.photoshop(16, packed=True, is_large=True), "image/vnd.adobe.photoshop"),
+    "a screen's.xwd": (lambda: media.by_ffmpeg(QUADRANTS, "xwd", "bgra"), "image/x-xwindowdump"),
     "light.psd": (lambda: media.photoshop(32, more_channels=1), "image/vnd.adobe.photoshop"),
 }
 
@@ -322,6 +326,22 @@ def test_a_beginning_that_says_it_is_enough(head: bytes, expected: str) -> None:
     assert sniff(head + bytes(500), "a.bin") == expected
 
 
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"PF\n480 320\n1.0\n", "image/x-portable-floatmap"),
+        (b"Pf\n480 320\n-1\n", "image/x-portable-floatmap"),
+        (b"NIST_1A\n   1024\nsample_coding -s4 ulaw\nend_head\n" + 960 * b" ", "audio/x-nist"),
+        (b"YUV4MPEG2 W176 H144 F25:1 Ip A1:1\nFRAME\n", "video/x-yuv4mpeg"),
+        (b"P6\n480 320\n255\n", "image/x-portable-pixmap"),
+        (b"/* XPM */\nstatic char *a[] = {", "image/x-xpixmap"),
+        (b"\x8bJNG\r\n\x1a\n\0\0\0\x10JHDR\0\0\1\xe0", "image/x-jng"),
+    ],
+)
+def test_a_beginning_counts_where_what_follows_looks_like_text(head: bytes, expected: str) -> None:
+    assert sniff(head + 2_000 * b"=\xc8\xc8\xc9", "a.bin") == expected
+
+
 async def test_a_mailbox_of_a_telephone_exchange_is_heard_if_it_is_named(decoding_pool: DecodingPool) -> None:
     data = b"".join(b"\xd2" + os.urandom(32) for _ in range(150))  # frames of 20 ms, and no header
     facts = await looked_at(decoding_pool, data, "msg0001.gsm")
@@ -406,6 +426,20 @@ async def test_a_film_that_is_called_a_sound_is_a_film(
 
 def rebranded(mp4: bytes, brand: bytes) -> bytes:
     return mp4[:8] + brand + mp4[12:]
+
+
+@pytest.mark.parametrize("first", [b"wide", b"free", b"skip", b"pnot"])
+async def test_a_film_of_before_brands_is_one_of_quicktimes(decoding_pool: DecodingPool, first: bytes) -> None:
+    data = media.film(3, container="mov")
+    length = int.from_bytes(data[:4])
+    data = data[:4] + first + bytes(length - 8) + data[length:]
+    facts = await looked_at(decoding_pool, data, "blob")
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == (
+        "video/quicktime",
+        320,
+        240,
+        "pending",
+    )
 
 
 async def test_iso_media_of_an_unknown_brand_is_what_is_in_it(decoding_pool: DecodingPool) -> None:
@@ -562,9 +596,29 @@ def mp3(*pitches: int, rate: int = 44_100) -> bytes:
     return media.recording(pitches, "mp3", "libmp3lame", rate=rate)
 
 
+def of_varying_rate() -> bytes:
+    """An MP3 of two seconds of silence and one of noise."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3") as output:
+        options = {"flags": "+qscale", "global_quality": str(5 * 118)}  # FF_QP2LAMBDA
+        voice = output.add_stream("libmp3lame", rate=44_100, layout="mono", options=options)
+        for second in range(3):
+            frame = av.AudioFrame("s16p", "mono", 44_100)
+            frame.planes[0].update(os.urandom(88_200) if second == 2 else bytes(88_200))
+            frame.sample_rate, frame.pts = 44_100, second * 44_100
+            output.mux(voice.encode(frame))
+        output.mux(voice.encode(None))
+    return file.getvalue()
+
+
 async def test_an_mp3_is_as_long_as_what_is_there(decoding_pool: DecodingPool) -> None:
     whole, tag = mp3(*PITCHES), b"TAG" + bytes(125)
-    for data, seconds in ((whole + tag, 3), (whole[: len(whole) // 3], 1), (whole + mp3(*PITCHES, rate=48_000), 6)):
+    for data, seconds in (
+        (whole + tag, 3),
+        (whole[: len(whole) // 3], 1),
+        (whole + mp3(*PITCHES, rate=48_000), 6),
+        (bytes(3_000) + of_varying_rate(), 3),
+    ):
         assert (await looked_at(decoding_pool, data, "a.mp3")).duration == pytest.approx(seconds, abs=0.15)
 
 
@@ -596,6 +650,29 @@ async def test_recordings_that_are_joined_are_heard_to_the_end(decoding_pool: De
         assert len(pcm) == 2 * 9_600
         spectrum = np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)))
         assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
+@pytest.mark.parametrize("codec", ["aac", "real_144"])
+async def test_a_recording_whose_clock_stands_still_is_heard_to_its_end(
+    decoding_pool: DecodingPool, codec: str
+) -> None:
+    source = BytesSource(media.recording(2 * PITCHES, "rm", codec, rate=8_000))
+    probed: MediaFacts = await decoding_pool.run("probe", source)
+    assert probed.duration == pytest.approx(6, abs=0.2)
+    for start, pitch in ((0.2, 300), (2.2, 500), (5.25, 500)):
+        pcm = await decoding_pool.run(
+            "audio_window", source, start=start, seconds=0.6, begins_again=probed.begins_again
+        )
+        spectrum = np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)))
+        assert spectrum.argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "ac3"), ("mpegts", "libmp3lame"), ("vob", "ac3")])
+async def test_what_is_in_a_broadcasts_last_packet_counts(
+    decoding_pool: DecodingPool, container: str, codec: str
+) -> None:
+    data = media.tracks((codec, PITCHES), container=container, picture="mpeg2video")
+    assert (await looked_at(decoding_pool, data, "a.ts")).duration == pytest.approx(3, abs=0.08)
 
 
 async def test_a_recording_from_the_middle_of_a_broadcast_begins_where_it_begins(decoding_pool: DecodingPool) -> None:
@@ -753,6 +830,7 @@ CUT: dict[str, Callable[[], bytes]] = {
     "a.webm": sound("webm", "libopus"),
     "a.m4a": lambda: with_its_index_first(sound("mp4", "aac")()),
     "a.mp4": lambda: with_its_index_first(media.film(3)),
+    "a.mxf": lambda: tape("mxf", "mpeg2video"),
 }
 
 
@@ -767,6 +845,23 @@ async def test_a_recording_that_was_cut_is_as_long_as_what_is_there(decoding_poo
     assert duration < 2.5
 
 
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.mp4", lambda: media.film(3)[:20_000]),
+        ("a.mov", lambda: media.film(3, container="mov")[:20_000]),
+        ("a.png", lambda: media.encoded(media.quadrants(64, 64), "PNG")[:60]),
+        ("a.webp", lambda: media.encoded(media.quadrants(640, 640), "WEBP")[:40]),
+    ],
+)
+async def test_what_was_not_sent_to_its_end_says_so(
+    decoding_pool: DecodingPool, name: str, make: Callable[[], bytes]
+) -> None:
+    facts = await looked_at(decoding_pool, make(), name)
+    assert facts.thumbnail_status == "none"
+    assert facts.details["no_thumbnail"].startswith("it is damaged, or its end is missing (")
+
+
 async def test_a_text_of_four_bytes_a_letter_is_a_text(decoding_pool: DecodingPool) -> None:
     facts = await looked_at(decoding_pool, ("Grüße\n" * 20).encode("utf-32"), "a.txt")
     assert (facts.mime_type, facts.details) == ("text/plain", {})
@@ -778,6 +873,19 @@ async def test_a_sound_without_timestamps_is_heard_from_its_middle(decoding_pool
         pcm = await decoding_pool.run("audio_window", source, start=1.1, seconds=10.0)
         assert len(pcm) / 32_000 == pytest.approx(1.9, abs=0.1)
         assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16)[:12_800])).argmax() / 0.8 == pytest.approx(400, abs=4)
+
+
+@pytest.mark.parametrize("container", ["wav", "w64"])
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "g722", "pcm_s16le"])
+async def test_a_sound_that_says_a_wrong_rate_of_bytes_is_heard_from_its_middle(
+    decoding_pool: DecodingPool, container: str, codec: str
+) -> None:
+    data = bytearray(media.recording(3 * PITCHES, container, codec))
+    at = data.index(b"fmt ") + (8 if container == "wav" else 24) + 8
+    data[at : at + 4] = struct.pack("<I", 12_000)
+    for start, pitch in ((2.2, 500), (3.2, 300), (7.2, 400)):
+        pcm = await decoding_pool.run("audio_window", BytesSource(bytes(data)), start=start, seconds=0.5)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.5 == pytest.approx(pitch, abs=6)
 
 
 LAYOUTS = ("7.1", "7.1(wide)", "6.1", "octagonal", "5.1.4", "hexadecagonal", "quad")

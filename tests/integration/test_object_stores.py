@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -38,6 +38,7 @@ from media_core.store import (
     PieceGone,
     S3Store,
     StoreSettings,
+    folder_pieces,
     open_store,
     page_cache,
 )
@@ -94,15 +95,22 @@ class Opened:
     def bucket(self) -> str:
         return self.environment["MEDIA_S3_BUCKET"]
 
-    @cached_property
+    @property
     def client(self) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=self.environment["MEDIA_S3_ENDPOINT"],
-            region_name=self.environment["MEDIA_S3_REGION"],
-            aws_access_key_id=self.environment["MEDIA_S3_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.environment["MEDIA_S3_SECRET_ACCESS_KEY"],
-        )
+        named = ("ENDPOINT", "REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+        return _boto3(*(self.environment[f"MEDIA_S3_{name}"] for name in named))
+
+
+@cache
+def _boto3(endpoint: str, region: str, access_key_id: str, secret_access_key: str) -> Any:
+    """One for all tests with a server: to make one takes 50 ms."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -1023,7 +1031,7 @@ async def test_an_append_to_a_full_disk_is_told_so_and_what_was_durable_before_s
     begin, rest = secrets.token_bytes(3 * MIB), secrets.token_bytes(2 * MIB)
     await pieces.add(begin)
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module, "_write", full)
+        patch.setattr(folder_pieces, "write_all", full)
         append = pieces.begin()
         with pytest.raises(Unavailable, match="No space left"):
             for start in range(0, len(rest), MIB):
@@ -1240,6 +1248,19 @@ async def test_urls_are_signed_for_the_public_endpoint(s3: S3Server, fetch: http
     await store.aclose()
 
 
+@cache
+def _boto3_that_signs(endpoint: str, token: str | None) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="eu-central-1",
+        aws_access_key_id="AKIA/EXAMPLE",
+        aws_secret_access_key="secret+/=",
+        aws_session_token=token,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+
+
 @pytest.mark.parametrize(
     "endpoint",
     [
@@ -1256,17 +1277,8 @@ def test_a_url_is_the_one_that_botocore_signs(
 ) -> None:
     now = datetime(2026, 11, 28, 1, 2, 3, tzinfo=UTC)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: now.replace(tzinfo=None))
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="eu-central-1",
-        aws_access_key_id="AKIA/EXAMPLE",
-        aws_secret_access_key="secret+/=",
-        aws_session_token=token,
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )
     key = content_key("a-tenant_1.x", "ab" * 32)
-    theirs = client.generate_presigned_url(
+    theirs = _boto3_that_signs(endpoint, token).generate_presigned_url(
         "get_object",
         Params={
             "Bucket": "media-tests",

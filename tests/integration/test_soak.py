@@ -16,7 +16,6 @@ import random
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -43,10 +42,11 @@ from tests.integration.api_server import USER, eventually, mortal_postgres, new_
 from tests.integration.clamd_server import MARKER
 from tests.integration.invariants import broken, later_and_swept, left
 from tests.integration.tenancy import GENEROUS, TenantDatabase
+from tests.preloaded import API, WORKERS, Program
 
 _log = structlog.stdlib.get_logger("soak")
 
-SECONDS = float(os.environ.get("MEDIA_SOAK_SECONDS", "40"))
+SECONDS = float(os.environ.get("MEDIA_SOAK_SECONDS", "25"))
 UPLOADERS, DELETERS, READERS = 4, 2, 2
 
 
@@ -72,12 +72,16 @@ class Ledger:
 class Part:
     """A process that is started again whenever it has ended, until `stop`."""
 
-    def __init__(self, *command: str, environment: dict[str, str], log: Path, pause: float = 0.0) -> None:
-        self._command = command
+    def __init__(
+        self, module: str, *arguments: str, environment: dict[str, str], log: Path, pause: float = 0.0
+    ) -> None:
+        self._module = module
+        self._arguments = arguments
         self._environment = {**{k: v for k, v in os.environ.items() if not k.startswith("MEDIA_")}, **environment}
         self._log = log
         self._pause = pause
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Program | None = None
+        self._ended = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -85,27 +89,26 @@ class Part:
 
     async def _keep(self) -> None:
         while True:
-            with self._log.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", *self._command), env=self._environment, stdout=log, stderr=log
-                )
+            self._process = Program(self._module, self._environment, self._log, *self._arguments)
+            self._ended.clear()
             try:
-                await self._process.wait()
+                await self._process.ended()
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
+                self._process.kill()
+                self._ended.set()
             await asyncio.sleep(self._pause)
 
     async def kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None:
             self._process.kill()
-            await self._process.wait()
+            await self._ended.wait()
 
     async def stop(self) -> None:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
-        await self.kill()
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
 
 
 class Clients:
@@ -270,9 +273,9 @@ async def _soak(
         "MEDIA_RETENTION_ORPHANS_FEW": "100000",
     }
     parts = {
-        "api": Part("media_api", environment=environment, log=folder / "api.log"),
-        "worker": Part("media_workers", "scan", environment=environment, log=folder / "worker.log"),
-        "sweep": Part("media_workers", "sweep", environment=environment, log=folder / "sweep.log", pause=2.0),
+        "api": Part(API, environment=environment, log=folder / "api.log"),
+        "worker": Part(WORKERS, "scan", environment=environment, log=folder / "worker.log"),
+        "sweep": Part(WORKERS, "sweep", environment=environment, log=folder / "sweep.log", pause=2.0),
     }
 
     async def ended() -> bool:
@@ -330,7 +333,7 @@ async def _soak(
 
 async def _killing(deaths: dict[str, Callable[[], Awaitable[None]]], ledger: Ledger, ends: float) -> None:
     while time.monotonic() < ends:
-        await asyncio.sleep(random.random() * 4)
+        await asyncio.sleep(random.random() * 2.5)
         name = random.choice(list(deaths))
         await deaths[name]()
         ledger.count(f"{name} killed")

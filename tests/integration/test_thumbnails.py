@@ -787,6 +787,19 @@ async def test_a_film_that_begins_black_shows_a_later_picture(
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize("paper", ["black", "white"])
+async def test_a_film_that_has_something_to_see_near_its_end_shows_it(decoding_pool: DecodingPool, paper: str) -> None:
+    film = media.still_film(*[Image.new("RGB", (320, 240), paper)] * 17, *[media.quadrants(320, 240)] * 7)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+async def test_a_film_that_becomes_black_at_once_shows_its_first_picture(decoding_pool: DecodingPool) -> None:
+    film = media.still_film(*[media.quadrants(320, 240)] * 2, *[Image.new("RGB", (320, 240))] * 40)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
 async def test_a_films_very_first_picture_is_not_shown(decoding_pool: DecodingPool) -> None:
     logo = media.quadrants(320, 240)
     story = logo.transpose(Image.Transpose.ROTATE_180)
@@ -806,6 +819,18 @@ async def test_a_film_of_one_keyframe_has_a_thumbnail(decoding_pool: DecodingPoo
     codec = "mpeg2video" if container == "mpeg" else "libx264"
     film = media.still_film(*[media.quadrants(320, 240)] * 50, container=container, codec=codec, rate=25)
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
+    assert_quadrants(shown(thumbnail), 40)
+
+
+@pytest.mark.parametrize(
+    ("container", "frames", "options"),
+    [("flv", 1, {}), ("matroska", 75, {"avoid_negative_ts": "disabled", "output_ts_offset": "-1"})],
+)
+async def test_a_film_in_which_nothing_can_be_sought_has_a_thumbnail(
+    decoding_pool: DecodingPool, container: str, frames: int, options: dict[str, str]
+) -> None:
+    film = media.film_of_quadrants("libx264", container, frames=frames, **options)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/x-matroska")
     assert_quadrants(shown(thumbnail), 40)
 
 
@@ -841,7 +866,7 @@ async def test_a_large_film_is_not_read_whole_in_search_of_a_picture(decoding_po
 
 
 @pytest.mark.parametrize("transfer", [media.PQ, media.HLG])
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
+@pytest.mark.parametrize("kind", ["JPEG", "HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
 async def test_high_dynamic_range_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
     data, mime_type = media.hdr_quadrants(kind, transfer), "video/mp4" if kind.startswith("lib") else "image/png"
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
@@ -876,6 +901,37 @@ async def test_a_wide_gamut_by_its_profile_is_shown_in_srgb(
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")
     assert_quadrants(shown(thumbnail), 20)
     assert b"ICCP" not in chunks(thumbnail.data)
+
+
+async def test_a_wide_gamut_of_a_jpeg_2000_is_shown_in_srgb(decoding_pool: DecodingPool) -> None:
+    profile = media.rgb_profile("Adobe RGB")
+    stored = Image.new("RGB", (64, 64), (120, 200, 40))
+    meant = ImageCms.profileToProfile(
+        stored, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    )
+    jp2 = media.encoded(stored, "JPEG2000")
+    at = jp2.index(b"colr") - 4
+    (length,) = struct.unpack_from(">I", jp2, at)
+    box = struct.pack(">I4s3B", 11 + len(profile), b"colr", 2, 0, 0) + profile
+    data = jp2[:at] + box + jp2[at + length :]
+    header = data.index(b"jp2h") - 4
+    (whole,) = struct.unpack_from(">I", data, header)
+    data = data[:header] + struct.pack(">I", whole + len(box) - length) + data[header + 4 :]
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jp2")).convert("RGB")
+    pixel, expected = image.getpixel((32, 32)), meant and meant.getpixel((32, 32))
+    assert isinstance(pixel, tuple)
+    assert isinstance(expected, tuple)
+    assert_close(pixel, expected, 6)
+
+
+@pytest.mark.parametrize("layout", ["rgb24", "rgb48le", "rgba64le"])
+async def test_the_brightest_of_a_deep_jpeg_2000_is_bright(decoding_pool: DecodingPool, layout: str) -> None:
+    data = media.by_ffmpeg(Image.new("RGB", (2_400, 240), (255, 255, 128)), "jpeg2000", layout)
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), "image/jp2")
+    assert (thumbnail.source_width, thumbnail.source_height) == (2_400, 240)
+    pixel = shown(thumbnail).convert("RGB").getpixel((500, 50))
+    assert isinstance(pixel, tuple)
+    assert_close(pixel, (255, 255, 128), 6)
 
 
 # Metadata

@@ -510,11 +510,16 @@ class Walk:
         self._standing_ids: dict[Hashable, int] = {}
         self._first: dict[str, int] = {}
         self._ends: dict[Hashable, Ended] = {}
+        self._loaded: Image | None = None
+        """The rows that stand in the transaction under way."""
+        self._loads: dict[Image, str] = {}
+        self._statements: dict[tuple[int, str | None], str] = {}
         self._answers: dict[tuple[Image, str], tuple[Any, Image]] = {}
-        self._moves: dict[tuple[int, int], list[_Move]] = {}
-        self._times: dict[int, list[_Move]] = {}
-        self._around: dict[int, list[_Move]] = {}
-        self._looked_at: tuple[int | None, int] = (None, 0)
+        self._moves = _Moves()
+        self._times: dict[int, range] = {}
+        self._around: dict[int, range] = {}
+        self._looked_at: tuple[int | None, int, int] = (None, 0, 0)
+        """Slot, place and position; without a slot, all states of the place."""
 
     # rows and objects
 
@@ -530,43 +535,54 @@ class Walk:
     def _names(self, objects: int) -> frozenset[str]:
         return frozenset(key for number, key in enumerate(self._keys) if objects >> number & 1)
 
-    def _run(self, image: Image, standing: _Standing) -> tuple[Any, Image]:
-        """Runs the statement on the rows of `image`. Returns its answer, and the rows afterwards."""
-        step = standing.step
-        arguments = step.arguments
-        assert isinstance(arguments, tuple)
-        values: Any = [self._own(value, image, standing) for value in arguments]
-        if "%(" in step.what:
-            values = {name: self._own(value, image, standing) for name, value in arguments}
-        statement = self._cursor.mogrify(step.what, values)
+    def _run(self, image: Image, number: int) -> tuple[Any, Image]:
+        """Runs the position's statement on the rows of `image`. Returns its answer, and the rows afterwards."""
+        statement = self._statement(number, image.blob.removing if image.blob else None)
         if (image, statement) not in self._answers:
             self._answers[image, statement] = self._asked(image, statement)
         return self._answers[image, statement]
 
+    def _statement(self, number: int, removing: str | None) -> str:
+        found = self._statements.get((number, removing))
+        if found is None:
+            standing = self._standings[number]
+            assert standing is not None
+            what, arguments = standing.step.what, standing.step.arguments
+            assert isinstance(arguments, tuple)
+            values: Any = [self._own(value, removing, standing) for value in arguments]
+            if "%(" in what:
+                values = {name: self._own(value, removing, standing) for name, value in arguments}
+            found = self._statements[number, removing] = self._cursor.mogrify(what, values)
+        return found
+
     def _asked(self, image: Image, statement: str) -> tuple[Any, Image]:
         self.counts.statements += 1
-        begun = f"BEGIN; SELECT walk_load('{_json_of(image, self._sha256)}'::jsonb)"
+        if self._loaded != image:
+            self._load(image)
         try:
-            self._cursor.execute(f"{begun}; {statement}; SELECT walk_look(); ROLLBACK")
+            self._cursor.execute(f"{statement}; SELECT walk_look(); ROLLBACK TO loaded")
         except psycopg.Error as error:
-            self._connection.rollback()
+            self._cursor.execute("ROLLBACK TO loaded")
             if error.sqlstate is None or not error.sqlstate.startswith("MC"):
                 raise
             return error, image
-        self._cursor.nextset()
-        self._cursor.nextset()
         answer = self._cursor.fetchall() if self._cursor.description else []
         self._cursor.nextset()
         (look,) = self._cursor.fetchone() or ({},)
         return answer, _image_of(look)
 
-    def _own(self, value: Any, image: Image, standing: _Standing) -> Any:
+    def _load(self, image: Image) -> None:
+        load = self._loads.get(image)
+        if load is None:
+            load = self._loads[image] = f"SELECT walk_load('{_json_of(image, self._sha256)}'::jsonb)"
+        self._cursor.execute(f"{'ROLLBACK; ' if self._loaded else ''}BEGIN; {load}; SAVEPOINT loaded")
+        self._loaded = image
+
+    def _own(self, value: Any, removing: str | None, standing: _Standing) -> Any:
         if isinstance(value, tuple):
-            return [self._own(each, image, standing) for each in value]
+            return [self._own(each, removing, standing) for each in value]
         if value == LIVE:  # the claim
-            if standing.holds != "claim" or image.blob is None:
-                return OTHER
-            return {"live": LIVE, "past": PAST, None: OTHER}[image.blob.removing]
+            return {"live": LIVE, "past": PAST, None: OTHER}[removing if standing.holds == "claim" else None]
         if isinstance(value, str) and TOKEN in value and standing.holds == "LEASE":
             return value.replace(TOKEN, STALE)
         return value
@@ -628,11 +644,12 @@ class Walk:
             return number
         return self._standing(replace(standing, holds=what.upper()))
 
-    async def _moves_of(self, place: int, number: int) -> list[_Move]:
+    async def _moves_of(self, place: int, number: int) -> range:
         """The actor's possible moves at that position."""
-        moves = self._moves.get((place, number))
+        moves = self._moves.of.get((place, number))
         if moves is None:
-            moves = self._moves[place, number] = [move async for move in self._make_moves(place, number)]
+            made = [move async for move in self._make_moves(place, number)] if number != GONE else []
+            moves = self._moves.of[place, number] = self._moves.add(made)
         return moves
 
     async def _make_moves(self, place: int, number: int) -> AsyncIterator[_Move]:
@@ -644,7 +661,7 @@ class Walk:
             yield _Move(f"{program.name} dies", place, end)
         outcomes: list[tuple[Any, Hashable, Image, int]] = []
         if step.kind == "sql":
-            answer, new = self._run(image, standing)
+            answer, new = self._run(image, number)
             outcomes.append((answer, repr(answer), new, objects))
         elif step.kind == "answer":
             assert isinstance(step.arguments, tuple)
@@ -686,7 +703,7 @@ class Walk:
             then = place
             for _ in range(2):
                 times = self.times(then)
-                then = await self.alone(times[-1].there if times else then, sweep)
+                then = await self.alone(self._moves.all[times[-1]].there if times else then, sweep)
             image, objects = self._places[then]
             try:
                 settled(image, self._names(objects))
@@ -698,14 +715,14 @@ class Walk:
         number = await self.begin(program)
         begun = False
         while number != GONE and not (begun and number == self._first[program.name]):
-            moves = await self._moves_of(place, number)
+            moves = (self._moves.all[each] for each in await self._moves_of(place, number))
             move = next(move for move in moves if not move.words.endswith(" dies"))
             begun, place, number = True, move.there, move.standing
         return place
 
     # time
 
-    def times(self, place: int) -> list[_Move]:
+    def times(self, place: int) -> range:
         """The rows after the time has passed."""
         found = self._times.get(place)
         if found is None:
@@ -724,15 +741,15 @@ class Walk:
             if days.blob and days.blob.marked == "days":
                 days = days._replace(blob=days.blob._replace(marked="over"))
             later = {"two minutes pass": minutes, "ten minutes pass": more, "days pass": days}
-            found = self._times[place] = [
-                _Move(words, self.place(then, objects), GONE) for words, then in later.items() if then != image
-            ]
+            found = self._times[place] = self._moves.add(
+                [_Move(words, self.place(then, objects), GONE) for words, then in later.items() if then != image]
+            )
         return found
 
-    async def _round(self, place: int, around: Sequence[Program]) -> list[_Move]:
+    async def _round(self, place: int, around: Sequence[Program]) -> range:
         """All steps that others may take at any time."""
-        moves = self._around.get(place)
-        if moves is None:
+        found = self._around.get(place)
+        if found is None:
             moves = []
             for program in around:
                 there = await self.alone(place, program)
@@ -740,8 +757,8 @@ class Walk:
                     moves.append(
                         _Move(program.name, there, GONE, False, program.leases or not self._places[there][0].leased)
                     )
-            self._around[place] = moves
-        return moves
+            found = self._around[place] = self._moves.add(moves)
+        return found
 
     # all of it
 
@@ -753,158 +770,210 @@ class Walk:
         Programs of the same name must be adjacent in `programs`: states that only exchange them count as one.
         """
         first = [await self.begin(program) for program in programs]
-        alike = [(k - 1, k) for k in range(1, len(programs)) if programs[k].name == programs[k - 1].name]
+        slots = _Slots(len(programs), [k for k in range(1, len(programs)) if programs[k].name == programs[k - 1].name])
         states = []
         for image, objects in beginnings:
             place = self.place(image, sum(1 << self._keys.index(key) for key in objects))
-            states.append([place, *first])
-        frontier = _sorted(_packed(np.array(states, dtype=np.int64).T))
+            states.append(slots.packed(place, first))
+        frontier = _sorted(np.array(states, dtype=np.int64))
         seen = _Seen(frontier)
         levels = [frontier]
         while frontier.size:
             found = []
             for start in range(0, frontier.size, _AT_ONCE):
                 try:
-                    async for after in self._successors(frontier[start : start + _AT_ONCE], programs, around):
-                        found.append(_sorted(_packed(_ordered(after.columns, alike))))
+                    async for after in self._successors(frontier[start : start + _AT_ONCE], slots, around):
+                        found.append(_sorted(after.states))
                         self.counts.transitions += after.of.size
                 except AssertionError as error:
-                    how = "\n  ".join(await self._how(levels, programs, around, alike))
+                    how = "\n  ".join(await self._how(levels, slots, around))
                     raise Violated(f"{error}\n  {how}") from error
-            frontier = seen.new(_sorted(np.concatenate(found)))
+            frontier = seen.new(_merged(found))
             levels.append(frontier)
         self.counts.states = seen.size
         self.counts.places = len(self._places)
 
     async def _successors(
-        self, frontier: "Numbers", programs: Sequence[Program], around: Sequence[Program]
+        self, frontier: "Numbers", slots: "_Slots", around: Sequence[Program]
     ) -> AsyncIterator["_After"]:
         """The successors of the states of `frontier`."""
-        columns, bits = _unpacked(frontier, len(programs)), _bits(len(programs))
-        for slot in range(len(programs)):
-            pairs, which = np.unique(columns[0] << bits | columns[slot + 1], return_inverse=True)
-            table = []
-            for pair in pairs:
-                place, number = int(pair) >> bits, int(pair) & (1 << bits) - 1
-                self._looked_at = (slot, int(pair))
-                table.append(await self._moves_of(place, number) if number else [])
-            yield self._expanded(columns, which, table, slot)
-        places, which = np.unique(columns[0], return_inverse=True)
-        table = []
+        all_places = slots.places(frontier)
+        width = len(self._standings)
+        by_slot = [_distinct(all_places * width + slots.positions(frontier, slot)) for slot in range(slots.many)]
+        # Those of a place together, so that its rows are loaded once.
+        slot_of = {int(pair): slot for slot, (pairs, _) in enumerate(by_slot) for pair in pairs}
+        for pair, slot in sorted(slot_of.items()):
+            self._looked_at = (slot, *divmod(pair, width))
+            await self._moves_of(*divmod(pair, width))
+        for slot, (pairs, which) in enumerate(by_slot):
+            moves = [self._moves.of[divmod(int(pair), width)] for pair in pairs]
+            yield self._expanded(frontier, which, moves, slots, slot)
+        places, which = _distinct(all_places)
+        moves = []
         for place in places:
-            self._looked_at = (None, int(place))
-            table.append(await self._round(int(place), around))
-        yield self._expanded(columns, which, table, None)
+            self._looked_at = (None, int(place), GONE)
+            moves.append(await self._round(int(place), around))
+        yield self._expanded(frontier, which, moves, slots, None)
         # A removal ends within a minute of its claim, or its process has died.
         deletes = np.array([standing is not None and standing.step.kind == "delete" for standing in self._standings])
-        quiet = np.flatnonzero(~deletes[columns[1:]].any(axis=0))
-        places, which = np.unique(columns[0, quiet], return_inverse=True)
-        after = self._expanded(columns[:, quiet], which, [self.times(int(place)) for place in places], None)
+        busy = np.zeros(frontier.size, dtype=bool)
+        for slot in range(slots.many):
+            busy |= deletes[slots.positions(frontier, slot)]
+        quiet = np.flatnonzero(~busy)
+        places, which = _distinct(all_places[quiet])
+        after = self._expanded(frontier[quiet], which, [self.times(int(place)) for place in places], slots, None)
         yield after._replace(of=quiet[after.of])
 
-    def _expanded(self, columns: "Numbers", which: "Numbers", table: list[list[_Move]], slot: int | None) -> "_After":
-        flat = [move for moves in table for move in moves]
-        many = np.array([len(moves) for moves in table], dtype=np.int64)
-        starts, counts = (np.cumsum(many) - many)[which], many[which]
-        of = np.repeat(np.arange(columns.shape[1]), counts)
+    def _expanded(
+        self, frontier: "Numbers", which: "Numbers", moves: list[range], slots: "_Slots", slot: int | None
+    ) -> "_After":
+        starts = np.array([each.start for each in moves], dtype=np.int64)[which]
+        counts = np.array([len(each) for each in moves], dtype=np.int64)[which]
+        of = np.repeat(np.arange(frontier.size), counts)
         move = np.arange(of.size) + np.repeat(starts - np.cumsum(counts) + counts, counts)
-        new = columns[:, of]
-        if flat:
-            new[0] = np.array([each.there for each in flat])[move]
-            for what, lost in (
-                ("claim", np.array([each.claim_lost for each in flat])[move]),
-                ("lease", np.array([each.lease_lost for each in flat])[move]),
-            ):
+        there, standing, claim_lost, lease_lost = self._moves.columns
+        states = frontier[of]
+        for what, lost in (("claim", claim_lost), ("lease", lease_lost)):
+            hit = np.flatnonzero(lost[move])
+            if hit.size:
                 without = np.array([self._without(number, what) for number in range(len(self._standings))])
-                for row in new[1:]:
-                    row[lost] = without[row[lost]]
-            if slot is not None:
-                new[slot + 1] = np.array([each.standing for each in flat])[move]
-        return _After(new, of, move, flat)
+                changed = states[hit]
+                for each in range(slots.many):
+                    changed = slots.moved(changed, each, without[slots.positions(changed, each)])
+                states[hit] = changed
+        states = slots.at(states, there[move])
+        if slot is not None:
+            states = slots.moved(states, slot, standing[move])
+        assert len(self._standings) <= 1 << slots.bits
+        return _After(slots.ordered(states), of, move)
 
     # saying how
 
-    async def _how(
-        self,
-        levels: list["Numbers"],
-        programs: Sequence[Program],
-        around: Sequence[Program],
-        alike: list[tuple[int, int]],
-    ) -> list[str]:
+    async def _how(self, levels: list["Numbers"], slots: "_Slots", around: Sequence[Program]) -> list[str]:
         """The steps from a beginning to the state that breaks a rule."""
-        slot, wanted = self._looked_at
-        columns, bits = _unpacked(levels[-1], len(programs)), _bits(len(programs))
-        looked_at = columns[0] if slot is None else columns[0] << bits | columns[slot + 1]
-        at = int(levels[-1][np.flatnonzero(looked_at == wanted)[0]])
-        said = [self._said(at, len(programs))]
+        slot, place, position = self._looked_at
+        looked_at = slots.places(levels[-1]) == place
+        if slot is not None:
+            looked_at &= slots.positions(levels[-1], slot) == position
+        at = int(levels[-1][np.flatnonzero(looked_at)[0]])
+        said = [self._said(at, slots)]
         for level in reversed(levels[:-1]):
-            async for after in self._successors(level, programs, around):
-                hits = np.flatnonzero(_packed(_ordered(after.columns, alike)) == at)
+            async for after in self._successors(level, slots, around):
+                hits = np.flatnonzero(after.states == at)
                 if hits.size:
                     at = int(level[after.of[hits[0]]])
-                    said += [after.moves[after.move[hits[0]]].words, self._said(at, len(programs))]
+                    said += [self._moves.all[after.move[hits[0]]].words, self._said(at, slots)]
                     break
         return said[::-1]
 
-    def _said(self, state: int, slots: int) -> str:
-        place, *numbers = (int(each[0]) for each in _unpacked(np.array([state]), slots))
-        image, objects = self._places[place]
+    def _said(self, state: int, slots: "_Slots") -> str:
+        one = np.array([state])
+        image, objects = self._places[int(slots.places(one)[0])]
+        numbers = [int(slots.positions(one, slot)[0]) for slot in range(slots.many)]
         names = sorted(key.rsplit("/", 1)[-1][:8] for key in self._names(objects))
         stands = [standing.program.name for number in numbers if (standing := self._standings[number])]
         return f"    {image} {names} {stands}"
 
 
 Numbers = NDArray[np.int64]
-"""States, each as one number; or in columns: rows and objects, then each actor's position."""
+"""States, each as one number (`_Slots`); or numbers of something else."""
+
+
+class _Moves:
+    """All moves, in the order in which they were found."""
+
+    def __init__(self) -> None:
+        self.all: list[_Move] = []
+        self.of: dict[tuple[int, int], range] = {}
+        """Those of an actor at a place and a position."""
+        self._columns: NDArray[np.int64] = np.empty((4, 0), dtype=np.int64)
+
+    def add(self, moves: list[_Move]) -> range:
+        self.all += moves
+        return range(len(self.all) - len(moves), len(self.all))
+
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """There, standing, claim_lost, lease_lost."""
+        if new := self.all[self._columns.shape[1] :]:
+            self._columns = np.hstack((self._columns, np.array([move[1:] for move in new], dtype=np.int64).T))
+        return self._columns
 
 
 class _After(NamedTuple):
-    """Successor states: `of` which state, and by which of `moves`."""
+    """Successor states: `of` which state, and by which move."""
 
-    columns: Numbers
+    states: Numbers
     of: Numbers
     move: Numbers
-    moves: list[_Move]
 
 
-def _bits(slots: int) -> int:
-    """For one actor."""
-    return (63 - _PLACE_BITS) // slots
+class _Slots:
+    """How a number holds a state: the place in its highest bits, then each actor's position.
+
+    `alike`: the slots whose actor is like the one before. States that only exchange these are one.
+    """
+
+    def __init__(self, many: int, alike: Sequence[int]) -> None:
+        self.many = many
+        self.bits = (63 - _PLACE_BITS) // many
+        self._mask = (1 << self.bits) - 1
+        self._shifts = [self.bits * (many - 1 - slot) for slot in range(many)]
+        self._place_shift = self.bits * many
+        self._alike = alike
+
+    def packed(self, place: int, positions: Sequence[int]) -> int:
+        shifted = (position << shift for position, shift in zip(positions, self._shifts, strict=True))
+        return (place << self._place_shift) + sum(shifted)
+
+    def places(self, states: Numbers) -> Numbers:
+        return states >> self._place_shift
+
+    def positions(self, states: Numbers, slot: int) -> Numbers:
+        return states >> self._shifts[slot] & self._mask
+
+    def at(self, states: Numbers, places: Numbers) -> Numbers:
+        return states & ((1 << self._place_shift) - 1) | places << self._place_shift
+
+    def moved(self, states: Numbers, slot: int, positions: Numbers) -> Numbers:
+        return states & ~(self._mask << self._shifts[slot]) | positions << self._shifts[slot]
+
+    def ordered(self, states: Numbers) -> Numbers:
+        for _ in self._alike:
+            for slot in self._alike:
+                one, other = self.positions(states, slot - 1), self.positions(states, slot)
+                states = self.moved(states, slot - 1, np.minimum(one, other))
+                states = self.moved(states, slot, np.maximum(one, other))
+        return states
 
 
-def _packed(columns: Numbers) -> Numbers:
-    bits = _bits(len(columns) - 1)
-    assert not columns.size or columns[1:].max() < 1 << bits
-    packed = columns[0].copy()
-    for row in columns[1:]:
-        packed = packed << bits | row
-    return packed
+def _distinct(numbers: Numbers) -> tuple[Numbers, Numbers]:
+    """As np.unique with return_inverse. The numbers are small, so a table of them is faster than to sort them."""
+    if not numbers.size:
+        return numbers, numbers
+    there = np.zeros(int(numbers.max()) + 1, dtype=bool)
+    there[numbers] = True
+    distinct = np.flatnonzero(there)
+    places = np.empty(there.size, dtype=np.int64)
+    places[distinct] = np.arange(distinct.size)
+    return distinct, places[numbers]
 
 
-def _unpacked(packed: Numbers, slots: int) -> Numbers:
-    bits = _bits(slots)
-    columns = np.empty((slots + 1, packed.size), dtype=np.int64)
-    rest = packed.copy()
-    for slot in range(slots, 0, -1):
-        columns[slot] = rest & (1 << bits) - 1
-        rest >>= bits
-    columns[0] = rest
-    return columns
-
-
-def _ordered(columns: Numbers, alike: list[tuple[int, int]]) -> Numbers:
-    for _ in alike:
-        for one, other in alike:
-            low = np.minimum(columns[one + 1], columns[other + 1])
-            columns[other + 1] = np.maximum(columns[one + 1], columns[other + 1])
-            columns[one + 1] = low
-    return columns
-
-
-def _sorted(packed: Numbers) -> Numbers:
+def _sorted(states: Numbers) -> Numbers:
     """Each once, in order."""
-    packed.sort()
-    return packed[np.concatenate(([True], packed[1:] != packed[:-1]))] if packed.size else packed
+    states.sort()
+    return _once(states)
+
+
+def _merged(parts: list[Numbers]) -> Numbers:
+    """The states of sorted parts, each once, in order."""
+    states = np.concatenate(parts)
+    states.sort(kind="stable")  # which finds the parts' order
+    return _once(states)
+
+
+def _once(states: Numbers) -> Numbers:
+    return states[np.concatenate(([True], states[1:] != states[:-1]))] if states.size else states
 
 
 class _Seen:
@@ -926,5 +995,5 @@ class _Seen:
         self._runs.append(found)
         while len(self._runs) > 1 and self._runs[-2].size < 2 * self._runs[-1].size:
             last = self._runs.pop()
-            self._runs[-1] = np.sort(np.concatenate((self._runs[-1], last)))
+            self._runs[-1] = np.sort(np.concatenate((self._runs[-1], last)), kind="stable")
         return found

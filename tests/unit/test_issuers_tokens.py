@@ -130,14 +130,22 @@ async def test_keycloak() -> None:
         "typ": "Bearer",
         "azp": "web",
         "realm_access": {"roles": ["offline_access", "admin"]},
-        "resource_access": {"media": {"roles": ["media:write"]}, "account": {"roles": ["view-profile"]}},
+        "resource_access": {
+            "media": {"roles": ["media:write"]},
+            "https://media.acme.example": {"roles": ["transcribe"]},
+            "account": {"roles": ["view-profile"]},
+        },
         "scope": "openid media:read email",
         "rooms": ["*"],
     }
     how: dict[str, Any] = {"issuer": keycloak["iss"], "audience": "media"}
     claims = await verified(keycloak, **how)
     assert (claims.scopes, claims.rooms) == ({"media:read"}, ALL)
-    for role, granted in (("realm_access.roles", "admin"), ("resource_access.media.roles", "media:write")):
+    for role, granted in (
+        ("realm_access.roles", "admin"),
+        ("resource_access.media.roles", "media:write"),
+        ("resource_access.https://media.acme.example.roles", "transcribe"),
+    ):
         claims = await verified(keycloak, names=ClaimNames(tenant_role=role), **how)
         assert claims.scopes == {"media:read", granted}
     only = ClaimNames(scopes="resource_access.media.roles")

@@ -59,6 +59,8 @@ def test_long_byte_counts_in_a_sentence_get_units() -> None:
 def test_a_name_can_neither_colour_the_terminal_nor_split_a_line() -> None:
     assert render.printable("a\x1b[31mb\nc\td\u202egpj.exe") == "a�[31mb�c�d�gpj.exe"
     assert render.printable("Grüße 音声.m4a") == "Grüße 音声.m4a"
+    for ordinary in ("می\u200cخواهم", "👩\u200d👩\u200d👧", "全角\u3000空白", "3.04.05\u202fPM", "a\u00a0b"):
+        assert render.printable(ordinary) == ordinary
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,8 @@ def test_a_name_can_neither_colour_the_terminal_nor_split_a_line() -> None:
         ('attachment; filename="../../etc/passwd"', "passwd"),
         ("attachment; filename*=UTF-8''..%2F..%2F.bashrc", "_bashrc"),
         ('attachment; filename=".."', "_."),
+        ("attachment; filename*=UTF-8''Screenshot%203.04.05%E2%80%AFPM.png", "Screenshot 3.04.05\u202fPM.png"),
+        ("attachment; filename*=UTF-8''%D9%85%DB%8C%E2%80%8C.txt", "می\u200c.txt"),
         ('attachment; filename="a\x1b[31m.txt"', "a_[31m.txt"),
         ("attachment; filename*=UTF-8''" + "%C3%BC" * 200, "ü" * 110),
         ("inline", "med-1"),

@@ -1,10 +1,13 @@
 """Forms in any chunks, with fields before or after the file, and malformed in every way."""
 
 import asyncio
+import codecs
 import contextlib
+import secrets
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import aiohttp
 import pytest
 from fastapi import Request
 from hypothesis import given, settings
@@ -165,6 +168,8 @@ async def test_a_file_name_loses_its_path_and_what_can_not_be_shown(sent: str, k
         b"filename*0*=utf-8''%C3%BC; filename*1=ber; filename*2=\".txt\"",  # Python's email
         'filename*0="übe"; filename*1="r.txt"'.encode(),
         b"filename*=undefined''a; filename=\"\xc3\xbcber.txt\"",  # Python knows this one, and cannot read it
+        b"filename*=martian''%C3%BCber.txt",
+        b"filename*=utf-8''%FCber.txt",
         b"filename*=punycode''%E4; filename=\"\xc3\xbcber.txt\"",
         b"filename*=punycode''ber.txt-goa; filename=\"\xc3\xbcber.txt\"",  # no character set, and slow to read
         b"filename*=IDNA''xn--ber-goa.txt; filename=\"\xc3\xbcber.txt\"",
@@ -191,6 +196,61 @@ async def test_a_name_is_what_its_parameter_says(sent: bytes, kept: str | None) 
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '.encode() + sent
     form, _ = await read(head + b"\r\nContent-Type: text/plain\r\n\r\nx\r\n" + END)
     assert form.filename == (kept or "file")
+
+
+@pytest.mark.parametrize("name", ["filename*=martian-{}''a.txt", 'filename="=?martian-{}?q?a.txt?="'])
+async def test_python_is_asked_for_no_character_set_that_it_does_not_have(name: str) -> None:
+    """It would keep each such name for ever."""
+    asked: list[str] = []
+    codecs.register(asked.append)
+    try:
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; {name.format(secrets.token_hex(8))}'
+        await read(f"{head}\r\n\r\nx\r\n".encode() + END)
+    finally:
+        codecs.unregister(asked.append)
+    assert asked == []
+
+
+class _Kept:
+    """What aiohttp writes to."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    async def write(self, chunk: bytes) -> None:
+        self.data += chunk
+
+
+@pytest.mark.parametrize(
+    ("name", "quotes"),
+    [
+        ("über uns (1).txt", False),
+        *((name, True) for name in ("über uns (1).txt", "a b.txt", "100%.txt", "My%20File.pdf", "会.png", "a.txt")),
+        *((name, True) for name in ('say "a".txt', "a\\b.txt")),
+    ],
+)
+async def test_a_file_name_is_understood_as_aiohttp_writes_it(name: str, quotes: bool) -> None:
+    sent, kept = aiohttp.FormData(quote_fields=quotes), _Kept()
+    sent.add_field("file", b"x", filename=name)
+    body = sent()
+    await body.write(kept)  # type: ignore[arg-type]  # all that it needs of a writer
+    form, data = await read(kept.data, content_type=body.headers["Content-Type"])
+    assert (form.filename, data) == (name, b"x")
+
+
+@pytest.mark.parametrize(
+    ("boundary", "head"),
+    [
+        ("dart-http-boundary-abc", "content-type: text/plain\r\ncontent-disposition: {}"),
+        ("0123456789abcdef" * 2, "Content-Disposition: {}\r\nContent-Type: text/plain"),  # requests, httpx
+        ("----WebKitFormBoundaryabc", "Content-Disposition: {}\r\nContent-Type: text/plain"),
+    ],
+)
+async def test_percent_signs_stay_in_the_name_as_other_clients_write_it(boundary: str, head: str) -> None:
+    part_head = head.format('form-data; name="file"; filename="My%20File.pdf"')
+    body = f"--{boundary}\r\n{part_head}\r\n\r\nx\r\n--{boundary}--\r\n".encode()
+    form, _ = await read(body, content_type=f"multipart/form-data; boundary={boundary}")
+    assert form.filename == "My%20File.pdf"
 
 
 async def test_what_upload_widgets_send_beside_the_file_is_not_read() -> None:

@@ -1,6 +1,7 @@
 """Subtitles that people can read: two lines, 42 columns, seven seconds, no word divided."""
 
 import itertools
+import re
 import unicodedata
 from typing import Any
 
@@ -120,6 +121,24 @@ def test_no_text_is_lost_or_out_of_order(text: str, start: float, seconds: float
     assert all(cue.start <= cue.end <= cue.start + 7.001 and len(cue.lines) <= 2 for cue in found)
     assert all(before.start <= after.start for before, after in itertools.pairwise(found))
     transcripts.srt({"segments": [segment(text, start, start + seconds)], "language": language})
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0004, 0.3, 2.0]), min_size=1, max_size=20), st.sampled_from([0.5, 7.0]))
+def test_each_cue_takes_time_and_begins_when_the_last_one_has_ended(lengths: list[float], seconds: float) -> None:
+    moments = [0.0, *itertools.accumulate(lengths)]
+    segments = [
+        segment("yes.", start, end, [{"word": "yes.", "start": start, "end": end, "probability": 1.0}])
+        for start, end in itertools.pairwise(moments)
+    ]
+    said = transcripts.srt({"segments": segments, "language": "en"}, Shape(seconds=seconds))
+    clock = r"(\d\d):(\d\d):(\d\d),(\d{3})"
+    times = [
+        tuple(int(here[at]) * 60_000 + int(here[at + 1]) * 1000 + int(here[at + 2]) for at in (1, 5))
+        for here in re.findall(f"^{clock} --> {clock}$", said, re.MULTILINE)
+    ]
+    assert len(times) == len(lengths)
+    assert all(start < end for start, end in times)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
 
 
 def test_both_formats_have_the_cues() -> None:

@@ -14,14 +14,15 @@ from fastapi.sse import format_sse_event
 from media_api import problems
 from media_api.auth import Reader
 from media_api.event_stream import (
-    EVENT_STREAM,
     EVENT_STREAM_CONTENT,
     KEEP_ALIVE_SECONDS,
     LastEventIdInQuery,
     event_stream,
+    is_asked_for,
 )
 from media_api.identifiers import known_id
 from media_api.models import Event, EventPage
+from media_api.request_headers import listed
 from media_api.routes.parameters import KnownOnly, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.errors import Unavailable
@@ -85,7 +86,7 @@ async def list_events(
     `transcript` is told to whoever asked for it. Every event of a file comes once, in order; none is missed by who goes
     on with the cursor.
     """
-    streamed = EVENT_STREAM in request.headers.get("accept", "").lower()
+    streamed = is_asked_for(listed(request, "accept"))
     if media_id is not None:
         media_id = known_id(media_id)
     known = ((last_event_id or last_event_id_in_query) if streamed else None) or cursor

@@ -93,7 +93,7 @@ _BYTES: Final[dict[int | str, dict[str, Any]]] = {
         },
     },
     206: {
-        "description": "The first of the ranges asked for.",
+        "description": "The first of the ranges asked for that the file has.",
         "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
         "headers": {"Content-Range": {"schema": {"type": "string"}}},
     },
@@ -181,7 +181,12 @@ async def change_media(
     return Data(data=MediaInfo.of(item, caller))
 
 
-@router.delete("/v1/media/{media_id}", status_code=204, responses=problems.described("not_yours", "not_found"))
+@router.delete(
+    "/v1/media/{media_id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems.described("not_yours", "not_found"),
+)
 async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media_id: MediaId) -> None:
     """Delete a file: its uploader or an admin. The bytes go with the last upload of the same content. Repeatable."""
     await services.library.delete(caller, media_id)

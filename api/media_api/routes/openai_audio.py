@@ -60,7 +60,9 @@ Task = Literal["transcribe", "translate"]
 
 FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 _GRANULARITIES: Final = "timestamp_granularities[]"
-_REPEATABLE: Final = (_GRANULARITIES, "include[]")
+_KEYWORDS: Final = "keywords[]"
+_UNREAD_LISTS: Final = ("include[]", "known_speaker_names[]", "known_speaker_references[]", "languages[]")
+_REPEATABLE: Final = (_GRANULARITIES, _KEYWORDS, *_UNREAD_LISTS)
 _CHUNKING: Final = ("type", "threshold", "prefix_padding_ms", "silence_duration_ms")
 """The members of OpenAI's `server_vad`. Its clients send each as a field."""
 _FIELDS: Final[dict[str, Any]] = {
@@ -81,7 +83,8 @@ _FIELDS: Final[dict[str, Any]] = {
         "description": "`word`: words with their times, in `verbose_json`.",
     },
     "stream": {"type": "boolean", "default": False, "description": "Segments as events, as they are heard."},
-    "include[]": {"type": "array", "items": {"type": "string"}, "description": "Not looked at."},
+    _KEYWORDS: {"type": "array", "items": {"type": "string"}, "description": "Words to expect."},
+    **{name: {"type": "array", "items": {"type": "string"}, "description": "Not looked at."} for name in _UNREAD_LISTS},
     "chunking_strategy": text_field("Not looked at."),
     **{f"chunking_strategy[{name}]": text_field("Not looked at.") for name in _CHUNKING},
 }
@@ -161,7 +164,11 @@ def _wanted(form: Form, task: Task) -> TranscriptionRequest:
     if unknown := set(granularities) - {"segment", "word"}:
         raise Refused("invalid_request", f"`{_GRANULARITIES}` knows segment and word, not {min(unknown)[:40]!r}.")
     return TranscriptionRequest(
-        language=language, task=task, word_timestamps="word" in granularities, prompt=form.text("prompt")
+        language=language,
+        task=task,
+        word_timestamps="word" in granularities,
+        prompt=form.text("prompt"),
+        hotwords=", ".join(form.texts(_KEYWORDS)) or None,
     )
 
 

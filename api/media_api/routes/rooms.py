@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from media_api import problems
 from media_api.auth import Reader, Writer
@@ -84,6 +84,7 @@ async def attach_room_file(
 @router.delete(
     "/v1/rooms/{room_id}/files/{media_id}",
     status_code=204,
+    response_class=Response,
     responses=problems.described("not_found"),
 )
 async def detach_room_file(caller: Writer, services: Wired, room_id: RoomId, media_id: MediaId) -> None:

@@ -1,5 +1,6 @@
 """`/v1/media/uploads`: uploads in several requests, by the protocol tus 1.0.0, and what it says of them as JSON."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
@@ -11,14 +12,13 @@ from fastapi.routing import APIRoute
 from media_api import body, problems, tus
 from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
-from media_api.receiving import IdempotencyKey
 from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
-from media_core.errors import Refused
+from media_core.errors import Refused, Unavailable
 from media_core.resumable import ALGORITHMS, Checksum, Progress
 from media_core.tokens import Claims
-from media_core.upload_claims import Declared
+from media_core.upload_claims import Declared, shielded
 
 
 class VersionedRoute(APIRoute, ABC):
@@ -144,7 +144,13 @@ async def create_upload(
         ),
     ] = None,
     upload_checksum: UploadChecksum = None,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            max_length=255,
+            description="Of a final upload: the same key again within 24 hours makes no second file.",
+        ),
+    ] = None,
 ) -> Response:
     """Begin an upload in several requests, by tus 1.0.0. The body may have its first bytes, or all of them.
 
@@ -188,7 +194,17 @@ async def _created(
     progress = await services.resumables.create(caller, declared, length, partial=partial)
     if not has_body:
         return progress
-    return await receive(services, caller, request, progress.upload_id, 0, checksum=checksum)
+    try:
+        return await receive(services, caller, request, progress.upload_id, 0, checksum=checksum)
+    except BaseException:
+        # Its client never learns where it is, so nobody could go on with it or end it, and it would hold its quota.
+        await shielded(_given_up(services, caller, progress.upload_id))
+        raise
+
+
+async def _given_up(services: Services, caller: Claims, upload_id: str) -> None:
+    with contextlib.suppress(Refused, Unavailable):  # it has ended; or it expires
+        await services.resumables.terminate(caller, upload_id)
 
 
 async def receive(

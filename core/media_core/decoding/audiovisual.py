@@ -35,6 +35,7 @@ from media_core.decoding.containers import (
 from media_core.decoding.durations import (
     JOINED,
     MOST_AMISS,
+    MOST_AMISS_OF,
     MOST_BYTES_COUNTED,
     begins_late,
     clock_begins_again,
@@ -120,7 +121,7 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         file.seek(0)
         with opened(file) as container:
             counted, begins_again = counted_duration(container)
-        if duration is None or (counted is not None and abs(counted - duration) > MOST_AMISS):
+        if duration is None or (counted is not None and abs(counted - duration) > MOST_AMISS_OF.get(name, MOST_AMISS)):
             duration = counted
     return facts | {"duration": duration, "begins_again": begins_again}, b""
 

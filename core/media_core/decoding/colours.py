@@ -66,6 +66,8 @@ _FROM_BRADFORD = (
     (-0.0085287, 0.0400428, 0.9684867),
 )
 """ICC.1:2022, annex E."""
+_ICC_TAGS = 132
+"""Where the table of a profile's tags begins (7.3)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def to_srgb(image: Image.Image, coding: Coding | None = None) -> Image.Image:
     """
     mode = "RGBA" if image.mode == "RGBA" else "RGB"
     profile = image.info.get("icc_profile")
+    coding = coding or _coding_in(profile or b"")
     if profile and not (coding and coding.is_hdr):
         try:
             converted = ImageCms.profileToProfile(
@@ -104,6 +107,16 @@ def to_srgb(image: Image.Image, coding: Coding | None = None) -> Image.Image:
                 return converted
     image = image.convert(mode)
     return image if coding is None or coding.is_srgb else image.filter(_table(coding))
+
+
+def _coding_in(profile: bytes) -> Coding | None:
+    """What an ICC profile says of the coding beside its curves (ICC.1:2022, 9.2.17). Of PQ and HLG these are none."""
+    entry = profile.find(b"cicp", _ICC_TAGS)
+    if not 0 <= entry <= len(profile) - 8:
+        return None
+    (at,) = struct.unpack_from(">I", profile, entry + 4)
+    said = profile[at : at + 10]
+    return Coding(said[8], said[9]) if said.startswith(b"cicp") and len(said) == 10 else None
 
 
 def light_to_srgb(given: Iterable[Image.Image]) -> Image.Image:

@@ -208,6 +208,9 @@ class GoingOn:
         self._later = 0.0
         self._sent = -math.inf
         self._ended = -math.inf
+        self._said: int | None = None
+        self._stood = 0.0
+        self._is_sound = isinstance(stream, AudioStream)
         self.begins_again = False
 
     def times(self, packet: Packet[Any]) -> tuple[float, float]:
@@ -215,6 +218,12 @@ class GoingOn:
         begins = sent = (packet.pts or 0) * self._unit + self._later
         if packet.dts is not None:
             sent = packet.dts * self._unit + self._later
+        if self._is_sound and packet.pts == self._said:  # the clock stood still
+            self._stood = self._ended - begins
+            begins, sent = begins + self._stood, sent + self._stood
+            self.begins_again = self.begins_again or self._stood > BACK
+        else:
+            self._said, self._stood = packet.pts, 0.0
         if sent < self._sent - BACK:
             more = self._ended - sent
             self._later, begins, sent = self._later + more, begins + more, sent + more
@@ -227,7 +236,7 @@ class GoingOn:
     def moved(self, packet: Packet[Any]) -> float:
         """When the stream's next packet ends, in seconds. Its timestamp then says so, too."""
         _, ends = self.times(packet)
-        packet.pts = (packet.pts or 0) + round(self._later / (self._unit or 1))
+        packet.pts = (packet.pts or 0) + round((self._later + self._stood) / (self._unit or 1))
         return ends
 
 

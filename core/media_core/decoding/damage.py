@@ -19,8 +19,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, ImageFile, PngImagePlugin
 
-from media_core.decoding.failures import CannotDecode
-
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -181,7 +179,7 @@ def tolerated() -> Iterator[None]:
 
 
 def load_in_part(image: Image.Image, failed: str) -> None:
-    """Decodes a picture's pixels up to where they break off. Raises CannotDecode if there are none.
+    """Decodes a picture's pixels up to where they break off. Raises OSError if there are none.
 
     `failed`: why it cannot be decoded as a whole.
     """
@@ -192,4 +190,4 @@ def load_in_part(image: Image.Image, failed: str) -> None:
         image.load()
     extrema: Any = image.getextrema()
     if all(low == high for low, high in (extrema if len(image.getbands()) > 1 else [extrema])):
-        raise CannotDecode("corrupt", failed or "none of its pixels can be decoded")
+        raise OSError(failed or "none of its pixels can be decoded")

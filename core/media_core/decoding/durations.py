@@ -19,6 +19,8 @@ MOST_BYTES_COUNTED = 64 << 20
 
 MOST_PACKETS_COUNTED = 600_000
 """Most packets that are read for that: of small ones a child's CPU time allows no more."""
+_SYNC = 0xFFE0
+"""How a frame of an MP3 begins (ISO 11172-3, 2.4.2.3; 11 bits as of MPEG 2.5)."""
 _HAS_FRAMES_AND_BYTES = 3
 """Flags of Xing's header: the number of frames and that of bytes follow."""
 
@@ -31,6 +33,9 @@ announced. So their packets are counted; they are large."""
 
 MOST_AMISS = 0.5
 """Seconds by which a duration that is said may differ from that which is counted: streams need not end together."""
+
+MOST_AMISS_OF: dict[str, float] = {"mpeg": 0.0, "mpegts": 0.0}
+"""The same of formats by FFmpeg's name: of these it knows the last packet's timestamp, not how much is in it."""
 
 OGG_BYTES = 1 << 16
 """Of an Ogg's start and of its end. A page has up to 65,307."""
@@ -104,6 +109,8 @@ def ends_elsewhere(container: InputContainer, file: IO[bytes], duration: float) 
     name, size = container.format.name, size_of(file)
     if name.startswith("matroska"):
         return _end_of_segment(file) > size
+    if name == "mxf":
+        return _footer_of_mxf(file) >= size
     if name.startswith(_BY_ITS_INDEX):
         lasts = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
         return any(last.pos + last.size > size for last in lasts)
@@ -138,6 +145,13 @@ def _end_of_segment(file: IO[bytes]) -> int:
     bits = 7 * length
     said = int.from_bytes(head[at : at + length]) & ((1 << bits) - 1)
     return 0 if said == (1 << bits) - 1 else at + length + said
+
+
+def _footer_of_mxf(file: IO[bytes]) -> int:
+    """Where its footer begins by its header, in bytes; 0: it does not say (SMPTE 377-1, 6.3 and 7.1)."""
+    head = _at(file, 0, 64)
+    value = 17 + (head[16] & 0x7F if head[16] & 0x80 else 0)
+    return int.from_bytes(head[value + 24 : value + 32])
 
 
 def begins_late(container: InputContainer) -> bool:
@@ -282,6 +296,8 @@ def _counts_its_frames(file: IO[bytes]) -> bool:
     while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
         at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
     head = _at(file, at, 4096)
+    if int.from_bytes(head[:2]) & _SYNC != _SYNC:
+        return False  # something stands before the frame, and FFmpeg does not read its header
     for mark, numbers in ((b"Xing", ">4x3I"), (b"Info", ">4x3I"), (b"VBRI", ">10x2I")):
         found = head.find(mark)
         if found >= 0 and len(head) >= found + struct.calcsize(numbers):

@@ -30,9 +30,9 @@ def failure(error: Exception) -> dict[str, Any]:
         case Image.DecompressionBombError():
             code = "too_large"
         case UnidentifiedImageError():
-            code, detail = "unsupported", "not a picture in a format that is decoded here"
+            code, detail = "unsupported", "it is in a form that is not decoded here"
         case ImportError():
             code = "crashed"  # our bug, not the source's fault: something was not loaded before the confinement
         case _:
-            code = "corrupt"
+            code, detail = "corrupt", f"it is damaged, or its end is missing ({detail})"
     return {"failed": code, "detail": detail}

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-MOST_FRAMES = 150
+MOST_FRAMES = 300
 """Most frames decoded from a keyframe to the wanted moment. After that many, the last one is taken."""
 
-MOMENTS = (0.1, 0.25, 0.5)
+MOMENTS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of a video's duration at which a frame is looked for that is worth looking at."""
 
-MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0)
+MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0, 60.0)
 """The same in seconds, where the duration is unknown."""
 
 NUMBERS_OF_BARE = (1, 25, 100)
-"""Which frames of a stream without a container are looked at. They have no times."""
+"""Which frames are looked at of a stream without a container, whose frames have no times, and where a seek fails."""
 
 LEAST_SPREAD = 8.0
 """Standard deviation of the luminance, of 255, from which on a frame counts as not of one colour."""
@@ -81,14 +81,18 @@ def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) 
     video, unless that is darker than others that were seen.
     """
     spending = _Spending(file)
-    with opened(io.BufferedReader(spending)) as container:
-        stream = film_to_show(container)
-        if stream is None:
-            raise CannotDecode("unsupported", "there is no video in it")
-        spending.begin()
-        image, width, height = _worth_looking_at(container, stream, spending, at_seconds, max_side)
-        facts, encoded = picture(image, width, height)
-        return facts | {"duration": stated_duration(container)}, encoded
+    for is_sought in (True, False):  # after a seek that fails, some demuxers find nothing any more
+        spending.seek(0)
+        with opened(io.BufferedReader(spending)) as container:
+            stream = film_to_show(container)
+            if stream is None:
+                raise CannotDecode("unsupported", "there is no video in it")
+            spending.begin()
+            found = _worth_looking_at(container, stream, spending, at_seconds, max_side, is_sought=is_sought)
+            if found:
+                facts, encoded = picture(*found)
+                return facts | {"duration": stated_duration(container)}, encoded
+    raise CannotDecode("corrupt", "there is no picture in it")
 
 
 class _Spending(io.RawIOBase):
@@ -130,16 +134,24 @@ class _Spending(io.RawIOBase):
 
 
 def _worth_looking_at(
-    container: InputContainer, stream: VideoStream, spending: _Spending, at_seconds: float, max_side: int
-) -> tuple[Image.Image, int, int]:
-    """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown."""
+    container: InputContainer,
+    stream: VideoStream,
+    spending: _Spending,
+    at_seconds: float,
+    max_side: int,
+    *,
+    is_sought: bool,
+) -> tuple[Image.Image, int, int] | None:
+    """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown; None if there is no
+    frame.
+    """
     duration = stated_duration(container)
     moments = [share * duration for share in MOMENTS] if duration else MOMENTS_OF_UNKNOWN
-    is_bare = container.format.name in BARE
+    is_sought = is_sought and container.format.name not in BARE
     frames: Iterable[VideoFrame | None] = (_frame_at(container, stream, moment, spending) for moment in moments)
     seen: list[Image.Image] = []
     sides = (0, 0)
-    for frame in _numbered(container, stream) if is_bare else frames:
+    for frame in frames if is_sought else _numbered(container, stream):
         if frame is None:
             continue
         sides = displayed_sides(frame, stream)
@@ -150,17 +162,17 @@ def _worth_looking_at(
         seen.append(image)
         if spending.is_enough:
             break
-    if not is_bare and (not seen or not spending.is_enough):
+    if is_sought and (not seen or not spending.is_enough):
         # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek, or a black one.
-        for start in (at_seconds, BEFORE_THE_START):
-            frame = _frame_at(container, stream, at_seconds, spending, start=start)
+        for start, moment in ((at_seconds, at_seconds), (BEFORE_THE_START, at_seconds), (BEFORE_THE_START, 0.0)):
+            frame = _frame_at(container, stream, moment, spending, start=start)
             if frame is not None:
                 sides = displayed_sides(frame, stream)
                 seen.insert(0, _as_shown(frame, stream, max_side))
                 if _brightness(seen[0]) > DARKEST:
                     break
     if not seen:
-        raise CannotDecode("corrupt", "there is no picture in it")
+        return None
     return seen[0] if _brightness(seen[0]) > DARKEST else max(seen, key=_brightness), *sides
 
 

@@ -2,6 +2,7 @@
 
 AIFF, AU, Wave64 and RF64 whose recorder died before it wrote how long they are say zero, the length of nothing, or the
 largest number. FFmpeg reads none of their sound. A WAV of 24 bits in 32 it takes for an editor's of old, and for noise.
+Where a WAV says a wrong number of bytes a second, as FFmpeg 5's of ADPCM do, it seeks to another place.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ _GUIDS = {name: name + bytes.fromhex("f3acd3118cd100c04f8edb8a") for name in (b"
 _RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 """Sony's Wave64: names of chunks."""
 
+_FORMAT = struct.Struct("<HHIIH4xH")
+"""WAVEFORMATEX of ADPCM: codec, channels, samples and bytes a second, bytes of a block, and samples of a block."""
+_PLAIN, _IN_BLOCKS, _G722 = (1, 3, 6, 7), (2, 0x11), 0x028F
+"""Codecs by their number (RFC 2361): PCM, floats, A-law and mu-law; ADPCM of Microsoft and of IMA."""
+
 
 def mended(file: IO[bytes]) -> IO[bytes]:
     """The file, with a header that FFmpeg understands."""
@@ -31,11 +37,14 @@ def mended(file: IO[bytes]) -> IO[bytes]:
         _finish_aiff(head, size)
     elif head[:16] == _RIFF:
         _finish_wave64(head, size)
+        _count_bytes(head, _GUIDS[b"fmt "], 24)
     elif kind in (b"RF64", b"BW64") and before[12:16] == b"ds64":
         _finish_rf64(head, size)
         _fill_samples(head)
+        _count_bytes(head, b"fmt ", 8)
     elif kind == b"RIFF" and before[8:12] == b"WAVE":
         _fill_samples(head)
+        _count_bytes(head, b"fmt ", 8)
     elif kind == b".snd" and not any(head[8:12]):
         head[8:12] = b"\xff\xff\xff\xff"  # unknown (Sun's audio file format)
     return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
@@ -89,3 +98,22 @@ def _fill_samples(head: bytearray) -> None:
     is_extensible = head[at : at + 2] == b"\xfe\xff" and head[at + 24 : at + 26] == b"\1\0"  # of PCM
     if at > 8 and is_extensible and any(head[at + 18 : at + 20]):
         head[at + 18 : at + 20] = head[at + 14 : at + 16]
+
+
+def _count_bytes(head: bytearray, name: bytes, behind: int) -> None:
+    """Of codecs of a constant rate: how many bytes a second of sound has. `behind`: where the format stands after the
+    chunk's name.
+    """
+    at = head.find(name) + behind
+    if not behind <= at <= len(head) - _FORMAT.size:
+        return
+    tag, channels, rate, _, block, samples = _FORMAT.unpack_from(head, at)
+    if tag in _PLAIN:
+        found = rate * block
+    elif tag in _IN_BLOCKS and samples:
+        found = rate * block // samples
+    elif tag == _G722:
+        found = rate * channels // 2
+    else:
+        return
+    head[at + 8 : at + 12] = struct.pack("<I", min(found, 0xFFFFFFFF))

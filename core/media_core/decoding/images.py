@@ -28,7 +28,7 @@ from PIL import (
     PngImagePlugin,
 )
 
-from media_core.decoding import bands, damage, greys, jxl, photoshop, stills
+from media_core.decoding import bands, damage, greys, jpeg2000, jxl, photoshop, stills
 from media_core.decoding.colours import Coding, profile_of, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
@@ -67,17 +67,13 @@ MOST_EMPTY_FRAMES = 10
 """Most frames that an animation may begin with before it shows anything."""
 
 CODING_BYTES = 64 << 10
-"""So much of an AVIF, PNG or JPEG 2000 is looked at for how it is coded. That stands before the pixels."""
+"""So much of an AVIF or PNG is looked at for how it is coded. That stands before the pixels."""
 
 DEPTH_OF_A_PNG = 24
 """Where a PNG says its bits a sample (PNG, third edition, 11.2.1)."""
 
 _SMALL_PSD = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 16, 16, 8, 3) + bytes(14) + bytes(3 * 256)
 """Which Pillow reads and does not write."""
-
-_CODESTREAM, _CODING_STYLE = b"\xff\x4f\xff\x51", b"\xff\x52\0"
-_LEVELS_AT = 9
-"""Of a JPEG 2000: how it begins, and the marker that says how often it can be halved (ITU-T T.800, A.6.1)."""
 
 _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM", b"\x28\0", b"8B", b"P4", b"P5", b"P6")
 _ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
@@ -280,10 +276,10 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
         return stills.load(file, still), sides
     image = _open_to_decode(file)
     sides, is_shown_in_part, failed = image.size, image.format in damage.SHOWN_IN_PART, ""
+    if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+        return _of_jpeg2000(file, image, max_side), sides
     try:
         image.draft(None, (max_side, max_side))
-        if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
-            image.reduce = _halvings(file, max(sides), max_side)
         image.load()
     except damage.ERRORS as error:
         if not is_shown_in_part:
@@ -301,13 +297,18 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     return image, sides
 
 
-def _halvings(file: IO[bytes], side: int, max_side: int) -> int:
-    """How often a JPEG 2000 may be halved while it is decoded, so that it stays larger than it is shown."""
-    file.seek(0)
-    _, _, codestream = file.read(CODING_BYTES).partition(_CODESTREAM)
-    at = codestream.find(_CODING_STYLE)
-    levels = codestream[at + _LEVELS_AT] if 0 <= at < len(codestream) - _LEVELS_AT else 0
-    return max(0, min(levels, (side // max_side).bit_length() - 1))
+def _of_jpeg2000(file: IO[bytes], image: Jpeg2KImagePlugin.Jpeg2KImageFile, max_side: int) -> Image.Image:
+    header = jpeg2000.Header(file)
+    halvings = header.halvings(max(image.size), max_side)
+    if header.depth > 8 and image.mode in ("RGB", "RGBA"):
+        # Pillow rounds such samples to 8 bits, and of the brightest, 256, keeps 0.
+        found = stills.load(file, "jpeg2000", lowres=str(halvings))
+    else:
+        found, image.reduce = image, halvings
+        image.load()
+    if header.profile:
+        found.info["icc_profile"] = header.profile
+    return found
 
 
 def _of_first_scans(file: IO[bytes], max_side: int) -> Image.Image | None:

@@ -1,4 +1,6 @@
-"""Photoshop's merged pictures of 16 and 32 bits a sample, which Pillow does not read. Runs in the child.
+"""Photoshop's merged pictures that Pillow does not read. Runs in the child.
+
+They have 16 or 32 bits a sample, or are of large documents (PSB).
 
 The format is Adobe's: Photoshop File Formats Specification (2019), file header, image resources, image data.
 """
@@ -17,6 +19,7 @@ from media_core.decoding.failures import CannotDecode
 
 _MODES = {1: "L", 3: "RGB", 4: "CMYK", 9: "LAB"}
 _RAW, _RLE = 0, 1
+_LARGE = 2
 _PROFILE = 1039
 MOST_BYTES_OF_A_PROFILE = 4 << 20
 
@@ -28,6 +31,8 @@ class Layout:
     channels: int
     bits: int
     mode: str
+    is_large: bool
+    """Whether it is a PSB: some lengths are numbers of twice as many bytes."""
 
     @property
     def pixels(self) -> int:
@@ -35,15 +40,16 @@ class Layout:
 
 
 def layout(file: IO[bytes]) -> Layout | None:
-    """Of a Photoshop file of more than 8 bits a sample; None for every other file."""
+    """Of a Photoshop file of more than 8 bits a sample, or of a large document; None for every other file."""
     file.seek(0)
     head = file.read(26)
-    if head[:6] != b"8BPS\0\1" or len(head) < 26:
+    if head[:6] not in (b"8BPS\0\1", b"8BPS\0\2") or len(head) < 26:
         return None
-    channels, height, width, bits, mode = struct.unpack_from(">HIIHH", head, 12)
-    if bits not in (16, 32) or mode not in _MODES:
+    version, channels, height, width, bits, mode = struct.unpack_from(">H6xHIIHH", head, 4)
+    is_large = version == _LARGE
+    if bits not in ((8, 16, 32) if is_large else (16, 32)) or mode not in _MODES:
         return None
-    return Layout(width, height, channels, bits, _MODES[mode])
+    return Layout(width, height, channels, bits, _MODES[mode], is_large)
 
 
 def load(file: IO[bytes], found: Layout) -> Image.Image:
@@ -52,16 +58,16 @@ def load(file: IO[bytes], found: Layout) -> Image.Image:
     if found.channels < wanted:
         raise CannotDecode("corrupt", "channels of its colours are missing")
     file.seek(26)
-    _pass_over(file)
+    _pass_over(file, 4)
     profile = _profile(file)
-    _pass_over(file)
+    _pass_over(file, 8 if found.is_large else 4)
     packing = _number(file, 2)
     if packing not in (_RAW, _RLE) or (packing == _RLE and found.bits == 32):
         raise CannotDecode("unsupported", "its pixels are packed in a way that is not decoded here")
     lengths = None
     if packing == _RLE:
-        count = found.channels * found.height
-        lengths = struct.unpack(f">{count}H", file.read(2 * count))
+        numbers = f">{found.channels * found.height}{'I' if found.is_large else 'H'}"
+        lengths = struct.unpack(numbers, file.read(struct.calcsize(numbers)))
     rows = range(0, found.height * wanted, found.height)
     planes = (_plane(file, found, sum(lengths[row : row + found.height]) if lengths else None) for row in rows)
     if found.bits == 32:
@@ -74,11 +80,13 @@ def load(file: IO[bytes], found: Layout) -> Image.Image:
 
 
 def _plane(file: IO[bytes], found: Layout, packed: int | None) -> Image.Image:
-    """One channel, as L of the high bytes, or as F."""
+    """One channel, as L, of its high bytes if it has more than 8 bits, or as F."""
     data = file.read(found.pixels * found.bits // 8 if packed is None else packed)
     if found.bits == 32:
         return Image.frombytes("F", (found.width, found.height), data, "raw", "F;32BF")
     how = ("raw", "L") if packed is None else ("packbits", "L")
+    if found.bits == 8:
+        return Image.frombytes("L", (found.width, found.height), data, *how)
     return greys.every(Image.frombytes("L", (2 * found.width, found.height), data, *how), 2, 0)
 
 
@@ -100,8 +108,9 @@ def _profile(file: IO[bytes]) -> bytes | None:
     return profile
 
 
-def _pass_over(file: IO[bytes]) -> None:
-    file.seek(_number(file, 4), 1)
+def _pass_over(file: IO[bytes], width: int) -> None:
+    """Passes over a section. `width`: bytes of the number that says how long it is."""
+    file.seek(_number(file, width), 1)
 
 
 def _number(file: IO[bytes], width: int) -> int:

@@ -60,6 +60,7 @@ _SIDES_AT = {
     "sgi": (6, ">HH"),
     "sunrast": (4, ">II"),
     "targa": (12, "<HH"),
+    "xwd": (16, ">II"),
 }
 """Where the headers say them whose decoders know no header alone."""
 
@@ -85,6 +86,8 @@ def codec(file: IO[bytes]) -> str | None:
     found = next((name for beginning, name in _BEGINNINGS if head.startswith(beginning)), None)
     if found or len(head) < HEAD:
         return found
+    if head[:2] == b"\0\0" and head[4:8] == b"\0\0\0\7" and head[8:11] == bytes(3) and head[11] <= 2:  # its XWDFile.h
+        return "xwd"
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):
         return "pcx"
     # No mark begins a TGA. So its map, kind, depth and flags have to fit each other (Truevision TGA 2.0).
@@ -120,14 +123,14 @@ def sides(file: IO[bytes], name: str) -> tuple[int, int]:
     return decoder.width, decoder.height
 
 
-def load(file: IO[bytes], name: str) -> Image.Image:
-    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors."""
+def load(file: IO[bytes], name: str, **options: str) -> Image.Image:
+    """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors. `options`: of the decoder."""
     if name == "pfm":
         return _of_float_map(file)
     try:
-        frame = _frame(file, name)
+        frame = _frame(file, name, options)
     except av.error.InvalidDataError:
-        frame = _frame(file, name, MOST_MISSING)
+        frame = _frame(file, name, options, MOST_MISSING)
     if "f32" in frame.format.name or "f16" in frame.format.name:
         return _of_light(frame)
     has_alpha = frame.format.name.startswith(_WITH_ALPHA)
@@ -138,9 +141,10 @@ def load(file: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def _frame(file: IO[bytes], name: str, missing: int = 0) -> VideoFrame:
+def _frame(file: IO[bytes], name: str, options: dict[str, str], missing: int = 0) -> VideoFrame:
     """`missing`: so many zeros stand in for an end that is missing."""
     decoder = _decoder(name)
+    decoder.options = options
     frames = decoder.decode(_packet(file, missing)) or decoder.decode(None)
     if not frames:
         raise CannotDecode("corrupt", "there is no picture in it")

@@ -118,10 +118,6 @@ class S3Store:
         self._staging = f"{self._prefix}{STAGING}/"
         self._keys = settings.keys()
         self._objects = _open_objects(settings, self._keys)
-        self._whole = _open_objects(settings, self._keys, signed=True)
-        self._prober = _open_objects(settings, self._keys, answer_timeout=PROBE_TIMEOUT, retries=0)
-        self._patient = _open_objects(settings, self._keys, answer_timeout=timedelta(days=1))
-        """For requests that may take longer than others. Their callers set a time limit themselves."""
         self._threads = ThreadPoolExecutor(16, "s3-store")
         """For boto3's calls: they may take minutes, and must not occupy asyncio's few threads."""
 
@@ -346,6 +342,21 @@ class S3Store:
 
     async def _call(self, work: "Callable[[S3Calls], _T]") -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._calls))
+
+    # Each obstore client loads the root certificates, for some milliseconds: one is opened when it is needed.
+
+    @cached_property
+    def _whole(self) -> Bucket:
+        return _open_objects(self._settings, self._keys, signed=True)
+
+    @cached_property
+    def _prober(self) -> Bucket:
+        return _open_objects(self._settings, self._keys, answer_timeout=PROBE_TIMEOUT, retries=0)
+
+    @cached_property
+    def _patient(self) -> Bucket:
+        """For requests that may take longer than others. Their callers set a time limit themselves."""
+        return _open_objects(self._settings, self._keys, answer_timeout=timedelta(days=1))
 
     @cached_property
     def _calls(self) -> "S3Calls":

@@ -5,16 +5,17 @@ of them block, so call them in a thread. They raise Unavailable.
 """
 
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 import boto3
+import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
@@ -157,8 +158,15 @@ class _Provider:
         return _Signer(self._keys)
 
 
+@functools.cache
+def _descriptions() -> botocore.loaders.Loader:
+    """Of the services, for all sessions of this process: to parse them takes a tenth of a second."""
+    return botocore.loaders.create_loader()
+
+
 def _session(keys: "S3Keys") -> boto3.session.Session:
     session = botocore.session.get_session()
+    session.register_component("data_loader", _descriptions())
     session.register_component("credential_provider", _Provider(keys))
     return boto3.session.Session(botocore_session=session)
 
@@ -182,7 +190,7 @@ class _PartsCopy:
     def made_by(self, client: "S3Client") -> "list[CompletedPartTypeDef]":
         threads = ThreadPoolExecutor(COPIES_IN_FLIGHT, "s3-copy")
         try:
-            return list(threads.map(partial(self._part, client), itertools.count(1), self.sources))
+            return list(threads.map(functools.partial(self._part, client), itertools.count(1), self.sources))
         finally:
             # Waits for the parts under way: a part that S3 finishes after the abort would stay.
             threads.shutdown(cancel_futures=True)

@@ -1,0 +1,58 @@
+"""Calls on files that may wait for the disk, each in a thread, and what makes their effects survive a crash."""
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from media_core.store.base import ObjectMissing, unavailable
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_THREADS = ThreadPoolExecutor(16, "folder-store")
+"""Threads of its own: waits for the disk must not occupy asyncio's few threads, which hash, for example."""
+
+
+async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Raises Unavailable for an OSError of `work`, beside what else that raises."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, functools.partial(work, *args, **kwargs))
+    except OSError as error:
+        raise unavailable(f"the folder failed: {error.strerror}") from error
+
+
+def open_file(key: str, path: Path) -> FileIO:
+    """The object `key`. Raises ObjectMissing."""
+    try:
+        return FileIO(path)
+    except ABSENT:
+        raise ObjectMissing(key) from None
+
+
+def read_file(key: str, path: Path, start: int, length: int) -> bytes:
+    """As `ObjectStore.read`, without a thread. Raises ObjectMissing."""
+    with open_file(key, path) as file:
+        rest = os.fstat(file.fileno()).st_size - start
+        return os.pread(file.fileno(), min(length, rest), start) if rest > 0 else b""
+
+
+def write_all(file: int, data: bytes | bytearray | memoryview) -> None:
+    """write(2) may take fewer bytes than it is given."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def fsync_folder(path: Path) -> None:
+    """Makes creations, renames and removals in the folder survive a crash."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
