@@ -51,7 +51,7 @@ class _File:
     """Content-Encoding -> bytes; `identity` is always there."""
 
 
-class Page:
+class PageOfFiles:
     """The built page. Everything is read once: a new build takes effect when the api starts again."""
 
     def __init__(self, folder: Path, tenant_id: str, settings: Settings) -> None:
@@ -93,7 +93,7 @@ class Page:
         return Response(b"" if request.method == "HEAD" else content, headers=headers)
 
 
-def page_of(settings: Settings) -> Page | None:
+def page_of(settings: Settings) -> PageOfFiles | None:
     """The page that the settings turn on. None: there is none, or its folder holds no built page, which is logged."""
     if not settings.page.page:
         return None
@@ -101,7 +101,7 @@ def page_of(settings: Settings) -> Page | None:
     if folder is None or not (folder / INDEX).is_file():
         _log.warning("page_missing", folder=str(folder or ""), detail="MEDIA_PAGE_FOLDER holds no built page")
         return None
-    return Page(folder, settings.tenant.tenant_id, settings)
+    return PageOfFiles(folder, settings.tenant.tenant_id, settings)
 
 
 def _read(folder: Path) -> Sequence[tuple[str, _File]]:

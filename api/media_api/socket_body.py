@@ -17,7 +17,7 @@ NEXT_BYTES_MS: Final = 5
 
 
 class SocketBody:
-    """A `media_core.store.Source`. The connection reads nothing meanwhile.
+    """A `media_core.store.BodySource`. The connection reads nothing meanwhile.
 
     `end` gives it back, in the event loop, once no thread reads any more.
     """

@@ -40,7 +40,7 @@ from media_core.errors import Refused, Unavailable, not_found
 from media_core.ids import new_upload_id
 from media_core.library import Library
 from media_core.policy import Policy
-from media_core.store import GatheredObject, ObjectStore, Piece, PieceGone, Source
+from media_core.store import BodySource, GatheredObject, ObjectStore, Piece, PieceGone
 from media_core.tokens import Claims
 from media_core.trailing_hash import TrailingHash
 from media_core.upload_claims import RESERVED_LONGER, Claim, Declared, locked, shielded, take_claim
@@ -464,7 +464,7 @@ class Receiving:
             await self._append.write(chunk)
             await self._added(len(chunk))
 
-    async def take(self, source: Source) -> None:
+    async def take(self, source: BodySource) -> None:
         """As `write`, for the bytes that `source` has at hand: the store reads, hashes and writes them in a thread."""
         await self._make_room(source.left)
         taken = 1

@@ -38,7 +38,7 @@ class Api:
             base_url=url or control_plane.url,
             headers={"Authorization": f"Bearer {token or control_plane.token}"},
             verify=control_plane.trust(),
-            timeout=15,
+            timeout=60,  # on a busy machine an answer has taken 15
         )
 
     async def __aenter__(self) -> Self:

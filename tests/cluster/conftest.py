@@ -13,7 +13,7 @@ from tests.cluster.docker import Missing
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.installation import Installation
 from tests.cluster.namespace import Namespace
-from tests.cluster.operator_process import install_crd
+from tests.cluster.operator_process import Backends, Bench, bench, install_crd
 from tests.tools.build import BuildFailed
 
 
@@ -58,6 +58,21 @@ async def faults(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[F
     """A way to the API server on which it can be made to fail."""
     async with FaultProxy(control_plane, tmp_path) as faults:
         yield faults
+
+
+@pytest.fixture(scope="module")
+async def backends(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backends]:
+    """Tests may end them; the next one has them again."""
+    started = await Backends.start(tmp_path_factory.mktemp("backends"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+async def own(control_plane: ControlPlane, backends: Backends, tmp_path: Path) -> AsyncIterator[Bench]:
+    """The test's own replicas of the operator, on these backends."""
+    async with bench(control_plane, tmp_path, backends=backends) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

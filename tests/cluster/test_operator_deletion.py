@@ -1,35 +1,17 @@
 """The deletion of a tenant: what stays, what is deleted, what blocks it and how to go on, in any order of events."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from media_operator.backends.databases import COMMENT
 from media_operator.cluster import kinds
 from tests.cluster.api import another_namespace, gone
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import Backends, Bench, Replica, Team, bench, until
+from tests.cluster.operator_process import Bench, Replica, Team, until
 from tests.cluster.test_operator import cluster_id, settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
 
 DELETE = {"deletionPolicy": "Delete"}
 RETAIN = {"spec": {"storage": {"deletionPolicy": "Retain"}}}
-
-
-@pytest.fixture(scope="module")
-async def backends(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backends]:
-    """Tests may end them; the next one has them again."""
-    started = await Backends.start(tmp_path_factory.mktemp("backends"))
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-async def own(control_plane: ControlPlane, backends: Backends, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench(control_plane, tmp_path, backends=backends) as made:
-        yield made
 
 
 @pytest.fixture

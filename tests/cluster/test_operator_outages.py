@@ -5,37 +5,20 @@ import base64
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
-from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fault_proxy import FaultProxy
 from tests.cluster.machine import slowness
-from tests.cluster.operator_process import NAMESPACE, USER, Backends, Bench, Team, bench, until
+from tests.cluster.operator_process import NAMESPACE, USER, Bench, Team, until
 from tests.cluster.test_operator import settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
 OUTAGE_SECONDS = float(os.environ.get("MEDIA_OUTAGE_SECONDS", "0"))
 """How long S3 and PostgreSQL stay away once that is said."""
-
-
-@pytest.fixture(scope="module")
-async def backends(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backends]:
-    """Tests may end them; the next one has them again."""
-    started = await Backends.start(tmp_path_factory.mktemp("backends"))
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-async def own(control_plane: ControlPlane, backends: Backends, tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench(control_plane, tmp_path, backends=backends) as made:
-        yield made
 
 
 async def holder(own: Bench) -> str:

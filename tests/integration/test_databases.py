@@ -20,12 +20,12 @@ from media_core.errors import Unavailable
 from media_core.job_kinds import KINDS
 from media_core.queue import enqueue
 from media_core.queue_depth import Depth
+from media_core.quota import Usage
 from media_operator.backends import notes
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.databases import (
     Concerns,
     Databases,
-    Usage,
     known_revisions,
     password_of,
     read_policy,
@@ -225,7 +225,7 @@ async def test_the_policy_is_written_and_read(databases: Databases, schema: str)
     await databases.apply_policy(schema, wanted)
     async with databases.within(schema) as tx:
         assert await read_policy(tx) == wanted
-    assert await databases.usage(schema) == Usage(0, wanted.max_bytes)
+    assert await databases.usage(schema) == Usage(0, 0, wanted.max_bytes)
 
 
 async def test_a_secret_that_postgresql_never_heard_of_is_noticed(databases: Databases, schema: str) -> None:
@@ -669,7 +669,7 @@ async def test_a_job_that_was_handed_back_is_another_head(databases: Databases, 
 async def test_the_usage_of_many_is_read_together(databases: Databases, schema: str) -> None:
     await make(databases, schema)
     await ask(databases, schema, "UPDATE usage SET stored_bytes = 5 RETURNING 1")
-    assert await databases.usages_of([schema, "tenant_nowhere"]) == {schema: Usage(5, GENEROUS.max_bytes)}
+    assert await databases.usages_of([schema, "tenant_nowhere"]) == {schema: Usage(5, 0, GENEROUS.max_bytes)}
 
 
 # --- connections -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from media_api.routes import events
 from media_core.tokens import CANARY
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, problem, serving, upload
+from tests.integration.tenancy import GENEROUS
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -191,6 +192,17 @@ async def _uploads_for_ever(client: httpx.AsyncClient) -> None:
     while True:
         await upload(client, f"busy {number}".encode())
         number += 1
+
+
+async def test_a_stream_tells_nothing_of_a_tenant_that_was_suspended_meanwhile(fresh_api: Api) -> None:
+    async with fresh_api.client() as client:
+        one = await upload(client, b"before")
+        async with listening(client) as stream:
+            await stream.lines.__anext__()  # it listens
+            await fresh_api.apply(replace(GENEROUS, suspended=True))
+            await fresh_api.library.contents.delete_item(one["media_id"])
+            async with asyncio.timeout(10):
+                assert [line async for line in stream.lines if line.startswith("data")] == []
 
 
 async def test_an_infected_file_is_told_to_its_uploader_only_and_its_bytes_to_nobody(api: Api) -> None:

@@ -55,6 +55,16 @@ def test_fields_are_written_in_camel_case_only() -> None:
     ]
 
 
+def test_a_field_in_another_place_is_told_where_it_belongs() -> None:
+    assert complaints(manifest() | {"quota": {}}) == ["quota: is not a known field here; did you mean spec.quota?"]
+    assert complaints(manifest(maxStorageMb=5, issuer="https://id.example", resources={})) == [
+        "spec.maxStorageMb: is not a known field here; did you mean spec.quota.maxStorageMb?",
+        "spec.issuer: is not a known field here; did you mean spec.auth.oidc.issuer?",
+        complaints(manifest(resources={}))[0],  # there are several
+    ]
+    assert complaints(manifest(resources={}))[0].startswith("spec.resources: is not a known field; known here: ")
+
+
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [

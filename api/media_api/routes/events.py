@@ -132,7 +132,9 @@ async def _stream(
                 yield _still_here(EventPosition(begin.incarnation, position))
                 silent_since = time.monotonic()
                 continue
-            if not events:
+            if not events or time.time() >= caller.expires.timestamp():
+                return
+            if (await services.policy.current()).suspended:
                 return
             for event in events:
                 position = event.position

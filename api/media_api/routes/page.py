@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from media_api.page import CONFIGURATION, EACH_TIME, HASHED, INDEX, Page
+from media_api.page import CONFIGURATION, EACH_TIME, HASHED, INDEX, PageOfFiles
 from media_core.errors import not_found
 
 
-def router_of(page: Page) -> APIRouter:
+def router_of(page: PageOfFiles) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.api_route("/", methods=["GET", "HEAD"], response_class=Response)

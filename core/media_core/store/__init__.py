@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from media_core.settings import EnvironmentSettings
 from media_core.store.base import (
     Appending,
+    BodySource,
     Chunk,
     Durable,
     GatheredObject,
@@ -22,7 +23,6 @@ from media_core.store.base import (
     Piece,
     PieceGone,
     SignedUrl,
-    Source,
     StagedObject,
 )
 from media_core.store.folder import FolderStore
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Appending",
+    "BodySource",
     "Chunk",
     "Durable",
     "FolderStore",
@@ -45,7 +46,6 @@ __all__ = [
     "S3Settings",
     "S3Store",
     "SignedUrl",
-    "Source",
     "StagedObject",
     "StoreSettings",
     "open_store",

@@ -134,7 +134,7 @@ class StagedObject(Protocol):
         """Removes the staged bytes, finished or not; a repetition is a no-op. What is visible under a key stays."""
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """Bytes that one thread at a time reads, without waiting for long: the rest of a request's body, for example."""
 
     left: int
@@ -168,7 +168,7 @@ class Appending(Protocol):
     async def write(self, chunk: bytes | memoryview) -> None:
         """Appends a chunk of at most 1 MiB. Waits while the backend is behind. Raises PieceGone, before any effect."""
 
-    async def take(self, source: Source, hashing: TrailingHash) -> int:
+    async def take(self, source: BodySource, hashing: TrailingHash) -> int:
         """Appends what `source` has at hand, some MiB at most. Returns how many bytes; `hashing` takes them, too.
 
         Does not return before the source is left alone, also if it is cancelled. Raises as `write`.

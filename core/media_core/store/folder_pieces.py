@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
 from media_core.store import page_cache
-from media_core.store.base import CHUNK_BYTES, Chunk, Durable, Piece, Source, to_its_end, unavailable
+from media_core.store.base import CHUNK_BYTES, BodySource, Chunk, Durable, Piece, to_its_end, unavailable
 from media_core.store.folder_files import fsync_folder, in_thread, read_file, write_all
 from media_core.trailing_hash import TrailingHash
 
@@ -59,7 +59,7 @@ class FolderAppending:
         if len(self._gathered) >= CHUNK_BYTES:
             await self._hand_over()
 
-    async def take(self, source: Source, hashing: TrailingHash) -> int:
+    async def take(self, source: BodySource, hashing: TrailingHash) -> int:
         await self._settle()
         gathered, self._gathered = self._gathered, bytearray()
         until_due = _SYNCED_BYTES - (self._taken - self._kept)
@@ -100,7 +100,7 @@ class FolderAppending:
         with self._lock:
             self._append(data)
 
-    def _take(self, gathered: bytearray, source: Source, at_most: int, hashing: TrailingHash) -> int:
+    def _take(self, gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
         taken = 0
         with self._lock:
             self._append(gathered)

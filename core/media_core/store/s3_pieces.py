@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
 from media_core.store.base import (
+    BodySource,
     Chunk,
     Durable,
     ObjectMissing,
     Piece,
     PieceGone,
-    Source,
     checked_key,
     staging_key,
     to_its_end,
@@ -60,7 +60,7 @@ class S3Appending:
         if len(self._gathered) >= self._part_bytes:
             await self._hand_over()
 
-    async def take(self, source: Source, hashing: TrailingHash) -> int:
+    async def take(self, source: BodySource, hashing: TrailingHash) -> int:
         await self.write(b"")
         at_most = self._part_bytes - len(self._gathered)
         taken = await to_its_end(asyncio.to_thread(_gather, self._gathered, source, at_most, hashing))
@@ -126,7 +126,7 @@ class S3Appending:
         return staging_key(self._store._tenant_id, piece.name)
 
 
-def _gather(gathered: bytearray, source: Source, at_most: int, hashing: TrailingHash) -> int:
+def _gather(gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
     taken = 0
     while source.left and taken < at_most:
         buffer = hashing.buffer()

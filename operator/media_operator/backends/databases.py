@@ -41,6 +41,7 @@ from media_core.database import Transaction
 from media_core.errors import Unavailable
 from media_core.policy import read as read_policy
 from media_core.queue_depth import Depth, by_kind, depth_query
+from media_core.quota import Usage
 from media_core.schema import grants, migrate
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.engine import open_engine
@@ -51,7 +52,6 @@ from media_operator.tenant.ownership import NotOwned, OwnerMark
 __all__ = [
     "Concerns",
     "Databases",
-    "Usage",
     "known_revisions",
     "password_of",
     "read_policy",
@@ -84,11 +84,6 @@ SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_sessio
 pod."""
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
 """So that a server that vanished is noticed within half a minute."""
-
-
-class Usage(NamedTuple):
-    stored_bytes: int
-    max_bytes: int
 
 
 class Concerns(NamedTuple):
@@ -302,8 +297,8 @@ class Databases:
 
     async def usages_of(self, schemas: Iterable[str]) -> Mapping[str, Usage]:
         """Schema -> usage, of the schemas that can be read."""
-        found = await self._read_all(schemas, "usage", "SELECT stored_bytes, max_bytes FROM {}".format)
-        return {schema: Usage(*tuple(rows[0])[1:3]) for schema, rows in found.items() if rows}
+        found = await self._read_all(schemas, "usage", "SELECT stored_bytes, reserved_bytes, max_bytes FROM {}".format)
+        return {schema: Usage(*tuple(rows[0])[1:]) for schema, rows in found.items() if rows}
 
     async def concerns_of(self, schemas: Iterable[str]) -> Mapping[str, Concerns]:
         """Schema -> what waits for a person, of the schemas that can be read."""

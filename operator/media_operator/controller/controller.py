@@ -17,9 +17,9 @@ import structlog
 
 from media_core.errors import Unavailable
 from media_core.queue_depth import Depth
-from media_core.quota import MIB
+from media_core.quota import MIB, Usage
 from media_operator import render
-from media_operator.backends.databases import Concerns, Usage
+from media_operator.backends.databases import Concerns
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import TenantKey, key_of, unique_names
 from media_operator.cluster.kinds import Object
@@ -191,7 +191,7 @@ class Controller:
             before = self.cluster.cache.tenants().get(key, {}).get("status", {}).get("usage") or {}
             empty = {"used": human(0) if readable else ""}
             return UsageStatus.model_validate({**empty, **before, "quota": human(quota * MIB)})
-        stored = seen[1].stored_bytes
+        stored = seen[1].stored
         return UsageStatus(
             storedMb=stored // MIB,
             percent=round(100 * stored / (quota * MIB)),
@@ -207,7 +207,7 @@ class Controller:
                 continue
             before = self._usage.get(key)
             self._usage[key] = (time.monotonic(), usage)
-            if before is None or human(before[1].stored_bytes) != human(usage.stored_bytes):
+            if before is None or human(before[1].stored) != human(usage.stored):
                 changed.append(key)
         return changed
 
@@ -247,8 +247,8 @@ class Controller:
                 reasons={each["type"]: each["reason"] for each in conditions if each["status"] != "True"},
                 orphans=(concerns.orphans, concerns.orphan_bytes) if concerns else None,
                 lost=concerns.lost if concerns else None,
-                used_bytes=seen[1].stored_bytes if seen else None,
-                quota_bytes=seen[1].max_bytes if seen else None,
+                used_bytes=seen[1].stored if seen else None,
+                quota_bytes=seen[1].maximum if seen else None,
                 queues={
                     kind: (
                         depth.ready,

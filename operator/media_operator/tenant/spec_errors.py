@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from media_operator.tenant.patterns import FORMS
+from media_operator.tenant.status import TenantStatus
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,23 @@ def _model_at(model: type[BaseModel], location: Sequence[str | int]) -> type[Bas
         field = next((field for field in model.model_fields.values() if field.alias == part), None)
         if field is None:
             continue
-        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
-        model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
+        model = _model_of(field) or model
     return model
+
+
+def _model_of(field: FieldInfo) -> type[BaseModel] | None:
+    """What an object in this field is, or in the list that it has."""
+    inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+    return next((kind for kind in inner if issubclass(kind, BaseModel)), None)
+
+
+def _places(name: str, model: type[BaseModel]) -> Iterator[str]:
+    """Where within this model's objects there is a field of this name that people write; not in lists."""
+    for field in model.model_fields.values():
+        inner = None if get_origin(field.annotation) is list else _model_of(field)
+        if inner not in (None, TenantStatus):
+            names = {each.alias for each in inner.model_fields.values()}
+            yield from (f"{field.alias}.{place}" for place in ([name] if name in names else _places(name, inner)))
 
 
 def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
@@ -57,8 +73,12 @@ def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
         case "missing":
             return "is required"
         case "extra_forbidden":
+            *above, name = map(str, details["loc"])
+            places = list(_places(name, model))
+            if len(places) == 1:  # an indentation is wrong
+                return f"is not a known field here; did you mean {'.'.join([*above, *places])}?"
             known = [field.alias or name for name, field in model.model_fields.items()]
-            return "is not a known field" + _nearest(str(details["loc"][-1]), known)
+            return "is not a known field" + _nearest(name, known)
         case "literal_error":
             options = [option.strip("'") for option in context["expected"].replace(" or ", ", ").split(", ")]
             choice = f"must be {options[0]}" if len(options) == 1 else f"must be one of {', '.join(options)}"
