@@ -560,6 +560,19 @@ async def test_a_watched_job_that_vanishes_ends_the_stream(api: Api) -> None:
             await events.rest()
 
 
+async def test_a_watcher_hears_nothing_of_a_tenant_that_was_suspended_meanwhile(fresh_api: Api) -> None:
+    queue = Queue(fresh_api.database)
+    async with fresh_api.client() as client:
+        job_id = await submit(client, speech(1, 555))
+        lease = await fresh_api.lease(job_id)
+        async with watching(client, job_id) as events, asyncio.timeout(20):
+            await events.next()
+            await fresh_api.apply(replace(GENEROUS, suspended=True))
+            await queue.append_segments(lease, [{"number": 0, "start": 0, "end": 1.5, "text": "Hello", "words": None}])
+            await queue.renew(lease, seconds=60, progress=0.5)
+            assert not any(name == "segment" for name, _, _ in await events.rest())
+
+
 async def test_many_watchers_ask_the_database_once_for_all(api: Api) -> None:
     async with api.client() as client:
         job_id = await submit(client, speech(1, 560))

@@ -189,6 +189,8 @@ async def _events(services: Services, caller: Claims, job: CoreJob, after: int) 
                     continue
                 if told is not None and time.time() >= caller.expires.timestamp():
                     return
+                if (await services.policy.current()).suspended:
+                    return
                 told = state
                 for stored in await services.jobs.segments(job.job_id, after):
                     after = stored["number"]
