@@ -57,13 +57,13 @@ def _model_of(field: FieldInfo) -> type[BaseModel] | None:
     return next((kind for kind in inner if issubclass(kind, BaseModel)), None)
 
 
-def _places(name: str, model: type[BaseModel]) -> Iterator[str]:
+def _paths(name: str, model: type[BaseModel]) -> Iterator[str]:
     """Where within this model's objects there is a field of this name that people write; not in lists."""
     for field in model.model_fields.values():
         inner = None if get_origin(field.annotation) is list else _model_of(field)
         if inner not in (None, TenantStatus):
             names = {each.alias for each in inner.model_fields.values()}
-            yield from (f"{field.alias}.{place}" for place in ([name] if name in names else _places(name, inner)))
+            yield from (f"{field.alias}.{path}" for path in ([name] if name in names else _paths(name, inner)))
 
 
 def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
@@ -74,9 +74,9 @@ def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
             return "is required"
         case "extra_forbidden":
             *above, name = map(str, details["loc"])
-            places = list(_places(name, model))
-            if len(places) == 1:  # an indentation is wrong
-                return f"is not a known field here; did you mean {'.'.join([*above, *places])}?"
+            paths = list(_paths(name, model))
+            if len(paths) == 1:  # an indentation is wrong
+                return f"is not a known field here; did you mean {'.'.join([*above, *paths])}?"
             known = [field.alias or name for name, field in model.model_fields.items()]
             return "is not a known field" + _nearest(name, known)
         case "literal_error":
