@@ -15,6 +15,7 @@ import pytest
 from tests.cluster import docker as dockers
 from tests.cluster import images, kind, machine
 from tests.cluster.docker import Missing
+from tests.cluster.waiting import wait_until
 
 pytestmark = pytest.mark.node
 
@@ -37,8 +38,7 @@ def before(kept_cluster: bool) -> machine.Machine:
 def test_a_start_that_is_killed_halfway_is_made_good_by_the_next_one_and_nothing_stays_behind(
     before: machine.Machine,
 ) -> None:
-    command = ["python3", "-m", "tests.cluster", "up"]
-    starting = subprocess.Popen(command, cwd=images.ROOT, stderr=subprocess.PIPE)
+    starting = start()
     assert starting.stderr
     while b"creating" not in os.read(starting.stderr.fileno(), 4096):
         assert starting.poll() is None
@@ -63,8 +63,11 @@ def test_a_start_that_is_killed_halfway_is_made_good_by_the_next_one_and_nothing
 
 @pytest.mark.parametrize("victim", ["dockerd", "containerd"])
 def test_nothing_stays_behind_after_kill_9(before: machine.Machine, victim: str) -> None:
-    kind.up()
-    victims = [pid for pid in map(pid_of, machine.inhabitants()) if name_of(pid) == victim]
+    starting = start()
+    wait_until(lambda: bool(pids_of("kube-apiserver")), 180, lambda: f"no API server: {machine.inhabitants()}")
+    os.killpg(starting.pid, signal.SIGKILL)
+    starting.communicate()
+    victims = pids_of(victim)
     assert victims
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
@@ -75,8 +78,16 @@ def test_nothing_stays_behind_after_kill_9(before: machine.Machine, victim: str)
     assert machine.look().changes_since(before) == {}
 
 
-def pid_of(inhabitant: str) -> int:
-    return int(inhabitant.split(" ", 1)[0])
+def start() -> subprocess.Popen[bytes]:
+    """In a process group of its own."""
+    command = ["python3", "-m", "tests.cluster", "up"]
+    return subprocess.Popen(command, cwd=images.ROOT, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def pids_of(program: str) -> list[int]:
+    """Those of the cluster."""
+    pids = (int(inhabitant.split(" ", 1)[0]) for inhabitant in machine.inhabitants())
+    return [pid for pid in pids if name_of(pid) == program]
 
 
 def is_alive(inhabitant: str) -> bool:
