@@ -76,10 +76,17 @@ async def own(control_plane: ControlPlane, backends: Backends, tmp_path: Path) -
 
 
 @pytest.fixture(scope="session")
-def platform(cluster: kind.Cluster) -> Installation:
-    """The chart installed on kind as on a laptop, with all images loaded."""
-    cluster.load(*images.make(cluster.docker), *images.make(cluster.docker, images.WITH_MODEL))
-    platform = Installation(cluster)
+def loaded(cluster: kind.Cluster) -> kind.Cluster:
+    """With the images of the project and of the services beside it."""
+    cluster.load(*images.make(cluster.docker))
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def platform(loaded: kind.Cluster) -> Installation:
+    """The chart installed on kind as on a laptop."""
+    loaded.load(*images.make(loaded.docker, images.WITH_MODEL))
+    platform = Installation(loaded)
     platform.install()
     return platform
 

@@ -125,13 +125,14 @@ def up() -> Cluster:
         docker.ensure_network()
         started = time.monotonic()
         say(f"kind cluster {NAME}: creating ... ", end="")
-        config = CONFIG if image == images.KINDEST_NODE else OWN_NODE_CONFIG
-        command: list[str | Path] = [kind, "create", "cluster", "--name", NAME, "--image", image, "--config", config]
+        command: list[str | Path] = [kind, "create", "cluster", "--name", NAME, "--image", image, "--config", "-"]
         command += ["--kubeconfig", kubeconfig(), "--wait", f"{READY_SECONDS}s"]
-        ran = subprocess.run(command, env=docker.environment, capture_output=True, text=True, check=False)
+        config = _config(docker, image)
+        ran = subprocess.run(command, env=docker.environment, input=config, capture_output=True, text=True, check=False)
         if ran.returncode != 0:
             say("failed")
             _delete(docker)
+            shutil.rmtree(_stores(), ignore_errors=True)  # they may be why
             raise Missing(f"kind could not create the cluster:\n{ran.stderr.strip()[-3000:]}")
         cluster = Cluster(docker, kubeconfig())
         wait = f"--timeout={READY_SECONDS}s"
@@ -153,6 +154,27 @@ def down() -> None:
         kubeconfig().unlink(missing_ok=True)
         for leftover in home().glob(".*-*"):  # contexts of builds that were killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _config(docker: Docker, image: str) -> str:
+    """Images stay in a folder of this machine, so that the next cluster need not unpack them again."""
+    if image == images.KINDEST_NODE:
+        return CONFIG.read_text()
+    config = OWN_NODE_CONFIG.read_text()
+    if not docker.host:  # a daemon of somebody else may not see our folders
+        return config
+    store = _stores() / image.rpartition(":")[2]
+    for other in _stores().glob("*"):
+        if other != store:
+            shutil.rmtree(other)
+    store.mkdir(parents=True, exist_ok=True)
+    mount = {"hostPath": str(store), "containerPath": "/var/lib/containerd"}
+    return f"{config}nodes: {json.dumps([{'role': 'control-plane', 'extraMounts': [mount]}])}\n"
+
+
+def _stores() -> Path:
+    """What containerd keeps of each of our node images."""
+    return home() / "containerd"
 
 
 def _answers(cluster: Cluster) -> bool:

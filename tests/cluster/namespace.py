@@ -8,7 +8,9 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from media_core import tokens
 from tests.cluster import images
 from tests.cluster.client import Client
 from tests.cluster.kind import Cluster
+from tests.cluster.machine import slowness
 from tests.cluster.waiting import wait_until
 from tests.tools import build
 
@@ -98,12 +101,34 @@ class Namespace:
         ]
         return "\n".join(said)
 
-    def until_none(self, kind: str, *selecting: str, seconds: float = 60) -> None:
-        """Until there is no object of this kind."""
+    def until(self, name: str, field: str, wanted: Callable[[str], bool], seconds: float = 60) -> None:
+        """Until a field of an object is as wanted. `field` is a JSONPath; kubectl tells each change of it."""
+        deadline, said = time.monotonic() + seconds, ""
+        command = [*self._own, "get", name, "--watch", "--output", f"jsonpath={{{field}}}{{'\\n'}}"]
+        while (left := deadline - time.monotonic()) > 0:
+            with self._started(command, output=subprocess.PIPE) as watching:
+                assert watching.stdout
+                end = threading.Timer(left, watching.kill)
+                end.start()
+                try:
+                    for line in watching.stdout:
+                        said = line.decode().strip()
+                        if wanted(said):
+                            return
+                finally:
+                    end.cancel()
+                    watching.kill()
+            time.sleep(0.2)  # it is not there yet, or the connection broke
+        raise AssertionError(f"{name} has {said!r} in {field}\n{self.describe(name)}")
+
+    def until_none(self, kinds: str, *selecting: str, seconds: float = 60) -> None:
+        """Until there is no object of these kinds, which are joined by commas."""
 
         def left() -> str:
-            return self.kubectl("get", kind, *selecting, "--output", "name").strip()
+            return self.kubectl("get", kinds, *selecting, "--output", "name").strip()
 
+        if left():
+            self.kubectl("wait", kinds, *selecting, "--for=delete", f"--timeout={seconds:.0f}s", check=False)
         wait_until(lambda: not left(), seconds, lambda: f"still there: {left()}")
 
     @contextlib.contextmanager
@@ -132,8 +157,7 @@ class Namespace:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command: list[str | Path] = [build.provide(build.TOOLS["kubectl"]), "--namespace", self.name]
-        command += ["port-forward", f"service/{service}", f"{port}:80"]
+        command = [*self._own, "port-forward", f"service/{service}", f"{port}:80"]
         base, forwarding = f"http://127.0.0.1:{port}", self._started(command)
 
         def answers() -> bool:
@@ -144,16 +168,23 @@ class Namespace:
 
         try:
             wait_until(
-                answers, 60, lambda: f"{service} does not answer at {base}\n{self.describe(f'service/{service}')}"
+                answers,
+                60 * slowness(),
+                lambda: f"{service} does not answer at {base}\n{self.describe(f'service/{service}')}",
             )
             yield base
         finally:
             forwarding.kill()
             forwarding.wait()
 
-    def _started(self, command: list[str | Path]) -> subprocess.Popen[bytes]:
+    @property
+    def _own(self) -> list[str | Path]:
+        """kubectl for this namespace."""
+        return [build.provide(build.TOOLS["kubectl"]), "--namespace", self.name]
+
+    def _started(self, command: list[str | Path], output: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         null = subprocess.DEVNULL
-        return subprocess.Popen(command, env=self.cluster.environment, stdin=null, stdout=null, stderr=null)
+        return subprocess.Popen(command, env=self.cluster.environment, stdin=null, stdout=output, stderr=null)
 
 
 def restricted(name: str) -> str:

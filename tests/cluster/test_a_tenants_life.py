@@ -64,7 +64,7 @@ def test_a_tenants_life(platform: Installation, team: Namespace) -> None:
 
     # 7. It is deleted, with all its data, as its manifest says.
     team.kubectl("delete", "mediatenant", "acme", "--timeout=120s")
-    for kind in ("deployment", "service", "secret", "configmap", "cronjob", "job", "networkpolicy", "pod"):
-        team.until_none(kind, "--selector", f"media.scaiwave.io/tenant={id_}")
+    kinds = "deployment,service,secret,configmap,cronjob,job,networkpolicy,pod"
+    team.until_none(kinds, "--selector", f"media.scaiwave.io/tenant={id_}")
     assert f"media-{id_}" not in platform.buckets()
     assert schema_of(id_) not in platform.schemas()

@@ -63,17 +63,10 @@ class Tenant:
         self.namespace.wait(f"mediatenant/{self.name}", "condition=Ready", seconds=180)
 
     def until_rolled(self, tag: str) -> None:
-        wait_until(
-            lambda: self._image().endswith(f":{tag}"),
-            120 * slowness(),
-            lambda: f"{self._image()}\n{self.namespace.describe(f'mediatenant/{self.name}')}",
-        )
-        self.namespace.kubectl("rollout", "status", f"deployment/mt-{self.name}", "--timeout=180s")
+        deployment, image = f"deployment/mt-{self.name}", ".spec.template.spec.containers[0].image"
+        self.namespace.until(deployment, image, lambda it: it.endswith(f":{tag}"), 120 * slowness())
+        self.namespace.kubectl("rollout", "status", deployment, "--timeout=180s")
         self.until_ready()
-
-    def _image(self) -> str:
-        template = self.namespace.get(f"deployment/mt-{self.name}")["spec"]["template"]
-        return str(template["spec"]["containers"][0]["image"])
 
     def credentials(self) -> dict[str, str]:
         found = self.namespace.get(f"secret/mt-{self.name}-credentials")["data"]
@@ -176,7 +169,7 @@ def test_an_installations_life(platform: Installation, teams: tuple[Tenant, Tena
     tags = {f"{part}.image.tag": NEXT for part in ("api", "workers", "operator")}
     with ThreadPoolExecutor(1) as beside:
         upgrade = beside.submit(platform.install, next_version, **tags)
-        wait_until(lambda: leader(platform) not in ("", before), 120, lambda: f"{before} leads for ever")
+        platform.own.until("lease/media-operator", ".spec.holderIdentity", lambda it: it not in ("", before), 120)
         platform.own.kubectl("delete", "pod", leader(platform), "--grace-period=0", "--force")
         upgrade.result()
     for tenant in teams:

@@ -9,7 +9,6 @@ from tests.cluster.installation import Installation
 from tests.cluster.load import Clients
 from tests.cluster.machine import slowness
 from tests.cluster.namespace import Namespace
-from tests.cluster.waiting import wait_until
 
 pytestmark = pytest.mark.node
 
@@ -35,7 +34,7 @@ def generation(namespace: Namespace) -> int:
 
 
 def until_rolled(namespace: Namespace, before: int) -> None:
-    wait_until(lambda: generation(namespace) > before, 60, lambda: namespace.describe("mediatenant/acme"))
+    namespace.until(f"deployment/mt-{id_of(namespace)}", ".metadata.generation", lambda it: int(it) > before)
     namespace.kubectl("rollout", "status", f"deployment/mt-{id_of(namespace)}", "--timeout=180s")
     namespace.wait("mediatenant/acme", "condition=Ready", seconds=60)
 
@@ -76,6 +75,7 @@ def test_a_small_file_has_its_verdict_within_six_seconds(platform: Installation,
     took = []
     with team.reaching(f"mt-{id_of(team)}") as acme:
         for number in range(3):
+            team.kubectl("wait", "job", "--all", "--for=condition=Complete", "--timeout=60s", check=False)
             team.until_none("job", "--field-selector", "status.successful=0")  # so that each one needs a new Job
             began = time.monotonic()
             file = acme.upload(f"a small file, {number}".encode(), "small.txt", "text/plain")

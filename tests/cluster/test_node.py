@@ -17,12 +17,6 @@ pytestmark = pytest.mark.node
 SERVICES = Path(__file__).parent / "services"
 
 
-@pytest.fixture(scope="module")
-def loaded(cluster: Cluster) -> Cluster:
-    cluster.load(*images.make(cluster.docker))
-    return cluster
-
-
 @pytest.fixture
 def workspace(loaded: Cluster) -> Iterator[Namespace]:
     with Namespace.new(loaded, "test") as workspace:
