@@ -1,5 +1,6 @@
 """The state of the machine that a cluster could change, for comparison."""
 
+import contextlib
 import re
 import subprocess
 import time
@@ -61,8 +62,10 @@ def inhabitants() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in _processes():
         pid = name.split(" ", 1)[0]
-        links = (Path(f"/proc/{pid}/ns/{kind}") for kind in NAMESPACES)
-        found[name] = {str(link.readlink()) for link in links if link.exists()}
+        found[name] = set()
+        for kind in NAMESPACES:
+            with contextlib.suppress(OSError):  # it ended
+                found[name].add(str(Path(f"/proc/{pid}/ns/{kind}").readlink()))
     return found
 
 
