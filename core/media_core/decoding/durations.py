@@ -12,6 +12,7 @@ from typing import IO
 from av.container import InputContainer
 
 from media_core.decoding.containers import BACK, MOST_BYTES_TRIED, GoingOn, films_of, seek_to, start_of, until_broken
+from media_core.decoding.headers import length_of_tag
 from media_core.decoding.wire import BLOCK
 
 MOST_BYTES_COUNTED = 64 << 20
@@ -294,7 +295,7 @@ def _counts_its_frames(file: IO[bytes]) -> bool:
     """
     at = 0
     while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
-        at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        at += length_of_tag(head)
     head = _at(file, at, 4096)
     if int.from_bytes(head[:2]) & _SYNC != _SYNC:
         return False  # something stands before the frame, and FFmpeg does not read its header

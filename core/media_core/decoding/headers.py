@@ -35,7 +35,7 @@ def mended(file: IO[bytes]) -> IO[bytes]:
     before = file.read(HEAD)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    if before.startswith(b"ID3") and LONG_TAG < (tag := _length_of_tag(before)) < size:
+    if before.startswith(b"ID3") and LONG_TAG < (tag := length_of_tag(before)) < size:
         return io.BufferedReader(Lengthened(file, b"", skipped=tag))
     head, kind = bytearray(before), before[:4]
     if kind == b"FORM" and before[8:12] in (b"AIFF", b"AIFC"):
@@ -55,8 +55,8 @@ def mended(file: IO[bytes]) -> IO[bytes]:
     return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
 
 
-def _length_of_tag(head: bytes) -> int:
-    """Seven bits of a byte count (ID3v2.4.0, 3.1 and 3.4)."""
+def length_of_tag(head: bytes) -> int:
+    """Bytes of the ID3 tag that begins with these 10 or more. Seven bits of each count (ID3v2.4.0, 3.1 and 3.4)."""
     length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     return 10 + length + (10 if head[5] & 0x10 else 0)
 
