@@ -234,8 +234,9 @@ def _boundary(content_type: str) -> bytes:
 
 
 def _is_of_aiohttp(segment: MultipartSegment, boundary: bytes | None) -> bool:
-    """Whether aiohttp wrote the part. No other library of those known has both: Dart's has boundaries of its own, and
-    those that have such boundaries begin with the disposition.
+    """Whether aiohttp wrote the part: its boundary is 32 hex digits, and the part begins with its type.
+
+    Of the other known libraries none has both. Dart's boundaries differ, and the rest begin with the disposition.
     """
     return _BOUNDARY_OF_AIOHTTP.fullmatch(boundary or b"") is not None and segment.headerlist[0][0] == "Content-Type"
 

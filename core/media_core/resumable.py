@@ -444,10 +444,9 @@ class Receiving:
         self._limit = limit
         self._checksum = checksum
         self._request_id = request_id
-        self._digest = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         self._whole = resumables._hashes.take(claim)
         self._hashing = self._whole or TrailingHash()
-        self._hashing.beside = self._digest
+        self._hashing.beside = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         self._size = claim.received
         last = claim.last
         self._append = resumables._store.append(claim.upload_id, claim.pieces, last, at_most=limit)
@@ -507,7 +506,7 @@ class Receiving:
                 offset=self._claim.received,
             )
         await self._keep_all()
-        await self.close()  # nobody may append to what gets its key
+        await self.close()  # the pieces have to be unlocked to get their key
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
             await self._resumables._finish(self._caller, claim, self._request_id)
@@ -515,7 +514,8 @@ class Receiving:
 
     async def _is_wrong(self, checksum: Checksum) -> bool:
         await self._hashing.settle()
-        return self._digest is not None and self._digest.digest() != checksum.digest
+        found = self._hashing.beside
+        return found is not None and found.digest() != checksum.digest
 
     async def keep_what_came(self) -> None:
         """After an error of the request: its bytes before that count, unless their checksum is not known."""
@@ -543,7 +543,6 @@ class Receiving:
                 self._failed = True
                 raise
         if self._whole is not None and self._size == self._claim.received:
-            self._whole.beside = None
             self._resumables._hashes.put(self._claim, self._whole)
 
     async def _keep(self, *, to_the_end: bool = False) -> None:

@@ -474,7 +474,7 @@ def _terms(text: str) -> list[Term]:
 
 @dataclass(frozen=True)
 class _Said:
-    """A word, and of which segment it is (counted in the passage)."""
+    """A word, and the number of its segment in the passage."""
 
     segment: int
     word: Word

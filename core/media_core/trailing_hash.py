@@ -1,7 +1,7 @@
-"""A hash that a thread computes some MiB behind whoever gives the bytes.
+"""A hash that a thread computes some MiB behind the bytes that arrive.
 
-While these wait for a disk, a database or their client, it catches up. To hash 1 GiB takes 0.65 s of a core with SHA
-instructions, about as long as all waits of an upload of 1 GiB in 128 requests.
+While a request waits for a disk, a database or its client, the hash catches up. To hash 1 GiB takes 0.65 s of a core
+with SHA instructions, about as long as all waits of an upload of 1 GiB in 128 requests.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _FREE: Final[deque[memoryview]] = deque(maxlen=MOST_BEHIND)
 
 
 class TrailingHash:
-    """For one giver of bytes at a time. `of`: the hash; None: nobody needs one."""
+    """One task at a time gives it bytes. `of`: the hash; None: the bytes are only passed on."""
 
     def __init__(self, of: "hashlib._Hash | None" = None) -> None:
         self.beside: hashlib._Hash | None = None

@@ -1,4 +1,4 @@
-"""A hash that a thread computes behind whoever gives the bytes."""
+"""A hash that a thread computes behind the bytes that arrive."""
 
 import asyncio
 import hashlib

@@ -197,7 +197,7 @@ async def _created(
     try:
         return await receive(services, caller, request, progress.upload_id, 0, checksum=checksum)
     except BaseException:
-        # Its client never learns where it is, so nobody could go on with it or end it, and it would hold its quota.
+        # The client does not learn the upload's address. So it could neither go on with the upload nor end it.
         await shielded(_given_up(services, caller, progress.upload_id))
         raise
 

@@ -14,7 +14,7 @@ Nothing depends on tags, metadata, conditional puts, lifecycle rules or versions
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -142,6 +142,19 @@ class BodySource(Protocol):
 
     def read_into(self, buffer: memoryview) -> int:
         """Fills in the next bytes, and returns how many: 0 if none come at once, or none any more."""
+
+
+def hashed(source: BodySource, hashing: TrailingHash, at_most: int) -> Iterator[memoryview]:
+    """The bytes that `source` has at hand, in a thread. `hashing` takes each part once the next one is asked for; until
+    then the caller may read it.
+    """
+    taken, read = 0, 1
+    while read and source.left and taken < at_most:
+        buffer = hashing.buffer()
+        read = source.read_into(buffer[: at_most - taken])
+        yield buffer[:read]
+        hashing.take(buffer, read)
+        taken += read
 
 
 async def to_its_end(work: Awaitable[int]) -> int:

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _THREADS = ThreadPoolExecutor(16, "folder-store")
-"""Threads of its own: waits for the disk must not occupy asyncio's few threads, which hash, for example."""
+"""Threads apart from asyncio's. Those are few and hash, for example; waits for the disk must not occupy them."""
 
 
 async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
 from media_core.store import page_cache
-from media_core.store.base import CHUNK_BYTES, BodySource, Chunk, Durable, Piece, to_its_end, unavailable
+from media_core.store.base import CHUNK_BYTES, BodySource, Chunk, Durable, Piece, hashed, to_its_end, unavailable
 from media_core.store.folder_files import fsync_folder, in_thread, read_file, write_all
 from media_core.trailing_hash import TrailingHash
 
@@ -104,14 +104,9 @@ class FolderAppending:
         taken = 0
         with self._lock:
             self._append(gathered)
-            while source.left and taken < at_most:
-                buffer = hashing.buffer()
-                read = source.read_into(buffer[: at_most - taken])
-                self._append(buffer[:read])
-                hashing.take(buffer, read)
-                if not read:
-                    break
-                taken += read
+            for data in hashed(source, hashing, at_most):
+                self._append(data)
+                taken += len(data)
         return taken
 
     def _append(self, data: bytearray | memoryview) -> None:
@@ -164,7 +159,7 @@ class FolderAppending:
 
 
 class FolderGatheredObject:
-    """One file that nobody writes to any more gets its key by a link. Else all pieces are copied into a new file."""
+    """A single piece whose lock is free gets its key by a link. Otherwise all pieces are copied into a new file."""
 
     def __init__(self, store: "FolderStore", name: str, pieces: Sequence[Piece]) -> None:
         self.size = sum(piece.size for piece in pieces)
@@ -173,7 +168,7 @@ class FolderGatheredObject:
         self._copy = store._staged(f"{name}.whole-{secrets.token_hex(8)}")
         self._path: Path | None = None
         self._locked: FileIO | None = None
-        """The only piece: nobody appends to it while it gets its key."""
+        """The single piece, locked, so that it does not grow while it gets its key."""
 
     async def write(self, chunk: bytes | memoryview) -> None:
         raise ValueError("an object that has come whole takes no more bytes")

@@ -15,6 +15,7 @@ from media_core.store.base import (
     Piece,
     PieceGone,
     checked_key,
+    hashed,
     staging_key,
     to_its_end,
     unavailable,
@@ -127,16 +128,10 @@ class S3Appending:
 
 
 def _gather(gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
-    taken = 0
-    while source.left and taken < at_most:
-        buffer = hashing.buffer()
-        read = source.read_into(buffer[: at_most - taken])
-        gathered += buffer[:read]
-        hashing.take(buffer, read)
-        if not read:
-            break
-        taken += read
-    return taken
+    before = len(gathered)
+    for data in hashed(source, hashing, at_most):
+        gathered += data
+    return len(gathered) - before
 
 
 class S3GatheredObject:

@@ -37,7 +37,7 @@ class EventRow(SQLModel, table=True):
 
 
 class EventHeadRow(SQLModel, table=True):
-    """One row: the last position that was given to an event. Whoever gives positions locks it."""
+    """One row: the last position that an event got. A transaction that gives positions locks it."""
 
     __tablename__ = "event_head"
     __table_args__ = (CheckConstraint("id = 1", name="event_head_one_row"),)

@@ -52,7 +52,7 @@ class CorsRules:
         }
         if_known(self._s3.put_bucket_cors, Bucket=self._bucket, CORSConfiguration={"CORSRules": [*rules, rule]})
         kept = any(each.get("AllowedOrigins") == rule["AllowedOrigins"] for each in self._rules())
-        # MinIO has no such rules: the server itself lets all origins read, or those of its own settings.
+        # MinIO has no rules for a bucket. The server lets all origins read, or those of its settings.
         return kept or self._answers(cors.origins[0].replace("*", "any"))
 
     def _rules(self) -> list[dict[str, Any]]:
