@@ -1,5 +1,6 @@
 """The supervisor of the real embedded server: which states it survives, and which it refuses."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -97,8 +98,23 @@ def test_a_killed_server_starts_again_with_its_data_at_the_same_address(folder: 
         assert ask(url, "SELECT n FROM kept") == 7
 
 
-def test_a_killed_server_starts_again_once_its_last_session_has_ended(folder: Path) -> None:
-    with EmbeddedPostgres(folder, durable=False) as server:
+class OutspokenByASession(EmbeddedPostgres):
+    """Behind all that a new server says stands the last line of the former server's session."""
+
+    def _launch(self, postgres: Path) -> None:
+        super()._launch(postgres)
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        with self.log.open("a") as log:
+            log.write("FATAL:  terminating connection due to unexpected postmaster exit\n")
+
+
+@pytest.mark.parametrize("server_class", [EmbeddedPostgres, OutspokenByASession])
+def test_a_killed_server_starts_again_once_its_last_session_has_ended(
+    folder: Path, server_class: type[EmbeddedPostgres]
+) -> None:
+    with server_class(folder, durable=False) as server:
         with psycopg.connect(server.admin_url.replace("+psycopg", ""), autocommit=True) as connection:
             session = psutil.Process(connection.info.backend_pid)
             session.suspend()  # so it does not see that the server is gone
@@ -107,7 +123,7 @@ def test_a_killed_server_starts_again_once_its_last_session_has_ended(folder: Pa
             process.kill()
             process.wait(10)
         with ThreadPoolExecutor() as pool:
-            starting = pool.submit(lambda: EmbeddedPostgres.start(server))
+            starting = pool.submit(server.start)
             while "shared memory block" not in server.log.read_text():
                 assert not starting.done(), starting.result()
                 threading.Event().wait(0.01)

@@ -85,6 +85,7 @@ class EmbeddedPostgres:
         self._password = ""
         self._locks: list[IO[str]] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._launched_at = 0  # how long the log was then, in bytes
 
     def start(self) -> None:
         """Returns when the server answers; makes the data folder on the first start.
@@ -153,6 +154,11 @@ class EmbeddedPostgres:
             f"postgresql+psycopg://{credentials}@/{quote(database, safe='')}?host={quote(str(self.socket_folder))}"
             "&port=5432"
         )
+
+    def _said_since_launch(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(self._launched_at)
+            return log.read().decode(errors="replace")
 
     def last_words(self) -> str:
         """The last line of the server's log that says what went wrong."""
@@ -272,6 +278,7 @@ class EmbeddedPostgres:
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         with open_log(self.log) as log:
+            self._launched_at = log.tell()
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -295,8 +302,9 @@ class EmbeddedPostgres:
         while True:
             assert self._process is not None  # noqa: S101  _launch() has just set it
             if self._process.poll() is not None:
-                # A session of the server that was killed has not seen it yet; it ends as soon as it runs.
-                if _STILL_IN_USE in self.last_words() and time.monotonic() < deadline:
+                # A session of the server that was killed has not seen it yet; it ends as soon as it runs, and its own
+                # last line may then stand behind the new server's.
+                if _STILL_IN_USE in self._said_since_launch() and time.monotonic() < deadline:
                     time.sleep(0.1)
                     self._launch(postgres)
                     continue
