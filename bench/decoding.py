@@ -16,7 +16,7 @@ from bench.resources import Resources
 from bench.worker import transcriptions, worker
 from media_core.decoding import BytesSource
 from media_core.decoding.pool import DecodingPool
-from media_core.thumbnails import make_thumbnail
+from media_core.examination.thumbnails import make_thumbnail
 from media_workers.settings import WhisperSettings
 
 FIXTURE = Path(__file__).parent.parent / "tests" / "fixtures" / "whisper-tiny-words"

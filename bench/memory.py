@@ -11,7 +11,7 @@ from bench.measure import Amount, Effort, Goal
 from bench.on_s3 import SERVER, bucket
 from bench.parts import POLICY, Parts, Tenant
 from bench.resources import MIB, Resources, held
-from media_core.uploads import BUFFER_BYTES
+from media_core.uploads.upload import BUFFER_BYTES
 
 CROWD = 32
 LARGE_MAY_TAKE = 10_000_000

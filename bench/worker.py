@@ -20,9 +20,9 @@ from bench.parts import Tenant
 from bench.resources import Resources
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.library import Library
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue, enqueue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue, enqueue
 from media_core.settings import TranscriptionSettings
 from media_operator.local.clamd import ClamdAddress
 from media_operator.local.processes import die_with_parent

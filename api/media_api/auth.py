@@ -1,4 +1,4 @@
-"""The caller and its scopes: a dependency of every /v1 route. `media_core.access` decides on single items."""
+"""The caller and its scopes: a dependency of every /v1 route. `media_core.items.access` decides on single items."""
 
 from typing import Annotated
 
@@ -6,8 +6,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
 from media_api.services import services_at
+from media_core.auth.tokens import Claims
 from media_core.errors import Refused
-from media_core.tokens import Claims
 
 
 class CallerWith(HTTPBearer):

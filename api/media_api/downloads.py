@@ -19,9 +19,9 @@ from starlette.types import Receive, Scope, Send
 from media_api import problems
 from media_api.body import ClientGone, disconnection
 from media_api.request_headers import listed, weight
-from media_core import media_types
-from media_core.access import Item
 from media_core.errors import Refused
+from media_core.examination import media_types
+from media_core.items.access import Item
 from media_core.store import Chunk, ObjectMissing
 from media_core.store.base import CHUNK_BYTES
 

@@ -14,8 +14,8 @@ from media_api.filenames import filename_of
 from media_api.identifiers import known_room
 from media_api.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
-from media_core.resumable import Progress
-from media_core.upload_claims import Declared
+from media_core.uploads.claims import Declared
+from media_core.uploads.resumable import Progress
 
 INTEROP: Final = "Upload-Draft-Interop-Version"
 VERSIONS: Final = ("3", "4", "5", "6")

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from media_core.errors import Unavailable
-from media_core.events import AT_ONCE, Event, Events
+from media_core.events.feed import AT_ONCE, Event, Events
 
 POLL_SECONDS: Final = 0.4
 KEPT: Final = 5 * AT_ONCE

@@ -11,9 +11,9 @@ from typing import Final
 
 import structlog
 
+from media_core.auth.tokens import Claims
 from media_core.errors import Unavailable
-from media_core.jobs import Job, Jobs, State
-from media_core.tokens import Claims
+from media_core.jobs.requests import Job, Jobs, State
 
 POLL_SECONDS: Final = 0.5
 

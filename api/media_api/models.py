@@ -6,13 +6,15 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from media_api.identifiers import LABEL_KEY, checked_label
-from media_core import events, ids, library
-from media_core.access import Item, rooms_for
-from media_core.items import MOST_ROOMS
-from media_core.job_kinds import JOB_KINDS, KINDS
-from media_core.jobs import Job as CoreJob
-from media_core.search import Hit
-from media_core.tokens import Claims
+from media_core import ids
+from media_core.auth.tokens import Claims
+from media_core.events import feed as events
+from media_core.items import library
+from media_core.items.access import Item, rooms_for
+from media_core.items.item import MOST_ROOMS
+from media_core.jobs.kinds import JOB_KINDS, KINDS
+from media_core.jobs.requests import Job as CoreJob
+from media_core.transcripts.search import Hit
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ from media_api.multipart import Form
 from media_api.request_headers import listed
 from media_api.request_middleware import request_id_of
 from media_api.services import Services
+from media_core.auth.tokens import Claims
 from media_core.errors import Refused
-from media_core.tokens import Claims
-from media_core.uploads import Upload, Uploaded
+from media_core.uploads.upload import Upload, Uploaded
 
 REFUSALS: Final = (
     "digest_mismatch",

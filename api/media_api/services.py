@@ -15,21 +15,21 @@ from media_api.job_watch import JobWatch
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, Settings
 from media_api.webhook_delivery import Delivery
-from media_core.capacity import Capacity, of_this_container
+from media_core.auth.token_keys import JwksFile, OidcKeys
+from media_core.auth.tokens import TokenVerifier
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.events import Events
-from media_core.examination import Examination
-from media_core.jobs import Jobs
-from media_core.library import Library
+from media_core.events.feed import Events
+from media_core.examination.examiner import Examination
+from media_core.items.library import Library
+from media_core.items.signed_urls import SharedUrls
+from media_core.jobs.requests import Jobs
 from media_core.policy import PolicyReader
-from media_core.resumable import Resumables
-from media_core.search import Search
-from media_core.signed_urls import SharedUrls
 from media_core.store import ObjectStore, open_store
-from media_core.token_keys import JwksFile, OidcKeys
-from media_core.tokens import TokenVerifier
-from media_core.uploads import Uploads
+from media_core.transcripts.search import Search
+from media_core.uploads.capacity import Capacity, of_this_container
+from media_core.uploads.resumable import Resumables
+from media_core.uploads.upload import Uploads
 
 
 @dataclass

@@ -6,12 +6,12 @@ from typing import Final
 
 from media_api import downloads
 from media_api.services import Services
-from media_core import media_types, thumbnails
-from media_core.access import RETRY_AFTER_SECONDS, Item
 from media_core.errors import Lost, Refused
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
+from media_core.examination import media_types, thumbnails
+from media_core.items.access import RETRY_AFTER_SECONDS, Item
+from media_core.items.library import Library
 from media_core.store import Chunk, ObjectMissing
+from media_core.store.object_keys import content_key, thumbnail_key
 
 MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
 

@@ -7,9 +7,11 @@ from typing import Annotated
 from pydantic import BaseModel, Field, Json, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from media_core.events import Type
+from media_core.auth.tokens import ClaimNames
+from media_core.events.feed import Type
+from media_core.events.outgoing import Network
+from media_core.events.webhooks import Webhook
 from media_core.origins import is_origin
-from media_core.outgoing import Network
 from media_core.settings import (
     DecodingSettings,
     EnvironmentSettings,
@@ -18,8 +20,6 @@ from media_core.settings import (
     TranscriptionSettings,
 )
 from media_core.store import StoreSettings
-from media_core.tokens import ClaimNames
-from media_core.webhooks import Webhook
 
 
 class ServerSettings(EnvironmentSettings):

@@ -17,8 +17,8 @@ from media_api.filenames import sanitized, text_of
 from media_api.identifiers import known_id, known_room
 from media_api.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
-from media_core.resumable import ALGORITHMS, Algorithm, Checksum, Progress
-from media_core.upload_claims import Declared
+from media_core.uploads.claims import Declared
+from media_core.uploads.resumable import ALGORITHMS, Algorithm, Checksum, Progress
 
 VERSION: Final = "1.0.0"
 EXTENSIONS: Final = (

@@ -1,4 +1,4 @@
-"""Delivers events to one webhook. `media_core.webhooks` says what holds, and keeps the rows.
+"""Delivers events to one webhook. `media_core.events.webhooks` says what holds, and keeps the rows.
 
 Each process of the api runs one `Delivery` a webhook. It tries to get the claim now and then; the one that has it
 listens to the process's feed of events.
@@ -15,13 +15,13 @@ from typing import Final
 import structlog
 
 from media_api.event_feed import EventFeed
-from media_core import outgoing, webhooks
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_core.events import Event, Events
-from media_core.outgoing import Undelivered
+from media_core.events import outgoing, webhooks
+from media_core.events.feed import Event, Events
+from media_core.events.outgoing import Undelivered
+from media_core.events.webhooks import AT_ONCE, TRIED, ClaimLost, Outbox, Outcome, SecretMissing, Standing, Webhook
 from media_core.policy import PolicyReader
-from media_core.webhooks import AT_ONCE, TRIED, ClaimLost, Outbox, Outcome, SecretMissing, Standing, Webhook
 
 LOOK_SECONDS: Final = 5.0
 """How often a process without the claim asks for it, and the one that has it renews it."""

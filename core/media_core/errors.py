@@ -33,7 +33,7 @@ class Unfinished(Unavailable):
 
 
 class Lost(Unfinished):
-    """The object store has lost the object of a content that has items. `contents` has noted it."""
+    """The object store has lost the object of a content that has items. `contents.life` has noted it."""
 
     code = "file_lost"
 

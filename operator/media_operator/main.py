@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from media_core import logs
 from media_core.errors import Unavailable
-from media_core.queue_depth import Depth
+from media_core.jobs.depth import Depth
 from media_core.settings import LogSettings, complaints
 from media_operator import health
 from media_operator.backends import databases

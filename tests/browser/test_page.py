@@ -20,7 +20,7 @@ import pytest
 from page.build import DIST, HERE, BuildFailed, build, node
 from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, expect
 
-from media_core import tokens
+from media_core.auth import tokens
 from tests.browser.chromium import PATIENCE, missing
 from tests.integration.test_make_run import EICAR, SAMPLE, MakeRun, new_home
 

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from playwright.async_api import Browser, Page, expect
 
 from media_api.settings import PageSettings
-from media_core import transcripts
-from media_core.queue import Queue
-from media_core.tokens import ALL
+from media_core.auth.tokens import ALL
+from media_core.jobs.queue import Queue
+from media_core.transcripts import formats
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import CLIENTS, PATIENCE, missing
 from tests.integration.api_server import USER, Api, serving, upload
@@ -107,7 +107,7 @@ async def files(api: Api) -> dict[str, str]:
         await put("meeting.wav", SPEECH.read_bytes())
         answer = await client.post("/v1/transcribe", files={"media_id": (None, found["meeting.wav"])})
         lease = await api.lease(answer.json()["data"]["job_id"])
-        heard = transcripts.result([dict(segment) for segment in SEGMENTS], "en", 3.9)
+        heard = formats.result([dict(segment) for segment in SEGMENTS], "en", 3.9)
         await Queue(api.database).finish(lease, heard)
         await put("just uploaded.png", picture(8, 900, 600), None)
     return found

@@ -21,7 +21,7 @@ from page import build
 from playwright.async_api import Browser, expect
 
 from media_api.settings import AuthSettings, PageSettings
-from media_core.tokens import LEEWAY, Jwk, generate_key, public_jwks
+from media_core.auth.tokens import LEEWAY, Jwk, generate_key, public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import PATIENCE, missing, opened
 from tests.integration.api_server import Api, eventually, serving

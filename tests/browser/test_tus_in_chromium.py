@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 
-from media_core.object_keys import content_key
+from media_core.store.object_keys import content_key
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import PATIENCE, WebApp, opened
 from tests.integration import api_server

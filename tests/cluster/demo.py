@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from media_core.canary import EICAR
+from media_core.upkeep.canary import EICAR
 from tests.cluster import images, kind
 from tests.cluster.docker import Missing
 from tests.cluster.installation import Installation

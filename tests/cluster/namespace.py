@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import yaml
 
-from media_core import tokens
+from media_core.auth import tokens
 from tests.cluster import images
 from tests.cluster.client import Client
 from tests.cluster.kind import Cluster

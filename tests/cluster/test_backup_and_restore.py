@@ -25,7 +25,7 @@ import jwt
 import psycopg
 import pytest
 
-from media_core import tokens
+from media_core.auth import tokens
 from media_operator.cluster import kinds
 from media_operator.local.postgres import BINARIES
 from tests.cluster.api import Api, seen

@@ -2,13 +2,13 @@
 
 from datetime import timedelta
 
-from media_core.contents import Verdict
+from media_core.contents.life import Verdict
+from media_core.contents.quota import Usage
 from media_core.database import Database
-from media_core.library import Library
-from media_core.queue import Lease, LeaseLost, Queue
-from media_core.quota import Usage
+from media_core.items.library import Library
+from media_core.jobs.queue import Lease, LeaseLost, Queue
 from media_core.store.folder import FolderStore
-from media_core.uploads import Uploaded, Uploads
+from media_core.uploads.upload import Uploaded, Uploads
 from tests.integration.tenancy import ALICE
 
 

@@ -32,13 +32,13 @@ from media_api.app import create_app, services_of
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, CorsSettings, PageSettings, ServerSettings, Settings
 from media_core import policy
+from media_core.auth.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
 from media_core.database import Database
-from media_core.library import Library
+from media_core.items.library import Library
+from media_core.jobs.queue import Lease, Queue
 from media_core.policy import Policy, PolicyReader
-from media_core.queue import Lease, Queue
 from media_core.settings import DecodingSettings, TenantSettings, TranscriptionSettings
 from media_core.store import FolderStore, StoreSettings
-from media_core.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
 from tests.integration.migrating import make_tables

@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from media_core import logs
-from media_core.contents import Verdict
+from media_core.contents.life import Verdict
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Unavailable
-from media_core.examination import Examination
-from media_core.library import Library
+from media_core.examination.examiner import Examination
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
-from media_core.resumable import Declared, Resumables
 from media_core.store import FolderStore, S3Settings, S3Store
-from media_core.sweep import sweep
-from media_core.uploads import Uploads
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.resumable import Declared, Resumables
+from media_core.uploads.upload import Uploads
 from tests.integration.invariants import AT_ONCE
 from tests.integration.tenancy import ALICE
 

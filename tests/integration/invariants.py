@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from media_core.database import Database
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
+from media_core.items.library import Library
 from media_core.settings import RetentionSettings
 from media_core.store import ObjectStore
-from media_core.sweep import sweep
+from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.upkeep.sweep import sweep
 
 AT_ONCE = RetentionSettings(orphan_days=0, orphans_few=10_000)
 """Retention for a sweep that leaves nothing over."""

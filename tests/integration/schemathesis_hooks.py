@@ -15,7 +15,7 @@ import schemathesis
 from hypothesis import strategies as st
 
 from media_api.identifiers import LABEL_KEY
-from media_core.transcripts import LANGUAGES
+from media_core.transcripts.formats import LANGUAGES
 
 SOUND = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words" / "samples" / "tone_no_speech.wav"
 KNOWN: dict[str, list[str]] = json.loads(os.environ.get("MEDIA_KNOWN", "{}"))

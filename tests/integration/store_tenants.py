@@ -11,9 +11,9 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from media_core.object_keys import content_key
 from media_core.store import S3Store
 from media_core.store import s3 as s3_module
+from media_core.store.object_keys import content_key
 from media_operator.backends.buckets import Buckets
 from media_operator.tenant.ownership import OwnerMark
 from tests.integration.s3_servers import S3Server

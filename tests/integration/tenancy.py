@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from media_core import policy
+from media_core.auth.tokens import ALL, Claims
 from media_core.database import Database, Transaction
 from media_core.policy import Policy
-from media_core.tokens import ALL, Claims
 
 MIB = 1024 * 1024
 FIXTURES = Path(__file__).parent.parent / "fixtures"

@@ -20,21 +20,21 @@ from typing import Any, get_args
 import psycopg
 import pytest
 
-from media_core import births, sweep
-from media_core.contents import Verdict
+from media_core.contents.life import Verdict
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.events import EventPosition, Events
-from media_core.examination import Examination
-from media_core.library import Library
-from media_core.listing import Order, Wanted
-from media_core.media_types import Category
-from media_core.object_keys import content_key
+from media_core.events.feed import EventPosition, Events
+from media_core.examination.examiner import Examination
+from media_core.examination.media_types import Category
+from media_core.items.library import Library
+from media_core.items.listing import Order, Wanted
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.store.base import ObjectInfo
 from media_core.store.folder import FolderStore
-from media_core.uploads import Uploads
+from media_core.store.object_keys import content_key
+from media_core.upkeep import births, sweep
+from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from media_workers import rescan
 from tests.integration.acting import upload

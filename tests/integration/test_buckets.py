@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from media_core import births
-from media_core.births import UNREADABLE, Birth
 from media_core.errors import Unavailable
+from media_core.upkeep import births
+from media_core.upkeep.births import UNREADABLE, Birth
 from media_operator.backends import boto, bucket_emptying, buckets
 from media_operator.backends.bucket_emptying import ObjectsLocked
 from media_operator.backends.buckets import CORS, MARK_KEY, Born, BucketFacts, Buckets

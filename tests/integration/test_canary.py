@@ -14,14 +14,14 @@ from pydantic import SecretStr
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
-from media_core.examination import Examination
-from media_core.job_kinds import JOB_KINDS
-from media_core.library import Library
+from media_core.examination.examiner import Examination
+from media_core.items.library import Library
+from media_core.jobs.kinds import JOB_KINDS
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.store import S3Store
-from media_core.sweep import sweep
-from media_core.uploads import Uploads
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploads
 from media_operator.backends import scanner_canary as canary
 from media_operator.backends.databases import Databases
 from media_operator.backends.scanner_canary import Canary, judge

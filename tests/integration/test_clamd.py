@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from media_core.canary import EICAR
 from media_core.errors import Unavailable, Unfinished
 from media_core.store import ObjectMissing
+from media_core.upkeep.canary import EICAR
 from media_operator.local import clamd as embedded
 from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd, ScanLimits
 from media_workers import clamd as clamd_client

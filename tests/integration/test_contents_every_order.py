@@ -13,15 +13,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from media_core import births, contents, queue, sweep, uploads
-from media_core.capacity import Capacity
-from media_core.contents import Again, Contents, Facts, Verdict
+from media_core.contents import life as contents
+from media_core.contents.life import Again, Contents, Facts, Verdict
 from media_core.errors import Refused, Unavailable
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
-from media_core.queue import LeaseLost, Queue
+from media_core.items.library import Library
+from media_core.jobs import queue
+from media_core.jobs.queue import LeaseLost, Queue
 from media_core.store.base import ObjectMissing
-from media_core.uploads import Uploaded, Uploads
+from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.upkeep import births, sweep
+from media_core.uploads import upload as uploads
+from media_core.uploads.capacity import Capacity
+from media_core.uploads.upload import Uploaded, Uploads
 from tests.integration.tenancy import GENEROUS, MIB, TenantDatabase, person
 from tests.integration.walking import (
     EPOCH,
@@ -502,7 +505,7 @@ async def test_the_walk_sees_what_is_wrong(
     connection: psycopg.Connection[Any], examined: Callable[[str], None], right: str, wrong: str, found: str
 ) -> None:
     """In each case one function breaks a rule of `contents`, and the walk has to find it."""
-    functions = (files("media_core") / "contents.sql").read_text()
+    functions = (files("media_core") / "contents/life.sql").read_text()
     assert functions.count(right) == 1
     connection.execute(functions.replace(right, wrong).encode())
     examined("none")

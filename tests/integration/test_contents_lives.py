@@ -11,11 +11,11 @@ import psycopg
 import pytest
 from psycopg.errors import SerializationFailure
 
-from media_core.contents import Again, Contents, Facts, NewItem
+from media_core.contents.life import Again, Contents, Facts, NewItem
 from media_core.database import Database
-from media_core.library import Library
-from media_core.object_keys import content_key
-from media_core.queue import Queue, enqueue_for_content
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue, enqueue_for_content
+from media_core.store.object_keys import content_key
 from tests.integration.acting import days_pass, minutes_pass, verdict
 from tests.integration.invariants import broken
 from tests.integration.tenancy import TenantDatabase

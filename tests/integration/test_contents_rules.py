@@ -9,18 +9,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from media_core import canary
-from media_core.contents import Again, Contents, Facts, NewItem, Verdict
+from media_core.contents.life import Again, Contents, Facts, NewItem, Verdict
+from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Refused
-from media_core.library import Library
-from media_core.object_keys import content_key
+from media_core.items.library import Library
+from media_core.jobs.queue import Lease, Queue, enqueue_for_content
 from media_core.policy import PolicyReader
-from media_core.queue import Lease, Queue, enqueue_for_content
-from media_core.quota import Usage
 from media_core.store.folder import FolderStore
-from media_core.sweep import sweep
-from media_core.uploads import Uploaded, Uploads
+from media_core.store.object_keys import content_key
+from media_core.upkeep import canary
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploaded, Uploads
 from tests.integration.acting import judge, minutes_pass, upload, usage, verdict
 from tests.integration.invariants import broken
 from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase

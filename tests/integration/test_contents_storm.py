@@ -14,16 +14,16 @@ from datetime import timedelta
 
 import pytest
 
-from media_core import contents
-from media_core.contents import Verdict
+from media_core.contents import life as contents
+from media_core.contents.life import Verdict
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
-from media_core.library import Library
+from media_core.items.library import Library
+from media_core.jobs.queue import LeaseLost, Queue, enqueue_for_content
 from media_core.policy import PolicyReader
-from media_core.queue import LeaseLost, Queue, enqueue_for_content
 from media_core.store.folder import FolderStore
-from media_core.sweep import sweep
-from media_core.uploads import Uploads
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploads
 from tests.integration.acting import upload
 from tests.integration.invariants import AT_ONCE, Left, broken, later_and_swept, left
 from tests.integration.tenancy import TenantDatabase

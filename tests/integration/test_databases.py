@@ -15,12 +15,12 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
+from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_core.job_kinds import KINDS
-from media_core.queue import enqueue
-from media_core.queue_depth import Depth
-from media_core.quota import Usage
+from media_core.jobs.depth import Depth
+from media_core.jobs.kinds import KINDS
+from media_core.jobs.queue import enqueue
 from media_operator.backends import notes
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.databases import (

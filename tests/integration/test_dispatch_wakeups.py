@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from media_core.database import Database
-from media_core.queue import enqueue
+from media_core.jobs.queue import enqueue
 from media_operator.jobs.dispatch import listen
 from media_operator.local.postgres import EmbeddedPostgres
 

@@ -11,9 +11,9 @@ import pytest
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable, Unfinished
-from media_core.library import Library
+from media_core.items.library import Library
+from media_core.jobs.queue import Lease, NotYet, Queue, cancel, enqueue
 from media_core.policy import PolicyReader
-from media_core.queue import Lease, NotYet, Queue, cancel, enqueue
 from media_core.store.folder import FolderStore
 from media_workers.drain import Drain, Handler, Work
 from media_workers.settings import DrainSettings

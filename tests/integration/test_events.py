@@ -9,16 +9,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from media_core.auth.tokens import CANARY, Claims
 from media_core.database import Database
 from media_core.errors import Refused
-from media_core.events import AT_ONCE, Event, EventPosition, Events
-from media_core.jobs import Jobs, TranscriptionRequest
-from media_core.library import Library
-from media_core.queue import Queue
+from media_core.events.feed import AT_ONCE, Event, EventPosition, Events
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
+from media_core.jobs.requests import Jobs, TranscriptionRequest
 from media_core.settings import RetentionSettings
-from media_core.sweep import sweep
-from media_core.tokens import CANARY, Claims
-from media_core.uploads import Uploads
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploads
 from tests.fixtures.media import photo
 from tests.integration.acting import judge, upload
 from tests.integration.tenancy import ADMIN, ALICE, BOB, MIB, STRANGER, TenantDatabase, person

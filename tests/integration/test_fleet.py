@@ -15,8 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from media_core.database import Database
-from media_core.queue import Queue, enqueue
-from media_core.queue_depth import Depth
+from media_core.jobs.depth import Depth
+from media_core.jobs.queue import Queue, enqueue
 from media_operator.backends.databases import Databases
 from media_operator.jobs.dispatch import FleetDispatcher, Running, TenantQueue, listen
 from media_operator.local.postgres import EmbeddedPostgres

@@ -18,8 +18,8 @@ import jwt
 import pytest
 
 from media_api.settings import AuthSettings
-from media_core.token_keys import OidcKeys
-from media_core.tokens import ALL, generate_key, public_jwks, save_public_jwks
+from media_core.auth.token_keys import OidcKeys
+from media_core.auth.tokens import ALL, generate_key, public_jwks, save_public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration.api_server import Api, anybody, problem, serving, upload

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from media_api import server
-from media_core.thumbnails import SIZES
+from media_core.examination.thumbnails import SIZES
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, oriented, photo, recording
 from tests.integration.api_server import Api, anybody, eventually, left, problem, serving, upload

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from media_api.routes import events
-from media_core.tokens import CANARY
+from media_core.auth.tokens import CANARY
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, problem, serving, upload
 from tests.integration.tenancy import GENEROUS

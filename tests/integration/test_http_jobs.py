@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from media_api.routes.jobs import answer_of
-from media_core import transcripts
-from media_core.jobs import Jobs
-from media_core.queue import Cancelled, Queue
+from media_core.jobs.queue import Cancelled, Queue
+from media_core.jobs.requests import Jobs
+from media_core.transcripts import formats
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, photo, recording
 from tests.integration.api_server import Api, left, problem, serving, upload
@@ -55,7 +55,7 @@ async def transcribe(api: Api, job_id: str) -> None:
         stored = {"number": number, "words": None, **{n: segment[n] for n in ("start", "end", "text")}}
         await queue.append_segments(lease, [stored])
         await queue.renew(lease, seconds=60, progress=(number + 1) / 2)
-    await queue.finish(lease, transcripts.result([dict(s) for s in SEGMENTS], "en", 3.25))
+    await queue.finish(lease, formats.result([dict(s) for s in SEGMENTS], "en", 3.25))
 
 
 # -- asking ----------------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ async def test_a_completed_job_says_which_tracks_there_are_and_which_was_heard(a
     async with api.client() as client:
         job_id = await submit(client, speech(1, 466))
         heard = {"tracks": tracks, "track": 1, "channel": None}
-        result = transcripts.result([dict(s) for s in SEGMENTS], "en", 3.25, heard)
+        result = formats.result([dict(s) for s in SEGMENTS], "en", 3.25, heard)
         await Queue(api.database).finish(await api.lease(job_id), result)
         job = await job_of(client, job_id)
         assert (job["tracks"], job["track"], job["channel"]) == (tracks, 1, None)
@@ -291,7 +291,7 @@ async def test_a_transcript_is_gone_with_its_recording_when_that_is_found_infect
         data = speech(1, 613)
         job_id = await submit(jill, data)
         lease = await api.lease(job_id)
-        await Queue(api.database).finish(lease, transcripts.result([dict(s) for s in SEGMENTS], "en", 3.25))
+        await Queue(api.database).finish(lease, formats.result([dict(s) for s in SEGMENTS], "en", 3.25))
         assert (await jill.get(f"/v1/jobs/{job_id}")).status_code == 200
         await api.verdict(hashlib.sha256(data).hexdigest(), "infected")
         for path in ("", "/transcript.txt", "/events"):
@@ -300,7 +300,7 @@ async def test_a_transcript_is_gone_with_its_recording_when_that_is_found_infect
 
 
 async def test_one_caller_can_not_fill_the_queue(fresh_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("media_core.jobs.MAX_OPEN_JOBS", 1)
+    monkeypatch.setattr("media_core.jobs.requests.MAX_OPEN_JOBS", 1)
     async with fresh_api.client("alice") as alice, fresh_api.client("bob") as bob:
         await submit(alice, speech(1, 471))
         answer = await alice.post("/v1/transcribe", files={"file": ("a.wav", speech(1, 472))})
@@ -431,7 +431,7 @@ async def test_others_are_served_while_a_long_transcript_is_written(api: Api) ->
         said = [
             {"id": n, "start": 3.0 * n, "end": 3.0 * n + 3, "text": "said " * 12, "words": words} for n in range(5000)
         ]
-        await Queue(api.database).finish(await api.lease(job_id), transcripts.result(said, "en", 15000.0))
+        await Queue(api.database).finish(await api.lease(job_id), formats.result(said, "en", 15000.0))
         assert (await job_of(client, job_id))["segments"] == said
     job = await Jobs(database=api.database, library=api.library, max_seconds=20000).find(ADMIN, job_id)
     turns = 0
@@ -522,7 +522,7 @@ async def test_a_watcher_sees_the_segments_as_they_are_heard_and_the_end(api: Ap
                 assert event is not None
                 seen.append(event)
             assert seen[-1] == ("segment", "0", {"id": 0, "start": 0.0, "end": 1.5, "text": "Hello"})
-            await queue.finish(lease, transcripts.result([dict(SEGMENTS[0])], "en", 1.5))
+            await queue.finish(lease, formats.result([dict(SEGMENTS[0])], "en", 1.5))
             rest = await events.rest()
     assert rest[-1][0] == "progress"
     assert (rest[-1][2]["status"], rest[-1][2]["progress"]) == ("completed", 1)

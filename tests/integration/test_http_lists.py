@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from media_core import listing
+from media_core.items import listing
 from tests.fixtures.media import film, photo, recording
 from tests.integration.api_server import Api, anybody, problem, upload
 

@@ -12,8 +12,8 @@ from openai.types.audio.transcription_create_params import TranscriptionCreatePa
 
 from media_api.job_watch import JobWatch
 from media_api.routes import openai_audio
-from media_core import transcripts
-from media_core.queue import Lease, Queue
+from media_core.jobs.queue import Lease, Queue
+from media_core.transcripts import formats
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import recording
 from tests.integration.api_server import Api, problem, serving
@@ -62,7 +62,7 @@ async def work(api: Api) -> Lease:
             segment["words"] = WORDS[number]
         stored = {"number": number, "words": segment.get("words"), **{n: segment[n] for n in ("start", "end", "text")}}
         await queue.append_segments(lease, [stored])
-    await queue.finish(lease, transcripts.result(segments, "de", 3.25))
+    await queue.finish(lease, formats.result(segments, "de", 3.25))
     return lease
 
 
@@ -127,7 +127,7 @@ async def test_a_silent_stream_says_that_it_is_alive(api: Api, monkeypatch: pyte
         lines = answer.aiter_lines()
         assert [await anext(lines) for _ in range(4)] == [": still here", ""] * 2
         lease = await next_lease(api)
-        await Queue(api.database).finish(lease, transcripts.result([dict(each) for each in SEGMENTS], "de", 3.25))
+        await Queue(api.database).finish(lease, formats.result([dict(each) for each in SEGMENTS], "de", 3.25))
         rest = [line async for line in lines]
     assert "event: transcript.text.done" in rest
     async with client_of(api) as official:
@@ -166,7 +166,7 @@ async def test_the_job_of_a_client_that_goes_away_goes_on_and_nothing_waits_for_
         lease = await next_lease(api)
         asking.cancel()
     await nothing_is_watched(watches)
-    await Queue(api.database).finish(lease, transcripts.result([dict(each) for each in SEGMENTS], "de", 3.25))
+    await Queue(api.database).finish(lease, formats.result([dict(each) for each in SEGMENTS], "de", 3.25))
     async with api.client() as client:
         assert (await job_of(client, lease.job_id))["transcript"] == TEXT
 
@@ -184,7 +184,7 @@ async def test_the_job_of_a_stream_that_its_client_cuts_goes_on_and_nothing_wait
                 assert (await anext(aiter(stream))).type == "transcript.text.delta"
             await stream.close()
         await nothing_is_watched(watches)
-        await Queue(api.database).finish(lease, transcripts.result([dict(each) for each in SEGMENTS], "de", 3.25))
+        await Queue(api.database).finish(lease, formats.result([dict(each) for each in SEGMENTS], "de", 3.25))
         async with api.client() as client:
             assert (await job_of(client, lease.job_id))["transcript"] == TEXT
 

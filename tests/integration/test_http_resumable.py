@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from media_core import resumable
-from media_core.object_keys import content_key
 from media_core.store import S3Store
+from media_core.store.object_keys import content_key
+from media_core.uploads import resumable
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration import s3_servers

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from media_core import library
+from media_core.items import library
 from tests.fixtures.media import film, photo, recording
 from tests.integration.api_server import Api, problem, upload
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from media_core.object_keys import content_key
 from media_core.store import S3Store
+from media_core.store.object_keys import content_key
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration import s3_servers

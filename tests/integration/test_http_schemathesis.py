@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from media_core.queue import Queue
-from media_core.tokens import ALL
+from media_core.auth.tokens import ALL
+from media_core.jobs.queue import Queue
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration.acting import verdict

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from media_core.signed_urls import Shared, SharedUrls
+from media_core.items.signed_urls import Shared, SharedUrls
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import film, photo
 from tests.integration.api_server import Api, anybody, problem, serving, upload

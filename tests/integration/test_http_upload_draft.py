@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from media_core.object_keys import content_key
+from media_core.store.object_keys import content_key
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, eventually, problem, process
 from tests.integration.tenancy import MIB

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from media_core import transcripts
-from media_core.queue import Lease, Queue
+from media_core.jobs.queue import Lease, Queue
+from media_core.transcripts import formats
 from media_operator.helm_hooks import install_check
 from media_operator.helm_hooks.install_check import CheckFailed, Client
 from tests.integration.api_server import Api, eventually
@@ -43,7 +43,7 @@ async def say(queue: Queue, lease: Lease, words: str) -> None:
     for segment in segments:
         stored = {"number": 0, "words": None, **{name: segment[name] for name in ("start", "end", "text")}}
         await queue.append_segments(lease, [stored])
-    await queue.finish(lease, transcripts.result(segments, "en" if words else None, 3.3))
+    await queue.finish(lease, formats.result(segments, "en" if words else None, 3.3))
 
 
 async def test_it_prints_what_was_heard_whatever_the_words(fresh_api: Api, soon: None) -> None:

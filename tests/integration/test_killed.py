@@ -17,17 +17,17 @@ from typing import Any
 
 import pytest
 
-from media_core import births
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_core.examination import Examination
-from media_core.library import Library
-from media_core.object_keys import content_key
+from media_core.examination.examiner import Examination
+from media_core.items.library import Library
 from media_core.policy import PolicyReader
-from media_core.resumable import Declared, Resumables
 from media_core.store import FolderStore, ObjectStore, S3Store
-from media_core.sweep import sweep
-from media_core.uploads import BUFFER_BYTES, Uploads
+from media_core.store.object_keys import content_key
+from media_core.upkeep import births
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.resumable import Declared, Resumables
+from media_core.uploads.upload import BUFFER_BYTES, Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration import s3_servers
 from tests.integration.acting import judge, upload

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from media_core.contents import Facts
+from media_core.contents.life import Facts
 from media_core.decoding import BytesSource, MediaFacts, durations
 from media_core.decoding.pool import DecodingPool
 from media_core.decoding.stills import pixels
-from media_core.examination import Examination
-from media_core.media_types import inline_allowed, transcribable
-from media_core.sniffing import HEAD, sniff
-from media_core.thumbnails import make_thumbnail
+from media_core.examination.examiner import Examination
+from media_core.examination.media_types import inline_allowed, transcribable
+from media_core.examination.sniffing import HEAD, sniff
+from media_core.examination.thumbnails import make_thumbnail
 from tests.fixtures import media, old_sounds
 
 PITCHES = (300, 400, 500)

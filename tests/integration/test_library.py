@@ -4,16 +4,16 @@ import secrets
 
 import pytest
 
+from media_core.auth.tokens import Claims
+from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
-from media_core.queue import Lease, LeaseLost, NotYet, Queue, enqueue, enqueue_for_content
-from media_core.quota import Usage
+from media_core.items.library import Library
+from media_core.jobs.queue import Lease, LeaseLost, NotYet, Queue, enqueue, enqueue_for_content
 from media_core.store.folder import FolderStore
-from media_core.sweep import sweep
-from media_core.tokens import Claims
-from media_core.uploads import Uploads
+from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploads
 from tests.fixtures.media import photo
 from tests.integration.acting import days_pass, judge, left_behind, minutes_pass, upload, usage, verdict
 from tests.integration.api_server import Api

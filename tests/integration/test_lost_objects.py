@@ -15,19 +15,19 @@ from typing import Any
 import httpx
 import pytest
 
-from media_core import sweep as sweeping
-from media_core import uploads as uploading
-from media_core.contents import NewItem
+from media_core.contents.life import NewItem
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Lost, Refused, Unavailable
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
-from media_core.queue import Queue
-from media_core.resumable import Declared, Resumables
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
 from media_core.store import FolderStore
-from media_core.sweep import sweep
-from media_core.uploads import Uploads
+from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.upkeep import sweep as sweeping
+from media_core.upkeep.sweep import sweep
+from media_core.uploads import upload as uploading
+from media_core.uploads.resumable import Declared, Resumables
+from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings

@@ -25,11 +25,11 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+from media_core.auth.tokens import save_signing_keys
 from media_core.decoding.pool import DecodingPool
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
-from media_core.tokens import save_signing_keys
 from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings, WhisperSettings

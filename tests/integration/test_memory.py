@@ -7,8 +7,8 @@ import pytest
 from bench.memory import CROWD_MAY_TAKE, LARGE_MAY_TAKE, crowd_of_uploads, large_upload
 from bench.resources import MIB, Resources
 
-from media_core.capacity import MOST_BYTES
 from media_core.policy import Policy
+from media_core.uploads.capacity import MOST_BYTES
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import Api, process
 from tests.integration.test_http_uploads import form, head_of, read_answer

@@ -13,16 +13,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 from sqlmodel import SQLModel
 
-from media_core import births, tables
-from media_core.contents import Verdict
+from media_core import tables
+from media_core.contents.life import Verdict
 from media_core.database import Database
-from media_core.library import Library
-from media_core.object_keys import content_key
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.schema import migrate
 from media_core.store.folder import FolderStore
-from media_core.sweep import sweep
+from media_core.store.object_keys import content_key
+from media_core.upkeep import births
+from media_core.upkeep.sweep import sweep
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.api_server import new_tenant
 from tests.integration.revisions import migrate_to

@@ -27,7 +27,6 @@ import pytest
 from botocore.config import Config
 
 from media_core.errors import Refused, Unavailable
-from media_core.object_keys import content_key, thumbnail_key
 from media_core.store import (
     Appending,
     FolderStore,
@@ -46,8 +45,9 @@ from media_core.store import folder as folder_module
 from media_core.store import s3 as s3_module
 from media_core.store.base import USUAL_MOST
 from media_core.store.credentials import S3Key
+from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.store.presign import presigned_get
-from media_core.trailing_hash import TrailingHash
+from media_core.store.trailing_hash import TrailingHash
 from tests.integration import s3_servers
 from tests.integration.lying_s3 import LyingS3, lying
 from tests.integration.s3_servers import S3Server

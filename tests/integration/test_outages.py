@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from media_core import queue as queue_module
 from media_core.database import Database
 from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.errors import Refused, Unavailable
-from media_core.examination import Examination
-from media_core.job_kinds import JOB_KINDS, KINDS
-from media_core.jobs import Jobs, TranscriptionRequest
-from media_core.library import Library
+from media_core.examination.examiner import Examination
+from media_core.items.library import Library
+from media_core.jobs import queue as queue_module
+from media_core.jobs.kinds import JOB_KINDS, KINDS
+from media_core.jobs.queue import Queue
+from media_core.jobs.requests import Jobs, TranscriptionRequest
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.store import S3Store
-from media_core.uploads import Uploaded, Uploads
+from media_core.uploads.upload import Uploaded, Uploads
 from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd
 from media_operator.local.postgres import EmbeddedPostgres
 from media_workers import drain as drain_module

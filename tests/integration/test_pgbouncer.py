@@ -17,7 +17,7 @@ import pytest
 
 from media_core.database import CHANNEL, Database
 from media_core.errors import Unavailable
-from media_core.queue import Queue, enqueue
+from media_core.jobs.queue import Queue, enqueue
 from media_operator.local.clamd import ClamdAddress
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from media_core.database import CHANNEL, Database
-from media_core.job_kinds import JOB_KINDS
-from media_core.queue import (
+from media_core.jobs.depth import Depth
+from media_core.jobs.kinds import JOB_KINDS
+from media_core.jobs.queue import (
     POSTPONED_SECONDS,
     Cancelled,
     Lease,
@@ -19,7 +20,6 @@ from media_core.queue import (
     cancel,
     enqueue,
 )
-from media_core.queue_depth import Depth
 from tests.integration.tenancy import TenantDatabase
 
 
@@ -279,7 +279,7 @@ async def test_whoever_listens_hears_of_new_work_when_it_is_committed(
 VICTIM = """
 import asyncio, sys
 from media_core.database import CHANNEL, Database
-from media_core.queue import Queue
+from media_core.jobs.queue import Queue
 async def main():
     lease = await Queue(Database(sys.argv[1])).lease("transcribe", worker="victim", seconds=0.5)
     print(lease.job_id, flush=True)
@@ -431,12 +431,12 @@ async def test_a_lease_that_ran_out_while_the_server_was_away_is_its_holders_for
     async with database.transaction() as tx:
         await tx.execute("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'")
         up = await tx.value("SELECT now() - pg_postmaster_start_time()")
-    monkeypatch.setattr("media_core.queue.SERVER_BACK", up + timedelta(minutes=1))
+    monkeypatch.setattr("media_core.jobs.queue.SERVER_BACK", up + timedelta(minutes=1))
     assert not await queue.reap("transcribe")
     await queue.renew(lease, seconds=30)
 
     async with database.transaction() as tx:
         await tx.execute("UPDATE job SET lease_until = pg_postmaster_start_time() - interval '1 second'")
-    monkeypatch.setattr("media_core.queue.SERVER_BACK", timedelta(0))
+    monkeypatch.setattr("media_core.jobs.queue.SERVER_BACK", timedelta(0))
     assert await queue.reap("transcribe")
     assert (await take(queue)).job_id == job_id

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from media_core import quota
-from media_core.contents import Again, Contents, Facts, NewItem, Reservation
+from media_core.contents import quota
+from media_core.contents.life import Again, Contents, Facts, NewItem, Reservation
+from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Refused
 from media_core.ids import new_media_id
+from media_core.jobs.queue import enqueue
 from media_core.policy import PolicyReader
-from media_core.queue import enqueue
-from media_core.quota import Usage
 from media_core.store.folder import FolderStore
-from media_core.uploads import Uploads
+from media_core.uploads.upload import Uploads
 from tests.integration.acting import usage
 from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase
 

@@ -17,14 +17,14 @@ from media_core import policy
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
-from media_core.job_kinds import JOB_KINDS
-from media_core.library import Library
-from media_core.object_keys import content_key
-from media_core.queue import Queue
+from media_core.items.library import Library
+from media_core.jobs.kinds import JOB_KINDS
+from media_core.jobs.queue import Queue
 from media_core.settings import RetentionSettings
 from media_core.store import FolderStore
-from media_core.sweep import sweep
-from media_core.uploads import Uploaded, Uploads
+from media_core.store.object_keys import content_key
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploaded, Uploads
 from media_operator.local.clamd import HOW_TO_INSTALL, EmbeddedClamd
 from media_workers import rescan
 from media_workers.clamd import Clamd

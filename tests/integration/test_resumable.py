@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from media_core import resumable
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
-from media_core.library import Library
-from media_core.object_keys import content_key
-from media_core.resumable import Resumables
+from media_core.items.library import Library
 from media_core.store import FolderStore, S3Store
 from media_core.store.base import staging_key
-from media_core.sweep import sweep
-from media_core.upload_claims import Declared
-from media_core.uploads import Upload, Uploads
+from media_core.store.object_keys import content_key
+from media_core.upkeep.sweep import sweep
+from media_core.uploads import resumable
+from media_core.uploads.claims import Declared
+from media_core.uploads.resumable import Resumables
+from media_core.uploads.upload import Upload, Uploads
 from tests.integration import s3_servers
 from tests.integration.acting import usage
 from tests.integration.invariants import broken

@@ -17,9 +17,9 @@ from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from media_core.errors import Unavailable
-from media_core.object_keys import content_key
 from media_core.store import S3Settings, S3Store
 from media_core.store.credentials import S3Key, as_text
+from media_core.store.object_keys import content_key
 from media_operator.backends import boto
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.buckets import MARK_KEY

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from media_core.canary import EICAR
-from media_core.contents import Verdict
+from media_core.contents.life import Verdict
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unfinished
-from media_core.job_kinds import JOB_KINDS
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
-from media_core.queue import Lease, LeaseLost, Queue
+from media_core.items.library import Library
+from media_core.jobs.kinds import JOB_KINDS
+from media_core.jobs.queue import Lease, LeaseLost, Queue
 from media_core.store import FolderStore
-from media_core.sweep import sweep
-from media_core.uploads import Uploaded, Uploads
+from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.upkeep.canary import EICAR
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploaded, Uploads
 from media_operator.local.clamd import ClamdAddress, EmbeddedClamd
 from media_workers import drain as drain_loop
 from media_workers.clamd import SMALL_BYTES

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from media_api.routes.parameters import next_cursor
-from media_core import passages, queue, transcripts
-from media_core.queue import Queue
-from media_core.search import Search, Wanted
-from media_core.sweep import sweep
+from media_core.jobs import queue
+from media_core.jobs.queue import Queue
+from media_core.transcripts import formats, passages
+from media_core.transcripts.search import Search, Wanted
+from media_core.upkeep.sweep import sweep
 from tests.fixtures.media import recording
 from tests.integration.api_server import Api, problem, upload
 from tests.integration.tenancy import ADMIN
@@ -33,7 +34,7 @@ async def finish(api: Api, job_id: str, said: Said, language: str | None = "en",
     """Completes a job, as a worker does; without `keeps` as one of the version before the search."""
     lease = await api.lease(job_id)
     segments = [{"id": n, "start": start, "end": end, "text": words} for n, (start, end, words) in enumerate(said)]
-    result = transcripts.result(segments, language, said[-1][1] if said else 1.0)
+    result = formats.result(segments, language, said[-1][1] if said else 1.0)
     async with api.database.transaction() as tx:
         await queue.finish(tx, lease, result)
         if keeps:
@@ -294,7 +295,7 @@ async def test_the_transcript_of_a_file_that_was_deleted_meanwhile_is_not_kept(a
         job_id = (await client.post("/v1/transcribe", files=form)).json()["data"]["job_id"]
         lease = await api.lease(job_id)
         await client.delete(f"/v1/media/{media_id}")
-        result = transcripts.result([{"id": 0, "start": 0.0, "end": 1.0, "text": "Gone."}], "en", 1.0)
+        result = formats.result([{"id": 0, "start": 0.0, "end": 1.0, "text": "Gone."}], "en", 1.0)
         async with api.database.transaction() as tx:
             await passages.keep(tx, job_id, media_id, lease.payload, result)
         await Queue(api.database).release(lease)

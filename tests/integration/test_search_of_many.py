@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from media_core.auth.tokens import Claims
 from media_core.database import Database
-from media_core.library import Library
-from media_core.passages import SPANS
+from media_core.items.library import Library
 from media_core.policy import PolicyReader
-from media_core.search import Search, Wanted
 from media_core.store.folder import FolderStore
-from media_core.tokens import Claims
+from media_core.transcripts.passages import SPANS
+from media_core.transcripts.search import Search, Wanted
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.cluster.machine import slowness
 from tests.integration.postgres_folder import postgres_folder

@@ -13,16 +13,16 @@ from typing import Any
 import httpx
 import pytest
 
-from media_core.canary import EICAR, send
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.examination import Examination
-from media_core.library import Library
+from media_core.examination.examiner import Examination
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.store.folder import FolderStore
-from media_core.sweep import sweep
-from media_core.uploads import Uploads
+from media_core.upkeep.canary import EICAR, send
+from media_core.upkeep.sweep import sweep
+from media_core.uploads.upload import Uploads
 from media_operator.local.clamd import ClamdAddress
 from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.clamd import Clamd

@@ -27,14 +27,14 @@ import httpx
 import pytest
 import structlog
 
+from media_core.auth.tokens import generate_key, mint, save_public_jwks
 from media_core.database import Database
 from media_core.errors import Unavailable
-from media_core.library import Library
-from media_core.object_keys import content_key
+from media_core.items.library import Library
 from media_core.policy import PolicyReader
 from media_core.store import S3Store
-from media_core.tokens import generate_key, mint, save_public_jwks
-from media_core.uploads import BUFFER_BYTES
+from media_core.store.object_keys import content_key
+from media_core.uploads.upload import BUFFER_BYTES
 from media_operator.local.clamd import ClamdAddress
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration import s3_servers

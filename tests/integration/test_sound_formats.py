@@ -8,7 +8,7 @@ import pytest
 
 from media_core.decoding import BytesSource
 from media_core.decoding.pool import DecodingPool
-from media_core.media_types import transcribable
+from media_core.examination.media_types import transcribable
 from tests.fixtures import librivox, media
 from tests.fixtures.sound_formats import CONTAINERS, WRONG_NAMES, Cell, Named, NotWritten, Samples, likeness
 from tests.integration.test_kinds_of_media import looked_at

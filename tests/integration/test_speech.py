@@ -10,10 +10,10 @@ from faster_whisper.audio import decode_audio
 
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.jobs import TranscriptionRequest
-from media_core.library import Library
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
+from media_core.jobs.requests import TranscriptionRequest
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.settings import TranscriptionSettings
 from media_core.store.folder import FolderStore
 from media_workers.chunks import SAMPLE_RATE, Samples, clear

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from media_core import births
+from media_core.contents.quota import Usage
 from media_core.database import Database
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
+from media_core.items.library import Library
 from media_core.policy import PolicyReader
-from media_core.quota import Usage
 from media_core.settings import RetentionSettings
 from media_core.store.base import ObjectInfo
 from media_core.store.folder import FolderStore
-from media_core.sweep import BATCH, Swept, sweep
-from media_core.uploads import Uploads
+from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.upkeep import births
+from media_core.upkeep.sweep import BATCH, Swept, sweep
+from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import days_pass, judge, minutes_pass, upload, usage
 from tests.integration.api_server import new_tenant

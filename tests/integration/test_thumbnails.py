@@ -17,9 +17,9 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
 from media_core.decoding.pool import ChildLimits, DecodingPool
-from media_core.examination import Examination
-from media_core.sniffing import sniff
-from media_core.thumbnails import SIZES, make_thumbnail, variant
+from media_core.examination.examiner import Examination
+from media_core.examination.sniffing import sniff
+from media_core.examination.thumbnails import SIZES, make_thumbnail, variant
 from tests.fixtures import media
 from tests.integration.decoding_processes import Processes
 

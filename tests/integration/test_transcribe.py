@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 
-from media_core import passages, transcripts
 from media_core.database import Database
 from media_core.decoding import Source
 from media_core.decoding.pool import DecodingPool
 from media_core.ids import new_media_id
-from media_core.library import Library
-from media_core.object_keys import content_key
+from media_core.items.library import Library
+from media_core.jobs.queue import Lease, Queue, cancel, enqueue
 from media_core.policy import PolicyReader
-from media_core.queue import Lease, Queue, cancel, enqueue
 from media_core.settings import TranscriptionSettings
 from media_core.store.folder import FolderStore
+from media_core.store.object_keys import content_key
+from media_core.transcripts import formats, passages
 from media_workers.chunks import SAMPLE_RATE
 from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings, WhisperSettings
@@ -487,8 +487,8 @@ async def test_split_channels_are_one_speaker_each(tenant: Tenant) -> None:
         "channel 1": SPOKEN["two_phrases_en.wav"]["text"],
     }
     assert result["transcript"] == " ".join(said.values())
-    assert transcripts.vtt(result).splitlines()[3].startswith("<v channel 2>")
-    assert transcripts.srt(result).splitlines()[2].startswith("channel 2: ")
+    assert formats.vtt(result).splitlines()[3].startswith("<v channel 2>")
+    assert formats.srt(result).splitlines()[2].startswith("channel 2: ")
 
 
 async def test_a_worker_that_takes_over_goes_on_with_the_channel(tenant: Tenant) -> None:
@@ -594,7 +594,7 @@ async def test_where_nobody_speaks_there_is_no_text_and_no_language(tenant: Tena
 
 
 def test_core_names_the_languages_that_the_models_know() -> None:
-    assert frozenset(_LANGUAGE_CODES) == frozenset(transcripts.LANGUAGES)
+    assert frozenset(_LANGUAGE_CODES) == frozenset(formats.LANGUAGES)
 
 
 # -- long recordings ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from media_core.object_keys import content_key
+from media_core.store.object_keys import content_key
 from tests.integration.api_server import Api
 from tests.integration.tenancy import MIB
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from media_core.capacity import Capacity
+from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
-from media_core.library import Library
-from media_core.object_keys import content_key, thumbnail_key
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
-from media_core.quota import Usage
 from media_core.store.folder import FolderStore
-from media_core.uploads import BUFFER_BYTES, Uploads
+from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.uploads.capacity import Capacity
+from media_core.uploads.upload import BUFFER_BYTES, Uploads
 from tests.fixtures.media import photo, png_bomb
 from tests.integration.acting import judge, left_behind, upload, usage
 from tests.integration.tenancy import ALICE, BOB, GENEROUS, MIB, STRANGER, TenantDatabase
@@ -288,7 +288,7 @@ async def test_one_idempotency_key_does_not_serve_two_operations(uploads: Upload
 async def test_a_picture_that_takes_too_long_is_kept_and_its_thumbnail_left_to_a_worker(
     uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("media_core.examination.THUMBNAIL_SECONDS", 0.0)
+    monkeypatch.setattr("media_core.examination.examiner.THUMBNAIL_SECONDS", 0.0)
     uploaded = await upload(uploads, photo(640, 480), filename="slow.jpg")
     assert uploaded.thumbnail_id is not None
     assert (await Queue(database).depth())["thumbnail"].ready == 1

@@ -4,12 +4,12 @@ import base64
 
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.library import Library
-from media_core.object_keys import thumbnail_key
+from media_core.items.library import Library
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.store.folder import FolderStore
-from media_core.uploads import Uploads
+from media_core.store.object_keys import thumbnail_key
+from media_core.uploads.upload import Uploads
 from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings
 from media_workers.thumbnail import make_video_thumbnail

@@ -18,14 +18,14 @@ import pytest
 from media_api import webhook_delivery
 from media_api.event_feed import EventFeed
 from media_api.webhook_delivery import Delivery
-from media_core import outgoing, webhooks
 from media_core.database import Database
-from media_core.events import Events
-from media_core.library import Library
-from media_core.outgoing import Undelivered
+from media_core.events import outgoing, webhooks
+from media_core.events.feed import Events
+from media_core.events.outgoing import Undelivered
+from media_core.events.webhooks import Webhook
+from media_core.items.library import Library
 from media_core.policy import PolicyReader
-from media_core.uploads import Uploads
-from media_core.webhooks import Webhook
+from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import upload
 from tests.integration.api_server import beside, eventually, process

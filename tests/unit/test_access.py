@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from media_core.access import Item, Purpose, require, rooms_for
+from media_core.auth.tokens import ALL, Claims
 from media_core.errors import Refused
+from media_core.items.access import Item, Purpose, require, rooms_for
 from media_core.policy import Policy
-from media_core.tokens import ALL, Claims
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy(max_bytes=1, max_upload_bytes=1, max_transcription_seconds_per_day=1)

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from media_core.canary import EICAR, PlainText, new_content
-from media_core.contents import Facts
+from media_core.contents.life import Facts
 from media_core.decoding import BytesSource
-from media_core.sniffing import sniff
-from media_core.uploads import Examined
+from media_core.examination.sniffing import sniff
+from media_core.upkeep.canary import EICAR, PlainText, new_content
+from media_core.uploads.upload import Examined
 from media_operator.backends.scanner_canary import Canary, State, judge
 from media_operator.plan.observed import Scanner
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from media_core.errors import Unavailable
-from media_core.job_kinds import KINDS
-from media_core.queue_depth import Depth
+from media_core.jobs.depth import Depth
+from media_core.jobs.kinds import KINDS
 from media_operator.jobs import dispatch
 from media_operator.jobs.dispatch import (
     Demand,

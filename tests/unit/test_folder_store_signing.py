@@ -7,9 +7,9 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from media_core.errors import Refused
-from media_core.object_keys import content_key
 from media_core.store import FolderStore
 from media_core.store.folder_urls import SignedRequest
+from media_core.store.object_keys import content_key
 
 SIGNING_KEY = b"k" * 32
 KEY = content_key("acme", "ab" * 32)

@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
+from media_core.auth.tokens import ALL, ClaimNames, Claims, TokenVerifier
 from media_core.errors import Refused
-from media_core.tokens import ALL, ClaimNames, Claims, TokenVerifier
 
 PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 JWK: dict[str, Any] = {**RSAAlgorithm.to_jwk(PRIVATE.public_key(), as_dict=True), "kid": "k1", "use": "sig"}

@@ -4,7 +4,7 @@ import pkgutil
 
 import pytest
 
-from media_core.job_kinds import JOB_KINDS, JobKind
+from media_core.jobs.kinds import JOB_KINDS, JobKind
 from media_core.tables.policy import POLICY
 
 

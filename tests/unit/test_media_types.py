@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from media_core import sniffing
-from media_core.media_types import category, has_thumbnail, inline_allowed, settled, transcribable
-from media_core.sniffing import sniff
+from media_core.examination import sniffing
+from media_core.examination.media_types import category, has_thumbnail, inline_allowed, settled, transcribable
+from media_core.examination.sniffing import sniff
 from tests.fixtures import media
 
 
@@ -261,7 +261,7 @@ def test_many_threads_may_sniff_at_once() -> None:
 def test_the_bundled_library_is_used_and_the_environment_left_alone() -> None:
     program = (
         "import os; before = dict(os.environ)\n"
-        "import media_core.sniffing\n"
+        "import media_core.examination.sniffing\n"
         "maps = open('/proc/self/maps').read()\n"
         "print(dict(os.environ) == before, [l.split()[-1] for l in maps.splitlines() if 'libmagic' in l][0])"
     )

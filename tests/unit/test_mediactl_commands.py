@@ -1050,7 +1050,7 @@ def test_usage_is_told_in_human_units(server: Script) -> None:
 
 
 def test_token_says_what_it_carries_and_that_nobody_checked(server: Script, tmp_path: Path) -> None:
-    from media_core import tokens
+    from media_core.auth import tokens
 
     keys = tmp_path / "acme" / "signing-keys.json"
     keys.parent.mkdir()

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from media_core.object_keys import content_key, thumbnail_key
 from media_core.store.base import checked_expiry, checked_key, staging_key, tenant_prefix
+from media_core.store.object_keys import content_key, thumbnail_key
 
 SHA256 = "ab" * 32
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media_core.packages import DIRECTORY, TAIL, directory_of_ole, of_ole, of_zip, says_its_type, stated
+from media_core.examination.packages import DIRECTORY, TAIL, directory_of_ole, of_ole, of_zip, says_its_type, stated
 from tests.fixtures.media import ole
 
 OPEN, MICROSOFT = "application/vnd.openxmlformats-officedocument", "application/vnd.ms"

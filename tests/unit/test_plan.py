@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from media_core.births import UNREADABLE, Birth
-from media_core.webhooks import webhook_id
+from media_core.events.webhooks import webhook_id
+from media_core.upkeep.births import UNREADABLE, Birth
 from media_operator.plan.desired import ApiShape, BucketCors, api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.observed import (
     Api,

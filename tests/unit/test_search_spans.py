@@ -1,6 +1,6 @@
 import pytest
 
-from media_core.search import EXAMINED, RANKED, Spans
+from media_core.transcripts.search import EXAMINED, RANKED, Spans
 
 
 @pytest.mark.parametrize("newest", [0, 1, 63, 64, 1023, 1024, 5000, 16_384, 300_000, 2**18 * 20 + 12345])

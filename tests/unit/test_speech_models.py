@@ -1,6 +1,6 @@
 import pytest
 
-from media_core.speech_models import translates
+from media_core.transcripts.speech_models import translates
 from media_operator.plan.desired import api_settings
 from media_operator.tenant.spec import MediaTenant
 

@@ -1,7 +1,7 @@
 import pytest
 
-from media_core.passages import passages
-from media_core.spoken_words import words
+from media_core.transcripts.passages import passages
+from media_core.transcripts.spoken_words import words
 
 
 @pytest.mark.parametrize(

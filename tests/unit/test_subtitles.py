@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media_core import transcripts
-from media_core.subtitles import Cue, Shape, cues
+from media_core.transcripts import formats
+from media_core.transcripts.subtitles import Cue, Shape, cues
 
 MONOLOGUE = (
     "So what I would like to talk about today is the garden behind the house, which has grown for twenty years. "
@@ -120,7 +120,7 @@ def test_no_text_is_lost_or_out_of_order(text: str, start: float, seconds: float
     assert "".join("".join(cue.lines) for cue in found).replace(" ", "") == "".join(text.split())
     assert all(cue.start <= cue.end <= cue.start + 7.001 and len(cue.lines) <= 2 for cue in found)
     assert all(before.start <= after.start for before, after in itertools.pairwise(found))
-    transcripts.srt({"segments": [segment(text, start, start + seconds)], "language": language})
+    formats.srt({"segments": [segment(text, start, start + seconds)], "language": language})
 
 
 @given(st.lists(st.sampled_from([0.0, 0.0004, 0.3, 2.0]), min_size=1, max_size=20), st.sampled_from([0.5, 7.0]))
@@ -130,7 +130,7 @@ def test_each_cue_takes_time_and_begins_when_the_last_one_has_ended(lengths: lis
         segment("yes.", start, end, [{"word": "yes.", "start": start, "end": end, "probability": 1.0}])
         for start, end in itertools.pairwise(moments)
     ]
-    said = transcripts.srt({"segments": segments, "language": "en"}, Shape(seconds=seconds))
+    said = formats.srt({"segments": segments, "language": "en"}, Shape(seconds=seconds))
     clock = r"(\d\d):(\d\d):(\d\d),(\d{3})"
     times = [
         tuple(int(here[at]) * 60_000 + int(here[at + 1]) * 1000 + int(here[at + 2]) for at in (1, 5))
@@ -142,10 +142,10 @@ def test_each_cue_takes_time_and_begins_when_the_last_one_has_ended(lengths: lis
 
 
 def test_both_formats_have_the_cues() -> None:
-    result = transcripts.result([segment(MONOLOGUE, 0.0, 30.0)], "en", 30.0)
+    result = formats.result([segment(MONOLOGUE, 0.0, 30.0)], "en", 30.0)
     count = len(list(cues(result["segments"], "en")))
-    assert transcripts.srt(result).count(" --> ") == transcripts.vtt(result).count(" --> ") == count
-    assert transcripts.txt(result) == MONOLOGUE + "\n"
+    assert formats.srt(result).count(" --> ") == formats.vtt(result).count(" --> ") == count
+    assert formats.txt(result) == MONOLOGUE + "\n"
 
 
 SENTENCE = "one two three four five six seven eight nine ten"
@@ -180,17 +180,17 @@ def test_cues_have_the_shape_that_was_asked_for(shape: Shape, shown: list[tuple[
 
 def test_highlights_are_the_times_of_the_words() -> None:
     result = {"segments": [TIMED], "language": "en"}
-    cue = transcripts.vtt(result, Shape(columns=20, lines=2, seconds=60), highlights=True).split("\n\n")[1]
+    cue = formats.vtt(result, Shape(columns=20, lines=2, seconds=60), highlights=True).split("\n\n")[1]
     assert cue == (
         "00:00:00.000 --> 00:00:07.800\n"
         "one <00:00:01.000>two <00:00:02.000>three <00:00:03.000>four\n"
         "<00:00:04.000>five <00:00:05.000>six <00:00:06.000>seven <00:00:07.000>eight"
     )
     untimed = {"segments": [{**TIMED, "words": None}], "language": "en"}
-    assert transcripts.vtt(untimed, highlights=True) == transcripts.vtt(untimed)
+    assert formats.vtt(untimed, highlights=True) == formats.vtt(untimed)
 
 
 def test_a_speaker_is_named_and_never_markup() -> None:
     result = {"segments": [{**TIMED, "speaker": "a <b>"}], "language": "en"}
-    assert "\n<v a &lt;b&gt;>one" in transcripts.vtt(result)
-    assert "\na <b>: one" in transcripts.srt(result)
+    assert "\n<v a &lt;b&gt;>one" in formats.vtt(result)
+    assert "\na <b>: one" in formats.srt(result)

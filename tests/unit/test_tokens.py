@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from media_core.errors import Refused
-from media_core.token_keys import JwksFile
-from media_core.tokens import (
+from media_core.auth.token_keys import JwksFile
+from media_core.auth.tokens import (
     ALL,
     MAX_TOKEN_BYTES,
     Jwk,
@@ -31,6 +30,7 @@ from media_core.tokens import (
     save_public_jwks,
     save_signing_keys,
 )
+from media_core.errors import Refused
 
 KEY = generate_key()
 MINUTE = timedelta(minutes=1)

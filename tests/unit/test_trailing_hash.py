@@ -6,7 +6,7 @@ import secrets
 import threading
 from typing import Any, cast
 
-from media_core.trailing_hash import BUFFER_BYTES, MOST_BEHIND, TrailingHash
+from media_core.store.trailing_hash import BUFFER_BYTES, MOST_BEHIND, TrailingHash
 
 SOON = 0.2
 

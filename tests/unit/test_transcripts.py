@@ -1,13 +1,13 @@
 import json
 
-from media_core import transcripts
+from media_core.transcripts import formats
 
 
 def segment(start: float, end: float, text: str, number: int = 0) -> dict[str, object]:
     return {"id": number, "start": start, "end": end, "text": text}
 
 
-TALK = transcripts.result(
+TALK = formats.result(
     [
         segment(0.3, 2.49, "good evening team", 0),
         segment(3599.9996, 3601.5, "R&D ---> <b>sales</b>", 1),
@@ -19,7 +19,7 @@ TALK = transcripts.result(
 
 
 def test_a_result_has_the_published_fields_and_the_text_on_one_line() -> None:
-    assert transcripts.result([segment(0, 1, "hello"), segment(1, 2, "world", 1)], "en", 2.00049) == {
+    assert formats.result([segment(0, 1, "hello"), segment(1, 2, "world", 1)], "en", 2.00049) == {
         "transcript": "hello world",
         "segments": [segment(0, 1, "hello"), segment(1, 2, "world", 1)],
         "language": "en",
@@ -28,24 +28,24 @@ def test_a_result_has_the_published_fields_and_the_text_on_one_line() -> None:
 
 
 def test_languages_without_spaces_are_joined_without_spaces() -> None:
-    assert transcripts.transcript([segment(0, 1, "你好"), segment(1, 2, "世界")], "zh") == "你好世界"
+    assert formats.transcript([segment(0, 1, "你好"), segment(1, 2, "世界")], "zh") == "你好世界"
 
 
 def test_silence_is_an_empty_transcript_in_every_format() -> None:
-    silence = transcripts.result([], None, 3.0)
+    silence = formats.result([], None, 3.0)
     assert silence["transcript"] == ""
-    assert transcripts.txt(silence) == ""
-    assert transcripts.srt(silence) == ""
-    assert transcripts.vtt(silence) == "WEBVTT\n"
-    assert json.loads(transcripts.as_json(silence)) == silence
+    assert formats.txt(silence) == ""
+    assert formats.srt(silence) == ""
+    assert formats.vtt(silence) == "WEBVTT\n"
+    assert json.loads(formats.as_json(silence)) == silence
 
 
 def test_text_has_one_line_a_segment() -> None:
-    assert transcripts.txt(TALK) == "good evening team\nR&D ---> <b>sales</b>\na hundred hours\n"
+    assert formats.txt(TALK) == "good evening team\nR&D ---> <b>sales</b>\na hundred hours\n"
 
 
 def test_srt_counts_hours_past_99_and_keeps_arrows_out_of_the_text() -> None:
-    assert transcripts.srt(TALK) == (
+    assert formats.srt(TALK) == (
         "1\n"
         "00:00:00,300 --> 00:00:02,490\n"
         "good evening team\n"
@@ -61,7 +61,7 @@ def test_srt_counts_hours_past_99_and_keeps_arrows_out_of_the_text() -> None:
 
 
 def test_vtt_escapes_what_it_would_take_for_markup() -> None:
-    assert transcripts.vtt(TALK) == (
+    assert formats.vtt(TALK) == (
         "WEBVTT\n"
         "\n"
         "00:00:00.300 --> 00:00:02.490\n"
@@ -76,16 +76,16 @@ def test_vtt_escapes_what_it_would_take_for_markup() -> None:
 
 
 def test_json_is_the_result_itself_in_readable_characters() -> None:
-    rendered = transcripts.as_json(transcripts.result([segment(0, 1, "fünf")], "de", 1.0))
+    rendered = formats.as_json(formats.result([segment(0, 1, "fünf")], "de", 1.0))
     assert "fünf" in rendered
     assert json.loads(rendered)["segments"] == [segment(0, 1, "fünf")]
 
 
 def test_every_format_has_a_media_type_and_renders_the_same_result() -> None:
-    assert {name: media_type for name, (media_type, _) in transcripts.FORMATS.items()} == {
+    assert {name: media_type for name, (media_type, _) in formats.FORMATS.items()} == {
         "json": "application/json",
         "txt": "text/plain; charset=utf-8",
         "srt": "application/x-subrip; charset=utf-8",
         "vtt": "text/vtt; charset=utf-8",
     }
-    assert all("good evening team" in render(TALK) for _, render in transcripts.FORMATS.values())
+    assert all("good evening team" in render(TALK) for _, render in formats.FORMATS.values())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from media_api import tus
 from media_core.errors import Refused
-from media_core.resumable import Checksum
+from media_core.uploads.resumable import Checksum
 
 ID = "upl-01JD0Z3V5QH7W8K2M4N6P8R0T2"
 

@@ -22,13 +22,13 @@ from media_core import logs
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Unavailable
-from media_core.job_kinds import JOB_KINDS, KINDS, JobKind
-from media_core.library import Library
+from media_core.items.library import Library
+from media_core.jobs.kinds import JOB_KINDS, KINDS, JobKind
+from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
-from media_core.queue import Queue
 from media_core.settings import complaints
 from media_core.store import open_store
-from media_core.sweep import sweep
+from media_core.upkeep.sweep import sweep
 from media_workers import metrics
 from media_workers.drain import Drain, Handler, Work, stop_on_signals
 from media_workers.settings import Settings

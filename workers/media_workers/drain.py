@@ -23,10 +23,10 @@ import structlog
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Lost, Refused, Unavailable, Unfinished
-from media_core.library import Library
+from media_core.items.library import Library
+from media_core.jobs.queue import Cancelled, Lease, LeaseLost, NotYet, Queue
 from media_core.logs import bound
 from media_core.policy import PolicyReader
-from media_core.queue import Cancelled, Lease, LeaseLost, NotYet, Queue
 from media_core.store import ObjectStore
 from media_workers import metrics
 from media_workers.settings import DrainSettings

@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import Literal
 
-from media_core.canary import EICAR
+from media_core.upkeep.canary import EICAR
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from media_core.policy import PolicyReader
 from media_workers.clamd import Clamd
 
 PRIORITY = -2
-"""After new uploads (0) and contents that the sweep found unscanned (-1). `contents.sql` and an index contain the
+"""After new uploads (0) and contents that the sweep found unscanned (-1). `contents/life.sql` and an index contain the
 number too."""
 BATCH = 200
 MOST_OPEN = 1000

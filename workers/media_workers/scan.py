@@ -16,15 +16,15 @@ from typing import Final
 
 import structlog
 
-from media_core import canary
-from media_core.contents import Contents, Verdict
+from media_core.auth.tokens import CANARY
+from media_core.contents.life import Contents, Verdict
 from media_core.errors import Refused, Unavailable, Unfinished
-from media_core.job_kinds import JOB_KINDS
-from media_core.object_keys import content_key
-from media_core.queue import Content, Lease, LeaseLost, NotYet
+from media_core.jobs.kinds import JOB_KINDS
+from media_core.jobs.queue import Content, Lease, LeaseLost, NotYet
 from media_core.settings import RetentionSettings
 from media_core.store import Chunk, ObjectMissing
-from media_core.tokens import CANARY
+from media_core.store.object_keys import content_key
+from media_core.upkeep import canary
 from media_workers import clamd
 from media_workers.clamd import SMALL_BYTES, Clamd, signatures_of
 from media_workers.drain import Work

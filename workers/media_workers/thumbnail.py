@@ -2,12 +2,12 @@
 
 import hashlib
 
-from media_core.contents import Again
+from media_core.contents.life import Again
 from media_core.decoding import DecodingFailed
 from media_core.errors import Refused, Unfinished, not_found
-from media_core.queue import Lease, LeaseLost
+from media_core.examination.thumbnails import make_thumbnail
+from media_core.jobs.queue import Lease, LeaseLost
 from media_core.store import ObjectMissing
-from media_core.thumbnails import make_thumbnail
 from media_workers.drain import Handler, Work
 from media_workers.settings import Settings
 from media_workers.timed_source import TimedSource

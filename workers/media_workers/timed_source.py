@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from media_core.decoding import DecodingFailed, StoreSource
 from media_core.errors import Unavailable
-from media_core.object_keys import content_key
-from media_core.queue import Content
+from media_core.jobs.queue import Content
+from media_core.store.object_keys import content_key
 from media_workers.drain import Work
 
 

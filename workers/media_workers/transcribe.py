@@ -14,16 +14,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from media_core import passages, queue, quota, transcripts
+from media_core.contents import quota
 from media_core.decoding import DecodingFailed, MediaFacts, SoundTrack
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unfinished
-from media_core.jobs import MOST_SPLIT, TranscriptionRequest
-from media_core.queue import Lease
+from media_core.jobs import queue
+from media_core.jobs.queue import Lease
+from media_core.jobs.requests import MOST_SPLIT, TranscriptionRequest
 from media_core.settings import TranscriptionSettings
-from media_core.speech_models import cannot_translate
 from media_core.store.base import ObjectMissing
-from media_core.transcripts import published
+from media_core.transcripts import formats, passages
+from media_core.transcripts.formats import published
+from media_core.transcripts.speech_models import cannot_translate
 from media_workers.chunks import (
     SAMPLE_RATE,
     SECONDS_PER_FRAME,
@@ -238,8 +240,8 @@ class Transcript:
         # The header's duration, which the item's info shows too, unless it is wrong by a second or more.
         announced = heard_until if self._announced is None else self._announced
         duration = announced if abs(announced - heard_until) < 1 else heard_until
-        segments = self.segments if self.place.channel is None else transcripts.by_time(self.segments)
-        return transcripts.result(segments, self._language(), duration, heard)
+        segments = self.segments if self.place.channel is None else formats.by_time(self.segments)
+        return formats.result(segments, self._language(), duration, heard)
 
     def _language(self) -> str | None:
         """The recording's language. If each segment has its own, the longest spoken one counts. If nobody speaks, the
@@ -474,7 +476,7 @@ class Recording:
         self.candidates = (track,)
 
     def heard(self) -> dict[str, Any]:
-        """What a result says of the tracks (transcripts.result)."""
+        """What a result says of the tracks (formats.result)."""
         return {
             "tracks": [{"number": number, **asdict(track)} for number, track in enumerate(self._tracks, 1)],
             "track": self.candidates[0],

@@ -29,8 +29,8 @@ from faster_whisper.vad import get_vad_model
 from numpy.typing import NDArray
 
 from media_core.errors import Refused
-from media_core.jobs import TranscriptionRequest
-from media_core.speech_models import translates
+from media_core.jobs.requests import TranscriptionRequest
+from media_core.transcripts.speech_models import translates
 from media_workers import hearing
 from media_workers.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples
 from media_workers.hearing import Features, Hearing

@@ -25,9 +25,9 @@ from media_api.models import Event, EventPage
 from media_api.request_headers import listed
 from media_api.routes.parameters import KnownOnly, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
+from media_core.auth.tokens import Claims
 from media_core.errors import Unavailable
-from media_core.events import TYPES, EventPosition, Type, is_wanted
-from media_core.tokens import Claims
+from media_core.events.feed import TYPES, EventPosition, Type, is_wanted
 
 router = APIRouter(tags=["Events"])
 

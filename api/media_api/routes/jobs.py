@@ -19,12 +19,12 @@ from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, Las
 from media_api.models import Data, Job, Page, Segment
 from media_api.routes.parameters import Cursor, JobId, KnownOnly, next_cursor, read_cursor
 from media_api.services import Services, Wired
-from media_core import transcripts
+from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable, not_found
-from media_core.jobs import Job as CoreJob
-from media_core.subtitles import BROADCAST, Shape
-from media_core.tokens import Claims
-from media_core.transcripts import published
+from media_core.jobs.requests import Job as CoreJob
+from media_core.transcripts import formats
+from media_core.transcripts.formats import published
+from media_core.transcripts.subtitles import BROADCAST, Shape
 
 router = APIRouter(tags=["Jobs"])
 
@@ -90,7 +90,7 @@ def _written(job: CoreJob) -> bytes:
                 media_type.partition(";")[0]: {
                     "schema": {"$ref": "#/components/schemas/Transcript"} if name == "json" else {"type": "string"}
                 }
-                for name, (media_type, _) in transcripts.FORMATS.items()
+                for name, (media_type, _) in formats.FORMATS.items()
             },
         },
         **problems.described("not_found", "not_completed", "invalid_request"),
@@ -101,7 +101,7 @@ async def get_transcript(
     services: Wired,
     _known: KnownOnly,
     job_id: JobId,
-    extension: Annotated[str, Path(json_schema_extra={"enum": list(transcripts.FORMATS)})],
+    extension: Annotated[str, Path(json_schema_extra={"enum": list(formats.FORMATS)})],
     max_chars: Annotated[
         int,
         Query(
@@ -129,16 +129,16 @@ async def get_transcript(
     letters. A word that is longer than a line is not divided. With `channels=split` each cue names its speaker.
     """
     job = await services.jobs.find(caller, job_id)
-    if job.kind != "transcribe" or extension not in transcripts.FORMATS:
+    if job.kind != "transcribe" or extension not in formats.FORMATS:
         raise not_found()
     if job.status != "completed" or job.result is None:
         raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", job_status=job.status)
-    media_type, render = transcripts.FORMATS[extension]
+    media_type, render = formats.FORMATS[extension]
     shape = Shape(max_chars, max_lines, max_seconds)
     if extension == "vtt":
-        text = await asyncio.to_thread(transcripts.vtt, job.result, shape, highlights=word_highlights)
+        text = await asyncio.to_thread(formats.vtt, job.result, shape, highlights=word_highlights)
     elif extension == "srt":
-        text = await asyncio.to_thread(transcripts.srt, job.result, shape)
+        text = await asyncio.to_thread(formats.srt, job.result, shape)
     else:
         text = await asyncio.to_thread(render, job.result)
     headers = {

@@ -25,9 +25,9 @@ from media_api.receiving import (
 from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Wired
-from media_core import thumbnails
 from media_core.decoding import DecodingFailed
 from media_core.errors import Unavailable
+from media_core.examination import thumbnails
 from media_core.ids import media_id_of_thumbnail
 
 router = APIRouter(tags=["Media"])
@@ -37,7 +37,7 @@ _CHANGE_SHAPE: Final = '{"filename": "…", "tenant_scope": true, "labels": {"ke
 
 
 class ThumbnailSize(IntEnum):
-    """The sizes of `media_core.thumbnails.SIZES`; the largest is the master itself."""
+    """The sizes of `media_core.examination.thumbnails.SIZES`; the largest is the master itself."""
 
     SMALL = 160
     MEDIUM = 320

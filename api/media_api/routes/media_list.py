@@ -23,7 +23,7 @@ from media_api.routes.parameters import (
 )
 from media_api.services import Wired
 from media_api.wrong_input import TIME
-from media_core.listing import Order, Position, SortValue, Status, Wanted
+from media_core.items.listing import Order, Position, SortValue, Status, Wanted
 
 router = APIRouter(tags=["Media"])
 

@@ -26,10 +26,10 @@ from media_api.multipart import Form
 from media_api.receiving import FILE_FIELDS, begin_upload, form_request, keep, read_form, text_field
 from media_api.routes.transcribe import LANGUAGE, RECORDING, TRANSCRIPTION_REFUSALS, language_of, transcribe_uploaded
 from media_api.services import Services, Wired
-from media_core import transcripts
+from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
-from media_core.jobs import Job, TranscriptionRequest
-from media_core.tokens import Claims
+from media_core.jobs.requests import Job, TranscriptionRequest
+from media_core.transcripts import formats
 
 
 class _OpenAiRoute(APIRoute):
@@ -245,7 +245,7 @@ def _rendered(result: dict[str, Any], answer_format: str, task: Task) -> Respons
         case "text":
             return Response(result["transcript"] + "\n", media_type="text/plain; charset=utf-8")
         case "srt" | "vtt":
-            media_type, render = transcripts.FORMATS[answer_format]
+            media_type, render = formats.FORMATS[answer_format]
             return Response(render(result), media_type=media_type)
         case "verbose_json":
             return JSONResponse(_verbose(result, task))
@@ -273,7 +273,7 @@ def _verbose(result: dict[str, Any], task: Task) -> dict[str, Any]:
     ]
     verbose = {
         "task": task,
-        "language": transcripts.LANGUAGES.get(language, language) if language else None,
+        "language": formats.LANGUAGES.get(language, language) if language else None,
         "duration": result["duration"],
         "text": result["transcript"],
         "segments": segments,

@@ -12,7 +12,7 @@ from media_api import wrong_input
 from media_api.identifiers import ROOM_SCHEMA, known_id, visitable_room
 from media_api.models import MAX_LABELS
 from media_core.errors import Refused
-from media_core.media_types import Category
+from media_core.examination.media_types import Category
 
 NEEDED = "x-needed"
 """Of a parameter without which a request is refused by a rule of its protocol, not as an invalid request."""

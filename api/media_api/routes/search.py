@@ -19,8 +19,8 @@ from media_api.routes.parameters import (
 )
 from media_api.services import Wired
 from media_core.errors import Refused
-from media_core.search import PassageKey, Position, Wanted
-from media_core.transcripts import LANGUAGES
+from media_core.transcripts.formats import LANGUAGES
+from media_core.transcripts.search import PassageKey, Position, Wanted
 
 router = APIRouter(tags=["Search"])
 

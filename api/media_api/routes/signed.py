@@ -1,5 +1,5 @@
 """Signed URLs that the api itself serves: `/objects/…` of the folder store (an S3 store serves its own), and
-`/shared/…`, which `media_core.signed_urls` signs.
+`/shared/…`, which `media_core.items.signed_urls` signs.
 
 The signature replaces only the token: content that was deleted or found infected meanwhile is not served.
 """
@@ -12,8 +12,8 @@ from media_api import downloads, serving
 from media_api.identifiers import known_id
 from media_api.services import Wired
 from media_core.errors import not_found
-from media_core.object_keys import thumbnail_key
 from media_core.store import FolderStore
+from media_core.store.object_keys import thumbnail_key
 
 router = APIRouter(include_in_schema=False)
 

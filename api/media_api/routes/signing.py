@@ -13,13 +13,13 @@ from media_api.models import MOST_SIGNED_SECONDS, Data, Signed, SignedOne, SignE
 from media_api.routes.media import UNREADABLE
 from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Services, Wired
-from media_core import thumbnails
-from media_core.access import Item
 from media_core.errors import Lost, Refused, not_found
+from media_core.examination import thumbnails
 from media_core.ids import media_id_of_thumbnail
-from media_core.object_keys import content_key, thumbnail_key
-from media_core.signed_urls import Shared, Signer
+from media_core.items.access import Item
+from media_core.items.signed_urls import Shared, Signer
 from media_core.store import SignedUrl
+from media_core.store.object_keys import content_key, thumbnail_key
 
 router = APIRouter(tags=["Media"])
 

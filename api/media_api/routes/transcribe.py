@@ -25,11 +25,11 @@ from media_api.receiving import (
 )
 from media_api.request_middleware import request_id_of
 from media_api.services import Services, Wired
+from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
-from media_core.jobs import MOST_CHANNELS, MOST_SPLIT, MOST_TRACKS, Job, TranscriptionRequest
-from media_core.tokens import Claims
-from media_core.transcripts import LANGUAGES
-from media_core.uploads import Upload, Uploaded
+from media_core.jobs.requests import MOST_CHANNELS, MOST_SPLIT, MOST_TRACKS, Job, TranscriptionRequest
+from media_core.transcripts.formats import LANGUAGES
+from media_core.uploads.upload import Upload, Uploaded
 
 router = APIRouter(tags=["Jobs"])
 

@@ -15,10 +15,10 @@ from media_api.models import Data, Media, UploadProgress
 from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
+from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
-from media_core.resumable import ALGORITHMS, Checksum, Progress
-from media_core.tokens import Claims
-from media_core.upload_claims import Declared, shielded
+from media_core.uploads.claims import Declared, shielded
+from media_core.uploads.resumable import ALGORITHMS, Checksum, Progress
 
 
 class VersionedRoute(APIRoute, ABC):

@@ -16,9 +16,9 @@ from media_api.request_middleware import request_id_of
 from media_api.routes.parameters import UploadId
 from media_api.routes.uploads import VersionedRoute, announced_of, receive
 from media_api.services import Services, Wired
+from media_core.auth.tokens import Claims
 from media_core.errors import Refused
-from media_core.resumable import Progress
-from media_core.tokens import Claims
+from media_core.uploads.resumable import Progress
 
 
 class _DraftRoute(VersionedRoute):

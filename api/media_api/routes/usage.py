@@ -7,7 +7,7 @@ from media_api.auth import Reader
 from media_api.models import Data, Limits, Usage
 from media_api.routes.parameters import KnownOnly
 from media_api.services import Wired
-from media_core.quota import MIB
+from media_core.contents.quota import MIB
 
 router = APIRouter(tags=["Usage"])
 

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from media_core.errors import Unavailable
-from media_core.trailing_hash import TrailingHash
+from media_core.store.trailing_hash import TrailingHash
 
 CHUNK_BYTES = 1024 * 1024
 """Usual size of a chunk of `stream`: larger ones are no faster, and smaller ones cost CPU."""

@@ -48,7 +48,7 @@ from media_core.store.base import (
 from media_core.store.folder_files import ABSENT, fsync_folder, in_thread, open_file, read_file, write_all
 from media_core.store.folder_pieces import FolderAppending, FolderGatheredObject
 from media_core.store.folder_urls import FolderUrls, SignedRequest
-from media_core.trailing_hash import MEMORY_BYTES
+from media_core.store.trailing_hash import MEMORY_BYTES
 
 _T = TypeVar("_T")
 

@@ -15,7 +15,7 @@ from media_core.errors import Unavailable
 from media_core.store import page_cache
 from media_core.store.base import CHUNK_BYTES, BodySource, Chunk, Durable, Piece, hashed, to_its_end, unavailable
 from media_core.store.folder_files import fsync_folder, in_thread, read_file, write_all
-from media_core.trailing_hash import TrailingHash
+from media_core.store.trailing_hash import TrailingHash
 
 if TYPE_CHECKING:
     from media_core.store.folder import FolderStore

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from media_core import url_signatures
+from media_core.auth import url_signatures
 from media_core.store.base import SignedUrl, tenant_prefix
 
 _SIGNED = ("X-Amz-Date", "X-Amz-Expires", "response-content-type", "response-content-disposition")

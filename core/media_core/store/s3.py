@@ -53,7 +53,7 @@ from media_core.store.presign import presigned_get
 from media_core.store.s3_outages import beyond_the_end, ended_within, outages
 from media_core.store.s3_pieces import S3Appending, S3GatheredObject
 from media_core.store.s3_settings import S3Settings
-from media_core.trailing_hash import MEMORY_BYTES
+from media_core.store.trailing_hash import MEMORY_BYTES
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions

@@ -20,7 +20,7 @@ from media_core.store.base import (
     to_its_end,
     unavailable,
 )
-from media_core.trailing_hash import TrailingHash
+from media_core.store.trailing_hash import TrailingHash
 
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Store

@@ -1,4 +1,4 @@
-"""Contents, and the bytes that they take. `contents` writes these rows."""
+"""Contents, and the bytes that they take. `contents.life` writes these rows."""
 
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from media_core.tables.columns import time
 class BlobRow(SQLModel, table=True):
     """One row per distinct content. The row of an infected one stays: the same bytes are refused for ever.
 
-    `contents` writes it and describes its states.
+    `contents.life` writes it and describes its states.
     """
 
     __tablename__ = "blob"
@@ -50,7 +50,7 @@ class BlobRow(SQLModel, table=True):
     duration: float | None = None
     """Seconds, as the container's header says."""
     details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, server_default="{}"))
-    """More that some contents have: see `contents.Facts`."""
+    """More that some contents have: see `contents.life.Facts`."""
     scan_status: str = Field(sa_column=Column(Text, nullable=False, server_default="pending"))
     scan_detail: str | None = Field(default=None, sa_type=Text)
     scan_engine: str | None = Field(default=None, sa_type=Text)

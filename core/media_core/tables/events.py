@@ -1,4 +1,4 @@
-"""Events, and the webhooks that they are sent to. `events.sql` and `webhooks` write these rows."""
+"""Events, and the webhooks that they are sent to. `events/feed.sql` and `webhooks` write these rows."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from media_core.tables.columns import time
 
 
 class EventRow(SQLModel, table=True):
-    """Something that happened to an item. Triggers write it (`events.sql`); `events` reads it, and says what holds."""
+    """Something that happened to an item. Triggers write it; `events.feed` reads it, and says what holds."""
 
     __tablename__ = "event"
     __table_args__ = (

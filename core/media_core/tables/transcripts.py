@@ -7,8 +7,8 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, Text, te
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlmodel import Field, SQLModel
 
-from media_core.passages import SPANS
 from media_core.tables.columns import time
+from media_core.transcripts.passages import SPANS
 
 
 class TranscriptRow(SQLModel, table=True):

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from botocore.exceptions import ClientError
 
-from media_core import births
-from media_core.births import Birth
 from media_core.errors import Unavailable
-from media_core.object_keys import birth_key, content_key
+from media_core.store.object_keys import birth_key, content_key
+from media_core.upkeep import births
+from media_core.upkeep.births import Birth
 from media_operator.backends.boto import Threads, code, if_known, is_refusal, open_client, outages
 from media_operator.backends.bucket_cors import CorsRules
 from media_operator.backends.bucket_emptying import Emptying, ObjectsLocked

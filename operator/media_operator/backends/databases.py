@@ -34,15 +34,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from media_core import births, policy
-from media_core.births import Birth
-from media_core.contents import LOST
+from media_core import policy
+from media_core.contents.life import LOST
+from media_core.contents.quota import Usage
 from media_core.database import Transaction
 from media_core.errors import Unavailable
+from media_core.jobs.depth import Depth, by_kind, depth_query
 from media_core.policy import read as read_policy
-from media_core.queue_depth import Depth, by_kind, depth_query
-from media_core.quota import Usage
 from media_core.schema import grants, migrate
+from media_core.upkeep import births
+from media_core.upkeep.births import Birth
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.engine import open_engine
 from media_operator.plan import observed

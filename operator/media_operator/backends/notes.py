@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from media_core.contents import LOST
+from media_core.contents.life import LOST
 from media_core.database import Transaction
-from media_core.webhooks import RESTS_AFTER
+from media_core.events.webhooks import RESTS_AFTER
 from media_operator.plan import observed
 
 MOST_SUSPICIONS = 3

@@ -1,7 +1,7 @@
 """ScannerReady: what became of the last canary, the test virus sent through this tenant's own path.
 
 `latest` reads it, `judge` says what it means, `send` sends the next one with the tenant's own role and S3 key.
-`media_core.canary` says what a canary is and how a worker ends it after its verdict.
+`media_core.upkeep.canary` says what a canary is and how a worker ends it after its verdict.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Final, Literal
 
 import psycopg
 
-from media_core import canary
 from media_core.database import Database, Transaction
 from media_core.errors import Refused, Unavailable
-from media_core.library import Library
+from media_core.items.library import Library
 from media_core.policy import PolicyReader
 from media_core.store import S3Settings, S3Store
-from media_core.uploads import Uploads
+from media_core.upkeep import canary
+from media_core.uploads.upload import Uploads
 from media_operator.plan import observed
 
 SEND_SECONDS = 30.0

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 
 import structlog
 
+from media_core.contents.quota import MIB, Usage
 from media_core.errors import Unavailable
-from media_core.queue_depth import Depth
-from media_core.quota import MIB, Usage
+from media_core.jobs.depth import Depth
 from media_operator import render
 from media_operator.backends.databases import Concerns
 from media_operator.cluster import kinds

@@ -23,8 +23,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from media_core import tokens
-from media_core.canary import EICAR
+from media_core.auth import tokens
+from media_core.upkeep.canary import EICAR
 from media_operator import render
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object

@@ -28,8 +28,8 @@ import structlog
 
 from media_core.database import CHANNEL
 from media_core.errors import Unavailable
-from media_core.job_kinds import JOB_KINDS, KINDS
-from media_core.queue_depth import Depth
+from media_core.jobs.depth import Depth
+from media_core.jobs.kinds import JOB_KINDS, KINDS
 from media_operator.cluster.kinds import child_name
 
 POLL_SECONDS = 10.0

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from media_core.queue_depth import Depth
+from media_core.jobs.depth import Depth
 from media_operator.backends.backends import Backends
 from media_operator.cluster.cache import key_of
 from media_operator.jobs.dispatch import Running, TenantQueue, share

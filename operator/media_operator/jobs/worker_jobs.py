@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 from pydantic import SecretStr
 
-from media_core.job_kinds import KINDS
+from media_core.jobs.kinds import KINDS
 from media_core.store import S3Settings
 from media_core.store.credentials import S3Key, parsed
 from media_operator import render

@@ -12,7 +12,7 @@ import secrets
 
 import structlog
 
-from media_core import tokens
+from media_core.auth import tokens
 from media_core.errors import Unavailable
 from media_core.store.credentials import S3Key, as_text
 from media_operator import render

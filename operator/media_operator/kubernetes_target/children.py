@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from media_core import tokens
+from media_core.auth import tokens
 from media_operator import render
 from media_operator.backends.store_keys import Session, session_in
 from media_operator.cluster import kinds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from media_core import tokens
+from media_core.auth import tokens
 from media_operator import render
 from media_operator.backends.issuers import is_issuer_url, jwks_uri
 from media_operator.cluster import kinds

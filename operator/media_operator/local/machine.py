@@ -18,8 +18,8 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from media_core import tokens
-from media_core.queue_depth import Depth
+from media_core.auth import tokens
+from media_core.jobs.depth import Depth
 from media_operator.backends.databases import Databases
 from media_operator.backends.issuers import jwks_uri
 from media_operator.jobs.dispatch import Running, TenantQueue

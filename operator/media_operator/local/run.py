@@ -26,7 +26,8 @@ from pathlib import Path
 import watchfiles
 from pydantic import ValidationError
 
-from media_core import listening, logs, tokens
+from media_core import listening, logs
+from media_core.auth import tokens
 from media_core.settings import complaints
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.local.clamd import EmbeddedClamd

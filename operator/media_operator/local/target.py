@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from media_core import births, tokens
+from media_core.auth import tokens
 from media_core.errors import Unavailable
 from media_core.policy import Policy
 from media_core.store.folder import FolderStore
+from media_core.upkeep import births
 from media_operator.backends import notes
 from media_operator.backends.databases import read_policy
 from media_operator.local.machine import Machine

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from media_core.quota import MIB
+from media_core.contents.quota import MIB
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Losses, Orphans, Unreachable
 from media_operator.plan.steps import ReleaseOrphans

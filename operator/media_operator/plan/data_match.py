@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from media_core.births import may_belong, relation
+from media_core.upkeep.births import may_belong, relation
 from media_operator.plan.finding import Context
 from media_operator.plan.observed import Bucket, Unreachable
 from media_operator.plan.steps import WriteBirth

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from media_core.job_kinds import JOB_KINDS, KINDS
-from media_core.speech_models import translates
+from media_core.jobs.kinds import JOB_KINDS, KINDS
+from media_core.transcripts.speech_models import translates
 from media_operator.tenant.ownership import OwnerMark
 from media_operator.tenant.spec import MediaTenant, Oidc, Resources
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from media_core.births import Birth
 from media_core.policy import Policy
+from media_core.upkeep.births import Birth
 from media_operator.plan.desired import ApiShape, BucketCors, WorkerShape
 from media_operator.tenant.ownership import OwnerMark
 

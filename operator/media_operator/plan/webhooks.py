@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC
 
-from media_core.webhooks import webhook_id
+from media_core.events.webhooks import webhook_id
 from media_operator.plan.finding import Context, Finding
 from media_operator.plan.observed import Unreachable, WebhookNote
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from media_core.contents.quota import MIB
 from media_core.listening import EVERY
-from media_core.quota import MIB
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object, child_name
 from media_operator.plan.desired import api_settings

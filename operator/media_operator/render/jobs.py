@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from media_core.job_kinds import JOB_KINDS
+from media_core.jobs.kinds import JOB_KINDS
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.render.database_connections import connections

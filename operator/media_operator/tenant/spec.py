@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from media_core.contents.quota import MIB
 from media_core.policy import Policy
-from media_core.quota import MIB
 from media_operator.tenant.patterns import (
     CRON,
     HOST,

@@ -130,7 +130,7 @@ def upgrade() -> None:
     op.create_index("idempotency_created", "idempotency", ["created_at"])
     op.create_index("media_tombstone_deleted", "media_tombstone", ["deleted_at"])
 
-    op.get_bind().exec_driver_sql((files("media_core") / "contents.sql").read_text().replace("%", "%%"))
+    op.get_bind().exec_driver_sql((files("media_core") / "contents/life.sql").read_text().replace("%", "%%"))
 
     op.execute(
         """

@@ -1,4 +1,4 @@
-"""No check of a job's kind (`job_kinds` declares them), and no defaults for the policy's fields that have none."""
+"""No check of a job's kind (`jobs.kinds` declares them), and no defaults for the policy's fields that have none."""
 
 from alembic import op
 

@@ -5,7 +5,7 @@ from importlib.resources import files
 import sqlalchemy as sa
 from alembic import op
 
-from media_core.folding import folded
+from media_core.items.folding import folded
 
 revision = "0007"
 down_revision = "0006"
@@ -89,7 +89,7 @@ def upgrade() -> None:
             text, boolean, text, text, text, text, text, integer, text, text)
         """
     )
-    op.get_bind().exec_driver_sql((files("media_core") / "contents.sql").read_text().replace("%", "%%"))
+    op.get_bind().exec_driver_sql((files("media_core") / "contents/life.sql").read_text().replace("%", "%%"))
 
 
 def _fold_names() -> None:

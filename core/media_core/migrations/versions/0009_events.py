@@ -38,4 +38,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.execute("INSERT INTO event_head (id) VALUES (1)")
-    op.get_bind().exec_driver_sql((files("media_core") / "events.sql").read_text().replace("%", "%%"))
+    op.get_bind().exec_driver_sql((files("media_core") / "events/feed.sql").read_text().replace("%", "%%"))

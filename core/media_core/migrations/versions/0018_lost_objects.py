@@ -14,4 +14,4 @@ def upgrade() -> None:
     op.execute("LOCK TABLE blob, room_file IN ACCESS EXCLUSIVE MODE")
     op.add_column("blob", sa.Column("lost_at", sa.TIMESTAMP(timezone=True)))
     op.create_index("blob_lost", "blob", ["sha256"], postgresql_where=sa.text("lost_at IS NOT NULL"))
-    op.get_bind().exec_driver_sql((files("media_core") / "contents.sql").read_text().replace("%", "%%"))
+    op.get_bind().exec_driver_sql((files("media_core") / "contents/life.sql").read_text().replace("%", "%%"))

@@ -9,4 +9,4 @@ down_revision = "0018"
 
 
 def upgrade() -> None:
-    op.get_bind().exec_driver_sql((files("media_core") / "items.sql").read_text().replace("%", "%%"))
+    op.get_bind().exec_driver_sql((files("media_core") / "items/item.sql").read_text().replace("%", "%%"))

@@ -9,4 +9,4 @@ down_revision = "0020"
 
 
 def upgrade() -> None:
-    op.get_bind().exec_driver_sql((files("media_core") / "upload_claims.sql").read_text().replace("%", "%%"))
+    op.get_bind().exec_driver_sql((files("media_core") / "uploads/claims.sql").read_text().replace("%", "%%"))

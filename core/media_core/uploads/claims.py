@@ -1,0 +1,226 @@
+"""The claim of an upload in several requests: one request at a time adds bytes. `resumable` says what holds.
+
+A claim is a token in the upload's row, with an expiry. Every statement here that changes the row names the token.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from media_core.contents.life import Contents, Reservation
+from media_core.database import Database
+from media_core.errors import Refused, Unavailable
+from media_core.store import Durable, Piece
+
+CLAIM_LIFETIME: Final = timedelta(seconds=8)
+"""How long an upload stays locked after its process was killed. Clients try again for about that long."""
+RENEW_SECONDS: Final = 2.0
+IDLE_SECONDS: Final = 4.0
+"""A request that has sent nothing for this long does not keep the claim: its client may have lost the connection, and
+go on over another one."""
+RESERVED_LONGER: Final = timedelta(hours=1)
+
+# Neither the claim nor its end is durable. A crash of the server that loses a claim lets a second request in; the store
+# keeps their bytes apart, and the first one's token is gone, so its bytes do not count.
+_CLAIM: Final = "SELECT * FROM upload_claim(%s, %s, %s, %s)"
+_RENEW: Final = "UPDATE upload SET claimed_until = now() + %s WHERE upload_id = %s AND claim = %s RETURNING 1"
+_LET_GO: Final = """
+UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND claim = %s
+RETURNING set_config('synchronous_commit', 'off', true)
+"""
+_SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
+_KEEP: Final = """
+WITH held AS (
+    UPDATE upload SET received = %(received)s, pieces = %(pieces)s,
+        claim = CASE WHEN %(let_go)s THEN NULL ELSE claim END,
+        claimed_until = CASE WHEN %(let_go)s THEN NULL ELSE now() + %(for)s END, expires_at = now() + %(lifetime)s
+    WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id, expires_at
+), moved AS (
+    UPDATE reservation SET expires_at = now() + %(reserved)s FROM held WHERE reservation_id = upload_id
+), kept AS (
+    INSERT INTO upload_piece (upload_id, number, name, size)
+    SELECT upload_id, %(first)s + position - 1, name, size
+    FROM held, unnest(%(names)s::text[], %(sizes)s::bigint[]) WITH ORDINALITY AS piece(name, size, position)
+    ON CONFLICT (upload_id, number) DO UPDATE SET name = excluded.name, size = excluded.size
+)
+SELECT expires_at, CASE WHEN %(relaxed)s THEN set_config('synchronous_commit', 'off', true) END FROM held
+"""
+_GO_BACK: Final = """
+WITH held AS (
+    UPDATE upload SET received = received - %(size)s, pieces = pieces - 1
+    WHERE upload_id = %(upload_id)s AND claim = %(claim)s AND pieces = %(pieces)s RETURNING upload_id, pieces
+)
+DELETE FROM upload_piece USING held
+WHERE upload_piece.upload_id = held.upload_id AND number = held.pieces RETURNING 1
+"""
+_ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the client says of the file. `text`: the whole Upload-Metadata, which is given back as it came."""
+
+    text: str
+    filename: str
+    claimed_type: str | None = None
+    tenant_scope: bool = False
+    room_id: str | None = None
+
+
+class Claim:
+    """The right to change one upload, and its row as it was when it was taken."""
+
+    def __init__(
+        self,
+        database: Database,
+        upload_id: str,
+        token: str,
+        reservation: Reservation,
+        row: Any,
+    ) -> None:
+        """`row`: as `upload_claim` returns it."""
+        self.upload_id = upload_id
+        self.reservation = reservation
+        self.declared = Declared(row.declared, row.filename, row.claimed_type, row.tenant_scope, row.room_id)
+        self.concat: str | None = row.concat
+        self.expires_at: datetime = row.expires_at
+        self.received: int = row.received
+        self.length: int | None = row.length
+        self.pieces: int = row.pieces
+        self.answer: dict[str, Any] | None = row.answer
+        self.last = None if row.last_name is None else Piece(row.last_name, row.last_size)
+        self._sizes: dict[int, int] = {} if self.last is None else {self.pieces - 1: self.last.size}
+        self._database = database
+        self._token = token
+        self._touched = time.monotonic()
+        self._working = 0
+        self._is_held = True
+
+    @property
+    def is_partial(self) -> bool:
+        return self.concat == "partial"
+
+    def touch(self) -> None:
+        self._touched = time.monotonic()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Keeps the claim while the block waits for the store or the database, however long that takes."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+            self.touch()
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Renews the claim, and lets it go at the end."""
+        renewing = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await shielded(self._let_go())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
+                with contextlib.suppress(Unavailable):
+                    await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self._token))
+
+    async def set_length(self, length: int) -> None:
+        """The length of an upload whose client had not told it. Raises Refused `upload_locked`, as `keep`."""
+        if not await self._database.call(_SET_LENGTH, (length, self.upload_id, self._token)):
+            raise locked()
+        self.length = length
+
+    async def begin_end(self) -> None:
+        """From now on nobody adds to the upload; the sweep ends it if this process does not. Raises as `keep`."""
+        if not await self._database.call(_ENDING, (self.upload_id, self._token)):
+            raise locked()
+
+    async def keep(self, new: Durable, lifetime: timedelta, *, is_last: bool = False) -> None:
+        """Makes new pieces count. `is_last`: the claim is let go as well, unless the upload is whole by now.
+
+        Not durable while more bytes have to come: a crash of the database server takes back what counted in its last
+        half second, and the client learns the offset. Raises Refused `upload_locked` if somebody else has the claim by
+        now.
+        """
+        first, pieces = new.first, new.pieces
+        received = self.received
+        for number, piece in enumerate(pieces, first):
+            received += piece.size - self._sizes.get(number, 0)
+        let_go = is_last and (received != self.length or self.is_partial)
+        kept = await self._database.call(
+            _KEEP,
+            {
+                "upload_id": self.upload_id,
+                "claim": self._token,
+                "received": received,
+                "pieces": first + len(pieces),
+                "first": first,
+                "names": [piece.name for piece in pieces],
+                "sizes": [piece.size for piece in pieces],
+                "for": CLAIM_LIFETIME,
+                "lifetime": lifetime,
+                "reserved": lifetime + RESERVED_LONGER,
+                "let_go": let_go,
+                "relaxed": received != self.length and not new.replaces,
+            },
+        )
+        if not kept:
+            raise locked()
+        self._is_held = not let_go
+        self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
+        self.last = pieces[-1]
+        self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
+
+    async def go_back(self) -> None:
+        """The last piece counts no more: it is gone, and its bytes have to come again. Raises as `keep`."""
+        assert self.last is not None  # noqa: S101 (it was missed)
+        arguments = {"size": self.last.size, "pieces": self.pieces, "upload_id": self.upload_id, "claim": self._token}
+        if not await self._database.call(_GO_BACK, arguments):
+            raise locked()
+        self.received, self.pieces = self.received - self.last.size, self.pieces - 1
+
+    async def _let_go(self) -> None:
+        if not self._is_held:
+            return
+        with contextlib.suppress(Unavailable):  # it runs out
+            await self._database.call(_LET_GO, (self.upload_id, self._token))
+
+
+async def take_claim(
+    database: Database, contents: Contents, upload_id: str, owner: str, lifetime: timedelta
+) -> Claim | None:
+    """None: somebody else has it, or there is no such upload of this owner any more.
+
+    `lifetime`: of its reservation.
+    """
+    token = secrets.token_hex(16)
+    rows = await database.call(_CLAIM, (upload_id, owner, token, CLAIM_LIFETIME))
+    if not rows:
+        return None
+    reservation = contents.reservation(upload_id, held=rows[0].reserved, lifetime=lifetime)
+    return Claim(database, upload_id, token, reservation, rows[0])
+
+
+async def shielded(work: Coroutine[Any, Any, None]) -> None:
+    """When the server ends it cancels requests; what they hold must still be given back."""
+    await asyncio.shield(asyncio.ensure_future(work))
+
+
+def locked() -> Refused:
+    seconds = int(CLAIM_LIFETIME.total_seconds())
+    return Refused(
+        "upload_locked",
+        f"Another request adds to this upload. Try again in a moment; one that has stalled lasts {seconds} seconds.",
+        retry_after=1,
+    )
