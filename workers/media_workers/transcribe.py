@@ -6,6 +6,8 @@ and the next worker does exactly what this one would have done: a stretch follow
 where it begins.
 """
 
+import asyncio
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -128,13 +130,14 @@ class Transcriber:
             window_seconds=self._window_seconds,
         )
         ends_at: float | None = None
-        while ends_at is None:
-            recording.channel = transcript.place.channel or wanted.channel
-            place, said, ends_at = await listening.stretch(transcript.place)
-            following = None if ends_at is None else recording.following(place, ends_at)
-            await transcript.add(place, said, ended=ends_at is not None, following=following)
-            if following is not None:
-                ends_at = None
+        async with contextlib.aclosing(listening):
+            while ends_at is None:
+                recording.channel = transcript.place.channel or wanted.channel
+                place, said, ends_at = await listening.stretch(transcript.place)
+                following = None if ends_at is None else recording.following(place, ends_at)
+                await transcript.add(place, said, ended=ends_at is not None, following=following)
+                if following is not None:
+                    ends_at = None
         decoded = transcript.place.before + ends_at
         async with work.database.transaction() as tx:
             await quota.settle_transcription(tx, lease.job_id, max(math.ceil(decoded - _ROUNDING), 0))
@@ -278,9 +281,28 @@ class Window:
         return self.start + len(self.audio) / SAMPLE_RATE
 
 
+@dataclass(frozen=True)
+class _Stretch:
+    """A stretch that is being heard. It begins at `frame` of the track, in a recording of the `language` so far."""
+
+    frame: int
+    track: int
+    language: str | None
+    cut: asyncio.Task[tuple[Window, Probabilities, Cut]]
+    said: asyncio.Task[tuple[list[Word], str | None]]
+
+    async def drop(self) -> None:
+        self.cut.cancel()
+        self.said.cancel()
+        await asyncio.gather(self.cut, self.said, return_exceptions=True)
+
+
 @dataclass
 class Listening:
-    """Hears a recording stretch by stretch: as many chunks as the model hears together, or silence."""
+    """Hears a recording stretch by stretch: as many chunks as the model hears together, or silence.
+
+    While a stretch is heard, the next one is begun, so that the model has always work to do. Close it in the end.
+    """
 
     model: Model
     recording: "Recording"
@@ -290,6 +312,8 @@ class Listening:
     window_seconds: float
     _longest: float = field(default=0.0, init=False)
     """Where the longest track ends that was heard to its end, in seconds."""
+    _begun: list[_Stretch] = field(default_factory=list, init=False)
+    """The stretch that is heard, and the one that was begun ahead."""
 
     async def stretch(self, place: Place) -> tuple[Place, list[Word], float | None]:
         """The place after this stretch, what was said in it, and the recording's length in seconds once it has ended.
@@ -298,10 +322,13 @@ class Listening:
         """
         following: list[int] = []
         for track in self.recording.candidates:
-            window, probabilities, found = await self._cut(place.frame, track)
-            said, language = await self._said(window, probabilities, found, place.language)
+            now = await self._at(place.frame, track, place.language)
+            window, probabilities, found = await now.cut
             frame = window.frame + found.following
             ended = window.last and found.following >= len(probabilities)
+            if not ended and place.language is not None and len(self.recording.candidates) == 1:
+                self._begin(frame, track, place.language)
+            said, language = await now.said
             if said:
                 self.recording.keep_to(track)
                 return replace(place, frame=frame, language=language, track=track), said, window.end if ended else None
@@ -312,6 +339,27 @@ class Listening:
         if following:
             return replace(place, frame=min(following)), [], None
         return place, [], self._longest
+
+    async def aclose(self) -> None:
+        while self._begun:
+            await self._begun.pop().drop()
+
+    async def _at(self, frame: int, track: int, language: str | None) -> _Stretch:
+        """The stretch that begins there. It is the one begun ahead, unless its language has turned out another one."""
+        ahead = self._begun.pop() if len(self._begun) > 1 else None
+        await self.aclose()
+        if ahead is not None and (ahead.frame, ahead.track, ahead.language) == (frame, track, language):
+            self._begun.append(ahead)
+            return ahead
+        if ahead is not None:
+            await ahead.drop()
+        return self._begin(frame, track, language)
+
+    def _begin(self, frame: int, track: int, language: str | None) -> _Stretch:
+        cut = asyncio.create_task(self._cut(frame, track))
+        begun = _Stretch(frame, track, language, cut, asyncio.create_task(self._said(cut, language)))
+        self._begun.append(begun)
+        return begun
 
     async def _cut(self, frame: int, track: int) -> tuple[Window, Probabilities, Cut]:
         """A window from just before `frame` on, the probability of a voice for each of its frames, and its chunks.
@@ -341,8 +389,9 @@ class Listening:
             seconds = self.window_seconds
 
     async def _said(
-        self, window: Window, probabilities: Probabilities, found: Cut, language: str | None
+        self, being_cut: asyncio.Task[tuple[Window, Probabilities, Cut]], language: str | None
     ) -> tuple[list[Word], str | None]:
+        window, probabilities, found = await being_cut
         if not found.chunks:
             return [], language
         sure = clear(probabilities)
