@@ -32,7 +32,7 @@ from tests.cluster.api import Api, seen
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import ROOT, Bench, Replica, Team, bench, install_crd
 from tests.cluster.without_pods.test_operator import secret, settled
-from tests.integration.servers.api import preloaded_start
+from tests.integration.servers.api import eventually, preloaded_start
 from tests.integration.servers.api import upload as upload_to
 from tests.tools import build
 
