@@ -80,7 +80,7 @@ test-fast: setup ## tests without I/O, for the inner loop
 	@$(BIN)/pytest -n $$(nproc) tests/unit
 
 soak: setup clamd ## ten minutes of load while every part is killed again and again
-	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/test_soak.py
+	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/whole/test_soak.py
 
 TEST_PROCESSES ?= $(shell nproc)
 test: setup clamd pgbouncer chromium speech ## all tests, on real parts

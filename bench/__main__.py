@@ -22,10 +22,12 @@ from pathlib import Path
 
 from tests.tools import build
 
-from bench import counts, decoding, large, load, matrix, memory, on_s3, scans, small, speech, synapse, tusd
+from bench import load, matrix
+from bench.contenders import synapse, tusd
 from bench.measure import FULL, QUICK, Amount, Effort, Listing, Row, amounts, legends, table
 from bench.parts import Parts, started
 from bench.resources import MIB
+from bench.rows import counts, decoding, large, memory, on_s3, scans, small, speech
 from media_core import logs
 
 RESULTS = Path(__file__).parent / "results.md"

@@ -10,4 +10,4 @@ lock: bench-lock
 bench-lock: ## resolve what the bench's Synapse needs anew
 	@uv=$$(command -v uv || echo $(BIN)/uv); \
 	$$uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --universal --upgrade \
-	  --custom-compile-command 'make bench-lock' bench/synapse.in -o bench/synapse.lock
+	  --custom-compile-command 'make bench-lock' bench/contenders/synapse.in -o bench/contenders/synapse.lock

@@ -23,7 +23,7 @@ from bench.worker import Task, Worker, transcriptions, worker
 from media_core.decoding import BytesSource, DecodingFailed
 from media_core.decoding.containers import AUDIO_CODECS
 from media_core.decoding.pool import DecodingPool
-from media_core.examination.examiner import Examination
+from media_core.examination.examination import Examination
 from media_core.examination.media_types import transcribable
 from media_core.examination.sniffing import HEAD
 from media_workers.settings import WhisperSettings

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from tests.integration.api_server import Api, process
+from tests.integration.servers.api import Api, process
 
-from bench import synapse, tusd
 from bench.clients import Client, Content, name_in
+from bench.contenders import synapse, tusd
+from bench.contenders.synapse import NoSynapse, Synapse
+from bench.contenders.tusd import NoTusd, Tusd
 from bench.load import Target
 from bench.resources import Resources
-from bench.synapse import NoSynapse, Synapse
-from bench.tusd import NoTusd, Tusd
 from media_api.processes import MOST
 from media_core.policy import Policy
 from media_operator.local.clamd import ClamdAddress, EmbeddedClamd
@@ -148,8 +148,8 @@ async def started() -> AsyncIterator[Parts]:
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
-        bare = stack.enter_context(_served("bench.bare", folder / "bare"))
-        fastapi = stack.enter_context(_served("bench.peer", folder / "fastapi"))
+        bare = stack.enter_context(_served("bench.contenders.bare", folder / "bare"))
+        fastapi = stack.enter_context(_served("bench.contenders.peer", folder / "fastapi"))
         (folder / "api").mkdir()
         async with tenant(postgres, folder / "api", POLICY) as first:
             yield Parts(folder, postgres, database_used(postgres), bare, fastapi, first)

@@ -27,10 +27,10 @@ from media_core.settings import TranscriptionSettings
 from media_operator.local.clamd import ClamdAddress
 from media_operator.local.processes import die_with_parent
 from media_workers.drain import Drain, Handler, Work
-from media_workers.scan import JOBS_AT_ONCE, Scanner
+from media_workers.scanning.scan import JOBS_AT_ONCE, Scanner
 from media_workers.settings import ClamdSettings, DrainSettings, WhisperSettings
-from media_workers.transcribe import Transcriber
-from media_workers.whisper import Whisper
+from media_workers.speech.transcribe import Transcriber
+from media_workers.speech.whisper import Whisper
 
 DRAIN_SECONDS = 1800.0
 

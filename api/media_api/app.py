@@ -9,13 +9,13 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from media_api import problems
-from media_api.cors import Cors
-from media_api.methods import HeadAsGet
+from media_api.answers import problems
+from media_api.answers.methods import HeadAsGet
 from media_api.metrics import Metrics
+from media_api.middleware.cors import Cors
+from media_api.middleware.every_request import InFlight, RequestMiddleware
 from media_api.models import Problem, Transcript
 from media_api.page import page_of
-from media_api.request_middleware import InFlight, RequestMiddleware
 from media_api.routes import (
     docs,
     events,

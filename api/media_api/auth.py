@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from media_api.request_headers import require_once
+from media_api.requests.headers import require_once
 from media_api.services import services_at
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused

@@ -5,15 +5,15 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from media_api.identifiers import LABEL_KEY, checked_label
+from media_api.requests.identifiers import LABEL_KEY, checked_label
 from media_core import ids
 from media_core.auth.tokens import Claims
-from media_core.events import feed as events
+from media_core.events import feed
 from media_core.items import library
 from media_core.items.access import Item, rooms_for
 from media_core.items.item import MOST_ROOMS
 from media_core.jobs.kinds import JOB_KINDS, KINDS
-from media_core.jobs.requests import Job as CoreJob
+from media_core.transcripts.requests import Job as CoreJob
 from media_core.transcripts.search import Hit
 
 T = TypeVar("T")
@@ -239,7 +239,7 @@ class Event(BaseModel):
     """Something that happened to a file."""
 
     event_id: str = Field(description="The same whenever the event is told.", examples=["evt-17-64ac2b1f03e80"])
-    type: str = Field(json_schema_extra={"enum": [*events.TYPES]}, examples=["scanned"])
+    type: str = Field(json_schema_extra={"enum": [*feed.TYPES]}, examples=["scanned"])
     media_id: str = Field(examples=[_MEDIA_ID])
     created_at: Instant = Field(examples=["2026-05-17T14:00:00Z"])
     data: dict[str, Any] = Field(
@@ -252,7 +252,7 @@ class Event(BaseModel):
     )
 
     @classmethod
-    def of(cls, event: events.Event) -> "Event":
+    def of(cls, event: feed.Event) -> "Event":
         return cls(
             event_id=event.event_id,
             type=event.type,

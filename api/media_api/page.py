@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 from fastapi import Request, Response
 
-from media_api import downloads
+from media_api.answers import downloads
 from media_api.settings import Settings
 
 INDEX: Final = "index.html"

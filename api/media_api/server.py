@@ -15,8 +15,9 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from media_api import draft, problems
-from media_api.socket_body import EXTENSION, LEAST_BYTES, SocketBody
+from media_api.answers import problems
+from media_api.requests import draft
+from media_api.requests.socket_body import EXTENSION, LEAST_BYTES, SocketBody
 from media_core.ids import new_ulid
 from media_core.listening import plain
 

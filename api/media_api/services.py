@@ -10,22 +10,22 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from media_api.event_feed import EventFeed
-from media_api.job_watch import JobWatch
+from media_api.background.event_feed import EventFeed
+from media_api.background.job_watch import JobWatch
+from media_api.background.webhook_delivery import Delivery
 from media_api.metrics import Metrics
 from media_api.settings import AuthSettings, Settings
-from media_api.webhook_delivery import Delivery
 from media_core.auth.token_keys import JwksFile, OidcKeys
 from media_core.auth.tokens import TokenVerifier
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
 from media_core.events.feed import Events
-from media_core.examination.examiner import Examination
+from media_core.examination.examination import Examination
 from media_core.items.library import Library
 from media_core.items.signed_urls import SharedUrls
-from media_core.jobs.requests import Jobs
 from media_core.policy import PolicyReader
 from media_core.store import ObjectStore, open_store
+from media_core.transcripts.requests import Jobs
 from media_core.transcripts.search import Search
 from media_core.uploads.capacity import Capacity, of_this_container
 from media_core.uploads.resumable import Resumables

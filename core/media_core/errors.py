@@ -1,7 +1,7 @@
 """The errors that callers handle: a request that is refused, a dependency that is away.
 
-This package knows nothing of HTTP: the api maps `code` to a status (`media_api.problems`), and workers store it as a
-job's error.
+This package knows nothing of HTTP: the api maps `code` to a status (`media_api.answers.problems`), and workers store it
+as a job's error.
 """
 
 

@@ -12,7 +12,7 @@ from playwright.async_api import Error as BrowserError
 from media_api.settings import CorsSettings
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import WebApp, opened
-from tests.integration.api_server import Api, serving, upload
+from tests.integration.servers.api import Api, serving, upload
 from tests.integration.tenancy import GENEROUS
 
 FETCHED = """async ({url, token, method = 'GET', headers = {}, form = null}) => {

@@ -22,7 +22,7 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, 
 
 from media_core.auth import tokens
 from tests.browser.chromium import PATIENCE, missing
-from tests.integration.test_make_run import EICAR, SAMPLE, MakeRun, new_home
+from tests.integration.whole.test_make_run import EICAR, SAMPLE, MakeRun, new_home
 
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "samples" / "photo.jpg"

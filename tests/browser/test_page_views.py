@@ -22,7 +22,7 @@ from media_core.jobs.queue import Queue
 from media_core.transcripts import formats
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import CLIENTS, PATIENCE, missing
-from tests.integration.api_server import USER, Api, serving, upload
+from tests.integration.servers.api import USER, Api, serving, upload
 
 SPEECH = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words" / "samples" / "two_phrases_en.wav"
 SHOTS = os.environ.get("MEDIA_SCREENSHOTS")

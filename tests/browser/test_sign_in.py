@@ -24,7 +24,7 @@ from media_api.settings import AuthSettings, PageSettings
 from media_core.auth.tokens import LEEWAY, Jwk, generate_key, public_jwks
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import PATIENCE, missing, opened
-from tests.integration.api_server import Api, eventually, serving
+from tests.integration.servers.api import Api, eventually, serving
 
 CLIENT = "files-page"
 AUDIENCE = "https://media.acme.example"

@@ -14,8 +14,8 @@ from media_operator.plan.desired import BucketCors
 from media_operator.tenant.ownership import OwnerMark
 from tests.browser.chromium import WebApp, opened
 from tests.fixtures.media import film, recording
-from tests.integration import s3_servers
-from tests.integration.api_server import Api, process, upload
+from tests.integration.servers import s3_servers
+from tests.integration.servers.api import Api, process, upload
 from tests.integration.tenancy import GENEROUS
 
 Store = Literal["folder", "versitygw", "minio"]

@@ -12,8 +12,7 @@ from playwright.async_api import Browser, Page
 from media_core.store.object_keys import content_key
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.browser.chromium import PATIENCE, WebApp, opened
-from tests.integration import api_server
-from tests.integration.api_server import Api
+from tests.integration.servers.api import Api, preloaded_start, process
 from tests.integration.tenancy import MIB
 
 UPLOADS = "/v1/media/uploads"
@@ -73,7 +72,7 @@ WITH_UPPY = """({endpoint, token, piece, until, retries}) => {
 
 @pytest.fixture(scope="module")
 async def api(postgres: EmbeddedPostgres, app: WebApp, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
-    async with api_server.process(postgres, tmp_path_factory.mktemp("api"), MEDIA_CORS_ORIGINS=app.origin()) as one:
+    async with process(postgres, tmp_path_factory.mktemp("api"), MEDIA_CORS_ORIGINS=app.origin()) as one:
         try:
             yield one
         finally:
@@ -163,5 +162,5 @@ async def test_an_upload_goes_on_after_the_api_was_killed(
     await asyncio.to_thread(api.process.wait)
     assert (await page.evaluate("told"))["done"] is None
     await throttle(page, -1)
-    api.process = api_server.preloaded_start(api.environment, tmp_path / "api.log")
+    api.process = preloaded_start(api.environment, tmp_path / "api.log")
     await is_stored(api, await told(page, "told.done"), seed)

@@ -27,8 +27,8 @@ from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.tenant.spec import schema_of
 from tests.cluster.api import Api, ApiError, seen
 from tests.cluster.control_plane import ControlPlane
-from tests.integration import s3_servers
-from tests.integration.s3_servers import S3Server
+from tests.integration.servers import s3_servers
+from tests.integration.servers.s3_servers import S3Server
 from tests.preloaded import OPERATOR, Program
 from tests.tools import build
 

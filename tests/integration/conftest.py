@@ -9,15 +9,15 @@ import pytest
 from media_core.contents.life import Contents
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.examination.examiner import Examination
+from media_core.examination.examination import Examination
 from media_core.items.library import Library
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
-from tests.integration.api_server import api, fresh_api, new_tenant  # noqa: F401  (api and fresh_api are fixtures)
-from tests.integration.clamd_server import clamd  # noqa: F401  (a fixture)
-from tests.integration.postgres_folder import postgres_folder
+from tests.integration.servers.api import api, fresh_api, new_tenant  # noqa: F401  (api and fresh_api are fixtures)
+from tests.integration.servers.clamd import clamd  # noqa: F401  (a fixture)
+from tests.integration.servers.postgres_folder import postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
 

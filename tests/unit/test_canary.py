@@ -6,9 +6,9 @@ import pytest
 
 from media_core.contents.life import Facts
 from media_core.decoding import BytesSource
+from media_core.examination.examiner import Examined
 from media_core.examination.sniffing import sniff
 from media_core.upkeep.canary import EICAR, PlainText, new_content
-from media_core.uploads.upload import Examined
 from media_operator.backends.scanner_canary import Canary, State, judge
 from media_operator.plan.observed import Scanner
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_workers.chunks import (
+from media_workers.speech.chunks import (
     FRAME,
     SECONDS_PER_FRAME,
     Chunk,

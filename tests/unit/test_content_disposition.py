@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_api.downloads import content_disposition, disposition_of, prefers_jpeg
+from media_api.answers.downloads import content_disposition, disposition_of, prefers_jpeg
 
 
 def test_a_plain_name_stands_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""The CRD agrees with the model. tests/cluster/test_crd.py tests whether an API server accepts it."""
+"""The CRD agrees with the model. tests/cluster/without_pods/test_crd.py tests whether an API server accepts it."""
 
 import json
 import re

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from media_api.receiving import MAX_DIGEST_CHARACTERS, file_digest
+from media_api.requests.receiving import MAX_DIGEST_CHARACTERS, file_digest
 from media_core.errors import Refused
 
 ONE, TWO = (f"sha-256=:{base64.b64encode(bytes([fill] * 32)).decode()}:" for fill in (1, 2))

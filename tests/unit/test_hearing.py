@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from media_workers.hearing import Hearing, Text
+from media_workers.speech.hearing import Hearing, Text
 
 SAID_TWICE = Text([1], "He was not an ill disposed young man. " * 4, -0.06, 0.3)
 ENDLESS = Text([1], "you " * 200, -0.02, 0.3, ended=False)

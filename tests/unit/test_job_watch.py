@@ -9,11 +9,11 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from media_api import job_watch
-from media_api.job_watch import JobWatch
+from media_api.background import job_watch
+from media_api.background.job_watch import JobWatch
 from media_core.auth.tokens import Claims
 from media_core.errors import Unavailable
-from media_core.jobs.requests import Job, Jobs, State
+from media_core.transcripts.requests import Job, Jobs, State
 
 JOB = "job-1"
 NOW = datetime(2026, 5, 17, tzinfo=UTC)

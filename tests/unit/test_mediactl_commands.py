@@ -1,6 +1,6 @@
 """`mediactl` against a loopback server that keeps to the API's contract, or breaks it as a test demands.
 
-tests/integration/test_mediactl.py has the real api; here are answers that it rarely gives.
+tests/integration/clients/test_mediactl.py has the real api; here are answers that it rarely gives.
 """
 
 import email

@@ -1,4 +1,4 @@
-"""`mediactl` as a library. tests/integration/test_mediactl_library.py has the real api."""
+"""`mediactl` as a library. tests/integration/clients/test_mediactl_library.py has the real api."""
 
 import asyncio
 import gzip

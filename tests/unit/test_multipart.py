@@ -13,8 +13,8 @@ from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_api.body import ClientGone
-from media_api.multipart import MAX_FIELD_BYTES, MAX_FIELDS, MAX_OVERHEAD_BYTES, Form
+from media_api.requests.body import ClientGone
+from media_api.requests.multipart import MAX_FIELD_BYTES, MAX_FIELDS, MAX_OVERHEAD_BYTES, Form
 from media_core.errors import Refused
 
 BOUNDARY = "----boundary"

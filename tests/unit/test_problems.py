@@ -9,7 +9,7 @@ import pytest
 
 import media_api
 import media_core
-from media_api import problems
+from media_api.answers import problems
 from media_core.errors import Refused
 
 ONLY_A_JOB_ENDS_WITH = {"scan_failed"}

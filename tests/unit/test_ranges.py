@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_api.downloads import byte_range, fails, not_modified, range_still_holds
+from media_api.answers.downloads import byte_range, fails, not_modified, range_still_holds
 from media_core.errors import Refused
 
 ETAG = '"9f86d0"'

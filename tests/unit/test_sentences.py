@@ -5,7 +5,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media_workers.sentences import LONGEST_SECONDS, Word, divided
+from media_workers.speech.sentences import LONGEST_SECONDS, Word, divided
 
 
 def words(text: str, *, gaps: dict[int, float] | None = None, start: float = 0.0) -> list[Word]:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from media_workers.whisper import _spoken
+from media_workers.speech.whisper import _spoken
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media_api import tus
+from media_api.requests import tus
 from media_core.errors import Refused
 from media_core.uploads.resumable import Checksum
 

@@ -2,8 +2,8 @@
 
 A failure after uvicorn has moved means: read `uvicorn/protocols/http/httptools_impl.py` beside `BoundedProtocol`, above
 all `data_received` (`_parse` stands in its place) and the order in which the parser's callbacks come; run the tests
-test_http_errors.py, test_http_shutdown.py and test_http_downloads.py; then write the new surface here, and move the pin
-in api/pyproject.toml.
+test_errors.py, test_shutdown.py and test_downloads.py of tests/integration/http; then write the new surface here, and
+move the pin in api/pyproject.toml.
 """
 
 import ast

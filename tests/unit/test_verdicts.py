@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from media_operator.local.clamd import ScanLimits, configuration
-from media_workers.clamd import interpret
+from media_workers.scanning.clamd import interpret
 from media_workers.settings import ClamdSettings
 
 ENGINE = "ClamAV 1.4.6/27812/Mon Nov 23 08:25:11 2026"

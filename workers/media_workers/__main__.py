@@ -56,8 +56,8 @@ async def run(kind: str, settings: Settings) -> None:
             await sweep(library, settings.retention)
             return
         if kind == "rescan":
-            from media_workers.clamd import Clamd
-            from media_workers.rescan import Rescan
+            from media_workers.scanning.clamd import Clamd
+            from media_workers.scanning.rescan import Rescan
 
             rescan = Rescan(database, policy, Clamd(settings.clamd))
             stop_on_signals(rescan.stop)

@@ -11,18 +11,18 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from media_api import problems
-from media_api.auth import Reader
-from media_api.event_stream import (
+from media_api.answers import problems
+from media_api.answers.event_stream import (
     EVENT_STREAM_CONTENT,
     KEEP_ALIVE_SECONDS,
     LastEventIdInQuery,
     event_stream,
     is_asked_for,
 )
-from media_api.identifiers import known_id
+from media_api.auth import Reader
 from media_api.models import Event, EventPage
-from media_api.request_headers import listed
+from media_api.requests.headers import listed
+from media_api.requests.identifiers import known_id
 from media_api.routes.parameters import KnownOnly, next_cursor, not_a_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 from fastapi import APIRouter, Response
 
-from media_api import problems
+from media_api.answers import problems
 from media_api.models import Health
 from media_api.services import Wired
 from media_core.errors import Unavailable

@@ -13,17 +13,17 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from media_api import downloads, problems
+from media_api.answers import downloads, problems
+from media_api.answers.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, LastEventIdInQuery, event_stream
 from media_api.auth import JobOwner
-from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, LastEventIdInQuery, event_stream
 from media_api.models import Data, Job, Page, Segment
 from media_api.routes.parameters import Cursor, JobId, KnownOnly, next_cursor, read_cursor
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable, not_found
-from media_core.jobs.requests import Job as CoreJob
 from media_core.transcripts import formats
 from media_core.transcripts.formats import published
+from media_core.transcripts.requests import Job as CoreJob
 from media_core.transcripts.subtitles import BROADCAST, Shape
 
 router = APIRouter(tags=["Jobs"])

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from media_api import downloads, problems, serving
+from media_api.answers import downloads, problems, serving
 from media_api.auth import Admin, Reader, Writer
-from media_api.filenames import sanitized
-from media_api.json_bodies import json_request, read_json
 from media_api.models import Change, Data, Job, Media, MediaInfo
-from media_api.receiving import (
+from media_api.requests.filenames import sanitized
+from media_api.requests.json_bodies import json_request, read_json
+from media_api.requests.receiving import (
     FILE_FIELDS,
     REFUSALS,
     ContentDigest,
@@ -22,7 +22,7 @@ from media_api.receiving import (
     keep,
     read_form,
 )
-from media_api.request_middleware import request_id_of
+from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Wired
 from media_core.decoding import DecodingFailed

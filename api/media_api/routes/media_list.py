@@ -7,10 +7,11 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BeforeValidator
 
-from media_api import problems
+from media_api.answers import problems
 from media_api.auth import Reader
-from media_api.identifiers import WITHOUT_NUL, known_room, label_filters
 from media_api.models import MediaInfo, Page
+from media_api.requests.identifiers import WITHOUT_NUL, known_room, label_filters
+from media_api.requests.wrong_input import TIME
 from media_api.routes.parameters import (
     CategoryFilter,
     Cursor,
@@ -22,7 +23,6 @@ from media_api.routes.parameters import (
     read_cursor,
 )
 from media_api.services import Wired
-from media_api.wrong_input import TIME
 from media_core.items.listing import Order, Position, SortValue, Status, Wanted
 
 router = APIRouter(tags=["Media"])

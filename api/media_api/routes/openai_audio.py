@@ -18,19 +18,19 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import format_sse_event
 
-from media_api import problems
+from media_api.answers import problems
+from media_api.answers.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.auth import Transcriber
-from media_api.body import ClientGone, disconnection
-from media_api.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.models import WHISPER, Data, JobAccepted, SpeechModel, SpeechModels
-from media_api.multipart import Form
-from media_api.receiving import FILE_FIELDS, begin_upload, form_request, keep, read_form, text_field
+from media_api.requests.body import ClientGone, disconnection
+from media_api.requests.multipart import Form
+from media_api.requests.receiving import FILE_FIELDS, begin_upload, form_request, keep, read_form, text_field
 from media_api.routes.transcribe import LANGUAGE, RECORDING, TRANSCRIPTION_REFUSALS, language_of, transcribe_uploaded
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
-from media_core.jobs.requests import Job, TranscriptionRequest
 from media_core.transcripts import formats
+from media_core.transcripts.requests import Job, TranscriptionRequest
 
 
 class _OpenAiRoute(APIRoute):

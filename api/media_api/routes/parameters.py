@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 from pydantic import Field
 
-from media_api import wrong_input
-from media_api.identifiers import ROOM_SCHEMA, known_id, visitable_room
 from media_api.models import MAX_LABELS
+from media_api.requests import wrong_input
+from media_api.requests.identifiers import ROOM_SCHEMA, known_id, visitable_room
 from media_core.errors import Refused
 from media_core.examination.media_types import Category
 

@@ -5,11 +5,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
-from media_api import problems
+from media_api.answers import problems
 from media_api.auth import Reader, Writer
-from media_api.identifiers import known_id
-from media_api.json_bodies import json_request, read_json
 from media_api.models import Attachment, Data, Page, RoomFile
+from media_api.requests.identifiers import known_id
+from media_api.requests.json_bodies import json_request, read_json
 from media_api.routes.parameters import (
     CategoryFilter,
     Cursor,

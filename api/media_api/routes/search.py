@@ -4,10 +4,10 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
-from media_api import problems
+from media_api.answers import problems
 from media_api.auth import Reader
-from media_api.identifiers import known_room, label_filters
 from media_api.models import Page, SearchHit
+from media_api.requests.identifiers import known_room, label_filters
 from media_api.routes.parameters import (
     Cursor,
     KnownOnly,

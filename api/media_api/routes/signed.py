@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request, Response
 
-from media_api import downloads, serving
-from media_api.identifiers import known_id
+from media_api.answers import downloads, serving
+from media_api.requests.identifiers import known_id
 from media_api.services import Wired
 from media_core.errors import not_found
 from media_core.store import FolderStore

@@ -5,11 +5,11 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 
-from media_api import downloads, problems, serving
+from media_api.answers import downloads, problems, serving
 from media_api.auth import Reader
-from media_api.identifiers import is_id
-from media_api.json_bodies import json_request, read_json
 from media_api.models import MOST_SIGNED_SECONDS, Data, Signed, SignedOne, SignError, SignRequest
+from media_api.requests.identifiers import is_id
+from media_api.requests.json_bodies import json_request, read_json
 from media_api.routes.media import UNREADABLE
 from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Services, Wired

@@ -5,12 +5,12 @@ from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
 
-from media_api import problems
+from media_api.answers import problems
 from media_api.auth import Transcriber
-from media_api.identifiers import known_id
 from media_api.models import Data, JobAccepted
-from media_api.multipart import Form
-from media_api.receiving import (
+from media_api.requests.identifiers import known_id
+from media_api.requests.multipart import Form
+from media_api.requests.receiving import (
     FILE_FIELDS,
     REFUSALS,
     ContentDigest,
@@ -23,12 +23,12 @@ from media_api.receiving import (
     read_form,
     text_field,
 )
-from media_api.request_middleware import request_id_of
+from media_api.requests.request_ids import request_id_of
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
-from media_core.jobs.requests import MOST_CHANNELS, MOST_SPLIT, MOST_TRACKS, Job, TranscriptionRequest
 from media_core.transcripts.formats import LANGUAGES
+from media_core.transcripts.requests import MOST_CHANNELS, MOST_SPLIT, MOST_TRACKS, Job, TranscriptionRequest
 from media_core.uploads.upload import Upload, Uploaded
 
 router = APIRouter(tags=["Jobs"])

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.routing import APIRoute
 
-from media_api import body, problems, tus
+from media_api.answers import problems
 from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
-from media_api.request_headers import listed
-from media_api.request_middleware import request_id_of
+from media_api.requests import body, tus
+from media_api.requests.headers import listed
+from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims

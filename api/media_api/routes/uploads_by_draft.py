@@ -8,11 +8,11 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
-from media_api import draft, tus
 from media_api.auth import Writer
-from media_api.body import require_plain
 from media_api.models import Media
-from media_api.request_middleware import request_id_of
+from media_api.requests import draft, tus
+from media_api.requests.body import require_plain
+from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import UploadId
 from media_api.routes.uploads import VersionedRoute, announced_of, receive
 from media_api.services import Services, Wired

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from media_api import problems
+from media_api.answers import problems
 from media_api.auth import Reader
 from media_api.models import Data, Limits, Usage
 from media_api.routes.parameters import KnownOnly

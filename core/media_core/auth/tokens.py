@@ -34,7 +34,7 @@ LEEWAY: Final = timedelta(seconds=10)
 MAX_TOKEN_BYTES: Final = 8192
 
 CANARY: Final = "system:canary"
-"""The subject that uploads the test virus (`canary`). Nobody sees its items, not even an admin. A token
+"""The subject that uploads the test virus (`upkeep.canary`). Nobody sees its items, not even an admin. A token
 with this subject is refused."""
 
 Jwk = dict[str, Any]

@@ -1,6 +1,7 @@
 """A content's life. This module writes a content's row, its reservations and its share of the quota.
 
-Two other modules write too: `queue`, when a job ended without a result; `sweep`, when it counts all rows anew.
+Two other modules write too: `jobs.queue`, when a job ended without a result; `upkeep.sweep`, when it counts all rows
+anew.
 
     (nothing) --reserve--> reserved, no row yet --commit--> stored, pending --verdict--> clean | unscannable | error
         ^                      |  expires: garbage                |                            |
@@ -45,8 +46,8 @@ import structlog
 from media_core.contents.quota import Usage, exceeded
 from media_core.database import Database
 from media_core.errors import Lost, Refused, Unavailable, not_found
+from media_core.folding import folded
 from media_core.ids import new_job_id, new_ulid
-from media_core.items.folding import folded
 from media_core.store.base import ObjectStore
 from media_core.store.object_keys import content_key, thumbnail_key
 

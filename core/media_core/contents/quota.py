@@ -3,9 +3,9 @@
 Invariant: stored_bytes + reserved_bytes <= max_bytes, whatever runs concurrently. Every growth is one conditional
 UPDATE of the one `usage` row (`content_reserve` in `life.sql`), never a read and a later insert. Bytes are reserved
 before they are stored; the upload's commit turns the reservation into stored bytes. A limit that is lowered below what
-is stored stops growth and deletes nothing. Exceptions: the canary (`canary`), 128 bytes while its scan lasts, since a
-full tenant's scanner has to be watched too; bytes that were counted before, of lost content and of a final upload that
-failed (`Reservation.over_quota`); and content that is recalled (`contents.life`, rule 3).
+is stored stops growth and deletes nothing. Exceptions: the canary (`upkeep.canary`), 128 bytes while its scan lasts,
+since a full tenant's scanner has to be watched too; bytes that were counted before, of lost content and of a final
+upload that failed (`Reservation.over_quota`); and content that is recalled (`contents.life`, rule 3).
 
 Each reservation is a row with an expiry that its upload moves forward. When a process was killed, its reservation
 expires, and is given back by the next upload that finds the quota full, or by the sweep.

@@ -1,7 +1,7 @@
 -- Events: rows that triggers write in the transaction that makes a fact true. `feed.py` reads them, and states what
 -- holds. A migration creates these functions and triggers.
 --
--- Triggers, so that no way leads past them: the functions of `contents/life.sql`, `queue`, a pod of another version. None of
+-- Triggers, so that no way leads past them: the functions of `contents/life.sql`, `jobs/queue.py`, a pod of another version. None of
 -- them locks a row of another table. An upload that adds an item to known content shares a lock of the content's row
 -- until it commits (`content_begin`). So whoever tells all items of a change locks that row whole first: then he sees
 -- the item, or the upload sees the change.

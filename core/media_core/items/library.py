@@ -15,9 +15,9 @@ from media_core.contents.life import Contents
 from media_core.database import Database, Transaction
 from media_core.errors import Refused, not_found
 from media_core.examination.media_types import Category
+from media_core.folding import folded
 from media_core.items import access, listing
 from media_core.items.access import Item, Purpose
-from media_core.items.folding import folded
 from media_core.items.item import FIND, item_arguments, item_columns, item_of
 from media_core.jobs import queue
 from media_core.jobs.queue import Content

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, LiteralString
 from media_core.auth.tokens import CANARY, Claims
 from media_core.database import Database
 from media_core.examination.media_types import Category
-from media_core.items.folding import UNMARKED, folded
+from media_core.folding import UNMARKED, folded
 from media_core.items.item import is_in, item_arguments, item_columns
 
 Order = Literal["created", "name", "size"]

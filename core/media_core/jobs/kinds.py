@@ -53,7 +53,7 @@ JOB_KINDS: Final = MappingProxyType(
         for kind in (
             JobKind(
                 "scan",
-                handler="media_workers.scan:scanner",
+                handler="media_workers.scanning.scan:scanner",
                 max_attempts=8,
                 kept=_WEEK,
                 jobs_at_once=64,
@@ -69,7 +69,7 @@ JOB_KINDS: Final = MappingProxyType(
             ),
             JobKind(
                 "transcribe",
-                handler="media_workers.transcribe:transcriber",
+                handler="media_workers.speech.transcribe:transcriber",
                 max_attempts=4,
                 kept=timedelta(days=90),
                 section="transcription",

@@ -21,5 +21,5 @@ def thumbnail_key(tenant_id: str, sha256: str) -> str:
 
 
 def birth_key(tenant_id: str) -> str:
-    """The object that says which schema the bucket belongs to (`births`)."""
+    """The object that says which schema the bucket belongs to (`upkeep.births`)."""
     return f"tenant/{tenant_id}/.birth"

@@ -1,4 +1,4 @@
-"""Events, and the webhooks that they are sent to. `events/feed.sql` and `webhooks` write these rows."""
+"""Events, and the webhooks that they are sent to. `events/feed.sql` and `events.webhooks` write these rows."""
 
 from datetime import datetime
 from typing import Any
@@ -47,7 +47,7 @@ class EventHeadRow(SQLModel, table=True):
 
 
 class WebhookRow(SQLModel, table=True):
-    """A webhook of the MediaTenant: how far it has been told, and whether it answers. `webhooks` writes it."""
+    """A webhook of the MediaTenant: how far it has been told, and whether it answers. `events.webhooks` writes it."""
 
     __tablename__ = "webhook"
 

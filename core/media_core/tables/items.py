@@ -1,4 +1,4 @@
-"""Items, who finds them where, and what remains of them. `contents` and `library` write these rows."""
+"""Items, who finds them where, and what remains of them. `contents.life` and `items.library` write these rows."""
 
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ class MediaRow(SQLModel, table=True):
     __tablename__ = "media"
     __table_args__ = (
         Index("media_sha256", "sha256"),
-        # The orders of `listing`, for one uploader and for all.
+        # The orders of `items.listing`, for one uploader and for all.
         Index("media_newest", "uploaded_by", "created_at", "media_id"),
         Index("media_newest_of", "uploaded_by", "category", "created_at", "media_id"),
         Index("media_by_name", "uploaded_by", "folded", "media_id"),
@@ -100,7 +100,7 @@ class IdempotencyRow(SQLModel, table=True):
 
 
 class UrlKeyRow(SQLModel, table=True):
-    """One row: the secret that signs the api's own URLs. See `signed_urls`."""
+    """One row: the secret that signs the api's own URLs. See `items.signed_urls`."""
 
     __tablename__ = "url_key"
     __table_args__ = (

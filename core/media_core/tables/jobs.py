@@ -1,4 +1,4 @@
-"""The queue, and transcripts that are being made. `queue` and `quota` write these rows."""
+"""The queue, and transcripts that are being made. `jobs.queue` and `contents.quota` write these rows."""
 
 from datetime import date, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from media_core.tables.columns import time
 
 
 class JobRow(SQLModel, table=True):
-    """A job. See `queue` for its states."""
+    """A job. See `jobs.queue` for its states."""
 
     __tablename__ = "job"
     __table_args__ = (
@@ -69,7 +69,7 @@ class JobRow(SQLModel, table=True):
     error_detail: str | None = Field(default=None, sa_type=Text)
     progress: float = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     place: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
-    """Where the next worker goes on (`media_workers.transcribe.Place`)."""
+    """Where the next worker goes on (`media_workers.speech.transcribe.Place`)."""
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     postponed: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     """How often in a row it was handed back because a dependency was away. That counts as no attempt."""
@@ -77,7 +77,7 @@ class JobRow(SQLModel, table=True):
     """Audio seconds counted against the day's transcription limit; None until counted."""
     cancel_requested: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     searchable: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
-    """The transcript of this completed job has been taken into the search (`passages`), or there was none to take."""
+    """`transcripts.passages` has taken this completed job's transcript into the search, or there was none to take."""
     request_id: str | None = Field(default=None, sa_type=Text)
     """X-Request-Id of the request that queued it, so that the worker's log lines can be found by it."""
     worker: str | None = Field(default=None, sa_type=Text)

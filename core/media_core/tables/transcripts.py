@@ -1,4 +1,4 @@
-"""What the search in transcripts reads. `passages` writes these rows."""
+"""What the search in transcripts reads. `transcripts.passages` writes these rows."""
 
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from media_core.transcripts.passages import SPANS
 
 class TranscriptRow(SQLModel, table=True):
     """A transcript that can be searched: the newest of an item for each way of hearing it. It stays as long as the
-    item, also when its job is gone. `passages` writes it.
+    item, also when its job is gone. `transcripts.passages` writes it.
     """
 
     __tablename__ = "transcript"
@@ -32,7 +32,7 @@ class TranscriptRow(SQLModel, table=True):
 
 
 class PassageRow(SQLModel, table=True):
-    """About a minute of a transcript, as the search finds it. `search` reads it."""
+    """About a minute of a transcript, as the search finds it. `transcripts.search` reads it."""
 
     __tablename__ = "passage"
     __table_args__ = (

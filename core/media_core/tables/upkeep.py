@@ -9,7 +9,7 @@ from media_core.tables.columns import time
 
 
 class BirthRow(SQLModel, table=True):
-    """One row: the schema's id, and how often it was swept. See `births`."""
+    """One row: the schema's id, and how often it was swept. See `upkeep.births`."""
 
     __tablename__ = "birth"
     __table_args__ = (
@@ -65,7 +65,7 @@ class SuspicionRow(SQLModel, table=True):
 
 
 class CanaryRow(SQLModel, table=True):
-    """A canary (`canary`): the one under way, and the last one before it."""
+    """A canary (`upkeep.canary`): the one under way, and the last one before it."""
 
     __tablename__ = "canary"
     __table_args__ = (

@@ -6,7 +6,7 @@ them are ranked and make up a part of the list; the next part begins behind them
 recordings, or a filter leaves few, only these are searched.
 
 What the index finds is checked in the text, where the words get their marks. Whether the caller may read a file is
-decided by `access`; what the statements leave out only saves work.
+decided by `items.access`; what the statements leave out only saves work.
 """
 
 import asyncio

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from media_core.items.folding import UNMARKED
+from media_core.folding import UNMARKED
 
 MOST_LETTERS: Final = 64
 """Of a word; what follows is left out. PostgreSQL takes 2046 bytes."""

@@ -2,8 +2,8 @@
 
     send: row, upload (the object, the queue)  ->  a worker's scan  ->  close: the verdict stays, all else is removed
 
-It is uploaded like any content, with two exceptions: `access` shows it to no caller, and a full quota does not refuse
-it. The row in `canary` is written first, so what a killed process left behind can be found. There is at most one
+It is uploaded like any content, with two exceptions: `items.access` shows it to no caller, and a full quota does not
+refuse it. The row in `canary` is written first, so what a killed process left behind can be found. There is at most one
 canary at a time.
 """
 
@@ -17,8 +17,9 @@ from media_core.auth.tokens import CANARY, Claims
 from media_core.contents.life import Facts
 from media_core.decoding import Source
 from media_core.errors import Unavailable
+from media_core.examination.examiner import Examined
 from media_core.items.library import Library
-from media_core.uploads.upload import Examined, Uploads
+from media_core.uploads.upload import Uploads
 
 # In parts, so that a virus scanner takes neither this file nor its compiled form for the test virus.
 EICAR = b"".join((rb"X5O!P%@AP[4\PZX54(P^)", rb"7CC)7}$EICAR-STANDARD-", rb"ANTIVIRUS-TEST-FILE!$H+H*"))

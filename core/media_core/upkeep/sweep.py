@@ -3,9 +3,9 @@
 Nothing is done if the schema does not belong to the bucket (`births`). An orphan (an object without a row) is noted
 when it is first seen and removed days later. If there are more orphans than interrupted uploads can explain, they are
 kept, and the operator reports them. A content whose object the listing does not show, and the store does not have when
-it is asked, is noted as lost (rule 6 of `life`). Each statement that writes looks at a bounded number of rows, so a
-sweep of a million rows holds no lock for longer than one of a hundred. Nor does it need much more memory: orphans are
-in their table only, and of the objects that were listed a few bits each are kept.
+it is asked, is noted as lost (rule 6 of `contents.life`). Each statement that writes looks at a bounded number of rows,
+so a sweep of a million rows holds no lock for longer than one of a hundred. Nor does it need much more memory: orphans
+are in their table only, and of the objects that were listed a few bits each are kept.
 """
 
 import asyncio

@@ -15,16 +15,17 @@ import json
 import mmap
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Final, Literal, Self
 
 import structlog
 
 from media_core.auth.tokens import Claims
-from media_core.contents.life import Again, Contents, Facts, Infected, KeyReused, NewItem, Reservation
+from media_core.contents.life import Again, Contents, Infected, KeyReused, NewItem, Reservation
 from media_core.contents.quota import MIB
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
 from media_core.errors import Lost, Refused, Unavailable
+from media_core.examination.examiner import Examined, Examiner
 from media_core.ids import new_media_id, new_ulid
 from media_core.items.access import require_room
 from media_core.policy import Policy, PolicyReader
@@ -69,21 +70,6 @@ class Uploaded:
     width: int | None
     height: int | None
     scan_status: str
-
-
-@dataclass(frozen=True)
-class Examined:
-    """`thumbnail`: the master of a picture, WebP."""
-
-    facts: Facts
-    thumbnail: bytes | None = None
-
-
-class Examiner(Protocol):
-    """Who says what content is: `examiner.Examination`, or who knows it without looking."""
-
-    async def examine(self, source: Source, head: bytes, filename: str, claimed_type: str | None) -> Examined:
-        """`head`: the first SNIFF_BYTES of `source`, or all of it. Raises Unavailable."""
 
 
 class _Buffer:

@@ -5,7 +5,7 @@ from importlib.resources import files
 import sqlalchemy as sa
 from alembic import op
 
-from media_core.items.folding import folded
+from media_core.folding import folded
 
 revision = "0007"
 down_revision = "0006"

@@ -1,0 +1,1 @@
+"""What goes out: problems, files with ranges and conditions, streams of events."""

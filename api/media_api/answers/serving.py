@@ -1,0 +1,104 @@
+"""An item's bytes and its thumbnail, as routes serve them: by a token, or by a URL that the api signed."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from media_api.answers import downloads
+from media_api.services import Services
+from media_core.errors import Lost, Refused
+from media_core.examination import media_types, thumbnails
+from media_core.items.access import RETRY_AFTER_SECONDS, Item
+from media_core.items.library import Library
+from media_core.store import Chunk, ObjectMissing
+from media_core.store.object_keys import content_key, thumbnail_key
+
+MAX_MASTER_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A Readable of a content's object, or of its thumbnail's. `lost_bytes`: the size of an object that was noted as
+    lost; it may be there again.
+    """
+
+    library: Library
+    sha256: str
+    lost_bytes: int | None = None
+    thumbnail: bool = False
+
+    @property
+    def key(self) -> str:
+        return (thumbnail_key if self.thumbnail else content_key)(self.library.tenant_id, self.sha256)
+
+    async def require(self) -> None:
+        """Raises Lost, Unavailable."""
+        if self.lost_bytes is None:
+            return
+        if not await self.library.contents.is_there(self.sha256, self.lost_bytes):
+            raise Lost
+
+    def stream(self, start: int, length: int) -> AsyncIterator[Chunk]:
+        return self.library.store.stream(self.key, start, length)
+
+    async def missed(self) -> Exception:
+        """See `Contents.missed`. A thumbnail alone is made again: Refused `thumbnail_pending`."""
+        if self.thumbnail:
+            return await self.library.contents.thumbnail_missed(self.sha256) or _thumbnail_pending()
+        return await self.library.contents.missed(self.sha256)
+
+
+def stored(services: Services, item: Item) -> Stored:
+    """The object of the item's content."""
+    return Stored(services.library, item.sha256, item.size if item.lost else None)
+
+
+def content_of(services: Services, item: Item) -> tuple[downloads.Representation, downloads.Readable]:
+    """The item's bytes. The caller of this function has asked `access`."""
+    disposition = downloads.disposition_of(item.filename, item.mime_type)
+    content = downloads.Representation(item.size, f'"{item.sha256}"', downloads.content_type_of(item), disposition)
+    return content, stored(services, item)
+
+
+async def thumbnail_of(services: Services, item: Item) -> tuple[downloads.Representation, downloads.Readable]:
+    """The thumbnail in its largest size. Raises as `master_of`."""
+    master = await master_of(services, item)
+    picture = downloads.Representation(
+        len(master), f'"{item.thumbnail_sha256}"', thumbnails.MASTER_TYPE, thumbnail_name(item)
+    )
+    return picture, downloads.Whole(master)
+
+
+async def master_of(services: Services, item: Item) -> bytes:
+    """Raises Refused as `require_thumbnail`, and `not_found`; Lost, Unavailable."""
+    require_thumbnail(item)
+    master = Stored(services.library, item.sha256, thumbnail=True)
+    try:
+        return await services.store.read(master.key, 0, MAX_MASTER_BYTES)
+    except ObjectMissing:
+        raise await master.missed() from None
+
+
+def require_thumbnail(item: Item) -> None:
+    """Raises Refused `thumbnail_pending`, `no_thumbnail`."""
+    if item.thumbnail_status == "pending":
+        raise _thumbnail_pending()
+    if item.thumbnail_status != "ready":
+        why = f"{item.details['no_thumbnail']}; it" if "no_thumbnail" in item.details else "it"
+        raise Refused(
+            "no_thumbnail", f"This is {media_types.named(item.mime_type)}; {why} is kept, and has no thumbnail."
+        )
+
+
+def _thumbnail_pending() -> Refused:
+    return Refused(
+        "thumbnail_pending",
+        f"The thumbnail is being made. Try again in {RETRY_AFTER_SECONDS} seconds.",
+        retry_after=RETRY_AFTER_SECONDS,
+    )
+
+
+def thumbnail_name(item: Item, extension: str = "webp") -> str:
+    """The Content-Disposition of a thumbnail."""
+    stem = item.filename.rpartition(".")[0] or item.filename
+    return downloads.content_disposition(f"{stem}.{extension}", inline=True)

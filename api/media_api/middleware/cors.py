@@ -1,0 +1,79 @@
+"""What web apps of other origins may do (the Fetch standard's CORS): call everything, with a token, never with cookies.
+
+The library decides; only its answers to preflights are ours. It is the outermost layer, so that errors, a 503 at the
+door included, can be read by the app that made the call.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from media_api.answers import problems
+from media_api.requests.request_ids import REQUEST_ID, offered_or_new
+from media_core.origins import matching
+
+METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+EXPOSED: Final = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Length",
+    "Content-Range",
+    "ETag",
+    "Last-Modified",
+    "Location",
+    "Retry-After",
+    "Tus-Checksum-Algorithm",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Upload-Complete",
+    "Upload-Concat",
+    "Upload-Defer-Length",
+    "Upload-Draft-Interop-Version",
+    "Upload-Expires",
+    "Upload-Incomplete",
+    "Upload-Length",
+    "Upload-Limit",
+    "Upload-Media-Id",
+    "Upload-Metadata",
+    "Upload-Offset",
+    "WWW-Authenticate",
+    "X-Request-Id",
+)
+"""What scripts may read beside the headers that every script may. A `*` would not do for requests with credentials."""
+
+
+class Cors(CORSMiddleware):
+    """Answers preflights and marks answers for `origins`. Without credentials mode: no cookie is ever looked at."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str], max_age: int) -> None:
+        super().__init__(
+            app,
+            allow_origin_regex="|".join(f"(?:{matching(origin)})" for origin in origins),
+            allow_methods=METHODS,
+            allow_headers=("*",),
+            expose_headers=EXPOSED,
+            max_age=max_age,
+            # An origin that is named may also call an API at a private address: browsers ask for that in the same
+            # preflight, and take a refusal of it for one of the call.
+            allow_private_network=True,
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+        # A preflight is answered before `RequestMiddleware` sees it.
+        named = {REQUEST_ID: offered_or_new(request_headers.get(REQUEST_ID, ""))}
+        if answer.status_code == 200:
+            return Response(status_code=204, headers=headers | named)
+        return problems.response(
+            "origin_not_allowed",
+            f"Web apps of {request_headers['origin']} may not make this call; the platform names the origins that may, "
+            "in the tenant's `spec.api.cors.origins`.",
+            headers={"Vary": headers["vary"], **named},
+        )

@@ -1,0 +1,1 @@
+"""What comes in: bodies, forms, headers, ids and names, read and checked."""

@@ -1,0 +1,82 @@
+"""The headers of draft-ietf-httpbis-resumable-upload, in the versions that clients speak (iOS 17 and later among them).
+
+`Upload-Draft-Interop-Version` names the version: 3 is draft 01, 4 is 02, 5 is 03, 6 is 04 and 05. Version 3 says
+`Upload-Incomplete` where later ones say `Upload-Complete`.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from multipart import parse_options_header  # type: ignore[import-untyped]  # it publishes no types
+from starlette.datastructures import URL, QueryParams
+
+from media_api.requests.filenames import filename_of
+from media_api.requests.identifiers import known_room
+from media_api.requests.multipart import claimed_type_of, flag_of
+from media_core.errors import Refused
+from media_core.uploads.claims import Declared
+from media_core.uploads.resumable import Progress
+
+INTEROP: Final = "Upload-Draft-Interop-Version"
+VERSIONS: Final = ("3", "4", "5", "6")
+INFORM: Final = "media.inform"
+"""ASGI extension of our server: a function that sends headers as 104 (Upload Resumption Supported) before the answer.
+Only then does a client know where to go on when its first request breaks."""
+
+_LIMITS_SINCE: Final = "5"
+MAX_DISPOSITION_CHARACTERS: Final = 8 * 1024
+"""A name of 255 characters takes 3 KiB where each byte is quoted."""
+
+
+def version_of(headers: Mapping[str, str]) -> str | None:
+    """The version that the request speaks; None: none of the draft's."""
+    sent = headers.get(INTEROP.lower())
+    return sent if sent in VERSIONS else None
+
+
+def is_complete(headers: Mapping[str, str], version: str) -> bool:
+    """Whether the upload ends with this request. Raises Refused `bad_request`."""
+    name, ends = ("upload-incomplete", "?0") if version == "3" else ("upload-complete", "?1")
+    sent = headers.get(name, "").strip()
+    if sent not in ("?0", "?1"):
+        raise Refused("bad_request", f"Send {name.title()}: ?1 or ?0, as draft-ietf-httpbis-resumable-upload has it.")
+    return sent == ends
+
+
+def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
+    """What the request that begins an upload says of the file: its type and name in Content-Type and
+    Content-Disposition, its room and scope in the query. Raises Refused `invalid_request`, `bad_request`.
+    """
+    disposition = headers.get("content-disposition", "")
+    if len(disposition) > MAX_DISPOSITION_CHARACTERS:
+        raise Refused("bad_request", f"Content-Disposition may have {MAX_DISPOSITION_CHARACTERS} characters.")
+    options = parse_options_header(disposition)[1] if disposition else {}
+    room_id, scope = query.get("room_id"), query.get("tenant_scope")
+    return Declared(
+        text="",
+        filename=filename_of(disposition, options.get("filename")) or "file",
+        claimed_type=claimed_type_of(headers.get("content-type", "")),
+        tenant_scope=flag_of("tenant_scope", scope) if scope else False,
+        room_id=known_room(room_id) if room_id else None,
+    )
+
+
+def headers_of(progress: Progress, version: str, *, at_most: int) -> dict[str, str]:
+    """How far an upload is. `at_most`: bytes of one file that the tenant takes."""
+    flag = "?1" if progress.is_whole is (version != "3") else "?0"
+    headers = {
+        "Upload-Offset": str(progress.received),
+        "Upload-Incomplete" if version == "3" else "Upload-Complete": flag,
+    }
+    if version >= _LIMITS_SINCE:
+        headers["Upload-Limit"] = f"max-size={at_most}"
+        if progress.length is not None:
+            headers["Upload-Length"] = str(progress.length)
+    if progress.uploaded is not None:
+        headers["Upload-Media-Id"] = progress.uploaded.media_id
+    return headers
+
+
+def location_of(public_url: str, path: str) -> str:
+    """The whole URL of an upload, which a client keeps for later."""
+    return str(URL(public_url.rstrip("/") + path))

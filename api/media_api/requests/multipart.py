@@ -1,0 +1,277 @@
+"""A form, read as it arrives: the file's bytes are handed on, never gathered, never spooled to disk.
+
+Fields may come before or after the file (the published curl sends `tenant_scope` after it), so they are complete only
+after the last chunk. All that is not the file (preamble, part headers, fields, epilogue) has one cap together. A form
+without a file may also be urlencoded, as client libraries send one.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Final, TypeVar
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from multipart import (  # type: ignore[import-untyped]  # it publishes no types
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
+
+from media_api.requests.body import chunks, media_type_of
+from media_api.requests.filenames import filename_of, text_of
+from media_api.requests.wrong_input import unknown
+from media_core.errors import Refused
+
+MAX_FIELDS: Final = 64
+MAX_FIELD_BYTES: Final = 16 * 1024
+MAX_OVERHEAD_BYTES: Final = 256 * 1024
+"""Most bytes of the request's body that are not the file."""
+MAX_BOUNDARY_CHARACTERS: Final = 200
+MAX_TYPE_CHARACTERS: Final = 127
+_BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
+_URLENCODED: Final = "application/x-www-form-urlencoded"
+_AS_MULTIPART: Final = "A file is sent as multipart/form-data (with curl: -F file=@path)."
+
+IGNORED_FIELDS: Final = frozenset(
+    {
+        *("name", "type", "size", "relativePath", "webkitRelativePath", "lastModified", "lastModifiedDate"),
+        *("filename", "fileName", "Filename", "Upload", "filepond", "qqfilename", "qquuid", "qqtotalfilesize"),
+        "_charset_",
+    }
+)
+"""What upload widgets of browsers send beside the file. They repeat what the file part says, and are not read."""
+
+_TRUE: Final = frozenset({"true", "1", "yes", "on"})
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
+
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class Form:
+    """One request's form. Iterate `file` to its end, then read the fields. Only fields named in `fields` are accepted.
+
+    Every method may raise Refused: `unsupported_media_type`, `invalid_request`, `missing_file`, `request_timeout` (no
+    byte for `idle_seconds`, or too slow). Raises ClientGone when the client went away.
+    """
+
+    def __init__(
+        self, request: Request, fields: Collection[str], *, idle_seconds: float, repeatable: Collection[str] = ()
+    ) -> None:
+        """`repeatable`: those of `fields` that may come several times."""
+        self._request = request
+        self._known = fields
+        self._repeatable = repeatable
+        self._idle_seconds = idle_seconds
+        self._boundary = None if _has_no_file(request) else _boundary(request.headers.get("content-type", ""))
+        self._fields: dict[str, list[str]] = {}
+        self.filename: str | None = None
+        """Name of the file part without any path; None until the part has begun, or if there is none."""
+        self.claimed_type: str | None = None
+        """The file's media type according to the client."""
+
+    async def file(self, name: str = "file") -> AsyncGenerator[bytes]:
+        """The bytes of the file part called `name`, in chunks as they arrive; reads the whole request."""
+        if self._boundary is None:
+            await self._read_urlencoded(name)
+            return
+        overhead = 0
+        segment: MultipartSegment | None = None
+        field = bytearray()
+        is_file = False
+        with _broken_form_refused(), _parser(self._boundary) as parser:
+            async with aclosing(chunks(self._request, self._idle_seconds)) as received:
+                async for chunk in received:
+                    overhead += len(chunk)
+                    for event in parser.parse(chunk):
+                        if isinstance(event, MultipartSegment):
+                            segment, field = event, bytearray()
+                            is_file = self._begin(segment, name)
+                        elif event is None:
+                            if segment is not None and not is_file:
+                                self._end(_name_of(segment), name, field)
+                        elif is_file:
+                            overhead -= len(event)
+                            yield bytes(event)
+                        else:
+                            field += event
+                            if len(field) > MAX_FIELD_BYTES:
+                                raise _field_too_long()
+                    if overhead > MAX_OVERHEAD_BYTES:
+                        raise _too_long()
+                    chunk = event = b""  # frees a quarter of a MiB while the next chunk is waited for
+
+    async def _read_urlencoded(self, file: str) -> None:
+        """All of a form that has no file: its body is empty, or application/x-www-form-urlencoded."""
+        received = bytearray()
+        async with aclosing(chunks(self._request, self._idle_seconds)) as arriving:
+            async for chunk in arriving:
+                received += chunk
+                if len(received) > MAX_OVERHEAD_BYTES:
+                    raise _invalid(f"An urlencoded form may have at most {MAX_OVERHEAD_BYTES} bytes. {_AS_MULTIPART}")
+        try:
+            fields = parse_qsl(
+                received.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS + 1
+            )
+        except ValueError:  # UnicodeDecodeError is one
+            raise _invalid(
+                f"The form is not urlencoded UTF-8, or has more than {MAX_FIELDS} fields. {_AS_MULTIPART}"
+            ) from None
+        for name, value in fields:
+            if name != file:
+                self._begin_field(name, name)
+            data = bytearray(value.encode())
+            if len(data) > MAX_FIELD_BYTES:
+                raise _field_too_long()
+            self._end(name, file, data)
+
+    def _begin_field(self, field: str | None, shown: str) -> None:
+        """Raises Refused for a field that this form does not have, or has had."""
+        if field not in self._known:
+            if field in IGNORED_FIELDS:
+                return
+            told = unknown(shown, self._known, "a field of this form")
+            # curl's --data-binary sends a file like that: its bytes look like the name of a field.
+            raise _invalid(told if self._boundary is not None else f"{told} {_AS_MULTIPART}")
+        if field in self._fields and field not in self._repeatable:
+            raise _invalid("A form field was sent twice.")
+
+    def _begin(self, segment: MultipartSegment, name: str) -> bool:
+        """Whether the part that begins is the file."""
+        filename = filename_of(
+            segment.header("Content-Disposition", ""),
+            segment.filename,
+            is_percent_encoded=_is_of_aiohttp(segment, self._boundary),
+        )
+        if segment.name != name:
+            if filename is not None:
+                raise _invalid(f"The file must be sent as the form field `{name}`.")
+            self._begin_field(segment.name, _name_of(segment))
+            return False
+        if filename is None and segment.content_type is None:
+            return False  # a file that was left out of a form in a browser is an empty text; any other is refused
+        if self.filename is not None:
+            raise _invalid("A request takes one file.")
+        self.filename = filename or "file"
+        self.claimed_type = claimed_type_of(segment.content_type or "")
+        return True
+
+    def _end(self, field: str, file: str, value: bytearray) -> None:
+        """A part that is not the file has come whole."""
+        if field != file:
+            if field in self._known:
+                self._fields.setdefault(field, []).append(_text(value))
+        elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
+            raise Refused("missing_file", f"`{file}` was sent as text, not as a file (with curl: -F {file}=@path).")
+
+    def text(self, name: str) -> str | None:
+        """The field's text; None if it was not sent or is empty."""
+        return (self._fields.get(name) or [""])[-1] or None
+
+    def texts(self, name: str) -> list[str]:
+        """Of a repeatable field, in the order in which they came; empty ones are left out."""
+        return [text for text in self._fields.get(name, ()) if text]
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        value = self.text(name)
+        return default if value is None else flag_of(name, value)
+
+    def number(self, name: str, most: int) -> int | None:
+        """A whole number from 1 to `most`; None if it was not sent."""
+        value = self.text(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdecimal() and len(value) < 10 and 1 <= int(value) <= most):
+            raise _invalid(f"`{name}` must be a whole number from 1 to {most}.")
+        return int(value)
+
+    def choice(self, name: str, allowed: tuple[Choice, ...]) -> Choice:
+        """One of `allowed`, by default the first."""
+        value = self.text(name) or allowed[0]
+        for choice in allowed:
+            if choice == value:
+                return choice
+        raise _invalid(f"`{name}` must be one of {', '.join(allowed)}.")
+
+
+def flag_of(name: str, value: str) -> bool:
+    """Raises Refused `invalid_request` where the field `name` is neither true nor false."""
+    if value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise _invalid(f"`{name}` must be true or false.")
+
+
+def claimed_type_of(said: str) -> str | None:
+    """The media type that a client names for a file; None if there is none, or none that can be printed."""
+    return said if said.isprintable() and 0 < len(said) <= MAX_TYPE_CHARACTERS else None
+
+
+def _has_no_file(request: Request) -> bool:
+    """Whether the request is a form that can have no file: an urlencoded one, or none at all."""
+    headers = request.headers
+    is_empty = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+    return media_type_of(request) == _URLENCODED or (is_empty and "content-type" not in headers)
+
+
+def _parser(boundary: bytes) -> PushMultipartParser:
+    # One character a byte: which character set a file name has is told apart by `filenames`.
+    return PushMultipartParser(boundary, max_segment_count=MAX_FIELDS + 1, header_charset="latin-1")
+
+
+def _boundary(content_type: str) -> bytes:
+    kind, options = parse_options_header(content_type)
+    if kind != "multipart/form-data":
+        raise Refused(
+            "unsupported_media_type",
+            "Send a form, Content-Type: multipart/form-data (with curl: -F file=@path).",
+        )
+    boundary = str(options.get("boundary", ""))
+    if not 0 < len(boundary) <= MAX_BOUNDARY_CHARACTERS or not boundary.isascii() or not boundary.isprintable():
+        raise _invalid("The Content-Type names no usable boundary; let the client library write that header.")
+    return boundary.encode()
+
+
+def _is_of_aiohttp(segment: MultipartSegment, boundary: bytes | None) -> bool:
+    """Whether aiohttp wrote the part: its boundary is 32 hex digits, and the part begins with its type.
+
+    Of the other known libraries none has both. Dart's boundaries differ, and the rest begin with the disposition.
+    """
+    return _BOUNDARY_OF_AIOHTTP.fullmatch(boundary or b"") is not None and segment.headerlist[0][0] == "Content-Type"
+
+
+def _text(value: bytearray) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise _invalid("A form field is not UTF-8.") from None
+    if "\0" in text:
+        raise _invalid("A form field holds a NUL character.")
+    return text
+
+
+def _name_of(segment: MultipartSegment) -> str:
+    return text_of((segment.name or "").encode("latin-1", "replace"))
+
+
+@contextmanager
+def _broken_form_refused() -> Iterator[None]:
+    try:
+        yield
+    except MultipartError:
+        raise _invalid(
+            "The multipart form is broken: it ends early, or a part's head is not as RFC 7578 has it."
+        ) from None
+
+
+def _too_long() -> Refused:
+    return _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
+
+
+def _field_too_long() -> Refused:
+    return _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
+
+
+def _invalid(detail: str) -> Refused:
+    return Refused("invalid_request", detail)

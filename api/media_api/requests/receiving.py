@@ -1,0 +1,149 @@
+"""Receiving a file over HTTP, for all routes that take one: its form, its headers, its errors."""
+
+from collections.abc import Collection, Mapping
+from contextlib import aclosing
+from typing import Annotated, Any, Final, Literal, cast
+
+import http_sf
+from fastapi import Header, Request
+
+from media_api.requests.headers import listed
+from media_api.requests.identifiers import ROOM_SCHEMA, known_room
+from media_api.requests.multipart import Form
+from media_api.requests.request_ids import request_id_of
+from media_api.services import Services
+from media_core.auth.tokens import Claims
+from media_core.errors import Refused
+from media_core.uploads.upload import Upload, Uploaded
+
+REFUSALS: Final = (
+    "digest_mismatch",
+    "bad_request",
+    "not_found",
+    "request_timeout",
+    "file_too_large",
+    "quota_exceeded",
+    "unsupported_media_type",
+    "empty_file",
+    "missing_file",
+    "infected",
+    "idempotency_key_reused",
+    "invalid_request",
+)
+"""Codes of the errors that these routes may answer with."""
+
+
+def text_field(description: str) -> dict[str, Any]:
+    """An optional text. Without the default, Swagger would fill in the word `string`, and send it."""
+    return {"type": "string", "default": "", "format": "form-text", "description": description}
+
+
+def form_request(title: str, fields: Mapping[str, Any], *, encoding: Any = None, **described: Any) -> dict[str, Any]:
+    """OpenAPI's description of a form that `read_form` reads. `described`: other members of its schema."""
+    schema = {"title": title, "type": "object", "additionalProperties": False, **described, "properties": dict(fields)}
+    content = {"schema": schema} if encoding is None else {"schema": schema, "encoding": encoding}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
+
+
+FILE_FIELDS: Final[Mapping[str, Any]] = {
+    "file": {"type": "string", "format": "binary", "description": "The file, one; any type."},
+    "tenant_scope": {"type": "boolean", "default": False, "description": "Everybody of the tenant may see it."},
+    "room_id": {
+        **text_field("Attach it to this room, in the same transaction."),
+        **ROOM_SCHEMA,
+    },
+}
+MAX_DIGEST_CHARACTERS: Final = 1024
+"""All algorithms that are registered need about 300. A header of 128 KiB took the parser up to 180 ms."""
+
+
+def _digest_header(name: str) -> Any:
+    return Header(
+        alias=name,
+        description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives.",
+        json_schema_extra={"format": "digest"},
+    )
+
+
+# For the description alone: `announced_digest` reads all lines of both.
+ContentDigest = Annotated[str | None, _digest_header("content-digest")]
+ReprDigest = Annotated[str | None, _digest_header("repr-digest")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=255, description="The same key again within 24 hours is answered like the first time."),
+]
+
+
+async def begin_upload(services: Services, request: Request, digest: str | None) -> Upload:
+    length = request.headers.get("content-length", "")
+    return await services.uploads.start(announced=int(length) if length.isdecimal() else None, digest=digest)
+
+
+async def read_form(
+    services: Services, request: Request, upload: Upload, fields: Collection[str], repeatable: Collection[str] = ()
+) -> Form:
+    """Reads the whole request, and writes the file's bytes into `upload`. `fields`: those that the form may have."""
+    form = Form(request, fields, idle_seconds=services.settings.server.body_idle_seconds, repeatable=repeatable)
+    async with aclosing(form.file()) as chunks:
+        async for chunk in chunks:
+            await upload.write(chunk)
+            del chunk  # frees it while the next one is waited for
+    room_id = form.text("room_id")
+    if room_id is not None:
+        known_room(room_id)
+    return form
+
+
+async def keep(
+    upload: Upload,
+    form: Form,
+    caller: Claims,
+    request: Request,
+    idempotency_key: str | None,
+    *,
+    operation: Literal["upload", "transcribe"] = "upload",
+) -> Uploaded:
+    if form.filename is None:
+        raise Refused("missing_file", "The form has no part `file` (with curl: -F file=@path).")
+    return await upload.commit(
+        caller=caller,
+        filename=form.filename,
+        claimed_type=form.claimed_type,
+        tenant_scope=form.flag("tenant_scope"),
+        room_id=form.text("room_id"),
+        idempotency_key=idempotency_key or None,
+        operation=operation,
+        request_id=request_id_of(request),
+    )
+
+
+def announced_digest(request: Request) -> str | None:
+    """See `file_digest`."""
+    return file_digest(listed(request, "content-digest"), listed(request, "repr-digest"))
+
+
+def file_digest(*headers: str | None) -> str | None:
+    """The sha-256 in hex that Content-Digest or Repr-Digest announce (RFC 9530); other algorithms are left alone.
+
+    Raises Refused `bad_request` where it can't be read, and `digest_mismatch` where the headers differ.
+    """
+    found = {_sha256(header) for header in headers if header is not None and "sha-256" in header} - {None}
+    if len(found) > 1:
+        raise Refused("digest_mismatch", "Content-Digest and Repr-Digest announce different contents.")
+    return found.pop() if found else None
+
+
+def _sha256(header: str) -> str | None:
+    unreadable = Refused("bad_request", "The digest header must be sha-256=:<base64 of 32 bytes>:.")
+    if len(header) > MAX_DIGEST_CHARACTERS:
+        raise unreadable
+    try:
+        announced = cast("dict[str, Any]", http_sf.parse(header.encode(), tltype="dictionary"))
+    except http_sf.StructuredFieldError:
+        raise unreadable from None
+    if "sha-256" not in announced:
+        return None
+    digest, _ = announced["sha-256"]
+    if not isinstance(digest, bytes) or len(digest) != 32:
+        raise unreadable
+    return digest.hex()

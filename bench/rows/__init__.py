@@ -1,0 +1,1 @@
+"""The rows of the tables: each module measures some of them."""

@@ -1,0 +1,1 @@
+"""Tests on kind, with pods that run."""

@@ -1,0 +1,1 @@
+"""Tests on a control plane: a real API server, whose pods stay Pending."""

@@ -1,0 +1,52 @@
+"""The TypeScript client of docs/clients.md: its types are made of the OpenAPI document, compiled strictly, and used."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.integration.servers.api import Api
+from tests.integration.tenancy import GENEROUS
+
+ROOT = Path(__file__).parents[3]
+TYPESCRIPT = ROOT / "tests" / "tools" / "typescript"
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app that uses the types, compiled."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("there is no Node.js here")
+    folder = tmp_path_factory.mktemp("typescript") / "app"
+    shutil.copytree(TYPESCRIPT, folder, ignore=shutil.ignore_patterns("node_modules"))
+    installed = subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"the tools cannot be had here: {installed.stderr[-300:]}")
+    for command in (
+        ["node", "generate.mjs", str(ROOT / "docs" / "openapi.json"), "api.d.ts"],
+        ["node_modules/.bin/tsc", "--project", "."],
+    ):
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder / "app.js"
+
+
+async def test_an_app_in_typescript_uploads_lists_and_downloads(fresh_api: Api, app: Path) -> None:
+    await fresh_api.apply(replace(GENEROUS, scan_enabled=False))
+    ran = await asyncio.to_thread(
+        subprocess.run, ["node", str(app), fresh_api.base, fresh_api.token()], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert told["mediaId"].startswith("med-")
+    assert (told["names"], told["text"]) == (["Grüße.txt"], "hello from TypeScript")
+    assert told["signed"].startswith(f"{fresh_api.base}/shared/{told['mediaId']}?")
+    assert (told["labels"], told["code"]) == ({"project": "atlas"}, "not_found")
+
+
+def test_the_lock_names_no_registry() -> None:
+    assert '"resolved"' not in (TYPESCRIPT / "package-lock.json").read_text()

@@ -1,0 +1,1 @@
+"""The servers that tests start: ours, the real ones beside them, and those that fail on demand."""

@@ -1,0 +1,382 @@
+"""Uploads in several requests: what a process that ends at the wrong moment leaves, and who may add bytes."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from media_core.database import Database
+from media_core.errors import Refused, Unavailable
+from media_core.items.library import Library
+from media_core.store import FolderStore, S3Store
+from media_core.store.base import staging_key
+from media_core.store.object_keys import content_key
+from media_core.upkeep.sweep import sweep
+from media_core.uploads import resumable
+from media_core.uploads.claims import Declared
+from media_core.uploads.resumable import Resumables
+from media_core.uploads.upload import Upload, Uploads
+from tests.integration.acting import usage
+from tests.integration.invariants import broken
+from tests.integration.servers import s3_servers
+from tests.integration.tenancy import ALICE, BOB, MIB
+
+FILE = Declared("", "a.bin")
+
+
+@pytest.fixture
+def resumables(uploads: Uploads) -> Resumables:
+    return Resumables(uploads, lifetime=timedelta(days=1))
+
+
+@pytest.fixture
+def elsewhere(uploads: Uploads) -> Resumables:
+    """Another process."""
+    return Resumables(uploads, lifetime=timedelta(days=1))
+
+
+async def add(at: Resumables, upload_id: str, data: bytes, offset: int, **how: Any) -> resumable.Progress:
+    async with at.receiving(ALICE, upload_id, offset, **how) as receiving:
+        for start in range(0, len(data), 200_000):
+            await receiving.write(data[start : start + 200_000])
+        return await receiving.end()
+
+
+async def run_out(database: Database) -> None:
+    """As if a claim's time had passed, and its holder did not move it forward."""
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE upload SET claimed_until = now()")
+
+
+@pytest.mark.parametrize("lost", ["_ANSWER", "_FORGET_PIECES"])
+async def test_a_process_that_ends_after_the_commit_leaves_an_upload_that_is_not_committed_twice(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    data = secrets.token_bytes(3 * MIB)
+    made = await resumables.create(ALICE, FILE, len(data))
+    with monkeypatch.context() as broken_off:
+        broken_off.setattr(resumable, lost, "SELECT 1 / 0 WHERE %s IS NOT NULL AND %s IS NOT NULL")
+        with pytest.raises(Exception):  # noqa: B017 (whatever ends it)
+            await add(resumables, made.upload_id, data, 0)
+    settled = await elsewhere.settled(ALICE, made.upload_id)
+    assert settled.uploaded is not None
+    assert settled.uploaded.sha256 == hashlib.sha256(data).hexdigest()
+    rows = await uploads.database.call("SELECT media_id FROM media", ())
+    assert [row.media_id for row in rows] == [settled.uploaded.media_id]
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_an_upload_whose_answer_was_lost_is_not_committed_again_after_its_key_is_forgotten(
+    resumables: Resumables, elsewhere: Resumables, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = secrets.token_bytes(1000)
+    made = await resumables.create(ALICE, FILE, len(data))
+    with monkeypatch.context() as broken_off:
+        broken_off.setattr(resumable, "_ANSWER", "SELECT 1 / 0 WHERE %s IS NOT NULL AND %s IS NOT NULL")
+        with pytest.raises(Exception):  # noqa: B017 (whatever ends it)
+            await add(resumables, made.upload_id, data, 0)
+    await sweep(library)
+    await library.database.call("DELETE FROM idempotency", ())
+    settled = await elsewhere.settled(ALICE, made.upload_id)
+    rows = await library.database.call("SELECT media_id FROM media", ())
+    assert settled.uploaded is not None
+    assert [row.media_id for row in rows] == [settled.uploaded.media_id]
+
+
+async def test_a_holder_that_lost_its_claim_cannot_change_what_its_successor_has_written(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, database: Database
+) -> None:
+    first, late, second = (secrets.token_bytes(2 * MIB) for _ in range(3))
+    made = await resumables.create(ALICE, FILE, 6 * MIB)
+    await add(resumables, made.upload_id, first, 0)
+    with pytest.raises(Refused) as refused:
+        async with resumables.receiving(ALICE, made.upload_id, 2 * MIB) as slow:
+            await slow.write(late[:MIB])
+            await slow.write(late[MIB:])
+            await run_out(database)
+            assert (await add(elsewhere, made.upload_id, second, 2 * MIB)).received == 4 * MIB
+            await slow.write(late)
+            await slow.end()
+    assert refused.value.code == "upload_locked"
+    ended = await add(elsewhere, made.upload_id, first, 4 * MIB)
+    assert ended.uploaded is not None
+    assert ended.uploaded.sha256 == hashlib.sha256(first + second + first).hexdigest()
+
+
+async def test_one_who_takes_over_and_adds_nothing_keeps_others_away_from_the_piece(
+    resumables: Resumables, elsewhere: Resumables, database: Database
+) -> None:
+    data = secrets.token_bytes(2 * MIB)
+    made = await resumables.create(ALICE, FILE, 4 * MIB)
+    await add(resumables, made.upload_id, data[:MIB], 0)
+    async with resumables.receiving(ALICE, made.upload_id, MIB) as slow:
+        await slow.write(bytes(MIB))
+        await run_out(database)
+        await add(elsewhere, made.upload_id, b"", MIB)
+        await add(elsewhere, made.upload_id, data[MIB:], MIB)
+        await slow.write(bytes(MIB))
+        await slow.close()
+    ended = await add(elsewhere, made.upload_id, data, 2 * MIB)
+    assert ended.uploaded is not None
+    assert ended.uploaded.sha256 == hashlib.sha256(data + data).hexdigest()
+
+
+async def test_a_file_has_its_hash_where_a_crash_of_the_database_took_back_bytes_and_others_came_in_their_place(
+    resumables: Resumables, elsewhere: Resumables, database: Database
+) -> None:
+    begin, lost, other, end = (secrets.token_bytes(MIB) for _ in range(4))
+    made = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, made.upload_id, begin, 0)
+    await add(resumables, made.upload_id, lost, MIB)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE upload SET received = %s", (MIB,))
+        await tx.execute("UPDATE upload_piece SET size = %s", (MIB,))
+    assert (await elsewhere.find(ALICE, made.upload_id)).received == MIB
+    await add(elsewhere, made.upload_id, other, MIB)
+    uploaded = (await add(resumables, made.upload_id, end, 2 * MIB)).uploaded
+    assert uploaded is not None
+    assert uploaded.sha256 == hashlib.sha256(begin + other + end).hexdigest()
+
+
+async def test_the_claim_of_a_request_that_goes_on_is_not_taken(resumables: Resumables, elsewhere: Resumables) -> None:
+    made = await resumables.create(ALICE, FILE, 10)
+    async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
+        await receiving.write(b"12345")
+        for attempt in (add(elsewhere, made.upload_id, b"x", 0), elsewhere.terminate(ALICE, made.upload_id)):
+            with pytest.raises(Refused) as refused:
+                await attempt
+            assert refused.value.code == "upload_locked"
+        await receiving.end()
+    assert (await add(elsewhere, made.upload_id, b"67890", 5)).uploaded is not None
+
+
+async def test_the_reservation_lives_as_long_as_the_upload(
+    resumables: Resumables, library: Library, database: Database
+) -> None:
+    made = await resumables.create(ALICE, FILE, 4 * MIB)
+    for _ in range(2):
+        (row,) = await database.call(
+            "SELECT reservation.expires_at > upload.expires_at + interval '59 minutes' AS longer, bytes"
+            " FROM reservation JOIN upload ON reservation_id = upload_id",
+            (),
+        )
+        assert (row.longer, row.bytes) == (True, 4 * MIB)
+        async with database.transaction() as tx:
+            await tx.execute("UPDATE upload SET expires_at = now() + interval '1 minute'")
+            await tx.execute("UPDATE reservation SET expires_at = now() + interval '1 minute'")
+        await add(resumables, made.upload_id, b"x", (await resumables.find(ALICE, made.upload_id)).received)
+    with pytest.raises(Refused):
+        await resumables.find(BOB, made.upload_id)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE upload SET expires_at = now()")
+    assert await resumable.expire(library) == 1
+    (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
+    assert usage.reserved_bytes == 0
+
+
+async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
+    resumables: Resumables, library: Library, database: Database, folder_store: FolderStore
+) -> None:
+    made = await resumables.create(ALICE, FILE, 4 * MIB)
+    await add(resumables, made.upload_id, b"x", 0)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE upload SET ending = true")
+    with pytest.raises(Refused):
+        await resumables.find(ALICE, made.upload_id)
+    assert await resumable.expire(library) == 1
+    assert await folder_store.sweep_staging(timedelta(0)) == 0
+    assert await database.call("SELECT FROM upload", ()) == []
+
+
+async def test_an_upload_that_ends_gives_back_what_a_sweep_has_reserved_for_it(
+    resumables: Resumables, uploads: Uploads, database: Database
+) -> None:
+    (part,) = await partials(resumables, MIB)
+    await database.call("DELETE FROM reservation", ())
+    await database.call("UPDATE usage SET reserved_bytes = 0", ())  # as a final upload leaves it that was killed
+    await resumable.settle(database)
+    assert (await usage(database)).reserved == MIB
+    await resumables.terminate(ALICE, part)
+    assert (await usage(database)).reserved == 0
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_the_sweep_leaves_pieces_of_uploads_that_are_alive(
+    resumables: Resumables, library: Library, folder_store: FolderStore
+) -> None:
+    made = await resumables.create(ALICE, FILE, 2 * MIB)
+    await add(resumables, made.upload_id, bytes(MIB), 0)
+    staging = folder_store._staging
+    (piece,) = staging.iterdir()
+    (staging / "01JD0Z3V5QH7W8K2M4N6P8R0T2").write_bytes(b"of a process that was killed")
+    for old in staging.iterdir():
+        os.utime(old, (0, 0))
+    swept = await sweep(library)
+    assert (swept.uploads, swept.staging) == (0, 1)
+    assert [*staging.iterdir()] == [piece]
+    assert (await add(resumables, made.upload_id, bytes(MIB), MIB)).uploaded is not None
+
+
+async def test_nobody_has_more_than_so_many_uploads_under_way(
+    resumables: Resumables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "MOST_OPEN", 2)
+    for _ in range(2):
+        await resumables.create(ALICE, FILE, None)
+    with pytest.raises(Refused) as refused:
+        await resumables.create(ALICE, FILE, None)
+    assert refused.value.code == "too_many_uploads"
+    await resumables.create(BOB, FILE, None)
+
+
+async def partials(at: Resumables, *sizes: int) -> list[str]:
+    parts = [(await at.create(ALICE, FILE, size, partial=True)).upload_id for size in sizes]
+    for part, size in zip(parts, sizes, strict=True):
+        await add(at, part, secrets.token_bytes(size), 0)
+    return parts
+
+
+@pytest.mark.parametrize("where", ["no memory", "commit", "cancelled", "note"])
+async def test_parts_of_a_final_upload_that_fails_count_in_the_quota_until_they_end(
+    resumables: Resumables,
+    uploads: Uploads,
+    database: Database,
+    folder_store: FolderStore,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        if where == "cancelled":
+            raise asyncio.CancelledError
+        raise Unavailable("memory", "there is none")
+
+    async def reserved() -> int:
+        (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
+        return int(usage.reserved_bytes)
+
+    parts = await partials(resumables, 3 * MIB, MIB)
+    with monkeypatch.context() as broken_off:
+        for _ in range(2):
+            if where == "note":
+                broken_off.setattr(resumables, "_insert", fails)
+            else:
+                broken_off.setattr(Upload, "__aenter__" if where == "no memory" else "commit", fails)
+            with pytest.raises((Unavailable, asyncio.CancelledError)):
+                await resumables.concatenate(ALICE, "final", parts, FILE)
+            assert await reserved() == 4 * MIB
+            assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+    made = await resumables.concatenate(ALICE, "final", parts, FILE)
+    assert made.uploaded is not None
+    assert made.uploaded.size == 4 * MIB
+    assert await reserved() == 0
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+    assert await folder_store.sweep_staging(timedelta(0)) == 0
+
+
+async def test_parallel_final_uploads_of_the_same_parts_make_one_file_and_reserve_nothing(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, database: Database
+) -> None:
+    parts = await partials(resumables, 2 * MIB, MIB, 5)
+
+    async def final(at: Resumables, order: list[str], concat: str) -> str:
+        try:
+            made = await at.concatenate(ALICE, concat, order, FILE)
+        except Refused as refused:
+            return refused.code
+        assert made.uploaded is not None
+        return "made"
+
+    async def ended(at: Resumables, part: str) -> str:
+        try:
+            await at.terminate(ALICE, part)
+        except Refused as refused:
+            return refused.code
+        return "ended"
+
+    answers = await asyncio.gather(
+        *(final(at, parts, "forwards") for at in (resumables, elsewhere) * 2),
+        *(final(at, parts[::-1], "backwards") for at in (resumables, elsewhere)),
+        ended(elsewhere, parts[1]),
+    )
+    assert set(answers) <= {"made", "ended", "upload_locked", "not_found"}
+    assert answers.count("ended") + (answers[:4].count("made") > 0) + (answers[4:6].count("made") > 0) == 1
+    await asyncio.gather(*(ended(resumables, part) for part in parts))
+    (usage,) = await database.call("SELECT reserved_bytes, items FROM usage", ())
+    assert (usage.reserved_bytes, usage.items) == (0, 0 if "ended" in answers else 1)
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, library: Library, database: Database
+) -> None:
+    async def reserved() -> int:
+        assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+        (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
+        return int(usage.reserved_bytes)
+
+    async def expires() -> None:
+        async with database.transaction() as tx:
+            await tx.execute("UPDATE upload SET expires_at = now()")
+
+    made = await resumables.create(ALICE, FILE, None)
+    async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
+        await receiving.write(bytes(2 * MIB))
+        await expires()
+        assert await resumable.expire(library) == 0, "its request goes on"
+        assert (await receiving.end()).received == 2 * MIB
+    assert await reserved() >= 2 * MIB
+    with pytest.raises(Refused) as refused:
+        async with resumables.receiving(ALICE, made.upload_id, 2 * MIB) as receiving:
+            await receiving.write(bytes(MIB))
+            await expires()
+            await run_out(database)
+            assert await resumable.expire(library) == 1
+            assert await reserved() == 0
+            await receiving.end()
+    assert refused.value.code == "upload_locked"
+    assert await reserved() == 0
+
+    part = (await resumables.create(ALICE, FILE, None, partial=True)).upload_id
+    wrong = resumable.Checksum("sha1", bytes(20))
+    for _ in range(2):
+        with pytest.raises(Refused) as refused:
+            await add(resumables, part, bytes(MIB), 0, length=2 * MIB, checksum=wrong)
+        assert refused.value.code == "checksum_mismatch"
+        assert await reserved() >= MIB
+    await add(elsewhere, part, bytes(2 * MIB), 0)
+    assert await reserved() >= 2 * MIB
+    await expires()
+    assert await resumable.expire(library) == 1
+    assert await reserved() == 0
+
+
+async def test_where_the_last_piece_is_gone_its_bytes_come_again(
+    uploads: Uploads, library: Library, database: Database, tmp_path: Path
+) -> None:
+    """As after a failover that lost what was committed last: the piece that the row names was replaced meanwhile."""
+    server = await s3_servers.start("versitygw", tmp_path)
+    uploads.store = library.store = store = S3Store(server.settings, uploads.tenant_id)
+    at, data = Resumables(uploads, lifetime=timedelta(days=1)), os.urandom(6 * MIB + 2000)
+    upload_id = (await at.create(ALICE, FILE, len(data))).upload_id
+    try:
+        await add(at, upload_id, data[: 6 * MIB], 0)
+        await add(at, upload_id, data[6 * MIB : -1000], 6 * MIB)
+        (*_, last) = await database.call("SELECT name, size FROM upload_piece ORDER BY number", ())
+        await store._delete(staging_key(uploads.tenant_id, last.name))
+        with pytest.raises(Refused) as refused:
+            await add(at, upload_id, data[-1000:], len(data) - 1000)
+        offset = len(data) - 1000 - last.size
+        assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": offset})
+        assert (await at.find(ALICE, upload_id)).received == offset
+        uploaded = (await add(at, upload_id, data[offset:], offset)).uploaded
+        assert uploaded is not None
+        assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
+        assert await store.read(content_key(uploads.tenant_id, uploaded.sha256), 0, len(data)) == data
+    finally:
+        await store.aclose()
+        server.stop()

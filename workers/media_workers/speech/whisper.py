@@ -1,0 +1,338 @@
+"""The speech model: faster-whisper, loaded once, fed a few chunks of samples at a time.
+
+It takes samples, never files: only the confined children of `media_core.decoding` open containers.
+
+Whisper invents words for silence. Three gates prevent that, the cheapest first. What the voice detector (Silero) takes
+for silence is not given to the model; with `vad` off that is a window without a trace of a voice. A text is dropped if
+its probability of no speech is above 0.6 while its words' mean log probability is below -1; where the detector finds no
+voice, one of both is enough. Text is never given as context for the next 30 seconds, since that makes Whisper repeat
+itself.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import ctranslate2
+import numpy as np
+from faster_whisper import WhisperModel, available_models
+from faster_whisper.utils import download_model
+from faster_whisper.vad import get_vad_model
+from numpy.typing import NDArray
+
+from media_core.errors import Refused
+from media_core.transcripts.requests import TranscriptionRequest
+from media_core.transcripts.speech_models import translates
+from media_workers.settings import WhisperSettings
+from media_workers.speech import hearing
+from media_workers.speech.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples
+from media_workers.speech.hearing import Hearing
+from media_workers.speech.sentences import Word
+
+_SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
+_CHUNKS_ON_CPU = 2
+"""Chunks that are heard at the same time, each by half of the threads: two threads gain little on one chunk, since the
+model's steps are small. More chunks, or two heard as one group, take more memory."""
+_CHUNKS_ON_GPU = 8
+"""Chunks that are heard together."""
+_MOST_THREADS = 4
+"""CPU threads, where none are set."""
+_CLEAR = 0.5
+"""Probability above which a chunk has another language than the recording (faster-whisper's own threshold)."""
+_LIKELIER: Final = 3
+"""So many times likelier than the recording's language another one is the chunk's even below that."""
+_M_ARENA_MAX: Final = -8
+_M_MMAP_THRESHOLD: Final = -3
+# Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
+_HINT_TOKENS = 223
+
+
+class Model:
+    """A loaded model. `hearers`: how many chunks it hears at the same time on a CPU, each in a thread of its own.
+
+    All else is computed meanwhile in one thread, one call after the other: the encoder takes 130 MB for a moment, and
+    each thread that has held a window's arrays keeps freed memory. A computation cannot be interrupted: if its job is
+    cancelled or its lease lost, the next job's computation waits for its end.
+    """
+
+    def __init__(self, whisper: Any, *, translates: bool = True, hearers: int = 1) -> None:
+        self._whisper = whisper
+        self._is_on_cpu = whisper.model.device == "cpu"
+        self.at_once = _CHUNKS_ON_CPU if self._is_on_cpu else _CHUNKS_ON_GPU
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="whisper")
+        self._hearers = ThreadPoolExecutor(max_workers=hearers, thread_name_prefix="hearer")
+        # Older models lack some of the languages that faster-whisper lists.
+        self.languages: frozenset[str] = frozenset(
+            code
+            for code in whisper.supported_languages
+            if len(whisper.supported_languages) == 1 or whisper.hf_tokenizer.token_to_id(f"<|{code}|>") is not None
+        )
+
+        self.translates = translates and len(self.languages) > 1
+
+    async def voice(self, audio: Samples) -> NDArray[np.float32]:
+        """The probability that somebody speaks, for each frame (`chunks.FRAME` samples) of the audio."""
+        return await self._computed(_voice_probabilities, audio)  # type: ignore[no-any-return]
+
+    async def hear(
+        self,
+        chunks: Sequence[Samples],
+        language: str | None,
+        wanted: TranscriptionRequest,
+        voices: Sequence[bool] | None = None,
+    ) -> list[tuple[list[Word], str]]:
+        """The words of each chunk of up to 30 seconds, with times in seconds of the chunk, and its language.
+
+        `language` None: it is that of the chunks as a whole. A `multilingual` recording has another one in a chunk
+        where that is clear. `voices`: whether a voice was found in each chunk; None: in all.
+        """
+        voices = voices or [True] * len(chunks)
+        each = 1 if self._is_on_cpu else len(chunks)
+        groups = [
+            _Group(chunks[first : first + each], voices[first : first + each]) for first in range(0, len(chunks), each)
+        ]
+        if len(self.languages) == 1:
+            language = next(iter(self.languages))
+        elif language is None:
+            for group in groups:
+                await self._encoded(group, detects=True)
+            language = sum((chunk for group in groups for chunk in group.likely), Counter[str]()).most_common(1)[0][0]
+        heard = await asyncio.gather(*(self._heard_in(group, language, wanted) for group in groups))
+        return [chunk for group in heard for chunk in group]
+
+    async def _heard_in(
+        self, group: "_Group", language: str, wanted: TranscriptionRequest
+    ) -> list[tuple[list[Word], str]]:
+        """`language`: of the recording so far."""
+        detects = wanted.multilingual and len(self.languages) > 1
+        await self._encoded(group, detects=detects)
+        languages = [_spoken(chunk, language) for chunk in group.likely] if detects else [language] * len(group.chunks)
+        if len(set(languages)) == 1:
+            words = await self._words(group, languages[0], wanted)
+        else:
+            apart = zip(group.apart(), languages, strict=True)
+            words = [(await self._words(alone, spoken, wanted))[0] for alone, spoken in apart]
+        return list(zip(words, languages, strict=True))
+
+    async def _words(self, group: "_Group", language: str, wanted: TranscriptionRequest) -> list[list[Word]]:
+        await self._encoded(group)
+        asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
+        samples = [len(chunk) for chunk in group.chunks]
+        texts = await self._heard(asked.texts, group.sound, samples)
+        for number, (text, alone) in enumerate(zip(texts, group.apart(), strict=True)):
+            if not group.voices[number]:
+                texts[number] = replace(text, tokens=[], written="") if text.is_invented else text
+            elif text.is_doubtful:
+                await self._encoded(alone)
+                texts[number] = await self._heard(asked.again, alone.sound, samples[number], text)
+        return await self._heard(asked.words, group.sound, texts, samples)  # type: ignore[no-any-return]
+
+    async def _encoded(self, group: "_Group", *, detects: bool = False) -> None:
+        """Gives the group its sound. `detects`: and the likely languages. Each is found out once."""
+        if group.sound is None or (detects and not group.likely):
+            await self._computed(group.encode, self._whisper, self.languages if detects else None)
+
+    async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def _heard(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._hearers, function, *arguments)
+
+    def _prompt(self, wanted: TranscriptionRequest) -> list[int] | None:
+        """The prompt's last tokens that fit beside the hot words: both at full length would be an error."""
+        if wanted.prompt is None:
+            return None
+        hotwords = len(self._tokens(wanted.hotwords)) if wanted.hotwords else 0
+        room = max(_HINT_TOKENS - hotwords, 0)
+        return self._tokens(wanted.prompt)[-room:] if room else None
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._whisper.hf_tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
+        return ids
+
+
+@dataclass
+class _Group:
+    """Chunks that the model hears together. `voices`: whether a voice was found in each."""
+
+    chunks: Sequence[Samples]
+    voices: Sequence[bool]
+    sound: ctranslate2.StorageView | None = None
+    """What the model's encoder makes of the chunks."""
+    likely: Sequence[Counter[str]] = ()
+    """The probability of each language, for each chunk; empty if nobody has asked."""
+
+    def encode(self, whisper: Any, languages: Collection[str] | None) -> None:
+        """Takes a second a chunk. `languages`: those that may be spoken; None: nobody asks."""
+        if self.sound is None:
+            self.sound = hearing.encoded(whisper, [hearing.features(whisper, chunk) for chunk in self.chunks])
+        if languages is not None:
+            self.likely = [
+                Counter({token[2:-2]: probability for token, probability in chunk if token[2:-2] in languages})
+                for chunk in whisper.model.detect_language(self.sound)
+            ]
+
+    def apart(self) -> list["_Group"]:
+        """A group for each chunk."""
+        if len(self.chunks) == 1:
+            return [self]
+        return [_Group([chunk], [voice]) for chunk, voice in zip(self.chunks, self.voices, strict=True)]
+
+
+class Whisper:
+    """The model that the settings name. It is loaded at the first use and kept."""
+
+    def __init__(self, settings: WhisperSettings) -> None:
+        self._settings = settings
+        self._model: Model | None = None
+        self._loading = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        return self._settings.model
+
+    @property
+    def chunk_seconds(self) -> float:
+        return min(self._settings.chunk_seconds, LONGEST_SECONDS)
+
+    async def model(self) -> Model:
+        """Raises Refused `model_unavailable` with a sentence that says which setting to change."""
+        async with self._loading:
+            if self._model is None:
+                self._model = await asyncio.to_thread(_load, self._settings)
+            return self._model
+
+
+def _load(settings: WhisperSettings) -> Model:
+    device = _device(settings)
+    supported = ctranslate2.get_supported_compute_types(device)
+    if settings.compute_type not in {"default", "auto", *supported}:
+        raise _unavailable(
+            f"MEDIA_WHISPER_COMPUTE_TYPE is {settings.compute_type!r}, which this machine's {device} can't compute; "
+            f"set it to one of {', '.join(sorted(supported))}."
+        )
+    folder = _folder(settings)
+    threads = settings.cpu_threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    hearers = min(_CHUNKS_ON_CPU, threads) if device == "cpu" else 1
+    _give_memory_back()
+    try:
+        whisper = WhisperModel(
+            str(folder),
+            device=device,
+            compute_type=settings.compute_type,
+            cpu_threads=threads // hearers,
+            num_workers=hearers,
+            local_files_only=settings.local_files_only,
+        )
+        if device == "cuda":
+            # The CUDA libraries are loaded at the first computation only.
+            list(whisper.transcribe(np.zeros(SAMPLE_RATE, np.float32), language="en")[0])
+    except Exception as error:  # ctranslate2's and tokenizers' errors share no base; the log has the cause
+        raise _unavailable(
+            f"The model in {settings.model!r} can't be loaded on {device} ({_first_line(error)}); set "
+            "MEDIA_WHISPER_MODEL to a complete faster-whisper (CTranslate2) model, or MEDIA_WHISPER_DEVICE to cpu."
+        ) from error
+    is_whole = _has_whole_decoder(folder, mel_bands=whisper.model.n_mels)
+    return Model(whisper, translates=is_whole and translates(settings.model), hearers=hearers)
+
+
+def _has_whole_decoder(folder: Path, *, mel_bands: int) -> bool:
+    """Whether the model's decoder has the layers that Whisper was first trained with, translations included.
+
+    The distilled models and turbo keep two to four of them. Where cross attention follows the speech
+    (`alignment_heads`, [layer, head]) shows how deep a decoder is: tiny, the smallest, has four layers, and what hears
+    128 bands is a large one, of 32.
+    """
+    try:
+        heads = json.loads((folder / "config.json").read_bytes()).get("alignment_heads")
+        deepest = max(layer for layer, _ in heads)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return True  # it does not say
+    return bool(deepest > (3 if mel_bands == 128 else 1))
+
+
+def _device(settings: WhisperSettings) -> str:
+    has_cuda = ctranslate2.get_cuda_device_count() > 0
+    if settings.device == "cuda" and not has_cuda:
+        raise _unavailable(
+            "MEDIA_WHISPER_DEVICE is 'cuda', but this machine has no CUDA device that can be used; set it to cpu."
+        )
+    if settings.device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    return settings.device
+
+
+def _folder(settings: WhisperSettings) -> Path:
+    named = settings.model
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or named.startswith((".", "~")):
+            raise _unavailable(f"{_SETTING} is {named!r}, and there is no such folder; set it to one.")
+        if "/" not in named and named not in available_models():
+            raise _unavailable(
+                f"{_SETTING} is {named!r}, which is neither a folder nor a model that faster-whisper knows; "
+                f"set it to a model's folder or to one of {', '.join(available_models())}."
+            )
+        root = settings.download_root
+        try:
+            folder = Path(
+                download_model(
+                    named, local_files_only=settings.local_files_only, cache_dir=None if root is None else str(root)
+                )
+            )
+        except Exception as error:  # huggingface_hub's errors share no useful base; the log has the cause
+            raise _unavailable(
+                f"{_SETTING} is {named!r}, which is not on this machine and "
+                + (
+                    "MEDIA_WHISPER_LOCAL_FILES_ONLY forbids to download it; allow that, or set MEDIA_WHISPER_MODEL "
+                    if settings.local_files_only
+                    else "could not be downloaded; let this machine reach the model hub, or set MEDIA_WHISPER_MODEL "
+                )
+                + "to the folder of a model that is here."
+            ) from error
+    if not (folder / "model.bin").is_file():
+        raise _unavailable(
+            f"{_SETTING} is {named!r}, and that folder holds no model.bin; set it to the folder of a "
+            "faster-whisper (CTranslate2) model."
+        )
+    return folder
+
+
+def _spoken(likely: Counter[str], common: str) -> str:
+    """The language of one chunk. `likely`: the probability of each; `common`: of the recording so far."""
+    code, probability = likely.most_common(1)[0]
+    return code if probability > _CLEAR or probability >= _LIKELIER * likely[common] else common
+
+
+def _voice_probabilities(audio: Samples) -> NDArray[np.float32]:
+    if not len(audio):
+        return np.zeros(0, np.float32)
+    whole = np.pad(audio, (0, -len(audio) % FRAME))
+    return np.asarray(get_vad_model()(whole), np.float32).ravel()
+
+
+def _give_memory_back() -> None:
+    """Makes the C library return large arrays to the system when they are freed, and keep the rest in one arena.
+
+    Its own bounds grow with the arrays that were freed, and each thread has an arena: of base 120 to 210 MB stayed.
+    """
+    with contextlib.suppress(AttributeError):  # a C library that is not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 16 << 20)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _unavailable(sentence: str) -> Refused:
+    return Refused("model_unavailable", sentence)
