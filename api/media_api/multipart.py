@@ -43,6 +43,8 @@ IGNORED_FIELDS: Final = frozenset(
 )
 """What upload widgets of browsers send beside the file. They repeat what the file part says, and are not read."""
 
+_AS_THEY_ARE: Final = frozenset({"binary", "7bit", "8bit", "identity"})
+"""Encodings of a part whose bytes are those of the file. RFC 7578, 4.7 has no others; libraries for mail write them."""
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
@@ -140,6 +142,9 @@ class Form:
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
+        for header in ("Content-Transfer-Encoding", "Content-Encoding"):
+            if (segment.header(header) or "binary").strip().lower() not in _AS_THEY_ARE:
+                raise Refused("unsupported_media_type", f"Send each part of the form without {header}, as it is.")
         filename = filename_of(
             segment.header("Content-Disposition", ""),
             segment.filename,
