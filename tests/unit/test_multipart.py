@@ -100,6 +100,23 @@ async def test_the_pieces_in_which_it_arrives_make_no_difference(data: bytes, cu
     assert (form.text("before"), form.text("after")) == ("ä", "ö")
 
 
+@pytest.mark.parametrize("name", ["words[]", "words", "words[{}]", "words%5B%5D", "words%5B{}%5D"])
+async def test_a_list_is_taken_by_every_name_that_clients_give_it(name: str) -> None:
+    sent = [part(name.format(number), word) for number, word in enumerate(("one", "two", "three"))]
+    form = Form(
+        request([body_of(*sent, part("file", b"x", "a"))]), ("words[]", "flag"), idle_seconds=5, repeatable=["words[]"]
+    )
+    assert [chunk async for chunk in form.file()] == [b"x"]
+    assert form.texts("words[]") == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("name", ["flag[]", "flag[0]", "word[]", "words[x]", "words[0][1]", "words[]x"])
+async def test_what_is_no_list_has_one_name(name: str) -> None:
+    form = Form(request([body_of(part(name, "true"))]), ("words[]", "flag"), idle_seconds=5, repeatable=["words[]"])
+    with pytest.raises(Refused, match="not a field of this form"):
+        [chunk async for chunk in form.file()]
+
+
 @pytest.mark.parametrize("header", ["Content-Transfer-Encoding: base64", "Content-Encoding: gzip"])
 async def test_a_part_that_is_encoded_is_refused_and_not_stored_as_the_file(header: str) -> None:
     for name, filename in (("file", "a.txt"), ("room_id", None)):
