@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from fastapi import Request
 from multipart import (  # type: ignore[import-untyped]  # it publishes no types
@@ -31,6 +31,7 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
 _BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
+_INDEX: Final = re.compile(r"\[[0-9]{0,9}\]$")
 _URLENCODED: Final = "application/x-www-form-urlencoded"
 _AS_MULTIPART: Final = "A file is sent as multipart/form-data (with curl: -F file=@path)."
 
@@ -43,6 +44,8 @@ IGNORED_FIELDS: Final = frozenset(
 )
 """What upload widgets of browsers send beside the file. They repeat what the file part says, and are not read."""
 
+_AS_THEY_ARE: Final = frozenset({"binary", "7bit", "8bit", "identity"})
+"""Encodings of a part whose bytes are those of the file. RFC 7578, 4.7 has no others; libraries for mail write them."""
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
@@ -91,7 +94,7 @@ class Form:
                             is_file = self._begin(segment, name)
                         elif event is None:
                             if segment is not None and not is_file:
-                                self._end(_name_of(segment), name, field)
+                                self._end(self._own_name(_name_of(segment)), name, field)
                         elif is_file:
                             overhead -= len(event)
                             yield bytes(event)
@@ -120,19 +123,25 @@ class Form:
                 f"The form is not urlencoded UTF-8, or has more than {MAX_FIELDS} fields. {_AS_MULTIPART}"
             ) from None
         for name, value in fields:
-            if name != file:
-                self._begin_field(name, name)
+            field = self._own_name(name)
+            if field != file:
+                self._begin_field(field)
             data = bytearray(value.encode())
             if len(data) > MAX_FIELD_BYTES:
                 raise _field_too_long()
-            self._end(name, file, data)
+            self._end(field, file, data)
 
-    def _begin_field(self, field: str | None, shown: str) -> None:
+    def _own_name(self, name: str) -> str:
+        """The name of the form's field. Of a list `name[]` clients also send `name`, `name[0]` and `name%5B%5D`."""
+        as_list = _INDEX.sub("", unquote(name)) + "[]"
+        return as_list if as_list in self._repeatable else name
+
+    def _begin_field(self, field: str) -> None:
         """Raises Refused for a field that this form does not have, or has had."""
         if field not in self._known:
             if field in IGNORED_FIELDS:
                 return
-            told = unknown(shown, self._known, "a field of this form")
+            told = unknown(field, self._known, "a field of this form")
             # curl's --data-binary sends a file like that: its bytes look like the name of a field.
             raise _invalid(told if self._boundary is not None else f"{told} {_AS_MULTIPART}")
         if field in self._fields and field not in self._repeatable:
@@ -140,6 +149,9 @@ class Form:
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
+        for header in ("Content-Transfer-Encoding", "Content-Encoding"):
+            if (segment.header(header) or "binary").strip().lower() not in _AS_THEY_ARE:
+                raise Refused("unsupported_media_type", f"Send each part of the form without {header}, as it is.")
         filename = filename_of(
             segment.header("Content-Disposition", ""),
             segment.filename,
@@ -148,7 +160,7 @@ class Form:
         if segment.name != name:
             if filename is not None:
                 raise _invalid(f"The file must be sent as the form field `{name}`.")
-            self._begin_field(segment.name, _name_of(segment))
+            self._begin_field(self._own_name(_name_of(segment)))
             return False
         if filename is None and segment.content_type is None:
             return False  # a file that was left out of a form in a browser is an empty text; any other is refused
