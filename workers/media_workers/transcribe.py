@@ -60,6 +60,8 @@ _CANCELLED = 0.1
 of it at least."""
 _ONE_LANGUAGE: Final = 10.0
 """Longest chunk in seconds where the language may change: whoever changes it mostly pauses, and a chunk has one."""
+_MOMENT: Final = SAMPLE_RATE // 10
+"""Samples in which a constant is looked for. A voice has no tones as low as 10 Hz."""
 _ROUNDING = 0.25
 """Seconds by which decoded audio may be longer or shorter than requested or announced: resamplers and codecs pad."""
 
@@ -538,9 +540,15 @@ def mixed(left: Samples, right: Samples) -> Samples:
 
 
 def _centre(samples: Samples) -> None:
-    """Takes away a constant, which a cheap sound card adds: the voice detector hears no quiet voice beside it."""
-    if len(samples):
-        samples -= samples.mean()
+    """Takes away a constant, which a cheap sound card adds: the voice detector hears no quiet voice beside it.
+
+    Each moment has its own: of two recordings that were joined, one may have a constant and the other none.
+    """
+    means = np.add.reduceat(samples, np.arange(0, len(samples), _MOMENT)) / _MOMENT if len(samples) else samples
+    middles = np.arange(len(means)) * _MOMENT + _MOMENT / 2
+    for start in range(0, len(samples), 100 * _MOMENT):
+        part = samples[start : start + 100 * _MOMENT]
+        part -= np.interp(np.arange(start, start + len(part)), middles, means)
 
 
 def _power(samples: Samples) -> float:
