@@ -15,6 +15,7 @@ from fastapi import Request
 from multipart import (  # type: ignore[import-untyped]  # it publishes no types
     MultipartError,
     MultipartSegment,
+    ParserLimitReached,
     PushMultipartParser,
     parse_options_header,
 )
@@ -271,6 +272,10 @@ def _name_of(segment: MultipartSegment) -> str:
 def _broken_form_refused() -> Iterator[None]:
     try:
         yield
+    except ParserLimitReached:
+        raise _invalid(
+            f"The form has more than {MAX_FIELDS} fields beside its file, or a part's head is too long."
+        ) from None
     except MultipartError:
         raise _invalid(
             "The multipart form is broken: it ends early, or a part's head is not as RFC 7578 has it."

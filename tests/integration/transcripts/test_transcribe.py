@@ -455,6 +455,14 @@ async def test_a_quiet_voice_is_heard_beside_a_constant_offset(tenant: Tenant) -
     assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
 
 
+async def test_nor_does_an_offset_of_one_part_make_the_rest_silent(tenant: Tenant) -> None:
+    said = samples_of("digits_en.wav")
+    pause = np.zeros(SAMPLE_RATE)
+    result = await tenant.transcribe(wav(np.concatenate([0.6 * said - 0.3, pause, 0.02 * said, pause])))
+    text = SPOKEN["digits_en.wav"]["text"]
+    assert result["transcript"] == f"{text} {text}"
+
+
 async def test_a_channel_can_be_chosen(tenant: Tenant) -> None:
     english, german = samples_of("digits_en.wav"), samples_of("gruss_de.wav")
     length = max(len(english), len(german))

@@ -19,6 +19,8 @@ ROUNDING: Final = 0.25
 _CANCELLED: Final = 0.1
 """Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
 of it at least."""
+_MOMENT: Final = SAMPLE_RATE // 10
+"""Samples in which a constant is looked for. A voice has no tones as low as 10 Hz."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,15 @@ def mixed(left: Samples, right: Samples) -> Samples:
 
 
 def _centre(samples: Samples) -> None:
-    """Takes away a constant, which a cheap sound card adds: the voice detector hears no quiet voice beside it."""
-    if len(samples):
-        samples -= samples.mean()
+    """Takes away a constant, which a cheap sound card adds: the voice detector hears no quiet voice beside it.
+
+    Each moment has its own: of two recordings that were joined, one may have a constant and the other none.
+    """
+    means = np.add.reduceat(samples, np.arange(0, len(samples), _MOMENT)) / _MOMENT if len(samples) else samples
+    middles = np.arange(len(means)) * _MOMENT + _MOMENT / 2
+    for start in range(0, len(samples), 100 * _MOMENT):
+        part = samples[start : start + 100 * _MOMENT]
+        part -= np.interp(np.arange(start, start + len(part)), middles, means)
 
 
 def _power(samples: Samples) -> float:

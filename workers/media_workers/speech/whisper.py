@@ -33,7 +33,7 @@ from media_core.transcripts.requests import TranscriptionRequest
 from media_core.transcripts.speech_models import translates
 from media_workers.settings import WhisperSettings
 from media_workers.speech import hearing
-from media_workers.speech.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples
+from media_workers.speech.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples, clear, silent
 from media_workers.speech.hearing import Hearing
 from media_workers.speech.sentences import Word
 
@@ -313,10 +313,22 @@ def _spoken(likely: Counter[str], common: str) -> str:
 
 
 def _voice_probabilities(audio: Samples) -> NDArray[np.float32]:
+    """The detector hears no quiet voice after a loud one. So where it heard nobody for a while it listens once more,
+    to that alone; a voice counts if it is clear then.
+    """
+    probabilities = _detected(audio)
+    for since, until in silent(probabilities):
+        alone = _detected(audio[since * FRAME : until * FRAME])
+        found = clear(alone)
+        probabilities[since:until][found] = alone[found]
+    return probabilities
+
+
+def _detected(audio: Samples) -> NDArray[np.float32]:
     if not len(audio):
         return np.zeros(0, np.float32)
     whole = np.pad(audio, (0, -len(audio) % FRAME))
-    return np.asarray(get_vad_model()(whole), np.float32).ravel()
+    return np.array(get_vad_model()(whole), np.float32).ravel()
 
 
 def _give_memory_back() -> None:
