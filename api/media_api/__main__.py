@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from media_api import processes, server
 from media_api.app import create_app, services_of
-from media_api.cors import marks_of
 from media_api.metrics import Metrics, serve_collected
+from media_api.middleware.cors import marks_of
 from media_api.settings import Settings
 from media_core import logs
 from media_core.listening import listen
