@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -229,6 +230,16 @@ async def test_an_upload_goes_on_at_another_process_after_its_own_was_killed(api
 
 async def _has_more(client: httpx.AsyncClient, where: str, size: int) -> bool:
     return await offset_of(client, where) >= size
+
+
+async def test_the_metrics_count_every_byte_that_comes_however_it_is_read(api: Api) -> None:
+    data = secrets.token_bytes(20 * MIB)
+    async with api.client() as client, anybody(api.metrics_base or "") as metrics:
+        where = await begin(client, len(data))
+        assert (await send(client, where, data, 0)).status_code == 204
+        told = (await metrics.get("/metrics")).text
+    (counted,) = re.findall(r'^media_api_received_bytes_total\{method="PATCH".*\} (.+)$', told, re.MULTILINE)
+    assert float(counted) == len(data)
 
 
 async def test_what_has_come_of_a_request_that_breaks_off_counts(api: Api) -> None:
