@@ -25,12 +25,12 @@ from typing import IO, Any, Literal
 import httpx
 import psycopg
 import pytest
-from media_api.cors import marks_of
 from pydantic import SecretStr
 
 from media_api import server
 from media_api.app import create_app, services_of
 from media_api.metrics import Metrics
+from media_api.middleware.cors import marks_of
 from media_api.settings import AuthSettings, CorsSettings, PageSettings, ServerSettings, Settings
 from media_core import policy
 from media_core.auth.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
