@@ -66,6 +66,8 @@ SOUNDS = {
     "a.dsf": (lambda: old_sounds.dsf(PITCHES), "audio/x-dsf"),
     "a.dff": (lambda: old_sounds.dff(PITCHES), "audio/x-dff"),
     "an app's 24 bits in 32.wav": (lambda: old_sounds.in_wider_samples(PITCHES), "audio/wav"),
+    "a voice memo.qta": (sound("mov", "alac"), "audio/mp4"),
+    "a Mac's.mov": (sound("mov", "pcm_s16be"), "audio/mp4"),
     "a dictation.dss": (lambda: old_sounds.dictation(PITCHES), "audio/x-dss"),
 }
 
@@ -162,6 +164,8 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a film's.dpx": (lambda: media.by_ffmpeg(QUADRANTS, "dpx", "gbrp10be"), "image/x-dpx"),
     "a.pam": (lambda: media.by_ffmpeg(QUADRANTS, "pam", "rgb24"), "image/x-portable-arbitrarymap"),
     "a.jls": (lambda: media.by_ffmpeg(QUADRANTS, "jpegls", "rgb24"), "image/jls"),
+    "a radiologist's.jpg": (lambda: media.by_ffmpeg(QUADRANTS, "ljpeg", "yuvj444p"), "image/jpeg"),
+    "another radiologist's.jpg": (lambda: media.by_ffmpeg(QUADRANTS, "ljpeg", "bgr24"), "image/jpeg"),
     "light.pfm": (media.light, "image/x-portable-floatmap"),
     "light.exr": (media.exr, "image/x-exr"),
     "half.exr": (lambda: media.exr(format="half", compression="zip16"), "image/x-exr"),
@@ -185,7 +189,7 @@ async def test_a_picture_of_any_editor_has_a_thumbnail(decoding_pool: DecodingPo
     assert (facts.mime_type, facts.thumbnail_status) == (expected, "ready")
     assert (facts.width, facts.height) == (256, 160)
     assert "thumbhash" in facts.details
-    assert not inline_allowed(expected)
+    assert inline_allowed(expected) == (expected == "image/jpeg")
     await shows_its_quadrants(decoding_pool, data, expected, 20)
 
 
