@@ -794,7 +794,9 @@ async def test_a_recording_that_says_no_length_is_as_long_as_what_is_there(
     assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
 
 
-@pytest.mark.parametrize("name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv"])
+@pytest.mark.parametrize(
+    "name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv", "a.caf", "a.voc", "a.tta", "a.m4a"]
+)
 async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_length(
     decoding_pool: DecodingPool, name: str
 ) -> None:
@@ -805,6 +807,10 @@ async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_
         "a.wma": sound("asf", "libmp3lame", 44_100),
         "a.w64": sound("w64", "pcm_s16le"),
         "a.wv": sound("wv", "wavpack"),
+        "a.caf": sound("caf", "pcm_s16be"),
+        "a.voc": sound("voc", "pcm_s16le"),
+        "a.tta": sound("tta", "tta"),
+        "a.m4a": sound("mp4", "alac"),
     }[name]
     source = BytesSource(2 * make())
     probed: MediaFacts = await decoding_pool.run("probe", source)
