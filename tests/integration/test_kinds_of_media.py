@@ -538,6 +538,7 @@ async def test_a_pictures_codec_does_not_decide_about_the_sound(decoding_pool: D
     data = media.tracks(("flac", PITCHES), picture="snow")
     facts = await looked_at(decoding_pool, data, "a.mkv")
     assert (facts.mime_type, facts.thumbnail_status) == ("video/x-matroska", "none")
+    assert facts.details == {"no_thumbnail": "its picture is in a codec that is not decoded here: snow"}
     probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
     assert (probed.has_video, probed.has_picture, probed.tracks[0].decodes) == (True, False, True)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-LONGEST_DETAIL = 200
+from media_core.decoding.results import LONGEST_DETAIL
 
 
 class CannotDecode(Exception):
