@@ -417,6 +417,37 @@ async def test_of_a_picture_cut_short_is_shown_what_is_there(
     assert red > green + 80
 
 
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced PNG: the first column and row, and how many further the next are (PNG, third edition, 8.1)."""
+
+
+def interlaced_png(image: Image.Image) -> bytes:
+    rows = b""
+    for left, top, across, down in PASSES:
+        for y in range(top, image.height, down):
+            pixels = (image.getpixel((x, y)) for x in range(left, image.width, across))
+            rows += b"\0" + b"".join(bytes(pixel) for pixel in pixels)  # type: ignore[arg-type]
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 1)),
+        (b"IDAT", zlib.compress(rows, 0)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data, zlib.crc32(name + data)) for name, data in chunks)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.4, 0.7, 0.95])
+@pytest.mark.parametrize("image_format", ["PNG", "GIF"])
+async def test_an_interlaced_picture_cut_short_is_shown_as_a_whole(
+    decoding_pool: DecodingPool, image_format: str, part: float
+) -> None:
+    image = Image.blend(media.quadrants(160, 120), Image.effect_noise((160, 120), 60).convert("RGB"), 0.1)
+    data = interlaced_png(image) if image_format == "PNG" else media.encoded(image, "GIF")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data[: int(len(data) * part)]), "image/png")
+    assert (thumbnail.width, thumbnail.height) == (160, 120)
+    small = shown(thumbnail).convert("RGB").resize((16, 12), Image.Resampling.BOX)
+    assert_quadrants(small, 36)
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
 async def test_a_picture_that_has_just_begun_has_a_size(decoding_pool: DecodingPool, image_format: str) -> None:
     data = media.encoded(grain(400, 300), image_format)
