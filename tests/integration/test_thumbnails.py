@@ -342,10 +342,9 @@ async def test_a_type_without_thumbnails_is_never_decoded(decoding_pool: Decodin
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n",
         media.encoded(Image.new("RGB", (8, 8)), "IM"),
-        media.encoded(Image.new("RGB", (8, 8)), "ICNS"),
         media.encoded(Image.new("1", (8, 8)), "MSP"),
     ],
-    ids=["SVG", "PostScript", "IM", "an icon of macOS", "MSP"],
+    ids=["SVG", "PostScript", "IM", "MSP"],
 )
 async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, data: bytes) -> None:
     with pytest.raises(DecodingFailed) as failed:
@@ -587,6 +586,27 @@ async def test_a_cursor_is_a_picture(decoding_pool: DecodingPool, inner: str) ->
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(cursor), sniff(cursor))
     assert (thumbnail.source_width, thumbnail.source_height) == (128, 128)
     assert_quadrants(shown(thumbnail))
+
+
+async def test_an_icon_of_a_mac_shows_its_largest_picture(decoding_pool: DecodingPool) -> None:
+    image = media.quadrants(256, 256).convert("RGBA")
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    icon = media.encoded(image, "ICNS")
+    assert sniff(icon) == "image/x-icns"
+    facts = (await Examination(decoding_pool).examine(BytesSource(icon), icon, "AppIcon.icns", None)).facts
+    assert (facts.width, facts.height, facts.thumbnail_status) == (1_024, 1_024, "ready")  # as Pillow writes it
+    thumbnail = shown(await make_thumbnail(decoding_pool, BytesSource(icon), "image/x-icns"))
+    assert thumbnail.convert("RGBA").getpixel((0, 0))[3] == 0  # type: ignore[index]
+    assert_quadrants(thumbnail)
+
+
+async def test_an_icon_of_a_mac_gets_the_memory_of_an_icon(fresh: tuple[DecodingPool, psutil.Process]) -> None:
+    pool, child = fresh
+    entry = b"ic10" + struct.pack(">I", 8 + len(PNG_BOMB())) + PNG_BOMB()
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(pool, BytesSource(b"icns" + struct.pack(">I", 8 + len(entry)) + entry), "image/x-icns")
+    assert failed.value.code == "memory"
+    assert await peak(child) < 400 << 20
 
 
 async def test_an_icon_of_a_directory_without_depths_is_transparent_where_it_says(decoding_pool: DecodingPool) -> None:

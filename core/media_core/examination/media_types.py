@@ -83,6 +83,7 @@ _OF_PICTURES = {
     "GIF": "image/gif",
     "HDR": "image/vnd.radiance",
     "HEIF": "image/heif",
+    "ICNS": "image/x-icns",
     "JPEG": "image/jpeg",
     "JPEG2000": "image/jp2",
     "JPEGLS": "image/jls",
@@ -120,7 +121,7 @@ _PICTURES = (
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-graymap", "x-portable-pixmap")
     | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
     | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl")
-    | _types("image", "x-xwindowdump")
+    | _types("image", "x-xwindowdump", "x-icns")
 )
 _SOUND = (
     _WEB_SOUND
@@ -152,7 +153,7 @@ _NAMES: Mapping[Category, str] = {
         ".webm .wmv .wtv .y4m "
     ),
     "image": (
-        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
+        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .icns .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
         ".pfm .png .qoi .sgi .tga .tif .tiff .webp "
     ),
 }
