@@ -28,6 +28,7 @@ from media_core.store import ObjectStore, open_store
 from media_core.transcripts.requests import Jobs
 from media_core.transcripts.search import Search
 from media_core.uploads.capacity import Capacity, of_this_container
+from media_core.uploads.final import Finals
 from media_core.uploads.resumable import Resumables
 from media_core.uploads.upload import Uploads
 
@@ -45,6 +46,7 @@ class Services:
     decoder: DecodingPool
     uploads: Uploads
     resumables: Resumables
+    finals: Finals
     library: Library
     jobs: Jobs
     search: Search
@@ -126,6 +128,7 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             for webhook in settings.webhooks.entries()
         )
         stack.push_async_callback(_cancel, delivering)
+        resumables = Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours))
         yield Services(
             tenant_id=tenant_id,
             settings=settings,
@@ -135,7 +138,8 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             policy=policy,
             decoder=decoder,
             uploads=uploads,
-            resumables=Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours)),
+            resumables=resumables,
+            finals=Finals(resumables),
             library=library,
             jobs=jobs,
             search=Search(library),

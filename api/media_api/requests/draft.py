@@ -15,7 +15,7 @@ from media_api.requests.identifiers import known_room
 from media_api.requests.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
 from media_core.uploads.claims import Declared
-from media_core.uploads.resumable import Progress
+from media_core.uploads.rows import Progress
 
 INTEROP: Final = "Upload-Draft-Interop-Version"
 VERSIONS: Final = ("3", "4", "5", "6")

@@ -71,6 +71,10 @@ class Form:
         self._idle_seconds = idle_seconds
         self._boundary = None if _has_no_file(request) else _boundary(request.headers.get("content-type", ""))
         self._fields: dict[str, list[str]] = {}
+        self._part: MultipartSegment | None = None
+        """The part that is under way, and its `_value` where it is not the file."""
+        self._value = bytearray()
+        self._is_file = False
         self.filename: str | None = None
         """Name of the file part without any path; None until the part has begun, or if there is none."""
         self.claimed_type: str | None = None
@@ -82,30 +86,32 @@ class Form:
             await self._read_urlencoded(name)
             return
         overhead = 0
-        segment: MultipartSegment | None = None
-        field = bytearray()
-        is_file = False
         with _broken_form_refused(), _parser(self._boundary) as parser:
             async with aclosing(chunks(self._request, self._idle_seconds)) as received:
                 async for chunk in received:
                     overhead += len(chunk)
                     for event in parser.parse(chunk):
-                        if isinstance(event, MultipartSegment):
-                            segment, field = event, bytearray()
-                            is_file = self._begin(segment, name)
-                        elif event is None:
-                            if segment is not None and not is_file:
-                                self._end(self._own_name(_name_of(segment)), name, field)
-                        elif is_file:
-                            overhead -= len(event)
-                            yield bytes(event)
-                        else:
-                            field += event
-                            if len(field) > MAX_FIELD_BYTES:
-                                raise _field_too_long()
+                        if data := self._of_file(event, name):
+                            overhead -= len(data)
+                            yield data
                     if overhead > MAX_OVERHEAD_BYTES:
                         raise _too_long()
-                    chunk = event = b""  # frees a quarter of a MiB while the next chunk is waited for
+                    chunk = event = data = b""  # frees a quarter of a MiB while the next chunk is waited for
+
+    def _of_file(self, event: MultipartSegment | bytes | None, file: str) -> bytes:
+        """The bytes of the file part in what the parser says next: a part's head, bytes of it, or None at its end."""
+        if isinstance(event, MultipartSegment):
+            self._part, self._value = event, bytearray()
+            self._is_file = self._begin(event, file)
+        elif self._is_file:
+            return bytes(event or b"")
+        elif event is not None:
+            self._value += event
+            if len(self._value) > MAX_FIELD_BYTES:
+                raise _field_too_long()
+        else:
+            self._end(self._own_name(_name_of(self._part)), file, self._value)
+        return b""
 
     async def _read_urlencoded(self, file: str) -> None:
         """All of a form that has no file: its body is empty, or application/x-www-form-urlencoded."""

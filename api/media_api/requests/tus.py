@@ -18,7 +18,8 @@ from media_api.requests.identifiers import known_id, known_room
 from media_api.requests.multipart import claimed_type_of, flag_of
 from media_core.errors import Refused
 from media_core.uploads.claims import Declared
-from media_core.uploads.resumable import ALGORITHMS, Algorithm, Checksum, Progress
+from media_core.uploads.resumable import ALGORITHMS, Algorithm, Checksum
+from media_core.uploads.rows import Progress
 
 VERSION: Final = "1.0.0"
 EXTENSIONS: Final = (

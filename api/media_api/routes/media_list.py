@@ -23,7 +23,7 @@ from media_api.routes.parameters import (
     read_cursor,
 )
 from media_api.services import Wired
-from media_core.items.listing import Order, Position, SortValue, Status, Wanted
+from media_core.items.listing import Filter, Order, Position, SortValue, Status
 
 router = APIRouter(tags=["Media"])
 
@@ -85,7 +85,7 @@ async def list_media(
     The list ends where `next_cursor` is null. A page with filters looks at a bounded number of files: it may have fewer
     than `limit`, even none, and the list go on.
     """
-    wanted = Wanted(
+    wanted = Filter(
         owner={"me": caller.subject, "all": None}.get(owner, owner),
         category=category,
         room_id=None if room is None else known_room(room),

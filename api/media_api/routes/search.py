@@ -20,7 +20,7 @@ from media_api.routes.parameters import (
 from media_api.services import Wired
 from media_core.errors import Refused
 from media_core.transcripts.formats import LANGUAGES
-from media_core.transcripts.search import PassageKey, Position, Wanted
+from media_core.transcripts.search import Continuation, PassageKey, Wanted
 
 router = APIRouter(tags=["Search"])
 
@@ -87,7 +87,7 @@ async def search_transcripts(
     )
 
 
-def _written(position: Position) -> tuple[str, ...]:
+def _written(position: Continuation) -> tuple[str, ...]:
     part = (str(position.part.transcript), str(position.part.number))
     if position.passage is None:
         return (*part, "", "", "", "")
@@ -100,13 +100,13 @@ def _written(position: Position) -> tuple[str, ...]:
     )
 
 
-def _position(cursor: str) -> Position:
+def _position(cursor: str) -> Continuation:
     transcript, number, rank, *passage = read_cursor(cursor, 6)
     try:
         part = _key(transcript, number)
         if not rank:
-            return Position(part)
-        return Position(part, float(rank), _key(passage[0], passage[1]), min(int(passage[2]), _MOST))
+            return Continuation(part)
+        return Continuation(part, float(rank), _key(passage[0], passage[1]), min(int(passage[2]), _MOST))
     except ValueError:
         raise not_a_cursor() from None
 

@@ -20,7 +20,8 @@ from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
 from media_core.uploads.claims import Declared, shielded
-from media_core.uploads.resumable import ALGORITHMS, Checksum, Progress
+from media_core.uploads.resumable import ALGORITHMS, Checksum
+from media_core.uploads.rows import Progress
 
 
 class VersionedRoute(APIRoute, ABC):
@@ -167,7 +168,7 @@ async def create_upload(
     declared = tus.declared_of(listed(request, "upload-metadata"))
     concat = tus.concat_of(upload_concat)
     if isinstance(concat, tus.FinalUpload):
-        progress = await services.resumables.concatenate(
+        progress = await services.finals.concatenate(
             caller,
             upload_concat or "",
             concat.parts,

@@ -18,7 +18,7 @@ from media_api.routes.uploads import VersionedRoute, announced_of, receive
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused
-from media_core.uploads.resumable import Progress
+from media_core.uploads.rows import Progress
 
 
 class _DraftRoute(VersionedRoute):

@@ -138,7 +138,7 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         _check_sides(layout.width, layout.height)
         width, height = _upright((layout.width, layout.height), layout.orientation)
         return {"width": width, "height": height, "format": "TIFF", "animated": False}, b""
-    if deep := photoshop.layout(file):
+    if deep := photoshop.header(file):
         _check_sides(deep.width, deep.height)
         return {"width": deep.width, "height": deep.height, "format": "PSD", "animated": False}, b""
     if jxl.is_jxl(file):
@@ -258,7 +258,7 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     """
     if layout := bands.layout(file):
         return _of_bands(file, layout)
-    if deep := photoshop.layout(file):
+    if deep := photoshop.header(file):
         _check_sides(deep.width, deep.height)
         if deep.pixels > MOST_PIXELS:
             raise _too_large(deep.width, deep.height)

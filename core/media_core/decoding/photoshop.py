@@ -25,7 +25,7 @@ MOST_BYTES_OF_A_PROFILE = 4 << 20
 
 
 @dataclass(frozen=True)
-class Layout:
+class Header:
     width: int
     height: int
     channels: int
@@ -39,7 +39,7 @@ class Layout:
         return self.width * self.height
 
 
-def layout(file: IO[bytes]) -> Layout | None:
+def header(file: IO[bytes]) -> Header | None:
     """Of a Photoshop file of more than 8 bits a sample, or of a large document; None for every other file."""
     file.seek(0)
     head = file.read(26)
@@ -49,10 +49,10 @@ def layout(file: IO[bytes]) -> Layout | None:
     is_large = version == _LARGE
     if bits not in ((8, 16, 32) if is_large else (16, 32)) or mode not in _MODES:
         return None
-    return Layout(width, height, channels, bits, _MODES[mode], is_large)
+    return Header(width, height, channels, bits, _MODES[mode], is_large)
 
 
-def load(file: IO[bytes], found: Layout) -> Image.Image:
+def load(file: IO[bytes], found: Header) -> Image.Image:
     """The merged picture. Raises CannotDecode and Pillow's errors."""
     wanted = len(found.mode)
     if found.channels < wanted:
@@ -79,7 +79,7 @@ def load(file: IO[bytes], found: Layout) -> Image.Image:
     return image
 
 
-def _plane(file: IO[bytes], found: Layout, packed: int | None) -> Image.Image:
+def _plane(file: IO[bytes], found: Header, packed: int | None) -> Image.Image:
     """One channel, as L, of its high bytes if it has more than 8 bits, or as F."""
     data = file.read(found.pixels * found.bits // 8 if packed is None else packed)
     if found.bits == 32:

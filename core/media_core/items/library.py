@@ -160,7 +160,7 @@ class Library:
     async def list_files(
         self,
         caller: Claims,
-        wanted: listing.Wanted,
+        wanted: listing.Filter,
         *,
         order: listing.Order,
         descending: bool,

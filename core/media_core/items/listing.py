@@ -36,7 +36,7 @@ _COLUMN: Final[Mapping[Order, LiteralString]] = {"created": "created_at", "name"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Filter:
     """Which items. `owner`: their uploader's subject; None: everybody's. Times are aware, the later one exclusive."""
 
     owner: str | None
@@ -72,7 +72,7 @@ class Listed:
 async def listed(
     database: Database,
     caller: Claims,
-    wanted: Wanted,
+    wanted: Filter,
     *,
     order: Order,
     descending: bool,
@@ -115,7 +115,7 @@ class _Query:
     """
 
     def __init__(
-        self, caller: Claims, wanted: Wanted, order: Order, descending: bool, after: Position | None, limit: int
+        self, caller: Claims, wanted: Filter, order: Order, descending: bool, after: Position | None, limit: int
     ) -> None:
         way: LiteralString = "DESC" if descending else "ASC"
         self.arguments: dict[str, Any] = {"limit": limit + 1, **item_arguments(caller)}

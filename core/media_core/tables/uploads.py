@@ -1,4 +1,4 @@
-"""Uploads that come in several requests. `uploads.resumable` writes these rows."""
+"""Uploads that come in several requests. `uploads.rows` and `uploads.claims` write these rows."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from media_core.tables.columns import time
 
 
 class UploadRow(SQLModel, table=True):
-    """An upload that comes in several requests. `uploads.resumable` writes it, and describes its states."""
+    """An upload that comes in several requests. `uploads.resumable` describes its states."""
 
     __tablename__ = "upload"
     __table_args__ = (Index("upload_expires", "expires_at"), Index("upload_owner", "owner"))

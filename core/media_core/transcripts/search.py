@@ -137,7 +137,7 @@ class PassageKey:
 
 
 @dataclass(frozen=True)
-class Position:
+class Continuation:
     """Where a page begins: in the part of the list before `part`, behind the first `hits` hits of a passage of it."""
 
     part: PassageKey
@@ -161,8 +161,8 @@ class Search:
         self._known: dict[tuple[str, str], str | None] = {}
 
     async def find(
-        self, caller: Claims, wanted: Wanted, *, after: Position | None = None, limit: int = 20
-    ) -> tuple[list[Hit], Position | None]:
+        self, caller: Claims, wanted: Wanted, *, after: Continuation | None = None, limit: int = 20
+    ) -> tuple[list[Hit], Continuation | None]:
         """A page of hits, the best of a part of the list first, and where the next page begins (None: nowhere). A page
         may have fewer hits than `limit`, or none, and the list go on.
 
@@ -186,14 +186,14 @@ class Search:
         wanted: Wanted,
         terms: Sequence[Term],
         queries: Mapping[str, str],
-        after: Position | None,
+        after: Continuation | None,
         limit: int,
-    ) -> tuple[list[Hit], Position | None]:
+    ) -> tuple[list[Hit], Continuation | None]:
         either = " | ".join(f"({query})" for query in queries.values())
         (newest,) = await self._database.call(_NEWEST, {})
         end = PassageKey(newest.number + 1, 0)
         # A cursor can name any passage. The spans between it and the newest transcript would be asked for one by one.
-        after = Position(end) if after is None else replace(after, part=min(after.part, end))
+        after = Continuation(end) if after is None else replace(after, part=min(after.part, end))
         found, goes_on = await self._part(caller, wanted, either, after.part)
         ranked = await self._ranked(found, either)
         if after.passage is not None and after.rank is not None:
@@ -207,8 +207,8 @@ class Search:
                 room = limit - len(hits)
                 hits += its_hits[skipped : skipped + room]
                 if len(hits) == limit:
-                    return hits, Position(after.part, rank, key, skipped + room)
-        return hits, None if goes_on is None else Position(goes_on)
+                    return hits, Continuation(after.part, rank, key, skipped + room)
+        return hits, None if goes_on is None else Continuation(goes_on)
 
     # -- the query -----------------------------------------------------------------------------------------------
 

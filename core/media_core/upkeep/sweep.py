@@ -28,7 +28,7 @@ from media_core.settings import RetentionSettings
 from media_core.store.object_keys import content_key, names_content, thumbnail_key
 from media_core.transcripts import passages
 from media_core.upkeep import births
-from media_core.uploads import resumable
+from media_core.uploads import expiry
 
 STALE_STAGING: Final = timedelta(hours=24)
 FIRST_SWEEPS: Final = 24
@@ -197,7 +197,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
     if epoch <= FIRST_SWEEPS:
         await _count_anew(library)
-    await resumable.settle(library.database)
+    await expiry.settle(library.database)
     swept.reservations = await _end_reservations(library)
     for statement in _OLD:
         await _until_nothing_is_left(library, statement)
@@ -206,12 +206,12 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     if (await library.policy.current()).scan_enabled:
         swept.scans = await _queue_jobs(library, _QUEUE_SCANS)
     swept.thumbnails = await _queue_jobs(library, _QUEUE_THUMBNAILS)
-    swept.uploads = await resumable.expire(library)
+    swept.uploads = await expiry.expire(library)
     events = Events(library.database)
     await events.place_all()
     swept.events = await events.forget(timedelta(days=retention.event_days))
     await webhooks.forget(library.database, timedelta(days=retention.event_days))
-    swept.staging = await library.store.sweep_staging(STALE_STAGING, await resumable.alive(library.database))
+    swept.staging = await library.store.sweep_staging(STALE_STAGING, await expiry.alive(library.database))
     seen = _Seen((await library.totals()).objects, epoch)
     listed = await _note_orphans(library, epoch, seen)
     swept.lost = await _note_losses(library, seen)

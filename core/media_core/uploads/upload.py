@@ -20,7 +20,7 @@ from typing import Final, Literal, Self
 import structlog
 
 from media_core.auth.tokens import Claims
-from media_core.contents.life import Again, Contents, Infected, KeyReused, NewItem, Reservation
+from media_core.contents.life import Again, Contents, Facts, Infected, KeyReused, NewItem, Reservation
 from media_core.contents.quota import MIB
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
@@ -335,32 +335,40 @@ class Upload:
                     continue
                 if self._known_by_digest:
                     raise _deleted_meanwhile()
-                async with self._reservation.extended():
-                    if examined is None:
-                        examined = await self._examined(item)
-                    elif examined.thumbnail is not None:
-                        await self._reservation.grow_to(self.size + len(examined.thumbnail), sha256)
-                    await self._put(sha256, examined)
-                self._orphan = sha256
-                canary = self._uploads.canary
-                committed = await self._uploads.contents.commit(
-                    self._reservation,
-                    sha256,
-                    examined.facts,
-                    item,
-                    scan_owner=item.subject if canary else None,
-                    scan_priority=CANARY_PRIORITY if canary else 0,
-                    request_id=request_id,
-                )
+                examined = await self._placed(sha256, item, examined)
+                return await self._committed(sha256, item, examined.facts, request_id)
             except Again:
                 continue
             except Unavailable:
                 self._orphan = None  # the commit may have succeeded, and only its answer was lost
                 raise
-            self._orphan = None
-            self.replayed = committed.replayed
-            return Uploaded(**committed.answer)
         raise Unavailable("object store", "the same content is being removed; send it again in a moment")
+
+    async def _placed(self, sha256: str, item: NewItem, examined: Examined | None) -> Examined:
+        """Puts the bytes and their thumbnail under their keys. `examined`: by an earlier try."""
+        async with self._reservation.extended():
+            if examined is None:
+                examined = await self._examined(item)
+            elif examined.thumbnail is not None:
+                await self._reservation.grow_to(self.size + len(examined.thumbnail), sha256)
+            await self._put(sha256, examined)
+        return examined
+
+    async def _committed(self, sha256: str, item: NewItem, facts: Facts, request_id: str | None) -> Uploaded:
+        self._orphan = sha256
+        canary = self._uploads.canary
+        committed = await self._uploads.contents.commit(
+            self._reservation,
+            sha256,
+            facts,
+            item,
+            scan_owner=item.subject if canary else None,
+            scan_priority=CANARY_PRIORITY if canary else 0,
+            request_id=request_id,
+        )
+        self._orphan = None
+        self.replayed = committed.replayed
+        return Uploaded(**committed.answer)
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ from media_core.store import FolderStore
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.upkeep import sweep as sweeping
 from media_core.upkeep.sweep import sweep
-from media_core.uploads.resumable import Declared, Resumables
+from media_core.uploads.claims import Declared
+from media_core.uploads.resumable import Resumables
 from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.drain import Drain, Work

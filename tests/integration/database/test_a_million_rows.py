@@ -27,7 +27,7 @@ from media_core.events.feed import EventPosition, Events
 from media_core.examination.examination import Examination
 from media_core.examination.media_types import Category
 from media_core.items.library import Library
-from media_core.items.listing import Order, Wanted
+from media_core.items.listing import Filter, Order
 from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
 from media_core.store.base import ObjectInfo
@@ -355,7 +355,7 @@ async def _lists(library: Library, measured: Measured) -> None:
         after = None
         for page in ("first", "next"):
             measured.doing = f"{page} files of {owner} by {order} {'down' if descending else 'up'}, {filtered}"
-            wanted = Wanted(owner, **FILTERS[filtered])
+            wanted = Filter(owner, **FILTERS[filtered])
             _, after = await library.list_files(ADMIN, wanted, order=order, descending=descending, after=after)
             if after is None or filtered != "no filter":
                 break

@@ -16,7 +16,7 @@ import pytest
 
 from media_core.store import S3Store
 from media_core.store.object_keys import content_key
-from media_core.uploads import resumable
+from media_core.uploads import expiry
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
 from tests.integration.invariants import broken
@@ -342,13 +342,13 @@ async def test_an_upload_that_expires_is_swept(api: Api) -> None:
         assert (await send(client, where, bytes(7 * MIB), 0)).status_code == 204
         assert (await send(client, done, b"abc", 0)).status_code == 204
         media = await stored(client, done)
-        assert await resumable.expire(api.library) == 0
-        assert await api.store.sweep_staging(timedelta(0), await resumable.alive(api.database)) == 0
+        assert await expiry.expire(api.library) == 0
+        assert await api.store.sweep_staging(timedelta(0), await expiry.alive(api.database)) == 0
         async with api.database.transaction() as tx:
             await tx.execute("UPDATE upload SET expires_at = now()")
         problem(await client.get(where), 410, "upload_expired")
         problem(await send(client, where, b"x", 7 * MIB), 410, "upload_expired")
-        assert await resumable.expire(api.library) == 2
+        assert await expiry.expire(api.library) == 2
         problem(await client.get(where), 404, "not_found")
         assert (await reserved(api), await staged(api)) == (0, 0)
         assert (await client.get(f"/v1/media/{media['media_id']}/info")).status_code == 200

@@ -17,9 +17,11 @@ from media_core.store import FolderStore, S3Store
 from media_core.store.base import staging_key
 from media_core.store.object_keys import content_key
 from media_core.upkeep.sweep import sweep
-from media_core.uploads import resumable
+from media_core.uploads import expiry, resumable
 from media_core.uploads.claims import Declared
-from media_core.uploads.resumable import Resumables
+from media_core.uploads.final import Finals
+from media_core.uploads.resumable import Checksum, Resumables
+from media_core.uploads.rows import Progress
 from media_core.uploads.upload import Upload, Uploads
 from tests.integration.acting import usage
 from tests.integration.invariants import broken
@@ -40,7 +42,7 @@ def elsewhere(uploads: Uploads) -> Resumables:
     return Resumables(uploads, lifetime=timedelta(days=1))
 
 
-async def add(at: Resumables, upload_id: str, data: bytes, offset: int, **how: Any) -> resumable.Progress:
+async def add(at: Resumables, upload_id: str, data: bytes, offset: int, **how: Any) -> Progress:
     async with at.receiving(ALICE, upload_id, offset, **how) as receiving:
         for start in range(0, len(data), 200_000):
             await receiving.write(data[start : start + 200_000])
@@ -174,7 +176,7 @@ async def test_the_reservation_lives_as_long_as_the_upload(
         await resumables.find(BOB, made.upload_id)
     async with database.transaction() as tx:
         await tx.execute("UPDATE upload SET expires_at = now()")
-    assert await resumable.expire(library) == 1
+    assert await expiry.expire(library) == 1
     (usage,) = await database.call("SELECT reserved_bytes FROM usage", ())
     assert usage.reserved_bytes == 0
 
@@ -188,7 +190,7 @@ async def test_an_end_that_was_interrupted_is_taken_up_by_the_sweep(
         await tx.execute("UPDATE upload SET ending = true")
     with pytest.raises(Refused):
         await resumables.find(ALICE, made.upload_id)
-    assert await resumable.expire(library) == 1
+    assert await expiry.expire(library) == 1
     assert await folder_store.sweep_staging(timedelta(0)) == 0
     assert await database.call("SELECT FROM upload", ()) == []
 
@@ -199,7 +201,7 @@ async def test_an_upload_that_ends_gives_back_what_a_sweep_has_reserved_for_it(
     (part,) = await partials(resumables, MIB)
     await database.call("DELETE FROM reservation", ())
     await database.call("UPDATE usage SET reserved_bytes = 0", ())  # as a final upload leaves it that was killed
-    await resumable.settle(database)
+    await expiry.settle(database)
     assert (await usage(database)).reserved == MIB
     await resumables.terminate(ALICE, part)
     assert (await usage(database)).reserved == 0
@@ -263,14 +265,14 @@ async def test_parts_of_a_final_upload_that_fails_count_in_the_quota_until_they_
     with monkeypatch.context() as broken_off:
         for _ in range(2):
             if where == "note":
-                broken_off.setattr(resumables, "_insert", fails)
+                broken_off.setattr(resumables.rows, "insert", fails)
             else:
                 broken_off.setattr(Upload, "__aenter__" if where == "no memory" else "commit", fails)
             with pytest.raises((Unavailable, asyncio.CancelledError)):
-                await resumables.concatenate(ALICE, "final", parts, FILE)
+                await Finals(resumables).concatenate(ALICE, "final", parts, FILE)
             assert await reserved() == 4 * MIB
             assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
-    made = await resumables.concatenate(ALICE, "final", parts, FILE)
+    made = await Finals(resumables).concatenate(ALICE, "final", parts, FILE)
     assert made.uploaded is not None
     assert made.uploaded.size == 4 * MIB
     assert await reserved() == 0
@@ -285,7 +287,7 @@ async def test_parallel_final_uploads_of_the_same_parts_make_one_file_and_reserv
 
     async def final(at: Resumables, order: list[str], concat: str) -> str:
         try:
-            made = await at.concatenate(ALICE, concat, order, FILE)
+            made = await Finals(at).concatenate(ALICE, concat, order, FILE)
         except Refused as refused:
             return refused.code
         assert made.uploaded is not None
@@ -327,7 +329,7 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
     async with resumables.receiving(ALICE, made.upload_id, 0) as receiving:
         await receiving.write(bytes(2 * MIB))
         await expires()
-        assert await resumable.expire(library) == 0, "its request goes on"
+        assert await expiry.expire(library) == 0, "its request goes on"
         assert (await receiving.end()).received == 2 * MIB
     assert await reserved() >= 2 * MIB
     with pytest.raises(Refused) as refused:
@@ -335,14 +337,14 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
             await receiving.write(bytes(MIB))
             await expires()
             await run_out(database)
-            assert await resumable.expire(library) == 1
+            assert await expiry.expire(library) == 1
             assert await reserved() == 0
             await receiving.end()
     assert refused.value.code == "upload_locked"
     assert await reserved() == 0
 
     part = (await resumables.create(ALICE, FILE, None, partial=True)).upload_id
-    wrong = resumable.Checksum("sha1", bytes(20))
+    wrong = Checksum("sha1", bytes(20))
     for _ in range(2):
         with pytest.raises(Refused) as refused:
             await add(resumables, part, bytes(MIB), 0, length=2 * MIB, checksum=wrong)
@@ -351,7 +353,7 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
     await add(elsewhere, part, bytes(2 * MIB), 0)
     assert await reserved() >= 2 * MIB
     await expires()
-    assert await resumable.expire(library) == 1
+    assert await expiry.expire(library) == 1
     assert await reserved() == 0
 
 

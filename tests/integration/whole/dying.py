@@ -30,7 +30,9 @@ from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
 from media_core.store import FolderStore, S3Settings, S3Store
 from media_core.upkeep.sweep import sweep
-from media_core.uploads.resumable import Declared, Resumables
+from media_core.uploads.claims import Declared
+from media_core.uploads.final import Finals
+from media_core.uploads.resumable import Resumables
 from media_core.uploads.upload import Uploads
 from tests.integration.invariants import AT_ONCE
 from tests.integration.tenancy import ALICE
@@ -110,7 +112,7 @@ async def carry_out(order: dict[str, Any], deadly: Deadly) -> dict[str, Any]:
             return {"media_id": stored.media_id, "sha256": stored.sha256}
         case "concatenate":
             resumables = Resumables(uploads, lifetime=timedelta(days=1))
-            made = await resumables.concatenate(ALICE, "final", order["parts"], Declared("", "a.bin"))
+            made = await Finals(resumables).concatenate(ALICE, "final", order["parts"], Declared("", "a.bin"))
             return {"upload_id": made.upload_id}
         case "delete":
             await library.delete(ALICE, order["media_id"])

@@ -26,7 +26,9 @@ from media_core.store import FolderStore, ObjectStore, S3Store
 from media_core.store.object_keys import content_key
 from media_core.upkeep import births
 from media_core.upkeep.sweep import sweep
-from media_core.uploads.resumable import Declared, Resumables
+from media_core.uploads.claims import Declared
+from media_core.uploads.final import Finals
+from media_core.uploads.resumable import Resumables
 from media_core.uploads.upload import BUFFER_BYTES, Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import judge, upload
@@ -262,7 +264,7 @@ async def test_parts_count_in_the_quota_at_whatever_step_their_final_upload_is_k
                 stored, reserved, came = await counted()
                 assert stored + reserved >= stored_before + came
                 assert reserved >= came
-                made = await resumables.concatenate(ALICE, "final", parts, Declared("", "a.bin"))
+                made = await Finals(resumables).concatenate(ALICE, "final", parts, Declared("", "a.bin"))
                 assert made.uploaded is not None
                 assert await counted() == (stored_before + sum(sizes), 0, 0)
                 assert await broken(database, store, tenant.tenant_id) == []

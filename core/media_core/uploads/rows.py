@@ -1,0 +1,141 @@
+"""The rows of uploads that come in several requests: found, made, claimed and removed. `resumable` says what holds."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from media_core.auth.tokens import Claims
+from media_core.database import Database
+from media_core.errors import Refused, not_found
+from media_core.store import ObjectStore, Piece
+from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, take_claim
+from media_core.uploads.upload import Uploaded, Uploads
+
+_READ: Final = """
+SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired
+FROM upload LEFT JOIN reservation ON reservation_id = upload_id WHERE upload_id = %s
+"""
+# The reservation was made with a short life, in case this statement is never reached.
+_CREATE: Final = """
+WITH kept AS (UPDATE reservation SET expires_at = now() + %(reserved)s WHERE reservation_id = %(upload_id)s)
+INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_scope, room_id, concat, length,
+    received, answer, expires_at)
+VALUES (%(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, %(tenant_scope)s, %(room_id)s,
+    %(concat)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s)
+"""
+_PIECES: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number"
+_FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an upload is. `received` and `length` in bytes; `length`: None until the client has told it."""
+
+    upload_id: str
+    received: int
+    length: int | None
+    declared: str
+    concat: str | None
+    expires_at: datetime
+    uploaded: Uploaded | None
+    """The published answer, once the file is stored."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.received == self.length
+
+    @property
+    def is_partial(self) -> bool:
+        return self.concat == "partial"
+
+
+class Rows:
+    """Those of one tenant. `lifetime`: of an upload, from its last bytes on."""
+
+    def __init__(self, uploads: Uploads, lifetime: timedelta) -> None:
+        self.lifetime = lifetime
+        self._contents = uploads.contents
+        self._database = uploads.database
+        self._store = uploads.store
+
+    async def read(self, caller: Claims, upload_id: str) -> Any:
+        """Raises Refused `not_found` for what is not the caller's, and `upload_expired`."""
+        rows = await self._database.call(_READ, (upload_id,))
+        if not rows or rows[0].owner != caller.subject or rows[0].ending:
+            raise not_found()
+        if rows[0].expired:
+            raise Refused("upload_expired", "This upload has expired, and its bytes are gone. Begin a new one.")
+        return rows[0]
+
+    async def progress(self, caller: Claims, upload_id: str) -> Progress:
+        row = await self.read(caller, upload_id)
+        return progress_of(row, row.declared)
+
+    async def insert(
+        self,
+        upload_id: str,
+        caller: Claims,
+        declared: Declared,
+        length: int | None,
+        *,
+        concat: str | None,
+        uploaded: Uploaded | None = None,
+    ) -> None:
+        await self._database.call(
+            _CREATE,
+            {
+                "upload_id": upload_id,
+                "owner": caller.subject,
+                "declared": declared.text,
+                "filename": declared.filename,
+                "claimed_type": declared.claimed_type,
+                "tenant_scope": declared.tenant_scope,
+                "room_id": declared.room_id,
+                "concat": concat,
+                "length": length,
+                "received": 0 if uploaded is None else uploaded.size,
+                "answer": None if uploaded is None else json.dumps(vars(uploaded)),
+                "lifetime": self.lifetime,
+                "reserved": self.lifetime + RESERVED_LONGER,
+            },
+        )
+
+    @asynccontextmanager
+    async def claimed(self, caller: Claims, upload_id: str) -> AsyncIterator[Claim]:
+        """Raises Refused `upload_locked` while another request holds the claim, and as `read`."""
+        lifetime = self.lifetime + RESERVED_LONGER
+        claim = await take_claim(self._database, self._contents, upload_id, caller.subject, lifetime)
+        if claim is None:
+            await self.read(caller, upload_id)  # there may be another reason
+            raise locked()
+        async with claim.held():
+            yield claim
+
+    async def end(self, claim: Claim) -> None:
+        with claim.working():
+            await claim.begin_end()
+            await remove(self._database, self._store, claim.upload_id)
+
+
+async def pieces_of(database: Database, upload_id: str) -> list[Piece]:
+    return [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
+
+
+async def remove(database: Database, store: ObjectStore, upload_id: str) -> None:
+    """Removes the pieces, the reservation and the row, in this order: while there are pieces, a row leads to them.
+
+    The reservation by its name: a sweep may have made it after the row was read.
+    """
+    if pieces := await pieces_of(database, upload_id):
+        await store.gathered(upload_id, pieces).discard()
+    await database.call("SELECT content_release(%s)", (upload_id,))
+    await database.call(_FORGET, (upload_id,))
+
+
+def progress_of(at: Any, declared: str) -> Progress:
+    """`at`: a row of `_READ`, or a claim."""
+    uploaded = None if at.answer is None else Uploaded(**at.answer)
+    return Progress(at.upload_id, at.received, at.length, declared, at.concat, at.expires_at, uploaded)
