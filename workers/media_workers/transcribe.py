@@ -293,6 +293,11 @@ class Listening:
     _longest: float = field(default=0.0, init=False)
     """Where the longest track ends that was heard to its end, in seconds."""
 
+    @property
+    def _languages(self) -> bool:
+        """Whether segments may have several: where one of them changes it, or each speaker has one."""
+        return self.wanted.multilingual or (self.wanted.channels == "split" and self.wanted.language is None)
+
     async def stretch(self, place: Place) -> tuple[Place, list[Word], float | None]:
         """The place after this stretch, what was said in it, and the recording's length in seconds once it has ended.
 
@@ -371,7 +376,7 @@ class Listening:
                         word,
                         start=chunk.placed(word.start),
                         end=chunk.placed(word.end, ends=True),
-                        language=spoken if self.wanted.multilingual else None,
+                        language=spoken if self._languages else None,
                     )
                     for word in words
                 ],
@@ -468,7 +473,7 @@ class Recording:
         """The beginning of the channel after the place's, which has ended; None if there is none."""
         if place.channel is None or place.channel >= len(self.channels):
             return None
-        return Place(0, place.language, place.track, channel=place.channel + 1, before=place.before + ends_at)
+        return Place(0, self._wanted.language, place.track, channel=place.channel + 1, before=place.before + ends_at)
 
     def _heard_here(self) -> tuple[int, ...]:
         """The tracks that can be decoded; if none can, the first, so that decoding it says why."""
