@@ -236,6 +236,19 @@ async def test_an_editors_picture_that_is_cut_or_too_large_says_its_size_if_it_c
     assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("image/qoi", 9_000, 8_000, "none")
 
 
+async def test_a_picture_that_is_packed_in_an_unknown_way_says_so(decoding_pool: DecodingPool) -> None:
+    lines = media.by_ffmpeg(QUADRANTS, "jpegls", "rgb24")
+    scan = lines.index(b"\xff\xda")
+    at = scan + 2 + int.from_bytes(lines[scan + 2 : scan + 4]) - 2
+    samples = lines[:at] + b"\2" + lines[at + 1 :]
+    tiff = media.plain_tiff(8, 8, bytes(64), 8, 1, _259=50_001)
+    for data, mime_type in ((samples, "image/jls"), (tiff, "image/tiff")):
+        facts = await looked_at(decoding_pool, data, "a")
+        assert (facts.mime_type, facts.thumbnail_status) == (mime_type, "none")
+        assert facts.width is not None
+        assert facts.details["no_thumbnail"].endswith("that is not decoded here")
+
+
 PICTURES_OF_FILMS = {
     "an archive's.mkv": ("ffv1", "matroska", "yuv420p", "video/x-matroska"),
     "a capture card's.avi": ("huffyuv", "avi", "yuv422p", "video/x-msvideo"),
