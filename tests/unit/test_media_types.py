@@ -83,6 +83,7 @@ def docx() -> bytes:
         ("Grüße aus Wien\n".encode(), "text/plain"),
         (b'{"a": [1, 2]}', "application/json"),
         (b"\0\1\xde\xad" * 20, "application/octet-stream"),
+        (bytes(range(256)) * 40, "application/octet-stream"),  # to libmagic a TGA, whose colours have seven bits
         (b"", "application/octet-stream"),
     ],
 )

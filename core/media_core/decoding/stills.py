@@ -19,7 +19,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation
 from PIL import Image
 
-from media_core.decoding import greys, jpeg
+from media_core.decoding import greys, jpeg, targa
 from media_core.decoding.colours import light_to_srgb
 from media_core.decoding.failures import CannotDecode
 
@@ -94,14 +94,7 @@ def codec(file: IO[bytes]) -> str | None:
         return "xwd"
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):
         return "pcx"
-    # No mark begins a TGA. So its map, kind, depth and flags have to fit each other (Truevision TGA 2.0).
-    has_map, kind, depth, flags = head[1], head[2], head[16], head[17]
-    is_mapped = has_map == 1 and kind in (1, 9) and depth in (8, 16) and head[7] in (15, 16, 24, 32)
-    is_true = has_map == 0 and kind in (2, 10) and depth in (15, 16, 24, 32) and not any(head[3:8])
-    is_grey = has_map == 0 and kind in (3, 11) and depth in (8, 16) and not any(head[3:8])
-    if (is_mapped or is_true or is_grey) and not flags & 0xC0 and any(head[12:14]) and any(head[14:16]):
-        return "targa"
-    return None
+    return "targa" if targa.begins(head) else None
 
 
 def sides(file: IO[bytes], name: str) -> tuple[int, int]:

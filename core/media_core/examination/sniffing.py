@@ -14,7 +14,7 @@ import re
 from pathlib import PurePath
 from typing import Literal
 
-from media_core.decoding import jpeg
+from media_core.decoding import jpeg, targa
 from media_core.examination.media_types import UNKNOWN, settled, transcribable
 
 _kept = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "LIBRARY_PATH", "MAGIC")}
@@ -260,7 +260,7 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     looking = _text_magic if looks_like_text(head) else _magic
     found = looking.from_buffer(_shown(head)) if head else UNKNOWN
     found = _SYNONYMS.get(found, found)
-    if not head.startswith(_BEGINS_WITH.get(found, b"")):
+    if not head.startswith(_BEGINS_WITH.get(found, b"")) or (found == "image/x-tga" and not targa.begins(head)):
         found = UNKNOWN
     if is_text and (transcribable(found) or found in _RAW_BY_A_WORD):
         found = "text/plain"  # "The moov atom ..."
