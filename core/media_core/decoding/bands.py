@@ -141,15 +141,15 @@ def _bands(stored: Image.Image, found: Layout, samples: int, shown: int) -> list
     """The first `shown` bands of a picture's bytes, of so many samples a pixel, as L or F."""
     step = max(1, max(found.width, found.height) // SHOWN_SIDE)
     is_bytes = (found.format, found.bits) == (_UNSIGNED, 8)
-    data, length = memoryview(stored.tobytes()), stored.width
-    rows: list[list[bytes]] = [[] for _ in range(shown)]
+    lines: list[list[bytes]] = [[] for _ in range(shown)]
     for at in range(0, found.height, step):
-        numbers = list(_samples(data[at * length : (at + 1) * length], found, samples))
+        row = memoryview(stored.crop((0, at, stored.width, at + 1)).tobytes())
+        numbers = list(_samples(row, found, samples))
         for band in range(shown):
             values = [value for piece in numbers for value in _band(piece[band::samples], found)][: found.width : step]
-            rows[band].append((array("B", map(int, values)) if is_bytes else array("f", values)).tobytes())
-    sides = -(-found.width // step), len(rows[0])
-    return [Image.frombytes("L" if is_bytes else "F", sides, b"".join(row)) for row in rows]
+            lines[band].append((array("B", map(int, values)) if is_bytes else array("f", values)).tobytes())
+    sides = -(-found.width // step), len(lines[0])
+    return [Image.frombytes("L" if is_bytes else "F", sides, b"".join(line)) for line in lines]
 
 
 def _samples(row: memoryview, found: Layout, samples: int) -> Iterator[tuple[float, ...]]:
