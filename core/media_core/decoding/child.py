@@ -121,6 +121,20 @@ class RangeReader(io.RawIOBase):
         return block
 
 
+class SourceFile(io.BufferedReader):
+    """A source as decoders read it. A length that a damaged file claims takes no memory beyond the file's own."""
+
+    raw: RangeReader
+
+    def __init__(self, reader: RangeReader) -> None:
+        super().__init__(reader, READ_AHEAD)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > READ_AHEAD:
+            size = max(min(size, self.raw.size - self.tell()), 0)
+        return super().read(size)
+
+
 def serve(link: Link) -> None:
     """Carries out tasks until the pool closes the wire, which ends this process."""
     while True:
@@ -133,7 +147,7 @@ def serve(link: Link) -> None:
 
 def answer(link: Link, order: dict[str, Any]) -> None:
     """Carries out one task. A decoder may raise anything; all of it is reported as a failure of this source."""
-    source = io.BufferedReader(RangeReader(link, order["size"]), READ_AHEAD)
+    source = SourceFile(RangeReader(link, order["size"]))
     try:
         facts, payload = TASKS[order["task"]](source, **order["arguments"])
     except Exception as error:
