@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import uvicorn.loops.uvloop  # noqa: F401  (uvicorn imports it when it starts)
 
-import media_core.tables  # noqa: F401  (a first migration imports it)
 from media_api.app import create_app
 from media_api.metrics import Metrics
 from media_api.settings import Settings

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from media_api import processes, server
 from media_api.app import create_app, services_of
 from media_api.metrics import Metrics, serve_collected
+from media_api.middleware.cors import marks_of
 from media_api.settings import Settings
 from media_core import logs
 from media_core.listening import listen
@@ -58,7 +59,12 @@ def _serve(settings: Settings, listener: socket.socket, count: int, asked: socke
         if (services := services_of(app)) is not None:
             services.drain()
 
-    config = server.config(app, shutdown_seconds=bind.shutdown_seconds, trusted_proxies=bind.trusted_proxies)
+    config = server.config(
+        app,
+        shutdown_seconds=bind.shutdown_seconds,
+        trusted_proxies=bind.trusted_proxies,
+        marks=marks_of(settings.cors.origins),
+    )
     running = server.Server(config, drain)
     running.run(sockets=[listener])
     _log.info("stopped")

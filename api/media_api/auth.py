@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
+from media_api.requests.headers import require_once
 from media_api.services import services_at
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused
@@ -30,8 +31,7 @@ class CallerWith(HTTPBearer):
         self._accepted = frozenset((*scopes, "admin"))
 
     async def __call__(self, request: Request) -> Claims:  # type: ignore[override]  # it may say what it returns
-        if len(request.headers.getlist("authorization")) > 1:  # which of them counts would be a guess
-            raise Refused("bad_request", "The request has more than one Authorization header; send one.")
+        require_once(request)
         credentials = await super().__call__(request)
         if credentials is None:
             raise Refused("unauthorized", "Send the header `Authorization: Bearer <token>`.")

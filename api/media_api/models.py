@@ -1,7 +1,7 @@
 """The JSON of requests and answers, as pydantic models. OpenAPI and generated clients are made from them."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -454,3 +454,23 @@ class Health(BaseModel):
 
     status: Literal["ok", "draining", "unavailable"]
     detail: str | None = None
+
+
+class SpeechModel(BaseModel):
+    """The speech model, in the shape of OpenAI's API."""
+
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="Seconds since 1970.")
+    owned_by: str
+
+
+WHISPER: Final = SpeechModel(id="whisper-1", object="model", created=1663718400, owned_by="media-platform")
+"""The tenant's one model, by the name that OpenAI's clients know; it answers to every other as well."""
+
+
+class SpeechModels(BaseModel):
+    """The models that there are, in the shape of OpenAI's API."""
+
+    object: Literal["list"]
+    data: list[SpeechModel]

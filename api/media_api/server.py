@@ -334,9 +334,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             kind = problems.PROBLEM_TYPES[code]
             body = json.dumps(problems.problem(code, detail)).encode()
+            origin = next((value for name, value in self.headers or () if name == b"origin"), None)
+            marks = {} if origin is None else cast("Config", self.config).marks(origin.decode("latin-1"))
             head = (
                 f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {problems.MEDIA_TYPE}\r\n"
-                f"Content-Length: {len(body)}\r\nX-Request-Id: {new_ulid()}\r\nConnection: close\r\n\r\n"
+                f"Content-Length: {len(body)}\r\nX-Request-Id: {new_ulid()}\r\nConnection: close\r\n"
+                + "".join(f"{name}: {value}\r\n" for name, value in marks.items())
+                + "\r\n"
             )
             self.transport.write(head.encode() + body)
         self._in_head = True  # later bytes are not read as a request
@@ -365,11 +369,25 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def config(app: Any, *, shutdown_seconds: int = 60, trusted_proxies: str = "") -> uvicorn.Config:
-    """`trusted_proxies`: addresses whose X-Forwarded-* headers are believed, comma-separated; empty for none."""
+class Config(uvicorn.Config):
+    """uvicorn's, and what an answer that the app does not give says to a web app of another origin."""
+
+    marks: Callable[[str], Mapping[str, str]]
+
+
+def config(
+    app: Any,
+    *,
+    shutdown_seconds: int = 60,
+    trusted_proxies: str = "",
+    marks: Callable[[str], Mapping[str, str]] = lambda _origin: {},
+) -> Config:
+    """`trusted_proxies`: addresses whose X-Forwarded-* headers are believed, comma-separated; empty for none. `marks`:
+    headers for a web app of this origin.
+    """
     # An exception after the answer has begun is in the log already, with its request id.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith("Exception in ASGI"))
-    return uvicorn.Config(
+    made = Config(
         app,
         http=BoundedProtocol,
         loop="uvloop",
@@ -383,3 +401,5 @@ def config(app: Any, *, shutdown_seconds: int = 60, trusted_proxies: str = "") -
         timeout_graceful_shutdown=shutdown_seconds,
         timeout_keep_alive=75,
     )
+    made.marks = marks
+    return made

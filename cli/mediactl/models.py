@@ -287,6 +287,23 @@ class SoundTrack(TypedDict):
     """False: it can't be heard here."""
 
 
+class SpeechModel(TypedDict):
+    """The speech model, in the shape of OpenAI's API."""
+
+    id: str
+    object: str
+    created: int
+    """Seconds since 1970."""
+    owned_by: str
+
+
+class SpeechModels(TypedDict):
+    """The models that there are, in the shape of OpenAI's API."""
+
+    object: str
+    data: list["SpeechModel"]
+
+
 class Transcript(TypedDict):
     """A completed transcription's result."""
 

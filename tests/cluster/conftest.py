@@ -78,14 +78,13 @@ async def own(control_plane: ControlPlane, backends: Backends, tmp_path: Path) -
 @pytest.fixture(scope="session")
 def loaded(cluster: kind.Cluster) -> kind.Cluster:
     """With the images of the project and of the services beside it."""
-    cluster.load(*images.make(cluster.docker))
+    cluster.load(*images.make(cluster.docker), *images.make(cluster.docker, images.WITH_MODEL))
     return cluster
 
 
 @pytest.fixture(scope="session")
 def platform(loaded: kind.Cluster) -> Installation:
     """The chart installed on kind as on a laptop."""
-    loaded.load(*images.make(loaded.docker, images.WITH_MODEL))
     platform = Installation(loaded)
     platform.install()
     return platform

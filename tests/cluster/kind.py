@@ -10,6 +10,7 @@ import fcntl
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from tests.cluster import docker as dockers
 from tests.cluster import images
 from tests.cluster.docker import HERE, Docker, Missing, home, say
+from tests.cluster.image_archive import thin
 from tests.tools import build
 
 NAME = "media"
@@ -66,7 +68,8 @@ class Cluster:
     def load(self, *names: str) -> None:
         """Images of Docker become images of the node; those that it has already are left out.
 
-        Like `kind load docker-image`, but in one stream, and with the node's own word on what it has.
+        Like `kind load docker-image`, but with the node's own word on what it has: of images too, only the layers
+        that it lacks are sent.
         """
         started = time.monotonic()
         identities = {name: self.docker.run("image", "inspect", "--format", "{{.Id}}", name) for name in names}
@@ -75,9 +78,14 @@ class Cluster:
         if not missing:
             return
         into = ["docker", "exec", "--interactive", NODE, *CTR, "images", "import", "--digests", "-"]
-        environment = self.docker.environment
-        with subprocess.Popen(["docker", "save", *missing], env=environment, stdout=subprocess.PIPE) as saving:
-            subprocess.run(into, env=environment, stdin=saving.stdout, capture_output=True, text=True, check=True)
+        with tempfile.TemporaryDirectory(prefix=".saved-", dir=home()) as scratch:
+            saved, sent = Path(scratch) / "saved.tar", Path(scratch) / "sent.tar"
+            self.docker.run("save", "--output", saved, *missing)
+            there = self.node(*CTR, "content", "list", "--quiet").split()
+            with saved.open("rb") as source, sent.open("wb") as file:
+                thin(source, file, there)
+            with sent.open("rb") as file:
+                subprocess.run(into, env=self.docker.environment, stdin=file, capture_output=True, check=True)
         for name in missing:
             self.node(*CTR, "images", "label", name, f"{IDENTITY}={identities[name]}")
         say(f"loaded {', '.join(missing)}: {time.monotonic() - started:.1f} s")

@@ -1,6 +1,7 @@
 """Where recordings are cut for the speech model."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from media_workers.speech.chunks import (
     cut,
     frames,
     parts,
+    silent,
     snapped,
     traced,
     voiced,
@@ -185,3 +187,11 @@ def test_a_voice_that_is_not_clear_everywhere_is_heard_as_far_as_there_is_a_trac
     expected = np.repeat([False, True, False, False, False, True], heard)  # the last may go on in the next window
     assert voiced(probabilities).tolist() == expected.tolist()
     assert np.flatnonzero(clear(probabilities)).tolist() == [15]
+
+
+def test_a_stretch_with_moments_of_a_voice_is_listened_to_again_if_a_sentence_fits_in() -> None:
+    voice = speech(1, 4, 1, 0.4, 1, 3, 1.2, 2, 2)
+    since, until = frames(5), frames(7.4)
+    found = silent(voice.astype(np.float32))
+    assert [len(voice[:since]), len(voice[:until])] == pytest.approx(found[0], abs=2)
+    assert found[1:] == [(len(voice) - frames(2), len(voice))]

@@ -21,12 +21,15 @@ BOUNDARY = "----boundary"
 FIELDS = ("tenant_scope", "room_id", "media_id", "prompt", "task", "before", "after", "flag")
 
 
-def part(name: str, value: bytes | str, filename: str | None = None, content_type: str | None = None) -> bytes:
+def part(
+    name: str, value: bytes | str, filename: str | None = None, content_type: str | None = None, *headers: str
+) -> bytes:
     head = f'Content-Disposition: form-data; name="{name}"'
     if filename is not None:
         head += f'; filename="{filename}"'
     if content_type is not None:
         head += f"\r\nContent-Type: {content_type}"
+    head = "\r\n".join((head, *headers))
     data = value.encode() if isinstance(value, str) else value
     return f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + data + b"\r\n"
 
@@ -95,6 +98,32 @@ async def test_the_pieces_in_which_it_arrives_make_no_difference(data: bytes, cu
     form, received = await read(*[piece for piece in (*pieces, body) if piece])
     assert received == data
     assert (form.text("before"), form.text("after")) == ("ä", "ö")
+
+
+@pytest.mark.parametrize("name", ["words[]", "words", "words[{}]", "words%5B%5D", "words%5B{}%5D"])
+async def test_a_list_is_taken_by_every_name_that_clients_give_it(name: str) -> None:
+    sent = [part(name.format(number), word) for number, word in enumerate(("one", "two", "three"))]
+    form = Form(
+        request([body_of(*sent, part("file", b"x", "a"))]), ("words[]", "flag"), idle_seconds=5, repeatable=["words[]"]
+    )
+    assert [chunk async for chunk in form.file()] == [b"x"]
+    assert form.texts("words[]") == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("name", ["flag[]", "flag[0]", "word[]", "words[x]", "words[0][1]", "words[]x"])
+async def test_what_is_no_list_has_one_name(name: str) -> None:
+    form = Form(request([body_of(part(name, "true"))]), ("words[]", "flag"), idle_seconds=5, repeatable=["words[]"])
+    with pytest.raises(Refused, match="not a field of this form"):
+        [chunk async for chunk in form.file()]
+
+
+@pytest.mark.parametrize("header", ["Content-Transfer-Encoding: base64", "Content-Encoding: gzip"])
+async def test_a_part_that_is_encoded_is_refused_and_not_stored_as_the_file(header: str) -> None:
+    for name, filename in (("file", "a.txt"), ("room_id", None)):
+        encoded = part(name, "aGVsbG8=", filename, None, header)
+        assert header.partition(":")[0] in await refusal(body_of(encoded), code="unsupported_media_type")
+    for plain in ("Content-Transfer-Encoding: binary", "content-transfer-encoding: 8BIT", "Content-Encoding: identity"):
+        assert (await read(body_of(part("file", "hello", "a.txt", None, plain))))[1] == b"hello"
 
 
 async def test_line_breaks_and_dashes_in_the_file_stay_in_the_file() -> None:
@@ -331,7 +360,8 @@ async def test_a_field_that_is_no_text_is_refused(value: bytes) -> None:
 async def test_fields_are_few_and_small() -> None:
     many = [f"f{number}" for number in range(MAX_FIELDS + 2)]
     await refusal(body_of(part("prompt", "x" * (MAX_FIELD_BYTES + 1))))
-    await refusal(body_of(*(part(name, "x") for name in many)), fields=many)
+    too_many = await refusal(body_of(*(part(name, "x") for name in many)), fields=many)
+    assert f"more than {MAX_FIELDS} fields" in too_many
     await refusal(body_of(part("x" * 5000, "y")))
     await refusal(f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="a"\r\n'.encode() + b"X: y\r\n" * 20)
 

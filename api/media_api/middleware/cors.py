@@ -4,13 +4,13 @@ The library decides; only its answers to preflights are ours. It is the outermos
 door included, can be read by the app that made the call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media_api.answers import problems
 from media_api.requests.request_ids import REQUEST_ID, offered_or_new
@@ -64,6 +64,11 @@ class Cors(CORSMiddleware):
             allow_private_network=True,
         )
 
+    def marks(self, origin: str) -> dict[str, str]:
+        """Headers by which a web app of `origin` may read an answer that the server gives without the app."""
+        allowed = {"Access-Control-Allow-Origin": origin} if self.is_allowed_origin(origin) else {}
+        return {"Vary": "Origin", **self.simple_headers, **allowed}
+
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
         headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
@@ -77,3 +82,12 @@ class Cors(CORSMiddleware):
             "in the tenant's `spec.api.cors.origins`.",
             headers={"Vary": headers["vary"], **named},
         )
+
+
+def marks_of(origins: Sequence[str]) -> Callable[[str], dict[str, str]]:
+    """`Cors.marks` for these origins; without any nothing is said."""
+    return Cors(_no_app, origins, max_age=0).marks if origins else lambda _origin: {}
+
+
+async def _no_app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise NotImplementedError

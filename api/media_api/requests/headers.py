@@ -1,11 +1,40 @@
-"""Headers of a request that are lists, and may come in several lines."""
+"""Headers of a request that are lists and may come in several lines, and those that may not."""
 
 from typing import Final
 
 from fastapi import Request
 
+from media_core.errors import Refused
+
+ONCE: Final = frozenset(
+    {
+        b"authorization",
+        b"idempotency-key",
+        b"tus-resumable",
+        b"upload-checksum",
+        b"upload-complete",
+        b"upload-concat",
+        b"upload-defer-length",
+        b"upload-draft-interop-version",
+        b"upload-incomplete",
+        b"upload-length",
+        b"upload-offset",
+        b"x-http-method-override",
+    }
+)
+"""Which of two would count would be a guess, and a proxy may guess otherwise."""
 MOST_ACCEPT_CHARACTERS: Final = 4096
 """So much of `Accept` is read. Of 128 KiB it would take 200 ms."""
+
+
+def require_once(request: Request) -> None:
+    """Raises Refused `bad_request` where a header of `ONCE` comes in several lines."""
+    seen = set()
+    for name, _ in request.scope["headers"]:
+        if name in seen:
+            raise Refused("bad_request", f"The request has more than one {name.decode().title()} header; send one.")
+        if name in ONCE:
+            seen.add(name)
 
 
 def listed(request: Request, name: str) -> str | None:

@@ -9,12 +9,13 @@ import re
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Final, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from fastapi import Request
 from multipart import (  # type: ignore[import-untyped]  # it publishes no types
     MultipartError,
     MultipartSegment,
+    ParserLimitReached,
     PushMultipartParser,
     parse_options_header,
 )
@@ -31,6 +32,7 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
 _BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
+_INDEX: Final = re.compile(r"\[[0-9]{0,9}\]$")
 _URLENCODED: Final = "application/x-www-form-urlencoded"
 _AS_MULTIPART: Final = "A file is sent as multipart/form-data (with curl: -F file=@path)."
 
@@ -43,6 +45,8 @@ IGNORED_FIELDS: Final = frozenset(
 )
 """What upload widgets of browsers send beside the file. They repeat what the file part says, and are not read."""
 
+_AS_THEY_ARE: Final = frozenset({"binary", "7bit", "8bit", "identity"})
+"""Encodings of a part whose bytes are those of the file. RFC 7578, 4.7 has no others; libraries for mail write them."""
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
@@ -106,7 +110,7 @@ class Form:
             if len(self._value) > MAX_FIELD_BYTES:
                 raise _field_too_long()
         else:
-            self._end(_name_of(self._part), file, self._value)
+            self._end(self._own_name(_name_of(self._part)), file, self._value)
         return b""
 
     async def _read_urlencoded(self, file: str) -> None:
@@ -126,19 +130,25 @@ class Form:
                 f"The form is not urlencoded UTF-8, or has more than {MAX_FIELDS} fields. {_AS_MULTIPART}"
             ) from None
         for name, value in fields:
-            if name != file:
-                self._begin_field(name, name)
+            field = self._own_name(name)
+            if field != file:
+                self._begin_field(field)
             data = bytearray(value.encode())
             if len(data) > MAX_FIELD_BYTES:
                 raise _field_too_long()
-            self._end(name, file, data)
+            self._end(field, file, data)
 
-    def _begin_field(self, field: str | None, shown: str) -> None:
+    def _own_name(self, name: str) -> str:
+        """The name of the form's field. Of a list `name[]` clients also send `name`, `name[0]` and `name%5B%5D`."""
+        as_list = _INDEX.sub("", unquote(name)) + "[]"
+        return as_list if as_list in self._repeatable else name
+
+    def _begin_field(self, field: str) -> None:
         """Raises Refused for a field that this form does not have, or has had."""
         if field not in self._known:
             if field in IGNORED_FIELDS:
                 return
-            told = unknown(shown, self._known, "a field of this form")
+            told = unknown(field, self._known, "a field of this form")
             # curl's --data-binary sends a file like that: its bytes look like the name of a field.
             raise _invalid(told if self._boundary is not None else f"{told} {_AS_MULTIPART}")
         if field in self._fields and field not in self._repeatable:
@@ -146,6 +156,9 @@ class Form:
 
     def _begin(self, segment: MultipartSegment, name: str) -> bool:
         """Whether the part that begins is the file."""
+        for header in ("Content-Transfer-Encoding", "Content-Encoding"):
+            if (segment.header(header) or "binary").strip().lower() not in _AS_THEY_ARE:
+                raise Refused("unsupported_media_type", f"Send each part of the form without {header}, as it is.")
         filename = filename_of(
             segment.header("Content-Disposition", ""),
             segment.filename,
@@ -154,7 +167,7 @@ class Form:
         if segment.name != name:
             if filename is not None:
                 raise _invalid(f"The file must be sent as the form field `{name}`.")
-            self._begin_field(segment.name, _name_of(segment))
+            self._begin_field(self._own_name(_name_of(segment)))
             return False
         if filename is None and segment.content_type is None:
             return False  # a file that was left out of a form in a browser is an empty text; any other is refused
@@ -265,6 +278,10 @@ def _name_of(segment: MultipartSegment) -> str:
 def _broken_form_refused() -> Iterator[None]:
     try:
         yield
+    except ParserLimitReached:
+        raise _invalid(
+            f"The form has more than {MAX_FIELDS} fields beside its file, or a part's head is too long."
+        ) from None
     except MultipartError:
         raise _invalid(
             "The multipart form is broken: it ends early, or a part's head is not as RFC 7578 has it."

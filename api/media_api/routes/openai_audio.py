@@ -1,4 +1,5 @@
-"""`/v1/audio/transcriptions` and `/v1/audio/translations`: the shapes of OpenAI's API, for clients that speak it.
+"""`/v1/audio/transcriptions`, `/v1/audio/translations` and `/v1/models`: the shapes of OpenAI's API, for clients that
+speak it.
 
 A request is the same as `POST /v1/transcribe`, with another form and another answer: the file is uploaded, counted,
 scanned and kept like any other, and a job of the queue transcribes it. The answer waits for the job. A recording that
@@ -10,9 +11,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import format_sse_event
@@ -20,7 +21,7 @@ from fastapi.sse import format_sse_event
 from media_api.answers import problems
 from media_api.answers.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.auth import Transcriber
-from media_api.models import Data, JobAccepted
+from media_api.models import WHISPER, Data, JobAccepted, SpeechModel, SpeechModels
 from media_api.requests.body import ClientGone, disconnection
 from media_api.requests.multipart import Form
 from media_api.requests.receiving import FILE_FIELDS, begin_upload, form_request, keep, read_form, text_field
@@ -137,6 +138,26 @@ async def create_transcription(caller: Transcriber, services: Wired, request: Re
 async def create_translation(caller: Transcriber, services: Wired, request: Request) -> Response:
     """Transcribe a recording into English, in the shapes of OpenAI's API."""
     return await _answer(services, request, caller, "translate")
+
+
+@router.get("/v1/models", responses=problems.described())
+async def list_models(_caller: Transcriber, services: Wired) -> SpeechModels:
+    """The speech model, in the shape of OpenAI's API. None where the tenant has no transcription."""
+    offered = (await services.policy.current()).transcription_enabled
+    return SpeechModels(object="list", data=[WHISPER] if offered else [])
+
+
+@router.get("/v1/models/{model:path}", responses=problems.described("not_found"))
+async def get_model(
+    caller: Transcriber,
+    services: Wired,
+    model: Annotated[str, Path(description=f"`{WHISPER.id}`", examples=[WHISPER.id])],
+) -> SpeechModel:
+    """One model, in the shape of OpenAI's API."""
+    for offered in (await list_models(caller, services)).data:
+        if offered.id == model:
+            return offered
+    raise Refused("not_found", "There is no such model here; /v1/models lists those that there are.")
 
 
 async def _answer(services: Services, request: Request, caller: Claims, task: Task) -> Response:

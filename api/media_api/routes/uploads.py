@@ -13,6 +13,7 @@ from media_api.answers import problems
 from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
 from media_api.requests import body, tus
+from media_api.requests.headers import listed
 from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
@@ -131,9 +132,10 @@ async def create_upload(
     upload_defer_length: Annotated[
         str | None, Header(description="`1`: the length is told later.", json_schema_extra={"enum": ["1"]})
     ] = None,
-    upload_metadata: Annotated[
+    _upload_metadata: Annotated[
         str | None,
         Header(
+            alias="upload-metadata",
             description="`filename`, `filetype`, `room_id`, `tenant_scope`; each value in base64.",
             json_schema_extra={"format": "tus-metadata"},
         ),
@@ -163,7 +165,7 @@ async def create_upload(
     ends them.
     """
     tus.check_version(tus_resumable)
-    declared = tus.declared_of(upload_metadata)
+    declared = tus.declared_of(listed(request, "upload-metadata"))
     concat = tus.concat_of(upload_concat)
     if isinstance(concat, tus.FinalUpload):
         progress = await services.finals.concatenate(

@@ -1,36 +1,51 @@
-"""TIFFs of more samples a pixel than Pillow reads: satellites' bands, microscopes' channels, colours in floats.
+"""TIFFs of samples that Pillow does not read: satellites' bands, microscopes' channels, floats, numbers with a sign.
 
-Such a file is read as one that Pillow knows, by another directory: bands that lie beside each other are a grey picture
-that is as many times as wide, and of bands that lie behind each other each is a picture. What is shown is the first
-band, or the first three where the file says that they are red, green and blue.
+Such a file is read as one that Pillow knows, by another directory: its bytes are a grey picture, as many times as wide.
+Of bands that lie behind each other each is one. What is shown is the first band, or the first three where the file says
+that they are red, green and blue. Of a large picture every second row and column is shown, or every third and so on.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import IO
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageChops, TiffImagePlugin
 
 from media_core.decoding.damage import Lengthened
-from media_core.decoding.failures import CannotDecode
-from media_core.decoding.greys import every, visible_bands
+from media_core.decoding.greys import visible_bands
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIPS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_LENGTHS, _PLANAR = 273, 274, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_LENGTHS, _EXTRA, _FORMAT = 317, 322, 323, 324, 325, 338, 339
 _NO_DATA = 42113
 _PARTS = (_STRIPS, _STRIP_LENGTHS, _TILES, _TILE_LENGTHS)
-_KEPT = (_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, *_PARTS, _NO_DATA)
+_KEPT = (_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, *_PARTS)
 """TIFF 6.0, sections 8, 14, 15 and 19."""
 
 _NUMBERS = {3: "H", 4: "I"}
 _SHORT, _LONG = 3, 4
-_RGB = 2
+_MIN_IS_WHITE, _RGB = 0, 2
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_CODES = {
+    _UNSIGNED: {8: "B", 16: "H", 32: "I", 64: "Q"},
+    _SIGNED: {8: "b", 16: "h", 32: "i", 64: "q"},
+    _FLOAT: {16: "e", 32: "f", 64: "d"},
+}
+"""Samples as `struct` has them, by their format and their bits."""
+
+_DIFFERENCES, _DIFFERENCES_OF_BYTES = 2, 3
+"""Predictors: TIFF 6.0, section 14, and Adobe's TIFF Technical Note 3."""
+
+SHOWN_SIDE = 1024
 MOST_ENTRIES = 500
 MOST_SAMPLES = 1000
+MOST_TEXT = 100
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,8 @@ class Layout:
     is_planar: bool
     orientation: int
     predictor: int
+    tile_width: int
+    no_data: bytes
     entries: dict[int, tuple[int, int, bytes]]
 
     @property
@@ -78,15 +95,17 @@ def layout(file: IO[bytes]) -> Layout | None:
 
     samples = number(_SAMPLES, 1)
     photometric, is_planar = number(_PHOTOMETRIC, -1), number(_PLANAR, 1) == 2
-    if not 2 <= samples <= MOST_SAMPLES or photometric not in (0, 1, _RGB):
+    if not 1 <= samples <= MOST_SAMPLES or photometric not in (_MIN_IS_WHITE, 1, _RGB):
         return None
     bits = _values(file, order, entries, _BITS, samples) or [1]
     formats = _values(file, order, entries, _FORMAT, samples) or [1]
     extra = tuple(_values(file, order, entries, _EXTRA, samples))
-    if len({*bits}) > 1 or len({*formats}) > 1:
+    if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] not in _CODES.get(formats[0], ()):
         return None
     key = (head[:2], photometric, (formats[0],), 1, (bits[0],) * samples, extra)
-    if key in TiffImagePlugin.OPEN_INFO and (not is_planar or bits[0] == 8):
+    # Others Pillow reads with a wrong sign, or in a wrong order of bytes where they are packed.
+    is_plain = formats[0] == _UNSIGNED and bits[0] <= 16
+    if key in TiffImagePlugin.OPEN_INFO and is_plain and (not is_planar or bits[0] == 8):
         return None
     return Layout(
         order,
@@ -99,43 +118,86 @@ def layout(file: IO[bytes]) -> Layout | None:
         is_planar,
         number(_ORIENTATION, 1),
         number(_PREDICTOR, 1),
+        number(_TILE_WIDTH, 0),
+        _text(file, order, entries, _NO_DATA),
         entries,
     )
 
 
 def load(file: IO[bytes], found: Layout) -> Image.Image:
-    """The picture as L or RGB, as it is stored. Raises CannotDecode and Pillow's errors."""
+    """The picture as L or RGB, as it is stored. Raises Pillow's errors and struct's."""
     if found.is_planar:
-        bands = [_opened(file, found, band) for band in range(found.shown)]
-        tags = bands[0].tag_v2
-        pictures: list[Image.Image] = list(bands)
-    elif found.predictor != 1:
-        raise CannotDecode("unsupported", "bands beside each other that are stored as differences")
+        pictures = [_bands(_opened(file, found, band), found, 1, 1)[0] for band in range(found.shown)]
     else:
-        wide = _opened(file, found, 0)
-        tags = wide.tag_v2
-        pictures = [every(wide, found.samples, band) for band in range(found.shown)]
-    if pictures[0].mode.startswith(("I", "F")):
-        pictures = visible_bands(pictures, tags)
+        pictures = _bands(_opened(file, found, 0), found, found.samples, found.shown)
+    if pictures[0].mode == "F":
+        pictures = visible_bands(pictures, {_PHOTOMETRIC: found.photometric, _NO_DATA: found.no_data.decode("latin-1")})
+    elif found.photometric == _MIN_IS_WHITE:
+        pictures = [ImageChops.invert(picture) for picture in pictures]
     return pictures[0] if len(pictures) == 1 else Image.merge("RGB", pictures)
 
 
-def _opened(file: IO[bytes], found: Layout, band: int) -> TiffImagePlugin.TiffImageFile:
-    times = 1 if found.is_planar else found.samples
+def _bands(stored: Image.Image, found: Layout, samples: int, shown: int) -> list[Image.Image]:
+    """The first `shown` bands of a picture's bytes, of so many samples a pixel, as L or F."""
+    step = max(1, max(found.width, found.height) // SHOWN_SIDE)
+    is_bytes = (found.format, found.bits) == (_UNSIGNED, 8)
+    data, length = memoryview(stored.tobytes()), stored.width
+    rows: list[list[bytes]] = [[] for _ in range(shown)]
+    for at in range(0, found.height, step):
+        numbers = list(_samples(data[at * length : (at + 1) * length], found, samples))
+        for band in range(shown):
+            values = [value for piece in numbers for value in _band(piece[band::samples], found)][: found.width : step]
+            rows[band].append((array("B", map(int, values)) if is_bytes else array("f", values)).tobytes())
+    sides = -(-found.width // step), len(rows[0])
+    return [Image.frombytes("L" if is_bytes else "F", sides, b"".join(row)) for row in rows]
+
+
+def _samples(row: memoryview, found: Layout, samples: int) -> Iterator[tuple[float, ...]]:
+    """The samples of a row's tiles, or of the whole row; as differences, where the file has them."""
+    width = found.bits // 8
+    length = (found.tile_width or found.width) * samples * width
+    for at in range(0, len(row), length):
+        piece = row[at : at + length]
+        count, order, kind = len(piece) // width, found.order, found.format
+        if found.predictor == _DIFFERENCES_OF_BYTES:
+            planes, joined = bytearray(len(piece)), bytearray(len(piece))
+            for sample in range(samples):
+                planes[sample::samples] = bytes(byte & 0xFF for byte in accumulate(piece[sample::samples]))
+            for byte in range(width):  # the highest bytes of all samples come first
+                joined[byte::width] = planes[byte * count : (byte + 1) * count]
+            piece, order = memoryview(joined), ">"
+        elif found.predictor == _DIFFERENCES and kind == _SIGNED:
+            kind = _UNSIGNED
+        yield struct.unpack(f"{order}{count}{_CODES[kind][found.bits]}", piece)
+
+
+def _band(values: tuple[float, ...], found: Layout) -> Iterator[float] | tuple[float, ...]:
+    if found.predictor != _DIFFERENCES or found.format == _FLOAT:
+        return values
+    over, least = 1 << found.bits, 0 if found.format == _UNSIGNED else 1 << (found.bits - 1)
+    return ((int(value) + least) % over - least for value in accumulate(values))
+
+
+def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
+    """The bytes of this band, or of all where they lie beside each other, as a grey picture."""
+    times = (1 if found.is_planar else found.samples) * found.bits // 8
     entries = {tag: entry for tag, entry in found.entries.items() if tag in _KEPT}
     if found.is_planar:
         for tag in entries.keys() & {*_PARTS}:
             entries[tag] = _of_band(file, found, tag, band)
+    width = found.width
+    if found.tile_width:
+        width = -(-width // found.tile_width) * found.tile_width  # the last tile of each row is whole
     numbers = {
-        _WIDTH: found.width * times,
-        _BITS: found.bits,
-        _PHOTOMETRIC: min(found.photometric, 1),
+        _WIDTH: width * times,
+        _BITS: 8,
+        _PHOTOMETRIC: 1,
         _SAMPLES: 1,
         _PLANAR: 1,
-        _FORMAT: found.format,
+        _FORMAT: _UNSIGNED,
     }
-    if _TILE_WIDTH in entries:
-        numbers[_TILE_WIDTH] = _values(file, found.order, entries, _TILE_WIDTH, 1)[0] * times
+    if found.tile_width:
+        numbers[_TILE_WIDTH] = found.tile_width * times
     entries |= {tag: (_LONG, 1, struct.pack(found.order + "I", value)) for tag, value in numbers.items()}
     directory = struct.pack(found.order + "H", len(entries))
     for tag, entry in sorted(entries.items()):
@@ -143,8 +205,6 @@ def _opened(file: IO[bytes], found: Layout, band: int) -> TiffImagePlugin.TiffIm
     size = file.seek(0, io.SEEK_END)
     start = (b"II*\0" if found.order == "<" else b"MM\0*") + struct.pack(found.order + "I", size)
     image = Image.open(io.BufferedReader(Lengthened(file, directory + bytes(4), start=start)), formats=("TIFF",))
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        raise CannotDecode("unsupported", "not a TIFF")
     image.load()
     return image
 
@@ -173,3 +233,11 @@ def _values(file: IO[bytes], order: str, entries: dict[int, tuple[int, int, byte
         value = file.read(min(count, most) * length)
     known = min(count, most, len(value) // length)
     return list(struct.unpack_from(f"{order}{known}{code}", value))
+
+
+def _text(file: IO[bytes], order: str, entries: dict[int, tuple[int, int, bytes]], tag: int) -> bytes:
+    _, count, value = entries.get(tag, (0, 0, b""))
+    if count > len(value):
+        file.seek(*struct.unpack(order + "I", value))
+        value = file.read(min(count, MOST_TEXT))
+    return value

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageStat
@@ -72,6 +73,9 @@ _ACROSS = {
     (True, True): Image.Transpose.TRANSVERSE,
 }
 """How a frame is turned and mirrored, by the signs of its matrix: see `_turn`."""
+
+# PyAV gives up a frame with any side data whose type its table lacks: EXIF, or the displays of a spatial film.
+SideDataType._missing_ = classmethod(lambda types, _: types.VIDEO_HINT)  # type: ignore[method-assign, assignment]
 
 
 def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:

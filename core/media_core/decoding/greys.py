@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 SAMPLED_SIDE = 512
 """Pixels. Where some values do not count, the range is looked for in so many columns and rows."""
@@ -25,13 +25,6 @@ _PHOTOMETRIC, _NO_DATA = 262, 42113
 """TIFF 6.0; GDAL's tag, a number as text."""
 
 
-def read_more_layouts() -> None:
-    """Has Pillow read TIFFs of 64 bit floats, NumPy's default."""
-    for order, raw in ((b"II", "F;64F"), (b"MM", "F;64BF")):
-        for photometric in (0, 1):
-            TiffImagePlugin.OPEN_INFO[order, photometric, (3,), 1, (64,), ()] = ("F", raw)
-
-
 def visible(image: Image.Image) -> Image.Image:
     """A picture of mode I, F or I;16 as L."""
     return visible_bands([image], getattr(image, "tag_v2", {}))[0]
@@ -41,7 +34,7 @@ def visible_bands(bands: Sequence[Image.Image], tags: Mapping[int, Any]) -> list
     """Pictures of one such mode, with one range for all of them. `tags`: of the TIFF that they come from."""
     no_data = None
     with contextlib.suppress(ValueError):
-        no_data = float(str(tags.get(_NO_DATA)).strip("\0 "))
+        (no_data,) = array("f", [float(str(tags.get(_NO_DATA)).strip("\0 "))])  # as near as the samples
     if bands[0].mode.startswith("I;16"):
         bands = [band.convert("I") for band in bands]
     ranges = [_range(band, no_data) for band in bands]

@@ -108,7 +108,6 @@ def warm_up() -> None:
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     Image.MAX_IMAGE_PIXELS = None  # this module checks the sizes
     Image.register_open(_FirstFrame.format, _FirstFrame, lambda head: head.startswith((b"GIF87a", b"GIF89a")))
-    greys.read_more_layouts()
     PngImagePlugin.PngStream = damage.PngStream  # type: ignore[misc]
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     stills.warm_up()
@@ -338,7 +337,7 @@ def _of_bands(file: IO[bytes], layout: bands.Layout) -> tuple[Image.Image, tuple
     image = bands.load(file, layout)
     turn = _TURNS.get(layout.orientation)
     image = image if turn is None else image.transpose(turn)
-    return image, image.size
+    return image, _upright((layout.width, layout.height), layout.orientation)
 
 
 def _of_jxl(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:

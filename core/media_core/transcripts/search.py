@@ -166,14 +166,29 @@ class Search:
         """A page of hits, the best of a part of the list first, and where the next page begins (None: nowhere). A page
         may have fewer hits than `limit`, or none, and the list go on.
 
-        Raises Refused `invalid_request` for a query without words that can be searched, `not_found` for a room that the
-        caller's token does not name.
+        Raises Refused `invalid_request` for a query without words that can be searched, also where all are too common
+        in one language and nothing is found in the others; `not_found` for a room that the caller's token does not
+        name.
         """
         require_room(caller, wanted.room_id)
         terms = _terms(wanted.text)
-        queries = await self._queries(terms, wanted)
-        if not queries:
-            return [], None
+        queries, too_common = await self._queries(terms, wanted)
+        hits, goes_on = await self._page(caller, wanted, terms, queries, after, limit) if queries else ([], None)
+        if too_common and not hits and goes_on is None and after is None:
+            raise Refused(
+                "invalid_request", "q: These words are too common to be searched; add one that is said less often."
+            )
+        return hits, goes_on
+
+    async def _page(
+        self,
+        caller: Claims,
+        wanted: Wanted,
+        terms: Sequence[Term],
+        queries: Mapping[str, str],
+        after: Continuation | None,
+        limit: int,
+    ) -> tuple[list[Hit], Continuation | None]:
         either = " | ".join(f"({query})" for query in queries.values())
         (newest,) = await self._database.call(_NEWEST, {})
         end = PassageKey(newest.number + 1, 0)
@@ -197,26 +212,24 @@ class Search:
 
     # -- the query -----------------------------------------------------------------------------------------------
 
-    async def _queries(self, terms: Sequence[Term], wanted: Wanted) -> dict[str, str]:
-        """By stemmer, what the index is asked, as PostgreSQL writes a `tsquery`. Empty: there are no such words."""
+    async def _queries(self, terms: Sequence[Term], wanted: Wanted) -> tuple[dict[str, str], bool]:
+        """By stemmer, what the index is asked, as PostgreSQL writes a `tsquery`. Empty: there are no such words. And
+        whether all words are too common in one of the languages.
+        """
         used = [row.stemmer for row in await self._database.call(_USED, {})]
         if wanted.language is not None:
             stemmer = passages.stemmer_of(wanted.language, used)
             used = [stemmer] if stemmer in used else []
         stems = await self._stems((stemmer, word) for stemmer in used for term in terms for word in term.said)
         queries = {}
-        too_common = bool(used)
+        too_common = False
         for stemmer in used:
             parts = [await self._query(term, stemmer, stems) for term in terms]
             asked = [part for part in parts if part is not None]
-            too_common = too_common and not asked
+            too_common = too_common or not asked
             if asked and "" not in asked:
                 queries[stemmer] = " & ".join(asked)
-        if too_common:
-            raise Refused(
-                "invalid_request", "q: These words are too common to be searched; add one that is said less often."
-            )
-        return queries
+        return queries, too_common
 
     async def _query(self, term: Term, stemmer: str, stems: Stems) -> str | None:
         """None: all its words are too common. Empty: no word begins like this."""

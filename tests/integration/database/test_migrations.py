@@ -1,5 +1,6 @@
 """The migrations and the declared tables agree, and several processes may migrate at the same time."""
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -49,6 +50,13 @@ def test_migrating_again_and_at_once_changes_nothing(tenant_database: TenantData
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(bring_up, [tenant_database] * 4))
     assert differences(tenant_database) == []
+
+
+def test_a_migration_imports_no_declared_table(
+    tenant_database: TenantDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sqlmodel", None)
+    bring_up(tenant_database)
 
 
 def test_an_empty_schema_may_be_migrated_by_several_at_once(tenant_database: TenantDatabase) -> None:

@@ -7,6 +7,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -264,6 +265,30 @@ async def test_a_film_of_any_codec_in_use_has_a_picture(decoding_pool: DecodingP
     assert (facts.width, facts.height) == (176, 144)
     assert facts.duration == pytest.approx(3, abs=0.1)
     await shows_its_quadrants(decoding_pool, data, expected)
+
+
+def film_of_a_photo(container: str) -> bytes:
+    """The quadrants as a camera held upright stores them, with EXIF, three times a second for a second."""
+    photo = media.oriented(6, "JPEG")
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        film = output.add_stream("mjpeg", rate=3, width=160, height=240, pix_fmt="yuvj420p")
+        for index in range(3):
+            packet = av.Packet(photo)
+            packet.stream, packet.pts, packet.dts, packet.time_base = film, index, index, Fraction(1, 3)
+            output.mux(packet)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("container", ["mov", "matroska", "avi"])
+async def test_a_film_whose_frames_say_more_than_pyav_knows_is_shown(
+    decoding_pool: DecodingPool, container: str
+) -> None:
+    film = film_of_a_photo(container)
+    facts = await looked_at(decoding_pool, film, "a")
+    assert (facts.width, facts.height, facts.thumbnail_status) == (240, 160, "pending")
+    assert facts.duration == pytest.approx(1, abs=0.1)
+    await shows_its_quadrants(decoding_pool, film, facts.mime_type)
 
 
 BARE_FILMS = {

@@ -8,7 +8,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -590,6 +590,10 @@ def wedge(kind: str, low: float, high: float) -> bytes:
     """A TIFF, 200 x 20, whose values rise from left to right."""
     numbers = [low + (high - low) * x / 199 for x in range(200)] * 20
     bits, sample_format, code = {
+        "int8": (8, 2, "b"),
+        "uint64": (64, 1, "Q"),
+        "uint32": (32, 1, "I"),
+        "float16": (16, 3, "e"),
         "int16": (16, 2, "h"),
         "uint16": (16, 1, "H"),
         "int32": (32, 2, "i"),
@@ -608,6 +612,11 @@ def wedge(kind: str, low: float, high: float) -> bytes:
         ("float32", 0, 1e9),
         ("float64", 0, 1),
         ("float64", 250, 310),
+        ("float16", 0, 1),
+        ("float16", 250, 310),
+        ("int8", -128, 127),
+        ("uint32", 0, (1 << 32) - 1),
+        ("uint64", 0, 1 << 60),
         ("int16", -1_000, 2_000),
         ("int32", -70_000, 5_000_000),
         ("uint16", 0, 65_535),
@@ -641,17 +650,37 @@ async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool)
     assert 148 < high < 160  # type: ignore[operator]
 
 
-def many_bands(width: int, height: int, bands: int, *, planar: bool, order: str, kind: str, **tags: int) -> bytes:
+def many_bands(
+    width: int,
+    height: int,
+    bands: int,
+    *,
+    planar: bool,
+    order: str,
+    kind: str,
+    differences: bool = False,
+    **tags: int,
+) -> bytes:
     """A TIFF of wedges: the first rises from left to right, the others fall."""
-    code, bits, sample_format, most = {"u8": ("B", 8, 1, 255), "u16": ("H", 16, 1, 4_000), "f32": ("f", 32, 3, 1)}[kind]
+    code, bits, sample_format, most = {
+        "u8": ("B", 8, 1, 255),
+        "u16": ("H", 16, 1, 4_000),
+        "i16": ("h", 16, 2, 4_000),
+        "u32": ("I", 32, 1, 4_000_000_000),
+        "f16": ("e", 16, 3, 1),
+        "f32": ("f", 32, 3, 1),
+    }[kind]
     rising = [most * x / (width - 1) for x in range(width)]
     lines = [rising] + [rising[::-1]] * (bands - 1)
     if planar:
         numbers = [number for line in lines for _ in range(height) for number in line]
     else:
         numbers = [number for _ in range(height) for pixel in zip(*lines, strict=True) for number in pixel]
-    values = numbers if kind == "f32" else [round(number) for number in numbers]
+    values = numbers if sample_format == 3 else [round(number) for number in numbers]
     samples = struct.pack(f"{order}{len(values)}{code}", *values)
+    if differences:
+        samples = as_differences(samples, code, order, width * bands, bands)
+        tags |= {"_259": 8, "_317": 3 if sample_format == 3 else 2}
     return media.banded_tiff(width, height, samples, bits, sample_format, bands, planar=planar, order=order, **tags)
 
 
@@ -668,6 +697,37 @@ async def test_of_many_bands_the_first_is_shown(
     thumbnail = await make_thumbnail(decoding_pool, source, "image/tiff")
     assert (thumbnail.source_width, thumbnail.source_height) == (200, 20)
     image = shown(thumbnail).convert("L")
+    greys = [image.getpixel((x, 10)) for x in (2, 50, 100, 150, 197)]
+    for grey, expected in zip(greys, (2, 64, 128, 192, 253), strict=True):
+        assert abs(grey - expected) < 12, greys  # type: ignore[operator]
+
+
+def as_differences(samples: bytes, code: str, order: str, row: int, bands: int) -> bytes:
+    """Samples as each differs from the one before it in its row of so many: whole numbers (TIFF 6.0, 14), or the bytes
+    of floats, of which the highest of all come first (Adobe's Technical Note 3).
+    """
+    width, packed = struct.calcsize(code), b""
+    for at in range(0, len(samples), row * width):
+        values: Sequence[int] = struct.unpack_from(f"{order}{row}{code}", samples, at)
+        form = f"{order}{row}{code.upper()}"
+        if code in "ef":
+            high_first = struct.pack(f">{row}{code}", *values)
+            values = b"".join(high_first[byte::width] for byte in range(width))
+            form = f"{len(values)}B"
+        over = 256 if code in "ef" else 1 << 8 * width
+        before = [0] * bands + list(values)
+        packed += struct.pack(form, *((value - less) % over for value, less in zip(values, before, strict=False)))
+    return zlib.compress(packed)
+
+
+@pytest.mark.parametrize("kind", ["u8", "u16", "i16", "u32", "f16", "f32"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+@pytest.mark.parametrize("order", ["<", ">"])
+async def test_bands_that_are_stored_as_differences_are_shown(
+    decoding_pool: DecodingPool, kind: str, bands: int, order: str
+) -> None:
+    data = many_bands(200, 20, bands, planar=False, order=order, kind=kind, differences=True)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
     greys = [image.getpixel((x, 10)) for x in (2, 50, 100, 150, 197)]
     for grey, expected in zip(greys, (2, 64, 128, 192, 253), strict=True):
         assert abs(grey - expected) < 12, greys  # type: ignore[operator]

@@ -51,6 +51,8 @@ CALLS = {
     ("POST", "/v1/transcribe"): "transcribe",
     ("POST", "/v1/audio/transcriptions"): "transcribe",
     ("POST", "/v1/audio/translations"): "transcribe",
+    ("GET", "/v1/models"): "transcribe",
+    ("GET", "/v1/models/whisper-1"): "transcribe",
     ("GET", "/v1/jobs"): "transcribe",
     ("GET", f"/v1/jobs/{NO_JOB}"): "transcribe",
     ("DELETE", f"/v1/jobs/{NO_JOB}"): "transcribe",

@@ -99,6 +99,18 @@ async def test_every_answer_can_be_read_errors_included(open_api: Api) -> None:
         assert {"tus-resumable", "tus-extension", "upload-offset", "upload-length", "upload-media-id"} <= set(exposed)
 
 
+@pytest.mark.parametrize(("origin", "allowed"), [(APP, True), (STRANGERS[0], False)])
+async def test_what_the_server_refuses_without_the_app_can_be_read_as_well(
+    open_api: Api, origin: str, allowed: bool
+) -> None:
+    async with anybody(open_api.base) as browser:
+        answer = await browser.get("/v1/jobs", headers={"Origin": origin, "Upload-Metadata": "x" * 140_000})
+    problem(answer, 431, "headers_too_large")
+    assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+    assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()
+    assert answer.headers["vary"] == "Origin"
+
+
 async def test_uploads_in_several_requests_are_described_beside_preflights(open_api: Api) -> None:
     async with anybody(open_api.base) as browser:
         preflight = await browser.options("/v1/media/uploads", headers={"Origin": APP, **PREFLIGHT})

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -18,6 +19,7 @@ from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import recording
 from tests.integration.http.test_jobs import SEGMENTS, job_of, speech
 from tests.integration.servers.api import Api, problem, serving
+from tests.integration.tenancy import GENEROUS
 
 WORDS = [
     [
@@ -206,6 +208,28 @@ async def test_a_translation_is_into_english(api: Api) -> None:
         answer = await client.audio.translations.create(file=FILE, model="whisper-1", response_format="verbose_json")
     assert (answer.text, answer.language) == (TEXT, "english")
     assert working.result().payload["task"] == "translate"
+
+
+async def test_a_client_that_asks_for_the_models_first_finds_one_and_transcribes_with_it(api: Api) -> None:
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        (model,) = (await client.models.list()).data
+        assert (model.id, model.object) == ("whisper-1", "model")
+        assert await client.models.retrieve(model.id) == model
+        for unknown in ("gpt-4o", "Systran/faster-whisper-small"):
+            with pytest.raises(openai.NotFoundError) as refused:
+                await client.models.retrieve(unknown)
+            assert (refused.value.code, refused.value.type) == ("not_found", "invalid_request_error")
+        beside.create_task(work(api))
+        answer = await client.audio.transcriptions.create(file=FILE, model=model.id)
+    assert answer.text == TEXT
+
+
+async def test_a_tenant_without_transcription_has_no_model(fresh_api: Api) -> None:
+    await fresh_api.apply(replace(GENEROUS, transcription_enabled=False))
+    async with client_of(fresh_api) as client:
+        assert (await client.models.list()).data == []
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("whisper-1")
 
 
 async def test_what_takes_longer_is_answered_with_its_job(postgres: EmbeddedPostgres, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ PUBLISHED = {
     ("post", "/v1/transcribe"),
     ("post", "/v1/audio/transcriptions"),
     ("post", "/v1/audio/translations"),
+    ("get", "/v1/models"),
+    ("get", "/v1/models/{model}"),
     ("get", "/v1/jobs/{job_id}"),
     ("get", "/v1/jobs"),
     ("delete", "/v1/jobs/{job_id}"),
@@ -186,6 +188,7 @@ async def test_head_works_wherever_get_does_and_allow_names_every_method(api: Ap
             "room_id": "lobby",
             "upload_id": "upl-00000000000000000000000000",
             "extension": "txt",
+            "model": "whisper-1",
         }
         for template, calls in described["paths"].items():
             path = template.format(**ids)

@@ -405,6 +405,30 @@ async def test_only_who_began_an_upload_can_see_it_or_go_on_with_it(api: Api) ->
         problem(await alice.post(UPLOADS, headers=headers), 404, "not_found")
 
 
+async def test_metadata_in_several_lines_is_one_list_and_no_other_header_of_tus_comes_twice(api: Api) -> None:
+    def headers(name: str, *values: str) -> list[tuple[str, str]]:
+        told = {**BODY, "Upload-Length": "3", "Upload-Offset": "0"}
+        return [(each, told[each]) for each in told if each != name] + [(name, value) for value in values]
+
+    names, room = metadata(filename="a.txt", tenant_scope="true"), metadata(room_id="garden")
+    async with api.client() as client:
+        begun = await client.post(UPLOADS, headers=headers("Upload-Metadata", names, room), content=b"abc")
+        assert begun.status_code == 201, begun.text
+        info = (await client.get(f"/v1/media/{begun.headers['upload-media-id']}/info")).json()["data"]
+        assert (info["filename"], info["tenant_scope"], info["rooms"]) == ("a.txt", True, ["garden"])
+        told = await client.head(begun.headers["location"], headers=TUS)
+        assert told.headers["upload-metadata"].replace(" ", "") == f"{names},{room}".replace(" ", "")
+        where = await begin(client, 3)
+        for name, values in (("Upload-Offset", ("0", "0")), ("Tus-Resumable", ("1.0.0", "0.2.2"))):
+            body = problem(
+                await client.patch(where, headers=headers(name, *values), content=b"abc"), 400, "bad_request"
+            )
+            assert name in body["detail"]
+        twice = headers("Upload-Length", "3", "5")
+        problem(await client.post(UPLOADS, headers=twice, content=b"abc"), 400, "bad_request")
+        assert await offset_of(client, where) == 0
+
+
 async def test_what_is_not_as_tus_has_it_is_refused(api: Api) -> None:
     async with api.client() as client, anybody(api.base) as nobody:
         for path in (UPLOADS, f"{UPLOADS}/upl-01JD0Z3V5QH7W8K2M4N6P8R0T2"):

@@ -354,6 +354,18 @@ async def test_a_sound_mark_alone_is_no_word(api: Api) -> None:
         problem(await client.get("/v1/transcripts/search", params={"q": "\uff9e"}), 422, "invalid_request")
 
 
+async def test_a_phrase_that_is_too_common_in_its_language_is_said_where_no_other_language_has_it(api: Api) -> None:
+    async with api.client("hamlet", rooms=[]) as client:
+        await transcribed(api, client, [(0.0, 2.0, "To be or not to be.")])
+        await transcribed(api, client, [(0.0, 2.0, "Das ist die Frage.")], "de")
+        for q in ('"to be or not to be"', "to be"):
+            refused = await client.get("/v1/transcripts/search", params={"q": q})
+            assert "too common" in problem(refused, 422, "invalid_request")["detail"]
+        assert await search(client, '"to be or not to be"', language="de") == []
+        await transcribed(api, client, [(0.0, 2.0, "To be: zwei englische Wörter.")], "de")
+        assert [marked(hit) for hit in await search(client, '"to be"')] == [["To be"]]
+
+
 async def test_what_cannot_be_searched_is_said(api: Api) -> None:
     async with api.client("wrong", rooms=[]) as client:
         await transcribed(api, client, [(0.0, 1.0, "Something."), (1.0, 2.0, " ".join(f"q{n:03}" for n in range(300)))])

@@ -30,6 +30,7 @@ from pydantic import SecretStr
 from media_api import server
 from media_api.app import create_app, services_of
 from media_api.metrics import Metrics
+from media_api.middleware.cors import marks_of
 from media_api.settings import AuthSettings, CorsSettings, PageSettings, ServerSettings, Settings
 from media_core import policy
 from media_core.auth.tokens import ALL, AllRooms, Jwk, generate_key, mint, save_public_jwks
@@ -341,7 +342,8 @@ async def serving(
             if (services := services_of(app)) is not None:
                 services.drain()
 
-        running = server.Server(server.config(app, shutdown_seconds=5), drain)
+        config = server.config(app, shutdown_seconds=5, marks=marks_of(settings.cors.origins))
+        running = server.Server(config, drain)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -139,6 +139,18 @@ async def test_a_voice_on_the_telephone_is_heard(tenant: Tenant, said: list[libr
     assert librivox.word_error_rate(" ".join(sentence.text for sentence in said), result["transcript"]) < 0.15
 
 
+@pytest.mark.parametrize("decibels", [30, 40])
+async def test_a_quiet_sentence_after_a_loud_one_is_heard(
+    tenant: Tenant, said: list[librivox.Sentence], decibels: float
+) -> None:
+    loud, quiet, louder = (said[number].samples / np.float32(32768) for number in (0, 2, 4))
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    spoken = [loud, pause, quiet * 10 ** (-decibels / 20), pause, louder, pause]
+    result = await tenant.transcribe(wav(np.concatenate(spoken)), language="en")
+    meant = " ".join(said[number].text for number in (0, 2, 4))
+    assert librivox.word_error_rate(meant, result["transcript"]) < 0.2, result["transcript"]
+
+
 async def test_noise_gives_no_text_though_all_is_to_be_heard(tenant: Tenant) -> None:
     noise = np.random.default_rng(7).standard_normal(20 * SAMPLE_RATE).astype(np.float32) * 0.1
     result = await tenant.transcribe(wav(noise), vad=False)

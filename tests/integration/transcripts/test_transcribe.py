@@ -455,6 +455,14 @@ async def test_a_quiet_voice_is_heard_beside_a_constant_offset(tenant: Tenant) -
     assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
 
 
+async def test_nor_does_an_offset_of_one_part_make_the_rest_silent(tenant: Tenant) -> None:
+    said = samples_of("digits_en.wav")
+    pause = np.zeros(SAMPLE_RATE)
+    result = await tenant.transcribe(wav(np.concatenate([0.6 * said - 0.3, pause, 0.02 * said, pause])))
+    text = SPOKEN["digits_en.wav"]["text"]
+    assert result["transcript"] == f"{text} {text}"
+
+
 async def test_a_channel_can_be_chosen(tenant: Tenant) -> None:
     english, german = samples_of("digits_en.wav"), samples_of("gruss_de.wav")
     length = max(len(english), len(german))
@@ -645,28 +653,53 @@ async def test_a_cancelled_job_stops_after_the_segments_it_is_at(tenant: Tenant)
 
 
 class SlowModel(Model):
-    """Hears nothing until it is cancelled."""
+    """Hears no stretch until two are begun. Then it hears the first `stretches`, and no more until it is cancelled."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, stretches: int = 0) -> None:
         self.__dict__.update(vars(model))
-        self.began = asyncio.Event()
+        self.stretches = stretches
+        self.under_way = self.begun = 0
+        self.began_two = asyncio.Event()
 
     async def hear(self, *arguments: Any) -> Any:
-        self.began.set()
-        await asyncio.Event().wait()
+        self.begun += 1
+        number = self.begun
+        self.under_way += 1
+        try:
+            if number == 2:
+                self.began_two.set()
+            await self.began_two.wait()
+            if number > self.stretches:
+                await asyncio.Event().wait()
+            return await super().hear(*arguments)
+        finally:
+            self.under_way -= 1
+
+
+def slow(tenant: Tenant, model: Model, stretches: int = 0) -> SlowModel:
+    tenant.whisper = Whisper(WhisperSettings(model=str(MODEL), chunk_seconds=CHUNK_SECONDS))
+    tenant.whisper._model = slow = SlowModel(model, stretches)
+    return slow
+
+
+async def test_the_next_stretch_is_begun_while_one_is_heard(tenant: Tenant) -> None:
+    recording = sample("long_en.m4a")
+    alone = await tenant.whole(recording, language="en")
+    model = slow(tenant, await tenant.whisper.model(), stretches=1000)
+    assert await asyncio.wait_for(tenant.transcribe(recording, language="en"), 120) == alone
+    assert model.under_way == 0
 
 
 async def test_a_cancelled_job_does_not_wait_for_the_model(tenant: Tenant) -> None:
-    slow = SlowModel(await tenant.whisper.model())
-    tenant.whisper = Whisper(WhisperSettings(model=str(MODEL)))
-    tenant.whisper._model = slow
-    job_id = await tenant.submit(await tenant.keep(sample("long_en.m4a")))
+    model = slow(tenant, await tenant.whisper.model())
+    job_id = await tenant.submit(await tenant.keep(sample("long_en.m4a")), language="en")
     draining = asyncio.create_task(tenant.drain())
-    await slow.began.wait()
+    await model.began_two.wait()
     async with tenant.work.database.transaction() as tx:
         await cancel(tx, job_id)
     await draining  # long before its lease would have to be renewed
     assert (await tenant.job(job_id)).status == "cancelled"
+    assert (model.begun, model.under_way) == (2, 0)
 
 
 async def test_a_stopped_worker_hands_the_job_back_and_the_next_one_goes_on(tenant: Tenant) -> None:

@@ -49,6 +49,8 @@ _GOOD_PAUSE = frames(0.35)
 """A cut is made in the last such pause, since one between words may be short."""
 _SKIPPED = frames(1.5)
 """A voice that lasts so long is more than one word: the longest words of the recordings that were tried have 0.9 s."""
+_MOMENT = frames(1.0)
+"""A voice is clear for less time where most of what it says is too quiet for the detector."""
 _NEAR = frames(0.3)
 """So far the time of a word may reach beyond the pause beside it."""
 _SILENCE = frames(1.0)
@@ -107,6 +109,14 @@ def clear(probabilities: Probabilities) -> Flags:
 def traced(probabilities: Probabilities) -> Flags:
     """Where somebody might speak."""
     return _from_until(probabilities, _TRACE, _TRACE / 2)
+
+
+def silent(probabilities: Probabilities) -> list[tuple[int, int]]:
+    """[start, end) of each stretch that is long enough for a sentence and has no more than moments of a clear voice."""
+    speaks = clear(probabilities)
+    for start, end in _runs(speaks):
+        speaks[start:end] = end - start >= _MOMENT
+    return [(start, end) for start, end in _runs(~speaks) if end - start >= _SKIPPED]
 
 
 def voiced(probabilities: Probabilities) -> Flags:

@@ -6,62 +6,32 @@ and the next worker does exactly what this one would have done: a stretch follow
 where it begins.
 """
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
 from media_core.contents import quota
-from media_core.decoding import DecodingFailed, MediaFacts, SoundTrack
-from media_core.decoding.pool import DecodingPool
-from media_core.errors import Refused, Unfinished
+from media_core.errors import Refused
 from media_core.jobs import queue
 from media_core.jobs.queue import Lease
 from media_core.settings import TranscriptionSettings
-from media_core.store.base import ObjectMissing
 from media_core.transcripts import formats, passages
 from media_core.transcripts.formats import published
-from media_core.transcripts.requests import MOST_SPLIT, TranscriptionRequest
+from media_core.transcripts.requests import TranscriptionRequest
 from media_core.transcripts.speech_models import cannot_translate
 from media_workers.drain import Work
 from media_workers.settings import Settings
-from media_workers.speech.chunks import (
-    SAMPLE_RATE,
-    SECONDS_PER_FRAME,
-    Chunk,
-    Cut,
-    Flags,
-    Probabilities,
-    Samples,
-    clear,
-    cut,
-    frames,
-    parts,
-    snapped,
-    traced,
-    voiced,
-)
+from media_workers.speech.chunks import SECONDS_PER_FRAME
+from media_workers.speech.recording import ROUNDING, Recording
 from media_workers.speech.sentences import Word, divided
-from media_workers.speech.whisper import Model, Whisper
+from media_workers.speech.stretches import Listening, Place
+from media_workers.speech.whisper import Whisper
 from media_workers.timed_source import TimedSource
 
 WINDOW_SECONDS: Final = 240.0
 """Most that is decoded at once. Its samples take 75 MB for a moment if they are stereo."""
-
-_ROOM: Final = 1.25
-"""So much more than the chunks' seconds is decoded first; it is enough where people speak without long pauses."""
-_LEAD_IN: Final = frames(1.0)
-"""Frames before a place that the voice detector hears too, since it needs a moment to know."""
-_CANCELLED = 0.1
-"""Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
-of it at least."""
-_ONE_LANGUAGE: Final = 10.0
-"""Longest chunk in seconds where the language may change: whoever changes it mostly pauses, and a chunk has one."""
-_ROUNDING = 0.25
-"""Seconds by which decoded audio may be longer or shorter than requested or announced: resamplers and codecs pad."""
 
 
 def transcriber(settings: Settings) -> "Transcriber":
@@ -128,48 +98,21 @@ class Transcriber:
             window_seconds=self._window_seconds,
         )
         ends_at: float | None = None
-        while ends_at is None:
-            recording.channel = transcript.place.channel or wanted.channel
-            place, said, ends_at = await listening.stretch(transcript.place)
-            following = None if ends_at is None else recording.following(place, ends_at)
-            await transcript.add(place, said, ended=ends_at is not None, following=following)
-            if following is not None:
-                ends_at = None
+        async with contextlib.aclosing(listening):
+            while ends_at is None:
+                recording.channel = transcript.place.channel or wanted.channel
+                place, said, ends_at = await listening.stretch(transcript.place)
+                following = None if ends_at is None else place.on_next_channel(len(recording.channels), ends_at)
+                await transcript.add(place, said, ended=ends_at is not None, following=following)
+                if following is not None:
+                    ends_at = None
         decoded = transcript.place.before + ends_at
         async with work.database.transaction() as tx:
-            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(decoded - _ROUNDING), 0))
+            await quota.settle_transcription(tx, lease.job_id, max(math.ceil(decoded - ROUNDING), 0))
         result = transcript.result(ends_at, recording.heard())
         async with work.database.transaction() as tx:
             await queue.finish(tx, lease, result)
             await passages.try_to_keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
-
-
-@dataclass(frozen=True)
-class Place:
-    """How far a job is: all that the next stretch has to know. It is stored with the segments of the one before."""
-
-    frame: int = 0
-    """What is before this frame of the recording (`chunks.FRAME` samples each) is heard."""
-    language: str | None = None
-    track: int | None = None
-    """The sound track that is kept to; None until one has spoken."""
-    unfinished: tuple[Word, ...] = ()
-    """The words at the end that may go on as the same sentence."""
-    channel: int | None = None
-    """Where channels are split, the one that is heard."""
-    before: float = 0.0
-    """Seconds of the channels that were heard before it."""
-
-    @property
-    def seconds(self) -> float:
-        return self.frame * SECONDS_PER_FRAME
-
-    def stored(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def of(cls, stored: dict[str, Any]) -> "Place":
-        return cls(**stored | {"unfinished": tuple(Word(**word) for word in stored["unfinished"])})
 
 
 class Transcript:
@@ -259,292 +202,6 @@ def _shown(word: Word) -> dict[str, Any]:
         "end": round(word.end, 3),
         "probability": round(word.probability, 3),
     }
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of one sound track. `frame`: where it starts in the recording; `last`: the recording ends with it."""
-
-    frame: int
-    audio: Samples
-    last: bool
-
-    @property
-    def start(self) -> float:
-        return self.frame * SECONDS_PER_FRAME
-
-    @property
-    def end(self) -> float:
-        return self.start + len(self.audio) / SAMPLE_RATE
-
-
-@dataclass
-class Listening:
-    """Hears a recording stretch by stretch: as many chunks as the model hears together, or silence."""
-
-    model: Model
-    recording: "Recording"
-    wanted: TranscriptionRequest
-    charge: Callable[[float], Awaitable[None]]
-    chunk_seconds: float
-    window_seconds: float
-    _longest: float = field(default=0.0, init=False)
-    """Where the longest track ends that was heard to its end, in seconds."""
-
-    async def stretch(self, place: Place) -> tuple[Place, list[Word], float | None]:
-        """The place after this stretch, what was said in it, and the recording's length in seconds once it has ended.
-
-        Of several tracks the first that speaks is kept to.
-        """
-        following: list[int] = []
-        for track in self.recording.candidates:
-            window, probabilities, found = await self._cut(place.frame, track)
-            said, language = await self._said(window, probabilities, found, place.language)
-            frame = window.frame + found.following
-            ended = window.last and found.following >= len(probabilities)
-            if said:
-                self.recording.keep_to(track)
-                return replace(place, frame=frame, language=language, track=track), said, window.end if ended else None
-            if ended:
-                self._longest = max(self._longest, window.end)
-            else:
-                following.append(frame)
-        if following:
-            return replace(place, frame=min(following)), [], None
-        return place, [], self._longest
-
-    async def _cut(self, frame: int, track: int) -> tuple[Window, Probabilities, Cut]:
-        """A window from just before `frame` on, the probability of a voice for each of its frames, and its chunks.
-
-        Where people speak little it is longer, so that the chunks are full nevertheless.
-        """
-        lead = min(_LEAD_IN, frame)
-        everything = not self.wanted.vad
-        most = self.model.at_once
-        longest = min(self.chunk_seconds, _ONE_LANGUAGE) if self.wanted.multilingual else self.chunk_seconds
-        seconds = min(most * longest * _ROOM, self.window_seconds)
-        while True:
-            window = await self.recording.window(frame - lead, seconds, track)
-            await self.charge(window.end - _ROUNDING)
-            probabilities = await self.model.voice(window.audio)
-            found = cut(
-                traced(probabilities) if everything else voiced(probabilities),
-                first=min(lead, len(probabilities)),
-                last=window.last,
-                most=most,
-                longest=min(longest, 0.9 * seconds),
-                everything=everything,
-                apart=self.wanted.multilingual,
-            )
-            if found.full or seconds >= self.window_seconds:
-                return window, probabilities, found
-            seconds = self.window_seconds
-
-    async def _said(
-        self, window: Window, probabilities: Probabilities, found: Cut, language: str | None
-    ) -> tuple[list[Word], str | None]:
-        if not found.chunks:
-            return [], language
-        sure = clear(probabilities)
-        heard = await self._heard(window, sure, found.chunks, language)
-        voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
-        said: list[Word] = []
-        for chunk, (words, _) in zip(found.chunks, heard, strict=True):
-            for word in await self._whole(window, sure, chunk, words, heard[-1][1]):
-                start, end = snapped(voice, word.start, word.end)
-                start, end = window.start + start, window.start + max(start, end)
-                said.append(replace(word, start=start, end=end))
-        return said, heard[-1][1]
-
-    async def _heard(
-        self, window: Window, sure: Flags, chunks: Sequence[Chunk], language: str | None
-    ) -> list[tuple[list[Word], str]]:
-        """The words of each chunk, with times in seconds of the window, and its language."""
-        samples = [chunk.of(window.audio) for chunk in chunks]
-        heard = await self.model.hear(samples, language, self.wanted, [chunk.holds(sure) for chunk in chunks])
-        return [
-            (
-                [
-                    replace(
-                        word,
-                        start=chunk.placed(word.start),
-                        end=chunk.placed(word.end, ends=True),
-                        language=spoken if self.wanted.multilingual else None,
-                    )
-                    for word in words
-                ],
-                spoken,
-            )
-            for chunk, (words, spoken) in zip(chunks, heard, strict=True)
-        ]
-
-    async def _whole(self, window: Window, sure: Flags, chunk: Chunk, words: list[Word], language: str) -> list[Word]:
-        """The chunk's words, with those that the model has passed over: it hears the parts around them one by one.
-
-        If it then writes no more, it stays with what it wrote: not every voice is words.
-        """
-        apart = parts(chunk, [(word.start, word.end) for word in words], sure) if words else []
-        if not apart:
-            return words
-        again = await self._heard(window, sure, apart, language)
-        if sum(len(more) for more, _ in again) <= len(words):
-            return words
-        return [
-            word
-            for part, (more, _) in zip(apart, again, strict=True)
-            for word in await self._whole(window, sure, part, more, language)
-        ]
-
-
-class Recording:
-    """The sound of stored content, decoded in confined children, at most `max_seconds` long.
-
-    It may have several tracks: languages, or a microphone beside what a computer plays. Unless one was asked for, all
-    that can be decoded are `candidates` until one of them speaks.
-    """
-
-    def __init__(
-        self,
-        decoder: DecodingPool,
-        source: TimedSource,
-        wanted: TranscriptionRequest,
-        *,
-        max_seconds: float,
-    ) -> None:
-        self._decoder = decoder
-        self._source = source
-        self._wanted = wanted
-        self._max_seconds = max_seconds
-        self._tracks: tuple[SoundTrack, ...] = ()
-        self._begins_again = False
-        self.candidates: tuple[int, ...] = (1,)
-        """Numbers of tracks, from 1."""
-        self.channels: tuple[int | None, ...] = (wanted.channel,)
-        """Those that are heard one after the other, from 1. None: all of them, mixed."""
-        self.channel = wanted.channel
-        """The one that is heard now."""
-
-    async def open(self) -> float | None:
-        """Looks at the tracks. Returns the duration in seconds by the container's header, None if it does not say.
-
-        Raises Refused, before any window is decoded.
-        """
-        facts: MediaFacts = await self._run("probe")
-        if not facts.has_audio:
-            raise Refused("not_audio_or_video", "This file holds no sound that could be transcribed.")
-        if facts.duration is not None:
-            self._check(facts.duration)
-        self._tracks = facts.tracks
-        self._begins_again = facts.begins_again
-        if self._wanted.track is not None and self._wanted.track > len(self._tracks):
-            raise Refused(
-                "no_such_track",
-                f"There is no sound track {self._wanted.track} in this file; it has {len(self._tracks)}.",
-            )
-        self.candidates = (self._wanted.track,) if self._wanted.track else self._heard_here()
-        channels = self._tracks[self.candidates[0] - 1].channels
-        if self._wanted.channel is not None and channels is not None and self._wanted.channel > channels:
-            raise Refused(
-                "no_such_channel",
-                f"There is no channel {self._wanted.channel} in this file's sound; it has {channels}.",
-            )
-        if self._wanted.channels == "split":
-            self._split(channels or 1)
-        return facts.duration
-
-    def _split(self, channels: int) -> None:
-        if channels > MOST_SPLIT:
-            raise Refused(
-                "too_many_channels",
-                f"This file's sound has {channels} channels; up to {MOST_SPLIT} are heard by themselves. Choose one "
-                "with `channel`.",
-            )
-        self.keep_to(self.candidates[0])
-        self.channels = tuple(range(1, channels + 1))
-
-    def following(self, place: Place, ends_at: float) -> Place | None:
-        """The beginning of the channel after the place's, which has ended; None if there is none."""
-        if place.channel is None or place.channel >= len(self.channels):
-            return None
-        return Place(0, place.language, place.track, channel=place.channel + 1, before=place.before + ends_at)
-
-    def _heard_here(self) -> tuple[int, ...]:
-        """The tracks that can be decoded; if none can, the first, so that decoding it says why."""
-        return tuple(number for number, track in enumerate(self._tracks, 1) if track.decodes) or (1,)
-
-    def keep_to(self, track: int) -> None:
-        self.candidates = (track,)
-
-    def heard(self) -> dict[str, Any]:
-        """What a result says of the tracks (formats.result)."""
-        return {
-            "tracks": [{"number": number, **asdict(track)} for number, track in enumerate(self._tracks, 1)],
-            "track": self.candidates[0],
-            "channel": self._wanted.channel,
-            **({"channels": len(self.channels)} if self._wanted.channels == "split" else {}),
-        }
-
-    async def window(self, frame: int, seconds: float, track: int) -> Window:
-        """So many seconds from a frame on. Raises Refused, `duration_exceeds_limit` also if the header was wrong."""
-        count = self._tracks[track - 1].channels
-        arguments: dict[str, Any] = {"start": frame * SECONDS_PER_FRAME, "seconds": seconds, "track": track}
-        if self.channel is not None:
-            arguments["channel"] = self.channel
-        elif count is not None and count > 1:
-            arguments["layout"] = "stereo"
-        if self._begins_again:
-            arguments["begins_again"] = True
-        pcm = await self._run("audio_window", **arguments)
-        samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
-        channels = [samples[::2], samples[1::2]] if "layout" in arguments else [samples]
-        for channel in channels:
-            _centre(channel)
-        audio = mixed(*channels) if len(channels) > 1 else samples
-        window = Window(frame, audio, last=len(audio) < (seconds - _ROUNDING) * SAMPLE_RATE)
-        self._check(window.end)
-        return window
-
-    def _check(self, seconds: float) -> None:
-        if seconds > self._max_seconds + _ROUNDING:
-            raise Refused(
-                "duration_exceeds_limit",
-                f"This recording is longer than the {self._max_seconds / 60:g} minutes that are transcribed at once.",
-                limit=self._max_seconds,
-            )
-
-    async def _run(self, task: str, **arguments: Any) -> Any:
-        try:
-            with self._source.decoded():
-                return await self._decoder.run(task, self._source, **arguments)
-        except ObjectMissing as error:
-            raise await self._source.missed() from error
-        except DecodingFailed as error:
-            if error.code in ("timeout", "crashed"):
-                raise Unfinished("decoder", error.detail) from error
-            if error.code == "unsupported":
-                raise Refused("not_audio_or_video", f"This file can't be decoded as sound: {error.detail}") from error
-            raise Refused(error.code, f"The sound of this file can't be decoded: {error.detail}") from error
-
-
-def mixed(left: Samples, right: Samples) -> Samples:
-    """Both channels as one, or the louder alone where they cancel each other: a cable or a microphone of the wrong
-    polarity.
-    """
-    both: Samples = (left + right) / np.float32(2)
-    if not len(both):
-        return both
-    louder: Samples = max(left, right, key=_power)
-    return np.ascontiguousarray(louder) if _power(both) < _CANCELLED * _power(louder) else both
-
-
-def _centre(samples: Samples) -> None:
-    """Takes away a constant, which a cheap sound card adds: the voice detector hears no quiet voice beside it."""
-    if len(samples):
-        samples -= samples.mean()
-
-
-def _power(samples: Samples) -> float:
-    return float(np.mean(np.square(samples)))
 
 
 async def _charge(lease: Lease, work: Work, seconds: float) -> None:

@@ -15,7 +15,7 @@ import ctypes
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,14 +33,14 @@ from media_core.transcripts.requests import TranscriptionRequest
 from media_core.transcripts.speech_models import translates
 from media_workers.settings import WhisperSettings
 from media_workers.speech import hearing
-from media_workers.speech.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples
-from media_workers.speech.hearing import Features, Hearing
+from media_workers.speech.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples, clear, silent
+from media_workers.speech.hearing import Hearing
 from media_workers.speech.sentences import Word
 
 _SETTING = "MEDIA_WHISPER_MODEL (spec.transcription.model)"
 _CHUNKS_ON_CPU = 2
 """Chunks that are heard at the same time, each by half of the threads: two threads gain little on one chunk, since the
-model's steps are small. More chunks take more memory."""
+model's steps are small. More chunks, or two heard as one group, take more memory."""
 _CHUNKS_ON_GPU = 8
 """Chunks that are heard together."""
 _MOST_THREADS = 4
@@ -58,9 +58,9 @@ _HINT_TOKENS = 223
 class Model:
     """A loaded model. `hearers`: how many chunks it hears at the same time on a CPU, each in a thread of its own.
 
-    All else is computed in one thread, one call after the other: the encoder takes 130 MB for a moment, and each thread
-    that has held a window's arrays keeps freed memory. A computation cannot be interrupted: if its job is cancelled or
-    its lease lost, the next job's computation waits for its end.
+    All else is computed meanwhile in one thread, one call after the other: the encoder takes 130 MB for a moment, and
+    each thread that has held a window's arrays keeps freed memory. A computation cannot be interrupted: if its job is
+    cancelled or its lease lost, the next job's computation waits for its end.
     """
 
     def __init__(self, whisper: Any, *, translates: bool = True, hearers: int = 1) -> None:
@@ -94,70 +94,51 @@ class Model:
         `language` None: it is that of the chunks as a whole. A `multilingual` recording has another one in a chunk
         where that is clear. `voices`: whether a voice was found in each chunk; None: in all.
         """
-        spectrograms = [await self._computed(hearing.features, self._whisper, chunk) for chunk in chunks]
-        groups = await self._encoded(spectrograms, apart=self._is_on_cpu)
-        languages = await self._languages_of([group.sound for group in groups], language, wanted.multilingual)
-        if len(set(languages)) > 1 and not self._is_on_cpu:
-            groups = await self._encoded(spectrograms, apart=True)
-        lengths = [len(chunk) for chunk in chunks]
-        asked = [self._asked(group, languages, wanted, lengths, voices or [True] * len(chunks)) for group in groups]
-        heard = [words for group in await asyncio.gather(*asked) for words in group]
-        return list(zip(heard, languages, strict=True))
-
-    async def _encoded(self, spectrograms: Sequence[Features], *, apart: bool) -> list["_Group"]:
-        """`apart`: each chunk by itself."""
-        count = len(spectrograms)
-        parts = [range(number, number + 1) for number in range(count)] if apart else [range(count)]
-        return [
-            _Group(
-                part,
-                await self._computed(hearing.encoded, self._whisper, [spectrograms[number] for number in part]),
-                spectrograms,
-            )
-            for part in parts
+        voices = voices or [True] * len(chunks)
+        each = 1 if self._is_on_cpu else len(chunks)
+        groups = [
+            _Group(chunks[first : first + each], voices[first : first + each]) for first in range(0, len(chunks), each)
         ]
+        if len(self.languages) == 1:
+            language = next(iter(self.languages))
+        elif language is None:
+            for group in groups:
+                await self._encoded(group, detects=True)
+            language = sum((chunk for group in groups for chunk in group.likely), Counter[str]()).most_common(1)[0][0]
+        heard = await asyncio.gather(*(self._heard_in(group, language, wanted) for group in groups))
+        return [chunk for group in heard for chunk in group]
 
-    async def _asked(
-        self,
-        group: "_Group",
-        languages: Sequence[str],
-        wanted: TranscriptionRequest,
-        lengths: Sequence[int],
-        voices: Sequence[bool],
-    ) -> list[list[Word]]:
-        spoken = languages[group.part[0]]
-        asked = Hearing(self._whisper, spoken, wanted.task, self._prompt(wanted), wanted.hotwords)
-        samples = [lengths[number] for number in group.part]
+    async def _heard_in(
+        self, group: "_Group", language: str, wanted: TranscriptionRequest
+    ) -> list[tuple[list[Word], str]]:
+        """`language`: of the recording so far."""
+        detects = wanted.multilingual and len(self.languages) > 1
+        await self._encoded(group, detects=detects)
+        languages = [_spoken(chunk, language) for chunk in group.likely] if detects else [language] * len(group.chunks)
+        if len(set(languages)) == 1:
+            words = await self._words(group, languages[0], wanted)
+        else:
+            apart = zip(group.apart(), languages, strict=True)
+            words = [(await self._words(alone, spoken, wanted))[0] for alone, spoken in apart]
+        return list(zip(words, languages, strict=True))
+
+    async def _words(self, group: "_Group", language: str, wanted: TranscriptionRequest) -> list[list[Word]]:
+        await self._encoded(group)
+        asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
+        samples = [len(chunk) for chunk in group.chunks]
         texts = await self._heard(asked.texts, group.sound, samples)
-        for place, number in enumerate(group.part):
-            text = texts[place]
-            if not voices[number]:
-                texts[place] = replace(text, tokens=[], written="") if text.is_invented else text
+        for number, (text, alone) in enumerate(zip(texts, group.apart(), strict=True)):
+            if not group.voices[number]:
+                texts[number] = replace(text, tokens=[], written="") if text.is_invented else text
             elif text.is_doubtful:
-                alone = group.sound
-                if len(group.part) > 1:
-                    alone = await self._computed(hearing.encoded, self._whisper, [group.spectrograms[number]])
-                texts[place] = await self._heard(asked.again, alone, samples[place], text)
+                await self._encoded(alone)
+                texts[number] = await self._heard(asked.again, alone.sound, samples[number], text)
         return await self._heard(asked.words, group.sound, texts, samples)  # type: ignore[no-any-return]
 
-    async def _languages_of(
-        self, sounds: Sequence[ctranslate2.StorageView], language: str | None, multilingual: bool
-    ) -> list[str]:
-        """The language of each chunk."""
-        count = sum(sound.shape[0] for sound in sounds)
-        if len(self.languages) == 1:
-            return [next(iter(self.languages))] * count
-        if language is not None and not multilingual:
-            return [language] * count
-        likely = [
-            Counter({token[2:-2]: probability for token, probability in chunk if token[2:-2] in self.languages})
-            for sound in sounds
-            for chunk in await self._computed(self._whisper.model.detect_language, sound)
-        ]
-        common = language or sum(likely, Counter[str]()).most_common(1)[0][0]
-        if not multilingual:
-            return [common] * count
-        return [_spoken(chunk, common) for chunk in likely]
+    async def _encoded(self, group: "_Group", *, detects: bool = False) -> None:
+        """Gives the group its sound. `detects`: and the likely languages. Each is found out once."""
+        if group.sound is None or (detects and not group.likely):
+            await self._computed(group.encode, self._whisper, self.languages if detects else None)
 
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
@@ -178,13 +159,32 @@ class Model:
         return ids
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Group:
-    """Chunks that the model hears together. `part`: which of them; `spectrograms`: of all."""
+    """Chunks that the model hears together. `voices`: whether a voice was found in each."""
 
-    part: range
-    sound: ctranslate2.StorageView
-    spectrograms: Sequence[Features]
+    chunks: Sequence[Samples]
+    voices: Sequence[bool]
+    sound: ctranslate2.StorageView | None = None
+    """What the model's encoder makes of the chunks."""
+    likely: Sequence[Counter[str]] = ()
+    """The probability of each language, for each chunk; empty if nobody has asked."""
+
+    def encode(self, whisper: Any, languages: Collection[str] | None) -> None:
+        """Takes a second a chunk. `languages`: those that may be spoken; None: nobody asks."""
+        if self.sound is None:
+            self.sound = hearing.encoded(whisper, [hearing.features(whisper, chunk) for chunk in self.chunks])
+        if languages is not None:
+            self.likely = [
+                Counter({token[2:-2]: probability for token, probability in chunk if token[2:-2] in languages})
+                for chunk in whisper.model.detect_language(self.sound)
+            ]
+
+    def apart(self) -> list["_Group"]:
+        """A group for each chunk."""
+        if len(self.chunks) == 1:
+            return [self]
+        return [_Group([chunk], [voice]) for chunk, voice in zip(self.chunks, self.voices, strict=True)]
 
 
 class Whisper:
@@ -313,10 +313,22 @@ def _spoken(likely: Counter[str], common: str) -> str:
 
 
 def _voice_probabilities(audio: Samples) -> NDArray[np.float32]:
+    """The detector hears no quiet voice after a loud one. So where it heard nobody for a while it listens once more,
+    to that alone; a voice counts if it is clear then.
+    """
+    probabilities = _detected(audio)
+    for since, until in silent(probabilities):
+        alone = _detected(audio[since * FRAME : until * FRAME])
+        found = clear(alone)
+        probabilities[since:until][found] = alone[found]
+    return probabilities
+
+
+def _detected(audio: Samples) -> NDArray[np.float32]:
     if not len(audio):
         return np.zeros(0, np.float32)
     whole = np.pad(audio, (0, -len(audio) % FRAME))
-    return np.asarray(get_vad_model()(whole), np.float32).ravel()
+    return np.array(get_vad_model()(whole), np.float32).ravel()
 
 
 def _give_memory_back() -> None:

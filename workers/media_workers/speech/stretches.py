@@ -1,0 +1,230 @@
+"""The way through a recording: stretch by stretch, each of as many chunks as the model hears together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+from media_core.transcripts.requests import TranscriptionRequest
+from media_workers.speech.chunks import (
+    SECONDS_PER_FRAME,
+    Chunk,
+    Cut,
+    Flags,
+    Probabilities,
+    clear,
+    cut,
+    frames,
+    parts,
+    snapped,
+    traced,
+    voiced,
+)
+from media_workers.speech.recording import ROUNDING, Recording, Window
+from media_workers.speech.sentences import Word
+from media_workers.speech.whisper import Model
+
+_ROOM: Final = 1.25
+"""So much more than the chunks' seconds is decoded first; it is enough where people speak without long pauses."""
+_LEAD_IN: Final = frames(1.0)
+"""Frames before a place that the voice detector hears too, since it needs a moment to know."""
+_ONE_LANGUAGE: Final = 10.0
+"""Longest chunk in seconds where the language may change: whoever changes it mostly pauses, and a chunk has one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a job is: all that the next stretch has to know. It is stored with the segments of the one before."""
+
+    frame: int = 0
+    """What is before this frame of the recording (`chunks.FRAME` samples each) is heard."""
+    language: str | None = None
+    track: int | None = None
+    """The sound track that is kept to; None until one has spoken."""
+    unfinished: tuple[Word, ...] = ()
+    """The words at the end that may go on as the same sentence."""
+    channel: int | None = None
+    """Where channels are split, the one that is heard."""
+    before: float = 0.0
+    """Seconds of the channels that were heard before it."""
+
+    @property
+    def seconds(self) -> float:
+        return self.frame * SECONDS_PER_FRAME
+
+    def on_next_channel(self, channels: int, ended: float) -> "Place | None":
+        """The beginning of the next of so many channels, once this one has `ended` (seconds); None after the last."""
+        if self.channel is None or self.channel >= channels:
+            return None
+        return Place(0, self.language, self.track, channel=self.channel + 1, before=self.before + ended)
+
+    def stored(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> "Place":
+        return cls(**stored | {"unfinished": tuple(Word(**word) for word in stored["unfinished"])})
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A stretch that is being heard. It begins at `frame` of the track, in a recording of the `language` so far."""
+
+    frame: int
+    track: int
+    language: str | None
+    cut: asyncio.Task[tuple[Window, Probabilities, Cut]]
+    said: asyncio.Task[tuple[list[Word], str | None]]
+
+    async def drop(self) -> None:
+        self.cut.cancel()
+        self.said.cancel()
+        await asyncio.gather(self.cut, self.said, return_exceptions=True)
+
+
+@dataclass
+class Listening:
+    """Hears a recording stretch by stretch: as many chunks as the model hears together, or silence.
+
+    While a stretch is heard, the next one is begun, so that the model has always work to do. Close it in the end.
+    """
+
+    model: Model
+    recording: Recording
+    wanted: TranscriptionRequest
+    charge: Callable[[float], Awaitable[None]]
+    chunk_seconds: float
+    window_seconds: float
+    _longest: float = field(default=0.0, init=False)
+    """Where the longest track ends that was heard to its end, in seconds."""
+    _begun: list[_Stretch] = field(default_factory=list, init=False)
+    """The stretch that is heard, and the one that was begun ahead."""
+
+    async def stretch(self, place: Place) -> tuple[Place, list[Word], float | None]:
+        """The place after this stretch, what was said in it, and the recording's length in seconds once it has ended.
+
+        Of several tracks the first that speaks is kept to.
+        """
+        following: list[int] = []
+        for track in self.recording.candidates:
+            now = await self._at(place.frame, track, place.language)
+            window, probabilities, found = await now.cut
+            frame = window.frame + found.following
+            ended = window.last and found.following >= len(probabilities)
+            if not ended and place.language is not None and len(self.recording.candidates) == 1:
+                self._begin(frame, track, place.language)
+            said, language = await now.said
+            if said:
+                self.recording.keep_to(track)
+                return replace(place, frame=frame, language=language, track=track), said, window.end if ended else None
+            if ended:
+                self._longest = max(self._longest, window.end)
+            else:
+                following.append(frame)
+        if following:
+            return replace(place, frame=min(following)), [], None
+        return place, [], self._longest
+
+    async def aclose(self) -> None:
+        while self._begun:
+            await self._begun.pop().drop()
+
+    async def _at(self, frame: int, track: int, language: str | None) -> _Stretch:
+        """The stretch that begins there. It is the one begun ahead, unless its language has turned out another one."""
+        ahead = self._begun.pop() if len(self._begun) > 1 else None
+        await self.aclose()
+        if ahead is not None and (ahead.frame, ahead.track, ahead.language) == (frame, track, language):
+            self._begun.append(ahead)
+            return ahead
+        if ahead is not None:
+            await ahead.drop()
+        return self._begin(frame, track, language)
+
+    def _begin(self, frame: int, track: int, language: str | None) -> _Stretch:
+        cut = asyncio.create_task(self._cut(frame, track))
+        begun = _Stretch(frame, track, language, cut, asyncio.create_task(self._said(cut, language)))
+        self._begun.append(begun)
+        return begun
+
+    async def _cut(self, frame: int, track: int) -> tuple[Window, Probabilities, Cut]:
+        """A window from just before `frame` on, the probability of a voice for each of its frames, and its chunks.
+
+        Where people speak little it is longer, so that the chunks are full nevertheless.
+        """
+        lead = min(_LEAD_IN, frame)
+        everything = not self.wanted.vad
+        most = self.model.at_once
+        longest = min(self.chunk_seconds, _ONE_LANGUAGE) if self.wanted.multilingual else self.chunk_seconds
+        seconds = min(most * longest * _ROOM, self.window_seconds)
+        while True:
+            window = await self.recording.window(frame - lead, seconds, track)
+            await self.charge(window.end - ROUNDING)
+            probabilities = await self.model.voice(window.audio)
+            found = cut(
+                traced(probabilities) if everything else voiced(probabilities),
+                first=min(lead, len(probabilities)),
+                last=window.last,
+                most=most,
+                longest=min(longest, 0.9 * seconds),
+                everything=everything,
+                apart=self.wanted.multilingual,
+            )
+            if found.full or seconds >= self.window_seconds:
+                return window, probabilities, found
+            seconds = self.window_seconds
+
+    async def _said(
+        self, being_cut: asyncio.Task[tuple[Window, Probabilities, Cut]], language: str | None
+    ) -> tuple[list[Word], str | None]:
+        window, probabilities, found = await being_cut
+        if not found.chunks:
+            return [], language
+        sure = clear(probabilities)
+        heard = await self._heard(window, sure, found.chunks, language)
+        voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
+        said: list[Word] = []
+        for chunk, (words, _) in zip(found.chunks, heard, strict=True):
+            for word in await self._whole(window, sure, chunk, words, heard[-1][1]):
+                start, end = snapped(voice, word.start, word.end)
+                start, end = window.start + start, window.start + max(start, end)
+                said.append(replace(word, start=start, end=end))
+        return said, heard[-1][1]
+
+    async def _heard(
+        self, window: Window, sure: Flags, chunks: Sequence[Chunk], language: str | None
+    ) -> list[tuple[list[Word], str]]:
+        """The words of each chunk, with times in seconds of the window, and its language."""
+        samples = [chunk.of(window.audio) for chunk in chunks]
+        heard = await self.model.hear(samples, language, self.wanted, [chunk.holds(sure) for chunk in chunks])
+        return [
+            (
+                [
+                    replace(
+                        word,
+                        start=chunk.placed(word.start),
+                        end=chunk.placed(word.end, ends=True),
+                        language=spoken if self.wanted.multilingual else None,
+                    )
+                    for word in words
+                ],
+                spoken,
+            )
+            for chunk, (words, spoken) in zip(chunks, heard, strict=True)
+        ]
+
+    async def _whole(self, window: Window, sure: Flags, chunk: Chunk, words: list[Word], language: str) -> list[Word]:
+        """The chunk's words, with those that the model has passed over: it hears the parts around them one by one.
+
+        If it then writes no more, it stays with what it wrote: not every voice is words.
+        """
+        apart = parts(chunk, [(word.start, word.end) for word in words], sure) if words else []
+        if not apart:
+            return words
+        again = await self._heard(window, sure, apart, language)
+        if sum(len(more) for more, _ in again) <= len(words):
+            return words
+        return [
+            word
+            for part, (more, _) in zip(apart, again, strict=True)
+            for word in await self._whole(window, sure, part, more, language)
+        ]
