@@ -201,10 +201,30 @@ async def test_dex() -> None:
     assert (claims.subject, claims.scopes) == ("ann@acme.example", {"media:read", "media:write"})
 
 
+async def test_identityserver() -> None:
+    """Of Duende, and others that came of it: `scope` is a list unless they are told otherwise."""
+    access = {
+        "iss": "https://login.acme.example",
+        "aud": "acme",
+        "client_id": "app",
+        "sub": "818727",
+        "scope": ["openid", "media:read", "acme/media:write", "offline_access"],
+    }
+    claims = await verified(access, issuer=access["iss"])
+    assert (claims.subject, claims.scopes) == ("818727", {"media:read", "media:write"})
+
+
 @pytest.mark.parametrize(
     "claims",
     [
-        *({"scp": 7}, {"scp": [7]}, {"scp": {"media:read": True}}, {"scope": {"media:read": 1}}, {"scope": 7}),
+        *(
+            {"scp": 7},
+            {"scp": [7]},
+            {"scp": {"media:read": True}},
+            {"scope": {"media:read": 1}},
+            {"scope": 7},
+            {"scope": [7]},
+        ),
         *({"rooms": {"lobby": 1}}, {"rooms": True}, {"rooms": 7}, {"rooms": [["lobby"]]}, {"rooms": ["a", None]}),
         *({"sub": ["a"]}, {"sub": {"sub": "ann"}}, {"sub": True}, {"sub": None}),
     ],

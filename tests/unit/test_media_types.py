@@ -53,6 +53,13 @@ def docx() -> bytes:
         (ftyp(b"isom", b"mp41"), "video/mp4"),
         (ftyp(b"mp42"), "video/mp4"),
         (ftyp(b"qt  "), "video/quicktime"),
+        (b"P2\n4 2\n255\n" + b"17 200 3 4\n" * 2, "image/x-portable-graymap"),
+        (b"P5\n4 2\n255\n" + bytes(range(140, 148)), "image/x-portable-graymap"),
+        (b"RIFF\x3c\0\0\0RMIDdata\x30\0\0\0MThd\0\0\0\6" + bytes(40), "audio/midi"),
+        (
+            b"\xff\xd8\xff\xe8\0\x20SPIFF\0" + bytes(24) + b"\xff\xe8\0\x08\0\0\0\1\xff\xd8\xff\xf7\0\x0b\x08",
+            "image/jls",
+        ),
         (ftyp(b"3gp4", b"isom"), "video/3gpp"),
         (ogg(b"OpusHead\1\1"), "audio/ogg"),
         (ogg(b"\x01vorbis"), "audio/ogg"),

@@ -129,6 +129,8 @@ def challenge(refused: Refused, *, token_sent: bool) -> dict[str, str]:
             return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{refused.facts["scope"]}"'}
         case "range_not_satisfiable":
             return {"Content-Range": f"bytes */{refused.facts['size']}"}
+        case "offset_mismatch":
+            return {"Upload-Offset": str(refused.facts["offset"])}
         case "tus_version_unsupported":
             return {"Tus-Version": str(refused.facts["versions"])}
         case "request_timeout" | "headers_too_large":
@@ -238,6 +240,9 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     },
     "precondition_failed": {"ETag": {"description": "Of what is here now.", "schema": {"type": "string"}}},
     "range_not_satisfiable": {"Content-Range": {"description": "`bytes */size`.", "schema": {"type": "string"}}},
+    "offset_mismatch": {
+        "Upload-Offset": {"description": "Bytes that have come: send what follows them.", "schema": {"type": "string"}}
+    },
     "tus_version_unsupported": {
         "Tus-Version": {"description": "The versions that are spoken.", "schema": {"type": "string"}}
     },

@@ -17,6 +17,7 @@ from media_api.answers import problems
 from media_api.metrics import Metrics
 from media_api.requests.body import ClientGone
 from media_api.requests.request_ids import REQUEST_ID, offered_or_new
+from media_api.requests.socket_body import READ_BY_SOCKET
 from media_core import logs
 
 CLIENT_GONE: Final = 499
@@ -85,10 +86,11 @@ class RequestMiddleware:
         seconds = time.perf_counter() - exchange.began
         route = getattr(scope.get("route"), "path", None) or "unmatched"
         method = scope["method"] if scope["method"] in _METHODS else "other"
+        received = exchange.received + scope["state"].get(READ_BY_SOCKET, 0)
         metrics, labels = self._metrics, (method, route)
         metrics.requests.labels(*labels, str(exchange.status)).inc()
         metrics.seconds.labels(*labels).observe(seconds)
-        metrics.received.labels(*labels).inc(exchange.received)
+        metrics.received.labels(*labels).inc(received)
         metrics.sent.labels(*labels).inc(exchange.sent)
         write = _log.debug if route in _QUIET else _log.info
         write(
@@ -98,7 +100,7 @@ class RequestMiddleware:
             route=route,
             status=exchange.status,
             milliseconds=round(seconds * 1000, 1),
-            received=exchange.received,
+            received=received,
             sent=exchange.sent,
             subject=scope["state"].get("subject"),
             client=scope["client"][0] if scope.get("client") else None,

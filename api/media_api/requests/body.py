@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import Request
 from starlette.types import Receive
 
-from media_api.requests.socket_body import EXTENSION, SocketBody
+from media_api.requests.socket_body import EXTENSION, READ_BY_SOCKET, SocketBody
 from media_core.errors import Refused
 
 SLOWEST_BYTES_A_SECOND: Final = 1024
@@ -59,6 +59,8 @@ async def chunks_or_socket(request: Request, idle_seconds: float) -> AsyncGenera
                 yield rest
             finally:
                 rest.end()
+                state = request.scope.setdefault("state", {})
+                state[READ_BY_SOCKET] = state.get(READ_BY_SOCKET, 0) + rest.taken
             arriving.received += rest.taken
 
 

@@ -10,6 +10,8 @@ from typing import Final
 
 EXTENSION: Final = "media.socket_body"
 """In ASGI's scope: a function that returns a `SocketBody`, or None while that is not possible."""
+READ_BY_SOCKET: Final = "read_by_socket"
+"""In the state of ASGI's scope: how many bytes of the body came that way. No message of ASGI's has them."""
 LEAST_BYTES: Final = 256 * 1024
 """The rest of a body has to be larger."""
 NEXT_BYTES_MS: Final = 5

@@ -217,6 +217,8 @@ class TokenVerifier:
                 claims = self._decoded_for_client(token, key)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise _refused(_reason(error)) from None
+        if self._issuer is None and not isinstance(claims.get("scope"), str | None):
+            raise _refused("The token's claim `scope` must be words separated by spaces.")
         return _claims(claims, self._names, self._prefixes)
 
     def _decoded(self, token: str, key: jwt.PyJWK, audience_claim: str = "aud") -> dict[str, Any]:
@@ -288,8 +290,6 @@ def _claims(raw: dict[str, Any], names: ClaimNames, prefixes: tuple[str, ...]) -
 def _scopes(raw: dict[str, Any], names: ClaimNames, prefixes: tuple[str, ...]) -> frozenset[str]:
     name = "scp" if names.scopes == "scope" and "scope" not in raw else names.scopes
     given = _named(raw, name)
-    if name == "scope" and not isinstance(given, str | None):
-        raise _refused("The token's claim `scope` must be words separated by spaces.")
     granted = _words("" if given is None else given)
     if granted is None:
         raise _refused(f"The token's claim `{name}` must be words separated by spaces, or a list of them.")

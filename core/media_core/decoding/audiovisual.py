@@ -84,8 +84,11 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         name = container.format.name
         film = next(films_of(container), None)
         picture: VideoStream | None = None
-        with contextlib.suppress(CannotDecode):
+        no_picture = None
+        try:
             picture = film_to_show(container)
+        except CannotDecode as error:
+            no_picture = error.detail
         is_bare = name in BARE
         duration = None if is_bare or is_estimated(container, file) else stated_duration(container)
         may_be_joined = (
@@ -105,7 +108,7 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
             "height": size and size[1],
             "has_audio": bool(container.streams.audio),
             "has_video": film is not None,
-            "has_picture": picture is not None,
+            "no_picture": no_picture,
             "tracks": [_described(stream, decodes=stream.index in heard) for stream in sounds_of(container)],
         }
     if is_cut:

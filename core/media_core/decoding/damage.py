@@ -6,6 +6,7 @@
 - A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
 - Of a PNG, GIF or BMP that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown; what is
   missing is white or transparent.
+- Of an interlaced one the rows and columns that came first stand for those between them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import struct
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -194,8 +195,35 @@ def load_in_part(image: Image.Image, failed: str) -> None:
     paper = _PAPER.get(image.mode)
     if paper is not None:
         image.im = Image.new(image.mode, image.size, paper).im
+    columns = _columns_of_a_pass(image)
     with tolerated():
         image.load()
+    if columns:
+        image.im = _without_gaps(image, columns).im
     extrema: Any = image.getextrema()
     if all(low == high for low, high in (extrema if len(image.getbands()) > 1 else [extrema])):
         raise OSError(failed or "none of its pixels can be decoded")
+
+
+def _columns_of_a_pass(image: Image.Image) -> int:
+    """1 for an interlaced GIF, whose passes are of whole rows; 2 for an interlaced PNG; else 0."""
+    if isinstance(image, GifImagePlugin.GifImageFile) and image.tile:
+        return int(image.tile[0].args[1])  # type: ignore[index]
+    return 2 if image.format == "PNG" and image.info.get("interlace") else 0
+
+
+def _without_gaps(image: Image.Image, columns: int) -> Image.Image:
+    """The finest grid of pixels that has come as a whole, spread over the picture (GIF89a, appendix E; PNG, 8.1).
+
+    The pass that completes a grid brings its odd rows.
+    """
+    for step in (1, 2, 4, 8):
+        across = step if columns > 1 else 1
+        sides = -(-image.width // across), -(-image.height // step)
+        # NEAREST takes the pixel at the middle of each target.
+        places = (across, 0, (1 - across) / 2, 0, step, (1 - step) / 2)
+        grid = image.transform(sides, Image.Transform.AFFINE, places, Image.Resampling.NEAREST)
+        row = grid.crop((0, max(grid.height - 1 - grid.height % 2, 0), grid.width, grid.height - grid.height % 2))
+        if len(row.getcolors(2) or (0, 0)) > 1 or (image.mode in _PAPER and row.getpixel((0, 0)) != _PAPER[image.mode]):
+            break
+    return grid.resize(image.size, Image.Resampling.NEAREST)

@@ -44,7 +44,7 @@ OGG_BYTES = 1 << 16
 _OGG_BEGINS = b"OggS\0\2"
 """The first page of a stream (RFC 3533, 6)."""
 
-_BY_ITS_HEADER = frozenset(("flac", "aiff", "au", "wv", "wav", "w64"))
+_BY_ITS_HEADER = frozenset(("flac", "aiff", "au", "caf", "voc", "wv", "wav", "w64"))
 """Formats of sound alone whose header says how long the whole is, also where the end is missing."""
 
 _BY_ITS_INDEX = ("mov,", "tta", "ape", "avi")

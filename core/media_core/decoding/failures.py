@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-LONGEST_DETAIL = 200
+from media_core.decoding.results import LONGEST_DETAIL
 
 
 class CannotDecode(Exception):
@@ -30,7 +30,7 @@ def failure(error: Exception) -> dict[str, Any]:
         case Image.DecompressionBombError():
             code = "too_large"
         case UnidentifiedImageError():
-            code, detail = "unsupported", "it is in a form that is not decoded here"
+            code, detail = "unsupported", "it is damaged, or in a form that is not decoded here"
         case ImportError():
             code = "crashed"  # our bug, not the source's fault: something was not loaded before the confinement
         case _:

@@ -35,7 +35,7 @@ from media_core.decoding.failures import CannotDecode
 from media_core.decoding.results import LONGEST_SIDE
 from media_core.decoding.thumbhash import thumbhash
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "PSD", "ICNS")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 50_000_000
 MOST_PIXELS_WEBP = 30_000_000

@@ -106,6 +106,10 @@ class SoundTrack:
             raise ValueError("not the facts of a sound track")
 
 
+LONGEST_DETAIL = 200
+"""Characters of what is said of a failure."""
+
+
 @dataclass(frozen=True)
 class MediaFacts:
     """What a container's headers say. `duration` in seconds, None if only decoding could tell it; sides in pixels."""
@@ -116,8 +120,8 @@ class MediaFacts:
     has_audio: bool
     has_video: bool
     """Whether there is a track of moving pictures, in whatever codec."""
-    has_picture: bool = False
-    """Whether these can be decoded here."""
+    no_picture: str | None = None
+    """Why these cannot be decoded here, for people."""
     container: str = ""
     """FFmpeg's name of the format."""
     tracks: tuple[SoundTrack, ...] = ()
@@ -130,14 +134,19 @@ class MediaFacts:
         tracks = tuple(SoundTrack(**track) for track in facts["tracks"])
         return cls(**{**facts, "tracks": tracks})
 
+    @property
+    def has_picture(self) -> bool:
+        """Whether there are moving pictures that can be decoded here."""
+        return self.has_video and self.no_picture is None
+
     def __post_init__(self) -> None:
         _check_side(self.width, self.height)
         _check_duration(self.duration)
-        if not all(
-            type(fact) is bool for fact in (self.has_audio, self.has_video, self.has_picture, self.begins_again)
-        ):
+        if not all(type(fact) is bool for fact in (self.has_audio, self.has_video, self.begins_again)):
             raise ValueError("not the facts of a recording")
         if type(self.container) is not str or len(self.container) > 64 or len(self.tracks) > 16:
+            raise ValueError("not the facts of a recording")
+        if self.no_picture is not None and (type(self.no_picture) is not str or len(self.no_picture) > LONGEST_DETAIL):
             raise ValueError("not the facts of a recording")
 
 

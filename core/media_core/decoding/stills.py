@@ -19,7 +19,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation
 from PIL import Image
 
-from media_core.decoding import greys
+from media_core.decoding import greys, jpeg
 from media_core.decoding.colours import light_to_srgb
 from media_core.decoding.failures import CannotDecode
 
@@ -51,8 +51,10 @@ _BEGINNINGS = (
     (b"SDPX", "dpx"),
     (b"XPDS", "dpx"),
     (b"DDS \x7c\0\0\0", "dds"),
-    (b"\xff\xd8\xff\xf7", "jpegls"),
 )
+_OF_JPEGS = {jpeg.LOSSLESS: "mjpeg", jpeg.LS: "jpegls"}
+"""By their frames. What Pillow decodes of lossless ones has other colours."""
+
 _SIDES_AT = {
     "dpx": (772, ">II"),
     "pcx": (4, "<4H"),
@@ -86,6 +88,8 @@ def codec(file: IO[bytes]) -> str | None:
     found = next((name for beginning, name in _BEGINNINGS if head.startswith(beginning)), None)
     if found or len(head) < HEAD:
         return found
+    if head.startswith(b"\xff\xd8"):
+        return _OF_JPEGS.get(jpeg.frame(file))
     if head[:2] == b"\0\0" and head[4:8] == b"\0\0\0\7" and head[8:11] == bytes(3) and head[11] <= 2:  # its XWDFile.h
         return "xwd"
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):

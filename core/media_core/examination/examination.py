@@ -72,7 +72,15 @@ class Examination:
                 mime_type = _settled(mime_type, media, head)
                 status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
                 return Examined(
-                    Facts(source.size, mime_type, media.width, media.height, media.duration, thumbnail_status=status)
+                    Facts(
+                        source.size,
+                        mime_type,
+                        media.width,
+                        media.height,
+                        media.duration,
+                        details={"no_thumbnail": media.no_picture} if media.no_picture else {},
+                        thumbnail_status=status,
+                    )
                 )
         except TimeoutError:
             # A worker's job then, as for videos.

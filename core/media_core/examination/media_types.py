@@ -19,6 +19,7 @@ _SOUND_ONLY = {
     "video/3gpp2": "audio/3gpp2",
     "video/mp4": "audio/mp4",
     "video/ogg": "audio/ogg",
+    "video/quicktime": "audio/mp4",
     "video/webm": "audio/webm",
     "video/x-matroska": "audio/x-matroska",
     "video/x-ms-wmv": "audio/x-ms-wma",
@@ -82,6 +83,7 @@ _OF_PICTURES = {
     "GIF": "image/gif",
     "HDR": "image/vnd.radiance",
     "HEIF": "image/heif",
+    "ICNS": "image/x-icns",
     "JPEG": "image/jpeg",
     "JPEG2000": "image/jp2",
     "JPEGLS": "image/jls",
@@ -116,10 +118,10 @@ _PICTURES = (
     _WEB_PICTURES
     | _types("image", "tiff", "vnd.adobe.photoshop", "jp2", "jpx", "j2c")
     | _types("image", "vnd.microsoft.icon", "x-icon", "x-win-bitmap")
-    | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-greymap", "x-portable-pixmap")
+    | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-graymap", "x-portable-pixmap")
     | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
     | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl")
-    | _types("image", "x-xwindowdump")
+    | _types("image", "x-xwindowdump", "x-icns")
 )
 _SOUND = (
     _WEB_SOUND
@@ -142,7 +144,7 @@ _FILMS = (
 _NAMES: Mapping[Category, str] = {
     "audio": (
         ".3ga .8svx .aa3 .aac .aax .ac3 .aif .aifc .aiff .alac .amr .ape .au .awb .caf .dff .dsf .dss .dts .eac3 "
-        ".ec3 .flac .gsm .loas .m4a .m4b .m4r .mka .mlp .mp1 .mp2 .mp3 .mpa .mpc .nist .oga .ogg .oma .opus .qcp "
+        ".ec3 .flac .gsm .loas .m4a .m4b .m4r .mka .mlp .mp1 .mp2 .mp3 .mpa .mpc .nist .oga .ogg .oma .opus .qcp .qta "
         ".ra .rf64 .shn .snd .sph .spx .tak .thd .tta .voc .w64 .wav .wave .weba .wma .wv "
     ),
     "video": (
@@ -151,7 +153,7 @@ _NAMES: Mapping[Category, str] = {
         ".webm .wmv .wtv .y4m "
     ),
     "image": (
-        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
+        ".avif .bmp .dds .dib .dpx .exr .gif .hdr .heic .heif .hif .icns .jfif .jls .jpe .jpeg .jpg .jxl .pam .pcx "
         ".pfm .png .qoi .sgi .tga .tif .tiff .webp "
     ),
 }
@@ -226,6 +228,7 @@ _NAMED = {
     "application/x-rar": "a RAR archive",
     "application/x-tar": "a tar archive",
     "application/zip": "a ZIP archive",
+    "image/x-icns": "an icon of macOS",
     "image/fits": "a picture of astronomers' (FITS)",
     "image/j2c": "a JPEG 2000 picture",
     "image/jp2": "a JPEG 2000 picture",

@@ -8,11 +8,13 @@ a container into its audio-only sister, never into anything else. Polyglots stay
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import re
 from pathlib import PurePath
 from typing import Literal
 
+from media_core.decoding import jpeg
 from media_core.examination.media_types import UNKNOWN, settled, transcribable
 
 _kept = {name: os.environ.get(name) for name in ("LD_LIBRARY_PATH", "LIBRARY_PATH", "MAGIC")}
@@ -40,9 +42,11 @@ _SYNONYMS = {
     "audio/x-flac": "audio/flac",
     "audio/x-aiff": "audio/aiff",
     "audio/vnd.dolby.dd-raw": "audio/ac3",
+    "audio/mid": "audio/midi",
     "audio/x-hx-aac-adts": "audio/aac",
     "audio/x-m4a": "audio/mp4",
     "image/x-ms-bmp": "image/bmp",
+    "image/x-portable-greymap": "image/x-portable-graymap",
     "image/x-xpmi": "image/x-xpixmap",
     "text/xml": "application/xml",
     "video/x-jng": "image/x-jng",
@@ -117,7 +121,6 @@ _BEGINNINGS = (
     (b"\x01\xda\1\2", "image/sgi"),
     (b"#?RGBE", "image/vnd.radiance"),
     (b"\x59\xa6\x6a\x95", "image/x-sun-raster"),
-    (b"\xff\xd8\xff\xf7", "image/jls"),
     (b"wOFF", "font/woff"),
     (b"wOF2", "font/woff2"),
     (b"\0asm", "application/wasm"),
@@ -306,6 +309,8 @@ def _container(head: bytes) -> str | None:
         return beginning
     if form := _FORMS.get((head[:4], head[8:12])):
         return form
+    if head.startswith(b"\xff\xd8") and jpeg.frame(io.BytesIO(head)) == jpeg.LS:
+        return "image/jls"
     if head.startswith(b"FRM8") and head[12:16] == b"DSD ":
         return "audio/x-dff"
     if head[4:7] == b"\xf8\x72\x6f" and head[7:8] in (b"\xba", b"\xbb"):  # TrueHD, MLP

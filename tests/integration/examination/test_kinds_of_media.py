@@ -66,6 +66,8 @@ SOUNDS = {
     "a.dsf": (lambda: old_sounds.dsf(PITCHES), "audio/x-dsf"),
     "a.dff": (lambda: old_sounds.dff(PITCHES), "audio/x-dff"),
     "an app's 24 bits in 32.wav": (lambda: old_sounds.in_wider_samples(PITCHES), "audio/wav"),
+    "a voice memo.qta": (sound("mov", "alac"), "audio/mp4"),
+    "a Mac's.mov": (sound("mov", "pcm_s16be"), "audio/mp4"),
     "a dictation.dss": (lambda: old_sounds.dictation(PITCHES), "audio/x-dss"),
 }
 
@@ -162,6 +164,8 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a film's.dpx": (lambda: media.by_ffmpeg(QUADRANTS, "dpx", "gbrp10be"), "image/x-dpx"),
     "a.pam": (lambda: media.by_ffmpeg(QUADRANTS, "pam", "rgb24"), "image/x-portable-arbitrarymap"),
     "a.jls": (lambda: media.by_ffmpeg(QUADRANTS, "jpegls", "rgb24"), "image/jls"),
+    "a radiologist's.jpg": (lambda: media.by_ffmpeg(QUADRANTS, "ljpeg", "yuvj444p"), "image/jpeg"),
+    "another radiologist's.jpg": (lambda: media.by_ffmpeg(QUADRANTS, "ljpeg", "bgr24"), "image/jpeg"),
     "light.pfm": (media.light, "image/x-portable-floatmap"),
     "light.exr": (media.exr, "image/x-exr"),
     "half.exr": (lambda: media.exr(format="half", compression="zip16"), "image/x-exr"),
@@ -185,7 +189,7 @@ async def test_a_picture_of_any_editor_has_a_thumbnail(decoding_pool: DecodingPo
     assert (facts.mime_type, facts.thumbnail_status) == (expected, "ready")
     assert (facts.width, facts.height) == (256, 160)
     assert "thumbhash" in facts.details
-    assert not inline_allowed(expected)
+    assert inline_allowed(expected) == (expected == "image/jpeg")
     await shows_its_quadrants(decoding_pool, data, expected, 20)
 
 
@@ -534,6 +538,7 @@ async def test_a_pictures_codec_does_not_decide_about_the_sound(decoding_pool: D
     data = media.tracks(("flac", PITCHES), picture="snow")
     facts = await looked_at(decoding_pool, data, "a.mkv")
     assert (facts.mime_type, facts.thumbnail_status) == ("video/x-matroska", "none")
+    assert facts.details == {"no_thumbnail": "its picture is in a codec that is not decoded here: snow"}
     probed: MediaFacts = await decoding_pool.run("probe", BytesSource(data))
     assert (probed.has_video, probed.has_picture, probed.tracks[0].decodes) == (True, False, True)
 
@@ -790,7 +795,9 @@ async def test_a_recording_that_says_no_length_is_as_long_as_what_is_there(
     assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
 
 
-@pytest.mark.parametrize("name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv"])
+@pytest.mark.parametrize(
+    "name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv", "a.caf", "a.voc", "a.tta", "a.m4a"]
+)
 async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_length(
     decoding_pool: DecodingPool, name: str
 ) -> None:
@@ -801,6 +808,10 @@ async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_
         "a.wma": sound("asf", "libmp3lame", 44_100),
         "a.w64": sound("w64", "pcm_s16le"),
         "a.wv": sound("wv", "wavpack"),
+        "a.caf": sound("caf", "pcm_s16be"),
+        "a.voc": sound("voc", "pcm_s16le"),
+        "a.tta": sound("tta", "tta"),
+        "a.m4a": sound("mp4", "alac"),
     }[name]
     source = BytesSource(2 * make())
     probed: MediaFacts = await decoding_pool.run("probe", source)

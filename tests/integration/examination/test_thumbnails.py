@@ -342,10 +342,9 @@ async def test_a_type_without_thumbnails_is_never_decoded(decoding_pool: Decodin
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n",
         media.encoded(Image.new("RGB", (8, 8)), "IM"),
-        media.encoded(Image.new("RGB", (8, 8)), "ICNS"),
         media.encoded(Image.new("1", (8, 8)), "MSP"),
     ],
-    ids=["SVG", "PostScript", "IM", "an icon of macOS", "MSP"],
+    ids=["SVG", "PostScript", "IM", "MSP"],
 )
 async def test_formats_off_the_list_are_not_opened(decoding_pool: DecodingPool, data: bytes) -> None:
     with pytest.raises(DecodingFailed) as failed:
@@ -415,6 +414,37 @@ async def test_of_a_picture_cut_short_is_shown_what_is_there(
     assert (thumbnail.source_width, thumbnail.source_height) == (400, 300)
     red, green, _ = shown(thumbnail).convert("RGB").crop((0, 20, 400, 60)).resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
     assert red > green + 80
+
+
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced PNG: the first column and row, and how many further the next are (PNG, third edition, 8.1)."""
+
+
+def interlaced_png(image: Image.Image) -> bytes:
+    rows = b""
+    for left, top, across, down in PASSES:
+        for y in range(top, image.height, down):
+            pixels = (image.getpixel((x, y)) for x in range(left, image.width, across))
+            rows += b"\0" + b"".join(bytes(pixel) for pixel in pixels)  # type: ignore[arg-type]
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", *image.size, 8, 2, 0, 0, 1)),
+        (b"IDAT", zlib.compress(rows, 0)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data, zlib.crc32(name + data)) for name, data in chunks)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.4, 0.7, 0.95])
+@pytest.mark.parametrize("image_format", ["PNG", "GIF"])
+async def test_an_interlaced_picture_cut_short_is_shown_as_a_whole(
+    decoding_pool: DecodingPool, image_format: str, part: float
+) -> None:
+    image = Image.blend(media.quadrants(160, 120), Image.effect_noise((160, 120), 60).convert("RGB"), 0.1)
+    data = interlaced_png(image) if image_format == "PNG" else media.encoded(image, "GIF")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(data[: int(len(data) * part)]), "image/png")
+    assert (thumbnail.width, thumbnail.height) == (160, 120)
+    small = shown(thumbnail).convert("RGB").resize((16, 12), Image.Resampling.BOX)
+    assert_quadrants(small, 36)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
@@ -556,6 +586,27 @@ async def test_a_cursor_is_a_picture(decoding_pool: DecodingPool, inner: str) ->
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(cursor), sniff(cursor))
     assert (thumbnail.source_width, thumbnail.source_height) == (128, 128)
     assert_quadrants(shown(thumbnail))
+
+
+async def test_an_icon_of_a_mac_shows_its_largest_picture(decoding_pool: DecodingPool) -> None:
+    image = media.quadrants(256, 256).convert("RGBA")
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    icon = media.encoded(image, "ICNS")
+    assert sniff(icon) == "image/x-icns"
+    facts = (await Examination(decoding_pool).examine(BytesSource(icon), icon, "AppIcon.icns", None)).facts
+    assert (facts.width, facts.height, facts.thumbnail_status) == (1_024, 1_024, "ready")  # as Pillow writes it
+    thumbnail = shown(await make_thumbnail(decoding_pool, BytesSource(icon), "image/x-icns"))
+    assert thumbnail.convert("RGBA").getpixel((0, 0))[3] == 0  # type: ignore[index]
+    assert_quadrants(thumbnail)
+
+
+async def test_an_icon_of_a_mac_gets_the_memory_of_an_icon(fresh: tuple[DecodingPool, psutil.Process]) -> None:
+    pool, child = fresh
+    entry = b"ic10" + struct.pack(">I", 8 + len(PNG_BOMB())) + PNG_BOMB()
+    with pytest.raises(DecodingFailed) as failed:
+        await make_thumbnail(pool, BytesSource(b"icns" + struct.pack(">I", 8 + len(entry)) + entry), "image/x-icns")
+    assert failed.value.code == "memory"
+    assert await peak(child) < 400 << 20
 
 
 async def test_an_icon_of_a_directory_without_depths_is_transparent_where_it_says(decoding_pool: DecodingPool) -> None:

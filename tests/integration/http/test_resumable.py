@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -176,7 +177,8 @@ async def _holds_some(api: Api) -> bool:
 
 
 async def _holds_nothing(api: Api) -> bool:
-    return await reserved(api) == 0
+    (row,) = await api.database.call("SELECT count(*) AS n FROM upload", ())  # the last to go
+    return row.n == 0 and await reserved(api) == 0
 
 
 async def test_a_length_that_comes_late_is_reserved_as_bytes_come(api: Api) -> None:
@@ -229,6 +231,16 @@ async def test_an_upload_goes_on_at_another_process_after_its_own_was_killed(api
 
 async def _has_more(client: httpx.AsyncClient, where: str, size: int) -> bool:
     return await offset_of(client, where) >= size
+
+
+async def test_the_metrics_count_every_byte_that_comes_however_it_is_read(api: Api) -> None:
+    data = secrets.token_bytes(20 * MIB)
+    async with api.client() as client, anybody(api.metrics_base or "") as metrics:
+        where = await begin(client, len(data))
+        assert (await send(client, where, data, 0)).status_code == 204
+        told = (await metrics.get("/metrics")).text
+    (counted,) = re.findall(r'^media_api_received_bytes_total\{method="PATCH".*\} (.+)$', told, re.MULTILINE)
+    assert float(counted) == len(data)
 
 
 async def test_what_has_come_of_a_request_that_breaks_off_counts(api: Api) -> None:
@@ -469,7 +481,8 @@ async def test_what_is_not_as_tus_has_it_is_refused(api: Api) -> None:
             assert (refused.headers["tus-resumable"], refused.headers["allow"]) == ("1.0.0", allowed)
         problem(await client.patch(where, headers={**TUS, "Upload-Offset": "0"}), 415, "unsupported_media_type")
         problem(await client.patch(where, headers=BODY), 400, "bad_request")
-        assert problem(await send(client, where, b"x", 1), 409, "offset_mismatch")["offset"] == 0
+        refused = await send(client, where, b"x", 1)
+        assert problem(refused, 409, "offset_mismatch")["offset"] == int(refused.headers["upload-offset"]) == 0
         problem(await send(client, where, b"xxxx", 0), 413, "file_too_large")
         problem(await send(client, where, b"x", 0, **{"Upload-Checksum": "crc32 AAAA"}), 400, "bad_request")
         overridden = {**BODY, "Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}

@@ -99,11 +99,10 @@ async def test_a_broken_request_goes_on_where_the_104_said(draft_api: Api, versi
         seen = await look()
         assert not is_complete(seen, version)
         offset = int(seen.headers["upload-offset"])
-        problem(
-            await client.patch(url, content=data[5:], headers={"Upload-Offset": "5", **asks(version, complete=True)}),
-            409,
-            "offset_mismatch",
-        )
+        elsewhere = {"Upload-Offset": "5", **asks(version, complete=True)}
+        refused = await client.patch(url, content=data[5:], headers=elsewhere)
+        problem(refused, 409, "offset_mismatch")
+        assert refused.headers["upload-offset"] == str(offset)
         half = (offset + len(data)) // 2
         go_on = {"Content-Type": "application/partial-upload"}
         some = await client.patch(
