@@ -98,6 +98,7 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

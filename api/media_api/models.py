@@ -315,7 +315,11 @@ class Segment(BaseModel):
     words: list[Word] | None = Field(None, description="With `word_timestamps` only.")
     channel: int | None = Field(None, description="With `channels=split` only: which one, from 1.")
     speaker: str | None = Field(None, description="With `channels=split` only: `channel 1` and so on.")
-    language: str | None = Field(None, description="With `multilingual` only.", examples=["en"])
+    language: str | None = Field(
+        None,
+        description="With `multilingual`, and with `channels=split` if no language was asked for.",
+        examples=["en"],
+    )
 
 
 class Transcript(BaseModel):

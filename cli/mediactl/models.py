@@ -238,7 +238,7 @@ class Segment(TypedDict):
     speaker: NotRequired[str | None]
     """With `channels=split` only: `channel 1` and so on."""
     language: NotRequired[str | None]
-    """With `multilingual` only."""
+    """With `multilingual`, and with `channels=split` if no language was asked for."""
 
 
 class SignError(TypedDict):

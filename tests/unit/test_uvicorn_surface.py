@@ -39,8 +39,21 @@ REPLACED = {
 }
 """Methods of uvicorn's protocol that ours overrides, and their parameters."""
 USED = {
-    *("client", "config", "cycle", "flow", "headers", "loop", "parser", "scheme", "pipeline", "scope", "transport"),
-    *("_unset_keepalive_if_required", "expect_100_continue", "url"),
+    *(
+        "client",
+        "config",
+        "cycle",
+        "flow",
+        "headers",
+        "loop",
+        "parser",
+        "scheme",
+        "pipeline",
+        "scope",
+        "transport",
+        "url",
+    ),
+    *("_unset_keepalive_if_required", "expect_100_continue"),
 }
 """Attributes of uvicorn's protocol that ours reads, sets or calls beside those."""
 OF_FLOW = {"pause_reading", "resume_reading"}

@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import Request
 from starlette.types import Receive
 
+from media_api.requests.headers import listed
 from media_api.requests.socket_body import EXTENSION, READ_BY_SOCKET, SocketBody
 from media_core.errors import Refused
 
@@ -29,7 +30,8 @@ def media_type_of(request: Request) -> str:
 
 def require_plain(request: Request) -> None:
     """Raises Refused `unsupported_media_type` for a compressed body: its bytes would be stored as the file."""
-    if request.headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
+    encodings = listed(request, "content-encoding") or ""
+    if {each.strip().lower() for each in encodings.split(",")} - {"", "identity"}:
         raise Refused("unsupported_media_type", "Send the body without Content-Encoding, as it is.")
 
 

@@ -76,6 +76,9 @@ _SMALL_PSD = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 16, 16, 8, 3) + b
 """Which Pillow reads and does not write."""
 
 _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM", b"\x28\0", b"8B", b"P4", b"P5", b"P6")
+_NOT_IN_LIBTIFF = ("webp", "tiff_sgilog", "tiff_sgilog24")
+"""Ways of packing that Pillow knows by name, and its libtiff does not decode."""
+
 _ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -244,6 +247,8 @@ def _open_to_decode(file: IO[bytes]) -> Image.Image:
         allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * icon[0] * icon[1])
         return _best_of_icon(file)
     image = _open(file)
+    if image.format == "TIFF" and image.info.get("compression") in _NOT_IN_LIBTIFF:
+        raise CannotDecode("unsupported", "its pixels are packed in a way that is not decoded here")
     pixels = image.width * image.height
     if pixels > MOST_PIXELS_SEQUENTIAL_JPEG or (pixels > MOST_PIXELS and not _is_sequential_jpeg(file)):
         raise _too_large(image.width, image.height)

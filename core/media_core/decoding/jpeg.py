@@ -12,6 +12,7 @@ LS: Final = 0xF7
 _NO_FRAMES: Final = (0xC4, 0xC8, 0xCC)
 _START: Final = 0xD8
 MOST_SEGMENTS: Final = 1000
+HEAD: Final = 4096
 
 
 def frame(file: IO[bytes]) -> int:
@@ -27,3 +28,11 @@ def frame(file: IO[bytes]) -> int:
         behind = {0xFF: -3, _START: -2}.get(marker, int.from_bytes(length) - 2)
         file.seek(behind, io.SEEK_CUR)
     return 0
+
+
+def is_interleaved_by_sample(file: IO[bytes]) -> bool:
+    """Whether a JPEG-LS has the samples of each pixel side by side (T.87, C.2.3). FFmpeg makes black of those."""
+    frame(file)
+    _, found, scan = file.read(HEAD).partition(b"\xff\xda")
+    length = int.from_bytes(scan[:2])
+    return bool(found) and scan[length - 2 : length - 1] == b"\2"

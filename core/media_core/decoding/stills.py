@@ -131,6 +131,8 @@ def load(file: IO[bytes], name: str, **options: str) -> Image.Image:
     """The picture as L, RGB or RGBA in sRGB. Raises CannotDecode, and FFmpeg's errors. `options`: of the decoder."""
     if name == "pfm":
         return _of_float_map(file)
+    if name == "jpegls" and jpeg.is_interleaved_by_sample(file):
+        raise CannotDecode("unsupported", "its samples are in an order that is not decoded here")
     try:
         frame = _frame(file, name, options)
     except av.error.InvalidDataError:

@@ -15,6 +15,7 @@ from media_core import connections, database
 from media_core.database import CHANNEL, CONNECTING, Database
 from media_core.errors import Unavailable
 from media_operator.local.postgres import EmbeddedPostgres
+from tests.integration.servers.api import new_tenant
 from tests.integration.servers.failing_over import name
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
@@ -38,11 +39,19 @@ async def in_a_transaction(one: Database, statement: str) -> object:
 ways = pytest.mark.parametrize("run", [call, in_a_statement, in_a_transaction])
 
 
+@pytest.fixture(scope="module")
+async def tenant_database(postgres: EmbeddedPostgres) -> AsyncIterator[TenantDatabase]:
+    """One for all tests here: they are about connections. Of its tables they write to `idempotency` alone."""
+    with new_tenant(postgres) as tenant:
+        await tenant.declare(GENEROUS)
+        yield tenant
+
+
 @pytest.fixture
 async def only(tenant_database: TenantDatabase) -> AsyncIterator[Database]:
     """A database with one connection."""
-    await tenant_database.declare(GENEROUS)
     one = Database(tenant_database.url, pool_size=1)
+    await one.call("DELETE FROM idempotency", ())
     yield one
     await one.aclose()
 

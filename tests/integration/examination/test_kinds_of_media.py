@@ -227,13 +227,26 @@ async def test_an_editors_picture_that_is_cut_or_too_large_says_its_size_if_it_c
         facts = await looked_at(decoding_pool, data[: len(data) // 2], name)
         assert facts.mime_type == expected
         assert facts.width in (256, None)
+    whole = media.encoded(media.quadrants(8_000, 6_000), "JXL", effort=1)
     for cut in (3, 100):
-        damaged = media.encoded(media.quadrants(8_000, 6_000), "JXL", effort=1)[:cut]
-        facts = await looked_at(decoding_pool, damaged, "a.jxl")
+        facts = await looked_at(decoding_pool, whole[:cut], "a.jxl")
         assert (facts.mime_type, facts.width) == ("image/jxl", 8_000 if cut == 100 else None)
     large = b"qoif" + struct.pack(">II", 9_000, 8_000) + b"\3\0" + bytes(10_000)
     facts = await looked_at(decoding_pool, large, "a.qoi")
     assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("image/qoi", 9_000, 8_000, "none")
+
+
+async def test_a_picture_that_is_packed_in_an_unknown_way_says_so(decoding_pool: DecodingPool) -> None:
+    lines = media.by_ffmpeg(QUADRANTS, "jpegls", "rgb24")
+    scan = lines.index(b"\xff\xda")
+    at = scan + 2 + int.from_bytes(lines[scan + 2 : scan + 4]) - 2
+    samples = lines[:at] + b"\2" + lines[at + 1 :]
+    tiff = media.plain_tiff(8, 8, bytes(64), 8, 1, _259=50_001)
+    for data, mime_type in ((samples, "image/jls"), (tiff, "image/tiff")):
+        facts = await looked_at(decoding_pool, data, "a")
+        assert (facts.mime_type, facts.thumbnail_status) == (mime_type, "none")
+        assert facts.width is not None
+        assert facts.details["no_thumbnail"].endswith("that is not decoded here")
 
 
 PICTURES_OF_FILMS = {

@@ -2,14 +2,19 @@
 
 import asyncio
 import re
+import threading
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.openapi.utils import get_openapi
 
+from media_api import app
 from media_api.answers import problems
+from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
-from tests.integration.servers.api import USER, Api, anybody, problem, upload
+from tests.integration.servers.api import USER, Api, anybody, problem, serving, upload
 from tests.integration.tenancy import FIXTURES
 
 PUBLISHED = {
@@ -62,6 +67,23 @@ async def described(api: Api) -> dict[str, Any]:
 
 def operations(described: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [(method, path, call) for path, calls in described["paths"].items() for method, call in calls.items()]
+
+
+async def test_others_are_served_while_it_is_made(
+    postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_in: list[str] = []
+
+    def made(**arguments: Any) -> dict[str, Any]:
+        made_in.append(threading.current_thread().name)
+        return get_openapi(**arguments)
+
+    monkeypatch.setattr(app, "get_openapi", made)
+    async with serving(postgres, tmp_path) as fresh, anybody(fresh.base) as client:
+        first, second = [await client.get("/openapi.json") for _ in range(2)]
+    assert first.json() == second.json()
+    assert len(made_in) == 1
+    assert "(run)" not in made_in[0], "that is the event loop's thread"
 
 
 def test_it_describes_just_what_there_is(described: dict[str, Any]) -> None:

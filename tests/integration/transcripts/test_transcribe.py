@@ -499,6 +499,20 @@ async def test_split_channels_are_one_speaker_each(tenant: Tenant) -> None:
     assert formats.srt(result).splitlines()[2].startswith("channel 2: ")
 
 
+async def test_each_of_split_channels_has_its_language(tenant: Tenant) -> None:
+    english, german = samples_of("digits_en.wav"), samples_of("gruss_de.wav")
+    length = max(len(english), len(german))
+    data = stereo(*(np.pad(said, (0, length - len(said))) for said in (english, german)))
+    result = await tenant.transcribe(data, channels="split")
+    said_by = {
+        (segment["channel"], segment["language"]): " ".join(
+            each["text"] for each in result["segments"] if each["channel"] == segment["channel"]
+        )
+        for segment in result["segments"]
+    }
+    assert said_by == {(1, "en"): SPOKEN["digits_en.wav"]["text"], (2, "de"): SPOKEN["gruss_de.wav"]["text"]}
+
+
 async def test_a_worker_that_takes_over_goes_on_with_the_channel(tenant: Tenant) -> None:
     said = samples_of("digits_en.wav")
     job_id = await tenant.submit(await tenant.keep(stereo(said, said)), channels="split")

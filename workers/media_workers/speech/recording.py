@@ -180,11 +180,13 @@ def _centre(samples: Samples) -> None:
 
     Each moment has its own: of two recordings that were joined, one may have a constant and the other none.
     """
-    means = np.add.reduceat(samples, np.arange(0, len(samples), _MOMENT)) / _MOMENT if len(samples) else samples
-    middles = np.arange(len(means)) * _MOMENT + _MOMENT / 2
+    if not len(samples):
+        return
+    starts = np.arange(0, len(samples), _MOMENT)
+    means = np.add.reduceat(samples, starts) / np.diff(starts, append=len(samples))
     for start in range(0, len(samples), 100 * _MOMENT):
         part = samples[start : start + 100 * _MOMENT]
-        part -= np.interp(np.arange(start, start + len(part)), middles, means)
+        part -= np.interp(np.arange(start, start + len(part)), starts + _MOMENT / 2, means)
 
 
 def _power(samples: Samples) -> float:

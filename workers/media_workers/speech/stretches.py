@@ -52,11 +52,14 @@ class Place:
     def seconds(self) -> float:
         return self.frame * SECONDS_PER_FRAME
 
-    def on_next_channel(self, channels: int, ended: float) -> "Place | None":
-        """The beginning of the next of so many channels, once this one has `ended` (seconds); None after the last."""
+    def on_next_channel(self, channels: int, ended: float, language: str | None) -> "Place | None":
+        """The beginning of the next of so many channels, once this one has `ended` (seconds); None after the last.
+
+        `language`: the one that was asked for. Where none was, each channel has its own.
+        """
         if self.channel is None or self.channel >= channels:
             return None
-        return Place(0, self.language, self.track, channel=self.channel + 1, before=self.before + ended)
+        return Place(0, language, self.track, channel=self.channel + 1, before=self.before + ended)
 
     def stored(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,6 +102,11 @@ class Listening:
     """Where the longest track ends that was heard to its end, in seconds."""
     _begun: list[_Stretch] = field(default_factory=list, init=False)
     """The stretch that is heard, and the one that was begun ahead."""
+
+    @property
+    def _languages(self) -> bool:
+        """Whether segments may have several: where one of them changes it, or each speaker has one."""
+        return self.wanted.multilingual or (self.wanted.channels == "split" and self.wanted.language is None)
 
     async def stretch(self, place: Place) -> tuple[Place, list[Word], float | None]:
         """The place after this stretch, what was said in it, and the recording's length in seconds once it has ended.
@@ -203,7 +211,7 @@ class Listening:
                         word,
                         start=chunk.placed(word.start),
                         end=chunk.placed(word.end, ends=True),
-                        language=spoken if self.wanted.multilingual else None,
+                        language=spoken if self._languages else None,
                     )
                     for word in words
                 ],

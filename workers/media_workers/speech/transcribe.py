@@ -102,7 +102,9 @@ class Transcriber:
             while ends_at is None:
                 recording.channel = transcript.place.channel or wanted.channel
                 place, said, ends_at = await listening.stretch(transcript.place)
-                following = None if ends_at is None else place.on_next_channel(len(recording.channels), ends_at)
+                following = None
+                if ends_at is not None:
+                    following = place.on_next_channel(len(recording.channels), ends_at, wanted.language)
                 await transcript.add(place, said, ended=ends_at is not None, following=following)
                 if following is not None:
                     ends_at = None
