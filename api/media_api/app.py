@@ -30,8 +30,8 @@ from media_api.routes import (
     signed,
     signing,
     transcribe,
-    uploads,
-    uploads_by_draft,
+    tus,
+    upload_draft,
     usage,
 )
 from media_api.routes.parameters import NEEDED
@@ -104,11 +104,11 @@ def create_app(settings: Settings | None, metrics: Metrics | None = None, *, pro
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    drafts = [uploads_by_draft] if settings is not None and settings.upload.draft else []
+    drafts = [upload_draft] if settings is not None and settings.upload.draft else []
     # Those of the draft come before those of tus, which have the same paths. No router stands between them and the app:
     # it would be searched, too, for every request.
     for part in (
-        *(*drafts, media_list, media, uploads, signing, rooms, transcribe, openai_audio),
+        *(*drafts, media_list, media, tus, signing, rooms, transcribe, openai_audio),
         *(jobs, search, events, usage, signed),
     ):
         app.include_router(part.router, dependencies=[Depends(_not_suspended)])

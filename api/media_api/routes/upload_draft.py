@@ -1,5 +1,5 @@
 """`/v1/media/uploads` by the IETF's draft of resumable uploads, where the tenant has it on: requests that name one of
-its versions. All others are those of tus (`uploads.py`); both have the same uploads.
+its versions. All others are those of tus (`tus.py`); both have the same uploads.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -14,7 +14,7 @@ from media_api.requests import draft, tus
 from media_api.requests.body import require_plain
 from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import UploadId
-from media_api.routes.uploads import VersionedRoute, announced_of, receive
+from media_api.routes.tus import VersionedRoute, announced_of, receive
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused
