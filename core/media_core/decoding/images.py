@@ -22,6 +22,7 @@ from PIL import (
     AvifImagePlugin,
     ExifTags,
     GifImagePlugin,
+    IcnsImagePlugin,
     IcoImagePlugin,
     Image,
     Jpeg2KImagePlugin,
@@ -80,6 +81,8 @@ _NOT_IN_LIBTIFF = ("webp", "tiff_sgilog", "tiff_sgilog24")
 """Ways of packing that Pillow knows by name, and its libtiff does not decode."""
 
 _ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -235,10 +238,26 @@ def _open(file: IO[bytes]) -> Image.Image:
     with damage.tolerated():
         image = Image.open(whole, formats=FORMATS)
     _check_sides(*image.size)
+    if isinstance(image, IcnsImagePlugin.IcnsImageFile):
+        _check_apple_icon(image.icns, image.best_size)
     clear = image.info.get("transparency")
     if image.format == "PNG" and isinstance(clear, tuple) and _at(file, DEPTH_OF_A_PNG) == 16:
         image.info["transparency"] = tuple(value >> 8 for value in clear)  # as Pillow reads the pixels
     return image
+
+
+def _check_apple_icon(icon: IcnsImagePlugin.IcnsFile, best: tuple[int, int, int]) -> None:
+    """Raises CannotDecode if the picture that is going to be shown is larger by its own header than the icon says."""
+    start, length = next(icon.dct[kind] for kind, _ in icon.SIZES[best] if kind in icon.dct)
+    icon.fobj.seek(start)
+    head = icon.fobj.read(min(length, 4_096))
+    sides = (0, 0)
+    if head.startswith(_PNG):
+        sides = struct.unpack_from(">II", head.ljust(24, b"\0"), 16)
+    elif head.startswith(_JPEG_2000):
+        sides = Image.open(io.BytesIO(head), formats=("JPEG2000",)).size
+    if sides[0] > best[0] * best[2] or sides[1] > best[1] * best[2]:
+        raise _too_large(*sides)
 
 
 def _open_to_decode(file: IO[bytes]) -> Image.Image:

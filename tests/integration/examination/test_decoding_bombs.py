@@ -253,6 +253,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
         (50_000, 50_000),
     ),
     "apple's icon": (lambda: icns(png(50_000, 50_000)), None),
+    "apple's icon of a picture a little too large": (lambda: icns(png(1_025, 1)), None),
+    "apple's icon in JPEG 2000": (lambda: icns(jp2(16_000, 16_000)), None),
 }
 """How to make each file, and the sides that its header tells; None if no picture can have them or Pillow refuses it."""
 

@@ -600,15 +600,6 @@ async def test_an_icon_of_a_mac_shows_its_largest_picture(decoding_pool: Decodin
     assert_quadrants(thumbnail)
 
 
-async def test_an_icon_of_a_mac_gets_the_memory_of_an_icon(fresh: tuple[DecodingPool, psutil.Process]) -> None:
-    pool, child = fresh
-    entry = b"ic10" + struct.pack(">I", 8 + len(PNG_BOMB())) + PNG_BOMB()
-    with pytest.raises(DecodingFailed) as failed:
-        await make_thumbnail(pool, BytesSource(b"icns" + struct.pack(">I", 8 + len(entry)) + entry), "image/x-icns")
-    assert failed.value.code == "memory"
-    assert await peak(child) < 400 << 20
-
-
 async def test_an_icon_of_a_directory_without_depths_is_transparent_where_it_says(decoding_pool: DecodingPool) -> None:
     image = media.quadrants(64, 64).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize((64, 64)))
