@@ -61,8 +61,8 @@ of it at least."""
 _ONE_LANGUAGE: Final = 10.0
 """Longest chunk in seconds where the language may change: whoever changes it mostly pauses, and a chunk has one."""
 _STEP: Final = SAMPLE_RATE // 400
-_NEARBY: Final = np.hanning(83)[1:-1] / np.hanning(83).sum()
-"""Weights of the steps (0.2 s) whose mean is a moment's constant. They fall off gently: of a plain mean over 0.1 s a
+_NEARBY: Final = np.hanning(43)[1:-1] / np.hanning(43).sum()
+"""Weights of the steps (0.1 s) whose mean is a moment's constant. They fall off gently: of a plain mean over 0.1 s a
 hundredth and more of a deep voice is left, which would be taken away as a constant."""
 _ROUNDING = 0.25
 """Seconds by which decoded audio may be longer or shorter than requested or announced: resamplers and codecs pad."""
