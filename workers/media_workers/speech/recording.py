@@ -19,8 +19,10 @@ ROUNDING: Final = 0.25
 _CANCELLED: Final = 0.1
 """Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
 of it at least."""
-_MOMENT: Final = SAMPLE_RATE // 10
-"""Samples in which a constant is looked for. A voice has no tones as low as 10 Hz."""
+_STEP: Final = SAMPLE_RATE // 400
+_NEARBY: Final = np.hanning(43)[1:-1] / np.hanning(43).sum()
+"""Weights of the steps (0.1 s) whose mean is a moment's constant. They fall off gently: of a plain mean over 0.1 s a
+hundredth and more of a deep voice is left, which would be taken away as a constant."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,12 @@ def _centre(samples: Samples) -> None:
     """
     if not len(samples):
         return
-    starts = np.arange(0, len(samples), _MOMENT)
+    starts = np.arange(0, len(samples), _STEP)
     means = np.add.reduceat(samples, starts) / np.diff(starts, append=len(samples))
-    for start in range(0, len(samples), 100 * _MOMENT):
-        part = samples[start : start + 100 * _MOMENT]
-        part -= np.interp(np.arange(start, start + len(part)), starts + _MOMENT / 2, means)
+    constants = np.convolve(np.pad(means, len(_NEARBY) // 2, mode="edge"), _NEARBY, "valid")
+    for start in range(0, len(samples), 4000 * _STEP):
+        part = samples[start : start + 4000 * _STEP]
+        part -= np.interp(np.arange(start, start + len(part)), starts + _STEP / 2, constants)
 
 
 def _power(samples: Samples) -> float:
