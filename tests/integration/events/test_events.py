@@ -274,6 +274,9 @@ async def test_readers_at_the_same_time_see_every_event_once_and_in_the_same_ord
 
     readers = [asyncio.create_task(read()) for _ in range(3)]
     await asyncio.gather(*(write(writer) for writer in range(writers)))
+    events = Events(database)
+    while (await events.now()).position < many * writers:  # noqa: ASYNC110  who gives a position now is waited for
+        await asyncio.sleep(0.01)
     done.set()
     seen = await asyncio.gather(*readers)
     for events_seen in seen:

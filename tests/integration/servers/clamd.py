@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -47,12 +48,36 @@ class _Pipe(io.BytesIO):
 
 
 def zipped(*members: bytes, method: int = zipfile.ZIP_DEFLATED, zip64: bool = False, streamed: bool = False) -> bytes:
+    if zip64 and not streamed:
+        return _with_large_sizes(*members)
     buffer = _Pipe() if streamed else io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for number, content in enumerate(members):
             with archive.open(f"{number}.bin", "w", force_zip64=zip64) as member:
                 member.write(content)
     return buffer.getvalue()
+
+
+def _with_large_sizes(*members: bytes) -> bytes:
+    """A ZIP whose members have their sizes in the field for more than 4 GiB (APPNOTE 4.5.3).
+
+    zipfile writes them wrongly before Python 3.11.4.
+    """
+    large = 0xFFFFFFFF
+    entries = directory = b""
+    for number, content in enumerate(members):
+        name, packed = f"{number}.bin".encode(), zlib.compress(content, wbits=-15)
+        told = struct.pack("<HHHHHI", 45, 0, zipfile.ZIP_DEFLATED, 0, 0x21, zlib.crc32(content))
+        place = struct.pack("<HHHHHII", len(name), 0, 0, 0, 0, 0, len(entries))
+        directory += (
+            b"PK\1\2" + struct.pack("<H", 45) + told + struct.pack("<II", len(packed), len(content)) + place + name
+        )
+        sizes = struct.pack("<HHQQ", 1, 16, len(content), len(packed))
+        entries += b"PK\3\4" + told + struct.pack("<IIHH", large, large, len(name), len(sizes)) + name + sizes + packed
+    count = len(members)
+    return (
+        entries + directory + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, count, count, len(directory), len(entries), 0)
+    )
 
 
 def nested(content: bytes, levels: int) -> bytes:
