@@ -340,7 +340,7 @@ def _give_memory_back() -> None:
     with contextlib.suppress(AttributeError):  # a C library that is not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, 16 << 20)
+        mallopt(_M_MMAP_THRESHOLD, 10 << 20)
 
 
 def _first_line(error: Exception) -> str:
