@@ -156,7 +156,7 @@ async def test_uploads_deletions_verdicts_and_sweeps_of_few_contents_at_once_kee
     storm = Storm(databases, folder_store, tenant_database.tenant_id, uploads)
     many = [storm.uploading] * 12 + [storm.deleting] * 5 + [storm.scanning] * 4 + [storm.rescanning] * 2
     deadlocks = await _deadlocks(databases[0])
-    # The bucket gets its birth while it is empty, as a new tenant's does: later it may hold contents without rows alone.
+    # The bucket gets its birth while empty, as a new tenant's does; later it may hold only contents without rows.
     await storm.sweeping()
     async with asyncio.TaskGroup() as group:
         for what in (*many, storm.sweeping, storm.sweeping):
