@@ -474,7 +474,7 @@ WHISPER: Final = SpeechModel(id="whisper-1", object="model", created=1663718400,
 
 
 class SpeechModels(BaseModel):
-    """The models that there are, in the shape of OpenAI's API."""
+    """The tenant's speech models, in the shape of OpenAI's API."""
 
     object: Literal["list"]
     data: list[SpeechModel]

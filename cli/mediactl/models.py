@@ -298,7 +298,7 @@ class SpeechModel(TypedDict):
 
 
 class SpeechModels(TypedDict):
-    """The models that there are, in the shape of OpenAI's API."""
+    """The tenant's speech models, in the shape of OpenAI's API."""
 
     object: str
     data: list["SpeechModel"]

@@ -1,1 +1,1 @@
-"""What happens to every request, whatever its route."""
+"""Steps that every request takes before its route and after it."""

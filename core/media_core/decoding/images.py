@@ -81,7 +81,6 @@ _NOT_IN_LIBTIFF = ("webp", "tiff_sgilog", "tiff_sgilog24")
 """Ways of packing that Pillow knows by name, and its libtiff does not decode."""
 
 _ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -252,7 +251,7 @@ def _check_apple_icon(icon: IcnsImagePlugin.IcnsFile, best: tuple[int, int, int]
     icon.fobj.seek(start)
     head = icon.fobj.read(min(length, 4_096))
     sides = (0, 0)
-    if head.startswith(_PNG):
+    if head.startswith(damage.PNG):
         sides = struct.unpack_from(">II", head.ljust(24, b"\0"), 16)
     elif head.startswith(_JPEG_2000):
         sides = Image.open(io.BytesIO(head), formats=("JPEG2000",)).size

@@ -11,6 +11,7 @@ import codecs
 import io
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Literal
 
@@ -201,11 +202,12 @@ _TEXT_BYTES = bytes((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
 _RAW_BY_A_WORD = ("image/x-olympus-orf", "image/x-x3f")
 """What libmagic finds by four letters alone."""
 
-_BEGINS_WITH = {
-    "application/x-dosexec": b"MZ",
-    "image/jp2": b"\0\0\0\x0cjP  \r\n\x87\n",
+_BEGINS_AS: Mapping[str, Callable[[bytes], bool]] = {
+    "application/x-dosexec": lambda head: head.startswith(b"MZ"),
+    "image/jp2": lambda head: head.startswith(b"\0\0\0\x0cjP  \r\n\x87\n"),
+    "image/x-tga": targa.begins,
 }
-"""How content of these types begins. libmagic also finds them by one or two bytes, which any content may have."""
+"""Whether content may be of these types. libmagic also finds them by a few bytes, which any content may have."""
 
 _START_CODE = re.compile(
     rb"\x00?\x00\x00\x01(?:([\x27\x47\x67]|\x09[\x10-\xf0]|\x06[\x00-\x05])|[\x40\x42\x46\x4e]\x01)", re.DOTALL
@@ -260,7 +262,7 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     looking = _text_magic if looks_like_text(head) else _magic
     found = looking.from_buffer(_shown(head)) if head else UNKNOWN
     found = _SYNONYMS.get(found, found)
-    if not head.startswith(_BEGINS_WITH.get(found, b"")) or (found == "image/x-tga" and not targa.begins(head)):
+    if found in _BEGINS_AS and not _BEGINS_AS[found](head):
         found = UNKNOWN
     if is_text and (transcribable(found) or found in _RAW_BY_A_WORD):
         found = "text/plain"  # "The moov atom ..."

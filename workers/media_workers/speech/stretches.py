@@ -29,7 +29,7 @@ _ROOM: Final = 1.25
 _LEAD_IN: Final = frames(1.0)
 """Frames before a place that the voice detector hears too, since it needs a moment to know."""
 _ONE_LANGUAGE: Final = 10.0
-"""Longest chunk in seconds where the language may change: whoever changes it mostly pauses, and a chunk has one."""
+"""Longest chunk in seconds where the language may change. A chunk has one language; people mostly pause between two."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,11 @@ class Listening:
 
     async def _at(self, frame: int, track: int, language: str | None) -> _Stretch:
         """The stretch that begins there. It is the one begun ahead, unless its language has turned out another one."""
-        ahead = self._begun.pop() if len(self._begun) > 1 else None
+        ahead = self._begun[1:]
+        if [(begun.frame, begun.track, begun.language) for begun in ahead] == [(frame, track, language)]:
+            await self._begun.pop(0).drop()
+            return ahead[0]
         await self.aclose()
-        if ahead is not None and (ahead.frame, ahead.track, ahead.language) == (frame, track, language):
-            self._begun.append(ahead)
-            return ahead
-        if ahead is not None:
-            await ahead.drop()
         return self._begin(frame, track, language)
 
     def _begin(self, frame: int, track: int, language: str | None) -> _Stretch:

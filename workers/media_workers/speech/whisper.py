@@ -169,10 +169,10 @@ class _Group:
     sound: ctranslate2.StorageView | None = None
     """What the model's encoder makes of the chunks."""
     likely: Sequence[Counter[str]] = ()
-    """The probability of each language, for each chunk; empty if nobody has asked."""
+    """The probability of each language, for each chunk. Empty where the language is known."""
 
     def encode(self, whisper: Any, languages: Collection[str] | None) -> None:
-        """Takes a second a chunk. `languages`: those that may be spoken; None: nobody asks."""
+        """Takes a second a chunk. `languages`: those that may be spoken; None: the language is known."""
         if self.sound is None:
             self.sound = hearing.encoded(whisper, [hearing.features(whisper, chunk) for chunk in self.chunks])
         if languages is not None:
