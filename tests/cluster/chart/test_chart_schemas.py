@@ -20,7 +20,7 @@ from media_operator.cluster.kinds import MEDIA_TENANT, Object
 from tests.cluster.api import Api
 from tests.cluster.chart import test_chart as chart
 from tests.tools import build, openapi_schemas
-from tests.unit.render_cases import CASES, LONGEST
+from tests.unit.operator.render_cases import CASES, LONGEST
 
 ROOT = Path(__file__).parents[3]
 CRD = ROOT / "crds" / "mediatenants.yaml"

@@ -14,7 +14,7 @@ from media_operator.cluster.kinds import Object
 from media_operator.tenant.spec import MediaTenant
 from tests.cluster.api import Api, gone, seen
 from tests.cluster.control_plane import ControlPlane
-from tests.unit.render_cases import CASES, LONGEST, Case
+from tests.unit.operator.render_cases import CASES, LONGEST, Case
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd", "gateways")]
 

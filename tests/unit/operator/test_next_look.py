@@ -13,7 +13,7 @@ from media_operator.controller.controller import Controller
 from media_operator.plan.planner import Plan
 from media_operator.settings import OperatorSettings
 from media_operator.tenant.status import Condition
-from tests.unit.render_cases import CASES
+from tests.unit.operator.render_cases import CASES
 
 DAY = 86400.0
 READY = Condition(type="Ready", status="True", reason="Serving", message="", observedGeneration=1)

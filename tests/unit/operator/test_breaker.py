@@ -8,7 +8,7 @@ import pytest
 
 from media_core.errors import Refused, Unavailable
 from media_operator.backends.breaker import LONGEST_DELAY, TOLERATED, Breaker, RequestRefused
-from tests.unit.virtual_time import now, run
+from tests.unit.operator.virtual_time import now, run
 
 
 class Dependency:

@@ -11,7 +11,7 @@ from media_operator.kubernetes_target import objects
 from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.kubernetes_target.objects import TenantObjects
 from media_operator.tenant.spec import MediaTenant, Oidc
-from tests.unit.render_cases import STORE, Case
+from tests.unit.operator.render_cases import STORE, Case
 
 ISSUER, KEYS = "https://login.example", "https://login.example/keys"
 DECLARED = {"issuer": ISSUER, "jwksUri": "https://old.example/keys"}

@@ -18,7 +18,7 @@ import pytest
 
 from media_operator.plan import checks, data_consistent, data_match, deletion, finding, planner, steps
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPERATOR = ROOT / "operator" / "media_operator"
 PLAN = OPERATOR / "plan"
 SHARED = "Any condition"

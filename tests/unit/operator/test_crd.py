@@ -16,7 +16,7 @@ from media_operator.tenant.patterns import FORMS
 from media_operator.tenant.spec import MediaTenant, TenantSpec
 from media_operator.tenant.status import TenantStatus
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEFINITION = crd.custom_resource_definition()
 (VERSION,) = DEFINITION["spec"]["versions"]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]

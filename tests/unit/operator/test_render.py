@@ -1,7 +1,7 @@
 """A tenant's manifests.
 
-`MEDIA_UPDATE_GOLDEN=1 pytest tests/unit/test_render.py` writes golden/render/ anew: the default tenant's manifests, and
-for every other tenant the difference. Read the changes before you commit them.
+`MEDIA_UPDATE_GOLDEN=1 pytest tests/unit/operator/test_render.py` writes golden/render/ anew: the default tenant's
+manifests, and for every other tenant the difference. Read the changes before you commit them.
 """
 
 import base64
@@ -30,7 +30,7 @@ from media_operator.settings import PlatformSettings
 from media_operator.tenant.annotations import ROTATE_KEYS
 from media_workers.settings import ClamdSettings
 from media_workers.settings import Settings as WorkerSettings
-from tests.unit.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, SESSION, WORK, Case
+from tests.unit.operator.render_cases import CASES, CREDENTIALS, HIDDEN, JWKS, LONGEST, SESSION, WORK, Case
 
 OF_LIBRARIES = {"SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}
 OF_LIBRARIES |= {"HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy"}

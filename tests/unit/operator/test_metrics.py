@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from media_operator.metrics import Metrics, Snapshot, TenantFacts
 
-CHART = Path(__file__).parents[2] / "charts" / "media-platform" / "files"
+CHART = Path(__file__).parents[3] / "charts" / "media-platform" / "files"
 ACME = TenantFacts(
     namespace="team",
     tenant="acme",

@@ -7,7 +7,7 @@ import pytest
 
 lupa = pytest.importorskip("lupa")
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "argocd-health.lua"
+SCRIPT = Path(__file__).parents[3] / "docs" / "argocd-health.lua"
 
 
 def health(body: dict[str, Any]) -> str:

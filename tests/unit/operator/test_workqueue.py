@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from media_operator.cluster.workqueue import FIRST_DELAY, LONGEST_DELAY, WorkQueue
-from tests.unit.virtual_time import now, run
+from tests.unit.operator.virtual_time import now, run
 
 Handle = Callable[[str], Awaitable[float | None]]
 

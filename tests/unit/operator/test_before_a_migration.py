@@ -21,7 +21,7 @@ from media_operator.kubernetes_target.target import KubernetesTarget
 from media_operator.plan import steps
 from media_operator.plan.steps import StepFailed, StepUnfinished
 from media_operator.settings import OperatorSettings
-from tests.unit.render_cases import CASES, Case
+from tests.unit.operator.render_cases import CASES, Case
 
 CASE = Case()
 TENANT = CASE.tenant()
