@@ -6,8 +6,9 @@ without a file may also be urlencoded, as client libraries send one.
 """
 
 import re
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -20,10 +21,12 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
     parse_options_header,
 )
 
-from media_api.requests.body import chunks, media_type_of
+from media_api.requests.body import chunks, chunks_or_socket, media_type_of
 from media_api.requests.filenames import filename_of, text_of
+from media_api.requests.socket_body import SocketBody
 from media_api.requests.wrong_input import unknown
 from media_core.errors import Refused
+from media_core.store import BodySource
 
 MAX_FIELDS: Final = 64
 MAX_FIELD_BYTES: Final = 16 * 1024
@@ -31,6 +34,8 @@ MAX_OVERHEAD_BYTES: Final = 256 * 1024
 """Most bytes of the request's body that are not the file."""
 MAX_BOUNDARY_CHARACTERS: Final = 200
 MAX_TYPE_CHARACTERS: Final = 127
+DELIMITER_BYTES: Final = MAX_BOUNDARY_CHARACTERS + len("\r\n----")
+"""Most bytes of a line with the boundary."""
 _BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
 _INDEX: Final = re.compile(r"\[[0-9]{0,9}\]$")
 _URLENCODED: Final = "application/x-www-form-urlencoded"
@@ -75,28 +80,41 @@ class Form:
         """The part that is under way, and its `_value` where it is not the file."""
         self._value = bytearray()
         self._is_file = False
+        self._overhead = 0
+        """Bytes of the body so far that are not the file's."""
         self.filename: str | None = None
         """Name of the file part without any path; None until the part has begun, or if there is none."""
         self.claimed_type: str | None = None
         """The file's media type according to the client."""
 
-    async def file(self, name: str = "file") -> AsyncGenerator[bytes]:
-        """The bytes of the file part called `name`, in chunks as they arrive; reads the whole request."""
+    async def file(self, name: str = "file") -> AsyncGenerator[bytes | BodySource]:
+        """The bytes of the file part called `name`, in chunks as they arrive; reads the whole request. Behind a chunk
+        of a fast client a source, from which the consumer may read what follows.
+        """
         if self._boundary is None:
             await self._read_urlencoded(name)
             return
-        overhead = 0
         with _broken_form_refused(), _parser(self._boundary) as parser:
-            async with aclosing(chunks(self._request, self._idle_seconds)) as received:
+            parsed = partial(self._parsed, parser, name)
+            async with aclosing(chunks_or_socket(self._request, self._idle_seconds)) as received:
                 async for chunk in received:
-                    overhead += len(chunk)
-                    for event in parser.parse(chunk):
-                        if data := self._of_file(event, name):
-                            overhead -= len(data)
-                            yield data
-                    if overhead > MAX_OVERHEAD_BYTES:
-                        raise _too_long()
-                    chunk = event = data = b""  # frees a quarter of a MiB while the next chunk is waited for
+                    if isinstance(chunk, SocketBody):
+                        if self._is_file:
+                            yield _FileSource(chunk, parsed)
+                        continue
+                    for data in parsed(chunk):
+                        yield data
+                    chunk = data = b""  # frees a quarter of a MiB while the next chunk is waited for
+
+    def _parsed(self, parser: PushMultipartParser, file: str, chunk: bytes) -> Iterator[bytes]:
+        """The file's bytes in the next chunk of the body."""
+        self._overhead += len(chunk)
+        for event in parser.parse(chunk):
+            if data := self._of_file(event, file):
+                self._overhead -= len(data)
+                yield data
+        if self._overhead > MAX_OVERHEAD_BYTES:
+            raise _too_long()
 
     def _of_file(self, event: MultipartSegment | bytes | None, file: str) -> bytes:
         """The bytes of the file part in what the parser says next: a part's head, bytes of it, or None at its end."""
@@ -213,6 +231,30 @@ class Form:
             if choice == value:
                 return choice
         raise _invalid(f"`{name}` must be one of {', '.join(allowed)}.")
+
+
+class _FileSource:
+    """The file's bytes in what a socket has: a `media_core.store.BodySource`."""
+
+    def __init__(self, body: SocketBody, parsed: Callable[[bytes], Iterator[bytes]]) -> None:
+        self._body = body
+        self._parsed = parsed
+
+    @property
+    def left(self) -> int:
+        return self._body.left
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Raises Refused, as the form does."""
+        # The parser may have kept the beginning of a boundary, and give it out with what is read now.
+        most = max(0, len(buffer) - DELIMITER_BYTES)
+        at = 0
+        while not at and (read := self._body.read_into(buffer[:most])):
+            with _broken_form_refused():
+                for data in self._parsed(bytes(buffer[:read])):
+                    buffer[at : at + len(data)] = data
+                    at += len(data)
+        return at
 
 
 def flag_of(name: str, value: str) -> bool:

@@ -86,7 +86,7 @@ async def read_form(
     form = Form(request, fields, idle_seconds=services.settings.server.body_idle_seconds, repeatable=repeatable)
     async with aclosing(form.file()) as chunks:
         async for chunk in chunks:
-            await upload.write(chunk)
+            await (upload.write(chunk) if isinstance(chunk, bytes) else upload.take(chunk))
             del chunk  # frees it while the next one is waited for
     room_id = form.text("room_id")
     if room_id is not None:

@@ -112,6 +112,13 @@ class StagedObject(Protocol):
         Raises ValueError if more bytes come than `stage` was told.
         """
 
+    async def take(self, source: "BodySource", hashing: TrailingHash, at_most: int) -> int:
+        """Appends what `source` has at hand, up to `at_most` bytes and some MiB. Returns how many; `hashing` takes
+        them, too.
+
+        Does not return before the source is left alone, also if it is cancelled. Raises as `write`.
+        """
+
     async def finish(self) -> None:
         """Returns once all bytes are durable. Nothing can be written afterwards.
 
@@ -137,8 +144,9 @@ class StagedObject(Protocol):
 class BodySource(Protocol):
     """Bytes that one thread at a time reads, without waiting for long: the rest of a request's body, for example."""
 
-    left: int
-    """Bytes that are still to be read."""
+    @property
+    def left(self) -> int:
+        """Bytes that are still to be read, at most."""
 
     def read_into(self, buffer: memoryview) -> int:
         """Fills in the next bytes, and returns how many: 0 if none come at once, or none any more."""
@@ -200,6 +208,19 @@ class Appending(Protocol):
 
         `leave`: it may have been recorded, so nothing is removed.
         """
+
+
+class Complete:
+    """What all objects have whose bytes have all come."""
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        raise ValueError(_TAKES_NO_MORE)
+
+    async def take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
+        raise ValueError(_TAKES_NO_MORE)
+
+
+_TAKES_NO_MORE = "an object that has come whole takes no more bytes"
 
 
 class GatheredObject(StagedObject, Protocol):

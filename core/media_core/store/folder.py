@@ -31,6 +31,7 @@ from media_core.store.base import (
     DELETE_SECONDS,
     STAGING,
     USUAL_MOST,
+    BodySource,
     Chunk,
     ObjectInfo,
     ObjectMissing,
@@ -39,16 +40,26 @@ from media_core.store.base import (
     checked_expiry,
     checked_key,
     checked_most,
+    hashed,
     may_be_in_a_key,
     name_in_staging,
     staging_key,
     tenant_prefix,
+    to_its_end,
     unavailable,
 )
-from media_core.store.folder_files import ABSENT, fsync_folder, in_thread, open_file, read_file, write_all
+from media_core.store.folder_files import (
+    ABSENT,
+    TAKEN_BYTES,
+    fsync_folder,
+    in_thread,
+    open_file,
+    read_file,
+    write_all,
+)
 from media_core.store.folder_pieces import FolderAppending, FolderGatheredObject
 from media_core.store.folder_urls import FolderUrls, SignedRequest
-from media_core.store.trailing_hash import MEMORY_BYTES
+from media_core.store.trailing_hash import MEMORY_BYTES, TrailingHash
 
 _T = TypeVar("_T")
 
@@ -268,6 +279,12 @@ class FolderStagedObject:
         await in_thread(self._write, chunk)
         self.size += len(chunk)
 
+    async def take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
+        at_most = min(at_most, TAKEN_BYTES, self._at_most - self.size)
+        taken = await to_its_end(in_thread(self._take, source, hashing, at_most))
+        self.size += taken
+        return taken
+
     async def finish(self) -> None:
         await in_thread(self._finish)
 
@@ -290,6 +307,13 @@ class FolderStagedObject:
             write_all(self._file, chunk)
             page_cache.write_back(self._file, self._written, len(chunk))
             self._written += len(chunk)
+
+    def _take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
+        taken = 0
+        for data in hashed(source, hashing, at_most):
+            self._write(data)
+            taken += len(data)
+        return taken
 
     def _finish(self) -> None:
         with self._lock:

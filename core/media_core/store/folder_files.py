@@ -15,6 +15,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+TAKEN_BYTES = 8 * 1024 * 1024
+"""Most bytes that a thread takes from a source before the event loop looks at the upload again."""
 _THREADS = ThreadPoolExecutor(16, "folder-store")
 """Threads apart from asyncio's. Those are few and hash, for example; waits for the disk must not occupy them."""
 

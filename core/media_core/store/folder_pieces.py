@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING
 
 from media_core.errors import Unavailable
 from media_core.store import page_cache
-from media_core.store.base import CHUNK_BYTES, BodySource, Chunk, Durable, Piece, hashed, to_its_end, unavailable
-from media_core.store.folder_files import fsync_folder, in_thread, read_file, write_all
+from media_core.store.base import (
+    CHUNK_BYTES,
+    BodySource,
+    Chunk,
+    Complete,
+    Durable,
+    Piece,
+    hashed,
+    to_its_end,
+    unavailable,
+)
+from media_core.store.folder_files import TAKEN_BYTES, fsync_folder, in_thread, read_file, write_all
 from media_core.store.trailing_hash import TrailingHash
 
 if TYPE_CHECKING:
@@ -23,8 +33,6 @@ if TYPE_CHECKING:
 _SHORTER = "a piece of this upload is shorter than what was recorded"
 _SYNCED_BYTES = 16 * 1024 * 1024
 """Most bytes of an object in pieces that a killed process loses: each fsync costs milliseconds."""
-_TAKEN_BYTES = 8 * 1024 * 1024
-"""Most bytes that a thread takes from a source before the event loop looks at the upload again."""
 
 
 class FolderAppending:
@@ -63,7 +71,7 @@ class FolderAppending:
         await self._settle()
         gathered, self._gathered = self._gathered, bytearray()
         until_due = _SYNCED_BYTES - (self._taken - self._kept)
-        at_most = min(until_due, _TAKEN_BYTES) if until_due > 0 else _TAKEN_BYTES
+        at_most = min(until_due, TAKEN_BYTES) if until_due > 0 else TAKEN_BYTES
         taken = await to_its_end(in_thread(self._take, gathered, source, at_most, hashing))
         self._taken += taken
         return taken
@@ -158,7 +166,7 @@ class FolderAppending:
                 os.close(file)
 
 
-class FolderGatheredObject:
+class FolderGatheredObject(Complete):
     """A single piece whose lock is free gets its key by a link. Otherwise all pieces are copied into a new file."""
 
     def __init__(self, store: "FolderStore", name: str, pieces: Sequence[Piece]) -> None:
@@ -169,9 +177,6 @@ class FolderGatheredObject:
         self._path: Path | None = None
         self._locked: FileIO | None = None
         """The single piece, locked, so that it does not grow while it gets its key."""
-
-    async def write(self, chunk: bytes | memoryview) -> None:
-        raise ValueError("an object that has come whole takes no more bytes")
 
     async def finish(self) -> None:
         if self._path is None:

@@ -35,6 +35,7 @@ from media_core.store.base import (
     DELETE_SECONDS,
     STAGING,
     USUAL_MOST,
+    BodySource,
     Chunk,
     ObjectInfo,
     Piece,
@@ -46,14 +47,15 @@ from media_core.store.base import (
     name_in_staging,
     staging_key,
     tenant_prefix,
+    to_its_end,
     unavailable,
 )
 from media_core.store.credentials import S3Keys
 from media_core.store.presign import presigned_get
 from media_core.store.s3_outages import beyond_the_end, ended_within, outages
-from media_core.store.s3_pieces import S3Appending, S3GatheredObject
+from media_core.store.s3_pieces import S3Appending, S3GatheredObject, gather
 from media_core.store.s3_settings import S3Settings
-from media_core.store.trailing_hash import MEMORY_BYTES
+from media_core.store.trailing_hash import MEMORY_BYTES, TrailingHash
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
@@ -405,6 +407,13 @@ class S3StagedObject:
             self.size += len(block)
             if self._gathered_bytes >= CHUNK_BYTES:
                 await self._hand_over()
+
+    async def take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
+        block = bytearray()
+        at_most = min(at_most, CHUNK_BYTES, self._at_most - self.size)
+        taken = await to_its_end(asyncio.to_thread(gather, block, source, at_most, hashing))
+        await self.write(bytes(block))
+        return taken
 
     async def finish(self) -> None:
         if self._gathered_bytes:

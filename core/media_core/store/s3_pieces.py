@@ -10,6 +10,7 @@ from media_core.errors import Unavailable
 from media_core.store.base import (
     BodySource,
     Chunk,
+    Complete,
     Durable,
     ObjectMissing,
     Piece,
@@ -64,7 +65,7 @@ class S3Appending:
     async def take(self, source: BodySource, hashing: TrailingHash) -> int:
         await self.write(b"")
         at_most = self._part_bytes - len(self._gathered)
-        taken = await to_its_end(asyncio.to_thread(_gather, self._gathered, source, at_most, hashing))
+        taken = await to_its_end(asyncio.to_thread(gather, self._gathered, source, at_most, hashing))
         if taken == at_most:
             await self._hand_over()
         return taken
@@ -127,23 +128,21 @@ class S3Appending:
         return staging_key(self._store._tenant_id, piece.name)
 
 
-def _gather(gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
+def gather(gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
+    """Adds what `source` has at hand to `gathered`, in a thread. Returns how many bytes."""
     before = len(gathered)
     for data in hashed(source, hashing, at_most):
         gathered += data
     return len(gathered) - before
 
 
-class S3GatheredObject:
+class S3GatheredObject(Complete):
     """Pieces that S3 copies into one object under their final key."""
 
     def __init__(self, store: "S3Store", pieces: Sequence[Piece]) -> None:
         self.size = sum(piece.size for piece in pieces)
         self._store = store
         self._pieces = [(staging_key(store._tenant_id, piece.name), piece.size) for piece in pieces]
-
-    async def write(self, chunk: bytes | memoryview) -> None:
-        raise ValueError("an object that has come whole takes no more bytes")
 
     async def finish(self) -> None:
         pass

@@ -22,12 +22,16 @@ _FREE: Final[deque[memoryview]] = deque(maxlen=MOST_BEHIND)
 
 
 class TrailingHash:
-    """One task at a time gives it bytes. `of`: the hash; None: the bytes are only passed on."""
+    """One task at a time gives it bytes. `of`: the hash; None: the bytes are only passed on.
 
-    def __init__(self, of: "hashlib._Hash | None" = None) -> None:
+    `most_behind`: buffers that may wait to be hashed.
+    """
+
+    def __init__(self, of: "hashlib._Hash | None" = None, *, most_behind: int = MOST_BEHIND) -> None:
         self.beside: hashlib._Hash | None = None
         """A second hash, of the bytes that are given while it is set."""
         self._of = of
+        self._most_behind = most_behind
         self._waiting: deque[tuple[tuple[hashlib._Hash, ...], bytes | memoryview, memoryview | None]] = deque()
         self._changed = threading.Condition()
         self._is_hashing = False
@@ -35,7 +39,7 @@ class TrailingHash:
     def buffer(self) -> memoryview:
         """`BUFFER_BYTES` for the next bytes. `take` takes it back. For a thread: it waits while the hash is behind."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < MOST_BEHIND)
+            self._changed.wait_for(lambda: len(self._waiting) < self._most_behind)
         try:
             return _FREE.pop()
         except IndexError:
@@ -47,7 +51,7 @@ class TrailingHash:
 
     async def update(self, data: bytes) -> None:
         """A chunk of at most 1 MiB comes next. It is hashed at once if none waits: a thread would cost as much."""
-        if len(self._waiting) >= MOST_BEHIND:
+        if len(self._waiting) >= self._most_behind:
             await self.settle()
         if self._waiting:
             self._add(data, None)

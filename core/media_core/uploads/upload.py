@@ -29,14 +29,20 @@ from media_core.examination.examiner import Examined, Examiner
 from media_core.ids import new_media_id, new_ulid
 from media_core.items.access import require_room
 from media_core.policy import Policy, PolicyReader
-from media_core.store import ObjectStore, StagedObject
+from media_core.store import BodySource, ObjectStore, StagedObject
+from media_core.store.base import hashed, to_its_end
 from media_core.store.object_keys import content_key, thumbnail_key
+from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.capacity import Capacity, of_this_container
 
 BUFFER_BYTES = 8 * MIB - MIB // 2
 """Up to this size a file is kept in memory and put in one request. A larger one streams to a staging object, from its
 first byte on if the request announces its size. With `CONNECTION_BYTES` an upload takes up to 8 MiB of memory."""
 STEP_BYTES = MIB
+HASHES_BEHIND = 2
+"""Buffers of a MiB that wait to be hashed while a thread reads the body of a large upload."""
+STREAMING_BYTES = (HASHES_BEHIND + 2) * MIB
+"""Memory of a large upload beside its connection and its store: those buffers, and the one that is read and parsed."""
 SMALL_BYTES = 64 * 1024
 """A buffer up to this size comes from the heap; larger ones are mappings of their own."""
 FORM_OVERHEAD_BYTES = 64 * 1024
@@ -104,6 +110,19 @@ class _Buffer:
         self._memory[self.size : self.size + taken] = chunk[:taken]
         self.size += taken
         return taken
+
+    def fill(self, source: BodySource, at_most: int, digest: "hashlib._Hash") -> int:
+        """Takes what `source` has at hand and there is room for, in a thread, and hashes it. Returns how many bytes.
+        Some bytes have been taken before.
+        """
+        end = min(self._capacity, self.size + at_most)
+        before, read = self.size, 1
+        while read and source.left and self.size < end:
+            with memoryview(self._memory or b"") as memory:
+                read = source.read_into(memory[self.size : min(end, self.size + STEP_BYTES)])
+            self.size += read
+            self.hash_into(digest)
+        return self.size - before
 
     def hash_into(self, digest: "hashlib._Hash") -> None:
         digest.update(self.view()[self._hashed :])
@@ -240,7 +259,7 @@ class Upload:
         """Most bytes of memory that this upload takes, its connection's buffers included."""
         if self._is_whole:
             return 0  # no byte of it passes through here
-        gathered = STEP_BYTES if self._at_least > BUFFER_BYTES else min(BUFFER_BYTES, self._at_most)
+        gathered = STREAMING_BYTES if self._at_least > BUFFER_BYTES else min(BUFFER_BYTES, self._at_most)
         staging = self._uploads.store.memory_of(self._at_most) if self._at_most > BUFFER_BYTES else 0
         return CONNECTION_BYTES + gathered + staging
 
@@ -261,6 +280,38 @@ class Upload:
                 await self._start_streaming()
             elif self._buffer.unhashed >= STEP_BYTES:
                 await asyncio.to_thread(self._buffer.hash_into, self._hash)
+
+    async def take(self, source: BodySource) -> None:
+        """As `write`, for what `source` has at hand: a thread reads, hashes and stages it.
+
+        It leaves bytes in the source that only `write` can judge: the first ones, of which the type is read, and those
+        beyond the buffer, or beyond what is reserved or allowed.
+        """
+        if self.size < SNIFF_BYTES:
+            return
+        if not self._streaming:
+            room = self._policy.max_upload_bytes - self.size
+            self.size += await to_its_end(asyncio.to_thread(self._buffer.fill, source, room, self._hash))
+            return
+        if self._buffer.size:
+            await self._step()
+        hashing = TrailingHash(self._hash, most_behind=HASHES_BEHIND)
+        taken = 1
+        try:
+            while taken and source.left and (room := self._room()) > 0:
+                if self._staged is None:
+                    taken = await to_its_end(asyncio.to_thread(_drain, source, hashing, min(room, BUFFER_BYTES)))
+                else:
+                    taken = await self._staged.take(source, hashing, room)
+                self.size += taken
+                await self._reservation.extend()
+        finally:
+            await hashing.settle()
+
+    def _room(self) -> int:
+        """How many bytes may come before a limit has to be looked at."""
+        room = self._policy.max_upload_bytes - self.size
+        return room if self._known_by_digest else min(room, self._reservation.bytes - self.size)
 
     async def commit(
         self,
@@ -501,6 +552,10 @@ class Upload:
             if found is None or found.size != size:
                 return isinstance(await self._uploads.contents.missed(sha256), Lost)
         return False
+
+
+def _drain(source: BodySource, hashing: TrailingHash, at_most: int) -> int:
+    return sum(len(data) for data in hashed(source, hashing, at_most))
 
 
 def too_large(policy: Policy) -> Refused:

@@ -48,6 +48,7 @@ from media_core.store.credentials import S3Key
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.store.presign import presigned_get
 from media_core.store.trailing_hash import TrailingHash
+from tests.fixtures.sources import Held
 from tests.integration.servers import s3_servers
 from tests.integration.servers.lying_s3 import LyingS3, lying
 from tests.integration.servers.s3_servers import S3Server
@@ -552,6 +553,25 @@ async def test_a_large_object_appears_whole_when_it_is_promoted(
     assert opened.everything("upload") == [opened.key()]
 
 
+async def test_a_large_object_may_be_taken_from_a_source_in_between(opened: Opened, store: ObjectStore) -> None:
+    data = secrets.token_bytes(21 * MIB + 5)
+    upload, hashing = await store.stage("upload", at_most=len(data)), TrailingHash(hashlib.sha256(), most_behind=2)
+    await upload.write(data[: MIB - 1])
+    source = Held(data[MIB - 1 : -100])
+    while source.left > 3:
+        before = source.left
+        assert 0 < await upload.take(source, hashing, before - 3) == before - source.left
+    assert await upload.take(source, hashing, 0) == 0
+    assert await upload.take(source, hashing, 100) == 3
+    await upload.write(data[-100:])
+    assert upload.size == len(data)
+    await upload.finish()
+    await upload.promote(opened.key())
+    await upload.discard()
+    assert await everything_in(store.stream(opened.key())) == data
+    assert await hashing.hexdigest() == hashlib.sha256(data[MIB - 1 : -100]).hexdigest()
+
+
 async def test_promoting_is_repeatable_until_it_is_discarded(opened: Opened, store: ObjectStore) -> None:
     await store.put(opened.key("a"), b"what was there before")
     upload = await staged(store, b"staged" * 1000)
@@ -885,20 +905,6 @@ async def test_an_object_that_was_removed_before_it_was_promoted_is_no_object(s3
 
 
 # --- objects that come in pieces
-
-
-class Held:
-    """A source: bytes that come as a socket gives them."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-        self.left = len(data)
-
-    def read_into(self, buffer: memoryview) -> int:
-        read = min(self.left, len(buffer), 300_001)
-        buffer[:read] = self._data[len(self._data) - self.left :][:read]
-        self.left -= read
-        return read
 
 
 class Pieces:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,12 +14,13 @@ from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.items.library import Library
 from media_core.jobs.queue import Queue
-from media_core.policy import PolicyReader
+from media_core.policy import Policy, PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.uploads.capacity import Capacity
-from media_core.uploads.upload import BUFFER_BYTES, Uploads
+from media_core.uploads.upload import BUFFER_BYTES, Uploaded, Uploads
 from tests.fixtures.media import photo, png_bomb
+from tests.fixtures.sources import Held
 from tests.integration.acting import judge, left_behind, upload, usage
 from tests.integration.tenancy import ALICE, BOB, GENEROUS, MIB, STRANGER, TenantDatabase
 
@@ -35,6 +37,69 @@ async def test_what_was_sent_is_what_is_stored_under_its_hash(
     assert b"".join([chunk async for chunk in folder_store.stream(key)]) == data
     assert await usage(database) == Usage(size, 0, GENEROUS.max_bytes)
     assert await left_behind(database, folder_store) == (1, 1, 0, 1, 0)
+
+
+@pytest.mark.parametrize("announces_digest", [False, True])
+@pytest.mark.parametrize("size", [MIB, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 12345])
+async def test_bytes_that_a_source_has_are_stored_as_if_they_had_been_written(
+    uploads: Uploads, database: Database, folder_store: FolderStore, size: int, announces_digest: bool
+) -> None:
+    data = secrets.token_bytes(size)
+    digest = hashlib.sha256(data).hexdigest() if announces_digest else None
+    for copies in (1, 2):
+        uploaded, taken = await upload_from_a_source(uploads, data, announced=size + 200, digest=digest)
+        assert (uploaded.sha256, uploaded.size) == (hashlib.sha256(data).hexdigest(), size)
+        assert taken > size // 2
+        key = content_key(uploads.tenant_id, uploaded.sha256)
+        assert b"".join([chunk async for chunk in folder_store.stream(key)]) == data
+        assert await usage(database) == Usage(size, 0, GENEROUS.max_bytes)
+        assert await left_behind(database, folder_store) == (1, copies, 0, 1, 0)
+
+
+async def upload_from_a_source(
+    uploads: Uploads, data: bytes, *, announced: int, digest: str | None = None
+) -> tuple[Uploaded, int]:
+    """As from a fast client: chunks of 64 KiB, and behind each one a source. Also how many bytes were taken from it."""
+    source, taken = Held(data), 0
+    async with await uploads.start(announced=announced, digest=digest) as one:
+        while source.left:
+            chunk = bytearray(64 * 1024)
+            await one.write(bytes(chunk[: source.read_into(memoryview(chunk))]))
+            before = source.left
+            await one.take(source)
+            taken += before - source.left
+        return await one.commit(caller=ALICE, filename="a.bin"), taken
+
+
+FORM_BYTES = 40_000
+"""Of a form beside its file: what it announces does not tell whether the file fits."""
+
+
+@pytest.mark.parametrize("limit", [5 * MIB, 20 * MIB])
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        (lambda limit: replace(GENEROUS, max_upload_bytes=limit), "file_too_large"),
+        (lambda limit: replace(GENEROUS, max_bytes=limit, max_upload_bytes=limit + FORM_BYTES), "quota_exceeded"),
+    ],
+    ids=["of a file", "of the tenant"],
+)
+async def test_a_source_is_taken_up_to_the_limit_and_not_a_byte_further(
+    uploads: Uploads,
+    tenant_database: TenantDatabase,
+    database: Database,
+    folder_store: FolderStore,
+    policy: Callable[[int], Policy],
+    limit: int,
+    code: str,
+) -> None:
+    await tenant_database.declare(policy(limit))
+    with pytest.raises(Refused) as refused:
+        await upload_from_a_source(uploads, secrets.token_bytes(limit + 1), announced=limit + FORM_BYTES)
+    assert refused.value.code == code
+    assert await left_behind(database, folder_store) == (0, 0, 0, 0, 0)
+    await upload_from_a_source(uploads, secrets.token_bytes(limit), announced=limit + FORM_BYTES)
+    assert (await usage(database)).stored == limit
 
 
 @pytest.mark.parametrize("size", [5_000, BUFFER_BYTES + 5_000])

@@ -3,6 +3,9 @@
 import asyncio
 import codecs
 import contextlib
+import fcntl
+import itertools
+import os
 import secrets
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -13,8 +16,9 @@ from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media_api.requests.body import ClientGone
-from media_api.requests.multipart import MAX_FIELD_BYTES, MAX_FIELDS, MAX_OVERHEAD_BYTES, Form
+from media_api.requests.body import FAST_CHUNK_BYTES, ClientGone
+from media_api.requests.multipart import DELIMITER_BYTES, MAX_FIELD_BYTES, MAX_FIELDS, MAX_OVERHEAD_BYTES, Form
+from media_api.requests.socket_body import EXTENSION, SocketBody
 from media_core.errors import Refused
 
 BOUNDARY = "----boundary"
@@ -47,8 +51,23 @@ def request(
     content_type: str = f"multipart/form-data; boundary={BOUNDARY}",
     gone: bool = False,
     silent: bool = False,
+    by_socket: bytes = b"",
 ) -> Request:
+    """`by_socket`: what a socket has behind the first piece."""
     waiting = list(pieces)
+    pipe: list[int] = []
+    if by_socket:
+        pipe += os.pipe2(os.O_NONBLOCK)
+        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 1024 * 1024)
+        assert os.write(pipe[1], by_socket) == len(by_socket)
+
+    def socket_body() -> SocketBody | None:
+        return SocketBody(pipe[0], len(by_socket), left) if pipe else None
+
+    def left(body: SocketBody) -> None:
+        waiting[:0] = [os.read(pipe[0], body.left)] if body.left else []
+        while pipe:
+            os.close(pipe.pop())
 
     async def receive() -> dict[str, Any]:
         if waiting:
@@ -58,7 +77,12 @@ def request(
             await asyncio.Event().wait()
         return {"type": "http.disconnect"} if gone else {"type": "http.request", "body": b"", "more_body": False}
 
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type.encode("latin-1"))]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "headers": [(b"content-type", content_type.encode("latin-1"))],
+        "extensions": {EXTENSION: socket_body},
+    }
     return Request(scope, receive)
 
 
@@ -97,6 +121,37 @@ async def test_the_pieces_in_which_it_arrives_make_no_difference(data: bytes, cu
         body = body[cut:]
     form, received = await read(*[piece for piece in (*pieces, body) if piece])
     assert received == data
+    assert (form.text("before"), form.text("after")) == ("ä", "ö")
+
+
+FRAGMENTS = [b"\r", b"\n", b"\r\n--", f"\r\n--{BOUNDARY[:-1]}".encode(), b"-", b"x", bytes(1000), b"\r" * 400]
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(
+    st.lists(st.sampled_from(FRAGMENTS), max_size=300).map(b"".join),
+    st.integers(1, 3000),
+    st.lists(st.integers(1, 2500), min_size=1, max_size=30),
+)
+async def test_a_file_that_is_read_from_the_socket_is_the_same(data: bytes, cut: int, rooms: list[int]) -> None:
+    """`cut`: bytes of the body that only come once the socket has been left. `rooms`: bytes that the consumer takes."""
+    file = bytes(FAST_CHUNK_BYTES) + data
+    body = body_of(part("before", "ä"), part("file", file, "x"), part("after", "ö"))
+    end = max(FAST_CHUNK_BYTES, len(body) - cut)
+    by_socket = body[FAST_CHUNK_BYTES:end]
+    form = Form(request([body[:FAST_CHUNK_BYTES], body[end:]], by_socket=by_socket), FIELDS, idle_seconds=5)
+    received, taken = b"", 0
+    async for chunk in form.file():
+        if isinstance(chunk, bytes):
+            received += chunk
+            continue
+        for room in itertools.cycle(rooms):
+            buffer = memoryview(bytearray(DELIMITER_BYTES + room))
+            if not (read := await asyncio.to_thread(chunk.read_into, buffer)):
+                break
+            received, taken = received + buffer[:read], taken + read
+    assert received == file
+    assert taken >= len(by_socket) - 200
     assert (form.text("before"), form.text("after")) == ("ä", "ö")
 
 
