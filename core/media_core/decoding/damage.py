@@ -76,7 +76,7 @@ class PngStream(PngImagePlugin.PngStream):
 
 class Lengthened(io.RawIOBase):
     """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes; `length`:
-    so many of its bytes, not all; `skipped`: without so many of its first bytes.
+    so many of its bytes, not all; `skipped`: without so many of its first bytes, or, below 0, with so many more.
     """
 
     def __init__(

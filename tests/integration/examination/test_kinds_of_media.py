@@ -809,6 +809,30 @@ async def test_a_recording_that_says_no_length_is_as_long_as_what_is_there(
 
 
 @pytest.mark.parametrize(
+    ("container", "codec", "sound_chunk", "order", "note"),
+    [("wav", "pcm_s16le", b"data", "<", b"LIST"), ("aiff", "pcm_s16be", b"SSND", ">", b"ANNO")],
+)
+@pytest.mark.parametrize("notes", [1, 2, 3])
+@pytest.mark.parametrize("pad", [b"", b"\0"])
+async def test_a_note_of_an_odd_length_does_not_cost_the_sound(
+    decoding_pool: DecodingPool,
+    container: str,
+    codec: str,
+    sound_chunk: bytes,
+    order: str,
+    note: bytes,
+    notes: int,
+    pad: bytes,
+) -> None:
+    whole = sound(container, codec)()
+    at = whole.index(sound_chunk)
+    data = whole[:at] + notes * (note + struct.pack(order + "I", 5) + b"INFOx" + pad) + whole[at:]
+    assert (await looked_at(decoding_pool, data, "a")).duration == pytest.approx(3, abs=0.05)
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=2.1, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
+
+
+@pytest.mark.parametrize(
     "name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv", "a.caf", "a.voc", "a.tta", "a.m4a"]
 )
 async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_length(
