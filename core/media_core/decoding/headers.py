@@ -82,7 +82,8 @@ def _missing_pads(file: IO[bytes], size: int) -> list[int]:
     """Before which bytes one is missing: behind chunks of an odd length, up to the sound (EA IFF 85, RIFF of 1991)."""
     file.seek(0)
     order: Literal["big", "little"] = "big" if file.read(4) == b"FORM" else "little"
-    found, at = [], 12
+    found: list[int] = []
+    at = 12
     for _ in range(MOST_CHUNKS):
         file.seek(at)
         chunk = file.read(8)
