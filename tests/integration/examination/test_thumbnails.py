@@ -904,6 +904,26 @@ async def test_a_film_that_has_something_to_see_near_its_end_shows_it(decoding_p
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize(
+    ("container", "before", "titled", "after"),
+    [
+        ("mp4", 240, 16, 0),
+        ("matroska", 240, 16, 0),
+        ("mp4", 8, 12, 300),
+        ("matroska", 8, 12, 300),
+        ("mp4", 130, 4, 160),
+        ("avi", 130, 4, 160),
+    ],
+)
+async def test_a_film_that_is_black_for_long_shows_what_it_has(
+    decoding_pool: DecodingPool, container: str, before: int, titled: int, after: int
+) -> None:
+    black, titles = Image.new("RGB", (320, 240)), media.quadrants(320, 240)
+    images = [black] * before + [titles] * titled + [black] * after
+    film = media.still_film(*images, container=container, codec="mpeg4" if container == "avi" else "libx264")
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")), 40)
+
+
 async def test_a_film_that_becomes_black_at_once_shows_its_first_picture(decoding_pool: DecodingPool) -> None:
     film = media.still_film(*[media.quadrants(320, 240)] * 2, *[Image.new("RGB", (320, 240))] * 40)
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
