@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import math
 import struct
 from typing import IO, Any, Literal
 
@@ -27,6 +28,7 @@ from PIL import (
     Image,
     Jpeg2KImagePlugin,
     PngImagePlugin,
+    TiffImagePlugin,
 )
 
 from media_core.decoding import bands, damage, greys, jpeg2000, jxl, photoshop, stills
@@ -80,8 +82,14 @@ _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM", b"\x28\0", b"8B", b"P4",
 _NOT_IN_LIBTIFF = ("webp", "tiff_sgilog", "tiff_sgilog24")
 """Ways of packing that Pillow knows by name, and its libtiff does not decode."""
 
+_ASPECT = "width of a pixel to its height"
+"""Where it is kept with a picture, if it is not 1."""
+LEAST_OBLONG, MOST_OBLONG = 1.03, 8.0
+"""Ratios of a pixel's sides. A scanner's resolutions differ a little, and more is an error."""
+
 _ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+_X_RESOLUTION, _Y_RESOLUTION = 282, 283
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -154,7 +162,7 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         width, height = _sides_of_still(file, still)
         return {"width": width, "height": height, "format": still.upper(), "animated": False}, b""
     image = _open(file)
-    width, height = _upright(image.size, _orientation(image))
+    width, height = _upright(_sides(image), _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
     animated = name in ANIMATIONS and bool(getattr(image, "is_animated", False))
     return {"width": width, "height": height, "format": name, "animated": animated}, b""
@@ -167,6 +175,9 @@ def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], by
     """
     image, sides = _loaded(file, max_side)
     small, coding = shrunk(image, max_side), _coding(file, image)
+    if _ASPECT in image.info:
+        scale = min(1.0, max_side / max(sides))
+        small = small.resize((max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))))
     if coding is None and (profile := _stated_profile(image)):
         small = small if small.mode in ("RGB", "RGBA") else small.convert("RGB")
         small.info["icc_profile"] = profile
@@ -242,7 +253,26 @@ def _open(file: IO[bytes]) -> Image.Image:
     clear = image.info.get("transparency")
     if image.format == "PNG" and isinstance(clear, tuple) and _at(file, DEPTH_OF_A_PNG) == 16:
         image.info["transparency"] = tuple(value >> 8 for value in clear)  # as Pillow reads the pixels
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _note_aspect(image)
     return image
+
+
+def _note_aspect(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Keeps the shape of a TIFF's pixels with it, where they are oblong, as a fax's are (TIFF 6.0, section 8)."""
+    across, down = (float(image.tag_v2.get(tag) or 0) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    if not LEAST_OBLONG <= max(across, down) / (min(across, down) or math.inf) <= MOST_OBLONG:
+        return
+    is_turned = image.tag_v2.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    image.info[_ASPECT] = across / down if is_turned else down / across
+    if max(_sides(image)) > LONGEST_SIDE:
+        del image.info[_ASPECT]
+
+
+def _sides(image: Image.Image) -> tuple[int, int]:
+    """In square pixels. One side grows."""
+    aspect = image.info.get(_ASPECT, 1.0)
+    return round(image.width * max(aspect, 1.0)), round(image.height / min(aspect, 1.0))
 
 
 def _check_apple_icon(icon: IcnsImagePlugin.IcnsFile, best: tuple[int, int, int]) -> None:
@@ -297,7 +327,7 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
         allow_memory(DECODING_BYTES + stills.COPIES_HELD * size + BYTES_PER_PIXEL * sides[0] * sides[1])
         return stills.load(file, still), sides
     image = _open_to_decode(file)
-    sides, is_shown_in_part, failed = image.size, image.format in damage.SHOWN_IN_PART, ""
+    sides, is_shown_in_part, failed = _sides(image), image.format in damage.SHOWN_IN_PART, ""
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
         return _of_jpeg2000(file, image, max_side), sides
     try:

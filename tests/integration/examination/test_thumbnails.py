@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
 from media_core.decoding.pool import ChildLimits, DecodingPool
@@ -65,6 +65,23 @@ async def test_a_picture_is_shown_upright(decoding_pool: DecodingPool, image_for
     assert (thumbnail.source_width, thumbnail.source_height) == (240, 160)
     assert (thumbnail.width, thumbnail.height) == shown(thumbnail).size == (240, 160)
     assert_quadrants(shown(thumbnail))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize(("mode", "dots"), [("1", (204, 98)), ("RGB", (204, 98)), ("L", (98, 204)), ("RGB", (0, 98))])
+async def test_a_fax_has_the_shape_of_its_paper(
+    decoding_pool: DecodingPool, mode: str, dots: tuple[int, int], orientation: int
+) -> None:
+    stored = media.quadrants(240, 160)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    fax = BytesSource(media.encoded(stored.convert(mode), "TIFF", dpi=dots, exif=exif))
+    shape = {204: (240, 333), 98: (500, 160), 0: (240, 160)}[dots[0]]
+    expected = shape if orientation < 5 else shape[::-1]
+    facts: ImageFacts = await decoding_pool.run("inspect_image", fax)
+    thumbnail = await make_thumbnail(decoding_pool, fax, "image/tiff")
+    assert (facts.width, facts.height) == (thumbnail.source_width, thumbnail.source_height) == expected
+    assert shown(thumbnail).size == expected
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "CMYK", "P", "RGBA", "LA", "I;16", "RGB;16"])
