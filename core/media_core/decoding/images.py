@@ -31,7 +31,7 @@ from PIL import (
     TiffImagePlugin,
 )
 
-from media_core.decoding import bands, damage, greys, jpeg2000, jxl, photoshop, stills
+from media_core.decoding import bands, damage, fits, greys, jpeg2000, jxl, photoshop, stills
 from media_core.decoding.colours import Coding, profile_of, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
@@ -151,6 +151,10 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         _check_sides(layout.width, layout.height)
         width, height = _upright((layout.width, layout.height), layout.orientation)
         return {"width": width, "height": height, "format": "TIFF", "animated": False}, b""
+    if fits.is_fits(file):
+        sky = fits.header(file)
+        _check_sides(sky.width, sky.height)
+        return {"width": sky.width, "height": sky.height, "format": "FITS", "animated": False}, b""
     if deep := photoshop.header(file):
         _check_sides(deep.width, deep.height)
         return {"width": deep.width, "height": deep.height, "format": "PSD", "animated": False}, b""
@@ -234,7 +238,7 @@ def shrunk(image: Image.Image, max_side: int) -> Image.Image:
 def _open(file: IO[bytes]) -> Image.Image:
     """The picture with its headers read. Raises CannotDecode, and Pillow's errors, before it allocates pixels."""
     file.seek(0)
-    head = file.read(12)
+    head = file.read(16)
     whole = damage.whole(file, head)
     size = whole.seek(0, io.SEEK_END)
     held = 0 if head[:2] in _READ_AS_NEEDED else size
@@ -311,6 +315,13 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     """
     if layout := bands.layout(file):
         return _of_bands(file, layout)
+    if fits.is_fits(file):
+        sky = fits.header(file)
+        _check_sides(sky.width, sky.height)
+        if sky.pixels > MOST_PIXELS:
+            raise _too_large(sky.width, sky.height)
+        allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * sky.pixels)
+        return fits.load(file, sky), (sky.width, sky.height)
     if deep := photoshop.header(file):
         _check_sides(deep.width, deep.height)
         if deep.pixels > MOST_PIXELS:
@@ -330,6 +341,8 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     sides, is_shown_in_part, failed = _sides(image), image.format in damage.SHOWN_IN_PART, ""
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
         return _of_jpeg2000(file, image, max_side), sides
+    if damage.is_crushed(file):
+        return damage.load_crushed(image), sides
     try:
         image.draft(None, (max_side, max_side))
         image.load()

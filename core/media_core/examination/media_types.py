@@ -80,6 +80,7 @@ _OF_PICTURES = {
     "DIB": "image/bmp",
     "DPX": "image/x-dpx",
     "EXR": "image/x-exr",
+    "FITS": "image/fits",
     "GIF": "image/gif",
     "HDR": "image/vnd.radiance",
     "HEIF": "image/heif",
@@ -121,7 +122,7 @@ _PICTURES = (
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-graymap", "x-portable-pixmap")
     | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
     | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl")
-    | _types("image", "x-xwindowdump", "x-icns")
+    | _types("image", "x-xwindowdump", "x-icns", "fits")
 )
 _SOUND = (
     _WEB_SOUND
@@ -229,7 +230,7 @@ _NAMED = {
     "application/x-tar": "a tar archive",
     "application/zip": "a ZIP archive",
     "image/x-icns": "an icon of macOS",
-    "image/fits": "a picture of astronomers' (FITS)",
+    "image/fits": "an astronomer's picture",
     "image/j2c": "a JPEG 2000 picture",
     "image/jp2": "a JPEG 2000 picture",
     "image/jpx": "a JPEG 2000 picture",

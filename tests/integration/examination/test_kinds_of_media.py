@@ -202,6 +202,16 @@ def test_a_frame_that_lies_upside_down_in_memory_is_read_within_its_bounds(mode:
     assert pixels(frame, mode).convert("RGB").tobytes() == ImageOps.flip(QUADRANTS).tobytes()
 
 
+async def test_a_radiologists_jpeg_of_twelve_bits_is_shown(decoding_pool: DecodingPool) -> None:
+    wedge = Image.linear_gradient("L").rotate(90)
+    facts = await looked_at(decoding_pool, media.deep_jpeg(wedge), "a.jpg")
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("image/jpeg", 256, 256, "ready")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(media.deep_jpeg(wedge)), "image/jpeg")
+    image = Image.open(io.BytesIO(thumbnail.data)).convert("L")
+    for x in (4, 100, 252):
+        assert image.getpixel((x, 100)) == pytest.approx(wedge.getpixel((x // 8 * 8, 100)), abs=6)
+
+
 async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: DecodingPool) -> None:
     for times in (3, 1_000):
         for data in (media.light(times), media.exr(times)):

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
@@ -549,6 +550,18 @@ async def test_an_animation_that_stays_empty_has_an_empty_thumbnail(decoding_poo
     assert shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")).getextrema()[3] == (0, 0)
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_png_of_an_iphones_app_is_shown(decoding_pool: DecodingPool, pieces: int) -> None:
+    picture = media.quadrants(240, 160).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").rotate(90).resize(picture.size).point(lambda value: max(value, 128)))
+    source = BytesSource(media.crushed_png(picture, pieces=pieces))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert (facts.width, facts.height) == (240, 160)
+    image = shown(await make_thumbnail(decoding_pool, source, "image/png"))
+    assert_quadrants(image)
+    assert image.getchannel("A").getextrema() == (pytest.approx(128, abs=4), pytest.approx(255, abs=4))
+
+
 @pytest.mark.parametrize("inner", ["png", "bmp"])
 async def test_an_icon_shows_its_largest_picture(decoding_pool: DecodingPool, inner: str) -> None:
     sizes = [(16, 16), (48, 48), (256, 256)]
@@ -707,6 +720,81 @@ async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool)
     low, high = image.convert("L").getextrema()
     assert 96 < low < 108  # type: ignore[operator]
     assert 148 < high < 160  # type: ignore[operator]
+
+
+def sky(bits: int, **cards: object) -> tuple[dict[str, object], bytes]:
+    """A wedge, 200 x 40, that rises from left to right, dark below, with one bright star above."""
+    kind = {8: "u1", 16: ">i2", 32: ">i4", -32: ">f4", -64: ">f8", 64: ">i8"}[bits]
+    values = np.tile(np.linspace(0, 100, 200), (40, 1))
+    values[:20] /= 4
+    values[-1, 0] = {8: 255, 16: 30_000}.get(bits, 1e6)
+    return {"BITPIX": bits, "NAXIS": 2, "NAXIS1": 200, "NAXIS2": 40} | cards, values.astype(kind).tobytes()
+
+
+PRIMARY: dict[str, object] = {"SIMPLE": f"{'T':>20}"}
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32, -32, -64])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_an_astronomers_picture_shows_its_sky(decoding_pool: DecodingPool, bits: int, is_first: bool) -> None:
+    cards, values = sky(bits, BZERO=32_768)
+    if is_first:
+        data = media.fits((PRIMARY | cards, values))
+    else:
+        table: dict[str, object] = {"XTENSION": "'BINTABLE'", "BITPIX": 8, "NAXIS": 2, "NAXIS1": 16, "NAXIS2": 300}
+        primary = PRIMARY | {"BITPIX": 8, "NAXIS": 0}
+        data = media.fits((primary, b""), (table, bytes(4_800)), ({"XTENSION": "'IMAGE   '"} | cards, values))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert (facts.width, facts.height, facts.format) == (200, 40, "FITS")
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")).convert("L")
+    for x in (20, 100, 180):
+        assert image.getpixel((x, 10)) == pytest.approx(255 * x / 199, abs=12)
+        assert image.getpixel((x, 30)) == pytest.approx(255 * x / 199 / 4, abs=12)
+
+
+async def test_three_planes_of_an_astronomer_are_colours(decoding_pool: DecodingPool) -> None:
+    red, green, blue = media.quadrants(240, 160).transpose(Image.Transpose.FLIP_TOP_BOTTOM).split()
+    cards: dict[str, object] = {"BITPIX": 8, "NAXIS": 3, "NAXIS1": 240, "NAXIS2": 160, "NAXIS3": 3}
+    data = media.fits((PRIMARY | cards, red.tobytes() + green.tobytes() + blue.tobytes()))
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")), 40)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (media.fits((PRIMARY | {"BITPIX": 8, "NAXIS": 0}, b"")), "there are numbers in it, and no picture"),
+        (
+            media.fits(
+                (PRIMARY | {"BITPIX": 8, "NAXIS": 0}, b""),
+                (
+                    {"XTENSION": "'BINTABLE'", "BITPIX": 8, "NAXIS": 2, "NAXIS1": 8, "NAXIS2": 9, "ZIMAGE": "T"},
+                    bytes(72),
+                ),
+            ),
+            "its picture is packed in a way that is not decoded here",
+        ),
+        (
+            media.fits((lambda part: (PRIMARY | part[0], part[1]))(sky(64))),
+            "its samples have 64 bits, and are not decoded here",
+        ),
+        (media.fits((PRIMARY | {"BITPIX": 8}, b""))[:160], "its header is not whole"),
+    ],
+)
+async def test_an_astronomers_file_that_cannot_be_shown_says_why(
+    decoding_pool: DecodingPool, data: bytes, said: str
+) -> None:
+    with pytest.raises(DecodingFailed, match=said):
+        await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")
+
+
+async def test_an_astronomers_picture_that_is_cut_shows_what_is_there(decoding_pool: DecodingPool) -> None:
+    cards, values = sky(16)
+    data = media.fits((PRIMARY | cards, b""))
+    with pytest.raises(DecodingFailed, match="its end is missing"):
+        await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data + values[:8_000]), "image/fits")).convert("L")
+    assert image.getpixel((180, 30)) > 200  # type: ignore[operator]
+    assert image.getpixel((180, 10)) == 0
 
 
 def many_bands(
