@@ -351,7 +351,11 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
             raise
         failed = str(error)
     else:
-        return (_first_to_show_anything(_clear_around(image)) if image.format in ANIMATIONS else image), sides
+        if image.format in ANIMATIONS:
+            image = _first_to_show_anything(_clear_around(image))
+        elif image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            image = image.convert("RGB")  # as in browsers: programs leave it empty where they know of none
+        return image, sides
     is_progressive = bool(image.info.get("progressive"))
     del image  # its memory, before the same is taken again
     if is_progressive and (less_sharp := _of_first_scans(file, max_side)):

@@ -648,6 +648,19 @@ async def test_a_bitmap_without_its_file_header_is_a_picture(decoding_pool: Deco
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/bmp")))
 
 
+@pytest.mark.parametrize("alpha", [0, 128])
+async def test_a_bitmap_that_is_clear_everywhere_is_not_clear(decoding_pool: DecodingPool, alpha: int) -> None:
+    picture = media.quadrants(64, 48).convert("RGBA")
+    picture.putalpha(alpha)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 124, 64, 48, 1, 32, 3, 0, 0, 0, 0, 0) + masks + bytes(124 - 56)
+    pixels = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
+    bitmap = b"BM" + struct.pack("<IHHI", 138 + len(pixels), 0, 0, 138) + header + pixels
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(bitmap), "image/bmp"))
+    assert image.convert("RGBA").getchannel("A").getextrema() == ((alpha or 255,) * 2)
+    assert_quadrants(image, 40)
+
+
 async def test_a_cmyk_jpeg_is_not_inverted(decoding_pool: DecodingPool) -> None:
     data = media.encoded(media.quadrants(240, 160).convert("CMYK"), "JPEG")
     assert b"Adobe" in data
