@@ -92,8 +92,9 @@ SideDataType._missing_ = classmethod(lambda types, _: types.VIDEO_HINT)  # type:
 def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
     """A frame worth looking at, upright, with square pixels and in sRGB, as WebP.
 
-    It is the first at MOMENTS, or at more of them, that is not of one colour; else the one shown at `at_seconds`, or
-    the last of a shorter video, unless that is darker than others that were seen.
+    It is the first at MOMENTS, or at more of them, that is neither of one colour nor dark; else the one shown at
+    `at_seconds`, or the last of a shorter video, unless that is of one colour, or dark, and others that were seen are
+    not.
     """
     spending = _Spending(file)
     for is_sought in (True, False):  # after a seek that fails, some demuxers find nothing any more
@@ -172,19 +173,19 @@ def _worth_looking_at(
         ),
     )
     seen: list[Image.Image] = []
-    sides = (0, 0)
+    is_dark, sides = False, (0, 0)
     for frame in frames if is_sought else _numbered(container, stream):
         if frame is None:
             continue
         sides = displayed_sides(frame, stream)
         image = _as_shown(frame, stream, max_side)
-        luma = ImageStat.Stat(image.convert("L"))
-        if luma.stddev[0] >= LEAST_SPREAD:
+        if _has_contrast(image) and _brightness(image) > DARKEST:
             return image, *sides
         seen.append(image)
-        if spending.is_enough:
+        is_dark = is_dark or _has_contrast(image)
+        if spending.is_enough or (is_dark and len(seen) >= len(MOMENTS)):
             break
-    if is_sought and (not seen or not spending.is_enough):
+    if is_sought and not is_dark and (not seen or not spending.is_enough):
         # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek, or a black one.
         for start, moment in ((at_seconds, at_seconds), (BEFORE_THE_START, at_seconds), (BEFORE_THE_START, 0.0)):
             frame = _frame_at(container, stream, moment, spending, start=start)
@@ -195,6 +196,7 @@ def _worth_looking_at(
                     break
     if not seen:
         return None
+    seen = [image for image in seen if _has_contrast(image)] or seen
     return seen[0] if _brightness(seen[0]) > DARKEST else max(seen, key=_brightness), *sides
 
 
@@ -205,6 +207,10 @@ def _more_moments(container: InputContainer, stream: VideoStream, duration: floa
         yield float(entry.timestamp * (stream.time_base or 0)) - start_of(container) + SHORT
     for share in MORE_MOMENTS if duration else ():
         yield share * (duration or 0)
+
+
+def _has_contrast(image: Image.Image) -> bool:
+    return ImageStat.Stat(image.convert("L")).stddev[0] >= LEAST_SPREAD
 
 
 def _brightness(image: Image.Image) -> float:

@@ -1048,6 +1048,19 @@ async def test_a_film_that_becomes_black_at_once_shows_its_first_picture(decodin
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize(("begins", "ends", "least"), [(0, 40, 55), (6, 6, 30)])
+async def test_a_film_that_fades_in_shows_what_is_bright(
+    decoding_pool: DecodingPool, begins: int, ends: int, least: int
+) -> None:
+    stripe = Image.new("L", (320, 240))
+    stripe.paste(255, (120, 0, 200, 240))
+    shades = [begins + (ends - begins) * at / 40 for at in range(40)]
+    film = media.still_film(*[stripe.point(lambda value, by=by: value * by / 40).convert("RGB") for by in shades])
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")).convert("L")
+    assert image.getpixel((160, 120)) > least  # type: ignore[operator]
+    assert image.getpixel((20, 120)) < 5  # type: ignore[operator]
+
+
 async def test_a_films_very_first_picture_is_not_shown(decoding_pool: DecodingPool) -> None:
     logo = media.quadrants(320, 240)
     story = logo.transpose(Image.Transpose.ROTATE_180)
