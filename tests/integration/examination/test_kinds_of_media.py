@@ -893,6 +893,21 @@ async def test_a_stream_that_was_recorded_has_the_length_that_came(decoding_pool
     assert (await looked_at(decoding_pool, data, "a.flv")).duration == pytest.approx(3, abs=0.2)
 
 
+@pytest.mark.parametrize("said", [0.0, -5.0, 1_000.0, 1e12, float("inf"), float("nan")])
+@pytest.mark.parametrize("scale", [1_000_000, 10_000_000])
+async def test_a_matroska_that_says_a_wrong_length_has_that_which_is_there(
+    decoding_pool: DecodingPool, said: float, scale: int
+) -> None:
+    data = sound("matroska", "libopus", cluster_time_limit="500")()
+    at = data.index(b"\x44\x89\x88") + 3
+    data = data[:at] + struct.pack(">d", said) + data[at + 8 :]
+    at = data.index(b"\x2a\xd7\xb1\x83") + 4
+    data = data[:at] + scale.to_bytes(3) + data[at + 3 :]
+    facts = await looked_at(decoding_pool, data, "a.mka")
+    assert facts.mime_type == "audio/x-matroska"
+    assert facts.duration == pytest.approx(3 * scale / 1_000_000, rel=0.05)
+
+
 def with_its_index_first(mp4: bytes) -> bytes:
     """As for the web: `moov` before `mdat`."""
     boxes, at = [], 0
