@@ -296,7 +296,9 @@ def seek_to(container: InputContainer, seconds: float) -> None:
 
 def stated_duration(container: InputContainer) -> float | None:
     """Seconds by the container's header, or else by its longest stream's."""
-    if container.duration:
+    if container.duration and container.duration > 0:
         return float(container.duration / _MICROSECONDS)
-    known = [float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base]
+    known = [
+        float(s.duration * s.time_base) for s in container.streams if s.duration and s.duration > 0 and s.time_base
+    ]
     return max(known, default=None)

@@ -3,6 +3,7 @@
 - A JPEG without its end gets an end marker, at which libjpeg shows what it has.
 - Of a progressive JPEG whose markers are wrong somewhere the scans before are shown: the whole picture, less sharp.
 - A WebP that is cut short gets zeros instead, which decode as a continuation of the picture.
+- A PNG of an iPhone's app is read as others are.
 - A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
 - Of a PNG, GIF or BMP that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown; what is
   missing is white or transparent.
@@ -20,10 +21,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin
 
+from media_core.decoding.failures import CannotDecode
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 PNG = b"\x89PNG\r\n\x1a\n"
+CRUSHED = b"CgBI"
+"""The first chunk of a PNG that Xcode packed for an iPhone. Its pixels have blue before red, are premultiplied, and are
+packed without the beginning and the end of a zlib stream.
+"""
+_OF_ZLIB = b"\x78\x01"
+MOST_BEFORE_PIXELS = 1 << 16
 SHOWN_IN_PART = ("PNG", "GIF", "BMP", "DIB", "JPEG", "MPO")
 ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
 """What Pillow raises at damaged bytes."""
@@ -76,7 +85,7 @@ class PngStream(PngImagePlugin.PngStream):
 
 class Lengthened(io.RawIOBase):
     """A file and, behind its end, more bytes and zeros. `start`: what stands in place of its own first bytes; `length`:
-    so many of its bytes, not all; `skipped`: without so many of its first bytes.
+    so many of its bytes, not all; `skipped`: without so many of its first bytes, or, below 0, with so many more.
     """
 
     def __init__(
@@ -130,7 +139,7 @@ class Lengthened(io.RawIOBase):
 
 
 def whole(file: IO[bytes], head: bytes) -> IO[bytes]:
-    """The file, with an end where one may be missing. `head`: its first 12 bytes."""
+    """The file, with an end where one may be missing. `head`: its first 16 bytes."""
     if head.startswith(b"\xff\xd8"):
         return io.BufferedReader(Lengthened(file, END_OF_JPEG))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -138,7 +147,38 @@ def whole(file: IO[bytes], head: bytes) -> IO[bytes]:
         missing = _missing(head, size)
         if 0 < missing <= MOST_ADDED * size:
             return io.BufferedReader(Lengthened(file, b"", missing))
+    if head.startswith(PNG) and head.endswith(CRUSHED):
+        return _uncrushed(file)
     return file
+
+
+def _uncrushed(file: IO[bytes]) -> IO[bytes]:
+    """Such a PNG as one that breaks off at the end: without its first chunk, and with a zlib stream's beginning."""
+    file.seek(0)
+    start = file.read(MOST_BEFORE_PIXELS)
+    pixels = start.find(b"IDAT")
+    first = len(PNG) + 12 + int.from_bytes(start[8:12])
+    if pixels < first + 4:
+        raise CannotDecode("corrupt", "it has no pixels")
+    length = int.from_bytes(start[pixels - 4 : pixels]) + len(_OF_ZLIB)
+    plain = PNG + start[first : pixels - 4] + length.to_bytes(4) + b"IDAT" + _OF_ZLIB
+    return io.BufferedReader(Lengthened(file, b"", start=plain, skipped=pixels + 4 - len(plain)))
+
+
+def is_crushed(file: IO[bytes]) -> bool:
+    file.seek(0)
+    head = file.read(16)
+    return head.startswith(PNG) and head.endswith(CRUSHED)
+
+
+def load_crushed(image: Image.Image) -> Image.Image:
+    """The pixels of a crushed PNG as others have them."""
+    with tolerated():
+        image.load()
+    if image.mode not in ("RGB", "RGBA"):
+        return image
+    blue, green, red, *alpha = image.split()
+    return Image.merge("RGBa" if alpha else "RGB", (red, green, blue, *alpha)).convert("RGBA" if alpha else "RGB")
 
 
 def ends_of_scans(file: IO[bytes]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import struct
@@ -70,6 +71,11 @@ _MATROSKA = b"\x1a\x45\xdf\xa3"
 _CLUSTER = re.compile(rb"\x1f\x43\xb6\x75[\x01-\xff].{0,7}?\xe7([\x81-\x88])", re.DOTALL)
 """Its time is the first element in it (RFC 9559, 5.1.3.1)."""
 
+_TIMESTAMP_SCALE = re.compile(rb"\x2a\xd7\xb1(?:\x83(.{3})|\x84(.{4})|\x82(.{2}))", re.DOTALL)
+"""Nanoseconds of a unit (5.1.2.9)."""
+LONGEST_STILL = 3600.0
+"""Seconds. So long the last picture of a film may stay."""
+
 _FLV_TAG = re.compile(rb"(?=[\x08\x09\x12](...)(...)(.)\0\0\0)", re.DOTALL)
 _FLAC_FRAME = re.compile(rb"(?=\xff[\xf8\xf9][\x10-\xfe].[\x00-\x7f\xc0-\xfe])", re.DOTALL)
 """Sync code, sizes, channels, and how a number begins: of frames, or by the second code of samples (RFC 9639, 9.1)."""
@@ -109,7 +115,10 @@ def ends_elsewhere(container: InputContainer, file: IO[bytes], duration: float) 
     """Whether the end of a recording is missing, so that it is shorter than its header says, or another one follows."""
     name, size = container.format.name, size_of(file)
     if name.startswith("matroska"):
-        return _end_of_segment(file) > size
+        last = _last_clock_of_matroska(file)
+        since = None if last is None else last - start_of(container)
+        is_amiss = since is not None and not since - MOST_AMISS < duration < since + LONGEST_STILL
+        return is_amiss or _end_of_segment(file) > size
     if name == "mxf":
         return _footer_of_mxf(file) >= size
     if name.startswith(_BY_ITS_INDEX):
@@ -213,6 +222,16 @@ def _clock_of_matroska(data: bytes) -> float | None:
     if found is None:
         return None
     return int.from_bytes(data[found.end() : found.end() + found[1][0] - 0x80]) / 1000
+
+
+def _last_clock_of_matroska(file: IO[bytes]) -> float | None:
+    """The time in seconds of the last cluster, if it is near the file's end."""
+    unit = _TIMESTAMP_SCALE.search(_at(file, 0, 4096))
+    *_, last = itertools.chain((None,), _CLUSTER.finditer(_at(file, max(size_of(file) - BLOCK, 0), BLOCK)))
+    if last is None:
+        return None
+    time = int.from_bytes(last.string[last.end() : last.end() + last[1][0] - 0x80])
+    return time * (int.from_bytes(unit[1] or unit[2] or unit[3]) if unit else 1_000_000) / 1_000_000_000
 
 
 def _clock_of_mpeg(data: bytes) -> float | None:

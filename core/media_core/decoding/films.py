@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import io
+import itertools
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -32,6 +34,12 @@ MOST_FRAMES = 300
 MOMENTS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of a video's duration at which a frame is looked for that is worth looking at."""
 
+MORE_MOMENTS = (0.97, 0.03, 0.4, 0.6, 0.83, 0.17)
+"""The same, where these and the largest frames show nothing."""
+
+LARGEST_FRAMES = 2
+"""So many, by the container's index, are looked at. A frame of one colour takes few bytes."""
+
 MOMENTS_OF_UNKNOWN = (1.0, 4.0, 15.0, 60.0)
 """The same in seconds, where the duration is unknown."""
 
@@ -47,6 +55,9 @@ DARKEST = 16.0
 MOST_READ = 3 << 20
 MOST_CPU_SECONDS = 5.0
 """What choosing a frame may cost after the headers are read. With it spent, the best so far is taken."""
+
+SHORT = 0.001
+"""Seconds. Times are rounded on the way to a seek."""
 
 BEFORE_THE_START = -1.0
 """Seconds. A transport stream's first keyframe is decoded before the first moment that is shown."""
@@ -81,8 +92,9 @@ SideDataType._missing_ = classmethod(lambda types, _: types.VIDEO_HINT)  # type:
 def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
     """A frame worth looking at, upright, with square pixels and in sRGB, as WebP.
 
-    It is the first at MOMENTS that is not of one colour; else the one shown at `at_seconds`, or the last of a shorter
-    video, unless that is darker than others that were seen.
+    It is the first at MOMENTS, or at more of them, that is neither of one colour nor dark; else the one shown at
+    `at_seconds`, or the last of a shorter video, unless that is of one colour, or dark, and others that were seen are
+    not.
     """
     spending = _Spending(file)
     for is_sought in (True, False):  # after a seek that fails, some demuxers find nothing any more
@@ -153,21 +165,27 @@ def _worth_looking_at(
     moments = [share * duration for share in MOMENTS] if duration else MOMENTS_OF_UNKNOWN
     # A palette comes with the first packet, and after a seek it is missing.
     is_sought = is_sought and container.format.name not in BARE and stream.codec_context.pix_fmt != "pal8"
-    frames: Iterable[VideoFrame | None] = (_frame_at(container, stream, moment, spending) for moment in moments)
+    frames: Iterable[VideoFrame | None] = itertools.chain(
+        (_frame_at(container, stream, moment, spending) for moment in moments),
+        (
+            _frame_at(container, stream, moment, spending, start=moment)
+            for moment in _more_moments(container, stream, duration)
+        ),
+    )
     seen: list[Image.Image] = []
-    sides = (0, 0)
+    is_dark, sides = False, (0, 0)
     for frame in frames if is_sought else _numbered(container, stream):
         if frame is None:
             continue
         sides = displayed_sides(frame, stream)
         image = _as_shown(frame, stream, max_side)
-        luma = ImageStat.Stat(image.convert("L"))
-        if luma.stddev[0] >= LEAST_SPREAD:
+        if _has_contrast(image) and _brightness(image) > DARKEST:
             return image, *sides
         seen.append(image)
-        if spending.is_enough:
+        is_dark = is_dark or _has_contrast(image)
+        if spending.is_enough or (is_dark and len(seen) >= len(MOMENTS)):
             break
-    if is_sought and (not seen or not spending.is_enough):
+    if is_sought and not is_dark and (not seen or not spending.is_enough):
         # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek, or a black one.
         for start, moment in ((at_seconds, at_seconds), (BEFORE_THE_START, at_seconds), (BEFORE_THE_START, 0.0)):
             frame = _frame_at(container, stream, moment, spending, start=start)
@@ -178,7 +196,21 @@ def _worth_looking_at(
                     break
     if not seen:
         return None
+    seen = [image for image in seen if _has_contrast(image)] or seen
     return seen[0] if _brightness(seen[0]) > DARKEST else max(seen, key=_brightness), *sides
+
+
+def _more_moments(container: InputContainer, stream: VideoStream, duration: float | None) -> Iterator[float]:
+    """In seconds. The first are of the largest frames."""
+    known = (entry for entry in stream.index_entries if entry.size > 0)
+    for entry in heapq.nlargest(LARGEST_FRAMES, known, key=lambda entry: entry.size):
+        yield float(entry.timestamp * (stream.time_base or 0)) - start_of(container) + SHORT
+    for share in MORE_MOMENTS if duration else ():
+        yield share * (duration or 0)
+
+
+def _has_contrast(image: Image.Image) -> bool:
+    return ImageStat.Stat(image.convert("L")).stddev[0] >= LEAST_SPREAD
 
 
 def _brightness(image: Image.Image) -> float:

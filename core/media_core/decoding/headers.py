@@ -2,14 +2,16 @@
 
 AIFF, AU, Wave64 and RF64 whose recorder died before it wrote how long they are say zero, the length of nothing, or the
 largest number. FFmpeg reads none of their sound. A WAV of 24 bits in 32 it takes for an editor's of old, and for noise.
-Where a WAV says a wrong number of bytes a second, as FFmpeg 5's of ADPCM do, it seeks to another place.
+Where a WAV says a wrong number of bytes a second, as FFmpeg 5's of ADPCM do, it seeks to another place. Behind a chunk
+of an odd length a byte is missing in some programs' files, and it finds no other chunk.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import struct
-from typing import IO
+from typing import IO, Literal
 
 from media_core.decoding.damage import Lengthened
 
@@ -18,6 +20,19 @@ HEAD = 4096
 
 LONG_TAG = 256 << 10
 """Bytes of a tag (ID3), as of one with a large picture. Behind a longer one FFmpeg finds nothing but MP3."""
+
+MOST_BEFORE_THE_SOUND = 1 << 20
+MOST_CHUNKS = 100
+"""Of a WAV or AIFF before its sound: so many bytes and chunks are looked at for a byte that is missing."""
+
+_CHUNKS = frozenset(
+    (
+        *(b"fmt ", b"fact", b"data", b"LIST", b"bext", b"iXML", b"axml", b"cue ", b"smpl", b"inst", b"JUNK", b"PEAK"),
+        *(b"id3 ", b"ID3 ", b"_PMX", b"chna", b"cart", b"COMM", b"SSND", b"NAME", b"AUTH", b"ANNO", b"(c) ", b"MARK"),
+    )
+)
+_SOUNDS = (b"data", b"SSND")
+"""Names of chunks of WAV (RFC 2361, EBU Tech 3285) and AIFF, and those that have the sound."""
 
 _GUIDS = {name: name + bytes.fromhex("f3acd3118cd100c04f8edb8a") for name in (b"fmt ", b"data", b"wave")}
 _RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
@@ -38,6 +53,8 @@ def mended(file: IO[bytes]) -> IO[bytes]:
     if before.startswith(b"ID3") and LONG_TAG < (tag := length_of_tag(before)) < size:
         return io.BufferedReader(Lengthened(file, b"", skipped=tag))
     head, kind = bytearray(before), before[:4]
+    if before[8:12] in (b"WAVE", b"AIFF", b"AIFC") and (places := _missing_pads(file, size)):
+        return mended(_padded(file, places))
     if kind == b"FORM" and before[8:12] in (b"AIFF", b"AIFC"):
         _finish_aiff(head, size)
     elif head[:16] == _RIFF:
@@ -59,6 +76,39 @@ def length_of_tag(head: bytes) -> int:
     """Bytes of the ID3 tag that begins with these 10 or more. Seven bits of each count (ID3v2.4.0, 3.1 and 3.4)."""
     length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     return 10 + length + (10 if head[5] & 0x10 else 0)
+
+
+def _missing_pads(file: IO[bytes], size: int) -> list[int]:
+    """Before which bytes one is missing: behind chunks of an odd length, up to the sound (EA IFF 85, RIFF of 1991)."""
+    file.seek(0)
+    order: Literal["big", "little"] = "big" if file.read(4) == b"FORM" else "little"
+    found: list[int] = []
+    at = 12
+    for _ in range(MOST_CHUNKS):
+        file.seek(at)
+        chunk = file.read(8)
+        if len(chunk) < 8 or chunk[:4] in _SOUNDS:
+            break
+        at += 8 + int.from_bytes(chunk[4:], order)
+        if at > min(size, MOST_BEFORE_THE_SOUND):
+            break
+        if at % 2 != len(found) % 2:
+            file.seek(at)
+            if file.read(4) in _CHUNKS:
+                found.append(at)
+            else:
+                at += 1
+    file.seek(0)
+    return found
+
+
+def _padded(file: IO[bytes], places: list[int]) -> IO[bytes]:
+    """The file with a zero before each of these bytes."""
+    file.seek(0)
+    start = file.read(places[-1])
+    pieces = (start[before:place] for before, place in itertools.pairwise((0, *places)))
+    padded = b"".join(piece + b"\0" for piece in pieces)
+    return io.BufferedReader(Lengthened(file, b"", start=padded, skipped=-len(places)))
 
 
 def _finish_aiff(head: bytearray, size: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import math
 import struct
 from typing import IO, Any, Literal
 
@@ -27,9 +28,10 @@ from PIL import (
     Image,
     Jpeg2KImagePlugin,
     PngImagePlugin,
+    TiffImagePlugin,
 )
 
-from media_core.decoding import bands, damage, greys, jpeg2000, jxl, photoshop, stills
+from media_core.decoding import bands, damage, fits, greys, jpeg2000, jxl, photoshop, stills
 from media_core.decoding.colours import Coding, profile_of, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
@@ -80,8 +82,14 @@ _READ_AS_NEEDED = (b"\xff\xd8", b"\x89P", b"GI", b"BM", b"\x28\0", b"8B", b"P4",
 _NOT_IN_LIBTIFF = ("webp", "tiff_sgilog", "tiff_sgilog24")
 """Ways of packing that Pillow knows by name, and its libtiff does not decode."""
 
+_ASPECT = "width of a pixel to its height"
+"""Where it is kept with a picture, if it is not 1."""
+LEAST_OBLONG, MOST_OBLONG = 1.03, 8.0
+"""Ratios of a pixel's sides. A scanner's resolutions differ a little, and more is an error."""
+
 _ICON, _CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 _JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+_X_RESOLUTION, _Y_RESOLUTION = 282, 283
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -143,6 +151,10 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         _check_sides(layout.width, layout.height)
         width, height = _upright((layout.width, layout.height), layout.orientation)
         return {"width": width, "height": height, "format": "TIFF", "animated": False}, b""
+    if fits.is_fits(file):
+        sky = fits.header(file)
+        _check_sides(sky.width, sky.height)
+        return {"width": sky.width, "height": sky.height, "format": "FITS", "animated": False}, b""
     if deep := photoshop.header(file):
         _check_sides(deep.width, deep.height)
         return {"width": deep.width, "height": deep.height, "format": "PSD", "animated": False}, b""
@@ -154,7 +166,7 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         width, height = _sides_of_still(file, still)
         return {"width": width, "height": height, "format": still.upper(), "animated": False}, b""
     image = _open(file)
-    width, height = _upright(image.size, _orientation(image))
+    width, height = _upright(_sides(image), _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
     animated = name in ANIMATIONS and bool(getattr(image, "is_animated", False))
     return {"width": width, "height": height, "format": name, "animated": animated}, b""
@@ -167,6 +179,9 @@ def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], by
     """
     image, sides = _loaded(file, max_side)
     small, coding = shrunk(image, max_side), _coding(file, image)
+    if _ASPECT in image.info:
+        scale = min(1.0, max_side / max(sides))
+        small = small.resize((max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))))
     if coding is None and (profile := _stated_profile(image)):
         small = small if small.mode in ("RGB", "RGBA") else small.convert("RGB")
         small.info["icc_profile"] = profile
@@ -223,7 +238,7 @@ def shrunk(image: Image.Image, max_side: int) -> Image.Image:
 def _open(file: IO[bytes]) -> Image.Image:
     """The picture with its headers read. Raises CannotDecode, and Pillow's errors, before it allocates pixels."""
     file.seek(0)
-    head = file.read(12)
+    head = file.read(16)
     whole = damage.whole(file, head)
     size = whole.seek(0, io.SEEK_END)
     held = 0 if head[:2] in _READ_AS_NEEDED else size
@@ -242,7 +257,26 @@ def _open(file: IO[bytes]) -> Image.Image:
     clear = image.info.get("transparency")
     if image.format == "PNG" and isinstance(clear, tuple) and _at(file, DEPTH_OF_A_PNG) == 16:
         image.info["transparency"] = tuple(value >> 8 for value in clear)  # as Pillow reads the pixels
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _note_aspect(image)
     return image
+
+
+def _note_aspect(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Keeps the shape of a TIFF's pixels with it, where they are oblong, as a fax's are (TIFF 6.0, section 8)."""
+    across, down = (float(image.tag_v2.get(tag) or 0) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    if not LEAST_OBLONG <= max(across, down) / (min(across, down) or math.inf) <= MOST_OBLONG:
+        return
+    is_turned = image.tag_v2.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    image.info[_ASPECT] = across / down if is_turned else down / across
+    if max(_sides(image)) > LONGEST_SIDE:
+        del image.info[_ASPECT]
+
+
+def _sides(image: Image.Image) -> tuple[int, int]:
+    """In square pixels. One side grows."""
+    aspect = image.info.get(_ASPECT, 1.0)
+    return round(image.width * max(aspect, 1.0)), round(image.height / min(aspect, 1.0))
 
 
 def _check_apple_icon(icon: IcnsImagePlugin.IcnsFile, best: tuple[int, int, int]) -> None:
@@ -281,6 +315,13 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     """
     if layout := bands.layout(file):
         return _of_bands(file, layout)
+    if fits.is_fits(file):
+        sky = fits.header(file)
+        _check_sides(sky.width, sky.height)
+        if sky.pixels > MOST_PIXELS:
+            raise _too_large(sky.width, sky.height)
+        allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * sky.pixels)
+        return fits.load(file, sky), (sky.width, sky.height)
     if deep := photoshop.header(file):
         _check_sides(deep.width, deep.height)
         if deep.pixels > MOST_PIXELS:
@@ -297,9 +338,11 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
         allow_memory(DECODING_BYTES + stills.COPIES_HELD * size + BYTES_PER_PIXEL * sides[0] * sides[1])
         return stills.load(file, still), sides
     image = _open_to_decode(file)
-    sides, is_shown_in_part, failed = image.size, image.format in damage.SHOWN_IN_PART, ""
+    sides, is_shown_in_part, failed = _sides(image), image.format in damage.SHOWN_IN_PART, ""
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
         return _of_jpeg2000(file, image, max_side), sides
+    if damage.is_crushed(file):
+        return damage.load_crushed(image), sides
     try:
         image.draft(None, (max_side, max_side))
         image.load()
@@ -308,7 +351,11 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
             raise
         failed = str(error)
     else:
-        return (_first_to_show_anything(_clear_around(image)) if image.format in ANIMATIONS else image), sides
+        if image.format in ANIMATIONS:
+            image = _first_to_show_anything(_clear_around(image))
+        elif image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            image = image.convert("RGB")  # as in browsers: programs leave it empty where they know of none
+        return image, sides
     is_progressive = bool(image.info.get("progressive"))
     del image  # its memory, before the same is taken again
     if is_progressive and (less_sharp := _of_first_scans(file, max_side)):

@@ -9,6 +9,7 @@ LOSSLESS: Final = 0xC3
 LS: Final = 0xF7
 """Markers of frames: ITU-T T.81, table B.1, and T.87, C.1.1."""
 
+_LOSSY: Final = (0xC0, 0xC1, 0xC2)
 _NO_FRAMES: Final = (0xC4, 0xC8, 0xCC)
 _START: Final = 0xD8
 MOST_SEGMENTS: Final = 1000
@@ -28,6 +29,11 @@ def frame(file: IO[bytes]) -> int:
         behind = {0xFF: -3, _START: -2}.get(marker, int.from_bytes(length) - 2)
         file.seek(behind, io.SEEK_CUR)
     return 0
+
+
+def is_deep(file: IO[bytes]) -> bool:
+    """Whether its samples have more than 8 bits, as a radiologist's (T.81, B.2.2)."""
+    return frame(file) in _LOSSY and file.read(1) > b"\x08"
 
 
 def is_interleaved_by_sample(file: IO[bytes]) -> bool:

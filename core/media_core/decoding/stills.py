@@ -53,7 +53,7 @@ _BEGINNINGS = (
     (b"DDS \x7c\0\0\0", "dds"),
 )
 _OF_JPEGS = {jpeg.LOSSLESS: "mjpeg", jpeg.LS: "jpegls"}
-"""By their frames. What Pillow decodes of lossless ones has other colours."""
+"""By their frames. What Pillow decodes of lossless ones has other colours. Those of 12 bits it does not decode."""
 
 _SIDES_AT = {
     "dpx": (772, ">II"),
@@ -89,7 +89,7 @@ def codec(file: IO[bytes]) -> str | None:
     if found or len(head) < HEAD:
         return found
     if head.startswith(b"\xff\xd8"):
-        return _OF_JPEGS.get(jpeg.frame(file))
+        return "mjpeg" if jpeg.is_deep(file) else _OF_JPEGS.get(jpeg.frame(file))
     if head[:2] == b"\0\0" and head[4:8] == b"\0\0\0\7" and head[8:11] == bytes(3) and head[11] <= 2:  # its XWDFile.h
         return "xwd"
     if head[0] == 10 and head[1] in (0, 2, 3, 4, 5) and head[2] <= 1 and head[3] in (1, 2, 4, 8):

@@ -80,6 +80,7 @@ _OF_PICTURES = {
     "DIB": "image/bmp",
     "DPX": "image/x-dpx",
     "EXR": "image/x-exr",
+    "FITS": "image/fits",
     "GIF": "image/gif",
     "HDR": "image/vnd.radiance",
     "HEIF": "image/heif",
@@ -121,7 +122,7 @@ _PICTURES = (
     | _types("image", "x-portable-anymap", "x-portable-bitmap", "x-portable-graymap", "x-portable-pixmap")
     | _types("image", "x-portable-arbitrarymap", "x-portable-floatmap", "x-tga", "x-pcx", "qoi", "sgi")
     | _types("image", "x-exr", "vnd.radiance", "vnd.ms-dds", "x-sun-raster", "x-dpx", "jls", "jxl")
-    | _types("image", "x-xwindowdump", "x-icns")
+    | _types("image", "x-xwindowdump", "x-icns", "fits")
 )
 _SOUND = (
     _WEB_SOUND
@@ -209,12 +210,14 @@ _NAMED = {
     "application/vnd.ms-excel": "an Excel workbook",
     "application/vnd.ms-excel.sheet.binary.macroEnabled.12": "an Excel workbook",
     "application/vnd.ms-excel.sheet.macroEnabled.12": "an Excel workbook with macros",
+    "application/vnd.ms-opentype": "a font",
     "application/vnd.ms-outlook": "an Outlook message",
     "application/vnd.ms-powerpoint": "a PowerPoint presentation",
     "application/vnd.ms-powerpoint.presentation.macroEnabled.12": "a PowerPoint presentation with macros",
     "application/vnd.ms-visio.drawing": "a Visio drawing",
     "application/vnd.ms-word.document.macroEnabled.12": "a Word document with macros",
     "application/vnd.ms-xpsdocument": "an XPS document",
+    "application/vnd.oasis.opendocument.graphics": "an OpenDocument drawing",
     "application/vnd.oasis.opendocument.presentation": "an OpenDocument presentation",
     "application/vnd.oasis.opendocument.spreadsheet": "an OpenDocument spreadsheet",
     "application/vnd.oasis.opendocument.text": "an OpenDocument text",
@@ -222,14 +225,27 @@ _NAMED = {
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "an Excel workbook",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "a Word document",
     "application/vnd.rar": "a RAR archive",
+    "application/vnd.sqlite3": "a database",
     "application/vnd.visio": "a Visio drawing",
     "application/x-7z-compressed": "a 7-Zip archive",
+    "application/x-bittorrent": "a torrent",
+    "application/x-bzip2": "a compressed file",
+    "application/x-dosexec": "a program for Windows",
+    "application/x-executable": "a program for Linux",
+    "application/x-mach-binary": "a program for macOS",
+    "application/x-msaccess": "an Access database",
     "application/x-mspublisher": "a Publisher document",
+    "application/x-pie-executable": "a program for Linux",
     "application/x-rar": "a RAR archive",
+    "application/x-subrip": "subtitles",
     "application/x-tar": "a tar archive",
+    "application/x-xz": "a compressed file",
+    "application/xml": "data in XML",
+    "application/yaml": "data in YAML",
     "application/zip": "a ZIP archive",
+    "application/zstd": "a compressed file",
     "image/x-icns": "an icon of macOS",
-    "image/fits": "a picture of astronomers' (FITS)",
+    "image/fits": "an astronomer's picture",
     "image/j2c": "a JPEG 2000 picture",
     "image/jp2": "a JPEG 2000 picture",
     "image/jpx": "a JPEG 2000 picture",
@@ -237,19 +253,33 @@ _NAMED = {
     "image/vnd.adobe.photoshop": "a Photoshop picture",
     "image/x-win-bitmap": "a cursor",
     "image/x-xcf": "a picture of GIMP's",
+    "message/rfc822": "an e-mail",
+    "text/calendar": "an appointment",
     "text/csv": "a table as text",
     "text/html": "a web page",
     "text/markdown": "a text in Markdown",
-    "text/plain": "a text",
+    "text/vcard": "a contact",
+    "text/vtt": "subtitles",
     "video/x-ms-asf": "an ASF file with neither sound nor picture",
     UNKNOWN: "a file of no type that is known here",
 }
 
+_KINDS = {
+    "audio": "a sound recording",
+    "font": "a font",
+    "image": "a picture",
+    "message": "a message",
+    "model": "a model in three dimensions",
+    "text": "a text",
+    "video": "a film",
+}
+"""By category, or by how the type begins."""
+
 
 def named(mime_type: str) -> str:
     """What such a file is, for people: a noun with its article, and the type."""
-    kinds = {"image": "a picture", "audio": "a sound recording", "video": "a film"}
-    return f"{_NAMED.get(mime_type) or kinds.get(category(mime_type), 'a file')} ({mime_type})"
+    kind = _KINDS.get(category(mime_type)) or _KINDS.get(mime_type.partition("/")[0], "a file")
+    return f"{_NAMED.get(mime_type, kind)} ({mime_type})"
 
 
 def settled(mime_type: str, *, has_video: bool, has_audio: bool = True) -> str:

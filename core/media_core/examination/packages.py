@@ -90,12 +90,18 @@ _PARTS = (
 )
 """A part that only files of this type have."""
 
+_OPEN_DOCUMENT = r"content\.xml"
+"""Of one that was packed anew, its type is no longer its first part."""
 _IWORK = r"Index/Document\.iwa|Index\.zip|index\.xml"
 _PICTURE = r"(?i).+\.(jpe?g|png|webp|gif|avif|jxl)"
 _NAMED = {
     ".cbz": (_PICTURE, "application/vnd.comicbook+zip"),
     ".kmz": (r"[^/]+\.kml", "application/vnd.google-earth.kmz"),
     ".key": (_IWORK, "application/vnd.apple.keynote"),
+    **{
+        f".{extension}": (_OPEN_DOCUMENT, f"application/vnd.oasis.opendocument.{form}")
+        for extension, form in (("odg", "graphics"), ("odp", "presentation"), ("ods", "spreadsheet"), ("odt", "text"))
+    },
     ".numbers": (_IWORK, "application/vnd.apple.numbers"),
     ".oxps": (r".+\.fdseq", "application/oxps"),
     ".pages": (_IWORK, "application/vnd.apple.pages"),

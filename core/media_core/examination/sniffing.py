@@ -8,6 +8,7 @@ a container into its audio-only sister, never into anything else. Polyglots stay
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import re
@@ -49,6 +50,7 @@ _SYNONYMS = {
     "image/x-ms-bmp": "image/bmp",
     "image/x-portable-greymap": "image/x-portable-graymap",
     "image/x-xpmi": "image/x-xpixmap",
+    "text/rtf": "application/rtf",
     "text/xml": "application/xml",
     "video/x-jng": "image/x-jng",
     "video/mpeg4-generic": "video/mp4v-es",
@@ -202,7 +204,17 @@ _TEXT_BYTES = bytes((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
 _RAW_BY_A_WORD = ("image/x-olympus-orf", "image/x-x3f")
 """What libmagic finds by four letters alone."""
 
+_BY_CHANCE = frozenset(
+    (
+        *("application/x-arc", "application/x-compress-ttcomp", "application/x-dvi", "application/x-font-sfn"),
+        *("application/x-pnf", "application/x-stargallery-thm", "application/x-tex-tfm", "application/zlib"),
+        *("font/x-amiga-font", "image/g3fax", "image/x-gem", "text/PGP"),
+    )
+)
+"""What libmagic finds by two bytes or three, which any numbers may begin with."""
+
 _BEGINS_AS: Mapping[str, Callable[[bytes], bool]] = {
+    "application/x-matlab-data": lambda head: head.startswith(b"MATLAB"),
     "application/x-dosexec": lambda head: head.startswith(b"MZ"),
     "image/jp2": lambda head: head.startswith(b"\0\0\0\x0cjP  \r\n\x87\n"),
     "image/x-tga": targa.begins,
@@ -216,12 +228,16 @@ _START_CODE = re.compile(
 
 _LIKE_TEXT = (
     (re.compile(rb"SIMPLE  =                    T"), "image/fits"),
+    (re.compile(rb"MIME-Version:\s*1\.0\b", re.IGNORECASE), "message/rfc822"),
     (re.compile(rb"YUV4MPEG2 W"), "video/x-yuv4mpeg"),
     (re.compile(rb"NIST_1A\n {3}1024\n"), "audio/x-nist"),
     (re.compile(rb"P[Ff]\s\d{1,6}\s+\d{1,6}\s+-?[0-9.]"), "image/x-portable-floatmap"),
 )
 """Beginnings in letters. What follows, pixels or samples, may look like text as well."""
 
+LONGEST_WORDS = 60
+"""Letters, on average. What has longer words is taken for numbers, not for text in UTF-16."""
+_BETWEEN_WORDS = dict.fromkeys(map(ord, " \t\r\n\f\u3000\u3001\u3002\uff0c"))
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 _PDF = b"%PDF-"
@@ -256,18 +272,21 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
     if not is_text and (container := _container(head)):
         claims_sound = extension in _SOUND_EXTENSIONS or (claimed or "").lower().startswith("audio/")
         return settled(container, has_video=not claims_sound)
-    text = _text(head)
+    unmarked = None if is_text else _unmarked_utf16(head)
+    text = head.decode(unmarked, "ignore") if unmarked else _text(head)
     if markup := _markup(text):
         return markup
     looking = _text_magic if looks_like_text(head) else _magic
     found = looking.from_buffer(_shown(head)) if head else UNKNOWN
     found = _SYNONYMS.get(found, found)
-    if found in _BEGINS_AS and not _BEGINS_AS[found](head):
+    if found in _BY_CHANCE or (found in _BEGINS_AS and not _BEGINS_AS[found](head)):
         found = UNKNOWN
     if is_text and (transcribable(found) or found in _RAW_BY_A_WORD):
         found = "text/plain"  # "The moov atom ..."
     elif not is_text and found == UNKNOWN and _PDF in head[:PDF_WITHIN]:
         return "application/pdf"
+    elif found == UNKNOWN and unmarked:
+        found = "text/plain"
     if found.startswith("image/") and (raw := _raw_photo(head, extension, (claimed or "").lower())):
         return raw
     if found.startswith("text/"):
@@ -276,7 +295,7 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
 
 
 def charset(text: bytes, *, is_whole: bool) -> str | None:
-    """The character set of text: `utf-8` or `utf-16` where the bytes say so.
+    """The character set of text: `utf-8` or one of UTF-16 where the bytes say so.
 
     None where nobody can know, for ASCII, which is the same in all of them, and for UTF-32, which no browser reads.
     """
@@ -284,6 +303,8 @@ def charset(text: bytes, *, is_whole: bool) -> str | None:
         return None
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
+    if unmarked := _unmarked_utf16(text[:HEAD]):
+        return unmarked
     if is_whole and text.isascii():
         return None
     try:
@@ -291,6 +312,18 @@ def charset(text: bytes, *, is_whole: bool) -> str | None:
     except UnicodeDecodeError:
         return None
     return "utf-8"
+
+
+def _unmarked_utf16(head: bytes) -> Literal["utf-16le", "utf-16be"] | None:
+    """The order of bytes of text in UTF-16 without a mark, as databases and Windows programs export it."""
+    encodings: tuple[Literal["utf-16le", "utf-16be"], ...] = ("utf-16le", "utf-16be")
+    for encoding in encodings if b"\0" in head else ():
+        with contextlib.suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(encoding)().decode(head)
+            words = text.translate(_BETWEEN_WORDS)
+            if len(text) - len(words) > len(text) // LONGEST_WORDS and words.isprintable():
+                return encoding
+    return None
 
 
 def looks_like_text(head: bytes) -> bool:
@@ -418,7 +451,7 @@ def _markup(text: str) -> str | None:
         if text.startswith("<!--"):
             _, closed, text = text.partition("-->")
             if not closed:
-                return "text/html"  # what follows is out of sight
+                return "application/xml" if is_xml else "text/html"  # what follows is out of sight
         elif text.startswith("<?"):
             is_xml = is_xml or text[:5].lower() == "<?xml"
             _, closed, text = text.partition("?>")

@@ -202,6 +202,16 @@ def test_a_frame_that_lies_upside_down_in_memory_is_read_within_its_bounds(mode:
     assert pixels(frame, mode).convert("RGB").tobytes() == ImageOps.flip(QUADRANTS).tobytes()
 
 
+async def test_a_radiologists_jpeg_of_twelve_bits_is_shown(decoding_pool: DecodingPool) -> None:
+    wedge = Image.linear_gradient("L").rotate(90)
+    facts = await looked_at(decoding_pool, media.deep_jpeg(wedge), "a.jpg")
+    assert (facts.mime_type, facts.width, facts.height, facts.thumbnail_status) == ("image/jpeg", 256, 256, "ready")
+    thumbnail = await make_thumbnail(decoding_pool, BytesSource(media.deep_jpeg(wedge)), "image/jpeg")
+    image = Image.open(io.BytesIO(thumbnail.data)).convert("L")
+    for x in (4, 100, 252):
+        assert image.getpixel((x, 100)) == pytest.approx(wedge.getpixel((x // 8 * 8, 100)), abs=6)
+
+
 async def test_light_that_is_brighter_than_white_is_mapped(decoding_pool: DecodingPool) -> None:
     for times in (3, 1_000):
         for data in (media.light(times), media.exr(times)):
@@ -809,6 +819,30 @@ async def test_a_recording_that_says_no_length_is_as_long_as_what_is_there(
 
 
 @pytest.mark.parametrize(
+    ("container", "codec", "sound_chunk", "order", "note"),
+    [("wav", "pcm_s16le", b"data", "<", b"LIST"), ("aiff", "pcm_s16be", b"SSND", ">", b"ANNO")],
+)
+@pytest.mark.parametrize("notes", [1, 2, 3])
+@pytest.mark.parametrize("pad", [b"", b"\0"])
+async def test_a_note_of_an_odd_length_does_not_cost_the_sound(
+    decoding_pool: DecodingPool,
+    container: str,
+    codec: str,
+    sound_chunk: bytes,
+    order: str,
+    note: bytes,
+    notes: int,
+    pad: bytes,
+) -> None:
+    whole = sound(container, codec)()
+    at = whole.index(sound_chunk)
+    data = whole[:at] + notes * (note + struct.pack(order + "I", 5) + b"INFOx" + pad) + whole[at:]
+    assert (await looked_at(decoding_pool, data, "a")).duration == pytest.approx(3, abs=0.05)
+    pcm = await decoding_pool.run("audio_window", BytesSource(data), start=2.1, seconds=0.6)
+    assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(500, abs=6)
+
+
+@pytest.mark.parametrize(
     "name", ["a.flac", "a.au", "a.avi", "a.wma", "a.w64", "a.wv", "a.caf", "a.voc", "a.tta", "a.m4a"]
 )
 async def test_recordings_that_are_joined_are_as_long_as_what_is_heard_or_of_no_length(
@@ -857,6 +891,21 @@ async def test_a_stream_that_was_recorded_has_the_length_that_came(decoding_pool
     at = data.index(b"duration") + 9
     data = data[:at] + struct.pack(">d", said) + data[at + 8 :]
     assert (await looked_at(decoding_pool, data, "a.flv")).duration == pytest.approx(3, abs=0.2)
+
+
+@pytest.mark.parametrize("said", [0.0, -5.0, 1_000.0, 1e12, float("inf"), float("nan")])
+@pytest.mark.parametrize("scale", [1_000_000, 10_000_000])
+async def test_a_matroska_that_says_a_wrong_length_has_that_which_is_there(
+    decoding_pool: DecodingPool, said: float, scale: int
+) -> None:
+    data = sound("matroska", "libopus", cluster_time_limit="500")()
+    at = data.index(b"\x44\x89\x88") + 3
+    data = data[:at] + struct.pack(">d", said) + data[at + 8 :]
+    at = data.index(b"\x2a\xd7\xb1\x83") + 4
+    data = data[:at] + scale.to_bytes(3) + data[at + 3 :]
+    facts = await looked_at(decoding_pool, data, "a.mka")
+    assert facts.mime_type == "audio/x-matroska"
+    assert facts.duration == pytest.approx(3 * scale / 1_000_000, rel=0.05)
 
 
 def with_its_index_first(mp4: bytes) -> bytes:

@@ -11,9 +11,10 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
 from media_core.decoding.pool import ChildLimits, DecodingPool
@@ -65,6 +66,23 @@ async def test_a_picture_is_shown_upright(decoding_pool: DecodingPool, image_for
     assert (thumbnail.source_width, thumbnail.source_height) == (240, 160)
     assert (thumbnail.width, thumbnail.height) == shown(thumbnail).size == (240, 160)
     assert_quadrants(shown(thumbnail))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize(("mode", "dots"), [("1", (204, 98)), ("RGB", (204, 98)), ("L", (98, 204)), ("RGB", (0, 98))])
+async def test_a_fax_has_the_shape_of_its_paper(
+    decoding_pool: DecodingPool, mode: str, dots: tuple[int, int], orientation: int
+) -> None:
+    stored = media.quadrants(240, 160)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    fax = BytesSource(media.encoded(stored.convert(mode), "TIFF", dpi=dots, exif=exif))
+    shape = {204: (240, 333), 98: (500, 160), 0: (240, 160)}[dots[0]]
+    expected = shape if orientation < 5 else shape[::-1]
+    facts: ImageFacts = await decoding_pool.run("inspect_image", fax)
+    thumbnail = await make_thumbnail(decoding_pool, fax, "image/tiff")
+    assert (facts.width, facts.height) == (thumbnail.source_width, thumbnail.source_height) == expected
+    assert shown(thumbnail).size == expected
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "CMYK", "P", "RGBA", "LA", "I;16", "RGB;16"])
@@ -532,6 +550,18 @@ async def test_an_animation_that_stays_empty_has_an_empty_thumbnail(decoding_poo
     assert shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")).getextrema()[3] == (0, 0)
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_png_of_an_iphones_app_is_shown(decoding_pool: DecodingPool, pieces: int) -> None:
+    picture = media.quadrants(240, 160).convert("RGBA")
+    picture.putalpha(Image.linear_gradient("L").rotate(90).resize(picture.size).point(lambda value: max(value, 128)))
+    source = BytesSource(media.crushed_png(picture, pieces=pieces))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", source)
+    assert (facts.width, facts.height) == (240, 160)
+    image = shown(await make_thumbnail(decoding_pool, source, "image/png"))
+    assert_quadrants(image)
+    assert image.getchannel("A").getextrema() == (pytest.approx(128, abs=4), pytest.approx(255, abs=4))
+
+
 @pytest.mark.parametrize("inner", ["png", "bmp"])
 async def test_an_icon_shows_its_largest_picture(decoding_pool: DecodingPool, inner: str) -> None:
     sizes = [(16, 16), (48, 48), (256, 256)]
@@ -618,6 +648,19 @@ async def test_a_bitmap_without_its_file_header_is_a_picture(decoding_pool: Deco
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/bmp")))
 
 
+@pytest.mark.parametrize("alpha", [0, 128])
+async def test_a_bitmap_that_is_clear_everywhere_is_not_clear(decoding_pool: DecodingPool, alpha: int) -> None:
+    picture = media.quadrants(64, 48).convert("RGBA")
+    picture.putalpha(alpha)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 124, 64, 48, 1, 32, 3, 0, 0, 0, 0, 0) + masks + bytes(124 - 56)
+    pixels = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
+    bitmap = b"BM" + struct.pack("<IHHI", 138 + len(pixels), 0, 0, 138) + header + pixels
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(bitmap), "image/bmp"))
+    assert image.convert("RGBA").getchannel("A").getextrema() == ((alpha or 255,) * 2)
+    assert_quadrants(image, 40)
+
+
 async def test_a_cmyk_jpeg_is_not_inverted(decoding_pool: DecodingPool) -> None:
     data = media.encoded(media.quadrants(240, 160).convert("CMYK"), "JPEG")
     assert b"Adobe" in data
@@ -690,6 +733,81 @@ async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool)
     low, high = image.convert("L").getextrema()
     assert 96 < low < 108  # type: ignore[operator]
     assert 148 < high < 160  # type: ignore[operator]
+
+
+def sky(bits: int, **cards: object) -> tuple[dict[str, object], bytes]:
+    """A wedge, 200 x 40, that rises from left to right, dark below, with one bright star above."""
+    kind = {8: "u1", 16: ">i2", 32: ">i4", -32: ">f4", -64: ">f8", 64: ">i8"}[bits]
+    values = np.tile(np.linspace(0, 100, 200), (40, 1))
+    values[:20] /= 4
+    values[-1, 0] = {8: 255, 16: 30_000}.get(bits, 1e6)
+    return {"BITPIX": bits, "NAXIS": 2, "NAXIS1": 200, "NAXIS2": 40} | cards, values.astype(kind).tobytes()
+
+
+PRIMARY: dict[str, object] = {"SIMPLE": f"{'T':>20}"}
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32, -32, -64])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_an_astronomers_picture_shows_its_sky(decoding_pool: DecodingPool, bits: int, is_first: bool) -> None:
+    cards, values = sky(bits, BZERO=32_768)
+    if is_first:
+        data = media.fits((PRIMARY | cards, values))
+    else:
+        table: dict[str, object] = {"XTENSION": "'BINTABLE'", "BITPIX": 8, "NAXIS": 2, "NAXIS1": 16, "NAXIS2": 300}
+        primary = PRIMARY | {"BITPIX": 8, "NAXIS": 0}
+        data = media.fits((primary, b""), (table, bytes(4_800)), ({"XTENSION": "'IMAGE   '"} | cards, values))
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert (facts.width, facts.height, facts.format) == (200, 40, "FITS")
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")).convert("L")
+    for x in (20, 100, 180):
+        assert image.getpixel((x, 10)) == pytest.approx(255 * x / 199, abs=12)
+        assert image.getpixel((x, 30)) == pytest.approx(255 * x / 199 / 4, abs=12)
+
+
+async def test_three_planes_of_an_astronomer_are_colours(decoding_pool: DecodingPool) -> None:
+    red, green, blue = media.quadrants(240, 160).transpose(Image.Transpose.FLIP_TOP_BOTTOM).split()
+    cards: dict[str, object] = {"BITPIX": 8, "NAXIS": 3, "NAXIS1": 240, "NAXIS2": 160, "NAXIS3": 3}
+    data = media.fits((PRIMARY | cards, red.tobytes() + green.tobytes() + blue.tobytes()))
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")), 40)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (media.fits((PRIMARY | {"BITPIX": 8, "NAXIS": 0}, b"")), "there are numbers in it, and no picture"),
+        (
+            media.fits(
+                (PRIMARY | {"BITPIX": 8, "NAXIS": 0}, b""),
+                (
+                    {"XTENSION": "'BINTABLE'", "BITPIX": 8, "NAXIS": 2, "NAXIS1": 8, "NAXIS2": 9, "ZIMAGE": "T"},
+                    bytes(72),
+                ),
+            ),
+            "its picture is packed in a way that is not decoded here",
+        ),
+        (
+            media.fits((lambda part: (PRIMARY | part[0], part[1]))(sky(64))),
+            "its samples have 64 bits, and are not decoded here",
+        ),
+        (media.fits((PRIMARY | {"BITPIX": 8}, b""))[:160], "its header is not whole"),
+    ],
+)
+async def test_an_astronomers_file_that_cannot_be_shown_says_why(
+    decoding_pool: DecodingPool, data: bytes, said: str
+) -> None:
+    with pytest.raises(DecodingFailed, match=said):
+        await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")
+
+
+async def test_an_astronomers_picture_that_is_cut_shows_what_is_there(decoding_pool: DecodingPool) -> None:
+    cards, values = sky(16)
+    data = media.fits((PRIMARY | cards, b""))
+    with pytest.raises(DecodingFailed, match="its end is missing"):
+        await make_thumbnail(decoding_pool, BytesSource(data), "image/fits")
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data + values[:8_000]), "image/fits")).convert("L")
+    assert image.getpixel((180, 30)) > 200  # type: ignore[operator]
+    assert image.getpixel((180, 10)) == 0
 
 
 def many_bands(
@@ -904,10 +1022,43 @@ async def test_a_film_that_has_something_to_see_near_its_end_shows_it(decoding_p
     assert_quadrants(shown(thumbnail), 40)
 
 
+@pytest.mark.parametrize(
+    ("container", "before", "titled", "after"),
+    [
+        ("mp4", 240, 16, 0),
+        ("matroska", 240, 16, 0),
+        ("mp4", 8, 12, 300),
+        ("matroska", 8, 12, 300),
+        ("mp4", 130, 4, 160),
+        ("avi", 130, 4, 160),
+    ],
+)
+async def test_a_film_that_is_black_for_long_shows_what_it_has(
+    decoding_pool: DecodingPool, container: str, before: int, titled: int, after: int
+) -> None:
+    black, titles = Image.new("RGB", (320, 240)), media.quadrants(320, 240)
+    images = [black] * before + [titles] * titled + [black] * after
+    film = media.still_film(*images, container=container, codec="mpeg4" if container == "avi" else "libx264")
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")), 40)
+
+
 async def test_a_film_that_becomes_black_at_once_shows_its_first_picture(decoding_pool: DecodingPool) -> None:
     film = media.still_film(*[media.quadrants(320, 240)] * 2, *[Image.new("RGB", (320, 240))] * 40)
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")
     assert_quadrants(shown(thumbnail), 40)
+
+
+@pytest.mark.parametrize(("begins", "ends", "least"), [(0, 40, 55), (6, 6, 30)])
+async def test_a_film_that_fades_in_shows_what_is_bright(
+    decoding_pool: DecodingPool, begins: int, ends: int, least: int
+) -> None:
+    stripe = Image.new("L", (320, 240))
+    stripe.paste(255, (120, 0, 200, 240))
+    shades = [begins + (ends - begins) * at / 40 for at in range(40)]
+    film = media.still_film(*[stripe.point(lambda value, by=by: value * by / 40).convert("RGB") for by in shades])
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(film), "video/mp4")).convert("L")
+    assert image.getpixel((160, 120)) > least  # type: ignore[operator]
+    assert image.getpixel((20, 120)) < 5  # type: ignore[operator]
 
 
 async def test_a_films_very_first_picture_is_not_shown(decoding_pool: DecodingPool) -> None:

@@ -12,7 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from media_core.examination import sniffing
-from media_core.examination.media_types import category, has_thumbnail, inline_allowed, settled, transcribable
+from media_core.examination.media_types import (
+    category,
+    has_thumbnail,
+    inline_allowed,
+    named,
+    settled,
+    transcribable,
+)
 from media_core.examination.sniffing import sniff
 from tests.fixtures import media
 
@@ -81,6 +88,8 @@ def docx() -> bytes:
         (docx(), "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
         (b"\x1f\x8b\x08\0" + bytes(20), "application/gzip"),
         ("Grüße aus Wien\n".encode(), "text/plain"),
+        (b"{\\rtf1\\ansi\\deff0 {\\fonttbl{\\f0 Arial;}}Hello\\par}", "application/rtf"),
+        (b"MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary=x\r\n\r\n--x\r\n", "message/rfc822"),
         (b'{"a": [1, 2]}', "application/json"),
         (b"\0\1\xde\xad" * 20, "application/octet-stream"),
         (bytes(range(256)) * 40, "application/octet-stream"),  # to libmagic a TGA, whose colours have seven bits
@@ -164,7 +173,41 @@ def test_a_pdf_may_begin_late(before: bytes) -> None:
     assert sniff(bytes(2_000) + pdf) == "application/octet-stream"
 
 
-@pytest.mark.parametrize("head", [b"<?xml version='1.0'?><a/>", b"<?xml version='1.0'?>", b"<note><to>you</to></note>"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("words", "filename", "expected"),
+    [
+        ("Name;Straße\r\nMüller;Am Ring 3\r\n", "a.csv", "text/csv"),
+        ("Привет, мир. Это текст.\n", "a.txt", "text/plain"),
+        ("これは日本語の文章です。\n会議の記録。\n" * 400, None, "text/plain"),
+        ("1\r\n00:00:01,000 --> 00:00:02,000\r\nHallo\r\n", "a.srt", "application/x-subrip"),
+        ("<svg xmlns='http://www.w3.org/2000/svg'/>", "a.txt", "image/svg+xml"),
+        ("plain words, then <script>alert(1)</script>", "a.txt", "text/html"),
+    ],
+)
+def test_text_in_utf_16_needs_no_mark(encoding: str, words: str, filename: str | None, expected: str) -> None:
+    head = words.encode(encoding)
+    assert sniff(head, filename) == expected
+    assert sniffing.charset(head, is_whole=True) == encoding.replace("-16-", "-16")
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_numbers_are_only_numbers(bits: int) -> None:
+    for step in (1, 3, 17, 251):
+        numbers = b"".join((number * step % (1 << bits)).to_bytes(bits // 8) for number in range(2_000))
+        assert sniff(numbers) == "application/octet-stream"
+        assert sniff(numbers[::-1]) == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"<?xml version='1.0'?><!-- " + b"x" * 5_000,
+        b"<?xml version='1.0'?><a/>",
+        b"<?xml version='1.0'?>",
+        b"<note><to>you</to></note>",
+    ],
+)
 def test_xml_is_xml(head: bytes) -> None:
     assert sniff(head, "notes.txt", "text/plain") == "application/xml"
 
@@ -257,6 +300,21 @@ def test_what_a_browser_could_run_is_never_inline(mime_type: str) -> None:
 )
 def test_types_have_a_kind_and_abilities(mime_type: str, kind: str, thumbnail: bool, speech: bool) -> None:
     assert (category(mime_type), has_thumbnail(mime_type), transcribable(mime_type)) == (kind, thumbnail, speech)
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "expected"),
+    [
+        ("message/rfc822", "an e-mail"),
+        ("font/woff2", "a font"),
+        ("model/gltf-binary", "a model in three dimensions"),
+        ("text/x-c", "a text"),
+        ("application/mxf", "a film"),
+        ("application/x-never-heard-of", "a file"),
+    ],
+)
+def test_a_type_has_a_name_for_people(mime_type: str, expected: str) -> None:
+    assert named(mime_type) == f"{expected} ({mime_type})"
 
 
 def test_many_threads_may_sniff_at_once() -> None:

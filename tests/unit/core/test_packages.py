@@ -84,6 +84,8 @@ def test_a_document_with_macros_is_none_without_whatever_it_is_called(
         (("Index/Document.iwa", "Index/Tables/Tile.iwa"), "a.pages", "application/vnd.apple.pages"),
         (("Index/Document.iwa", "Index/Tables/Tile.iwa"), "a.numbers", "application/vnd.apple.numbers"),
         (("Index/Document.iwa", "Index/Slide-12.iwa"), "a", "application/vnd.apple.keynote"),
+        (("META-INF/manifest.xml", "content.xml"), "a.odt", "application/vnd.oasis.opendocument.text"),
+        (("META-INF/manifest.xml", "content.xml"), "a.zip", None),
         (("word/document.xml",), "a.docx", None),
         (("a.txt",), "a.docx", None),
     ],
