@@ -2,10 +2,10 @@
 
 const UNITS = ["", "KiB", "MiB", "GiB", "TiB"];
 
-/** As mediactl writes them: `138 KiB`, `1.5 GiB`. */
+/** As mediactl writes them, with at most three digits before the unit: `138 KiB`, `1.5 GiB`. */
 export function size(bytes: number, locale = "en"): string {
   let unit = 0;
-  while (bytes >= 1024 && unit < UNITS.length - 1) {
+  while (bytes >= 1000 && unit < UNITS.length - 1) {
     bytes /= 1024;
     unit += 1;
   }

@@ -29,7 +29,7 @@ test("claims of every shape are read, and nonsense says nothing", () => {
 });
 
 test("sizes, lengths and times are written as people read them", () => {
-  assert.deepEqual([0, 68, 1024, 141177, 1.5 * 1024 ** 3].map((bytes) => size(bytes)), ["0 bytes", "68 bytes", "1 KiB", "138 KiB", "1.5 GiB"]);
+  assert.deepEqual([0, 68, 999, 1000, 141177, 1.5 * 1024 ** 3].map((bytes) => size(bytes)), ["0 bytes", "68 bytes", "999 bytes", "1 KiB", "138 KiB", "1.5 GiB"]);
   assert.deepEqual([68, 1.5 * 1024 ** 3].map((bytes) => size(bytes, "de")), ["68 Byte", "1,5 GiB"]);
   assert.deepEqual([0, 7.9, 754, 3723].map(clock), ["0:00", "0:07", "12:34", "1:02:03"]);
   assert.deepEqual([600, 90].map((number) => minutes(number)), ["10 hours", "90 minutes"]);
