@@ -244,7 +244,7 @@ def _boundary(content_type: str) -> bytes:
     if kind != "multipart/form-data":
         raise Refused(
             "unsupported_media_type",
-            "Send a form, Content-Type: multipart/form-data (with curl: -F file=@path).",
+            "Send a form, Content-Type: multipart/form-data (with curl: -F name=value, for a file -F file=@path).",
         )
     boundary = str(options.get("boundary", ""))
     if not 0 < len(boundary) <= MAX_BOUNDARY_CHARACTERS or not boundary.isascii() or not boundary.isprintable():
