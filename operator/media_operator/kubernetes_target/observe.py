@@ -242,4 +242,5 @@ class Observer:
 
 
 def _postgresql_is_away(error: Unavailable) -> Unreachable:
-    return Unreachable(f"PostgreSQL: {error.detail.removeprefix('PostgreSQL ')}")
+    named = error.detail.startswith("PostgreSQL")
+    return Unreachable(error.detail if named else f"PostgreSQL: {error.detail}")
