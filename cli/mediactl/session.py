@@ -30,7 +30,7 @@ HOW_TO_SIGN_IN = (
 HINTS = {
     "unauthorized": HOW_TO_SIGN_IN,
     "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room; `mediactl ls --sort -size` "
-    " names the ids of what you uploaded",
+    "names the ids of what you uploaded",
     "scan_pending": "`mediactl info ID` shows the verdict once there is one",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }

@@ -14,6 +14,13 @@ export function size(bytes: number, locale = "en"): string {
   return `${bytes.toLocaleString(locale, { maximumFractionDigits: digits })} ${UNITS[unit]}`;
 }
 
+/** A sentence of the API with its long counts of bytes (`10,737,418,240 bytes`) in units, as mediactl prints it. */
+export function inUnits(sentence: string): string {
+  if (!sentence.includes("bytes")) return sentence;
+  const counted = sentence.replace(/\b\d{1,3}(,\d{3})+\b/g, (digits) => size(Number(digits.replaceAll(",", ""))));
+  return counted.replace(/(iB) bytes\b/g, "$1");
+}
+
 /** Seconds as `0:07`, `12:34`, `1:02:03`. */
 export function clock(seconds: number): string {
   const whole = Math.max(0, Math.floor(seconds));

@@ -208,7 +208,8 @@ def workers_ready(context: Context) -> Finding:
         return Finding("False", "CrashLoop", "; ".join(seen.trouble.values()))
     if seen.waiting:
         return Finding("False", "WorkersPending", "; ".join(seen.waiting.values()))
-    return Finding("True", "OnDemand", "up to " + ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items() if n))
+    workers = ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items() if n)
+    return Finding("True", "OnDemand", f"workers at a time, at most: {workers}")
 
 
 def scanner_ready(context: Context) -> Finding:
