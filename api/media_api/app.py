@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -153,6 +154,8 @@ def _description(app: FastAPI) -> dict[str, Any]:
         # FastAPI adds its own 422 to every route with a parameter. Ours is a problem; routes that can raise it say so.
         for calls in described["paths"].values():
             for call in calls.values():
+                # Else the name of the function stands there in words, which says no more than the path.
+                call["summary"], call["description"] = _first_sentence(call["description"])
                 for parameter in call.get("parameters", []):
                     parameter["schema"] = _without_null(parameter["schema"])
                     parameter["required"] = parameter["schema"].pop(NEEDED, parameter["required"])
@@ -162,6 +165,12 @@ def _description(app: FastAPI) -> dict[str, Any]:
             schemas.pop(unused, None)
         app.openapi_schema = described
     return app.openapi_schema
+
+
+def _first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence in one line, without its full stop, and the text that follows it."""
+    first, _, rest = re.split(r"\.(\s+|$)", text, maxsplit=1)
+    return " ".join(first.split()), rest
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
