@@ -170,7 +170,7 @@ class Resumables:
         if length is None or length == claim.length:
             return
         if claim.length is not None:
-            raise Refused("bad_request", "This upload was announced with another length, which cannot change.")
+            raise Refused("bad_request", "The length of an upload is told once.")
         if length < claim.received:
             raise Refused("bad_request", f"This upload has {claim.received:,} bytes already.")
         checked(caller, claim.declared, length, policy)
