@@ -135,7 +135,7 @@ def _anchor(title: str) -> str:
 
 
 def _operation(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> list[str]:
-    lines = ["", f"## {method.upper()} {path}", "", f"**{operation.get('summary', '')}**"]
+    lines = ["", f"## {method.upper()} {path}", "", f"**{operation['summary']}.**"]
     if operation.get("description"):
         lines += ["", operation["description"].strip()]
     if parameters := operation.get("parameters"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -43,13 +44,14 @@ SUSPENDED_RETRY_AFTER: Final = 60
 CLEAN_UP_SECONDS: Final = 10
 
 DESCRIPTION: Final = """\
-Every call under `/v1` takes `Authorization: Bearer <token>`. A success is `{"data": …}`, a list has `next_cursor`
-beside it. Everything else is an RFC 9457 problem whose `code` is stable. What you may not see does not exist: unknown
-ids, other tenants' ids and ids that you may not see are the same 404. HEAD works wherever GET does. A query
-parameter that a call does not know is refused, and so is the second of one that it takes once; `_…`, `utm_…` and what
-else is made to pass caches or to count clicks is passed over. Some calls pass over whatever they do not know: upload,
-info, download, signed, transcribe, one job, a room's files, uploads in several requests, and those in OpenAI's shapes.
-Quote `X-Request-Id` when you ask for help."""
+Every call under `/v1` takes `Authorization: Bearer <token>`. A success is `{"data": …}`; a list has `next_cursor`
+beside it. An error is an RFC 9457 problem, whose `code` is stable. What you may not see is answered 404, like what does
+not exist. HEAD works wherever GET does. Quote `X-Request-Id` when you ask for help.
+
+A query parameter that a call does not know is refused, and so is one that comes twice where the call takes one.
+Passed over are `_…`, `utm_…` and what else keeps answers out of caches or counts clicks. These calls pass over whatever
+they do not know: upload, info, download, signed, transcribe, one job, a room's files, uploads in several requests, and
+those in OpenAI's shapes."""
 
 TAGS: Final = [
     {"name": "Media", "description": "Files: upload, look at, download, sign, delete."},
@@ -152,6 +154,8 @@ def _description(app: FastAPI) -> dict[str, Any]:
         # FastAPI adds its own 422 to every route with a parameter. Ours is a problem; routes that can raise it say so.
         for calls in described["paths"].values():
             for call in calls.values():
+                # Else the name of the function stands there in words, which says no more than the path.
+                call["summary"], call["description"] = _first_sentence(call["description"])
                 for parameter in call.get("parameters", []):
                     parameter["schema"] = _without_null(parameter["schema"])
                     parameter["required"] = parameter["schema"].pop(NEEDED, parameter["required"])
@@ -161,6 +165,12 @@ def _description(app: FastAPI) -> dict[str, Any]:
             schemas.pop(unused, None)
         app.openapi_schema = described
     return app.openapi_schema
+
+
+def _first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence in one line, without its full stop, and the text that follows it."""
+    first, _, rest = re.split(r"\.(\s+|$)", text, maxsplit=1)
+    return " ".join(first.split()), rest
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

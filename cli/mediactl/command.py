@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-rooms = typer.Typer(help="List the files of a room, add one, remove one.", no_args_is_help=True)
+rooms = typer.Typer(help="Add a file to a room, or remove one.", no_args_is_help=True)
 jobs = typer.Typer(help="Show and cancel background work: transcriptions and scans.", no_args_is_help=True)
 app.add_typer(rooms, name="rooms")
 app.add_typer(jobs, name="jobs")

@@ -29,12 +29,12 @@ HOW_TO_SIGN_IN = (
 )
 HINTS = {
     "unauthorized": HOW_TO_SIGN_IN,
-    "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room; `mediactl ls --mine --sort "
-    "-size` names the ids of what you uploaded",
+    "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room; `mediactl ls --sort -size` "
+    "names the ids of what you uploaded",
     "scan_pending": "`mediactl info ID` shows the verdict once there is one",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }
-IDS = {"media_id": ("med-", "file", "`mediactl ls --mine`"), "job_id": ("job-", "job", "`mediactl jobs ls`")}
+IDS = {"media_id": ("med-", "file", "`mediactl ls`"), "job_id": ("job-", "job", "`mediactl jobs ls`")}
 """For each argument that is an id: how the id begins, what it names, and which command shows it."""
 T = TypeVar("T")
 

@@ -166,7 +166,7 @@ class Downloaded:
 
     path: Path
     size: int
-    outcome: Literal["verified", "complete", "was here"]
+    outcome: Literal["verified", "complete", "already here"]
 
 
 class Download:
@@ -203,7 +203,7 @@ class Download:
                 target = (target or Path()) / _file_name(response.headers.get("content-disposition"), fallback_name)
             if not explicit and target.exists():
                 if self._sha256() is not None and await self._exchange.wire.work(_sha256_of, target) == self._sha256():
-                    return Downloaded(target, target.stat().st_size, "was here")
+                    return Downloaded(target, target.stat().st_size, "already here")
                 raise Misuse(f"{target} exists with other content; -o {target} replaces it")
             mark = re.sub(r"\W", "", self._etag or "")[:12]
             part = target.with_name(f"{target.name}.{mark}.part" if mark else f"{target.name}.part")

@@ -1,5 +1,6 @@
 /** Calls of the public API: the types are those of its OpenAPI document, the errors are its own sentences. */
 import type { components } from "#schema";
+import { inUnits } from "./format.ts";
 import { refused, token } from "./session.ts";
 import { text } from "./text/index.ts";
 
@@ -34,7 +35,7 @@ export async function problemOf(answer: Response): Promise<Problem> {
 export function problemIn(status: number, body: string): Problem {
   try {
     const said = JSON.parse(body) as { code?: string; detail?: string };
-    if (said.detail) return new Problem(status, said.code ?? "", said.detail);
+    if (said.detail) return new Problem(status, said.code ?? "", inUnits(said.detail));
   } catch {
     // A proxy between the page and the api answered.
   }

@@ -2,16 +2,23 @@
 
 const UNITS = ["", "KiB", "MiB", "GiB", "TiB"];
 
-/** As mediactl writes them: `138 KiB`, `1.5 GiB`. */
+/** As mediactl writes them, with at most three digits before the unit: `138 KiB`, `1.5 GiB`. */
 export function size(bytes: number, locale = "en"): string {
   let unit = 0;
-  while (bytes >= 1024 && unit < UNITS.length - 1) {
+  while (bytes >= 1000 && unit < UNITS.length - 1) {
     bytes /= 1024;
     unit += 1;
   }
   if (unit === 0) return bytes.toLocaleString(locale, { style: "unit", unit: "byte", unitDisplay: "long" });
   const digits = bytes < 10 ? 1 : 0;
   return `${bytes.toLocaleString(locale, { maximumFractionDigits: digits })} ${UNITS[unit]}`;
+}
+
+/** A sentence of the API with its long counts of bytes (`10,737,418,240 bytes`) in units, as mediactl prints it. */
+export function inUnits(sentence: string): string {
+  if (!sentence.includes("bytes")) return sentence;
+  const counted = sentence.replace(/\b\d{1,3}(,\d{3})+\b/g, (digits) => size(Number(digits.replaceAll(",", ""))));
+  return counted.replace(/(iB) bytes\b/g, "$1");
 }
 
 /** Seconds as `0:07`, `12:34`, `1:02:03`. */

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { claimsOf, tokenIn } from "../src/claims.ts";
-import { ago, clock, kindOf, minutes, size, typeName } from "../src/format.ts";
+import { ago, clock, inUnits, kindOf, minutes, size, typeName } from "../src/format.ts";
 import { appended, fits, merged, type Sort, type View } from "../src/listing.ts";
 import { fragmentOf, placeIn } from "../src/route.ts";
 import { events } from "../src/sse.ts";
@@ -29,8 +29,10 @@ test("claims of every shape are read, and nonsense says nothing", () => {
 });
 
 test("sizes, lengths and times are written as people read them", () => {
-  assert.deepEqual([0, 68, 1024, 141177, 1.5 * 1024 ** 3].map((bytes) => size(bytes)), ["0 bytes", "68 bytes", "1 KiB", "138 KiB", "1.5 GiB"]);
+  assert.deepEqual([0, 68, 999, 1000, 141177, 1.5 * 1024 ** 3].map((bytes) => size(bytes)), ["0 bytes", "68 bytes", "999 bytes", "1 KiB", "138 KiB", "1.5 GiB"]);
   assert.deepEqual([68, 1.5 * 1024 ** 3].map((bytes) => size(bytes, "de")), ["68 Byte", "1,5 GiB"]);
+  assert.equal(inUnits("52,428,800 bytes do not fit: this tenant stores 10,716,446,720 of 10,737,418,240 bytes"), "50 MiB do not fit: this tenant stores 10 GiB of 10 GiB");
+  assert.equal(inUnits("1,200 minutes"), "1,200 minutes");
   assert.deepEqual([0, 7.9, 754, 3723].map(clock), ["0:00", "0:07", "12:34", "1:02:03"]);
   assert.deepEqual([600, 90].map((number) => minutes(number)), ["10 hours", "90 minutes"]);
   const now = Date.parse("2026-05-17T14:00:00Z");

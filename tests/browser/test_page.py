@@ -197,6 +197,24 @@ async def test_a_virus_vanishes_with_a_sentence_and_is_refused_with_another(
     await expect(page.locator(".upload.failed")).to_contain_text("found infected before and is not accepted")
 
 
+async def test_refused_uploads_say_why_in_their_colour_and_make_way_for_a_file(
+    run: MakeRun, context: BrowserContext
+) -> None:
+    page = await signed_in(context, run)
+    await choose(page, text_file("empty.txt", ""), text_file("taken.txt", "taken"), text_file("void.txt", ""))
+    await expect(page.locator(".upload.failed")).to_have_count(2)
+    await expect(page.locator(".upload.done")).to_have_count(1)
+    colour = "all => all.map(one => getComputedStyle(one).color)"
+    refused = await page.locator(".upload.failed .upload-said").evaluate_all(colour)
+    (taken,) = await page.locator(".upload.done .upload-said").evaluate_all(colour)
+    assert len(set(refused)) == 1
+    assert taken not in refused
+    await page.locator(".upload").get_by_role("link", name="taken.txt").click()
+    await expect(page.locator(".upload")).to_have_count(0)
+    await page.get_by_role("button", name="Unfold").click()
+    await expect(page.locator(".upload")).to_have_count(3)
+
+
 async def test_a_recording_is_transcribed_and_its_caption_and_text_follow(
     run: MakeRun, context: BrowserContext
 ) -> None:

@@ -49,7 +49,7 @@ def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
     """
     disposition = headers.get("content-disposition", "")
     if len(disposition) > MAX_DISPOSITION_CHARACTERS:
-        raise Refused("bad_request", f"Content-Disposition may have {MAX_DISPOSITION_CHARACTERS} characters.")
+        raise Refused("bad_request", f"Content-Disposition may have at most {MAX_DISPOSITION_CHARACTERS} characters.")
     options = parse_options_header(disposition)[1] if disposition else {}
     room_id, scope = query.get("room_id"), query.get("tenant_scope")
     return Declared(

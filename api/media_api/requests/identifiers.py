@@ -71,7 +71,7 @@ def label_filters(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
 def _label_filter(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator:
-        raise Refused("invalid_request", "label: It must be key=value.")
+        raise Refused("invalid_request", "label: it must be key=value.")
     try:
         return checked_label(key, value)
     except ValueError as error:

@@ -38,6 +38,8 @@ DELIMITER_BYTES: Final = MAX_BOUNDARY_CHARACTERS + len("\r\n----")
 """Most bytes of a line with the boundary."""
 _BOUNDARY_OF_AIOHTTP: Final = re.compile(rb"[0-9a-f]{32}")
 _INDEX: Final = re.compile(r"\[[0-9]{0,9}\]$")
+_FILE: Final = "file"
+"""Name of the part that is the file."""
 _URLENCODED: Final = "application/x-www-form-urlencoded"
 _AS_MULTIPART: Final = "A file is sent as multipart/form-data (with curl: -F file=@path)."
 
@@ -87,15 +89,15 @@ class Form:
         self.claimed_type: str | None = None
         """The file's media type according to the client."""
 
-    async def file(self, name: str = "file") -> AsyncGenerator[bytes | BodySource]:
-        """The bytes of the file part called `name`, in chunks as they arrive; reads the whole request. Behind a chunk
-        of a fast client a source, from which the consumer may read what follows.
+    async def file(self) -> AsyncGenerator[bytes | BodySource]:
+        """The bytes of the file part, in chunks as they arrive; reads the whole request. Behind a chunk of a fast
+        client a source, from which the consumer may read what follows.
         """
         if self._boundary is None:
-            await self._read_urlencoded(name)
+            await self._read_urlencoded()
             return
         with _broken_form_refused(), _parser(self._boundary) as parser:
-            parsed = partial(self._parsed, parser, name)
+            parsed = partial(self._parsed, parser)
             async with aclosing(chunks_or_socket(self._request, self._idle_seconds)) as received:
                 async for chunk in received:
                     if isinstance(chunk, SocketBody):
@@ -106,21 +108,21 @@ class Form:
                         yield data
                     chunk = data = b""  # frees a quarter of a MiB while the next chunk is waited for
 
-    def _parsed(self, parser: PushMultipartParser, file: str, chunk: bytes) -> Iterator[bytes]:
+    def _parsed(self, parser: PushMultipartParser, chunk: bytes) -> Iterator[bytes]:
         """The file's bytes in the next chunk of the body."""
         self._overhead += len(chunk)
         for event in parser.parse(chunk):
-            if data := self._of_file(event, file):
+            if data := self._of_file(event):
                 self._overhead -= len(data)
                 yield data
         if self._overhead > MAX_OVERHEAD_BYTES:
             raise _too_long()
 
-    def _of_file(self, event: MultipartSegment | bytes | None, file: str) -> bytes:
+    def _of_file(self, event: MultipartSegment | bytes | None) -> bytes:
         """The bytes of the file part in what the parser says next: a part's head, bytes of it, or None at its end."""
         if isinstance(event, MultipartSegment):
             self._part, self._value = event, bytearray()
-            self._is_file = self._begin(event, file)
+            self._is_file = self._begin(event)
         elif self._is_file:
             return bytes(event or b"")
         elif event is not None:
@@ -128,10 +130,10 @@ class Form:
             if len(self._value) > MAX_FIELD_BYTES:
                 raise _field_too_long()
         else:
-            self._end(self._own_name(_name_of(self._part)), file, self._value)
+            self._end(self._own_name(_name_of(self._part)), self._value)
         return b""
 
-    async def _read_urlencoded(self, file: str) -> None:
+    async def _read_urlencoded(self) -> None:
         """All of a form that has no file: its body is empty, or application/x-www-form-urlencoded."""
         received = bytearray()
         async with aclosing(chunks(self._request, self._idle_seconds)) as arriving:
@@ -149,12 +151,12 @@ class Form:
             ) from None
         for name, value in fields:
             field = self._own_name(name)
-            if field != file:
+            if field != _FILE:
                 self._begin_field(field)
             data = bytearray(value.encode())
             if len(data) > MAX_FIELD_BYTES:
                 raise _field_too_long()
-            self._end(field, file, data)
+            self._end(field, data)
 
     def _own_name(self, name: str) -> str:
         """The name of the form's field. Of a list `name[]` clients also send `name`, `name[0]` and `name%5B%5D`."""
@@ -172,7 +174,7 @@ class Form:
         if field in self._fields and field not in self._repeatable:
             raise _invalid("A form field was sent twice.")
 
-    def _begin(self, segment: MultipartSegment, name: str) -> bool:
+    def _begin(self, segment: MultipartSegment) -> bool:
         """Whether the part that begins is the file."""
         for header in ("Content-Transfer-Encoding", "Content-Encoding"):
             if (segment.header(header) or "binary").strip().lower() not in _AS_THEY_ARE:
@@ -182,9 +184,9 @@ class Form:
             segment.filename,
             is_percent_encoded=_is_of_aiohttp(segment, self._boundary),
         )
-        if segment.name != name:
+        if segment.name != _FILE:
             if filename is not None:
-                raise _invalid(f"The file must be sent as the form field `{name}`.")
+                raise _invalid(f"The file must be sent as the form field `{_FILE}`.")
             self._begin_field(self._own_name(_name_of(segment)))
             return False
         if filename is None and segment.content_type is None:
@@ -195,13 +197,13 @@ class Form:
         self.claimed_type = claimed_type_of(segment.content_type or "")
         return True
 
-    def _end(self, field: str, file: str, value: bytearray) -> None:
+    def _end(self, field: str, value: bytearray) -> None:
         """A part that is not the file has come whole."""
-        if field != file:
+        if field != _FILE:
             if field in self._known:
                 self._fields.setdefault(field, []).append(_text(value))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
-            raise Refused("missing_file", f"`{file}` was sent as text, not as a file (with curl: -F {file}=@path).")
+            raise Refused("missing_file", f"`{_FILE}` was sent as text, not as a file (with curl: -F {_FILE}=@path).")
 
     def text(self, name: str) -> str | None:
         """The field's text; None if it was not sent or is empty."""
@@ -286,7 +288,7 @@ def _boundary(content_type: str) -> bytes:
     if kind != "multipart/form-data":
         raise Refused(
             "unsupported_media_type",
-            "Send a form, Content-Type: multipart/form-data (with curl: -F file=@path).",
+            "Send a form, Content-Type: multipart/form-data (with curl: -F name=value, for a file -F file=@path).",
         )
     boundary = str(options.get("boundary", ""))
     if not 0 < len(boundary) <= MAX_BOUNDARY_CHARACTERS or not boundary.isascii() or not boundary.isprintable():

@@ -72,7 +72,7 @@ def length_of(length: str | None, deferred: str | None) -> int | None:
     if (length is None) == (deferred is None):
         raise _unreadable("Send either Upload-Length or `Upload-Defer-Length: 1`.")
     if deferred is not None and deferred != "1":
-        raise _unreadable("Upload-Defer-Length has the value 1 only.")
+        raise _unreadable("Upload-Defer-Length must be 1.")
     return number("Upload-Length", length)
 
 
@@ -95,12 +95,12 @@ def declared_of(sent: str | None) -> Declared:
 
 def _metadata(sent: str) -> dict[str, bytes]:
     if len(sent) > MAX_METADATA_CHARACTERS:
-        raise _unreadable(f"Upload-Metadata may have {MAX_METADATA_CHARACTERS} characters.")
+        raise _unreadable(f"Upload-Metadata may have at most {MAX_METADATA_CHARACTERS} characters.")
     values: dict[str, bytes] = {}
     for pair in sent.split(",") if sent.strip() else ():
         key, _, value = pair.strip().partition(" ")
         if not _KEY.fullmatch(key) or key in values:
-            raise _unreadable("Upload-Metadata is a list of `key base64`, with commas between them and each key once.")
+            raise _unreadable("Upload-Metadata must be a list of `key base64` with commas between, each key once.")
         try:
             values[key] = base64.b64decode(value.strip(), validate=True)
         except (binascii.Error, ValueError):
@@ -113,14 +113,14 @@ def checksum_of(sent: str | None) -> Checksum | None:
         return None
     algorithm, _, value = sent.partition(" ")
     if algorithm not in ALGORITHMS:
-        raise _unreadable(f"Upload-Checksum is made with one of {', '.join(ALGORITHMS)}.")
+        raise _unreadable(f"The algorithm of Upload-Checksum must be one of {', '.join(ALGORITHMS)}.")
     try:
         digest = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         digest = b""
     # One of another length would be answered 460, at which clients send the bytes again.
     if len(digest) != hashlib.new(algorithm, usedforsecurity=False).digest_size:
-        raise _unreadable("Upload-Checksum is an algorithm, a space, and the digest in base64.")
+        raise _unreadable("Upload-Checksum must be an algorithm, a space, and the digest in base64.")
     return Checksum(cast("Algorithm", algorithm), digest)
 
 
@@ -129,12 +129,12 @@ def concat_of(sent: str | None) -> FinalUpload | bool:
     if sent is None:
         return False
     if len(sent) > MAX_CONCAT_CHARACTERS:
-        raise _unreadable(f"Upload-Concat may have {MAX_CONCAT_CHARACTERS} characters.")
+        raise _unreadable(f"Upload-Concat may have at most {MAX_CONCAT_CHARACTERS} characters.")
     kind, _, urls = sent.partition(";")
     if kind == "partial" and not urls:
         return True
     if kind != "final" or not urls.strip():
-        raise _unreadable("Upload-Concat is `partial`, or `final;` and the URLs of the parts.")
+        raise _unreadable("Upload-Concat must be `partial`, or `final;` and the URLs of the parts.")
     return FinalUpload(tuple(_id_in(url) for url in urls.split()))
 
 

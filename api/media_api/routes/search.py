@@ -70,9 +70,9 @@ async def search_transcripts(
     """
     for given, text in (("q", q), ("owner", owner or "")):
         if "\0" in text:
-            raise Refused("invalid_request", f"{given}: It must be a text without NUL.")
+            raise Refused("invalid_request", f"{given}: it must be a text without NUL.")
     if language is not None and language.lower() not in LANGUAGES:
-        raise Refused("invalid_request", "language: It must be an ISO 639-1 code such as en.")
+        raise Refused("invalid_request", "language: it must be an ISO 639-1 code such as en.")
     wanted = Wanted(
         q,
         room_id=None if room is None else known_room(room),

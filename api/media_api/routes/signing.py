@@ -96,7 +96,7 @@ async def _signing(services: Services, expires_in: int | None, via: Via) -> "_Si
     """Raises Refused `invalid_request` where the tenant allows less."""
     most = services.settings.server.signed_url_max_seconds
     if expires_in is not None and expires_in > most:
-        raise Refused("invalid_request", f"expires_in: A URL may be valid for at most {most} seconds here.", limit=most)
+        raise Refused("invalid_request", f"expires_in: a URL may be valid for at most {most} seconds here.", limit=most)
     lifetime = timedelta(seconds=min(SIGNED_FOR, most) if expires_in is None else expires_in)
     return _Signing(services, lifetime, await services.shared_urls.signer(lifetime) if via == "api" else None)
 

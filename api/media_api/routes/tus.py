@@ -380,5 +380,4 @@ def _check_type(request: Request) -> None:
 
 
 def _moved_on(progress: Progress) -> dict[str, str]:
-    wanted = ("Upload-Offset", "Upload-Expires", "Upload-Media-Id")
-    return {name: value for name, value in tus.headers_of(progress).items() if name in wanted}
+    return {name: value for name, value in tus.headers_of(progress).items() if name in _RECEIVED}

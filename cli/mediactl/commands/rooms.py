@@ -1,4 +1,4 @@
-"""Lists of files: `ls`, and `rooms` with `ls`, `attach`, `detach`."""
+"""Lists of files: `ls`, and `rooms` with `attach` and `detach`."""
 
 from typing import Annotated
 
@@ -13,15 +13,14 @@ from mediactl.models import MediaInfo, RoomFile
 from mediactl.render import Column
 from mediactl.session import Session, all_of, in_room
 
-MINE = "With --mine or --owner"
+MINE = "Of what you uploaded, or with --owner"
 
 
-@command(rooms, "ls")
 @command(app, "ls")
 def ls(
     session: Session,
     room: Annotated[str | None, typer.Argument(metavar="ROOM", help="A room's id.")] = None,
-    mine: Annotated[bool, typer.Option("--mine", help="What you uploaded, in a room or not.")] = False,
+    mine: Annotated[bool, typer.Option("--mine", help="Of the room, only what you uploaded.")] = False,
     owner: Annotated[
         str | None, typer.Option(metavar="NAME", help="What this person uploaded; all: everybody. For admins.")
     ] = None,
@@ -41,10 +40,10 @@ def ls(
     limit: Limit = 50,
     everything: All = False,
 ) -> None:
-    """List the files of a room, or with --mine those that you uploaded; newest first."""
+    """List what you uploaded, or the files of a room; newest first."""
     most = None if everything else limit
     found: list[MediaInfo] | list[RoomFile]
-    if mine or owner is not None:
+    if room is None or mine or owner is not None:
         pages = session.client.files(
             owner=owner,
             type=type_,
@@ -56,12 +55,10 @@ def ls(
             limit=most,
         )
         found, more = all_of(pages)
-    elif room is None:
-        raise Misuse("give a room, or --mine for the files that you uploaded")
     else:
         filters = {"--name": name, "--label": label, "--since": since, "--sort": sort}
         if given := [option for option, value in filters.items() if value is not None]:
-            raise Misuse(f"{given[0]} is for --mine")
+            raise Misuse(f"{given[0]} is for what you uploaded: add --mine")
         with in_room(room):
             found, more = all_of(session.client.room_files(room, type=type_, limit=most))
     if session.as_json:
@@ -92,8 +89,7 @@ def ls(
         ],
     )
     if not found:
-        listed = mine or owner is not None
-        render.note("No such file was uploaded." if listed else f"Nothing in {room} that this token may see.")
+        render.note("There is no such file." if room is None else f"Nothing in {room} that this token may see.")
     elif more:
         words = "first" if sort else "newest"
         render.note(f"These are the {words} {len(found)}; --all shows all.")

@@ -208,7 +208,7 @@ class Jobs:
         if item.duration > self.max_seconds:
             raise Refused(
                 "duration_exceeds_limit",
-                f"This recording has {item.duration / 60:.0f} minutes; up to {self.max_seconds / 60:g} are taken.",
+                f"This recording has {item.duration / 60:.0f} minutes; {self.max_seconds / 60:g} are the most here.",
                 limit=self.max_seconds,
                 duration=item.duration,
             )

@@ -176,7 +176,7 @@ class Search:
         hits, goes_on = await self._page(caller, wanted, terms, queries, after, limit) if queries else ([], None)
         if too_common and not hits and goes_on is None and after is None:
             raise Refused(
-                "invalid_request", "q: These words are too common to be searched; add one that is said less often."
+                "invalid_request", "q: these words are too common to be searched; add one that is said less often."
             )
         return hits, goes_on
 
@@ -261,7 +261,7 @@ class Search:
         if len(found) > MOST_BEGINNING:
             raise Refused(
                 "invalid_request",
-                f"q: More than {MOST_BEGINNING} words begin with {beginning!r}; write more letters of it.",
+                f"q: more than {MOST_BEGINNING} words begin with {beginning!r}; write more letters of it.",
             )
         return sorted({row.stem for row in found})
 
@@ -479,9 +479,9 @@ def _terms(text: str) -> list[Term]:
         if said:
             terms.append(Term(said, plain is not None and plain.endswith("*")))
     if not terms:
-        raise Refused("invalid_request", 'q: It has no word; write words, "a phrase" or the beginning of a word*.')
+        raise Refused("invalid_request", 'q: it has no word; write words, "a phrase" or the beginning of a word*.')
     if sum(len(term.said) for term in terms) > MOST_WORDS:
-        raise Refused("invalid_request", f"q: It has more than {MOST_WORDS} words.")
+        raise Refused("invalid_request", f"q: it has more than {MOST_WORDS} words.")
     return list(dict.fromkeys(terms))
 
 

@@ -30,6 +30,9 @@ class NamespacedName(NamedTuple):
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
 
 TenantKey = NamespacedName
 """Identifies a MediaTenant."""

@@ -39,7 +39,7 @@ from media_operator.reconcile import reconcile
 from media_operator.tenant.annotations import PAUSED
 from media_operator.tenant.spec import MediaTenant
 from media_operator.tenant.spec_errors import SpecInvalid
-from media_operator.tenant.status import Condition, TenantStatus, UsageStatus
+from media_operator.tenant.status import TenantStatus, UsageStatus
 
 _log = structlog.stdlib.get_logger("media.controller")
 
@@ -113,7 +113,7 @@ class Controller:
         await self._status.write(body, current.conditions, facts)
         self.metrics.reconciled(outcome, time.monotonic() - started)
         if outcome == "unsettled":
-            raise NotSettled(_summary(current).message)
+            raise NotSettled(current.ready.message)
         return self._next_look(tenant, current, target.children)
 
     async def _delete(self, key: TenantKey, body: Object, tenant: MediaTenant) -> float | None:
@@ -125,7 +125,7 @@ class Controller:
             await self._status.write(body, current.conditions, TenantStatus(bucket=tenant.bucket))
         blocked = any(each.type == "DeletionBlocked" and each.status == "True" for each in current.conditions)
         if blocked:
-            raise NotSettled(_summary(current).message)
+            raise NotSettled(current.ready.message)
         return 1.0
 
     # --- the dispatcher's view --------------------------------------------------------------------------------------
@@ -265,9 +265,9 @@ class Controller:
     # --- when to look again -----------------------------------------------------------------------------------------
 
     def _next_look(self, tenant: MediaTenant, current: Plan, children: Children) -> float:
-        if _summary(current).reason in NEEDS_A_PERSON:
+        if current.ready.reason in NEEDS_A_PERSON:
             return NEEDS_A_PERSON_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
-        if _summary(current).status != "True" and _summary(current).reason not in ("Suspended", "ScaledToZero"):
+        if current.ready.status != "True" and current.ready.reason not in ("Suspended", "ScaledToZero"):
             return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         operator = self.cluster.operator
         usual = min(operator.resync_seconds, operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
@@ -290,8 +290,4 @@ def _outcome(current: Plan) -> str:
     """ "unsettled": look again soon, and later each time if that does not help."""
     if current.steps or not current.is_certain:
         return "unsettled"
-    return "ready" if _summary(current).status == "True" else "converging"
-
-
-def _summary(current: Plan) -> Condition:
-    return next(condition for condition in current.conditions if condition.type == "Ready")
+    return "ready" if current.ready.status == "True" else "converging"

@@ -232,7 +232,7 @@ class FleetDispatcher:
             depths = seen.get(schema)
             if depths is not None:
                 self.depths[schema] = depths
-            elif self.depths.pop(schema, None) is not None:
+            elif self.depths.pop(schema, None) is not None and seen:  # else it was said of all
                 _log.warning("queue_unreadable", schema=schema)
         async with self._filling:  # two looks at the same queue must not start the same worker
             return await self._fill({schema: depths for schema, depths in seen.items() if depths is not None})

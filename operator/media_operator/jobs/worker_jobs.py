@@ -152,7 +152,7 @@ class WorkerJobs:
             if failures := self._failures(tenant, kind):
                 ending = _ending(failures[-1]) or {}
                 words, name = ending.get("message") or ending.get("reason", ""), failures[-1]["metadata"]["name"]
-                found[kind] = f"{len(failures)} {kind} Job(s) in a row failed, last {name}: {words}"
+                found[kind] = f"{kind} Jobs that failed in a row: {len(failures)}, the last one {name}: {words}"
         return found
 
     def refused(self, tenant: MediaTenant) -> Mapping[str, str]:

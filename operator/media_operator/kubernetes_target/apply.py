@@ -23,8 +23,7 @@ from media_operator.cluster import kinds
 from media_operator.cluster.kube import Forbidden, KubeError, NamespaceGone
 from media_operator.jobs.worker_jobs import is_finished
 from media_operator.kubernetes_target.cluster import Cluster
-from media_operator.kubernetes_target.objects import TenantObjects
-from media_operator.kubernetes_target.observe import STARTS_PODS, Observer
+from media_operator.kubernetes_target.objects import STARTS_PODS, TenantObjects
 from media_operator.kubernetes_target.pods import is_working
 from media_operator.plan import steps
 from media_operator.plan.steps import StepFailed, StepUnfinished
@@ -37,12 +36,11 @@ _log = structlog.stdlib.get_logger("media.target")
 
 
 class Applier:
-    def __init__(self, cluster: Cluster, objects: TenantObjects, observer: Observer) -> None:
+    def __init__(self, cluster: Cluster, objects: TenantObjects) -> None:
         self._cluster = cluster
         self._kube = cluster.kube
         self._backends = cluster.backends
         self._objects = objects
-        self._observer = observer
         self._tenant = objects.tenant
 
     async def apply(self, step: steps.Step) -> None:
@@ -225,5 +223,5 @@ class Applier:
                 await self._objects.delete(kind, name)
         for job in self._objects.jobs():
             await self._kube.delete(kinds.JOB, self._tenant.metadata.namespace, job["metadata"]["name"])
-        if await self._observer.stopped() is not True:
+        if await self._objects.stopped() is not True:
             raise StepUnfinished("api and workers are ending")

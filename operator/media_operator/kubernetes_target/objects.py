@@ -11,9 +11,14 @@ from media_operator.backends.issuers import is_issuer_url, jwks_uri
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import key_of
 from media_operator.cluster.kinds import Kind, Object
+from media_operator.cluster.kube import KubeError
 from media_operator.kubernetes_target.children import Children, annotation
 from media_operator.kubernetes_target.cluster import Cluster
+from media_operator.plan.observed import Unreachable
 from media_operator.tenant.spec import MediaTenant
+
+STARTS_PODS = (kinds.DEPLOYMENT, kinds.HPA, kinds.CRON_JOB)
+"""Kinds of objects that start pods, or would start them again."""
 
 
 class TenantObjects:
@@ -45,6 +50,15 @@ class TenantObjects:
         """Asked of the API server: no watch follows pods. Raises KubeError."""
         selector = f"{kinds.TENANT_LABEL}={self.tenant.tenant_id}"
         return (await self._kube.list(kinds.POD, self.tenant.metadata.namespace, selector=selector))[0]
+
+    async def stopped(self) -> bool | Unreachable:
+        """No pod of the tenant is left, and no object that starts one."""
+        if any(kind in STARTS_PODS for kind, _ in self.children.all) or self.jobs():
+            return False
+        try:
+            return not await self.pods()
+        except KubeError as error:
+            return Unreachable(str(error))
 
     @property
     def finalizers(self) -> list[str]:

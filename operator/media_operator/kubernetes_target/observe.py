@@ -38,9 +38,6 @@ from media_operator.plan.observed import (
 LATE_SECONDS = 120.0
 """A worker's pod that takes longer to start is reported. A node that is added for it takes a minute or two."""
 
-STARTS_PODS = (kinds.DEPLOYMENT, kinds.HPA, kinds.CRON_JOB)
-"""Kinds of objects that start pods, or would start them again."""
-
 
 @dataclass(frozen=True)
 class _InSchema:
@@ -86,7 +83,7 @@ class Observer:
             rival=rivals.rival(self._cluster.cache, tenant),
             host_rival=rivals.host_rival(self._cluster.cache, tenant),
             has_finalizer=kinds.FINALIZER in self._objects.finalizers,
-            stopped=await self.stopped() if tenant.metadata.deletion_timestamp is not None else False,
+            stopped=await self._objects.stopped() if tenant.metadata.deletion_timestamp is not None else False,
         )
 
     async def _bucket(self) -> tuple[Bucket | Unreachable, Sequence[str]]:
@@ -231,15 +228,7 @@ class Observer:
         said = {pod["metadata"]["labels"].get(kinds.WORK_LABEL): words for pod in found if (words := pods.trouble(pod))}
         return refused | {kind: said.get(kind) or self._jobs.unstarted(tenant, kind) for kind in late}
 
-    async def stopped(self) -> bool | Unreachable:
-        """No pod of the tenant is left, and no object that starts one."""
-        if any(kind in STARTS_PODS for kind, _ in self._objects.children.all) or self._objects.jobs():
-            return False
-        try:
-            return not await self._objects.pods()
-        except KubeError as error:
-            return Unreachable(str(error))
-
 
 def _postgresql_is_away(error: Unavailable) -> Unreachable:
-    return Unreachable(f"PostgreSQL: {error.detail.removeprefix('PostgreSQL ')}")
+    named = error.detail.startswith("PostgreSQL")
+    return Unreachable(error.detail if named else f"PostgreSQL: {error.detail}")

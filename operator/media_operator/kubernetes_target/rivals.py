@@ -19,7 +19,7 @@ def rival(cache: Cache, tenant: MediaTenant) -> str | None:
         same += [f"bucket {theirs.bucket}"] if theirs.bucket == tenant.bucket else []
         first = (metadata["creationTimestamp"], metadata["uid"]) < (mine.creation_timestamp or "", mine.uid)
         if same and first:
-            return f"MediaTenant {key.namespace}/{key.name} was created earlier and has {' and '.join(same)}"
+            return f"MediaTenant {key} was created earlier and has {' and '.join(same)}"
     return None
 
 
@@ -33,7 +33,7 @@ def host_rival(cache: Cache, tenant: MediaTenant) -> str | None:
         return None
     for other, body in cache.tenants().items():
         if other != key and unique_names(body).host == host and _serves(cache, other, host):
-            return f"MediaTenant {other.namespace}/{other.name} is already served at {host}"
+            return f"MediaTenant {other} is already served at {host}"
     return None
 
 

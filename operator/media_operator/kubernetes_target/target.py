@@ -23,7 +23,7 @@ class KubernetesTarget:
         self.tenant = tenant
         self._objects = TenantObjects(cluster, tenant)
         self._observer = Observer(cluster, self._objects)
-        self._applier = Applier(cluster, self._objects, self._observer)
+        self._applier = Applier(cluster, self._objects)
 
     @property
     def children(self) -> Children:

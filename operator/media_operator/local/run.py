@@ -332,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _sole_user_of(site.folder):
             _refuse_taken_ports(settings)
             logs.configure("text", "warning")
+            say("starting PostgreSQL, clamd and the api")
             postgres = EmbeddedPostgres(site.folder / "postgres")
             try:
                 postgres.start()

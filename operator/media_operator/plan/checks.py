@@ -46,7 +46,9 @@ def accepted(context: Context) -> Finding:
     """Whether this resource may have the names that it claims. If not, nothing is done for it."""
     tenant, seen = context.tenant, context.observed
     if seen.rival is not None and not context.owns_data():
-        return Finding("False", "Conflict", f"{seen.rival}; nothing is done for this one: rename or delete it")
+        return Finding(
+            "False", "Conflict", f"{seen.rival}; nothing is done for this one: delete it, or make one with other names"
+        )
     if seen.host_rival is not None:
         return Finding("False", "Conflict", f"{seen.host_rival}; nothing is done for this one: choose another host")
     for what, thing in ((f"bucket {tenant.bucket}", seen.bucket), (f"schema {tenant.schema_name}", seen.database)):
@@ -98,7 +100,7 @@ def store_key_ready(context: Context) -> Finding | None:
     if seen.others and seen.others_in_use:
         return Finding("True", "StoreKeyRotating", "the previous key works until no pod uses it any more")
     if seen.others:
-        words = f"{seen.others} previous key(s) are being revoked"
+        words = f"previous keys are being revoked: {seen.others}"
         return attempt(context, RevokeStoreKeys(tenant.tenant_id), "StoreKeyRotating", words, status="True")
     if seen.shared:
         words = "the platform's own key, which reaches the objects of all tenants: no IAM is set up for the store"
@@ -150,7 +152,7 @@ def keys_ready(context: Context) -> Finding:
         return attempt(context, step, "SigningKeyMissing", "a signing key is being made")
     if asked not in ("", seen.rotation):
         return attempt(context, step, "SigningKeyRotating", "a new signing key is being made", status="True")
-    return Finding("True", "SigningKeyPresent", f"{seen.count} signing key(s) of this tenant's own")
+    return Finding("True", "SigningKeyPresent", f"signing keys of this tenant's own: {seen.count}")
 
 
 def policy_applied(context: Context) -> Finding:
@@ -179,7 +181,7 @@ def api_ready(context: Context) -> Finding:
             if seen.trouble
             else Finding("False", "ApiStarting", "no replica answers yet")
         )
-    words = f"{seen.ready} of {seen.wanted} replica(s) answer"
+    words = f"replicas that answer: {seen.ready} of {seen.wanted}"
     if seen.rolling:
         return Finding("True", "ApiRolling", f"{words}; others are being replaced{_because(seen.trouble)}")
     return Finding("True", "ApiAnswers", words)
@@ -206,7 +208,8 @@ def workers_ready(context: Context) -> Finding:
         return Finding("False", "CrashLoop", "; ".join(seen.trouble.values()))
     if seen.waiting:
         return Finding("False", "WorkersPending", "; ".join(seen.waiting.values()))
-    return Finding("True", "OnDemand", "up to " + ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items() if n))
+    workers = ", ".join(f"{n} {kind}" for kind, n in wanted.parallel.items() if n)
+    return Finding("True", "OnDemand", f"workers at a time, at most: {workers}")
 
 
 def scanner_ready(context: Context) -> Finding:

@@ -24,6 +24,10 @@ class Plan:
     conditions: tuple[Condition, ...]
     """`Ready` first, then one per check; without transition times, see `with_transitions`."""
 
+    @property
+    def ready(self) -> Condition:
+        return self.conditions[0]
+
 
 Planner = Callable[[MediaTenant, ObservedState], Plan]
 

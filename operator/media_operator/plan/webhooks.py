@@ -22,12 +22,12 @@ def webhooks_delivered(context: Context) -> Finding | None:
         return Finding("False", "EventsGivenUp", ". ".join([*map(_given_up, given_up), *_failing(seen)]))
     if failing := _failing(seen):
         return Finding("False", "WebhookFailing", ". ".join(failing))
-    return Finding("True", "Delivered", f"{len(declared)} webhook(s), none of which is known to fail")
+    return Finding("True", "Delivered", f"webhooks: {len(declared)}; none is known to fail")
 
 
 def _given_up(seen: WebhookNote) -> str:
     return (
-        f"{seen.host}: {seen.given_up} event(s) were given up after three days, the last one because of this: "
+        f"{seen.host}: events given up after three days: {seen.given_up}, the last one because of this: "
         f"{seen.given_up_error or 'unknown'}. GET /v1/events tells them as long as they are kept"
     )
 

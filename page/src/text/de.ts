@@ -239,7 +239,7 @@ export const de: Text = {
   usageFull: "Fast voll. Löschen Sie, was niemand braucht, oder bitten Sie um mehr.",
 
   signInTitle: "Anmelden",
-  signInText: "Öffnen Sie den Link, den `make run` ausgibt, oder fügen Sie ihn hier ein. Ein Token geht auch.",
+  signInText: "Öffnen Sie den Link, den Sie bekommen haben, oder fügen Sie ihn hier ein. Ein Token geht auch. „make run“ gibt so einen Link aus.",
   signInOidc: (tenant) => `Melden Sie sich an, um die Dateien von ${tenant} zu sehen.`,
   signInButton: "Anmelden",
   endedTitle: "Noch einmal anmelden",

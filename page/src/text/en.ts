@@ -251,7 +251,7 @@ export const en = {
 
   // signing in
   signInTitle: "Sign in",
-  signInText: "Open the link that `make run` prints, or paste it here. A token does as well.",
+  signInText: "Open the link that you were given, or paste it here. A token does as well. “make run” prints such a link.",
   signInOidc: (tenant: string) => `Sign in to see the files of ${tenant}.`,
   signInButton: "Sign in",
   endedTitle: "Sign in again",

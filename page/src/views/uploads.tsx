@@ -1,7 +1,7 @@
-import { useSignal } from "@preact/signals";
+import { useSignal, useSignalEffect } from "@preact/signals";
 import { useRef } from "preact/hooks";
 import { clock, size } from "../format.ts";
-import { openFile } from "../place.ts";
+import { openFile, place } from "../place.ts";
 import { text } from "../text/index.ts";
 import * as uploads from "../uploads.ts";
 import type { Upload } from "../uploads.ts";
@@ -10,6 +10,10 @@ import { Icon } from "./icons.tsx";
 export function Uploads() {
   const t = text.value;
   const isFolded = useSignal(false);
+  // Else it covers the file that is open.
+  useSignalEffect(() => {
+    if (place.value.file !== null) isFolded.value = true;
+  });
   const all = uploads.uploads.value;
   if (all.length === 0) return null;
   const active = uploads.active.value;
@@ -22,8 +26,9 @@ export function Uploads() {
   const total = all.reduce((sum, each) => sum + each.size, 0);
   const sent = all.reduce((sum, each) => sum + Math.min(each.sent.value, each.size), 0);
   // First the uploads that need their user, then those under way, then those that have ended.
-  const order = ["lost", "failed", "sending", "waiting", "paused", "queued", "done"];
-  const sorted = [...all].sort((one, other) => order.indexOf(one.state.value) - order.indexOf(other.state.value));
+  const ranks: Partial<Record<uploads.State, number>> = { lost: 0, failed: 0, done: 2 };
+  const rank = (each: Upload): number => ranks[each.state.value] ?? 1;
+  const sorted = [...all].sort((one, other) => rank(one) - rank(other));
   return (
     <section class="uploads" aria-label={t.uploads}>
       <header>
@@ -35,7 +40,13 @@ export function Uploads() {
         {active.length === 0 && paused.length === 0 && <button class="plain" aria-label={t.clearDone} title={t.clearDone} onClick={() => uploads.clear()}><Icon name="close" /></button>}
       </header>
       {active.length + paused.length > 0 && <Bar label={title} part={total === 0 ? 0 : sent / total} />}
-      {!isFolded.value && <ul tabIndex={0} aria-label={t.uploads}>{sorted.slice(0, 100).map((each) => <Row key={each.id} upload={each} />)}</ul>}
+      {!isFolded.value && (
+        <ul tabIndex={0} aria-label={t.uploads}>
+          {/* A row is made anew where it changes its place: Preact moves by `moveBefore`, and Chromium then forgets that
+              the row's class changed with it. */}
+          {sorted.slice(0, 100).map((each) => <Row key={`${rank(each)} ${each.id}`} upload={each} />)}
+        </ul>
+      )}
     </section>
   );
 }

@@ -309,6 +309,7 @@ def test_every_value_is_explained_where_it_comes_first() -> None:
         ("s3.endpoint=s3.example", "endpoint"),
         ("clamd.limits.contentMib=4000", "contentMib"),
         ("installCheck.transcription.modle=tiny", "modle"),
+        ("image.registry=https://registry.example", "registry"),
     ],
 )
 def test_a_value_that_is_wrong_is_refused_by_its_name(setting: str, named: str) -> None:

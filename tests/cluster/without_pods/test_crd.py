@@ -566,7 +566,7 @@ async def test_names_that_data_is_filed_under_never_change(
 def status() -> TenantStatus:
     stated = (
         ("Ready", "False", "ScannerUnreachable", "clamd does not answer"),
-        ("WebhooksDelivered", "True", "Delivered", "1 webhook(s), none of which is known to fail"),
+        ("WebhooksDelivered", "True", "Delivered", "webhooks: 1; none is known to fail"),
     )
     at = {"observedGeneration": 1, "lastTransitionTime": datetime(2026, 11, 27, 10, tzinfo=UTC)}
     names = ("type", "status", "reason", "message")

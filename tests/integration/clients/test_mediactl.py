@@ -373,9 +373,9 @@ async def test_memory_stays_flat_however_large_the_file(api: Api, alice: Cli) ->
 async def test_files_are_attached_to_rooms_and_detached(api: Api, tmp_path: Path) -> None:
     ann = Cli(api, api.token("ann", rooms=("attic",)), tmp_path)
     media_id = (await ann("upload", ann.file("a.txt", secrets.token_hex(20).encode()), "--json")).data["media_id"]
-    assert (await ann("rooms", "ls", "attic")).out == ""
+    assert (await ann("ls", "attic")).out == ""
     assert (await ann("rooms", "attach", "attic", media_id)).out == f"attached\t{media_id}\tattic\n"
-    assert [item["media_id"] for item in (await ann("rooms", "ls", "attic", "--json")).data] == [media_id]
+    assert [item["media_id"] for item in (await ann("ls", "attic", "--json")).data] == [media_id]
     assert (await ann("ls", "attic", "--type", "video", "--json")).data == []
     await ann("rooms", "detach", "attic", media_id)
     await ann("rooms", "detach", "attic", media_id, code=1)

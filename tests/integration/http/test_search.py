@@ -372,7 +372,7 @@ async def test_what_cannot_be_searched_is_said(api: Api) -> None:
         for params, words in (
             ({"q": "..."}, "no word"),
             ({"q": "the", "language": "en"}, "too common"),
-            ({"q": "q*"}, "More than 200 words begin with 'q'"),
+            ({"q": "q*"}, "more than 200 words begin with 'q'"),
             ({"q": "a " * 17}, "more than 16 words"),
             ({"q": "a", "language": "klingon"}, "ISO 639-1"),
             ({"q": "a", "cursor": "bm8"}, "cursor"),

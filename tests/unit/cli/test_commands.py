@@ -285,8 +285,7 @@ def test_a_files_name_in_place_of_its_id_is_told_with_the_way_to_the_id(server: 
     ):
         told = mediactl(server, *arguments, code=1).stderr
         assert told == (
-            "mediactl: Nothing here; photo.jpg is no file's id, which looks like med-…; "
-            "`mediactl ls --mine` shows them\n"
+            "mediactl: Nothing here; photo.jpg is no file's id, which looks like med-…; `mediactl ls` shows them\n"
         )
     told = mediactl(server, "jobs", "get", MEDIA_ID, code=1).stderr
     assert "is no job's id, which looks like job-…; `mediactl jobs ls` shows them" in told
@@ -471,15 +470,16 @@ def test_the_longest_room_is_asked_for(server: Script) -> None:
     mediactl(server, "ls", "x" * 255)
 
 
-def test_ls_without_a_room_says_how_files_are_found(server: Script) -> None:
-    assert "--mine for the files that you uploaded" in mediactl(server, "ls", code=2).stderr
+def test_ls_without_a_room_lists_what_one_uploaded(server: Script) -> None:
+    server.on("GET", "/v1/media", page_of)
+    assert mediactl(server, "ls", "--type", "image").stdout == mediactl(server, "ls", "--mine").stdout
+    assert [request.query.get("room") for request in server.seen] == [None, None]
 
 
 def test_a_value_that_an_option_does_not_have_is_refused_with_those_it_has(server: Script) -> None:
-    for arguments in (["ls", "--mine"], ["rooms", "ls", "--mine"]):
-        refused = CliRunner().invoke(app, [*arguments, "--type", "pictures"], env={"BASE": server.base})
-        told = " ".join(refused.stderr.replace("│", " ").split())
-        assert "Invalid value for '--type': 'pictures' is not one of 'image', 'audio', 'video', 'document'." in told
+    refused = CliRunner().invoke(app, ["ls", "--type", "pictures"], env={"BASE": server.base})
+    told = " ".join(refused.stderr.replace("│", " ").split())
+    assert "Invalid value for '--type': 'pictures' is not one of 'image', 'audio', 'video', 'document'." in told
 
 
 def test_a_full_quota_says_what_to_delete(server: Script, here: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_full_quota_says_what_to_delete(server: Script, here: Path) -> None:
     server.on("POST", "/v1/media/upload", problem(413, "quota_exceeded", "It is full."))
     shown = mediactl(server, "upload", "a.txt", code=1).stderr
     assert "`mediactl rm ID` makes room" in shown
-    assert "`mediactl ls --mine --sort -size`" in shown
+    assert "`mediactl ls --sort -size`" in shown
 
 
 def test_upload_waits_for_the_verdict(server: Script, tmp_path: Path, pauses: list[float]) -> None:
@@ -585,7 +585,7 @@ def test_download_overwrites_nothing_unasked(server: Script, here: Path) -> None
     assert (here / "a.bin").read_bytes() == b"mine"
     mediactl(server, "download", "med-1", "-o", "a.bin")
     assert (here / "a.bin").read_bytes() == CONTENT
-    assert "was here" in mediactl(server, "download", "med-1").stdout
+    assert "already here" in mediactl(server, "download", "med-1").stdout
 
 
 def test_a_download_that_breaks_goes_on_by_itself(server: Script, here: Path, pauses: list[float]) -> None:
@@ -714,8 +714,7 @@ def test_ls_in_a_pipe_is_one_line_a_file(server: Script) -> None:
 @pytest.mark.parametrize(("arguments", "count"), [(["--all"], 450), (["--limit", "250"], 250), ([], 50)])
 def test_ls_follows_pages_as_far_as_it_was_asked(server: Script, arguments: list[str], count: int) -> None:
     server.on("GET", "/v1/rooms/kitchen/files", page_of)
-    for words in (["ls"], ["rooms", "ls"]):
-        assert len(json.loads(mediactl(server, *words, "kitchen", "--json", *arguments).stdout)) == count
+    assert len(json.loads(mediactl(server, "ls", "kitchen", "--json", *arguments).stdout)) == count
 
 
 def test_ls_of_what_is_mine_asks_for_no_room(server: Script) -> None:
@@ -744,7 +743,7 @@ def test_ls_of_what_is_mine_passes_every_filter_on(server: Script) -> None:
     assert 6.99 < week.total_seconds() / 86400 < 7.01
     for wrong, words in (("--since", "a time looks like 7d"), ("--label", "a label looks like key=value")):
         assert words in mediactl(server, "ls", "--mine", wrong, "x", code=2).stderr
-    assert "--since is for --mine" in mediactl(server, "ls", "kitchen", "--since", "7d", code=2).stderr
+    assert "--since is for what you uploaded" in mediactl(server, "ls", "kitchen", "--since", "7d", code=2).stderr
 
 
 def test_a_file_is_renamed_and_its_kept_name_is_printed(server: Script) -> None:

@@ -842,7 +842,7 @@ CALM = WebhookNote(webhook_id(str(HOOK["url"])), "hooks.example", None, None, 0,
 @pytest.mark.parametrize(
     ("note", "status", "reason", "words"),
     [
-        (CALM, "True", "Delivered", "1 webhook(s), none of which is known to fail"),
+        (CALM, "True", "Delivered", "webhooks: 1; none is known to fail"),
         (
             replace(CALM, failing_since=NOW, error="answered 503"),
             "False",
@@ -853,7 +853,7 @@ CALM = WebhookNote(webhook_id(str(HOOK["url"])), "hooks.example", None, None, 0,
             replace(CALM, given_up=7, given_up_error="answered 400"),
             "False",
             "EventsGivenUp",
-            "hooks.example: 7 event(s) were given up after three days, the last one because of this: answered 400",
+            "hooks.example: events given up after three days: 7, the last one because of this: answered 400",
         ),
     ],
 )
