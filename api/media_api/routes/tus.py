@@ -83,7 +83,14 @@ _STATE: Final = {
 }
 _RECEIVED: Final = {name: _STATE[name] for name in ("Upload-Offset", "Upload-Expires", "Upload-Media-Id")}
 _ANY: Final = ("not_found", "upload_expired")
-_CREATION: Final = ("bad_request", "invalid_request", "file_too_large", "quota_exceeded", "empty_file")
+_CREATION: Final = (
+    "bad_request",
+    "invalid_request",
+    "file_too_large",
+    "quota_exceeded",
+    "file_quota_exceeded",
+    "empty_file",
+)
 _BYTES: Final = (
     "bad_request",
     "tus_version_unsupported",
@@ -93,6 +100,7 @@ _BYTES: Final = (
     "request_timeout",
     "file_too_large",
     "quota_exceeded",
+    "file_quota_exceeded",
     "unsupported_media_type",
     "checksum_mismatch",
     "infected",

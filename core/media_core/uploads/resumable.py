@@ -84,8 +84,8 @@ class Resumables:
     ) -> Progress:
         """Begins an upload of `length` bytes; None: the client tells it later.
 
-        Raises Refused `file_too_large`, `empty_file`, `quota_exceeded`, `not_found` (a room that the caller's token
-        does not name), `too_many_uploads`.
+        Raises Refused `file_too_large`, `empty_file`, `quota_exceeded`, `file_quota_exceeded`, `not_found` (a room
+        that the caller's token does not name), `too_many_uploads`.
         """
         policy = await self.uploads.policy.current()
         checked(caller, declared, length, policy)
@@ -135,7 +135,7 @@ class Resumables:
 
         `length`: of the whole upload, if it is told only now; `announced`: how many bytes come, if that is known.
         Raises Refused `upload_locked` (another request adds to it), `offset_mismatch`, `file_too_large`,
-        `quota_exceeded`, `upload_final`, `bad_request`.
+        `quota_exceeded`, `file_quota_exceeded`, `upload_final`, `bad_request`.
         """
         async with self.rows.claimed(caller, upload_id) as claim:
             if claim.concat is not None and not claim.is_partial:
@@ -234,7 +234,7 @@ class Receiving:
         """Whether the store or the database failed: what came since the last record is not kept."""
 
     async def write(self, chunk: bytes) -> None:
-        """The next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `upload_locked`."""
+        """The next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `file_quota_exceeded`, `upload_locked`."""
         await self._make_room(len(chunk))
         with self._adding():
             await self._hashing.update(chunk)
