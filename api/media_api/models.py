@@ -274,6 +274,7 @@ class Limits(BaseModel):
     """What the tenant's operator allows."""
 
     max_storage_mb: int
+    max_files: int | None = Field(description="Null: as many as there is room for.")
     max_upload_mb: float
     max_transcription_minutes_per_day: int
 

@@ -99,6 +99,8 @@ class Limits(TypedDict):
     """What the tenant's operator allows."""
 
     max_storage_mb: int
+    max_files: int | None
+    """Null: as many as there is room for."""
     max_upload_mb: float
     max_transcription_minutes_per_day: int
 

@@ -27,10 +27,14 @@ HOW_TO_SIGN_IN = (
     "`source .run/env` after `make run`, or mint one: "
     "export TOKEN=$(mediactl token --signing-key .run/TENANT/signing-keys.json --sub NAME --room ROOM)"
 )
+_MAKE_ROOM = (
+    "`mediactl usage` shows what is stored; `mediactl rm ID` makes room; `mediactl ls --sort {}` names the ids "
+    "of what you uploaded"
+)
 HINTS = {
     "unauthorized": HOW_TO_SIGN_IN,
-    "quota_exceeded": "`mediactl usage` shows what is stored; `mediactl rm ID` makes room; `mediactl ls --sort -size` "
-    "names the ids of what you uploaded",
+    "quota_exceeded": _MAKE_ROOM.format("-size"),
+    "file_quota_exceeded": _MAKE_ROOM.format("created"),
     "scan_pending": "`mediactl info ID` shows the verdict once there is one",
     "insufficient_scope": "`mediactl token` shows what the token allows",
 }

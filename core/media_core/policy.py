@@ -1,4 +1,5 @@
-"""The tenant's limits and rules, as the operator last wrote them into the one row of `policy` (and `usage.max_bytes`).
+"""The tenant's limits and rules, as the operator last wrote them into the one row of `policy` (limits of
+storage: `usage`).
 
 They take effect without a restart: readers ask at every request and see a change after at most one second.
 """
@@ -11,7 +12,7 @@ from media_core.fresh import FRESH_SECONDS, Fresh
 
 __all__ = ["FRESH_SECONDS", "Policy", "PolicyReader", "apply", "read"]
 
-IN_USAGE: Final = frozenset({"max_bytes"})
+IN_USAGE: Final = ("max_bytes", "max_items")
 """Fields that are in the row of `usage`, so that one statement reads the limit and the count."""
 
 PendingAccess = Literal["None", "Uploader", "All"]
@@ -34,6 +35,8 @@ class Policy:
     unscannable: Literal["Block", "Allow"] = "Block"
     transcription_enabled: bool = True
     suspended: bool = False
+    max_items: int | None = None
+    """Most items; None: as many as there is room for."""
     generation: int = 0
     """`metadata.generation` of the MediaTenant that this policy comes from."""
 
@@ -41,13 +44,13 @@ class Policy:
 _COLUMNS: Final = tuple(field.name for field in fields(Policy) if field.name not in IN_USAGE)
 _APPLY: Final = f"""
 WITH limits AS (
-    INSERT INTO usage (id, max_bytes) VALUES (1, %(max_bytes)s)
-    ON CONFLICT (id) DO UPDATE SET max_bytes = excluded.max_bytes
+    INSERT INTO usage (id, max_bytes, max_items) VALUES (1, %(max_bytes)s, %(max_items)s)
+    ON CONFLICT (id) DO UPDATE SET max_bytes = excluded.max_bytes, max_items = excluded.max_items
 )
 INSERT INTO policy (id, {", ".join(_COLUMNS)}) VALUES (1, {", ".join(f"%({name})s" for name in _COLUMNS)})
 ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}
 """  # noqa: S608 (only names of fields are put in)
-_READ: Final = f"SELECT usage.max_bytes, {', '.join(_COLUMNS)} FROM policy, usage"  # noqa: S608 (as above)
+_READ: Final = f"SELECT {', '.join((*IN_USAGE, *_COLUMNS))} FROM policy, usage"  # noqa: S608 (as above)
 
 
 async def apply(tx: Transaction, policy: Policy) -> None:

@@ -41,6 +41,8 @@ class TenantFacts:
     """Objects without a row, and their bytes."""
     lost: int | None = None
     """Contents whose object the store has lost."""
+    files: int | None = None
+    quota_files: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ def _of_tenants(now: Snapshot) -> Iterator[Metric]:
     )
     used = GaugeMetricFamily("media_tenant_usage_bytes", "Stored bytes.", labels=at)
     quota = GaugeMetricFamily("media_tenant_quota_bytes", "Bytes that may be stored.", labels=at)
+    files = GaugeMetricFamily("media_tenant_usage_files", "Files, each upload counted.", labels=at)
+    quota_files = GaugeMetricFamily("media_tenant_quota_files", "Files that the tenant may have.", labels=at)
     depth = GaugeMetricFamily("media_queue_depth", "Jobs in the queue.", labels=[*at, "kind", "state"])
     oldest = GaugeMetricFamily(
         "media_queue_oldest_seconds", "How long the oldest ready job has waited.", labels=[*at, "kind"]
@@ -167,6 +171,10 @@ def _of_tenants(now: Snapshot) -> Iterator[Metric]:
             used.add_metric(who, facts.used_bytes)
         if facts.quota_bytes is not None:
             quota.add_metric(who, facts.quota_bytes)
+        if facts.files is not None:
+            files.add_metric(who, facts.files)
+        if facts.quota_files is not None:
+            quota_files.add_metric(who, facts.quota_files)
         for kind, (ready, leased, waiting, age, failed) in facts.queues.items():
             for state, count in (("ready", ready), ("leased", leased), ("waiting", waiting)):
                 depth.add_metric([*who, kind, state], count)
@@ -174,4 +182,5 @@ def _of_tenants(now: Snapshot) -> Iterator[Metric]:
             failed_jobs.add_metric([*who, kind], failed)
         for (kind, state), count in facts.jobs.items():
             jobs.add_metric([*who, kind, state], count)
-    yield from (conditions, reasons, orphans, orphan_bytes, lost, used, quota, depth, oldest, failed_jobs, jobs)
+    yield from (conditions, reasons, orphans, orphan_bytes, lost, used, quota, files, quota_files)
+    yield from (depth, oldest, failed_jobs, jobs)

@@ -55,6 +55,7 @@ PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "tus_version_unsupported": ProblemType(412, "Another version of tus"),
         "file_too_large": ProblemType(413, "File too large"),
         "quota_exceeded": ProblemType(413, "Storage quota exceeded"),
+        "file_quota_exceeded": ProblemType(413, "As many files as allowed"),
         "not_audio_or_video": ProblemType(415, "Neither audio nor video"),
         "unsupported_media_type": ProblemType(415, "Unsupported media type"),
         "range_not_satisfiable": ProblemType(416, "Range not satisfiable"),

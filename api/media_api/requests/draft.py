@@ -1,11 +1,13 @@
 """The headers of draft-ietf-httpbis-resumable-upload, in the versions that clients speak (iOS 17 and later among them).
 
-`Upload-Draft-Interop-Version` names the version: 3 is draft 01, 4 is 02, 5 is 03, 6 is 04 and 05. Version 3 says
-`Upload-Incomplete` where later ones say `Upload-Complete`.
+`Upload-Draft-Interop-Version` names the version: 3 is draft 01, 4 is 02, 5 is 03, 6 is 04 and 05, 7 is 06 to 08, and 8
+is 09 and later. Version 3 says `Upload-Incomplete` where later ones say `Upload-Complete`. From 5 on there are
+`Upload-Limit` and types of problems, from 6 on requests may have `Upload-Length`, and from 7 on `max-age` is a limit.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from multipart import parse_options_header  # type: ignore[import-untyped]  # it publishes no types
 from starlette.datastructures import URL, QueryParams
@@ -13,17 +15,23 @@ from starlette.datastructures import URL, QueryParams
 from media_api.requests.filenames import filename_of
 from media_api.requests.identifiers import known_room
 from media_api.requests.multipart import claimed_type_of, flag_of
+from media_api.requests.tus import number
 from media_core.errors import Refused
 from media_core.uploads.claims import Declared
 from media_core.uploads.rows import Progress
 
 INTEROP: Final = "Upload-Draft-Interop-Version"
-VERSIONS: Final = ("3", "4", "5", "6")
+VERSIONS: Final = ("3", "4", "5", "6", "7", "8")
+MEDIA_TYPE: Final = "application/partial-upload"
+"""Of bytes that continue an upload. Clients of versions 3 and 4 send another type, or none."""
 INFORM: Final = "media.inform"
 """ASGI extension of our server: a function that sends headers as 104 (Upload Resumption Supported) before the answer.
 Only then does a client know where to go on when its first request breaks."""
 
-_LIMITS_SINCE: Final = "5"
+LIMITS_SINCE: Final = "5"
+_LENGTH_SINCE: Final = "6"
+_AGE_SINCE: Final = "7"
+_TYPE: Final = "https://iana.org/assignments/http-problem-types#{}"
 MAX_DISPOSITION_CHARACTERS: Final = 8 * 1024
 """A name of 255 characters takes 3 KiB where each byte is quoted."""
 
@@ -61,6 +69,39 @@ def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
     )
 
 
+def length_of(headers: Mapping[str, str], version: str, offset: int, announced: int | None) -> int | None:
+    """The length of the whole upload; None if the request does not tell it. `announced`: the bytes that come from
+    `offset` on. Raises Refused `bad_request`.
+    """
+    told = number("Upload-Length", headers.get("upload-length")) if version >= _LENGTH_SINCE else None
+    if announced is None or not is_complete(headers, version):
+        return told
+    length = offset + announced
+    if told not in (None, length):
+        raise Refused("bad_request", f"Upload-Length is {told:,}, and the upload ends at {length:,}.", length=length)
+    return length
+
+
+def limits(at_most: int, version: str = "", expires_at: datetime | None = None) -> str:
+    """`Upload-Limit`. `at_most`: bytes of one file that the tenant takes."""
+    told = f"max-size={at_most}"
+    if expires_at is None or version < _AGE_SINCE:
+        return told
+    return f"{told}, max-age={max(0, int((expires_at - datetime.now(UTC)).total_seconds()))}"
+
+
+def problem_of(refused: Refused, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Members of the body of a refusal for which the draft has a type of its own; empty: it has none."""
+    if refused.code == "offset_mismatch":
+        provided = number("Upload-Offset", headers.get("upload-offset"))
+        expected = {"expected-offset": refused.facts["offset"], "provided-offset": provided}
+        return {"type": _TYPE.format("mismatching-upload-offset"), **expected}
+    if "length" in refused.facts:
+        # Not 413, on which a client tries again with fewer bytes at once.
+        return {"type": _TYPE.format("inconsistent-upload-length"), "status": 400}
+    return {}
+
+
 def headers_of(progress: Progress, version: str, *, at_most: int) -> dict[str, str]:
     """How far an upload is. `at_most`: bytes of one file that the tenant takes."""
     flag = "?1" if progress.is_whole is (version != "3") else "?0"
@@ -68,8 +109,8 @@ def headers_of(progress: Progress, version: str, *, at_most: int) -> dict[str, s
         "Upload-Offset": str(progress.received),
         "Upload-Incomplete" if version == "3" else "Upload-Complete": flag,
     }
-    if version >= _LIMITS_SINCE:
-        headers["Upload-Limit"] = f"max-size={at_most}"
+    if version >= LIMITS_SINCE:
+        headers["Upload-Limit"] = limits(at_most, version, progress.expires_at)
         if progress.length is not None:
             headers["Upload-Length"] = str(progress.length)
     if progress.uploaded is not None:

@@ -23,6 +23,7 @@ REFUSALS: Final = (
     "request_timeout",
     "file_too_large",
     "quota_exceeded",
+    "file_quota_exceeded",
     "unsupported_media_type",
     "empty_file",
     "missing_file",

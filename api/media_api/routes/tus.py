@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from media_api.answers import problems
 from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
-from media_api.requests import body, tus
+from media_api.requests import body, draft, tus
 from media_api.requests.headers import listed
 from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
@@ -32,6 +32,9 @@ class VersionedRoute(APIRoute, ABC):
     def version_header(request: Request) -> tuple[str, str]:
         """The header's name and value."""
 
+    async def of_error(self, request: Request, error: Exception) -> Response:
+        return await problems.of_error(request, error)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answered = super().get_route_handler()
 
@@ -39,7 +42,7 @@ class VersionedRoute(APIRoute, ABC):
             try:
                 response = await answered(request)
             except Exception as error:
-                response = await problems.of_error(request, error)
+                response = await self.of_error(request, error)
             name, version = self.version_header(request)
             response.headers[name] = version
             return response
@@ -83,7 +86,14 @@ _STATE: Final = {
 }
 _RECEIVED: Final = {name: _STATE[name] for name in ("Upload-Offset", "Upload-Expires", "Upload-Media-Id")}
 _ANY: Final = ("not_found", "upload_expired")
-_CREATION: Final = ("bad_request", "invalid_request", "file_too_large", "quota_exceeded", "empty_file")
+_CREATION: Final = (
+    "bad_request",
+    "invalid_request",
+    "file_too_large",
+    "quota_exceeded",
+    "file_quota_exceeded",
+    "empty_file",
+)
 _BYTES: Final = (
     "bad_request",
     "tus_version_unsupported",
@@ -93,6 +103,7 @@ _BYTES: Final = (
     "request_timeout",
     "file_too_large",
     "quota_exceeded",
+    "file_quota_exceeded",
     "unsupported_media_type",
     "checksum_mismatch",
     "infected",
@@ -110,6 +121,8 @@ async def describe_uploads(services: Wired) -> Response:
         "Tus-Max-Size": str((await services.policy.current()).max_upload_bytes),
         "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
     }
+    if services.settings.upload.draft:
+        headers |= {"Accept-Patch": draft.MEDIA_TYPE, "Upload-Limit": draft.limits(int(headers["Tus-Max-Size"]))}
     return Response(status_code=204, headers=headers)
 
 
@@ -220,6 +233,7 @@ async def receive(
     *,
     length: int | None = None,
     checksum: Checksum | None = None,
+    patience: float = 0,
 ) -> Progress:
     """Takes the request's body as the upload's bytes from `offset` on. Raises as `Resumables.receiving`."""
     async with services.resumables.receiving(
@@ -230,6 +244,7 @@ async def receive(
         announced=announced_of(request),
         checksum=checksum,
         request_id=request_id_of(request),
+        patience=patience,
     ) as receiving:
         async with aclosing(body.chunks_or_socket(request, services.settings.server.body_idle_seconds)) as chunks:
             async for chunk in chunks:

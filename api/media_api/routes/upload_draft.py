@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
+from media_api.answers import problems
 from media_api.auth import Writer
 from media_api.models import Media
 from media_api.requests import draft, tus
@@ -15,9 +16,10 @@ from media_api.requests.body import require_plain
 from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import UploadId
 from media_api.routes.tus import VersionedRoute, announced_of, receive
-from media_api.services import Services, Wired
+from media_api.services import Services, Wired, services_at
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused
+from media_core.uploads.claims import STALLED_SECONDS
 from media_core.uploads.rows import Progress
 
 
@@ -29,6 +31,18 @@ class _DraftRoute(VersionedRoute):
         if match is not Match.FULL or draft.version_of(Headers(scope=scope)) is None:
             return Match.NONE, {}
         return match, child
+
+    async def of_error(self, request: Request, error: Exception) -> Response:
+        response = await super().of_error(request, error)
+        if not isinstance(error, Refused) or _version(request) < draft.LIMITS_SINCE:
+            return response
+        if members := draft.problem_of(error, request.headers):
+            content = problems.problem(error.code, error.detail, error.facts) | members
+            response = problems.written(content, problems.challenge(error, token_sent=True))
+        if response.status_code == 413:
+            at_most = (await services_at(request).policy.current()).max_upload_bytes
+            response.headers["Upload-Limit"] = draft.limits(at_most)
+        return response
 
     @staticmethod
     def version_header(request: Request) -> tuple[str, str]:
@@ -44,13 +58,15 @@ async def create_by_draft(caller: Writer, services: Wired, request: Request) -> 
     """Begins an upload with the first bytes of a file, or with all of them."""
     require_plain(request)
     complete = draft.is_complete(request.headers, _version(request))
-    announced = announced_of(request)
+    length = draft.length_of(request.headers, _version(request), 0, announced_of(request))
     declared = draft.declared_of(request.headers, request.query_params)
-    progress = await services.resumables.create(caller, declared, announced if complete else None)
+    progress = await services.resumables.create(caller, declared, length)
     location = draft.location_of(services.settings.store.public_url, f"{tus.PATH}/{progress.upload_id}")
     inform = request.scope.get("extensions", {}).get(draft.INFORM)
     if inform is not None:
-        inform({"Location": location, draft.INTEROP: _version(request)})
+        state = await _state(services, request, progress)
+        limits = {"Upload-Limit": state["Upload-Limit"]} if "Upload-Limit" in state else {}
+        inform({"Location": location, draft.INTEROP: _version(request), **limits})
     progress = await _received(services, caller, request, progress.upload_id, 0, complete=complete)
     answer = await _answer(services, request, progress, 201)
     answer.headers["Location"] = location
@@ -70,13 +86,13 @@ async def continue_by_draft(caller: Writer, services: Wired, request: Request, u
 
 @router.head(_UPLOAD)
 async def look_by_draft(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
-    progress = await services.resumables.settled(caller, upload_id, request_id_of(request))
+    progress = await services.resumables.settled(caller, upload_id, request_id_of(request), patience=STALLED_SECONDS)
     return Response(status_code=204, headers=await _state(services, request, progress))
 
 
 @router.delete(_UPLOAD)
 async def end_by_draft(caller: Writer, services: Wired, upload_id: UploadId) -> Response:
-    await services.resumables.terminate(caller, upload_id)
+    await services.resumables.terminate(caller, upload_id, patience=STALLED_SECONDS)
     return Response(status_code=204)
 
 
@@ -84,9 +100,8 @@ async def _received(
     services: Services, caller: Claims, request: Request, upload_id: str, offset: int, *, complete: bool
 ) -> Progress:
     """Takes the request's body; where the upload ends with it, its length is known from then on."""
-    announced = announced_of(request)
-    length = offset + announced if complete and announced is not None else None
-    progress = await receive(services, caller, request, upload_id, offset, length=length)
+    length = draft.length_of(request.headers, _version(request), offset, announced_of(request))
+    progress = await receive(services, caller, request, upload_id, offset, length=length, patience=STALLED_SECONDS)
     if complete and not progress.is_whole:  # the body came without Content-Length
         came = progress.received
         async with services.resumables.receiving(

@@ -19,6 +19,7 @@ async def get_usage(caller: Reader, services: Wired, _known: KnownOnly) -> Data[
     totals = await services.library.totals()
     limits = Limits(
         max_storage_mb=totals.usage.maximum // MIB,
+        max_files=totals.usage.most_items,
         max_upload_mb=policy.max_upload_bytes / MIB,
         max_transcription_minutes_per_day=policy.max_transcription_seconds_per_day // 60,
     )
@@ -28,7 +29,7 @@ async def get_usage(caller: Reader, services: Wired, _known: KnownOnly) -> Data[
             stored_bytes=totals.usage.stored,
             reserved_bytes=totals.usage.reserved,
             objects=totals.objects,
-            files=totals.items,
+            files=totals.usage.items,
             dedupe_saved_bytes=totals.dedupe_saved,
         )
     )

@@ -18,10 +18,13 @@ def usage(session: Session) -> None:
     if reserved:
         words += f", {render.size(reserved)} reserved by uploads under way"
     render.gauge("storage", stored + reserved, quota, words)
+    files = f"{facts['files']:,}, of {facts['objects']:,} distinct contents"
+    if (most := limits.get("max_files")) is not None:  # an older api does not tell it
+        files += f"; at most {most:,}"
     saved = facts["dedupe_saved_bytes"]
     render.fields(
         {
-            "files": f"{facts['files']:,}, of {facts['objects']:,} distinct contents",
+            "files": files,
             "saved": f"{render.size(saved)} by storing the same bytes once" if saved else None,
             "one upload": f"up to {render.size(limits['max_upload_mb'] * 1024 * 1024)}",
             "transcription": f"up to {render.span(limits['max_transcription_minutes_per_day'] * 60)} of audio a day",

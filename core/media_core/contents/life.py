@@ -43,7 +43,7 @@ from typing import Any, Final, Literal
 import psycopg
 import structlog
 
-from media_core.contents.quota import Usage, exceeded
+from media_core.contents.quota import USAGE, Usage, exceeded, files_exceeded
 from media_core.database import Database
 from media_core.errors import Lost, Refused, Unavailable, not_found
 from media_core.folding import folded
@@ -88,7 +88,11 @@ class KeyReused(Exception):
     """The Idempotency-Key was used for another request."""
 
 
-_ERRORS: Final = {"MC001": Infected, "MC002": Again, "MC003": KeyReused}
+class NoMoreFiles(Exception):
+    """The tenant has as many items as it may have."""
+
+
+_ERRORS: Final = {"MC001": Infected, "MC002": Again, "MC003": KeyReused, "MC004": NoMoreFiles}
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ class Contents:
         request_id: str | None = None,
     ) -> Committed:
         """After the put: writes the content's row, the item and its jobs in one durable transaction, and ends the
-        reservation. Raises Infected, Again, KeyReused; then nothing was written.
+        reservation. Raises Infected, Again, KeyReused, NoMoreFiles; then nothing was written.
         """
         (row,) = await self._call(
             "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
@@ -225,6 +229,10 @@ class Contents:
         if row.state == "new":
             self.database.announce()
         return Committed(row.answer, replayed=row.state == "replayed")
+
+    async def usage(self) -> Usage:
+        (row,) = await self._call(f"SELECT {USAGE} FROM usage") or [(0, 0, 0)]  # noqa: S608 (a constant)
+        return Usage(*row)
 
     # -- objects that the store has lost ---------------------------------------------------------------------------
 
@@ -443,7 +451,9 @@ class Reservation:
         await asyncio.shield(asyncio.ensure_future(self.release()))
 
     async def grow_to(self, total: int, sha256: str | None = None) -> None:
-        """Reserves `total` bytes in all; no-op when as many are reserved. Raises Refused `quota_exceeded`."""
+        """Reserves `total` bytes in all; no-op when as many are reserved. Raises Refused `quota_exceeded`,
+        `file_quota_exceeded`.
+        """
         if total <= self.bytes and sha256 is None:
             return
         self._sha256 = sha256 or self._sha256
@@ -464,8 +474,8 @@ class Reservation:
     async def begin(self, sha256: str, total: int, item: NewItem) -> Begun:
         """To be called when the hash is known: stores the item if the content is there, reserves otherwise (`Begun`).
 
-        Durable where it is `stored`. Raises Refused `quota_exceeded`, Infected, KeyReused; Again when the content is
-        marked anew at each of three tries.
+        Durable where it is `stored`. Raises Refused `quota_exceeded`, `file_quota_exceeded`, Infected, KeyReused,
+        NoMoreFiles; Again when the content is marked anew at each of three tries.
         """
         self._open, self._sha256 = True, sha256
         for attempt in range(3):
@@ -530,5 +540,7 @@ class Reservation:
             self.ended()
 
     async def _exceeded(self, wanted: int) -> Refused:
-        (row,) = await self._contents._call("SELECT stored_bytes, reserved_bytes, max_bytes FROM usage") or [(0, 0, 0)]
-        return exceeded(Usage(*row), wanted)
+        usage = await self._contents.usage()
+        if usage.has_all_items and usage.has_room_for(wanted - self.bytes):
+            return files_exceeded(usage)
+        return exceeded(usage, wanted)

@@ -5,6 +5,7 @@
 --   MC001  infected: these bytes are known to be infected, and are not accepted
 --   MC002  again: the reservation has ended, or the content is being removed; begin anew, put again
 --   MC003  key reused: this Idempotency-Key was used for another request
+--   MC004  no more files: the tenant has as many items as it may have
 
 -- The categories by which a client may filter a room's list.
 CREATE OR REPLACE FUNCTION content_category(_mime_type text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -23,7 +24,9 @@ CREATE OR REPLACE TRIGGER room_file_category BEFORE INSERT ON room_file FOR EACH
 EXECUTE FUNCTION room_file_category();
 
 -- Reserves bytes for an upload in flight. `_sha256`: the content that must not be removed until the reservation ends;
--- null while the hash is not known. False: the quota has no room for them.
+-- null while the hash is not known. False: the quota has no room for them, or for another item. An item is counted when
+-- it is added: asking for its room here spares the bytes of an upload that would be refused then. Content that stands
+-- gets no item, but a thumbnail.
 CREATE OR REPLACE FUNCTION content_reserve(
     _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean
 ) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -47,7 +50,10 @@ BEGIN
     more := greatest(0, _bytes - had);
     FOR attempt IN 1..2 LOOP
         UPDATE usage SET reserved_bytes = reserved_bytes + more
-        WHERE _over_quota OR more = 0 OR stored_bytes + reserved_bytes + more <= max_bytes;
+        WHERE _over_quota OR more = 0 OR (
+            stored_bytes + reserved_bytes + more <= max_bytes
+            AND (max_items IS NULL OR items < max_items
+                OR EXISTS (SELECT FROM blob WHERE sha256 = _sha256 AND doomed_at IS NULL)));
         IF FOUND THEN
             IF NOT is_new AND more > 0 THEN
                 UPDATE reservation SET bytes = had + more WHERE reservation_id = _reservation;
@@ -130,9 +136,10 @@ END $$;
 
 -- Adds an item to a content that has a row, with its room, key and usage. The caller has written content, reservation
 -- and jobs. `_folded`: its name as searches compare it (`folding.py`); null where a pod of the version before calls.
+-- `_over_quota`: however many items there are. Raises MC004.
 CREATE OR REPLACE FUNCTION content_add_item(
     _content blob, _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean,
-    _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean, _folded text
+    _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean, _folded text, _over_quota boolean
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     given jsonb := content_answer(_media_id, _content);
@@ -151,7 +158,11 @@ BEGIN
     UPDATE usage SET stored_bytes = stored_bytes + _charge, reserved_bytes = reserved_bytes - _reserved,
         objects = objects + _is_new::integer,
         object_bytes = object_bytes + CASE WHEN _is_new THEN _content.size ELSE 0 END,
-        items = items + 1, item_bytes = item_bytes + _content.size;
+        items = items + 1, item_bytes = item_bytes + _content.size
+    WHERE _over_quota OR max_items IS NULL OR items < max_items;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no more files' USING ERRCODE = 'MC004';
+    END IF;
     RETURN given;
 END $$;
 
@@ -171,7 +182,7 @@ END $$;
 
 -- For an upload whose hash is known: adds the item if the content is there, and reserves otherwise. `stored`,
 -- `replayed`: done, and durable. `reserved`: put the object, then commit. `full`, `removing`: nothing was done.
--- Raises MC001, MC002, MC003.
+-- Raises MC001, MC002, MC003, MC004.
 CREATE OR REPLACE FUNCTION content_begin(
     _reservation text, _sha256 text, _bytes bigint, _lifetime interval, _over_quota boolean, _media_id text,
     _filename text, _claimed_type text, _subject text, _tenant_scope boolean, _room_id text, _key text,
@@ -200,7 +211,7 @@ BEGIN
         IF answer IS NULL THEN
             state := 'stored';
             answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope,
-                _room_id, _key, 0, coalesce(given_back, 0), false, _folded);
+                _room_id, _key, 0, coalesce(given_back, 0), false, _folded, _over_quota);
         ELSE
             state := 'replayed';
             UPDATE usage SET reserved_bytes = reserved_bytes - given_back WHERE given_back > 0;
@@ -231,6 +242,11 @@ BEGIN
         END IF;
         PERFORM content_end_reservations(_sha256);
     END IF;
+    -- What was reserved before may have been overtaken by other items. Then nothing has to be put.
+    IF NOT _over_quota AND EXISTS (SELECT FROM usage WHERE items >= max_items) THEN
+        state := 'full';
+        RETURN;
+    END IF;
     -- Bytes of lost content are counted already.
     IF content_reserve(_reservation, _sha256, _bytes, _lifetime,
         _over_quota OR (content.lost_at IS NOT NULL AND content.doomed_at IS NULL)) THEN
@@ -256,7 +272,8 @@ BEGIN
     RETURN _thumbnail_size - _content.thumbnail_size;
 END $$;
 
--- After the object was put: writes the content's row, its item and its jobs. Raises MC001, MC002, MC003.
+-- After the object was put: writes the content's row, its item and its jobs. `_scan_owner`: of a canary, which is
+-- stored however full the tenant is. Raises MC001, MC002, MC003, MC004.
 CREATE OR REPLACE FUNCTION content_commit(
     _reservation text, _sha256 text, _size bigint, _mime_type text, _width integer, _height integer,
     _duration double precision, _details jsonb, _thumbnail_status text, _thumbnail_sha256 text,
@@ -339,7 +356,7 @@ BEGIN
     END IF;
     state := CASE WHEN is_new THEN 'new' ELSE 'stored' END;
     answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope, _room_id, _key,
-        charge, reserved, is_new, _folded);
+        charge, reserved, is_new, _folded, _scan_owner IS NOT NULL);
 END $$;
 
 -- Deletes one item. `absent`: there is none; `deleted`; `marked`: it was the last, and the content is to be removed.

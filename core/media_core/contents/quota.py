@@ -7,6 +7,9 @@ is stored stops growth and deletes nothing. Exceptions: the canary (`upkeep.cana
 since a full tenant's scanner has to be watched too; bytes that were counted before, of lost content and of a final
 upload that failed (`Reservation.over_quota`); and content that is recalled (`contents.life`, rule 3).
 
+A tenant may have a limit of items, too: the same bytes again take no room, but a row. Each is counted in the UPDATE of
+`usage` that adds it anyway (`content_add_item`), under the same condition and with the same exceptions.
+
 Each reservation is a row with an expiry that its upload moves forward. When a process was killed, its reservation
 expires, and is given back by the next upload that finds the quota full, or by the sweep.
 """
@@ -49,13 +52,31 @@ UPDATE job SET charged_seconds = %(seconds)s FROM over WHERE job.job_id = over.j
 _CHARGED_TODAY: Final = "SELECT seconds FROM transcription_day WHERE day = (now() AT TIME ZONE 'UTC')::date"
 
 
+USAGE: Final = "stored_bytes, reserved_bytes, max_bytes, items, max_items"
+"""Columns of the table `usage`, in the order of `Usage`."""
+
+
 @dataclass(frozen=True)
 class Usage:
-    """Bytes, as in the `usage` row."""
+    """Bytes and items, as in the `usage` row."""
 
     stored: int
     reserved: int
     maximum: int
+    items: int = 0
+    most_items: int | None = None
+    """None: as many as there is room for."""
+
+    def has_room_for(self, more_bytes: int) -> bool:
+        return self.stored + self.reserved + more_bytes <= self.maximum
+
+    @property
+    def has_all_items(self) -> bool:
+        return self.most_items is not None and self.items >= self.most_items
+
+    @property
+    def items_percent(self) -> int:
+        return 0 if self.most_items is None else round(100 * self.items / self.most_items)
 
 
 async def charge_transcription(tx: Transaction, job_id: str, seconds: int, limit: int) -> None:
@@ -105,4 +126,16 @@ def exceeded(usage: Usage, wanted: int) -> Refused:
         used=usage.stored,
         reserved=usage.reserved,
         limit=usage.maximum,
+    )
+
+
+def files_exceeded(usage: Usage) -> Refused:
+    """The error of a tenant that may have no more items. As `exceeded`, in files."""
+    return Refused(
+        "file_quota_exceeded",
+        f"This tenant has {usage.items:,} files, of {usage.most_items:,} that it may have. "
+        "Delete some or ask for a larger quota.",
+        max_files=usage.most_items,
+        used=usage.items,
+        limit=usage.most_items,
     )

@@ -22,6 +22,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SECONDS: Final = 10.0
 """Time for one request, from resolving the name to the answer's status."""
+CONNECT_SECONDS: Final = 2.0
+"""Of that, time for an address that has others behind it: one of IPv6 may lead nowhere, and say nothing."""
 MOST_HEAD_BYTES: Final = 64 * 1024
 MOST_BODY_BYTES: Final = 64 * 1024
 """So much of the answer's body is read, and thrown away, so that the receiver does not see a broken connection."""
@@ -149,11 +151,12 @@ async def _connected(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """To the first of these addresses that takes the connection. It is a number: no name is resolved again."""
     failed: OSError = OSError("no address")
-    for address in addresses:
+    for number, address in enumerate(addresses, 1):
         try:
-            return await asyncio.open_connection(
-                address, port, ssl=tls, server_hostname=host if tls else None, limit=MOST_HEAD_BYTES
-            )
+            async with asyncio.timeout(CONNECT_SECONDS if number < len(addresses) else None):
+                return await asyncio.open_connection(
+                    address, port, ssl=tls, server_hostname=host if tls else None, limit=MOST_HEAD_BYTES
+                )
         except ssl.SSLError:
             raise
         except OSError as error:

@@ -77,9 +77,9 @@ INSERT INTO label (media_id, key, value) SELECT %(media_id)s, * FROM unnest(%(ke
 ON CONFLICT (media_id, key) DO UPDATE SET value = excluded.value
 """
 _DELETED_BEFORE: Final = "SELECT uploaded_by FROM media_tombstone WHERE media_id = %s"
-_TOTALS: Final = """
-SELECT stored_bytes, reserved_bytes, max_bytes, objects, items, item_bytes - object_bytes AS dedupe_saved FROM usage
-"""
+_TOTALS: Final = f"""
+SELECT objects, item_bytes - object_bytes AS dedupe_saved, {quota.USAGE} FROM usage
+"""  # noqa: S608 (a constant)
 _CONTENT: Final = """
 SELECT sha256, size, mime_type, scan_status FROM blob
 WHERE sha256 = %(sha256)s AND doomed_at IS NULL
@@ -106,12 +106,11 @@ class RoomEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """`objects`: distinct contents; `items`: their uploads; `dedupe_saved`: bytes sent, but not stored again."""
+    """`objects`: distinct contents; `dedupe_saved`: bytes sent, but not stored again."""
 
-    usage: quota.Usage
     objects: int
-    items: int
     dedupe_saved: int
+    usage: quota.Usage
 
 
 class Library:
@@ -216,8 +215,8 @@ class Library:
 
     async def totals(self) -> Totals:
         (row,) = await self.database.call(_TOTALS, ())
-        usage = quota.Usage(row.stored_bytes, row.reserved_bytes, row.max_bytes)
-        return Totals(usage, row.objects, row.items, row.dedupe_saved)
+        objects, dedupe_saved, *usage = row
+        return Totals(objects, dedupe_saved, quota.Usage(*usage))
 
     # -- rooms ---------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class UsageRow(SQLModel, table=True):
     stored_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     reserved_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     max_bytes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    max_items: int | None = Field(default=None, sa_type=BigInteger)
     objects: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
     """Contents that are neither marked nor infected. `object_bytes`: their bytes; `items`: uploads of them;
     `item_bytes`: the bytes of these uploads."""

@@ -13,7 +13,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Final, LiteralString
 
 from media_core.auth.tokens import ALL, CANARY, Claims
@@ -33,7 +33,8 @@ RANKED: Final = 500
 FEW: Final = 300
 """Where the caller may see so many recordings at most, they are searched by their numbers."""
 MOST_WORDS: Final = 16
-"""Of a query."""
+"""Of a query. The index is asked for as many: letters of a script without spaces are words there, and what follows in a
+long run of them is looked for in the texts alone."""
 MOST_BEGINNING: Final = 200
 """Words that may begin as a query's `word*` does."""
 SNIPPET: Final = 200
@@ -54,6 +55,8 @@ _GROWTH: Final = 16
 _NEXT_TO: Final = re.compile(r"<\d+>")
 """In a query as PostgreSQL writes it."""
 _TERM: Final = re.compile(r'"([^"]*)"?|([^\s"]+)')
+_AS_TYPED: Final = str.maketrans(dict.fromkeys("“”„‟«»「」『』＂", '"') | {"＊": "*"})
+"""Phones and word processors put in the quotation marks of the language."""
 
 # Each stemmer by one look into the index.
 _USED: Final = """
@@ -224,17 +227,20 @@ class Search:
         queries = {}
         too_common = False
         for stemmer in used:
-            parts = [await self._query(term, stemmer, stems) for term in terms]
+            parts, left = [], MOST_WORDS
+            for term in terms:
+                parts += [await self._query(term, stemmer, stems, left)] if left > 0 else []
+                left -= len(term.said)
             asked = [part for part in parts if part is not None]
             too_common = too_common or not asked
             if asked and "" not in asked:
                 queries[stemmer] = " & ".join(asked)
         return queries, too_common
 
-    async def _query(self, term: Term, stemmer: str, stems: Stems) -> str | None:
-        """None: all its words are too common. Empty: no word begins like this."""
+    async def _query(self, term: Term, stemmer: str, stems: Stems, most: int) -> str | None:
+        """Of its first `most` words. None: all its words are too common. Empty: no word begins like this."""
         query, gap = "", 1
-        for index, word in enumerate(term.said):
+        for index, word in enumerate(term.said[:most]):
             if term.is_beginning and index == len(term.said) - 1:
                 beginnings = await self._beginnings(word, stemmer)
                 if not beginnings:
@@ -473,14 +479,16 @@ def _order(ranked: tuple[float, PassageKey]) -> tuple[float, int, int]:
 def _terms(text: str) -> list[Term]:
     """Raises Refused `invalid_request`."""
     terms = []
-    for match in _TERM.finditer(text):
+    count = 0
+    for match in _TERM.finditer(text.translate(_AS_TYPED)):
         phrase, plain = match.groups()
-        said = tuple(word.folded for word in words(phrase if plain is None else plain))
+        said = list(words(phrase if plain is None else plain))
         if said:
-            terms.append(Term(said, plain is not None and plain.endswith("*")))
+            count += 1 + sum(one.behind < other.first for one, other in pairwise(said))
+            terms.append(Term(tuple(word.folded for word in said), plain is not None and plain.endswith("*")))
     if not terms:
         raise Refused("invalid_request", 'q: it has no word; write words, "a phrase" or the beginning of a word*.')
-    if sum(len(term.said) for term in terms) > MOST_WORDS:
+    if count > MOST_WORDS:
         raise Refused("invalid_request", f"q: it has more than {MOST_WORDS} words.")
     return list(dict.fromkeys(terms))
 

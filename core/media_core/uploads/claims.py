@@ -23,6 +23,8 @@ RENEW_SECONDS: Final = 2.0
 IDLE_SECONDS: Final = 4.0
 """A request that has sent nothing for this long does not keep the claim: its client may have lost the connection, and
 go on over another one."""
+STALLED_SECONDS: Final = IDLE_SECONDS + CLAIM_LIFETIME.total_seconds()
+"""Then a request from which nothing comes any more has lost the claim."""
 RESERVED_LONGER: Final = timedelta(hours=1)
 
 # Neither the claim nor its end is durable. A crash of the server that loses a claim lets a second request in; the store

@@ -84,8 +84,8 @@ class Resumables:
     ) -> Progress:
         """Begins an upload of `length` bytes; None: the client tells it later.
 
-        Raises Refused `file_too_large`, `empty_file`, `quota_exceeded`, `not_found` (a room that the caller's token
-        does not name), `too_many_uploads`.
+        Raises Refused `file_too_large`, `empty_file`, `quota_exceeded`, `file_quota_exceeded`, `not_found` (a room
+        that the caller's token does not name), `too_many_uploads`.
         """
         policy = await self.uploads.policy.current()
         checked(caller, declared, length, policy)
@@ -107,14 +107,20 @@ class Resumables:
     async def find(self, caller: Claims, upload_id: str) -> Progress:
         return await self.rows.progress(caller, upload_id)
 
-    async def settled(self, caller: Claims, upload_id: str, request_id: str | None = None) -> Progress:
+    async def settled(
+        self, caller: Claims, upload_id: str, request_id: str | None = None, *, patience: float = 0
+    ) -> Progress:
         """As `find`. Bytes that have all come and are not committed, since that failed, are committed now: a client
         takes a whole upload for a finished one.
+
+        `patience`: in seconds. A request that still adds to the upload is waited for, and adds nothing later.
         """
         row = await self.rows.read(caller, upload_id)
-        if row.received == row.length and row.answer is None and row.concat is None:
-            async with self.rows.claimed(caller, upload_id) as claim:
-                await self.finish(caller, claim, request_id)
+        is_due = row.received == row.length and row.answer is None and row.concat is None
+        if is_due or patience:
+            async with self.rows.claimed(caller, upload_id, patience=patience) as claim:
+                if claim.received == claim.length and claim.concat is None:
+                    await self.finish(caller, claim, request_id)
             return await self.rows.progress(caller, upload_id)
         return progress_of(row, row.declared)
 
@@ -129,15 +135,17 @@ class Resumables:
         announced: int | None = None,
         checksum: Checksum | None = None,
         request_id: str | None = None,
+        patience: float = 0,
     ) -> AsyncIterator["Receiving"]:
         """Takes bytes from `offset` on: `write` them in order, then `end`. What came before an error is kept, unless
         there is a `checksum` of all of it.
 
         `length`: of the whole upload, if it is told only now; `announced`: how many bytes come, if that is known.
-        Raises Refused `upload_locked` (another request adds to it), `offset_mismatch`, `file_too_large`,
-        `quota_exceeded`, `upload_final`, `bad_request`.
+        Raises Refused `upload_locked` (another request adds to it, also after `patience` seconds), `offset_mismatch`,
+        `file_too_large`, `quota_exceeded`, `file_quota_exceeded`, `upload_final`, `bad_request`. Where it is about
+        another length than was announced, its facts have the `length`.
         """
-        async with self.rows.claimed(caller, upload_id) as claim:
+        async with self.rows.claimed(caller, upload_id, patience=patience) as claim:
             if claim.concat is not None and not claim.is_partial:
                 raise Refused("upload_final", "A final upload is made of others; it takes no bytes itself.")
             policy = await self.uploads.policy.current()
@@ -161,16 +169,16 @@ class Resumables:
                 finally:
                     await shielded(receiving.close())
 
-    async def terminate(self, caller: Claims, upload_id: str) -> None:
+    async def terminate(self, caller: Claims, upload_id: str, *, patience: float = 0) -> None:
         """Removes an upload. A file that has been stored stays; `Library.delete` deletes it."""
-        async with self.rows.claimed(caller, upload_id) as claim:
+        async with self.rows.claimed(caller, upload_id, patience=patience) as claim:
             await self.rows.end(claim)
 
     async def _declare_length(self, caller: Claims, claim: Claim, length: int | None, policy: Policy) -> None:
         if length is None or length == claim.length:
             return
         if claim.length is not None:
-            raise Refused("bad_request", "The length of an upload is told once.")
+            raise Refused("bad_request", "The length of an upload is told once.", length=claim.length)
         if length < claim.received:
             raise Refused("bad_request", f"This upload has {claim.received:,} bytes already.")
         checked(caller, claim.declared, length, policy)
@@ -234,7 +242,7 @@ class Receiving:
         """Whether the store or the database failed: what came since the last record is not kept."""
 
     async def write(self, chunk: bytes) -> None:
-        """The next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `upload_locked`."""
+        """The next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `file_quota_exceeded`, `upload_locked`."""
         await self._make_room(len(chunk))
         with self._adding():
             await self._hashing.update(chunk)
@@ -394,5 +402,8 @@ async def committed(
 
 def _beyond(length: int) -> Refused:
     return Refused(
-        "file_too_large", f"More bytes come than the {length:,} that this upload was announced with.", limit=length
+        "file_too_large",
+        f"More bytes come than the {length:,} that this upload was announced with.",
+        limit=length,
+        length=length,
     )

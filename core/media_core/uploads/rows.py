@@ -1,6 +1,8 @@
 """The rows of uploads that come in several requests: found, made, claimed and removed. `resumable` says what holds."""
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from media_core.errors import Refused, not_found
 from media_core.store import ObjectStore, Piece
 from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, take_claim
 from media_core.uploads.upload import Uploaded, Uploads
+
+CLAIM_POLL_SECONDS: Final = 0.25
+"""How often a patient request looks whether the claim is free: a stalled one runs out, and says so to nobody."""
 
 _READ: Final = """
 SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired
@@ -104,13 +109,20 @@ class Rows:
         )
 
     @asynccontextmanager
-    async def claimed(self, caller: Claims, upload_id: str) -> AsyncIterator[Claim]:
-        """Raises Refused `upload_locked` while another request holds the claim, and as `read`."""
+    async def claimed(self, caller: Claims, upload_id: str, *, patience: float = 0) -> AsyncIterator[Claim]:
+        """Raises Refused `upload_locked` while another request holds the claim, for `patience` seconds and longer, and
+        as `read`.
+        """
         lifetime = self.lifetime + RESERVED_LONGER
-        claim = await take_claim(self._database, self._contents, upload_id, caller.subject, lifetime)
-        if claim is None:
+        until = time.monotonic() + patience
+        while True:
+            claim = await take_claim(self._database, self._contents, upload_id, caller.subject, lifetime)
+            if claim is not None:
+                break
             await self.read(caller, upload_id)  # there may be another reason
-            raise locked()
+            if time.monotonic() >= until:
+                raise locked()
+            await asyncio.sleep(CLAIM_POLL_SECONDS)
         async with claim.held():
             yield claim
 

@@ -20,8 +20,8 @@ from typing import Final, Literal, Self
 import structlog
 
 from media_core.auth.tokens import Claims
-from media_core.contents.life import Again, Contents, Facts, Infected, KeyReused, NewItem, Reservation
-from media_core.contents.quota import MIB
+from media_core.contents.life import Again, Contents, Facts, Infected, KeyReused, NewItem, NoMoreFiles, Reservation
+from media_core.contents.quota import MIB, files_exceeded
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
 from media_core.errors import Lost, Refused, Unavailable
@@ -264,7 +264,9 @@ class Upload:
         return CONNECTION_BYTES + gathered + staging
 
     async def write(self, chunk: bytes) -> None:
-        """Takes the file's next bytes. Raises Refused `file_too_large`, `quota_exceeded` as soon as that is certain."""
+        """Takes the file's next bytes. Raises Refused `file_too_large`, `quota_exceeded`, `file_quota_exceeded` as soon
+        as that is certain.
+        """
         self.size += len(chunk)
         if self.size > self._policy.max_upload_bytes:
             raise too_large(self._policy)
@@ -327,8 +329,8 @@ class Upload:
     ) -> Uploaded:
         """Stores what was written. `operation`: the request's kind, for the fingerprint of its Idempotency-Key.
 
-        Raises Refused `empty_file`, `digest_mismatch`, `infected` (known to be), `quota_exceeded`, `not_found` (a room
-        that the caller's token does not name), `idempotency_key_reused`.
+        Raises Refused `empty_file`, `digest_mismatch`, `infected` (known to be), `quota_exceeded`,
+        `file_quota_exceeded`, `not_found` (a room that the caller's token does not name), `idempotency_key_reused`.
         """
         require_room(caller, room_id)
         if self.size == 0:
@@ -348,6 +350,8 @@ class Upload:
             return await self._keep(sha256, item, request_id)
         except Infected:
             raise Refused("infected", "This content was found infected before and is not accepted.") from None
+        except NoMoreFiles:
+            raise files_exceeded(await self._uploads.contents.usage()) from None
         except KeyReused:
             raise Refused(
                 "idempotency_key_reused",

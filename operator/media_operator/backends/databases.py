@@ -36,7 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from media_core import policy
 from media_core.contents.life import LOST
-from media_core.contents.quota import Usage
+from media_core.contents.quota import USAGE, Usage
 from media_core.database import Transaction
 from media_core.errors import Unavailable
 from media_core.jobs.depth import Depth, by_kind, depth_query
@@ -298,7 +298,8 @@ class Databases:
 
     async def usages_of(self, schemas: Iterable[str]) -> Mapping[str, Usage]:
         """Schema -> usage, of the schemas that can be read."""
-        found = await self._read_all(schemas, "usage", "SELECT stored_bytes, reserved_bytes, max_bytes FROM {}".format)
+        query = f"SELECT {USAGE} FROM {{}}".format  # noqa: S608 (a constant)
+        found = await self._read_all(schemas, "usage", query)
         return {schema: Usage(*tuple(rows[0])[1:]) for schema, rows in found.items() if rows}
 
     async def concerns_of(self, schemas: Iterable[str]) -> Mapping[str, Concerns]:

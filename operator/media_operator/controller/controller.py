@@ -195,6 +195,7 @@ class Controller:
         return UsageStatus(
             storedMb=stored // MIB,
             percent=round(100 * stored / (quota * MIB)),
+            filesPercent=seen[1].items_percent,
             used=human(stored),
             quota=human(quota * MIB),
         )
@@ -207,7 +208,7 @@ class Controller:
                 continue
             before = self._usage.get(key)
             self._usage[key] = (time.monotonic(), usage)
-            if before is None or human(before[1].stored) != human(usage.stored):
+            if before is None or _coarse(before[1]) != _coarse(usage):
                 changed.append(key)
         return changed
 
@@ -249,6 +250,8 @@ class Controller:
                 lost=concerns.lost if concerns else None,
                 used_bytes=seen[1].stored if seen else None,
                 quota_bytes=seen[1].maximum if seen else None,
+                files=seen[1].items if seen else None,
+                quota_files=seen[1].most_items if seen else None,
                 queues={
                     kind: (
                         depth.ready,
@@ -276,6 +279,11 @@ class Controller:
         if children.session is not None:
             waits.append((children.session.due - datetime.now(UTC)).total_seconds())
         return min([usual, *(max(wait, 1.0) for wait in waits)])
+
+
+def _coarse(usage: Usage) -> tuple[str, int]:
+    """What of it is in the status and may change from poll to poll."""
+    return human(usage.stored), usage.items_percent
 
 
 def _replicas(deployment: Object | None, before: int) -> int:

@@ -49,6 +49,9 @@ class Quota(Structural):
     max_storage_mb: int = Field(10_240, ge=1, le=1_000_000_000)
     """MiB of stored content; each distinct content counts once, thumbnails included. Uploads beyond it are answered
     413."""
+    max_files: int | None = Field(None, ge=1, le=1_000_000_000)
+    """Most files, each upload counted, also of the same bytes. Uploads beyond it are answered 413. Default: as many as
+    there is room for."""
     max_upload_mb: int = Field(512, ge=1, le=80_000)
     """MiB of one uploaded file. The bound is S3's: 10,000 parts of 8 MiB."""
     max_transcription_minutes_per_day: int = Field(600, ge=0, le=1_000_000)
@@ -468,6 +471,7 @@ class MediaTenant(Structural):
         spec = self.spec
         return Policy(
             max_bytes=spec.quota.max_storage_mb * MIB,
+            max_items=spec.quota.max_files,
             max_upload_bytes=spec.quota.max_upload_mb * MIB,
             max_transcription_seconds_per_day=spec.quota.max_transcription_minutes_per_day * 60,
             scan_enabled=spec.scan.enabled,

@@ -34,6 +34,8 @@ class UsageStatus(Structural):
     """MiB of stored content."""
     percent: int = Field(0, ge=0)
     """Stored content in percent of spec.quota.maxStorageMb; above 100 after the quota was lowered."""
+    files_percent: int = Field(0, ge=0)
+    """Files in percent of spec.quota.maxFiles; 0 without this limit."""
     used: str = Field("", max_length=32)
     """Stored content for people, such as 3 MiB; empty until it could be read."""
     quota: str = Field("", max_length=32)

@@ -231,6 +231,7 @@ export const de: Text = {
   usageOf: (used, limit) => `${used} von ${limit} belegt`,
   usageFiles: (files, objects) =>
     files === objects ? count(files, "Datei", "Dateien") : `${count(files, "Datei", "Dateien")} mit ${count(objects, "eigenen Inhalt", "verschiedenen Inhalten")}`,
+  usageMostFiles: (most) => `Es dürfen höchstens ${count(most, "Datei", "Dateien")} sein.`,
   usageStored: (size) => `${size} sind gespeichert. Jeder Inhalt zählt einmal, mit seiner Vorschau, so oft er auch hochgeladen wurde.`,
   usageReserved: (size) => `${size} halten laufende Uploads frei.`,
   usageSaved: (size) => `${size} kamen noch einmal und mussten nicht noch einmal gespeichert werden.`,

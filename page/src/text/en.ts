@@ -242,6 +242,7 @@ export const en = {
   usageOf: (used: string, limit: string) => `${used} of ${limit} used`,
   usageFiles: (files: number, objects: number) =>
     files === objects ? count(files, "file", "files") : `${count(files, "file", "files")} with ${count(objects, "distinct content", "distinct contents")}`,
+  usageMostFiles: (most: number) => `There may be ${count(most, "file", "files")} at most.`,
   usageStored: (size: string) => `${size} are stored. Each content counts once, with its thumbnail, however often it was uploaded.`,
   usageReserved: (size: string) => `${size} are held by uploads under way.`,
   usageSaved: (size: string) => `${size} were sent again and did not have to be stored again.`,

@@ -74,6 +74,8 @@ function Usage() {
   const limit = now.limits.max_storage_mb * 1024 * 1024;
   const used = now.stored_bytes + now.reserved_bytes;
   const share = limit > 0 ? Math.min(1, used / limit) : 1;
+  const mostFiles = now.limits.max_files;
+  const nearlyFull = share > 0.9 || (mostFiles !== null && now.files > 0.9 * mostFiles);
   const said = t.usageOf(size(used, t.locale), size(limit, t.locale));
   return (
     <details class="usage">
@@ -85,8 +87,9 @@ function Usage() {
         <span class="usage-said">{said}</span>
       </summary>
       <ul>
-        {share > 0.9 && <li class="warn">{t.usageFull}</li>}
+        {nearlyFull && <li class="warn">{t.usageFull}</li>}
         <li>{t.usageFiles(now.files, now.objects)}</li>
+        {mostFiles !== null && <li>{t.usageMostFiles(mostFiles)}</li>}
         <li>{t.usageStored(size(now.stored_bytes, t.locale))}</li>
         {now.reserved_bytes > 0 && <li>{t.usageReserved(size(now.reserved_bytes, t.locale))}</li>}
         {now.dedupe_saved_bytes > 0 && <li>{t.usageSaved(size(now.dedupe_saved_bytes, t.locale))}</li>}

@@ -89,7 +89,7 @@ async def test_what_a_rescan_found_wrongly_is_back_as_it_was_once_newer_signatur
     before = await library.totals()
     await library.rescan(ADMIN, uploaded.media_id)
     await judge(library, database, uploaded, "infected")
-    assert (await library.totals()).items == 0
+    assert (await library.totals()).usage.items == 0
     async with database.transaction() as tx:
         await enqueue_for_content(tx, "scan", uploaded.sha256)
     await judge(library, database, uploaded, "clean")
@@ -181,7 +181,7 @@ async def test_totals_tell_what_dedupe_saved(uploads: Uploads, library: Library)
     for caller in (ALICE, BOB, ALICE):
         await upload(uploads, b"x" * 1000, caller=caller)
     totals = await library.totals()
-    assert (totals.objects, totals.items, totals.dedupe_saved, totals.usage.stored) == (1, 3, 2000, 1000)
+    assert (totals.objects, totals.usage.items, totals.dedupe_saved, totals.usage.stored) == (1, 3, 2000, 1000)
 
 
 class Died(Exception):

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from media_core.jobs.queue import enqueue
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.uploads.upload import Uploads
-from tests.integration.acting import usage
+from tests.integration.acting import upload, usage
 from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase
 
 
@@ -139,6 +140,53 @@ async def test_100_parallel_uploads_against_a_nearly_full_quota_end_with_0_bytes
     async with database.transaction() as tx:
         assert await tx.value("SELECT count(*) FROM blob") == room_for
         assert await tx.value("SELECT count(*) FROM reservation") == 0
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["of the same bytes", "of different bytes"])
+async def test_100_parallel_uploads_never_make_more_files_than_the_tenant_may_have(
+    database: Database, tenant_database: TenantDatabase, uploads: Uploads, folder_store: FolderStore, same: bool
+) -> None:
+    await tenant_database.declare(replace(GENEROUS, max_items=7))
+    uploads.policy = PolicyReader(database)
+    bytes_of_all = secrets.token_bytes(1000)
+
+    async def one() -> str:
+        try:
+            return (await upload(uploads, bytes_of_all if same else secrets.token_bytes(1000))).sha256
+        except Refused as refused:
+            return f"{refused.code} {refused.facts}"
+
+    ends = Counter(await asyncio.gather(*(one() for _ in range(100))))
+    assert ends.pop("file_quota_exceeded {'max_files': 7, 'used': 7, 'limit': 7}") == 93
+    assert sum(ends.values()) == 7
+    assert {entry.key.rpartition("/")[2] async for entry in folder_store.list()} == set(ends)  # no other was kept
+    async with database.transaction() as tx:
+        assert await tx.value("SELECT count(*) FROM media") == 7
+        assert await tx.value("SELECT count(*) FROM reservation") == 0
+        assert await tx.value("SELECT reserved_bytes FROM usage") == 0
+
+
+async def test_the_last_file_that_a_tenant_may_have_still_gets_its_thumbnail(
+    tenant_database: TenantDatabase, contents: Contents, uploads: Uploads
+) -> None:
+    await tenant_database.declare(replace(GENEROUS, max_items=1))
+    stored = await upload(uploads, b"a film, of which a worker makes a thumbnail")
+    await contents.reservation().grow_to(1000, stored.sha256)
+    with pytest.raises(Refused) as refused:
+        await contents.reservation().grow_to(1000, SHA256)
+    assert refused.value.code == "file_quota_exceeded"
+
+
+async def test_a_tenant_that_is_full_in_both_ways_is_told_of_the_one_that_stops_the_upload(
+    tenant_database: TenantDatabase, contents: Contents, uploads: Uploads
+) -> None:
+    stored = b"the same bytes again need no room, but a file"
+    await upload(uploads, stored)
+    await tenant_database.declare(replace(GENEROUS, max_bytes=len(stored), max_items=1))
+    for data, code in ((stored, "file_quota_exceeded"), (b"others", "quota_exceeded")):
+        with pytest.raises(Refused) as refused:
+            await upload(uploads, data)
+        assert refused.value.code == code
 
 
 async def test_transcription_is_charged_once_per_job_and_never_beyond_the_day(database: Database) -> None:

@@ -183,7 +183,7 @@ async def test_one_signature_that_finds_more_than_a_few_is_suspicious_and_what_w
         waiting = await tx.value("SELECT count(*) FROM job WHERE status = 'queued'")
     assert [tuple(row) for row in suspicious] == [("Bad.Rule", None)]
     assert waiting == 0
-    assert (await library.totals()).items == 2
+    assert (await library.totals()).usage.items == 2
     assert await broken(database, folder_store, tenant_database.tenant_id) == []
     async with database.transaction() as tx:
         await tx.execute("UPDATE blob SET doomed_at = doomed_at - interval '9 days',"
@@ -191,7 +191,7 @@ async def test_one_signature_that_finds_more_than_a_few_is_suspicious_and_what_w
     assert (await sweep(library)).marked == 0  # until a person decides
     for lease in leases:
         await scanned(library, database, lease.payload["sha256"], "clean")
-    assert (await library.totals()).items == 8
+    assert (await library.totals()).usage.items == 8
     async with database.transaction() as tx:
         assert (await tx.first("SELECT FROM suspicion")) is None
     assert await broken(database, folder_store, tenant_database.tenant_id) == []
@@ -249,7 +249,7 @@ async def test_two_batches_of_verdicts_that_meet_and_find_two_signatures_suspici
             for number, batch in enumerate(batches)
         )
     )
-    assert (await library.totals()).items == 10
+    assert (await library.totals()).usage.items == 10
     assert await broken(database, folder_store, tenant_database.tenant_id) == []
 
 
@@ -273,7 +273,7 @@ async def test_a_verdict_of_a_content_that_is_being_removed_stays_with_it_and_no
     await scanned(library, database, uploaded.sha256, "clean")
     async with database.transaction() as tx:
         assert await tx.value("SELECT scan_status FROM blob") == "infected"
-    assert (await library.totals()).items == 0
+    assert (await library.totals()).usage.items == 0
     assert await broken(database, folder_store, tenant_database.tenant_id) == []
 
 

@@ -377,6 +377,22 @@ async def test_of_several_addresses_only_those_that_are_allowed_are_tried(
     assert connected == ["127.0.0.1"]
 
 
+async def test_an_address_that_says_nothing_leaves_time_for_the_next_one(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.2", receiver.port), backlog=0), contextlib.ExitStack() as full:
+        for _ in range(2):  # its queue: further connections are not answered
+            one = full.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.2", receiver.port))
+
+        def two(_host: Any, port: Any, *_which: Any, **_: Any) -> Any:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (2, 1)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        assert await outgoing.post(f"http://two.example:{receiver.port}/", b"{}", {}, LOOPBACK) == 204
+
+
 async def test_a_name_server_that_is_silent_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "SECONDS", 0.2)
     resolve, answered = socket.getaddrinfo, threading.Event()

@@ -117,6 +117,10 @@ async def test_a_hit_says_where_it_was_said(api: Api) -> None:
         ('"meeting the marketing"', [0]),  # from one segment into the next
         ("department smaller", [1]),  # a run of segments
         ("the budget", [0, 3]),
+        ("“quarterly budget”", [0]),
+        ("„budget quarterly“", []),
+        ("« quarterly budget »", [0]),
+        ("quart＊", [0]),
         ("nowhere", []),
         ("budget nowhere", []),
         ("zebr*", []),
@@ -151,6 +155,7 @@ async def test_a_phrase_is_found_across_the_end_of_a_passage(api: Api) -> None:
         ("ru", "Мы обсудили новые бюджеты.", "бюджет", ["бюджеты"]),
         ("pl", "Wrócę jutro do Łodzi.", "lodzi", ["Łodzi"]),
         ("zh", "我们明天讨论预算。", "预算", ["预算"]),
+        ("ja", "ガンダムを見た。", "ｶﾞﾝﾀﾞﾑ", ["ガンダム"]),
         ("th", "เราจะคุยเรื่องงบประมาณ", "งบประมาณ", ["งบประมาณ"]),
         ("hi", "हम बजट पर चर्चा करेंगे", "बजट", ["बजट"]),
         (None, "Someone mumbles.", "mumbles", ["mumbles"]),
@@ -344,6 +349,17 @@ async def test_others_are_served_while_many_passages_are_marked(api: Api) -> Non
         other.cancel()
     assert len(hits) == 200
     assert max(after - before for before, after in pairwise(turns)) < 0.25
+
+
+async def test_a_whole_sentence_without_spaces_is_found(api: Api) -> None:
+    said = "明日の午後三時から第二会議室で来年度の予算について話し合う予定です"
+    async with api.client(rooms=["sentences"]) as client:
+        await transcribed(api, client, [(0.0, 5.0, f"はい、{said}。")], "ja", room_id="sentences")
+        (hit,) = await search(client, said, room="sentences")
+        assert marked(hit) == [said]
+        assert len(await search(client, f"はい {said}", room="sentences")) == 1
+        assert await search(client, f"{said}ね", room="sentences") == []
+        assert await search(client, f"{said} いいえ", room="sentences") == []
 
 
 async def test_a_sound_mark_alone_is_no_word(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import secrets
 from collections.abc import AsyncIterator
 
@@ -11,10 +12,10 @@ import pytest
 from media_core.store.object_keys import content_key
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.servers.api import Api, eventually, problem, process
-from tests.integration.tenancy import MIB
+from tests.integration.tenancy import GENEROUS, MIB
 
 UPLOADS = "/v1/media/uploads"
-VERSIONS = ("3", "4", "5", "6")
+VERSIONS = ("3", "4", "5", "6", "7", "8")
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,64 @@ async def test_without_the_setting_the_draft_is_not_spoken(api: Api) -> None:
     async with api.client() as client:
         answer = await client.post(UPLOADS, content=b"some", headers=asks("6", complete=True))
     problem(answer, 412, "tus_version_unsupported")
+
+
+async def test_a_request_that_has_stalled_is_waited_for_and_adds_nothing_later(draft_api: Api) -> None:
+    """The connection of a phone that changes its network ends for the phone alone."""
+    data = secrets.token_bytes(MIB)
+    reader, writer = await asyncio.open_connection(*draft_api.address)
+    head = {"Host": "x", "Authorization": f"Bearer {draft_api.token()}", "Content-Length": str(len(data))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**head, **asks("8", complete=True)}.items())
+    writer.write(f"POST {UPLOADS} HTTP/1.1\r\n{lines}\r\n".encode() + data[:1000])
+    informed = (await reader.readuntil(b"\r\n\r\n")).decode()
+    assert re.search(r"\r\nUpload-Limit: max-size=\d+, max-age=\d+\r\n", informed)
+    url = informed.partition("Location: ")[2].partition("\r\n")[0]
+    async with draft_api.client() as client:
+        seen = await client.head(url, headers={"Upload-Draft-Interop-Version": "8"})
+        offset = int(seen.headers["upload-offset"])
+        writer.write(data[1000:2000])
+        rest = {"Upload-Offset": str(offset), **asks("8", complete=True)}
+        answer = await client.patch(url, content=data[offset:], headers=rest)
+        assert answer.status_code == 200, answer.text
+    writer.close()
+    await is_stored(draft_api, answer.json()["data"]["sha256"], data)
+
+
+async def test_the_newest_text_has_a_length_limits_and_types_of_problems(draft_api: Api) -> None:
+    version = {"Upload-Draft-Interop-Version": "8"}
+    async with draft_api.client() as client:
+        offered = await client.options(UPLOADS)
+        assert offered.headers["accept-patch"] == "application/partial-upload"
+        assert offered.headers["upload-limit"] == f"max-size={GENEROUS.max_upload_bytes}"
+        begun = await client.post(UPLOADS, content=b"some", headers={**asks("8", complete=False), "Upload-Length": "9"})
+        assert (begun.status_code, begun.headers["upload-length"]) == (201, "9"), begun.text
+        assert re.fullmatch(rf"max-size={GENEROUS.max_upload_bytes}, max-age=86\d\d\d", begun.headers["upload-limit"])
+        url = begun.headers["location"]
+        types = "https://iana.org/assignments/http-problem-types#"
+
+        elsewhere = {**asks("8", complete=True), "Upload-Offset": "7"}
+        said = problem(await client.patch(url, content=b"xx", headers=elsewhere), 409, "offset_mismatch")
+        assert said["type"] == f"{types}mismatching-upload-offset"
+        assert (said["expected-offset"], said["provided-offset"]) == (4, 7)
+        for sent in ({"Upload-Offset": "4"}, {"Upload-Offset": "4", "Upload-Length": "8"}):
+            other = await client.patch(url, content=b"more", headers={**asks("8", complete=True), **sent})
+            assert other.status_code == 400
+            assert other.json()["type"] == f"{types}inconsistent-upload-length"
+        beyond = await client.patch(
+            url, content=b"much more", headers={**asks("8", complete=False), "Upload-Offset": "4"}
+        )
+        assert (beyond.status_code, beyond.json()["type"]) == (400, f"{types}inconsistent-upload-length")
+        large = {**asks("8", complete=False), "Upload-Length": str(GENEROUS.max_upload_bytes + 1)}
+        refused = await client.post(UPLOADS, content=b"x", headers=large)
+        problem(refused, 413, "file_too_large")
+        assert refused.headers["upload-limit"] == f"max-size={GENEROUS.max_upload_bytes}"
+
+        all_of_it = await client.patch(
+            url, content=b" more", headers={**asks("8", complete=False), "Upload-Offset": "4"}
+        )
+        assert all_of_it.headers["upload-complete"] == "?1"
+        ended = await client.patch(url, content=b"", headers={**asks("8", complete=True), "Upload-Offset": "9"})
+        assert (ended.status_code, ended.json()) == (200, all_of_it.json())
+        after = await client.patch(url, content=b"!", headers={**asks("8", complete=True), "Upload-Offset": "9"})
+        assert (after.status_code, after.json()["type"]) == (400, f"{types}inconsistent-upload-length")
+        assert (await client.head(url, headers=version)).headers["cache-control"] == "no-store"

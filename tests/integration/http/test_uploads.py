@@ -16,8 +16,8 @@ import pytest
 
 from media_api import server
 from media_operator.local.postgres import EmbeddedPostgres
-from tests.fixtures.media import photo
-from tests.integration.servers.api import Api, Left, anybody, eventually, left, problem, serving, upload
+from tests.fixtures.media import photo, recording
+from tests.integration.servers.api import Api, Left, anybody, eventually, left, problem, process, serving, upload
 from tests.integration.tenancy import GENEROUS, MIB
 
 BOUNDARY = b"xyzzy"
@@ -366,6 +366,53 @@ async def test_a_full_tenant_says_how_full_it_is_and_keeps_nothing(postgres: Emb
             assert (facts["max_storage_mb"], facts["used"], facts["reserved"]) == (10, 6 * MIB, 0)
         assert await left(api) == before
         await upload(client, kept)  # what is stored already needs no room
+
+
+async def test_a_tenant_with_all_its_files_takes_no_other_in_any_way(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    tus = {"Tus-Resumable": "1.0.0"}
+    pieces = {**tus, "Content-Type": "application/offset+octet-stream"}
+    three = replace(GENEROUS, max_items=3)
+    async with (
+        process(postgres, tmp_path, applied=three, MEDIA_UPLOAD_DRAFT="true") as api,
+        api.client(rooms=["garden"]) as client,
+    ):
+        stored = secrets.token_bytes(100)
+        first = await upload(client, stored)
+        begun = await client.post("/v1/media/uploads", headers={**tus, "Upload-Length": "5"})
+        await upload(client, secrets.token_bytes(8 * MIB))
+        await upload(client, stored, tenant_scope="true")
+        assert (await client.get("/v1/usage")).json()["data"]["limits"]["max_files"] == 3
+        before = await left(api)
+
+        new, digest = secrets.token_bytes(100), base64.b64encode(hashlib.sha256(stored).digest()).decode()
+        for refused in (
+            await client.post(UPLOAD, files={"file": ("a", new)}),
+            await client.post(UPLOAD, files={"file": ("a", stored)}),
+            await client.post(UPLOAD, files={"file": ("a", stored)}, headers={"Repr-Digest": f"sha-256=:{digest}:"}),
+            await client.post(UPLOAD, files={"file": ("a", secrets.token_bytes(8 * MIB))}),
+            await client.post("/v1/media/uploads", headers={**tus, "Upload-Length": "5"}),
+            await client.post(
+                "/v1/media/uploads", headers={"Upload-Draft-Interop-Version": "6", "Upload-Complete": "?1"}, content=new
+            ),
+            await client.post("/v1/transcribe", files={"file": ("a.wav", recording([440], "wav", "pcm_s16le"))}),
+            await client.patch(begun.headers["location"], headers={**pieces, "Upload-Offset": "0"}, content=b"whole"),
+        ):
+            facts = problem(refused, 413, "file_quota_exceeded")
+            assert (facts["max_files"], facts["used"], facts["limit"]) == (3, 3, 3)
+        asked = {"file": ("a.wav", recording([550], "wav", "pcm_s16le")), "model": (None, "whisper-1")}
+        refused = await client.post("/v1/audio/transcriptions", files=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "file_quota_exceeded")
+        attached = await client.post("/v1/rooms/garden/files", json={"media_id": first["media_id"]})
+        assert attached.status_code == 201  # that makes no file
+        now = await left(api)
+        assert (now.blobs, now.media, now.objects) == (before.blobs, before.media, before.objects)
+
+        assert (await client.delete(f"/v1/media/{first['media_id']}")).status_code == 204
+        gone_on = await client.head(begun.headers["location"], headers=tus)
+        assert gone_on.headers["upload-media-id"].startswith("med-")  # its bytes had come
+        problem(await client.post(UPLOAD, files={"file": ("a", stored)}), 413, "file_quota_exceeded")
 
 
 async def test_content_that_was_found_infected_is_refused_when_it_comes_again(api: Api) -> None:

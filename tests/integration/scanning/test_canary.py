@@ -161,14 +161,17 @@ async def test_nobody_can_read_a_canary_whatever_pending_access_says(
     assert await tenant.leaves_nothing()
 
 
+@pytest.mark.parametrize(
+    ("limit", "code"), [({"max_bytes": 100}, "quota_exceeded"), ({"max_items": 0}, "file_quota_exceeded")]
+)
 async def test_a_full_tenants_scanner_is_watched_too_and_nothing_else_gets_in(
-    tenant: Tenant, tenant_database: TenantDatabase, working: ClamdSettings
+    tenant: Tenant, tenant_database: TenantDatabase, working: ClamdSettings, limit: dict[str, int], code: str
 ) -> None:
-    await tenant_database.declare(replace(GENEROUS, max_bytes=100))
+    await tenant_database.declare(replace(GENEROUS, **limit))
     await tenant.send()
     with pytest.raises(Refused) as refused:
         await upload(tenant.uploads, b"one more")
-    assert refused.value.code == "quota_exceeded"
+    assert refused.value.code == code
     await tenant.scan(working)
     assert await tenant.condition() == ("True", "CanaryFound")
     assert await tenant.leaves_nothing()

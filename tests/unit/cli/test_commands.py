@@ -1043,6 +1043,8 @@ def test_usage_is_told_in_human_units(server: Script) -> None:
         "one upload\tup to 512 MiB",
         "transcription\tup to 10 h of audio a day",
     ]
+    server.on("GET", "/v1/usage", data({"limits": {**limits, "max_files": 5000}, **facts}))
+    assert "files\t4, of 3 distinct contents; at most 5,000" in mediactl(server, "usage").stdout
 
 
 # --- token -----------------------------------------------------------------------------------------------------------

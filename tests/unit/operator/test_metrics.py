@@ -22,6 +22,8 @@ ACME = TenantFacts(
     lost=3,
     used_bytes=7,
     quota_bytes=100,
+    files=4,
+    quota_files=5,
     queues={"scan": (3, 2, 1, 12.5, 4)},
     jobs={("scan", "running"): 2, ("scan", "failed"): 1},
 )
@@ -60,6 +62,8 @@ async def test_a_tenant_s_series() -> None:
         series("media_tenant_lost_objects", **at): 3,
         series("media_tenant_usage_bytes", **at): 7,
         series("media_tenant_quota_bytes", **at): 100,
+        series("media_tenant_usage_files", **at): 4,
+        series("media_tenant_quota_files", **at): 5,
         series("media_queue_depth", **at, kind="scan", state="ready"): 3,
         series("media_queue_depth", **at, kind="scan", state="leased"): 2,
         series("media_queue_depth", **at, kind="scan", state="waiting"): 1,

@@ -158,7 +158,8 @@ def test_what_is_wrong_is_said_with_the_path_as_it_was_written(spec: dict[str, A
 
 def test_a_field_that_resembles_nothing_is_answered_with_what_is_known_there() -> None:
     assert complaints(manifest(quota={"zzz": 1})) == [
-        "spec.quota.zzz: is not a known field; known here: maxStorageMb, maxUploadMb, maxTranscriptionMinutesPerDay"
+        "spec.quota.zzz: is not a known field; known here: maxStorageMb, maxFiles, maxUploadMb, "
+        "maxTranscriptionMinutesPerDay"
     ]
 
 
