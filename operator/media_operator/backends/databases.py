@@ -63,8 +63,8 @@ COMMENT = "media.scaiwave.io/owner="
 """Start of a comment that holds an owner mark."""
 FINGERPRINT = "\npassword="
 """Comes after the owner mark in a role's comment, before a hash of the role's password and oid. Only superusers can
-read PostgreSQL's own hash. So a Secret with a password that PostgreSQL does not have is noticed, and a role that came back
-from a dump without passwords."""
+read PostgreSQL's own hash. So a Secret with a password that PostgreSQL does not have is noticed, and a role that came
+back from a dump without passwords."""
 TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
 ADMIN_OPTIONS = "-c search_path=pg_catalog,pg_temp"
 PATIENT, IMPATIENT = "5s", "500ms"
@@ -139,15 +139,8 @@ class Databases:
         """
         async with self._administering() as tx:
             marks = await _marks(tx, schema)
-            rows = await _execute(
-                tx,
-                _ROLE,
-                sql.SQL(_ANOTHERS_TABLES).format(schema),
-                schema,
-                f"{schema}.media",
-                _search_path(schema),
-                schema,
-            )
+            others, path = sql.SQL(_ANOTHERS_TABLES).format(schema), f"search_path={schema}"
+            rows = await _execute(tx, _ROLE, others, schema, f"{schema}.media", path, schema)
             (tables,) = await _execute(tx, _HAS_TABLES, schema)
         owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
         fits = (
@@ -558,11 +551,6 @@ async def _set(tx: AsyncConnection, role: sql.Identifier, settings: Mapping[str,
 
 def _fingerprint(oid: int, password: str) -> str:
     return FINGERPRINT + hashlib.sha256(f"{oid}:{password}".encode()).hexdigest()[:16]
-
-
-def _search_path(schema: str) -> str:
-    """As `rolconfig` has it."""
-    return f"search_path={schema}"
 
 
 def _parse(comment: str | None) -> OwnerMark | None:

@@ -92,7 +92,7 @@ def exists(root: Any, bucket: str) -> bool:
 
 
 async def emptied(store: Buckets, bucket: str, mark: OwnerMark) -> int:
-    """In as many calls as it takes: a call ends when its time is over, which one request may use up on a busy machine."""
+    """In as many calls as it takes: each has 20 s, and on a busy machine a few requests take as long."""
     deleted = 0
     while True:
         result = await store.empty_and_delete(bucket, mark)
