@@ -84,6 +84,7 @@ connections."""
 SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
 """Parameters of the operator's URL that a tenant's URL gets, too. They hold no secret and no path in the operator's
 pod."""
+TAKES_NO_WRITES = "PostgreSQL takes no writes: it is a standby, or it is set to read-only"
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
 """So that a server that vanished is noticed within half a minute."""
 
@@ -142,6 +143,8 @@ class Databases:
             others, path = sql.SQL(_ANOTHERS_TABLES).format(schema), f"search_path={schema}"
             rows = await _execute(tx, _ROLE, others, schema, f"{schema}.media", path, schema)
             (tables,) = await _execute(tx, _HAS_TABLES, schema)
+            if tables.read_only:
+                raise Unavailable("database", TAKES_NO_WRITES)
         owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
         fits = (
             len(marks) == 2
@@ -475,7 +478,7 @@ WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r' AND pg_get_userbyid(r
 _HAS_TABLES = """
 SELECT EXISTS (
     SELECT FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p')
-) AS there
+) AS there, current_setting('transaction_read_only')::boolean AS read_only
 """
 _SWEPT = "SELECT orphans, orphan_bytes, orphans_kept FROM {}"
 _LOST = f"SELECT count(*) AS contents FROM {{}} WHERE {LOST}"  # noqa: S608 (a constant)
@@ -499,6 +502,8 @@ async def _answering() -> AsyncIterator[None]:
         state = getattr(cause, "sqlstate", None)
         if isinstance(cause, psycopg.DataError) and state is None:
             raise RequestRefused("database", "a value there that cannot be read") from error
+        if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction):
+            raise Unavailable("database", TAKES_NO_WRITES) from error
         invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
         if invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.

@@ -26,6 +26,7 @@ from media_core.schema import grants
 from media_operator.backends import notes
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.databases import (
+    TAKES_NO_WRITES,
     Concerns,
     Databases,
     known_revisions,
@@ -38,6 +39,7 @@ from media_operator.plan.observed import Losses, Notes
 from media_operator.settings import DatabaseSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
 from tests.integration.database.revisions import migrate_to
+from tests.integration.servers.api import eventually
 from tests.integration.tenancy import GENEROUS
 
 ACME = OwnerMark("uid-1", "media/acme", "cluster-a", bucket="media-acme")
@@ -857,6 +859,34 @@ async def test_a_server_that_is_away_is_said_without_a_secret(schema: str, caplo
         with pytest.raises(Unavailable):
             await call
     assert "hush" not in str(raised.value) + caplog.text
+
+
+async def test_a_server_that_takes_no_writes_is_said_until_it_does(
+    databases: Databases, operator_url: str, superuser: psycopg.AsyncConnection, schema: str
+) -> None:
+    await make(databases, schema)
+    begun_later = Databases(settings_for(operator_url))
+
+    async def both_say(words: str) -> bool:
+        said = set()
+        for each in (databases, begun_later):
+            try:
+                await each.observe(schema, PASSWORD)
+                said.add("all is well")
+            except Unavailable as error:
+                said.add(error.detail)
+        return said == {words}
+
+    await superuser.execute("SET default_transaction_read_only = off")
+    try:
+        await superuser.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await superuser.execute("SELECT pg_reload_conf()")
+        await eventually(lambda: both_say(TAKES_NO_WRITES))
+    finally:
+        await superuser.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await superuser.execute("SELECT pg_reload_conf()")
+    await eventually(lambda: both_say("all is well"))
+    await begun_later.aclose()
 
 
 async def test_a_connection_that_died_is_replaced(
