@@ -10,11 +10,13 @@ import asyncio
 import base64
 import json
 import secrets
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -75,17 +77,14 @@ class ControlPlane:
         self.url = f"https://127.0.0.1:{self._ports.apiserver}"
         self.kubeconfig = folder / "kubeconfig"
         self._audit_log = folder / "audit.jsonl"
+        self._data = folder / "etcd"
 
     async def start(self) -> None:
         """Returns when the API answers and the controllers run."""
         for tool in TOOLS:
             await asyncio.to_thread(build.provide, build.TOOLS[tool])
         self._write_files()
-        self._start_etcd()
-        self._start_apiserver()
-        await self._ready()
-        self._start_controller_manager()
-        await self._answers(f"https://127.0.0.1:{self._ports.controller_manager}/healthz", "kube-controller-manager")
+        await self._start_all()
 
     def stop(self) -> None:
         for name in reversed(list(self._processes)):
@@ -106,6 +105,14 @@ class ControlPlane:
             status = (await etcd.post("/v3/maintenance/status", json={})).json()
             compacted = await etcd.post("/v3/kv/compaction", json={"revision": status["header"]["revision"]})
             compacted.raise_for_status()
+
+    async def back_up_etcd(self) -> Path:
+        """A copy of all that the cluster holds, for `restore_etcd`."""
+        return await self._with_etcd_down(lambda: self._copied(self._data, self._folder / "etcd-backup"))
+
+    async def restore_etcd(self, backup: Path) -> None:
+        """All is as it was when the copy was made. Versions of objects are given out a second time."""
+        await self._with_etcd_down(lambda: self._copied(backup, self._data))
 
     # --- for clients ------------------------------------------------------------------------------------------------
 
@@ -195,12 +202,19 @@ class ControlPlane:
         self.write_kubeconfig(self.kubeconfig)
         self.write_kubeconfig(self._folder / "controllers.kubeconfig", token=controllers_token)
 
+    async def _start_all(self) -> None:
+        self._start_etcd()
+        self._start_apiserver()
+        await self._ready()
+        self._start_controller_manager()
+        await self._answers(f"https://127.0.0.1:{self._ports.controller_manager}/healthz", "kube-controller-manager")
+
     def _start_etcd(self) -> None:
         clients, peers = (f"http://127.0.0.1:{port}" for port in (self._ports.etcd, self._ports.etcd_peer))
         self._run(
             "etcd",
             "--name=tests",
-            f"--data-dir={self._folder / 'etcd'}",
+            f"--data-dir={self._data}",
             f"--listen-client-urls={clients}",
             f"--advertise-client-urls={clients}",
             f"--listen-peer-urls={peers}",
@@ -260,6 +274,18 @@ class ControlPlane:
                 start_new_session=True,
                 preexec_fn=die_with_parent(signal.SIGKILL),
             )
+
+    async def _with_etcd_down(self, work: Callable[[], Path]) -> Path:
+        for name in reversed(TOOLS):
+            self._kill(name)
+        done = await asyncio.to_thread(work)
+        await self._start_all()
+        return done
+
+    @staticmethod
+    def _copied(source: Path, target: Path) -> Path:
+        shutil.rmtree(target, ignore_errors=True)
+        return Path(shutil.copytree(source, target))
 
     def _kill(self, name: str) -> None:
         process = self._processes.pop(name)

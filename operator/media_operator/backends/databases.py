@@ -62,8 +62,9 @@ __all__ = [
 COMMENT = "media.scaiwave.io/owner="
 """Start of a comment that holds an owner mark."""
 FINGERPRINT = "\npassword="
-"""Comes after the owner mark in a role's comment, before a hash of the role's password. Only superusers can read
-PostgreSQL's own hash. So a Secret with a password that PostgreSQL does not have is noticed."""
+"""Comes after the owner mark in a role's comment, before a hash of the role's password and oid. Only superusers can
+read PostgreSQL's own hash. So a Secret with a password that PostgreSQL does not have is noticed, and a role that came
+back from a dump without passwords."""
 TENANT_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
 ADMIN_OPTIONS = "-c search_path=pg_catalog,pg_temp"
 PATIENT, IMPATIENT = "5s", "500ms"
@@ -83,6 +84,7 @@ connections."""
 SHARED_PARAMETERS = {"host", "port", "sslmode", "sslnegotiation", "target_session_attrs"}
 """Parameters of the operator's URL that a tenant's URL gets, too. They hold no secret and no path in the operator's
 pod."""
+TAKES_NO_WRITES = "PostgreSQL takes no writes: it is a standby, or it is set to read-only"
 DEAD_AFTER = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "25000"}
 """So that a server that vanished is noticed within half a minute."""
 
@@ -133,22 +135,23 @@ class Databases:
     async def observe(self, schema: str, password: str | None) -> observed.Database:
         """The facts that `plan` needs. `password`: that of the tenant's Secret; None: there is none.
 
-        `complete` also means: the role was not retired, has its grants on the tables, may log in with `password`, and
-        has the connection limit of the settings.
+        `complete` also means: the role was not retired, has its search_path and its grants on the tables, may log in
+        with `password`, and has the connection limit of the settings.
         """
         async with self._administering() as tx:
             marks = await _marks(tx, schema)
-            rows = await _execute(
-                tx, _ROLE, sql.SQL(_ANOTHERS_TABLES).format(schema), schema, f"{schema}.media", schema
-            )
+            others, path = sql.SQL(_ANOTHERS_TABLES).format(schema), f"search_path={schema}"
+            rows = await _execute(tx, _ROLE, others, schema, f"{schema}.media", path, schema)
             (tables,) = await _execute(tx, _HAS_TABLES, schema)
+            if tables.read_only:
+                raise Unavailable("database", TAKES_NO_WRITES)
         owner = next(iter(marks.values())) if len(set(marks.values())) == 1 else None
         fits = (
             len(marks) == 2
             and rows[0].is_complete
             and rows[0].rolconnlimit == self._settings.connection_limit
             and password is not None
-            and (rows[0].comment or "").endswith(_fingerprint(schema, password))
+            and (rows[0].comment or "").endswith(_fingerprint(rows[0].oid, password))
         )
         return observed.Database(
             exists=bool(marks),
@@ -184,13 +187,15 @@ class Databases:
                 await _execute(tx, "CREATE ROLE {}", role)
                 await _execute(tx, "GRANT {} TO CURRENT_USER WITH INHERIT FALSE, SET TRUE", role)
             await _set_password(tx, schema, password)
-            await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {}", role, self._settings.connection_limit)
+            limit = self._settings.connection_limit
+            await _execute(tx, "ALTER ROLE {} LOGIN CONNECTION LIMIT {} VALID UNTIL 'infinity'", role, limit)
             await _set(tx, role, {"search_path": schema, **TENANT_SETTINGS})
             if "schema" not in marks:  # owned by the operator: the tenant can neither drop it nor change its mark
                 await _execute(tx, "CREATE SCHEMA {}", name)
             await _execute(tx, "GRANT USAGE ON SCHEMA {} TO {}", name, role)
             await _write_marks(tx, schema, mark, ("schema",))
-            await _write_marks(tx, schema, mark, ("role",), _fingerprint(schema, password))
+            (made,) = await _execute(tx, _OID, schema)
+            await _write_marks(tx, schema, mark, ("role",), _fingerprint(made.oid, password))
             for statement in grants(schema, schema) if await self._has_tables(tx, schema) else ():
                 await _execute(tx, statement)  # a restored dump has lost the grants of the tenant's role
 
@@ -461,10 +466,12 @@ WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p','v
 """
 _ROLE = """
 SELECT rolcanlogin AND NOT EXISTS ({}) AND coalesce(has_schema_privilege(oid, to_regnamespace({}), 'USAGE'), true)
-    AND coalesce(has_table_privilege(oid, to_regclass({}), 'INSERT'), true) AS is_complete,
-    rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
+    AND coalesce(has_table_privilege(oid, to_regclass({}), 'INSERT'), true)
+    AND coalesce({} = ANY(rolconfig), false) AND coalesce(rolvaliduntil, 'infinity') = 'infinity' AS is_complete,
+    oid, rolconnlimit, shobj_description(oid, 'pg_authid') AS comment
 FROM pg_roles WHERE rolname = {}
 """
+_OID = "SELECT oid FROM pg_roles WHERE rolname = {}"
 _WITH_TABLE = """
 SELECT nspname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
@@ -472,7 +479,7 @@ WHERE nspname = ANY({}) AND relname = {} AND relkind = 'r' AND pg_get_userbyid(r
 _HAS_TABLES = """
 SELECT EXISTS (
     SELECT FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident({})) AND relkind IN ('r','p')
-) AS there
+) AS there, current_setting('transaction_read_only')::boolean AS read_only
 """
 _SWEPT = "SELECT orphans, orphan_bytes, orphans_kept FROM {}"
 _LOST = f"SELECT count(*) AS contents FROM {{}} WHERE {LOST}"  # noqa: S608 (a constant)
@@ -496,6 +503,8 @@ async def _answering() -> AsyncIterator[None]:
         state = getattr(cause, "sqlstate", None)
         if isinstance(cause, psycopg.DataError) and state is None:
             raise RequestRefused("database", "a value there that cannot be read") from error
+        if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction):
+            raise Unavailable("database", TAKES_NO_WRITES) from error
         invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
         if invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
@@ -546,8 +555,8 @@ async def _set(tx: AsyncConnection, role: sql.Identifier, settings: Mapping[str,
         await _execute(tx, "ALTER ROLE {} SET {} = {}", role, sql.Identifier(setting), value)
 
 
-def _fingerprint(role: str, password: str) -> str:
-    return FINGERPRINT + hashlib.sha256(f"{role}:{password}".encode()).hexdigest()[:16]
+def _fingerprint(oid: int, password: str) -> str:
+    return FINGERPRINT + hashlib.sha256(f"{oid}:{password}".encode()).hexdigest()[:16]
 
 
 def _parse(comment: str | None) -> OwnerMark | None:

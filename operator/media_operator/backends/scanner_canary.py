@@ -34,7 +34,7 @@ _STATES: dict[str, State] = {"infected": "found", "clean": "missed", "unscannabl
 # A schema of an older revision has no such table.
 _IS_THERE: Final = "SELECT to_regclass('canary') IS NOT NULL"
 _LATEST: Final = """
-SELECT canary.sent_at, canary.ended_at,
+SELECT canary.sent_at, canary.ended_at, extract(epoch FROM now() - canary.sent_at)::float8 AS age,
     coalesce(canary.verdict, nullif(blob.scan_status, 'pending')) AS verdict,
     left(coalesce(canary.detail, blob.scan_detail), 500) AS detail,
     left(coalesce(canary.engine, blob.scan_engine), 500) AS engine,
@@ -46,10 +46,12 @@ ORDER BY canary.sent_at DESC LIMIT 2
 
 @dataclass(frozen=True)
 class Canary:
-    """`detail`: the signature that found it, or why there is no verdict. `engine`: clamd's version, and number and date
-    of its signatures. `before`: the canary before it, while this one is under way."""
+    """`age`: seconds since it was sent, by PostgreSQL's own clock. `detail`: the signature that found it, or why there
+    is no verdict. `engine`: clamd's version, and number and date of its signatures. `before`: the canary before it,
+    while this one is under way."""
 
     sent_at: datetime
+    age: float
     state: State
     detail: str = ""
     engine: str | None = None
@@ -69,13 +71,13 @@ async def latest(tx: Transaction) -> Canary | None:
 
 def _canary(row: Any) -> Canary:
     if row.verdict is not None:
-        return Canary(row.sent_at, _STATES[row.verdict], row.detail or "", row.engine)
+        return Canary(row.sent_at, row.age, _STATES[row.verdict], row.detail or "", row.engine)
     if row.ended_at is None and row.job_status in ("completed", "failed", "cancelled"):
-        return Canary(row.sent_at, "failed", f"its scan ended as {row.error_code or row.job_status}")
-    return Canary(row.sent_at, "pending", row.error_detail or "")
+        return Canary(row.sent_at, row.age, "failed", f"its scan ended as {row.error_code or row.job_status}")
+    return Canary(row.sent_at, row.age, "pending", row.error_detail or "")
 
 
-def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float) -> observed.Scanner:
+def judge(latest: Canary | None, *, every: float, timeout: float) -> observed.Scanner:
     """What the last canary means. `every`, `timeout`: seconds. While one is under way and not late, the one before it
     counts.
 
@@ -85,7 +87,7 @@ def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float)
         return observed.Scanner(
             "Unknown", "CanaryPending", "no test virus was sent through this tenant's path yet", True
         )
-    age = (now - latest.sent_at).total_seconds()
+    age = latest.age
     sent = f"the test virus sent at {latest.sent_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     scanner = f"clamd ({latest.engine})" if latest.engine else "clamd"
     soon = age >= min(every, max(RETRY_SECONDS, every / 12))
@@ -102,7 +104,7 @@ def judge(latest: Canary | None, now: datetime, *, every: float, timeout: float)
         detail = f"{sent} had no verdict {timeout:g} s later" + (f"; {latest.detail}" if latest.detail else "")
         return observed.Scanner("False", "CanaryOverdue", detail, age >= max(every, timeout))
     if latest.before is not None:
-        return replace(judge(latest.before, now, every=every, timeout=timeout), canary_due=False)
+        return replace(judge(latest.before, every=every, timeout=timeout), canary_due=False)
     return observed.Scanner("Unknown", "CanaryPending", f"{sent} has no verdict yet")
 
 

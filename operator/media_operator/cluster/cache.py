@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from media_operator.cluster.kinds import DEPLOYMENT, JOB, MEDIA_TENANT, Kind, Object
+from media_operator.cluster.kinds import DEPLOYMENT, JOB, MEDIA_TENANT, Kind, Object, is_older
 from media_operator.tenant.spec import MediaTenant
 
 REMEMBERED = 10_000
@@ -118,7 +118,7 @@ class Cache:
         version = _version(body)
         before = self._objects[kind].get(name)
         for known in (self._gone.get((kind, name)), None if before is None else _version(before)):
-            if known is not None and (version == known or _is_older(version, known)):
+            if known is not None and (version == known or is_older(version, known)):
                 return set()
         self._gone.pop((kind, name), None)
         metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
@@ -134,7 +134,7 @@ class Cache:
 
     def _remove(self, kind: Kind, name: NamespacedName, version: str) -> set[TenantKey]:
         before = self._objects[kind].get(name)
-        if before is not None and _is_older(version, _version(before)):
+        if before is not None and is_older(version, _version(before)):
             return set()
         self._remember_gone(kind, name, version)  # also if unknown: the answer to our write of it may come later
         if before is None:
@@ -162,7 +162,7 @@ class Cache:
 
     def _remember_gone(self, kind: Kind, name: NamespacedName, version: str) -> None:
         known = self._gone.pop((kind, name), version)
-        self._gone[kind, name] = known if _is_older(version, known) else version
+        self._gone[kind, name] = known if is_older(version, known) else version
         if len(self._gone) > REMEMBERED:
             for oldest in list(self._gone)[: REMEMBERED // 2]:
                 del self._gone[oldest]
@@ -174,11 +174,6 @@ def _name_of(body: Object) -> NamespacedName:
 
 def _version(body: Object) -> str:
     return str(body["metadata"].get("resourceVersion", ""))
-
-
-def _is_older(version: str, than: str) -> bool:
-    """Compares growing numbers, which Kubernetes promises since 1.35. Of other versions the last one seen is newest."""
-    return version.isdigit() and than.isdigit() and int(version) < int(than)
 
 
 def _said(kind: Kind, body: Object) -> Object:

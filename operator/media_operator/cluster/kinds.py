@@ -104,3 +104,8 @@ _BY_NAME = {(kind.api_version, kind.kind): kind for kind in (*CHILDREN, JOB, MED
 def of(body: Object) -> Kind:
     """The kind of an object, by its `apiVersion` and `kind`."""
     return _BY_NAME[(body["apiVersion"], body["kind"])]
+
+
+def is_older(version: str, than: str) -> bool:
+    """Compares growing numbers, which Kubernetes promises since 1.35. Of other versions the last one seen is newest."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)

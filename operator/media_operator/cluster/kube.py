@@ -1,6 +1,6 @@
 """The Kubernetes API: the official client's connection, plain dicts in and out.
 
-Typed models are not used, since they drop unknown fields. Discovery is not used: paths come from `kinds`. Our objects
+Typed models are not used, since they drop unknown fields. Paths come from `kinds`, not from discovery. Our objects
 are written by server-side apply, with exactly our fields and one field manager. A request that met an outage is sent
 again a few times, after the delay that the server names. So a create whose answer was lost can end as AlreadyExists.
 """
@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -177,6 +178,13 @@ class Kube:
         except (NotFound, Conflict):
             return False
         return True
+
+    async def takes_new(self, kind: Kind) -> bool:
+        """Whether the server takes new objects of this kind. False: its CRD is being deleted, and all its objects with
+        it. It is asked by discovery, which needs no permission. Raises KindNotServed.
+        """
+        served = await self._send("GET", replace(kind, plural=""), None, "")
+        return any(each["name"] == kind.plural and "create" in each["verbs"] for each in served["resources"])
 
     # --- requests ---------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from media_operator.cluster.kinds import LEASE, MANAGED_BY, MANAGER, Object
+from media_operator.cluster.kinds import LEASE, MANAGED_BY, MANAGER, Object, is_older
 from media_operator.cluster.kube import AlreadyExists, Conflict, Kube, KubeError, NotFound
 
 _log = structlog.stdlib.get_logger("media.lease")
@@ -129,7 +129,8 @@ class Election:
         return True
 
     async def _write(self, **changes: Any) -> None:
-        """Changes the Lease's spec. Raises Conflict if another replica holds it by now."""
+        """Changes the Lease's spec. Raises Conflict if another replica holds it by now, or if the Lease is older than
+        this process knows it: then etcd was set back, and all that this process has seen may be wrong."""
         assert self._held is not None  # noqa: S101 (acquired before)
         try:
             self._held = await self._kube.replace(LEASE, {**self._held, "spec": {**self._held["spec"], **changes}})
@@ -137,6 +138,8 @@ class Election:
             # Perhaps the answer to our own write was lost, or somebody set a label. So look before giving up.
             found = await self._kube.get(LEASE, self._namespace, self._name)
             if found is None or (found.get("spec") or {}).get("holderIdentity") != self._identity:
+                raise
+            if is_older(*(each["metadata"]["resourceVersion"] for each in (found, self._held))):
                 raise
             self._held = await self._kube.replace(LEASE, {**found, "spec": {**found["spec"], **changes}})
 

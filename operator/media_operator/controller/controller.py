@@ -34,7 +34,7 @@ from media_operator.kubernetes_target.observe import LATE_SECONDS
 from media_operator.kubernetes_target.target import KubernetesTarget
 from media_operator.metrics import Metrics, TenantFacts
 from media_operator.plan import desired
-from media_operator.plan.planner import Plan, plan_deletion
+from media_operator.plan.planner import Plan, plan_deletion, waiting_to_go
 from media_operator.reconcile import reconcile
 from media_operator.tenant.annotations import PAUSED
 from media_operator.tenant.spec import MediaTenant
@@ -119,7 +119,9 @@ class Controller:
     async def _delete(self, key: TenantKey, body: Object, tenant: MediaTenant) -> float | None:
         self._forget(key)
         if kinds.FINALIZER not in tenant.metadata.finalizers:
-            return None  # it goes without us, perhaps after somebody else's finalizer
+            if tenant.metadata.finalizers:
+                await self._status.write(body, waiting_to_go(tenant), TenantStatus(bucket=tenant.bucket))
+            return None
         current = await reconcile(KubernetesTarget(self.cluster, tenant), plan_deletion)
         if self.cluster.cache.tenants().get(key, body)["metadata"].get("finalizers", []) != []:
             await self._status.write(body, current.conditions, TenantStatus(bucket=tenant.bucket))

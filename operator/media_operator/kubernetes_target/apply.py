@@ -20,6 +20,7 @@ from media_operator.backends import databases, scanner_canary
 from media_operator.backends.bucket_emptying import ObjectsLocked
 from media_operator.backends.store_keys import RoleSessions
 from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
 from media_operator.cluster.kube import Forbidden, KubeError, NamespaceGone
 from media_operator.jobs.worker_jobs import is_finished
 from media_operator.kubernetes_target.cluster import Cluster
@@ -98,13 +99,16 @@ class Applier:
             case steps.ReleaseOrphans(schema, until):
                 await there.database_breaker.call(lambda: there.databases.release_orphans(schema, until))
             case steps.StopWorkloads():
+                await self._ask_whether_to_delete()
                 await self._stop_workloads()
             case steps.DeleteBucket(bucket, owner):
+                await self._ask_whether_to_delete()
                 emptied = await there.store_breaker.call(lambda: there.buckets.empty_and_delete(bucket, owner))
                 if not emptied.done:
                     raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
                 await self._remove_store_keys()
             case steps.DropDatabase(schema, owner):
+                await self._ask_whether_to_delete()
                 await self._remove_store_keys()
                 await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
             case steps.DropWorkers(names):
@@ -217,6 +221,25 @@ class Applier:
         store = self._cluster.jobs.store_settings(self._tenant.bucket, credentials)
         await scanner_canary.send(self._tenant.tenant_id, credentials[render.DATABASE_URL], store)
 
+    async def _ask_whether_to_delete(self) -> None:
+        """Asks the API server itself, before data goes: the cache may be old, and etcd may have been set back.
+
+        Raises StepUnfinished if this MediaTenant is not to be deleted with its data, StepFailed if all of them are
+        deleted only because their CRD is.
+        """
+        tenant = self._tenant
+        found = await self._kube.get(kinds.MEDIA_TENANT, tenant.metadata.namespace, tenant.metadata.name)
+        if found is not None:
+            self._cluster.cache.applied(kinds.MEDIA_TENANT, found)
+        if found is None or not _is_to_be_deleted(found, tenant.metadata.uid):
+            raise StepUnfinished("the MediaTenant is not what it was: it is looked at again")
+        if not await self._kube.takes_new(kinds.MEDIA_TENANT):
+            raise StepFailed(
+                "the CRD of MediaTenants is being deleted, and all MediaTenants with it. That is not taken for a wish "
+                "to delete this tenant's data: nothing is stopped or deleted",
+                "CrdDeleted",
+            )
+
     async def _stop_workloads(self) -> None:
         for kind, name in list(self._objects.children.all):
             if kind in STARTS_PODS:
@@ -225,3 +248,9 @@ class Applier:
             await self._kube.delete(kinds.JOB, self._tenant.metadata.namespace, job["metadata"]["name"])
         if await self._objects.stopped() is not True:
             raise StepUnfinished("api and workers are ending")
+
+
+def _is_to_be_deleted(body: Object, uid: str) -> bool:
+    """With its data. `uid`: that of the MediaTenant that was."""
+    metadata, storage = body["metadata"], body.get("spec", {}).get("storage", {})
+    return metadata["uid"] == uid and "deletionTimestamp" in metadata and storage.get("deletionPolicy") == "Delete"

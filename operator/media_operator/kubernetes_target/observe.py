@@ -178,9 +178,7 @@ class Observer:
 
     def _scanner(self, latest: scanner_canary.Canary | None) -> Scanner:
         settings = self._cluster.operator
-        return scanner_canary.judge(
-            latest, datetime.now(UTC), every=settings.canary_seconds, timeout=settings.canary_timeout
-        )
+        return scanner_canary.judge(latest, every=settings.canary_seconds, timeout=settings.canary_timeout)
 
     async def _api(self) -> Api:
         children = self._objects.children

@@ -57,20 +57,31 @@ def plan_deletion(tenant: MediaTenant, observed: ObservedState) -> Plan:
     return _plan(context, {"Ready": leaving, "DeletionBlocked": finding})
 
 
+def waiting_to_go(tenant: MediaTenant) -> tuple[Condition, ...]:
+    """The conditions of a tenant that is being deleted and that only the finalizers of others still hold."""
+    others = ", ".join(tenant.metadata.finalizers)
+    words = f"its deletion waits for {others}, a finalizer of somebody else. Its data is not looked after any more"
+    return _conditions(tenant, {"Ready": Finding("False", "Deleting", words)})
+
+
 def _plan(context: Context, findings: Mapping[str, Finding]) -> Plan:
     return Plan(
         is_certain=context.observed.is_certain,
         steps=tuple(step for finding in findings.values() for step in finding.steps),
-        conditions=tuple(
-            Condition(
-                type=name,
-                status=finding.status,
-                reason=finding.reason,
-                message=finding.message[:1024],
-                observedGeneration=context.tenant.metadata.generation,
-            )
-            for name, finding in findings.items()
-        ),
+        conditions=_conditions(context.tenant, findings),
+    )
+
+
+def _conditions(tenant: MediaTenant, findings: Mapping[str, Finding]) -> tuple[Condition, ...]:
+    return tuple(
+        Condition(
+            type=name,
+            status=finding.status,
+            reason=finding.reason,
+            message=finding.message[:1024],
+            observedGeneration=tenant.metadata.generation,
+        )
+        for name, finding in findings.items()
     )
 
 

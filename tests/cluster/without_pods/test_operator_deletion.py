@@ -4,8 +4,10 @@ import pytest
 
 from media_operator.backends.databases import COMMENT
 from media_operator.cluster import kinds
+from media_operator.cluster.kinds import Object
 from tests.cluster.api import another_namespace, gone
-from tests.cluster.operator_process import Bench, Replica, Team, until
+from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.operator_process import Bench, Replica, Team, condition_of, until
 from tests.cluster.without_pods.test_operator import cluster_id, settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
@@ -169,6 +171,49 @@ async def test_what_blocks_a_deletion_is_said_and_retain_is_the_way_out(own: Ben
     await own.api.patch(team.path(kinds.MEDIA_TENANT, "acme"), RETAIN)
     await is_gone(team, "acme")
     assert await mark_of(own, id_) is not None
+
+
+async def test_a_deletion_whose_policy_changed_unseen_deletes_nothing(
+    own: Bench, namespace: str, faults: FaultProxy
+) -> None:
+    await own.operator(url=faults.url)
+    team, id_ = Team(own, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_, storage=DELETE)
+    put_objects(own, f"media-{id_}", 3)
+    own.backends.s3.stop()
+    await delete(team, "acme")
+    await team.condition("acme", "DeletionBlocked", status="True", reason="StoreUnreachable", seconds=60)
+    unseen = faults.answer(500, r"GET .*/mediatenants\?")
+    faults.cut_watches()
+    await own.api.patch(team.path(kinds.MEDIA_TENANT, "acme"), RETAIN)
+    await own.backends.restart_s3()
+    await is_gone(team, "acme", 90)
+    assert unseen.answered > 0
+    assert (await own.backends.buckets.observe(f"media-{id_}")).exists
+    assert await mark_of(own, id_) is not None
+
+
+async def test_what_the_finalizer_of_somebody_else_holds_says_so(working: Bench, namespace: str) -> None:
+    team, id_ = Team(working, namespace), tenant_id(namespace)
+    for name, policy in (("kept", "Retain"), ("deleted", "Delete")):
+        of = f"{id_}{name[0]}"
+        await settled(team, name, tenantId=of, storage={"deletionPolicy": policy})
+        await working.api.patch(
+            team.path(kinds.MEDIA_TENANT, name), {"metadata": {"finalizers": ["example.com/audit"]}}
+        )
+        if policy == "Delete":
+            both = ["example.com/audit", kinds.FINALIZER]
+            await team.seen(kinds.MEDIA_TENANT, name, lambda new: new["metadata"]["finalizers"] == both)  # noqa: B023
+        await delete(team, name)
+
+        def is_said(body: Object) -> bool:
+            ready = condition_of(body, "Ready") or {}
+            return ready.get("reason") == "Deleting" and "waits for example.com/audit" in ready["message"]
+
+        await team.seen(kinds.MEDIA_TENANT, name, is_said, seconds=60)
+        assert (await mark_of(working, of) is None) is (policy == "Delete")
+        await working.api.patch(team.path(kinds.MEDIA_TENANT, name), {"metadata": {"finalizers": None}})
+        await is_gone(team, name, 10)
 
 
 async def test_a_blocked_deletion_goes_on_when_the_store_is_back(own: Bench, namespace: str) -> None:

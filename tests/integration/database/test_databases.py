@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
+from sqlalchemy import make_url
 
 from media_core.contents.quota import Usage
 from media_core.database import Database
@@ -21,9 +22,11 @@ from media_core.errors import Unavailable
 from media_core.jobs.depth import Depth
 from media_core.jobs.kinds import KINDS
 from media_core.jobs.queue import enqueue
+from media_core.schema import grants
 from media_operator.backends import notes
 from media_operator.backends.breaker import RequestRefused
 from media_operator.backends.databases import (
+    TAKES_NO_WRITES,
     Concerns,
     Databases,
     known_revisions,
@@ -36,6 +39,7 @@ from media_operator.plan.observed import Losses, Notes
 from media_operator.settings import DatabaseSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
 from tests.integration.database.revisions import migrate_to
+from tests.integration.servers.api import eventually
 from tests.integration.tenancy import GENEROUS
 
 ACME = OwnerMark("uid-1", "media/acme", "cluster-a", bucket="media-acme")
@@ -233,6 +237,55 @@ async def test_a_secret_that_postgresql_never_heard_of_is_noticed(databases: Dat
     assert (await databases.observe(schema, PASSWORD)).complete
     assert not (await databases.observe(schema, "another")).complete
     assert not (await databases.observe(schema, None)).complete
+
+
+@pytest.mark.parametrize("change", ["RESET ALL", "RESET search_path", "VALID UNTIL '2020-01-01'", "NOLOGIN"])
+async def test_a_role_that_somebody_changed_is_noticed_and_put_right(
+    databases: Databases, superuser: psycopg.AsyncConnection, schema: str, change: str
+) -> None:
+    await make(databases, schema)
+    await superuser.execute(sql.SQL(f"ALTER ROLE {{}} {change}").format(sql.Identifier(schema)))  # type: ignore[arg-type]
+    assert not (await databases.observe(schema, PASSWORD)).complete
+    await databases.create(schema, ACME, PASSWORD)
+    assert (await databases.observe(schema, PASSWORD)).complete
+    assert await ask(databases, schema, "SELECT to_regclass('blob') IS NOT NULL")
+
+
+async def test_a_role_that_came_back_without_its_password_is_noticed_and_put_right(
+    databases: Databases, superuser: psycopg.AsyncConnection, operator_url: str, schema: str
+) -> None:
+    """As by `pg_dumpall --no-role-passwords`, which is all that a managed server allows."""
+    await make(databases, schema)
+    role = sql.Identifier(schema)
+    (comment, settings, limit), *_ = await (
+        await superuser.execute(
+            "SELECT shobj_description(oid, 'pg_authid'), rolconfig, rolconnlimit FROM pg_roles WHERE rolname = %s",
+            [schema],
+        )
+    ).fetchall()
+    statements = [
+        sql.SQL("DROP OWNED BY {}").format(role),
+        sql.SQL("DROP ROLE {}").format(role),
+        sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT {}").format(role, limit),
+        sql.SQL("COMMENT ON ROLE {} IS {}").format(role, comment),
+        sql.SQL("GRANT {} TO {} WITH ADMIN OPTION, INHERIT FALSE").format(
+            role, sql.Identifier(make_url(operator_url).username or "")
+        ),
+        sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(role, role),
+        *(sql.SQL("ALTER ROLE {} SET {} = {}").format(role, *_setting(each)) for each in settings),
+        *(sql.SQL(each).format() for each in grants(schema, schema)),  # type: ignore[arg-type]
+    ]
+    for statement in statements:
+        await superuser.execute(statement)
+    assert not (await databases.observe(schema, PASSWORD)).complete
+    await databases.create(schema, ACME, PASSWORD)
+    assert (await databases.observe(schema, PASSWORD)).complete
+    assert await ask(databases, schema, "SELECT to_regclass('blob') IS NOT NULL")
+
+
+def _setting(text: str) -> tuple[sql.Identifier, str]:
+    name, _, value = text.partition("=")
+    return sql.Identifier(name), value
 
 
 async def test_another_connection_limit_reaches_tenants_that_are_there(
@@ -806,6 +859,34 @@ async def test_a_server_that_is_away_is_said_without_a_secret(schema: str, caplo
         with pytest.raises(Unavailable):
             await call
     assert "hush" not in str(raised.value) + caplog.text
+
+
+async def test_a_server_that_takes_no_writes_is_said_until_it_does(
+    databases: Databases, operator_url: str, superuser: psycopg.AsyncConnection, schema: str
+) -> None:
+    await make(databases, schema)
+    begun_later = Databases(settings_for(operator_url))
+
+    async def both_say(words: str) -> bool:
+        said = set()
+        for each in (databases, begun_later):
+            try:
+                await each.observe(schema, PASSWORD)
+                said.add("all is well")
+            except Unavailable as error:
+                said.add(error.detail)
+        return said == {words}
+
+    await superuser.execute("SET default_transaction_read_only = off")
+    try:
+        await superuser.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await superuser.execute("SELECT pg_reload_conf()")
+        await eventually(lambda: both_say(TAKES_NO_WRITES))
+    finally:
+        await superuser.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await superuser.execute("SELECT pg_reload_conf()")
+    await eventually(lambda: both_say("all is well"))
+    await begun_later.aclose()
 
 
 async def test_a_connection_that_died_is_replaced(

@@ -4,7 +4,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Tenant:
             return await canary.latest(tx)
 
     async def condition(self, timeout: float = 600) -> tuple[str, str]:
-        scanner = judge(await self.latest(), datetime.now(UTC), every=3600, timeout=timeout)
+        scanner = judge(await self.latest(), every=3600, timeout=timeout)
         return scanner.status, scanner.reason
 
     async def rows(self, table: str) -> list[Any]:
@@ -257,6 +257,14 @@ async def test_a_canary_that_nobody_scans_is_overdue_and_the_next_one_takes_its_
     assert await tenant.scan(working) == 1  # the first one's job was withdrawn
     assert await tenant.condition() == ("True", "CanaryFound")
     assert await tenant.leaves_nothing()
+
+
+async def test_a_canary_is_as_old_as_postgresqls_clock_says(tenant: Tenant) -> None:
+    await tenant.send()
+    async with tenant.database.transaction() as tx:
+        await tx.execute("UPDATE canary SET sent_at = now() - interval '11 minutes'")
+    assert await tenant.condition(timeout=660) == ("False", "CanaryOverdue")
+    assert await tenant.condition(timeout=720) == ("Unknown", "CanaryPending")
 
 
 async def test_a_sweep_does_not_disturb_a_canary(tenant: Tenant, working: ClamdSettings) -> None:

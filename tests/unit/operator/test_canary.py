@@ -1,5 +1,6 @@
 """What a canary's outcome says of the scanner, and what a canary consists of."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,11 +20,12 @@ ENGINE = "ClamAV 1.4.3/27500/Sun Mar  1 08:25:11 2026"
 
 def judged(latest: Canary | None, seconds: float = 0) -> Scanner:
     """The judgement `seconds` after the canary was sent. One is sent every hour, and has ten minutes."""
-    return judge(latest, NOON + timedelta(seconds=seconds), every=HOUR, timeout=600)
+    sent = None if latest is None else replace(latest, age=latest.age + seconds)
+    return judge(sent, every=HOUR, timeout=600)
 
 
 def canary(state: State, detail: str = "", before: Canary | None = None) -> Canary:
-    return Canary(NOON, state, detail, ENGINE if state in ("found", "missed") else None, before)
+    return Canary(NOON, 0, state, detail, ENGINE if state in ("found", "missed") else None, before)
 
 
 def test_every_canary_is_another_content_within_the_definition_of_eicar() -> None:
@@ -64,7 +66,7 @@ def test_the_next_one_comes_on_schedule_and_sooner_after_one_that_was_not_found(
 
 
 def test_while_one_is_under_way_the_one_before_it_is_what_is_known() -> None:
-    before = Canary(NOON - timedelta(hours=1), "missed", "", ENGINE)
+    before = Canary(NOON - timedelta(hours=1), HOUR, "missed", "", ENGINE)
     scanner = judged(canary("pending", before=before), 5)
     assert (scanner.status, scanner.reason, scanner.canary_due) == ("False", "CanaryMissed", False)
     assert judged(canary("pending", before=before), 700).reason == "CanaryOverdue"

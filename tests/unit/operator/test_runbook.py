@@ -30,6 +30,7 @@ SAID_BY = {check.__name__: condition for condition, check in checks.CHECKS} | {
     data_consistent._of_orphans.__name__: "DataConsistent",
     deletion.deletion.__name__: "DeletionBlocked",
     planner.plan_deletion.__name__: "Ready",
+    planner.waiting_to_go.__name__: "Ready",
     planner.ready.__name__: "Ready",
 }
 """Function of `media_operator.plan` -> the condition that it finds."""
