@@ -1,7 +1,10 @@
 # Everything a developer or CI runs. `make help` lists it; every target is idempotent and cached.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON ?= python3
+# The system's own, if it will do: Debian's is that of the images, and takes 10 to 25 % less CPU than one that was built
+# without profiles, as pyenv builds them.
+PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
+  && echo /usr/bin/python3 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TENANT ?= samples/acme.yaml

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, CDPSession, Page
 
 from media_core.store.object_keys import content_key
 from media_operator.local.postgres import EmbeddedPostgres
@@ -35,9 +35,9 @@ WITH_TUS = """({endpoint, token, piece, until, retries}) => {
       told.methods.push(request.getMethod())
       told.media = response.getHeader('Upload-Media-Id') ?? told.media
     },
+    onProgress: sent => { told.offset = sent },
     onChunkComplete: (_, accepted) => {
-      told.offset = accepted
-      if (until && accepted >= until) one.abort().then(() => { told.paused = true })
+      if (until && !told.paused && accepted >= until) one.abort().then(() => { told.paused = true })
     },
     onError: error => { told.failed = String(error) },
     onSuccess: () => { told.done = one.url },
@@ -104,12 +104,11 @@ async def go_on(page: Page, api: Api, how: str, *, until: int = 0, retries: int 
     await page.evaluate(how, asked)
 
 
-async def throttle(page: Page, bytes_per_second: int) -> None:
-    """Slows what the page sends; -1 ends that."""
-    session = await page.context.new_cdp_session(page)
+async def throttle(network: CDPSession, bytes_per_second: int) -> None:
+    """Slows what the page sends; -1 ends that, in the same session only."""
     limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_second}
-    await session.send("Network.enable")
-    await session.send("Network.emulateNetworkConditions", limits)
+    await network.send("Network.enable")
+    await network.send("Network.emulateNetworkConditions", limits)
 
 
 async def told(page: Page, condition: str) -> dict[str, Any]:
@@ -154,13 +153,16 @@ async def test_uppy_pauses_and_goes_on(api: Api, page: Page) -> None:
 async def test_an_upload_goes_on_after_the_api_was_killed(
     api: Api, page: Page, tmp_path: Path, how: str, seed: int
 ) -> None:
-    await throttle(page, SIZE // 8)  # else it could be over before the kill
-    await begin(page, api, how, seed, retries=400)
-    await told(page, f"told.offset >= {2 * PIECE}")
+    await begin(page, api, how, seed, until=2 * PIECE, retries=400)
+    await told(page, "told.paused")
+    network = await page.context.new_cdp_session(page)
+    await throttle(network, PIECE // 60)  # a minute for a piece, so the kill comes in the middle of one
+    await page.evaluate("told.offset = 0; globalThis.uppy ? uppy.resumeAll() : upload.start()")
+    await told(page, f"told.offset > {2 * PIECE}")
     assert api.process
     api.process.kill()
     await asyncio.to_thread(api.process.wait)
     assert (await page.evaluate("told"))["done"] is None
-    await throttle(page, -1)
+    await throttle(network, -1)
     api.process = preloaded_start(api.environment, tmp_path / "api.log")
     await is_stored(api, await told(page, "told.done"), seed)

@@ -27,8 +27,11 @@ from PIL import (
     IcoImagePlugin,
     Image,
     Jpeg2KImagePlugin,
+    MpoImagePlugin,  # noqa: F401  (a child cannot import; for a format it lacks, Pillow would load all forty)
     PngImagePlugin,
+    PsdImagePlugin,  # noqa: F401
     TiffImagePlugin,
+    WebPImagePlugin,  # noqa: F401
 )
 
 from media_core.decoding import bands, damage, fits, greys, jpeg2000, jxl, photoshop, stills
@@ -128,10 +131,19 @@ def warm_up() -> None:
     for encoding in ("ascii", "latin-1", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "cp1252"):
         codecs.lookup(encoding)
     for name in FORMATS:
-        encoded = io.BytesIO(_SMALL_PSD)
-        if name != "PSD":
-            Image.new("RGB", (16, 16)).save(encoded, name)
-        thumbnail(io.BytesIO(encoded.getvalue()), 8)
+        thumbnail(io.BytesIO(_small(name)), 8)
+
+
+def _small(name: str) -> bytes:
+    """A picture of 16 x 16 pixels."""
+    if name == "PSD":
+        return _SMALL_PSD
+    if name == "ICNS":  # Pillow would write it in ten sizes
+        png = _small("PNG")
+        return struct.pack(">4sI4sI", b"icns", 16 + len(png), b"icp4", 8 + len(png)) + png
+    encoded = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(encoded, name)
+    return encoded.getvalue()
 
 
 def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:

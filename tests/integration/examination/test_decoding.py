@@ -444,6 +444,18 @@ print(sorted({"PIL", "av", "pillow_heif", "numpy"} & set(sys.modules)))
     assert subprocess.check_output([sys.executable, "-c", program]) == b"[]\n"
 
 
+def test_a_child_has_no_readers_of_formats_that_it_refuses() -> None:
+    code = """
+from media_core.decoding import images
+from PIL import Image
+
+images.warm_up()
+print(*sorted(Image.OPEN.keys() - images.FORMATS))
+"""
+    printed = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["ICO", "JXL"]  # of which it reads the bytes itself
+
+
 async def test_an_open_pool_is_nothing_until_its_first_task(processes: Processes) -> None:
     async with DecodingPool(processes=2) as pool:
         assert (processes.zygotes, processes.children) == ([], [])
