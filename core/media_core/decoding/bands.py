@@ -1,4 +1,5 @@
-"""TIFFs of samples that Pillow does not read: satellites' bands, microscopes' channels, floats, numbers with a sign.
+"""TIFFs of samples that Pillow does not read: satellites' bands, microscopes' channels, floats, numbers with a sign,
+of a number of bits that is no power of two, or complex, of which the real part is shown.
 
 Such a file is read as one that Pillow knows, by another directory: its bytes are a grey picture, as many times as wide.
 Of bands that lie behind each other each is one. What is shown is the first band, or the first three where the file says
@@ -31,7 +32,11 @@ _KEPT = (_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, *
 _NUMBERS = {3: "H", 4: "I"}
 _SHORT, _LONG = 3, 4
 _MIN_IS_WHITE, _RGB = 0, 2
-_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
+_COMPLEX = {5: _SIGNED, 6: _FLOAT}
+"""Formats of samples that are two numbers, and the format of each."""
+
+MOST_BITS_PACKED = 32
 _CODES = {
     _UNSIGNED: {8: "B", 16: "H", 32: "I", 64: "Q"},
     _SIGNED: {8: "b", 16: "h", 32: "i", 64: "q"},
@@ -76,8 +81,10 @@ class Layout:
         return 3 if self.photometric == _RGB and self.samples >= 3 else 1
 
 
-def layout(file: IO[bytes]) -> Layout | None:
-    """The first directory of a TIFF that Pillow does not read; None for every other file."""
+def _directory(file: IO[bytes]) -> tuple[str, dict[int, tuple[int, int, bytes]]] | None:
+    """The order of bytes, and the entries of the first directory: type, count, and value or offset. None for what is no
+    TIFF.
+    """
     file.seek(0)
     head = file.read(8)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
@@ -88,7 +95,22 @@ def layout(file: IO[bytes]) -> Layout | None:
     if not 0 < count <= MOST_ENTRIES or len(table := file.read(12 * count)) < 12 * count:
         return None
     found = list(struct.iter_unpack(order + "HHI4s", table))
-    entries = {tag: (kind, length, value) for tag, kind, length, value in found}
+    return order, {tag: (kind, length, value) for tag, kind, length, value in found}
+
+
+def sides(file: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height of any TIFF, as stored; None for every other file."""
+    if (directory := _directory(file)) is None:
+        return None
+    width, height = (next(iter(_values(file, *directory, tag, 1)), 0) for tag in (_WIDTH, _HEIGHT))
+    return width, height
+
+
+def layout(file: IO[bytes]) -> Layout | None:
+    """The first directory of a TIFF that Pillow does not read; None for every other file."""
+    if (directory := _directory(file)) is None:
+        return None
+    order, entries = directory
 
     def number(tag: int, default: int) -> int:
         return next(iter(_values(file, order, entries, tag, 1)), default)
@@ -100,20 +122,28 @@ def layout(file: IO[bytes]) -> Layout | None:
     bits = _values(file, order, entries, _BITS, samples) or [1]
     formats = _values(file, order, entries, _FORMAT, samples) or [1]
     extra = tuple(_values(file, order, entries, _EXTRA, samples))
-    if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] not in _CODES.get(formats[0], ()):
+    if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] == 0:
         return None
-    key = (head[:2], photometric, (formats[0],), 1, (bits[0],) * samples, extra)
+    key = (b"II" if order == "<" else b"MM", photometric, (formats[0],), 1, (bits[0],) * samples, extra)
     # Others Pillow reads with a wrong sign, or in a wrong order of bytes where they are packed.
     is_plain = formats[0] == _UNSIGNED and bits[0] <= 16
     if key in TiffImagePlugin.OPEN_INFO and is_plain and (not is_planar or bits[0] == 8):
+        return None
+    parts = 2 if formats[0] in _COMPLEX else 1
+    sample_format, depth = _COMPLEX.get(formats[0], formats[0]), bits[0] // parts
+    if is_planar and parts > 1:
+        return None
+    if sample_format == _VOID:
+        sample_format = _UNSIGNED
+    if depth not in _CODES.get(sample_format, ()) and not (sample_format == _UNSIGNED and depth <= MOST_BITS_PACKED):
         return None
     return Layout(
         order,
         number(_WIDTH, 0),
         number(_HEIGHT, 0),
-        samples,
-        bits[0],
-        formats[0],
+        samples * parts,
+        depth,
+        sample_format,
         photometric,
         is_planar,
         number(_ORIENTATION, 1),
@@ -155,9 +185,12 @@ def _bands(stored: Image.Image, found: Layout, samples: int, shown: int) -> list
 def _samples(row: memoryview, found: Layout, samples: int) -> Iterator[tuple[float, ...]]:
     """The samples of a row's tiles, or of the whole row; as differences, where the file has them."""
     width = found.bits // 8
-    length = (found.tile_width or found.width) * samples * width
+    length = _bytes_of((found.tile_width or found.width) * samples, found)
     for at in range(0, len(row), length):
         piece = row[at : at + length]
+        if found.bits not in _CODES[_UNSIGNED]:
+            yield tuple(_unpacked(piece, found))
+            continue
         count, order, kind = len(piece) // width, found.order, found.format
         if found.predictor == _DIFFERENCES_OF_BYTES:
             planes, joined = bytearray(len(piece)), bytearray(len(piece))
@@ -171,6 +204,22 @@ def _samples(row: memoryview, found: Layout, samples: int) -> Iterator[tuple[flo
         yield struct.unpack(f"{order}{count}{_CODES[kind][found.bits]}", piece)
 
 
+def _bytes_of(samples: int, found: Layout) -> int:
+    return -(-samples * found.bits // 8)
+
+
+def _unpacked(piece: memoryview, found: Layout) -> Iterator[int]:
+    """Numbers of so many bits. Those of whole bytes are in the file's order, and others begin with the highest bit."""
+    if found.bits % 8 == 0:
+        for at in range(0, len(piece), found.bits // 8):
+            yield int.from_bytes(piece[at : at + found.bits // 8], "little" if found.order == "<" else "big")
+        return
+    shifts, most = range(7 * found.bits, -1, -found.bits), (1 << found.bits) - 1
+    for at in range(0, len(piece), found.bits):
+        eight = int.from_bytes(bytes(piece[at : at + found.bits]).ljust(found.bits, b"\0"))
+        yield from (eight >> shift & most for shift in shifts)
+
+
 def _band(values: tuple[float, ...], found: Layout) -> Iterator[float] | tuple[float, ...]:
     if found.predictor != _DIFFERENCES or found.format == _FLOAT:
         return values
@@ -180,7 +229,7 @@ def _band(values: tuple[float, ...], found: Layout) -> Iterator[float] | tuple[f
 
 def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
     """The bytes of this band, or of all where they lie beside each other, as a grey picture."""
-    times = (1 if found.is_planar else found.samples) * found.bits // 8
+    samples = 1 if found.is_planar else found.samples
     entries = {tag: entry for tag, entry in found.entries.items() if tag in _KEPT}
     if found.is_planar:
         for tag in entries.keys() & {*_PARTS}:
@@ -189,7 +238,7 @@ def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
     if found.tile_width:
         width = -(-width // found.tile_width) * found.tile_width  # the last tile of each row is whole
     numbers = {
-        _WIDTH: width * times,
+        _WIDTH: _bytes_of(width * samples, found),
         _BITS: 8,
         _PHOTOMETRIC: 1,
         _SAMPLES: 1,
@@ -197,7 +246,7 @@ def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
         _FORMAT: _UNSIGNED,
     }
     if found.tile_width:
-        numbers[_TILE_WIDTH] = found.tile_width * times
+        numbers[_TILE_WIDTH] = _bytes_of(found.tile_width * samples, found)
     entries |= {tag: (_LONG, 1, struct.pack(found.order + "I", value)) for tag, value in numbers.items()}
     directory = struct.pack(found.order + "H", len(entries))
     for tag, entry in sorted(entries.items()):

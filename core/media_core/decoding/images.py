@@ -29,6 +29,7 @@ from PIL import (
     Jpeg2KImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
 )
 
 from media_core.decoding import bands, damage, fits, greys, jpeg2000, jxl, photoshop, stills
@@ -165,7 +166,13 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     if still := stills.codec(file):
         width, height = _sides_of_still(file, still)
         return {"width": width, "height": height, "format": still.upper(), "animated": False}, b""
-    image = _open(file)
+    try:
+        image = _open(file)
+    except UnidentifiedImageError:
+        if (sides := bands.sides(file)) is None:
+            raise
+        _check_sides(*sides)
+        return {"width": sides[0], "height": sides[1], "format": "TIFF", "animated": False}, b""
     width, height = _upright(_sides(image), _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
     animated = name in ANIMATIONS and bool(getattr(image, "is_animated", False))
