@@ -863,6 +863,7 @@ def many_bands(
     order: str,
     kind: str,
     differences: bool = False,
+    is_big: bool = False,
     **tags: int,
 ) -> bytes:
     """A TIFF of wedges: the first rises from left to right, the others fall."""
@@ -885,17 +886,20 @@ def many_bands(
     if differences:
         samples = as_differences(samples, code, order, width * bands, bands)
         tags |= {"_259": 8, "_317": 3 if sample_format == 3 else 2}
-    return media.banded_tiff(width, height, samples, bits, sample_format, bands, planar=planar, order=order, **tags)
+    return media.banded_tiff(
+        width, height, samples, bits, sample_format, bands, planar=planar, order=order, is_big=is_big, **tags
+    )
 
 
 @pytest.mark.parametrize("kind", ["u8", "u16", "f32"])
 @pytest.mark.parametrize("bands", [3, 4, 8])
 @pytest.mark.parametrize("planar", [True, False])
 @pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("is_big", [False, True])
 async def test_of_many_bands_the_first_is_shown(
-    decoding_pool: DecodingPool, kind: str, bands: int, planar: bool, order: str
+    decoding_pool: DecodingPool, kind: str, bands: int, planar: bool, order: str, is_big: bool
 ) -> None:
-    source = BytesSource(many_bands(200, 20, bands, planar=planar, order=order, kind=kind))
+    source = BytesSource(many_bands(200, 20, bands, planar=planar, order=order, kind=kind, is_big=is_big))
     facts: ImageFacts = await decoding_pool.run("inspect_image", source)
     assert facts == ImageFacts(200, 20, "TIFF", False)
     thumbnail = await make_thumbnail(decoding_pool, source, "image/tiff")
