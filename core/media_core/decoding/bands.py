@@ -143,8 +143,8 @@ def layout(file: IO[bytes]) -> Layout | None:
     if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] == 0:
         return None
     key = (b"II" if directory.order == "<" else b"MM", photometric, (formats[0],), 1, (bits[0],) * samples, extra)
-    # Others Pillow reads with a wrong sign, or in a wrong order of bytes where they are packed.
-    is_plain = formats[0] == _UNSIGNED and bits[0] <= 16
+    # Others Pillow reads with a wrong sign, or in a wrong order of bytes where they are packed, or not at all.
+    is_plain = formats[0] == _UNSIGNED and bits[0] <= 16 and (directory.order, directory.word) != (">", "Q")
     if key in TiffImagePlugin.OPEN_INFO and is_plain and (not is_planar or bits[0] == 8):
         return None
     parts = 2 if formats[0] in _COMPLEX else 1

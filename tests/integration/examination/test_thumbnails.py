@@ -757,6 +757,13 @@ async def test_of_a_complex_number_the_real_part_is_shown(
         assert image.getpixel((x, 10)) == pytest.approx(255 * x / 199, abs=12)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+async def test_a_plain_picture_in_a_bigtiff_is_shown(decoding_pool: DecodingPool, order: str) -> None:
+    samples = media.quadrants(240, 160).tobytes()
+    data = media.banded_tiff(240, 160, samples, 8, 1, 3, planar=False, order=order, is_big=True, _262=2)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")))
+
+
 async def test_a_tiff_of_an_unknown_form_says_its_size(decoding_pool: DecodingPool) -> None:
     data = media.plain_tiff(200, 20, bytes(6_000), 16, 1, _262=32_844)
     facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
