@@ -41,6 +41,7 @@ from media_core.decoding.durations import (
     clock_begins_again,
     counted_duration,
     ends_elsewhere,
+    ends_within_a_box,
     is_avi_of_several,
     is_estimated,
     is_matroska_of_several,
@@ -82,6 +83,9 @@ def probe(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     """
     with opened(file) as container:
         name = container.format.name
+        has_neither = not (container.streams.video or container.streams.audio)
+        if has_neither and name.startswith("mov,") and ends_within_a_box(file):
+            raise CannotDecode("corrupt", "it is damaged, or its end is missing")
         film = next(films_of(container), None)
         picture: VideoStream | None = None
         no_picture = None

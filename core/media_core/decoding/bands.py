@@ -1,4 +1,5 @@
-"""TIFFs of samples that Pillow does not read: satellites' bands, microscopes' channels, floats, numbers with a sign.
+"""TIFFs of samples that Pillow does not read: satellites' bands, microscopes' channels, floats, numbers with a sign,
+of a number of bits that is no power of two, or complex, of which the real part is shown.
 
 Such a file is read as one that Pillow knows, by another directory: its bytes are a grey picture, as many times as wide.
 Of bands that lie behind each other each is one. What is shown is the first band, or the first three where the file says
@@ -28,10 +29,15 @@ _PARTS = (_STRIPS, _STRIP_LENGTHS, _TILES, _TILE_LENGTHS)
 _KEPT = (_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, *_PARTS)
 """TIFF 6.0, sections 8, 14, 15 and 19."""
 
-_NUMBERS = {3: "H", 4: "I"}
-_SHORT, _LONG = 3, 4
+_CLASSIC, _BIG = 42, 43
+_NUMBERS = {3: "H", 4: "I", 16: "Q"}
+_LONG = 4
 _MIN_IS_WHITE, _RGB = 0, 2
-_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
+_COMPLEX = {5: _SIGNED, 6: _FLOAT}
+"""Formats of samples that are two numbers, and the format of each."""
+
+MOST_BITS_PACKED = 32
 _CODES = {
     _UNSIGNED: {8: "B", 16: "H", 32: "I", 64: "Q"},
     _SIGNED: {8: "b", 16: "h", 32: "i", 64: "q"},
@@ -45,14 +51,24 @@ _DIFFERENCES, _DIFFERENCES_OF_BYTES = 2, 3
 SHOWN_SIDE = 1024
 MOST_ENTRIES = 500
 MOST_SAMPLES = 1000
+MOST_PARTS = 1 << 20
 MOST_TEXT = 100
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A directory. Sides in pixels as stored; `entries`: type, count, and value or offset."""
+class Directory:
+    """`word`: how an offset is coded; `entries`: type, count, and value or offset, by tag."""
 
     order: str
+    word: str
+    entries: dict[int, tuple[int, int, bytes]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a directory says. Sides in pixels as stored."""
+
+    directory: Directory
     width: int
     height: int
     samples: int
@@ -64,7 +80,10 @@ class Layout:
     predictor: int
     tile_width: int
     no_data: bytes
-    entries: dict[int, tuple[int, int, bytes]]
+
+    @property
+    def order(self) -> str:
+        return self.directory.order
 
     @property
     def pixels(self) -> int:
@@ -76,51 +95,79 @@ class Layout:
         return 3 if self.photometric == _RGB and self.samples >= 3 else 1
 
 
+def _directory(file: IO[bytes]) -> Directory | None:
+    """The first directory. None for what is no TIFF."""
+    file.seek(0)
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None or len(head) < 16:
+        return None
+    (version,) = struct.unpack(order + "H", head[2:4])
+    if version == _CLASSIC:
+        word, at = "I", head[4:8]
+    elif version == _BIG:
+        word, at = "Q", head[8:16]
+    else:
+        return None
+    file.seek(*struct.unpack(order + word, at))
+    form = struct.Struct(f"{order}HH{word}{len(at)}s")
+    count = int.from_bytes(file.read(2 if word == "I" else 8), "little" if order == "<" else "big")
+    if not 0 < count <= MOST_ENTRIES or len(table := file.read(form.size * count)) < form.size * count:
+        return None
+    return Directory(order, word, {tag: (kind, length, value) for tag, kind, length, value in form.iter_unpack(table)})
+
+
+def sides(file: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height of any TIFF, as stored; None for every other file."""
+    if (directory := _directory(file)) is None:
+        return None
+    width, height = (next(iter(_values(file, directory, tag, 1)), 0) for tag in (_WIDTH, _HEIGHT))
+    return width, height
+
+
 def layout(file: IO[bytes]) -> Layout | None:
     """The first directory of a TIFF that Pillow does not read; None for every other file."""
-    file.seek(0)
-    head = file.read(8)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
-    if order is None or len(head) < 8:
+    if (directory := _directory(file)) is None:
         return None
-    file.seek(*struct.unpack(order + "I", head[4:]))
-    count = int.from_bytes(file.read(2), "little" if order == "<" else "big")
-    if not 0 < count <= MOST_ENTRIES or len(table := file.read(12 * count)) < 12 * count:
-        return None
-    found = list(struct.iter_unpack(order + "HHI4s", table))
-    entries = {tag: (kind, length, value) for tag, kind, length, value in found}
 
     def number(tag: int, default: int) -> int:
-        return next(iter(_values(file, order, entries, tag, 1)), default)
+        return next(iter(_values(file, directory, tag, 1)), default)
 
     samples = number(_SAMPLES, 1)
     photometric, is_planar = number(_PHOTOMETRIC, -1), number(_PLANAR, 1) == 2
     if not 1 <= samples <= MOST_SAMPLES or photometric not in (_MIN_IS_WHITE, 1, _RGB):
         return None
-    bits = _values(file, order, entries, _BITS, samples) or [1]
-    formats = _values(file, order, entries, _FORMAT, samples) or [1]
-    extra = tuple(_values(file, order, entries, _EXTRA, samples))
-    if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] not in _CODES.get(formats[0], ()):
+    bits = _values(file, directory, _BITS, samples) or [1]
+    formats = _values(file, directory, _FORMAT, samples) or [1]
+    extra = tuple(_values(file, directory, _EXTRA, samples))
+    if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] == 0:
         return None
-    key = (head[:2], photometric, (formats[0],), 1, (bits[0],) * samples, extra)
-    # Others Pillow reads with a wrong sign, or in a wrong order of bytes where they are packed.
-    is_plain = formats[0] == _UNSIGNED and bits[0] <= 16
+    key = (b"II" if directory.order == "<" else b"MM", photometric, (formats[0],), 1, (bits[0],) * samples, extra)
+    # Others Pillow reads with a wrong sign, or in a wrong order of bytes where they are packed, or not at all.
+    is_plain = formats[0] == _UNSIGNED and bits[0] <= 16 and (directory.order, directory.word) != (">", "Q")
     if key in TiffImagePlugin.OPEN_INFO and is_plain and (not is_planar or bits[0] == 8):
         return None
+    parts = 2 if formats[0] in _COMPLEX else 1
+    sample_format, depth = _COMPLEX.get(formats[0], formats[0]), bits[0] // parts
+    if is_planar and parts > 1:
+        return None
+    if sample_format == _VOID:
+        sample_format = _UNSIGNED
+    if depth not in _CODES.get(sample_format, ()) and not (sample_format == _UNSIGNED and depth <= MOST_BITS_PACKED):
+        return None
     return Layout(
-        order,
+        directory,
         number(_WIDTH, 0),
         number(_HEIGHT, 0),
-        samples,
-        bits[0],
-        formats[0],
+        samples * parts,
+        depth,
+        sample_format,
         photometric,
         is_planar,
         number(_ORIENTATION, 1),
         number(_PREDICTOR, 1),
         number(_TILE_WIDTH, 0),
-        _text(file, order, entries, _NO_DATA),
-        entries,
+        _text(file, directory, _NO_DATA),
     )
 
 
@@ -155,9 +202,12 @@ def _bands(stored: Image.Image, found: Layout, samples: int, shown: int) -> list
 def _samples(row: memoryview, found: Layout, samples: int) -> Iterator[tuple[float, ...]]:
     """The samples of a row's tiles, or of the whole row; as differences, where the file has them."""
     width = found.bits // 8
-    length = (found.tile_width or found.width) * samples * width
+    length = _bytes_of((found.tile_width or found.width) * samples, found)
     for at in range(0, len(row), length):
         piece = row[at : at + length]
+        if found.bits not in _CODES[_UNSIGNED]:
+            yield tuple(_unpacked(piece, found))
+            continue
         count, order, kind = len(piece) // width, found.order, found.format
         if found.predictor == _DIFFERENCES_OF_BYTES:
             planes, joined = bytearray(len(piece)), bytearray(len(piece))
@@ -171,6 +221,22 @@ def _samples(row: memoryview, found: Layout, samples: int) -> Iterator[tuple[flo
         yield struct.unpack(f"{order}{count}{_CODES[kind][found.bits]}", piece)
 
 
+def _bytes_of(samples: int, found: Layout) -> int:
+    return -(-samples * found.bits // 8)
+
+
+def _unpacked(piece: memoryview, found: Layout) -> Iterator[int]:
+    """Numbers of so many bits. Those of whole bytes are in the file's order, and others begin with the highest bit."""
+    if found.bits % 8 == 0:
+        for at in range(0, len(piece), found.bits // 8):
+            yield int.from_bytes(piece[at : at + found.bits // 8], "little" if found.order == "<" else "big")
+        return
+    shifts, most = range(7 * found.bits, -1, -found.bits), (1 << found.bits) - 1
+    for at in range(0, len(piece), found.bits):
+        eight = int.from_bytes(bytes(piece[at : at + found.bits]).ljust(found.bits, b"\0"))
+        yield from (eight >> shift & most for shift in shifts)
+
+
 def _band(values: tuple[float, ...], found: Layout) -> Iterator[float] | tuple[float, ...]:
     if found.predictor != _DIFFERENCES or found.format == _FLOAT:
         return values
@@ -180,64 +246,50 @@ def _band(values: tuple[float, ...], found: Layout) -> Iterator[float] | tuple[f
 
 def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
     """The bytes of this band, or of all where they lie beside each other, as a grey picture."""
-    times = (1 if found.is_planar else found.samples) * found.bits // 8
-    entries = {tag: entry for tag, entry in found.entries.items() if tag in _KEPT}
+    samples = 1 if found.is_planar else found.samples
+    numbers = {tag: _values(file, found.directory, tag, MOST_PARTS) for tag in _KEPT if tag in found.directory.entries}
     if found.is_planar:
-        for tag in entries.keys() & {*_PARTS}:
-            entries[tag] = _of_band(file, found, tag, band)
+        for tag in numbers.keys() & {*_PARTS}:
+            each = len(numbers[tag]) // found.samples
+            numbers[tag] = numbers[tag][band * each : (band + 1) * each]
     width = found.width
     if found.tile_width:
         width = -(-width // found.tile_width) * found.tile_width  # the last tile of each row is whole
-    numbers = {
-        _WIDTH: width * times,
-        _BITS: 8,
-        _PHOTOMETRIC: 1,
-        _SAMPLES: 1,
-        _PLANAR: 1,
-        _FORMAT: _UNSIGNED,
-    }
-    if found.tile_width:
-        numbers[_TILE_WIDTH] = found.tile_width * times
-    entries |= {tag: (_LONG, 1, struct.pack(found.order + "I", value)) for tag, value in numbers.items()}
-    directory = struct.pack(found.order + "H", len(entries))
-    for tag, entry in sorted(entries.items()):
-        directory += struct.pack(found.order + "HHI4s", tag, *entry)
+        numbers[_TILE_WIDTH] = [_bytes_of(found.tile_width * samples, found)]
+    numbers |= {_WIDTH: [_bytes_of(width * samples, found)], _BITS: [8], _PHOTOMETRIC: [1], _SAMPLES: [1]}
+    numbers |= {_PLANAR: [1], _FORMAT: [_UNSIGNED]}
     size = file.seek(0, io.SEEK_END)
-    start = (b"II*\0" if found.order == "<" else b"MM\0*") + struct.pack(found.order + "I", size)
-    image = Image.open(io.BufferedReader(Lengthened(file, directory + bytes(4), start=start)), formats=("TIFF",))
+    entries, behind = b"", b""
+    after = size + 2 + 12 * len(numbers) + 4
+    for tag, values in sorted(numbers.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        if len(packed) > 4:
+            packed, behind = struct.pack("<I", after + len(behind)), behind + packed
+        entries += struct.pack("<HHI", tag, _LONG, len(values)) + packed.ljust(4, b"\0")
+    directory = struct.pack("<H", len(numbers)) + entries + bytes(4) + behind
+    start = b"II*\0" + struct.pack("<I", size)
+    image = Image.open(io.BufferedReader(Lengthened(file, directory, start=start)), formats=("TIFF",))
     image.load()
     return image
 
 
-def _of_band(file: IO[bytes], found: Layout, tag: int, band: int) -> tuple[int, int, bytes]:
-    """The entry of the strips or tiles that are of this band."""
-    kind, count, value = found.entries[tag]
-    width = struct.calcsize(_NUMBERS.get(kind, "I"))
-    each = count // found.samples
-    if each * width > 4:
-        (offset,) = struct.unpack(found.order + "I", value)
-        return kind, each, struct.pack(found.order + "I", offset + band * each * width)
-    values = _values(file, found.order, found.entries, tag, count)[band * each : (band + 1) * each]
-    return kind, each, struct.pack(f"{found.order}{each}{_NUMBERS.get(kind, 'I')}", *values).ljust(4, b"\0")
-
-
-def _values(file: IO[bytes], order: str, entries: dict[int, tuple[int, int, bytes]], tag: int, most: int) -> list[int]:
+def _values(file: IO[bytes], directory: Directory, tag: int, most: int) -> list[int]:
     """The first `most` whole numbers of an entry; none if it has none."""
-    kind, count, value = entries.get(tag, (0, 0, b""))
+    kind, count, value = directory.entries.get(tag, (0, 0, b""))
     code = _NUMBERS.get(kind)
     if code is None:
         return []
     length = struct.calcsize(code)
-    if count * length > 4:
-        file.seek(*struct.unpack(order + "I", value))
+    if count * length > len(value):
+        file.seek(*struct.unpack(directory.order + directory.word, value))
         value = file.read(min(count, most) * length)
     known = min(count, most, len(value) // length)
-    return list(struct.unpack_from(f"{order}{known}{code}", value))
+    return list(struct.unpack_from(f"{directory.order}{known}{code}", value))
 
 
-def _text(file: IO[bytes], order: str, entries: dict[int, tuple[int, int, bytes]], tag: int) -> bytes:
-    _, count, value = entries.get(tag, (0, 0, b""))
+def _text(file: IO[bytes], directory: Directory, tag: int) -> bytes:
+    _, count, value = directory.entries.get(tag, (0, 0, b""))
     if count > len(value):
-        file.seek(*struct.unpack(order + "I", value))
+        file.seek(*struct.unpack(directory.order + directory.word, value))
         value = file.read(min(count, MOST_TEXT))
     return value

@@ -51,6 +51,10 @@ _BY_ITS_HEADER = frozenset(("flac", "aiff", "au", "caf", "voc", "wv", "wav", "w6
 _BY_ITS_INDEX = ("mov,", "tta", "ape", "avi")
 """The same, of which an index at the start, or at the very end, says where each packet is."""
 
+MOST_BOXES = 10_000
+_BOX = 8
+"""Outermost boxes that are looked at, and the least length of one."""
+
 ENDS = 1.0
 """Seconds before its end from which on packets are looked for."""
 
@@ -155,6 +159,22 @@ def _end_of_segment(file: IO[bytes]) -> int:
     bits = 7 * length
     said = int.from_bytes(head[at : at + length]) & ((1 << bits) - 1)
     return 0 if said == (1 << bits) - 1 else at + length + said
+
+
+def ends_within_a_box(file: IO[bytes]) -> bool:
+    """Whether the end of ISO media is missing, by the lengths of its outermost boxes (ISO 14496-12, 4.2)."""
+    at, size = 0, size_of(file)
+    for _ in range(MOST_BOXES):
+        head = _at(file, at, 16)
+        length = int.from_bytes(head[:4])
+        if length == 1:
+            length = int.from_bytes(head[8:])
+        if length < _BOX:
+            return False  # the last one goes to the end of the file
+        at += length
+        if at >= size:
+            break
+    return at > size
 
 
 def _footer_of_mxf(file: IO[bytes]) -> int:

@@ -18,6 +18,10 @@ from media_core.decoding.damage import Lengthened
 HEAD = 4096
 """So much of the beginning is looked at. The sound begins within it."""
 
+ID3_HEAD = 10
+_TAGGED = (b"RIFF", b"RF64", b"FORM", b"riff", b"caff")
+"""Beginnings of sounds that FFmpeg does not look for behind a tag. Some programs put one before any sound."""
+
 LONG_TAG = 256 << 10
 """Bytes of a tag (ID3), as of one with a large picture. Behind a longer one FFmpeg finds nothing but MP3."""
 
@@ -50,8 +54,14 @@ def mended(file: IO[bytes]) -> IO[bytes]:
     before = file.read(HEAD)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    if before.startswith(b"ID3") and LONG_TAG < (tag := length_of_tag(before)) < size:
-        return io.BufferedReader(Lengthened(file, b"", skipped=tag))
+    if before.startswith(b"ID3") and len(before) >= ID3_HEAD and (tag := length_of_tag(before)) < size:
+        file.seek(tag)
+        behind = file.read(8)
+        file.seek(0)
+        is_other = behind[:4] in _TAGGED or behind[4:] == b"ftyp"
+        if is_other or tag > LONG_TAG:
+            untagged = io.BufferedReader(Lengthened(file, b"", skipped=tag))
+            return mended(untagged) if is_other else untagged
     head, kind = bytearray(before), before[:4]
     if before[8:12] in (b"WAVE", b"AIFF", b"AIFC") and (places := _missing_pads(file, size)):
         return mended(_padded(file, places))

@@ -31,6 +31,7 @@ from PIL import (
     PngImagePlugin,
     PsdImagePlugin,  # noqa: F401
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -177,7 +178,13 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     if still := stills.codec(file):
         width, height = _sides_of_still(file, still)
         return {"width": width, "height": height, "format": still.upper(), "animated": False}, b""
-    image = _open(file)
+    try:
+        image = _open(file)
+    except UnidentifiedImageError:
+        if (sides := bands.sides(file)) is None:
+            raise
+        _check_sides(*sides)
+        return {"width": sides[0], "height": sides[1], "format": "TIFF", "animated": False}, b""
     width, height = _upright(_sides(image), _orientation(image))
     name = "JPEG" if image.format == "MPO" else image.format
     animated = name in ANIMATIONS and bool(getattr(image, "is_animated", False))

@@ -25,8 +25,6 @@ THUMBNAIL_SECONDS = 5.0
 
 _log = structlog.stdlib.get_logger("media.uploads")
 
-_TAGGED = frozenset(("aac", "ac3", "ape", "flac", "tta", "wv"))
-"""Formats that may begin with an MP3's tag (ID3)."""
 _BY_A_FRAME = frozenset(
     (
         *("audio/aac", "audio/ac3", "audio/eac3", "audio/mpeg", "audio/x-mp4a-latm"),
@@ -158,8 +156,9 @@ def _plays(media: MediaFacts) -> bool:
 
 
 def _settled(mime_type: str, media: MediaFacts, head: bytes) -> str:
-    if mime_type == "audio/mpeg" and media.container in _TAGGED:
-        return media_types.of_container(media.container, has_video=False)
+    if mime_type == "audio/mpeg":  # a tag (ID3) may stand before any sound
+        tagged = media_types.of_container(media.container, has_video=media.has_video)
+        return mime_type if tagged == media_types.UNKNOWN else tagged
     if media.has_video and media_types.category(mime_type) == "audio":
         return sniffing.sniff(head)  # a name or a claim may have made a sound of it
     return media_types.settled(mime_type, has_video=media.has_video, has_audio=media.has_audio)

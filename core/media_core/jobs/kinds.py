@@ -87,7 +87,9 @@ JOB_KINDS: Final = MappingProxyType(
                     {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
                 ),
                 on_failure="""
-                    UPDATE blob SET thumbnail_status = 'failed'
+                    UPDATE blob SET thumbnail_status = 'failed', details = details ||
+                        CASE WHEN %(code)s IN ('unsupported', 'corrupt', 'too_large', 'memory')
+                        THEN jsonb_build_object('no_thumbnail', %(detail)s::text) ELSE '{}' END
                     WHERE sha256 = %(sha256)s AND thumbnail_status = 'pending' AND lost_at IS NULL
                 """,
             ),

@@ -73,7 +73,7 @@ UPDATE job SET
                    ELSE 'The worker died or stalled ' || attempts || ' times while it had this job.' END,
     finished_at = now(), lease_token = NULL, lease_until = NULL
 WHERE job_id = %(job_id)s AND status = 'running' AND lease_until < now()
-RETURNING kind, status, dedupe_key, error_detail
+RETURNING kind, status, dedupe_key, error_code, error_detail
 """
 _LOCK_CONTENT: Final = "SELECT FROM blob WHERE sha256 = %(sha256)s FOR UPDATE"
 _LEASE: Final = """
@@ -132,7 +132,7 @@ UPDATE job SET
     finished_at = CASE WHEN %(retry)s AND attempts < %(max_attempts)s AND NOT cancel_requested THEN NULL ELSE now() END,
     postponed = 0, lease_token = NULL, lease_until = NULL
 WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'
-RETURNING kind, status, dedupe_key, error_detail
+RETURNING kind, status, dedupe_key, error_code, error_detail
 """
 _RELEASE: Final = """
 UPDATE job SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END, attempts = attempts - 1,
@@ -529,4 +529,5 @@ async def _left_behind(tx: Transaction, ended: Any) -> None:
     """
     on_failure = JOB_KINDS[ended.kind].on_failure
     if ended.status == "failed" and on_failure is not None and ended.dedupe_key is not None:
-        await tx.execute(on_failure, {"sha256": ended.dedupe_key, "detail": ended.error_detail})
+        said = {"sha256": ended.dedupe_key, "code": ended.error_code, "detail": ended.error_detail}
+        await tx.execute(on_failure, said)

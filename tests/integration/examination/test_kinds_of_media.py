@@ -452,7 +452,17 @@ async def test_noise_that_begins_like_a_frame_of_sound_is_none(decoding_pool: De
 
 @pytest.mark.parametrize(
     ("container", "codec", "expected"),
-    [("adts", "aac", "audio/aac"), ("flac", "flac", "audio/flac"), ("tta", "tta", "audio/x-tta")],
+    [
+        ("adts", "aac", "audio/aac"),
+        ("flac", "flac", "audio/flac"),
+        ("tta", "tta", "audio/x-tta"),
+        ("wav", "pcm_s16le", "audio/wav"),
+        ("aiff", "pcm_s16be", "audio/aiff"),
+        ("w64", "pcm_s16le", "audio/x-w64"),
+        ("caf", "pcm_s16be", "audio/x-caf"),
+        ("ipod", "aac", "audio/mp4"),
+        ("ogg", "flac", "audio/ogg"),
+    ],
 )
 async def test_a_tag_before_it_does_not_make_an_mp3_of_a_sound(
     decoding_pool: DecodingPool, container: str, codec: str, expected: str
@@ -954,6 +964,7 @@ async def test_a_recording_that_was_cut_is_as_long_as_what_is_there(decoding_poo
     [
         ("a.mp4", lambda: media.film(3)[:20_000]),
         ("a.mov", lambda: media.film(3, container="mov")[:20_000]),
+        ("whole but for its index.mp4", lambda: (film := media.film(3))[: film.index(b"moov") + 200]),
         ("a.png", lambda: media.encoded(media.quadrants(64, 64), "PNG")[:60]),
         ("a.webp", lambda: media.encoded(media.quadrants(640, 640), "WEBP")[:40]),
     ],
@@ -963,7 +974,7 @@ async def test_what_was_not_sent_to_its_end_says_so(
 ) -> None:
     facts = await looked_at(decoding_pool, make(), name)
     assert facts.thumbnail_status == "none"
-    assert facts.details["no_thumbnail"].startswith("it is damaged, or its end is missing (")
+    assert facts.details["no_thumbnail"].startswith("it is damaged, or its end is missing")
 
 
 async def test_a_text_of_four_bytes_a_letter_is_a_text(decoding_pool: DecodingPool) -> None:

@@ -719,6 +719,57 @@ async def test_measured_values_are_a_visible_wedge(
         assert abs(grey - expected) < 12, greys  # type: ignore[operator]
 
 
+def packed(numbers: list[int], bits: int) -> bytes:
+    """A row of numbers of so many bits, the highest first; those of whole bytes little-endian."""
+    if bits % 8 == 0:
+        return b"".join(number.to_bytes(bits // 8, "little") for number in numbers)
+    digits = "".join(f"{number:0{bits}b}" for number in numbers)
+    return int(digits.ljust(-(-len(digits) // 8) * 8, "0"), 2).to_bytes(-(-len(digits) // 8))
+
+
+@pytest.mark.parametrize("bits", [3, 6, 10, 12, 14, 24])
+@pytest.mark.parametrize(("photometric", "bands"), [(0, 1), (1, 1), (1, 2), (2, 3)])
+async def test_samples_of_any_number_of_bits_are_shown(
+    decoding_pool: DecodingPool, bits: int, photometric: int, bands: int
+) -> None:
+    most, width = (1 << bits) - 1, 203
+    row = [value for x in range(width) for value in (most * x // (width - 1), *[0] * (bands - 1))]
+    data = media.plain_tiff(width, 20, packed(row, bits) * 20, bits, 1, _262=photometric, _277=bands)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert (facts.width, facts.height) == (width, 20)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("RGB")
+    for x in (10, 100, 190):
+        expected = 255 * x // (width - 1)
+        red, green, _ = image.getpixel((x, 10))  # type: ignore[misc]
+        assert red == pytest.approx(255 - expected if photometric == 0 else expected, abs=40 if bits == 3 else 20)
+        assert green == pytest.approx(0 if photometric == 2 else red, abs=12)
+
+
+@pytest.mark.parametrize(("bits", "sample_format", "code"), [(32, 5, "h"), (64, 6, "f"), (128, 6, "d"), (16, 4, "H")])
+async def test_of_a_complex_number_the_real_part_is_shown(
+    decoding_pool: DecodingPool, bits: int, sample_format: int, code: str
+) -> None:
+    parts = 1 if sample_format == 4 else 2
+    row = [value for x in range(200) for value in (100 * x, *[7] * (parts - 1))]
+    data = media.plain_tiff(200, 20, struct.pack(f"<{len(row)}{code}", *row) * 20, bits, sample_format)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    for x in (10, 100, 190):
+        assert image.getpixel((x, 10)) == pytest.approx(255 * x / 199, abs=12)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+async def test_a_plain_picture_in_a_bigtiff_is_shown(decoding_pool: DecodingPool, order: str) -> None:
+    samples = media.quadrants(240, 160).tobytes()
+    data = media.banded_tiff(240, 160, samples, 8, 1, 3, planar=False, order=order, is_big=True, _262=2)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")))
+
+
+async def test_a_tiff_of_an_unknown_form_says_its_size(decoding_pool: DecodingPool) -> None:
+    data = media.plain_tiff(200, 20, bytes(6_000), 16, 1, _262=32_844)
+    facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
+    assert (facts.width, facts.height) == (200, 20)
+
+
 @pytest.mark.parametrize("gap", [float("nan"), float("inf"), float("-inf"), -3.4e38])
 async def test_values_that_were_not_measured_do_not_count(decoding_pool: DecodingPool, gap: float) -> None:
     data = wedge("float32", 100, 200)
@@ -819,6 +870,7 @@ def many_bands(
     order: str,
     kind: str,
     differences: bool = False,
+    is_big: bool = False,
     **tags: int,
 ) -> bytes:
     """A TIFF of wedges: the first rises from left to right, the others fall."""
@@ -841,17 +893,20 @@ def many_bands(
     if differences:
         samples = as_differences(samples, code, order, width * bands, bands)
         tags |= {"_259": 8, "_317": 3 if sample_format == 3 else 2}
-    return media.banded_tiff(width, height, samples, bits, sample_format, bands, planar=planar, order=order, **tags)
+    return media.banded_tiff(
+        width, height, samples, bits, sample_format, bands, planar=planar, order=order, is_big=is_big, **tags
+    )
 
 
 @pytest.mark.parametrize("kind", ["u8", "u16", "f32"])
 @pytest.mark.parametrize("bands", [3, 4, 8])
 @pytest.mark.parametrize("planar", [True, False])
 @pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("is_big", [False, True])
 async def test_of_many_bands_the_first_is_shown(
-    decoding_pool: DecodingPool, kind: str, bands: int, planar: bool, order: str
+    decoding_pool: DecodingPool, kind: str, bands: int, planar: bool, order: str, is_big: bool
 ) -> None:
-    source = BytesSource(many_bands(200, 20, bands, planar=planar, order=order, kind=kind))
+    source = BytesSource(many_bands(200, 20, bands, planar=planar, order=order, kind=kind, is_big=is_big))
     facts: ImageFacts = await decoding_pool.run("inspect_image", source)
     assert facts == ImageFacts(200, 20, "TIFF", False)
     thumbnail = await make_thumbnail(decoding_pool, source, "image/tiff")

@@ -1,6 +1,7 @@
 """The thumbnail worker, with real films."""
 
 import base64
+import struct
 
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
@@ -17,14 +18,32 @@ from tests.fixtures import media
 from tests.integration.acting import upload
 
 
+async def worked_through(uploads: Uploads, library: Library, decoding_pool: DecodingPool) -> None:
+    database, store = uploads.database, uploads.store
+    work = Work(database, Queue(database), library, store, decoding_pool, PolicyReader(database))
+    settings = DrainSettings(lease_seconds=30, linger_seconds=0.05, poll_seconds=0.01)
+    await Drain("thumbnail", make_video_thumbnail, work, settings).run()
+
+
+async def test_a_film_of_which_no_picture_can_be_made_says_why(
+    uploads: Uploads, database: Database, library: Library, decoding_pool: DecodingPool
+) -> None:
+    film = media.still_film(media.quadrants(320, 240))
+    moved = struct.pack(">I4s16x", 24, b"uuid") + film  # its index says where each frame is, counted from the start
+    uploaded = await upload(uploads, moved, filename="film.mp4")
+    await worked_through(uploads, library, decoding_pool)
+    async with database.transaction() as tx:
+        query = "SELECT details, thumbnail_status FROM blob WHERE sha256 = %(sha256)s"
+        row = await tx.first(query, {"sha256": uploaded.sha256})
+    assert (row.thumbnail_status, row.details) == ("failed", {"no_thumbnail": "there is no picture in it"})
+
+
 async def test_a_films_thumbnail_brings_its_thumbhash_and_its_shape(
     uploads: Uploads, database: Database, library: Library, folder_store: FolderStore, decoding_pool: DecodingPool
 ) -> None:
     film = media.still_film(media.quadrants(720, 576), aspect=(64, 45))
     uploaded = await upload(uploads, film, filename="film.mp4")
-    work = Work(database, Queue(database), library, folder_store, decoding_pool, PolicyReader(database))
-    settings = DrainSettings(lease_seconds=30, linger_seconds=0.05, poll_seconds=0.01)
-    await Drain("thumbnail", make_video_thumbnail, work, settings).run()
+    await worked_through(uploads, library, decoding_pool)
     async with database.transaction() as tx:
         query = "SELECT width, height, details, thumbnail_status FROM blob WHERE sha256 = %(sha256)s"
         row = await tx.first(query, {"sha256": uploaded.sha256})
