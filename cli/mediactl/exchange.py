@@ -18,6 +18,7 @@ from mediactl.wire import Wire
 PATIENCE = 60.0
 """Seconds that one call may spend waiting because the API said "later" (425, 429, 503)."""
 LIMIT_OF_A_PROBLEM = 64 * 1024
+_DESCRIPTION = re.compile(r'error_description="([^"]*)"')
 MOST_OF_A_PAGE = 200
 
 Body = Callable[[], AsyncGenerator[bytes, None]]
@@ -200,6 +201,9 @@ class Exchange:
             members = None
         if not isinstance(members, dict):
             members = {"detail": f"{self.base} answered {response.status_code} {response.reason_phrase}"}
+            # The answer to HEAD has no body. Of a token it says what is wrong in a header, too (RFC 6750).
+            if told := _DESCRIPTION.search(response.headers.get("www-authenticate", "")):
+                members = {"detail": told[1], "code": "unauthorized"}
         return Problem(response.status_code, members, retry_after, request_id)
 
     async def wait(self, why: MediaError, seconds: float) -> None:

@@ -6,10 +6,11 @@ move the cursor, colour the terminal or split a line that a script reads.
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -128,7 +129,12 @@ def data(value: Any) -> None:
     if out.is_terminal:
         out.print_json(data=value)
     else:
-        print(json.dumps(value, ensure_ascii=False))
+        print_json(value, sys.stdout)
+
+
+def print_json(value: Any, stream: TextIO) -> None:
+    """In a line. What the stream's encoding may lack is escaped."""
+    print(json.dumps(value, ensure_ascii=not stream.encoding.lower().startswith("utf")), file=stream)
 
 
 def line(*cells: object) -> None:

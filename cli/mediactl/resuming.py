@@ -68,8 +68,7 @@ class Resuming:
                 break
             except Problem as problem:
                 if problem.status not in MOMENTARY or problem.code == "suspended":
-                    self._forget()
-                    raise
+                    raise  # a later call goes on, with another token or once there is room
                 reason: MediaError = problem
             except Unreachable as error:
                 reason = error

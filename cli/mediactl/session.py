@@ -7,7 +7,6 @@ traceback.
 
 import contextlib
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +73,7 @@ def failures_as_exit_codes(as_json: bool, argument: str | None = None) -> Iterat
     def fail(exit_code: int, sentence: str, /, **facts: object) -> typer.Exit:
         if as_json:
             facts = facts if argument is None else {"argument": argument, **facts}
-            print(json.dumps({"detail": sentence, **facts}, ensure_ascii=False), file=sys.stderr)
+            render.print_json({"detail": sentence, **facts}, sys.stderr)
         elif argument is None or sentence.startswith(f"{argument}: "):
             render.failure(sentence)
         else:
@@ -187,10 +186,13 @@ def with_bar(source: Source, send: Callable[[OnBytes], T]) -> T:
         return send(lambda count: progress.advance(task, count))
 
 
-def under_way() -> Path:
-    """The folder that remembers which uploads are under way."""
+def under_way() -> Path | None:
+    """The folder that remembers which uploads are under way. None: there is no home for it."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "mediactl" / "uploads"
+    try:
+        return (Path(state) if state else Path.home() / ".local" / "state") / "mediactl" / "uploads"
+    except RuntimeError:  # a container's user may have no name and no home
+        return None
 
 
 def _sentence(problem: Problem) -> str:

@@ -14,6 +14,8 @@ import httpcore
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
+from mediactl.errors import Misuse
+
 T = TypeVar("T")
 
 # The answer to an upload comes when its bytes are durable. No other answer takes as long.
@@ -88,11 +90,22 @@ class _Line:
             await body.aclose()
 
 
+def _made(kind: Callable[..., T]) -> T:
+    """Raises Misuse."""
+    try:
+        return kind(timeout=TIMEOUT)
+    except (ImportError, ValueError, httpx.InvalidURL):  # of a proxy that the environment names
+        raise Misuse(
+            "the environment names a proxy that is no HTTP proxy; unset ALL_PROXY, HTTP_PROXY and HTTPS_PROXY, or name "
+            "one that is"
+        ) from None
+
+
 class Blocking:
     """`Wire` over an `httpx.Client`."""
 
     def __init__(self, client: httpx.Client | None) -> None:
-        self._client = client or httpx.Client(timeout=TIMEOUT)
+        self._client = client or _made(httpx.Client)
         self._lines = _Lines()
 
     def request(
@@ -133,7 +146,7 @@ class Awaiting:
     """`Wire` over an `httpx.AsyncClient`."""
 
     def __init__(self, client: httpx.AsyncClient | None) -> None:
-        self._client = client or httpx.AsyncClient(timeout=TIMEOUT)
+        self._client = client or _made(httpx.AsyncClient)
         self._lines = _Lines()
 
     def request(

@@ -1,9 +1,10 @@
 """A request's body as it arrives, from a client that may stall or go away."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, overload
 
 from fastapi import Request
 from starlette.types import Receive
@@ -15,6 +16,8 @@ from media_core.errors import Refused
 SLOWEST_BYTES_A_SECOND: Final = 1024
 """Lowest average speed over the time that a body was waited for, as a request holds memory and quota until its end."""
 
+PAUSE_SECONDS: Final = 2.0
+"""What has come of an upload in several requests counts after so long a silence, before it loses its claim."""
 FAST_CHUNK_BYTES: Final = 64 * 1024
 """A client whose bytes come in such chunks fills the socket's buffer as fast as it is read."""
 
@@ -46,12 +49,16 @@ async def chunks(request: Request, idle_seconds: float) -> AsyncGenerator[bytes]
         del chunk  # frees it while the next one is waited for
 
 
-async def chunks_or_socket(request: Request, idle_seconds: float) -> AsyncGenerator[bytes | SocketBody]:
-    """As `chunks`; behind a chunk of a fast client the socket, from which the consumer may read what follows."""
+async def chunks_or_socket(request: Request, idle_seconds: float) -> AsyncGenerator[bytes | SocketBody | None]:
+    """As `chunks`; behind a chunk of a fast client the socket, from which the consumer may read what follows. None:
+    nothing has come for `PAUSE_SECONDS`.
+    """
     arriving = _Arriving(request, idle_seconds)
     socket_body = request.scope.get("extensions", {}).get(EXTENSION, lambda: None)
     while arriving.more:
-        chunk = await arriving.next()
+        if (chunk := await arriving.next(PAUSE_SECONDS)) is None:
+            yield None
+            chunk = await arriving.next()
         is_fast = len(chunk) >= FAST_CHUNK_BYTES
         if chunk:
             yield chunk
@@ -78,16 +85,23 @@ class _Arriving:
         self._idle_seconds = idle_seconds
         self._clock = asyncio.get_running_loop().time
 
-    async def next(self) -> bytes:
-        """The bytes that come next; empty if there are none any more."""
+    @overload
+    async def next(self) -> bytes: ...
+    @overload
+    async def next(self, pause: float) -> bytes | None: ...
+    async def next(self, pause: float = math.inf) -> bytes | None:
+        """The bytes that come next; empty if there are none any more. None: nothing has come for `pause` seconds."""
         idle_seconds = self._idle_seconds
         # Bytes that have come allow more time: for a client that is slow at times, not for one that always is.
         left = idle_seconds + self.received / SLOWEST_BYTES_A_SECOND - self._waited
         began = self._clock()
         try:
-            async with asyncio.timeout(min(idle_seconds, left)):
+            async with asyncio.timeout(min(idle_seconds, left, pause)):
                 message = await self._receive()
         except TimeoutError:
+            if pause < min(idle_seconds, left):
+                self._waited += pause
+                return None
             raise Refused("request_timeout", _too_slow(left, idle_seconds)) from None
         self._waited += self._clock() - began
         if message["type"] == "http.disconnect":

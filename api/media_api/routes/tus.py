@@ -248,7 +248,10 @@ async def receive(
     ) as receiving:
         async with aclosing(body.chunks_or_socket(request, services.settings.server.body_idle_seconds)) as chunks:
             async for chunk in chunks:
-                await (receiving.write(chunk) if isinstance(chunk, bytes) else receiving.take(chunk))
+                if chunk is None:
+                    await receiving.pause()
+                else:
+                    await (receiving.write(chunk) if isinstance(chunk, bytes) else receiving.take(chunk))
         return await receiving.end()
 
 

@@ -258,6 +258,19 @@ class Receiving:
                 taken = await self._append.take(source, self._hashing)
                 await self._added(taken)
 
+    async def pause(self) -> None:
+        """Nothing comes for a while: what came counts, since its client may have lost the connection, and go on over
+        another one. It does not prolong the claim, which that one waits for.
+        """
+        if self._checksum is not None or self._size == self._claim.received:
+            return
+        await self._keep_all(is_last=False)
+        await self.close()
+        claim = self._claim
+        self._append = self._resumables.uploads.store.append(
+            claim.upload_id, claim.pieces, claim.last, at_most=self._limit
+        )
+
     async def _make_room(self, more: int) -> None:
         if self._size + more > self._limit:
             raise _beyond(self._limit)
@@ -291,7 +304,7 @@ class Receiving:
                 "The bytes that arrived do not have this checksum, and do not count. Send them again.",
                 offset=self._claim.received,
             )
-        await self._keep_all()
+        await self._keep_to_the_end()
         await self.close()  # the pieces have to be unlocked to get their key
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
@@ -307,7 +320,7 @@ class Receiving:
         """After an error of the request: its bytes before that count, unless their checksum is not known."""
         if not self._failed and self._checksum is None:
             with contextlib.suppress(Unavailable, Refused):
-                await self._keep_all()
+                await self._keep_to_the_end()
 
     async def close(self) -> None:
         with contextlib.suppress(Unavailable):
@@ -321,22 +334,25 @@ class Receiving:
         except Refused:
             await self._claim.reservation.grow_to(wanted)
 
-    async def _keep_all(self) -> None:
+    async def _keep_to_the_end(self) -> None:
         with self._claim.working():
-            try:
-                await self._keep(to_the_end=True)
-            except BaseException:
-                self._failed = True
-                raise
+            await self._keep_all(is_last=True)
         if self._whole is not None and self._size == self._claim.received:
             self._resumables.hashes.put(self._claim, self._whole)
 
-    async def _keep(self, *, to_the_end: bool = False) -> None:
+    async def _keep_all(self, *, is_last: bool) -> None:
+        try:
+            await self._keep(to_the_end=True, is_last=is_last)
+        except BaseException:
+            self._failed = True
+            raise
+
+    async def _keep(self, *, to_the_end: bool = False, is_last: bool = False) -> None:
         durable = await self._append.durable(to_the_end=to_the_end)
         if not durable.pieces:
             return
         self._uncertain = True
-        await self._claim.keep(durable, self._resumables.rows.lifetime, is_last=to_the_end)
+        await self._claim.keep(durable, self._resumables.rows.lifetime, is_last=is_last)
         self._uncertain = False
         await self._append.kept()
 

@@ -25,7 +25,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from media_core.auth.tokens import save_signing_keys
+from media_core.auth.tokens import LEEWAY, save_signing_keys
 from media_core.decoding.pool import DecodingPool
 from media_core.jobs.queue import Queue
 from media_core.policy import PolicyReader
@@ -306,6 +306,32 @@ async def test_a_large_upload_goes_on_by_itself_after_the_network_broke(api: Api
     async with line(api, Line(breaks=True)) as network:
         sent = await alice("upload", alice.file("large.bin", data), "--json", base=network.base)
         assert network.most == math.inf
+    assert sent.data["sha256"] == hashlib.sha256(data).hexdigest()
+    assert await uploads_of(api, len(data)) == [len(data)]
+
+
+async def test_a_large_upload_whose_token_expires_goes_on_with_another_token(api: Api, alice: Cli) -> None:
+    data = secrets.token_bytes(24 * MIB + 3)
+    file = alice.file("large.bin", data)
+    expiring = api.token("alice", lifetime=timedelta(seconds=5) - LEEWAY)
+
+    async def is_stuck() -> bool:
+        return network.most <= 0 and any(await uploads_of(api, len(data)))
+
+    async def is_over() -> bool:
+        async with httpx.AsyncClient(base_url=api.base, headers={"Authorization": f"Bearer {expiring}"}) as client:
+            return (await client.get("/v1/usage")).status_code == 401
+
+    async with line(api, Line()) as network:
+        sending = await alice.start("upload", file, BASE=network.base, TOKEN=expiring)
+        await eventually(is_stuck)
+        await eventually(is_over)
+        network.most = math.inf  # the request under way ends, and the next one is refused
+        _, err = await sending.communicate()
+        assert (sending.returncode, b"The token has expired; `source" in err) == (1, True), err
+        refused = await Cli(api, expiring, alice.folder)("upload", file, code=1, base=network.base)
+        assert "The token has expired; `source" in refused.err
+        sent = await alice("upload", file, "--json", base=network.base)
     assert sent.data["sha256"] == hashlib.sha256(data).hexdigest()
     assert await uploads_of(api, len(data)) == [len(data)]
 

@@ -243,6 +243,29 @@ async def test_the_metrics_count_every_byte_that_comes_however_it_is_read(api: A
     assert float(counted) == len(data)
 
 
+async def test_what_has_come_of_a_request_that_falls_silent_counts_and_the_request_may_go_on(api: Api) -> None:
+    data = secrets.token_bytes(3 * MIB)
+    async with api.client() as client:
+        where = await begin(client, len(data))
+        reader, writer = await asyncio.open_connection(*api.address)
+        head = (
+            f"PATCH {where} HTTP/1.1\r\nHost: a\r\nAuthorization: {client.headers['authorization']}\r\n"
+            f"Tus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\n"
+            f"Upload-Offset: 0\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        writer.write(head.encode())
+        for first, behind in ((0, 1_000_000), (1_000_000, 2_000_001)):
+            writer.write(data[first:behind])
+            await writer.drain()
+            await eventually(lambda behind=behind: _has_more(client, where, behind))
+            assert await offset_of(client, where) == behind
+        writer.write(data[2_000_001:])
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 204 ")
+        writer.close()
+        await holds(api, (await stored(client, where))["sha256"], data)
+    assert await staged(api) == 0
+
+
 async def test_what_has_come_of_a_request_that_breaks_off_counts(api: Api) -> None:
     data = secrets.token_bytes(3 * MIB)
     async with api.client() as client:

@@ -175,6 +175,7 @@ async def test_a_request_that_has_stalled_is_waited_for_and_adds_nothing_later(d
     async with draft_api.client() as client:
         seen = await client.head(url, headers={"Upload-Draft-Interop-Version": "8"})
         offset = int(seen.headers["upload-offset"])
+        assert offset == 1000  # what had come counts
         writer.write(data[1000:2000])
         rest = {"Upload-Offset": str(offset), **asks("8", complete=True)}
         answer = await client.patch(url, content=data[offset:], headers=rest)

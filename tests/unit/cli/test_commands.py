@@ -237,6 +237,37 @@ def test_nobody_at_base_is_said_with_the_address_and_the_way_to_start_it(server:
     assert "make run" in shown
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "nonsense://x"])
+def test_a_proxy_that_is_no_http_proxy_is_said(server: Script, proxy: str) -> None:
+    shown = mediactl(server, "usage", code=2, ALL_PROXY=proxy).stderr
+    assert shown.startswith("mediactl: the environment names a proxy that is no HTTP proxy; unset ALL_PROXY")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_name_that_the_terminals_encoding_lacks_ends_nothing(server: Script, as_json: bool) -> None:
+    server.on("GET", "/v1/media/med-1/info", data(INFO | {"filename": "Grüße 日本.txt"}))
+    program = [sys.executable, "-m", "mediactl", *(["--json"] if as_json else []), "info", "med-1"]
+    environment = {**os.environ, "BASE": server.base, "TOKEN": "x", "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(program, env=environment, check=True, capture_output=True, text=True).stdout
+    if as_json:
+        assert json.loads(shown)["filename"] == "Grüße 日本.txt"
+    else:
+        assert "Gr??e ??.txt" in shown
+
+
+def test_a_closed_or_full_output_is_no_crash(server: Script) -> None:
+    server.on("GET", "/v1/media/med-1/info", data(INFO))
+    environment = {**os.environ, "BASE": server.base, "TOKEN": "x"}
+    for arguments, code, said in (
+        ("info med-1 >&-", 0, ""),
+        ("info med-1 > /dev/full", 2, "mediactl: this machine: No space left on device\n"),
+        ("--help > /dev/full", 1, "mediactl: this machine: No space left on device\n"),
+    ):
+        program = ["sh", "-c", f"{sys.executable} -m mediactl {arguments}"]
+        told = subprocess.run(program, env=environment, check=False, stderr=subprocess.PIPE, text=True)
+        assert (told.returncode, told.stderr) == (code, said)
+
+
 def test_a_refusal_is_one_line_from_the_problem(server: Script) -> None:
     server.on("GET", "/v1/media/med-1/info", problem(404, "not_found", "There is nothing here."))
     assert mediactl(server, "info", "med-1", code=1).stderr == "mediactl: There is nothing here\n"
