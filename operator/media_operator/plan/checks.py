@@ -55,7 +55,7 @@ def accepted(context: Context) -> Finding:
             if isinstance(thing, Bucket) and thing.owner is None and thing.empty:
                 whose += f" (to take it over, annotate {ADOPT}=true)"
             if isinstance(thing, Bucket) and context.has_lost_its_mark(thing):
-                whose += f", but holds this tenant's files: somebody deleted the mark (to mark it again, annotate {ADOPT}=true)"
+                whose += f", but holds this tenant's files (if somebody deleted the mark, annotate {ADOPT}=true)"
             return Finding("False", "Conflict", f"{what} {whose}; it stays as it is, and nothing is done for this one")
     delete = tenant.spec.storage.deletion_policy == "Delete"
     if seen.has_finalizer is not None and seen.has_finalizer != delete:

@@ -339,7 +339,7 @@ async def test_a_bucket_that_was_emptied_while_files_came_is_marked_again_with_a
     buckets._s3.put_object(Bucket=bucket, Key=f"tenant/{id_}/{sha256}", Body=b"came by")
     await annotate(team, "team", "looks again")
     said = await team.condition("acme", "Accepted", status="False", reason="Conflict")
-    assert "to mark it again, annotate media.scaiwave.io/adopt=true" in said["message"]
+    assert "if somebody deleted the mark, annotate media.scaiwave.io/adopt=true" in said["message"]
     await annotate(team, ADOPT, "true")
     await team.condition("acme", "Accepted", status="True")
     await team.condition("acme", "DatabaseReady", status="True", reason="SchemaCurrent")
