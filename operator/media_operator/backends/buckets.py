@@ -3,8 +3,8 @@
 The object `.media-tenant` at the bucket's root is the owner mark. It says whose the bucket is and what the S3 server
 was seen to do. It lies outside of `tenant/`, so tenants' keys do not reach it. It is written before any other object
 and deleted last, so a bucket is ours if and only if it has this object. A bucket without it is claimed only while it is
-empty. If two operators write it at once, conditional puts let one win. On a server without those, the loser notices
-when it reads the mark back or looks next.
+empty, or if a person says so of one that holds files of the tenant's own schema. If two operators write it at once,
+conditional puts let one win. On a server without those, the loser notices when it reads the mark back or looks next.
 
 Every method may be cut anywhere and repeated.
 """
@@ -109,10 +109,12 @@ class Buckets:
         *,
         tenant_id: str,
         adopt: bool = False,
+        filled: bool = False,
         capabilities: Mapping[str, bool] | None = None,
     ) -> BucketFacts:
-        """Makes the bucket, or takes it over if `mark` may claim it (`adopt`: see `OwnerMark.relation`). Hardens it.
+        """Makes the bucket, or takes it over if `mark` may claim it. Hardens it.
 
+        `adopt`: see `OwnerMark.relation`. `filled`: also one without an owner mark that holds something.
         `capabilities`: more that the caller has tried; they are stored in the owner mark. Raises NotOwned.
         """
         with outages("store", self._settings, bucket):
@@ -122,7 +124,7 @@ class Buckets:
                 seen = await self._look(bucket)
             if not seen.facts.exists:
                 raise Unavailable("store", f"bucket {bucket} was made, but does not exist")
-            seen = await self._claim(bucket, seen, mark, adopt)
+            seen = await self._claim(bucket, seen, mark, adopt, filled)
             tried = await self._threads.run(Hardening(self._s3, bucket, tenant_id).run)
             tried.update(capabilities or {})
             if CORS in seen.facts.capabilities:
@@ -266,10 +268,10 @@ class Buckets:
         uploads = await self._threads.run(if_known, self._s3.list_multipart_uploads, Bucket=bucket, MaxUploads=1)
         return not (versions.get("Versions") or versions.get("DeleteMarkers") or uploads.get("Uploads"))
 
-    async def _claim(self, bucket: str, seen: _Seen, mark: OwnerMark, adopt: bool) -> _Seen:
+    async def _claim(self, bucket: str, seen: _Seen, mark: OwnerMark, adopt: bool, filled: bool) -> _Seen:
         for _ in range(3):
             found = seen.facts.mark
-            if found is None and not seen.facts.empty:
+            if found is None and not (seen.facts.empty or filled):
                 raise NotOwned(
                     f"bucket {bucket} exists, is not empty and has no owner mark: choose another "
                     "spec.storage.bucket, or empty it"

@@ -35,7 +35,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from media_core import policy
-from media_core.contents.life import LOST
+from media_core.contents.life import LOST, STANDS
 from media_core.contents.quota import USAGE, Usage
 from media_core.database import Transaction
 from media_core.errors import Unavailable
@@ -153,6 +153,7 @@ class Databases:
             and password is not None
             and (rows[0].comment or "").endswith(_fingerprint(rows[0].oid, password))
         )
+        birth, holds = await self._birth_and_holds(schema) if owner is not None and tables.there else (None, False)
         return observed.Database(
             exists=bool(marks),
             complete=fits and owner is not None and not owner.retained,
@@ -160,7 +161,8 @@ class Databases:
             revision=await self._revision(schema) if owner is not None else None,
             known_revisions=known_revisions(),
             is_new=not tables.there,
-            birth=await self._birth(schema) if owner is not None and tables.there else None,
+            birth=birth,
+            holds=holds,
         )
 
     async def known(self, schema: str, contents: Sequence[str]) -> int:
@@ -333,12 +335,13 @@ class Databases:
         found = await self._read_all(schemas, "job", depth_query)
         return {schema: by_kind(found[schema]) if schema in found else None for schema in schemas}
 
-    async def _birth(self, schema: str) -> Birth | None:
+    async def _birth_and_holds(self, schema: str) -> tuple[Birth | None, bool]:
         async with self.within(schema) as tx:
             if not await tx.value("SELECT to_regclass('birth') IS NOT NULL"):
-                return None
+                return None, False
             row = await tx.first(births.READ)
-            return None if row is None else Birth(row.birth_id, row.epoch, row.incarnation)
+            birth = None if row is None else Birth(row.birth_id, row.epoch, row.incarnation)
+            return birth, bool(await tx.value(_HOLDS))
 
     async def _revision(self, schema: str) -> str | None:
         found = await self._read_all([schema], "alembic_version", "SELECT version_num FROM {}".format)
@@ -483,6 +486,7 @@ SELECT EXISTS (
 """
 _SWEPT = "SELECT orphans, orphan_bytes, orphans_kept FROM {}"
 _LOST = f"SELECT count(*) AS contents FROM {{}} WHERE {LOST}"  # noqa: S608 (a constant)
+_HOLDS = f"SELECT EXISTS (SELECT FROM blob WHERE {STANDS})"  # noqa: S608 (a constant)
 _SUSPICIONS = "SELECT count(*) AS signatures FROM (SELECT FROM {} WHERE trusted_at IS NULL LIMIT 100) AS these"
 _TRUST = "UPDATE suspicion SET trusted_at = now() WHERE signature = ANY({}) AND trusted_at IS NULL"
 _RELEASE_ORPHANS = "UPDATE swept SET orphans_released_at = {}"

@@ -47,7 +47,7 @@ CONVERGING_SECONDS = 5.0
 """The next look while something is under way without an error. Mostly an event comes earlier."""
 NEEDS_A_PERSON_SECONDS = 30.0
 """The next look while a person has to decide something or to bring something back. There may be no event of that."""
-NEEDS_A_PERSON = frozenset({"DataMismatch", "ScanSuspicious"})
+NEEDS_A_PERSON = frozenset({"BucketLost", "DataMismatch", "ScanSuspicious"})
 QUEUE_NEEDS = ("Accepted", "BucketReady", "StoreKeyReady", "DatabaseReady", "PolicyApplied")
 """Conditions that have to be true before workers can do anything."""
 

@@ -68,8 +68,8 @@ class Applier:
                 await objects.set_finalizers([*objects.finalizers, kinds.FINALIZER])
             case steps.ReleaseDeletion():
                 await objects.set_finalizers([each for each in objects.finalizers if each != kinds.FINALIZER])
-            case steps.CreateBucket(bucket, owner, adopt):
-                await self._create_bucket(bucket, owner, adopt)
+            case steps.CreateBucket(bucket, owner, adopt, filled):
+                await self._create_bucket(bucket, owner, adopt, filled)
             case steps.AllowOrigins(bucket, owner, cors):
                 await there.store_breaker.call(lambda: there.buckets.allow_origins(bucket, owner, cors))
             case steps.MakeStoreKey(tenant_id, bucket, rotation):
@@ -118,7 +118,7 @@ class Applier:
             case steps.ShapeWorkers():
                 pass  # every Job is made from the spec of that time
 
-    async def _create_bucket(self, bucket: str, owner: OwnerMark, adopt: bool) -> None:
+    async def _create_bucket(self, bucket: str, owner: OwnerMark, adopt: bool, filled: bool) -> None:
         there, tenant_id = self._backends, self._tenant.tenant_id
         before = (await there.store_breaker.call(lambda: there.buckets.observe(bucket))).mark
         if (
@@ -128,7 +128,9 @@ class Applier:
         ):
             # Adopted from a cluster that is gone. Its keys would open the bucket for ever.
             await there.iam_breaker.call(lambda: there.store_keys.remove(tenant_id, cluster=before.cluster))
-        await there.store_breaker.call(lambda: there.buckets.create(bucket, owner, tenant_id=tenant_id, adopt=adopt))
+        await there.store_breaker.call(
+            lambda: there.buckets.create(bucket, owner, tenant_id=tenant_id, adopt=adopt, filled=filled)
+        )
 
     async def _make_store_key(self, tenant_id: str, bucket: str, rotation: str) -> None:
         there, credentials = self._backends, self._objects.children.credentials

@@ -113,7 +113,7 @@ class LocalTarget:
         machine, tenant = self.machine, self.tenant
         site, databases = machine.site, machine.databases
         match step:
-            case steps.CreateBucket(_, owner, _):
+            case steps.CreateBucket(_, owner):
                 site.mark(tenant).parent.mkdir(mode=0o700, exist_ok=True)
                 site.mark(tenant).write_text(str(owner))
                 site.bucket(tenant).mkdir(mode=0o700, exist_ok=True)

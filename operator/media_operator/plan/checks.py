@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from media_operator.plan.data_consistent import data_consistent
-from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, what_to_do
+from media_operator.plan.data_match import birth_to_write, disagreement, is_data_accepted, lost_bucket, what_to_do
 from media_operator.plan.desired import api_shape_of, bucket_cors_of, worker_shape_of
 from media_operator.plan.finding import Context, Finding, attempt
 from media_operator.plan.observed import Bucket, Unreachable
@@ -56,6 +56,8 @@ def accepted(context: Context) -> Finding:
             whose = f"belongs to {thing.owner.describe()}" if thing.owner else "exists and has no owner mark"
             if isinstance(thing, Bucket) and thing.owner is None and thing.empty:
                 whose += f" (to take it over, annotate {ADOPT}=true)"
+            if isinstance(thing, Bucket) and context.has_lost_its_mark(thing):
+                whose += f", but holds this tenant's files (if somebody deleted the mark, annotate {ADOPT}=true)"
             return Finding("False", "Conflict", f"{what} {whose}; it stays as it is, and nothing is done for this one")
     delete = tenant.spec.storage.deletion_policy == "Delete"
     if seen.has_finalizer is not None and seen.has_finalizer != delete:
@@ -71,7 +73,9 @@ def bucket_ready(context: Context) -> Finding:
     if not context.is_ours(seen) or seen.capabilities == {}:
         if isinstance(context.observed.database, Unreachable):  # the schema may show that this tenant's id is taken
             return Finding("Unknown", "WaitingForDatabase", context.observed.database.detail)
-        step = CreateBucket(name, context.own_mark, may_adopt(context.tenant))
+        if lost := lost_bucket(context):
+            return Finding("False", "BucketLost", lost)
+        step = CreateBucket(name, context.own_mark, may_adopt(context.tenant), context.has_lost_its_mark(seen))
         return attempt(context, step, "BucketMissing", f"bucket {name} is being {'adopted' if seen.owner else 'made'}")
     if seen.capabilities is not None and seen.cors != (wanted := bucket_cors_of(context.tenant)):
         allow = AllowOrigins(name, context.own_mark, wanted)
@@ -91,6 +95,8 @@ def store_key_ready(context: Context) -> Finding | None:
     asked = rotation_of(tenant)
     step = MakeStoreKey(tenant.tenant_id, tenant.bucket, asked)
     if not seen.current:
+        if lost := lost_bucket(context):
+            return Finding("False", "WaitingForBucket", lost.partition(". ")[0])
         return attempt(context, step, "StoreKeyMissing", "a key for this tenant's prefix is being made")
     rotating = asked not in ("", seen.rotation)
     if seen.ends is not None and (seen.due or rotating):

@@ -39,9 +39,31 @@ def disagreement(context: Context) -> str:
     return ""
 
 
+def lost_bucket(context: Context) -> str:
+    """Why no bucket may be made: this tenant's files were in another one. Empty: there are none, one of both cannot be
+    seen, or a person says that it may. The store's address may be wrong, or the bucket may come back.
+    """
+    seen, there = context.observed.database, context.observed.bucket
+    if isinstance(seen, Unreachable) or isinstance(there, Unreachable) or not seen.holds or seen.birth is None:
+        return ""
+    if (there.exists and not (there.owner is None and there.empty)) or _accepts(context, seen.birth.birth_id):
+        return ""
+    state = "is empty" if there.exists else "does not exist"
+    return (
+        f"bucket {context.tenant.bucket} {state}, but schema {context.tenant.schema_name} has files. Nothing is made "
+        "until a person decides. Either bring back the bucket with these files (correct the store's address or the "
+        "operator's key, restore a backup). Or go on with a new bucket: then these files are lost. For that "
+        + how_to_annotate(context.tenant, ACCEPT_DATA, seen.birth.birth_id)
+    )
+
+
+def _accepts(context: Context, birth_id: str) -> bool:
+    return context.tenant.metadata.annotations.get(ACCEPT_DATA) == birth_id
+
+
 def is_data_accepted(context: Context) -> bool:
     """Whether a person says that the schema is right and the birth in this bucket is to be given up."""
-    return context.tenant.metadata.annotations.get(ACCEPT_DATA) == _remembered(context.observed.bucket)
+    return _accepts(context, _remembered(context.observed.bucket))
 
 
 def _remembered(bucket: Bucket | Unreachable) -> str:
@@ -68,5 +90,6 @@ def birth_to_write(context: Context) -> WriteBirth | None:
         return None
     if relation(seen.birth, there.birth) == "same":
         return None
-    renew = there.birth is not None and there.birth.birth_id == seen.birth.birth_id
+    given_up = _accepts(context, seen.birth.birth_id)
+    renew = given_up or (there.birth is not None and there.birth.birth_id == seen.birth.birth_id)
     return WriteBirth(tenant.schema_name, tenant.bucket, tenant.tenant_id, renew)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from media_core.upkeep.births import may_belong, relation
 from media_operator.plan.desired import owner_mark_of
 from media_operator.plan.observed import Bucket, Database, ObservedState, Status, Unreachable
 from media_operator.plan.steps import Step
@@ -57,14 +58,25 @@ class Context:
         halves = (self.observed.bucket, self.observed.database)
         return [half for half in halves if not isinstance(half, Unreachable)]
 
+    def has_lost_its_mark(self, bucket: Bucket) -> bool:
+        """It has no owner mark, and what it holds belongs to this tenant's own schema."""
+        schema = self.observed.database
+        if bucket.owner is not None or isinstance(schema, Unreachable) or not self.is_ours(schema):
+            return False
+        if bucket.birth is not None:
+            return schema.birth is not None and relation(schema.birth, bucket.birth) == "same"
+        return bucket.contents > 0 and may_belong(bucket.contents, schema.known)
+
     def is_foreign(self, seen: Bucket | Database) -> bool:
         """It exists, is not ours and may not be adopted."""
         if not seen.exists:
             return False
         if seen.owner is None:
-            # Either ours, before its owner mark was written. Or somebody's empty bucket, which needs `ADOPT`.
-            may_be_ours = self.tenant.spec.storage.bucket is None or may_adopt(self.tenant)
-            return not (isinstance(seen, Bucket) and seen.empty and may_be_ours)
+            # Either ours, before its owner mark was written. Or somebody's empty bucket, or our own that has lost its
+            # owner mark: both need `ADOPT`.
+            if isinstance(seen, Bucket) and may_adopt(self.tenant):
+                return not (seen.empty or self.has_lost_its_mark(seen))
+            return not (isinstance(seen, Bucket) and seen.empty and self.tenant.spec.storage.bucket is None)
         return seen.owner.relation(self.own_mark, adopt=may_adopt(self.tenant)) == "foreign"
 
 

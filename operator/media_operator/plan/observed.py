@@ -88,6 +88,8 @@ class Database:
     """None: the schema is new, or was made by a version that had no births."""
     known: int = 0
     """How many of `Bucket.contents` it has rows for."""
+    holds: bool = False
+    """It has rows of contents whose objects have to be there."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class CreateBucket:
     bucket: str
     owner: OwnerMark
     adopt: bool = False
+    filled: bool = False
+    """A bucket without an owner mark is taken although it holds something, which belongs to the tenant's schema."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ ADOPT = f"{GROUP}/adopt"
 """The value "true": a person vouches that the cluster which left bucket and schema behind is gone."""
 ACCEPT_DATA = f"{GROUP}/accept-data"
 """The schema is right, and the bucket's birth is given up. The value names that birth, or is `UNMARKED`. So it decides
-no later disagreement."""
+no later disagreement. Where the bucket is lost, the value is the schema's own birth."""
 UNMARKED = "unmarked"
 """The value of `ACCEPT_DATA` for a bucket with content and without a birth."""
 PAUSED = f"{GROUP}/reconcile"

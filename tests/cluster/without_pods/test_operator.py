@@ -14,7 +14,7 @@ import pytest
 
 from media_operator.backends.databases import known_revisions
 from media_operator.cluster import kinds
-from media_operator.tenant.annotations import ACCEPT_DATA, PAUSED, ROTATE_KEYS
+from media_operator.tenant.annotations import ACCEPT_DATA, ADOPT, PAUSED, ROTATE_KEYS
 from media_operator.tenant.ownership import OwnerMark
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.machine import slowness
@@ -302,6 +302,54 @@ async def test_a_schema_that_is_lost_is_made_anew_only_when_a_person_says_so(sha
     assert now
     assert now.birth_id != born.birth_id
     assert buckets._s3.get_object(Bucket=bucket, Key=f"tenant/{id_}/aa")["Body"].read() == b"kept"
+
+
+async def test_a_bucket_that_is_lost_is_made_anew_only_when_a_person_says_so(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    buckets, bucket, births = shared.backends.buckets, f"media-{id_}", set()
+    await shared.backends.rows(id_, "INSERT INTO blob (sha256, size, mime_type) VALUES ('aa', 7, 'text/plain')")
+    for time_ in ("first", "second"):  # the word of the first time decides nothing the second time
+        birth = (await buckets.born(bucket, id_)).birth
+        assert birth
+        births.add(birth.birth_id)
+        remove_all(shared, bucket)
+        if time_ == "first":
+            buckets._s3.delete_bucket(Bucket=bucket)
+        await annotate(team, "team", f"looks for the {time_} time")
+        lost = await team.condition("acme", "BucketReady", status="False", reason="BucketLost")
+        assert lost["message"].endswith(f"annotate --overwrite mediatenant acme {ACCEPT_DATA}={birth.birth_id}")
+        assert (await buckets.observe(bucket)).mark is None
+        await annotate(team, ACCEPT_DATA, birth.birth_id)
+        await team.condition("acme", "BucketReady", status="True", reason="BucketExists")
+        await team.condition("acme", "DatabaseReady", status="True", reason="SchemaCurrent")
+    assert len(births) == 2
+
+
+async def test_a_bucket_that_was_emptied_while_files_came_is_marked_again_with_a_word(
+    shared: Bench, namespace: str
+) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await settled(team, "acme", tenantId=id_)
+    buckets, bucket = shared.backends.buckets, f"media-{id_}"
+    mark, sha256 = (await buckets.observe(bucket)).mark, "a" * 64
+    insert = "INSERT INTO blob (sha256, size, mime_type) VALUES (repeat('a', 64), 7, 'text/plain')"
+    await shared.backends.rows(id_, insert)
+    remove_all(shared, bucket)
+    buckets._s3.put_object(Bucket=bucket, Key=f"tenant/{id_}/{sha256}", Body=b"came by")
+    await annotate(team, "team", "looks again")
+    said = await team.condition("acme", "Accepted", status="False", reason="Conflict")
+    assert "if somebody deleted the mark, annotate media.scaiwave.io/adopt=true" in said["message"]
+    await annotate(team, ADOPT, "true")
+    await team.condition("acme", "Accepted", status="True")
+    await team.condition("acme", "DatabaseReady", status="True", reason="SchemaCurrent")
+    assert (await buckets.observe(bucket)).mark == mark
+
+
+def remove_all(bench: Bench, bucket: str) -> None:
+    client = bench.backends.buckets._s3
+    for each in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+        client.delete_object(Bucket=bucket, Key=each["Key"])
 
 
 async def test_what_sweeps_and_rescans_found_is_said_and_decided_by_a_word(shared: Bench, namespace: str) -> None:

@@ -272,6 +272,19 @@ async def test_a_bucket_with_anything_in_it_and_no_mark_is_left_alone(
     assert names_in(root, bucket) == before
 
 
+async def test_a_bucket_that_lost_its_mark_is_marked_again_where_its_content_is_known(
+    store: Buckets, root: Any, bucket: str, tenant: str, mark: OwnerMark
+) -> None:
+    made = await store.create(bucket, mark, tenant_id=tenant)
+    root.put_object(Bucket=bucket, Key=f"tenant/{tenant}/aa", Body=b"kept")
+    root.delete_object(Bucket=bucket, Key=MARK_KEY)
+    assert await store.create(bucket, mark, tenant_id=tenant, filled=True) == made
+    assert names_in(root, bucket) == [MARK_KEY, f"tenant/{tenant}/aa"]
+    other = OwnerMark("uid-2", "elsewhere/other", "cluster-2", bucket=bucket)
+    with pytest.raises(NotOwned):
+        await store.create(bucket, other, tenant_id=tenant, filled=True)
+
+
 ENDLESS_AGE = b'{"mark": "x", "cors": {"origins": ["https://app.example"], "maxAgeSeconds": 1e400}}'
 
 

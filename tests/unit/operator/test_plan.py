@@ -91,7 +91,7 @@ class World:
     def apply(self, step: Step) -> None:
         self.done.append(step)
         match step:
-            case CreateBucket(_, owner, _):
+            case CreateBucket(_, owner):
                 assert isinstance(self.seen.bucket, Bucket)
                 self.seen = replace(self.seen, bucket=replace(self.seen.bucket, exists=True, owner=owner))
             case CreateDatabase(_, owner, _):
@@ -286,6 +286,34 @@ def test_an_empty_bucket_that_somebody_names_is_taken_only_with_a_word() -> None
     assert (refused.reason, "adopt=true" in refused.message) == ("Conflict", True)
     vouched = resource(annotations={"media.scaiwave.io/adopt": "true"}, storage={"bucket": "prod-backups"})
     assert said(plan(vouched, seen), "Accepted").status == "True"
+
+
+@pytest.mark.parametrize(
+    ("holds", "is_known"),
+    [
+        ({"birth": BIRTH}, True),
+        ({"contents": 3}, True),
+        ({"contents": 4}, False),
+        ({"birth": Birth("born-2", 0, 1)}, False),
+        ({}, False),
+    ],
+)
+@pytest.mark.parametrize("bucket", [None, "prod-media"])
+def test_a_bucket_that_lost_its_mark_is_marked_again_with_a_word_if_it_holds_the_tenants_files(
+    holds: dict[str, Any], is_known: bool, bucket: str | None
+) -> None:
+    storage = {"storage": {"bucket": bucket}} if bucket else {}
+    vouched = resource(annotations={"media.scaiwave.io/adopt": "true"}, **storage)
+    for declared in (resource(**storage), vouched):
+        seen = alive(declared)
+        assert isinstance(seen.database, Database)
+        seen = replace(seen, bucket=Bucket(True, **holds), database=replace(seen.database, known=2))
+        current = plan(declared, seen)
+        taken = [step.filled for step in current.steps if isinstance(step, CreateBucket)]
+        assert taken == ([True] if is_known and declared is vouched else [])
+        if not taken:
+            assert current.steps == ()
+            assert ("annotate media.scaiwave.io/adopt=true" in said(current, "Accepted").message) is is_known
 
 
 def test_an_empty_bucket_without_a_mark_may_be_claimed() -> None:
@@ -726,6 +754,25 @@ DISAGREEMENTS: dict[str, dict[str, Any]] = {
     },
     "(born-1) is not the schema that bucket media-acme belongs to (unreadable)": {"bucket": UNREADABLE},
 }
+
+
+@pytest.mark.parametrize("there", [Bucket(False), Bucket(True, empty=True)], ids=["gone", "emptied"])
+def test_a_bucket_that_is_lost_with_its_files_is_made_anew_only_with_a_word(there: Bucket) -> None:
+    world = met()
+    assert isinstance(world.seen.database, Database)
+    key = StoreKey(current=False)
+    world.seen = replace(world.seen, bucket=there, database=replace(world.seen.database, holds=True), store_key=key)
+    current = plan(tenant(), world.seen)
+    assert [type(step) for step in current.steps] == [ApplyPolicy]
+    lost = said(current, "BucketReady")
+    assert (lost.status, lost.reason) == ("False", "BucketLost")
+    assert lost.message.endswith('annotations: {media.scaiwave.io/accept-data: "born-1"}}')
+    for waiting in ("StoreKeyReady", "ApiReady", "WorkersReady"):
+        assert said(current, waiting).reason == "WaitingForBucket"
+    (made, *_) = plan(accepting("born-1"), world.seen).steps
+    assert isinstance(made, CreateBucket)
+    ours = replace(world.seen, bucket=Bucket(True, OURS, capabilities={"lifecycle": True}))
+    assert WriteBirth("tenant_acme", "media-acme", "acme", renew=True) in plan(accepting("born-1"), ours).steps
 
 
 def accepting(what: str) -> MediaTenant:
