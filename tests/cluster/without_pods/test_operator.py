@@ -16,9 +16,9 @@ from media_operator.backends.databases import known_revisions
 from media_operator.cluster import kinds
 from media_operator.tenant.annotations import ACCEPT_DATA, PAUSED, ROTATE_KEYS
 from media_operator.tenant.ownership import OwnerMark
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.operator_process import Bench, Team, bench, condition_of, until
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.machine import slowness
-from tests.cluster.operator_process import Bench, Team, bench, condition_of, until
 from tests.integration.database.revisions import migrate_to
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]

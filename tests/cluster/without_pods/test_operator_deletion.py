@@ -4,8 +4,8 @@ import pytest
 
 from media_operator.backends.databases import COMMENT
 from media_operator.cluster import kinds
-from tests.cluster.api import another_namespace, gone
-from tests.cluster.operator_process import Bench, Replica, Team, until
+from tests.cluster.control_plane.api import another_namespace, gone
+from tests.cluster.control_plane.operator_process import Bench, Replica, Team, until
 from tests.cluster.without_pods.test_operator import cluster_id, settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
