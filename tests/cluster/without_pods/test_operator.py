@@ -424,6 +424,20 @@ async def test_a_job_that_the_namespace_has_no_room_for_is_said_until_it_has(sha
     assert len(await team.list(kinds.JOB)) == 1
 
 
+async def test_a_tenant_that_is_refused_from_the_start_has_events_that_say_so(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await team.apply("acme", tenantId=id_)
+    await team.condition("acme", "Accepted", status="True")
+    await team.apply("rival", tenantId=id_)
+
+    async def told() -> bool:
+        events = (await shared.api.get(team.path(kinds.EVENT)))["items"]
+        said = {each["message"] for each in events if each["involvedObject"]["name"] == "rival"}
+        return {each.partition(": ")[0] for each in said} == {"Ready is False", "Accepted is False"}
+
+    await until(told, 30, shared.last_words)
+
+
 async def test_a_refused_namesake_elsewhere_stops_nobodys_workers(shared: Bench, namespace: str) -> None:
     team, id_ = Team(shared, namespace), tenant_id(namespace)
     await settled(team, "acme", tenantId=id_, scan={"enabled": False})
