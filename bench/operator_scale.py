@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import psutil
-from tests.cluster.api import Api
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import USER, Bench, Replica, Team, bench, condition_of, install_crd
+from tests.cluster.control_plane.api import Api
+from tests.cluster.control_plane.operator_process import USER, Bench, Replica, Team, bench, condition_of, install_crd
+from tests.cluster.control_plane.server import ControlPlane
 
 from media_operator.cluster import kinds
 

@@ -168,9 +168,9 @@ def _description(app: FastAPI) -> dict[str, Any]:
 
 
 def _first_sentence(text: str) -> tuple[str, str]:
-    """The first sentence in one line, without its full stop, and the text that follows it."""
+    """The first sentence in one line, as plain text without its full stop, and the text that follows it."""
     first, _, rest = re.split(r"\.(\s+|$)", text, maxsplit=1)
-    return " ".join(first.split()), rest
+    return " ".join(first.replace("`", "").split()), rest
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

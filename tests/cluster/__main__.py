@@ -6,9 +6,9 @@ import argparse
 import subprocess
 import sys
 
-from tests.cluster import docker as dockers
-from tests.cluster import images, kind
-from tests.cluster.docker import Missing, say
+from tests.cluster.node import docker as dockers
+from tests.cluster.node import images, kind
+from tests.cluster.node.docker import Missing, say
 from tests.tools import build
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import images, kind
-from tests.cluster.api import Api, another_namespace
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.docker import Missing
-from tests.cluster.fault_proxy import FaultProxy
-from tests.cluster.installation import Installation
-from tests.cluster.namespace import Namespace
-from tests.cluster.operator_process import Backends, Bench, bench, install_crd
+from tests.cluster.control_plane.api import Api, another_namespace
+from tests.cluster.control_plane.fault_proxy import FaultProxy
+from tests.cluster.control_plane.operator_process import Backends, Bench, bench, install_crd
+from tests.cluster.control_plane.server import ControlPlane
+from tests.cluster.node import images, kind
+from tests.cluster.node.docker import Missing
+from tests.cluster.node.installation import Installation
+from tests.cluster.node.namespace import Namespace
 from tests.tools.build import BuildFailed
 
 

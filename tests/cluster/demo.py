@@ -15,10 +15,10 @@ from collections.abc import Iterator
 import yaml
 
 from media_core.upkeep.canary import EICAR
-from tests.cluster import images, kind
-from tests.cluster.docker import Missing
-from tests.cluster.installation import Installation
-from tests.cluster.namespace import PLATFORM, Namespace, restricted
+from tests.cluster.node import images, kind
+from tests.cluster.node.docker import Missing
+from tests.cluster.node.installation import Installation
+from tests.cluster.node.namespace import PLATFORM, Namespace, restricted
 from tests.tools import build
 
 ACME = images.ROOT / "samples" / "acme.yaml"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tests.cluster.docker import CGROUP, home
+from tests.cluster.node.docker import CGROUP, home
 
 CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")

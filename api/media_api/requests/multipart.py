@@ -100,12 +100,11 @@ class Form:
             parsed = partial(self._parsed, parser)
             async with aclosing(chunks_or_socket(self._request, self._idle_seconds)) as received:
                 async for chunk in received:
-                    if isinstance(chunk, SocketBody):
-                        if self._is_file:
-                            yield _FileSource(chunk, parsed)
-                        continue
-                    for data in parsed(chunk):
-                        yield data
+                    if isinstance(chunk, bytes):
+                        for data in parsed(chunk):
+                            yield data
+                    elif chunk is not None and self._is_file:
+                        yield _FileSource(chunk, parsed)
                     chunk = data = b""  # frees a quarter of a MiB while the next chunk is waited for
 
     def _parsed(self, parser: PushMultipartParser, chunk: bytes) -> Iterator[bytes]:

@@ -340,8 +340,8 @@ class Library:
         """
         item = await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
-            return await queue.enqueue_for_content(
-                tx, "scan", item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
+            return await queue.enqueue_scan(
+                tx, item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
             )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, LiteralString
+from typing import Any, Final, LiteralString
 
 from media_core.database import Database, Transaction
 from media_core.errors import Unavailable
@@ -265,9 +265,8 @@ async def enqueue(
             return str(row.job_id)
 
 
-async def enqueue_for_content(
+async def enqueue_scan(
     tx: Transaction,
-    kind: Literal["scan", "thumbnail"],
     sha256: str,
     *,
     owner: str | None = None,
@@ -275,10 +274,10 @@ async def enqueue_for_content(
     priority: int = 0,
     request_id: str | None = None,
 ) -> str:
-    """As `enqueue`, for a job of which a content has at most one open: if there is one, its id is returned."""
+    """As `enqueue`. A content has at most one open scan: if there is one, its id is returned."""
     return await enqueue(
         tx,
-        kind,
+        "scan",
         {"sha256": sha256},
         owner=owner,
         media_id=media_id,

@@ -1,4 +1,4 @@
-"""A MediaTenant's status, written only if it has changed, and an Event for each condition whose status changes."""
+"""A MediaTenant's status, written only if it has changed, and an Event for each condition that has news."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _log = structlog.stdlib.get_logger("media.controller")
 
 AS_ASKED = frozenset({"Suspended", "Deleting", "CanaryPending"})
 """Reasons that need no action: somebody asked for it, or it only takes time."""
+REFUSALS = frozenset({"Conflict", "SpecInvalid"})
+"""Reasons for which nothing is done for a tenant."""
 
 
 class StatusWriter:
@@ -41,7 +43,7 @@ class StatusWriter:
         await self.write(body, tuple(seen.values()), facts)
 
     async def write(self, body: Object, conditions: tuple[Condition, ...], facts: TenantStatus) -> None:
-        """Writes the status if it has changed; then an Event for each condition whose status changed."""
+        """Writes the status if it has changed; then the Events."""
         before = _conditions(body)
         stamped = with_transitions(before, conditions, datetime.now(UTC))
         status = facts.model_copy(
@@ -69,11 +71,10 @@ class StatusWriter:
         await self._tell(body, before, stamped)
 
     async def _tell(self, body: Object, before: list[Condition], now: list[Condition]) -> None:
-        """One Event for each condition whose status changed. A condition that is new has no Event."""
+        """One Event for each condition whose status changed, or that is new and says that something failed."""
         old = {condition.type: condition for condition in before}
         for condition in now:
-            was = old.get(condition.type)
-            if was is None or was.status == condition.status:
+            if not _is_news(condition, old.get(condition.type)):
                 continue
             good = condition.status == ("False" if condition.type == "DeletionBlocked" else "True")
             good |= condition.reason in AS_ASKED
@@ -105,6 +106,12 @@ def _conditions(body: Object) -> list[Condition]:
 def _timestamp(value: str) -> str:
     """RFC 3339 in UTC to the second, as Kubernetes writes it."""
     return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _is_news(condition: Condition, before: Condition | None) -> bool:
+    if before is not None:
+        return condition.status != before.status
+    return condition.status == "False" and (condition.reason in REFUSALS or condition.reason.endswith("Failed"))
 
 
 def _event(body: Object, condition: Condition, kind: str) -> Object:

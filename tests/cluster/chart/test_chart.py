@@ -33,8 +33,8 @@ from media_operator.helm_hooks import install_check
 from media_operator.local import clamd as embedded
 from media_operator.settings import DatabaseSettings, OperatorSettings, PlatformSettings, StoreAdminSettings
 from media_operator.tenant.spec import MediaTenant
-from tests.cluster.api import Api, Object, seen
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.api import Api, Object, seen
+from tests.cluster.control_plane.server import ControlPlane
 from tests.tools import build
 
 ROOT = Path(__file__).parents[3]

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from media_operator.cluster import kinds
-from tests.cluster.installation import RELEASE, Installation
-from tests.cluster.namespace import PLATFORM
+from tests.cluster.node.installation import RELEASE, Installation
+from tests.cluster.node.namespace import PLATFORM
 
 pytestmark = pytest.mark.node
 

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from media_operator.cluster.kinds import MEDIA_TENANT, Object
-from tests.cluster.api import Api
 from tests.cluster.chart import test_chart as chart
+from tests.cluster.control_plane.api import Api
 from tests.tools import build, openapi_schemas
 from tests.unit.operator.render_cases import CASES, LONGEST
 

@@ -19,12 +19,12 @@ from playwright.async_api import expect
 
 from media_operator.tenant.spec import schema_of
 from tests.browser.chromium import PATIENCE, chromium, opened
-from tests.cluster.client import Client
-from tests.cluster.installation import Installation
-from tests.cluster.load import Clients
 from tests.cluster.machine import slowness
-from tests.cluster.namespace import Namespace
-from tests.cluster.waiting import wait_until
+from tests.cluster.node.client import Client
+from tests.cluster.node.installation import Installation
+from tests.cluster.node.load import Clients
+from tests.cluster.node.namespace import Namespace
+from tests.cluster.node.waiting import wait_until
 from tests.cluster.with_pods.test_a_tenants_life import RECORDING, SAID
 from tests.fixtures import media
 

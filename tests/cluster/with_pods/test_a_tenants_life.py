@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from media_operator.tenant.spec import schema_of
-from tests.cluster import images
-from tests.cluster.installation import Installation
-from tests.cluster.namespace import Namespace
+from tests.cluster.node import images
+from tests.cluster.node.installation import Installation
+from tests.cluster.node.namespace import Namespace
 
 pytestmark = pytest.mark.node
 

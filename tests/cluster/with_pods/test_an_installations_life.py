@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import images, kind
-from tests.cluster.client import Client
-from tests.cluster.installation import CHART, HERE, OPERATOR, RELEASE, Installation
-from tests.cluster.load import Clients
 from tests.cluster.machine import slowness
-from tests.cluster.namespace import PLATFORM, Namespace
-from tests.cluster.waiting import wait_until
+from tests.cluster.node import images, kind
+from tests.cluster.node.client import Client
+from tests.cluster.node.installation import CHART, HERE, OPERATOR, RELEASE, Installation
+from tests.cluster.node.load import Clients
+from tests.cluster.node.namespace import PLATFORM, Namespace
+from tests.cluster.node.waiting import wait_until
 
 pytestmark = pytest.mark.node
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import images
-from tests.cluster.kind import Cluster
-from tests.cluster.namespace import Namespace, body, pod, pod_spec
+from tests.cluster.node import images
+from tests.cluster.node.kind import Cluster
+from tests.cluster.node.namespace import Namespace, body, pod, pod_spec
 
 pytestmark = pytest.mark.node
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import docker as dockers
-from tests.cluster import images, kind, machine
-from tests.cluster.docker import Missing
-from tests.cluster.waiting import wait_until
+from tests.cluster import machine
+from tests.cluster.node import docker as dockers
+from tests.cluster.node import images, kind
+from tests.cluster.node.docker import Missing
+from tests.cluster.node.waiting import wait_until
 
 pytestmark = pytest.mark.node
 

@@ -28,9 +28,9 @@ import pytest
 from media_core.auth import tokens
 from media_operator.cluster import kinds
 from media_operator.local.postgres import BINARIES
-from tests.cluster.api import Api, seen
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import ROOT, Bench, Replica, Team, bench, install_crd
+from tests.cluster.control_plane.api import Api, seen
+from tests.cluster.control_plane.operator_process import ROOT, Bench, Replica, Team, bench, install_crd
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.without_pods.test_operator import secret, settled
 from tests.integration.servers.api import eventually, preloaded_start
 from tests.integration.servers.api import upload as upload_to

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.api import Api, ApiError, gone, seen
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.control_plane.api import Api, ApiError, gone, seen
+from tests.cluster.control_plane.fault_proxy import FaultProxy
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.machine import slowness
 
 pytestmark = pytest.mark.control_plane

@@ -23,8 +23,8 @@ from media_operator.tenant import patterns
 from media_operator.tenant.spec import MediaTenant, TenantSpec, refuse_immutable_changes
 from media_operator.tenant.spec_errors import SpecInvalid
 from media_operator.tenant.status import Condition, TenantStatus, UsageStatus
-from tests.cluster.api import Api, ApiError, Object
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.api import Api, ApiError, Object
+from tests.cluster.control_plane.server import ControlPlane
 from tests.tools import build
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]

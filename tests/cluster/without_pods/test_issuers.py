@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from media_operator.cluster import kinds
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import Bench, Team, bench
+from tests.cluster.control_plane.operator_process import Bench, Team, bench
+from tests.cluster.control_plane.server import ControlPlane
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
 

@@ -23,9 +23,9 @@ from media_operator.cluster.kube import (
     NotFound,
     ServerUnavailable,
 )
-from tests.cluster.api import Api, seen
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.control_plane.api import Api, seen
+from tests.cluster.control_plane.fault_proxy import FaultProxy
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.machine import slowness
 
 pytestmark = pytest.mark.control_plane

@@ -12,9 +12,9 @@ from media_operator.cluster import kinds
 from media_operator.cluster.kinds import LEASE
 from media_operator.cluster.kube import Kube
 from media_operator.cluster.lease import Election, LeaseLost
-from tests.cluster.api import Api
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.control_plane.api import Api
+from tests.cluster.control_plane.fault_proxy import FaultProxy
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.machine import slowness
 
 pytestmark = pytest.mark.control_plane

@@ -16,9 +16,9 @@ from media_operator.backends.databases import known_revisions
 from media_operator.cluster import kinds
 from media_operator.tenant.annotations import ACCEPT_DATA, ADOPT, PAUSED, ROTATE_KEYS
 from media_operator.tenant.ownership import OwnerMark
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.operator_process import Bench, Team, bench, condition_of, until
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.machine import slowness
-from tests.cluster.operator_process import Bench, Team, bench, condition_of, until
 from tests.integration.database.revisions import migrate_to
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]
@@ -470,6 +470,20 @@ async def test_a_job_that_the_namespace_has_no_room_for_is_said_until_it_has(sha
     await shared.api.delete(f"{quotas}/none")
     await team.condition("acme", "WorkersReady", reason="OnDemand", seconds=60)
     assert len(await team.list(kinds.JOB)) == 1
+
+
+async def test_a_tenant_that_is_refused_from_the_start_has_events_that_say_so(shared: Bench, namespace: str) -> None:
+    team, id_ = Team(shared, namespace), tenant_id(namespace)
+    await team.apply("acme", tenantId=id_)
+    await team.condition("acme", "Accepted", status="True")
+    await team.apply("rival", tenantId=id_)
+
+    async def told() -> bool:
+        events = (await shared.api.get(team.path(kinds.EVENT)))["items"]
+        said = {each["message"] for each in events if each["involvedObject"]["name"] == "rival"}
+        return {each.partition(": ")[0] for each in said} == {"Ready is False", "Accepted is False"}
+
+    await until(told, 30, shared.last_words)
 
 
 async def test_a_refused_namesake_elsewhere_stops_nobodys_workers(shared: Bench, namespace: str) -> None:

@@ -5,9 +5,9 @@ import pytest
 from media_operator.backends.databases import COMMENT
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
-from tests.cluster.api import another_namespace, gone
-from tests.cluster.fault_proxy import FaultProxy
-from tests.cluster.operator_process import Bench, Replica, Team, condition_of, until
+from tests.cluster.control_plane.api import another_namespace, gone
+from tests.cluster.control_plane.fault_proxy import FaultProxy
+from tests.cluster.control_plane.operator_process import Bench, Replica, Team, condition_of, until
 from tests.cluster.without_pods.test_operator import cluster_id, settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]

@@ -11,9 +11,9 @@ import pytest
 
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
-from tests.cluster.fault_proxy import FaultProxy
+from tests.cluster.control_plane.fault_proxy import FaultProxy
+from tests.cluster.control_plane.operator_process import NAMESPACE, USER, Bench, Team, until
 from tests.cluster.machine import slowness
-from tests.cluster.operator_process import NAMESPACE, USER, Bench, Team, until
 from tests.cluster.without_pods.test_operator import settled, tenant_id
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]

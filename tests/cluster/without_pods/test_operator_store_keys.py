@@ -14,8 +14,8 @@ from media_operator.backends.store_keys import session_in
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.tenant.annotations import ROTATE_KEYS
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import Bench, Team, bench
+from tests.cluster.control_plane.operator_process import Bench, Team, bench
+from tests.cluster.control_plane.server import ControlPlane
 from tests.integration.servers import s3_servers
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd")]

@@ -12,8 +12,8 @@ from media_operator import render
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
 from media_operator.tenant.spec import MediaTenant
-from tests.cluster.api import Api, gone, seen
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.api import Api, gone, seen
+from tests.cluster.control_plane.server import ControlPlane
 from tests.unit.operator.render_cases import CASES, LONGEST, Case
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.usefixtures("crd", "gateways")]

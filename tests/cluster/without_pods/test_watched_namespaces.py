@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from media_operator.cluster import kinds
-from tests.cluster.api import Api
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import NAMESPACE, USER, Team, bench, install_crd
+from tests.cluster.control_plane.api import Api
+from tests.cluster.control_plane.operator_process import NAMESPACE, USER, Team, bench, install_crd
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.without_pods.test_operator import settled
 
 pytestmark = pytest.mark.control_plane

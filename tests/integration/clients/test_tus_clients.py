@@ -4,12 +4,12 @@ import asyncio
 import hashlib
 import json
 import secrets
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page.build import BuildFailed, node, packages
 
 from media_core.store.object_keys import content_key
 from tests.integration.servers.api import Api
@@ -27,15 +27,12 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("there is no Node.js here")
-    folder = tmp_path_factory.mktemp("tus-js") / "client"
-    shutil.copytree(JAVASCRIPT, folder, ignore=shutil.ignore_patterns("node_modules"))
-    installed = subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True)
-    if installed.returncode:
-        pytest.skip(f"tus-js-client cannot be had here: {installed.stderr[-300:]}")
-    return folder / "upload.mjs"
+def script() -> Path:
+    try:
+        packages(JAVASCRIPT)
+    except BuildFailed as error:
+        pytest.skip(f"tus-js-client cannot be had here: {error}")
+    return JAVASCRIPT / "upload.mjs"
 
 
 async def is_stored(api: Api, media: dict[str, Any], file: Path) -> None:
@@ -94,7 +91,7 @@ async def test_tus_js_client_uploads(api: Api, file: Path, script: Path, how: di
     asked = {"endpoint": api.base + UPLOADS, "token": api.token(), "path": str(file), **how}
     ran = await asyncio.to_thread(
         subprocess.run,
-        ["node", str(script), json.dumps(asked)],
+        [node(), script, json.dumps(asked)],
         capture_output=True,
         text=True,
         timeout=120,

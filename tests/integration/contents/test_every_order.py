@@ -226,7 +226,7 @@ class Actors:
     def asking_for_a_scan(self) -> Program:
         async def run() -> None:
             async with self.database.transaction() as tx:
-                await queue.enqueue_for_content(tx, "scan", SHA, priority=-2)
+                await queue.enqueue_scan(tx, SHA, priority=-2)
 
         return Program("a rescan is asked for", run)
 

@@ -9,7 +9,7 @@ from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.items.library import Library
-from media_core.jobs.queue import Lease, LeaseLost, NotYet, Queue, enqueue, enqueue_for_content
+from media_core.jobs.queue import Lease, LeaseLost, NotYet, Queue, enqueue, enqueue_scan
 from media_core.store.folder import FolderStore
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.upkeep.sweep import sweep
@@ -91,7 +91,7 @@ async def test_what_a_rescan_found_wrongly_is_back_as_it_was_once_newer_signatur
     await judge(library, database, uploaded, "infected")
     assert (await library.totals()).usage.items == 0
     async with database.transaction() as tx:
-        await enqueue_for_content(tx, "scan", uploaded.sha256)
+        await enqueue_scan(tx, uploaded.sha256)
     await judge(library, database, uploaded, "clean")
     assert await library.totals() == before
     assert (await library.find(BOB, second.media_id, "read")).scan_status == "clean"

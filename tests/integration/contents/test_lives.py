@@ -14,7 +14,7 @@ from psycopg.errors import SerializationFailure
 from media_core.contents.life import Again, Contents, Facts, NewItem
 from media_core.database import Database
 from media_core.items.library import Library
-from media_core.jobs.queue import Queue, enqueue_for_content
+from media_core.jobs.queue import Queue, enqueue_scan
 from media_core.store.object_keys import content_key
 from tests.integration.acting import days_pass, minutes_pass, verdict
 from tests.integration.invariants import broken
@@ -54,7 +54,7 @@ async def scanned(library: Library, status: str, detail: str | None = None) -> N
 
 async def rescanned(library: Library, sha256: str, status: str, detail: str | None = None) -> None:
     async with library.database.transaction() as tx:
-        await enqueue_for_content(tx, "scan", sha256, priority=RESCAN)
+        await enqueue_scan(tx, sha256, priority=RESCAN)
     await scanned(library, status, detail)
 
 
@@ -93,7 +93,7 @@ async def test_content_that_comes_again_is_scanned_like_a_new_upload_and_no_job_
     first = await put(contents)
     await scanned(library, "clean")
     async with database.transaction() as tx:
-        await enqueue_for_content(tx, "scan", SHA, priority=RESCAN)
+        await enqueue_scan(tx, SHA, priority=RESCAN)
     await contents.delete_item(first)
     for _ in range(3):
         await contents.delete_item(await put(contents))
@@ -206,7 +206,7 @@ async def test_a_suspicion_cancels_no_rescan_of_what_it_holds(
     for sha256 in MANY[:-1]:
         await rescanned(library, sha256, "infected", "Wrong")
     async with database.transaction() as tx:
-        await enqueue_for_content(tx, "scan", MANY[0], priority=RESCAN)
+        await enqueue_scan(tx, MANY[0], priority=RESCAN)
     await put(contents, "1" * 64)
     await scanned(library, "infected", "Wrong")  # the new one goes first
     async with database.transaction() as tx:

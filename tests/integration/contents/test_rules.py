@@ -14,7 +14,7 @@ from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.errors import Refused
 from media_core.items.library import Library
-from media_core.jobs.queue import Lease, Queue, enqueue_for_content
+from media_core.jobs.queue import Lease, Queue, enqueue_scan
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.store.object_keys import content_key
@@ -154,7 +154,7 @@ async def test_a_claim_that_waits_for_a_revival_removes_nothing(
 
 async def scanned(library: Library, database: Database, sha256: str, status: str, detail: str | None = None) -> None:
     async with database.transaction() as tx:
-        await enqueue_for_content(tx, "scan", sha256, priority=-2)
+        await enqueue_scan(tx, sha256, priority=-2)
     while lease := await Queue(database).lease("scan", worker="test", seconds=30):
         if lease.payload["sha256"] == sha256:
             await verdict(library, lease, status, detail)
@@ -174,7 +174,7 @@ async def test_one_signature_that_finds_more_than_a_few_is_suspicious_and_what_w
     some = [await clean(uploads, library, database, b"zip %d" % number) for number in range(8)]
     async with database.transaction() as tx:
         for one in some:
-            await enqueue_for_content(tx, "scan", one.sha256, priority=-2)
+            await enqueue_scan(tx, one.sha256, priority=-2)
     leases = await Queue(database).lease_many("scan", worker="test", seconds=30, most=6)
     held = await library.contents.record_verdicts([_found(lease) for lease in leases])
     assert len(held) == 6
@@ -234,7 +234,7 @@ async def test_two_batches_of_verdicts_that_meet_and_find_two_signatures_suspici
     some = [await clean(uploads, library, database, b"file %d" % number) for number in range(40)]
     async with database.transaction() as tx:
         for one in sorted(some, key=lambda one: one.sha256):
-            await enqueue_for_content(tx, "scan", one.sha256, priority=-2)
+            await enqueue_scan(tx, one.sha256, priority=-2)
     queue = Queue(database)
     batches = [await queue.lease_many("scan", worker="test", seconds=30, most=10) for _ in range(3)]
     await asyncio.gather(
@@ -306,7 +306,7 @@ async def test_recall_days_of_none_remove_at_once(
 ) -> None:
     uploaded = await clean(uploads, library, database, b"found, with a recall of no days")
     async with database.transaction() as tx:
-        await enqueue_for_content(tx, "scan", uploaded.sha256)
+        await enqueue_scan(tx, uploaded.sha256)
     lease = await Queue(database).lease("scan", worker="test", seconds=30)
     assert lease is not None
     await library.contents.record_verdicts([_found(lease)], recall=timedelta(0))

@@ -19,7 +19,7 @@ from media_core.contents.life import Verdict
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
 from media_core.items.library import Library
-from media_core.jobs.queue import LeaseLost, Queue, enqueue_for_content
+from media_core.jobs.queue import LeaseLost, Queue, enqueue_scan
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.upkeep.sweep import sweep
@@ -111,7 +111,7 @@ class Storm:
         async with library.database.transaction() as tx:
             some = [row[0] for row in await tx.execute("SELECT sha256 FROM blob ORDER BY random() LIMIT 2")]
             for sha256 in sorted(some):
-                await enqueue_for_content(tx, "scan", sha256, priority=-2)
+                await enqueue_scan(tx, sha256, priority=-2)
         await asyncio.sleep(0.005)
 
     async def sweeping(self) -> None:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from media_core.store import S3Store
 from media_core.store import s3 as s3_module
 from media_core.store.object_keys import content_key
-from media_operator.backends.buckets import Buckets
+from media_operator.backends.buckets import MARK_KEY, Buckets
 from media_operator.tenant.ownership import OwnerMark
 from tests.integration.servers.s3_servers import S3Server
 
@@ -74,3 +75,30 @@ async def check_all_work(store: S3Store, tenant_id: str, monkeypatch: pytest.Mon
     assert await store.sweep_staging(timedelta(0)) >= 1
     await store.delete(small, large)
     assert [entry async for entry in store.list()] == []
+
+
+def beyond_its_own(s3: Any, tenant: Tenant, other: Tenant) -> dict[str, Callable[[], object]]:
+    """What a tenant's key must not do, by what it is. `s3`: with the key of `tenant`, whose object `1` is there."""
+    own = f"tenant/{tenant.id}/1"
+    return {
+        "read the mark": lambda: s3.get_object(Bucket=tenant.bucket, Key=MARK_KEY),
+        "write the mark": lambda: s3.put_object(Bucket=tenant.bucket, Key=MARK_KEY, Body=b"mine"),
+        "copy the mark": lambda: s3.copy_object(
+            Bucket=tenant.bucket, Key=own, CopySource={"Bucket": tenant.bucket, "Key": MARK_KEY}
+        ),
+        "a prefix that begins alike": lambda: s3.put_object(
+            Bucket=tenant.bucket, Key=f"tenant/{tenant.id}x/1", Body=b"x"
+        ),
+        "list another prefix": lambda: s3.list_objects_v2(Bucket=tenant.bucket, Prefix=f"tenant/{other.id}/"),
+        "read another tenant": lambda: s3.get_object(Bucket=other.bucket, Key=f"tenant/{other.id}/1"),
+        "copy from another tenant": lambda: s3.copy_object(
+            Bucket=tenant.bucket, Key=own, CopySource={"Bucket": other.bucket, "Key": f"tenant/{other.id}/1"}
+        ),
+        "write to another tenant": lambda: s3.put_object(Bucket=other.bucket, Key=f"tenant/{tenant.id}/1", Body=b"x"),
+        "list another bucket": lambda: s3.list_objects_v2(Bucket=other.bucket, Prefix=f"tenant/{tenant.id}/"),
+        "its bucket's settings": lambda: s3.put_bucket_versioning(
+            Bucket=tenant.bucket, VersioningConfiguration={"Status": "Enabled"}
+        ),
+        "delete its bucket": lambda: s3.delete_bucket(Bucket=tenant.bucket),
+        "make a bucket": lambda: s3.create_bucket(Bucket=f"{tenant.bucket}-2"),
+    }

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,6 @@ from media_core.store.credentials import S3Key, as_text
 from media_core.store.object_keys import content_key
 from media_operator.backends import boto
 from media_operator.backends.breaker import RequestRefused
-from media_operator.backends.buckets import MARK_KEY
 from media_operator.backends.store_keys import RoleSessions, Session, open_store_keys, session_in
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.settings import StoreAdminSettings
@@ -33,6 +32,7 @@ from tests.integration.servers.store_tenants import (  # noqa: F401  (the last t
     CLUSTER,
     NewTenant,
     Tenant,
+    beyond_its_own,
     check_all_work,
     one_tenant,
     several_tenants,
@@ -104,29 +104,7 @@ async def test_a_session_reaches_nothing_else(
     s3 = client(server, await sessions.begin(tenant.id, tenant.bucket))
     own = f"tenant/{tenant.id}/1"
     s3.put_object(Bucket=tenant.bucket, Key=own, Body=b"own")
-    refused: dict[str, Callable[[], object]] = {
-        "read the mark": lambda: s3.get_object(Bucket=tenant.bucket, Key=MARK_KEY),
-        "write the mark": lambda: s3.put_object(Bucket=tenant.bucket, Key=MARK_KEY, Body=b"mine"),
-        "copy the mark": lambda: s3.copy_object(
-            Bucket=tenant.bucket, Key=own, CopySource={"Bucket": tenant.bucket, "Key": MARK_KEY}
-        ),
-        "a prefix that begins alike": lambda: s3.put_object(
-            Bucket=tenant.bucket, Key=f"tenant/{tenant.id}x/1", Body=b"x"
-        ),
-        "list another prefix": lambda: s3.list_objects_v2(Bucket=tenant.bucket, Prefix=f"tenant/{other.id}/"),
-        "read another tenant": lambda: s3.get_object(Bucket=other.bucket, Key=f"tenant/{other.id}/1"),
-        "copy from another tenant": lambda: s3.copy_object(
-            Bucket=tenant.bucket, Key=own, CopySource={"Bucket": other.bucket, "Key": f"tenant/{other.id}/1"}
-        ),
-        "write to another tenant": lambda: s3.put_object(Bucket=other.bucket, Key=f"tenant/{tenant.id}/1", Body=b"x"),
-        "list another bucket": lambda: s3.list_objects_v2(Bucket=other.bucket, Prefix=f"tenant/{tenant.id}/"),
-        "a bucket's settings": lambda: s3.put_bucket_versioning(
-            Bucket=tenant.bucket, VersioningConfiguration={"Status": "Enabled"}
-        ),
-        "delete its bucket": lambda: s3.delete_bucket(Bucket=tenant.bucket),
-        "make a bucket": lambda: s3.create_bucket(Bucket=f"{tenant.bucket}-2"),
-    }
-    for what, attempt in refused.items():
+    for what, attempt in beyond_its_own(s3, tenant, other).items():
         with pytest.raises(ClientError) as raised:
             attempt()
         assert raised.value.response["Error"]["Code"] == "AccessDenied", (what, raised.value.response["Error"])

@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 
-from tests.cluster.image_archive import thin
+from tests.cluster.node.image_archive import thin
 
 BASE, OLD, NEW = b"the base", b"the old code", b"the new code"
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import docker as dockers
-from tests.cluster import images
-from tests.cluster.docker import HERE, Docker, Missing, home, say
-from tests.cluster.image_archive import thin
+from tests.cluster.node import docker as dockers
+from tests.cluster.node import images
+from tests.cluster.node.docker import HERE, Docker, Missing, home, say
+from tests.cluster.node.image_archive import thin
 from tests.tools import build
 
 NAME = "media"

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.cluster.waiting import wait_until
+from tests.cluster.node.waiting import wait_until
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import images
-from tests.cluster.images import ROOT
-from tests.cluster.kind import Cluster
-from tests.cluster.namespace import PLATFORM, Namespace
+from tests.cluster.node import images
+from tests.cluster.node.images import ROOT
+from tests.cluster.node.kind import Cluster
+from tests.cluster.node.namespace import PLATFORM, Namespace
 
 CHART = ROOT / "charts" / "media-platform"
 RELEASE = "media"

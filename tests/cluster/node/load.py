@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.cluster.namespace import Namespace, body, pod
+from tests.cluster.node.namespace import Namespace, body, pod
 
 POD = "clients"
 

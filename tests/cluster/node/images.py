@@ -19,11 +19,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cluster.docker import HERE, Docker, Missing, home, install, say
+from tests.cluster.node.docker import Docker, Missing, home, install, say
 from tests.tools import build
 
-ROOT = HERE.parent.parent
-FOLDERS = HERE / "images"
+ROOT = Path(__file__).resolve().parents[3]
+FOLDERS = ROOT / "tests" / "cluster" / "images"
 PROJECT = ("api", "workers", "operator")
 SERVICES = ("postgres", "clamd", "s3")
 """And `minio`, on demand: its S3 can be had instead of versitygw's."""

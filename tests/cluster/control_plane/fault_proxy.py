@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.server import ControlPlane
 
 REASONS = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
 MAX_HEAD = 64 * 1024

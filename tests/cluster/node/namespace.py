@@ -20,11 +20,11 @@ import httpx
 import yaml
 
 from media_core.auth import tokens
-from tests.cluster import images
-from tests.cluster.client import Client
-from tests.cluster.kind import Cluster
 from tests.cluster.machine import slowness
-from tests.cluster.waiting import wait_until
+from tests.cluster.node import images
+from tests.cluster.node.client import Client
+from tests.cluster.node.kind import Cluster
+from tests.cluster.node.waiting import wait_until
 from tests.tools import build
 
 PLATFORM = "media-system"

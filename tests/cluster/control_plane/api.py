@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx
 
 from media_operator.cluster.kinds import MEDIA_TENANT
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.server import ControlPlane
 
 Object = dict[str, Any]
 

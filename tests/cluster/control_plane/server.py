@@ -26,7 +26,7 @@ import httpx
 import yaml
 
 from media_operator.local.processes import die_with_parent
-from tests.cluster.certificates import Authority, write_key
+from tests.cluster.control_plane.certificates import Authority, write_key
 from tests.tools import build
 
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager")

@@ -25,14 +25,14 @@ from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Kind, Object
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.tenant.spec import schema_of
-from tests.cluster.api import Api, ApiError, seen
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane.api import Api, ApiError, seen
+from tests.cluster.control_plane.server import ControlPlane
 from tests.integration.servers import s3_servers
 from tests.integration.servers.s3_servers import S3Server
 from tests.preloaded import OPERATOR, Program
 from tests.tools import build
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "media-platform"
 NAMESPACE = "media-system"
 ACCOUNT = "media-operator"
