@@ -27,6 +27,8 @@ TIERS = ("unit", "integration", "browser", "control plane", "node")
 MARKED = {"control_plane": "control plane", "node": "node"}
 ORDER = ("node", "control plane", "browser", "integration", "unit")
 """The tests that wait the most begin first, so that the others fill the time."""
+LONG = "/whole/"
+"""In its folder are the longest files. At the end each would run by itself."""
 SLOWEST = 10
 
 
@@ -54,13 +56,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: ORDER.index(_tier(item.keywords, item.nodeid)))
+    items.sort(key=lambda item: (ORDER.index(_tier(item.keywords, item.nodeid)), LONG not in item.nodeid))
 
 
 def pytest_collection_finish() -> None:
     """What was imported and collected stays, so the collector of garbage need not look through it again and again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # with 700, as by default, a twentieth of our time goes into that
 
 
 @pytest.hookimpl(trylast=True)

@@ -28,6 +28,12 @@ ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "samples" / "photo.jpg"
 SPEECH = ROOT / "tests" / "fixtures" / "whisper-tiny-words" / "samples" / "two_phrases_en.wav"
 MIB = 1024 * 1024
+PIECE = 16 * MIB
+"""Most that the page sends in one request."""
+
+SLOW = {"offline": False, "latency": 1, "downloadThroughput": -1, "uploadThroughput": MIB // 4}
+"""A minute for a piece: what a test does meanwhile comes in the middle of one."""
+
 MOST_COMPRESSED = 150_000
 """Bytes of the page's own files, as they are sent."""
 
@@ -244,16 +250,21 @@ async def test_an_upload_goes_on_after_a_reload_a_restart_of_the_api_and_a_lost_
     run: MakeRun, context: BrowserContext, tmp_path: Path
 ) -> None:
     big = tmp_path / "big.bin"
-    digest = hashlib.sha256()
-    noise = random.Random(1)
-    with big.open("wb") as file:
-        for _ in range(200):
-            digest.update(piece := noise.randbytes(MIB))
-            file.write(piece)
+    data = random.Random(1).randbytes(3 * PIECE)
+    big.write_bytes(data)
     page = await signed_in(context, run)
-    slow = {"offline": False, "latency": 1, "downloadThroughput": -1, "uploadThroughput": 8 * MIB}
     network = await context.new_cdp_session(page)
-    await network.send("Network.emulateNetworkConditions", slow)
+    pieces: list[str] = []
+
+    async def slow_down(route: Route) -> None:
+        """From the second piece on. At full speed all would be over before anything happens to it."""
+        if route.request.method == "PATCH":
+            pieces.append(route.request.url)
+        if len(pieces) == 2:
+            await network.send("Network.emulateNetworkConditions", SLOW)
+        await route.continue_()
+
+    await page.route("**/v1/media/uploads/*", slow_down)
     await choose(page, big)
     row = page.locator(".upload", has_text="big.bin")
 
@@ -261,41 +272,46 @@ async def test_an_upload_goes_on_after_a_reload_a_restart_of_the_api_and_a_lost_
         return int(await row.get_by_role("progressbar").get_attribute("aria-valuenow") or 0)
 
     async def is_beyond(number: int) -> bool:
-        return await row.get_attribute("data-state") == "done" or await percent() > number
+        return await percent() > number
 
-    await eventually(lambda: is_beyond(12))
-    before = await percent()
+    await eventually(lambda: is_beyond(34))
     await page.reload()
     await expect(row).to_be_visible()
-    sent = await eventually(percent)  # what had come before the reload has not to be sent again
-    assert sent >= before - 12
-    await eventually(lambda: is_beyond(before + 6))
+    sent = await eventually(percent)
+    assert sent >= 33  # the first piece has not to be sent again
+    await eventually(lambda: is_beyond(sent))
 
     old = run.api()
     old.kill()
-    await eventually(lambda: is_beyond(before + 14))
+    await expect(row).to_have_attribute("data-state", "waiting")
+    await expect(row).to_have_attribute("data-state", "sending")
     assert run.api().pid != old.pid
 
-    await network.send("Network.emulateNetworkConditions", {**slow, "offline": True})
+    tries: list[str] = []
+    page.on("requestfailed", lambda request: tries.append(request.url))
+
+    async def has_tried(times: int) -> bool:
+        return len(tries) >= times
+
+    await network.send("Network.emulateNetworkConditions", {**SLOW, "offline": True})
     await expect(row).to_have_attribute("data-state", "waiting")
-    await asyncio.sleep(20)
-    await network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
+    await eventually(lambda: has_tried(4))
+    await network.send("Network.emulateNetworkConditions", {**SLOW, "uploadThroughput": -1})
     await expect(row).to_have_attribute("data-state", "done")
     await expect(tile(page, "big.bin")).to_be_visible()
     with run.client() as client:
         (stored,) = client.get("/v1/media", params={"name": "big.bin"}).json()["data"]
-        assert stored["sha256"] == digest.hexdigest()
+        assert stored["sha256"] == hashlib.sha256(data).hexdigest()
         client.delete(f"/v1/media/{stored['media_id']}").raise_for_status()
     await expect(tile(page, "big.bin")).to_have_count(0)
 
 
 async def test_an_upload_can_be_paused_and_given_up(run: MakeRun, context: BrowserContext, tmp_path: Path) -> None:
     some = tmp_path / "some.bin"
-    some.write_bytes(os.urandom(16 * MIB))
+    some.write_bytes(os.urandom(PIECE))
     page = await signed_in(context, run)
     network = await context.new_cdp_session(page)
-    slow = {"offline": False, "latency": 1, "downloadThroughput": -1, "uploadThroughput": MIB}
-    await network.send("Network.emulateNetworkConditions", slow)
+    await network.send("Network.emulateNetworkConditions", SLOW)
     await choose(page, some)
     row = page.locator(".upload", has_text="some.bin")
     await row.get_by_role("button", name="Pause").click()

@@ -17,13 +17,13 @@ from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.servers.api import api, fresh_api, new_tenant  # noqa: F401  (api and fresh_api are fixtures)
 from tests.integration.servers.clamd import clamd  # noqa: F401  (a fixture)
-from tests.integration.servers.postgres_folder import postgres_folder
+from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    with postgres_folder() as folder, EmbeddedPostgres(folder / "data", durable=False) as server:
+    with postgres_folder() as folder, CopiedPostgres(folder / "data") as server:
         yield server
 
 

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import functools
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from media_operator.tenant.spec import schema_of
 from tests.cluster.control_plane.api import Api, ApiError, seen
 from tests.cluster.control_plane.server import ControlPlane
 from tests.integration.servers import s3_servers
+from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.servers.s3_servers import S3Server
 from tests.preloaded import OPERATOR, Program
 from tests.tools import build
@@ -76,23 +75,21 @@ def _is_established(definition: Object) -> bool:
 class Backends:
     """S3 with IAM, and PostgreSQL: real ones, which a test may stop and start again."""
 
-    folder: Path
+    home: contextlib.ExitStack
     postgres: EmbeddedPostgres
     s3: S3Server
 
     @classmethod
     async def start(cls, folder: Path) -> Backends:
-        # Not below tmp_path: as root the server runs as another user, who must be able to reach its folder.
-        home = Path(tempfile.mkdtemp(prefix="media-test-pg-"))
-        os.chmod(home, 0o755)  # noqa: PTH101, S103
-        postgres = EmbeddedPostgres(home / "data", durable=False)
+        home = contextlib.ExitStack()
+        postgres = CopiedPostgres(home.enter_context(postgres_folder()) / "data")
         postgres.start()
         return cls(home, postgres, await s3_servers.start("versitygw", folder / "s3", iam=True))
 
     def stop(self) -> None:
         self.s3.stop()
         self.postgres.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.home.close()
 
     async def stand(self) -> None:
         """Starts what a test has ended."""

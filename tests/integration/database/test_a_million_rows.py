@@ -38,7 +38,7 @@ from media_core.uploads.upload import Uploads
 from media_operator.local.postgres import EmbeddedPostgres
 from media_workers.scanning import rescan
 from tests.integration.acting import upload
-from tests.integration.servers.postgres_folder import postgres_folder
+from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase, person
 
 MANY = 1_000_000
@@ -170,7 +170,7 @@ class Measured:
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A server on the disk: these are gigabytes."""
-    with postgres_folder(in_memory=False) as folder, EmbeddedPostgres(folder / "data", durable=False) as server:
+    with postgres_folder(in_memory=False) as folder, CopiedPostgres(folder / "data") as server:
         yield server
 
 

@@ -43,7 +43,7 @@ from media_core.store import FolderStore, StoreSettings
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.integration.acting import verdict
 from tests.integration.servers.migrating import make_tables
-from tests.integration.servers.postgres_folder import postgres_folder
+from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
 from tests.preloaded import API, Program
 
@@ -213,7 +213,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None) -> Iterator[EmbeddedPostgres]:
     """A server for one test, which may be killed and keeps what was committed. `prepare` is called before its start."""
     with postgres_folder() as folder:
-        server = EmbeddedPostgres(folder / "data", durable=False)
+        server = CopiedPostgres(folder / "data")
         try:
             prepare(server)
             server.start()

@@ -1,21 +1,47 @@
-"""Folders for the data of the tests' PostgreSQL servers, in memory where there is room.
+"""The tests' PostgreSQL servers, and folders for their data, in memory where there is room.
 
 Almost every test makes a tenant and removes it again, which is 200 files. In memory that costs a quarter less.
 """
 
+import atexit
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
+
+from media_operator.local.postgres import EmbeddedPostgres
 
 MEMORY = Path("/dev/shm")
 ROOM = 6 << 30
 """Bytes that have to be free. Of one server the write-ahead log alone grows to 1 GiB."""
 _PREFIX = "media-test-pg-"
+_FIRST: list[tuple[Path, str]] = []
+"""What initdb made for the first server of this process, and its password."""
+
+
+class CopiedPostgres(EmbeddedPostgres):
+    """With a copy of what initdb made for the first server of this process, which takes half a second of CPU less."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, durable=False)
+
+    def _initdb(self, binaries: Path) -> None:
+        if not _FIRST:
+            super()._initdb(binaries)
+            kept = ExitStack()
+            atexit.register(kept.close)
+            first = kept.enter_context(postgres_folder()) / "data"
+            _copy(self.data, first)
+            _FIRST.append((first, self._password))
+            return
+        first, self._password = _FIRST[0]
+        (self.folder / "admin-password").write_text(self._password)
+        _copy(first, self.data)
 
 
 @contextmanager
@@ -33,6 +59,11 @@ def postgres_folder(*, in_memory: bool = True) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(data: Path, place: Path) -> None:
+    """With their owner, who runs the server."""
+    subprocess.run(["cp", "-a", data, place], check=True)
 
 
 def _free() -> int:

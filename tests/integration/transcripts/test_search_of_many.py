@@ -21,7 +21,7 @@ from media_core.transcripts.search import Search, Wanted
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.cluster.machine import slowness
 from tests.integration.database.test_a_million_rows import Measured
-from tests.integration.servers.postgres_folder import postgres_folder
+from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.tenancy import ADMIN, ALICE, GENEROUS, TenantDatabase, person
 
 MANY = int(os.environ.get("MEDIA_SEARCH_HOURS", "600"))
@@ -89,7 +89,7 @@ CALLERS = {"an admin": ADMIN, "one who sees most": ALICE, "one who sees few": pe
 def postgres() -> Iterator[EmbeddedPostgres]:
     with (
         postgres_folder(in_memory=MANY <= IN_MEMORY) as folder,
-        EmbeddedPostgres(folder / "data", durable=False) as server,
+        CopiedPostgres(folder / "data") as server,
     ):
         yield server
 

@@ -30,7 +30,6 @@ from media_core.store import S3Store
 from media_core.transcripts.requests import Jobs, TranscriptionRequest
 from media_core.uploads.upload import Uploaded, Uploads
 from media_operator.local.clamd import HOW_TO_INSTALL, ClamdAddress, EmbeddedClamd
-from media_operator.local.postgres import EmbeddedPostgres
 from media_workers import drain as drain_module
 from media_workers.drain import Drain, Handler, Work
 from media_workers.scanning.scan import JOBS_AT_ONCE, READ_AT_ONCE, Scanner
@@ -43,7 +42,7 @@ from tests.integration.acting import upload
 from tests.integration.servers import s3_servers
 from tests.integration.servers.api import new_tenant
 from tests.integration.servers.clamd import LIMITS, settings_for
-from tests.integration.servers.postgres_folder import postgres_folder
+from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.servers.s3_servers import S3Server
 from tests.integration.tenancy import ALICE, FIXTURES, GENEROUS, TenantDatabase
 
@@ -344,7 +343,7 @@ async def test_a_clamd_that_is_killed_again_and_again_under_its_scans_costs_no_v
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------
 
 
-class Postgres(EmbeddedPostgres):
+class Postgres(CopiedPostgres):
     """A PostgreSQL that can be away for a while, and comes back at its address."""
 
     async def end(self) -> None:
@@ -360,7 +359,7 @@ class Postgres(EmbeddedPostgres):
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
-    with postgres_folder() as folder, Postgres(folder / "data", durable=False) as server:
+    with postgres_folder() as folder, Postgres(folder / "data") as server:
         yield server
 
 
