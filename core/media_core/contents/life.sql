@@ -136,10 +136,10 @@ END $$;
 
 -- Adds an item to a content that has a row, with its room, key and usage. The caller has written content, reservation
 -- and jobs. `_folded`: its name as searches compare it (`folding.py`); null where a pod of the version before calls.
--- `_over_quota`: however many items there are. Raises MC004.
+-- A canary is added however many items there are. Raises MC004.
 CREATE OR REPLACE FUNCTION content_add_item(
     _content blob, _media_id text, _filename text, _claimed_type text, _subject text, _tenant_scope boolean,
-    _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean, _folded text, _over_quota boolean
+    _room_id text, _key text, _charge bigint, _reserved bigint, _is_new boolean, _folded text
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     given jsonb := content_answer(_media_id, _content);
@@ -159,7 +159,7 @@ BEGIN
         objects = objects + _is_new::integer,
         object_bytes = object_bytes + CASE WHEN _is_new THEN _content.size ELSE 0 END,
         items = items + 1, item_bytes = item_bytes + _content.size
-    WHERE _over_quota OR max_items IS NULL OR items < max_items;
+    WHERE max_items IS NULL OR items < max_items OR EXISTS (SELECT FROM canary WHERE sha256 = _content.sha256);
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no more files' USING ERRCODE = 'MC004';
     END IF;
@@ -211,7 +211,7 @@ BEGIN
         IF answer IS NULL THEN
             state := 'stored';
             answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope,
-                _room_id, _key, 0, coalesce(given_back, 0), false, _folded, _over_quota);
+                _room_id, _key, 0, coalesce(given_back, 0), false, _folded);
         ELSE
             state := 'replayed';
             UPDATE usage SET reserved_bytes = reserved_bytes - given_back WHERE given_back > 0;
@@ -272,8 +272,7 @@ BEGIN
     RETURN _thumbnail_size - _content.thumbnail_size;
 END $$;
 
--- After the object was put: writes the content's row, its item and its jobs. `_scan_owner`: of a canary, which is
--- stored however full the tenant is. Raises MC001, MC002, MC003, MC004.
+-- After the object was put: writes the content's row, its item and its jobs. Raises MC001, MC002, MC003, MC004.
 CREATE OR REPLACE FUNCTION content_commit(
     _reservation text, _sha256 text, _size bigint, _mime_type text, _width integer, _height integer,
     _duration double precision, _details jsonb, _thumbnail_status text, _thumbnail_sha256 text,
@@ -356,7 +355,7 @@ BEGIN
     END IF;
     state := CASE WHEN is_new THEN 'new' ELSE 'stored' END;
     answer := content_add_item(content, _media_id, _filename, _claimed_type, _subject, _tenant_scope, _room_id, _key,
-        charge, reserved, is_new, _folded, _scan_owner IS NOT NULL);
+        charge, reserved, is_new, _folded);
 END $$;
 
 -- Deletes one item. `absent`: there is none; `deleted`; `marked`: it was the last, and the content is to be removed.

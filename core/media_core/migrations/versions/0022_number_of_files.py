@@ -13,11 +13,4 @@ def upgrade() -> None:
     # All at once, in the lock order: the functions' file makes a trigger of the first two anew.
     op.execute("LOCK TABLE blob, room_file, usage IN ACCESS EXCLUSIVE MODE")
     op.add_column("usage", sa.Column("max_items", sa.BigInteger()))
-    # Its arguments have changed: replacing would leave the old one beside the new.
-    op.execute(
-        """
-        DROP FUNCTION IF EXISTS content_add_item(
-            blob, text, text, text, text, boolean, text, text, bigint, bigint, boolean, text)
-        """
-    )
     op.get_bind().exec_driver_sql((files("media_core") / "contents/life.sql").read_text().replace("%", "%%"))
