@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, ParamSpec, TypeVar, cast
@@ -21,6 +22,7 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     MetadataRetrievalError,
     NoCredentialsError,
+    SSLError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -46,6 +48,7 @@ _REFUSED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "Unaut
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _REGION = "x-amz-bucket-region"
 _NO_SUCH_API = {"NotImplemented", "MethodNotAllowed", "InvalidAction", "UnknownOperationException", "405", "501"}
+_NOT_VERIFIED = re.compile(r"certificate verify failed: (.+?) \(_ssl")
 _NO_SUCH_API |= {"MissingParameter"}  # MinIO: its STS answers in place of IAM
 
 
@@ -122,6 +125,9 @@ def outages(dependency: Dependency, settings: StoreAdminSettings, what: str = ""
         endpoints = {"store": settings.endpoint, "iam": settings.iam_endpoint, "sts": settings.sts_endpoint}
         endpoint = endpoints[dependency] or "AWS"
         sentence = f"{_NAMES[dependency]} at {endpoint} does not answer ({type(error).__name__})"
+        if isinstance(error, SSLError):
+            why = found.group(1) if (found := _NOT_VERIFIED.search(str(error))) else "TLS fails"
+            sentence = f"the certificate of {_NAMES[dependency]} at {endpoint} is not accepted: {why}"
         raise Unavailable(dependency, sentence) from None
 
 

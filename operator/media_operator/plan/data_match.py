@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from media_core.upkeep.births import may_belong, relation
 from media_operator.plan.finding import Context
-from media_operator.plan.observed import Bucket, Unreachable
+from media_operator.plan.observed import Unreachable
 from media_operator.plan.steps import WriteBirth
 from media_operator.tenant.annotations import ACCEPT_DATA, UNMARKED, how_to_annotate
 
@@ -63,16 +63,23 @@ def _accepts(context: Context, birth_id: str) -> bool:
 
 def is_data_accepted(context: Context) -> bool:
     """Whether a person says that the schema is right and the birth in this bucket is to be given up."""
-    return _accepts(context, _remembered(context.observed.bucket))
+    return _accepts(context, _remembered(context))
 
 
-def _remembered(bucket: Bucket | Unreachable) -> str:
-    """The bucket's birth, as a value of `ACCEPT_DATA`."""
-    return UNMARKED if isinstance(bucket, Unreachable) or bucket.birth is None else bucket.birth.birth_id
+def _remembered(context: Context) -> str:
+    """What is to be given up, as a value of `ACCEPT_DATA`: the bucket's birth; where it has none, that of a schema that
+    was swept before, which then gets another one.
+    """
+    seen, there = context.observed.database, context.observed.bucket
+    if not isinstance(there, Unreachable) and there.birth is not None:
+        return there.birth.birth_id
+    if not isinstance(seen, Unreachable) and seen.birth is not None and seen.birth.epoch > 0:
+        return seen.birth.birth_id
+    return UNMARKED
 
 
 def what_to_do(context: Context) -> str:
-    given_up = how_to_annotate(context.tenant, ACCEPT_DATA, _remembered(context.observed.bucket))
+    given_up = how_to_annotate(context.tenant, ACCEPT_DATA, _remembered(context))
     return (
         ". Nothing is made, swept or removed until a person decides. Either bring back the database that has these "
         "rows (correct its address, attach its volume, restore a newer backup). Or go on with this schema: then files "

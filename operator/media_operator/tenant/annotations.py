@@ -11,10 +11,10 @@ ROTATE_KEYS = f"{GROUP}/rotate-keys"
 ADOPT = f"{GROUP}/adopt"
 """The value "true": a person vouches that the cluster which left bucket and schema behind is gone."""
 ACCEPT_DATA = f"{GROUP}/accept-data"
-"""The schema is right, and the bucket's birth is given up. The value names that birth, or is `UNMARKED`. So it decides
-no later disagreement. Where the bucket is lost, the value is the schema's own birth."""
+"""The schema is right, and the bucket's birth is given up. The value names that birth. Of a bucket without one, or one
+that is lost, it names the schema's birth, which is replaced. So it decides no later disagreement."""
 UNMARKED = "unmarked"
-"""The value of `ACCEPT_DATA` for a bucket with content and without a birth."""
+"""The value of `ACCEPT_DATA` for a schema that was never swept, beside a bucket with content and no birth."""
 PAUSED = f"{GROUP}/reconcile"
 """The value "disabled": the operator changes neither this MediaTenant nor anything that belongs to it."""
 TRUST_SIGNATURE = f"{GROUP}/trust-signature"

@@ -861,6 +861,44 @@ async def test_a_server_that_is_away_is_said_without_a_secret(schema: str, caplo
     assert "hush" not in str(raised.value) + caplog.text
 
 
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("another password", "does not accept the operator's password"),
+        ("NOLOGIN", "does not let the operator's role in"),
+        ("CONNECTION LIMIT 0", "has no free connection for the operator"),
+        ("sslmode=require", "certificate is not accepted, or sslmode in its URL does not fit"),
+        ("nobody listens", "nobody answers at PostgreSQL's address"),
+        ("no such host", "the host in PostgreSQL's URL has no address"),
+    ],
+)
+async def test_why_the_operator_does_not_get_in_is_said_in_words_that_tell_what_to_do(
+    postgres: EmbeddedPostgres, superuser: psycopg.AsyncConnection, trouble: str, words: str
+) -> None:
+
+    async def no_tls(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"N")  # as a server without a certificate answers
+
+    with operators_role(postgres) as own:
+        url, plain_server = make_url(own), await asyncio.start_server(no_tls, "127.0.0.1", 0)
+        if trouble.isupper() or trouble.endswith("0"):
+            await superuser.execute(f"ALTER ROLE {url.username} {trouble}".encode())
+        changed = {
+            "another password": url.set(password="hush"),
+            "sslmode=require": url.set(
+                host="127.0.0.1", port=plain_server.sockets[0].getsockname()[1], query={"sslmode": "require"}
+            ),
+            "nobody listens": url.set(host="127.0.0.1", port=1, query={}),
+            "no such host": url.set(host="postgres.invalid", query={}),
+        }.get(trouble, url)
+        databases = Databases(settings_for(changed.render_as_string(hide_password=False)))
+        with pytest.raises(Unavailable, match=words) as raised:
+            await databases.observe("tenant_acme", PASSWORD)
+        assert "operator_" not in raised.value.detail
+        await databases.aclose()
+        plain_server.close()
+
+
 async def test_a_server_that_takes_no_writes_is_said_until_it_does(
     databases: Databases, operator_url: str, superuser: psycopg.AsyncConnection, schema: str
 ) -> None:

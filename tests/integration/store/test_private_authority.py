@@ -16,9 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydantic import SecretStr
 
+from media_core.errors import Unavailable
+from media_operator.backends.buckets import Buckets
 from media_operator.render.environment import TRUST, TRUSTED, outside_environment
-from media_operator.settings import PlatformSettings
+from media_operator.settings import PlatformSettings, StoreAdminSettings
 
 CLIENT = """
 import asyncio, sys
@@ -114,3 +117,14 @@ def test_every_library_trusts_the_authority_that_a_pod_is_told(server: str, auth
     }
     assert reached(server, told) == {"obstore", "boto3", "httpx", "urllib"}
     assert reached(server, {}) == set()
+
+
+async def test_the_operator_says_why_it_does_not_accept_a_certificate(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    settings = StoreAdminSettings(endpoint=server, access_key_id="a", secret_access_key=SecretStr("b"))
+    buckets = Buckets(settings)
+    with pytest.raises(Unavailable, match=f"the certificate of S3 at {server} is not accepted: .*issuer certificate"):
+        await buckets.observe("media-acme")
+    await buckets.aclose()

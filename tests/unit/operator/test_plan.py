@@ -1,5 +1,6 @@
 """`plan` with a simulated world: the steps that it asks for, their order, and where it stops."""
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -817,6 +818,15 @@ def test_what_was_given_up_once_decides_no_later_disagreement() -> None:
     assert said(plan(accepting("born-1"), world.seen), "DatabaseReady").reason == "DataMismatch"
     dumped = replace(world.seen, database=replace(world.seen.database, birth=BIRTH))
     assert said(plan(accepting("born-1"), dumped), "DatabaseReady").reason == "DataMismatch"
+
+
+def test_a_bucket_without_a_birth_that_was_accepted_once_is_not_accepted_again() -> None:
+    world = met(schema=SWEPT, bucket=None, contents=200, known=100)
+    (given_up,) = re.findall(r'accept-data: "(.*)"', said(plan(tenant(), world.seen), "DatabaseReady").message)
+    world.settle(accepting(given_up))
+    assert isinstance(world.seen.bucket, Bucket)
+    world.seen = replace(world.seen, bucket=replace(world.seen.bucket, birth=None, contents=200))
+    assert said(plan(accepting(given_up), world.seen), "DatabaseReady").reason == "DataMismatch"
 
 
 @pytest.mark.parametrize("facts", [{}, {"contents": 200, "known": 101}, {"contents": 1, "known": 1}])
