@@ -85,7 +85,7 @@ test-fast: setup ## tests without I/O, for the inner loop
 soak: setup clamd ## ten minutes of load while every part is killed again and again
 	@MEDIA_SOAK_SECONDS=$${MEDIA_SOAK_SECONDS:-600} $(BIN)/pytest -s tests/integration/whole/test_soak.py
 
-# Each waits a quarter of its time for its servers.
+# Each waits for its servers for more than a third of its time.
 TEST_PROCESSES ?= $(shell echo $$(($$(nproc) + 1)))
 test: setup clamd pgbouncer chromium speech ## all tests, on real parts
 	@$(BIN)/python page/build.py --try
