@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from media_operator.cluster import kinds
-from tests.cluster.api import another_namespace, gone, seen
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operator_process import (
+from tests.cluster.control_plane.api import another_namespace, gone, seen
+from tests.cluster.control_plane.operator_process import (
     NAMESPACE,
     Backends,
     Bench,
@@ -18,6 +17,7 @@ from tests.cluster.operator_process import (
     install_crd,
     until,
 )
+from tests.cluster.control_plane.server import ControlPlane
 from tests.cluster.without_pods.test_operator import settled, tenant_id
 from tests.cluster.without_pods.test_operator_deletion import DELETE, RETAIN, delete, mark_of, put_objects
 
