@@ -122,17 +122,18 @@ CREATE OR REPLACE TRIGGER event_of_deletion BEFORE DELETE ON media FOR EACH ROW
 WHEN (OLD.uploaded_by <> 'system:canary') EXECUTE FUNCTION event_of_deletion();
 
 -- Gives positions to committed events that have none, at most `_most`. Returns the last position that was given, by
--- this call or before it. If somebody else is giving positions at this moment, it gives none.
+-- this call or before it. Whoever calls it sees positions of all events that were committed before, up to `_most`: while
+-- somebody else is giving them, it waits for his commit.
 CREATE OR REPLACE FUNCTION event_place(_most integer) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     last bigint;
 BEGIN
     IF EXISTS (SELECT FROM event WHERE position IS NULL) THEN
-        -- A position that was shown must not be given again after a crash.
-        PERFORM set_config('synchronous_commit', 'on', true);
-        SELECT placed INTO last FROM event_head FOR UPDATE SKIP LOCKED;
-        IF FOUND THEN
-            -- This statement's snapshot was taken after the lock: it sees all positions that were given before.
+        SELECT placed INTO last FROM event_head FOR UPDATE;
+        -- The snapshots of these statements were taken after the lock: they see all positions that were given before.
+        IF EXISTS (SELECT FROM event WHERE position IS NULL) THEN
+            -- A position that was shown must not be given again after a crash.
+            PERFORM set_config('synchronous_commit', 'on', true);
             WITH waiting AS (
                 SELECT number, row_number() OVER (ORDER BY number) AS place
                 FROM (SELECT number FROM event WHERE position IS NULL ORDER BY number LIMIT _most) AS first_ones
@@ -142,8 +143,8 @@ BEGIN
             )
             SELECT coalesce(max(given.position), last) INTO last FROM given;
             UPDATE event_head SET placed = last;
-            RETURN last;
         END IF;
+        RETURN last;
     END IF;
     RETURN (SELECT placed FROM event_head);
 END $$;

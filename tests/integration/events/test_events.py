@@ -245,7 +245,7 @@ async def test_an_event_that_is_rolled_back_is_none(
 
 
 async def test_readers_at_the_same_time_see_every_event_once_and_in_the_same_order(
-    tenant_database: TenantDatabase, database: Database
+    tenant_database: TenantDatabase,
 ) -> None:
     """Writers commit in any order while several readers give positions."""
     many, writers = 120, 4
@@ -274,9 +274,6 @@ async def test_readers_at_the_same_time_see_every_event_once_and_in_the_same_ord
 
     readers = [asyncio.create_task(read()) for _ in range(3)]
     await asyncio.gather(*(write(writer) for writer in range(writers)))
-    events = Events(database)
-    while (await events.now()).position < many * writers:  # noqa: ASYNC110  who gives a position now is waited for
-        await asyncio.sleep(0.01)
     done.set()
     seen = await asyncio.gather(*readers)
     for events_seen in seen:
@@ -285,6 +282,21 @@ async def test_readers_at_the_same_time_see_every_event_once_and_in_the_same_ord
         for writer in range(writers):
             mine = [event.media_id for event in events_seen if event.media_id.startswith(f"{writer}-")]
             assert mine == [f"{writer}-{number}" for number in range(many)]
+
+
+async def test_a_reader_sees_what_was_committed_before_also_while_another_gives_positions(
+    tenant_database: TenantDatabase, events: Events
+) -> None:
+    start = await events.first()
+    async with await psycopg.AsyncConnection.connect(tenant_database.url.replace("+psycopg", "")) as other:
+        await _insert(other, "before")
+        await other.commit()
+        await other.execute("SELECT event_place(200)")
+        reading = asyncio.create_task(events.page(ADMIN, start, limit=200))
+        await other.execute("SELECT pg_sleep(0.1)")
+        assert not reading.done()
+        await other.commit()
+    assert [event.media_id for event in (await reading).events] == ["before"]
 
 
 async def test_a_cursor_of_another_database_or_of_events_that_are_gone_is_refused(
