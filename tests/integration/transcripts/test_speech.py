@@ -18,7 +18,7 @@ from media_core.store.folder import FolderStore
 from media_core.transcripts.requests import TranscriptionRequest
 from media_workers.drain import Work
 from media_workers.settings import WhisperSettings
-from media_workers.speech.chunks import SAMPLE_RATE, Samples, clear
+from media_workers.speech.chunks import FRAME, SAMPLE_RATE, Chunk, Samples, clear
 from media_workers.speech.whisper import Whisper
 from tests.fixtures import librivox
 from tests.integration.tenancy import TenantDatabase
@@ -119,8 +119,9 @@ async def test_what_the_model_invents_for_music_is_dropped_where_no_voice_was_fo
     wanted = TranscriptionRequest.of({"language": "en", "vad": False})
     music = strings()
     assert not clear(await model.voice(music)).any()
-    [(believed, _)] = await model.hear([music], "en", wanted, [True])
-    [(words, _)] = await model.hear([music], "en", wanted, [False])
+    whole = Chunk(((0, len(music) // FRAME),))
+    [(believed, _)] = await model.hear(music, [whole], "en", wanted)
+    [(words, _)] = await model.hear(music, [whole], "en", wanted, clear(await model.voice(music)))
     assert (bool(believed), words) == (True, [])
 
 

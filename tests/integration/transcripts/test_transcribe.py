@@ -21,7 +21,7 @@ import pytest
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 
 from media_core.database import Database
-from media_core.decoding import Source
+from media_core.decoding import DecodingFailed, Source
 from media_core.decoding.pool import DecodingPool
 from media_core.ids import new_media_id
 from media_core.items.library import Library
@@ -223,6 +223,16 @@ class WatchedDecoder(DecodingPool):
         if task == "audio_window":
             self.windows.append(arguments["start"])
         return await self._pool.run(task, source, **arguments)
+
+
+class BreakingDecoder(WatchedDecoder):
+    """It decodes no more than the beginnings of two stretches."""
+
+    async def run(self, task: str, source: Source, **arguments: Any) -> Any:
+        decoded = await super().run(task, source, **arguments)
+        if len(set(self.windows)) > 2:
+            raise DecodingFailed("corrupt", "a packet is damaged")
+        return decoded
 
 
 def sample(name: str) -> bytes:
@@ -702,6 +712,19 @@ async def test_the_next_stretch_is_begun_while_one_is_heard(tenant: Tenant) -> N
     model = slow(tenant, await tenant.whisper.model(), stretches=1000)
     assert await asyncio.wait_for(tenant.transcribe(recording, language="en"), 120) == alone
     assert model.under_way == 0
+
+
+async def test_what_is_said_before_a_damaged_place_is_stored(tenant: Tenant) -> None:
+    recording = sample("long_en.m4a")
+    whole = await tenant.whole(recording, language="en")
+    job_id = await tenant.submit(await tenant.keep(recording), language="en")
+    decoder = BreakingDecoder(tenant.work.decoder)
+    await tenant.drain(decoder=decoder)
+    job = await tenant.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "corrupt")
+    stored = [segment["text"] for segment in await tenant.segments(job_id)]
+    assert stored == [segment["text"] for segment in whole["segments"][: len(stored)]]
+    assert whole["segments"][len(stored)]["end"] > max(decoder.windows)
 
 
 async def test_a_cancelled_job_does_not_wait_for_the_model(tenant: Tenant) -> None:

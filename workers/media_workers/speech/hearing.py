@@ -17,9 +17,8 @@ import numpy as np
 from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
-from numpy.typing import NDArray
 
-from media_workers.speech.chunks import SAMPLE_RATE, Samples
+from media_workers.speech.chunks import SAMPLE_RATE, Chunk, Samples
 from media_workers.speech.sentences import Word
 
 # faster-whisper's defaults.
@@ -39,8 +38,6 @@ _NOBODY: Final = 0.6
 _PREPENDED: Final = "\"'“¿([{-"
 _APPENDED: Final = "\"'.。,，!！?？:：”)]}、"
 _MEL_HOP: Final = 160
-
-Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,11 @@ class Text:
         return self.nobody > _NOBODY or self.probability < _UNSURE or self.is_repetitive
 
 
-def features(whisper: Any, chunk: Samples) -> Features:
-    return pad_or_trim(whisper.feature_extractor(chunk)[..., :-1])  # type: ignore[no-any-return]
-
-
-def encoded(whisper: Any, spectrograms: Sequence[Features]) -> ctranslate2.StorageView:
-    return whisper.encode(np.stack(spectrograms))
+def encoded(whisper: Any, audio: Samples, chunks: Sequence[Chunk]) -> ctranslate2.StorageView:
+    """What the model's encoder makes of the chunks of the audio. It takes a second for each."""
+    return whisper.encode(
+        np.stack([pad_or_trim(whisper.feature_extractor(chunk.of(audio))[..., :-1]) for chunk in chunks])
+    )
 
 
 class Hearing:

@@ -135,7 +135,8 @@ class Recording:
         if self._begins_again:
             arguments["begins_again"] = True
         pcm = await self._run("audio_window", **arguments)
-        samples = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768)
+        samples = np.frombuffer(pcm, "<i2").astype(np.float32)
+        samples /= 32768
         channels = [samples[::2], samples[1::2]] if "layout" in arguments else [samples]
         for channel in channels:
             _centre(channel)
@@ -187,9 +188,10 @@ def _centre(samples: Samples) -> None:
     starts = np.arange(0, len(samples), _STEP)
     means = np.add.reduceat(samples, starts) / np.diff(starts, append=len(samples))
     constants = np.convolve(np.pad(means, len(_NEARBY) // 2, mode="edge"), _NEARBY, "valid")
-    for start in range(0, len(samples), 4000 * _STEP):
-        part = samples[start : start + 4000 * _STEP]
-        part -= np.interp(np.arange(start, start + len(part)), starts + _STEP / 2, constants)
+    middles = starts + _STEP / 2
+    for start in range(0, len(samples), SAMPLE_RATE):
+        part = samples[start : start + SAMPLE_RATE]
+        part -= np.interp(np.arange(start, start + len(part)), middles, constants)
 
 
 def _power(samples: Samples) -> float:

@@ -1,6 +1,7 @@
 """The way through a recording: stretch by stretch, each of as many chunks as the model hears together."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -76,13 +77,11 @@ class _Stretch:
     frame: int
     track: int
     language: str | None
-    cut: asyncio.Task[tuple[Window, Probabilities, Cut]]
+    following: int
+    """The frame where the next one begins."""
+    ended: float | None
+    """The track's length in seconds, if it ends with this stretch."""
     said: asyncio.Task[tuple[list[Word], str | None]]
-
-    async def drop(self) -> None:
-        self.cut.cancel()
-        self.said.cancel()
-        await asyncio.gather(self.cut, self.said, return_exceptions=True)
 
 
 @dataclass
@@ -116,40 +115,42 @@ class Listening:
         following: list[int] = []
         for track in self.recording.candidates:
             now = await self._at(place.frame, track, place.language)
-            window, probabilities, found = await now.cut
-            frame = window.frame + found.following
-            ended = window.last and found.following >= len(probabilities)
-            if not ended and place.language is not None and len(self.recording.candidates) == 1:
-                self._begin(frame, track, place.language)
+            if now.ended is None and place.language is not None and len(self.recording.candidates) == 1:
+                with contextlib.suppress(Exception):  # met again in its turn, when what was said before it is stored
+                    await self._begin(now.following, track, place.language)
             said, language = await now.said
             if said:
                 self.recording.keep_to(track)
-                return replace(place, frame=frame, language=language, track=track), said, window.end if ended else None
-            if ended:
-                self._longest = max(self._longest, window.end)
+                return replace(place, frame=now.following, language=language, track=track), said, now.ended
+            if now.ended is None:
+                following.append(now.following)
             else:
-                following.append(frame)
+                self._longest = max(self._longest, now.ended)
         if following:
             return replace(place, frame=min(following)), [], None
         return place, [], self._longest
 
     async def aclose(self) -> None:
-        while self._begun:
-            await self._begun.pop().drop()
+        for begun in self._begun:
+            begun.said.cancel()
+        await asyncio.gather(*(begun.said for begun in self._begun), return_exceptions=True)
+        self._begun = []
 
     async def _at(self, frame: int, track: int, language: str | None) -> _Stretch:
         """The stretch that begins there. It is the one begun ahead, unless its language has turned out another one."""
-        ahead = self._begun[1:]
-        if [(begun.frame, begun.track, begun.language) for begun in ahead] == [(frame, track, language)]:
-            await self._begun.pop(0).drop()
-            return ahead[0]
+        for ahead in self._begun[1:]:
+            if (ahead.frame, ahead.track, ahead.language) == (frame, track, language):
+                self._begun = [ahead]
+                return ahead
         await self.aclose()
-        return self._begin(frame, track, language)
+        return await self._begin(frame, track, language)
 
-    def _begin(self, frame: int, track: int, language: str | None) -> _Stretch:
-        cut = asyncio.create_task(self._cut(frame, track))
-        begun = _Stretch(frame, track, language, cut, asyncio.create_task(self._said(cut, language)))
-        self._begun.append(begun)
+    async def _begin(self, frame: int, track: int, language: str | None) -> _Stretch:
+        window, probabilities, found = await self._cut(frame, track)
+        following = window.frame + found.following
+        ended = window.end if window.last and found.following >= len(probabilities) else None
+        said = asyncio.create_task(self._said(window, probabilities, found.chunks, language))
+        self._begun.append(begun := _Stretch(frame, track, language, following, ended, said))
         return begun
 
     async def _cut(self, frame: int, track: int) -> tuple[Window, Probabilities, Cut]:
@@ -180,16 +181,15 @@ class Listening:
             seconds = self.window_seconds
 
     async def _said(
-        self, being_cut: asyncio.Task[tuple[Window, Probabilities, Cut]], language: str | None
+        self, window: Window, probabilities: Probabilities, chunks: Sequence[Chunk], language: str | None
     ) -> tuple[list[Word], str | None]:
-        window, probabilities, found = await being_cut
-        if not found.chunks:
+        if not chunks:
             return [], language
         sure = clear(probabilities)
-        heard = await self._heard(window, sure, found.chunks, language)
+        heard = await self._heard(window, sure, chunks, language)
         voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
         said: list[Word] = []
-        for chunk, (words, _) in zip(found.chunks, heard, strict=True):
+        for chunk, (words, _) in zip(chunks, heard, strict=True):
             for word in await self._whole(window, sure, chunk, words, heard[-1][1]):
                 start, end = snapped(voice, word.start, word.end)
                 start, end = window.start + start, window.start + max(start, end)
@@ -200,8 +200,7 @@ class Listening:
         self, window: Window, sure: Flags, chunks: Sequence[Chunk], language: str | None
     ) -> list[tuple[list[Word], str]]:
         """The words of each chunk, with times in seconds of the window, and its language."""
-        samples = [chunk.of(window.audio) for chunk in chunks]
-        heard = await self.model.hear(samples, language, self.wanted, [chunk.holds(sure) for chunk in chunks])
+        heard = await self.model.hear(window.audio, chunks, language, self.wanted, sure)
         return [
             (
                 [

@@ -15,7 +15,7 @@ import ctypes
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,16 @@ from media_core.transcripts.requests import TranscriptionRequest
 from media_core.transcripts.speech_models import translates
 from media_workers.settings import WhisperSettings
 from media_workers.speech import hearing
-from media_workers.speech.chunks import FRAME, LONGEST_SECONDS, SAMPLE_RATE, Samples, clear, silent
+from media_workers.speech.chunks import (
+    FRAME,
+    LONGEST_SECONDS,
+    SAMPLE_RATE,
+    Chunk,
+    Flags,
+    Samples,
+    clear,
+    silent,
+)
 from media_workers.speech.hearing import Hearing
 from media_workers.speech.sentences import Word
 
@@ -49,6 +58,9 @@ _CLEAR = 0.5
 """Probability above which a chunk has another language than the recording (faster-whisper's own threshold)."""
 _LIKELIER: Final = 3
 """So many times likelier than the recording's language another one is the chunk's even below that."""
+_BEFORE_FRAME: Final = 64
+"""Samples that the voice detector is given with a frame."""
+_FRAMES_AT_ONCE: Final = 500
 _M_ARENA_MAX: Final = -8
 _M_MMAP_THRESHOLD: Final = -3
 # Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
@@ -58,10 +70,9 @@ _HINT_TOKENS = 223
 class Model:
     """A loaded model. `hearers`: how many chunks it hears at the same time on a CPU, each in a thread of its own.
 
-    All else is computed meanwhile in one thread, one call after the other: each thread that has held a window's arrays
-    keeps freed memory, and of base the encoder takes 130 MB for a moment, finding the times of words 90 MB. A
-    computation cannot be interrupted: if its job is cancelled or its lease lost, the next job's computation waits for
-    its end.
+    All else is computed meanwhile in one thread, one call after the other: of base the encoder takes 95 MiB for a
+    moment and the times of words 50 MiB, while each text that is written takes 50 MiB. A computation cannot be
+    interrupted: if its job is cancelled or its lease lost, the next job's computation waits for its end.
     """
 
     def __init__(self, whisper: Any, *, translates: bool = True, hearers: int = 1) -> None:
@@ -85,61 +96,79 @@ class Model:
 
     async def hear(
         self,
-        chunks: Sequence[Samples],
+        audio: Samples,
+        chunks: Sequence[Chunk],
         language: str | None,
         wanted: TranscriptionRequest,
-        voices: Sequence[bool] | None = None,
+        voice: Flags | None = None,
     ) -> list[tuple[list[Word], str]]:
-        """The words of each chunk of up to 30 seconds, with times in seconds of the chunk, and its language.
+        """The words of each chunk of the audio, with times in seconds of the chunk, and its language.
 
         `language` None: it is that of the chunks as a whole. A `multilingual` recording has another one in a chunk
-        where that is clear. `voices`: whether a voice was found in each chunk; None: in all.
+        where that is clear. `voice`: where somebody speaks; None: everywhere.
         """
-        voices = voices or [True] * len(chunks)
         each = 1 if self._is_on_cpu else len(chunks)
+        detects = len(self.languages) > 1 and (wanted.multilingual or language is None)
         groups = [
-            _Group(chunks[first : first + each], voices[first : first + each]) for first in range(0, len(chunks), each)
+            asyncio.ensure_future(self._encoded(audio, chunks[first : first + each], detects))
+            for first in range(0, len(chunks), each)
         ]
         if len(self.languages) == 1:
             language = next(iter(self.languages))
         elif language is None:
-            for group in groups:
-                await self._encoded(group, detects=True)
-            language = sum((chunk for group in groups for chunk in group.likely), Counter[str]()).most_common(1)[0][0]
-        heard = await asyncio.gather(*(self._heard_in(group, language, wanted) for group in groups))
-        return [chunk for group in heard for chunk in group]
+            likely = [chunk for group in await asyncio.gather(*groups) for chunk in group.likely]
+            language = sum(likely, Counter[str]()).most_common(1)[0][0]
+        being_heard = [self._heard_in(group, language, wanted, voice) for group in groups]
+        groups.clear()  # what a group takes is free once it is heard
+        return [chunk for group in await asyncio.gather(*being_heard) for chunk in group]
 
     async def _heard_in(
-        self, group: "_Group", language: str, wanted: TranscriptionRequest
+        self, being_encoded: Awaitable["_Group"], language: str, wanted: TranscriptionRequest, voice: Flags | None
     ) -> list[tuple[list[Word], str]]:
         """`language`: of the recording so far."""
-        detects = wanted.multilingual and len(self.languages) > 1
-        await self._encoded(group, detects=detects)
-        languages = [_spoken(chunk, language) for chunk in group.likely] if detects else [language] * len(group.chunks)
+        group = await being_encoded
+        languages = [language] * len(group.chunks)
+        if wanted.multilingual and group.likely:
+            languages = [_spoken(chunk, language) for chunk in group.likely]
         if len(set(languages)) == 1:
-            words = await self._words(group, languages[0], wanted)
+            words = await self._words(group, languages[0], wanted, voice)
         else:
-            apart = zip(group.apart(), languages, strict=True)
-            words = [(await self._words(alone, spoken, wanted))[0] for alone, spoken in apart]
+            words = [
+                (await self._words(await self._alone(group, number), spoken, wanted, voice))[0]
+                for number, spoken in enumerate(languages)
+            ]
         return list(zip(words, languages, strict=True))
 
-    async def _words(self, group: "_Group", language: str, wanted: TranscriptionRequest) -> list[list[Word]]:
-        await self._encoded(group)
+    async def _words(
+        self, group: "_Group", language: str, wanted: TranscriptionRequest, voice: Flags | None
+    ) -> list[list[Word]]:
         asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
-        samples = [len(chunk) for chunk in group.chunks]
+        samples = [chunk.frames * FRAME for chunk in group.chunks]
         texts = await self._heard(asked.texts, group.sound, samples)
-        for number, (text, alone) in enumerate(zip(texts, group.apart(), strict=True)):
-            if not group.voices[number]:
+        for number, text in enumerate(texts):
+            if voice is not None and not group.chunks[number].holds(voice):
                 texts[number] = replace(text, tokens=[], written="") if text.is_invented else text
             elif text.is_doubtful:
-                await self._encoded(alone)
+                alone = await self._alone(group, number)
                 texts[number] = await self._heard(asked.again, alone.sound, samples[number], text)
         return await self._computed(asked.words, group.sound, texts, samples)  # type: ignore[no-any-return]
 
-    async def _encoded(self, group: "_Group", *, detects: bool = False) -> None:
-        """Gives the group its sound. `detects`: and the likely languages. Each is found out once."""
-        if group.sound is None or (detects and not group.likely):
-            await self._computed(group.encode, self._whisper, self.languages if detects else None)
+    async def _alone(self, group: "_Group", number: int) -> "_Group":
+        """One of the group's chunks by itself."""
+        if len(group.chunks) == 1:
+            return group
+        return await self._encoded(group.audio, [group.chunks[number]], detects=False)
+
+    async def _encoded(self, audio: Samples, chunks: Sequence[Chunk], detects: bool) -> "_Group":
+        """`detects`: the likely languages are found out too."""
+        sound = await self._computed(hearing.encoded, self._whisper, audio, chunks)
+        return _Group(audio, chunks, sound, await self._computed(self._likely, sound) if detects else ())
+
+    def _likely(self, sound: ctranslate2.StorageView) -> list[Counter[str]]:
+        return [
+            Counter({token[2:-2]: probability for token, probability in chunk if token[2:-2] in self.languages})
+            for chunk in self._whisper.model.detect_language(sound)
+        ]
 
     async def _computed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
@@ -160,32 +189,16 @@ class Model:
         return ids
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Group:
-    """Chunks that the model hears together. `voices`: whether a voice was found in each."""
+    """Chunks of the audio that the model hears together."""
 
-    chunks: Sequence[Samples]
-    voices: Sequence[bool]
-    sound: ctranslate2.StorageView | None = None
+    audio: Samples
+    chunks: Sequence[Chunk]
+    sound: ctranslate2.StorageView
     """What the model's encoder makes of the chunks."""
-    likely: Sequence[Counter[str]] = ()
-    """The probability of each language, for each chunk. Empty where the language is known."""
-
-    def encode(self, whisper: Any, languages: Collection[str] | None) -> None:
-        """Takes a second a chunk. `languages`: those that may be spoken; None: the language is known."""
-        if self.sound is None:
-            self.sound = hearing.encoded(whisper, [hearing.features(whisper, chunk) for chunk in self.chunks])
-        if languages is not None:
-            self.likely = [
-                Counter({token[2:-2]: probability for token, probability in chunk if token[2:-2] in languages})
-                for chunk in whisper.model.detect_language(self.sound)
-            ]
-
-    def apart(self) -> list["_Group"]:
-        """A group for each chunk."""
-        if len(self.chunks) == 1:
-            return [self]
-        return [_Group([chunk], [voice]) for chunk, voice in zip(self.chunks, self.voices, strict=True)]
+    likely: Sequence[Counter[str]]
+    """The probability of each language, for each chunk. Empty where that was not asked for."""
 
 
 class Whisper:
@@ -326,21 +339,29 @@ def _voice_probabilities(audio: Samples) -> NDArray[np.float32]:
 
 
 def _detected(audio: Samples) -> NDArray[np.float32]:
+    """What faster-whisper's own call finds, but that computes a whole window at once: 240 s take 120 MB."""
     if not len(audio):
         return np.zeros(0, np.float32)
-    whole = np.pad(audio, (0, -len(audio) % FRAME))
-    return np.array(get_vad_model()(whole), np.float32).ravel()
+    heard = np.pad(audio, (_BEFORE_FRAME, -len(audio) % FRAME))
+    frames = np.lib.stride_tricks.sliding_window_view(heard, _BEFORE_FRAME + FRAME)[::FRAME]
+    session, state = get_vad_model().session, {name: np.zeros((1, 1, 128), np.float32) for name in "hc"}
+    found = []
+    for first in range(0, len(frames), _FRAMES_AT_ONCE):
+        part, state["h"], state["c"] = session.run(None, {"input": frames[first : first + _FRAMES_AT_ONCE], **state})
+        found.append(part.ravel())
+    return np.concatenate(found)
 
 
 def _give_memory_back() -> None:
     """Makes the C library return large arrays to the system when they are freed, and keep the rest in one arena.
 
-    Its own bounds grow with the arrays that were freed, and each thread has an arena: of base 120 to 210 MB stayed.
+    Its own bounds grow with the arrays that were freed, and each thread has an arena: of base 120 to 210 MB stayed. A
+    bound of 2 MiB instead of 4 costs up to a tenth more CPU time.
     """
     with contextlib.suppress(AttributeError):  # a C library that is not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, 10 << 20)
+        mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
 def _first_line(error: Exception) -> str:
