@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from media_api.requests.identifiers import LABEL_KEY, checked_label
 from media_core import ids
@@ -176,7 +176,13 @@ class Change(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    filename: str | None = Field(None, min_length=1, max_length=1024, description="As with an upload.")
+    filename: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        validation_alias=AliasChoices("filename", "name"),
+        description="As with an upload. `name` is taken, too.",
+    )
     tenant_scope: bool | None = Field(None, description="Everybody of the tenant may see it.")
     labels: Annotated[dict[str, LabelValue], AfterValidator(_labels)] | None = Field(
         None,

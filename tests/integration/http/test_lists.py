@@ -240,6 +240,12 @@ async def test_a_file_is_renamed_and_opened_by_its_uploader_and_admins_only(api:
         assert "x.txt" in (await owner.get(f"/v1/media/download/{media_id}")).headers["content-disposition"]
 
 
+async def test_a_file_is_renamed_by_the_word_that_lists_filter_by_as_well(api: Api) -> None:
+    async with api.client(somebody()) as client:
+        media_id = (await upload(client, b"renamed", "a.txt"))["media_id"]
+        assert (await change(client, media_id, name="b.txt"))["filename"] == "b.txt"
+
+
 async def test_a_change_that_can_not_be_is_refused_as_a_whole(api: Api) -> None:
     async with api.client(somebody()) as client:
         media_id = (await upload(client, b"unchanged", "a.txt"))["media_id"]
@@ -248,6 +254,8 @@ async def test_a_change_that_can_not_be_is_refused_as_a_whole(api: Api) -> None:
         for wrong in (
             {"filename": ""},
             {"filename": 1},
+            {"name": ""},
+            {"filename": "b.txt", "name": "c.txt"},
             {"tenant_scope": "yes"},
             {"uploaded_by": "me"},
             {"filename": "b.txt", "labels": {"Bad": "x"}},
