@@ -143,7 +143,7 @@ async def another_namespace(api: Api) -> AsyncIterator[str]:
     """
     name = f"test-{secrets.token_hex(4)}"
     await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True)
+    await seen(api, f"/api/v1/namespaces/{name}/serviceaccounts/default", lambda _: True, seconds=120)
     try:
         yield name
     finally:
