@@ -91,7 +91,7 @@ def limits(at_most: int, version: str = "", expires_at: datetime | None = None) 
 
 
 def problem_of(refused: Refused, headers: Mapping[str, str]) -> dict[str, Any]:
-    """Members of the body of a refusal for which the draft has a type of its own; empty: it has none."""
+    """What the draft adds to the body of a refusal. Empty where the draft has no type for it."""
     if refused.code == "offset_mismatch":
         provided = number("Upload-Offset", headers.get("upload-offset"))
         expected = {"expected-offset": refused.facts["offset"], "provided-offset": provided}

@@ -14,7 +14,7 @@ Nothing depends on tags, metadata, conditional puts, lifecycle rules or versions
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -152,17 +152,18 @@ class BodySource(Protocol):
         """Fills in the next bytes, and returns how many: 0 if none come at once, or none any more."""
 
 
-def hashed(source: BodySource, hashing: TrailingHash, at_most: int) -> Iterator[memoryview]:
-    """The bytes that `source` has at hand, in a thread. `hashing` takes each part once the next one is asked for; until
-    then the caller may read it.
+def pass_on(source: BodySource, hashing: TrailingHash, at_most: int, keep: Callable[[memoryview], object] = len) -> int:
+    """Gives the bytes that `source` has at hand to `keep`, part by part, and then to `hashing`. Returns how many. For a
+    thread. `keep`: may read a part until it returns; by default nothing is kept.
     """
     taken, read = 0, 1
     while read and source.left and taken < at_most:
         buffer = hashing.buffer()
         read = source.read_into(buffer[: at_most - taken])
-        yield buffer[:read]
+        keep(buffer[:read])
         hashing.take(buffer, read)
         taken += read
+    return taken
 
 
 async def to_its_end(work: Awaitable[int]) -> int:

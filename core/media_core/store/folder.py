@@ -40,9 +40,9 @@ from media_core.store.base import (
     checked_expiry,
     checked_key,
     checked_most,
-    hashed,
     may_be_in_a_key,
     name_in_staging,
+    pass_on,
     staging_key,
     tenant_prefix,
     to_its_end,
@@ -281,7 +281,7 @@ class FolderStagedObject:
 
     async def take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
         at_most = min(at_most, TAKEN_BYTES, self._at_most - self.size)
-        taken = await to_its_end(in_thread(self._take, source, hashing, at_most))
+        taken = await to_its_end(in_thread(pass_on, source, hashing, at_most, self._write))
         self.size += taken
         return taken
 
@@ -307,13 +307,6 @@ class FolderStagedObject:
             write_all(self._file, chunk)
             page_cache.write_back(self._file, self._written, len(chunk))
             self._written += len(chunk)
-
-    def _take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
-        taken = 0
-        for data in hashed(source, hashing, at_most):
-            self._write(data)
-            taken += len(data)
-        return taken
 
     def _finish(self) -> None:
         with self._lock:

@@ -20,7 +20,7 @@ from media_core.store.base import (
     Complete,
     Durable,
     Piece,
-    hashed,
+    pass_on,
     to_its_end,
     unavailable,
 )
@@ -109,13 +109,9 @@ class FolderAppending:
             self._append(data)
 
     def _take(self, gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
-        taken = 0
         with self._lock:
             self._append(gathered)
-            for data in hashed(source, hashing, at_most):
-                self._append(data)
-                taken += len(data)
-        return taken
+            return pass_on(source, hashing, at_most, self._append)
 
     def _append(self, data: bytearray | memoryview) -> None:
         if self._closed:

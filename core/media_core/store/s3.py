@@ -45,6 +45,7 @@ from media_core.store.base import (
     checked_most,
     may_be_in_a_key,
     name_in_staging,
+    pass_on,
     staging_key,
     tenant_prefix,
     to_its_end,
@@ -53,7 +54,7 @@ from media_core.store.base import (
 from media_core.store.credentials import S3Keys
 from media_core.store.presign import presigned_get
 from media_core.store.s3_outages import beyond_the_end, ended_within, outages
-from media_core.store.s3_pieces import S3Appending, S3GatheredObject, gather
+from media_core.store.s3_pieces import S3Appending, S3GatheredObject
 from media_core.store.s3_settings import S3Settings
 from media_core.store.trailing_hash import MEMORY_BYTES, TrailingHash
 
@@ -411,7 +412,7 @@ class S3StagedObject:
     async def take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
         block = bytearray()
         at_most = min(at_most, CHUNK_BYTES, self._at_most - self.size)
-        taken = await to_its_end(asyncio.to_thread(gather, block, source, at_most, hashing))
+        taken = await to_its_end(asyncio.to_thread(pass_on, source, hashing, at_most, block.extend))
         await self.write(bytes(block))
         return taken
 

@@ -16,7 +16,7 @@ from media_core.store.base import (
     Piece,
     PieceGone,
     checked_key,
-    hashed,
+    pass_on,
     staging_key,
     to_its_end,
     unavailable,
@@ -65,7 +65,7 @@ class S3Appending:
     async def take(self, source: BodySource, hashing: TrailingHash) -> int:
         await self.write(b"")
         at_most = self._part_bytes - len(self._gathered)
-        taken = await to_its_end(asyncio.to_thread(gather, self._gathered, source, at_most, hashing))
+        taken = await to_its_end(asyncio.to_thread(pass_on, source, hashing, at_most, self._gathered.extend))
         if taken == at_most:
             await self._hand_over()
         return taken
@@ -126,14 +126,6 @@ class S3Appending:
 
     def _key(self, piece: Piece) -> str:
         return staging_key(self._store._tenant_id, piece.name)
-
-
-def gather(gathered: bytearray, source: BodySource, at_most: int, hashing: TrailingHash) -> int:
-    """Adds what `source` has at hand to `gathered`, in a thread. Returns how many bytes."""
-    before = len(gathered)
-    for data in hashed(source, hashing, at_most):
-        gathered += data
-    return len(gathered) - before
 
 
 class S3GatheredObject(Complete):

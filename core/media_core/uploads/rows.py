@@ -17,7 +17,7 @@ from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, 
 from media_core.uploads.upload import Uploaded, Uploads
 
 CLAIM_POLL_SECONDS: Final = 0.25
-"""How often a patient request looks whether the claim is free: a stalled one runs out, and says so to nobody."""
+"""Time between two looks of a request that waits for the claim. A stalled request loses its claim without a notice."""
 
 _READ: Final = """
 SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired

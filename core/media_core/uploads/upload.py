@@ -30,7 +30,7 @@ from media_core.ids import new_media_id, new_ulid
 from media_core.items.access import require_room
 from media_core.policy import Policy, PolicyReader
 from media_core.store import BodySource, ObjectStore, StagedObject
-from media_core.store.base import hashed, to_its_end
+from media_core.store.base import pass_on, to_its_end
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.capacity import Capacity, of_this_container
@@ -302,7 +302,7 @@ class Upload:
         try:
             while taken and source.left and (room := self._room()) > 0:
                 if self._staged is None:
-                    taken = await to_its_end(asyncio.to_thread(_drain, source, hashing, min(room, BUFFER_BYTES)))
+                    taken = await to_its_end(asyncio.to_thread(pass_on, source, hashing, min(room, BUFFER_BYTES)))
                 else:
                     taken = await self._staged.take(source, hashing, room)
                 self.size += taken
@@ -556,10 +556,6 @@ class Upload:
             if found is None or found.size != size:
                 return isinstance(await self._uploads.contents.missed(sha256), Lost)
         return False
-
-
-def _drain(source: BodySource, hashing: TrailingHash, at_most: int) -> int:
-    return sum(len(data) for data in hashed(source, hashing, at_most))
 
 
 def too_large(policy: Policy) -> Refused:

@@ -243,17 +243,20 @@ async def test_the_metrics_count_every_byte_that_comes_however_it_is_read(api: A
     assert float(counted) == len(data)
 
 
+def head_of_patch(client: httpx.AsyncClient, where: str, length: int) -> bytes:
+    return (
+        f"PATCH {where} HTTP/1.1\r\nHost: a\r\nAuthorization: {client.headers['authorization']}\r\n"
+        f"Tus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\n"
+        f"Upload-Offset: 0\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
 async def test_what_has_come_of_a_request_that_falls_silent_counts_and_the_request_may_go_on(api: Api) -> None:
     data = secrets.token_bytes(3 * MIB)
     async with api.client() as client:
         where = await begin(client, len(data))
         reader, writer = await asyncio.open_connection(*api.address)
-        head = (
-            f"PATCH {where} HTTP/1.1\r\nHost: a\r\nAuthorization: {client.headers['authorization']}\r\n"
-            f"Tus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\n"
-            f"Upload-Offset: 0\r\nContent-Length: {len(data)}\r\n\r\n"
-        )
-        writer.write(head.encode())
+        writer.write(head_of_patch(client, where, len(data)))
         for first, behind in ((0, 1_000_000), (1_000_000, 2_000_001)):
             writer.write(data[first:behind])
             await writer.drain()
@@ -271,12 +274,7 @@ async def test_what_has_come_of_a_request_that_breaks_off_counts(api: Api) -> No
     async with api.client() as client:
         where = await begin(client, len(data))
         reader, writer = await asyncio.open_connection(*api.address)
-        head = (
-            f"PATCH {where} HTTP/1.1\r\nHost: a\r\nAuthorization: {client.headers['authorization']}\r\n"
-            f"Tus-Resumable: 1.0.0\r\nContent-Type: application/offset+octet-stream\r\n"
-            f"Upload-Offset: 0\r\nContent-Length: {len(data)}\r\n\r\n"
-        )
-        writer.write(head.encode() + data[:2_000_000])
+        writer.write(head_of_patch(client, where, len(data)) + data[:2_000_000])
         await writer.drain()
         await asyncio.sleep(0.5)
         writer.close()
