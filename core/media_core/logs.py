@@ -74,6 +74,12 @@ def bound(**values: object) -> Iterator[None]:
         yield
 
 
+def request_id() -> str | None:
+    """The id of the request, or of the job's request, whose block of `bound` this runs in."""
+    bound_id: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return bound_id
+
+
 def _plain(words: str) -> str:
     """`words` with control characters escaped, as a request could send them to a terminal. Line breaks stay."""
     if words.isprintable():

@@ -119,7 +119,7 @@ class _Exchange:
         headers = dict(scope["headers"])
         self.request_id = offered_or_new(headers.get(REQUEST_ID.lower().encode(), b"").decode("latin-1"))
         self._body_awaited = b"expect" in headers
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        scope.setdefault("state", {})
 
     async def receive(self) -> Message:
         self._body_awaited = False

@@ -10,7 +10,6 @@ from fastapi import Header, Request
 from media_api.requests.headers import listed
 from media_api.requests.identifiers import ROOM_SCHEMA, known_room
 from media_api.requests.multipart import Form
-from media_api.requests.request_ids import request_id_of
 from media_api.services import Services
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused
@@ -99,7 +98,6 @@ async def keep(
     upload: Upload,
     form: Form,
     caller: Claims,
-    request: Request,
     idempotency_key: str | None,
     *,
     operation: Literal["upload", "transcribe"] = "upload",
@@ -114,7 +112,6 @@ async def keep(
         room_id=form.text("room_id"),
         idempotency_key=idempotency_key or None,
         operation=operation,
-        request_id=request_id_of(request),
     )
 
 

@@ -3,19 +3,11 @@
 import re
 from typing import Final
 
-from starlette.requests import Request
-
 from media_core.ids import new_ulid
 
 REQUEST_ID: Final = "X-Request-Id"
 
 _ACCEPTED: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-
-
-def request_id_of(request: Request) -> str:
-    """The id that `RequestMiddleware` gave to the request, or took from its header."""
-    request_id: str = request.state.request_id
-    return request_id
 
 
 def offered_or_new(offered: str) -> str:

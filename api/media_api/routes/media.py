@@ -22,7 +22,6 @@ from media_api.requests.receiving import (
     keep,
     read_form,
 )
-from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import KnownOnly, MediaId
 from media_api.services import Wired
 from media_core.decoding import DecodingFailed
@@ -70,7 +69,7 @@ async def upload_media(
     digest = announced_digest(request)
     async with await begin_upload(services, request, digest) as upload:
         form = await read_form(services, request, upload, FILE_FIELDS)
-        uploaded = await keep(upload, form, caller, request, idempotency_key)
+        uploaded = await keep(upload, form, caller, idempotency_key)
     response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
     return Data(data=Media(**vars(uploaded)))
 
@@ -202,9 +201,9 @@ async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media
     response_model_exclude_unset=True,
 )
 async def rescan_media(
-    caller: Admin, services: Wired, _known: KnownOnly, request: Request, response: Response, media_id: MediaId
+    caller: Admin, services: Wired, _known: KnownOnly, response: Response, media_id: MediaId
 ) -> Data[Job]:
     """Scan a file's content again. Admins only."""
-    job_id = await services.library.rescan(caller, media_id, request_id_of(request))
+    job_id = await services.library.rescan(caller, media_id)
     response.headers["Location"] = f"/v1/jobs/{job_id}"
     return Data(data=Job.of(await services.jobs.find(caller, job_id)))

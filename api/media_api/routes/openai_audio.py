@@ -168,8 +168,8 @@ async def _answer(services: Services, request: Request, caller: Claims, task: Ta
         form = await read_form(services, request, upload, _FIELDS, _REPEATABLE)
         wanted, as_stream = _wanted(form, task), form.flag("stream")
         answer_format = form.choice("response_format", FORMATS)
-        uploaded = await keep(upload, form, caller, request, None, operation="transcribe")
-    job = await transcribe_uploaded(services, request, caller, upload, uploaded, wanted, None)
+        uploaded = await keep(upload, form, caller, None, operation="transcribe")
+    job = await transcribe_uploaded(services, caller, upload, uploaded, wanted, None)
     if as_stream:
         return event_stream(_events(services, caller, job))
     job = await _ended(services, request, caller, job)

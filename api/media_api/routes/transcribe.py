@@ -23,7 +23,6 @@ from media_api.requests.receiving import (
     read_form,
     text_field,
 )
-from media_api.requests.request_ids import request_id_of
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
@@ -124,17 +123,11 @@ async def transcribe(
         if wanted.task == "translate":
             services.jobs.require_translation()
         if media_id is None:
-            uploaded = await keep(upload, form, caller, request, idempotency_key, operation="transcribe")
+            uploaded = await keep(upload, form, caller, idempotency_key, operation="transcribe")
     if media_id is None:
-        job = await transcribe_uploaded(services, request, caller, upload, uploaded, wanted, idempotency_key)
+        job = await transcribe_uploaded(services, caller, upload, uploaded, wanted, idempotency_key)
     else:
-        job = await services.jobs.transcribe(
-            caller,
-            known_id(media_id),
-            wanted,
-            once=idempotency_key is not None,
-            request_id=request_id_of(request),
-        )
+        job = await services.jobs.transcribe(caller, known_id(media_id), wanted, once=idempotency_key is not None)
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
     # A repeated request has the answer of the first, however far its job is; `Location` has the present state.
     return Data(data=JobAccepted(job_id=job.job_id, status="queued"))
@@ -142,7 +135,6 @@ async def transcribe(
 
 async def transcribe_uploaded(
     services: Services,
-    request: Request,
     caller: Claims,
     upload: Upload,
     uploaded: Uploaded,
@@ -154,9 +146,9 @@ async def transcribe_uploaded(
     A file that was sent to be transcribed is deleted if it cannot be; its key may be used again. After an outage it is
     kept if the request has a key: another request with that key may have got this file in its answer.
     """
-    once, request_id = idempotency_key is not None, request_id_of(request)
+    once = idempotency_key is not None
     try:
-        return await services.jobs.transcribe(caller, uploaded.media_id, wanted, once=once, request_id=request_id)
+        return await services.jobs.transcribe(caller, uploaded.media_id, wanted, once=once)
     except (Refused, Unavailable) as error:
         is_awaited = isinstance(error, Unavailable) and once
         if not upload.replayed and not is_awaited:

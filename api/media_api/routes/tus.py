@@ -14,7 +14,6 @@ from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
 from media_api.requests import body, draft, tus
 from media_api.requests.headers import listed
-from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
@@ -182,12 +181,7 @@ async def create_upload(
     concat = tus.concat_of(upload_concat)
     if isinstance(concat, tus.FinalUpload):
         progress = await services.finals.concatenate(
-            caller,
-            upload_concat or "",
-            concat.parts,
-            declared,
-            idempotency_key=idempotency_key or None,
-            request_id=request_id_of(request),
+            caller, upload_concat or "", concat.parts, declared, idempotency_key=idempotency_key or None
         )
     else:
         length = tus.length_of(upload_length, upload_defer_length)
@@ -243,7 +237,6 @@ async def receive(
         length=length,
         announced=announced_of(request),
         checksum=checksum,
-        request_id=request_id_of(request),
         patience=patience,
     ) as receiving:
         async with aclosing(body.chunks_or_socket(request, services.settings.server.body_idle_seconds)) as chunks:
@@ -312,7 +305,6 @@ async def continue_upload(
 async def look_at_upload(
     caller: Writer,
     services: Wired,
-    request: Request,
     upload_id: UploadId,
     tus_resumable: Annotated[
         str | None, Header(description=f"`{tus.VERSION}`.", json_schema_extra={"enum": [tus.VERSION]})
@@ -321,7 +313,7 @@ async def look_at_upload(
     """How far an upload is, in headers. Only who began it may see it."""
     if tus_resumable is not None:
         tus.check_version(tus_resumable)
-    progress = await services.resumables.settled(caller, upload_id, request_id_of(request))
+    progress = await services.resumables.settled(caller, upload_id)
     return Response(headers=tus.headers_of(progress))
 
 
@@ -380,7 +372,7 @@ async def do_as_overridden(
         case "DELETE":
             return await end_upload(caller, services, upload_id, headers.get("tus-resumable"))
         case "HEAD":
-            return await look_at_upload(caller, services, request, upload_id, headers.get("tus-resumable"))
+            return await look_at_upload(caller, services, upload_id, headers.get("tus-resumable"))
     return problems.method_not_allowed(request)
 
 

@@ -13,7 +13,6 @@ from media_api.auth import Writer
 from media_api.models import Media
 from media_api.requests import draft, tus
 from media_api.requests.body import require_plain
-from media_api.requests.request_ids import request_id_of
 from media_api.routes.parameters import UploadId
 from media_api.routes.tus import VersionedRoute, announced_of, receive
 from media_api.services import Services, Wired, services_at
@@ -86,7 +85,7 @@ async def continue_by_draft(caller: Writer, services: Wired, request: Request, u
 
 @router.head(_UPLOAD)
 async def look_by_draft(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
-    progress = await services.resumables.settled(caller, upload_id, request_id_of(request), patience=STALLED_SECONDS)
+    progress = await services.resumables.settled(caller, upload_id, patience=STALLED_SECONDS)
     return Response(status_code=204, headers=await _state(services, request, progress))
 
 
@@ -104,9 +103,7 @@ async def _received(
     progress = await receive(services, caller, request, upload_id, offset, length=length, patience=STALLED_SECONDS)
     if complete and not progress.is_whole:  # the body came without Content-Length
         came = progress.received
-        async with services.resumables.receiving(
-            caller, upload_id, came, length=came, request_id=request_id_of(request)
-        ) as receiving:
+        async with services.resumables.receiving(caller, upload_id, came, length=came) as receiving:
             progress = await receiving.end()
     return progress
 

@@ -43,6 +43,7 @@ from typing import Any, Final, Literal
 import psycopg
 import structlog
 
+from media_core import logs
 from media_core.contents.quota import USAGE, Usage, exceeded, files_exceeded
 from media_core.database import Database
 from media_core.errors import Lost, Refused, Unavailable, not_found
@@ -199,7 +200,6 @@ class Contents:
         *,
         scan_owner: str | None = None,
         scan_priority: int = 0,
-        request_id: str | None = None,
     ) -> Committed:
         """After the put: writes the content's row, the item and its jobs in one durable transaction, and ends the
         reservation. Raises Infected, Again, KeyReused, NoMoreFiles; then nothing was written.
@@ -222,7 +222,7 @@ class Contents:
             scan_owner,
             scan_priority,
             new_job_id(),
-            request_id,
+            logs.request_id(),
             folded(item.filename),
         )
         reservation.ended()

@@ -334,15 +334,13 @@ class Library:
 
     # -- scanning ------------------------------------------------------------------------------------------------
 
-    async def rescan(self, caller: Claims, media_id: str, request_id: str | None = None) -> str:
+    async def rescan(self, caller: Claims, media_id: str) -> str:
         """Queues a scan of the item's content and returns the id of the job, or of one already open. For admins only:
         the caller of this method has to check that.
         """
         item = await self.find(caller, media_id, "see")
         async with self.database.transaction() as tx:
-            return await queue.enqueue_scan(
-                tx, item.sha256, owner=caller.subject, media_id=media_id, priority=1, request_id=request_id
-            )
+            return await queue.enqueue_scan(tx, item.sha256, owner=caller.subject, media_id=media_id, priority=1)
 
 
 async def _check_changes(tx: Transaction, how: Literal["attached", "changed"], media_id: str, caller: Claims) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, LiteralString
 
+from media_core import logs
 from media_core.database import Database, Transaction
 from media_core.errors import Unavailable
 from media_core.ids import new_job_id, new_ulid
@@ -241,7 +242,6 @@ async def enqueue(
     media_id: str | None = None,
     dedupe_key: str | None = None,
     priority: int = 0,
-    request_id: str | None = None,
 ) -> str:
     """Queues a job in the caller's transaction. Returns its id, or the id of an open job with the same `dedupe_key`."""
     while True:
@@ -255,7 +255,7 @@ async def enqueue(
                 "media_id": media_id,
                 "dedupe_key": dedupe_key,
                 "payload": json.dumps(payload),
-                "request_id": request_id,
+                "request_id": logs.request_id(),
             },
         )
         if row:
@@ -272,18 +272,10 @@ async def enqueue_scan(
     owner: str | None = None,
     media_id: str | None = None,
     priority: int = 0,
-    request_id: str | None = None,
 ) -> str:
     """As `enqueue`. A content has at most one open scan: if there is one, its id is returned."""
     return await enqueue(
-        tx,
-        "scan",
-        {"sha256": sha256},
-        owner=owner,
-        media_id=media_id,
-        dedupe_key=sha256,
-        priority=priority,
-        request_id=request_id,
+        tx, "scan", {"sha256": sha256}, owner=owner, media_id=media_id, dedupe_key=sha256, priority=priority
     )
 
 

@@ -150,13 +150,7 @@ class Jobs:
         self.model = model
 
     async def transcribe(
-        self,
-        caller: Claims,
-        media_id: str,
-        wanted: TranscriptionRequest,
-        *,
-        once: bool = False,
-        request_id: str | None = None,
+        self, caller: Claims, media_id: str, wanted: TranscriptionRequest, *, once: bool = False
     ) -> Job:
         """Queues a transcription of an item that the caller may see; the job waits for a clean verdict.
 
@@ -181,7 +175,6 @@ class Jobs:
                 owner=caller.subject,
                 media_id=media_id,
                 dedupe_key=wish if once else None,
-                request_id=request_id,
             )
             return _job(await tx.first(_FIND, {"job_id": job_id}))
 

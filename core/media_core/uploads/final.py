@@ -52,7 +52,6 @@ class Finals:
         declared: Declared,
         *,
         idempotency_key: str | None = None,
-        request_id: str | None = None,
     ) -> Progress:
         """Stores the partial uploads `parts`, one after the other, as one file, and ends them. `concat`: the
         Upload-Concat of the request; the same again is answered with the same upload.
@@ -68,9 +67,8 @@ class Finals:
         upload_id = new_upload_id()
         async with self._claimed(caller, parts) as claims:
             async with self._reservation(parts, claims) as reservation:
-                uploaded = await self._stored(
-                    caller, parts, declared, total, reservation, idempotency_key or _key_of(parts), request_id
-                )
+                key = idempotency_key or _key_of(parts)
+                uploaded = await self._stored(caller, parts, declared, total, reservation, key)
                 await self._rows.insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
             for claim in claims:
                 await self._rows.end(claim)
@@ -127,7 +125,6 @@ class Finals:
         total: int,
         reservation: Reservation,
         key: str,
-        request_id: str | None,
     ) -> Uploaded:
         uploading = await self._uploads.start(announced=total, reservation=reservation)
         async with uploading as upload:
@@ -136,7 +133,7 @@ class Finals:
                 async with aclosing(self._uploads.store.gathered(part, pieces).stream()) as chunks:
                     async for chunk in chunks:
                         await upload.write(bytes(chunk))
-            return await committed(upload, caller, declared, key, request_id)
+            return await committed(upload, caller, declared, key)
 
     async def _end_all(self, caller: Claims, parts: Sequence[str]) -> None:
         for part in parts:

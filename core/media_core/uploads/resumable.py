@@ -107,9 +107,7 @@ class Resumables:
     async def find(self, caller: Claims, upload_id: str) -> Progress:
         return await self.rows.progress(caller, upload_id)
 
-    async def settled(
-        self, caller: Claims, upload_id: str, request_id: str | None = None, *, patience: float = 0
-    ) -> Progress:
+    async def settled(self, caller: Claims, upload_id: str, *, patience: float = 0) -> Progress:
         """As `find`. Bytes that have all come and are not committed, since that failed, are committed now: a client
         takes a whole upload for a finished one.
 
@@ -120,7 +118,7 @@ class Resumables:
         if is_due or patience:
             async with self.rows.claimed(caller, upload_id, patience=patience) as claim:
                 if claim.received == claim.length and claim.concat is None:
-                    await self.finish(caller, claim, request_id)
+                    await self.finish(caller, claim)
             return await self.rows.progress(caller, upload_id)
         return progress_of(row, row.declared)
 
@@ -134,7 +132,6 @@ class Resumables:
         length: int | None = None,
         announced: int | None = None,
         checksum: Checksum | None = None,
-        request_id: str | None = None,
         patience: float = 0,
     ) -> AsyncIterator["Receiving"]:
         """Takes bytes from `offset` on: `write` them in order, then `end`. What came before an error is kept, unless
@@ -157,7 +154,7 @@ class Resumables:
                 limit = policy.max_upload_bytes if claim.length is None else claim.length
                 if announced is not None and offset + announced > limit:
                     raise _beyond(limit) if claim.length is not None else too_large(policy)
-                receiving = Receiving(self, caller, claim, limit, checksum, request_id)
+                receiving = Receiving(self, caller, claim, limit, checksum)
                 try:
                     yield receiving
                 except PieceGone:
@@ -187,7 +184,7 @@ class Resumables:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    async def finish(self, caller: Claims, claim: Claim, request_id: str | None) -> None:
+    async def finish(self, caller: Claims, claim: Claim) -> None:
         """Commits an upload whose bytes have all come, once. Raises as `Upload.commit`; infected content ends it."""
         if claim.answer is not None:
             return
@@ -199,8 +196,7 @@ class Resumables:
             sha256 = await (_hashed(gathered) if known is None else known.hexdigest())
             try:
                 async with await self.uploads.whole(gathered, sha256, claim.reservation) as upload:
-                    key = f"upload {claim.upload_id}"
-                    uploaded = await committed(upload, caller, declared, key, request_id)
+                    uploaded = await committed(upload, caller, declared, f"upload {claim.upload_id}")
             except Refused as refused:
                 if refused.code == "infected":
                     await self.rows.end(claim)
@@ -216,20 +212,13 @@ class Receiving:
     """One request's bytes."""
 
     def __init__(
-        self,
-        resumables: Resumables,
-        caller: Claims,
-        claim: Claim,
-        limit: int,
-        checksum: Checksum | None,
-        request_id: str | None,
+        self, resumables: Resumables, caller: Claims, claim: Claim, limit: int, checksum: Checksum | None
     ) -> None:
         self._resumables = resumables
         self._caller = caller
         self._claim = claim
         self._limit = limit
         self._checksum = checksum
-        self._request_id = request_id
         self._whole = resumables.hashes.take(claim)
         self._hashing = self._whole or TrailingHash()
         self._hashing.beside = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
@@ -308,7 +297,7 @@ class Receiving:
         await self.close()  # the pieces have to be unlocked to get their key
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
-            await self._resumables.finish(self._caller, claim, self._request_id)
+            await self._resumables.finish(self._caller, claim)
         return progress_of(claim, claim.declared.text)
 
     async def _is_wrong(self, checksum: Checksum) -> bool:
@@ -402,9 +391,7 @@ def checked(caller: Claims, declared: Declared, length: int | None, policy: Poli
     require_room(caller, declared.room_id)
 
 
-async def committed(
-    upload: Upload, caller: Claims, declared: Declared, idempotency_key: str, request_id: str | None
-) -> Uploaded:
+async def committed(upload: Upload, caller: Claims, declared: Declared, idempotency_key: str) -> Uploaded:
     return await upload.commit(
         caller=caller,
         filename=declared.filename,
@@ -412,7 +399,6 @@ async def committed(
         tenant_scope=declared.tenant_scope,
         room_id=declared.room_id,
         idempotency_key=idempotency_key,
-        request_id=request_id,
     )
 
 

@@ -325,7 +325,6 @@ class Upload:
         room_id: str | None = None,
         idempotency_key: str | None = None,
         operation: str = "upload",
-        request_id: str | None = None,
     ) -> Uploaded:
         """Stores what was written. `operation`: the request's kind, for the fingerprint of its Idempotency-Key.
 
@@ -347,7 +346,7 @@ class Upload:
             fingerprint=json.dumps([operation, sha256, filename, tenant_scope, room_id]),
         )
         try:
-            return await self._keep(sha256, item, request_id)
+            return await self._keep(sha256, item)
         except Infected:
             raise Refused("infected", "This content was found infected before and is not accepted.") from None
         except NoMoreFiles:
@@ -374,7 +373,7 @@ class Upload:
             )
         return sha256
 
-    async def _keep(self, sha256: str, item: NewItem, request_id: str | None) -> Uploaded:
+    async def _keep(self, sha256: str, item: NewItem) -> Uploaded:
         """Reserve, put, commit; again where the same bytes were being removed."""
         examined: Examined | None = None
         for wait in REMOVAL_WAITS:
@@ -391,7 +390,7 @@ class Upload:
                 if self._known_by_digest:
                     raise _deleted_meanwhile()
                 examined = await self._placed(sha256, item, examined)
-                return await self._committed(sha256, item, examined.facts, request_id)
+                return await self._committed(sha256, item, examined.facts)
             except Again:
                 continue
             except Unavailable:
@@ -409,7 +408,7 @@ class Upload:
             await self._put(sha256, examined)
         return examined
 
-    async def _committed(self, sha256: str, item: NewItem, facts: Facts, request_id: str | None) -> Uploaded:
+    async def _committed(self, sha256: str, item: NewItem, facts: Facts) -> Uploaded:
         self._orphan = sha256
         canary = self._uploads.canary
         committed = await self._uploads.contents.commit(
@@ -419,7 +418,6 @@ class Upload:
             item,
             scan_owner=item.subject if canary else None,
             scan_priority=CANARY_PRIORITY if canary else 0,
-            request_id=request_id,
         )
         self._orphan = None
         self.replayed = committed.replayed

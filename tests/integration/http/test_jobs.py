@@ -149,6 +149,10 @@ async def test_the_request_id_travels_to_the_worker(api: Api) -> None:
         lease = await api.lease(answer.json()["data"]["job_id"])
         await Queue(api.database).release(lease)
     assert lease.request_id == "trace-7"
+    queued = await api.database.call(
+        "SELECT kind, request_id FROM job WHERE payload->>'sha256' = %s", (lease.payload["sha256"],)
+    )
+    assert {(job.kind, job.request_id) for job in queued} == {("scan", "trace-7"), ("transcribe", "trace-7")}
 
 
 async def test_what_can_not_be_transcribed_is_refused_and_not_kept(fresh_api: Api) -> None:
