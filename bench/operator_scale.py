@@ -52,16 +52,12 @@ async def quiet(made: Bench) -> None:
 
 async def measure(count: int) -> bool:
     folder = Path(tempfile.mkdtemp(prefix="media-scale-"))
-    control_plane = ControlPlane(folder / "control-plane")
-    try:
-        await control_plane.start()
+    async with ControlPlane(folder / "control-plane") as control_plane:
         async with Api(control_plane) as api:
             await install_crd(api)
             await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         async with bench(control_plane, folder) as made:
             return await _measure(made, count)
-    finally:
-        control_plane.stop()
 
 
 async def _measure(made: Bench, count: int) -> bool:

@@ -25,12 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="package")
 async def control_plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
     """One for all tests that need it. It ends before the other tiers, of whose time it would take some, though idle."""
-    control_plane = ControlPlane(tmp_path_factory.mktemp("control-plane"))
-    try:
-        await control_plane.start()
+    async with ControlPlane(tmp_path_factory.mktemp("control-plane")) as control_plane:
         yield control_plane
-    finally:
-        control_plane.stop()
 
 
 @pytest.fixture

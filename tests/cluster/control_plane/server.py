@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import yaml
@@ -67,7 +67,7 @@ class _Ports:
 
 
 class ControlPlane:
-    """`kubeconfig` names an administrator. `start` may be called once."""
+    """Runs inside its `async with`, which may be entered once. `kubeconfig` names an administrator."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,16 +79,20 @@ class ControlPlane:
         self._audit_log = folder / "audit.jsonl"
         self._data = folder / "etcd"
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Self:
         """Returns when the API answers and the controllers run."""
         for tool in TOOLS:
             await asyncio.to_thread(build.provide, build.TOOLS[tool])
         self._write_files()
-        await self._start_all()
+        try:
+            await self._start_all()
+        except BaseException:
+            self._kill_all()
+            raise
+        return self
 
-    def stop(self) -> None:
-        for name in reversed(list(self._processes)):
-            self._kill(name)
+    async def __aexit__(self, *_: object) -> None:
+        self._kill_all()
 
     # --- outages ----------------------------------------------------------------------------------------------------
 
@@ -276,8 +280,7 @@ class ControlPlane:
             )
 
     async def _with_etcd_down(self, work: Callable[[], Path]) -> Path:
-        for name in reversed(TOOLS):
-            self._kill(name)
+        self._kill_all()
         done = await asyncio.to_thread(work)
         await self._start_all()
         return done
@@ -286,6 +289,10 @@ class ControlPlane:
     def _copied(source: Path, target: Path) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         return Path(shutil.copytree(source, target))
+
+    def _kill_all(self) -> None:
+        for name in reversed(list(self._processes)):
+            self._kill(name)
 
     def _kill(self, name: str) -> None:
         process = self._processes.pop(name)

@@ -256,9 +256,7 @@ def sync(team: Team, said: str, folder: Path) -> None:
 @asynccontextmanager
 async def cluster(folder: Path) -> AsyncIterator[Team]:
     """Its one namespace. PostgreSQL has what the page asks for: a role that may make roles, and a database for it."""
-    control_plane = ControlPlane(folder / "control-plane")
-    try:
-        await control_plane.start()
+    async with ControlPlane(folder / "control-plane") as control_plane:
         async with Api(control_plane) as api:
             await install_crd(api)
         async with bench(control_plane, folder) as made:
@@ -266,8 +264,6 @@ async def cluster(folder: Path) -> AsyncIterator[Team]:
             await made.backends.sql("CREATE ROLE media LOGIN CREATEROLE PASSWORD 'operator'")
             await made.backends.sql("CREATE DATABASE media OWNER media")
             yield Team(made, NAMESPACE)
-    finally:
-        control_plane.stop()
 
 
 def operator_url(bench: Bench) -> str:

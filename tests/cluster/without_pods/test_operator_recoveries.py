@@ -30,12 +30,8 @@ LEASE = kinds.LEASE.path(NAMESPACE, "media-operator")
 @pytest.fixture(scope="module")
 async def fragile(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
     """A cluster of these tests' own, since no other test can go on in one that loses so much."""
-    control_plane = ControlPlane(tmp_path_factory.mktemp("fragile"))
-    try:
-        await control_plane.start()
+    async with ControlPlane(tmp_path_factory.mktemp("fragile")) as control_plane:
         yield control_plane
-    finally:
-        control_plane.stop()
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ pytestmark = pytest.mark.control_plane
 
 
 async def test_with_roles_in_its_namespaces_alone_it_serves_them_and_no_other(tmp_path: Path) -> None:
-    control_plane = ControlPlane(tmp_path / "control-plane")  # of its own: rights that others have would hide a lack
-    try:
-        await control_plane.start()
+    # A control plane of its own: rights that others have would hide a lack.
+    async with ControlPlane(tmp_path / "control-plane") as control_plane:
         async with Api(control_plane) as api:
             await install_crd(api)
             for name in (NAMESPACE, "team-a", "team-b"):
@@ -38,5 +37,3 @@ async def test_with_roles_in_its_namespaces_alone_it_serves_them_and_no_other(tm
             assert await others.list(kinds.DEPLOYMENT) == []
             refused = {each.uri for each in control_plane.writes(USER) if each.code == 403}
             assert refused == set()
-    finally:
-        control_plane.stop()
