@@ -1,4 +1,6 @@
-"""The media platform's client: a library (`Client`, `AsyncClient`) and the command line program that uses it."""
+"""The media platform's client: a library (`Client`, `AsyncClient`), and the command line program that uses it, which is
+`program` with its `commands`.
+"""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -11,7 +11,7 @@ def run() -> None:
     taken = signal.getsignal(signal.SIGINT)
     if taken is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from mediactl.main import app
+    from mediactl.commands import app
 
     signal.signal(signal.SIGINT, taken)
     try:

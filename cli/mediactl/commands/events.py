@@ -5,12 +5,12 @@ from typing import Annotated, Literal, get_args, get_type_hints
 
 import typer
 
-from mediactl import render
-from mediactl.command import app, command
 from mediactl.errors import Problem
 from mediactl.exchange import is_media_id
 from mediactl.models import Event
-from mediactl.session import Session
+from mediactl.program import render
+from mediactl.program.command import app, command
+from mediactl.program.session import Session
 
 TYPES = get_args(get_type_hints(Event)["type"])
 

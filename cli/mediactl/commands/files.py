@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from mediactl import render
-from mediactl.command import MediaId, app, command, labels_of
 from mediactl.errors import Failed, Misuse, Problem, Unreachable
 from mediactl.exchange import PATIENCE, known_room
-from mediactl.following import follow
 from mediactl.models import Media
-from mediactl.render import Column
+from mediactl.program import render
+from mediactl.program.command import MediaId, app, command, labels_of
+from mediactl.program.following import follow
+from mediactl.program.render import Column
+from mediactl.program.session import Session, about, each, in_room, source_of, under_way, with_bar
 from mediactl.resuming import FROM_BYTES
-from mediactl.session import Session, about, each, in_room, source_of, under_way, with_bar
 from mediactl.transfer import Source
 
 PREVIEW_SIZES = (160, 320, 640, 1024)

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from mediactl import render
-from mediactl.command import All, JobId, Limit, app, command, jobs
 from mediactl.errors import Misuse
 from mediactl.exchange import is_media_id
-from mediactl.following import Format, follow, job_error, print_text
-from mediactl.render import Column
-from mediactl.session import Session, all_of, source_of, with_bar
+from mediactl.program import render
+from mediactl.program.command import All, JobId, Limit, app, command, jobs
+from mediactl.program.following import Format, follow, job_error, print_text
+from mediactl.program.render import Column
+from mediactl.program.session import Session, all_of, source_of, with_bar
 
 CUES = "Cues of --format srt and vtt"
 

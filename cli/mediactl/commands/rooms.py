@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from mediactl import render, times
 from mediactl.client import MediaType, Sort
-from mediactl.command import All, Limit, MediaId, Room, app, command, labels_of, rooms
 from mediactl.errors import Misuse
 from mediactl.exchange import is_media_id
 from mediactl.models import MediaInfo, RoomFile
-from mediactl.render import Column
-from mediactl.session import Session, all_of, in_room
+from mediactl.program import render, times
+from mediactl.program.command import All, Limit, MediaId, Room, app, command, labels_of, rooms
+from mediactl.program.render import Column
+from mediactl.program.session import Session, all_of, in_room
 
 MINE = "Of what you uploaded, or with --owner"
 

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from mediactl import render
-from mediactl.command import All, Limit, app, command, labels_of
 from mediactl.models import SnippetPart
-from mediactl.session import Session, all_of
+from mediactl.program import render
+from mediactl.program.command import All, Limit, app, command, labels_of
+from mediactl.program.session import Session, all_of
 
 
 @command(app, "search")

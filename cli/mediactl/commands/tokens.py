@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from mediactl import render, times
-from mediactl.command import app, command
 from mediactl.errors import Misuse
 from mediactl.exchange import known_room
-from mediactl.session import HOW_TO_SIGN_IN, Session
+from mediactl.program import render, times
+from mediactl.program.command import app, command
+from mediactl.program.session import HOW_TO_SIGN_IN, Session
 
 MINTING = "Minting a token"
 
@@ -52,7 +52,7 @@ def token(
     To mint one: export TOKEN=$(mediactl token --signing-key .run/acme/signing-keys.json --sub alice --room '*')
     """
     # PyJWT imports cryptography, which takes longer than most commands run.
-    from mediactl import tokens
+    from mediactl.program import tokens
 
     if signing_key is not None:
         if not sub:

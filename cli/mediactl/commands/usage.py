@@ -1,8 +1,8 @@
 """`usage`: what the tenant stores, and its limits."""
 
-from mediactl import render
-from mediactl.command import app, command
-from mediactl.session import Session
+from mediactl.program import render
+from mediactl.program.command import app, command
+from mediactl.program.session import Session
 
 
 @command(app, "usage")

@@ -35,7 +35,7 @@ from media_workers.drain import Drain, Work
 from media_workers.settings import DrainSettings, WhisperSettings
 from media_workers.speech.transcribe import Transcriber
 from media_workers.speech.whisper import Whisper
-from mediactl.main import app
+from mediactl.commands import app
 from tests.integration.servers.api import Api, eventually, serving
 from tests.integration.tenancy import FIXTURES, GENEROUS, MIB
 
@@ -375,7 +375,7 @@ async def test_memory_stays_flat_however_large_the_file(api: Api, alice: Cli) ->
     with (alice.folder / "large.bin").open("wb") as file:
         file.truncate(192 * MIB)
     measured = (
-        "import re, sys; from mediactl.main import app\n"
+        "import re, sys; from mediactl.commands import app\n"
         "try: app()\n"
         "finally: print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1], file=sys.stderr)"
     )

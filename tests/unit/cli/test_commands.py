@@ -26,7 +26,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mediactl import transfer
-from mediactl.main import app
+from mediactl.commands import app
 
 Answer = Callable[["Handler"], None]
 

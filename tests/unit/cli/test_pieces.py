@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from httpx_sse import EventSource
 from jwt.algorithms import OKPAlgorithm
 
-from mediactl import Client, Misuse, render, times, tokens
+from mediactl import Client, Misuse
 from mediactl.exchange import seconds_of
+from mediactl.program import render, times, tokens
 from mediactl.transfer import _file_name
 
 

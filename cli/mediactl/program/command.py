@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mediactl.errors import Misuse
-from mediactl.session import Session, about, failures_as_exit_codes
+from mediactl.program.session import Session, about, failures_as_exit_codes
 
 
 class _Plain(TyperGroup):

@@ -16,10 +16,10 @@ from typing import TypeVar
 
 import typer
 
-from mediactl import render
 from mediactl.client import Client
 from mediactl.errors import Failed, MediaError, Misuse, Problem, Unreachable
 from mediactl.models import Page
+from mediactl.program import render
 from mediactl.transfer import OnBytes, Source, open_source
 
 HOW_TO_SIGN_IN = (

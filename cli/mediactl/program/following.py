@@ -7,10 +7,10 @@ from typing import Any, cast
 import typer
 from rich.progress import Progress, TaskID
 
-from mediactl import render
 from mediactl.errors import Failed
 from mediactl.models import Job, Segment
-from mediactl.session import Session
+from mediactl.program import render
+from mediactl.program.session import Session
 
 
 class Format(StrEnum):
