@@ -4,14 +4,29 @@
 # Wheels are installed in stages of their own (*-wheels), so that no image has pip, a compiler or a lock file.
 ARG BASE=python:3.11-slim
 
-# Of the base nothing that installs, builds or tests Python or Debian packages is left, and no character sets (gconv):
-# Python has its own. The standard library is compiled, else each process would compile what it imports of it.
+# Of the base nothing that installs, builds or tests Python or Debian packages is left, nothing for disks, logins and
+# terminals, and no character sets (gconv): Python has its own. dpkg removes its packages, so its list, which scanners
+# read, stays true. Perl and debconf go last: the others' scripts call them.
+# The standard library is compiled, else each process would compile what it imports of it.
+# The last lines fail if a program or a module of Python lacks a library.
 FROM ${BASE} AS slimmed
-RUN cd "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
- && rm -rf ensurepip idlelib lib2to3 pydoc_data test tkinter turtledemo config-* \
+RUN purge() { dpkg-query --show --showformat='${Package}\n' | grep -xE "$1" | xargs dpkg --purge --force-all > /tmp/log 2>&1; } \
+ && export DEBIAN_FRONTEND=noninteractive \
+ && purge "apt|libapt-pkg.*|debian-archive-keyring|gpgv|sqv|libgnutls.*|libp11-kit0|libhogweed.*|libnettle.*|libidn2.*\
+|libunistring.*|libtasn1.*|libgcrypt.*|libgpg-error.*|liblz4-1|libxxhash0|libseccomp2|libsystemd0|libudev1\
+|e2fsprogs|libext2fs.*|libss2|logsave|mount|util-linux.*|bsdutils|libmount1|libsmartcols1|libblkid1|sysvinit-utils\
+|passwd|login.*|adduser|libpam.*|libsemanage.*|libsepol.*|libaudit.*|libcap-ng0|ncurses-bin|hostname|openssl\
+|tar|gzip|diffutils|mawk|python3.*-venv|python3-.*-whl|python3-lib2to3|python3-distutils" \
+ && purge "perl-base|debconf|init-system-helpers" || { tail /tmp/log; exit 1; } \
+ && cd "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+ && rm -rf distutils ensurepip idlelib lib2to3 pydoc_data test tkinter turtledemo config-* /tmp/log \
     "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"/* /usr/share/python-wheels \
-    /usr/lib/*/gconv /usr/lib/*/perl* /usr/share/perl* /usr/bin/perl* /var/cache/debconf /var/cache/ldconfig \
- && python3 -m compileall -q .
+    /usr/lib/*/gconv /usr/lib/*/perl* /usr/share/perl* /var/cache/debconf /var/cache/ldconfig \
+    /usr/share/zoneinfo/right /usr/share/zoneinfo/posix \
+ && python3 -m compileall -q . \
+ && { ldd /bin/* /usr/bin/* "$(command -v python3)" lib-dynload/*.so > /tmp/log 2>&1 || true; } \
+ && ! grep "not found" /tmp/log \
+ && rm /tmp/log
 
 # A layer of its own: what is removed on top of a base takes its room all the same.
 FROM scratch AS base

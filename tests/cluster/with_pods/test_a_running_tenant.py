@@ -96,6 +96,14 @@ async def test_a_photo_given_to_the_page_becomes_clean_and_shows_its_thumbnail(r
             await page.wait_for_function(f"({shown})(document.querySelector('.files li'))", timeout=PATIENCE)
 
 
+def test_the_images_decode_pictures_pages_and_films(running: Namespace) -> None:
+    contents = {kind: media.photo(64, 48, kind) for kind in ("HEIF", "AVIF", "JXL", "PDF")} | {"film": media.film(1)}
+    with running.reaching(f"mt-{id_of(running)}") as acme:
+        for kind, content in contents.items():
+            path = f"/v1/media/download/{acme.upload(content, kind, 'application/octet-stream')}/thumbnail"
+            wait_until(lambda path=path: acme.get(path).status_code == 200, 60, lambda kind=kind: f"{kind} has none")
+
+
 class Users:
     """They send a small file every second, and a recording every twenty, and note what they are answered."""
 
