@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -113,20 +114,16 @@ async def opened(settings: Settings, metrics: Metrics, processes: int = 1) -> As
             policy=policy,
             capacity=Capacity(of_this_container(processes=processes)),
         )
-        delivering = tuple(
-            asyncio.create_task(
-                Delivery(
-                    webhook,
-                    tenant_id=tenant_id,
-                    database=database,
-                    events=events,
-                    feed=feed,
-                    policy=policy,
-                    allowed=settings.webhooks.webhook_allow_networks,
-                ).run()
-            )
-            for webhook in settings.webhooks.entries()
+        deliver = functools.partial(
+            Delivery,
+            tenant_id=tenant_id,
+            database=database,
+            events=events,
+            feed=feed,
+            policy=policy,
+            allowed=settings.webhooks.webhook_allow_networks,
         )
+        delivering = tuple(asyncio.create_task(deliver(each).run()) for each in settings.webhooks.entries())
         stack.push_async_callback(_cancel, delivering)
         resumables = Resumables(uploads, lifetime=timedelta(hours=settings.upload.hours))
         yield Services(

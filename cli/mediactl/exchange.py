@@ -20,6 +20,8 @@ PATIENCE = 60.0
 LIMIT_OF_A_PROBLEM = 64 * 1024
 _DESCRIPTION = re.compile(r'error_description="([^"]*)"')
 MOST_OF_A_PAGE = 200
+_OF_A_STREAM = httpx.Timeout(30, connect=10)
+"""A stream counts as broken after so many seconds without a byte."""
 
 Body = Callable[[], AsyncGenerator[bytes, None]]
 OnWait = Callable[[MediaError, float], None]
@@ -147,15 +149,13 @@ class Exchange:
                 return
 
     async def events(
-        self, path: str, last: str | None, params: Mapping[str, Any] | None = None, *, timeout: float = 30
+        self, path: str, last: str | None, params: Mapping[str, Any] | None = None
     ) -> AsyncGenerator[tuple[str | None, str, dict[str, Any]], None]:
         """The events of one connection: id, name and data. None where the API does not stream. Where the data is empty,
         the id is one to go on from.
-
-        `timeout`: seconds without a byte after which the connection counts as broken.
         """
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
-        options: dict[str, Any] = {"headers": headers, "timeout": httpx.Timeout(timeout, connect=10), "params": params}
+        options: dict[str, Any] = {"headers": headers, "timeout": _OF_A_STREAM, "params": params}
         async with self.open("GET", path, **options) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +21,17 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
+
+_AMOUNTS: Final = {
+    "orphan_objects": "Objects that had no row in the last sweep.",
+    "orphan_bytes": "Bytes of these.",
+    "lost_objects": "Contents whose object the store has lost, as far as is known.",
+    "usage_bytes": "Stored bytes.",
+    "quota_bytes": "Bytes that may be stored.",
+    "usage_files": "Files, each upload counted.",
+    "quota_files": "Files that the tenant may have.",
+}
+"""Gauges of a tenant, `media_tenant_…`, that are one number."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,19 @@ class TenantFacts:
     """Contents whose object the store has lost."""
     files: int | None = None
     quota_files: int | None = None
+
+    def amounts(self) -> dict[str, int | None]:
+        """Those of `_AMOUNTS`, as far as they are known."""
+        orphans, orphan_bytes = self.orphans or (None, None)
+        return {
+            "orphan_objects": orphans,
+            "orphan_bytes": orphan_bytes,
+            "lost_objects": self.lost,
+            "usage_bytes": self.used_bytes,
+            "quota_bytes": self.quota_bytes,
+            "usage_files": self.files,
+            "quota_files": self.quota_files,
+        }
 
 
 @dataclass(frozen=True)
@@ -132,17 +157,10 @@ def _of_tenants(now: Snapshot) -> Iterator[Metric]:
         "1 for the reason of a condition that is not True.",
         labels=[*at, "type", "reason"],
     )
-    orphans = GaugeMetricFamily("media_tenant_orphan_objects", "Objects that had no row in the last sweep.", labels=at)
-    orphan_bytes = GaugeMetricFamily("media_tenant_orphan_bytes", "Bytes of these.", labels=at)
-    lost = GaugeMetricFamily(
-        "media_tenant_lost_objects",
-        "Contents whose object the store has lost, as far as is known.",
-        labels=at,
-    )
-    used = GaugeMetricFamily("media_tenant_usage_bytes", "Stored bytes.", labels=at)
-    quota = GaugeMetricFamily("media_tenant_quota_bytes", "Bytes that may be stored.", labels=at)
-    files = GaugeMetricFamily("media_tenant_usage_files", "Files, each upload counted.", labels=at)
-    quota_files = GaugeMetricFamily("media_tenant_quota_files", "Files that the tenant may have.", labels=at)
+    amounts = {
+        name: GaugeMetricFamily(f"media_tenant_{name}", description, labels=at)
+        for name, description in _AMOUNTS.items()
+    }
     depth = GaugeMetricFamily("media_queue_depth", "Jobs in the queue.", labels=[*at, "kind", "state"])
     oldest = GaugeMetricFamily(
         "media_queue_oldest_seconds", "How long the oldest ready job has waited.", labels=[*at, "kind"]
@@ -162,19 +180,9 @@ def _of_tenants(now: Snapshot) -> Iterator[Metric]:
                 conditions.add_metric([*who, kind, status], status == is_status)
         for kind, reason in facts.reasons.items():
             reasons.add_metric([*who, kind, reason], 1)
-        if facts.orphans is not None:
-            orphans.add_metric(who, facts.orphans[0])
-            orphan_bytes.add_metric(who, facts.orphans[1])
-        if facts.lost is not None:
-            lost.add_metric(who, facts.lost)
-        if facts.used_bytes is not None:
-            used.add_metric(who, facts.used_bytes)
-        if facts.quota_bytes is not None:
-            quota.add_metric(who, facts.quota_bytes)
-        if facts.files is not None:
-            files.add_metric(who, facts.files)
-        if facts.quota_files is not None:
-            quota_files.add_metric(who, facts.quota_files)
+        for name, amount in facts.amounts().items():
+            if amount is not None:
+                amounts[name].add_metric(who, amount)
         for kind, (ready, leased, waiting, age, failed) in facts.queues.items():
             for state, count in (("ready", ready), ("leased", leased), ("waiting", waiting)):
                 depth.add_metric([*who, kind, state], count)
@@ -182,5 +190,4 @@ def _of_tenants(now: Snapshot) -> Iterator[Metric]:
             failed_jobs.add_metric([*who, kind], failed)
         for (kind, state), count in facts.jobs.items():
             jobs.add_metric([*who, kind, state], count)
-    yield from (conditions, reasons, orphans, orphan_bytes, lost, used, quota, files, quota_files)
-    yield from (depth, oldest, failed_jobs, jobs)
+    yield from (conditions, reasons, *amounts.values(), depth, oldest, failed_jobs, jobs)

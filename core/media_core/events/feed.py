@@ -205,9 +205,9 @@ class Events:
             )
         return after
 
-    async def after(self, position: int, limit: int = AT_ONCE) -> list[Event]:
-        """The next events, of everybody. They have positions already."""
-        return _with_rooms(await self._database.call(_AFTER, (position, limit)))
+    async def after(self, position: int) -> list[Event]:
+        """The next events, of everybody, at most `AT_ONCE`. They have positions already."""
+        return _with_rooms(await self._database.call(_AFTER, (position, AT_ONCE)))
 
     async def at(self, positions: Sequence[int]) -> list[Event]:
         """The events at these positions, as far as they are kept."""

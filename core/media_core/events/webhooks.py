@@ -43,6 +43,7 @@ MOST_PAUSE_SECONDS: Final = 3600.0
 MOST_REST_SECONDS: Final = 300.0
 """Longest pause between two attempts of any event, at a receiver that takes nothing."""
 AT_ONCE: Final = 32
+ENDED_AT_ONCE: Final = 200
 MOST_ERROR_CHARACTERS: Final = 200
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -332,7 +333,7 @@ class Outbox:
 
     async def give_up(self) -> int:
         """Gives up events that were tried for long enough; those behind them are due. Returns how many."""
-        wanted: dict[str, Any] = {"webhook_id": self._id, "tried": TRIED, "most": 200}
+        wanted: dict[str, Any] = {"webhook_id": self._id, "tried": TRIED, "most": ENDED_AT_ONCE}
         async with self._database.transaction() as tx:
             gone = [row.media_id for row in await tx.execute(_GIVE_UP, wanted)]
             if gone:
@@ -340,8 +341,8 @@ class Outbox:
         return len(gone)
 
 
-async def forget(database: Database, older_than: timedelta, most: int = 200) -> None:
+async def forget(database: Database, older_than: timedelta) -> None:
     """Deletes what belongs to events that are gone, and webhooks that nobody names any more."""
     for statement in FORGET:
-        while await database.call(statement, {"older": older_than, "most": most}):
+        while await database.call(statement, {"older": older_than, "most": ENDED_AT_ONCE}):
             pass

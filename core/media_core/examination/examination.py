@@ -11,7 +11,7 @@ import hashlib
 import structlog
 
 from media_core.contents.life import Facts
-from media_core.decoding import DecodingFailed, ImageFacts, MediaFacts, Source
+from media_core.decoding import DecodingFailed, ImageFacts, MediaFacts, Source, Thumbnail
 from media_core.decoding.pool import DecodingPool
 from media_core.decoding.results import FAILURES_OF_THE_SOURCE
 from media_core.examination import media_types, packages, sniffing
@@ -52,34 +52,12 @@ class Examination:
             if media_types.category(mime_type) in ("image", "document") and media_types.has_thumbnail(mime_type):
                 async with asyncio.timeout(THUMBNAIL_SECONDS):
                     thumbnail = await make_thumbnail(self.decoder, source, mime_type)
-                facts = Facts(
-                    source.size,
-                    mime_type,
-                    thumbnail.source_width,
-                    thumbnail.source_height,
-                    details=thumbnail.details,
-                    thumbnail_status="ready",
-                    thumbnail_sha256=hashlib.sha256(thumbnail.data).hexdigest(),
-                    thumbnail_size=len(thumbnail.data),
-                )
-                return Examined(facts, thumbnail.data)
+                return Examined(_of_picture(source.size, mime_type, thumbnail), thumbnail.data)
             if media_types.transcribable(mime_type):
                 media = media or await self.decoder.run("probe", source)
                 if _may_be_chance(mime_type, head) and not _plays(media):
                     return Examined(Facts(source.size, media_types.UNKNOWN))
-                mime_type = _settled(mime_type, media, head)
-                status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
-                return Examined(
-                    Facts(
-                        source.size,
-                        mime_type,
-                        media.width,
-                        media.height,
-                        media.duration,
-                        details={"no_thumbnail": media.no_picture} if media.no_picture else {},
-                        thumbnail_status=status,
-                    )
-                )
+                return Examined(_of_what_plays(source.size, _settled(mime_type, media, head), media))
         except TimeoutError:
             # A worker's job then, as for videos.
             return Examined(Facts(source.size, mime_type, thumbnail_status="pending"))
@@ -124,6 +102,31 @@ class Examination:
         except DecodingFailed:
             return Facts(source.size, mime_type, details=details)
         return Facts(source.size, mime_type, image.width, image.height, details=details)
+
+
+def _of_picture(size: int, mime_type: str, thumbnail: Thumbnail) -> Facts:
+    return Facts(
+        size,
+        mime_type,
+        thumbnail.source_width,
+        thumbnail.source_height,
+        details=thumbnail.details,
+        thumbnail_status="ready",
+        thumbnail_sha256=hashlib.sha256(thumbnail.data).hexdigest(),
+        thumbnail_size=len(thumbnail.data),
+    )
+
+
+def _of_what_plays(size: int, mime_type: str, media: MediaFacts) -> Facts:
+    return Facts(
+        size,
+        mime_type,
+        media.width,
+        media.height,
+        media.duration,
+        details={"no_thumbnail": media.no_picture} if media.no_picture else {},
+        thumbnail_status="pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none",
+    )
 
 
 def _said_of(error: DecodingFailed) -> dict[str, str]:

@@ -30,6 +30,23 @@ API_MEMORY, DECODING_MEMORY = 320 * MIB, 704 * MIB
 it is exceeded, the kernel ends the whole pod."""
 JWKS = "/etc/media/jwks"
 WEBHOOKS = "/etc/media/webhooks"
+_PROBES: Object = {
+    "startupProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
+    # The api waits 5 seconds for its dependencies. A shorter timeout would hide which one does not answer.
+    "readinessProbe": {
+        "httpGet": {"path": "/readyz", "port": "http"},
+        "periodSeconds": 3,
+        "timeoutSeconds": 6,
+        "failureThreshold": 2,
+    },
+    # Only whether the process lives: a dependency that is away is no reason to restart it.
+    "livenessProbe": {
+        "httpGet": {"path": "/healthz", "port": "http"},
+        "periodSeconds": 10,
+        "timeoutSeconds": 5,
+        "failureThreshold": 6,
+    },
+}
 
 
 def api_deployment(
@@ -41,51 +58,7 @@ def api_deployment(
 ) -> Object:
     """`replicas`: None leaves them to the autoscaler."""
     labels = api_selector(tenant)
-    resources = with_defaults(tenant.spec.api.resources, API_RESOURCES)
-    environment = {
-        **common_environment(tenant, platform, store),
-        "MEDIA_API_HOST": EVERY,  # in a pod, of whatever family its cluster gives it
-        "MEDIA_API_PORT": str(PORT),
-        "MEDIA_API_METRICS_HOST": EVERY,
-        "MEDIA_API_METRICS_PORT": str(METRICS_PORT),
-        "MEDIA_API_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),
-        "MEDIA_DATABASE_POOL": str(connections(tenant, inputs.connection_limit)[0]),
-        "MEDIA_DECODING_PROCESSES": str(_decoding_processes(resources)),
-        "MEDIA_PUBLIC_URL": endpoint(tenant, platform),
-        **_auth(tenant, inputs),
-        **_webhooks(tenant, platform),
-        **api_settings(tenant),
-    }
-    container: Object = {
-        "name": "api",
-        "image": platform.api_image,
-        "imagePullPolicy": platform.image_pull_policy,
-        "ports": [
-            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
-            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
-        ],
-        "env": container_env(tenant, store, environment),
-        "resources": resources,
-        "startupProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
-        # The api waits 5 seconds for its dependencies. A shorter timeout would hide which one does not answer.
-        "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": "http"},
-            "periodSeconds": 3,
-            "timeoutSeconds": 6,
-            "failureThreshold": 2,
-        },
-        # Only whether the process lives: a dependency that is away is no reason to restart it.
-        "livenessProbe": {
-            "httpGet": {"path": "/healthz", "port": "http"},
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 6,
-        },
-        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": SECURITY,
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  a volume of the pod's own
-    }
+    container = _container(tenant, platform, store, inputs)
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}]
     if tenant.spec.auth.oidc is None:  # a folder, not a subPath: rotated keys reach running pods
         container["volumeMounts"].append({"name": "jwks", "mountPath": JWKS, "readOnly": True})
@@ -128,6 +101,40 @@ def api_deployment(
     if oidc is not None and oidc.jwks_uri is None:
         made["metadata"]["annotations"] = {kinds.DISCOVERED_JWKS_URI: inputs.oidc_jwks_uri or ""}
     return made
+
+
+def _container(tenant: MediaTenant, platform: PlatformSettings, store: StoreAdminSettings, inputs: Inputs) -> Object:
+    resources = with_defaults(tenant.spec.api.resources, API_RESOURCES)
+    environment = {
+        **common_environment(tenant, platform, store),
+        "MEDIA_API_HOST": EVERY,  # in a pod, of whatever family its cluster gives it
+        "MEDIA_API_PORT": str(PORT),
+        "MEDIA_API_METRICS_HOST": EVERY,
+        "MEDIA_API_METRICS_PORT": str(METRICS_PORT),
+        "MEDIA_API_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),
+        "MEDIA_DATABASE_POOL": str(connections(tenant, inputs.connection_limit)[0]),
+        "MEDIA_DECODING_PROCESSES": str(_decoding_processes(resources)),
+        "MEDIA_PUBLIC_URL": endpoint(tenant, platform),
+        **_auth(tenant, inputs),
+        **_webhooks(tenant, platform),
+        **api_settings(tenant),
+    }
+    return {
+        "name": "api",
+        "image": platform.api_image,
+        "imagePullPolicy": platform.image_pull_policy,
+        "ports": [
+            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        ],
+        "env": container_env(tenant, store, environment),
+        "resources": resources,
+        **_PROBES,
+        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": SECURITY,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  a volume of the pod's own
+    }
 
 
 def _auth(tenant: MediaTenant, inputs: Inputs) -> dict[str, str]:
