@@ -1,5 +1,6 @@
 """TIFFs of samples that Pillow does not read: satellites' bands, microscopes' channels, floats, numbers with a sign,
-of a number of bits that is no power of two, or complex, of which the real part is shown.
+of a number of bits that is no power of two, or complex, of which the real part is shown; and of colours that it does
+not read: inks of many bits or with transparency, Lab, and palettes of more than 256 colours.
 
 Such a file is read as one that Pillow knows, by another directory: its bytes are a grey picture, as many times as wide.
 Of bands that lie behind each other each is one. What is shown is the first band, or the first three where the file says
@@ -24,7 +25,7 @@ from media_core.decoding.greys import visible_bands
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIPS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_LENGTHS, _PLANAR = 273, 274, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_LENGTHS, _EXTRA, _FORMAT = 317, 322, 323, 324, 325, 338, 339
-_NO_DATA = 42113
+_COLOUR_MAP, _PROFILE, _NO_DATA = 320, 34675, 42113
 _PARTS = (_STRIPS, _STRIP_LENGTHS, _TILES, _TILE_LENGTHS)
 _KEPT = (_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, *_PARTS)
 """TIFF 6.0, sections 8, 14, 15 and 19."""
@@ -32,7 +33,11 @@ _KEPT = (_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, *
 _CLASSIC, _BIG = 42, 43
 _NUMBERS = {3: "H", 4: "I", 16: "Q"}
 _LONG = 4
-_MIN_IS_WHITE, _RGB = 0, 2
+_MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _CIE_LAB, _ICC_LAB = 0, 2, 3, 5, 8, 9
+_MODES = {_PALETTE: "RGB", _INKS: "CMYK", _CIE_LAB: "LAB", _ICC_LAB: "LAB"}
+"""Colours whose samples are no light that could be spread: Pillow's modes, by the photometric interpretation."""
+
+_BITS_OF_A_COLOUR = (8, 16)
 _UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
 _COMPLEX = {5: _SIGNED, 6: _FLOAT}
 """Formats of samples that are two numbers, and the format of each."""
@@ -53,6 +58,7 @@ MOST_ENTRIES = 500
 MOST_SAMPLES = 1000
 MOST_PARTS = 1 << 20
 MOST_TEXT = 100
+MOST_BYTES_OF_A_PROFILE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,9 @@ class Layout:
 
     @property
     def shown(self) -> int:
+        """So many samples of a pixel are shown, the first ones."""
+        if mode := _MODES.get(self.photometric):
+            return 1 if self.photometric == _PALETTE else len(mode)
         return 3 if self.photometric == _RGB and self.samples >= 3 else 1
 
 
@@ -135,7 +144,7 @@ def layout(file: IO[bytes]) -> Layout | None:
 
     samples = number(_SAMPLES, 1)
     photometric, is_planar = number(_PHOTOMETRIC, -1), number(_PLANAR, 1) == 2
-    if not 1 <= samples <= MOST_SAMPLES or photometric not in (_MIN_IS_WHITE, 1, _RGB):
+    if not 1 <= samples <= MOST_SAMPLES or photometric not in (_MIN_IS_WHITE, 1, _RGB, *_MODES):
         return None
     bits = _values(file, directory, _BITS, samples) or [1]
     formats = _values(file, directory, _FORMAT, samples) or [1]
@@ -155,7 +164,9 @@ def layout(file: IO[bytes]) -> Layout | None:
         sample_format = _UNSIGNED
     if depth not in _CODES.get(sample_format, ()) and not (sample_format == _UNSIGNED and depth <= MOST_BITS_PACKED):
         return None
-    return Layout(
+    if photometric in _MODES and (sample_format != _UNSIGNED or depth not in _BITS_OF_A_COLOUR or parts > 1):
+        return None
+    found = Layout(
         directory,
         number(_WIDTH, 0),
         number(_HEIGHT, 0),
@@ -167,21 +178,45 @@ def layout(file: IO[bytes]) -> Layout | None:
         number(_ORIENTATION, 1),
         number(_PREDICTOR, 1),
         number(_TILE_WIDTH, 0),
-        _text(file, directory, _NO_DATA),
+        _text(file, directory, _NO_DATA, MOST_TEXT),
     )
+    return found if samples >= found.shown else None
 
 
 def load(file: IO[bytes], found: Layout) -> Image.Image:
-    """The picture as L or RGB, as it is stored. Raises Pillow's errors and struct's."""
+    """The picture as L, RGB, CMYK or LAB, as it is stored. Raises Pillow's errors and struct's."""
     if found.is_planar:
         pictures = [_bands(_opened(file, found, band), found, 1, 1)[0] for band in range(found.shown)]
     else:
         pictures = _bands(_opened(file, found, 0), found, found.samples, found.shown)
+    if found.photometric in _MODES:
+        return _coloured(pictures, file, found)
     if pictures[0].mode == "F":
         pictures = visible_bands(pictures, {_PHOTOMETRIC: found.photometric, _NO_DATA: found.no_data.decode("latin-1")})
     elif found.photometric == _MIN_IS_WHITE:
         pictures = [ImageChops.invert(picture) for picture in pictures]
     return pictures[0] if len(pictures) == 1 else Image.merge("RGB", pictures)
+
+
+def _coloured(pictures: list[Image.Image], file: IO[bytes], found: Layout) -> Image.Image:
+    """The picture in the mode of its colours, from the samples that are shown."""
+    shift = found.bits - 8
+    if found.photometric == _PALETTE:
+        colours = _values(file, found.directory, _COLOUR_MAP, 3 << found.bits)
+        each, wide = len(colours) // 3, 8 if max(colours, default=0) > 0xFF else 0
+        pictures *= 3
+        tables = [[colour >> wide for colour in colours[band * each :][:each]] for band in range(3)]
+    else:
+        # The sign of Lab's a and b (TIFF 6.0, section 23). Pillow has them from 0 on, as ICC has.
+        flips = (0, 0x80, 0x80) if found.photometric == _CIE_LAB else (0,) * len(pictures)
+        tables = [[(value >> shift) ^ flip for value in range(1 << found.bits)] for flip in flips]
+    bands = []
+    for picture, table in zip(pictures, tables, strict=True):
+        values = picture.tobytes() if picture.mode == "L" else map(int, array("f", picture.tobytes()))
+        bands.append(Image.frombytes("L", picture.size, bytes(table[value] for value in values)))
+    image = Image.merge(_MODES[found.photometric], bands)
+    image.info["icc_profile"] = _text(file, found.directory, _PROFILE, MOST_BYTES_OF_A_PROFILE)
+    return image
 
 
 def _bands(stored: Image.Image, found: Layout, samples: int, shown: int) -> list[Image.Image]:
@@ -287,9 +322,9 @@ def _values(file: IO[bytes], directory: Directory, tag: int, most: int) -> list[
     return list(struct.unpack_from(f"{directory.order}{known}{code}", value))
 
 
-def _text(file: IO[bytes], directory: Directory, tag: int) -> bytes:
+def _text(file: IO[bytes], directory: Directory, tag: int, most: int) -> bytes:
     _, count, value = directory.entries.get(tag, (0, 0, b""))
     if count > len(value):
         file.seek(*struct.unpack(directory.order + directory.word, value))
-        value = file.read(min(count, MOST_TEXT))
+        value = file.read(min(count, most))
     return value

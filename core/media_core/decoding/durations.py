@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from av.container import InputContainer
@@ -28,6 +28,19 @@ _HAS_FRAMES_AND_BYTES = 3
 
 MOST_BYTES_BEHIND_MP3 = 4096
 """Of tags at an MP3's end, such as ID3v1 and APEv2, without a picture. With more its frames are counted."""
+
+PIECES, PIECE = 8, 1 << 14
+"""So many pieces of an MP3, of so many bytes, are looked at to see how long its frames are."""
+
+LEAST_AMISS_OF_PIECES, MOST_AMISS_OF_PIECES = 0.01, 0.15
+"""Shares by which the number of frames may differ from what the pieces let expect: where frames are counted otherwise,
+and where they are too many to count.
+"""
+_KILOBITS = {
+    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""A second of layer III: of MPEG 1, and of its sisters of lower rates."""
 
 JOINED = frozenset(("mpegts", "mpeg", "flv", "rm", "ivf", "wtv"))
 """Formats whose files are joined byte by byte or cut anywhere. FFmpeg says the duration of one part, or what was
@@ -330,7 +343,8 @@ def _varies(codec: str) -> bool:
 def _counts_its_frames(file: IO[bytes]) -> bool:
     """Whether an MP3's first frame says how many follow: Xing's header, LAME's (Info) or Fraunhofer's (VBRI).
 
-    It counts only where the bytes that it says are there, too: a file may be cut, or another one may follow.
+    It counts only where the bytes that it says are there, too: a file may be cut, or another one may follow. And where
+    the frames are about as many as it says: editors keep the number of what they cut from.
     """
     at = 0
     while (head := _at(file, at, 10))[:3] == b"ID3" and len(head) == 10:
@@ -342,11 +356,47 @@ def _counts_its_frames(file: IO[bytes]) -> bool:
         found = head.find(mark)
         if found >= 0 and len(head) >= found + struct.calcsize(numbers):
             *flags, first, second = struct.unpack_from(numbers, head, found)
-            stated = second if flags else first
+            frames, length = (first, second) if flags else (second, first)
             if flags and flags[0] & _HAS_FRAMES_AND_BYTES != _HAS_FRAMES_AND_BYTES:
                 return False
-            return bool(abs(size_of(file) - at - stated) <= max(MOST_BYTES_BEHIND_MP3, stated // 100))
+            if abs(size_of(file) - at - length) > max(MOST_BYTES_BEHIND_MP3, length // 100):
+                return False
+            return _has_as_many_frames(file, at, frames)
     return False
+
+
+def _has_as_many_frames(file: IO[bytes], start: int, stated: int) -> bool:
+    """Whether an MP3 may have so many frames from `start` on, by their number in pieces of it."""
+    size = size_of(file)
+    read = frames = 0
+    for place in range(PIECES):
+        for begins, ends in _frames_of_mp3(_at(file, start + (size - start) * place // PIECES, PIECE)):
+            frames += 1
+            read += ends - begins
+    share = MOST_AMISS_OF_PIECES if size > MOST_BYTES_COUNTED else LEAST_AMISS_OF_PIECES
+    found = (size - start) * frames / max(read, 1)
+    return abs(stated - found) <= max(share * found, PIECES)
+
+
+def _frames_of_mp3(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the frames that follow each other in these bytes begin and end."""
+    at, last = 0, len(data) - 4
+    while 0 <= at <= last:
+        length = _length_of_frame(data, at)
+        if length and at + length <= last and _length_of_frame(data, at + length):
+            yield at, at + length
+        at = at + length if length else data.find(b"\xff", at + 1)
+
+
+def _length_of_frame(data: bytes, at: int) -> int:
+    """Bytes of the frame of MPEG audio, layer III, that begins here; 0 where none does (ISO 11172-3, 2.4.2.3)."""
+    sync, kind, rates = data[at], data[at + 1], data[at + 2]
+    version, bits, hertz = kind >> 3 & 3, rates >> 4, rates >> 2 & 3
+    if sync != 0xFF or kind & 0xE6 != 0xE2 or version == 1 or bits in (0, 15) or hertz == 3:
+        return 0
+    is_first = version == 3
+    rate = (44_100, 48_000, 32_000)[hertz] >> (0 if is_first else 1 if version == 2 else 2)
+    return (144_000 if is_first else 72_000) * _KILOBITS[is_first][bits - 1] // rate + (rates >> 1 & 1)
 
 
 def is_ogg_of_several(container: InputContainer, file: IO[bytes]) -> bool:

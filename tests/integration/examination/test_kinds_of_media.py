@@ -680,6 +680,19 @@ def of_varying_rate() -> bytes:
     return file.getvalue()
 
 
+def with_frames(mp3: bytes, number: int) -> bytes:
+    """As it is when an editor has kept another's header."""
+    at = mp3.index(b"Info") + 8
+    return mp3[:at] + number.to_bytes(4) + mp3[at + 4 :]
+
+
+def of_fraunhofer(mp3: bytes, number: int) -> bytes:
+    """With that encoder's header in place of LAME's."""
+    at, start = mp3.index(b"Info"), mp3.index(b"\xff\xfb")
+    header = b"VBRI" + struct.pack(">3H2I", 1, 0, 75, len(mp3) - start, number)
+    return (mp3[:at] + bytes(200) + mp3[at + 200 :])[: start + 36] + header + mp3[start + 36 + len(header) :]
+
+
 async def test_an_mp3_is_as_long_as_what_is_there(decoding_pool: DecodingPool) -> None:
     whole, tag = mp3(*PITCHES), b"TAG" + bytes(125)
     for data, seconds in (
@@ -687,6 +700,9 @@ async def test_an_mp3_is_as_long_as_what_is_there(decoding_pool: DecodingPool) -
         (whole[: len(whole) // 3], 1),
         (whole + mp3(*PITCHES, rate=48_000), 6),
         (bytes(3_000) + of_varying_rate(), 3),
+        *((with_frames(whole, number), 3) for number in (0, 30, 200)),
+        (of_fraunhofer(whole, 40), 3),
+        (of_fraunhofer(whole, 400), 3),
     ):
         assert (await looked_at(decoding_pool, data, "a.mp3")).duration == pytest.approx(seconds, abs=0.15)
 

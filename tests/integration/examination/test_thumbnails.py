@@ -764,6 +764,35 @@ async def test_a_plain_picture_in_a_bigtiff_is_shown(decoding_pool: DecodingPool
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")))
 
 
+PALETTE = [[0] * 65_536 for _ in range(3)]
+PALETTE[0][700], PALETTE[1][700], PALETTE[2][700] = 0xFF00, 0x0100, 0x0200
+RED_IN_TIFF: dict[str, tuple[int, int, list[int], dict[str, int | list[int]]]] = {
+    "a palette of 65,536": (3, 16, [700], {"_320": [value for band in PALETTE for value in band]}),
+    "inks": (5, 16, [0, 65_535, 65_535, 0], {}),
+    "inks and transparency": (5, 8, [0, 255, 255, 0, 255], {"_338": 2}),
+    "inks and spot colours": (5, 16, [0, 65_535, 65_535, 0, 0, 0], {"_338": [0, 0]}),
+    "Lab with signs": (8, 16, [round(0.543 * 65_535), 81 << 8, 70 << 8], {}),
+    "Lab without signs": (9, 16, [round(0.543 * 65_535), 209 << 8, 198 << 8], {}),
+    "Lab without signs, in bytes": (9, 8, [138, 209, 198], {}),
+    "Lab with signs and transparency": (8, 8, [138, 81, 70, 255], {"_338": 2}),
+}
+"""Red, as editors may write it: photometric interpretation, bits, samples of a pixel, and further tags."""
+
+
+@pytest.mark.parametrize("planar", [True, False])
+async def test_colours_that_only_editors_write_are_shown(decoding_pool: DecodingPool, planar: bool) -> None:
+    for name, (photometric, bits, pixel, tags) in RED_IN_TIFF.items():
+        values = [value for value in pixel for _ in range(64)] if planar else pixel * 64
+        for order in "<>":
+            samples = struct.pack(f"{order}{len(values)}{'H' if bits == 16 else 'B'}", *values)
+            tags = {**tags, "_262": photometric}
+            data = media.banded_tiff(8, 8, samples, bits, 1, len(pixel), planar=planar, order=order, **tags)
+            image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("RGB")
+            red, green, blue = image.getpixel((4, 4))  # type: ignore[misc]
+            assert red > 200, name
+            assert max(green, blue) < 60, name
+
+
 async def test_a_tiff_of_an_unknown_form_says_its_size(decoding_pool: DecodingPool) -> None:
     data = media.plain_tiff(200, 20, bytes(6_000), 16, 1, _262=32_844)
     facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data))
