@@ -10,6 +10,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -28,7 +29,19 @@ LOOK_SECONDS: Final = 5.0
 PARALLEL: Final = 8
 """Files whose events are sent at the same time."""
 
+GONE: Final = 410
+"""The status at which Standard Webhooks asks to stop."""
+
 _log = structlog.stdlib.get_logger("media.webhooks")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An attempt: why, in words, and for how many seconds the receiver wants to be left alone."""
+
+    error: str
+    rest: float = 0.0
+    is_gone: bool = False
 
 
 class Delivery:
@@ -110,13 +123,14 @@ class Delivery:
             return
         if standing.is_over and await self._give_up_old(standing):
             return
-        if standing.rests and standing.rest > 0:
+        if standing.rest > 0:
             await asyncio.sleep(min(standing.rest, LOOK_SECONDS))
             return
         try:
             keys = self._webhook.secrets()
         except SecretMissing as error:
-            failures = max(standing.failures, webhooks.RESTS_AFTER) + 1
+            # It is no attempt: the first one that fails later is followed by a short pause.
+            failures = max(standing.failures, webhooks.RESTS_AFTER)
             await self._outbox.record(Outcome(standing.position, failures, rest=LOOK_SECONDS, error=str(error)))
             return
         most = 1 if standing.rests else AT_ONCE
@@ -161,8 +175,8 @@ class Delivery:
         """Sends the events of each file in order, several files at a time, and records what came of it."""
         results = await asyncio.gather(*(self._send_in_order(events, keys) for events, _ in files))
         succeeded = any(taken for taken, _ in results)
-        failures = [error for _, error in results if error is not None]
-        for (events, attempts), (taken, error) in zip(files, results, strict=True):
+        failures = [failed for _, failed in results if failed is not None]
+        for (events, attempts), (taken, failed) in zip(files, results, strict=True):
             outcome.delivered += [event.position for event in events[:taken]]
             if taken:
                 outcome.media_ids.add(events[0].media_id)
@@ -173,35 +187,44 @@ class Delivery:
                     event.media_id,
                     attempts=attempts + 1 if first else 0,
                     pause=_pause(attempts + 1, webhooks.MOST_PAUSE_SECONDS) if first else None,
-                    error=error if first else None,
+                    error=failed.error if failed is not None and first else None,
                 )
         if succeeded:
             outcome.failures = 0
             outcome.has_recovered = standing.rests
         outcome.failures += len(failures)
-        outcome.error = failures[-1] if failures else None
-        outcome.rest = _pause(outcome.failures - webhooks.RESTS_AFTER + 1, webhooks.MOST_REST_SECONDS)
+        if any(failed.is_gone for failed in failures):
+            outcome.failures = max(outcome.failures, webhooks.RESTS_AFTER)
+        outcome.error = failures[-1].error if failures else None
+        if outcome.failures >= webhooks.RESTS_AFTER:
+            outcome.rest = _pause(outcome.failures - webhooks.RESTS_AFTER + 1, webhooks.MOST_REST_SECONDS)
+        outcome.rest = max([outcome.rest, *(failed.rest for failed in failures)])
         await self._outbox.record(outcome)
 
-    async def _send_in_order(self, events: Sequence[Event], keys: Sequence[bytes]) -> tuple[int, str | None]:
+    async def _send_in_order(self, events: Sequence[Event], keys: Sequence[bytes]) -> tuple[int, "_Failed | None"]:
         """How many were taken, and why the next one was not."""
         async with self._sending:
             for taken, event in enumerate(events):
-                if (error := await self._attempt(event, keys)) is not None:
-                    return taken, error
+                if (failed := await self._attempt(event, keys)) is not None:
+                    return taken, failed
         return len(events), None
 
-    async def _attempt(self, event: Event, keys: Sequence[bytes]) -> str | None:
-        """None: it was taken. Else the reason, in words."""
+    async def _attempt(self, event: Event, keys: Sequence[bytes]) -> "_Failed | None":
+        """None: it was taken."""
         body = webhooks.body_of(event, self._tenant_id)
         headers = webhooks.headers_of(event.event_id, body, keys, int(time.time()))
         try:
-            status = await outgoing.post(self._webhook.url, body, headers, self._allowed)
+            answer = await outgoing.post(self._webhook.url, body, headers, self._allowed)
         except Undelivered as error:
-            return str(error)
+            return _Failed(str(error))
+        status = answer.status
         if 200 <= status < 300:
             return None
-        return f"answered {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+        if status == GONE:
+            words = f"answered {status}, which says that it is gone for good. Remove this webhook, or name another URL"
+            return _Failed(words, webhooks.MOST_ASKED_SECONDS, is_gone=True)
+        words = f"answered {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+        return _Failed(words, min(answer.retry_after or 0, webhooks.MOST_ASKED_SECONDS))
 
     async def _give_up_old(self, standing: Standing) -> bool:
         """The receiver takes nothing for longer than an event is tried: gives up events that were never sent."""
