@@ -127,12 +127,15 @@ class Delivery:
             await asyncio.sleep(min(standing.rest, LOOK_SECONDS))
             return
         try:
-            keys = self._webhook.secrets()
+            self._webhook.secrets()  # a missing one is noted before there is an event
+            await self._send_what_waits(standing)
         except SecretMissing as error:
             # It is no attempt: the first one that fails later is followed by a short pause.
             failures = max(standing.failures, webhooks.RESTS_AFTER)
             await self._outbox.record(Outcome(standing.position, failures, rest=LOOK_SECONDS, error=str(error)))
-            return
+
+    async def _send_what_waits(self, standing: Standing) -> None:
+        """Raises SecretMissing."""
         most = 1 if standing.rests else AT_ONCE
         if due := await self._outbox.due(most, soon=standing.rests):
             found = {event.position: event for event in await self._events.at([each.position for each in due])}
@@ -140,7 +143,7 @@ class Delivery:
             outcome.delivered += [each.position for each in due if each.position not in found]  # not kept any more
             outcome.media_ids |= {each.media_id for each in due if each.position not in found}
             tried = [([found[each.position]], each.attempts) for each in due if each.position in found]
-            await self._send(standing, outcome, tried, keys)
+            await self._send(standing, outcome, tried)
             return
         pause = await self._outbox.next_due()
         try:
@@ -151,9 +154,9 @@ class Delivery:
         if not new:  # the feed has stopped
             await asyncio.sleep(LOOK_SECONDS)
             return
-        await self._send_new(standing, new[:most] if not standing.rests else self._until_one(new), keys)
+        await self._send_new(standing, new[:most] if not standing.rests else self._until_one(new))
 
-    async def _send_new(self, standing: Standing, new: Sequence[Event], keys: Sequence[bytes]) -> None:
+    async def _send_new(self, standing: Standing, new: Sequence[Event]) -> None:
         wanted = [event for event in new if self._wants(event)]
         outcome = Outcome(new[-1].position, standing.failures)
         waiting = await self._outbox.waiting({event.media_id for event in wanted}) if wanted else set()
@@ -163,16 +166,11 @@ class Delivery:
                 outcome.note(event.position, event.media_id, attempts=0, pause=None, error=None)
             else:
                 by_file[event.media_id].append(event)
-        await self._send(standing, outcome, [(events, 0) for events in by_file.values()], keys)
+        await self._send(standing, outcome, [(events, 0) for events in by_file.values()])
 
-    async def _send(
-        self,
-        standing: Standing,
-        outcome: Outcome,
-        files: Sequence[tuple[Sequence[Event], int]],
-        keys: Sequence[bytes],
-    ) -> None:
+    async def _send(self, standing: Standing, outcome: Outcome, files: Sequence[tuple[Sequence[Event], int]]) -> None:
         """Sends the events of each file in order, several files at a time, and records what came of it."""
+        keys = self._webhook.secrets()  # now: an event may have been waited for
         results = await asyncio.gather(*(self._send_in_order(events, keys) for events, _ in files))
         succeeded = any(taken for taken, _ in results)
         failures = [failed for _, failed in results if failed is not None]

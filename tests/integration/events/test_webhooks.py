@@ -129,10 +129,21 @@ async def test_an_event_is_delivered_as_a_signed_cloudevent(
 
 
 async def test_while_secrets_are_exchanged_both_sign_and_a_new_one_is_taken_without_a_restart(
-    uploads: Uploads, database: Database, receiver: Receiver, tmp_path: Path
+    uploads: Uploads, database: Database, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They are exchanged while the delivery waits for an event."""
+    monkeypatch.setattr(webhook_delivery, "LOOK_SECONDS", 60)
+    after, waits = EventFeed.after, asyncio.Event()
+
+    async def noted(feed: EventFeed, position: int) -> Any:
+        waits.set()
+        return await after(feed, position)
+
+    monkeypatch.setattr(EventFeed, "after", noted)
     async with delivering(database, receiver.url, write_secret(tmp_path, 1)):
         for number, keys in enumerate(((1,), (2, 1), (2,)), start=1):
+            await waits.wait()
+            waits.clear()
             write_secret(tmp_path, *keys)
             await upload(uploads, b"with keys %d" % number)
             await receiver.until(lambda it, number=number: len(it.taken) == number)
