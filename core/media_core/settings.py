@@ -13,14 +13,21 @@ class EnvironmentSettings(BaseSettings):
 
 
 def complaints(error: ValidationError) -> list[str]:
-    """One line a wrong variable, such as `MEDIA_PORT: Input should be ...`, for the person who starts the process."""
+    """One line a wrong variable, such as `MEDIA_PORT: it must be ...`, for the person who starts the process."""
     classes = {cls.__name__: cls for cls in EnvironmentSettings.__subclasses__()}
     prefix = classes[error.title].model_config["env_prefix"] if error.title in classes else "MEDIA_"
     lines = []
     for wrong in error.errors(include_input=False, include_url=False):
         variable = f"{prefix}{'_'.join(str(part) for part in wrong['loc'])}".upper() if wrong["loc"] else error.title
-        lines.append(f"{variable}: {wrong['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{variable}: {_in_plain_words(wrong['msg'])}")
     return lines
+
+
+def _in_plain_words(message: str) -> str:
+    """pydantic speaks of an input that should be something, and adds how it has tried to read it."""
+    said = message.removeprefix("Value error, ").replace("Input should be", "it must be")
+    said = said.replace("Field required", "it is needed").replace("a valid integer", "a whole number")
+    return said.partition(", unable to")[0]
 
 
 class TenantSettings(EnvironmentSettings):

@@ -10,6 +10,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -28,7 +29,19 @@ LOOK_SECONDS: Final = 5.0
 PARALLEL: Final = 8
 """Files whose events are sent at the same time."""
 
+GONE: Final = 410
+"""The status at which Standard Webhooks asks to stop."""
+
 _log = structlog.stdlib.get_logger("media.webhooks")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An attempt: why, in words, and for how many seconds the receiver wants to be left alone."""
+
+    error: str
+    rest: float = 0.0
+    is_gone: bool = False
 
 
 class Delivery:
@@ -110,15 +123,19 @@ class Delivery:
             return
         if standing.is_over and await self._give_up_old(standing):
             return
-        if standing.rests and standing.rest > 0:
+        if standing.rest > 0:
             await asyncio.sleep(min(standing.rest, LOOK_SECONDS))
             return
         try:
-            keys = self._webhook.secrets()
+            self._webhook.secrets()  # a missing one is noted before there is an event
+            await self._send_what_waits(standing)
         except SecretMissing as error:
-            failures = max(standing.failures, webhooks.RESTS_AFTER) + 1
+            # It is no attempt: the first one that fails later is followed by a short pause.
+            failures = max(standing.failures, webhooks.RESTS_AFTER)
             await self._outbox.record(Outcome(standing.position, failures, rest=LOOK_SECONDS, error=str(error)))
-            return
+
+    async def _send_what_waits(self, standing: Standing) -> None:
+        """Raises SecretMissing."""
         most = 1 if standing.rests else AT_ONCE
         if due := await self._outbox.due(most, soon=standing.rests):
             found = {event.position: event for event in await self._events.at([each.position for each in due])}
@@ -126,7 +143,7 @@ class Delivery:
             outcome.delivered += [each.position for each in due if each.position not in found]  # not kept any more
             outcome.media_ids |= {each.media_id for each in due if each.position not in found}
             tried = [([found[each.position]], each.attempts) for each in due if each.position in found]
-            await self._send(standing, outcome, tried, keys)
+            await self._send(standing, outcome, tried)
             return
         pause = await self._outbox.next_due()
         try:
@@ -137,9 +154,9 @@ class Delivery:
         if not new:  # the feed has stopped
             await asyncio.sleep(LOOK_SECONDS)
             return
-        await self._send_new(standing, new[:most] if not standing.rests else self._until_one(new), keys)
+        await self._send_new(standing, new[:most] if not standing.rests else self._until_one(new))
 
-    async def _send_new(self, standing: Standing, new: Sequence[Event], keys: Sequence[bytes]) -> None:
+    async def _send_new(self, standing: Standing, new: Sequence[Event]) -> None:
         wanted = [event for event in new if self._wants(event)]
         outcome = Outcome(new[-1].position, standing.failures)
         waiting = await self._outbox.waiting({event.media_id for event in wanted}) if wanted else set()
@@ -149,20 +166,15 @@ class Delivery:
                 outcome.note(event.position, event.media_id, attempts=0, pause=None, error=None)
             else:
                 by_file[event.media_id].append(event)
-        await self._send(standing, outcome, [(events, 0) for events in by_file.values()], keys)
+        await self._send(standing, outcome, [(events, 0) for events in by_file.values()])
 
-    async def _send(
-        self,
-        standing: Standing,
-        outcome: Outcome,
-        files: Sequence[tuple[Sequence[Event], int]],
-        keys: Sequence[bytes],
-    ) -> None:
+    async def _send(self, standing: Standing, outcome: Outcome, files: Sequence[tuple[Sequence[Event], int]]) -> None:
         """Sends the events of each file in order, several files at a time, and records what came of it."""
+        keys = self._webhook.secrets()  # now: an event may have been waited for
         results = await asyncio.gather(*(self._send_in_order(events, keys) for events, _ in files))
         succeeded = any(taken for taken, _ in results)
-        failures = [error for _, error in results if error is not None]
-        for (events, attempts), (taken, error) in zip(files, results, strict=True):
+        failures = [failed for _, failed in results if failed is not None]
+        for (events, attempts), (taken, failed) in zip(files, results, strict=True):
             outcome.delivered += [event.position for event in events[:taken]]
             if taken:
                 outcome.media_ids.add(events[0].media_id)
@@ -173,35 +185,44 @@ class Delivery:
                     event.media_id,
                     attempts=attempts + 1 if first else 0,
                     pause=_pause(attempts + 1, webhooks.MOST_PAUSE_SECONDS) if first else None,
-                    error=error if first else None,
+                    error=failed.error if failed is not None and first else None,
                 )
         if succeeded:
             outcome.failures = 0
             outcome.has_recovered = standing.rests
         outcome.failures += len(failures)
-        outcome.error = failures[-1] if failures else None
-        outcome.rest = _pause(outcome.failures - webhooks.RESTS_AFTER + 1, webhooks.MOST_REST_SECONDS)
+        if any(failed.is_gone for failed in failures):
+            outcome.failures = max(outcome.failures, webhooks.RESTS_AFTER)
+        outcome.error = failures[-1].error if failures else None
+        if outcome.failures >= webhooks.RESTS_AFTER:
+            outcome.rest = _pause(outcome.failures - webhooks.RESTS_AFTER + 1, webhooks.MOST_REST_SECONDS)
+        outcome.rest = max([outcome.rest, *(failed.rest for failed in failures)])
         await self._outbox.record(outcome)
 
-    async def _send_in_order(self, events: Sequence[Event], keys: Sequence[bytes]) -> tuple[int, str | None]:
+    async def _send_in_order(self, events: Sequence[Event], keys: Sequence[bytes]) -> tuple[int, "_Failed | None"]:
         """How many were taken, and why the next one was not."""
         async with self._sending:
             for taken, event in enumerate(events):
-                if (error := await self._attempt(event, keys)) is not None:
-                    return taken, error
+                if (failed := await self._attempt(event, keys)) is not None:
+                    return taken, failed
         return len(events), None
 
-    async def _attempt(self, event: Event, keys: Sequence[bytes]) -> str | None:
-        """None: it was taken. Else the reason, in words."""
+    async def _attempt(self, event: Event, keys: Sequence[bytes]) -> "_Failed | None":
+        """None: it was taken."""
         body = webhooks.body_of(event, self._tenant_id)
         headers = webhooks.headers_of(event.event_id, body, keys, int(time.time()))
         try:
-            status = await outgoing.post(self._webhook.url, body, headers, self._allowed)
+            answer = await outgoing.post(self._webhook.url, body, headers, self._allowed)
         except Undelivered as error:
-            return str(error)
+            return _Failed(str(error))
+        status = answer.status
         if 200 <= status < 300:
             return None
-        return f"answered {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+        if status == GONE:
+            words = f"answered {status}, which says that it is gone for good. Remove this webhook, or name another URL"
+            return _Failed(words, webhooks.MOST_ASKED_SECONDS, is_gone=True)
+        words = f"answered {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+        return _Failed(words, min(answer.retry_after or 0, webhooks.MOST_ASKED_SECONDS))
 
     async def _give_up_old(self, standing: Standing) -> bool:
         """The receiver takes nothing for longer than an event is tried: gives up events that were never sent."""

@@ -69,9 +69,9 @@ def told(wrong: Iterable[Wrong]) -> str:
 
 
 def require_known(request: Request) -> None:
-    """Refuses a query parameter that a call does not know, and the second of one that it takes once.
+    """Refuses a query parameter that a call does not know, the second of one that it takes once, and what is not UTF-8.
 
-    Passed over, either would give or do something else than was asked for.
+    Passed over, each would give or do something else than was asked for.
 
     Raises Refused `invalid_request`.
     """
@@ -79,13 +79,16 @@ def require_known(request: Request) -> None:
         field.alias: str(field.field_info.annotation).startswith("list") for field in _parameters(request).query_params
     }
     seen: set[str] = set()
-    for name, _ in request.query_params.multi_items():
+    for name, value in request.query_params.multi_items():
         if name not in several:
             if name in _NEUTRAL or name.startswith(("_", "utm_")):
                 continue
             raise Refused("invalid_request", unknown(name, list(several), "a query parameter of this call"))
         if name in seen and not several[name]:
             raise Refused("invalid_request", f"{name}: it was sent twice; this call takes it once.")
+        # The parser puts U+FFFD in the place of what is not UTF-8.
+        if "\ufffd" in value and "%ef%bf%bd" not in request.url.query.lower():
+            raise Refused("invalid_request", f"{name}: {_TYPES['string_unicode']}.")
         seen.add(name)
 
 

@@ -41,7 +41,8 @@ async def search_transcripts(
         Query(
             min_length=1,
             max_length=500,
-            description='Words, `"a phrase"` or the beginning of a word (`budg*`); at most 16 words.',
+            description='Words, `"a phrase"` or the beginning of a word (`budg*`); at most 16 words. '
+            "With a hyphen before it (`-draft`) it must not be said within about a minute.",
             examples=['"next year" budg*'],
         ),
     ],

@@ -8,11 +8,15 @@ Redirects are not followed, and no proxy is used, because it would resolve the n
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -41,6 +45,7 @@ _NOT_PUBLIC: Final = tuple(
     )
 )
 """Python's `is_global` does not know them, or not in each of its versions."""
+_RETRY_AFTER: Final = re.compile(rb"\nRetry-After:[ \t]*([^\r\n]{1,64}?)[ \t]*\r?\n", re.IGNORECASE)
 _asking: Final[dict[tuple[str, int], "Future[list[Any]]"]] = {}
 """By name and port, the last question to the name server; a tenant has few webhooks."""
 
@@ -49,11 +54,15 @@ class Undelivered(Exception):
     """The request was not answered, or not sent. The text is for people, and names no address of the platform."""
 
 
-async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Sequence[Network] = ()) -> int:
-    """The status of the answer. `allowed`: networks that may be reached although they are not public.
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    retry_after: float | None = None
+    """Seconds; None where the answer does not say, or says nothing that can be read."""
 
-    Raises Undelivered.
-    """
+
+async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Sequence[Network] = ()) -> Answer:
+    """`allowed`: networks that may be reached although they are not public. Raises Undelivered."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     is_tls = parts.scheme == "https"
@@ -68,7 +77,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Seque
             try:
                 writer.write(head.encode("ascii") + body)
                 await writer.drain()
-                status = await _status(reader)
+                answer = await _answer(reader)
                 with contextlib.suppress(OSError):  # the status counts, whatever becomes of the connection
                     async with asyncio.timeout(BODY_SECONDS):
                         await _throw_away(reader)
@@ -80,7 +89,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Seque
         raise Undelivered(f"TLS failed: {error.reason or 'unknown reason'}") from None
     except (OSError, ValueError, EOFError) as error:
         raise Undelivered(f"the connection failed: {_sentence(error)}") from None
-    return status
+    return answer
 
 
 def is_public(address: Address) -> bool:
@@ -164,8 +173,8 @@ async def _connected(
     raise failed
 
 
-async def _status(reader: asyncio.StreamReader) -> int:
-    """Of the final answer. The answers of 1xx before it are bounded, too: a receiver that sends them without end would
+async def _answer(reader: asyncio.StreamReader) -> Answer:
+    """The final one. The answers of 1xx before it are bounded, too: a receiver that sends them without end would
     keep the event loop to itself, since what has come already is read without a wait, and no timeout ends that.
     """
     left = MOST_HEAD_BYTES
@@ -179,8 +188,21 @@ async def _status(reader: asyncio.StreamReader) -> int:
         if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
             raise Undelivered("its answer is no HTTP")
         if (status := int(rest[:3])) >= 200:
-            return status
+            return Answer(status, _retry_after(head))
     raise Undelivered(f"its answer's headers have more than {MOST_HEAD_BYTES} bytes")
+
+
+def _retry_after(head: bytes) -> float | None:
+    """RFC 9110, 10.2.3: seconds, or a date."""
+    found = _RETRY_AFTER.search(head)
+    if found is None:
+        return None
+    if found[1].isdigit():
+        return float(found[1])
+    try:
+        return max(0.0, parsedate_to_datetime(found[1].decode("latin-1")).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 async def _throw_away(reader: asyncio.StreamReader) -> None:

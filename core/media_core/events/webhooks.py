@@ -12,7 +12,7 @@ hold:
    of other files do not wait for them.
 4. An event is tried for `TRIED` with growing, jittered pauses, then given up: its row stays, with the reason, until the
    event itself goes. A receiver that takes nothing (`RESTS_AFTER` failures in a row) is left alone but for one attempt
-   now and then; once it takes that one, all that waits is due.
+   now and then; once it takes that one, all that waits is due. One that asks to be left alone is (`Retry-After`).
 
 What is sent is a CloudEvent 1.0 in structured JSON (github.com/cloudevents/spec), signed as Standard Webhooks describes
 (github.com/standard-webhooks/standard-webhooks).
@@ -42,6 +42,8 @@ MOST_PAUSE_SECONDS: Final = 3600.0
 """Longest pause between two attempts of one event."""
 MOST_REST_SECONDS: Final = 300.0
 """Longest pause between two attempts of any event, at a receiver that takes nothing."""
+MOST_ASKED_SECONDS: Final = 3600.0
+"""Longest rest that a receiver can ask for, and that of one that says that it is gone."""
 AT_ONCE: Final = 32
 ENDED_AT_ONCE: Final = 200
 MOST_ERROR_CHARACTERS: Final = 200

@@ -1,4 +1,5 @@
-"""Search in transcripts: words, `"phrases"` and beginnings (`word*`), all of which stand in one passage.
+"""Search in transcripts: words, `"phrases"` and beginnings (`word*`), all of which stand in one passage, and none of
+those with a hyphen before them (`-word`) does.
 
 The index (`passages`) finds passages that have the stems, the newest transcripts first, in spans of 64 transcripts,
 of 1024, and so on, so that a common word costs no more in a large tenant than in a small one. At most `RANKED` of
@@ -54,7 +55,7 @@ _GROWTH: Final = 16
 
 _NEXT_TO: Final = re.compile(r"<\d+>")
 """In a query as PostgreSQL writes it."""
-_TERM: Final = re.compile(r'"([^"]*)"?|([^\s"]+)')
+_TERM: Final = re.compile(r'((?:(?<=\s)|^)-)?(?:"([^"]*)"?|([^\s"]+))')
 _AS_TYPED: Final = str.maketrans(dict.fromkeys("“”„‟«»「」『』＂", '"') | {"＊": "*"})
 """Phones and word processors put in the quotation marks of the language."""
 
@@ -155,6 +156,8 @@ class Term:
 
     said: tuple[str, ...]
     is_beginning: bool
+    is_unwanted: bool = False
+    """It must not be said. The index is not asked for it: the texts that it finds are looked through."""
 
 
 class Search:
@@ -175,7 +178,7 @@ class Search:
         """
         require_room(caller, wanted.room_id)
         terms = _terms(wanted.text)
-        queries, too_common = await self._queries(terms, wanted)
+        queries, too_common = await self._queries([term for term in terms if not term.is_unwanted], wanted)
         hits, goes_on = await self._page(caller, wanted, terms, queries, after, limit) if queries else ([], None)
         if too_common and not hits and goes_on is None and after is None:
             raise Refused(
@@ -481,13 +484,16 @@ def _terms(text: str) -> list[Term]:
     terms = []
     count = 0
     for match in _TERM.finditer(text.translate(_AS_TYPED)):
-        phrase, plain = match.groups()
+        hyphen, phrase, plain = match.groups()
         said = list(words(phrase if plain is None else plain))
         if said:
             count += 1 + sum(one.behind < other.first for one, other in pairwise(said))
-            terms.append(Term(tuple(word.folded for word in said), plain is not None and plain.endswith("*")))
-    if not terms:
-        raise Refused("invalid_request", 'q: it has no word; write words, "a phrase" or the beginning of a word*.')
+            is_beginning = plain is not None and plain.endswith("*")
+            terms.append(Term(tuple(word.folded for word in said), is_beginning, hyphen is not None))
+    if all(term.is_unwanted for term in terms):
+        raise Refused(
+            "invalid_request", 'q: it has no word to find; write words, "a phrase" or the beginning of a word*.'
+        )
     if count > MOST_WORDS:
         raise Refused("invalid_request", f"q: it has more than {MOST_WORDS} words.")
     return list(dict.fromkeys(terms))
@@ -511,10 +517,15 @@ class _Text:
         self.said = {each.word.folded for each in self._words}
 
     def spots(self, terms: Sequence[Term], stemmer: str, stems: Stems) -> list[Spot]:
-        """Each own segment that has all terms. If none has, the shortest run that has them, from an own one on."""
+        """Each own segment that has all terms. If none has, the shortest run that has them, from an own one on. None
+        where an unwanted term is said.
+        """
+        if any(term.is_unwanted and any(self._found(term, stemmer, stems)) for term in terms):
+            return []
         found = [
             list(self._found(term, stemmer, stems))
             for term in terms
+            if not term.is_unwanted
             if len(term.said) > 1 or term.is_beginning or stems[stemmer, term.said[0]] is not None
         ]
         begin = [{self._words[first].segment for first, _ in spots} for spots in found]

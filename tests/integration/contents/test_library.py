@@ -1,12 +1,13 @@
 """Stored items with their access rules: rooms, deleting, verdicts, the sweep."""
 
 import secrets
+from typing import Any, LiteralString
 
 import pytest
 
 from media_core.auth.tokens import Claims
 from media_core.contents.quota import Usage
-from media_core.database import Database
+from media_core.database import Database, Transaction
 from media_core.errors import Refused, Unavailable
 from media_core.items.library import Library
 from media_core.jobs.queue import Lease, LeaseLost, NotYet, Queue, enqueue, enqueue_scan
@@ -175,6 +176,24 @@ async def test_attaching_shows_an_item_to_the_room_and_detaching_hides_it_and_ke
     assert await refusal(library.detach(BOB, "garden", uploaded.media_id)) == "not_found"
     assert await refusal(library.find(BOB, uploaded.media_id, "see")) == "not_found"
     assert (await library.find(ALICE, uploaded.media_id, "see")).rooms == ()
+
+
+async def test_an_entry_is_not_detached_while_it_is_attached_again(
+    uploads: Uploads, library: Library, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded = await upload(uploads, b"x", room_id="garden")
+    execute = Transaction.execute
+
+    async def detached_behind(tx: Transaction, query: LiteralString, arguments: Any = ()) -> list[Any]:
+        rows = await execute(tx, query, arguments)
+        if "INSERT INTO room_file" in query:
+            detach = "DELETE FROM room_file WHERE ctid IN (SELECT ctid FROM room_file FOR UPDATE SKIP LOCKED)"
+            await database.call(detach, ())
+        return rows
+
+    monkeypatch.setattr(Transaction, "execute", detached_behind)
+    assert (await library.attach(ALICE, "garden", uploaded.media_id)).item.media_id == uploaded.media_id
+    assert [each.item.media_id for each in await library.list_room(BOB, "garden")] == [uploaded.media_id]
 
 
 async def test_totals_tell_what_dedupe_saved(uploads: Uploads, library: Library) -> None:

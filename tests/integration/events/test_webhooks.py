@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,21 @@ async def test_an_event_is_delivered_as_a_signed_cloudevent(
 
 
 async def test_while_secrets_are_exchanged_both_sign_and_a_new_one_is_taken_without_a_restart(
-    uploads: Uploads, database: Database, receiver: Receiver, tmp_path: Path
+    uploads: Uploads, database: Database, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They are exchanged while the delivery waits for an event."""
+    monkeypatch.setattr(webhook_delivery, "LOOK_SECONDS", 60)
+    after, waits = EventFeed.after, asyncio.Event()
+
+    async def noted(feed: EventFeed, position: int) -> Any:
+        waits.set()
+        return await after(feed, position)
+
+    monkeypatch.setattr(EventFeed, "after", noted)
     async with delivering(database, receiver.url, write_secret(tmp_path, 1)):
         for number, keys in enumerate(((1,), (2, 1), (2,)), start=1):
+            await waits.wait()
+            waits.clear()
             write_secret(tmp_path, *keys)
             await upload(uploads, b"with keys %d" % number)
             await receiver.until(lambda it, number=number: len(it.taken) == number)
@@ -289,6 +301,75 @@ async def test_without_a_good_secret_nothing_is_sent_and_the_reason_is_noted(
         await receiver.until(lambda it: it.taken)
 
 
+async def test_a_secret_that_comes_late_leaves_no_long_pause_behind(
+    uploads: Uploads, database: Database, receiver: Receiver, tmp_path: Path
+) -> None:
+    path = write_secret(tmp_path, 1)
+    path.unlink()
+    async with delivering(database, receiver.url, path):
+        await upload(uploads, b"unsigned")
+        (known,) = await database.call("SELECT seen_at FROM webhook", ())
+
+        async def looked_thrice() -> bool:
+            return bool(
+                await database.call("SELECT 1 FROM webhook WHERE seen_at > %s + interval '1 s'", (known.seen_at,))
+            )
+
+        await eventually(looked_thrice)
+        (row,) = await database.call("SELECT failures FROM webhook", ())
+    assert row.failures == webhooks.RESTS_AFTER
+
+
+@pytest.mark.parametrize(("status", "counts_as_away"), [(429, False), (503, False), (410, True)])
+async def test_a_receiver_that_asks_to_be_left_alone_is_and_then_gets_what_waits(
+    uploads: Uploads, database: Database, receiver: Receiver, tmp_path: Path, status: int, counts_as_away: bool
+) -> None:
+    """410 says that it is gone for good; a person learns that at once."""
+    headers = {} if counts_as_away else {"Retry-After": "86400"}
+    receiver.answers = lambda _: (status, headers) if not receiver.requests else 200
+    async with delivering(database, receiver.url, write_secret(tmp_path, 1)):
+        files = [await upload(uploads, b"first")]
+        rests = (
+            "SELECT failures, error FROM webhook WHERE retry_at > now() + interval '59 min' AND retry_at < now() + %s"
+        )
+
+        async def left_alone() -> list[Any]:
+            return await database.call(rests, (timedelta(hours=1),))
+
+        await eventually(left_alone)
+        (row,) = await left_alone()
+        assert (row.failures >= webhooks.RESTS_AFTER) is counts_as_away
+        assert f"answered {status}" in row.error
+        files.append(await upload(uploads, b"meanwhile"))
+        assert len(receiver.requests) == 1
+        await database.call("UPDATE webhook SET retry_at = now()", ())
+        await receiver.until(lambda it: len(it.taken) == 2)
+    assert {each.media_id for each in receiver.taken} == {file.media_id for file in files}
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("Retry-After: 120", 120),
+        ("retry-after:7 ", 7),
+        ("Retry-After: Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("Retry-After: soon", None),
+        ("Retry-After: -1", None),
+        ("X-Retry-After: 5", None),
+    ],
+)
+async def test_retry_after_is_read_in_both_of_its_forms(line: str, seconds: float | None) -> None:
+    async def throttles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(f"HTTP/1.1 429 Too Many Requests\r\n{line}\r\n\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(throttles, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        answer = await outgoing.post(f"http://127.0.0.1:{port}/", b"{}", {}, LOOPBACK)
+    assert answer == outgoing.Answer(429, seconds)
+
+
 # --- where it may lead -----------------------------------------------------------------------------------------------
 
 
@@ -373,7 +454,7 @@ async def test_of_several_addresses_only_those_that_are_allowed_are_tried(
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
     monkeypatch.setattr(asyncio, "open_connection", noted)
-    assert await outgoing.post(f"http://two.example:{receiver.port}/", b"{}", {}, LOOPBACK) == 204
+    assert (await outgoing.post(f"http://two.example:{receiver.port}/", b"{}", {}, LOOPBACK)).status == 204
     assert connected == ["127.0.0.1"]
 
 
@@ -390,7 +471,7 @@ async def test_an_address_that_says_nothing_leaves_time_for_the_next_one(
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (2, 1)]
 
         monkeypatch.setattr(socket, "getaddrinfo", two)
-        assert await outgoing.post(f"http://two.example:{receiver.port}/", b"{}", {}, LOOPBACK) == 204
+        assert (await outgoing.post(f"http://two.example:{receiver.port}/", b"{}", {}, LOOPBACK)).status == 204
 
 
 async def test_a_name_server_that_is_silent_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,7 +565,7 @@ async def test_an_answer_counts_though_its_connection_breaks_after_the_status() 
 
     async with await asyncio.start_server(breaks, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        assert await outgoing.post(f"http://127.0.0.1:{port}/", b"{}", {}, LOOPBACK) == 200
+        assert (await outgoing.post(f"http://127.0.0.1:{port}/", b"{}", {}, LOOPBACK)).status == 200
 
 
 # --- as the processes of a tenant ------------------------------------------------------------------------------------

@@ -332,6 +332,8 @@ TYPOS = (
     ),
     ("/v1/media", "%00=x", "That is not a query parameter of this call; it has `owner`, "),
     ("/v1/media", "type=image&type=video", "type: it was sent twice; this call takes it once."),
+    ("/v1/media", "name=caf%E9", "name: it must be a text in UTF-8."),
+    ("/v1/transcripts/search", "utm_term=caf%E9&q=caf%E9", "q: it must be a text in UTF-8."),
     ("/v1/jobs", "limt=2", "`limt` is not a query parameter of this call; did you mean `limit`?"),
     (f"/v1/jobs/{JOB_ID}/transcript.srt", "max_char=20", "`max_char` is not a query parameter of this call; did you "),
     (f"/v1/jobs/{JOB_ID}/events", "last_event_id=7", "`last_event_id` is not a query parameter of this call; did you "),

@@ -124,6 +124,12 @@ async def test_a_hit_says_where_it_was_said(api: Api) -> None:
         ("nowhere", []),
         ("budget nowhere", []),
         ("zebr*", []),
+        ("budget -zebra", [0, 3]),
+        ("budget -university", []),
+        ("-depart* budget", []),
+        ('budget -"budget quarterly" -"spent less"', [0, 3]),
+        ('budget -"quarterly budget"', []),
+        ("budget - quarterly", [0]),
         ("' & | ! \\ :* <-> (budget", [0, 3]),
     ],
 )
@@ -387,6 +393,7 @@ async def test_what_cannot_be_searched_is_said(api: Api) -> None:
         await transcribed(api, client, [(0.0, 1.0, "Something."), (1.0, 2.0, " ".join(f"q{n:03}" for n in range(300)))])
         for params, words in (
             ({"q": "..."}, "no word"),
+            ({"q": "-budget"}, "no word"),
             ({"q": "the", "language": "en"}, "too common"),
             ({"q": "q*"}, "more than 200 words begin with 'q'"),
             ({"q": "a " * 17}, "more than 16 words"),
