@@ -116,8 +116,8 @@ _OLD: Final = (
     "DELETE FROM transcription_day WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM transcription_day WHERE day < now() - interval '90 days' LIMIT %s))",
 )
-# Times until which something waits or is held. Where the server's clock ran ahead and was set back, they are too far off,
-# and all that was queued or held meanwhile would stay so for as long as the clock had been wrong.
+# Times until which something waits or is held. Where the server's clock ran ahead and was set back, they are too far
+# off: all that was queued or held meanwhile would stay so for as long as the clock had been wrong.
 _WAITS: Final = (
     ("job", "job_id", "run_after", "status = 'queued'"),
     ("job", "job_id", "lease_until", "status = 'running'"),
