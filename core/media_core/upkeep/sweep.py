@@ -131,7 +131,7 @@ _LONGEST_WAIT: Final = timedelta(hours=2)
 _TOO_FAR_OFF: Final = tuple(
     f"UPDATE {table} SET {column} = now() WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {which}"  # noqa: S608 (constants)
     f" AND {column} > now() + interval '{_LONGEST_WAIT.total_seconds():.0f} seconds'"
-    f" ORDER BY {key} LIMIT %s FOR UPDATE SKIP LOCKED)"
+    " LIMIT %s FOR UPDATE SKIP LOCKED)"
     for table, key, column, which in _WAITS
 )
 # The row of infected content whose objects have been removed does not count: an object of it is an orphan.
