@@ -9,6 +9,7 @@ import pytest
 from media_core.contents.life import Contents
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
+from media_core.examination import examination
 from media_core.examination.examination import Examination
 from media_core.items.library import Library
 from media_core.policy import PolicyReader
@@ -19,6 +20,14 @@ from tests.integration.servers.api import api, fresh_api, new_tenant  # noqa: F4
 from tests.integration.servers.clamd import clamd  # noqa: F401  (a fixture)
 from tests.integration.servers.postgres_folder import CopiedPostgres, postgres_folder
 from tests.integration.tenancy import GENEROUS, TenantDatabase
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """On a busy machine pictures take longer than an upload waits for them, and then are a worker's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examination, "THUMBNAIL_SECONDS", 60.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,7 @@ class DecodingPool:
         self._zygotes: list[Zygote] = []
         """The last one forks; the others have children left, or are about to end."""
 
+        self._starting: asyncio.Task[Zygote] | None = None
         self._zygote_clock: asyncio.TimerHandle | None = None
         self._children: set[Child] = set()
         self._resting: dict[Child, asyncio.TimerHandle] = {}
@@ -110,6 +111,9 @@ class DecodingPool:
 
     async def __aexit__(self, *exc: object) -> None:
         self._open = False
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
         async with self._forking:
             for child in list(self._children):
                 self._let_go(child)
@@ -212,11 +216,19 @@ class DecodingPool:
         self._restart_zygote_clock()
         if self._zygotes and self._zygotes[-1].forks:
             return self._zygotes[-1]
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start_zygote())
+            self._starting.add_done_callback(_seen)
+        # On a busy machine a start takes longer than an upload waits for its picture. The next one finds it further on.
+        return await asyncio.shield(self._starting)
+
+    async def _start_zygote(self) -> Zygote:
         try:
             zygote = await Zygote.start()
         except Ended as error:
             raise DecodingFailed("crashed", "no decoding process could be started; see its messages") from error
         self._zygotes = [*(earlier for earlier in self._zygotes if not earlier.gone), zygote]
+        self._restart_zygote_clock()
         return zygote
 
     def _restart_zygote_clock(self) -> None:
@@ -243,3 +255,9 @@ class DecodingPool:
         for zygote in self._zygotes:
             if zygote.retired and zygote not in in_use and not self._forking.locked():
                 zygote.dismiss()
+
+
+def _seen(starting: asyncio.Task[Zygote]) -> None:
+    """Retrieves the error: if all callers have given up, asyncio would log that nobody did."""
+    if not starting.cancelled():
+        starting.exception()

@@ -116,6 +116,24 @@ _OLD: Final = (
     "DELETE FROM transcription_day WHERE ctid = ANY(ARRAY("
     "SELECT ctid FROM transcription_day WHERE day < now() - interval '90 days' LIMIT %s))",
 )
+# Times until which something waits or is held. Where the server's clock ran ahead and was set back, they are too far
+# off: all that was queued or held meanwhile would stay so for as long as the clock had been wrong.
+_WAITS: Final = (
+    ("job", "job_id", "run_after", "status = 'queued'"),
+    ("job", "job_id", "lease_until", "status = 'running'"),
+    ("upload", "upload_id", "claimed_until", "claim IS NOT NULL"),
+    ("webhook", "webhook_id", "claimed_until", "claim IS NOT NULL"),
+    ("webhook", "webhook_id", "retry_at", "true"),
+    ("webhook_delivery", "webhook_id, position", "due_at", "dead_at IS NULL"),
+)
+_LONGEST_WAIT: Final = timedelta(hours=2)
+"""No job, upload or webhook is made to wait for longer."""
+_TOO_FAR_OFF: Final = tuple(
+    f"UPDATE {table} SET {column} = now() WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {which}"  # noqa: S608 (constants)
+    f" AND {column} > now() + interval '{_LONGEST_WAIT.total_seconds():.0f} seconds'"
+    " LIMIT %s FOR UPDATE SKIP LOCKED)"
+    for table, key, column, which in _WAITS
+)
 # The row of infected content whose objects have been removed does not count: an object of it is an orphan.
 _HAS_ROW: Final = (
     "EXISTS (SELECT FROM blob WHERE sha256 = {0} AND (scan_status <> 'infected' OR doomed_at IS NOT NULL))"
@@ -197,6 +215,8 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
     if epoch <= FIRST_SWEEPS:
         await _count_anew(library)
+    for statement in _TOO_FAR_OFF:
+        await _until_nothing_is_left(library, statement)
     await expiry.settle(library.database)
     swept.reservations = await _end_reservations(library)
     for statement in _OLD:

@@ -44,6 +44,8 @@ _LACKING = re.compile(
 )
 """RBAC's message. Every other 403 comes from admission (quota, a terminating namespace, a webhook) and is about the
 object."""
+_UNDECLARED = re.compile(r"\.([\w.]+): field not declared in schema")
+"""What server-side apply answers with the status 500, a field a line."""
 
 
 class KubeError(Exception):
@@ -86,6 +88,14 @@ class Conflict(KubeError):
 
 class Invalid(KubeError):
     """The API server refuses the object itself."""
+
+
+class Undeclared(Invalid):
+    """The object has `fields` that its kind does not have here: its CRD is older than the operator."""
+
+    def __init__(self, message: str, status: int, reason: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message, status, reason)
+        self.fields = fields
 
 
 class Expired(KubeError):
@@ -283,6 +293,9 @@ def _error(
             return Conflict(message, status, reason)
         case 410:
             return Expired(message, status, reason)
+        case 500 if fields := _UNDECLARED.findall(message):
+            what = f"{kind.kind} {name}: this cluster's {kind.plural}.{kind.group} do not have {', '.join(fields)}"
+            return Undeclared(f"{what}: their CRD is older", status, reason, tuple(fields))
         case 429 | 500 | 502 | 503 | 504:
             return ServerUnavailable(
                 f"the Kubernetes API does not serve now ({status} {reason}): {message}", status, reason

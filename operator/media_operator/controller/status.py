@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import reduce
+from operator import getitem
 
 import structlog
 
 from media_operator.cluster import kinds
 from media_operator.cluster.kinds import Object
-from media_operator.cluster.kube import KubeError, NamespaceGone, NotFound
+from media_operator.cluster.kube import KubeError, NamespaceGone, NotFound, Undeclared
 from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.plan.planner import with_transitions
 from media_operator.tenant.annotations import PAUSED
@@ -39,7 +41,7 @@ class StatusWriter:
             message=f"{PAUSED}: disabled; the operator neither looks nor acts until this annotation is removed",
             observedGeneration=body["metadata"].get("generation", 1),
         )
-        facts = TenantStatus.model_validate({**body.get("status", {}), "conditions": []})
+        facts = TenantStatus.model_validate({**body.get("status", {}), "conditions": []}, extra="ignore")
         await self.write(body, tuple(seen.values()), facts)
 
     async def write(self, body: Object, conditions: tuple[Condition, ...], facts: TenantStatus) -> None:
@@ -61,14 +63,23 @@ class StatusWriter:
             "status": status,
         }
         try:
-            self._cache.applied(
-                kinds.MEDIA_TENANT, await self._kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
-            )
+            self._cache.applied(kinds.MEDIA_TENANT, await self._apply(applied))
         except NamespaceGone:
             raise
         except NotFound:
             return
         await self._tell(body, before, stamped)
+
+    async def _apply(self, applied: Object) -> Object:
+        """Without what an older CRD does not have: the server would refuse all of the status."""
+        try:
+            return await self._kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
+        except Undeclared as error:
+            _log.warning("crd_outdated", lacks=error.fields, to="crds/mediatenants.yaml of this version")
+            for path in error.fields:
+                *parents, last = path.split(".")
+                del reduce(getitem, parents, applied)[last]
+            return await self._kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
 
     async def _tell(self, body: Object, before: list[Condition], now: list[Condition]) -> None:
         """One Event for each condition whose status changed, or that is new and says that something failed."""
@@ -99,7 +110,8 @@ def _conditions(body: Object) -> list[Condition]:
     found = []
     for each in body.get("status", {}).get("conditions", []):
         when = datetime.fromisoformat(each["lastTransitionTime"]) if each.get("lastTransitionTime") else None
-        found.append(Condition.model_validate({**each, "lastTransitionTime": when}))
+        # A newer version may have written more, before this one came back.
+        found.append(Condition.model_validate({**each, "lastTransitionTime": when}, extra="ignore"))
     return found
 
 

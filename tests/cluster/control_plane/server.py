@@ -27,6 +27,7 @@ import yaml
 
 from media_operator.local.processes import die_with_parent
 from tests.cluster.control_plane.certificates import Authority, write_key
+from tests.cluster.machine import slowness
 from tests.tools import build
 
 TOOLS = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -304,7 +305,8 @@ class ControlPlane:
 
     async def _answers(self, url: str, tool: str) -> None:
         headers = {"Authorization": f"Bearer {self._token}"}
-        async with httpx.AsyncClient(verify=self.trust(), headers=headers) as client, asyncio.timeout(START_SECONDS):
+        patience = asyncio.timeout(START_SECONDS * slowness())
+        async with httpx.AsyncClient(verify=self.trust(), headers=headers) as client, patience:
             while True:
                 for name, process in self._processes.items():
                     if process.poll() is not None:

@@ -22,6 +22,7 @@ from media_operator.cluster.kube import (
     Kube,
     NotFound,
     ServerUnavailable,
+    Undeclared,
 )
 from tests.cluster.control_plane.api import Api, seen
 from tests.cluster.control_plane.fault_proxy import FaultProxy
@@ -154,6 +155,14 @@ async def test_a_write_over_what_was_seen_fails_when_it_is_not_so_any_more(clien
 async def test_a_refused_object_is_refused_in_the_servers_words(client: Kube, namespace: str) -> None:
     with pytest.raises(Invalid, match="selector"):
         await client.create(DEPLOYMENT, {"metadata": {"name": "no-selector", "namespace": namespace}, "spec": {}})
+
+
+async def test_fields_that_a_kind_does_not_have_here_are_named_and_are_no_outage(client: Kube, namespace: str) -> None:
+    body = config_map(namespace) | {"newer": 1}
+    body["metadata"]["later"] = {"still": 2}
+    with pytest.raises(Undeclared, match=r"configmaps\. do not have .*: their CRD is older") as refused:
+        await client.apply(CONFIG_MAP, body)
+    assert set(refused.value.fields) == {"newer", "metadata.later"}
 
 
 async def test_every_answer_is_told_for_the_metrics(client: Kube, namespace: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.items.library import Library
+from media_core.jobs.queue import Queue, enqueue
 from media_core.policy import PolicyReader
 from media_core.settings import RetentionSettings
 from media_core.store.base import ObjectInfo
@@ -314,6 +315,44 @@ async def test_what_lies_under_infected_content_after_its_removal_is_an_orphan_t
     async with database.transaction() as tx:
         row = await tx.first("SELECT scan_status, doomed_at, removing_until FROM blob")
     assert tuple(row) == ("infected", None, None)
+
+
+# -- the server's clock ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("known")
+async def test_what_was_held_or_queued_while_the_servers_clock_ran_a_day_ahead_goes_on_after_the_next_sweep(
+    library: Library, database: Database
+) -> None:
+    queue = Queue(database)
+    async with database.transaction() as tx:
+        held, waiting = [await enqueue(tx, "scan", {"sha256": digit * 64}) for digit in "12"]
+    lease = await queue.lease("scan", worker="killed", seconds=30)
+    assert lease is not None
+    assert lease.job_id == held
+    for statement in (
+        "UPDATE job SET lease_until = lease_until + interval '1 day'",
+        "UPDATE job SET run_after = run_after + interval '1 day' WHERE status = 'queued'",
+        "INSERT INTO webhook (webhook_id, host, position, claim, claimed_until, retry_at)"
+        " VALUES ('hook', 'example.com', 1, 'killed', now() + interval '1 day', now() + interval '1 day')",
+        "INSERT INTO webhook_delivery (webhook_id, position, media_id, due_at)"
+        " VALUES ('hook', 1, 'med-1', now() + interval '1 day'), ('hook', 2, 'med-2', now() + interval '1 hour')",
+        "INSERT INTO upload (upload_id, owner, declared, filename, tenant_scope, claim, claimed_until, expires_at)"
+        " VALUES ('upl-1', 'alice', '', 'a', false, 'killed', now() + interval '1 day', now() + interval '1 day')",
+    ):
+        await database.call(statement, ())
+    assert not await queue.lease_many("scan", worker="next", seconds=30, most=2)
+    await sweep(library)
+    taken = [await queue.lease("scan", worker="next", seconds=30) for _ in range(2)]
+    assert {lease and lease.job_id for lease in taken} == {held, waiting}
+    due = await database.call(
+        "SELECT claimed_until <= now() AND retry_at <= now() AS due FROM webhook"
+        " UNION ALL SELECT due_at <= now() FROM webhook_delivery WHERE position = 1"
+        " UNION ALL SELECT due_at > now() FROM webhook_delivery WHERE position = 2"
+        " UNION ALL SELECT claimed_until <= now() FROM upload",
+        (),
+    )
+    assert [row.due for row in due] == [True] * 4
 
 
 # -- schema and bucket -------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import structlog
 from media_core.decoding import BytesSource, DecodingFailed, ImageFacts, MediaFacts, Thumbnail
 from media_core.decoding import children as children_module
 from media_core.decoding import pool as pool_module
+from media_core.decoding.children import Zygote
 from media_core.decoding.pool import ChildLimits, DecodingPool
 from media_core.decoding.wire import LENGTHS, LONGEST_PAYLOAD, WireError, header, lengths
 from media_core.errors import Unavailable
@@ -470,6 +471,40 @@ async def test_a_pool_that_was_warmed_has_its_zygote_and_no_child(processes: Pro
         await processes.become(zygotes=0, children=0)
         await asyncio.gather(pool.warm(), pool.warm())
         assert len(processes.zygotes) == 1
+
+
+async def test_a_start_that_its_caller_gave_up_is_there_for_the_next_task(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine an upload waits for less time than a start takes."""
+    begun, go_on, starts = asyncio.Event(), asyncio.Event(), 0
+    start = Zygote.start
+
+    async def slowly() -> Zygote:
+        nonlocal starts
+        starts += 1
+        begun.set()
+        await go_on.wait()
+        return await start()
+
+    monkeypatch.setattr(Zygote, "start", slowly)
+    async with DecodingPool(processes=2) as pool:
+        upload = asyncio.create_task(pool.run("thumbnail", BytesSource(PICTURE)))
+        await begun.wait()
+        upload.cancel()
+        await asyncio.wait([upload])
+        go_on.set()
+        await assert_it_still_works(pool)
+        assert (starts, len(processes.zygotes)) == (1, 1)
+
+        processes.zygotes[0].kill()
+        await processes.become(zygotes=0, children=0)
+        go_on.clear()
+        begun.clear()
+        given_up = asyncio.create_task(pool.warm())
+        await begun.wait()
+        given_up.cancel()
+    assert (starts, processes.zygotes) == (2, [])  # the end of the pool is that of a start, too
 
 
 async def test_what_has_nothing_to_do_ends_and_comes_back_when_needed(processes: Processes) -> None:

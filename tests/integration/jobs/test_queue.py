@@ -347,7 +347,7 @@ async def test_many_are_renewed_together_and_each_says_whether_it_is_still_held_
 ) -> None:
     for _ in range(3):
         await put(database)
-    kept, cancelled, lost = await queue.lease_many("transcribe", worker="test", seconds=1, most=3)
+    kept, cancelled, lost = await queue.lease_many("transcribe", worker="test", seconds=30, most=3)
     async with database.transaction() as tx:
         await cancel(tx, cancelled.job_id)
     await expire(database, lost.job_id)
