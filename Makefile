@@ -46,8 +46,8 @@ pgbouncer: ## install PgBouncer for the tests if this machine allows it, or say 
 	  "Fedora: sudo dnf install pgbouncer; macOS: brew install pgbouncer" pgbouncer
 
 chromium: ## install Chromium for the tests if this machine allows it, or say how
-	@sh tests/tools/install.sh chromium "Without it nothing is tested in a browser" \
-	  "Fedora: sudo dnf install chromium; another program: MEDIA_TEST_CHROMIUM=/path/to/chrome" chromium
+	@sh tests/tools/install.sh chromium-headless-shell "Without it or chromium nothing is tested in a browser" \
+	  "Fedora: sudo dnf install chromium; another program: MEDIA_TEST_CHROMIUM=/path/to/chrome" chromium-headless-shell
 
 page: setup ## build the page of files, page/dist
 	@$(BIN)/python page/build.py
