@@ -9,7 +9,8 @@ server; MinIO lists unfinished uploads only by their exact key.
 
 The payload of a single put is signed: if the connection of an unsigned one breaks, versitygw keeps the bytes that
 arrived under the final key. Parts are not signed, because their SHA-256 would cost more CPU than sending them, and the
-ETag of a broken part is never used. Use https if the network to S3 is not trusted.
+ETag of a broken part is never used. Nor are pieces (`s3_pieces`), since the name of a broken one is never used. Use
+https if the network to S3 is not trusted.
 
 S3 takes 10,000 parts of 5 MiB to 5 GiB, 5 TiB in all. So the most bytes that may come decide the size of the parts
 (`part_bytes_for`), and thereby the memory of an upload (`S3Store.memory_of`).
@@ -238,9 +239,10 @@ class S3Store:
         if "_calls" in vars(self):
             self._calls.close()
 
-    async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
+    async def _put(self, key: str, data: bytes | bytearray | memoryview, *, once: bool = False) -> None:
+        """`once`: the payload is not signed, and nothing is sent again."""
         with outages():
-            done = await obstore.put_async(self._whole, key, data, use_multipart=False)
+            done = await obstore.put_async(self._once if once else self._whole, key, data, use_multipart=False)
         if not _ETAG.fullmatch(done["e_tag"] or ""):
             # Perhaps a page of a gateway, to which a redirect has led (obstore follows 303 with a GET).
             await self._require(key, len(data))
@@ -353,6 +355,10 @@ class S3Store:
     @cached_property
     def _whole(self) -> Bucket:
         return _open_objects(self._settings, self._keys, signed=True)
+
+    @cached_property
+    def _once(self) -> Bucket:
+        return _open_objects(self._settings, self._keys, retries=0)
 
     @cached_property
     def _prober(self) -> Bucket:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ from media_core.store.trailing_hash import TrailingHash
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Store
 
+TRY_AGAIN_SECONDS = (0.1, 0.3, 1.0)
+"""Pauses before a piece is put again that S3 did not take."""
+TRIES_END_AFTER_SECONDS = 5.0
+"""Then it is not put again."""
 DELETED_AT_ONCE = 200
 """Objects that one `delete` has to manage within its time."""
 
@@ -99,7 +104,7 @@ class S3Appending:
     async def _hand_over(self) -> None:
         await self._settle()
         data, self._gathered = self._gathered, bytearray()
-        self._putting = asyncio.create_task(self._send(f"{self._object}.{secrets.token_hex(8)}", data))
+        self._putting = asyncio.create_task(self._send(data))
 
     async def _settle(self) -> None:
         """Waits for the piece that is being put. Not cancelled with its caller, since its bytes may be there then."""
@@ -109,9 +114,24 @@ class S3Appending:
             self._putting = None
             self._put.append(putting.result())
 
-    async def _send(self, name: str, data: bytearray) -> Piece:
-        await self._store._put(staging_key(self._store._tenant_id, name), data)
-        return Piece(name, len(data))
+    async def _send(self, data: bytearray) -> Piece:
+        until = time.monotonic() + TRIES_END_AFTER_SECONDS
+        for pause in TRY_AGAIN_SECONDS:
+            try:
+                return await self._try(data)
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(pause)
+        return await self._try(data)
+
+    async def _try(self, data: bytearray) -> Piece:
+        """Each try has a name of its own: some servers keep what arrived of one that broke, and may do so after the
+        next one.
+        """
+        piece = Piece(f"{self._object}.{secrets.token_hex(8)}", len(data))
+        await self._store._put(self._key(piece), data, once=True)
+        return piece
 
     async def _read(self, piece: Piece) -> bytes:
         try:
