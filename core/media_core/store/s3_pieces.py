@@ -37,7 +37,8 @@ DELETED_AT_ONCE = 200
 
 class S3Appending:
     """Each piece is an object in staging, put once and never changed. All but the last have a part's size or more, so
-    that S3 can join them; a smaller one is read again, and replaced by a larger.
+    that S3 can join them; a smaller one is read again, and replaced by a larger. So the last one of a request takes its
+    rest, up to two parts.
 
     Not parts of a multipart upload: those cannot be read before they are joined, nor joined twice, and a part that a
     process sends late takes the place of one that was acknowledged.
@@ -60,16 +61,18 @@ class S3Appending:
         return bool(self._put)
 
     async def write(self, chunk: bytes | memoryview) -> None:
-        if self._to_read is not None:
-            self._gathered += await self._read(self._to_read)
-            self._to_read = None
+        await self._take_up()
         self._gathered += chunk
         if len(self._gathered) >= self._part_bytes:
             await self._hand_over()
 
     async def take(self, source: BodySource, hashing: TrailingHash) -> int:
-        await self.write(b"")
+        await self._take_up()
         at_most = self._part_bytes - len(self._gathered)
+        if at_most < source.left < at_most + self._part_bytes:
+            # The rest of the request is less than a part: by itself it would have to be read and put again.
+            await self._settle()  # so that no more than two parts are in memory
+            at_most = source.left
         taken = await to_its_end(asyncio.to_thread(pass_on, source, hashing, at_most, self._gathered.extend))
         if taken == at_most:
             await self._hand_over()
@@ -100,6 +103,11 @@ class S3Appending:
         if self._put and not leave:
             with contextlib.suppress(Unavailable):
                 await self._store._delete(*map(self._key, self._put))
+
+    async def _take_up(self) -> None:
+        if self._to_read is not None:
+            self._gathered += await self._read(self._to_read)
+            self._to_read = None
 
     async def _hand_over(self) -> None:
         await self._settle()
