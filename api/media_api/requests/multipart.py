@@ -240,6 +240,8 @@ class _FileSource:
     def __init__(self, body: SocketBody, parsed: Callable[[bytes], Iterator[bytes]]) -> None:
         self._body = body
         self._parsed = parsed
+        self._held = DELIMITER_BYTES
+        """Most bytes that the parser may have kept: the beginning of a boundary, given out with what is read next."""
 
     @property
     def left(self) -> int:
@@ -247,13 +249,15 @@ class _FileSource:
 
     def read_into(self, buffer: memoryview) -> int:
         """Raises Refused, as the form does."""
-        # The parser may have kept the beginning of a boundary, and give it out with what is read now.
-        most = max(0, len(buffer) - DELIMITER_BYTES)
         at = 0
-        while not at and (read := self._body.read_into(buffer[:most])):
+        while not at and (read := self._body.read_into(buffer[: max(0, len(buffer) - self._held)])):
+            self._held, chunk = DELIMITER_BYTES, bytes(buffer[:read])
             with _broken_form_refused():
-                for data in self._parsed(bytes(buffer[:read])):
-                    buffer[at : at + len(data)] = data
+                for data in self._parsed(chunk):
+                    if data is chunk:  # all of it is the file's, and stands in the buffer already
+                        self._held = 0
+                    else:
+                        buffer[at : at + len(data)] = data
                     at += len(data)
         return at
 

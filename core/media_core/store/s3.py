@@ -9,7 +9,8 @@ server; MinIO lists unfinished uploads only by their exact key.
 
 The payload of a single put is signed: if the connection of an unsigned one breaks, versitygw keeps the bytes that
 arrived under the final key. Parts are not signed, because their SHA-256 would cost more CPU than sending them, and the
-ETag of a broken part is never used. Use https if the network to S3 is not trusted.
+ETag of a broken part is never used. Nor are pieces (`s3_pieces`), since the name of a broken one is never used. Use
+https if the network to S3 is not trusted.
 
 S3 takes 10,000 parts of 5 MiB to 5 GiB, 5 TiB in all. So the most bytes that may come decide the size of the parts
 (`part_bytes_for`), and thereby the memory of an upload (`S3Store.memory_of`).
@@ -80,6 +81,8 @@ PARTS_IN_FLIGHT = 2
 BLOCKS_BYTES = 4 * CHUNK_BYTES
 """Memory of an upload beside its parts: the block that is gathered, the one that waits, and those that become a part.
 Measured with eight uploads at a time: 13.6 MiB each, of which two parts are 10."""
+LEAST_BLOCK_BYTES = CHUNK_BYTES // 2
+"""Smaller ones are gathered. To join larger ones costs more than to hand over each."""
 COPY_PART_BYTES = 128 * 1024 * 1024
 """A larger object is copied in parts of this size, four at a time. versitygw on two cores takes 0.3 s for one, and up
 to 1.3 s for each of four. A smaller object is faster in one request there, since nothing has to be joined."""
@@ -236,9 +239,10 @@ class S3Store:
         if "_calls" in vars(self):
             self._calls.close()
 
-    async def _put(self, key: str, data: bytes | bytearray | memoryview) -> None:
+    async def _put(self, key: str, data: bytes | bytearray | memoryview, *, once: bool = False) -> None:
+        """`once`: the payload is not signed, and nothing is sent again."""
         with outages():
-            done = await obstore.put_async(self._whole, key, data, use_multipart=False)
+            done = await obstore.put_async(self._once if once else self._whole, key, data, use_multipart=False)
         if not _ETAG.fullmatch(done["e_tag"] or ""):
             # Perhaps a page of a gateway, to which a redirect has led (obstore follows 303 with a GET).
             await self._require(key, len(data))
@@ -353,6 +357,10 @@ class S3Store:
         return _open_objects(self._settings, self._keys, signed=True)
 
     @cached_property
+    def _once(self) -> Bucket:
+        return _open_objects(self._settings, self._keys, retries=0)
+
+    @cached_property
     def _prober(self) -> Bucket:
         return _open_objects(self._settings, self._keys, answer_timeout=PROBE_TIMEOUT, retries=0)
 
@@ -406,14 +414,17 @@ class S3StagedObject:
             self._gathered.append(block)
             self._gathered_bytes += len(block)
             self.size += len(block)
-            if self._gathered_bytes >= CHUNK_BYTES:
+            if self._gathered_bytes >= LEAST_BLOCK_BYTES:
                 await self._hand_over()
 
     async def take(self, source: BodySource, hashing: TrailingHash, at_most: int) -> int:
-        block = bytearray()
+        parts: list[bytes] = []
         at_most = min(at_most, CHUNK_BYTES, self._at_most - self.size)
-        taken = await to_its_end(asyncio.to_thread(pass_on, source, hashing, at_most, block.extend))
-        await self.write(bytes(block))
+        taken = await to_its_end(
+            asyncio.to_thread(pass_on, source, hashing, at_most, lambda part: parts.append(bytes(part)))
+        )
+        for part in parts:
+            await self.write(part)
         return taken
 
     async def finish(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,18 @@ from media_core.store.trailing_hash import TrailingHash
 if TYPE_CHECKING:
     from media_core.store.s3 import S3Store
 
+TRY_AGAIN_SECONDS = (0.1, 0.3, 1.0)
+"""Pauses before a piece is put again that S3 did not take."""
+TRIES_END_AFTER_SECONDS = 5.0
+"""Then it is not put again."""
 DELETED_AT_ONCE = 200
 """Objects that one `delete` has to manage within its time."""
 
 
 class S3Appending:
     """Each piece is an object in staging, put once and never changed. All but the last have a part's size or more, so
-    that S3 can join them; a smaller one is read again, and replaced by a larger.
+    that S3 can join them; a smaller one is read again, and replaced by a larger. So the last one of a request takes its
+    rest, up to two parts.
 
     Not parts of a multipart upload: those cannot be read before they are joined, nor joined twice, and a part that a
     process sends late takes the place of one that was acknowledged.
@@ -55,16 +61,18 @@ class S3Appending:
         return bool(self._put)
 
     async def write(self, chunk: bytes | memoryview) -> None:
-        if self._to_read is not None:
-            self._gathered += await self._read(self._to_read)
-            self._to_read = None
+        await self._take_up()
         self._gathered += chunk
         if len(self._gathered) >= self._part_bytes:
             await self._hand_over()
 
     async def take(self, source: BodySource, hashing: TrailingHash) -> int:
-        await self.write(b"")
+        await self._take_up()
         at_most = self._part_bytes - len(self._gathered)
+        if at_most < source.left < at_most + self._part_bytes:
+            # The rest of the request is less than a part: by itself it would have to be read and put again.
+            await self._settle()  # so that no more than two parts are in memory
+            at_most = source.left
         taken = await to_its_end(asyncio.to_thread(pass_on, source, hashing, at_most, self._gathered.extend))
         if taken == at_most:
             await self._hand_over()
@@ -96,10 +104,15 @@ class S3Appending:
             with contextlib.suppress(Unavailable):
                 await self._store._delete(*map(self._key, self._put))
 
+    async def _take_up(self) -> None:
+        if self._to_read is not None:
+            self._gathered += await self._read(self._to_read)
+            self._to_read = None
+
     async def _hand_over(self) -> None:
         await self._settle()
         data, self._gathered = self._gathered, bytearray()
-        self._putting = asyncio.create_task(self._send(f"{self._object}.{secrets.token_hex(8)}", data))
+        self._putting = asyncio.create_task(self._send(data))
 
     async def _settle(self) -> None:
         """Waits for the piece that is being put. Not cancelled with its caller, since its bytes may be there then."""
@@ -109,9 +122,24 @@ class S3Appending:
             self._putting = None
             self._put.append(putting.result())
 
-    async def _send(self, name: str, data: bytearray) -> Piece:
-        await self._store._put(staging_key(self._store._tenant_id, name), data)
-        return Piece(name, len(data))
+    async def _send(self, data: bytearray) -> Piece:
+        until = time.monotonic() + TRIES_END_AFTER_SECONDS
+        for pause in TRY_AGAIN_SECONDS:
+            try:
+                return await self._try(data)
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(pause)
+        return await self._try(data)
+
+    async def _try(self, data: bytearray) -> Piece:
+        """Each try has a name of its own: some servers keep what arrived of one that broke, and may do so after the
+        next one.
+        """
+        piece = Piece(f"{self._object}.{secrets.token_hex(8)}", len(data))
+        await self._store._put(self._key(piece), data, once=True)
+        return piece
 
     async def _read(self, piece: Piece) -> bytes:
         try:

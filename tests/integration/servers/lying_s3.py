@@ -18,17 +18,26 @@ class LyingS3:
 
     def __init__(self, behind: S3Settings) -> None:
         self.settings = self._behind = behind
-        self._answers: list[tuple[re.Pattern[str], str, bytes, bool]] = []
+        self.requests: list[str] = []
+        """`METHOD /path?query` of each that came."""
+        self._answers: list[tuple[re.Pattern[str], str, bytes, bool, bool]] = []
 
     def answer(
-        self, requests: str, status: str = "200 OK", *, head: str = DATED, body: bytes = b"", trickles: bool = False
+        self,
+        requests: str,
+        status: str = "200 OK",
+        *,
+        head: str = DATED,
+        body: bytes = b"",
+        trickles: bool = False,
+        once: bool = False,
     ) -> None:
-        """From now on. `requests`: a regular expression for `METHOD /path?query`. `trickles`: the body comes a byte at
-        a time, and never ends.
+        """From now on, or `once`. `requests`: a regular expression for `METHOD /path?query`. `trickles`: the body comes
+        a byte at a time, and never ends.
         """
         length = 10 * 1024 * 1024 if trickles else len(body)
         text = f"HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-        self._answers.append((re.compile(requests), text, body, trickles))
+        self._answers.append((re.compile(requests), text, body, trickles, once))
 
     def tell_truth(self) -> None:
         self._answers.clear()
@@ -39,8 +48,12 @@ class LyingS3:
             size = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
             body = await reader.readexactly(int(size[1])) if size else b""
             request = head.partition(b"\r\n")[0].decode("latin-1").rpartition(" ")[0]
-            for pattern, text, lie, trickles in self._answers:
+            self.requests.append(request)
+            for answer in self._answers:
+                pattern, text, lie, trickles, once = answer
                 if pattern.search(request):
+                    if once:
+                        self._answers.remove(answer)
                     writer.write(text.encode() + lie)
                     while trickles:
                         await writer.drain()

@@ -1401,6 +1401,28 @@ async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_piece_i
     await append.close()
 
 
+async def test_a_piece_that_s3_did_not_take_is_put_again_under_another_name(liar: tuple[LyingS3, S3Store]) -> None:
+    """Since what came of the first try may appear later than the second."""
+    gateway, store = liar
+    gateway.answer(r"PUT .*/\.staging/", "503 Slow Down", once=True)
+    pieces = Pieces(store)
+    await pieces.add(b"bytes")
+    first, second = gateway.requests
+    assert first != second
+    assert second.endswith(pieces.recorded[0].name)
+    assert b"".join([bytes(chunk) async for chunk in pieces.whole.stream()]) == b"bytes"
+
+
+@pytest.mark.parametrize("size", [5 * MIB, 8 * MIB, 12 * MIB])
+async def test_what_a_request_put_on_s3_is_not_read_again_by_the_next(liar: tuple[LyingS3, S3Store], size: int) -> None:
+    gateway, store = liar
+    pieces, requests = Pieces(store), 3
+    for _ in range(requests):
+        await pieces.add_from_source(bytes(size))
+    assert len(gateway.requests) == len(pieces.recorded) == requests * (size // (5 * MIB))
+    assert sum(piece.size for piece in pieces.recorded) == requests * size
+
+
 async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_stored_object(
     liar: tuple[LyingS3, S3Store],
 ) -> None:
