@@ -57,17 +57,17 @@ MAX_DIGEST_CHARACTERS: Final = 1024
 """All algorithms that are registered need about 300. A header of 128 KiB took the parser up to 180 ms."""
 
 
-def _digest_header(name: str) -> Any:
+def digest_header(name: str, of: str = "The file's") -> Any:
     return Header(
         alias=name,
-        description="The file's digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives.",
+        description=f"{of} digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives.",
         json_schema_extra={"format": "digest"},
     )
 
 
 # For the description alone: `announced_digest` reads all lines of both.
-ContentDigest = Annotated[str | None, _digest_header("content-digest")]
-ReprDigest = Annotated[str | None, _digest_header("repr-digest")]
+ContentDigest = Annotated[str | None, digest_header("content-digest")]
+ReprDigest = Annotated[str | None, digest_header("repr-digest")]
 IdempotencyKey = Annotated[
     str | None,
     Header(max_length=255, description="The same key again within 24 hours is answered like the first time."),

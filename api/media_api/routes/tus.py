@@ -14,6 +14,7 @@ from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
 from media_api.requests import body, draft, tus
 from media_api.requests.headers import listed
+from media_api.requests.receiving import digest_header, file_digest
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
@@ -74,6 +75,9 @@ UploadChecksum = Annotated[
         json_schema_extra={"format": "tus-checksum"},
     ),
 ]
+# For the description alone: `receive` reads all lines of it.
+BodyDigest = Annotated[str | None, digest_header("content-digest", "This request's body's")]
+EndDigest = Annotated[str | None, digest_header("repr-digest", "With the bytes that end the upload: the file's")]
 _BODY: Final[dict[str, Any]] = {"content": {tus.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 _STATE: Final = {
     "Upload-Offset": _header("Bytes that have come: send what follows them."),
@@ -105,6 +109,7 @@ _BYTES: Final = (
     "file_quota_exceeded",
     "unsupported_media_type",
     "checksum_mismatch",
+    "digest_mismatch",
     "infected",
     "empty_file",
 )
@@ -160,6 +165,8 @@ async def create_upload(
         ),
     ] = None,
     upload_checksum: UploadChecksum = None,
+    _content_digest: BodyDigest = None,
+    _repr_digest: EndDigest = None,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -229,14 +236,25 @@ async def receive(
     checksum: Checksum | None = None,
     patience: float = 0,
 ) -> Progress:
-    """Takes the request's body as the upload's bytes from `offset` on. Raises as `Resumables.receiving`."""
+    """Takes the request's body as the upload's bytes from `offset` on. Raises as `Resumables.receiving`.
+
+    Content-Digest is of the body, as `checksum` is, which counts if both are sent. Repr-Digest is of the file.
+    """
+    announced = announced_of(request)
+    of_body, of_file = (listed(request, name) for name in ("content-digest", "repr-digest"))
+    # If the body is the file, what comes of it before the connection breaks counts: it is compared at the end.
+    is_file = offset == 0 and announced is not None and announced == length
+    digest = file_digest(of_file, of_body if is_file else None)
+    if checksum is None and not is_file and (body_digest := file_digest(of_body)) is not None:
+        checksum = Checksum("sha256", bytes.fromhex(body_digest), "digest_mismatch")
     async with services.resumables.receiving(
         caller,
         upload_id,
         offset,
         length=length,
-        announced=announced_of(request),
+        announced=announced,
         checksum=checksum,
+        digest=digest,
         patience=patience,
     ) as receiving:
         async with aclosing(body.chunks_or_socket(request, services.settings.server.body_idle_seconds)) as chunks:
@@ -275,6 +293,8 @@ async def continue_upload(
     ] = None,
     upload_length: UploadLength = None,
     upload_checksum: UploadChecksum = None,
+    _content_digest: BodyDigest = None,
+    _repr_digest: EndDigest = None,
 ) -> Response:
     """Send the bytes from `Upload-Offset` on. With the last byte the file is stored, as an upload in one request is."""
     tus.check_version(tus_resumable)

@@ -42,7 +42,7 @@ from media_core.store import BodySource, GatheredObject, Piece, PieceGone
 from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.claims import Claim, Declared, shielded
 from media_core.uploads.rows import Progress, Rows, pieces_of, progress_of
-from media_core.uploads.upload import CONNECTION_BYTES, Upload, Uploaded, Uploads, too_large
+from media_core.uploads.upload import CONNECTION_BYTES, Upload, Uploaded, Uploads, another_digest, too_large
 
 MOST_OPEN: Final = 1000
 """Uploads that one person may have under way."""
@@ -60,10 +60,11 @@ _FORGET_PIECES: Final = "DELETE FROM upload_piece WHERE upload_id = %s"
 
 @dataclass(frozen=True)
 class Checksum:
-    """The digest that a client sent of the bytes of one request."""
+    """The digest that a client sent of the bytes of one request, and the code of the refusal of others."""
 
     algorithm: Algorithm
     digest: bytes
+    code: Literal["checksum_mismatch", "digest_mismatch"] = "checksum_mismatch"
 
 
 class Resumables:
@@ -132,12 +133,14 @@ class Resumables:
         length: int | None = None,
         announced: int | None = None,
         checksum: Checksum | None = None,
+        digest: str | None = None,
         patience: float = 0,
     ) -> AsyncIterator["Receiving"]:
         """Takes bytes from `offset` on: `write` them in order, then `end`. What came before an error is kept, unless
         there is a `checksum` of all of it.
 
         `length`: of the whole upload, if it is told only now; `announced`: how many bytes come, if that is known.
+        `digest`: the file's sha256 in hex, compared if the upload ends with these bytes.
         Raises Refused `upload_locked` (another request adds to it, also after `patience` seconds), `offset_mismatch`,
         `file_too_large`, `quota_exceeded`, `file_quota_exceeded`, `upload_final`, `bad_request`. Where it is about
         another length than was announced, its facts have the `length`.
@@ -154,7 +157,7 @@ class Resumables:
                 limit = policy.max_upload_bytes if claim.length is None else claim.length
                 if announced is not None and offset + announced > limit:
                     raise _beyond(limit) if claim.length is not None else too_large(policy)
-                receiving = Receiving(self, caller, claim, limit, checksum)
+                receiving = Receiving(self, caller, claim, limit, checksum, digest)
                 try:
                     yield receiving
                 except PieceGone:
@@ -184,8 +187,10 @@ class Resumables:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    async def finish(self, caller: Claims, claim: Claim) -> None:
-        """Commits an upload whose bytes have all come, once. Raises as `Upload.commit`; infected content ends it."""
+    async def finish(self, caller: Claims, claim: Claim, *, digest: str | None = None) -> None:
+        """Commits an upload whose bytes have all come, once. Raises as `Upload.commit`, and Refused `digest_mismatch`
+        where they have another than this `digest`. That ends the upload, and so does infected content.
+        """
         if claim.answer is not None:
             return
         declared = claim.declared
@@ -194,6 +199,9 @@ class Resumables:
             gathered = self._store.gathered(claim.upload_id, pieces)
             known = self.hashes.take(claim)
             sha256 = await (_hashed(gathered) if known is None else known.hexdigest())
+            if digest is not None and sha256 != digest:
+                await self.rows.end(claim)
+                raise another_digest(sha256, digest)
             try:
                 async with await self.uploads.whole(gathered, sha256, claim.reservation) as upload:
                     uploaded = await committed(upload, caller, declared, f"upload {claim.upload_id}")
@@ -212,13 +220,20 @@ class Receiving:
     """One request's bytes."""
 
     def __init__(
-        self, resumables: Resumables, caller: Claims, claim: Claim, limit: int, checksum: Checksum | None
+        self,
+        resumables: Resumables,
+        caller: Claims,
+        claim: Claim,
+        limit: int,
+        checksum: Checksum | None,
+        digest: str | None,
     ) -> None:
         self._resumables = resumables
         self._caller = caller
         self._claim = claim
         self._limit = limit
         self._checksum = checksum
+        self._digest = digest
         self._whole = resumables.hashes.take(claim)
         self._hashing = self._whole or TrailingHash()
         self._hashing.beside = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
@@ -284,12 +299,12 @@ class Receiving:
     async def end(self) -> Progress:
         """All bytes of the request have come: makes them count. With the last byte of the upload it is committed.
 
-        Raises Refused `checksum_mismatch`, and as `Upload.commit`.
+        Raises Refused `checksum_mismatch`, `digest_mismatch`, and as `Upload.commit`.
         """
         if self._checksum is not None and await self._is_wrong(self._checksum):
             self._failed = True
             raise Refused(
-                "checksum_mismatch",
+                self._checksum.code,
                 "The bytes that arrived do not have this checksum, and do not count. Send them again.",
                 offset=self._claim.received,
             )
@@ -297,7 +312,7 @@ class Receiving:
         await self.close()  # the pieces have to be unlocked to get their key
         claim = self._claim
         if claim.received == claim.length and not claim.is_partial:
-            await self._resumables.finish(self._caller, claim)
+            await self._resumables.finish(self._caller, claim, digest=self._digest)
         return progress_of(claim, claim.declared.text)
 
     async def _is_wrong(self, checksum: Checksum) -> bool:

@@ -367,10 +367,7 @@ class Upload:
             self._buffer.hash_into(self._hash)
         sha256 = self._hash.hexdigest()
         if self._digest is not None and sha256 != self._digest:
-            raise Refused(
-                "digest_mismatch",
-                f"The file that arrived has sha-256 {sha256}, the request announced {self._digest}. Send it again.",
-            )
+            raise another_digest(sha256, self._digest)
         return sha256
 
     async def _keep(self, sha256: str, item: NewItem) -> Uploaded:
@@ -554,6 +551,13 @@ class Upload:
             if found is None or found.size != size:
                 return isinstance(await self._uploads.contents.missed(sha256), Lost)
         return False
+
+
+def another_digest(sha256: str, announced: str) -> Refused:
+    return Refused(
+        "digest_mismatch",
+        f"The file that arrived has sha-256 {sha256}, the request announced {announced}. Send it again.",
+    )
 
 
 def too_large(policy: Policy) -> Refused:

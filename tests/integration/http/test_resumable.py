@@ -308,6 +308,28 @@ async def test_bytes_with_a_wrong_checksum_do_not_count(api: Api) -> None:
         assert await staged(api) == 0
 
 
+def sha_256(data: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+async def test_a_digest_of_the_body_or_of_the_file_is_compared_as_with_the_form(api: Api) -> None:
+    data = secrets.token_bytes(1000)
+    async with api.client() as client:
+        where = await begin(client, len(data))
+        for digest in (sha_256(b""), sha_256(data)):  # that of the file is not the body's
+            problem(await send(client, where, data[:500], 0, **{"Content-Digest": digest}), 400, "digest_mismatch")
+        assert await offset_of(client, where) == 0
+        problem(await send(client, where, data[:500], 0, **{"Content-Digest": "sha-256=x"}), 400, "bad_request")
+        right = {"Content-Digest": sha_256(data[:500]), "Repr-Digest": sha_256(data)}
+        assert (await send(client, where, data[:500], 0, **right)).status_code == 204
+        problem(await send(client, where, data[500:], 500, **{"Repr-Digest": sha_256(b"")}), 400, "digest_mismatch")
+        assert (await client.get(where)).status_code == 404, "its bytes would be wrong again"
+        where = await begin(client, len(data))
+        assert (await send(client, where, data, 0, **{"Repr-Digest": sha_256(data)})).status_code == 204
+        await holds(api, (await stored(client, where))["sha256"], data)
+        assert await staged(api) == 0
+
+
 async def test_partial_uploads_become_one_file(api: Api) -> None:
     parts = [secrets.token_bytes(size) for size in (6 * MIB + 1, 10, 8 * MIB)]
     async with api.client() as client:

@@ -1,6 +1,7 @@
 """Resumable uploads by the IETF's draft, as iOS sends them: one request first, and others where it broke."""
 
 import asyncio
+import base64
 import hashlib
 import re
 import secrets
@@ -61,6 +62,23 @@ async def test_one_request_is_an_upload_like_every_other(draft_api: Api, version
         info = (await client.get(f"/v1/media/{media['media_id']}/info")).json()["data"]
     assert (info["filename"], info["rooms"]) == ("Café.mp4", ["garden"])
     await is_stored(draft_api, media["sha256"], data)
+
+
+async def test_a_digest_of_the_file_is_compared(draft_api: Api) -> None:
+    data = secrets.token_bytes(1000)
+    right, wrong = (base64.b64encode(hashlib.sha256(each).digest()).decode() for each in (data, b""))
+    async with draft_api.client() as client:
+        for name, digest, status in (
+            ("Content-Digest", wrong, 400),
+            ("Repr-Digest", wrong, 400),
+            ("Content-Digest", right, 201),
+            ("Repr-Digest", right, 201),
+        ):
+            headers = asks("8", complete=True) | {name: f"sha-256=:{digest}:"}
+            answer = await client.post(UPLOADS, content=data, headers=headers)
+            assert answer.status_code == status, answer.text
+            if status == 400:
+                problem(answer, 400, "digest_mismatch")
 
 
 async def told_by_104(api: Api, data: bytes, sent: int, version: str) -> str:
