@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from media_api.answers.methods import allowed
+from media_api.answers.openapi import header
 from media_api.requests import wrong_input
 from media_core.errors import Lost, Refused, Unavailable
 
@@ -235,17 +236,11 @@ def described(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
-    "unauthorized": {"WWW-Authenticate": {"description": "RFC 6750.", "schema": {"type": "string"}}},
-    "insufficient_scope": {
-        "WWW-Authenticate": {"description": "RFC 6750, naming the scope.", "schema": {"type": "string"}}
-    },
-    "precondition_failed": {"ETag": {"description": "Of what is here now.", "schema": {"type": "string"}}},
-    "range_not_satisfiable": {"Content-Range": {"description": "`bytes */size`.", "schema": {"type": "string"}}},
-    "offset_mismatch": {
-        "Upload-Offset": {"description": "Bytes that have come: send what follows them.", "schema": {"type": "string"}}
-    },
-    "tus_version_unsupported": {
-        "Tus-Version": {"description": "The versions that are spoken.", "schema": {"type": "string"}}
-    },
+    "unauthorized": {"WWW-Authenticate": header("RFC 6750.")},
+    "insufficient_scope": {"WWW-Authenticate": header("RFC 6750, naming the scope.")},
+    "precondition_failed": {"ETag": header("Of what is here now.")},
+    "range_not_satisfiable": {"Content-Range": header("`bytes */size`.")},
+    "offset_mismatch": {"Upload-Offset": header("Bytes that have come: send what follows them.")},
+    "tus_version_unsupported": {"Tus-Version": header("The versions that are spoken.")},
     **dict.fromkeys(("upload_locked", "scan_pending", "thumbnail_pending", "suspended", "unavailable"), _RETRY_AFTER),
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from media_api.answers import downloads, problems, serving
+from media_api.answers import downloads, openapi, problems, serving
 from media_api.auth import Admin, Reader, Writer
 from media_api.models import Change, Data, Job, Media, MediaInfo
 from media_api.requests.filenames import sanitized
@@ -52,7 +52,7 @@ _UPLOAD_FORM: Final = form_request("UploadForm", FILE_FIELDS, required=["file"])
     status_code=201,
     openapi_extra=_UPLOAD_FORM,
     responses={
-        201: {"headers": {"Location": {"description": "Where its metadata is.", "schema": {"type": "string"}}}},
+        201: {"headers": {"Location": openapi.header("Where its metadata is.")}},
         **problems.described(*REFUSALS),
     },
 )
@@ -86,7 +86,7 @@ _BYTES: Final[dict[int | str, dict[str, Any]]] = {
         "description": "The bytes. Shown in place only for safe types, else `Content-Disposition: attachment`.",
         "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
         "headers": {
-            "ETag": {"description": "The content's sha256.", "schema": {"type": "string"}},
+            "ETag": openapi.header("The content's sha256."),
             "Accept-Ranges": {"schema": {"type": "string"}},
             "Content-Disposition": {"schema": {"type": "string"}},
         },
@@ -195,7 +195,7 @@ async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media
     "/v1/media/{media_id}/rescan",
     status_code=202,
     responses={
-        202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}},
+        202: {"headers": {"Location": openapi.header("The job.")}},
         **problems.described("not_found"),
     },
     response_model_exclude_unset=True,

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import format_sse_event
 
-from media_api.answers import problems
+from media_api.answers import openapi, problems
 from media_api.answers.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECONDS, event_stream
 from media_api.auth import Transcriber
 from media_api.models import WHISPER, Data, JobAccepted, SpeechModel, SpeechModels
@@ -106,7 +106,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     202: {
         "description": "It takes longer. The job goes on; its transcript is at `/v1/jobs/{job_id}`.",
         "model": Data[JobAccepted],
-        "headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}},
+        "headers": {"Location": openapi.header("The job.")},
     },
     **problems.described(*TRANSCRIPTION_REFUSALS, "transcription_failed"),
 }

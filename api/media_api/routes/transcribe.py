@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
 
-from media_api.answers import problems
+from media_api.answers import openapi, problems
 from media_api.auth import Transcriber
 from media_api.models import Data, JobAccepted
 from media_api.requests.identifiers import known_id
@@ -95,7 +95,7 @@ _FORM: Final = form_request(
     status_code=202,
     openapi_extra=_FORM,
     responses={
-        202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}},
+        202: {"headers": {"Location": openapi.header("The job.")}},
         **problems.described(*TRANSCRIPTION_REFUSALS),
     },
 )

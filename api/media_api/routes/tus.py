@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.routing import APIRoute
 
-from media_api.answers import problems
+from media_api.answers import openapi, problems
 from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
 from media_api.requests import body, draft, tus
@@ -59,10 +59,6 @@ class _TusRoute(VersionedRoute):
 router = APIRouter(tags=["Uploads in several requests"], route_class=_TusRoute)
 
 
-def _header(description: str) -> dict[str, Any]:
-    return {"description": description, "schema": {"type": "string"}}
-
-
 _COUNT: Final = {"pattern": "^[0-9]{1,18}$", "format": "count-of-bytes"}
 TusResumable = Annotated[
     str | None, Header(description=f"`{tus.VERSION}`; needed.", json_schema_extra={"enum": [tus.VERSION], NEEDED: True})
@@ -80,12 +76,12 @@ BodyDigest = Annotated[str | None, digest_header("content-digest", "This request
 EndDigest = Annotated[str | None, digest_header("repr-digest", "With the bytes that end the upload: the file's")]
 _BODY: Final[dict[str, Any]] = {"content": {tus.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 _STATE: Final = {
-    "Upload-Offset": _header("Bytes that have come: send what follows them."),
-    "Upload-Length": _header("Bytes of the whole file; `Upload-Defer-Length: 1` while that is not known."),
-    "Upload-Expires": _header("Until when the upload can go on."),
-    "Upload-Metadata": _header("As it was sent."),
-    "Upload-Concat": _header("As it was sent."),
-    "Upload-Media-Id": _header("The file's `media_id`, once it is stored."),
+    "Upload-Offset": openapi.header("Bytes that have come: send what follows them."),
+    "Upload-Length": openapi.header("Bytes of the whole file; `Upload-Defer-Length: 1` while that is not known."),
+    "Upload-Expires": openapi.header("Until when the upload can go on."),
+    "Upload-Metadata": openapi.header("As it was sent."),
+    "Upload-Concat": openapi.header("As it was sent."),
+    "Upload-Media-Id": openapi.header("The file's `media_id`, once it is stored."),
 }
 _RECEIVED: Final = {name: _STATE[name] for name in ("Upload-Offset", "Upload-Expires", "Upload-Media-Id")}
 _ANY: Final = ("not_found", "upload_expired")
@@ -136,7 +132,7 @@ async def describe_uploads(services: Wired) -> Response:
     response_class=Response,
     openapi_extra={"requestBody": {**_BODY, "required": False}},
     responses={
-        201: {"headers": {"Location": _header("The upload."), **_RECEIVED}},
+        201: {"headers": {"Location": openapi.header("The upload."), **_RECEIVED}},
         **problems.described(*_ANY, *_CREATION, *_BYTES, "too_many_uploads", "idempotency_key_reused"),
     },
 )

@@ -27,7 +27,7 @@ class Backends:
         Nothing is changed that no longer has `mark`. A namesake that adopts bucket and schema meanwhile keeps them, and
         makes itself a new S3 key. Raises Unavailable.
         """
-        await self.iam_breaker.call(lambda: self.store_keys.remove(tenant_id_of(schema)))
+        await self.iam_breaker.call(self.store_keys.remove, tenant_id_of(schema))
         if mark.bucket:
-            await self.store_breaker.call(lambda: self.buckets.retire(mark.bucket, mark))
-        await self.database_breaker.call(lambda: self.databases.retire(schema, mark))
+            await self.store_breaker.call(self.buckets.retire, mark.bucket, mark)
+        await self.database_breaker.call(self.databases.retire, schema, mark)

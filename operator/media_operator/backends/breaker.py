@@ -5,15 +5,17 @@ So a thousand tenants neither wait for the same timeout one after the other, nor
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 
 from media_core.errors import Unavailable
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 FIRST_DELAY = 1.0
@@ -52,8 +54,9 @@ class Breaker:
         """`callback` is called when the dependency answers again after the breaker was open."""
         self._callbacks.append(callback)
 
-    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The result of `attempt()`. Raises Unavailable; while open, without calling `attempt`."""
+    async def call(self, ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `ask` with these arguments. Raises Unavailable; while open, without asking."""
+        attempt = functools.partial(ask, *args, **kwargs)
         if self._cause is None:
             return await self._watch(attempt)
         if self.open:

@@ -49,7 +49,7 @@ class Retirement:
     async def retire_once(self) -> None:
         """Raises Unavailable, KubeError."""
         there = self._cluster.backends
-        marks = await there.database_breaker.call(lambda: there.databases.marks(self._cluster.id))
+        marks = await there.database_breaker.call(there.databases.marks, self._cluster.id)
         failed: Unavailable | None = None
         for schema, mark in marks.items():
             if not mark.retained and await self._is_gone(schema, mark):

@@ -35,7 +35,7 @@ class ClusterFleet:
         return {schema: served.queue for schema, served in self._served.items()}
 
     async def depths_of(self, schemas: Collection[str]) -> Mapping[str, Mapping[str, Depth] | None]:
-        return await self._backends.database_breaker.call(lambda: self._backends.databases.depths_of(schemas))
+        return await self._backends.database_breaker.call(self._backends.databases.depths_of, schemas)
 
     def running(self) -> Running | None:
         counted = self._jobs.open()

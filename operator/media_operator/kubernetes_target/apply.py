@@ -71,7 +71,7 @@ class Applier:
             case steps.CreateBucket(bucket, owner, adopt, filled):
                 await self._create_bucket(bucket, owner, adopt, filled)
             case steps.AllowOrigins(bucket, owner, cors):
-                await there.store_breaker.call(lambda: there.buckets.allow_origins(bucket, owner, cors))
+                await there.store_breaker.call(there.buckets.allow_origins, bucket, owner, cors)
             case steps.MakeStoreKey(tenant_id, bucket, rotation):
                 await self._make_store_key(tenant_id, bucket, rotation)
             case steps.RevokeStoreKeys(tenant_id):
@@ -83,34 +83,34 @@ class Applier:
                     await self._end_workers()
                 await there.databases.migrate(schema)  # without the breaker: it takes longer than a breaker allows
             case steps.WriteBirth(schema, bucket, tenant_id, renew):
-                birth = await there.database_breaker.call(lambda: there.databases.birth(schema, renew=renew))
-                await there.store_breaker.call(lambda: there.buckets.write_birth(bucket, tenant_id, birth))
+                birth = await there.database_breaker.call(there.databases.birth, schema, renew=renew)
+                await there.store_breaker.call(there.buckets.write_birth, bucket, tenant_id, birth)
             case steps.MakeSigningKey(rotation):
                 keys = [tokens.generate_key(), *objects.children.signing_keys][:LIVE_SIGNING_KEYS]
                 await objects.apply(render.signing_keys_secret(tenant, json.dumps({"keys": keys}), rotation=rotation))
             case steps.ApplyPolicy(policy):
-                await there.database_breaker.call(lambda: there.databases.apply_policy(tenant.schema_name, policy))
+                await there.database_breaker.call(there.databases.apply_policy, tenant.schema_name, policy)
             case steps.RunApi():
                 await self._run_api()
             case steps.SendCanary():
                 await self._send_canary()
             case steps.TrustSignatures(schema, signatures):
-                await there.database_breaker.call(lambda: there.databases.trust(schema, signatures))
+                await there.database_breaker.call(there.databases.trust, schema, signatures)
             case steps.ReleaseOrphans(schema, until):
-                await there.database_breaker.call(lambda: there.databases.release_orphans(schema, until))
+                await there.database_breaker.call(there.databases.release_orphans, schema, until)
             case steps.StopWorkloads():
                 await self._ask_whether_to_delete()
                 await self._stop_workloads()
             case steps.DeleteBucket(bucket, owner):
                 await self._ask_whether_to_delete()
-                emptied = await there.store_breaker.call(lambda: there.buckets.empty_and_delete(bucket, owner))
+                emptied = await there.store_breaker.call(there.buckets.empty_and_delete, bucket, owner)
                 if not emptied.done:
                     raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
                 await self._remove_store_keys()
             case steps.DropDatabase(schema, owner):
                 await self._ask_whether_to_delete()
                 await self._remove_store_keys()
-                await there.database_breaker.call(lambda: there.databases.drop(schema, owner))
+                await there.database_breaker.call(there.databases.drop, schema, owner)
             case steps.DropWorkers(names):
                 for job in objects.jobs():
                     if job["metadata"]["name"] in names:
@@ -120,16 +120,16 @@ class Applier:
 
     async def _create_bucket(self, bucket: str, owner: OwnerMark, adopt: bool, filled: bool) -> None:
         there, tenant_id = self._backends, self._tenant.tenant_id
-        before = (await there.store_breaker.call(lambda: there.buckets.observe(bucket))).mark
+        before = (await there.store_breaker.call(there.buckets.observe, bucket)).mark
         if (
             before is not None
             and before.cluster not in ("", owner.cluster)
             and before.relation(owner, adopt=adopt) != "foreign"
         ):
             # Adopted from a cluster that is gone. Its keys would open the bucket for ever.
-            await there.iam_breaker.call(lambda: there.store_keys.remove(tenant_id, cluster=before.cluster))
+            await there.iam_breaker.call(there.store_keys.remove, tenant_id, cluster=before.cluster)
         await there.store_breaker.call(
-            lambda: there.buckets.create(bucket, owner, tenant_id=tenant_id, adopt=adopt, filled=filled)
+            there.buckets.create, bucket, owner, tenant_id=tenant_id, adopt=adopt, filled=filled
         )
 
     async def _make_store_key(self, tenant_id: str, bucket: str, rotation: str) -> None:
@@ -137,12 +137,12 @@ class Applier:
         keys = there.store_keys
         values = dict(credentials)
         if isinstance(keys, RoleSessions):
-            session = await there.sts_breaker.call(lambda: keys.begin(tenant_id, bucket))
+            session = await there.sts_breaker.call(keys.begin, tenant_id, bucket)
             values[render.S3_FILE] = session.as_text()
         else:
             current = credentials.get(render.S3_KEY_ID)
             keep = [current] if current else []
-            made = await there.iam_breaker.call(lambda: keys.make(tenant_id, bucket, keep=keep))
+            made = await there.iam_breaker.call(keys.make, tenant_id, bucket, keep=keep)
             values |= {render.S3_KEY_ID: made.access_key_id, render.S3_SECRET: made.secret}
             if render.S3_FILE in values:  # pods of the time before read it, and nobody renews a temporary key any more
                 values[render.S3_FILE] = as_text(S3Key(made.access_key_id, made.secret))
@@ -155,9 +155,9 @@ class Applier:
         there, children = self._backends, self._objects.children
         keys, credentials = there.store_keys, children.credentials
         if isinstance(keys, RoleSessions):
-            await there.iam_breaker.call(lambda: keys.remove_user(tenant_id, credentials[render.S3_KEY_ID]))
+            await there.iam_breaker.call(keys.remove_user, tenant_id, credentials[render.S3_KEY_ID])
         else:
-            await there.iam_breaker.call(lambda: keys.revoke(tenant_id, keep=[credentials[render.S3_KEY_ID]]))
+            await there.iam_breaker.call(keys.revoke, tenant_id, keep=[credentials[render.S3_KEY_ID]])
         wanted = render.needed(self._cluster.jobs.store)
         values = {name: value for name, value in credentials.items() if name in wanted}
         if values != credentials:
@@ -168,8 +168,8 @@ class Applier:
         there, tenant_id = self._backends, self._tenant.tenant_id
         keys, former = there.store_keys, self._objects.children.credentials.get(render.S3_KEY_ID)
         if isinstance(keys, RoleSessions) and former is not None:
-            await there.iam_breaker.call(lambda: keys.remove_user(tenant_id, former))
-        await there.iam_breaker.call(lambda: keys.remove(tenant_id))
+            await there.iam_breaker.call(keys.remove_user, tenant_id, former)
+        await there.iam_breaker.call(keys.remove, tenant_id)
 
     async def _create_database(self, schema: str, owner: OwnerMark, adopt: bool) -> None:
         there, children, url = self._backends, self._objects.children, self._database_url()
@@ -178,7 +178,7 @@ class Applier:
             secret = render.credentials_secret(self._tenant, values, rotation=children.credentials_rotation)
             await self._objects.apply(secret)
         password = databases.password_of(url)
-        await there.database_breaker.call(lambda: there.databases.create(schema, owner, password, adopt=adopt))
+        await there.database_breaker.call(there.databases.create, schema, owner, password, adopt=adopt)
 
     def _database_url(self) -> str:
         """With the password that the Secret holds, else with a new one."""

@@ -116,7 +116,7 @@ class Observer:
         if isinstance(keys, RoleSessions):
             return self._session(keys.role)
         try:
-            known = await there.iam_breaker.call(lambda: keys.observe(tenant.tenant_id))
+            known = await there.iam_breaker.call(keys.observe, tenant.tenant_id)
         except Unavailable as error:
             return Unreachable(f"IAM: {error.detail}")
         current = children.credentials.get(render.S3_KEY_ID, "")
@@ -171,7 +171,7 @@ class Observer:
     async def _with_known(self, facts: Database, contents: Sequence[str]) -> Database | Unreachable:
         there, schema = self._backends, self._tenant.schema_name
         try:
-            known = await there.database_breaker.call(lambda: there.databases.known(schema, contents))
+            known = await there.database_breaker.call(there.databases.known, schema, contents)
         except Unavailable as error:
             return _postgresql_is_away(error)
         return replace(facts, known=known)
