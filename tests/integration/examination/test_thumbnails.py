@@ -346,6 +346,14 @@ async def test_the_largest_allowed_picture_fits_the_memory_limit(kind: str) -> N
     assert (thumbnail.width, thumbnail.height) == (1_024, 1_024)
 
 
+async def test_an_avif_that_is_turned_need_not_say_that_this_matters(decoding_pool: DecodingPool) -> None:
+    data = bytearray(media.oriented(6, "AVIF"))
+    links = data.index(b"ipma")
+    for place in range(links + 15, links + 15 + data[links + 14]):
+        data[place] &= 0x7F
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(bytes(data)), "image/avif")))
+
+
 def heif_of_200_megapixels() -> bytes:
     """By its header, with a thumbnail."""
     whole = media.encoded(media.quadrants(960, 640), "HEIF", thumbnails=[240], enc_params={"preset": "ultrafast"})
