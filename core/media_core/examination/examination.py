@@ -68,6 +68,7 @@ class Examination:
                 if _may_be_chance(mime_type, head) and not _plays(media):
                     return Examined(Facts(source.size, media_types.UNKNOWN))
                 mime_type = _settled(mime_type, media, head)
+                why = media.no_picture or (None if media.has_video else "it has sound and no picture")
                 status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
                 return Examined(
                     Facts(
@@ -76,7 +77,7 @@ class Examination:
                         media.width,
                         media.height,
                         media.duration,
-                        details={"no_thumbnail": media.no_picture} if media.no_picture else {},
+                        details={"no_thumbnail": why} if why else {},
                         thumbnail_status=status,
                     )
                 )
