@@ -20,6 +20,7 @@ from PIL import Image, ImageStat
 
 from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.containers import BARE, film_to_show, frames_of, opened, seek_to, start_of, stated_duration
+from media_core.decoding.durations import outermost_boxes
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.images import picture
 from media_core.decoding.stills import pixels
@@ -71,12 +72,12 @@ ROWS_OF_BT709 = 720
 Chromium and Firefox."""
 
 _DOLBYS_OWN = ("dvh1", "dvhe", "dav1")
-_DOLBYS_OWN_IN_MATROSKA = re.compile(rb"dvcC.{0,24}?\x41\xed[\x80-\xff]\x01.[\x0a\x0b]", re.DOTALL)
+_DOLBYS_NOTE = re.compile(rb"dvcC(?:.{0,24}?\x41\xed[\x80-\xff])?\x01.[\x0a\x0b]", re.DOTALL)
 """Names of codecs, and a track's note, of films that only players of Dolby Vision show in their colours: of profile 5,
-and of 10 where it has nothing for others.
+and of 10 where it has nothing for others. In a Matroska the note has a name of its own.
 """
 HEAD = 1 << 16
-"""So much of a Matroska is looked at for that note."""
+"""So much is looked at for that note."""
 
 _UNSPECIFIED, _BT709 = 2, 1
 """Matrix coefficients (ITU-T H.273, table 4)."""
@@ -127,10 +128,13 @@ def _is_in_dolbys_colours(file: IO[bytes], stream: VideoStream) -> bool:
     context = stream.codec_context
     if context.color_trc != _UNSPECIFIED:
         return False
-    if stream.container.format.name.startswith("matroska"):
-        file.seek(0)
-        return _DOLBYS_OWN_IN_MATROSKA.search(file.read(HEAD)) is not None
-    return context.codec_tag in _DOLBYS_OWN
+    if context.codec_tag in _DOLBYS_OWN:
+        return True
+    start = 0
+    if stream.container.format.name.startswith("mov,"):
+        start = next((at for name, at, _ in outermost_boxes(file) if name == b"moov"), 0)
+    file.seek(start)
+    return _DOLBYS_NOTE.search(file.read(HEAD)) is not None
 
 
 class _Spending(io.RawIOBase):

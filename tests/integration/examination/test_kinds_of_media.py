@@ -323,15 +323,18 @@ async def test_a_film_whose_frames_say_more_than_pyav_knows_is_shown(
 
 def of_dolby(container: str) -> bytes:
     """A film that says that its colours are in Dolby Vision's profile 5."""
-    film = media.film_of_quadrants("libx265", container, "yuv420p")
+    film = media.film_of_quadrants("libx265", "mp4" if container == "mov" else container, "yuv420p")
     if container == "mp4":
         return film.replace(b"hev1", b"dvh1").replace(b"hvc1", b"dvh1")
+    if container == "mov":
+        at = film.index(b"btrt")  # a box of its sample's description that is not needed
+        return film[:at] + b"dvcC\1\0\x0a\x35".ljust(16, b"\0") + film[at + 16 :]
     note = b"dvcC\x41\xed\x98\1\0\x0a" + bytes(21)  # in place of what stands there and is not needed
     void = film.index(b"\xec", film.index(b"\x11\x4d\x9b\x74"))
     return film[: void + 2 + 8] + note + film[void + 2 + 8 + len(note) :]
 
 
-@pytest.mark.parametrize("container", ["mp4", "matroska"])
+@pytest.mark.parametrize("container", ["mp4", "mov", "matroska"])
 async def test_a_film_in_dolbys_own_colours_has_its_sides_and_no_purple_picture(
     decoding_pool: DecodingPool, container: str
 ) -> None:
