@@ -68,7 +68,9 @@ class Examination:
                 if _may_be_chance(mime_type, head) and not _plays(media):
                     return Examined(Facts(source.size, media_types.UNKNOWN))
                 mime_type = _settled(mime_type, media, head)
-                why = media.no_picture or (None if media.has_video else "it has sound and no picture")
+                why = media.no_picture
+                if not media.has_video and media_types.category(mime_type) == "video":
+                    why = "it has sound and no picture"
                 status = "pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none"
                 return Examined(
                     Facts(

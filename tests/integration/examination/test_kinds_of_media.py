@@ -349,6 +349,7 @@ async def test_a_film_without_a_picture_says_so(decoding_pool: DecodingPool) -> 
     for container in ("mpegts", "flv", "avi"):
         facts = await looked_at(decoding_pool, sound(container, "libmp3lame", 44_100)(), "radio")
         assert (facts.thumbnail_status, facts.details) == ("none", {"no_thumbnail": "it has sound and no picture"})
+    assert not (await looked_at(decoding_pool, mp3(*PITCHES), "song.mp3")).details
 
 
 BARE_FILMS = {
