@@ -19,6 +19,7 @@ from typing import IO
 
 from PIL import Image, ImageChops, TiffImagePlugin
 
+from media_core.decoding import tiff
 from media_core.decoding.damage import Lengthened
 from media_core.decoding.greys import visible_bands
 
@@ -30,9 +31,6 @@ _PARTS = (_STRIPS, _STRIP_LENGTHS, _TILES, _TILE_LENGTHS)
 _KEPT = (_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, *_PARTS)
 """TIFF 6.0, sections 8, 14, 15 and 19."""
 
-_CLASSIC, _BIG = 42, 43
-_NUMBERS = {3: "H", 4: "I", 16: "Q"}
-_LONG = 4
 _MIN_IS_WHITE, _RGB, _PALETTE, _INKS, _CIE_LAB, _ICC_LAB = 0, 2, 3, 5, 8, 9
 _MODES = {_PALETTE: "RGB", _INKS: "CMYK", _CIE_LAB: "LAB", _ICC_LAB: "LAB"}
 """Colours whose samples are no light that could be spread: Pillow's modes, by the photometric interpretation."""
@@ -54,27 +52,16 @@ _DIFFERENCES, _DIFFERENCES_OF_BYTES = 2, 3
 """Predictors: TIFF 6.0, section 14, and Adobe's TIFF Technical Note 3."""
 
 SHOWN_SIDE = 1024
-MOST_ENTRIES = 500
 MOST_SAMPLES = 1000
-MOST_PARTS = 1 << 20
 MOST_TEXT = 100
 MOST_BYTES_OF_A_PROFILE = 4 << 20
-
-
-@dataclass(frozen=True)
-class Directory:
-    """`word`: how an offset is coded; `entries`: type, count, and value or offset, by tag."""
-
-    order: str
-    word: str
-    entries: dict[int, tuple[int, int, bytes]]
 
 
 @dataclass(frozen=True)
 class Layout:
     """What a directory says. Sides in pixels as stored."""
 
-    directory: Directory
+    directory: tiff.Directory
     width: int
     height: int
     samples: int
@@ -104,51 +91,21 @@ class Layout:
         return 3 if self.photometric == _RGB and self.samples >= 3 else 1
 
 
-def _directory(file: IO[bytes]) -> Directory | None:
-    """The first directory. None for what is no TIFF."""
-    file.seek(0)
-    head = file.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    if order is None or len(head) < 16:
-        return None
-    (version,) = struct.unpack(order + "H", head[2:4])
-    if version == _CLASSIC:
-        word, at = "I", head[4:8]
-    elif version == _BIG:
-        word, at = "Q", head[8:16]
-    else:
-        return None
-    file.seek(*struct.unpack(order + word, at))
-    form = struct.Struct(f"{order}HH{word}{len(at)}s")
-    count = int.from_bytes(file.read(2 if word == "I" else 8), "little" if order == "<" else "big")
-    if not 0 < count <= MOST_ENTRIES or len(table := file.read(form.size * count)) < form.size * count:
-        return None
-    return Directory(order, word, {tag: (kind, length, value) for tag, kind, length, value in form.iter_unpack(table)})
-
-
-def sides(file: IO[bytes]) -> tuple[int, int] | None:
-    """Width and height of any TIFF, as stored; None for every other file."""
-    if (directory := _directory(file)) is None:
-        return None
-    width, height = (next(iter(_values(file, directory, tag, 1)), 0) for tag in (_WIDTH, _HEIGHT))
-    return width, height
-
-
 def layout(file: IO[bytes]) -> Layout | None:
     """The first directory of a TIFF that Pillow does not read; None for every other file."""
-    if (directory := _directory(file)) is None:
+    if (directory := tiff.directory(file)) is None:
         return None
 
     def number(tag: int, default: int) -> int:
-        return next(iter(_values(file, directory, tag, 1)), default)
+        return tiff.number(file, directory, tag, default)
 
     samples = number(_SAMPLES, 1)
     photometric, is_planar = number(_PHOTOMETRIC, -1), number(_PLANAR, 1) == 2
     if not 1 <= samples <= MOST_SAMPLES or photometric not in (_MIN_IS_WHITE, 1, _RGB, *_MODES):
         return None
-    bits = _values(file, directory, _BITS, samples) or [1]
-    formats = _values(file, directory, _FORMAT, samples) or [1]
-    extra = tuple(_values(file, directory, _EXTRA, samples))
+    bits = tiff.values(file, directory, _BITS, samples) or [1]
+    formats = tiff.values(file, directory, _FORMAT, samples) or [1]
+    extra = tuple(tiff.values(file, directory, _EXTRA, samples))
     if len({*bits}) > 1 or len({*formats}) > 1 or bits[0] == 0:
         return None
     key = (b"II" if directory.order == "<" else b"MM", photometric, (formats[0],), 1, (bits[0],) * samples, extra)
@@ -178,7 +135,7 @@ def layout(file: IO[bytes]) -> Layout | None:
         number(_ORIENTATION, 1),
         number(_PREDICTOR, 1),
         number(_TILE_WIDTH, 0),
-        _text(file, directory, _NO_DATA, MOST_TEXT),
+        tiff.text(file, directory, _NO_DATA, MOST_TEXT),
     )
     return found if samples >= found.shown else None
 
@@ -202,7 +159,7 @@ def _coloured(pictures: list[Image.Image], file: IO[bytes], found: Layout) -> Im
     """The picture in the mode of its colours, from the samples that are shown."""
     shift = found.bits - 8
     if found.photometric == _PALETTE:
-        colours = _values(file, found.directory, _COLOUR_MAP, 3 << found.bits)
+        colours = tiff.values(file, found.directory, _COLOUR_MAP, 3 << found.bits)
         each, wide = len(colours) // 3, 8 if max(colours, default=0) > 0xFF else 0
         pictures *= 3
         tables = [[colour >> wide for colour in colours[band * each :][:each]] for band in range(3)]
@@ -215,7 +172,7 @@ def _coloured(pictures: list[Image.Image], file: IO[bytes], found: Layout) -> Im
         values = picture.tobytes() if picture.mode == "L" else map(int, array("f", picture.tobytes()))
         bands.append(Image.frombytes("L", picture.size, bytes(table[value] for value in values)))
     image = Image.merge(_MODES[found.photometric], bands)
-    image.info["icc_profile"] = _text(file, found.directory, _PROFILE, MOST_BYTES_OF_A_PROFILE)
+    image.info["icc_profile"] = tiff.text(file, found.directory, _PROFILE, MOST_BYTES_OF_A_PROFILE)
     return image
 
 
@@ -282,7 +239,9 @@ def _band(values: tuple[float, ...], found: Layout) -> Iterator[float] | tuple[f
 def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
     """The bytes of this band, or of all where they lie beside each other, as a grey picture."""
     samples = 1 if found.is_planar else found.samples
-    numbers = {tag: _values(file, found.directory, tag, MOST_PARTS) for tag in _KEPT if tag in found.directory.entries}
+    numbers = {
+        tag: tiff.values(file, found.directory, tag, tiff.MOST_PARTS) for tag in _KEPT if tag in found.directory.entries
+    }
     if found.is_planar:
         for tag in numbers.keys() & {*_PARTS}:
             each = len(numbers[tag]) // found.samples
@@ -294,37 +253,8 @@ def _opened(file: IO[bytes], found: Layout, band: int) -> Image.Image:
     numbers |= {_WIDTH: [_bytes_of(width * samples, found)], _BITS: [8], _PHOTOMETRIC: [1], _SAMPLES: [1]}
     numbers |= {_PLANAR: [1], _FORMAT: [_UNSIGNED]}
     size = file.seek(0, io.SEEK_END)
-    entries, behind = b"", b""
-    after = size + 2 + 12 * len(numbers) + 4
-    for tag, values in sorted(numbers.items()):
-        packed = struct.pack(f"<{len(values)}I", *values)
-        if len(packed) > 4:
-            packed, behind = struct.pack("<I", after + len(behind)), behind + packed
-        entries += struct.pack("<HHI", tag, _LONG, len(values)) + packed.ljust(4, b"\0")
-    directory = struct.pack("<H", len(numbers)) + entries + bytes(4) + behind
+    directory = tiff.packed("<", {tag: tiff.numbers("<", given) for tag, given in numbers.items()}, size)
     start = b"II*\0" + struct.pack("<I", size)
     image = Image.open(io.BufferedReader(Lengthened(file, directory, start=start)), formats=("TIFF",))
     image.load()
     return image
-
-
-def _values(file: IO[bytes], directory: Directory, tag: int, most: int) -> list[int]:
-    """The first `most` whole numbers of an entry; none if it has none."""
-    kind, count, value = directory.entries.get(tag, (0, 0, b""))
-    code = _NUMBERS.get(kind)
-    if code is None:
-        return []
-    length = struct.calcsize(code)
-    if count * length > len(value):
-        file.seek(*struct.unpack(directory.order + directory.word, value))
-        value = file.read(min(count, most) * length)
-    known = min(count, most, len(value) // length)
-    return list(struct.unpack_from(f"{directory.order}{known}{code}", value))
-
-
-def _text(file: IO[bytes], directory: Directory, tag: int, most: int) -> bytes:
-    _, count, value = directory.entries.get(tag, (0, 0, b""))
-    if count > len(value):
-        file.seek(*struct.unpack(directory.order + directory.word, value))
-        value = file.read(min(count, most))
-    return value

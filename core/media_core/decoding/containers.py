@@ -38,7 +38,8 @@ VIDEO_CODECS = (
     "msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,rv10,rv20,rv30,rv40,"
     "ffv1,huffyuv,ffvhuff,utvideo,magicyuv,lagarith,rawvideo,v210,r210,v308,v408,v410,png,jpeg2000,cfhd,qtrle,mjpegb,"
     "cinepak,svq1,svq3,rpza,smc,8bps,msvideo1,msrle,indeo2,indeo3,indeo4,indeo5,h261,h263i,vp3,vp4,vp5,vp7,dirac,"
-    "flashsv,flashsv2,zmbv,fraps,tscc2,mss1,mss2"
+    "flashsv,flashsv2,zmbv,fraps,tscc2,mss1,mss2,"
+    "apv,vvc,hap,speedhq,aic,camtasia,g2m,msa1,mts2,screenpresso,wmv3image,vc1image,r10k,y41p,avui,targa,tiff"
 )
 AUDIO_CODECS = (
     "aac,aac_latm,mp3,mp3float,mp2,mp2float,mp1,mp1float,opus,vorbis,speex,flac,alac,wavpack,tta,ape,amrnb,amrwb,"

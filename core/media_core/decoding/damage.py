@@ -4,6 +4,7 @@
 - Of a progressive JPEG whose markers are wrong somewhere the scans before are shown: the whole picture, less sharp.
 - A WebP that is cut short gets zeros instead, which decode as a continuation of the picture.
 - A PNG of an iPhone's app is read as others are.
+- An AVIF that is turned, mirrored or cropped need not say that this is essential.
 - A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
 - Of a PNG, GIF or BMP that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown; what is
   missing is white or transparent.
@@ -149,7 +150,37 @@ def whole(file: IO[bytes], head: bytes) -> IO[bytes]:
             return io.BufferedReader(Lengthened(file, b"", missing))
     if head.startswith(PNG) and head.endswith(CRUSHED):
         return _uncrushed(file)
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        return _with_essential_turns(file)
     return file
+
+
+def _with_essential_turns(file: IO[bytes]) -> IO[bytes]:
+    """The file, in which what turns, mirrors or crops a picture is marked as essential, as it has to be (ISO 23008-12,
+    6.5.10 and 9.3).
+    """
+    file.seek(0)
+    head = bytearray(file.read(MOST_BEFORE_PIXELS))
+    boxes, links = head.find(b"ipco"), head.find(b"ipma")
+    if boxes < 4 or links < 0 or links + 12 > len(head):
+        return file
+    before, names = bytes(head), [b""]
+    at, end = boxes + 4, min(boxes - 4 + int.from_bytes(head[boxes - 4 : boxes]), len(head))
+    while at + 8 <= end:
+        names.append(before[at + 4 : at + 8])
+        at += max(int.from_bytes(head[at : at + 4]), 8)
+    width, of_an_item = 1 + (head[links + 7] & 1), 2 if head[links + 4] == 0 else 4
+    at = links + 12
+    for _ in range(int.from_bytes(head[links + 8 : links + 12])):
+        first = at + of_an_item + 1
+        if first > len(head):
+            break
+        at = first + head[first - 1] * width
+        for place in range(first, min(at, len(head)), width):
+            number = int.from_bytes(head[place : place + width]) & ((1 << 8 * width - 1) - 1)
+            if number < len(names) and names[number] in (b"irot", b"imir", b"clap"):
+                head[place] |= 0x80
+    return file if head == before else io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
 
 
 def _uncrushed(file: IO[bytes]) -> IO[bytes]:

@@ -176,18 +176,22 @@ def _end_of_segment(file: IO[bytes]) -> int:
 
 def ends_within_a_box(file: IO[bytes]) -> bool:
     """Whether the end of ISO media is missing, by the lengths of its outermost boxes (ISO 14496-12, 4.2)."""
+    *_, (_, at, length) = outermost_boxes(file)
+    return length >= _BOX and at + length > size_of(file)
+
+
+def outermost_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Their names, where they begin and how long they are. The last one may have a length of 0, and goes to the end."""
     at, size = 0, size_of(file)
     for _ in range(MOST_BOXES):
         head = _at(file, at, 16)
         length = int.from_bytes(head[:4])
         if length == 1:
             length = int.from_bytes(head[8:])
-        if length < _BOX:
-            return False  # the last one goes to the end of the file
+        yield head[4:8], at, length
         at += length
-        if at >= size:
+        if length < _BOX or at >= size:
             break
-    return at > size
 
 
 def _footer_of_mxf(file: IO[bytes]) -> int:

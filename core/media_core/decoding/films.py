@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import io
 import itertools
+import re
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from PIL import Image, ImageStat
 
 from media_core.decoding.colours import Coding, to_srgb
 from media_core.decoding.containers import BARE, film_to_show, frames_of, opened, seek_to, start_of, stated_duration
+from media_core.decoding.durations import outermost_boxes
 from media_core.decoding.failures import CannotDecode
 from media_core.decoding.images import picture
 from media_core.decoding.stills import pixels
@@ -69,6 +71,14 @@ ROWS_OF_BT709 = 720
 """A film that does not say how its colours are coded is taken for BT.709 from so many rows on, else for BT.601, as in
 Chromium and Firefox."""
 
+_DOLBYS_OWN = ("dvh1", "dvhe", "dav1")
+_DOLBYS_NOTE = re.compile(rb"dvcC(?:.{0,24}?\x41\xed[\x80-\xff])?\x01.[\x0a\x0b]", re.DOTALL)
+"""Names of codecs, and a track's note, of films that only players of Dolby Vision show in their colours: of profile 5,
+and of 10 where it has nothing for others. In a Matroska the note has a name of its own.
+"""
+HEAD = 1 << 16
+"""So much is looked at for that note."""
+
 _UNSPECIFIED, _BT709 = 2, 1
 """Matrix coefficients (ITU-T H.273, table 4)."""
 _ALONG = {
@@ -103,12 +113,28 @@ def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) 
             stream = film_to_show(container)
             if stream is None:
                 raise CannotDecode("unsupported", "there is no video in it")
+            if _is_in_dolbys_colours(file, stream):
+                raise CannotDecode("unsupported", "its colours are in Dolby Vision's own form, which is not shown here")
             spending.begin()
             found = _worth_looking_at(container, stream, spending, at_seconds, max_side, is_sought=is_sought)
             if found:
                 facts, encoded = picture(*found)
                 return facts | {"duration": stated_duration(container)}, encoded
     raise CannotDecode("corrupt", "there is no picture in it")
+
+
+def _is_in_dolbys_colours(file: IO[bytes], stream: VideoStream) -> bool:
+    """Whether other players would show it in purple and green."""
+    context = stream.codec_context
+    if context.color_trc != _UNSPECIFIED:
+        return False
+    if context.codec_tag in _DOLBYS_OWN:
+        return True
+    start = 0
+    if stream.container.format.name.startswith("mov,"):
+        start = next((at for name, at, _ in outermost_boxes(file) if name == b"moov"), 0)
+    file.seek(start)
+    return _DOLBYS_NOTE.search(file.read(HEAD)) is not None
 
 
 class _Spending(io.RawIOBase):

@@ -4,7 +4,8 @@ A damaged picture shows what is there, as in a browser (`damage`).
 
 A picture's header tells the memory that decoding it takes, so the header decides. A sequential JPEG is decoded row by
 row at reduced scale, so even 250 megapixels take little. A progressive JPEG and every other format is held whole, at
-four bytes a pixel and more; the cap is 50 megapixels (WebP: 30).
+four bytes a pixel and more; the cap is 50 megapixels (WebP: 30), and 80 to 150 where a pixel takes less. Of a JPEG 2000
+the pixels count that it is decoded to. Of a larger picture a smaller copy is shown that its file holds (`copies`).
 
 The kernel enforces a memory limit for each step: HEADER_BYTES for reading a header, and for decoding what its number of
 pixels needs. So a header that understates its picture makes the decoding fail.
@@ -35,7 +36,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from media_core.decoding import bands, damage, fits, greys, jpeg2000, jxl, photoshop, stills
+from media_core.decoding import bands, copies, damage, fits, greys, jpeg2000, jxl, photoshop, stills, tiff
 from media_core.decoding.colours import Coding, profile_of, to_srgb
 from media_core.decoding.confinement import allow_memory
 from media_core.decoding.failures import CannotDecode
@@ -52,6 +53,16 @@ MOST_PIXELS_JXL = 30_000_000
 """JPEG XL's decoder keeps the whole picture in floats."""
 
 MOST_PIXELS_SEQUENTIAL_JPEG = 250_000_000
+MOST_PIXELS_PROGRESSIVE_JPEG = 80_000_000
+"""Six bytes a pixel, where its colours are as fine as its light."""
+
+MOST_PIXELS_JPEG2000 = 500_000_000
+"""Before they are halved. Its decoder keeps a note of each block of pixels, also of those that it passes over."""
+
+OF_PLAIN_ROWS = ("PNG", "BMP", "DIB", "TIFF", "PPM")
+MOST_PIXELS_OF_ROWS = {"1": 150_000_000, "L": 150_000_000, "RGB": 100_000_000, "CMYK": 100_000_000, "P": 100_000_000}
+"""By Pillow's modes of one byte and of four a pixel. Nothing is held beside them."""
+
 MOST_BYTES_HELD = 128 << 20
 """Largest encoded file of the formats whose decoder copies it into memory (WebP, AVIF, HEIF, most TIFFs)."""
 
@@ -180,9 +191,10 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
         return {"width": width, "height": height, "format": still.upper(), "animated": False}, b""
     try:
         image = _open(file)
-    except UnidentifiedImageError:
-        if (sides := bands.sides(file)) is None:
+    except (UnidentifiedImageError, CannotDecode):
+        if (directory := tiff.directory(file)) is None:
             raise
+        sides = tiff.sides(file, directory)
         _check_sides(*sides)
         return {"width": sides[0], "height": sides[1], "format": "TIFF", "animated": False}, b""
     width, height = _upright(_sides(image), _orientation(image))
@@ -212,7 +224,7 @@ def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], by
 
 def resize_thumbnail(file: IO[bytes], size: int, image_format: Literal["webp", "jpeg"]) -> tuple[dict[str, Any], bytes]:
     """One of our own thumbnails, scaled down to `size` pixels on its longest side and encoded anew."""
-    small = to_srgb(shrunk(_open_to_decode(file), size))
+    small = to_srgb(shrunk(_open_to_decode(file, size), size))
     if image_format == "webp":
         return {}, _webp(small)
     encoded = io.BytesIO()
@@ -312,7 +324,7 @@ def _check_apple_icon(icon: IcnsImagePlugin.IcnsFile, best: tuple[int, int, int]
         raise _too_large(*sides)
 
 
-def _open_to_decode(file: IO[bytes]) -> Image.Image:
+def _open_to_decode(file: IO[bytes], max_side: int) -> Image.Image:
     """As `_open`, and allows the memory for its pixels. Raises CannotDecode above the caps."""
     if icon := _stated_icon(file):
         allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * icon[0] * icon[1])
@@ -321,14 +333,40 @@ def _open_to_decode(file: IO[bytes]) -> Image.Image:
     if image.format == "TIFF" and image.info.get("compression") in _NOT_IN_LIBTIFF:
         raise CannotDecode("unsupported", "its pixels are packed in a way that is not decoded here")
     pixels = image.width * image.height
-    if pixels > MOST_PIXELS_SEQUENTIAL_JPEG or (pixels > MOST_PIXELS and not _is_sequential_jpeg(file)):
+    if image.format == "JPEG2000" and pixels <= MOST_PIXELS_JPEG2000:
+        pixels >>= 2 * jpeg2000.Header(file).halvings(max(image.size), max_side)
+    if pixels > MOST_PIXELS and pixels > _most_pixels(file, image):
         raise _too_large(image.width, image.height)
     allow_memory(DECODING_BYTES + COPIES_HELD * file.seek(0, io.SEEK_END) + BYTES_PER_PIXEL * pixels)
     return image
 
 
+def _most_pixels(file: IO[bytes], image: Image.Image) -> int:
+    """Of a picture that is decoded at once, by what each pixel takes until it is scaled down."""
+    if image.format in ("JPEG", "MPO"):
+        return MOST_PIXELS_SEQUENTIAL_JPEG if _is_sequential_jpeg(file) else MOST_PIXELS_PROGRESSIVE_JPEG
+    if image.format in OF_PLAIN_ROWS and not image.has_transparency_data:
+        return MOST_PIXELS_OF_ROWS.get(image.mode, MOST_PIXELS)
+    return MOST_PIXELS
+
+
 def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture's pixels, as many as can be decoded, and its sides. They are fewer pixels if it is a JPEG.
+    """The picture's pixels, as many as can be decoded, and its sides. Of one too large, those of a smaller copy in it.
+
+    Raises as `_loaded_whole`.
+    """
+    try:
+        return _loaded_whole(file, max_side)
+    except CannotDecode as error:
+        if error.code != "too_large" or (copy := copies.smaller(file)) is None:
+            raise
+    facts, _ = inspect_image(file)
+    image, _ = _loaded_whole(copy, max_side)
+    return image, _upright((facts["width"], facts["height"]), _orientation(image))
+
+
+def _loaded_whole(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """As `_loaded`, of the picture itself. There are fewer pixels if it is a JPEG.
 
     Raises as `_open_to_decode`, and CannotDecode if there are no pixels.
     """
@@ -356,7 +394,7 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
         size = file.seek(0, io.SEEK_END)
         allow_memory(DECODING_BYTES + stills.COPIES_HELD * size + BYTES_PER_PIXEL * sides[0] * sides[1])
         return stills.load(file, still), sides
-    image = _open_to_decode(file)
+    image = _open_to_decode(file, max_side)
     sides, is_shown_in_part, failed = _sides(image), image.format in damage.SHOWN_IN_PART, ""
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
         return _of_jpeg2000(file, image, max_side), sides
@@ -379,7 +417,7 @@ def _loaded(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
     del image  # its memory, before the same is taken again
     if is_progressive and (less_sharp := _of_first_scans(file, max_side)):
         return less_sharp, sides
-    image = _open_to_decode(file)
+    image = _open_to_decode(file, max_side)
     image.draft(None, (max_side, max_side))
     damage.load_in_part(image, failed)
     return image, sides
@@ -438,7 +476,7 @@ def _of_jxl(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[int, int
         raise CannotDecode("too_large", f"pictures of this format are decoded up to {MOST_BYTES_HELD >> 20} MiB")
     allow_memory()
     found = jxl.decoded(file)
-    return (found, found.size) if isinstance(found, Image.Image) else _loaded(found, max_side)
+    return (found, found.size) if isinstance(found, Image.Image) else _loaded_whole(found, max_side)
 
 
 def _sides_of_still(file: IO[bytes], name: str) -> tuple[int, int]:
@@ -504,7 +542,7 @@ def _stated_profile(image: Image.Image) -> bytes | None:
 
 
 def _too_large(width: int, height: int) -> CannotDecode:
-    return CannotDecode("too_large", f"{width} x {height} pixels are above the cap for this format")
+    return CannotDecode("too_large", f"its {width} x {height} pixels are more than are decoded here")
 
 
 def _check_sides(width: int, height: int) -> None:

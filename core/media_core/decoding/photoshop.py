@@ -7,6 +7,7 @@ The format is Adobe's: Photoshop File Formats Specification (2019), file header,
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass
 from typing import IO
@@ -20,8 +21,11 @@ from media_core.decoding.failures import CannotDecode
 _MODES = {1: "L", 3: "RGB", 4: "CMYK", 9: "LAB"}
 _RAW, _RLE = 0, 1
 _LARGE = 2
-_PROFILE = 1039
-MOST_BYTES_OF_A_PROFILE = 4 << 20
+_PROFILE, _PREVIEW = 1039, 1036
+_BEFORE_A_PREVIEW = 28
+"""Bytes: its own sides and lengths. Then comes a JPEG."""
+
+MOST_BYTES_OF_A_RESOURCE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def load(file: IO[bytes], found: Header) -> Image.Image:
         raise CannotDecode("corrupt", "channels of its colours are missing")
     file.seek(26)
     _pass_over(file, 4)
-    profile = _profile(file)
+    profile = _resource(file, _PROFILE)
     _pass_over(file, 8 if found.is_large else 4)
     packing = _number(file, 2)
     if packing not in (_RAW, _RLE) or (packing == _RLE and found.bits == 32):
@@ -90,22 +94,33 @@ def _plane(file: IO[bytes], found: Header, packed: int | None) -> Image.Image:
     return greys.every(Image.frombytes("L", (2 * found.width, found.height), data, *how), 2, 0)
 
 
-def _profile(file: IO[bytes]) -> bytes | None:
-    """The colour profile among the image resources, behind which the file then stands."""
+def preview(file: IO[bytes]) -> IO[bytes] | None:
+    """The small JPEG that Photoshop keeps for other programs; None where there is none."""
+    file.seek(0)
+    if file.read(4) != b"8BPS":
+        return None
+    file.seek(26)
+    _pass_over(file, 4)
+    found = _resource(file, _PREVIEW)
+    return io.BytesIO(found[_BEFORE_A_PREVIEW:]) if found else None
+
+
+def _resource(file: IO[bytes], wanted: int) -> bytes | None:
+    """One of the image resources, behind which the file then stands."""
     end = _number(file, 4) + file.tell()
-    profile = None
+    found = None
     while file.tell() + 12 <= end and file.read(4) == b"8BIM":
         kind = _number(file, 2)
         name = _number(file, 1)
         file.seek(name + (name + 1) % 2, 1)
         length = _number(file, 4)
-        if kind == _PROFILE and length <= MOST_BYTES_OF_A_PROFILE:
-            profile = file.read(length)
+        if kind == wanted and length <= MOST_BYTES_OF_A_RESOURCE:
+            found = file.read(length)
         else:
             file.seek(length, 1)
         file.seek(length % 2, 1)
     file.seek(end)
-    return profile
+    return found
 
 
 def _pass_over(file: IO[bytes], width: int) -> None:

@@ -118,13 +118,16 @@ def _of_picture(size: int, mime_type: str, thumbnail: Thumbnail) -> Facts:
 
 
 def _of_what_plays(size: int, mime_type: str, media: MediaFacts) -> Facts:
+    why = media.no_picture
+    if not media.has_video and media_types.category(mime_type) == "video":
+        why = "it has sound and no picture"
     return Facts(
         size,
         mime_type,
         media.width,
         media.height,
         media.duration,
-        details={"no_thumbnail": media.no_picture} if media.no_picture else {},
+        details={"no_thumbnail": why} if why else {},
         thumbnail_status="pending" if media.has_picture and media_types.has_thumbnail(mime_type) else "none",
     )
 

@@ -96,6 +96,12 @@ _IWORK = r"Index/Document\.iwa|Index\.zip|index\.xml"
 _PICTURE = r"(?i).+\.(jpe?g|png|webp|gif|avif|jxl)"
 _NAMED = {
     ".cbz": (_PICTURE, "application/vnd.comicbook+zip"),
+    ".cdr": (r"content/.+\.(cdr|dat)", "application/vnd.corel-draw"),
+    ".fig": (r"canvas\.fig", "application/x-figma"),
+    ".lottie": (r"manifest\.json", "application/zip+dotlottie"),
+    ".mscz": (r".+\.mscx", "application/x-musescore"),
+    ".procreate": (r"Document\.archive", "application/x-procreate"),
+    ".sketch": (r"document\.json", "application/x-sketch"),
     ".kmz": (r"[^/]+\.kml", "application/vnd.google-earth.kmz"),
     ".key": (_IWORK, "application/vnd.apple.keynote"),
     **{

@@ -72,6 +72,12 @@ _TEXTS = {
 }
 """What an extension may make of text; nothing here is run or rendered by a browser."""
 
+_NAMED = {
+    "application/json": {".geojson": "application/geo+json", ".gltf": "model/gltf+json"},
+    "application/gzip": {".svgz": "image/svg+xml-compressed", ".tgs": "application/x-tgsticker"},
+}
+"""What an extension may make of data of these types; none of it is served inline."""
+
 _SOUND_EXTENSIONS = (".3ga", ".m4a", ".m4b", ".m4r", ".mka", ".oga", ".opus", ".weba", ".wma")
 _BEGINNINGS = (
     (b"caff\0\1", "audio/x-caf"),
@@ -244,6 +250,26 @@ _PDF = b"%PDF-"
 PDF_WITHIN = 1024
 """Viewers look for a PDF's beginning in so many bytes (Adobe's implementation note 13 to PDF 1.7)."""
 
+_ROOTS = {
+    "collada": "model/vnd.collada+xml",
+    "feed": "application/atom+xml",
+    "fictionbook": "application/x-fictionbook+xml",
+    "gpx": "application/gpx+xml",
+    "kml": "application/vnd.google-earth.kml+xml",
+    "math": "application/mathml+xml",
+    "mpd": "application/dash+xml",
+    "mxfile": "application/vnd.jgraph.mxfile",
+    "opml": "text/x-opml",
+    "rss": "application/rss+xml",
+    "score-partwise": "application/vnd.recordare.musicxml+xml",
+    "score-timewise": "application/vnd.recordare.musicxml+xml",
+    "smil": "application/smil+xml",
+    "trainingcenterdatabase": "application/vnd.garmin.tcx+xml",
+    "tt": "application/ttml+xml",
+    "xmpmeta": "application/rdf+xml",
+}
+"""What a document in XML is by its outermost element. None of them is served inline."""
+
 _HTML = re.compile("a|b|body|br|div|font|form|h[1-6]|head|html|iframe|img|link|meta|p|script|style|table|title|video")
 _BLANK = re.compile(rb"(\s{16})\s+")
 _BLANK_PAGE = re.compile(rb"(\s{16})\s{500,}")
@@ -289,6 +315,8 @@ def sniff(head: bytes, filename: str | None = None, claimed: str | None = None) 
         found = "text/plain"
     if found.startswith("image/") and (raw := _raw_photo(head, extension, (claimed or "").lower())):
         return raw
+    if found in _NAMED:
+        return _NAMED[found].get(extension, found)
     if found.startswith("text/"):
         return "text/html" if found == "text/html" or _ACTIVE.search(text) else _TEXTS.get(extension, found)
     return found
@@ -470,4 +498,6 @@ def _document(root: str, is_xml: bool) -> str:
     name = root.lower().rpartition(":")[2]
     if name == "svg":
         return "image/svg+xml"
+    if found := _ROOTS.get(name):
+        return found
     return "text/html" if name == "html" or (_HTML.fullmatch(name) and not is_xml) else "application/xml"

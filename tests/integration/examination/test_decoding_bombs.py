@@ -168,7 +168,7 @@ def icns(inner: bytes) -> bytes:
 
 
 BOMBS: dict[str, tuple[Callable[[], bytes], Sides | None]] = {
-    "png of 50 megapixels": (lambda: png(7_100, 7_100), (7_100, 7_100)),
+    "png of 100 megapixels": (lambda: png(10_001, 10_000), (10_001, 10_000)),
     "png of 169 megapixels": (lambda: png(13_000, 13_000), (13_000, 13_000)),
     "png of 2,500 megapixels": (lambda: png(50_000, 50_000), (50_000, 50_000)),
     "png of 10,000 megapixels": (lambda: png(100_000, 100_000), (100_000, 100_000)),

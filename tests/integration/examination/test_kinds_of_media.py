@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from media_core.contents.life import Facts
-from media_core.decoding import BytesSource, MediaFacts, durations
+from media_core.decoding import BytesSource, DecodingFailed, MediaFacts, durations
 from media_core.decoding.pool import DecodingPool
 from media_core.decoding.stills import pixels
 from media_core.examination.examination import Examination
@@ -277,6 +277,9 @@ PICTURES_OF_FILMS = {
     "a cinema's.mxf": ("jpeg2000", "mxf", "yuv420p", "application/mxf"),
     "a conference's.avi": ("h261", "avi", "yuv420p", "video/x-msvideo"),
     "a lesson.flv": ("flashsv2", "flv", "bgr24", "video/x-flv"),
+    "a switcher's.avi": ("speedhq", "avi", "yuv422p", "video/x-msvideo"),
+    "a colourist's.mov": ("r10k", "mov", "gbrp10le", "video/quicktime"),
+    "an effect's.mov": ("targa", "mov", "bgr24", "video/quicktime"),
     "tv.wtv": ("mpeg2video", "wtv", "yuv420p", "video/x-ms-wtv"),
     "a.ivf": ("libvpx", "ivf", "yuv420p", "video/x-ivf"),
     "a.y4m": ("wrapped_avframe", "yuv4mpegpipe", "yuv420p", "video/x-yuv4mpeg"),
@@ -316,6 +319,37 @@ async def test_a_film_whose_frames_say_more_than_pyav_knows_is_shown(
     assert (facts.width, facts.height, facts.thumbnail_status) == (240, 160, "pending")
     assert facts.duration == pytest.approx(1, abs=0.1)
     await shows_its_quadrants(decoding_pool, film, facts.mime_type)
+
+
+def of_dolby(container: str) -> bytes:
+    """A film that says that its colours are in Dolby Vision's profile 5."""
+    film = media.film_of_quadrants("libx265", "mp4" if container == "mov" else container, "yuv420p")
+    if container == "mp4":
+        return film.replace(b"hev1", b"dvh1").replace(b"hvc1", b"dvh1")
+    if container == "mov":
+        at = film.index(b"btrt")  # a box of its sample's description that is not needed
+        return film[:at] + b"dvcC\1\0\x0a\x35".ljust(16, b"\0") + film[at + 16 :]
+    note = b"dvcC\x41\xed\x98\1\0\x0a" + bytes(21)  # in place of what stands there and is not needed
+    void = film.index(b"\xec", film.index(b"\x11\x4d\x9b\x74"))
+    return film[: void + 2 + 8] + note + film[void + 2 + 8 + len(note) :]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "matroska"])
+async def test_a_film_in_dolbys_own_colours_has_its_sides_and_no_purple_picture(
+    decoding_pool: DecodingPool, container: str
+) -> None:
+    data = of_dolby(container)
+    facts = await looked_at(decoding_pool, data, "a")
+    assert (facts.width, facts.height, facts.thumbnail_status) == (176, 144, "pending")
+    with pytest.raises(DecodingFailed, match="Dolby Vision"):
+        await make_thumbnail(decoding_pool, BytesSource(data), facts.mime_type)
+
+
+async def test_a_film_without_a_picture_says_so(decoding_pool: DecodingPool) -> None:
+    for container in ("mpegts", "flv", "avi"):
+        facts = await looked_at(decoding_pool, sound(container, "libmp3lame", 44_100)(), "radio")
+        assert (facts.thumbnail_status, facts.details) == ("none", {"no_thumbnail": "it has sound and no picture"})
+    assert not (await looked_at(decoding_pool, mp3(*PITCHES), "song.mp3")).details
 
 
 BARE_FILMS = {

@@ -253,10 +253,10 @@ def bomb(name: str) -> bytes:
         case "png":
             return PNG_BOMB()
         case "progressive jpeg":
-            return media.resized_header(media.photo(64, 48, progressive=True), 9_000, 8_000)
+            return media.resized_header(media.photo(64, 48, progressive=True), 12_000, 9_000)
         case "jpeg with a scan a component":
             at = jpeg.index(b"\xff\xda") + 4
-            return media.resized_header(jpeg[:at] + b"\1" + jpeg[at + 1 :], 9_000, 8_000)
+            return media.resized_header(jpeg[:at] + b"\1" + jpeg[at + 1 :], 12_000, 9_000)
         case "jpeg beyond all cameras":
             return media.resized_header(jpeg, 30_000, 30_000)
         case "webp":
@@ -332,16 +332,61 @@ async def test_twelve_megapixels_of_any_format_pass(decoding_pool: DecodingPool,
     assert_quadrants(shown(thumbnail))
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "BMP", "WEBP"])
-async def test_the_largest_allowed_picture_fits_the_memory_limit(image_format: str) -> None:
-    side = 5_400 if image_format == "WEBP" else 7_000
-    options = {"WEBP": {"method": 0, "quality": 10}, "PNG": {"compress_level": 1}, "BMP": {}}[image_format]
-    picture = Image.new("RGB" if image_format == "BMP" else "RGBA", (side, side), media.GREEN)
+LARGEST: dict[str, Callable[[], bytes]] = {
+    "clear PNG": lambda: media.encoded(Image.new("RGBA", (7_000, 7_000), media.GREEN), "PNG", compress_level=1),
+    "PNG": lambda: media.png_bomb(10_000, 10_000),
+    "WebP": lambda: media.encoded(Image.new("RGBA", (5_400, 5_400), media.GREEN), "WEBP", method=0, quality=10),
+}
+
+
+@pytest.mark.parametrize("kind", LARGEST)
+async def test_the_largest_allowed_picture_fits_the_memory_limit(kind: str) -> None:
     async with DecodingPool(processes=1, limits=ChildLimits()) as pool:
-        thumbnail = await make_thumbnail(
-            pool, BytesSource(media.encoded(picture, image_format, **options)), "image/png"
-        )
+        thumbnail = await make_thumbnail(pool, BytesSource(LARGEST[kind]()), "image/png")
     assert (thumbnail.width, thumbnail.height) == (1_024, 1_024)
+
+
+async def test_an_avif_that_is_turned_need_not_say_that_this_matters(decoding_pool: DecodingPool) -> None:
+    data = bytearray(media.oriented(6, "AVIF"))
+    links = data.index(b"ipma")
+    for place in range(links + 15, links + 15 + data[links + 14]):
+        data[place] &= 0x7F
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(bytes(data)), "image/avif")))
+
+
+def heif_of_200_megapixels() -> bytes:
+    """By its header, with a thumbnail."""
+    whole = media.encoded(media.quadrants(960, 640), "HEIF", thumbnails=[240], enc_params={"preset": "ultrafast"})
+    return whole.replace(struct.pack(">4x2I", 960, 640), struct.pack(">4x2I", 16_320, 10_880))
+
+
+def photoshop_of_600_megapixels(version: int) -> bytes:
+    preview = bytes(28) + media.photo(240, 160)
+    resource = b"8BIM" + struct.pack(">HHI", 1036, 0, len(preview)) + preview + bytes(len(preview) % 2)
+    header = b"8BPS" + struct.pack(">H6xHIIHH", version, 3, 20_000, 30_000, 8, 3) + bytes(4)
+    return header + struct.pack(">I", len(resource)) + resource + bytes(100)
+
+
+LEVEL = media.quadrants(240, 160)
+LABEL = Image.new("RGB", (200, 230), "black")
+LARGE: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
+    "a slide's.tif": (lambda: media.pyramid(60_000, 40_000, LEVEL, LABEL), (60_000, 40_000)),
+    "a map's.tif": (lambda: media.pyramid(60_000, 40_000, LEVEL, order=">"), (60_000, 40_000)),
+    "a microscope's.ome.tif": (
+        lambda: media.pyramid(60_000, 40_000, LABEL, LEVEL, is_big=True, nested=True),
+        (60_000, 40_000),
+    ),
+    "a phone's.heic": (heif_of_200_megapixels, (16_320, 10_880)),
+    "a poster.psd": (lambda: photoshop_of_600_megapixels(1), (30_000, 20_000)),
+    "a poster.psb": (lambda: photoshop_of_600_megapixels(2), (30_000, 20_000)),
+}
+
+
+async def test_of_a_picture_too_large_to_decode_its_small_copy_is_shown(decoding_pool: DecodingPool) -> None:
+    for make, sides in LARGE.values():
+        thumbnail = await make_thumbnail(decoding_pool, BytesSource(make()), "image/tiff")
+        assert (thumbnail.source_width, thumbnail.source_height) == sides
+        assert_quadrants(shown(thumbnail))
 
 
 # Files without a thumbnail

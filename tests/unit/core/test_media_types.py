@@ -212,6 +212,34 @@ def test_xml_is_xml(head: bytes) -> None:
     assert sniff(head, "notes.txt", "text/plain") == "application/xml"
 
 
+@pytest.mark.parametrize(
+    ("head", "filename", "expected"),
+    [
+        (
+            b"<?xml version='1.0'?><kml xmlns='http://www.opengis.net/kml/2.2'/>",
+            "a",
+            "application/vnd.google-earth.kml+xml",
+        ),
+        (b"<gpx version='1.1'>", "a", "application/gpx+xml"),
+        (b"<?xml version='1.0'?>\n<TrainingCenterDatabase>", "a", "application/vnd.garmin.tcx+xml"),
+        (b"<?xml version='1.0'?><FictionBook>", "a", "application/x-fictionbook+xml"),
+        (b"<tt:tt xmlns:tt='http://www.w3.org/ns/ttml'>", "a.txt", "application/ttml+xml"),
+        (
+            b"<?xml version='1.0'?>\n<!DOCTYPE score-partwise>\n<score-partwise/>",
+            "a",
+            "application/vnd.recordare.musicxml+xml",
+        ),
+        (b'{"type": "FeatureCollection"}', "a.geojson", "application/geo+json"),
+        (b'{"asset": {"version": "2.0"}}', "a.gltf", "model/gltf+json"),
+        (b"\x1f\x8b\x08\0" + bytes(20), "a sticker.tgs", "application/x-tgsticker"),
+        (b"just some words\n", "a.geojson", "text/plain"),
+    ],
+)
+def test_data_of_a_known_form_has_its_type_and_is_not_inline(head: bytes, filename: str, expected: str) -> None:
+    assert sniff(head, filename) == expected
+    assert not inline_allowed(expected) or expected == "text/plain"
+
+
 def test_hostile_markup_is_read_in_no_time() -> None:
     for head in (b"<!---->" * 600, b"<?" * 2_000, b"<!-- " * 800, b"< " * 2_000, b"<!doctype " + b"x" * 4_000):
         sniff(head)

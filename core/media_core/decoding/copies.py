@@ -1,0 +1,109 @@
+"""Smaller copies of a picture that its file holds beside it, for those too large to decode. Runs in the child.
+
+Slides of microscopes and maps are pyramids: each level is a directory of the TIFF, with half of the sides or less.
+Photoshop keeps a preview, and a phone's HEIF has a thumbnail. A level is copied out, whatever the length of the file.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from typing import IO, Final
+
+from media_core.decoding import photoshop, tiff
+from media_core.decoding.damage import Lengthened
+
+LEAST_SIDE: Final = 1024
+"""Pixels. Of the levels the smallest is shown whose longer side has as many, or else the largest."""
+
+MOST_LEVELS: Final = 40
+MOST_BYTES: Final = 32 << 20
+"""Of a level's pixels as they are packed."""
+
+MOST_SKEW: Final = 0.02
+"""Share by which the shape of a copy may differ: the sides of levels are rounded. A slide's label has another one."""
+
+_KIND, _SUB_DIRECTORIES = 254, 330
+_PARTS: tuple[tuple[int, int], ...] = ((273, 279), (324, 325))
+"""Tags of a TIFF: where strips or tiles stand, and how long they are."""
+_KEPT: tuple[int, ...] = (
+    *(256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 317, 320, 322, 323, 338, 339),
+    *(347, 530, 531, 532, 34675, 42113),
+)
+"""What else says how pixels are packed, and their colours (TIFF 6.0; Technical Note 2; ICC.1; GDAL)."""
+
+META_BYTES: Final = 64 << 10
+"""So much of a HEIF's start is looked at: there it says what its items are."""
+
+
+def smaller(file: IO[bytes]) -> IO[bytes] | None:
+    """A file with the same picture, smaller; None where there is none."""
+    return _level(file) or photoshop.preview(file) or _thumbnail_of_heif(file)
+
+
+def _level(file: IO[bytes]) -> IO[bytes] | None:
+    first = tiff.directory(file)
+    if first is None:
+        return None
+    sides = tiff.sides(file, first)
+    levels = []
+    is_tiled = _PARTS[1][0] in first.entries
+    for level in _others(file, first):
+        width, height = tiff.sides(file, level)
+        is_copy = is_tiled or tiff.number(file, level, _KIND, 0) & 1
+        is_alike = abs(width * sides[1] - height * sides[0]) <= MOST_SKEW * width * sides[1]
+        length = sum(sum(tiff.values(file, level, lengths, tiff.MOST_PARTS)) for _, lengths in _PARTS)
+        if is_copy and is_alike and 0 < width < sides[0] and 0 < length <= MOST_BYTES:
+            levels.append((max(width, height), level))
+    levels.sort(key=lambda level: level[0])
+    found = next((level for side, level in levels if side >= LEAST_SIDE), levels[-1][1] if levels else None)
+    return None if found is None else _by_itself(file, found)
+
+
+def _others(file: IO[bytes], first: tiff.Directory) -> Iterator[tiff.Directory]:
+    """The directories that the first one names, and those behind it."""
+    for at in tiff.values(file, first, _SUB_DIRECTORIES, MOST_LEVELS):
+        if found := tiff.directory(file, at):
+            yield found
+    last = first
+    for _ in range(MOST_LEVELS):
+        following = tiff.directory(file, last.following) if last.following else None
+        if following is None:
+            break
+        yield following
+        last = following
+
+
+def _by_itself(file: IO[bytes], level: tiff.Directory) -> IO[bytes]:
+    order = level.order
+    data = io.BytesIO()
+    data.write(bytes(8))
+    entries = {tag: tiff.entry(file, level, tag, MOST_BYTES) for tag in _KEPT if tag in level.entries}
+    for places, lengths in _PARTS:
+        starts = tiff.values(file, level, places, tiff.MOST_PARTS)
+        sizes = tiff.values(file, level, lengths, tiff.MOST_PARTS)
+        moved = []
+        for start, size in zip(starts, sizes, strict=False):
+            file.seek(start)
+            moved.append(data.tell())
+            data.write(file.read(size))
+        if moved:
+            entries |= {places: tiff.numbers(order, moved), lengths: tiff.numbers(order, sizes[: len(moved)])}
+    end = data.tell()
+    data.write(tiff.packed(order, entries, end))
+    data.seek(0)
+    data.write((b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", end))
+    return data
+
+
+def _thumbnail_of_heif(file: IO[bytes]) -> IO[bytes] | None:
+    """The same file, of which the thumbnail is the picture that is shown (ISO 23008-12, 6.4.2 and 6.4.4)."""
+    file.seek(0)
+    head = bytearray(file.read(META_BYTES))
+    primary, link = head.find(b"pitm"), head.find(b"thmb")
+    if head[4:8] != b"ftyp" or primary < 0 or link < 0 or any(head[primary + 4 : primary + 8]):
+        return None
+    head[primary + 8 : primary + 10] = head[link + 4 : link + 6]
+    head[link : link + 4] = b"cdsc"  # else it would be a thumbnail of another one
+    return io.BufferedReader(Lengthened(file, b"", start=bytes(head)))
