@@ -110,6 +110,11 @@ async def files(api: Api) -> dict[str, str]:
         heard = formats.result([dict(segment) for segment in SEGMENTS], "en", 3.9)
         await Queue(api.database).finish(lease, heard)
         await put("just uploaded.png", picture(8, 900, 600), None)
+    # On a busy machine some pictures are left to a worker, and none runs here.
+    small = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(small, "WEBP")
+    for (sha256,) in await api.database.call("SELECT sha256 FROM blob WHERE thumbnail_status = 'pending'", ()):
+        await api.thumbnail(sha256, small.getvalue())
     return found
 
 
@@ -218,7 +223,8 @@ async def signing_in(page: Page, _: dict[str, str]) -> None:
 
 VIEWS: dict[str, View] = {
     "grid": grid,
-    "list": table,
+    "menu": menu,
+    "keys": dialog,
     "picture": looked_at,
     "recording": heard,
     "text": read,
@@ -226,11 +232,12 @@ VIEWS: dict[str, View] = {
     "room": room,
     "jobs": jobs,
     "nothing": nothing,
-    "menu": menu,
-    "keys": dialog,
+    "list": table,
     "uploads": sending,
     "sign-in": signing_in,
 }
+OPENED_ANEW = ("grid", "list", "uploads")
+"""Views that what stands before them would change. To load the page takes longer than most views."""
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +254,14 @@ async def test_axe_finds_nothing_in_any_view_and_nothing_is_wider_than_the_scree
     api: Api, files: dict[str, str], page: Page, axe: str, screen: str
 ) -> None:
     for name, view in VIEWS.items():
-        await open_anew(page, api, screen)
+        if name in OPENED_ANEW:
+            await open_anew(page, api, screen)
+        else:
+            await page.keyboard.press("Escape")
+            await page.evaluate("location.hash = '#/'")
         await view(page, files)
-        await page.evaluate(axe)
+        if not await page.evaluate("'axe' in window"):
+            await page.evaluate(axe)
         problems = await page.evaluate(AXE)
         assert not problems, f"{name}: {described(problems)}"
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
@@ -306,12 +318,12 @@ SCROLLED = """async () => {
   const box = document.querySelector('[data-testid=files-box]')
   const frames = []
   let [most, last] = [0, performance.now()]
-  while (frames.length < 240) {
+  while (frames.length < 120) {
     await new Promise(requestAnimationFrame)
     const now = performance.now()
     frames.push(now - last)
     last = now
-    box.scrollTop += 150
+    box.scrollTop += 300
     most = Math.max(most, box.querySelectorAll('li').length)
   }
   return {frames, most, top: box.scrollTop}

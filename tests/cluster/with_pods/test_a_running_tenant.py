@@ -1,4 +1,4 @@
-"""What the users of a running tenant see: verdicts, the page of files, an outage, changes of the tenant.
+"""What the users of a running tenant see: verdicts, the page of files, a refused uninstallation, an outage, changes.
 
 All tests have the same tenant, one after the other.
 
@@ -7,7 +7,9 @@ While S3, clamd or PostgreSQL is away users have to wait, but nothing fails. All
 """
 
 import os
+import re
 import statistics
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -21,9 +23,9 @@ from media_operator.tenant.spec import schema_of
 from tests.browser.chromium import PATIENCE, chromium, opened
 from tests.cluster.machine import slowness
 from tests.cluster.node.client import Client
-from tests.cluster.node.installation import Installation
+from tests.cluster.node.installation import RELEASE, Installation
 from tests.cluster.node.load import Clients
-from tests.cluster.node.namespace import Namespace
+from tests.cluster.node.namespace import PLATFORM, Namespace
 from tests.cluster.node.waiting import wait_until
 from tests.cluster.with_pods.test_a_tenants_life import RECORDING, SAID
 from tests.fixtures import media
@@ -102,6 +104,22 @@ def test_the_images_decode_pictures_pages_and_films(running: Namespace) -> None:
         for kind, content in contents.items():
             path = f"/v1/media/download/{acme.upload(content, kind, 'application/octet-stream')}/thumbnail"
             wait_until(lambda path=path: acme.get(path).status_code == 200, 60, lambda kind=kind: f"{kind} has none")
+
+
+def test_a_refused_uninstallation_removes_nothing_and_says_how_to_go_on(
+    platform: Installation, running: Namespace
+) -> None:
+    """After the refusal Helm takes the release for partly removed, and upgrades it only after that rollback."""
+    installed = ("get", "deployments,statefulsets,secrets", "--output", "name")
+    before = platform.own.kubectl(*installed)
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        platform.cluster.helm("uninstall", RELEASE, "--namespace", PLATFORM, "--timeout", "120s")
+    said = refused.value.stderr + refused.value.stdout
+    (rollback,) = re.findall(r"helm (rollback [\w -]+)", said)
+    platform.cluster.helm(*rollback.split())
+    assert f"{running.name}/acme" in said
+    assert set(before.split()) <= set(platform.own.kubectl(*installed).split())
+    platform.install()
 
 
 class Users:

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.node
 SERVICES = Path(__file__).parents[1] / "services"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workspace(loaded: Cluster) -> Iterator[Namespace]:
+    """One for all tests: each name in it is of one test. To make and remove one costs more than most tests do."""
     with Namespace.new(loaded, "test") as workspace:
         yield workspace
 
@@ -115,9 +116,9 @@ importlib.import_module({module!r})
 print(os.getuid() != 0, [tool for tool in ('cc', 'gcc', 'make', 'pip') if shutil.which(tool)])
 print([str(path) for path in pathlib.Path('/root').glob('.cache/*')] if os.access('/root', os.R_OK) else [])
 """
-    workspace.apply(pod("look", "python3", "-c", look, image=images.tag(image)))
-    workspace.wait("pod/look", "jsonpath={.status.phase}=Succeeded")
-    assert workspace.kubectl("logs", "look").split("\n")[:2] == ["True []", "[]"]
+    workspace.apply(pod(f"look-{image}", "python3", "-c", look, image=images.tag(image)))
+    workspace.wait(f"pod/look-{image}", "jsonpath={.status.phase}=Succeeded")
+    assert workspace.kubectl("logs", f"look-{image}").split("\n")[:2] == ["True []", "[]"]
 
 
 def test_a_changed_source_changes_one_small_layer_and_runs_in_the_cluster(
@@ -182,7 +183,7 @@ except scoped.exceptions.ClientError as error:
 def test_minio_takes_its_place_by_a_switch(workspace: Namespace) -> None:
     workspace.cluster.load(*images.make(workspace.cluster.docker, "minio"))
     workspace.kubectl("apply", "--filename", str(SERVICES / "minio.yaml"))
-    workspace.wait("deployment/s3", "condition=Available")
+    workspace.kubectl("rollout", "status", "deployment/s3", "--timeout=60s")  # versitygw's pod goes first
     script = """
 import boto3
 root = dict(aws_access_key_id="root", aws_secret_access_key="root-secret-of-the-tests", region_name="us-east-1")
