@@ -13,6 +13,7 @@ from collections.abc import Container, Generator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -22,6 +23,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # A Kubernetes API server takes a fifth less of a CPU if Go collects its garbage later, and a few hundred MiB more.
 os.environ.setdefault("GOGC", "400")
+
+# A busy machine is no failure of a property.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 TIERS = ("unit", "integration", "browser", "control plane", "node")
 MARKED = {"control_plane": "control plane", "node": "node"}

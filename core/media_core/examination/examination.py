@@ -7,6 +7,7 @@ image carries.
 import asyncio
 import contextlib
 import hashlib
+from dataclasses import replace
 
 import structlog
 
@@ -63,13 +64,17 @@ class Examination:
             return Examined(Facts(source.size, mime_type, thumbnail_status="pending"))
         except DecodingFailed as error:
             _log.info("not_decoded", mime_type=mime_type, size=source.size, code=error.code, detail=error.detail)
+            # Of a decoder that died the file may not be the cause: the kernel ends one where others took the memory.
+            status = "pending" if error.code == "crashed" and media_types.has_thumbnail(mime_type) else "none"
             match media_types.category(mime_type):
                 case "image":
-                    return Examined(await self._measure(source, mime_type, _said_of(error)))
+                    measured = await self._measure(source, mime_type, _said_of(error))
+                    return Examined(replace(measured, thumbnail_status=status))
                 case "audio" | "video" if _may_be_chance(mime_type, head) and error.code in ("unsupported", "corrupt"):
                     mime_type = media_types.UNKNOWN
                 case "video" | "document":
-                    return Examined(Facts(source.size, mime_type, details=_said_of(error)))
+                    facts = Facts(source.size, mime_type, details=_said_of(error), thumbnail_status=status)
+                    return Examined(facts)
         if mime_type.startswith("text/"):
             looked_at = await source.read(0, CHARSET_BYTES)
             found = await asyncio.to_thread(sniffing.charset, looked_at, is_whole=len(looked_at) == source.size)

@@ -119,7 +119,7 @@ _OLD: Final = (
 # Times until which something waits or is held. Where the server's clock ran ahead and was set back, they are too far
 # off: all that was queued or held meanwhile would stay so for as long as the clock had been wrong.
 _WAITS: Final = (
-    ("job", "job_id", "run_after", "status = 'queued'"),
+    *(("job", "job_id", "run_after", f"status = 'queued' AND kind = '{kind}'") for kind in JOB_KINDS),
     ("job", "job_id", "lease_until", "status = 'running'"),
     ("upload", "upload_id", "claimed_until", "claim IS NOT NULL"),
     ("webhook", "webhook_id", "claimed_until", "claim IS NOT NULL"),

@@ -137,7 +137,8 @@ def database_ready(context: Context) -> Finding:
         step = CreateDatabase(schema, context.own_mark, may_adopt(context.tenant))
         return attempt(context, step, "SchemaMissing", f"schema {schema} is being made")
     if seen.revision is not None and seen.revision not in seen.known_revisions:
-        return Finding("False", "SchemaNewer", f"schema {schema} was migrated to {seen.revision} by a newer version")
+        words = f"schema {schema} was migrated to {seen.revision} by a newer version: run that one again"
+        return Finding("False", "SchemaNewer", f"{words}. What runs of it goes on; no worker is started")
     if seen.revision != seen.known_revisions[-1]:
         return attempt(
             context, MigrateDatabase(schema, first=seen.is_new), "SchemaOutdated", f"schema {schema} is being migrated"

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +43,20 @@ async def take(queue: Queue, kind: str = "transcribe", seconds: float = 30) -> L
     lease = await queue.lease(kind, worker="test", seconds=seconds)
     assert lease is not None
     return lease
+
+
+async def delayed(database: Database, job_id: str, act: Awaitable[None]) -> tuple[float, float]:
+    """Seconds for which a job is handed back by `act`, from before it and from after it; the job is due afterwards."""
+    ((before,),) = await database.call("SELECT now()", ())
+    await act
+    async with database.transaction() as tx:
+        delays = await tx.first(
+            "SELECT extract(epoch FROM run_after - %(before)s)::float AS most,"
+            " extract(epoch FROM run_after - now())::float AS least FROM job WHERE job_id = %(id)s",
+            {"id": job_id, "before": before},
+        )
+        await tx.execute("UPDATE job SET run_after = now()")
+    return delays.most, delays.least
 
 
 async def expire(database: Database, job_id: str) -> None:
@@ -156,15 +171,12 @@ async def test_a_failed_job_is_retried_after_a_growing_jittered_delay_then_fails
     for attempt in range(1, JOB_KINDS["transcribe"].max_attempts + 1):
         lease = await take(queue)
         assert lease.attempts == attempt
-        await queue.fail(lease, "unavailable", "object store: away", retry=True)
-        async with database.transaction() as tx:
-            delay = await tx.value(
-                "SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = %(id)s", {"id": job_id}
-            )
-            delays.append(float(delay))
-            await tx.execute("UPDATE job SET run_after = now()")
-    for attempt, delay in enumerate(delays[:-1]):
-        assert 50 * 2**attempt - 1 <= delay <= 150 * 2**attempt
+        delays.append(
+            await delayed(database, job_id, queue.fail(lease, "unavailable", "object store: away", retry=True))
+        )
+    for attempt, (most, least) in enumerate(delays[:-1]):
+        assert 50 * 2**attempt <= most
+        assert least <= 150 * 2**attempt
     ended = await row(database, job_id)
     assert (ended.status, ended.error_code, ended.error_detail) == ("failed", "unavailable", "object store: away")
     assert ended.finished_at is not None
@@ -373,16 +385,11 @@ async def test_a_job_that_is_postponed_ever_so_often_is_never_failed_and_is_aske
     for tries in range(20 * JOB_KINDS["transcribe"].max_attempts):
         lease = await take(queue)
         assert (lease.attempts, lease.postponed) == (1, tries)
-        await queue.postpone(lease, "object store", "it does not answer")
-        async with database.transaction() as tx:
-            delay = await tx.value(
-                "SELECT extract(epoch FROM run_after - now()) FROM job WHERE job_id = %(id)s", {"id": job_id}
-            )
-            delays.append(float(delay))
-            await tx.execute("UPDATE job SET run_after = now()")
-    for tries, delay in enumerate(delays):
-        most = min(POSTPONED_SECONDS, 2.0 * 2**tries)
-        assert most / 2 - 1 <= delay <= most
+        delays.append(await delayed(database, job_id, queue.postpone(lease, "object store", "it does not answer")))
+    for tries, (most, least) in enumerate(delays):
+        longest = min(POSTPONED_SECONDS, 2.0 * 2**tries)
+        assert longest / 2 <= most
+        assert least <= longest
     waiting = await row(database, job_id)
     assert (waiting.status, waiting.attempts, waiting.error_code) == ("queued", 0, "waiting")
     assert waiting.error_detail == "object store: it does not answer"

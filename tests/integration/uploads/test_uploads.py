@@ -10,6 +10,7 @@ import pytest
 
 from media_core.contents.quota import Usage
 from media_core.database import Database
+from media_core.decoding import DecodingFailed
 from media_core.decoding.pool import DecodingPool
 from media_core.errors import Refused, Unavailable
 from media_core.items.library import Library
@@ -19,7 +20,7 @@ from media_core.store.folder import FolderStore
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.uploads.capacity import Capacity
 from media_core.uploads.upload import BUFFER_BYTES, Uploaded, Uploads
-from tests.fixtures.media import photo, png_bomb
+from tests.fixtures.media import film, photo, png_bomb
 from tests.fixtures.sources import Held
 from tests.integration.acting import judge, left_behind, upload, usage
 from tests.integration.tenancy import ALICE, BOB, GENEROUS, MIB, STRANGER, TenantDatabase
@@ -355,6 +356,21 @@ async def test_a_picture_that_takes_too_long_is_kept_and_its_thumbnail_left_to_a
 ) -> None:
     monkeypatch.setattr("media_core.examination.examination.THUMBNAIL_SECONDS", 0.0)
     uploaded = await upload(uploads, photo(640, 480), filename="slow.jpg")
+    assert uploaded.thumbnail_id is not None
+    assert (await Queue(database).depth())["thumbnail"].ready == 1
+
+
+@pytest.mark.parametrize("data", [photo(640, 480), film(1)], ids=["picture", "film"])
+async def test_where_the_decoder_was_killed_the_thumbnail_is_left_to_a_worker(
+    uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """As the kernel does it to a pod that is short of memory: the file is not the cause."""
+
+    async def killed(*_: object, **__: object) -> None:
+        raise DecodingFailed("crashed", "the decoding process ended without an answer")
+
+    monkeypatch.setattr(DecodingPool, "run", killed)
+    uploaded = await upload(uploads, data)
     assert uploaded.thumbnail_id is not None
     assert (await Queue(database).depth())["thumbnail"].ready == 1
 

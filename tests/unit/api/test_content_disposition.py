@@ -3,7 +3,7 @@
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media_api.answers.downloads import content_disposition, disposition_of, prefers_jpeg
@@ -29,7 +29,6 @@ def test_any_other_name_is_sent_twice_plain_and_in_utf_8(name: str, plain: str, 
     assert content_disposition(name, inline=False) == wanted
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(min_size=1).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
 def test_no_name_breaks_out_of_the_header_and_every_name_comes_back(name: str) -> None:
     header = content_disposition(name, inline=False)

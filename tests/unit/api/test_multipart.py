@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fastapi import Request
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media_api.requests.body import FAST_CHUNK_BYTES, ClientGone
@@ -108,7 +108,6 @@ async def test_a_file_and_its_fields_come_apart() -> None:
     assert form.text("room_id") == "r"
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     st.binary(max_size=300).filter(lambda data: BOUNDARY.encode() not in data),
     st.lists(st.integers(1, 40), min_size=1, max_size=60),
@@ -127,7 +126,6 @@ async def test_the_pieces_in_which_it_arrives_make_no_difference(data: bytes, cu
 FRAGMENTS = [b"\r", b"\n", b"\r\n--", f"\r\n--{BOUNDARY[:-1]}".encode(), b"-", b"x", bytes(1000), b"\r" * 400]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     st.lists(st.sampled_from(FRAGMENTS), max_size=300).map(b"".join),
     st.integers(1, 3000),
@@ -516,7 +514,6 @@ async def test_a_broken_form_is_refused(body: bytes) -> None:
     assert "broken" in await refusal(body)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=400), st.sampled_from([b"", body_of(part("file", b"abc", "a"))]))
 async def test_no_bytes_do_worse_than_a_refusal(garbage: bytes, rest: bytes) -> None:
     for body in (garbage + rest, f"--{BOUNDARY}\r\n".encode() + garbage + rest):

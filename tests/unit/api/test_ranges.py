@@ -1,7 +1,7 @@
 """Range, If-Range and If-None-Match (RFC 9110)."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media_api.answers.downloads import byte_range, fails, not_modified, range_still_holds
@@ -80,7 +80,6 @@ def test_a_range_beyond_the_end_is_refused_with_the_size(header: str) -> None:
     assert refused.value.facts == {"size": 100}
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(max_size=30), st.integers(1, 10**12))
 def test_no_header_asks_for_bytes_that_do_not_exist(text: str, size: int) -> None:
     for header in (text, f"bytes={text}"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media_workers.speech.chunks import (
@@ -65,7 +65,6 @@ def test_everything_is_heard_on_request_if_there_is_a_voice_at_all() -> None:
     assert cut(speech(9), first=0, last=True, most=2, longest=LONGEST, everything=True).chunks == ()
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     st.lists(st.floats(0, 12), min_size=1, max_size=20),
     st.integers(1, 3),
@@ -92,7 +91,6 @@ def test_no_voice_is_lost_or_heard_twice(
     assert found.following > first or (last and first == len(voice))
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0.1, 12), min_size=5, max_size=40), st.integers(1, 3))
 def test_whoever_begins_at_a_cut_finds_the_same_cuts_after_it(seconds: list[float], most: int) -> None:
     voice = speech(*seconds, 2)
@@ -150,7 +148,6 @@ def test_one_word_for_a_whole_chunk_leaves_nothing_to_be_heard_apart() -> None:
     assert apart([(0.0, 3.0)], speech(0, 3)) == apart([], speech(0, 3)) == []
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.floats(0, 4), min_size=1, max_size=20), st.lists(st.floats(0, 1), max_size=40))
 def test_parts_are_the_whole_chunk_in_order(seconds: list[float], moments: list[float]) -> None:
     voice = speech(*seconds, 2)
