@@ -714,6 +714,27 @@ async def test_the_next_stretch_is_begun_while_one_is_heard(tenant: Tenant) -> N
     assert model.under_way == 0
 
 
+class WatchedModel(Model):
+    """Notes which stretches are heard quickly."""
+
+    def __init__(self, model: Model) -> None:
+        self.__dict__.update(vars(model))
+        self.quickly: list[bool] = []
+
+    async def hear(self, *arguments: Any) -> Any:
+        self.quickly.append(arguments[-1])
+        return await super().hear(*arguments)
+
+
+async def test_clear_speech_is_heard_quickly_once_a_stretch_of_it_is_known(tenant: Tenant) -> None:
+    recording = sample("long_en.m4a")
+    with_care = await tenant.whole(recording, language="en")
+    tenant.whisper = Whisper(WhisperSettings(model=str(MODEL), chunk_seconds=CHUNK_SECONDS))
+    tenant.whisper._model = model = WatchedModel(await tenant.whisper.model())
+    assert await tenant.transcribe(recording, language="en") == with_care
+    assert model.quickly == [False, False, True]
+
+
 async def test_what_is_said_before_a_damaged_place_is_stored(tenant: Tenant) -> None:
     recording = sample("long_en.m4a")
     whole = await tenant.whole(recording, language="en")

@@ -58,3 +58,11 @@ def test_no_script_makes_a_text_look_repeated(language: str) -> None:
     said = Text([1], TALKS[language], -0.3, 0.1)
     assert not said.is_doubtful
     assert replace(said, written=f"{said.written} " * 4).is_doubtful
+
+
+def test_a_quick_text_is_believed_where_the_model_is_sure_of_it() -> None:
+    clear = replace(SURE, probability=-0.1)
+    assert Heard(clear).texts(None, [16_000], quickly=True) == [clear]  # type: ignore[arg-type]
+    for doubtful in (SURE, replace(SAID_TWICE, probability=-0.06)):
+        assert Heard(doubtful, FREE).texts(None, [16_000], quickly=True) == [FREE]  # type: ignore[arg-type]
+    assert Heard(FREE).texts(None, [16_000]) == [FREE]  # type: ignore[arg-type]

@@ -30,6 +30,9 @@ ends. Whisper has 448 for each 30 seconds. CTranslate2 gives half of them to the
 takes 4, Hindi 12, Georgian 35."""
 _UNSURE: Final = -1.0
 """Mean log probability of the tokens below which a text is heard again."""
+_SURE: Final = -0.15
+"""Mean log probability above which the likeliest token each time is believed: five beams write nothing better there,
+and take half as much time again (docs/speech.md has the figures)."""
 _REPETITIVE: Final = 2.4
 """Ratio by which zlib compresses a text above which it is heard again: the model repeats itself. faster-whisper
 compresses UTF-8, in which half of any Hindi, Tamil or Georgian text repeats; here a character counts as one byte."""
@@ -62,6 +65,10 @@ class Text:
         return bool(characters) and len(characters) / len(zlib.compress(characters)) > _REPETITIVE
 
     @property
+    def is_sure(self) -> bool:
+        return self.probability > _SURE and not self.is_repetitive
+
+    @property
     def is_doubtful(self) -> bool:
         return not self.is_silence and (self.probability < _UNSURE or self.is_repetitive)
 
@@ -87,8 +94,15 @@ class Hearing:
         self._prompt = whisper.get_prompt(self._tokenizer, prompt or [], without_timestamps=True, hotwords=hotwords)
         self._suppressed = get_suppressed_tokens(self._tokenizer, [-1])
 
-    def texts(self, sound: ctranslate2.StorageView, samples: Sequence[int]) -> list[Text]:
-        """The text of each chunk. One that is doubtful should be heard `again`. `samples`: of each chunk."""
+    def texts(self, sound: ctranslate2.StorageView, samples: Sequence[int], quickly: bool = False) -> list[Text]:
+        """The text of each chunk. One that is doubtful should be heard `again`. `samples`: of each chunk.
+
+        `quickly`: without beams, where the model is sure of what it writes so.
+        """
+        if quickly:
+            texts = self._generated(sound, max(samples), beam_size=1)
+            if all(text.is_sure for text in texts):
+                return texts
         return self._generated(sound, max(samples), beam_size=_BEAMS, patience=1)
 
     def again(self, sound: ctranslate2.StorageView, samples: int, doubtful: Text) -> Text:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import Any, Final
 
 from media_core.transcripts.requests import TranscriptionRequest
@@ -31,6 +32,10 @@ _LEAD_IN: Final = frames(1.0)
 """Frames before a place that the voice detector hears too, since it needs a moment to know."""
 _ONE_LANGUAGE: Final = 10.0
 """Longest chunk in seconds where the language may change. A chunk has one language; people mostly pause between two."""
+_CLEAR: Final = 0.86
+"""Mean probability of a stretch's words above which the model is expected to be sure of what it hears next. It is that
+of `hearing._SURE`.
+"""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ class Listening:
     """Where the longest track ends that was heard to its end, in seconds."""
     _begun: list[_Stretch] = field(default_factory=list, init=False)
     """The stretch that is heard, and the one that was begun ahead."""
+    _is_clear: bool = field(default=False, init=False)
+    """Whether the last words were clear. Of noise the quick text would be made in vain."""
 
     @property
     def _languages(self) -> bool:
@@ -121,6 +128,7 @@ class Listening:
             said, language = await now.said
             if said:
                 self.recording.keep_to(track)
+                self._is_clear = fmean(word.probability for word in said) > _CLEAR
                 return replace(place, frame=now.following, language=language, track=track), said, now.ended
             if now.ended is None:
                 following.append(now.following)
@@ -149,7 +157,7 @@ class Listening:
         window, probabilities, found = await self._cut(frame, track)
         following = window.frame + found.following
         ended = window.end if window.last and found.following >= len(probabilities) else None
-        said = asyncio.create_task(self._said(window, probabilities, found.chunks, language))
+        said = asyncio.create_task(self._said(window, probabilities, found.chunks, language, self._is_clear))
         self._begun.append(begun := _Stretch(frame, track, language, following, ended, said))
         return begun
 
@@ -181,12 +189,17 @@ class Listening:
             seconds = self.window_seconds
 
     async def _said(
-        self, window: Window, probabilities: Probabilities, chunks: Sequence[Chunk], language: str | None
+        self,
+        window: Window,
+        probabilities: Probabilities,
+        chunks: Sequence[Chunk],
+        language: str | None,
+        quickly: bool,
     ) -> tuple[list[Word], str | None]:
         if not chunks:
             return [], language
         sure = clear(probabilities)
-        heard = await self._heard(window, sure, chunks, language)
+        heard = await self._heard(window, sure, chunks, language, quickly)
         voice = voiced(probabilities) if self.wanted.vad else traced(probabilities)
         said: list[Word] = []
         for chunk, (words, _) in zip(chunks, heard, strict=True):
@@ -197,10 +210,10 @@ class Listening:
         return said, heard[-1][1]
 
     async def _heard(
-        self, window: Window, sure: Flags, chunks: Sequence[Chunk], language: str | None
+        self, window: Window, sure: Flags, chunks: Sequence[Chunk], language: str | None, quickly: bool = False
     ) -> list[tuple[list[Word], str]]:
         """The words of each chunk, with times in seconds of the window, and its language."""
-        heard = await self.model.hear(window.audio, chunks, language, self.wanted, sure)
+        heard = await self.model.hear(window.audio, chunks, language, self.wanted, sure, quickly)
         return [
             (
                 [

@@ -10,7 +10,6 @@ itself.
 """
 
 import asyncio
-import contextlib
 import ctypes
 import json
 import os
@@ -61,6 +60,8 @@ _LIKELIER: Final = 3
 _BEFORE_FRAME: Final = 64
 """Samples that the voice detector is given with a frame."""
 _FRAMES_AT_ONCE: Final = 500
+_C: Final = ctypes.CDLL(None)
+_IS_GLIBC: Final = hasattr(_C, "malloc_trim")
 _M_ARENA_MAX: Final = -8
 _M_MMAP_THRESHOLD: Final = -3
 # Most tokens of a hint, to which faster-whisper cuts it: half of the model's 448 positions, less one.
@@ -101,11 +102,12 @@ class Model:
         language: str | None,
         wanted: TranscriptionRequest,
         voice: Flags | None = None,
+        quickly: bool = False,
     ) -> list[tuple[list[Word], str]]:
         """The words of each chunk of the audio, with times in seconds of the chunk, and its language.
 
         `language` None: it is that of the chunks as a whole. A `multilingual` recording has another one in a chunk
-        where that is clear. `voice`: where somebody speaks; None: everywhere.
+        where that is clear. `voice`: where somebody speaks; None: everywhere. `quickly`: clear speech is expected.
         """
         each = 1 if self._is_on_cpu else len(chunks)
         detects = len(self.languages) > 1 and (wanted.multilingual or language is None)
@@ -118,12 +120,17 @@ class Model:
         elif language is None:
             likely = [chunk for group in await asyncio.gather(*groups) for chunk in group.likely]
             language = sum(likely, Counter[str]()).most_common(1)[0][0]
-        being_heard = [self._heard_in(group, language, wanted, voice) for group in groups]
+        being_heard = [self._heard_in(group, language, wanted, voice, quickly) for group in groups]
         groups.clear()  # what a group takes is free once it is heard
         return [chunk for group in await asyncio.gather(*being_heard) for chunk in group]
 
     async def _heard_in(
-        self, being_encoded: Awaitable["_Group"], language: str, wanted: TranscriptionRequest, voice: Flags | None
+        self,
+        being_encoded: Awaitable["_Group"],
+        language: str,
+        wanted: TranscriptionRequest,
+        voice: Flags | None,
+        quickly: bool,
     ) -> list[tuple[list[Word], str]]:
         """`language`: of the recording so far."""
         group = await being_encoded
@@ -131,20 +138,20 @@ class Model:
         if wanted.multilingual and group.likely:
             languages = [_spoken(chunk, language) for chunk in group.likely]
         if len(set(languages)) == 1:
-            words = await self._words(group, languages[0], wanted, voice)
+            words = await self._words(group, languages[0], wanted, voice, quickly)
         else:
             words = [
-                (await self._words(await self._alone(group, number), spoken, wanted, voice))[0]
+                (await self._words(await self._alone(group, number), spoken, wanted, voice, quickly))[0]
                 for number, spoken in enumerate(languages)
             ]
         return list(zip(words, languages, strict=True))
 
     async def _words(
-        self, group: "_Group", language: str, wanted: TranscriptionRequest, voice: Flags | None
+        self, group: "_Group", language: str, wanted: TranscriptionRequest, voice: Flags | None, quickly: bool
     ) -> list[list[Word]]:
         asked = Hearing(self._whisper, language, wanted.task, self._prompt(wanted), wanted.hotwords)
         samples = [chunk.frames * FRAME for chunk in group.chunks]
-        texts = await self._heard(asked.texts, group.sound, samples)
+        texts = await self._heard(asked.texts, group.sound, samples, quickly)
         for number, text in enumerate(texts):
             if voice is not None and not group.chunks[number].holds(voice):
                 texts[number] = replace(text, tokens=[], written="") if text.is_invented else text
@@ -161,7 +168,7 @@ class Model:
 
     async def _encoded(self, audio: Samples, chunks: Sequence[Chunk], detects: bool) -> "_Group":
         """`detects`: the likely languages are found out too."""
-        sound = await self._computed(hearing.encoded, self._whisper, audio, chunks)
+        sound = await self._computed(_encoded, self._whisper, audio, chunks)
         return _Group(audio, chunks, sound, await self._computed(self._likely, sound) if detects else ())
 
     def _likely(self, sound: ctranslate2.StorageView) -> list[Counter[str]]:
@@ -352,16 +359,24 @@ def _detected(audio: Samples) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
+def _encoded(whisper: Any, audio: Samples, chunks: Sequence[Chunk]) -> ctranslate2.StorageView:
+    """As `hearing.encoded`. What lies free between smaller arrays goes back to the system before, since this takes the
+    most memory of all: base has 40 MB of it after some minutes, and giving it back takes milliseconds.
+    """
+    if _IS_GLIBC:
+        _C.malloc_trim(0)
+    return hearing.encoded(whisper, audio, chunks)
+
+
 def _give_memory_back() -> None:
     """Makes the C library return large arrays to the system when they are freed, and keep the rest in one arena.
 
     Its own bounds grow with the arrays that were freed, and each thread has an arena: of base 120 to 210 MB stayed. A
     bound of 2 MiB instead of 4 costs up to a tenth more CPU time.
     """
-    with contextlib.suppress(AttributeError):  # a C library that is not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+    if _IS_GLIBC:
+        _C.mallopt(_M_ARENA_MAX, 1)
+        _C.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
 def _first_line(error: Exception) -> str:
