@@ -23,15 +23,15 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 _AMOUNTS: Final = {
-    "orphan_objects": "Objects that had no row in the last sweep.",
-    "orphan_bytes": "Bytes of these.",
-    "lost_objects": "Contents whose object the store has lost, as far as is known.",
-    "usage_bytes": "Stored bytes.",
-    "quota_bytes": "Bytes that may be stored.",
-    "usage_files": "Files, each upload counted.",
-    "quota_files": "Files that the tenant may have.",
+    "media_tenant_orphan_objects": "Objects that had no row in the last sweep.",
+    "media_tenant_orphan_bytes": "Bytes of these.",
+    "media_tenant_lost_objects": "Contents whose object the store has lost, as far as is known.",
+    "media_tenant_usage_bytes": "Stored bytes.",
+    "media_tenant_quota_bytes": "Bytes that may be stored.",
+    "media_tenant_usage_files": "Files, each upload counted.",
+    "media_tenant_quota_files": "Files that the tenant may have.",
 }
-"""Gauges of a tenant, `media_tenant_…`, that are one number."""
+"""Gauges of a tenant that are one number."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class TenantFacts:
         """Those of `_AMOUNTS`, as far as they are known."""
         orphans, orphan_bytes = self.orphans or (None, None)
         return {
-            "orphan_objects": orphans,
-            "orphan_bytes": orphan_bytes,
-            "lost_objects": self.lost,
-            "usage_bytes": self.used_bytes,
-            "quota_bytes": self.quota_bytes,
-            "usage_files": self.files,
-            "quota_files": self.quota_files,
+            "media_tenant_orphan_objects": orphans,
+            "media_tenant_orphan_bytes": orphan_bytes,
+            "media_tenant_lost_objects": self.lost,
+            "media_tenant_usage_bytes": self.used_bytes,
+            "media_tenant_quota_bytes": self.quota_bytes,
+            "media_tenant_usage_files": self.files,
+            "media_tenant_quota_files": self.quota_files,
         }
 
 
@@ -157,10 +157,7 @@ def _of_tenants(now: Snapshot) -> Iterator[Metric]:
         "1 for the reason of a condition that is not True.",
         labels=[*at, "type", "reason"],
     )
-    amounts = {
-        name: GaugeMetricFamily(f"media_tenant_{name}", description, labels=at)
-        for name, description in _AMOUNTS.items()
-    }
+    amounts = {name: GaugeMetricFamily(name, description, labels=at) for name, description in _AMOUNTS.items()}
     depth = GaugeMetricFamily("media_queue_depth", "Jobs in the queue.", labels=[*at, "kind", "state"])
     oldest = GaugeMetricFamily(
         "media_queue_oldest_seconds", "How long the oldest ready job has waited.", labels=[*at, "kind"]
