@@ -247,5 +247,11 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "tus_version_unsupported": {
         "Tus-Version": {"description": "The versions that are spoken.", "schema": {"type": "string"}}
     },
-    **dict.fromkeys(("upload_locked", "scan_pending", "thumbnail_pending", "suspended", "unavailable"), _RETRY_AFTER),
+    **dict.fromkeys(
+        (
+            *("upload_locked", "scan_pending", "thumbnail_pending", "suspended", "unavailable"),
+            *("too_many_jobs", "transcription_limit_exceeded"),
+        ),
+        _RETRY_AFTER,
+    ),
 }
