@@ -50,8 +50,8 @@ not exist. HEAD works wherever GET does. Quote `X-Request-Id` when you ask for h
 
 A query parameter that a call does not know is refused, and so is one that comes twice where the call takes one.
 Passed over are `_…`, `utm_…` and what else keeps answers out of caches or counts clicks. These calls pass over whatever
-they do not know: upload, info, download, signed, transcribe, one job, a room's files, uploads in several requests, and
-those in OpenAI's shapes."""
+they do not know: upload, info, download, thumbnail, signed, transcribe, one job, a room's files (not attaching one),
+uploads in several requests, those in OpenAI's shapes, and health."""
 
 TAGS: Final = [
     {"name": "Media", "description": "Files: upload, look at, download, sign, delete."},

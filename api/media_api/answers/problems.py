@@ -242,5 +242,11 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "range_not_satisfiable": {"Content-Range": header("`bytes */size`.")},
     "offset_mismatch": {"Upload-Offset": header("Bytes that have come: send what follows them.")},
     "tus_version_unsupported": {"Tus-Version": header("The versions that are spoken.")},
-    **dict.fromkeys(("upload_locked", "scan_pending", "thumbnail_pending", "suspended", "unavailable"), _RETRY_AFTER),
+    **dict.fromkeys(
+        (
+            *("upload_locked", "scan_pending", "thumbnail_pending", "suspended", "unavailable"),
+            *("too_many_jobs", "transcription_limit_exceeded"),
+        ),
+        _RETRY_AFTER,
+    ),
 }

@@ -118,7 +118,7 @@ async def get_transcript(
         bool,
         Query(
             description="Of WebVTT: each word begins with its time, so that a player can mark what is said "
-            "(`::cue(:past)`). Only for a job with `word_timestamps`."
+            "(`::cue(:past)`). Without effect for a job without `word_timestamps`."
         ),
     ] = False,
 ) -> Response:

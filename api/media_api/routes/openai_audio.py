@@ -28,6 +28,7 @@ from media_api.requests.receiving import FILE_FIELDS, begin_upload, form_request
 from media_api.routes.transcribe import LANGUAGE, RECORDING, TRANSCRIPTION_REFUSALS, language_of, transcribe_uploaded
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
+from media_core.contents import quota
 from media_core.errors import Refused, Unavailable
 from media_core.transcripts import formats
 from media_core.transcripts.requests import Job, TranscriptionRequest
@@ -48,12 +49,16 @@ class _OpenAiRoute(APIRoute):
             kind = "server_error" if refused.status_code >= 500 else "invalid_request_error"
             told = {"message": body["detail"], "type": kind, "param": None, "code": body["code"]}
             kept = {name: value for name, value in refused.headers.items() if name not in _OF_THE_BODY}
+            if body.get("retry_after", 0) > _MOST_SECONDS_THEY_WAIT:
+                kept["x-should-retry"] = "false"
             return problems.written(body | {"error": told}, kept)
 
         return handler
 
 
 _OF_THE_BODY: Final = ("content-length", "content-type")
+_MOST_SECONDS_THEY_WAIT: Final = 60
+"""A longer Retry-After is ignored by OpenAI's clients: they would send the file twice more within seconds."""
 
 router = APIRouter(tags=["Jobs"], route_class=_OpenAiRoute)
 
@@ -253,12 +258,10 @@ def _result(job: Job) -> dict[str, Any]:
     """Raises Refused where the job ended without a transcript."""
     if job.status == "completed" and job.result is not None:
         return job.result
-    raise Refused(
-        "transcription_failed",
-        job.error_detail or f"The job was {job.status}.",
-        job_id=job.job_id,
-        job_error=job.error_code,
-    )
+    told = job.error_detail or f"The job was {job.status}."
+    if job.error_code == "transcription_limit_exceeded":  # others had used up the day when its turn came
+        raise Refused("transcription_limit_exceeded", told, job_id=job.job_id, retry_after=quota.seconds_left_today())
+    raise Refused("transcription_failed", told, job_id=job.job_id, job_error=job.error_code)
 
 
 def _rendered(result: dict[str, Any], answer_format: str, task: Task) -> Response:

@@ -14,6 +14,8 @@ Each reservation is a row with an expiry that its upload moves forward. When a p
 expires, and is given back by the next upload that finds the quota full, or by the sweep.
 """
 
+import math
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,13 +107,19 @@ async def _charged_today(tx: Transaction) -> int:
     return (await tx.value(_CHARGED_TODAY)) or 0
 
 
+def seconds_left_today() -> int:
+    """Until the count of transcribed seconds starts anew, at 00:00 UTC."""
+    return 24 * 3600 - int(time.time()) % (24 * 3600)
+
+
 def _day_exceeded(used: int, seconds: float, limit: int) -> Refused:
     return Refused(
         "transcription_limit_exceeded",
-        f"This tenant may transcribe {limit // 60} minutes of audio a day and has used {used // 60}; "
-        f"this recording has {-(-seconds // 60):.0f}. The count starts anew at 00:00 UTC.",
+        f"This tenant may transcribe {limit // 60} minutes of audio a day; {max(limit - used, 0)} seconds are left, "
+        f"and this recording has {math.ceil(seconds)}. The count starts anew at 00:00 UTC.",
         limit=limit // 60,
         used=used // 60,
+        retry_after=seconds_left_today(),
     )
 
 

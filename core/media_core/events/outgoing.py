@@ -33,15 +33,15 @@ MOST_BODY_BYTES: Final = 64 * 1024
 """So much of the answer's body is read, and thrown away, so that the receiver does not see a broken connection."""
 BODY_SECONDS: Final = 1.0
 
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+"""All that IANA gives out of IPv6. The rest is reserved, local, or wraps IPv4 in one of many ways."""
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC: Final = tuple(
     ipaddress.ip_network(network)
     for network in (
         "192.0.0.0/24",  # IETF protocol assignments; Oracle's metadata service
         "168.63.129.16/32",  # Azure's platform services
-        "::/96",  # wraps IPv4 (RFC 4291, 2.5.5.1)
-        "64:ff9b:1::/48",  # NAT64 of one network (RFC 8215)
-        "fec0::/10",  # site-local (RFC 3879)
+        "3fff::/20",  # documentation (RFC 9637)
     )
 )
 """Python's `is_global` does not know them, or not in each of its versions."""
@@ -99,6 +99,7 @@ def is_public(address: Address) -> bool:
     return (
         address.is_global
         and not address.is_multicast
+        and (address.version == 4 or address in _GLOBAL_UNICAST or address in _NAT64)
         and not any(address in network for network in _NOT_PUBLIC)
         and all(is_public(each) for each in _wrapped(address))
     )
@@ -114,7 +115,7 @@ def _wrapped(address: Address) -> list[ipaddress.IPv4Address]:
     """The IPv4 addresses that packets to an IPv6 address may reach."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
-    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    found = [address.sixtofour, *(address.teredo or ())]
     if address in _NAT64:
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in found if each is not None]
@@ -123,7 +124,7 @@ def _wrapped(address: Address) -> list[ipaddress.IPv4Address]:
 async def _allowed_addresses(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
     try:
         found = await _resolved(host, port)
-    except OSError:
+    except (OSError, UnicodeError):
         raise Undelivered("its name has no address") from None
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     reachable = [each for each in addresses if may_be_reached(ipaddress.ip_address(each.partition("%")[0]), allowed)]
@@ -159,12 +160,13 @@ async def _connected(
     addresses: Sequence[str], port: int, tls: ssl.SSLContext | None, host: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """To the first of these addresses that takes the connection. It is a number: no name is resolved again."""
+    name = host.removesuffix(".") if tls else None  # certificates and SNI have names without it (RFC 6066, 3)
     failed: OSError = OSError("no address")
     for number, address in enumerate(addresses, 1):
         try:
             async with asyncio.timeout(CONNECT_SECONDS if number < len(addresses) else None):
                 return await asyncio.open_connection(
-                    address, port, ssl=tls, server_hostname=host if tls else None, limit=MOST_HEAD_BYTES
+                    address, port, ssl=tls, server_hostname=name, limit=MOST_HEAD_BYTES
                 )
         except ssl.SSLError:
             raise

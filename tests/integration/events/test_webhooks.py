@@ -390,6 +390,7 @@ async def test_an_address_of_this_machine_is_refused_unless_the_platform_allows_
         *("224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1"),
         *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "192.0.2.1"),
         *("64:ff9b:1::a9fe:a9fe", "::10.0.0.1", "fec0::1", "192.0.0.192", "168.63.129.16"),
+        *("::ffff:0:a9fe:a9fe", "5f00::1", "4000::1", "3fff::1"),
     ],
 )
 def test_an_address_that_is_not_public_is_known_as_such(address: str) -> None:
@@ -433,6 +434,29 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
         await outgoing.post(url, b"{}", {}, only_the_second)
     assert receiver.requests == []
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "."])
+async def test_a_name_that_cannot_have_an_address_is_told_as_one_without(host: str) -> None:
+    with pytest.raises(Undelivered, match="its name has no address"):
+        await outgoing.post(f"https://{host}/", b"{}", {})
+
+
+async def test_a_name_that_ends_with_a_dot_is_sought_in_the_certificate_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hello = asyncio.get_running_loop().create_future()
+
+    async def hears(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello.set_result(await reader.read(64 * 1024))
+        writer.close()
+
+    async with await asyncio.start_server(hears, "127.0.0.1", 0) as server:
+        here = server.sockets[0].getsockname()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", here)])
+        with pytest.raises(Undelivered):
+            await outgoing.post(f"https://hooks.example.:{here[1]}/", b"{}", {}, LOOPBACK)
+    assert b"\x00\x0dhooks.example" in await hello  # after its length, 13
 
 
 async def test_of_several_addresses_only_those_that_are_allowed_are_tried(

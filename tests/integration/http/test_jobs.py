@@ -197,7 +197,8 @@ async def test_a_recording_over_the_limits_is_refused_before_a_worker_sees_it(
         before = await left(api)
         answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(6))})
         body = problem(answer, 429, "transcription_limit_exceeded")
-        assert "00:00 UTC" in body["detail"]
+        assert "5 seconds are left, and this recording has 6. The count starts anew at 00:00 UTC" in body["detail"]
+        assert 0 < int(answer.headers["Retry-After"]) <= 24 * 3600
         assert await left(api) == before
         await api.apply(replace(GENEROUS, transcription_enabled=False))
         answer = await client.post("/v1/transcribe", files={"file": ("a.wav", speech(1))})

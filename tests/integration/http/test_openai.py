@@ -253,6 +253,22 @@ async def test_a_failed_job_is_a_422_that_says_why(api: Api) -> None:
     assert (body["detail"], body["job_error"]) == ("The sound of this file can't be decoded.", "corrupt")
 
 
+async def test_a_limit_that_the_worker_meets_is_the_429_of_one_that_is_met_at_once(api: Api) -> None:
+    """The official client leaves it at one request: its further ones would send the file again, in vain."""
+
+    async def fail() -> None:
+        lease = await next_lease(api)
+        await Queue(api.database).fail(lease, "transcription_limit_exceeded", "Used up today.", retry=False)
+
+    async with client_of(api) as client, asyncio.TaskGroup() as beside:
+        beside.create_task(fail())
+        with pytest.raises(openai.RateLimitError, match="Used up today") as refused:
+            await client.with_options(max_retries=2).audio.transcriptions.create(file=FILE, model="whisper-1")
+    assert refused.value.code == "transcription_limit_exceeded"
+    assert 0 < int(refused.value.response.headers["Retry-After"]) <= 24 * 3600
+    assert refused.value.response.headers["x-should-retry"] == "false"
+
+
 async def test_errors_are_what_the_official_client_expects(api: Api) -> None:
     async with client_of(api) as client:
         with pytest.raises(openai.APIStatusError) as no_sound:
