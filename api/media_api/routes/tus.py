@@ -242,7 +242,7 @@ async def receive(
     is_file = offset == 0 and announced is not None and announced == length
     digest = file_digest(of_file, of_body if is_file else None)
     if checksum is None and not is_file and (body_digest := file_digest(of_body)) is not None:
-        checksum = Checksum("sha256", bytes.fromhex(body_digest), "digest_mismatch")
+        checksum = Checksum("sha256", bytes.fromhex(body_digest), is_content_digest=True)
     async with services.resumables.receiving(
         caller,
         upload_id,

@@ -60,11 +60,11 @@ _FORGET_PIECES: Final = "DELETE FROM upload_piece WHERE upload_id = %s"
 
 @dataclass(frozen=True)
 class Checksum:
-    """The digest that a client sent of the bytes of one request, and the code of the refusal of others."""
+    """The digest that a client sent of the bytes of one request: tus's, or that of `Content-Digest` (RFC 9530)."""
 
     algorithm: Algorithm
     digest: bytes
-    code: Literal["checksum_mismatch", "digest_mismatch"] = "checksum_mismatch"
+    is_content_digest: bool = False
 
 
 class Resumables:
@@ -303,11 +303,10 @@ class Receiving:
         """
         if self._checksum is not None and await self._is_wrong(self._checksum):
             self._failed = True
-            raise Refused(
-                self._checksum.code,
-                "The bytes that arrived do not have this checksum, and do not count. Send them again.",
-                offset=self._claim.received,
-            )
+            said = "The bytes that arrived do not have this checksum, and do not count. Send them again."
+            if self._checksum.is_content_digest:
+                raise Refused("digest_mismatch", said, offset=self._claim.received)
+            raise Refused("checksum_mismatch", said, offset=self._claim.received)
         await self._keep_to_the_end()
         await self.close()  # the pieces have to be unlocked to get their key
         claim = self._claim
