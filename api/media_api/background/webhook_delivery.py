@@ -199,7 +199,7 @@ class Delivery:
         outcome.rest = max([outcome.rest, *(failed.rest for failed in failures)])
         await self._outbox.record(outcome)
 
-    async def _send_in_order(self, events: Sequence[Event], keys: Sequence[bytes]) -> tuple[int, "_Failed | None"]:
+    async def _send_in_order(self, events: Sequence[Event], keys: Sequence[bytes]) -> tuple[int, _Failed | None]:
         """How many were taken, and why the next one was not."""
         async with self._sending:
             for taken, event in enumerate(events):
@@ -207,7 +207,7 @@ class Delivery:
                     return taken, failed
         return len(events), None
 
-    async def _attempt(self, event: Event, keys: Sequence[bytes]) -> "_Failed | None":
+    async def _attempt(self, event: Event, keys: Sequence[bytes]) -> _Failed | None:
         """None: it was taken."""
         body = webhooks.body_of(event, self._tenant_id)
         headers = webhooks.headers_of(event.event_id, body, keys, int(time.time()))

@@ -98,7 +98,7 @@ def _by_itself(file: IO[bytes], level: tiff.Directory) -> IO[bytes]:
 
 
 def _thumbnail_of_heif(file: IO[bytes]) -> IO[bytes] | None:
-    """The same file, of which the thumbnail is the picture that is shown (ISO 23008-12, 6.4.2 and 6.4.4)."""
+    """The same file. It shows its thumbnail as its picture (ISO 23008-12, 6.4.2 and 6.4.4)."""
     file.seek(0)
     head = bytearray(file.read(META_BYTES))
     primary, link = head.find(b"pitm"), head.find(b"thmb")

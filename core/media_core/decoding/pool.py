@@ -258,6 +258,6 @@ class DecodingPool:
 
 
 def _seen(starting: asyncio.Task[Zygote]) -> None:
-    """Retrieves the error: if all callers have given up, asyncio would log that nobody did."""
+    """Retrieves the error. If all callers have given up, asyncio would log an error that nobody retrieved."""
     if not starting.cancelled():
         starting.exception()

@@ -110,7 +110,9 @@ def packed(order: str, entries: Mapping[int, Entry], start: int) -> bytes:
 
 
 def _bytes(file: IO[bytes], found: Directory, value: bytes, length: int, most: int) -> bytes:
-    """The values of an entry, or the beginning of them, of which the entry itself has `value`."""
+    """The bytes of an entry's values, at most `most`. `value`: these bytes, or the offset where they stand if they are
+    longer.
+    """
     if length > len(value):
         file.seek(*struct.unpack(found.order + found.word, value))
         return file.read(min(length, most))

@@ -40,7 +40,7 @@ WHERE room_file.room_id = %(room_id)s AND blob.scan_status <> 'infected'
 _OF_CATEGORY: Final = " AND room_file.category = %(category)s"
 _BEFORE: Final = " AND (room_file.added_at, room_file.media_id) < (%(before_time)s, %(before_id)s)"
 _NEWEST: Final = " ORDER BY room_file.added_at DESC, room_file.media_id DESC LIMIT %(limit)s"
-# An entry that is there already is locked and left as it is, so that nobody detaches it before it is read.
+# An entry may be there already. It is locked and not changed. So nobody detaches it before it is read.
 _ATTACH: Final = """
 INSERT INTO room_file (room_id, media_id, added_by) VALUES (%(room_id)s, %(media_id)s, %(added_by)s)
 ON CONFLICT (room_id, media_id) DO UPDATE SET added_by = room_file.added_by WHERE false RETURNING media_id

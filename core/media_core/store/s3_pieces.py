@@ -134,8 +134,8 @@ class S3Appending:
         return await self._try(data)
 
     async def _try(self, data: bytearray) -> Piece:
-        """Each try has a name of its own: some servers keep what arrived of one that broke, and may do so after the
-        next one.
+        """Each try has a name of its own. Some servers keep the bytes of a try that broke, and may write them
+        after those of the next try.
         """
         piece = Piece(f"{self._object}.{secrets.token_hex(8)}", len(data))
         await self._store._put(self._key(piece), data, once=True)

@@ -1,5 +1,5 @@
-"""Search in transcripts: words, `"phrases"` and beginnings (`word*`), all of which stand in one passage, and none of
-those with a hyphen before them (`-word`) does.
+"""Search in transcripts: words, `"phrases"` and beginnings (`word*`), all of which stand in one passage. What
+has a hyphen before it (`-word`) must not stand there.
 
 The index (`passages`) finds passages that have the stems, the newest transcripts first, in spans of 64 transcripts,
 of 1024, and so on, so that a common word costs no more in a large tenant than in a small one. At most `RANKED` of

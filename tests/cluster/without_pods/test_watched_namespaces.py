@@ -14,7 +14,7 @@ pytestmark = pytest.mark.control_plane
 
 
 async def test_with_roles_in_its_namespaces_alone_it_serves_them_and_no_other(tmp_path: Path) -> None:
-    # A control plane of its own: rights that others have would hide a lack.
+    # This control plane is the test's own. On a shared one, rights of other tests would hide that some are missing.
     async with ControlPlane(tmp_path / "control-plane") as control_plane:
         async with Api(control_plane) as api:
             await install_crd(api)

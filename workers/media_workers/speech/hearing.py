@@ -30,9 +30,9 @@ ends. Whisper has 448 for each 30 seconds. CTranslate2 gives half of them to the
 takes 4, Hindi 12, Georgian 35."""
 _UNSURE: Final = -1.0
 """Mean log probability of the tokens below which a text is heard again."""
-_SURE: Final = -0.15
-"""Mean log probability above which the likeliest token each time is believed: five beams write nothing better there,
-and take half as much time again (docs/speech.md has the figures)."""
+SURE: Final = -0.15
+"""Mean log probability above which the likeliest token each time is believed. In clear speech five beams write
+nothing better, and take half as much time again (docs/speech.md has the figures)."""
 _REPETITIVE: Final = 2.4
 """Ratio by which zlib compresses a text above which it is heard again: the model repeats itself. faster-whisper
 compresses UTF-8, in which half of any Hindi, Tamil or Georgian text repeats; here a character counts as one byte."""
@@ -66,7 +66,7 @@ class Text:
 
     @property
     def is_sure(self) -> bool:
-        return self.probability > _SURE and not self.is_repetitive
+        return self.probability > SURE and not self.is_repetitive
 
     @property
     def is_doubtful(self) -> bool:

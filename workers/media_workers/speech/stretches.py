@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
@@ -22,6 +23,7 @@ from media_workers.speech.chunks import (
     traced,
     voiced,
 )
+from media_workers.speech.hearing import SURE
 from media_workers.speech.recording import ROUNDING, Recording, Window
 from media_workers.speech.sentences import Word
 from media_workers.speech.whisper import Model
@@ -32,10 +34,8 @@ _LEAD_IN: Final = frames(1.0)
 """Frames before a place that the voice detector hears too, since it needs a moment to know."""
 _ONE_LANGUAGE: Final = 10.0
 """Longest chunk in seconds where the language may change. A chunk has one language; people mostly pause between two."""
-_CLEAR: Final = 0.86
-"""Mean probability of a stretch's words above which the model is expected to be sure of what it hears next. It is that
-of `hearing._SURE`.
-"""
+_CLEAR: Final = round(math.exp(SURE), 2)
+"""Mean probability of a stretch's words above which the model is expected to be sure of what it hears next."""
 
 
 @dataclass(frozen=True)
