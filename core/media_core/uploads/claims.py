@@ -36,22 +36,7 @@ UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND cl
 RETURNING set_config('synchronous_commit', 'off', true)
 """
 _SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-_KEEP: Final = """
-WITH held AS (
-    UPDATE upload SET received = %(received)s, pieces = %(pieces)s,
-        claim = CASE WHEN %(let_go)s THEN NULL ELSE claim END,
-        claimed_until = CASE WHEN %(let_go)s THEN NULL ELSE now() + %(for)s END, expires_at = now() + %(lifetime)s
-    WHERE upload_id = %(upload_id)s AND claim = %(claim)s RETURNING upload_id, expires_at
-), moved AS (
-    UPDATE reservation SET expires_at = now() + %(reserved)s FROM held WHERE reservation_id = upload_id
-), kept AS (
-    INSERT INTO upload_piece (upload_id, number, name, size)
-    SELECT upload_id, %(first)s + position - 1, name, size
-    FROM held, unnest(%(names)s::text[], %(sizes)s::bigint[]) WITH ORDINALITY AS piece(name, size, position)
-    ON CONFLICT (upload_id, number) DO UPDATE SET name = excluded.name, size = excluded.size
-)
-SELECT expires_at, CASE WHEN %(relaxed)s THEN set_config('synchronous_commit', 'off', true) END FROM held
-"""
+_KEEP: Final = "SELECT upload_keep(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS expires_at"
 _GO_BACK: Final = """
 WITH held AS (
     UPDATE upload SET received = received - %(size)s, pieces = pieces - 1
@@ -162,22 +147,21 @@ class Claim:
         let_go = is_last and (received != self.length or self.is_partial)
         kept = await self._database.call(
             _KEEP,
-            {
-                "upload_id": self.upload_id,
-                "claim": self._token,
-                "received": received,
-                "pieces": first + len(pieces),
-                "first": first,
-                "names": [piece.name for piece in pieces],
-                "sizes": [piece.size for piece in pieces],
-                "for": CLAIM_LIFETIME,
-                "lifetime": lifetime,
-                "reserved": lifetime + RESERVED_LONGER,
-                "let_go": let_go,
-                "relaxed": received != self.length and not new.replaces,
-            },
+            (
+                self.upload_id,
+                self._token,
+                received,
+                first,
+                [piece.name for piece in pieces],
+                [piece.size for piece in pieces],
+                let_go,
+                received != self.length and not new.replaces,
+                CLAIM_LIFETIME,
+                lifetime,
+                lifetime + RESERVED_LONGER,
+            ),
         )
-        if not kept:
+        if kept[0].expires_at is None:
             raise locked()
         self._is_held = not let_go
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
