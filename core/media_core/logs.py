@@ -11,7 +11,8 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, Final, Literal, TextIO
 
 import structlog
@@ -32,7 +33,7 @@ def configure(log_format: Format = "json", level: str = "info", stream: TextIO |
     stream = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
@@ -55,16 +56,28 @@ def configure(log_format: Format = "json", level: str = "info", stream: TextIO |
     for chatty in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "alembic", "uvicorn", "asyncio", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda name: _Lines(name, handler),
         cache_logger_on_first_use=False,
     )
+
+
+class _Lines:
+    """structlog's lines, written by themselves: as records of the standard library each would take twice as long, and
+    every request has one.
+    """
+
+    def __init__(self, name: str, handler: "logging.StreamHandler[TextIO]") -> None:
+        self.name = name
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        with self._handler.lock or nullcontext():  # the other lines' lock, too
+            self._handler.stream.write(line + "\n")
+            self._handler.flush()
+
+    debug = info = warning = error = critical = msg
 
 
 @contextmanager
@@ -91,11 +104,23 @@ def _mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: _masked(name, value) for name, value in event.items()}
 
 
+def _may_hide_a_secret(lower: str) -> bool:
+    """Each alternative of `_SECRET_TEXT` has one of these. To look for them takes an eighth of its time."""
+    return "=" in lower or "://" in lower or "eyj" in lower or "bearer" in lower
+
+
+@lru_cache(1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
 def _masked(name: str, value: Any) -> Any:
-    if _SECRET_NAME.search(name) and isinstance(value, str | bytes):
+    if _is_secret(name) and isinstance(value, str | bytes):
         return _MASK
     if isinstance(value, str):
-        return _plain(_SECRET_TEXT.sub(lambda found: (found["before"] or "") + _MASK, value))
+        if _may_hide_a_secret(value.lower()):
+            value = _SECRET_TEXT.sub(lambda found: (found["before"] or "") + _MASK, value)
+        return _plain(value)
     if isinstance(value, Mapping):
         return {key: _masked(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
