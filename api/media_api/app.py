@@ -35,7 +35,6 @@ from media_api.routes import (
     upload_draft,
     usage,
 )
-from media_api.routes.parameters import NEEDED
 from media_api.services import Services, opened, services_at
 from media_api.settings import Settings
 from media_core.errors import Refused
@@ -158,7 +157,6 @@ def _description(app: FastAPI) -> dict[str, Any]:
                 call["summary"], call["description"] = _first_sentence(call["description"])
                 for parameter in call.get("parameters", []):
                     parameter["schema"] = _without_null(parameter["schema"])
-                    parameter["required"] = parameter["schema"].pop(NEEDED, parameter["required"])
                 if "application/json" in call["responses"].get("422", {}).get("content", {}):
                     del call["responses"]["422"]
         for unused in ("HTTPValidationError", "ValidationError"):

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import http_sf
-from fastapi import Header, Request
+from fastapi import Request
 
-from media_api.requests.headers import listed
+from media_api.requests import wrong_input
+from media_api.requests.headers import described, listed
 from media_api.requests.identifiers import ROOM_SCHEMA, known_room
 from media_api.requests.multipart import Form
 from media_api.services import Services
@@ -53,25 +54,42 @@ FILE_FIELDS: Final[Mapping[str, Any]] = {
         **ROOM_SCHEMA,
     },
 }
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+MAX_KEY_CHARACTERS: Final = 255
 MAX_DIGEST_CHARACTERS: Final = 1024
 """All algorithms that are registered need about 300. A header of 128 KiB took the parser up to 180 ms."""
 
 
-def digest_header(name: str, of: str = "The file's") -> Any:
-    return Header(
-        alias=name,
-        description=f"{of} digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives.",
-        json_schema_extra={"format": "digest"},
-    )
+def digest_header(name: str, of: str = "The file's") -> dict[str, Any]:
+    """For the description alone: `announced_digest` reads all lines of it."""
+    description = f"{of} digest, `sha-256=:<base64>:` (RFC 9530); compared with what arrives."
+    return described(name, description, format="digest")
 
 
-# For the description alone: `announced_digest` reads all lines of both.
-ContentDigest = Annotated[str | None, digest_header("content-digest")]
-ReprDigest = Annotated[str | None, digest_header("repr-digest")]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(max_length=255, description="The same key again within 24 hours is answered like the first time."),
-]
+HEADERS: Final[Mapping[str, Any]] = {
+    "parameters": [
+        digest_header("content-digest"),
+        digest_header("repr-digest"),
+        described(
+            IDEMPOTENCY_KEY,
+            "The same key again within 24 hours is answered like the first time.",
+            maxLength=MAX_KEY_CHARACTERS,
+        ),
+    ]
+}
+"""Of a request with a file: OpenAPI's description."""
+
+
+def idempotency_key(request: Request) -> str | None:
+    """None if there is none, or an empty one. Raises Refused `invalid_request` if it is too long."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is not None and len(key) > MAX_KEY_CHARACTERS:
+        wrong: wrong_input.Wrong = {
+            "where": IDEMPOTENCY_KEY,
+            "what": f"it must have at most {MAX_KEY_CHARACTERS} characters",
+        }
+        raise Refused("invalid_request", wrong_input.told([wrong]), errors=[wrong])
+    return key or None
 
 
 async def begin_upload(services: Services, request: Request, digest: str | None) -> Upload:
@@ -110,7 +128,7 @@ async def keep(
         claimed_type=form.claimed_type,
         tenant_scope=form.flag("tenant_scope"),
         room_id=form.text("room_id"),
-        idempotency_key=idempotency_key or None,
+        idempotency_key=idempotency_key,
         operation=operation,
     )
 

@@ -12,13 +12,12 @@ from media_api.requests.filenames import sanitized
 from media_api.requests.json_bodies import json_request, read_json
 from media_api.requests.receiving import (
     FILE_FIELDS,
+    HEADERS,
     REFUSALS,
-    ContentDigest,
-    IdempotencyKey,
-    ReprDigest,
     announced_digest,
     begin_upload,
     form_request,
+    idempotency_key,
     keep,
     read_form,
 )
@@ -44,7 +43,7 @@ class ThumbnailSize(IntEnum):
     LARGEST = 1024
 
 
-_UPLOAD_FORM: Final = form_request("UploadForm", FILE_FIELDS, required=["file"])
+_UPLOAD_FORM: Final = {**form_request("UploadForm", FILE_FIELDS, required=["file"]), **HEADERS}
 
 
 @router.post(
@@ -56,20 +55,12 @@ _UPLOAD_FORM: Final = form_request("UploadForm", FILE_FIELDS, required=["file"])
         **problems.described(*REFUSALS),
     },
 )
-async def upload_media(
-    caller: Writer,
-    services: Wired,
-    request: Request,
-    response: Response,
-    _content_digest: ContentDigest = None,
-    _repr_digest: ReprDigest = None,
-    idempotency_key: IdempotencyKey = None,
-) -> Data[Media]:
+async def upload_media(caller: Writer, services: Wired, request: Request, response: Response) -> Data[Media]:
     """Upload a file. The same bytes again make a new `media_id` and are stored once."""
-    digest = announced_digest(request)
+    digest, key = announced_digest(request), idempotency_key(request)
     async with await begin_upload(services, request, digest) as upload:
         form = await read_form(services, request, upload, FILE_FIELDS)
-        uploaded = await keep(upload, form, caller, idempotency_key)
+        uploaded = await keep(upload, form, caller, key)
     response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
     return Data(data=Media(**vars(uploaded)))
 

@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from media_api.models import MAX_LABELS
 from media_api.requests import wrong_input
@@ -14,52 +14,33 @@ from media_api.requests.identifiers import ROOM_SCHEMA, known_id, visitable_room
 from media_core.errors import Refused
 from media_core.examination.media_types import Category
 
-NEEDED = "x-needed"
-"""Of a parameter without which a request is refused by a rule of its protocol, not as an invalid request."""
-
 
 def _id(kind: str) -> dict[str, Any]:
     return {"format": f"{kind}-id"}
 
 
-async def _media_id(
-    media_id: Annotated[
-        str, Path(description="`med-…`", examples=["med-01JD0Z3V5QH7W8K2M4N6P8R0T2"], json_schema_extra=_id("med"))
-    ],
-) -> str:
-    return known_id(media_id)
-
-
-async def _job_id(
-    job_id: Annotated[
-        str, Path(description="`job-…`", examples=["job-01JD0Z3V5QH7W8K2M4N6P8R0T3"], json_schema_extra=_id("job"))
-    ],
-) -> str:
-    return known_id(job_id)
-
-
-async def _upload_id(
-    upload_id: Annotated[
-        str, Path(description="`upl-…`", examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"], json_schema_extra=_id("upl"))
-    ],
-) -> str:
-    return known_id(upload_id)
-
-
-async def _room_id(
-    room_id: Annotated[
-        str,
-        Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"], json_schema_extra=ROOM_SCHEMA),
-    ],
-) -> str:
-    return visitable_room(room_id)
-
-
-# Routes have these parameters after their caller, so that the token is checked first.
-MediaId = Annotated[str, Depends(_media_id)]
-JobId = Annotated[str, Depends(_job_id)]
-UploadId = Annotated[str, Depends(_upload_id)]
-RoomId = Annotated[str, Depends(_room_id)]
+# An address that can't be one's is refused by the functions, not as an invalid parameter. Routes have their caller as a
+# dependency, so the token is checked first.
+MediaId = Annotated[
+    str,
+    Path(description="`med-…`", examples=["med-01JD0Z3V5QH7W8K2M4N6P8R0T2"], json_schema_extra=_id("med")),
+    AfterValidator(known_id),
+]
+JobId = Annotated[
+    str,
+    Path(description="`job-…`", examples=["job-01JD0Z3V5QH7W8K2M4N6P8R0T3"], json_schema_extra=_id("job")),
+    AfterValidator(known_id),
+]
+UploadId = Annotated[
+    str,
+    Path(description="`upl-…`", examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"], json_schema_extra=_id("upl")),
+    AfterValidator(known_id),
+]
+RoomId = Annotated[
+    str,
+    Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"], json_schema_extra=ROOM_SCHEMA),
+    AfterValidator(visitable_room),
+]
 
 CategoryFilter = Annotated[Category | None, Query(alias="type", description="Only files of this kind.")]
 RoomFilter = Annotated[

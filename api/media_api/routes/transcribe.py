@@ -12,13 +12,12 @@ from media_api.requests.identifiers import known_id
 from media_api.requests.multipart import Form
 from media_api.requests.receiving import (
     FILE_FIELDS,
+    HEADERS,
     REFUSALS,
-    ContentDigest,
-    IdempotencyKey,
-    ReprDigest,
     announced_digest,
     begin_upload,
     form_request,
+    idempotency_key,
     keep,
     read_form,
     text_field,
@@ -85,9 +84,10 @@ _FIELDS: Final[dict[str, Any]] = {
         f"at most {MOST_SPLIT}. A mono file has one.",
     },
 }
-_FORM: Final = form_request(
-    "TranscriptionForm", _FIELDS, encoding=RECORDING, description="Either `file` or `media_id`."
-)
+_FORM: Final = {
+    **form_request("TranscriptionForm", _FIELDS, encoding=RECORDING, description="Either `file` or `media_id`."),
+    **HEADERS,
+}
 
 
 @router.post(
@@ -99,19 +99,12 @@ _FORM: Final = form_request(
         **problems.described(*TRANSCRIPTION_REFUSALS),
     },
 )
-async def transcribe(
-    caller: Transcriber,
-    services: Wired,
-    request: Request,
-    response: Response,
-    _content_digest: ContentDigest = None,
-    _repr_digest: ReprDigest = None,
-    idempotency_key: IdempotencyKey = None,
-) -> Data[JobAccepted]:
+async def transcribe(caller: Transcriber, services: Wired, request: Request, response: Response) -> Data[JobAccepted]:
     """Submit a recording for transcription. Answers at once; the job waits for the file's clean verdict, then runs.
 
     With `media_id` the form may also be urlencoded.
     """
+    key = idempotency_key(request)
     await services.jobs.require_enabled()
     async with await begin_upload(services, request, announced_digest(request)) as upload:
         form = await read_form(services, request, upload, _FIELDS)
@@ -123,11 +116,11 @@ async def transcribe(
         if wanted.task == "translate":
             services.jobs.require_translation()
         if media_id is None:
-            uploaded = await keep(upload, form, caller, idempotency_key, operation="transcribe")
+            uploaded = await keep(upload, form, caller, key, operation="transcribe")
     if media_id is None:
-        job = await transcribe_uploaded(services, caller, upload, uploaded, wanted, idempotency_key)
+        job = await transcribe_uploaded(services, caller, upload, uploaded, wanted, key)
     else:
-        job = await services.jobs.transcribe(caller, known_id(media_id), wanted, once=idempotency_key is not None)
+        job = await services.jobs.transcribe(caller, known_id(media_id), wanted, once=key is not None)
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
     # A repeated request has the answer of the first, however far its job is; `Location` has the present state.
     return Data(data=JobAccepted(job_id=job.job_id, status="queued"))
@@ -139,21 +132,21 @@ async def transcribe_uploaded(
     upload: Upload,
     uploaded: Uploaded,
     wanted: TranscriptionRequest,
-    idempotency_key: str | None,
+    key: str | None,
 ) -> Job:
     """Queues the transcription of a file that this request has sent. Raises as `Jobs.transcribe`.
 
     A file that was sent to be transcribed is deleted if it cannot be; its key may be used again. After an outage it is
     kept if the request has a key: another request with that key may have got this file in its answer.
     """
-    once = idempotency_key is not None
+    once = key is not None
     try:
         return await services.jobs.transcribe(caller, uploaded.media_id, wanted, once=once)
     except (Refused, Unavailable) as error:
         is_awaited = isinstance(error, Unavailable) and once
         if not upload.replayed and not is_awaited:
             with contextlib.suppress(Unavailable):
-                await services.library.delete(caller, uploaded.media_id, forget_key=idempotency_key)
+                await services.library.delete(caller, uploaded.media_id, forget_key=key)
         raise
 
 

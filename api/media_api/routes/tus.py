@@ -4,18 +4,24 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from media_api.answers import openapi, problems
 from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
 from media_api.requests import body, draft, tus
-from media_api.requests.headers import listed
-from media_api.requests.receiving import digest_header, file_digest
-from media_api.routes.parameters import NEEDED, UploadId
+from media_api.requests.headers import described, listed
+from media_api.requests.receiving import (
+    IDEMPOTENCY_KEY,
+    MAX_KEY_CHARACTERS,
+    digest_header,
+    file_digest,
+    idempotency_key,
+)
+from media_api.routes.parameters import UploadId
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
 from media_core.errors import Refused, Unavailable
@@ -59,21 +65,36 @@ class _TusRoute(VersionedRoute):
 router = APIRouter(tags=["Uploads in several requests"], route_class=_TusRoute)
 
 
-_COUNT: Final = {"pattern": "^[0-9]{1,18}$", "format": "count-of-bytes"}
-TusResumable = Annotated[
-    str | None, Header(description=f"`{tus.VERSION}`; needed.", json_schema_extra={"enum": [tus.VERSION], NEEDED: True})
-]
-UploadLength = Annotated[str | None, Header(description="Bytes of the whole file.", json_schema_extra=_COUNT)]
-UploadChecksum = Annotated[
-    str | None,
-    Header(
-        description=f"Of this request's body: one of {', '.join(ALGORITHMS)}, a space, base64.",
-        json_schema_extra={"format": "tus-checksum"},
+_COUNT: Final[dict[str, Any]] = {"pattern": "^[0-9]{1,18}$", "format": "count-of-bytes"}
+_VERSION: Final = described("tus-resumable", f"`{tus.VERSION}`; needed.", needed=True, enum=[tus.VERSION])
+_VERSION_IF_ANY: Final = described("tus-resumable", f"`{tus.VERSION}`.", enum=[tus.VERSION])
+_OFFSET: Final = described("upload-offset", "How many bytes have come before; needed.", needed=True, **_COUNT)
+_LENGTH: Final = described("upload-length", "Bytes of the whole file.", **_COUNT)
+_CHECKSUM: Final = described(
+    "upload-checksum",
+    f"Of this request's body: one of {', '.join(ALGORITHMS)}, a space, base64.",
+    format="tus-checksum",
+)
+_BODY_DIGEST: Final = digest_header("content-digest", "This request's body's")
+_END_DIGEST: Final = digest_header("repr-digest", "With the bytes that end the upload: the file's")
+_OF_CREATION: Final = (
+    described("upload-defer-length", "`1`: the length is told later.", enum=["1"]),
+    described(
+        "upload-metadata",
+        "`filename`, `filetype`, `room_id`, `tenant_scope`; each value in base64.",
+        format="tus-metadata",
     ),
-]
-# For the description alone: `receive` reads all lines of it.
-BodyDigest = Annotated[str | None, digest_header("content-digest", "This request's body's")]
-EndDigest = Annotated[str | None, digest_header("repr-digest", "With the bytes that end the upload: the file's")]
+    described(
+        "upload-concat",
+        "`partial`, or `final;` and the URLs of the partial uploads, with spaces.",
+        format="tus-concat",
+    ),
+    described(
+        IDEMPOTENCY_KEY,
+        "Of a final upload: the same key again within 24 hours makes no second file.",
+        maxLength=MAX_KEY_CHARACTERS,
+    ),
+)
 _BODY: Final[dict[str, Any]] = {"content": {tus.BODY_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 _STATE: Final = {
     "Upload-Offset": openapi.header("Bytes that have come: send what follows them."),
@@ -130,47 +151,16 @@ async def describe_uploads(services: Wired) -> Response:
     tus.PATH,
     status_code=201,
     response_class=Response,
-    openapi_extra={"requestBody": {**_BODY, "required": False}},
+    openapi_extra={
+        "requestBody": {**_BODY, "required": False},
+        "parameters": [_VERSION, _LENGTH, _CHECKSUM, _BODY_DIGEST, _END_DIGEST, *_OF_CREATION],
+    },
     responses={
         201: {"headers": {"Location": openapi.header("The upload."), **_RECEIVED}},
         **problems.described(*_ANY, *_CREATION, *_BYTES, "too_many_uploads", "idempotency_key_reused"),
     },
 )
-async def create_upload(
-    caller: Writer,
-    services: Wired,
-    request: Request,
-    tus_resumable: TusResumable = None,
-    upload_length: UploadLength = None,
-    upload_defer_length: Annotated[
-        str | None, Header(description="`1`: the length is told later.", json_schema_extra={"enum": ["1"]})
-    ] = None,
-    _upload_metadata: Annotated[
-        str | None,
-        Header(
-            alias="upload-metadata",
-            description="`filename`, `filetype`, `room_id`, `tenant_scope`; each value in base64.",
-            json_schema_extra={"format": "tus-metadata"},
-        ),
-    ] = None,
-    upload_concat: Annotated[
-        str | None,
-        Header(
-            description="`partial`, or `final;` and the URLs of the partial uploads, with spaces.",
-            json_schema_extra={"format": "tus-concat"},
-        ),
-    ] = None,
-    upload_checksum: UploadChecksum = None,
-    _content_digest: BodyDigest = None,
-    _repr_digest: EndDigest = None,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            max_length=255,
-            description="Of a final upload: the same key again within 24 hours makes no second file.",
-        ),
-    ] = None,
-) -> Response:
+async def create_upload(caller: Writer, services: Wired, request: Request) -> Response:
     """Begin an upload in several requests, by tus 1.0.0. The body may have its first bytes, or all of them.
 
     Send the bytes to `Location` by PATCH. After an interruption ask by HEAD how many have come, and go on from there:
@@ -179,32 +169,27 @@ async def create_upload(
     and GET of the upload has the answer of an upload in one request. A final upload stores its parts as one file, and
     ends them.
     """
-    tus.check_version(tus_resumable)
+    headers = request.headers
+    tus.check_version(headers.get("tus-resumable"))
     declared = tus.declared_of(listed(request, "upload-metadata"))
-    concat = tus.concat_of(upload_concat)
+    concat = tus.concat_of(headers.get("upload-concat"))
     if isinstance(concat, tus.FinalUpload):
         progress = await services.finals.concatenate(
-            caller, upload_concat or "", concat.parts, declared, idempotency_key=idempotency_key or None
+            caller, headers["upload-concat"], concat.parts, declared, idempotency_key=idempotency_key(request)
         )
     else:
-        length = tus.length_of(upload_length, upload_defer_length)
-        progress = await _created(services, caller, request, declared, length, concat, upload_checksum)
+        length = tus.length_of(headers.get("upload-length"), headers.get("upload-defer-length"))
+        progress = await _created(services, caller, request, declared, length, concat)
     return Response(status_code=201, headers=_moved_on(progress) | {"Location": f"{tus.PATH}/{progress.upload_id}"})
 
 
 async def _created(
-    services: Services,
-    caller: Claims,
-    request: Request,
-    declared: Declared,
-    length: int | None,
-    partial: bool,
-    upload_checksum: str | None,
+    services: Services, caller: Claims, request: Request, declared: Declared, length: int | None, partial: bool
 ) -> Progress:
     has_body = request.headers.get("content-type") is not None and request.headers.get("content-length") != "0"
     if has_body:
         _check_type(request)
-    checksum = tus.checksum_of(upload_checksum)
+    checksum = tus.checksum_of(request.headers.get("upload-checksum"))
     progress = await services.resumables.create(caller, declared, length, partial=partial)
     if not has_body:
         return progress
@@ -274,28 +259,18 @@ _UPLOAD: Final = f"{tus.PATH}/{{upload_id}}"
     _UPLOAD,
     status_code=204,
     response_class=Response,
-    openapi_extra={"requestBody": {**_BODY, "required": True}},
+    openapi_extra={
+        "requestBody": {**_BODY, "required": True},
+        "parameters": [_VERSION, _OFFSET, _LENGTH, _CHECKSUM, _BODY_DIGEST, _END_DIGEST],
+    },
     responses={204: {"headers": _RECEIVED}, **problems.described(*_ANY, *_BYTES)},
 )
-async def continue_upload(
-    caller: Writer,
-    services: Wired,
-    request: Request,
-    upload_id: UploadId,
-    tus_resumable: TusResumable = None,
-    upload_offset: Annotated[
-        str | None,
-        Header(description="How many bytes have come before; needed.", json_schema_extra={**_COUNT, NEEDED: True}),
-    ] = None,
-    upload_length: UploadLength = None,
-    upload_checksum: UploadChecksum = None,
-    _content_digest: BodyDigest = None,
-    _repr_digest: EndDigest = None,
-) -> Response:
+async def continue_upload(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
     """Send the bytes from `Upload-Offset` on. With the last byte the file is stored, as an upload in one request is."""
-    tus.check_version(tus_resumable)
+    headers = request.headers
+    tus.check_version(headers.get("tus-resumable"))
     _check_type(request)
-    offset = tus.number("Upload-Offset", upload_offset)
+    offset = tus.number("Upload-Offset", headers.get("upload-offset"))
     if offset is None:
         raise Refused("bad_request", "Send Upload-Offset: how many bytes have come before.")
     progress = await receive(
@@ -304,8 +279,8 @@ async def continue_upload(
         request,
         upload_id,
         offset,
-        length=tus.number("Upload-Length", upload_length),
-        checksum=tus.checksum_of(upload_checksum),
+        length=tus.number("Upload-Length", headers.get("upload-length")),
+        checksum=tus.checksum_of(headers.get("upload-checksum")),
     )
     return Response(status_code=204, headers=_moved_on(progress))
 
@@ -313,22 +288,16 @@ async def continue_upload(
 @router.head(
     _UPLOAD,
     response_class=Response,
+    openapi_extra={"parameters": [_VERSION_IF_ANY]},
     responses={
         200: {"headers": _STATE},
         **problems.described(*_ANY, "tus_version_unsupported", "upload_locked", "infected"),
     },
 )
-async def look_at_upload(
-    caller: Writer,
-    services: Wired,
-    upload_id: UploadId,
-    tus_resumable: Annotated[
-        str | None, Header(description=f"`{tus.VERSION}`.", json_schema_extra={"enum": [tus.VERSION]})
-    ] = None,
-) -> Response:
+async def look_at_upload(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
     """How far an upload is, in headers. Only who began it may see it."""
-    if tus_resumable is not None:
-        tus.check_version(tus_resumable)
+    if (version := request.headers.get("tus-resumable")) is not None:
+        tus.check_version(version)
     progress = await services.resumables.settled(caller, upload_id)
     return Response(headers=tus.headers_of(progress))
 
@@ -352,43 +321,26 @@ async def get_upload(caller: Writer, services: Wired, upload_id: UploadId) -> Da
     _UPLOAD,
     status_code=204,
     response_class=Response,
+    openapi_extra={"parameters": [_VERSION]},
     responses=problems.described(*_ANY, "tus_version_unsupported", "upload_locked"),
 )
-async def end_upload(
-    caller: Writer, services: Wired, upload_id: UploadId, tus_resumable: TusResumable = None
-) -> Response:
+async def end_upload(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
     """Give up an upload, and the quota it holds. A file that is stored already stays."""
-    tus.check_version(tus_resumable)
+    tus.check_version(request.headers.get("tus-resumable"))
     await services.resumables.terminate(caller, upload_id)
     return Response(status_code=204)
 
 
 @router.post(_UPLOAD, include_in_schema=False)
-async def do_as_overridden(
-    caller: Writer,
-    services: Wired,
-    request: Request,
-    upload_id: UploadId,
-    x_http_method_override: Annotated[str | None, Header()] = None,
-) -> Response:
+async def do_as_overridden(caller: Writer, services: Wired, request: Request, upload_id: UploadId) -> Response:
     """For clients whose network lets no PATCH or DELETE pass: `X-HTTP-Method-Override`, as tus has it."""
-    headers = request.headers
-    match x_http_method_override:
+    match request.headers.get("x-http-method-override"):
         case "PATCH":
-            return await continue_upload(
-                caller,
-                services,
-                request,
-                upload_id,
-                headers.get("tus-resumable"),
-                headers.get("upload-offset"),
-                headers.get("upload-length"),
-                headers.get("upload-checksum"),
-            )
+            return await continue_upload(caller, services, request, upload_id)
         case "DELETE":
-            return await end_upload(caller, services, upload_id, headers.get("tus-resumable"))
+            return await end_upload(caller, services, request, upload_id)
         case "HEAD":
-            return await look_at_upload(caller, services, upload_id, headers.get("tus-resumable"))
+            return await look_at_upload(caller, services, request, upload_id)
     return problems.method_not_allowed(request)
 
 
