@@ -91,7 +91,8 @@ class FolderAppending:
     async def close(self, *, leave: bool = False) -> None:
         with contextlib.suppress(Unavailable):  # what was not made durable does not count
             await self._settle()
-        await in_thread(self._close, leave)
+        if not self._closed:
+            await in_thread(self._close, leave)
 
     async def _hand_over(self) -> None:
         await self._settle()
