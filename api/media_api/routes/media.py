@@ -18,8 +18,8 @@ from media_api.requests.receiving import (
     ReprDigest,
     announced_digest,
     begin_upload,
+    declared_of,
     form_request,
-    keep,
     read_form,
 )
 from media_api.routes.parameters import KnownOnly, MediaId
@@ -69,7 +69,7 @@ async def upload_media(
     digest = announced_digest(request)
     async with await begin_upload(services, request, digest) as upload:
         form = await read_form(services, request, upload, FILE_FIELDS)
-        uploaded = await keep(upload, form, caller, idempotency_key)
+        uploaded = await upload.commit(caller, declared_of(form), idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
     return Data(data=Media(**vars(uploaded)))
 

@@ -18,8 +18,8 @@ from media_api.requests.receiving import (
     ReprDigest,
     announced_digest,
     begin_upload,
+    declared_of,
     form_request,
-    keep,
     read_form,
     text_field,
 )
@@ -123,7 +123,9 @@ async def transcribe(
         if wanted.task == "translate":
             services.jobs.require_translation()
         if media_id is None:
-            uploaded = await keep(upload, form, caller, idempotency_key, operation="transcribe")
+            uploaded = await upload.commit(
+                caller, declared_of(form), idempotency_key=idempotency_key, operation="transcribe"
+            )
     if media_id is None:
         job = await transcribe_uploaded(services, caller, upload, uploaded, wanted, idempotency_key)
     else:
