@@ -28,6 +28,19 @@ class Unavailable(Exception):
         self.detail = detail
 
 
+class NotNow(Unavailable):
+    """A dependency answers, but cannot do this now. `detail` says why, in words for a client."""
+
+
+class StorageFull(NotNow):
+    """The disk of a dependency is full: until somebody makes room it writes nothing. What it has can be read."""
+
+    code = "storage_full"
+
+    def __init__(self, dependency: str) -> None:
+        super().__init__(dependency, f"the disk of the {dependency} is full; whoever runs it has to make room")
+
+
 class Unfinished(Unavailable):
     """A dependency was reached, but broke off or gave no usable answer for this content. It counts as an attempt."""
 

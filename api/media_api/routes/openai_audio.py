@@ -246,7 +246,7 @@ async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator
     except Refused as error:
         yield _event({"type": "error", "error": {"code": error.code, "message": error.detail}})
     except Unavailable as error:
-        message = f"The {error.dependency} does not answer. The job goes on: /v1/jobs/{job.job_id}."
+        message = f"{problems.told(error)} The job goes on: /v1/jobs/{job.job_id}."
         yield _event({"type": "error", "error": {"code": "unavailable", "message": message}})
 
 

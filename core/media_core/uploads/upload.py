@@ -24,7 +24,7 @@ from media_core.contents.life import Again, Contents, Facts, Infected, KeyReused
 from media_core.contents.quota import MIB, files_exceeded
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
-from media_core.errors import Lost, Refused, Unavailable
+from media_core.errors import Lost, NotNow, Refused, Unavailable
 from media_core.examination.examiner import Examined, Examiner
 from media_core.ids import new_media_id, new_ulid
 from media_core.items.access import require_room
@@ -391,7 +391,7 @@ class Upload:
             except Unavailable:
                 self._orphan = None  # the commit may have succeeded, and only its answer was lost
                 raise
-        raise Unavailable("object store", "the same content is being removed; send it again in a moment")
+        raise NotNow("object store", "the same content is being removed")
 
     async def _placed(self, sha256: str, item: NewItem, examined: Examined | None) -> Examined:
         """Puts the bytes and their thumbnail under their keys. `examined`: by an earlier try."""
@@ -538,7 +538,7 @@ class Upload:
                 await self._staged.finish()
             await self._put_content(sha256)
         if not await self._uploads.contents.is_there(sha256, self.size):
-            raise Unavailable("object store", "it does not have what was put again; send it once more")
+            raise NotNow("object store", "the store does not have what was put again")
         await self._reservation.release()
 
     async def _is_lost(self, sha256: str, size: int) -> bool:
@@ -567,5 +567,5 @@ def too_large(policy: Policy) -> Refused:
     )
 
 
-def _deleted_meanwhile() -> Unavailable:
-    return Unavailable("object store", "this content went while it was being sent again; send it once more")
+def _deleted_meanwhile() -> NotNow:
+    return NotNow("object store", "this content went while it was being sent again")
