@@ -19,7 +19,7 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import namedtuple_row
 
 from media_core.connections import Connection, Connections
-from media_core.errors import Unavailable
+from media_core.errors import NotNow, Unavailable
 from media_core.fresh import Fresh
 
 CHANNEL: Final = "media_queue"
@@ -48,6 +48,7 @@ PREPARED_AFTER: Final = 2
 """How often a connection runs a statement before it prepares it, where statements may be prepared."""
 
 _READ_ONLY: Final = "25006"
+_DISK_FULL: Final = "53100"
 _TRY_AGAIN: Final = ("40001", "40P01", "0A000")
 """SQLSTATEs of a deadlock, and of a plan that was made before its tables or functions were changed."""
 AGAIN_SECONDS: Final = 0.05
@@ -58,7 +59,7 @@ _AWAY: Final = {
     "25P04": "PostgreSQL ended a transaction that took too long",
     _READ_ONLY: "PostgreSQL takes no writes (a standby, or read-only)",
     "40": "others changed the same rows",
-    "53": "PostgreSQL is short of connections, memory or disk",
+    "53": "PostgreSQL is short of connections or memory",
     "55P03": "rows stayed locked",
     "57014": "PostgreSQL took too long, and gave up",
     "57": "PostgreSQL is ending or starting",
@@ -216,7 +217,7 @@ class Database:
             ((read_only, has_tables),) = await connection.ask(_PROBE, PROBE_SECONDS)
         if read_only:
             self._connections.retire()
-            raise Unavailable("database", _AWAY[_READ_ONLY])
+            raise NotNow("database", _AWAY[_READ_ONLY])
         if not has_tables:
             raise Unavailable("database", "the tenant's tables are not there")
 
@@ -265,7 +266,9 @@ class Database:
             return None
         self._probed.forget()
         # The driver's message names hosts and roles; it goes to the log through __cause__, not to a client.
-        return Unavailable("database", why)
+        if state == _DISK_FULL:
+            return NotNow.disk_full("database")
+        return (NotNow if state == _READ_ONLY else Unavailable)("database", why)
 
 
 def connection_arguments(url: str) -> dict[str, Any]:

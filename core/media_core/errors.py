@@ -28,6 +28,15 @@ class Unavailable(Exception):
         self.detail = detail
 
 
+class NotNow(Unavailable):
+    """A dependency answers, but cannot do this now. `detail` says why, in words for a client."""
+
+    @classmethod
+    def disk_full(cls, dependency: str) -> "NotNow":
+        """Until somebody makes room nothing is written. What is there can be read."""
+        return cls(dependency, f"the disk of the {dependency} is full; whoever runs it has to make room")
+
+
 class Unfinished(Unavailable):
     """A dependency was reached, but broke off or gave no usable answer for this content. It counts as an attempt."""
 

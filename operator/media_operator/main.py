@@ -42,6 +42,7 @@ from media_operator.cluster.kube import KindNotServed, Kube, KubeError
 from media_operator.cluster.lease import Election
 from media_operator.cluster.workqueue import WorkQueue
 from media_operator.controller.controller import Controller, NotSettled
+from media_operator.controller.figures import Figures
 from media_operator.jobs.dispatch import FleetDispatcher, listen
 from media_operator.jobs.fleet import ClusterFleet
 from media_operator.jobs.worker_jobs import WorkerJobs
@@ -203,7 +204,7 @@ class Operator:
             "reconcile": self._once_synced(self._queue.run(controller.handle, settings.operator.concurrency)),
             "dispatch": dispatcher.run(),
             "listen": listen(lambda: settings.database.url.get_secret_value(), dispatcher.wake),
-            "usage": self._follow_usage(controller, backends),
+            "usage": self._follow_usage(controller.figures),
             "scanner": self._scanner.run(),
             "retire": self._once_synced(controller.retirement.run()),
         }
@@ -271,16 +272,12 @@ class Operator:
                 self._queue.add(key)
         return True
 
-    async def _follow_usage(self, controller: Controller, backends: Backends) -> None:
+    async def _follow_usage(self, figures: Figures) -> None:
         while True:
             await asyncio.sleep(self._settings.operator.usage_seconds)
-            try:
-                usages = await backends.databases.usages_of(controller.schemas())
-                concerns = await backends.databases.concerns_of(controller.schemas())
-            except Unavailable:
-                continue
-            for key in {*controller.usage_changed(usages), *controller.concerns_changed(concerns)}:
-                self._queue.add(key)
+            with contextlib.suppress(Unavailable):
+                for key in await figures.poll():
+                    self._queue.add(key)
 
     def _wake_all(self, breaker: Breaker) -> None:
         """A dependency is back: all tenants are looked at again, spread over some seconds."""
@@ -306,7 +303,7 @@ class Operator:
         age = time.monotonic() - self._heard_at
         if not self._leads or self._controller is None:
             return Snapshot(self._leads, age)
-        tenants = self._controller.facts(self._dispatcher_depths(), self._jobs_by_state())
+        tenants = self._controller.figures.facts(self._dispatcher_depths(), self._jobs_by_state())
         return Snapshot(True, age, tenants, self._scanner.up, self._scanner.age())
 
     def _dispatcher_depths(self) -> Mapping[str, Mapping[str, Depth]]:

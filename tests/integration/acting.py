@@ -1,13 +1,16 @@
 """Actions of integration tests on a tenant's core, and checks afterwards."""
 
 from datetime import timedelta
+from typing import Literal
 
+from media_core.auth.tokens import Claims
 from media_core.contents.life import Verdict
 from media_core.contents.quota import Usage
 from media_core.database import Database
 from media_core.items.library import Library
 from media_core.jobs.queue import Lease, LeaseLost, Queue
 from media_core.store.folder import FolderStore
+from media_core.uploads.claims import Declared
 from media_core.uploads.upload import Uploaded, Uploads
 from tests.integration.tenancy import ALICE
 
@@ -18,12 +21,23 @@ async def usage(database: Database) -> Usage:
 
 
 async def upload(
-    uploads: Uploads, data: bytes, *, chunk: int = 64 * 1024, digest: str | None = None, **options: object
+    uploads: Uploads,
+    data: bytes,
+    *,
+    caller: Claims = ALICE,
+    chunk: int = 64 * 1024,
+    digest: str | None = None,
+    filename: str = "a.bin",
+    tenant_scope: bool = False,
+    room_id: str | None = None,
+    idempotency_key: str | None = None,
+    operation: Literal["upload", "transcribe"] = "upload",
 ) -> Uploaded:
+    declared = Declared(filename, tenant_scope=tenant_scope, room_id=room_id)
     async with await uploads.start(announced=len(data) + 300, digest=digest) as one:
         for start in range(0, len(data), chunk):
             await one.write(data[start : start + chunk])
-        return await one.commit(**{"caller": ALICE, "filename": "a.bin", **options})  # type: ignore[arg-type]  # a test's options
+        return await one.commit(caller, declared, idempotency_key=idempotency_key, operation=operation)
 
 
 async def left_behind(database: Database, store: FolderStore) -> tuple[int, int, int, int, int]:

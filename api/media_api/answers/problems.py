@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,12 +18,14 @@ from starlette.exceptions import HTTPException
 from media_api.answers.methods import allowed
 from media_api.answers.openapi import header
 from media_api.requests import wrong_input
-from media_core.errors import Lost, Refused, Unavailable
+from media_core.errors import Lost, NotNow, Refused, Unavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:media-platform:problem:"
 RETRY_AFTER_OUTAGE: Final = 5
 """Seconds. A dependency is usually back soon, but clients should not try again at once."""
+
+_log = structlog.stdlib.get_logger("media.api")
 
 
 @dataclass(frozen=True)
@@ -149,11 +152,25 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _unavailable(_request: Request, error: Exception) -> Response:
     assert isinstance(error, Unavailable)  # noqa: S101 (what it is registered for)
+    _note(error)
     return response(
         "unavailable",
-        f"The {error.dependency} does not answer at the moment; nothing was changed. Try again in a few seconds.",
+        f"{told(error)} Nothing was changed. Try again in a few seconds.",
         {"retry_after": RETRY_AFTER_OUTAGE, "dependency": error.dependency},
     )
+
+
+def told(error: Unavailable) -> str:
+    """What is so, in a sentence for a client. Other details may name hosts: they are for the log."""
+    if isinstance(error, NotNow):
+        return f"{error.detail[0].upper()}{error.detail[1:]}."
+    return f"The {error.dependency} does not answer at the moment."
+
+
+def _note(error: Unavailable) -> None:
+    cause = error.__cause__
+    why = {} if cause is None else {"cause": f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"}
+    _log.warning("unavailable", dependency=error.dependency, detail=error.detail, **why)
 
 
 async def _lost(_request: Request, error: Exception) -> Response:

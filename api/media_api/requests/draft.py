@@ -61,7 +61,6 @@ def declared_of(headers: Mapping[str, str], query: QueryParams) -> Declared:
     options = parse_options_header(disposition)[1] if disposition else {}
     room_id, scope = query.get("room_id"), query.get("tenant_scope")
     return Declared(
-        text="",
         filename=filename_of(disposition, options.get("filename")) or "file",
         claimed_type=claimed_type_of(headers.get("content-type", "")),
         tenant_scope=flag_of("tenant_scope", scope) if scope else False,

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import http_sf
 from fastapi import Request
@@ -12,9 +12,9 @@ from media_api.requests.headers import described, listed
 from media_api.requests.identifiers import ROOM_SCHEMA, known_room
 from media_api.requests.multipart import Form
 from media_api.services import Services
-from media_core.auth.tokens import Claims
 from media_core.errors import Refused
-from media_core.uploads.upload import Upload, Uploaded
+from media_core.uploads.claims import Declared
+from media_core.uploads.upload import Upload
 
 REFUSALS: Final = (
     "digest_mismatch",
@@ -112,24 +112,15 @@ async def read_form(
     return form
 
 
-async def keep(
-    upload: Upload,
-    form: Form,
-    caller: Claims,
-    idempotency_key: str | None,
-    *,
-    operation: Literal["upload", "transcribe"] = "upload",
-) -> Uploaded:
+def declared_of(form: Form) -> Declared:
+    """What a form that has been read says of its file. Raises Refused `missing_file`, `invalid_request`."""
     if form.filename is None:
         raise Refused("missing_file", "The form has no part `file` (with curl: -F file=@path).")
-    return await upload.commit(
-        caller=caller,
+    return Declared(
         filename=form.filename,
         claimed_type=form.claimed_type,
         tenant_scope=form.flag("tenant_scope"),
         room_id=form.text("room_id"),
-        idempotency_key=idempotency_key,
-        operation=operation,
     )
 
 

@@ -30,7 +30,7 @@ async def health() -> Health:
     responses={503: {"model": Health, "description": "Ending, or a dependency is away"}},
 )
 async def readiness(response: Response, services: Wired) -> Health:
-    """The database takes writes, the object store answers, and the process is not ending."""
+    """The database takes writes, the object store can be read, and the process is not ending."""
     if services.draining:
         response.status_code = 503
         return Health(status="draining", detail="This process is ending.")
@@ -41,6 +41,6 @@ async def readiness(response: Response, services: Wired) -> Health:
         _log.warning("not_ready", detail=str(error) or "no answer in time")
         response.status_code = 503
         response.headers["Retry-After"] = str(problems.RETRY_AFTER_OUTAGE)
-        away = error.dependency if isinstance(error, Unavailable) else "database or object store"
-        return Health(status="unavailable", detail=f"The {away} does not answer.")
+        away = error if isinstance(error, Unavailable) else Unavailable("database or object store", "no answer in time")
+        return Health(status="unavailable", detail=problems.told(away))
     return Health(status="ok")

@@ -16,9 +16,9 @@ from media_api.requests.receiving import (
     REFUSALS,
     announced_digest,
     begin_upload,
+    declared_of,
     form_request,
     idempotency_key,
-    keep,
     read_form,
 )
 from media_api.routes.parameters import KnownOnly, MediaId
@@ -60,7 +60,7 @@ async def upload_media(caller: Writer, services: Wired, request: Request, respon
     digest, key = announced_digest(request), idempotency_key(request)
     async with await begin_upload(services, request, digest) as upload:
         form = await read_form(services, request, upload, FILE_FIELDS)
-        uploaded = await keep(upload, form, caller, key)
+        uploaded = await upload.commit(caller, declared_of(form), idempotency_key=key)
     response.headers["Location"] = f"/v1/media/{uploaded.media_id}/info"
     return Data(data=Media(**vars(uploaded)))
 

@@ -24,7 +24,7 @@ from media_api.auth import Transcriber
 from media_api.models import WHISPER, Data, JobAccepted, SpeechModel, SpeechModels
 from media_api.requests.body import ClientGone, disconnection
 from media_api.requests.multipart import Form
-from media_api.requests.receiving import FILE_FIELDS, begin_upload, form_request, keep, read_form, text_field
+from media_api.requests.receiving import FILE_FIELDS, begin_upload, declared_of, form_request, read_form, text_field
 from media_api.routes.transcribe import LANGUAGE, RECORDING, TRANSCRIPTION_REFUSALS, language_of, transcribe_uploaded
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
@@ -173,7 +173,7 @@ async def _answer(services: Services, request: Request, caller: Claims, task: Ta
         form = await read_form(services, request, upload, _FIELDS, _REPEATABLE)
         wanted, as_stream = _wanted(form, task), form.flag("stream")
         answer_format = form.choice("response_format", FORMATS)
-        uploaded = await keep(upload, form, caller, None, operation="transcribe")
+        uploaded = await upload.commit(caller, declared_of(form), operation="transcribe")
     job = await transcribe_uploaded(services, caller, upload, uploaded, wanted, None)
     if as_stream:
         return event_stream(_events(services, caller, job))
@@ -246,7 +246,7 @@ async def _events(services: Services, caller: Claims, job: Job) -> AsyncIterator
     except Refused as error:
         yield _event({"type": "error", "error": {"code": error.code, "message": error.detail}})
     except Unavailable as error:
-        message = f"The {error.dependency} does not answer. The job goes on: /v1/jobs/{job.job_id}."
+        message = f"{problems.told(error)} The job goes on: /v1/jobs/{job.job_id}."
         yield _event({"type": "error", "error": {"code": "unavailable", "message": message}})
 
 

@@ -16,9 +16,9 @@ from media_api.requests.receiving import (
     REFUSALS,
     announced_digest,
     begin_upload,
+    declared_of,
     form_request,
     idempotency_key,
-    keep,
     read_form,
     text_field,
 )
@@ -116,7 +116,7 @@ async def transcribe(caller: Transcriber, services: Wired, request: Request, res
         if wanted.task == "translate":
             services.jobs.require_translation()
         if media_id is None:
-            uploaded = await keep(upload, form, caller, key, operation="transcribe")
+            uploaded = await upload.commit(caller, declared_of(form), idempotency_key=key, operation="transcribe")
     if media_id is None:
         job = await transcribe_uploaded(services, caller, upload, uploaded, wanted, key)
     else:

@@ -154,8 +154,8 @@ class FolderStore:
     async def probe(self) -> None:
         def check() -> None:
             self._ensure(self._staging, again=not self._staging.is_dir())
-            if not os.access(self._staging, os.R_OK | os.W_OK | os.X_OK):
-                raise unavailable("the folder of the object store can't be written")
+            if not os.access(self._staging, os.R_OK | os.X_OK):
+                raise unavailable("the folder of the object store can't be read")
 
         try:
             async with asyncio.timeout(_PROBE_SECONDS):

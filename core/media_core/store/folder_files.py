@@ -1,6 +1,7 @@
 """Calls on files that may wait for the disk, each in a thread, and what makes their effects survive a crash."""
 
 import asyncio
+import errno
 import functools
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from media_core.errors import NotNow, Unavailable
 from media_core.store.base import ObjectMissing, unavailable
 
 _P = ParamSpec("_P")
@@ -26,7 +28,18 @@ async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs)
     try:
         return await asyncio.get_running_loop().run_in_executor(_THREADS, functools.partial(work, *args, **kwargs))
     except OSError as error:
-        raise unavailable(f"the folder failed: {error.strerror}") from error
+        raise _outage(error) from error
+
+
+def _outage(error: OSError) -> Unavailable:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NotNow.disk_full("object store")
+        case errno.EROFS:
+            why = "the folder of the object store is read-only; whoever runs it has to make it writable"
+            return NotNow("object store", why)
+        case _:
+            return unavailable(f"the folder failed: {error.strerror}")
 
 
 def open_file(key: str, path: Path) -> FileIO:

@@ -19,6 +19,7 @@ from media_core.decoding import Source
 from media_core.errors import Unavailable
 from media_core.examination.examiner import Examined
 from media_core.items.library import Library
+from media_core.uploads.claims import Declared
 from media_core.uploads.upload import Uploads
 
 # In parts, so that a virus scanner takes neither this file nor its compiled form for the test virus.
@@ -71,7 +72,7 @@ async def send(uploads: Uploads, library: Library) -> None:
     try:
         async with await uploads.start(announced=len(content)) as upload:
             await upload.write(content)
-            await upload.commit(caller=_sender(), filename="canary.txt")
+            await upload.commit(_sender(), Declared("canary.txt"))
         async with database.transaction() as tx:
             await tx.execute(_QUEUED, {**this, "owner": CANARY})
     except BaseException:

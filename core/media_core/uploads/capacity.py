@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from media_core.errors import Unavailable
+from media_core.errors import NotNow
 
 MIB: Final = 1024 * 1024
 AT_REST_BYTES: Final = 192 * MIB
@@ -31,9 +31,9 @@ class Capacity:
 
     @contextlib.contextmanager
     def held(self, wanted: int) -> Iterator[None]:
-        """Holds `wanted` bytes. Raises Unavailable if too little is left; one upload alone always fits."""
+        """Holds `wanted` bytes. Raises NotNow if too little is left; one upload alone always fits."""
         if self.taken and self.taken + wanted > self.total:
-            raise Unavailable("api", "too many uploads are under way; send yours again in a moment")
+            raise NotNow("api", "too many uploads are under way")
         self.taken += wanted
         try:
             yield

@@ -50,13 +50,13 @@ _ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim
 
 @dataclass(frozen=True)
 class Declared:
-    """What the client says of the file. `text`: the whole Upload-Metadata, which is given back as it came."""
+    """What the client says of the file. `text`: the whole Upload-Metadata of tus, which is given back as it came."""
 
-    text: str
     filename: str
     claimed_type: str | None = None
     tenant_scope: bool = False
     room_id: str | None = None
+    text: str = ""
 
 
 class Claim:
@@ -73,7 +73,7 @@ class Claim:
         """`row`: as `upload_claim` returns it."""
         self.upload_id = upload_id
         self.reservation = reservation
-        self.declared = Declared(row.declared, row.filename, row.claimed_type, row.tenant_scope, row.room_id)
+        self.declared = Declared(row.filename, row.claimed_type, row.tenant_scope, row.room_id, row.declared)
         self.concat: str | None = row.concat
         self.expires_at: datetime = row.expires_at
         self.received: int = row.received

@@ -15,7 +15,7 @@ from media_core.contents.life import Reservation
 from media_core.errors import Refused, Unavailable
 from media_core.ids import new_upload_id
 from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, shielded
-from media_core.uploads.resumable import Resumables, checked, committed
+from media_core.uploads.resumable import Resumables, checked
 from media_core.uploads.rows import Progress, pieces_of
 from media_core.uploads.upload import Uploaded
 
@@ -133,7 +133,7 @@ class Finals:
                 async with aclosing(self._uploads.store.gathered(part, pieces).stream()) as chunks:
                     async for chunk in chunks:
                         await upload.write(bytes(chunk))
-            return await committed(upload, caller, declared, key)
+            return await upload.commit(caller, declared, idempotency_key=key)
 
     async def _end_all(self, caller: Claims, parts: Sequence[str]) -> None:
         for part in parts:

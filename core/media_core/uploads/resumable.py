@@ -42,7 +42,7 @@ from media_core.store import BodySource, GatheredObject, Piece, PieceGone
 from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.claims import Claim, Declared, shielded
 from media_core.uploads.rows import Progress, Rows, pieces_of, progress_of
-from media_core.uploads.upload import CONNECTION_BYTES, Upload, Uploaded, Uploads, another_digest, too_large
+from media_core.uploads.upload import CONNECTION_BYTES, Uploads, another_digest, too_large
 
 MOST_OPEN: Final = 1000
 """Uploads that one person may have under way."""
@@ -193,7 +193,6 @@ class Resumables:
         """
         if claim.answer is not None:
             return
-        declared = claim.declared
         with claim.working():
             pieces = await pieces_of(self._database, claim.upload_id)
             gathered = self._store.gathered(claim.upload_id, pieces)
@@ -204,7 +203,8 @@ class Resumables:
                 raise another_digest(sha256, digest)
             try:
                 async with await self.uploads.whole(gathered, sha256, claim.reservation) as upload:
-                    uploaded = await committed(upload, caller, declared, f"upload {claim.upload_id}")
+                    key = f"upload {claim.upload_id}"
+                    uploaded = await upload.commit(caller, claim.declared, idempotency_key=key)
             except Refused as refused:
                 if refused.code == "infected":
                     await self.rows.end(claim)
@@ -403,17 +403,6 @@ def checked(caller: Claims, declared: Declared, length: int | None, policy: Poli
     if length is not None and length > policy.max_upload_bytes:
         raise too_large(policy)
     require_room(caller, declared.room_id)
-
-
-async def committed(upload: Upload, caller: Claims, declared: Declared, idempotency_key: str) -> Uploaded:
-    return await upload.commit(
-        caller=caller,
-        filename=declared.filename,
-        claimed_type=declared.claimed_type,
-        tenant_scope=declared.tenant_scope,
-        room_id=declared.room_id,
-        idempotency_key=idempotency_key,
-    )
 
 
 def _beyond(length: int) -> Refused:

@@ -24,7 +24,7 @@ from media_core.contents.life import Again, Contents, Facts, Infected, KeyReused
 from media_core.contents.quota import MIB, files_exceeded
 from media_core.database import Database
 from media_core.decoding import BytesSource, Source
-from media_core.errors import Lost, Refused, Unavailable
+from media_core.errors import Lost, NotNow, Refused, Unavailable
 from media_core.examination.examiner import Examined, Examiner
 from media_core.ids import new_media_id, new_ulid
 from media_core.items.access import require_room
@@ -34,6 +34,7 @@ from media_core.store.base import pass_on, to_its_end
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.capacity import Capacity, of_this_container
+from media_core.uploads.claims import Declared
 
 BUFFER_BYTES = 8 * MIB - MIB // 2
 """Up to this size a file is kept in memory and put in one request. A larger one streams to a staging object, from its
@@ -317,33 +318,30 @@ class Upload:
 
     async def commit(
         self,
-        *,
         caller: Claims,
-        filename: str,
-        claimed_type: str | None = None,
-        tenant_scope: bool = False,
-        room_id: str | None = None,
+        declared: Declared,
+        *,
         idempotency_key: str | None = None,
-        operation: str = "upload",
+        operation: Literal["upload", "transcribe"] = "upload",
     ) -> Uploaded:
         """Stores what was written. `operation`: the request's kind, for the fingerprint of its Idempotency-Key.
 
         Raises Refused `empty_file`, `digest_mismatch`, `infected` (known to be), `quota_exceeded`,
         `file_quota_exceeded`, `not_found` (a room that the caller's token does not name), `idempotency_key_reused`.
         """
-        require_room(caller, room_id)
+        require_room(caller, declared.room_id)
         if self.size == 0:
             raise Refused("empty_file", "The file is empty; send at least one byte.")
         sha256 = await self._sha256()
         item = NewItem(
             media_id=new_media_id(),
-            filename=filename,
-            claimed_type=claimed_type,
+            filename=declared.filename,
+            claimed_type=declared.claimed_type,
             subject=caller.subject,
-            tenant_scope=tenant_scope,
-            room_id=room_id,
-            key=idempotency_key,
-            fingerprint=json.dumps([operation, sha256, filename, tenant_scope, room_id]),
+            tenant_scope=declared.tenant_scope,
+            room_id=declared.room_id,
+            key=idempotency_key or None,
+            fingerprint=json.dumps([operation, sha256, declared.filename, declared.tenant_scope, declared.room_id]),
         )
         try:
             return await self._keep(sha256, item)
@@ -393,7 +391,7 @@ class Upload:
             except Unavailable:
                 self._orphan = None  # the commit may have succeeded, and only its answer was lost
                 raise
-        raise Unavailable("object store", "the same content is being removed; send it again in a moment")
+        raise NotNow("object store", "the same content is being removed")
 
     async def _placed(self, sha256: str, item: NewItem, examined: Examined | None) -> Examined:
         """Puts the bytes and their thumbnail under their keys. `examined`: by an earlier try."""
@@ -540,7 +538,7 @@ class Upload:
                 await self._staged.finish()
             await self._put_content(sha256)
         if not await self._uploads.contents.is_there(sha256, self.size):
-            raise Unavailable("object store", "it does not have what was put again; send it once more")
+            raise NotNow("object store", "the store does not have what was put again")
         await self._reservation.release()
 
     async def _is_lost(self, sha256: str, size: int) -> bool:
@@ -569,5 +567,5 @@ def too_large(policy: Policy) -> Refused:
     )
 
 
-def _deleted_meanwhile() -> Unavailable:
-    return Unavailable("object store", "this content went while it was being sent again; send it once more")
+def _deleted_meanwhile() -> NotNow:
+    return NotNow("object store", "this content went while it was being sent again")

@@ -513,7 +513,7 @@ async def _answering() -> AsyncIterator[None]:
         invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
         if invalidated or state is None or state.startswith(("08", "53", "57P")):
             # The driver's message names hosts and roles; it goes to the log through __cause__, not into a condition.
-            raise Unavailable("database", _why_away(str(cause))) from error
+            raise Unavailable("database", _why_away(f"{state} {cause}")) from error
         raise RequestRefused("database", f"PostgreSQL refuses: {_sentence(cause)}") from error
 
 
@@ -522,17 +522,17 @@ _AWAY: Sequence[tuple[str, str]] = (
     ("not permitted to log in|no pg_hba.conf entry|does not exist", "PostgreSQL does not let the operator's role in"),
     ("too many (connections|clients)|connection slots", "PostgreSQL has no free connection for the operator"),
     ("certificate|SSL", "PostgreSQL's certificate is not accepted, or sslmode in its URL does not fit the server"),
-    ("No space left|disk full", "PostgreSQL's disk is full"),
+    ("^53100|No space left|disk full", "PostgreSQL's disk is full: make room there"),
     ("starting up|shutting down|recovery", "PostgreSQL is starting or ending"),
     ("resolve|not known|translate host", "the host in PostgreSQL's URL has no address"),
     ("refused|timeout|unreachable|No such file", "nobody answers at PostgreSQL's address"),
 )
-"""What the driver's message contains, in English, and what it means. The first that fits wins."""
+"""What SQLSTATE and message of the driver contain, in English, and what it means. The first that fits wins."""
 
 
-def _why_away(message: str) -> str:
+def _why_away(error: str) -> str:
     for pattern, words in _AWAY:
-        if re.search(pattern, message):
+        if re.search(pattern, error):
             return words
     return "PostgreSQL does not answer, or does not let the operator in"
 

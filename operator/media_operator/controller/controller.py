@@ -1,4 +1,4 @@
-"""One tenant's pass, and the facts of all tenants for dispatcher and metrics.
+"""One tenant's pass, and which queues the dispatcher may serve.
 
 Every trigger ends in `handle(key)`. It reads the resource as the watches last showed it, reconciles, writes the status
 if it has changed, and tells the dispatcher whether the tenant's queue may be served. It returns when to look again.
@@ -8,38 +8,34 @@ from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
 
-from media_core.contents.quota import MIB, Usage
-from media_core.errors import Unavailable
-from media_core.jobs.depth import Depth
 from media_operator import render
-from media_operator.backends.databases import Concerns
 from media_operator.cluster import kinds
-from media_operator.cluster.cache import TenantKey, key_of, unique_names
+from media_operator.cluster.cache import TenantKey, key_of
 from media_operator.cluster.kinds import Object
 from media_operator.cluster.kube import NamespaceGone
+from media_operator.controller.figures import Figures
 from media_operator.controller.retirement import Retirement
-from media_operator.controller.status import StatusWriter, human, spec_invalid
+from media_operator.controller.status import StatusWriter, spec_invalid
 from media_operator.jobs.dispatch import TenantQueue
 from media_operator.jobs.fleet import Served
 from media_operator.kubernetes_target.children import Children
 from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.kubernetes_target.observe import LATE_SECONDS
 from media_operator.kubernetes_target.target import KubernetesTarget
-from media_operator.metrics import Metrics, TenantFacts
+from media_operator.metrics import Metrics
 from media_operator.plan import desired
 from media_operator.plan.planner import Plan, plan_deletion, waiting_to_go
 from media_operator.reconcile import reconcile
 from media_operator.tenant.annotations import PAUSED
 from media_operator.tenant.spec import MediaTenant
 from media_operator.tenant.spec_errors import SpecInvalid
-from media_operator.tenant.status import TenantStatus, UsageStatus
+from media_operator.tenant.status import TenantStatus
 
 _log = structlog.stdlib.get_logger("media.controller")
 
@@ -66,11 +62,9 @@ class Controller:
     """Called with a schema whose queue may be served from now on."""
     served: dict[str, Served] = field(default_factory=dict)
     """By schema."""
-    _usage: dict[TenantKey, tuple[float, Usage]] = field(default_factory=dict)
-    _concerns: dict[TenantKey, Concerns] = field(default_factory=dict)
-    _schemas: dict[TenantKey, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.figures = Figures(self.cluster)
         self.retirement = Retirement(self.cluster)
         self._status = StatusWriter(self.cluster)
 
@@ -137,7 +131,7 @@ class Controller:
         if status["Accepted"] != "True":  # its id belongs to another MediaTenant
             self._forget(key)
             return
-        self._schemas[key] = tenant.schema_name
+        self.figures.follow(key, tenant.schema_name)
         if all(status.get(name) == "True" for name in QUEUE_NEEDS) and children.has_secrets:
             limits = desired.worker_shape_of(tenant).parallel
             queue = TenantQueue(tenant.tenant_id, limits)
@@ -150,9 +144,7 @@ class Controller:
         # Else something cannot be seen now: all stays as it was. The dispatcher itself finds a queue unreadable.
 
     def _forget(self, key: TenantKey) -> None:
-        self._unserve(key, self._schemas.pop(key, ""))
-        self._usage.pop(key, None)
-        self._concerns.pop(key, None)
+        self._unserve(key, self.figures.forget(key))
 
     def _unserve(self, key: TenantKey, schema: str) -> None:
         served = self.served.get(schema)
@@ -171,101 +163,10 @@ class Controller:
         return TenantStatus(
             endpoint=render.endpoint(tenant, self.cluster.platform),
             bucket=tenant.bucket,
-            usage=await self._coarse_usage(key, tenant, conditions["PolicyApplied"].status == "True"),
+            usage=await self.figures.usage(key, tenant, readable=conditions["PolicyApplied"].status == "True"),
             replicas=_replicas(deployment, before.get("replicas", 0)),
             selector=f"{kinds.TENANT_LABEL}={tenant.tenant_id},app.kubernetes.io/component=api",
         )
-
-    async def _coarse_usage(self, key: TenantKey, tenant: MediaTenant, readable: bool) -> UsageStatus:
-        """Read at most every `usage_seconds`; in between the last one, after a restart the one in the status."""
-        if (
-            readable
-            and time.monotonic() - self._usage.get(key, (float("-inf"), None))[0] >= self.cluster.operator.usage_seconds
-        ):
-            try:
-                usage = await self.cluster.backends.databases.usage(tenant.schema_name)
-                self._usage[key] = (time.monotonic(), usage)
-            except Unavailable:
-                pass
-        seen = self._usage.get(key)
-        quota = tenant.spec.quota.max_storage_mb
-        if seen is None:
-            before = self.cluster.cache.tenants().get(key, {}).get("status", {}).get("usage") or {}
-            empty = {"used": human(0) if readable else ""}
-            return UsageStatus.model_validate({**empty, **before, "quota": human(quota * MIB)})
-        stored = seen[1].stored
-        return UsageStatus(
-            storedMb=stored // MIB,
-            percent=round(100 * stored / (quota * MIB)),
-            filesPercent=seen[1].items_percent,
-            used=human(stored),
-            quota=human(quota * MIB),
-        )
-
-    def usage_changed(self, usages: Mapping[str, Usage]) -> list[TenantKey]:
-        """Takes the result of a poll of all tenants. Returns those whose status has to change."""
-        changed = []
-        for key, schema in self._schemas.items():
-            if (usage := usages.get(schema)) is None:
-                continue
-            before = self._usage.get(key)
-            self._usage[key] = (time.monotonic(), usage)
-            if before is None or _coarse(before[1]) != _coarse(usage):
-                changed.append(key)
-        return changed
-
-    def concerns_changed(self, concerns: Mapping[str, Concerns]) -> list[TenantKey]:
-        """Takes the result of a poll of all tenants. Returns those with a condition that has to change."""
-        changed = []
-        for key, schema in self._schemas.items():
-            if (now := concerns.get(schema)) is None:
-                continue
-            before = self._concerns.get(key, Concerns())
-            self._concerns[key] = now
-            if before._replace(orphans=0, orphan_bytes=0) != now._replace(orphans=0, orphan_bytes=0):
-                changed.append(key)
-        return changed
-
-    def schemas(self) -> list[str]:
-        return list(self._schemas.values())
-
-    # --- metrics ----------------------------------------------------------------------------------------------------
-
-    def facts(
-        self, depths: Mapping[str, Mapping[str, Depth]], jobs: Mapping[tuple[str, str, str], int]
-    ) -> Iterator[TenantFacts]:
-        """Of every MediaTenant that exists, as last known."""
-        now = datetime.now(UTC)
-        jobs_of: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
-        for (tenant, kind, state), count in jobs.items():
-            jobs_of[tenant][kind, state] = count
-        for key, body in self.cluster.cache.tenants().items():
-            id_ = unique_names(body).tenant_id
-            seen, concerns = self._usage.get(key), self._concerns.get(key)
-            conditions = body.get("status", {}).get("conditions", [])
-            yield TenantFacts(
-                namespace=key.namespace,
-                tenant=id_,
-                conditions={each["type"]: each["status"] for each in conditions},
-                reasons={each["type"]: each["reason"] for each in conditions if each["status"] != "True"},
-                orphans=(concerns.orphans, concerns.orphan_bytes) if concerns else None,
-                lost=concerns.lost if concerns else None,
-                used_bytes=seen[1].stored if seen else None,
-                quota_bytes=seen[1].maximum if seen else None,
-                files=seen[1].items if seen else None,
-                quota_files=seen[1].most_items if seen else None,
-                queues={
-                    kind: (
-                        depth.ready,
-                        depth.leased,
-                        depth.waiting,
-                        (now - depth.oldest).total_seconds() if depth.oldest else 0.0,
-                        depth.failed,
-                    )
-                    for kind, depth in depths.get(self._schemas.get(key, ""), {}).items()
-                },
-                jobs=jobs_of.get(id_, {}),
-            )
 
     # --- when to look again -----------------------------------------------------------------------------------------
 
@@ -281,11 +182,6 @@ class Controller:
         if children.session is not None:
             waits.append((children.session.due - datetime.now(UTC)).total_seconds())
         return min([usual, *(max(wait, 1.0) for wait in waits)])
-
-
-def _coarse(usage: Usage) -> tuple[str, int]:
-    """What of it is in the status and may change from poll to poll."""
-    return human(usage.stored), usage.items_percent
 
 
 def _replicas(deployment: Object | None, before: int) -> int:

@@ -25,6 +25,7 @@ from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.upkeep import births, sweep
 from media_core.uploads import upload
 from media_core.uploads.capacity import Capacity
+from media_core.uploads.claims import Declared
 from media_core.uploads.upload import Uploaded, Uploads
 from tests.integration.contents.walking import (
     EPOCH,
@@ -108,7 +109,7 @@ class Actors:
             )
             async with await door.start(announced=SIZE + 300) as upload:
                 await upload.write(DATA)
-                return await upload.commit(caller=person(name), filename="a.txt")
+                return await upload.commit(person(name), Declared("a.txt"))
 
         def alike(steps: tuple[Step, ...]) -> Any:
             """The numbers of beginnings and of looks, and the next step; leaving is the same from everywhere."""

@@ -335,7 +335,7 @@ async def test_an_upload_in_several_requests_puts_known_bytes_again_too(
     one = await upload(uploads, data)
     await lose(folder_store, one.sha256)
     resumables = Resumables(uploads, lifetime=timedelta(days=1))
-    begun = await resumables.create(ALICE, Declared("", "a.bin"), len(data))
+    begun = await resumables.create(ALICE, Declared("a.bin"), len(data))
     async with resumables.receiving(ALICE, begun.upload_id, 0) as receiving:
         await receiving.write(data)
         assert (await receiving.end()).uploaded is not None
@@ -406,7 +406,7 @@ async def test_large_bytes_whose_loss_is_noted_while_they_come_are_asked_for_onc
             await lose(folder_store, one.sha256)
             await uploads.contents.missed(one.sha256)
             await second.write(data[8 * MIB :])
-            await second.commit(caller=ALICE, filename="b.bin")
+            await second.commit(ALICE, Declared("b.bin"))
     await upload(uploads, data, digest=one.sha256)
     assert await lost(database) == set()
     assert await broken(database, folder_store, uploads.tenant_id) == []

@@ -16,6 +16,7 @@ from media_core.ids import new_media_id
 from media_core.jobs.queue import enqueue
 from media_core.policy import PolicyReader
 from media_core.store.folder import FolderStore
+from media_core.uploads.claims import Declared
 from media_core.uploads.upload import Uploads
 from tests.integration.acting import upload, usage
 from tests.integration.tenancy import ALICE, GENEROUS, TenantDatabase
@@ -127,7 +128,7 @@ async def test_100_parallel_uploads_against_a_nearly_full_quota_end_with_0_bytes
         try:
             async with await uploads.start(announced=size + 200) as one:
                 await one.write(secrets.token_bytes(size))
-                return (await one.commit(caller=ALICE, filename="x.bin")).sha256
+                return (await one.commit(ALICE, Declared("x.bin"))).sha256
         except Refused as refused:
             return refused.code
 

@@ -899,6 +899,19 @@ async def test_why_the_operator_does_not_get_in_is_said_in_words_that_tell_what_
         plain_server.close()
 
 
+async def test_a_full_disk_is_said_whatever_the_servers_language(
+    databases: Databases, superuser: psycopg.AsyncConnection, schema: str
+) -> None:
+    await make(databases, schema)
+    full = f"FUNCTION {schema}.full_disk()"
+    raises = "$$ BEGIN RAISE 'kein Platz' USING ERRCODE = 'disk_full'; END $$"
+    await superuser.execute(f"CREATE {full} RETURNS trigger LANGUAGE plpgsql AS {raises}".encode())
+    trigger = f"TRIGGER full_disk BEFORE INSERT OR UPDATE ON {schema}.policy"
+    await superuser.execute(f"CREATE {trigger} EXECUTE {full}".encode())
+    with pytest.raises(Unavailable, match="PostgreSQL's disk is full: make room there"):
+        await databases.apply_policy(schema, replace(GENEROUS, generation=5))
+
+
 async def test_a_server_that_takes_no_writes_is_said_until_it_does(
     databases: Databases, operator_url: str, superuser: psycopg.AsyncConnection, schema: str
 ) -> None:

@@ -332,6 +332,27 @@ async def test_while_the_database_is_away_calls_are_503_and_the_api_comes_back_b
         assert (await client.get(f"/v1/media/{uploaded['media_id']}/info")).status_code == 200
 
 
+async def test_a_full_disk_of_the_database_is_told_to_client_and_log_and_files_can_be_read(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with process(postgres, tmp_path) as api, api.client() as client:
+        before = await upload(client, b"before the disk was full")
+        async with api.tenant.as_owner() as tx:
+            await tx.execute(
+                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$"
+            )
+            await tx.execute("CREATE TRIGGER full_disk BEFORE INSERT ON media EXECUTE FUNCTION full_disk()")
+        answer = await client.post("/v1/media/upload", files={"file": ("a", b"x")}, headers={"X-Request-Id": "find-me"})
+        body = problem(answer, 503, "unavailable")
+        assert body["detail"].startswith("The disk of the database is full; whoever runs it has to make room. Nothing")
+        assert (await client.get(f"/v1/media/{before['media_id']}/info")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+        (logged, _) = [line for line in log_lines(tmp_path) if line.get("request_id") == "find-me"]
+    assert (logged["event"], logged["level"], logged["dependency"]) == ("unavailable", "warning", "database")
+    assert logged["cause"] == "DiskFull: could not extend file"
+
+
 async def test_a_suspended_tenant_answers_503_on_every_call_and_keeps_its_files(fresh_api: Api) -> None:
     async with fresh_api.client() as client, anybody() as nobody:
         uploaded = await upload(client, b"before")

@@ -26,7 +26,7 @@ import httpx
 import pytest
 from botocore.config import Config
 
-from media_core.errors import Refused, Unavailable
+from media_core.errors import NotNow, Refused, Unavailable
 from media_core.store import (
     Appending,
     FolderStore,
@@ -1039,7 +1039,7 @@ async def test_an_append_to_a_full_disk_is_told_so_and_what_was_durable_before_s
     with monkeypatch.context() as patch:
         patch.setattr(folder_pieces, "write_all", full)
         append = pieces.begin()
-        with pytest.raises(Unavailable, match="No space left"):
+        with pytest.raises(NotNow, match="the disk of the object store is full"):
             for start in range(0, len(rest), MIB):
                 await append.write(rest[start : start + MIB])
             await append.durable(to_the_end=True)
@@ -1501,6 +1501,25 @@ async def test_a_folder_that_can_not_be_used_is_unavailable(tmp_path: Path) -> N
     for call in (store.put(key, b"x"), store.stage("upload"), store.probe()):
         with pytest.raises(Unavailable, match="the folder failed"):
             await call
+
+
+async def test_a_folder_that_has_become_read_only_takes_nothing_and_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    store = FolderStore(tmp_path, "tread", b"", "http://127.0.0.1:1")
+    key = content_key("tread", "ab" * 32)
+    await store.put(key, b"x")
+    real, to_write = os.access, os.W_OK
+    monkeypatch.setattr(FolderStore, "_create", read_only)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & to_write and real(path, mode))
+    for call in (store.put(key, b"x"), store.stage("upload")):
+        with pytest.raises(NotNow, match="the folder of the object store is read-only"):
+            await call
+    await store.probe()
+    assert await store.read(key, 0, 1) == b"x"
 
 
 async def test_a_store_that_answers_passes_the_probe(store: ObjectStore) -> None:

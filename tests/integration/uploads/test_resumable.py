@@ -28,7 +28,7 @@ from tests.integration.invariants import broken
 from tests.integration.servers import s3_servers
 from tests.integration.tenancy import ALICE, BOB, MIB
 
-FILE = Declared("", "a.bin")
+FILE = Declared("a.bin")
 
 
 @pytest.fixture

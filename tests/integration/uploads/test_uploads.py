@@ -19,6 +19,7 @@ from media_core.policy import Policy, PolicyReader
 from media_core.store.folder import FolderStore
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.uploads.capacity import Capacity
+from media_core.uploads.claims import Declared
 from media_core.uploads.upload import BUFFER_BYTES, Uploaded, Uploads
 from tests.fixtures.media import film, photo, png_bomb
 from tests.fixtures.sources import Held
@@ -69,7 +70,7 @@ async def upload_from_a_source(
             before = source.left
             await one.take(source)
             taken += before - source.left
-        return await one.commit(caller=ALICE, filename="a.bin"), taken
+        return await one.commit(ALICE, Declared("a.bin")), taken
 
 
 FORM_BYTES = 40_000
@@ -323,7 +324,7 @@ async def test_a_body_of_unknown_size_that_fits_is_taken_to_the_last_byte(
     async with await uploads.start() as one:
         for start in range(0, size, MIB):
             await one.write(data[start : start + MIB])
-        await one.commit(caller=ALICE, filename="a.bin")
+        await one.commit(ALICE, Declared("a.bin"))
     assert await usage(database) == Usage(size, 0, size)
 
 

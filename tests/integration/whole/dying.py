@@ -108,11 +108,11 @@ async def carry_out(order: dict[str, Any], deadly: Deadly) -> dict[str, Any]:
             async with await uploads.start(announced=len(data) + 300) as upload:
                 for start in range(0, len(data), 1 << 20):
                     await upload.write(data[start : start + (1 << 20)])
-                stored = await upload.commit(caller=ALICE, filename="a.bin", room_id="garden")
+                stored = await upload.commit(ALICE, Declared("a.bin", room_id="garden"))
             return {"media_id": stored.media_id, "sha256": stored.sha256}
         case "concatenate":
             resumables = Resumables(uploads, lifetime=timedelta(days=1))
-            made = await Finals(resumables).concatenate(ALICE, "final", order["parts"], Declared("", "a.bin"))
+            made = await Finals(resumables).concatenate(ALICE, "final", order["parts"], Declared("a.bin"))
             return {"upload_id": made.upload_id}
         case "delete":
             await library.delete(ALICE, order["media_id"])

@@ -264,7 +264,7 @@ async def test_parts_count_in_the_quota_at_whatever_step_their_final_upload_is_k
                 stored, reserved, came = await counted()
                 assert stored + reserved >= stored_before + came
                 assert reserved >= came
-                made = await Finals(resumables).concatenate(ALICE, "final", parts, Declared("", "a.bin"))
+                made = await Finals(resumables).concatenate(ALICE, "final", parts, Declared("a.bin"))
                 assert made.uploaded is not None
                 assert await counted() == (stored_before + sum(sizes), 0, 0)
                 assert await broken(database, store, tenant.tenant_id) == []
@@ -276,7 +276,7 @@ async def test_parts_count_in_the_quota_at_whatever_step_their_final_upload_is_k
 
 
 async def part_of(resumables: Resumables, size: int) -> str:
-    part = await resumables.create(ALICE, Declared("", "a.bin"), size, partial=True)
+    part = await resumables.create(ALICE, Declared("a.bin"), size, partial=True)
     async with resumables.receiving(ALICE, part.upload_id, 0) as receiving:
         await receiving.write(secrets.token_bytes(size))
         await receiving.end()
