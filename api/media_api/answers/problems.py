@@ -21,6 +21,8 @@ from media_core.errors import Lost, Refused, Unavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:media-platform:problem:"
+REASON: Final = "reason"
+"""In a request's state: what is away, and what was seen of it. For the log alone."""
 RETRY_AFTER_OUTAGE: Final = 5
 """Seconds. A dependency is usually back soon, but clients should not try again at once."""
 
@@ -147,8 +149,9 @@ async def _refused(request: Request, error: Exception) -> Response:
     return response(error.code, error.detail, error.facts, challenge(error, token_sent=sent.startswith("bearer ")))
 
 
-async def _unavailable(_request: Request, error: Exception) -> Response:
+async def _unavailable(request: Request, error: Exception) -> Response:
     assert isinstance(error, Unavailable)  # noqa: S101 (what it is registered for)
+    request.scope.setdefault("state", {})[REASON] = str(error)
     return response(
         "unavailable",
         f"The {error.dependency} does not answer at the moment; nothing was changed. Try again in a few seconds.",

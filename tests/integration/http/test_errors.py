@@ -288,6 +288,24 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_the_log_and_not_the_clien
     assert logged[1]["status"] == 500
 
 
+async def test_why_a_dependency_did_not_serve_is_in_the_log_and_not_in_the_answer(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with process(postgres, tmp_path) as api, api.client() as client:
+        put_a_file_in_place_of(Path(api.store._root))
+        headers = {"X-Request-Id": "find-me"}
+        answer = await client.post("/v1/media/upload", files={"file": ("a", b"x")}, headers=headers)
+        assert "directory" not in problem(answer, 503, "unavailable")["detail"]
+        line = [each for each in log_lines(tmp_path) if each.get("request_id") == "find-me"][-1]
+    assert (line["event"], line["status"], line["level"]) == ("request", 503, "warning")
+    assert re.match("object store: .*Not a directory", line["reason"])
+
+
+def put_a_file_in_place_of(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+    folder.write_text("no folder")
+
+
 @contextmanager
 def locked_out(postgres: EmbeddedPostgres, api: Api) -> Iterator[None]:
     """Locks the tenant's role out: for the api the database is away."""
