@@ -22,6 +22,10 @@ PATIENCE = 120_000
 """Milliseconds that Playwright waits for anything."""
 PROGRAMS = ("chromium-headless-shell", "chromium")
 """The first one that is there."""
+STOPS_AT_ONCE = (
+    "addEventListener('play', event => { event.target.pause(); window.hasPlayed = true }, {capture: true, once: true})"
+)
+"""The next player that plays stops where it begins. What it shows there would be over before a busy machine looks."""
 FLAGS = (
     "--disable-gpu",  # there is none, and a program that acts as one takes longer than none
     "--autoplay-policy=no-user-gesture-required",

@@ -21,7 +21,7 @@ from page.build import DIST, HERE, BuildFailed, build, node
 from playwright.async_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 from media_core.auth import tokens
-from tests.browser.chromium import PATIENCE, missing
+from tests.browser.chromium import PATIENCE, STOPS_AT_ONCE, missing
 from tests.integration.whole.test_make_run import EICAR, SAMPLE, MakeRun, new_home
 
 ROOT = Path(__file__).parents[2]
@@ -234,9 +234,10 @@ async def test_a_recording_is_transcribed_and_its_caption_and_text_follow(
     lines = page.get_by_test_id("transcript").get_by_role("button")
     await expect(lines).to_have_count(2)
     await expect(lines.nth(1)).to_contain_text("blue thank you please")
+    await page.evaluate(STOPS_AT_ONCE)
     await lines.nth(1).click()
+    await page.wait_for_function("window.hasPlayed")
     player = page.get_by_test_id("player")
-    await eventually(lambda: player.evaluate("player => player.currentTime >= 2"))
     await expect(page.get_by_test_id("caption")).to_have_text("blue thank you please")
     await expect(lines.nth(1)).to_have_attribute("aria-current", "true")
     cues = "player => player.textTracks[0]?.cues?.length"

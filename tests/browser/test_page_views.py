@@ -21,7 +21,7 @@ from media_core.auth.tokens import ALL
 from media_core.jobs.queue import Queue
 from media_core.transcripts import formats
 from media_operator.local.postgres import EmbeddedPostgres
-from tests.browser.chromium import CLIENTS, PATIENCE, missing
+from tests.browser.chromium import CLIENTS, PATIENCE, STOPS_AT_ONCE, missing
 from tests.integration.servers.api import USER, Api, serving, upload
 
 SPEECH = Path(__file__).parents[1] / "fixtures" / "whisper-tiny-words" / "samples" / "two_phrases_en.wav"
@@ -166,9 +166,9 @@ async def looked_at(page: Page, files: dict[str, str]) -> None:
 
 
 async def heard(page: Page, files: dict[str, str]) -> None:
+    await page.evaluate(STOPS_AT_ONCE)
     await page.evaluate("id => { location.hash = `#/files/${id}?at=2.2` }", files["meeting.wav"])
     await expect(page.get_by_test_id("caption")).to_have_text("blue thank you please")
-    await page.get_by_test_id("player").evaluate("player => player.pause()")
 
 
 async def read(page: Page, files: dict[str, str]) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -22,10 +21,10 @@ from media_core.errors import Lost, NotNow, Refused, Unavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:media-platform:problem:"
+REASON: Final = "reason"
+"""In a request's state: what is away, and what was seen of it. For the log alone."""
 RETRY_AFTER_OUTAGE: Final = 5
 """Seconds. A dependency is usually back soon, but clients should not try again at once."""
-
-_log = structlog.stdlib.get_logger("media.api")
 
 
 @dataclass(frozen=True)
@@ -150,9 +149,9 @@ async def _refused(request: Request, error: Exception) -> Response:
     return response(error.code, error.detail, error.facts, challenge(error, token_sent=sent.startswith("bearer ")))
 
 
-async def _unavailable(_request: Request, error: Exception) -> Response:
+async def _unavailable(request: Request, error: Exception) -> Response:
     assert isinstance(error, Unavailable)  # noqa: S101 (what it is registered for)
-    _note(error)
+    request.scope.setdefault("state", {})[REASON] = _seen(error)
     return response(
         "unavailable",
         f"{told(error)} Nothing was changed. Try again in a few seconds.",
@@ -167,10 +166,10 @@ def told(error: Unavailable) -> str:
     return f"The {error.dependency} does not answer at the moment."
 
 
-def _note(error: Unavailable) -> None:
+def _seen(error: Unavailable) -> str:
+    """For the log, where the driver's own words may stand."""
     cause = error.__cause__
-    why = {} if cause is None else {"cause": f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"}
-    _log.warning("unavailable", dependency=error.dependency, detail=error.detail, **why)
+    return f"{error} ({type(cause).__name__}: {str(cause).partition(chr(10))[0]})" if cause else str(error)
 
 
 async def _lost(_request: Request, error: Exception) -> Response:

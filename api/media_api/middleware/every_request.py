@@ -92,7 +92,8 @@ class RequestMiddleware:
         metrics.seconds.labels(*labels).observe(seconds)
         metrics.received.labels(*labels).inc(received)
         metrics.sent.labels(*labels).inc(exchange.sent)
-        write = _log.debug if route in _QUIET else _log.info
+        reason = scope["state"].get(problems.REASON)
+        write = _log.warning if reason else _log.debug if route in _QUIET else _log.info
         write(
             "request",
             method=scope["method"],
@@ -104,6 +105,7 @@ class RequestMiddleware:
             sent=exchange.sent,
             subject=scope["state"].get("subject"),
             client=scope["client"][0] if scope.get("client") else None,
+            **({"reason": reason} if reason else {}),
         )
 
 

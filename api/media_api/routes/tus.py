@@ -216,9 +216,11 @@ async def receive(
     length: int | None = None,
     checksum: Checksum | None = None,
     patience: float = 0,
+    begun: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Takes the request's body as the upload's bytes from `offset` on. Raises as `Resumables.receiving`.
 
+    `begun` is called when the upload is this request's: whoever looks at it from then on waits for it.
     Content-Digest is of the body, as `checksum` is, which counts if both are sent. Repr-Digest is of the file.
     """
     announced = announced_of(request)
@@ -238,6 +240,7 @@ async def receive(
         digest=digest,
         patience=patience,
     ) as receiving:
+        begun()
         async with aclosing(body.chunks_or_socket(request, services.settings.server.body_idle_seconds)) as chunks:
             async for chunk in chunks:
                 if chunk is None:

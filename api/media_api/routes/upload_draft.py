@@ -2,6 +2,9 @@
 its versions. All others are those of tus (`tus.py`); both have the same uploads.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
@@ -61,12 +64,12 @@ async def create_by_draft(caller: Writer, services: Wired, request: Request) -> 
     declared = draft.declared_of(request.headers, request.query_params)
     progress = await services.resumables.create(caller, declared, length)
     location = draft.location_of(services.settings.store.public_url, f"{tus.PATH}/{progress.upload_id}")
-    inform = request.scope.get("extensions", {}).get(draft.INFORM)
-    if inform is not None:
-        state = await _state(services, request, progress)
-        limits = {"Upload-Limit": state["Upload-Limit"]} if "Upload-Limit" in state else {}
-        inform({"Location": location, draft.INTEROP: _version(request), **limits})
-    progress = await _received(services, caller, request, progress.upload_id, 0, complete=complete)
+    inform = request.scope.get("extensions", {}).get(draft.INFORM, lambda _: None)
+    state = await _state(services, request, progress)
+    limits = {"Upload-Limit": state["Upload-Limit"]} if "Upload-Limit" in state else {}
+    told = {"Location": location, draft.INTEROP: _version(request), **limits}
+    begun = partial(inform, told)
+    progress = await _received(services, caller, request, progress.upload_id, 0, complete=complete, begun=begun)
     answer = await _answer(services, request, progress, 201)
     answer.headers["Location"] = location
     return answer
@@ -96,11 +99,20 @@ async def end_by_draft(caller: Writer, services: Wired, upload_id: UploadId) -> 
 
 
 async def _received(
-    services: Services, caller: Claims, request: Request, upload_id: str, offset: int, *, complete: bool
+    services: Services,
+    caller: Claims,
+    request: Request,
+    upload_id: str,
+    offset: int,
+    *,
+    complete: bool,
+    begun: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Takes the request's body; where the upload ends with it, its length is known from then on."""
     length = draft.length_of(request.headers, _version(request), offset, announced_of(request))
-    progress = await receive(services, caller, request, upload_id, offset, length=length, patience=STALLED_SECONDS)
+    progress = await receive(
+        services, caller, request, upload_id, offset, length=length, patience=STALLED_SECONDS, begun=begun
+    )
     if complete and not progress.is_whole:  # the body came without Content-Length
         came = progress.received
         async with services.resumables.receiving(caller, upload_id, came, length=came) as receiving:

@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from media_core.trust import authorities
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -73,7 +75,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Seque
     try:
         async with asyncio.timeout(SECONDS):
             addresses = await _allowed_addresses(host, port, allowed)
-            reader, writer = await _connected(addresses, port, _tls() if is_tls else None, host)
+            reader, writer = await _connected(addresses, port, _tls(authorities()) if is_tls else None, host)
             try:
                 writer.write(head.encode("ascii") + body)
                 await writer.drain()
@@ -213,8 +215,8 @@ async def _throw_away(reader: asyncio.StreamReader) -> None:
         left -= len(part)
 
 
-@cache
-def _tls() -> ssl.SSLContext:
+@lru_cache(1)
+def _tls(_: object) -> ssl.SSLContext:
     return ssl.create_default_context()
 
 

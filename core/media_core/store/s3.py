@@ -58,6 +58,7 @@ from media_core.store.s3_outages import beyond_the_end, ended_within, outages
 from media_core.store.s3_pieces import S3Appending, S3GatheredObject
 from media_core.store.s3_settings import S3Settings
 from media_core.store.trailing_hash import MEMORY_BYTES, TrailingHash
+from media_core.trust import authorities
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
@@ -123,7 +124,7 @@ class S3Store:
         self._prefix = tenant_prefix(tenant_id)
         self._staging = f"{self._prefix}{STAGING}/"
         self._keys = settings.keys()
-        self._objects = _open_objects(settings, self._keys)
+        self._opened = _Clients(settings, self._keys)
         self._threads = ThreadPoolExecutor(16, "s3-store")
         """For boto3's calls: they may take minutes, and must not occupy asyncio's few threads."""
 
@@ -167,10 +168,10 @@ class S3Store:
             options["range"] = {"offset": start}
         with outages(key):
             if length == 0:
-                await obstore.head_async(self._objects, key)
+                await obstore.head_async(self._clients.objects, key)
                 return
             try:
-                found = await obstore.get_async(self._objects, key, options=options)
+                found = await obstore.get_async(self._clients.objects, key, options=options)
             except BaseError as error:
                 if beyond_the_end(error):
                     return
@@ -230,7 +231,7 @@ class S3Store:
         # A prefix without objects keeps the answer short: obstore cannot limit a listing to one entry.
         nothing = f"{self._staging}probe/"
         async with ended_within(PROBE_TIMEOUT):
-            await obstore.list(self._prober, nothing).collect_async()
+            await obstore.list(self._clients.prober, nothing).collect_async()
 
     async def aclose(self) -> None:
         # obstore's threads may still be releasing Python objects; a process that ends at that moment is aborted.
@@ -242,7 +243,8 @@ class S3Store:
     async def _put(self, key: str, data: bytes | bytearray | memoryview, *, once: bool = False) -> None:
         """`once`: the payload is not signed, and nothing is sent again."""
         with outages():
-            done = await obstore.put_async(self._once if once else self._whole, key, data, use_multipart=False)
+            client = self._clients.once if once else self._clients.whole
+            done = await obstore.put_async(client, key, data, use_multipart=False)
         if not _ETAG.fullmatch(done["e_tag"] or ""):
             # Perhaps a page of a gateway, to which a redirect has led (obstore follows 303 with a GET).
             await self._require(key, len(data))
@@ -250,7 +252,7 @@ class S3Store:
     async def _head(self, key: str) -> ObjectInfo | None:
         with outages():
             try:
-                found = await obstore.head_async(self._objects, key)
+                found = await obstore.head_async(self._clients.objects, key)
             except FileNotFoundError:
                 return None
         return ObjectInfo(key, found["size"], found["last_modified"])
@@ -264,10 +266,10 @@ class S3Store:
     async def _read(self, key: str, start: int, length: int) -> bytes:
         async with ended_within(TRICKLE_TIMEOUT + ANSWER_TIMEOUT * (length / PART_BYTES), key):
             if length == 0:
-                await obstore.head_async(self._objects, key)
+                await obstore.head_async(self._clients.objects, key)
                 return b""
             try:
-                return bytes(await obstore.get_range_async(self._objects, key, start=start, length=length))
+                return bytes(await obstore.get_range_async(self._clients.objects, key, start=start, length=length))
             except BaseError as error:
                 if beyond_the_end(error):
                     return b""
@@ -288,7 +290,7 @@ class S3Store:
         """All objects below a folder. obstore takes no key with an empty segment or a line break: where somebody else
         has put such an object, boto3 goes on from there.
         """
-        batches, after = aiter(obstore.list(self._objects, folder, chunk_size=1000)), ""
+        batches, after = aiter(obstore.list(self._clients.objects, folder, chunk_size=1000)), ""
         try:
             while True:
                 async with ended_within(TRICKLE_TIMEOUT):
@@ -313,7 +315,7 @@ class S3Store:
     async def _copy(self, source: str, key: str, size: int) -> None:
         if size <= COPY_PART_BYTES:
             async with ended_within(COPY_TIMEOUT):
-                await obstore.copy_async(self._patient, source, key)
+                await obstore.copy_async(self._clients.patient, source, key)
             await self._require(key, size)
         else:
             part_bytes = max(COPY_PART_BYTES, part_bytes_for(size))
@@ -345,35 +347,49 @@ class S3Store:
 
     async def _delete(self, *keys: str) -> None:
         async with ended_within(timedelta(seconds=DELETE_SECONDS)):
-            await obstore.delete_async(self._objects, keys)
+            await obstore.delete_async(self._clients.objects, keys)
 
     async def _call(self, work: "Callable[[S3Calls], _T]") -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._calls))
 
-    # Each obstore client loads the root certificates, for some milliseconds: one is opened when it is needed.
-
-    @cached_property
-    def _whole(self) -> Bucket:
-        return _open_objects(self._settings, self._keys, signed=True)
-
-    @cached_property
-    def _once(self) -> Bucket:
-        return _open_objects(self._settings, self._keys, retries=0)
-
-    @cached_property
-    def _prober(self) -> Bucket:
-        return _open_objects(self._settings, self._keys, answer_timeout=PROBE_TIMEOUT, retries=0)
-
-    @cached_property
-    def _patient(self) -> Bucket:
-        """For requests that may take longer than others. Their callers set a time limit themselves."""
-        return _open_objects(self._settings, self._keys, answer_timeout=timedelta(days=1))
+    @property
+    def _clients(self) -> "_Clients":
+        if self._opened.trusting != authorities():
+            self._opened = _Clients(self._settings, self._keys)
+        return self._opened
 
     @cached_property
     def _calls(self) -> "S3Calls":
         from media_core.store.s3_calls import S3Calls
 
         return S3Calls(self._settings, self._keys, CONNECT_TIMEOUT, ANSWER_TIMEOUT)
+
+
+class _Clients:
+    """obstore's clients. Each loads the root certificates, for some milliseconds: one is opened when it is needed."""
+
+    def __init__(self, settings: S3Settings, keys: S3Keys) -> None:
+        self.trusting = authorities()
+        self.objects = _open_objects(settings, keys)
+        self._settings = settings
+        self._keys = keys
+
+    @cached_property
+    def whole(self) -> Bucket:
+        return _open_objects(self._settings, self._keys, signed=True)
+
+    @cached_property
+    def once(self) -> Bucket:
+        return _open_objects(self._settings, self._keys, retries=0)
+
+    @cached_property
+    def prober(self) -> Bucket:
+        return _open_objects(self._settings, self._keys, answer_timeout=PROBE_TIMEOUT, retries=0)
+
+    @cached_property
+    def patient(self) -> Bucket:
+        """For requests that may take longer than others. Their callers set a time limit themselves."""
+        return _open_objects(self._settings, self._keys, answer_timeout=timedelta(days=1))
 
 
 class _Discarded(Exception):
@@ -491,7 +507,7 @@ class S3StagedObject:
                 self._ends_in(self._part_timeout)
                 with outages():
                     await obstore.put_async(
-                        self._store._patient,
+                        self._store._clients.patient,
                         self._key,
                         self._in_order(),
                         use_multipart=True,

@@ -46,6 +46,8 @@ def _sentence(error: Exception) -> str:
     text = str(error)
     if code := re.search(r"<Code>(\w+)</Code>", text):
         return f"S3 answered {code[1]}"
+    if why := re.search(r"InvalidCertificate\(\s*(\w+)", text):
+        return f"the certificate of S3 is not accepted: {why[1]}"
     if status := re.search(r"status code: (\d{3}[ \w]*)", text):
         return f"S3 answered {status[1].strip()}"
     return f"S3 did not answer: {text.splitlines()[0].rpartition(' - ')[2]}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from ipaddress import IPv6Address, ip_address
 
 import aiohttp
@@ -73,7 +74,8 @@ class _NotAsked(OSError):
 
 async def _fetch(url: str, *, local: bool) -> bytes:
     timeout = aiohttp.ClientTimeout(total=SECONDS)
-    connector = aiohttp.TCPConnector(socket_factory=None if local else _socket)
+    trusted = ssl.create_default_context()  # aiohttp's own knows no authorities that came after its start
+    connector = aiohttp.TCPConnector(ssl=trusted, socket_factory=None if local else _socket)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, connector=connector) as session,

@@ -98,6 +98,23 @@ def next_version(platform: Installation, tmp_path: Path) -> Path:
     return chart
 
 
+def containers_that_are_ready(namespace: Namespace) -> set[str]:
+    pods = json.loads(namespace.kubectl("get", "pods", "--output", "json"))["items"]
+    known = (each for pod in pods for each in pod["status"].get("containerStatuses", ()))
+    return {each["containerID"] for each in known if each["ready"]}
+
+
+def until_all_has_started_anew(namespace: Namespace, before: set[str]) -> None:
+    """Until the kubelet has told of its restart: the API server calls the containers before it ready until then."""
+    wait_until(
+        lambda: not containers_that_are_ready(namespace) & before,
+        240 * slowness(),
+        lambda: f"{namespace.name} has containers from before\n{namespace.describe('pods')}",
+    )
+    for workload in namespace.kubectl("get", "deployments,statefulsets", "--output", "name").split():
+        namespace.kubectl("rollout", "status", workload, "--timeout=240s")
+
+
 def leader(platform: Installation) -> str:
     return str(platform.own.get("lease/media-operator")["spec"]["holderIdentity"])
 
@@ -188,10 +205,12 @@ def test_an_installations_life(platform: Installation, teams: tuple[Tenant, Tena
         kept = {at_acme.upload(f"file {number}".encode(), "f.txt", "text/plain"): number for number in range(20)}
         recording = at_acme.transcribe(RECORDING.read_bytes(), RECORDING.name)
     began = time.monotonic()
+    namespaces = (platform.own, acme.namespace, globex.namespace)
+    before = set().union(*map(containers_that_are_ready, namespaces))
     platform.cluster.docker.run("restart", "--time", "5", kind.NODE)
     wait_until(lambda: kind.current() is not None, 180 * slowness(), lambda: "the API server does not come back")
-    for workload in platform.own.kubectl("get", "deployments,statefulsets", "--output", "name").split():
-        platform.own.kubectl("rollout", "status", workload, "--timeout=240s")
+    for namespace in namespaces:
+        until_all_has_started_anew(namespace, before)
     with acme.reached() as at_acme:
         for media_id, number in kept.items():
             at_acme.until(media_id, lambda about: about["scan_status"] == "clean", seconds=120)

@@ -535,10 +535,8 @@ async def test_a_redirect_to_the_metadata_service_is_not_followed(
 async def test_a_receiver_that_does_not_speak_http_or_never_answers_is_an_error_in_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outgoing, "SECONDS", 0.5)
-
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n{}")  # what is left unread would reset the connection, and lose the answer
         writer.write(b"220 mail.example ESMTP\r\n\r\n")
         writer.close()
 
@@ -560,19 +558,22 @@ async def test_a_receiver_that_does_not_speak_http_or_never_answers_is_an_error_
                 writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
                 await writer.drain()
 
-    wrong = [(nonsense, "no HTTP"), (silence, "did not answer within")]
-    wrong += [(endless_head, "headers have more than 65536"), (endless_hints, "headers have more than 65536")]
+    wrong = [(nonsense, "no HTTP"), (endless_head, "headers have more than 65536")]
+    wrong += [(endless_hints, "headers have more than 65536"), (silence, "did not answer within")]
     for behaviour, words in wrong:
+        monkeypatch.setattr(outgoing, "SECONDS", 0.5 if behaviour is silence else 60)
         async with await asyncio.start_server(behaviour, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(Undelivered, match=words):
                 await outgoing.post(f"http://127.0.0.1:{port}/", b"{}", {}, LOOPBACK)
 
     async def no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
         writer.write(b"220 mail.example ESMTP\r\n\r\n")
         writer.close()
 
-    with pytest.raises(Undelivered, match=r"TLS failed|connection failed"):
+    monkeypatch.setattr(outgoing, "SECONDS", 60)
+    with pytest.raises(Undelivered, match="TLS failed"):
         async with await asyncio.start_server(no_tls, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             await outgoing.post(f"https://127.0.0.1:{port}/", b"{}", {}, LOOPBACK)

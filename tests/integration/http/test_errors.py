@@ -288,6 +288,31 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_the_log_and_not_the_clien
     assert logged[1]["status"] == 500
 
 
+async def test_why_a_dependency_did_not_serve_is_in_the_log_and_not_in_the_answer(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with process(postgres, tmp_path) as api, api.client() as client:
+        put_a_file_in_place_of(Path(api.store._root))
+        headers = {"X-Request-Id": "find-me"}
+        answer = await client.post("/v1/media/upload", files={"file": ("a", b"x")}, headers=headers)
+        assert "directory" not in problem(answer, 503, "unavailable")["detail"]
+    line = request_line(tmp_path, "find-me")
+    assert (line["status"], line["level"]) == (503, "warning")
+    assert re.match("object store: .*Not a directory", line["reason"])
+
+
+def request_line(folder: Path, request_id: str) -> dict[str, Any]:
+    """The one line of a request whose process has ended."""
+    lines = log_lines(folder)
+    (line,) = [each for each in lines if each["event"] == "request" and each["request_id"] == request_id]
+    return line
+
+
+def put_a_file_in_place_of(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+    folder.write_text("no folder")
+
+
 @contextmanager
 def locked_out(postgres: EmbeddedPostgres, api: Api) -> Iterator[None]:
     """Locks the tenant's role out: for the api the database is away."""
@@ -348,9 +373,9 @@ async def test_a_full_disk_of_the_database_is_told_to_client_and_log_and_files_c
         assert body["detail"].startswith("The disk of the database is full; whoever runs it has to make room. Nothing")
         assert (await client.get(f"/v1/media/{before['media_id']}/info")).status_code == 200
         assert (await client.get("/readyz")).status_code == 200
-        (logged, _) = [line for line in log_lines(tmp_path) if line.get("request_id") == "find-me"]
-    assert (logged["event"], logged["level"], logged["dependency"]) == ("unavailable", "warning", "database")
-    assert logged["cause"] == "DiskFull: could not extend file"
+    reason = request_line(tmp_path, "find-me")["reason"]
+    assert reason.startswith("database: the disk of the database is full")
+    assert "DiskFull: could not extend file" in reason
 
 
 async def test_a_suspended_tenant_answers_503_on_every_call_and_keeps_its_files(fresh_api: Api) -> None:

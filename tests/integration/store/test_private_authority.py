@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from media_core.errors import Unavailable
+from media_core.events import outgoing
+from media_core.store import S3Settings, S3Store
+from media_operator.backends import issuers
 from media_operator.backends.buckets import Buckets
 from media_operator.render.environment import TRUST, TRUSTED, outside_environment
 from media_operator.settings import PlatformSettings, StoreAdminSettings
@@ -56,7 +61,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_PUT = do_GET  # noqa: N815  as http.server calls it
+    do_PUT = do_POST = do_GET  # noqa: N815  as http.server calls them
 
     def log_message(self, *_: object) -> None:
         pass
@@ -64,9 +69,13 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
-    """PEM file of the authority, beside `server.pem` with certificate and key of 127.0.0.1."""
+    return made(tmp_path, "private authority")
+
+
+def made(folder: Path, name: str) -> Path:
+    """PEM file of an authority, beside `server.pem` with certificate and key of localhost."""
     now, keys = datetime.now(UTC), (ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1()))
-    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("private authority", "localhost")]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (name, "localhost")]
 
     def certificate(number: int) -> x509.Certificate:
         builder = x509.CertificateBuilder(names[0], names[number], keys[number].public_key(), number + 1)
@@ -80,16 +89,23 @@ def authority(tmp_path: Path) -> Path:
     key = keys[1].private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    (tmp_path / "server.pem").write_bytes(pem[1] + key)
-    (tmp_path / "authority.pem").write_bytes(pem[0])
-    return tmp_path / "authority.pem"
+    folder.mkdir(exist_ok=True)
+    (folder / "server.pem").write_bytes(pem[1] + key)
+    (folder / "authority.pem").write_bytes(pem[0])
+    return folder / "authority.pem"
 
 
 @pytest.fixture
 def server(authority: Path) -> Iterator[str]:
+    with serving(authority) as url:
+        yield url
+
+
+@contextmanager
+def serving(authority: Path, port: int = 0) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.with_name("server.pem"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as serving:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Answering) as serving:
         serving.socket = context.wrap_socket(serving.socket, server_side=True)
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield f"https://localhost:{serving.server_address[1]}"
@@ -128,3 +144,28 @@ async def test_the_operator_says_why_it_does_not_accept_a_certificate(
     with pytest.raises(Unavailable, match=f"the certificate of S3 at {server} is not accepted: .*issuer certificate"):
         await buckets.observe("media-acme")
     await buckets.aclose()
+
+
+async def test_authorities_that_are_renewed_are_trusted_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = (made(tmp_path / name, name) for name in ("the one before", "the one after"))
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(before.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+
+    async def reach(store: S3Store, url: str) -> None:
+        await store.put("tenant/acme/a", b"x")
+        assert (await outgoing.post(f"{url}/", b"{}", {}, [ip_network("127.0.0.0/8")])).status == 200
+        await issuers._fetch(url, local=True)
+
+    with serving(before) as url:
+        settings = S3Settings(endpoint=url, bucket="bucket", access_key_id="a", secret_access_key=SecretStr("b"))
+        store = S3Store(settings, "acme")
+        await reach(store, url)
+    with serving(after, int(url.rpartition(":")[2])):
+        with pytest.raises(Unavailable, match="the certificate of S3 is not accepted: UnknownIssuer"):
+            await store.put("tenant/acme/a", b"x")
+        trusted.write_bytes(before.read_bytes() + after.read_bytes())
+        await reach(store, url)
+    await store.aclose()
