@@ -14,7 +14,7 @@ from media_api.auth import Writer
 from media_api.models import Data, Media, UploadProgress
 from media_api.requests import body, draft, tus
 from media_api.requests.headers import listed
-from media_api.requests.receiving import digest_header, file_digest
+from media_api.requests.receiving import ReprDigest, digest_header, file_digest
 from media_api.routes.parameters import NEEDED, UploadId
 from media_api.services import Services, Wired
 from media_core.auth.tokens import Claims
@@ -111,6 +111,10 @@ _BYTES: Final = (
 )
 
 
+_GOES_ON: Final = {"upload_locked", "offset_mismatch", "request_timeout"}
+"""After these a creation that is sent again with its key goes on with the upload."""
+
+
 @router.options(tus.PATH, include_in_schema=False)
 @router.options(f"{tus.PATH}/{{upload_id}}", include_in_schema=False)
 async def describe_uploads(services: Wired) -> Response:
@@ -162,12 +166,12 @@ async def create_upload(
     ] = None,
     upload_checksum: UploadChecksum = None,
     _content_digest: BodyDigest = None,
-    _repr_digest: EndDigest = None,
+    _repr_digest: ReprDigest = None,
     idempotency_key: Annotated[
         str | None,
         Header(
             max_length=255,
-            description="Of a final upload: the same key again within 24 hours makes no second file.",
+            description="The same key again within 24 hours is answered with the same upload, and how far it is.",
         ),
     ] = None,
 ) -> Response:
@@ -178,17 +182,26 @@ async def create_upload(
     deleted or expired. With its last byte the file is stored and scanned like any other. `Upload-Media-Id` names it,
     and GET of the upload has the answer of an upload in one request. A final upload stores its parts as one file, and
     ends them.
+
+    If the answer is lost, send the same headers again with the same `Idempotency-Key`. Where bytes have come before, a
+    body is not read: go on from `Upload-Offset`.
     """
     tus.check_version(tus_resumable)
     declared = tus.declared_of(listed(request, "upload-metadata"))
     concat = tus.concat_of(upload_concat)
     if isinstance(concat, tus.FinalUpload):
         progress = await services.finals.concatenate(
-            caller, upload_concat or "", concat.parts, declared, idempotency_key=idempotency_key or None
+            caller,
+            upload_concat or "",
+            concat.parts,
+            declared,
+            digest=file_digest(listed(request, "repr-digest")),
+            idempotency_key=idempotency_key or None,
         )
     else:
         length = tus.length_of(upload_length, upload_defer_length)
-        progress = await _created(services, caller, request, declared, length, concat, upload_checksum)
+        key = idempotency_key or None
+        progress = await _created(services, caller, request, declared, length, concat, upload_checksum, key)
     return Response(status_code=201, headers=_moved_on(progress) | {"Location": f"{tus.PATH}/{progress.upload_id}"})
 
 
@@ -200,19 +213,24 @@ async def _created(
     length: int | None,
     partial: bool,
     upload_checksum: str | None,
+    key: str | None,
 ) -> Progress:
     has_body = request.headers.get("content-type") is not None and request.headers.get("content-length") != "0"
     if has_body:
         _check_type(request)
     checksum = tus.checksum_of(upload_checksum)
-    progress = await services.resumables.create(caller, declared, length, partial=partial)
-    if not has_body:
+    digest = file_digest(listed(request, "repr-digest"))
+    progress = await services.resumables.create(
+        caller, declared, length, partial=partial, digest=digest, idempotency_key=key
+    )
+    if not has_body or progress.received:  # an earlier request with this key has sent some
         return progress
     try:
         return await receive(services, caller, request, progress.upload_id, 0, checksum=checksum)
-    except BaseException:
-        # The client does not learn the upload's address. So it could neither go on with the upload nor end it.
-        await shielded(_given_up(services, caller, progress.upload_id))
+    except BaseException as error:
+        # The client does not learn the upload's address. Without a key it could neither go on with it nor end it.
+        if key is None or (isinstance(error, Refused) and error.code not in _GOES_ON):
+            await shielded(_given_up(services, caller, progress.upload_id))
         raise
 
 
