@@ -10,10 +10,14 @@ import hashlib
 import json
 import math
 import os
+import re
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
+
+import httpx
 
 from mediactl.errors import Corrupt, MediaError, Misuse, Problem, Unreachable
 from mediactl.exchange import Exchange, Silence
@@ -48,6 +52,7 @@ class Resuming:
         self._shown = 0
         self._hash = hashlib.sha256()
         self._hashed = 0
+        self._key = secrets.token_hex(16)
         self._note: Path | None = None
         if notes is not None and source.path is not None:
             changed = os.fstat(source.file.fileno()).st_mtime_ns
@@ -57,22 +62,26 @@ class Resuming:
 
     async def send(self) -> Any:
         """The data that an upload in one request is answered with. Raises Unspoken, Problem, Unreachable, Corrupt."""
-        where, offset = await self._remembered() or (await self._begun(), 0)
+        where, offset = await self._remembered() or ("", 0)
         fruitless = 0
         silence = Silence(self._exchange)
         while True:
-            self._show(offset)
             try:
+                if not where:
+                    where, offset = await self._begun()
+                self._show(offset)
                 await self._send_from(where, offset)
                 answer: dict[str, Any] = (await self._exchange.call("GET", where))["media"]
                 break
             except Problem as problem:
-                if problem.status not in MOMENTARY or problem.code == "suspended":
+                if not where or problem.status not in MOMENTARY or problem.code == "suspended":
                     raise  # a later call goes on, with another token or once there is room
                 reason: MediaError = problem
             except Unreachable as error:
+                if not where and isinstance(error.__cause__, httpx.ConnectError):
+                    raise  # nothing was sent
                 reason = error
-            before, offset = offset, await self._offset(where, offset)
+            before, offset = offset, await self._offset(where, offset) if where else offset
             fruitless = fruitless + 1 if offset <= before else 0
             if fruitless > ATTEMPTS:
                 raise reason
@@ -88,24 +97,35 @@ class Resuming:
             )
         return answer
 
-    async def _begun(self) -> str:
+    async def _begun(self) -> tuple[str, int]:
+        """The upload, and how much of it has arrived. Where an earlier answer was lost, it is the same upload."""
         told = {"filename": self._source.name, "filetype": claimed_type(self._source.name), **self._fields}
         metadata = ",".join(f"{key} {_encoded(value)}" for key, value in told.items())
         headers = {**PROTOCOL, "Upload-Length": str(self._size), "Upload-Metadata": metadata, "Content-Length": "0"}
+        headers["Idempotency-Key"] = self._key
+        self._remember(self._key)
         try:
             async with self._exchange.open("POST", UPLOADS, headers=headers) as response:
                 where = response.headers.get("location", "")
+                offset = response.headers.get("upload-offset", "0")
         except Problem as problem:
+            if problem.status < 500:
+                self._forget()  # nothing was begun
             if problem.status in {404, 405} and "room_id" not in self._fields:
                 raise Unspoken from None
             raise
         if not where.startswith(f"{UPLOADS}/"):
+            self._forget()
             raise Unspoken
+        self._remember(where)
+        return str(where), int(offset) if offset.isdigit() else 0
+
+    def _remember(self, what: str) -> None:
+        """The upload's address, or until that is known the key that it is begun with."""
         if self._note is not None:
             with contextlib.suppress(OSError):  # then it cannot go on after this call
                 self._note.parent.mkdir(parents=True, exist_ok=True)
-                self._note.write_text(where)
-        return str(where)
+                self._note.write_text(what)
 
     async def _remembered(self) -> tuple[str, int] | None:
         try:
@@ -113,6 +133,7 @@ class Resuming:
         except OSError:
             return None
         if not where.startswith(f"{UPLOADS}/"):
+            self._key = where if re.fullmatch("[0-9a-f]{32}", where) else self._key
             return None
         try:
             return where, await self._asked(where)

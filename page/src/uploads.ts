@@ -106,6 +106,7 @@ async function begin(upload: Upload): Promise<void> {
     endpoint: address("/v1/media/uploads"),
     metadata: { filename: file.name, filetype: file.type, ...(room === null ? {} : { room_id: room }) },
     chunkSize: CHUNK,
+    headers: { "Idempotency-Key": upload.id }, // if the answer to the creation is lost, it is the same upload again
     uploadDataDuringCreation: file.size <= SMALL,
     retryDelays: null, // `failed` below waits longer, and for a sign-in
     removeFingerprintOnSuccess: true,

@@ -3,6 +3,7 @@
 `Upload-Draft-Interop-Version` names the version: 3 is draft 01, 4 is 02, 5 is 03, 6 is 04 and 05, 7 is 06 to 08, and 8
 is 09 and later. Version 3 says `Upload-Incomplete` where later ones say `Upload-Complete`. From 5 on there are
 `Upload-Limit` and types of problems, from 6 on requests may have `Upload-Length`, and from 7 on `max-age` is a limit.
+From 8 on an upload to which more bytes come than its length ends.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ Only then does a client know where to go on when its first request breaks."""
 LIMITS_SINCE: Final = "5"
 _LENGTH_SINCE: Final = "6"
 _AGE_SINCE: Final = "7"
+INVALID_SINCE: Final = "8"
 _TYPE: Final = "https://iana.org/assignments/http-problem-types#{}"
 MAX_DISPOSITION_CHARACTERS: Final = 8 * 1024
 """A name of 255 characters takes 3 KiB where each byte is quoted."""
@@ -99,6 +101,12 @@ def problem_of(refused: Refused, headers: Mapping[str, str]) -> dict[str, Any]:
         # Not 413, on which a client tries again with fewer bytes at once.
         return {"type": _TYPE.format("inconsistent-upload-length"), "status": 400}
     return {}
+
+
+def is_beyond(refused: Refused, offset: int, announced: int | None) -> bool:
+    """Whether more bytes came than the length of the upload, or were announced (`announced`, from `offset` on)."""
+    length = refused.facts.get("length")
+    return isinstance(length, int) and (refused.code == "file_too_large" or offset + (announced or 0) > length)
 
 
 def headers_of(progress: Progress, version: str, *, at_most: int) -> dict[str, str]:

@@ -24,7 +24,7 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
 from media_api.requests.body import chunks, chunks_or_socket, media_type_of
 from media_api.requests.filenames import filename_of, text_of
 from media_api.requests.socket_body import SocketBody
-from media_api.requests.wrong_input import unknown
+from media_api.requests.wrong_input import Wrong, unknown
 from media_core.errors import Refused
 from media_core.store import BodySource
 
@@ -127,7 +127,7 @@ class Form:
         elif event is not None:
             self._value += event
             if len(self._value) > MAX_FIELD_BYTES:
-                raise _field_too_long()
+                raise _too_long_field(self._own_name(_name_of(self._part)))
         else:
             self._end(self._own_name(_name_of(self._part)), self._value)
         return b""
@@ -154,7 +154,7 @@ class Form:
                 self._begin_field(field)
             data = bytearray(value.encode())
             if len(data) > MAX_FIELD_BYTES:
-                raise _field_too_long()
+                raise _too_long_field(field)
             self._end(field, data)
 
     def _own_name(self, name: str) -> str:
@@ -171,7 +171,7 @@ class Form:
             # curl's --data-binary sends a file like that: its bytes look like the name of a field.
             raise _invalid(told if self._boundary is not None else f"{told} {_AS_MULTIPART}")
         if field in self._fields and field not in self._repeatable:
-            raise _invalid("A form field was sent twice.")
+            raise wrong_field(field, "was sent twice; this form takes it once")
 
     def _begin(self, segment: MultipartSegment) -> bool:
         """Whether the part that begins is the file."""
@@ -200,7 +200,7 @@ class Form:
         """A part that is not the file has come whole."""
         if field != _FILE:
             if field in self._known:
-                self._fields.setdefault(field, []).append(_text(value))
+                self._fields.setdefault(field, []).append(_text(field, value))
         elif value and not value.startswith(b"{"):  # FilePond sends what it knows of the file under the file's name
             raise Refused("missing_file", f"`{_FILE}` was sent as text, not as a file (with curl: -F {_FILE}=@path).")
 
@@ -222,7 +222,7 @@ class Form:
         if value is None:
             return None
         if not (value.isascii() and value.isdecimal() and len(value) < 10 and 1 <= int(value) <= most):
-            raise _invalid(f"`{name}` must be a whole number from 1 to {most}.")
+            raise wrong_field(name, f"must be a whole number from 1 to {most}")
         return int(value)
 
     def choice(self, name: str, allowed: tuple[Choice, ...]) -> Choice:
@@ -231,7 +231,7 @@ class Form:
         for choice in allowed:
             if choice == value:
                 return choice
-        raise _invalid(f"`{name}` must be one of {', '.join(allowed)}.")
+        raise wrong_field(name, f"must be one of {', '.join(allowed)}")
 
 
 class _FileSource:
@@ -266,7 +266,12 @@ def flag_of(name: str, value: str) -> bool:
     """Raises Refused `invalid_request` where the field `name` is neither true nor false."""
     if value.lower() in _TRUE | _FALSE:
         return value.lower() in _TRUE
-    raise _invalid(f"`{name}` must be true or false.")
+    raise wrong_field(name, "must be true or false")
+
+
+def wrong_field(name: str, what: str) -> Refused:
+    """`what` is wrong with the field: the rest of a sentence, without its full stop."""
+    return Refused("invalid_request", f"`{name}` {what}.", errors=[Wrong(where=name, what=what)])
 
 
 def claimed_type_of(said: str) -> str | None:
@@ -307,13 +312,13 @@ def _is_of_aiohttp(segment: MultipartSegment, boundary: bytes | None) -> bool:
     return _BOUNDARY_OF_AIOHTTP.fullmatch(boundary or b"") is not None and segment.headerlist[0][0] == "Content-Type"
 
 
-def _text(value: bytearray) -> str:
+def _text(field: str, value: bytearray) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        raise _invalid("A form field is not UTF-8.") from None
+        raise wrong_field(field, "must be a text in UTF-8") from None
     if "\0" in text:
-        raise _invalid("A form field holds a NUL character.")
+        raise wrong_field(field, "must be a text without NUL")
     return text
 
 
@@ -339,8 +344,8 @@ def _too_long() -> Refused:
     return _invalid(f"The form has more than {MAX_OVERHEAD_BYTES} bytes beside its file.")
 
 
-def _field_too_long() -> Refused:
-    return _invalid(f"A form field may have at most {MAX_FIELD_BYTES} bytes.")
+def _too_long_field(field: str) -> Refused:
+    return wrong_field(field, f"may have at most {MAX_FIELD_BYTES} bytes")
 
 
 def _invalid(detail: str) -> Refused:

@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
+from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -127,12 +128,22 @@ def _said(error: ErrorDetails, fields: Mapping[str, FieldInfo], where: tuple[int
             between = _between(_limit(field, MinLen, "min_length"), _limit(field, MaxLen, "max_length"))
             return f"it must have {between} entries"
         case "extra_forbidden":
+            if (called := _other_name_of(where[-1], fields)) is not None:
+                return f"it is another name of `{called}`; send one of the two"
             return unknown(str(where[-1]), list(fields), "a member of this body").rstrip(".")
         case "value_error":
             return error["msg"].removeprefix("Value error, ")
         case _ if kind.startswith(("datetime", "timezone")):
             return TIME
     return error["msg"]
+
+
+def _other_name_of(sent: int | str, fields: Mapping[str, FieldInfo]) -> str | None:
+    """The field that takes this name too, and was sent under its own as well."""
+    for name, field in fields.items():
+        if isinstance(field.validation_alias, AliasChoices) and sent in field.validation_alias.choices:
+            return name
+    return None
 
 
 def _limit(field: FieldInfo | None, kind: type, name: str) -> Any:

@@ -23,7 +23,7 @@ from media_api.answers.event_stream import EVENT_STREAM_CONTENT, KEEP_ALIVE_SECO
 from media_api.auth import Transcriber
 from media_api.models import WHISPER, Data, JobAccepted, SpeechModel, SpeechModels
 from media_api.requests.body import ClientGone, disconnection
-from media_api.requests.multipart import Form
+from media_api.requests.multipart import Form, wrong_field
 from media_api.requests.receiving import FILE_FIELDS, begin_upload, declared_of, form_request, read_form, text_field
 from media_api.routes.transcribe import LANGUAGE, RECORDING, TRANSCRIPTION_REFUSALS, language_of, transcribe_uploaded
 from media_api.services import Services, Wired
@@ -47,7 +47,9 @@ class _OpenAiRoute(APIRoute):
                 refused = await problems.of_error(request, error)
             body = json.loads(bytes(refused.body))
             kind = "server_error" if refused.status_code >= 500 else "invalid_request_error"
-            told = {"message": body["detail"], "type": kind, "param": None, "code": body["code"]}
+            about = "file" if body["code"] in _OF_THE_FILE else None
+            param = next((each["where"] for each in body.get("errors", ())), about)
+            told = {"message": body["detail"], "type": kind, "param": param, "code": body["code"]}
             kept = {name: value for name, value in refused.headers.items() if name not in _OF_THE_BODY}
             if body.get("retry_after", 0) > _MOST_SECONDS_THEY_WAIT:
                 kept["x-should-retry"] = "false"
@@ -56,6 +58,7 @@ class _OpenAiRoute(APIRoute):
         return handler
 
 
+_OF_THE_FILE: Final = {"missing_file", "empty_file", "file_too_large"}
 _OF_THE_BODY: Final = ("content-length", "content-type")
 _MOST_SECONDS_THEY_WAIT: Final = 60
 """A longer Retry-After is ignored by OpenAI's clients: they would send the file twice more within seconds."""
@@ -188,7 +191,7 @@ def _wanted(form: Form, task: Task) -> TranscriptionRequest:
     language = language_of(form, by_name=True)
     granularities = form.texts(_GRANULARITIES)
     if unknown := set(granularities) - {"segment", "word"}:
-        raise Refused("invalid_request", f"`{_GRANULARITIES}` knows segment and word, not {min(unknown)[:40]!r}.")
+        raise wrong_field(_GRANULARITIES, f"knows segment and word, not {min(unknown)[:40]!r}")
     return TranscriptionRequest(
         language=language,
         task=task,

@@ -61,10 +61,10 @@ async def search_transcripts(
 ) -> Page[SearchHit]:
     """Where something was said in the recordings that you may read and that were transcribed, by whomever.
 
-    All words have to be said within about a minute. Case, accents and endings make no difference (`budgets` finds
-    `Budget`), each language by its own rules; in languages without such rules the words have to be the same. Words such
-    as `the` are ignored outside of phrases. A transcript can be searched from its job's completion until its file is
-    deleted, also when the job is gone.
+    All words have to be said within about a minute: for one word or another ask twice, as `or` is a word like `the`.
+    Case, accents and endings make no difference (`budgets` finds `Budget`), each language by its own rules; in
+    languages without such rules the words have to be the same. Words such as `the` are ignored outside of phrases. A
+    transcript can be searched from its job's completion until its file is deleted, also when the job is gone.
 
     The best hits of the newest 500 passages come first, then the best of the next 500, and so on. The list ends where
     `next_cursor` is null: a page may have fewer hits than `limit`, even none, and the list go on.

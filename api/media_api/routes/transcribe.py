@@ -9,7 +9,7 @@ from media_api.answers import openapi, problems
 from media_api.auth import Transcriber
 from media_api.models import Data, JobAccepted
 from media_api.requests.identifiers import known_id
-from media_api.requests.multipart import Form
+from media_api.requests.multipart import Form, wrong_field
 from media_api.requests.receiving import (
     FILE_FIELDS,
     HEADERS,
@@ -161,7 +161,7 @@ def language_of(form: Form, *, by_name: bool = False) -> str | None:
     for code, name in LANGUAGES.items():
         if text.lower() == code or (by_name and text.lower() == name):
             return code
-    raise Refused("invalid_request", "`language` must be an ISO 639-1 code such as en; leave it out to detect it.")
+    raise wrong_field("language", "must be an ISO 639-1 code such as en; leave it out to detect it")
 
 
 def _wanted(form: Form) -> TranscriptionRequest:

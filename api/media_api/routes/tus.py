@@ -78,6 +78,7 @@ _CHECKSUM: Final = described(
 _BODY_DIGEST: Final = digest_header("content-digest", "This request's body's")
 _END_DIGEST: Final = digest_header("repr-digest", "With the bytes that end the upload: the file's")
 _OF_CREATION: Final = (
+    digest_header("repr-digest"),
     described("upload-defer-length", "`1`: the length is told later.", enum=["1"]),
     described(
         "upload-metadata",
@@ -91,7 +92,7 @@ _OF_CREATION: Final = (
     ),
     described(
         IDEMPOTENCY_KEY,
-        "Of a final upload: the same key again within 24 hours makes no second file.",
+        "The same key again within 24 hours is answered with the same upload, and how far it is.",
         maxLength=MAX_KEY_CHARACTERS,
     ),
 )
@@ -132,6 +133,10 @@ _BYTES: Final = (
 )
 
 
+_GOES_ON: Final = {"upload_locked", "offset_mismatch", "request_timeout"}
+"""After these a creation that is sent again with its key goes on with the upload."""
+
+
 @router.options(tus.PATH, include_in_schema=False)
 @router.options(f"{tus.PATH}/{{upload_id}}", include_in_schema=False)
 async def describe_uploads(services: Wired) -> Response:
@@ -153,7 +158,7 @@ async def describe_uploads(services: Wired) -> Response:
     response_class=Response,
     openapi_extra={
         "requestBody": {**_BODY, "required": False},
-        "parameters": [_VERSION, _LENGTH, _CHECKSUM, _BODY_DIGEST, _END_DIGEST, *_OF_CREATION],
+        "parameters": [_VERSION, _LENGTH, _CHECKSUM, _BODY_DIGEST, *_OF_CREATION],
     },
     responses={
         201: {"headers": {"Location": openapi.header("The upload."), **_RECEIVED}},
@@ -168,6 +173,9 @@ async def create_upload(caller: Writer, services: Wired, request: Request) -> Re
     deleted or expired. With its last byte the file is stored and scanned like any other. `Upload-Media-Id` names it,
     and GET of the upload has the answer of an upload in one request. A final upload stores its parts as one file, and
     ends them.
+
+    If the answer is lost, send the same headers again with the same `Idempotency-Key`. Where bytes have come before, a
+    body is not read: go on from `Upload-Offset`.
     """
     headers = request.headers
     tus.check_version(headers.get("tus-resumable"))
@@ -175,7 +183,12 @@ async def create_upload(caller: Writer, services: Wired, request: Request) -> Re
     concat = tus.concat_of(headers.get("upload-concat"))
     if isinstance(concat, tus.FinalUpload):
         progress = await services.finals.concatenate(
-            caller, headers["upload-concat"], concat.parts, declared, idempotency_key=idempotency_key(request)
+            caller,
+            headers["upload-concat"],
+            concat.parts,
+            declared,
+            digest=file_digest(listed(request, "repr-digest")),
+            idempotency_key=idempotency_key(request),
         )
     else:
         length = tus.length_of(headers.get("upload-length"), headers.get("upload-defer-length"))
@@ -190,14 +203,18 @@ async def _created(
     if has_body:
         _check_type(request)
     checksum = tus.checksum_of(request.headers.get("upload-checksum"))
-    progress = await services.resumables.create(caller, declared, length, partial=partial)
-    if not has_body:
+    digest, key = file_digest(listed(request, "repr-digest")), idempotency_key(request)
+    progress = await services.resumables.create(
+        caller, declared, length, partial=partial, digest=digest, idempotency_key=key
+    )
+    if not has_body or progress.received:  # an earlier request with this key has sent some
         return progress
     try:
         return await receive(services, caller, request, progress.upload_id, 0, checksum=checksum)
-    except BaseException:
-        # The client does not learn the upload's address. So it could neither go on with the upload nor end it.
-        await shielded(_given_up(services, caller, progress.upload_id))
+    except BaseException as error:
+        # The client does not learn the upload's address. Without a key it could neither go on with it nor end it.
+        if key is None or (isinstance(error, Refused) and error.code not in _GOES_ON):
+            await shielded(_given_up(services, caller, progress.upload_id))
         raise
 
 

@@ -2,6 +2,7 @@
 its versions. All others are those of tus (`tus.py`); both have the same uploads.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -16,11 +17,13 @@ from media_api.auth import Writer
 from media_api.models import Media
 from media_api.requests import draft, tus
 from media_api.requests.body import require_plain
+from media_api.requests.headers import listed
+from media_api.requests.receiving import file_digest
 from media_api.routes.parameters import UploadId
 from media_api.routes.tus import VersionedRoute, announced_of, receive
 from media_api.services import Services, Wired, services_at
 from media_core.auth.tokens import Claims
-from media_core.errors import Refused
+from media_core.errors import Refused, Unavailable
 from media_core.uploads.claims import STALLED_SECONDS
 from media_core.uploads.rows import Progress
 
@@ -62,7 +65,8 @@ async def create_by_draft(caller: Writer, services: Wired, request: Request) -> 
     complete = draft.is_complete(request.headers, _version(request))
     length = draft.length_of(request.headers, _version(request), 0, announced_of(request))
     declared = draft.declared_of(request.headers, request.query_params)
-    progress = await services.resumables.create(caller, declared, length)
+    digest = file_digest(listed(request, "repr-digest"))
+    progress = await services.resumables.create(caller, declared, length, digest=digest)
     location = draft.location_of(services.settings.store.public_url, f"{tus.PATH}/{progress.upload_id}")
     inform = request.scope.get("extensions", {}).get(draft.INFORM, lambda _: None)
     state = await _state(services, request, progress)
@@ -109,10 +113,17 @@ async def _received(
     begun: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Takes the request's body; where the upload ends with it, its length is known from then on."""
-    length = draft.length_of(request.headers, _version(request), offset, announced_of(request))
-    progress = await receive(
-        services, caller, request, upload_id, offset, length=length, patience=STALLED_SECONDS, begun=begun
-    )
+    announced = announced_of(request)
+    length = draft.length_of(request.headers, _version(request), offset, announced)
+    try:
+        progress = await receive(
+            services, caller, request, upload_id, offset, length=length, patience=STALLED_SECONDS, begun=begun
+        )
+    except Refused as refused:
+        if _version(request) >= draft.INVALID_SINCE and draft.is_beyond(refused, offset, announced):
+            with contextlib.suppress(Refused, Unavailable):  # it has ended; or it expires
+                await services.resumables.invalidate(caller, upload_id)
+        raise
     if complete and not progress.is_whole:  # the body came without Content-Length
         came = progress.received
         async with services.resumables.receiving(caller, upload_id, came, length=came) as receiving:

@@ -230,6 +230,11 @@ class Contents:
             self.database.announce()
         return Committed(row.answer, replayed=row.state == "replayed")
 
+    async def earlier(self, subject: str, key: str, fingerprint: str) -> Any:
+        """The answer given under this Idempotency-Key in the last 24 hours; None: there is none. Raises KeyReused."""
+        ((answer,),) = await self._call("SELECT content_earlier(%s, %s, %s)", subject, key, fingerprint)
+        return answer
+
     async def usage(self) -> Usage:
         (row,) = await self._call(f"SELECT {USAGE} FROM usage") or [(0, 0, 0)]  # noqa: S608 (a constant)
         return Usage(*row)

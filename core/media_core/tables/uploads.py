@@ -27,6 +27,8 @@ class UploadRow(SQLModel, table=True):
     room_id: str | None = Field(default=None, sa_type=Text)
     concat: str | None = Field(default=None, sa_type=Text)
     """Upload-Concat, as it came: `partial`, or `final;` and the parts' URLs."""
+    digest: str | None = Field(default=None, sa_type=Text)
+    """The file's sha256 in hex, if the request that began the upload had it."""
     length: int | None = Field(default=None, sa_type=BigInteger)
     """Null until the client has told it."""
     received: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))

@@ -51,10 +51,12 @@ class Finals:
         parts: Sequence[str],
         declared: Declared,
         *,
+        digest: str | None = None,
         idempotency_key: str | None = None,
     ) -> Progress:
         """Stores the partial uploads `parts`, one after the other, as one file, and ends them. `concat`: the
-        Upload-Concat of the request; the same again is answered with the same upload.
+        Upload-Concat of the request; the same again is answered with the same upload. `digest`: the file's sha256 in
+        hex, if the client sent one.
 
         Raises Refused `bad_request`, `not_found`, `upload_expired`, `upload_locked`, and as `Upload.commit`.
         """
@@ -68,7 +70,7 @@ class Finals:
         async with self._claimed(caller, parts) as claims:
             async with self._reservation(parts, claims) as reservation:
                 key = idempotency_key or _key_of(parts)
-                uploaded = await self._stored(caller, parts, declared, total, reservation, key)
+                uploaded = await self._stored(caller, parts, declared, total, reservation, key, digest)
                 await self._rows.insert(upload_id, caller, declared, total, concat=concat, uploaded=uploaded)
             for claim in claims:
                 await self._rows.end(claim)
@@ -125,8 +127,9 @@ class Finals:
         total: int,
         reservation: Reservation,
         key: str,
+        digest: str | None,
     ) -> Uploaded:
-        uploading = await self._uploads.start(announced=total, reservation=reservation)
+        uploading = await self._uploads.start(announced=total, digest=digest, reservation=reservation)
         async with uploading as upload:
             for part in parts:
                 pieces = await pieces_of(self._uploads.database, part)

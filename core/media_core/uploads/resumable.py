@@ -19,7 +19,10 @@ The end is the end of every other upload: `upload.Upload` commits what has come,
    sweep has made them again (`expiry.settle`), or until it is repeated.
 4. `commit` takes the upload's id as Idempotency-Key. So an upload whose process was killed between the commit and the
    note in the row gets the same answer when it is committed again.
-5. Lock order: upload -> upload_piece -> reservation -> usage. No statement locks an upload and a content.
+5. An Idempotency-Key is taken by the statement that makes the row, and its answer names the upload. Where that upload
+   is gone, a new one takes its place: one alone, since it names the one that it takes the place of.
+6. Lock order: idempotency -> upload -> upload_piece -> reservation -> usage. No statement locks an upload and a
+   content.
 """
 
 import asyncio
@@ -29,7 +32,7 @@ import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 from typing import Final, Literal
 
@@ -41,7 +44,7 @@ from media_core.policy import Policy
 from media_core.store import BodySource, GatheredObject, Piece, PieceGone
 from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.claims import Claim, Declared, shielded
-from media_core.uploads.rows import Progress, Rows, pieces_of, progress_of
+from media_core.uploads.rows import Once, Progress, Rows, progress_of, whole
 from media_core.uploads.upload import CONNECTION_BYTES, Uploads, another_digest, too_large
 
 MOST_OPEN: Final = 1000
@@ -81,15 +84,35 @@ class Resumables:
         self._store = uploads.store
 
     async def create(
-        self, caller: Claims, declared: Declared, length: int | None, *, partial: bool = False
+        self,
+        caller: Claims,
+        declared: Declared,
+        length: int | None,
+        *,
+        partial: bool = False,
+        digest: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Progress:
-        """Begins an upload of `length` bytes; None: the client tells it later.
+        """Begins an upload of `length` bytes; None: the client tells it later. `digest`: the file's sha256 in hex,
+        compared when the upload ends. The same `idempotency_key` again within 24 hours gives the same upload, as long
+        as it is there.
 
         Raises Refused `file_too_large`, `empty_file`, `quota_exceeded`, `file_quota_exceeded`, `not_found` (a room
-        that the caller's token does not name), `too_many_uploads`.
+        that the caller's token does not name), `too_many_uploads`, `idempotency_key_reused`.
         """
         policy = await self.uploads.policy.current()
         checked(caller, declared, length, policy)
+        once = None
+        if idempotency_key is not None:
+            request = ["upload in several requests", *astuple(declared), length, partial, digest]
+            once = Once(idempotency_key, json.dumps(request))
+            if (earlier := await self.rows.earlier(caller, once)) is not None:
+                try:
+                    return await self.settled(caller, earlier)
+                except Refused as refused:
+                    if refused.code not in {"not_found", "upload_expired"}:
+                        raise
+                once = replace(once, gone=earlier)
         (open_now,) = await self._database.call(_COUNT, (caller.subject,))
         if open_now.n >= MOST_OPEN:
             raise Refused(
@@ -101,9 +124,14 @@ class Resumables:
         upload_id = new_upload_id()
         async with self.uploads.contents.reservation(upload_id) as reservation:
             await reservation.grow_to(length or 0)
-            await self.rows.insert(upload_id, caller, declared, length, concat="partial" if partial else None)
-            reservation.ended()  # from here on it ends with the upload
-        return await self.find(caller, upload_id)
+            concat = "partial" if partial else None
+            if await self.rows.insert(upload_id, caller, declared, length, concat=concat, digest=digest, once=once):
+                reservation.ended()  # from here on it ends with the upload
+                return await self.find(caller, upload_id)
+        # A request with the same key has begun one at the same time.
+        return await self.create(
+            caller, declared, length, partial=partial, digest=digest, idempotency_key=idempotency_key
+        )
 
     async def find(self, caller: Claims, upload_id: str) -> Progress:
         return await self.rows.progress(caller, upload_id)
@@ -174,6 +202,12 @@ class Resumables:
         async with self.rows.claimed(caller, upload_id, patience=patience) as claim:
             await self.rows.end(claim)
 
+    async def invalidate(self, caller: Claims, upload_id: str) -> None:
+        """Removes an upload to which more bytes came than its length. One that is stored stays as it is."""
+        async with self.rows.claimed(caller, upload_id) as claim:
+            if claim.answer is None:
+                await self.rows.end(claim)
+
     async def _declare_length(self, caller: Claims, claim: Claim, length: int | None, policy: Policy) -> None:
         if length is None or length == claim.length:
             return
@@ -189,18 +223,20 @@ class Resumables:
 
     async def finish(self, caller: Claims, claim: Claim, *, digest: str | None = None) -> None:
         """Commits an upload whose bytes have all come, once. Raises as `Upload.commit`, and Refused `digest_mismatch`
-        where they have another than this `digest`. That ends the upload, and so does infected content.
+        where they have another than this `digest`, or than the upload was begun with. That ends the upload, and so does
+        infected content.
         """
         if claim.answer is not None:
             return
         with claim.working():
-            pieces = await pieces_of(self._database, claim.upload_id)
+            pieces, announced = await whole(self._database, claim.upload_id)
             gathered = self._store.gathered(claim.upload_id, pieces)
             known = self.hashes.take(claim)
             sha256 = await (_hashed(gathered) if known is None else known.hexdigest())
-            if digest is not None and sha256 != digest:
-                await self.rows.end(claim)
-                raise another_digest(sha256, digest)
+            for said in (announced, digest):
+                if said is not None and said != sha256:
+                    await self.rows.end(claim)
+                    raise another_digest(sha256, said)
             try:
                 async with await self.uploads.whole(gathered, sha256, claim.reservation) as upload:
                     key = f"upload {claim.upload_id}"

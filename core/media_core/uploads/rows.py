@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from media_core.auth.tokens import Claims
+from media_core.contents.life import KeyReused
 from media_core.database import Database
 from media_core.errors import Refused, not_found
 from media_core.store import ObjectStore, Piece
 from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, take_claim
-from media_core.uploads.upload import Uploaded, Uploads
+from media_core.uploads.upload import Uploaded, Uploads, key_reused
 
 CLAIM_POLL_SECONDS: Final = 0.25
 """Time between two looks of a request that waits for the claim. A stalled request loses its claim without a notice."""
@@ -25,13 +26,28 @@ FROM upload LEFT JOIN reservation ON reservation_id = upload_id WHERE upload_id 
 """
 # The reservation was made with a short life, in case this statement is never reached.
 _CREATE: Final = """
-WITH kept AS (UPDATE reservation SET expires_at = now() + %(reserved)s WHERE reservation_id = %(upload_id)s)
-INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_scope, room_id, concat, length,
+WITH kept AS (
+    UPDATE reservation SET expires_at = now() + %(reserved)s WHERE reservation_id = %(upload_id)s
+), taken AS (
+    INSERT INTO idempotency AS known (subject, key, fingerprint, answer)
+    SELECT %(owner)s, %(key)s, %(fingerprint)s, jsonb_build_object('upload_id', %(upload_id)s::text)
+    WHERE %(key)s::text IS NOT NULL
+    ON CONFLICT (subject, key) DO UPDATE
+    SET fingerprint = excluded.fingerprint, answer = excluded.answer, created_at = now()
+    WHERE known.created_at < now() - interval '24 hours' OR known.answer ->> 'upload_id' = %(gone)s
+    RETURNING key
+)
+INSERT INTO upload (upload_id, owner, declared, filename, claimed_type, tenant_scope, room_id, concat, digest, length,
     received, answer, expires_at)
-VALUES (%(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, %(tenant_scope)s, %(room_id)s,
-    %(concat)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s)
+SELECT %(upload_id)s, %(owner)s, %(declared)s, %(filename)s, %(claimed_type)s, %(tenant_scope)s, %(room_id)s,
+    %(concat)s, %(digest)s, %(length)s, %(received)s, %(answer)s, now() + %(lifetime)s
+WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM taken)
+RETURNING upload_id
 """
 _PIECES: Final = "SELECT name, size FROM upload_piece WHERE upload_id = %s ORDER BY number"
+_WHOLE: Final = """
+SELECT name, size, digest FROM upload_piece JOIN upload USING (upload_id) WHERE upload_id = %s ORDER BY number
+"""
 _FORGET: Final = "DELETE FROM upload WHERE upload_id = %s"
 
 
@@ -55,6 +71,17 @@ class Progress:
     @property
     def is_partial(self) -> bool:
         return self.concat == "partial"
+
+
+@dataclass(frozen=True)
+class Once:
+    """The Idempotency-Key of a request that begins an upload. `fingerprint`: of the request. `gone`: the upload that
+    was begun under it before, and is no more.
+    """
+
+    key: str
+    fingerprint: str
+    gone: str | None = None
 
 
 class Rows:
@@ -87,9 +114,12 @@ class Rows:
         length: int | None,
         *,
         concat: str | None,
+        digest: str | None = None,
         uploaded: Uploaded | None = None,
-    ) -> None:
-        await self._database.call(
+        once: Once | None = None,
+    ) -> bool:
+        """False: another request has begun an upload under this key, and nothing was written."""
+        rows = await self._database.call(
             _CREATE,
             {
                 "upload_id": upload_id,
@@ -100,13 +130,26 @@ class Rows:
                 "tenant_scope": declared.tenant_scope,
                 "room_id": declared.room_id,
                 "concat": concat,
+                "digest": digest,
                 "length": length,
                 "received": 0 if uploaded is None else uploaded.size,
                 "answer": None if uploaded is None else json.dumps(vars(uploaded)),
                 "lifetime": self.lifetime,
                 "reserved": self.lifetime + RESERVED_LONGER,
+                "key": None if once is None else once.key,
+                "fingerprint": None if once is None else once.fingerprint,
+                "gone": None if once is None else once.gone,
             },
         )
+        return bool(rows)
+
+    async def earlier(self, caller: Claims, once: Once) -> str | None:
+        """The upload that was begun under this key; it may be gone. Raises Refused `idempotency_key_reused`."""
+        try:
+            answer = await self._contents.earlier(caller.subject, once.key, once.fingerprint)
+        except KeyReused:
+            raise key_reused() from None
+        return None if answer is None else str(answer["upload_id"])
 
     @asynccontextmanager
     async def claimed(self, caller: Claims, upload_id: str, *, patience: float = 0) -> AsyncIterator[Claim]:
@@ -134,6 +177,12 @@ class Rows:
 
 async def pieces_of(database: Database, upload_id: str) -> list[Piece]:
     return [Piece(row.name, row.size) for row in await database.call(_PIECES, (upload_id,))]
+
+
+async def whole(database: Database, upload_id: str) -> tuple[list[Piece], str | None]:
+    """Of an upload whose bytes have all come: its pieces, and the digest that it was begun with."""
+    rows = await database.call(_WHOLE, (upload_id,))
+    return [Piece(row.name, row.size) for row in rows], rows[0].digest
 
 
 async def remove(database: Database, store: ObjectStore, upload_id: str) -> None:

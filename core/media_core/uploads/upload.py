@@ -350,10 +350,7 @@ class Upload:
         except NoMoreFiles:
             raise files_exceeded(await self._uploads.contents.usage()) from None
         except KeyReused:
-            raise Refused(
-                "idempotency_key_reused",
-                "This Idempotency-Key was used for another request in the last 24 hours; use a new key.",
-            ) from None
+            raise key_reused() from None
 
     async def _sha256(self) -> str:
         """Of all bytes. Raises Refused `digest_mismatch`."""
@@ -549,6 +546,13 @@ class Upload:
             if found is None or found.size != size:
                 return isinstance(await self._uploads.contents.missed(sha256), Lost)
         return False
+
+
+def key_reused() -> Refused:
+    return Refused(
+        "idempotency_key_reused",
+        "This Idempotency-Key was used for another request in the last 24 hours; use a new key.",
+    )
 
 
 def another_digest(sha256: str, announced: str) -> Refused:

@@ -97,6 +97,12 @@ BODIES = (
         "filname: `filname` is not a member of this body; did you mean",
     ),
     ("PATCH", f"/v1/media/{UNKNOWN}", {"filename": 5}, "filename: it must be a text."),
+    (
+        "PATCH",
+        f"/v1/media/{UNKNOWN}",
+        {"name": "a", "filename": "b"},
+        "name: it is another name of `filename`; send one of the two.",
+    ),
     ("PATCH", f"/v1/media/{UNKNOWN}", {"tenant_scope": "yes"}, "tenant_scope: it must be true or false."),
     ("PATCH", f"/v1/media/{UNKNOWN}", {"labels": []}, "labels: it must be an object."),
     ("PATCH", f"/v1/media/{UNKNOWN}", {"labels": {"a": 5}}, "labels.a: it must be a text."),

@@ -285,18 +285,19 @@ async def test_errors_are_what_the_official_client_expects(api: Api) -> None:
 
 async def test_an_error_is_a_problem_that_has_openais_shape_too(api: Api) -> None:
     async with api.client() as client, api.client(scopes=["media:read"]) as reader:
-        for answer, status, code, kind in (
-            (
-                await client.post(TRANSCRIPTIONS, files={"file": ("a.wav", b"")}),
-                422,
-                "empty_file",
-                "invalid_request_error",
-            ),
-            (await client.post(TRANSCRIPTIONS, json={}), 415, "unsupported_media_type", "invalid_request_error"),
-            (await reader.post(TRANSCRIPTIONS, json={}), 403, "insufficient_scope", "invalid_request_error"),
+        file = {"file": ("a.wav", b"RIFF")}
+        wrong = ("language", "response_format", "stream", "timestamp_granularities[]")
+        forms = [(await client.post(TRANSCRIPTIONS, files=file, data={name: "x"}), name) for name in wrong]
+        for answer, status, code, param in (
+            *((answer, 422, "invalid_request", name) for answer, name in forms),
+            (await client.post(TRANSCRIPTIONS, files={"file": ("a.wav", b"")}), 422, "empty_file", "file"),
+            (await client.post(TRANSCRIPTIONS, files={"model": (None, "x")}), 422, "missing_file", "file"),
+            (await client.post(TRANSCRIPTIONS, json={}), 415, "unsupported_media_type", None),
+            (await reader.post(TRANSCRIPTIONS, json={}), 403, "insufficient_scope", None),
         ):
             body = problem(answer, status, code)
-            assert body["error"] == {"message": body["detail"], "type": kind, "param": None, "code": code}
+            kind = "invalid_request_error"
+            assert body["error"] == {"message": body["detail"], "type": kind, "param": param, "code": code}
     async with client_of(api) as official:
         with pytest.raises(openai.UnprocessableEntityError) as refused:
             await official.audio.transcriptions.create(file=FILE, model="whisper-1", language="martian")

@@ -172,6 +172,61 @@ async def test_a_creation_whose_bytes_are_not_taken_holds_nothing(api: Api) -> N
         assert await staged(api) == 0
 
 
+async def test_a_creation_whose_answer_was_lost_is_made_again_with_its_key(api: Api) -> None:
+    data = secrets.token_bytes(3 * MIB)
+    await api.apply(replace(GENEROUS, max_bytes=5 * MIB))
+    key = {"Idempotency-Key": secrets.token_hex(16)}
+    announced = {**TUS, "Upload-Length": str(len(data)), "Upload-Metadata": metadata(filename="a.bin")}
+    async with api.client() as client:
+        first, again = [await client.post(UPLOADS, headers=announced | key) for _ in range(2)]
+        where = first.headers["location"]
+        assert (again.status_code, again.headers["location"], again.headers["upload-offset"]) == (201, where, "0")
+        assert await reserved(api) == len(data)
+        other = announced | key | {"Upload-Length": "7"}
+        problem(await client.post(UPLOADS, headers=other), 422, "idempotency_key_reused")
+        problem(await client.post(UPLOADS, headers=announced | key | {"Upload-Concat": "final;x"}), 404, "not_found")
+        problem(await client.post(UPLOADS, headers=announced | {"Idempotency-Key": "k"}), 413, "quota_exceeded")
+
+        await send(client, where, data[:MIB], 0)
+        with_bytes = BODY | announced | key
+        going_on = await client.post(UPLOADS, content=data, headers=with_bytes)
+        assert (going_on.headers["location"], going_on.headers["upload-offset"]) == (where, str(MIB))
+        await send(client, where, data[MIB:], MIB)
+        ended = await client.post(UPLOADS, headers=announced | key)
+        assert ended.headers["upload-media-id"] == (await stored(client, where))["media_id"]
+        await holds(api, (await stored(client, where))["sha256"], data)
+        assert (await reserved(api), await staged(api)) == (0, 0)
+
+
+async def test_what_came_with_a_creation_that_broke_off_is_kept_for_its_key(api: Api) -> None:
+    data = secrets.token_bytes(12 * MIB)
+    announced = {**BODY, "Upload-Length": str(len(data)), "Idempotency-Key": secrets.token_hex(16)}
+    async with api.client() as client:
+        wrong = {"Upload-Checksum": f"sha1 {base64.b64encode(bytes(20)).decode()}"}
+        refused = await client.post(UPLOADS, content=data, headers=announced | wrong)
+        problem(refused, 460, "checksum_mismatch")
+        assert (await reserved(api), await staged(api)) == (0, 0)
+        _, writer = await asyncio.open_connection(*api.address)
+        head = "".join(f"{name}: {value}\r\n" for name, value in {**client.headers, **announced}.items())
+        writer.write(f"POST {UPLOADS} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(data)}\r\n{head}\r\n".encode())
+        writer.write(data[: 7 * MIB])
+        await writer.drain()
+        await eventually(lambda: _holds_some(api))
+        writer.close()
+
+        async def is_kept() -> bool:
+            (row,) = await api.database.call("SELECT received, claim FROM upload", ())
+            return row.received > 0 and row.claim is None
+
+        await eventually(is_kept)
+        again = await client.post(UPLOADS, content=data, headers=announced, timeout=60)
+        assert again.status_code == 201, again.text
+        offset, where = int(again.headers["upload-offset"]), again.headers["location"]
+        assert 0 < offset <= 7 * MIB
+        assert (await send(client, where, data[offset:], offset)).status_code == 204
+        await holds(api, (await stored(client, where))["sha256"], data)
+
+
 async def _holds_some(api: Api) -> bool:
     return await reserved(api) > 0
 
@@ -327,6 +382,8 @@ async def test_a_digest_of_the_body_or_of_the_file_is_compared_as_with_the_form(
         where = await begin(client, len(data))
         assert (await send(client, where, data, 0, **{"Repr-Digest": sha_256(data)})).status_code == 204
         await holds(api, (await stored(client, where))["sha256"], data)
+        where = await begin(client, len(data), **{"Repr-Digest": sha_256(b"")})
+        problem(await send(client, where, data, 0), 400, "digest_mismatch")
         assert await staged(api) == 0
 
 

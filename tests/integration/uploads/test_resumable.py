@@ -23,7 +23,7 @@ from media_core.uploads.final import Finals
 from media_core.uploads.resumable import Checksum, Resumables
 from media_core.uploads.rows import Progress
 from media_core.uploads.upload import Upload, Uploads
-from tests.integration.acting import usage
+from tests.integration.acting import upload, usage
 from tests.integration.invariants import broken
 from tests.integration.servers import s3_servers
 from tests.integration.tenancy import ALICE, BOB, MIB
@@ -234,6 +234,89 @@ async def test_nobody_has_more_than_so_many_uploads_under_way(
         await resumables.create(ALICE, FILE, None)
     assert refused.value.code == "too_many_uploads"
     await resumables.create(BOB, FILE, None)
+
+
+async def test_an_idempotency_key_begins_one_upload_however_often_and_at_once_it_comes(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, database: Database
+) -> None:
+    async def begun(how_often: int, key: str) -> str:
+        tries = (at.create(ALICE, FILE, MIB, idempotency_key=key) for at in (resumables, elsewhere) * how_often)
+        (upload_id,) = {made.upload_id for made in await asyncio.gather(*tries)}
+        return upload_id
+
+    upload_id = await begun(3, "k")
+    assert (await usage(database)).reserved == MIB
+    await add(elsewhere, upload_id, bytes(1000), 0)
+    assert (await resumables.create(ALICE, FILE, MIB, idempotency_key="k")).received == 1000
+    for declared, length, how in (
+        (FILE, MIB + 1, {}),
+        (FILE, None, {}),
+        (Declared("", "b.bin"), MIB, {}),
+        (FILE, MIB, {"partial": True}),
+        (FILE, MIB, {"digest": "0" * 64}),
+    ):
+        with pytest.raises(Refused) as refused:
+            await resumables.create(ALICE, declared, length, idempotency_key="k", **how)  # type: ignore[arg-type]
+        assert refused.value.code == "idempotency_key_reused"
+    assert (await resumables.create(BOB, FILE, MIB, idempotency_key="k")).upload_id != upload_id
+
+    await resumables.terminate(ALICE, upload_id)
+    assert await begun(3, "k") != upload_id, "it is gone"
+    assert (await usage(database)).reserved == 2 * MIB
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
+
+
+async def test_an_idempotency_key_of_a_file_in_one_request_begins_no_upload(
+    resumables: Resumables, uploads: Uploads
+) -> None:
+    await upload(uploads, b"x", idempotency_key="k")
+    with pytest.raises(Refused) as refused:
+        await resumables.create(ALICE, FILE, 1, idempotency_key="k")
+    assert refused.value.code == "idempotency_key_reused"
+    await resumables.create(ALICE, FILE, 1, idempotency_key="l")
+    with pytest.raises(Refused) as refused:
+        await upload(uploads, b"x", idempotency_key="l")
+    assert refused.value.code == "idempotency_key_reused"
+
+
+async def test_a_key_that_is_sent_again_commits_what_has_come_and_could_not_be_committed(
+    resumables: Resumables, elsewhere: Resumables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        raise Unavailable("object store", "it is away")
+
+    made = await resumables.create(ALICE, FILE, 1000, idempotency_key="k")
+    with monkeypatch.context() as away:
+        away.setattr(Upload, "commit", fails)
+        with pytest.raises(Unavailable):
+            await add(resumables, made.upload_id, bytes(1000), 0)
+    assert (await elsewhere.create(ALICE, FILE, 1000, idempotency_key="k")).uploaded is not None
+
+
+async def test_the_digest_that_an_upload_was_begun_with_is_compared_at_its_end(
+    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, database: Database, folder_store: FolderStore
+) -> None:
+    data = secrets.token_bytes(1000)
+    right, wrong = (hashlib.sha256(each).hexdigest() for each in (data, b""))
+    for begun_with, ended_with in ((wrong, None), (wrong, right), (right, wrong), (right, None), (right, right)):
+        made = await resumables.create(ALICE, FILE, 1000, digest=begun_with)
+        await add(elsewhere, made.upload_id, data[:500], 0)
+        ending = add(resumables, made.upload_id, data[500:], 500, digest=ended_with)
+        if wrong in (begun_with, ended_with):
+            with pytest.raises(Refused) as refused:
+                await ending
+            assert refused.value.code == "digest_mismatch"
+            with pytest.raises(Refused):
+                await resumables.find(ALICE, made.upload_id)
+        else:
+            assert (await ending).uploaded is not None
+
+    parts = await partials(resumables, 500, 500)
+    with pytest.raises(Refused) as refused:
+        await Finals(resumables).concatenate(ALICE, "final", parts, FILE, digest=wrong)
+    assert refused.value.code == "digest_mismatch"
+    assert (await usage(database)).reserved == 1000, "the parts are still there"
+    assert await broken(uploads.database, uploads.store, uploads.tenant_id) == []
 
 
 async def partials(at: Resumables, *sizes: int) -> list[str]:

@@ -427,6 +427,46 @@ def test_an_upload_told_to_come_later_sends_the_same_bytes_again(
     assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
 
 
+def test_an_upload_in_several_requests_whose_begin_was_not_answered_is_begun_again_under_its_key(
+    server: Script, here: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mediactl.client.FROM_BYTES", 1)
+    Path("a.txt").write_bytes(b"hello")
+    env = {"XDG_STATE_HOME": str(here)}
+
+    keys: list[str] = []
+    sent: list[tuple[str, bytes]] = []
+
+    def is_lost(handler: Handler) -> None:
+        keys.append(handler.headers["Idempotency-Key"])
+        handler.close_connection = True
+
+    def begins(handler: Handler) -> None:
+        keys.append(handler.headers["Idempotency-Key"])
+        handler.send(201, b"", Location="/v1/media/uploads/one", Upload_Offset="2")
+
+    def takes(handler: Handler) -> None:
+        sent.append((handler.headers["Upload-Offset"], handler.body))
+        handler.send(204, b"")
+
+    server.on("PATCH", "/v1/media/uploads/one", takes)
+    server.on("GET", "/v1/media/uploads/one", data({"media": ITEM}))
+    server.on("POST", "/v1/media/uploads", is_lost)
+    given_up = CliRunner().invoke(app, ["upload", "a.txt"], env={"BASE": server.base, "TOKEN": "a.b.c", **env})
+    assert given_up.exit_code == 3, given_up.stderr
+    server.on("POST", "/v1/media/uploads", is_lost, begins)
+    mediactl(server, "upload", "a.txt", **env)
+    assert sent == [("2", b"llo")]
+    assert (len(keys) > 3, len(set(keys))) == (True, 1), "it is the same upload"
+    mediactl(server, "upload", "a.txt", **env)
+    assert len(set(keys)) == 2, "another one"
+
+    asked = len(pauses)
+    nowhere = mediactl(server, "upload", "a.txt", code=3, BASE="http://127.0.0.1:1", **env)
+    assert "nothing answers" in nowhere.stderr
+    assert len(pauses) == asked, "nothing was sent, so nothing is asked again"
+
+
 def test_a_refusal_is_heard_while_the_file_is_still_going_out(server: Script, tmp_path: Path) -> None:
     with (tmp_path / "big.bin").open("wb") as file:
         file.truncate(2 << 40)
