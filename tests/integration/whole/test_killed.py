@@ -161,8 +161,8 @@ async def whole(at: Place, database: Database, items: dict[str, str]) -> None:
 async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: Any) -> int:
     """Kills the order's process, or the `victim` (asked anew each time), at each step. Returns the number of steps.
 
-    For a victim the end of a call is the same as the beginning of the next, so only the beginnings are steps. So it is for
-    a sweep, which does nothing between two calls and acknowledges nothing.
+    For a victim the end of a call is the same as the beginning of the next, so only the beginnings are steps. It is so
+    for a sweep too, which does nothing between two calls and acknowledges nothing.
     """
     only_beginnings = bool(victim) or what == "sweep"
     database = Database(at.tenant.url, pool_size=2)
