@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -25,10 +24,10 @@ STRANGERS = (
 )
 
 
-@pytest.fixture
-async def open_api(postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[Api]:
+@pytest.fixture(scope="module")
+async def open_api(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
     cors = CorsSettings(origins=(APP, "https://*.preview.example"), max_age_seconds=77)
-    async with serving(postgres, tmp_path, cors=cors) as api:
+    async with serving(postgres, tmp_path_factory.mktemp("open"), cors=cors) as api:
         yield api
 
 
@@ -91,6 +90,7 @@ async def test_every_answer_can_be_read_errors_included(open_api: Api) -> None:
         answers = [ranged, await nobody.get("/v1/jobs"), await client.get("/v1/nothing"), await client.put("/v1/jobs")]
         await open_api.apply(replace(GENEROUS, suspended=True))
         answers.append(await client.get("/v1/jobs"))
+    await open_api.apply(GENEROUS)
     assert [answer.status_code for answer in answers] == [206, 401, 404, 405, 503]
     for answer in answers:
         assert answer.headers["access-control-allow-origin"] == APP

@@ -222,8 +222,7 @@ def mortal_postgres(prepare: Callable[[EmbeddedPostgres], None] = lambda _: None
             server.stop()
 
 
-@contextmanager
-def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
+def make_tenant(postgres: EmbeddedPostgres) -> TenantDatabase:
     tenant_id = f"t{secrets.token_hex(6)}"
     schema, password = f"tenant_{tenant_id}", secrets.token_hex(16)
     owner = _owner(postgres)
@@ -236,11 +235,17 @@ def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
         owner.execute(statement.encode())
     url = postgres.url("postgres", user=schema, password=password)
     make_tables(owner, postgres.admin_url, schema)
-    yield TenantDatabase(tenant_id, schema, url, postgres.admin_url)
+    return TenantDatabase(tenant_id, schema, url, postgres.admin_url)
+
+
+@contextmanager
+def new_tenant(postgres: EmbeddedPostgres) -> Iterator[TenantDatabase]:
+    tenant = make_tenant(postgres)
+    yield tenant
     owner = _owner(postgres)  # the test may have killed the server
-    owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [schema])
-    owner.execute(f"DROP SCHEMA {schema} CASCADE".encode())
-    owner.execute(f"DROP ROLE {schema}".encode())
+    owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [tenant.schema])
+    owner.execute(f"DROP SCHEMA {tenant.schema} CASCADE".encode())
+    owner.execute(f"DROP ROLE {tenant.schema}".encode())
 
 
 _OWNERS: "weakref.WeakKeyDictionary[EmbeddedPostgres, psycopg.Connection[Any]]" = weakref.WeakKeyDictionary()

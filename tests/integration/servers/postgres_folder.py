@@ -36,12 +36,12 @@ class CopiedPostgres(EmbeddedPostgres):
             kept = ExitStack()
             atexit.register(kept.close)
             first = kept.enter_context(postgres_folder()) / "data"
-            _copy(self.data, first)
+            copy(self.data, first)
             _FIRST.append((first, self._password))
             return
         first, self._password = _FIRST[0]
         (self.folder / "admin-password").write_text(self._password)
-        _copy(first, self.data)
+        copy(first, self.data)
 
 
 @contextmanager
@@ -61,9 +61,9 @@ def postgres_folder(*, in_memory: bool = True) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copy(data: Path, place: Path) -> None:
-    """With their owner, who runs the server."""
-    subprocess.run(["cp", "-a", data, place], check=True)
+def copy(folder: Path, place: Path) -> None:
+    """With the owner of the files, who runs the server."""
+    subprocess.run(["cp", "-a", folder, place], check=True)
 
 
 def _free() -> int:

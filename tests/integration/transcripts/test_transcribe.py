@@ -782,7 +782,7 @@ async def test_a_stopped_worker_hands_the_job_back_and_the_next_one_goes_on(tena
     assert min(decoder.windows) > before[-1]["end"] - 5
 
 
-@pytest.mark.parametrize("options", [{}, {"word_timestamps": True}, {"vad": False}])
+@pytest.mark.parametrize("options", [{"word_timestamps": True}, {"vad": False}])
 async def test_a_worker_for_each_stretch_makes_the_transcript_of_one(tenant: Tenant, options: dict[str, Any]) -> None:
     recording = sample("long_en.m4a")
     expected = await tenant.whole(recording, **options)

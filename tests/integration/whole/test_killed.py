@@ -161,15 +161,17 @@ async def whole(at: Place, database: Database, items: dict[str, str]) -> None:
 async def killed_at_every_step(at: Place, deaths: Deaths, what: str, **victim: Any) -> int:
     """Kills the order's process, or the `victim` (asked anew each time), at each step. Returns the number of steps.
 
-    For a victim the end of a call is the same as the beginning of the next, so only the beginnings are steps.
+    For a victim the end of a call is the same as the beginning of the next, so only the beginnings are steps. It is so
+    for a sweep too, which does nothing between two calls and acknowledges nothing.
     """
+    only_beginnings = bool(victim) or what == "sweep"
     database = Database(at.tenant.url, pool_size=2)
     owner = Database(at.tenant.owner_url, pool_size=1)
     witness = await upload(at.uploads(database), secrets.token_hex(SMALL // 2).encode(), room_id="garden")
     assert await births.meet(database, at.store, at.tenant.tenant_id) == "same"
     acknowledged = {witness.media_id: witness.sha256}
     try:
-        for step in range(0, MOST_STEPS, 2 if victim else 1):
+        for step in range(0, MOST_STEPS, 2 if only_beginnings else 1):
             order = await prepared(at, database, what)
             who = {"victim": victim["pid"](), "steps_of": victim["steps_of"]} if victim else {}
             answer = await deaths.order(**at.where, **order, at=step, **who)

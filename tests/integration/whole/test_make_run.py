@@ -52,6 +52,7 @@ class MakeRun:
         self.folder = home / "run"
         self.manifest = home / "acme.yaml"
         self.lines: list[str] = []
+        self.sent: list[dict[str, Any]] = []
         self._said = threading.Condition()
         settings = {
             "MEDIA_RUN_FOLDER": str(self.folder),
@@ -405,14 +406,21 @@ def sweep(run: MakeRun) -> None:
     subprocess.run([sys.executable, "-m", "media_workers", "sweep"], env=environment, check=True, capture_output=True)
 
 
-def test_files_whose_database_is_gone_are_kept_until_it_is_back(make_run: Starter) -> None:
+@pytest.fixture(scope="module")
+def ended(make_run: Starter) -> MakeRun:
+    """A run with five files, which has ended."""
     run = make_run().ready()
     until(lambda: served_condition(run, "ApiReady") == "True")
-    sent = [upload(run, os.urandom(50_000), f"{number}.bin").json()["data"] for number in range(5)]
+    for number in range(5):
+        run.sent.append(upload(run, os.urandom(50_000), f"{number}.bin").json()["data"])
     sweep(run)
-    kept, born = objects_of(run), birth_of(run)
-    assert kept.keys() == {each["sha256"] for each in sent}
+    assert objects_of(run).keys() == {each["sha256"] for each in run.sent}
     assert run.end() == 0
+    return run
+
+
+def test_files_whose_database_is_gone_are_kept_until_it_is_back(make_run: Starter, ended: MakeRun) -> None:
+    run, kept, born = ended, objects_of(ended), birth_of(ended)
     postgres, away = run.folder / "postgres", run.folder / "postgres.away"
     postgres.rename(away)
     hours_ago = time.time() - 30 * 24 * 3600
@@ -435,21 +443,18 @@ def test_files_whose_database_is_gone_are_kept_until_it_is_back(make_run: Starte
     back = make_run(run.home).ready()
     until(lambda: served_condition(back, "ApiReady") == "True")
     with back.client() as client:
-        for each in sent:
+        for each in run.sent:
             assert client.get(f"/v1/media/{each['media_id']}/info").status_code == 200
     assert back.end() == 0
 
 
-def test_who_gives_up_a_lost_database_goes_on_with_a_new_one_and_loses_no_object_unasked(make_run: Starter) -> None:
-    run = make_run(MEDIA_RETENTION_ORPHANS_FEW="2").ready()
-    until(lambda: served_condition(run, "ApiReady") == "True")
-    for number in range(5):
-        assert upload(run, os.urandom(50_000), f"{number}.bin").status_code == 201
-    kept, given_up = objects_of(run), birth_of(run)["birth_id"]
-    assert run.end() == 0
-    shutil.rmtree(run.folder / "postgres")
+def test_who_gives_up_a_lost_database_goes_on_with_a_new_one_and_loses_no_object_unasked(
+    make_run: Starter, ended: MakeRun
+) -> None:
+    kept, given_up = objects_of(ended), birth_of(ended)["birth_id"]
+    shutil.rmtree(ended.folder / "postgres")
 
-    run = make_run(run.home, MEDIA_RETENTION_ORPHANS_FEW="2")
+    run = make_run(ended.home, MEDIA_RETENTION_ORPHANS_FEW="2")
     run.said(r"^DatabaseReady +False +DataMismatch")
     run.said(r"^The API is not served")
     assert "curl" not in run.output
