@@ -263,6 +263,8 @@ class Databases:
     def tenant_url(self, schema: str, password: str) -> str:
         """The URL with which the tenant's pods connect: `postgresql+psycopg://`."""
         query = {name: value for name, value in self._url.query.items() if name in SHARED_PARAMETERS}
+        if query.get("sslmode") == "verify-full":
+            query["sslrootcert"] = "system"  # SSL_CERT_FILE: the operator's file is not in the tenant's pods
         url = self._url.set(username=schema, password=password, query=query)
         if self._settings.tenant_address:
             host, port = _split(self._settings.tenant_address)

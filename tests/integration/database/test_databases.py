@@ -1000,6 +1000,11 @@ async def test_no_statement_holds_the_password(
             "pool",
             "postgresql+psycopg://tenant_x:s%2Fx@pool/media?sslmode=require",
         ),
+        (
+            "postgresql://a:b@db/media?sslmode=verify-full&sslrootcert=/etc/own/ca.crt",
+            "",
+            "postgresql+psycopg://tenant_x:s%2Fx@db/media?sslmode=verify-full&sslrootcert=system",
+        ),
     ],
 )
 def test_a_tenant_gets_the_address_and_none_of_the_operators_secrets(url: str, address: str, expected: str) -> None:

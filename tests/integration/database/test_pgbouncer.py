@@ -18,12 +18,16 @@ import pytest
 from media_core.database import CHANNEL, Database
 from media_core.errors import Unavailable
 from media_core.jobs.queue import Queue, enqueue
+from media_operator.backends.databases import Databases, password_of
 from media_operator.local.clamd import ClamdAddress
 from media_operator.local.postgres import EmbeddedPostgres
 from tests.fixtures.media import photo
+from tests.integration.database.test_databases import settings_for
 from tests.integration.servers.api import Api, eventually, new_tenant, problem, serving, upload
 from tests.integration.servers.failing_over import kill, server_that_may_fail
 from tests.integration.servers.pgbouncer import SERVER_CONNECTIONS, PgBouncer, pgbouncer, pooled  # noqa: F401
+from tests.integration.servers.postgres_folder import postgres_folder
+from tests.integration.store.test_private_authority import made
 from tests.integration.tenancy import FIXTURES, GENEROUS, MIB, TenantDatabase
 from tests.preloaded import WORKERS, Program
 
@@ -282,3 +286,25 @@ async def test_a_pgbouncer_whose_server_is_away_is_an_outage_and_then_is_none() 
         await eventually(answers, seconds=20)
         assert await database.call("SELECT 1 AS n", ()) == [(1,)]
         await database.aclose()
+
+
+async def test_a_tenant_checks_its_servers_certificate_by_the_authorities_that_its_pod_trusts(
+    postgres: EmbeddedPostgres, tenant_database: TenantDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, another = (made(tmp_path / name, name) for name in ("theirs", "another"))
+    trusted = tmp_path / "trusted.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with postgres_folder() as readable:
+        pem = readable / "server.pem"
+        pem.write_bytes(theirs.with_name("server.pem").read_bytes())
+        with pooled(postgres, client_tls_sslmode="require", client_tls_key_file=pem, client_tls_cert_file=pem) as tls:
+            url = f"postgresql://operator@localhost:{tls.port}/postgres?sslmode=verify-full&sslrootcert=/not/here"
+            databases = Databases(settings_for(url))
+            database = Database(databases.tenant_url(tenant_database.schema, password_of(tenant_database.url)))
+            trusted.write_bytes(another.read_bytes())
+            with pytest.raises(Unavailable):
+                await database.call("SELECT 1", ())
+            trusted.write_bytes(another.read_bytes() + theirs.read_bytes())
+            assert await database.call("SELECT 1 AS n", ()) == [(1,)]
+            await database.aclose()
+            await databases.aclose()
