@@ -368,7 +368,7 @@ class Job(BaseModel):
     kind: str = Field(json_schema_extra={"enum": [*KINDS]})
     status: JobStatus
     progress: float = Field(ge=0, le=1, examples=[0.42])
-    queue_position: int | None = Field(description="1: next. Null unless queued.")
+    queue_position: int | None = Field(description="1: next. Null unless queued, and in lists.")
     media_id: str | None = Field(examples=[_MEDIA_ID])
     created_at: Instant
     started_at: Instant | None

@@ -50,7 +50,7 @@ class Job(TypedDict):
     status: Literal["queued", "running", "completed", "failed", "cancelled"]
     progress: float
     queue_position: int | None
-    """1: next. Null unless queued."""
+    """1: next. Null unless queued, and in lists."""
     media_id: str | None
     created_at: str
     started_at: str | None
