@@ -171,7 +171,8 @@ async def create_upload(
         str | None,
         Header(
             max_length=255,
-            description="The same key again within 24 hours is answered with the same upload, and how far it is.",
+            description="The same key again within 24 hours is answered with the same upload, and how far it is. "
+            "Passed over with `partial`.",
         ),
     ] = None,
 ) -> Response:
@@ -200,7 +201,7 @@ async def create_upload(
         )
     else:
         length = tus.length_of(upload_length, upload_defer_length)
-        key = idempotency_key or None
+        key = None if concat else idempotency_key or None  # clients send the same headers with all their parts
         progress = await _created(services, caller, request, declared, length, concat, upload_checksum, key)
     return Response(status_code=201, headers=_moved_on(progress) | {"Location": f"{tus.PATH}/{progress.upload_id}"})
 
