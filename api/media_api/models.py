@@ -47,7 +47,9 @@ class Page(BaseModel, Generic[T]):
 
 
 class Problem(BaseModel):
-    """RFC 9457. More members, by code: `limit`, `used`, `reserved`, `max_storage_mb`, `retry_after` …"""
+    """RFC 9457. More members, by code: `limit`, `used`, `reserved`, `max_storage_mb`, `retry_after` … `errors` lists
+    the parameters and fields that are wrong: `where` is the name, `what` a sentence.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -367,8 +369,8 @@ class Job(BaseModel):
     job_id: str = Field(examples=[_JOB_ID])
     kind: str = Field(json_schema_extra={"enum": [*KINDS]})
     status: JobStatus
-    progress: float = Field(ge=0, le=1, examples=[0.42])
-    queue_position: int | None = Field(description="1: next. Null unless queued.")
+    progress: float = Field(ge=0, le=1, description="0 to 1.", examples=[0.42])
+    queue_position: int | None = Field(description="1: next. Null unless queued, and in lists.")
     media_id: str | None = Field(examples=[_MEDIA_ID])
     created_at: Instant
     started_at: Instant | None

@@ -49,8 +49,9 @@ class Job(TypedDict):
     kind: Literal["scan", "transcribe", "thumbnail"]
     status: Literal["queued", "running", "completed", "failed", "cancelled"]
     progress: float
+    """0 to 1."""
     queue_position: int | None
-    """1: next. Null unless queued."""
+    """1: next. Null unless queued, and in lists."""
     media_id: str | None
     created_at: str
     started_at: str | None

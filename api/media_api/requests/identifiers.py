@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from media_api.requests.filenames import is_kept
+from media_api.requests.wrong_input import refused
 from media_core.errors import Refused, not_found
 
 _ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
@@ -71,8 +72,8 @@ def label_filters(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
 def _label_filter(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator:
-        raise Refused("invalid_request", "label: it must be key=value.")
+        raise refused("label", "it must be key=value")
     try:
         return checked_label(key, value)
     except ValueError as error:
-        raise Refused("invalid_request", f"label: {error}.") from None
+        raise refused("label", str(error)) from None

@@ -24,7 +24,7 @@ from multipart import (  # type: ignore[import-untyped]  # it publishes no types
 from media_api.requests.body import chunks, chunks_or_socket, media_type_of
 from media_api.requests.filenames import filename_of, text_of
 from media_api.requests.socket_body import SocketBody
-from media_api.requests.wrong_input import Wrong, unknown
+from media_api.requests.wrong_input import refused, unknown
 from media_core.errors import Refused
 from media_core.store import BodySource
 
@@ -169,7 +169,7 @@ class Form:
                 return
             told = unknown(field, self._known, "a field of this form")
             # curl's --data-binary sends a file like that: its bytes look like the name of a field.
-            raise _invalid(told if self._boundary is not None else f"{told} {_AS_MULTIPART}")
+            raise refused(field, told.rstrip("."), told if self._boundary is not None else f"{told} {_AS_MULTIPART}")
         if field in self._fields and field not in self._repeatable:
             raise wrong_field(field, "was sent twice; this form takes it once")
 
@@ -271,7 +271,7 @@ def flag_of(name: str, value: str) -> bool:
 
 def wrong_field(name: str, what: str) -> Refused:
     """`what` is wrong with the field: the rest of a sentence, without its full stop."""
-    return Refused("invalid_request", f"`{name}` {what}.", errors=[Wrong(where=name, what=what)])
+    return refused(name, what, f"`{name}` {what}.")
 
 
 def claimed_type_of(said: str) -> str | None:

@@ -69,6 +69,12 @@ def told(wrong: Iterable[Wrong]) -> str:
     return " ".join(f"{each['where']}: {each['what']}{'' if each['what'].endswith('?') else '.'}" for each in wrong)
 
 
+def refused(where: str, what: str, said: str | None = None, **facts: Any) -> Refused:
+    """For one parameter or field. `said`: the whole sentence, where it is another than `told` makes."""
+    wrong = [Wrong(where=where[:MAX_SHOWN_CHARACTERS], what=what)]
+    return Refused("invalid_request", said or told(wrong), errors=wrong, **facts)
+
+
 def require_known(request: Request) -> None:
     """Refuses a query parameter that a call does not know, the second of one that it takes once, and what is not UTF-8.
 
@@ -84,12 +90,13 @@ def require_known(request: Request) -> None:
         if name not in several:
             if name in _NEUTRAL or name.startswith(("_", "utm_")):
                 continue
-            raise Refused("invalid_request", unknown(name, list(several), "a query parameter of this call"))
+            said = unknown(name, list(several), "a query parameter of this call")
+            raise refused(name, said.rstrip("."), said)
         if name in seen and not several[name]:
-            raise Refused("invalid_request", f"{name}: it was sent twice; this call takes it once.")
+            raise refused(name, "it was sent twice; this call takes it once")
         # The parser puts U+FFFD in the place of what is not UTF-8.
         if "\ufffd" in value and "%ef%bf%bd" not in request.url.query.lower():
-            raise Refused("invalid_request", f"{name}: {_TYPES['string_unicode']}.")
+            raise refused(name, _TYPES["string_unicode"])
         seen.add(name)
 
 

@@ -129,8 +129,10 @@ async def get_transcript(
     letters. A word that is longer than a line is not divided. With `channels=split` each cue names its speaker.
     """
     job = await services.jobs.find(caller, job_id)
-    if job.kind != "transcribe" or extension not in formats.FORMATS:
+    if job.kind != "transcribe":
         raise not_found()
+    if extension not in formats.FORMATS:
+        raise Refused("not_found", f"A transcript is there as {', '.join(formats.FORMATS)}, and as nothing else.")
     if job.status != "completed" or job.result is None:
         raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", job_status=job.status)
     media_type, render = formats.FORMATS[extension]

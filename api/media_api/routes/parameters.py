@@ -92,4 +92,4 @@ def read_cursor(cursor: str, parts: int) -> list[str]:
 
 
 def not_a_cursor() -> Refused:
-    return Refused("invalid_request", "cursor: not one that this list gave out; start again without it.")
+    return wrong_input.refused("cursor", "not one that this list gave out; start again without it")

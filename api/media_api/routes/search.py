@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from media_api.answers import problems
 from media_api.auth import Reader
 from media_api.models import Page, SearchHit
+from media_api.requests import wrong_input
 from media_api.requests.identifiers import known_room, label_filters
 from media_api.routes.parameters import (
     Cursor,
@@ -18,7 +19,6 @@ from media_api.routes.parameters import (
     read_cursor,
 )
 from media_api.services import Wired
-from media_core.errors import Refused
 from media_core.transcripts.formats import LANGUAGES
 from media_core.transcripts.search import Continuation, PassageKey, Wanted
 
@@ -71,9 +71,9 @@ async def search_transcripts(
     """
     for given, text in (("q", q), ("owner", owner or "")):
         if "\0" in text:
-            raise Refused("invalid_request", f"{given}: it must be a text without NUL.")
+            raise wrong_input.refused(given, "it must be a text without NUL")
     if language is not None and language.lower() not in LANGUAGES:
-        raise Refused("invalid_request", "language: it must be an ISO 639-1 code such as en.")
+        raise wrong_input.refused("language", "it must be an ISO 639-1 code such as en")
     wanted = Wanted(
         q,
         room_id=None if room is None else known_room(room),

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from media_api.answers import downloads, problems, serving
 from media_api.auth import Reader
 from media_api.models import MOST_SIGNED_SECONDS, Data, Signed, SignedOne, SignError, SignRequest
+from media_api.requests import wrong_input
 from media_api.requests.identifiers import is_id
 from media_api.requests.json_bodies import json_request, read_json
 from media_api.routes.media import UNREADABLE
@@ -96,7 +97,7 @@ async def _signing(services: Services, expires_in: int | None, via: Via) -> "_Si
     """Raises Refused `invalid_request` where the tenant allows less."""
     most = services.settings.server.signed_url_max_seconds
     if expires_in is not None and expires_in > most:
-        raise Refused("invalid_request", f"expires_in: a URL may be valid for at most {most} seconds here.", limit=most)
+        raise wrong_input.refused("expires_in", f"a URL may be valid for at most {most} seconds here", limit=most)
     lifetime = timedelta(seconds=min(SIGNED_FOR, most) if expires_in is None else expires_in)
     return _Signing(services, lifetime, await services.shared_urls.signer(lifetime) if via == "api" else None)
 

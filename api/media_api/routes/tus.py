@@ -92,7 +92,7 @@ _OF_CREATION: Final = (
     ),
     described(
         IDEMPOTENCY_KEY,
-        "The same key again within 24 hours is answered with the same upload, and how far it is.",
+        "The same key again within 24 hours is answered with the same upload, and how far it is. Passed over with `partial`.",
         maxLength=MAX_KEY_CHARACTERS,
     ),
 )
@@ -203,7 +203,8 @@ async def _created(
     if has_body:
         _check_type(request)
     checksum = tus.checksum_of(request.headers.get("upload-checksum"))
-    digest, key = file_digest(listed(request, "repr-digest")), idempotency_key(request)
+    digest = file_digest(listed(request, "repr-digest"))
+    key = None if partial else idempotency_key(request)  # clients send the same headers with all their parts
     progress = await services.resumables.create(
         caller, declared, length, partial=partial, digest=digest, idempotency_key=key
     )

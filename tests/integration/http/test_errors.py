@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -79,6 +80,11 @@ SENTENCES = (
     ("/v1/media", "created_before=2026-13-01T00:00:00Z", f"created_before: {TIME}."),
     ("/v1/events", "type=stored&type=x", "type: it must be stored, scanned, thumbnail, transcript, "),
     ("/v1/transcripts/search", "limit=5", "q: it is needed."),
+    ("/v1/transcripts/search", "q=a&language=english", "language: it must be an ISO 639-1 code such as en."),
+    ("/v1/media", "cursor=abc", "cursor: not one that this list gave out"),
+    ("/v1/media", "label=a", "label: it must be key=value."),
+    ("/v1/media", "filename=a", "`filename` is not a query parameter of this call; did you mean `name`?"),
+    (f"/v1/media/signed/{UNKNOWN}", "expires_in=301", "expires_in: a URL may be valid for at most 300 seconds here."),
     (f"/v1/media/signed/{UNKNOWN}", "thumbnail=perhaps", "thumbnail: it must be true or false."),
     (f"/v1/media/signed/{UNKNOWN}", "expires_in=soon", "expires_in: it must be a whole number, at least 1."),
     (f"/v1/media/download/{UNKNOWN}/thumbnail", "size=3", "size: it must be 160, 320, 640 or 1024."),
@@ -122,7 +128,10 @@ BODIES = (
 async def test_a_refusal_says_in_a_sentence_what_a_parameter_must_be(api: Api) -> None:
     async with api.client("root") as client:
         for path, query, said in SENTENCES:
-            assert said in problem(await client.get(f"{path}?{query}"), 422, "invalid_request")["detail"]
+            told = problem(await client.get(f"{path}?{query}"), 422, "invalid_request")
+            assert said in told["detail"]
+            (wrong,) = told["errors"]
+            assert wrong["where"] in parse_qs(query, keep_blank_values=True) or "needed" in said, query
         for method, path, body, said in BODIES:
             detail = problem(await client.request(method, path, json=body), 422, "invalid_request")["detail"]
             assert said in detail

@@ -243,6 +243,8 @@ async def test_a_completed_job_says_which_tracks_there_are_and_which_was_heard(a
         job = await job_of(client, job_id)
         assert (job["tracks"], job["track"], job["channel"]) == (tracks, 1, None)
         listed = json.loads((await client.get(f"/v1/jobs/{job_id}/transcript.json")).text)
+        unknown = problem(await client.get(f"/v1/jobs/{job_id}/transcript.pdf"), 404, "not_found")
+        assert unknown["detail"] == "A transcript is there as json, txt, srt, vtt, and as nothing else."
     assert listed["track"] == 1
 
 

@@ -389,9 +389,10 @@ async def test_a_digest_of_the_body_or_of_the_file_is_compared_as_with_the_form(
 
 async def test_partial_uploads_become_one_file(api: Api) -> None:
     parts = [secrets.token_bytes(size) for size in (6 * MIB + 1, 10, 8 * MIB)]
+    key = {"Idempotency-Key": secrets.token_hex(16)}  # a client's parts have the headers of its final upload
     async with api.client() as client:
-        wheres = [await begin(client, len(part), **{"Upload-Concat": "partial"}) for part in parts]
-        final = {**TUS, "Upload-Concat": f"final;{wheres[0]} {api.base}{wheres[1]} {wheres[2]}"}
+        wheres = [await begin(client, len(part), **{"Upload-Concat": "partial"}, **key) for part in parts]
+        final = {**TUS, **key, "Upload-Concat": f"final;{wheres[0]} {api.base}{wheres[1]} {wheres[2]}"}
         assert (await client.head(wheres[0], headers=TUS)).headers["upload-concat"] == "partial"
         problem(await client.post(UPLOADS, headers=final), 400, "bad_request")
         await asyncio.gather(*(send(client, where, part, 0) for where, part in zip(wheres, parts, strict=True)))

@@ -3,12 +3,14 @@
 //   node upload.mjs '{"endpoint", "token", "path", "abortAfter", …}'
 //
 // `…`: options of tus-js-client. `abortAfter`: the upload is aborted once so many bytes were sent, and resumed by a new one from what was remembered.
+import { randomUUID } from 'node:crypto'
 import fs from 'node:fs'
 import { PassThrough } from 'node:stream'
 import * as tus from 'tus-js-client'
 
 const { endpoint, token, path, abortAfter = null, ...options } = JSON.parse(process.argv[2])
 const urlStorage = new tus.FileUrlStorage(`${path}.urls`)
+const key = randomUUID()
 const told = { methods: [], offsets: [], mediaId: null }
 
 function upload(abortAt) {
@@ -22,7 +24,7 @@ function upload(abortAt) {
       storeFingerprintForResuming: true,
       removeFingerprintOnSuccess: true,
       retryDelays: [0, 500, 1000, 3000, 5000],
-      headers: { Authorization: `Bearer ${token}` },
+      headers: { Authorization: `Bearer ${token}`, 'Idempotency-Key': key },
       metadata: { filename: 'garden tour.bin', filetype: 'application/octet-stream', tenant_scope: 'true' },
       onAfterResponse: (request, response) => {
         told.methods.push(request.getMethod())
