@@ -203,7 +203,7 @@ class Search:
         found, goes_on = await self._part(caller, wanted, either, after.part)
         ranked = await self._ranked(found, either)
         if after.passage is not None and after.rank is not None:
-            at = (-after.rank, -after.passage.transcript, -after.passage.number)
+            at = _order((after.rank, after.passage))
             ranked = [each for each in ranked if _order(each) >= at]
         hits: list[Hit] = []
         while ranked:
