@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 MOST_FRAMES = 300
 """Most frames decoded from a keyframe to the wanted moment. After that many, the last one is taken."""
 
-MAX_SIDE = 1024
-"""Pixels of a thumbnail's longest side."""
-
 USUAL_MOMENT = 1.0
 """Seconds: which frame is shown where none is worth more than another."""
 
@@ -105,7 +102,7 @@ _ACROSS = {
 SideDataType._missing_ = classmethod(lambda types, _: types.VIDEO_HINT)  # type: ignore[method-assign, assignment]
 
 
-def video_frame(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+def video_frame(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
     """A frame worth looking at, upright, with square pixels and in sRGB, as WebP.
 
     It is the first at MOMENTS, or at more of them, that is neither of one colour nor dark; else the one shown at
@@ -122,7 +119,7 @@ def video_frame(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
             if _is_in_dolbys_colours(file, stream):
                 raise CannotDecode("unsupported", "its colours are in Dolby Vision's own form, which is not shown here")
             spending.begin()
-            found = _worth_looking_at(container, stream, spending, is_sought=is_sought)
+            found = _worth_looking_at(container, stream, spending, max_side, is_sought=is_sought)
             if found:
                 facts, encoded = picture(*found)
                 return facts | {"duration": stated_duration(container)}, encoded
@@ -182,13 +179,9 @@ class _Spending(io.RawIOBase):
 
 
 def _worth_looking_at(
-    container: InputContainer,
-    stream: VideoStream,
-    spending: _Spending,
-    *,
-    is_sought: bool,
+    container: InputContainer, stream: VideoStream, spending: _Spending, max_side: int, *, is_sought: bool
 ) -> tuple[Image.Image, int, int] | None:
-    """The chosen frame, at most MAX_SIDE pixels long, and the sides of the video as it is shown; None if there is no
+    """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown; None if there is no
     frame.
     """
     duration = stated_duration(container)
@@ -208,7 +201,7 @@ def _worth_looking_at(
         if frame is None:
             continue
         sides = displayed_sides(frame, stream)
-        image = _as_shown(frame, stream)
+        image = _as_shown(frame, stream, max_side)
         if _has_contrast(image) and _brightness(image) > DARKEST:
             return image, *sides
         seen.append(image)
@@ -221,7 +214,7 @@ def _worth_looking_at(
             frame = _frame_at(container, stream, moment, spending, start=start)
             if frame is not None:
                 sides = displayed_sides(frame, stream)
-                seen.insert(0, _as_shown(frame, stream))
+                seen.insert(0, _as_shown(frame, stream, max_side))
                 if _brightness(seen[0]) > DARKEST:
                     break
     if not seen:
@@ -282,9 +275,9 @@ def _frame_at(
     return frame
 
 
-def _as_shown(frame: VideoFrame, stream: VideoStream) -> Image.Image:
+def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Image:
     width, height = _square(frame, stream)
-    scale = min(1.0, MAX_SIDE / max(width, height))
+    scale = min(1.0, max_side / max(width, height))
     if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
         frame.colorspace = _BT709
     small = pixels(frame, sides=(max(1, round(width * scale)), max(1, round(height * scale))))
