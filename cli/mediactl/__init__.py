@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mediactl.client import AsyncClient, Client
+    from mediactl.download import Downloaded
     from mediactl.errors import Corrupt, Failed, MediaError, Misuse, Problem, Unreachable
-    from mediactl.transfer import Downloaded, Source
+    from mediactl.sending import Source
 
 __all__ = [
     "AsyncClient",
@@ -22,7 +23,7 @@ __all__ = [
     "Source",
     "Unreachable",
 ]
-_MODULES = ("errors", "models", "transfer", "client")
+_MODULES = ("errors", "models", "sending", "download", "client")
 
 
 def __getattr__(name: str) -> object:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Concatenate, Literal, ParamSpec, TypeVar
 
 import httpx
 
+from mediactl.download import Download, Downloaded
 from mediactl.errors import Failed, Misuse, Problem, Unreachable
 from mediactl.exchange import PATIENCE, Exchange, OnWait, Silence, given, is_later, known_room, path_of
 from mediactl.models import (
@@ -38,7 +39,7 @@ from mediactl.models import (
     Usage,
 )
 from mediactl.resuming import FROM_BYTES, Resuming, Unspoken
-from mediactl.transfer import Download, Downloaded, File, Form, OnBytes, open_source
+from mediactl.sending import File, Form, OnBytes, open_source
 from mediactl.wire import Awaiting, Blocking, now, one_by_one
 
 P = ParamSpec("P")

@@ -21,7 +21,7 @@ import httpx
 
 from mediactl.errors import Corrupt, MediaError, Misuse, Problem, Unreachable
 from mediactl.exchange import Exchange, Silence
-from mediactl.transfer import ATTEMPTS, OnBytes, Source, claimed_type, read
+from mediactl.sending import ATTEMPTS, OnBytes, Source, claimed_type, read
 
 FROM_BYTES: Final = 16 * 1024 * 1024
 """A smaller file goes in one request."""

@@ -74,7 +74,7 @@ class Delivery:
                 try:
                     await self._deliver_while_claimed()
                 except (Unavailable, ClaimLost) as error:
-                    _log.warning("webhook_waits", host=self._webhook.host, why=str(error) or type(error).__name__)
+                    _log.warning("webhook_waits", host=self._webhook.host, reason=str(error) or type(error).__name__)
                 except Exception:
                     _log.exception("webhook_broke", host=self._webhook.host)
                 await asyncio.sleep(LOOK_SECONDS * (0.5 + random.random() / 2))  # noqa: S311 (no secret)

@@ -136,13 +136,9 @@ async def get_transcript(
     if job.status != "completed" or job.result is None:
         raise Refused("not_completed", f"This job is {job.status}; it has no transcript.", job_status=job.status)
     media_type, render = formats.FORMATS[extension]
-    shape = Shape(max_chars, max_lines, max_seconds)
-    if extension == "vtt":
-        text = await asyncio.to_thread(formats.vtt, job.result, shape, highlights=word_highlights)
-    elif extension == "srt":
-        text = await asyncio.to_thread(formats.srt, job.result, shape)
-    else:
-        text = await asyncio.to_thread(render, job.result)
+    cues: dict[str, Any] = {"shape": Shape(max_chars, max_lines, max_seconds)}
+    options = {"srt": cues, "vtt": {**cues, "highlights": word_highlights}}.get(extension, {})
+    text = await asyncio.to_thread(render, job.result, **options)
     headers = {
         "Content-Type": media_type,
         "Content-Disposition": downloads.content_disposition(f"{job_id}.{extension}", inline=True),

@@ -92,7 +92,8 @@ _OF_CREATION: Final = (
     ),
     described(
         IDEMPOTENCY_KEY,
-        "The same key again within 24 hours is answered with the same upload, and how far it is. Passed over with `partial`.",
+        "The same key again within 24 hours is answered with the same upload, and how far it is. Passed over with "
+        "`partial`.",
         maxLength=MAX_KEY_CHARACTERS,
     ),
 )

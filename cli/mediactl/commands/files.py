@@ -18,7 +18,7 @@ from mediactl.program.following import follow
 from mediactl.program.render import Column
 from mediactl.program.session import Session, about, each, in_room, source_of, under_way, with_bar
 from mediactl.resuming import FROM_BYTES
-from mediactl.transfer import Source
+from mediactl.sending import Source
 
 PREVIEW_SIZES = (160, 320, 640, 1024)
 VERDICT_WITHIN = 600.0

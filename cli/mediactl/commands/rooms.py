@@ -13,6 +13,15 @@ from mediactl.program.command import All, Limit, MediaId, Room, app, command, la
 from mediactl.program.render import Column
 from mediactl.program.session import Session, all_of, in_room
 
+COLUMNS = (
+    Column("NAME", shrinks=True),
+    Column("SIZE", right=True),
+    Column("TYPE", shrinks=True, optional=True),
+    Column("SCAN"),
+    Column("ADDED"),
+    Column("BY", shrinks=True, optional=True),
+    Column("ID"),
+)
 MINE = "Of what you uploaded, or with --owner"
 
 
@@ -64,35 +73,24 @@ def ls(
     if session.as_json:
         render.data(found)
         return
-    columns = [
-        Column("NAME", shrinks=True),
-        Column("SIZE", right=True),
-        Column("TYPE", shrinks=True, optional=True),
-        Column("SCAN"),
-        Column("ADDED"),
-        Column("BY", shrinks=True, optional=True),
-        Column("ID"),
-    ]
-    render.table(
-        columns,
-        [
-            [
-                item.get("filename"),
-                render.size(item["size"]),
-                item["mime_type"],
-                item["scan_status"],
-                render.when_short(item.get("added_at") or item.get("created_at")),
-                item.get("added_by") or item.get("uploaded_by"),
-                item["media_id"],
-            ]
-            for item in found
-        ],
-    )
+    render.table(COLUMNS, [_row(item) for item in found])
     if not found:
         render.note("There is no such file." if room is None else f"Nothing in {room} that this token may see.")
     elif more:
         words = "first" if sort else "newest"
         render.note(f"These are the {words} {len(found)}; --all shows all.")
+
+
+def _row(item: MediaInfo | RoomFile) -> list[object]:
+    return [
+        item.get("filename"),
+        render.size(item["size"]),
+        item["mime_type"],
+        item["scan_status"],
+        render.when_short(item.get("added_at") or item.get("created_at")),
+        item.get("added_by") or item.get("uploaded_by"),
+        item["media_id"],
+    ]
 
 
 @command(rooms, "attach")

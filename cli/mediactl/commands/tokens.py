@@ -54,27 +54,33 @@ def token(
     # PyJWT imports cryptography, which takes longer than most commands run.
     from mediactl.program import tokens
 
-    if signing_key is not None:
-        if not sub:
-            raise Misuse("a token names a person: give --sub NAME")
-        scopes = [word for entry in scope or tokens.DEFAULT_SCOPES for word in entry.replace(",", " ").split()]
-        if unknown := sorted(set(scopes) - set(tokens.SCOPES)):
-            raise Misuse(f"unknown scope: {', '.join(unknown)}; the scopes are {', '.join(tokens.SCOPES)}")
-        minted = tokens.mint(
-            signing_key,
-            subject=sub,
-            tenant=tenant,
-            scopes=scopes,
-            rooms=[known_room(one) for one in room or []],
-            seconds=times.lifetime(lifetime),
-        )
-        if session.as_json:
-            render.data({"token": minted, "claims": tokens.claims_of(minted)})
-        else:
-            print(minted)
+    if signing_key is None:
+        if sub or scope or room or tenant:
+            raise Misuse("minting a token needs the key that signs it: --signing-key .run/TENANT/signing-keys.json")
+        _show(session)
         return
-    if sub or scope or room or tenant:
-        raise Misuse("minting a token needs the key that signs it: --signing-key .run/TENANT/signing-keys.json")
+    if not sub:
+        raise Misuse("a token names a person: give --sub NAME")
+    scopes = [word for entry in scope or tokens.DEFAULT_SCOPES for word in entry.replace(",", " ").split()]
+    if unknown := sorted(set(scopes) - set(tokens.SCOPES)):
+        raise Misuse(f"unknown scope: {', '.join(unknown)}; the scopes are {', '.join(tokens.SCOPES)}")
+    minted = tokens.mint(
+        signing_key,
+        subject=sub,
+        tenant=tenant,
+        scopes=scopes,
+        rooms=[known_room(one) for one in room or []],
+        seconds=times.lifetime(lifetime),
+    )
+    if session.as_json:
+        render.data({"token": minted, "claims": tokens.claims_of(minted)})
+    else:
+        print(minted)
+
+
+def _show(session: Session) -> None:
+    from mediactl.program import tokens  # as above
+
     if not session.token:
         raise Misuse(f"TOKEN is not set: {HOW_TO_SIGN_IN}")
     claims = tokens.claims_of(session.token.strip())

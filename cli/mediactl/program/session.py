@@ -20,7 +20,7 @@ from mediactl.client import Client
 from mediactl.errors import Failed, MediaError, Misuse, Problem, Unreachable
 from mediactl.models import Page
 from mediactl.program import render
-from mediactl.transfer import OnBytes, Source, open_source
+from mediactl.sending import OnBytes, Source, open_source
 
 HOW_TO_SIGN_IN = (
     "`source .run/env` after `make run`, or mint one: "

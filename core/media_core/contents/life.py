@@ -255,7 +255,7 @@ class Contents:
         if not other_bytes and await self.is_there(sha256, rows[0].size):
             return Unavailable("object store", "it said that this object is missing, and has it")
         if rows[0].is_new:
-            _log.error("object_lost", sha256=sha256, size=rows[0].size, to="see the runbook, Lost objects")
+            _log.error("object_lost", sha256=sha256, size=rows[0].size, see="the runbook, Lost objects")
         return Lost()
 
     async def is_there(self, sha256: str, size: int) -> bool:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MOST_FRAMES = 300
 """Most frames decoded from a keyframe to the wanted moment. After that many, the last one is taken."""
 
+USUAL_MOMENT = 1.0
+"""Seconds: which frame is shown where none is worth more than another."""
+
 MOMENTS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Shares of a video's duration at which a frame is looked for that is worth looking at."""
 
@@ -99,11 +102,11 @@ _ACROSS = {
 SideDataType._missing_ = classmethod(lambda types, _: types.VIDEO_HINT)  # type: ignore[method-assign, assignment]
 
 
-def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
+def video_frame(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
     """A frame worth looking at, upright, with square pixels and in sRGB, as WebP.
 
     It is the first at MOMENTS, or at more of them, that is neither of one colour nor dark; else the one shown at
-    `at_seconds`, or the last of a shorter video, unless that is of one colour, or dark, and others that were seen are
+    USUAL_MOMENT, or the last of a shorter video, unless that is of one colour, or dark, and others that were seen are
     not.
     """
     spending = _Spending(file)
@@ -116,7 +119,7 @@ def video_frame(file: IO[bytes], at_seconds: float = 1.0, max_side: int = 1024) 
             if _is_in_dolbys_colours(file, stream):
                 raise CannotDecode("unsupported", "its colours are in Dolby Vision's own form, which is not shown here")
             spending.begin()
-            found = _worth_looking_at(container, stream, spending, at_seconds, max_side, is_sought=is_sought)
+            found = _worth_looking_at(container, stream, spending, max_side, is_sought=is_sought)
             if found:
                 facts, encoded = picture(*found)
                 return facts | {"duration": stated_duration(container)}, encoded
@@ -176,13 +179,7 @@ class _Spending(io.RawIOBase):
 
 
 def _worth_looking_at(
-    container: InputContainer,
-    stream: VideoStream,
-    spending: _Spending,
-    at_seconds: float,
-    max_side: int,
-    *,
-    is_sought: bool,
+    container: InputContainer, stream: VideoStream, spending: _Spending, max_side: int, *, is_sought: bool
 ) -> tuple[Image.Image, int, int] | None:
     """The chosen frame, at most `max_side` pixels long, and the sides of the video as it is shown; None if there is no
     frame.
@@ -213,7 +210,7 @@ def _worth_looking_at(
             break
     if is_sought and not is_dark and (not seen or not spending.is_enough):
         # A video that is shorter, or whose only keyframe is its first, may have no frame after a seek, or a black one.
-        for start, moment in ((at_seconds, at_seconds), (BEFORE_THE_START, at_seconds), (BEFORE_THE_START, 0.0)):
+        for start, moment in ((USUAL_MOMENT, USUAL_MOMENT), (BEFORE_THE_START, USUAL_MOMENT), (BEFORE_THE_START, 0.0)):
             frame = _frame_at(container, stream, moment, spending, start=start)
             if frame is not None:
                 sides = displayed_sides(frame, stream)

@@ -166,41 +166,35 @@ def inspect_image(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     if stated := _stated_webp(file):
         width, height, animated = stated
         if width * height > MOST_PIXELS_WEBP or damage.is_mostly_missing(file):
-            _check_sides(width, height)
-            return {"width": width, "height": height, "format": "WEBP", "animated": animated}, b""
+            return _facts("WEBP", (width, height), animated=animated)
     if icon := _stated_icon(file):
-        width, height = icon
-        return {"width": width, "height": height, "format": "ICO", "animated": False}, b""
+        return _facts("ICO", icon)
     if layout := bands.layout(file):
-        _check_sides(layout.width, layout.height)
-        width, height = _upright((layout.width, layout.height), layout.orientation)
-        return {"width": width, "height": height, "format": "TIFF", "animated": False}, b""
+        return _facts("TIFF", _upright((layout.width, layout.height), layout.orientation))
     if fits.is_fits(file):
         sky = fits.header(file)
-        _check_sides(sky.width, sky.height)
-        return {"width": sky.width, "height": sky.height, "format": "FITS", "animated": False}, b""
+        return _facts("FITS", (sky.width, sky.height))
     if deep := photoshop.header(file):
-        _check_sides(deep.width, deep.height)
-        return {"width": deep.width, "height": deep.height, "format": "PSD", "animated": False}, b""
+        return _facts("PSD", (deep.width, deep.height))
     if jxl.is_jxl(file):
-        width, height = jxl.sides(file)
-        _check_sides(width, height)
-        return {"width": width, "height": height, "format": "JXL", "animated": False}, b""
+        return _facts("JXL", jxl.sides(file))
     if still := stills.codec(file):
-        width, height = _sides_of_still(file, still)
-        return {"width": width, "height": height, "format": still.upper(), "animated": False}, b""
+        return _facts(still.upper(), _sides_of_still(file, still))
     try:
         image = _open(file)
     except (UnidentifiedImageError, CannotDecode):
         if (directory := tiff.directory(file)) is None:
             raise
-        sides = tiff.sides(file, directory)
-        _check_sides(*sides)
-        return {"width": sides[0], "height": sides[1], "format": "TIFF", "animated": False}, b""
-    width, height = _upright(_sides(image), _orientation(image))
-    name = "JPEG" if image.format == "MPO" else image.format
-    animated = name in ANIMATIONS and bool(getattr(image, "is_animated", False))
-    return {"width": width, "height": height, "format": name, "animated": animated}, b""
+        return _facts("TIFF", tiff.sides(file, directory))
+    sides = _upright(_sides(image), _orientation(image))
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    return _facts(name, sides, animated=name in ANIMATIONS and bool(getattr(image, "is_animated", False)))
+
+
+def _facts(name: str, sides: tuple[int, int], *, animated: bool = False) -> tuple[dict[str, Any], bytes]:
+    """The answer of `inspect_image`. Raises CannotDecode for sides that no picture may have."""
+    _check_sides(*sides)
+    return {"width": sides[0], "height": sides[1], "format": name, "animated": animated}, b""
 
 
 def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], bytes]:
@@ -374,25 +368,16 @@ def _loaded_whole(file: IO[bytes], max_side: int) -> tuple[Image.Image, tuple[in
         return _of_bands(file, layout)
     if fits.is_fits(file):
         sky = fits.header(file)
-        _check_sides(sky.width, sky.height)
-        if sky.pixels > MOST_PIXELS:
-            raise _too_large(sky.width, sky.height)
-        allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * sky.pixels)
+        _allow_pixels((sky.width, sky.height), sky.pixels)
         return fits.load(file, sky), (sky.width, sky.height)
     if deep := photoshop.header(file):
-        _check_sides(deep.width, deep.height)
-        if deep.pixels > MOST_PIXELS:
-            raise _too_large(deep.width, deep.height)
-        allow_memory(DECODING_BYTES + BYTES_PER_PIXEL * deep.pixels)
+        _allow_pixels((deep.width, deep.height), deep.pixels)
         return photoshop.load(file, deep), (deep.width, deep.height)
     if jxl.is_jxl(file):
         return _of_jxl(file, max_side)
     if still := stills.codec(file):
         sides = _sides_of_still(file, still)
-        if sides[0] * sides[1] > MOST_PIXELS:
-            raise _too_large(*sides)
-        size = file.seek(0, io.SEEK_END)
-        allow_memory(DECODING_BYTES + stills.COPIES_HELD * size + BYTES_PER_PIXEL * sides[0] * sides[1])
+        _allow_pixels(sides, sides[0] * sides[1], held=stills.COPIES_HELD * file.seek(0, io.SEEK_END))
         return stills.load(file, still), sides
     image = _open_to_decode(file, max_side)
     sides, is_shown_in_part, failed = _sides(image), image.format in damage.SHOWN_IN_PART, ""
@@ -456,11 +441,10 @@ def _of_first_scans(file: IO[bytes], max_side: int) -> Image.Image | None:
 
 
 def _of_bands(file: IO[bytes], layout: bands.Layout) -> tuple[Image.Image, tuple[int, int]]:
-    _check_sides(layout.width, layout.height)
     size = file.seek(0, io.SEEK_END)
-    if size > MOST_BYTES_HELD or layout.pixels > MOST_PIXELS:
+    if size > MOST_BYTES_HELD:
         raise _too_large(layout.width, layout.height)
-    allow_memory(DECODING_BYTES + COPIES_HELD * size + BYTES_PER_PIXEL * layout.pixels)
+    _allow_pixels((layout.width, layout.height), layout.pixels, held=COPIES_HELD * size)
     image = bands.load(file, layout)
     turn = _TURNS.get(layout.orientation)
     image = image if turn is None else image.transpose(turn)
@@ -550,6 +534,14 @@ def _check_sides(width: int, height: int) -> None:
         raise CannotDecode("corrupt", "a picture without pixels")
     if max(width, height) > LONGEST_SIDE:
         raise CannotDecode("too_large", f"{width} x {height} pixels are more than a picture may have")
+
+
+def _allow_pixels(sides: tuple[int, int], pixels: int, *, held: int = 0) -> None:
+    """Allows the memory for so many pixels, and for `held` bytes of the file. Raises CannotDecode above the cap."""
+    _check_sides(*sides)
+    if pixels > MOST_PIXELS:
+        raise _too_large(*sides)
+    allow_memory(DECODING_BYTES + held + BYTES_PER_PIXEL * pixels)
 
 
 def _at(file: IO[bytes], position: int) -> int:

@@ -24,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from media_core.store import redirects
 from media_core.store.base import ObjectInfo, unavailable
 from media_core.store.encryption import name_in_writes
+from media_core.store.s3_outages import answered
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -213,7 +214,7 @@ def _outages() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise unavailable(f"S3 answered {_code(error)}") from None
+        raise answered(_code(error)) from None
     except BotoCoreError as error:
         raise unavailable(f"S3 did not answer: {error}") from None
 

@@ -8,7 +8,11 @@ from datetime import timedelta
 
 from obstore.exceptions import BaseError
 
+from media_core.errors import NotNow, Unavailable
 from media_core.store.base import ObjectMissing, unavailable
+
+_FULL = frozenset({"InsufficientStorage", "XMinioStorageFull"})
+"""Of a server whose disk is full: versitygw's code, and MinIO's."""
 
 
 @contextlib.contextmanager
@@ -22,9 +26,9 @@ def outages(key: str | None = None) -> Iterator[None]:
     except FileNotFoundError as error:
         if key and "NoSuchBucket" not in str(error):
             raise ObjectMissing(key) from None
-        raise unavailable(_sentence(error)) from None
+        raise _outage(error) from None
     except BaseError as error:
-        raise unavailable(_sentence(error)) from None
+        raise _outage(error) from None
 
 
 @contextlib.asynccontextmanager
@@ -42,15 +46,20 @@ async def ended_within(limit: timedelta, key: str | None = None) -> AsyncIterato
         raise unavailable(f"S3 did not answer: it was not done after {seconds:g} seconds") from None
 
 
-def _sentence(error: Exception) -> str:
+def _outage(error: Exception) -> Unavailable:
     text = str(error)
     if code := re.search(r"<Code>(\w+)</Code>", text):
-        return f"S3 answered {code[1]}"
+        return answered(code[1])
     if why := re.search(r"InvalidCertificate\(\s*(\w+)", text):
-        return f"the certificate of S3 is not accepted: {why[1]}"
+        return unavailable(f"the certificate of S3 is not accepted: {why[1]}")
     if status := re.search(r"status code: (\d{3}[ \w]*)", text):
-        return f"S3 answered {status[1].strip()}"
-    return f"S3 did not answer: {text.splitlines()[0].rpartition(' - ')[2]}"
+        return answered(status[1].strip())
+    return unavailable(f"S3 did not answer: {text.splitlines()[0].rpartition(' - ')[2]}")
+
+
+def answered(code: str) -> Unavailable:
+    """What an error code of S3 means."""
+    return NotNow.disk_full("object store") if code in _FULL else unavailable(f"S3 answered {code}")
 
 
 def beyond_the_end(error: BaseError) -> bool:

@@ -136,7 +136,7 @@ def as_json(result: Mapping[str, Any]) -> str:
     return json.dumps(dict(result), ensure_ascii=False)
 
 
-FORMATS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = MappingProxyType(
+FORMATS: Mapping[str, tuple[str, Callable[..., str]]] = MappingProxyType(
     {
         "json": ("application/json", as_json),
         "txt": ("text/plain; charset=utf-8", txt),
@@ -144,7 +144,8 @@ FORMATS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = MappingP
         "vtt": ("text/vtt; charset=utf-8", vtt),
     }
 )
-"""By file extension: the media type, and the function that makes the file of a completed job's result."""
+"""By file extension: the media type, and the function that makes the file of a completed job's result. That of cues
+also takes their `shape`."""
 
 
 def _line(segment: Segment) -> str:

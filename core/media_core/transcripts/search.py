@@ -203,7 +203,7 @@ class Search:
         found, goes_on = await self._part(caller, wanted, either, after.part)
         ranked = await self._ranked(found, either)
         if after.passage is not None and after.rank is not None:
-            at = (-after.rank, -after.passage.transcript, -after.passage.number)
+            at = _order((after.rank, after.passage))
             ranked = [each for each in ranked if _order(each) >= at]
         hits: list[Hit] = []
         while ranked:
@@ -438,35 +438,39 @@ class _Visible:
                     (SELECT media_id FROM media WHERE tenant_scope AND {_HEARD} LIMIT %(few)s) UNION
                     (SELECT media_id FROM room_file WHERE {in_rooms} AND {_HEARD} LIMIT %(few)s)
                 """)  # noqa: S608 (constants)
-        language: LiteralString = "true"
         if wanted.language is not None:
             self.arguments["language"] = wanted.language
-            language = "language = %(language)s"
-        # The index does not know where words stand. Of words that are common in no order, all passages would be read.
-        phrases: LiteralString = "true"
-        if has_phrases:
-            phrases = """
-                (SELECT words @@ %(query)s::tsquery FROM passage
-                 WHERE passage.transcript = newest.transcript AND passage.number = newest.number)
-            """
-        # Materialized, so that no order or limit leads the planner away from the index of words.
-        self.matching: LiteralString = f"""
-            WITH matching AS MATERIALIZED (
-                SELECT transcript, number FROM passage
-                WHERE words @@ %(words)s::tsquery AND {SPANS} && %(keys)s::bigint[] AND {language}
-            ), newest AS MATERIALIZED (
-                SELECT * FROM matching WHERE (transcript, number) < (%(transcript)s, %(number)s)
-                ORDER BY transcript DESC, number DESC LIMIT %(most)s
-            ), shown AS MATERIALIZED (
-                SELECT transcript.number AS transcript
-                FROM transcript JOIN media USING (media_id) JOIN blob USING (sha256)
-                WHERE transcript.number = ANY(ARRAY(SELECT DISTINCT transcript FROM newest))
-                  AND {" AND ".join(conditions)}
-            )
-            SELECT newest.*, shown.transcript IS NOT NULL AND {phrases} AS shown
-            FROM newest LEFT JOIN shown USING (transcript)
-            ORDER BY transcript DESC, newest.number DESC
-        """  # noqa: S608 (only constants are put in)
+        self.matching = _matching(conditions, in_one_language=wanted.language is not None, has_phrases=has_phrases)
+        """The statement that finds passages, and whether each may be shown."""
+
+
+def _matching(conditions: Iterable[LiteralString], *, in_one_language: bool, has_phrases: bool) -> LiteralString:
+    language: LiteralString = "language = %(language)s" if in_one_language else "true"
+    # The index does not know where words stand. Of words that are common in no order, all passages would be read.
+    phrases: LiteralString = "true"
+    if has_phrases:
+        phrases = """
+            (SELECT words @@ %(query)s::tsquery FROM passage
+             WHERE passage.transcript = newest.transcript AND passage.number = newest.number)
+        """
+    # Materialized, so that no order or limit leads the planner away from the index of words.
+    return f"""
+        WITH matching AS MATERIALIZED (
+            SELECT transcript, number FROM passage
+            WHERE words @@ %(words)s::tsquery AND {SPANS} && %(keys)s::bigint[] AND {language}
+        ), newest AS MATERIALIZED (
+            SELECT * FROM matching WHERE (transcript, number) < (%(transcript)s, %(number)s)
+            ORDER BY transcript DESC, number DESC LIMIT %(most)s
+        ), shown AS MATERIALIZED (
+            SELECT transcript.number AS transcript
+            FROM transcript JOIN media USING (media_id) JOIN blob USING (sha256)
+            WHERE transcript.number = ANY(ARRAY(SELECT DISTINCT transcript FROM newest))
+              AND {" AND ".join(conditions)}
+        )
+        SELECT newest.*, shown.transcript IS NOT NULL AND {phrases} AS shown
+        FROM newest LEFT JOIN shown USING (transcript)
+        ORDER BY transcript DESC, newest.number DESC
+    """  # noqa: S608 (only constants are put in)
 
 
 def _columns(keys: Sequence[PassageKey]) -> dict[str, Any]:

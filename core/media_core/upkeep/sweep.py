@@ -210,7 +210,7 @@ async def sweep(library: Library, retention: RetentionSettings | None = None) ->
     found = await births.meet(library.database, library.store, library.tenant_id)
     if found != "same":
         swept.mismatch = found
-        _log.error("not_swept", schema_is=found, to="the bucket's birth; see the runbook, DataMismatch")
+        _log.error("not_swept", schema_is=found, see="the runbook, DataMismatch")
         return swept
     epoch = await births.next_epoch(library.database, library.store, library.tenant_id)
     if epoch <= FIRST_SWEEPS:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import mmap
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -33,19 +32,17 @@ from media_core.store import BodySource, ObjectStore, StagedObject
 from media_core.store.base import pass_on, to_its_end
 from media_core.store.object_keys import content_key, thumbnail_key
 from media_core.store.trailing_hash import TrailingHash
+from media_core.uploads.buffer import SMALL_BYTES, STEP_BYTES, Buffer
 from media_core.uploads.capacity import Capacity, of_this_container
 from media_core.uploads.claims import Declared
 
 BUFFER_BYTES = 8 * MIB - MIB // 2
 """Up to this size a file is kept in memory and put in one request. A larger one streams to a staging object, from its
 first byte on if the request announces its size. With `CONNECTION_BYTES` an upload takes up to 8 MiB of memory."""
-STEP_BYTES = MIB
 HASHES_BEHIND = 2
 """Buffers of a MiB that wait to be hashed while a thread reads the body of a large upload."""
 STREAMING_BYTES = (HASHES_BEHIND + 2) * MIB
 """Memory of a large upload beside its connection and its store: those buffers, and the one that is read and parsed."""
-SMALL_BYTES = 64 * 1024
-"""A buffer up to this size comes from the heap; larger ones are mappings of their own."""
 FORM_OVERHEAD_BYTES = 64 * 1024
 """How much of a request's Content-Length may be form fields and boundaries, not file."""
 SNIFF_BYTES = 16 * 1024
@@ -77,63 +74,6 @@ class Uploaded:
     width: int | None
     height: int | None
     scan_status: str
-
-
-class _Buffer:
-    """Room for `capacity` bytes. It takes memory only for what is written, and gives all of it back at its end.
-
-    A buffer that grows and shrinks on the heap would fragment it, or have every page faulted in anew: 0.9 s of CPU a
-    GiB.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._memory: mmap.mmap | bytearray | None = None
-        self._hashed = 0
-        self.size = 0
-
-    @property
-    def full(self) -> bool:
-        return self.size == self._capacity
-
-    @property
-    def unhashed(self) -> int:
-        return self.size - self._hashed
-
-    def take(self, chunk: memoryview) -> int:
-        """Copies as much of `chunk` as there is room for, and returns how many bytes that is."""
-        if self._memory is None:
-            if self._capacity <= SMALL_BYTES:
-                self._memory = bytearray(self._capacity)
-            else:
-                self._memory = mmap.mmap(-1, self._capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        taken = min(len(chunk), self._capacity - self.size)
-        self._memory[self.size : self.size + taken] = chunk[:taken]
-        self.size += taken
-        return taken
-
-    def fill(self, source: BodySource, at_most: int, digest: "hashlib._Hash") -> int:
-        """Takes what `source` has at hand and there is room for, in a thread, and hashes it. Returns how many bytes.
-        Some bytes have been taken before.
-        """
-        end = min(self._capacity, self.size + at_most)
-        before, read = self.size, 1
-        while read and source.left and self.size < end:
-            with memoryview(self._memory or b"") as memory:
-                read = source.read_into(memory[self.size : min(end, self.size + STEP_BYTES)])
-            self.size += read
-            self.hash_into(digest)
-        return self.size - before
-
-    def hash_into(self, digest: "hashlib._Hash") -> None:
-        digest.update(self.view()[self._hashed :])
-        self._hashed = self.size
-
-    def view(self) -> memoryview:
-        return memoryview(self._memory or b"")[: self.size]
-
-    def clear(self) -> None:
-        self.size = self._hashed = 0
 
 
 class Uploads:
@@ -208,7 +148,7 @@ class Upload:
         self._at_most = at_most
         self._digest = digest
         self._hash = hashlib.sha256()
-        self._buffer = _Buffer(BUFFER_BYTES if at_most > SMALL_BYTES else SMALL_BYTES)
+        self._buffer = Buffer(BUFFER_BYTES if at_most > SMALL_BYTES else SMALL_BYTES)
         self._head = b""
         self._staged = whole
         self._is_whole = whole is not None
@@ -228,7 +168,7 @@ class Upload:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._buffer = _Buffer(0)
+        self._buffer = Buffer(0)
         with self._held:
             undone = self._staged is not None or self._reservation.is_open
             if (undone and not self._is_whole) or self._orphan is not None:
@@ -423,7 +363,7 @@ class Upload:
 
     async def _start_streaming(self) -> None:
         """For a file that is larger than the buffer: from here on it goes to staging in steps."""
-        buffered, self._buffer = self._buffer, _Buffer(STEP_BYTES)
+        buffered, self._buffer = self._buffer, Buffer(STEP_BYTES)
         buffered.hash_into(self._hash)
         self._head = bytes(buffered.view()[:SNIFF_BYTES])
         stored = None if self._digest is None else await self._stored(self._digest)

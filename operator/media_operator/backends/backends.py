@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from media_operator.backends.breaker import Breaker
 from media_operator.backends.buckets import Buckets
-from media_operator.backends.databases import Databases, tenant_id_of
+from media_operator.backends.databases import Databases
 from media_operator.backends.store_keys import RoleSessions, SharedKey, StoreKeys
 from media_operator.tenant.ownership import OwnerMark
+from media_operator.tenant.spec import tenant_id_of
 
 
 @dataclass(frozen=True)

@@ -110,12 +110,10 @@ class Buckets:
         tenant_id: str,
         adopt: bool = False,
         filled: bool = False,
-        capabilities: Mapping[str, bool] | None = None,
     ) -> BucketFacts:
-        """Makes the bucket, or takes it over if `mark` may claim it. Hardens it.
+        """Makes the bucket, or takes it over if `mark` may claim it. Hardens it. Raises NotOwned.
 
         `adopt`: see `OwnerMark.relation`. `filled`: also one without an owner mark that holds something.
-        `capabilities`: more that the caller has tried; they are stored in the owner mark. Raises NotOwned.
         """
         with outages("store", self._settings, bucket):
             seen = await self._look(bucket)
@@ -126,7 +124,6 @@ class Buckets:
                 raise Unavailable("store", f"bucket {bucket} was made, but does not exist")
             seen = await self._claim(bucket, seen, mark, adopt, filled)
             tried = await self._threads.run(Hardening(self._s3, bucket, tenant_id).run)
-            tried.update(capabilities or {})
             if CORS in seen.facts.capabilities:
                 tried[CORS] = seen.facts.capabilities[CORS]
             if seen.facts.capabilities != tried:

@@ -57,7 +57,6 @@ __all__ = [
     "known_revisions",
     "password_of",
     "read_policy",
-    "tenant_id_of",
 ]
 
 COMMENT = "media.scaiwave.io/owner="
@@ -210,9 +209,7 @@ class Databases:
 
     async def birth(self, schema: str, *, renew: bool = False) -> Birth:
         """The schema's birth, to be written to its bucket. `renew`: the schema gets a new id first."""
-        async with self._administering() as tx:
-            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
-            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+        async with self._writing_into(schema) as tx:
             if renew:
                 await _execute(tx, births.RENEW)
             (row,) = await _execute(tx, births.READ)
@@ -281,9 +278,7 @@ class Databases:
             yield Transaction(await _driver(tx))
 
     async def apply_policy(self, schema: str, wanted: policy.Policy) -> None:
-        async with self._administering() as tx:
-            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
-            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+        async with self._writing_into(schema) as tx:
             await policy.apply(Transaction(await _driver(tx)), wanted)
 
     async def trust(self, schema: str, signatures: Sequence[str]) -> None:
@@ -295,9 +290,7 @@ class Databases:
         await self._note(schema, _RELEASE_ORPHANS, until)
 
     async def _note(self, schema: str, statement: str, what: object) -> None:
-        async with self._administering() as tx:
-            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
-            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+        async with self._writing_into(schema) as tx:
             await _execute(tx, statement, what)
 
     async def usage(self, schema: str) -> Usage:
@@ -406,6 +399,13 @@ class Databases:
             yield tx
 
     @asynccontextmanager
+    async def _writing_into(self, schema: str) -> AsyncIterator[AsyncConnection]:
+        async with self._administering() as tx:
+            await _execute(tx, "SET LOCAL lock_timeout = {}", POLICY_LOCK_TIMEOUT)
+            await _execute(tx, "SET LOCAL search_path = {}", sql.Identifier(schema))
+            yield tx
+
+    @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         async with _answering(), self._readers.connect() as tx:
             yield tx
@@ -440,11 +440,6 @@ class Databases:
 
 def password_of(url: str) -> str:
     return str(make_url(url).password or "")
-
-
-def tenant_id_of(schema: str) -> str:
-    """The inverse of `MediaTenant.schema_name`."""
-    return schema.removeprefix("tenant_").replace("_", "-")
 
 
 @cache

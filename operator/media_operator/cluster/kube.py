@@ -176,11 +176,9 @@ class Kube:
             "PATCH", kind, namespace, name, query={"fieldManager": MANAGER}, body=patch, content=MERGE
         )
 
-    async def delete(
-        self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None, propagation: str = "Background"
-    ) -> bool:
+    async def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None) -> bool:
         """False: it did not exist. `uid`: only the object with this uid, never a later one of the same name."""
-        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
         try:

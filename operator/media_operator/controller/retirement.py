@@ -7,12 +7,12 @@ import asyncio
 import structlog
 
 from media_core.errors import Unavailable
-from media_operator.backends.databases import tenant_id_of
 from media_operator.cluster import kinds
 from media_operator.cluster.cache import TenantKey, unique_names
 from media_operator.cluster.kube import KubeError
 from media_operator.kubernetes_target.cluster import Cluster
 from media_operator.tenant.ownership import OwnerMark
+from media_operator.tenant.spec import tenant_id_of
 
 DEBOUNCE_SECONDS = 1.0
 RETRY_SECONDS = 5.0

@@ -75,7 +75,7 @@ class StatusWriter:
         try:
             return await self._kube.apply(kinds.MEDIA_TENANT, applied, subresource="status")
         except Undeclared as error:
-            _log.warning("crd_outdated", lacks=error.fields, to="crds/mediatenants.yaml of this version")
+            _log.warning("crd_outdated", lacks=error.fields, see="crds/mediatenants.yaml of this version")
             for path in error.fields:
                 *parents, last = path.split(".")
                 del reduce(getitem, parents, applied)[last]

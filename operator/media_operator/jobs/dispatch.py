@@ -252,15 +252,13 @@ class FleetDispatcher:
         while launches := allot(wanted, busy, free, self._limit):
             outcomes = await asyncio.gather(*(self._launch(launch) for launch in launches))
             tried = Counter((launch.schema, launch.kind) for launch in launches)
-            refused = {
-                (launch.schema, launch.kind)
-                for launch, outcome in zip(launches, outcomes, strict=True)
-                if outcome == "no"
-            }
+            refused = set()
             for launch, outcome in zip(launches, outcomes, strict=True):
-                if outcome != "no":
-                    busy[launch.tenant_id] += 1
-                    free -= 1
+                if outcome == "no":
+                    refused.add((launch.schema, launch.kind))
+                    continue
+                busy[launch.tenant_id] += 1
+                free -= 1
                 if outcome == "created":
                     started.append(launch)
             if not refused:

@@ -105,7 +105,7 @@ class Applier:
                 await self._ask_whether_to_delete()
                 emptied = await there.store_breaker.call(there.buckets.empty_and_delete, bucket, owner)
                 if not emptied.done:
-                    raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.deleted} objects in this pass")
+                    raise StepUnfinished(f"bucket {bucket} is being emptied: {emptied.left}")
                 await self._remove_store_keys()
             case steps.DropDatabase(schema, owner):
                 await self._ask_whether_to_delete()

@@ -182,12 +182,10 @@ def api_ready(context: Context) -> Finding:
         return blocked or attempt(context, RunApi(wanted), "ApiStarting", "the api is being started")
     if seen.wanted == 0:
         return Finding("False", "ScaledToZero", "spec.api.replicas is 0")
+    if seen.ready == 0 and seen.trouble:
+        return Finding("False", "CrashLoop", seen.trouble)
     if seen.ready == 0:
-        return (
-            Finding("False", "CrashLoop", seen.trouble)
-            if seen.trouble
-            else Finding("False", "ApiStarting", "no replica answers yet")
-        )
+        return Finding("False", "ApiStarting", "no replica answers yet")
     words = f"replicas that answer: {seen.ready} of {seen.wanted}"
     if seen.rolling:
         return Finding("True", "ApiRolling", f"{words}; others are being replaced{_because(seen.trouble)}")

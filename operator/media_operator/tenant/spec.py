@@ -426,6 +426,11 @@ def schema_of(tenant_id: str) -> str:
     return "tenant_" + tenant_id.replace("-", "_")
 
 
+def tenant_id_of(schema: str) -> str:
+    """The inverse of `schema_of`."""
+    return schema.removeprefix("tenant_").replace("_", "-")
+
+
 class MediaTenant(Structural):
     """One tenant of the media platform: a bucket, a database schema, an HTTP api of its own, and workers that scan,
     transcribe and make thumbnails whenever there is work."""

@@ -32,12 +32,12 @@ from media_operator.backends.databases import (
     known_revisions,
     password_of,
     read_policy,
-    tenant_id_of,
 )
 from media_operator.local.postgres import EmbeddedPostgres
 from media_operator.plan.observed import Losses, Notes
 from media_operator.settings import DatabaseSettings
 from media_operator.tenant.ownership import NotOwned, OwnerMark
+from media_operator.tenant.spec import tenant_id_of
 from tests.integration.database.revisions import migrate_to
 from tests.integration.servers.api import eventually
 from tests.integration.tenancy import GENEROUS

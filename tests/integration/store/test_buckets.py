@@ -110,10 +110,10 @@ async def test_a_new_bucket_bears_the_mark_and_what_its_server_can_do(
 ) -> None:
     kind = request.node.callspec.params["server"]
     assert await store.observe(bucket) == BucketFacts(exists=False)
-    made = await store.create(bucket, mark, tenant_id=tenant, capabilities={"scopedKeys": True})
+    made = await store.create(bucket, mark, tenant_id=tenant)
     assert made == await store.observe(bucket)
     assert (made.exists, made.mark, made.empty) == (True, mark, False)
-    assert {name for name, can in made.capabilities.items() if can} == CAPABILITIES[kind] | {"scopedKeys"}
+    assert {name for name, can in made.capabilities.items() if can} == CAPABILITIES[kind]
     assert {name for name, can in made.capabilities.items() if not can} == {
         "publicAccessBlock",
         "lifecycle",

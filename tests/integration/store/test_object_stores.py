@@ -1475,6 +1475,14 @@ async def test_a_wrong_secret_is_unavailable_and_stays_a_secret(s3: S3Server) ->
     assert "wrong-secret" not in repr(wrong)
 
 
+@pytest.mark.parametrize("code", ["InsufficientStorage", "XMinioStorageFull"])
+async def test_s3_on_a_full_disk_is_told_so(liar: tuple[LyingS3, S3Store], code: str) -> None:
+    proxy, store = liar
+    proxy.answer("^PUT ", "507 Insufficient Storage", body=f"<Error><Code>{code}</Code></Error>".encode())
+    with pytest.raises(NotNow, match="the disk of the object store is full"):
+        await store.put(content_key(store._tenant_id, "ab" * 32), b"x")
+
+
 async def test_a_missing_bucket_is_an_outage_not_a_missing_object(s3: S3Server) -> None:
     store = S3Store(s3.settings.model_copy(update={"bucket": f"absent-{secrets.token_hex(4)}"}), "tabsent")
     key = content_key("tabsent", "ab" * 32)

@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from typer.testing import CliRunner, Result
 
-from mediactl import transfer
+from mediactl import download
 from mediactl.commands import app
 
 Answer = Callable[["Handler"], None]
@@ -707,7 +707,7 @@ def test_wrong_bytes_are_never_kept(server: Script, here: Path, part: bytes) -> 
 
 def test_two_downloads_never_write_into_one_part(server: Script, here: Path) -> None:
     with (here / f"a.bin.{DIGEST[:12]}.part").open("wb") as other:
-        transfer.fcntl.flock(other, transfer.fcntl.LOCK_EX)
+        download.fcntl.flock(other, download.fcntl.LOCK_EX)
         server.on("GET", PATH, file_of())
         assert "under way" in mediactl(server, "download", "med-1", code=2).stderr
 

@@ -12,9 +12,9 @@ from httpx_sse import EventSource
 from jwt.algorithms import OKPAlgorithm
 
 from mediactl import Client, Misuse
+from mediactl.download import _file_name
 from mediactl.exchange import seconds_of
 from mediactl.program import render, times, tokens
-from mediactl.transfer import _file_name
 
 
 @pytest.mark.parametrize(

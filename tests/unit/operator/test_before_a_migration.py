@@ -48,12 +48,10 @@ class Api:
         assert (kind, selector) == (kinds.POD, f"{kinds.TENANT_LABEL}=acme")
         return list(self.pods), "9"
 
-    async def delete(
-        self, kind: Kind, namespace: str, name: str, *, uid: str | None = None, propagation: str = "Background"
-    ) -> bool:
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str | None = None) -> bool:
         if self.refusal is not None:
             raise self.refusal
-        assert (kind, uid, propagation) == (kinds.JOB, f"uid-of-{name}", "Background")
+        assert (kind, uid) == (kinds.JOB, f"uid-of-{name}")
         self.done.append(("delete", name))
         self.jobs = [job for job in self.jobs if job["metadata"]["name"] != name]
         return True

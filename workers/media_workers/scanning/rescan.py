@@ -110,7 +110,7 @@ class Rescan:
         """Whether a signature is suspicious; then the rescan ends."""
         found = await self._database.call(_SUSPICIOUS, ())
         if found:
-            _log.error("rescan_stopped", signature=found[0].signature, reason="ScanSuspicious; see the runbook")
+            _log.error("rescan_stopped", signature=found[0].signature, see="the runbook, ScanSuspicious")
         return bool(found)
 
     async def _wanted(self) -> bool:

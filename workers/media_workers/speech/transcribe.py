@@ -27,7 +27,7 @@ from media_workers.speech.chunks import SECONDS_PER_FRAME
 from media_workers.speech.recording import ROUNDING, Recording
 from media_workers.speech.sentences import Word, divided
 from media_workers.speech.stretches import Listening, Place
-from media_workers.speech.whisper import Whisper
+from media_workers.speech.whisper import Model, Whisper
 from media_workers.timed_source import TimedSource
 
 WINDOW_SECONDS: Final = 240.0
@@ -73,14 +73,7 @@ class Transcriber:
         recording = Recording(work.decoder, source, wanted, max_seconds=self._max_seconds)
         announced = await recording.open()
         await _charge(lease, work, (announced or 0.0) * len(recording.channels))
-        model = await self._whisper.model()
-        if wanted.task == "translate" and not model.translates:
-            raise Refused("translation_unavailable", cannot_translate(self._whisper.name))
-        if wanted.language is not None and wanted.language not in model.languages:
-            raise Refused(
-                "unsupported_language",
-                f"The model knows no language {wanted.language!r}; it knows {', '.join(sorted(model.languages))}.",
-            )
+        model = await self._model_for(wanted)
         transcript = Transcript(lease, work, self._lease_seconds, wanted, announced, channels=len(recording.channels))
         await transcript.resume()
         if transcript.place.track is not None:
@@ -97,17 +90,8 @@ class Transcriber:
             chunk_seconds=self._whisper.chunk_seconds,
             window_seconds=self._window_seconds,
         )
-        ends_at: float | None = None
         async with contextlib.aclosing(listening):
-            while ends_at is None:
-                recording.channel = transcript.place.channel or wanted.channel
-                place, said, ends_at = await listening.stretch(transcript.place)
-                following = None
-                if ends_at is not None:
-                    following = place.on_next_channel(len(recording.channels), ends_at, wanted.language)
-                await transcript.add(place, said, ended=ends_at is not None, following=following)
-                if following is not None:
-                    ends_at = None
+            ends_at = await _hear_all(listening, transcript, recording, wanted)
         decoded = transcript.place.before + ends_at
         async with work.database.transaction() as tx:
             await quota.settle_transcription(tx, lease.job_id, max(math.ceil(decoded - ROUNDING), 0))
@@ -115,6 +99,33 @@ class Transcriber:
         async with work.database.transaction() as tx:
             await queue.finish(tx, lease, result)
             await passages.try_to_keep(tx, lease.job_id, lease.payload["media_id"], lease.payload, result)
+
+    async def _model_for(self, wanted: TranscriptionRequest) -> Model:
+        """Raises Refused where the model cannot do what is wanted."""
+        model = await self._whisper.model()
+        if wanted.task == "translate" and not model.translates:
+            raise Refused("translation_unavailable", cannot_translate(self._whisper.name))
+        if wanted.language is not None and wanted.language not in model.languages:
+            raise Refused(
+                "unsupported_language",
+                f"The model knows no language {wanted.language!r}; it knows {', '.join(sorted(model.languages))}.",
+            )
+        return model
+
+
+async def _hear_all(
+    listening: Listening, transcript: "Transcript", recording: Recording, wanted: TranscriptionRequest
+) -> float:
+    """Adds the stretches of all channels to the transcript. Returns where the last one ends, in seconds."""
+    while True:
+        recording.channel = transcript.place.channel or wanted.channel
+        place, said, ends_at = await listening.stretch(transcript.place)
+        following = None
+        if ends_at is not None:
+            following = place.on_next_channel(len(recording.channels), ends_at, wanted.language)
+        await transcript.add(place, said, ended=ends_at is not None, following=following)
+        if ends_at is not None and following is None:
+            return ends_at
 
 
 class Transcript:
