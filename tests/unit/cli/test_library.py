@@ -56,7 +56,7 @@ def test_both_clients_have_every_call_with_the_same_parameters() -> None:
 
 
 def test_all_of_it_is_there_after_its_import_alone() -> None:
-    names = [*mediactl.__all__, "errors.Problem", "models.MediaInfo", "client.Client", "transfer.Source"]
+    names = [*mediactl.__all__, "errors.Problem", "models.MediaInfo", "client.Client", "sending.Source"]
     used = "; ".join(["import mediactl", *(f"mediactl.{name}" for name in names)])
     subprocess.run([sys.executable, "-c", used], check=True)
     assert {*mediactl.__all__} <= {*dir(mediactl)}
