@@ -10,7 +10,7 @@ import copy
 import random
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from media_operator.tenant import patterns
 from media_operator.tenant.spec import MediaTenant, TenantSpec, refuse_immutable_changes
 from media_operator.tenant.spec_errors import SpecInvalid
 from media_operator.tenant.status import Condition, TenantStatus, UsageStatus
-from tests.cluster.control_plane.api import Api, ApiError, Object
+from tests.cluster.control_plane.api import Api, ApiError, Object, another_namespace
 from tests.cluster.control_plane.server import ControlPlane
 from tests.tools import build
 
@@ -60,6 +60,13 @@ def complaints(document: Object) -> list[tuple[str, str]]:
     except SpecInvalid as invalid:
         return [(error.path, error.sentence) for error in invalid.errors]
     return []
+
+
+@pytest.fixture(scope="module")
+async def unchanged(control_plane: ControlPlane) -> AsyncIterator[str]:
+    """The name of a namespace for tests that store nothing."""
+    async with Api(control_plane) as api, another_namespace(api) as name:
+        yield name
 
 
 @pytest.fixture
@@ -337,10 +344,10 @@ def _as_kubernetes_writes_it(path: str) -> str:
 
 @pytest.mark.parametrize(("given", "field", "sentence"), WRONG, ids=[str(given)[:60] for given, _, _ in WRONG])
 async def test_a_wrong_value_is_refused_with_what_to_write_instead(
-    api: Api, namespace: str, given: dict[str, Any], field: str, sentence: str
+    api: Api, unchanged: str, given: dict[str, Any], field: str, sentence: str
 ) -> None:
     document = manifest(**given)
-    refused = await refusal(api, namespace, document)
+    refused = await refusal(api, unchanged, document)
     assert {_as_kubernetes_writes_it(path) for path, _ in refused} == {field}, refused
     assert any(sentence in words for _, words in refused), refused
 
@@ -358,22 +365,22 @@ async def test_a_wrong_value_is_refused_with_what_to_write_instead(
     ],
 )
 async def test_a_name_that_cannot_be_a_tenant_id_needs_one_of_its_own(
-    api: Api, namespace: str, name: str, sentence: str
+    api: Api, unchanged: str, name: str, sentence: str
 ) -> None:
-    ((field, words),) = await refusal(api, namespace, manifest(name))
+    ((field, words),) = await refusal(api, unchanged, manifest(name))
     assert (field, words.endswith(sentence)) == ("metadata.name", True), words
     ((field, words),) = complaints(manifest(name))
     assert (field, words.replace(f", not '{name}'", "")) == ("metadata.name", sentence)
 
-    assert await refusal(api, namespace, manifest(name, tenantId="acme")) == []
+    assert await refusal(api, unchanged, manifest(name, tenantId="acme")) == []
     assert complaints(manifest(name, tenantId="acme")) == []
 
 
-async def test_all_that_is_wrong_is_said_at_once(api: Api, namespace: str) -> None:
+async def test_all_that_is_wrong_is_said_at_once(api: Api, unchanged: str) -> None:
     document = manifest(
         "acme.example", api={"host": "10.0.0.1"}, scan={"rescanSchedule": "daily"}, storage={"bucket": "My_Bucket"}
     )
-    assert {field for field, _ in await refusal(api, namespace, document)} == {
+    assert {field for field, _ in await refusal(api, unchanged, document)} == {
         *("metadata.name", "spec.api.host", "spec.scan.rescanSchedule", "spec.storage.bucket")
     }
 
@@ -451,7 +458,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize("form", FORMED)
-async def test_the_model_and_the_api_server_agree_about(api: Api, namespace: str, form: str) -> None:
+async def test_the_model_and_the_api_server_agree_about(api: Api, unchanged: str, form: str) -> None:
     as_spec, valid = FORMED[form]
     chance = random.Random(form)
     texts = dict.fromkeys(valid, True)
@@ -464,7 +471,7 @@ async def test_the_model_and_the_api_server_agree_about(api: Api, namespace: str
         texts[text] = False
 
     async def compared(text: str) -> bool:
-        refused, found = await refusal(api, namespace, manifest(**as_spec(text))), complaints(manifest(**as_spec(text)))
+        refused, found = await refusal(api, unchanged, manifest(**as_spec(text))), complaints(manifest(**as_spec(text)))
         assert bool(refused) == bool(found), (text, refused, found)
         return not found
 
@@ -486,20 +493,20 @@ CONTAINER = {"name": "c", "image": "c"}
 
 
 @pytest.mark.parametrize("schedule", FORMED["schedule"][1])
-async def test_a_schedule_is_one_that_a_cron_job_takes(api: Api, namespace: str, schedule: str) -> None:
+async def test_a_schedule_is_one_that_a_cron_job_takes(api: Api, unchanged: str, schedule: str) -> None:
     template = {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [CONTAINER]}}}}
     body = {"metadata": {"name": "c"}, "spec": {"schedule": schedule, "jobTemplate": template}}
-    await api.create(CRON_JOB.path(namespace), body, dryRun="All")
+    await api.create(CRON_JOB.path(unchanged), body, dryRun="All")
 
 
 @pytest.mark.parametrize("host", FORMED["host"][1])
-async def test_a_host_is_one_that_an_ingress_takes(api: Api, namespace: str, host: str) -> None:
+async def test_a_host_is_one_that_an_ingress_takes(api: Api, unchanged: str, host: str) -> None:
     backend = {"service": {"name": "a", "port": {"number": 80}}}
     rule = {"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
-    await api.create(INGRESS.path(namespace), {"metadata": {"name": "c"}, "spec": {"rules": [rule]}}, dryRun="All")
+    await api.create(INGRESS.path(unchanged), {"metadata": {"name": "c"}, "spec": {"rules": [rule]}}, dryRun="All")
 
 
-async def test_quantities_selectors_and_tolerations_are_what_a_pod_takes(api: Api, namespace: str) -> None:
+async def test_quantities_selectors_and_tolerations_are_what_a_pod_takes(api: Api, unchanged: str) -> None:
     keys, values, quantities = (FORMED[form][1] for form in ("label key", "label value", "quantity"))
     tolerations: list[Object] = [{"key": key, "operator": "Exists"} for key in FORMED["taint key"][1]]
     tolerations += [{"key": "gpu", "value": value} for value in values]
@@ -513,7 +520,7 @@ async def test_quantities_selectors_and_tolerations_are_what_a_pod_takes(api: Ap
         "nodeSelector": {key: values[number % len(values)] for number, key in enumerate(keys)},
         "tolerations": [each.model_dump(by_alias=True, exclude_none=True) for each in tenant.tolerations],
     }
-    await api.create(POD.path(namespace), {"metadata": {"name": "c"}, "spec": pod}, dryRun="All")
+    await api.create(POD.path(unchanged), {"metadata": {"name": "c"}, "spec": pod}, dryRun="All")
 
 
 # --- what may never change --------------------------------------------------------------------------------------------

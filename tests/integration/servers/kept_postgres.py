@@ -7,6 +7,7 @@ tables, the migrations, and PostgreSQL. Rows age, so they are made anew after so
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 import secrets
 import shutil
 import tempfile
@@ -55,7 +56,8 @@ def filled_postgres(
 
 
 def _digest(source: Path) -> str:
-    digest = hashlib.sha256(importlib.metadata.version(WHEEL).encode())
+    # As root the server runs as another user, who owns the files.
+    digest = hashlib.sha256(f"{importlib.metadata.version(WHEEL)} {os.geteuid()}".encode())
     migrations = (_CORE / "migrations").rglob("*.py")
     for file in (source, Path(__file__), _CORE / "schema.py", *sorted(migrations), *sorted(_CORE.rglob("*.sql"))):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
