@@ -21,7 +21,7 @@ from media_operator.cluster.kinds import Object
 from media_operator.cluster.kube import NamespaceGone
 from media_operator.controller.figures import Figures
 from media_operator.controller.retirement import Retirement
-from media_operator.controller.status import StatusWriter, spec_invalid
+from media_operator.controller.status import StatusWriter, conditions_of, spec_invalid
 from media_operator.jobs.dispatch import TenantQueue
 from media_operator.jobs.fleet import Served
 from media_operator.kubernetes_target.children import Children
@@ -41,6 +41,9 @@ _log = structlog.stdlib.get_logger("media.controller")
 
 CONVERGING_SECONDS = 5.0
 """The next look while something is under way without an error. Mostly an event comes earlier."""
+MOST_CONVERGING_SECONDS = 30.0
+"""The same where that has lasted for five minutes. Hundreds of tenants whose pods do not start took a whole core. What
+an outage held up goes on within a minute of its end."""
 NEEDS_A_PERSON_SECONDS = 30.0
 """The next look while a person has to decide something or to bring something back. There may be no event of that."""
 NEEDS_A_PERSON = frozenset({"BucketLost", "DataMismatch", "ScanSuspicious"})
@@ -108,7 +111,7 @@ class Controller:
         self.metrics.reconciled(outcome, time.monotonic() - started)
         if outcome == "unsettled":
             raise NotSettled(current.ready.message)
-        return self._next_look(tenant, current, target.children)
+        return self._next_look(tenant, current, target.children, _seconds_like_this(body))
 
     async def _delete(self, key: TenantKey, body: Object, tenant: MediaTenant) -> float | None:
         self._forget(key)
@@ -170,11 +173,13 @@ class Controller:
 
     # --- when to look again -----------------------------------------------------------------------------------------
 
-    def _next_look(self, tenant: MediaTenant, current: Plan, children: Children) -> float:
+    def _next_look(self, tenant: MediaTenant, current: Plan, children: Children, lasted: float) -> float:
+        """`lasted`: seconds since the tenant became ready, or ceased to be."""
         if current.ready.reason in NEEDS_A_PERSON:
             return NEEDS_A_PERSON_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         if current.ready.status != "True" and current.ready.reason not in ("Suspended", "ScaledToZero"):
-            return CONVERGING_SECONDS * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
+            usual = min(max(CONVERGING_SECONDS, lasted / 10), MOST_CONVERGING_SECONDS)
+            return usual * random.uniform(1, 2)  # noqa: S311  jitter, not a secret
         operator = self.cluster.operator
         usual = min(operator.resync_seconds, operator.canary_seconds) * random.uniform(0.8, 1.0)  # noqa: S311
         # No event tells that a pod does not start, or that it is time for another temporary key.
@@ -182,6 +187,14 @@ class Controller:
         if children.session is not None:
             waits.append((children.session.due - datetime.now(UTC)).total_seconds())
         return min([usual, *(max(wait, 1.0) for wait in waits)])
+
+
+def _seconds_like_this(body: Object) -> float:
+    """How long `Ready` has had its status, as far as it was written."""
+    ready = next((each for each in conditions_of(body) if each.type == "Ready"), None)
+    if ready is None or ready.last_transition_time is None:
+        return 0.0
+    return (datetime.now(UTC) - ready.last_transition_time).total_seconds()
 
 
 def _replicas(deployment: Object | None, before: int) -> int:

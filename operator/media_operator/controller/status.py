@@ -33,7 +33,7 @@ class StatusWriter:
 
     async def say_paused(self, body: Object) -> None:
         """Sets the reason of Ready. Its status, and everything else, stays as last seen."""
-        seen = {condition.type: condition for condition in _conditions(body)}
+        seen = {condition.type: condition for condition in conditions_of(body)}
         seen["Ready"] = Condition(
             type="Ready",
             status=seen["Ready"].status if "Ready" in seen else "Unknown",
@@ -46,7 +46,7 @@ class StatusWriter:
 
     async def write(self, body: Object, conditions: tuple[Condition, ...], facts: TenantStatus) -> None:
         """Writes the status if it has changed; then the Events."""
-        before = _conditions(body)
+        before = conditions_of(body)
         stamped = with_transitions(before, conditions, datetime.now(UTC))
         status = facts.model_copy(
             update={"conditions": stamped, "observed_generation": body["metadata"].get("generation", 1)}
@@ -106,7 +106,7 @@ def spec_invalid(body: Object, error: SpecInvalid) -> tuple[Condition, ...]:
     )
 
 
-def _conditions(body: Object) -> list[Condition]:
+def conditions_of(body: Object) -> list[Condition]:
     found = []
     for each in body.get("status", {}).get("conditions", []):
         when = datetime.fromisoformat(each["lastTransitionTime"]) if each.get("lastTransitionTime") else None
