@@ -52,7 +52,7 @@ def test_what_is_overdue_is_looked_at_soon_and_not_without_a_pause() -> None:
     assert next_look(starting=1000) == 1
 
 
-@pytest.mark.parametrize(("lasted", "expected"), [(0, 5), (100, 10), (86400, 60)])
+@pytest.mark.parametrize(("lasted", "expected"), [(0, 5), (100, 10), (86400, 30)])
 def test_the_longer_a_tenant_is_not_ready_the_later_it_is_looked_at(lasted: float, expected: float) -> None:
     starting = READY.model_copy(update={"status": "False", "reason": "ApiStarting"})
     assert expected <= next_look(ready=starting, lasted=lasted) <= 2 * expected
