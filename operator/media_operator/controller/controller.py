@@ -42,8 +42,8 @@ _log = structlog.stdlib.get_logger("media.controller")
 CONVERGING_SECONDS = 5.0
 """The next look while something is under way without an error. Mostly an event comes earlier."""
 MOST_CONVERGING_SECONDS = 30.0
-"""The same where that has lasted for five minutes. Hundreds of tenants whose pods do not start would take a whole core. What
-an outage held up goes on within a minute of its end."""
+"""The same where that has lasted for five minutes. Hundreds of tenants whose pods do not start would take a whole core.
+What an outage held up goes on within a minute of its end."""
 NEEDS_A_PERSON_SECONDS = 30.0
 """The next look while a person has to decide something or to bring something back. There may be no event of that."""
 NEEDS_A_PERSON = frozenset({"BucketLost", "DataMismatch", "ScanSuspicious"})
