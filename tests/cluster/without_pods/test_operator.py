@@ -43,7 +43,8 @@ async def settled(team: Team, name: str, **spec: Any) -> None:
     await team.condition(name, "ApiReady", reason="ApiStarting", seconds=60)
     await team.condition(name, "WorkersReady", status="True")
     replicas = 2 if not spec.get("suspended") else 1
-    await team.seen(kinds.MEDIA_TENANT, name, lambda new: new["status"]["replicas"] == replicas)
+    # Kubernetes' own controllers have to follow, which are slow after a CRD has gone.
+    await team.seen(kinds.MEDIA_TENANT, name, lambda new: new["status"]["replicas"] == replicas, seconds=60)
 
 
 def secret(body: dict[str, Any], key: str) -> str:

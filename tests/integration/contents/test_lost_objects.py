@@ -18,7 +18,7 @@ import pytest
 from media_core.contents.life import NewItem
 from media_core.database import Database
 from media_core.decoding.pool import DecodingPool
-from media_core.errors import Lost, Refused, Unavailable
+from media_core.errors import Lost, NotNow, Refused, Unavailable
 from media_core.items.library import Library
 from media_core.jobs.queue import Queue
 from media_core.store import FolderStore
@@ -400,7 +400,7 @@ async def test_large_bytes_whose_loss_is_noted_while_they_come_are_asked_for_onc
 ) -> None:
     data = secrets.token_bytes(9 * MIB)
     one = await upload(uploads, data)
-    with pytest.raises(Unavailable, match="send it once more"):
+    with pytest.raises(NotNow, match="this content went while it was being sent again"):
         async with await uploads.start(announced=len(data) + 300, digest=one.sha256) as second:
             await second.write(data[: 8 * MIB])
             await lose(folder_store, one.sha256)
