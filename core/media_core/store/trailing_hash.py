@@ -15,6 +15,8 @@ BUFFER_BYTES: Final = 1024 * 1024
 MOST_BEHIND: Final = 8
 """Buffers that wait to be hashed: with half as many an upload in pieces of 8 MiB is slower by a sixth."""
 MEMORY_BYTES: Final = MOST_BEHIND * BUFFER_BYTES
+SMALL_BYTES: Final = 64 * 1024
+"""A smaller chunk is hashed at once if none waits: a thread would cost as much."""
 
 _THREADS: Final = ThreadPoolExecutor(16, "trailing-hash")
 _FREE: Final[deque[memoryview]] = deque(maxlen=MOST_BEHIND)
@@ -50,10 +52,10 @@ class TrailingHash:
         self._add(buffer[:size], buffer)
 
     async def update(self, data: bytes) -> None:
-        """A chunk of at most 1 MiB comes next. It is hashed at once if none waits: a thread would cost as much."""
+        """A chunk of at most 1 MiB comes next."""
         if len(self._waiting) >= self._most_behind:
             await self.settle()
-        if self._waiting:
+        if self._waiting or len(data) >= SMALL_BYTES:
             self._add(data, None)
             return
         for digest in self._hashes:
