@@ -22,7 +22,7 @@ from media_core.errors import Lost, NotNow, Refused, Unavailable
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:media-platform:problem:"
 REASON: Final = "reason"
-"""In a request's state: what is away, and what was seen of it. For the log alone."""
+"""In a request's state: the dependency that is away, and its error. For the log alone."""
 RETRY_AFTER_OUTAGE: Final = 5
 """Seconds. A dependency is usually back soon, but clients should not try again at once."""
 
@@ -160,7 +160,7 @@ async def _unavailable(request: Request, error: Exception) -> Response:
 
 
 def told(error: Unavailable) -> str:
-    """What is so, in a sentence for a client. Other details may name hosts: they are for the log."""
+    """A sentence for a client. It has the details of NotNow alone: others may name hosts, and are for the log."""
     if isinstance(error, NotNow):
         return f"{error.detail[0].upper()}{error.detail[1:]}."
     return f"The {error.dependency} does not answer at the moment."

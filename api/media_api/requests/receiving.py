@@ -84,11 +84,7 @@ def idempotency_key(request: Request) -> str | None:
     """None if there is none, or an empty one. Raises Refused `invalid_request` if it is too long."""
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is not None and len(key) > MAX_KEY_CHARACTERS:
-        wrong: wrong_input.Wrong = {
-            "where": IDEMPOTENCY_KEY,
-            "what": f"it must have at most {MAX_KEY_CHARACTERS} characters",
-        }
-        raise Refused("invalid_request", wrong_input.told([wrong]), errors=[wrong])
+        raise wrong_input.refused(IDEMPOTENCY_KEY, f"it must have at most {MAX_KEY_CHARACTERS} characters")
     return key or None
 
 

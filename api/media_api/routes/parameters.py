@@ -15,27 +15,17 @@ from media_core.errors import Refused
 from media_core.examination.media_types import Category
 
 
-def _id(kind: str) -> dict[str, Any]:
-    return {"format": f"{kind}-id"}
+def _id(kind: str, last: str) -> Any:
+    """An id in an address. `last`: the last character of its example."""
+    example = f"{kind}-01JD0Z3V5QH7W8K2M4N6P8R0T{last}"
+    return Path(description=f"`{kind}-…`", examples=[example], json_schema_extra={"format": f"{kind}-id"})
 
 
-# An address that can't be one's is refused by the functions, not as an invalid parameter. Routes have their caller as a
+# The functions refuse what cannot be an id, as unknown and not as an invalid parameter. A route has its caller as a
 # dependency, so the token is checked first.
-MediaId = Annotated[
-    str,
-    Path(description="`med-…`", examples=["med-01JD0Z3V5QH7W8K2M4N6P8R0T2"], json_schema_extra=_id("med")),
-    AfterValidator(known_id),
-]
-JobId = Annotated[
-    str,
-    Path(description="`job-…`", examples=["job-01JD0Z3V5QH7W8K2M4N6P8R0T3"], json_schema_extra=_id("job")),
-    AfterValidator(known_id),
-]
-UploadId = Annotated[
-    str,
-    Path(description="`upl-…`", examples=["upl-01JD0Z3V5QH7W8K2M4N6P8R0T4"], json_schema_extra=_id("upl")),
-    AfterValidator(known_id),
-]
+MediaId = Annotated[str, _id("med", "2"), AfterValidator(known_id)]
+JobId = Annotated[str, _id("job", "3"), AfterValidator(known_id)]
+UploadId = Annotated[str, _id("upl", "4"), AfterValidator(known_id)]
 RoomId = Annotated[
     str,
     Path(description="The room's id, as in a token's `rooms`.", examples=["lobby"], json_schema_extra=ROOM_SCHEMA),
