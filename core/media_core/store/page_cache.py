@@ -47,6 +47,14 @@ def write_back(file: int, start: int, length: int) -> None:
         _sync_file_range(file, start, length, _SYNC_FILE_RANGE_WRITE)
 
 
+def written_back(file: int, length: int) -> None:
+    """Returns once the kernel has written these first bytes of an open file to the disk. The file's size may follow
+    seconds later, so it is no fsync. Raises OSError: the disk failed.
+    """
+    if _sync_file_range is not None and _sync_file_range(file, 0, length, _SYNC_FILE_RANGE_WAIT) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 class _OpenHow(ctypes.Structure):
     """openat2(2)'s `struct open_how`."""
 
@@ -59,6 +67,7 @@ _RESOLVE_CACHED = 0x20
 _HOW = _OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_WAIT = 1 | 2 | 4
 _sync_file_range = getattr(_LIBC, "sync_file_range", None)  # only Linux has it
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
