@@ -56,6 +56,7 @@ class FolderAppending:
         self._size = 0 if last is None else last.size
         """Of the file, before this one wrote to it. What follows is counted from there on."""
         self._taken = self._written = self._kept = 0
+        self._written_back = 0
         self._file: int | None = None
         self._gathered = bytearray()
         self._writing: asyncio.Future[None] | None = None
@@ -124,14 +125,15 @@ class FolderAppending:
             raise ValueError("an append that was closed takes no more bytes")
         if self._file is None:
             self._file = self._open()
+            self._written_back = self._size
         write_all(self._file, data)
-        page_cache.write_back(self._file, self._size + self._written, len(data))
         self._written += len(data)
+        self._written_back = page_cache.write_back(self._file, self._written_back, self._size + self._written)
 
     def _open(self) -> int:
         if self._size:
             if (free := _free(self._path, self._size)) is not None:
-                page_cache.written_back(free, self._size)
+                page_cache.written_back(free, self._size - page_cache.WRITE_BACK_BYTES)
                 os.lseek(free, 0, os.SEEK_END)
                 return free
             fsync_file(self._path)  # so that after a crash only the last piece can be shorter
@@ -164,6 +166,7 @@ class FolderAppending:
                     self._path.unlink(missing_ok=True)
                 elif not leave and os.fstat(file).st_size > counts:
                     os.ftruncate(file, counts)
+                page_cache.write_back(file, self._written_back, counts, at_least=1)
             finally:
                 os.close(file)
 
