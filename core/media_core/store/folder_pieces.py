@@ -146,6 +146,8 @@ class FolderAppending:
 
     def _make_durable(self) -> None:
         with self._lock:
+            if self._closed:
+                return
             if self._file is None:
                 self._file = self._open()
             os.fsync(self._file)

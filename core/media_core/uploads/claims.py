@@ -1,6 +1,9 @@
 """The claim of an upload in several requests: one request at a time adds bytes. `resumable` says what holds.
 
 A claim is a token in the upload's row, with an expiry. Every statement here that changes the row names the token.
+
+A request leaves its token in the row, expired, and the process remembers the claim for a second. If the next request
+goes on where that one ended, it does so without asking: as long as nobody else has claimed the upload, its bytes count.
 """
 
 import asyncio
@@ -20,12 +23,16 @@ from media_core.store import Flushed, Piece
 CLAIM_LIFETIME: Final = timedelta(seconds=8)
 """How long an upload stays locked after its process was killed. Clients try again for about that long."""
 RENEW_SECONDS: Final = 2.0
+RENEW_REMEMBERED_SECONDS: Final = 0.05
+"""When a remembered claim is renewed first. Most requests have ended by then; until then another one can take it."""
 IDLE_SECONDS: Final = 4.0
 """A request that has sent nothing for this long does not keep the claim: its client may have lost the connection, and
 go on over another one."""
 STALLED_SECONDS: Final = IDLE_SECONDS + CLAIM_LIFETIME.total_seconds()
 """Then a request from which nothing comes any more has lost the claim."""
 RESERVED_LONGER: Final = timedelta(hours=1)
+_EXPIRED: Final = timedelta(days=-1)
+"""The lifetime of a claim that anybody may take, also after the server's clock was set back."""
 
 # Neither the claim nor its end is durable. A crash of the server that loses a claim lets a second request in; the store
 # keeps their bytes apart, and the first one's token is gone, so its bytes do not count.
@@ -36,7 +43,11 @@ UPDATE upload SET claim = NULL, claimed_until = NULL WHERE upload_id = %s AND cl
 RETURNING set_config('synchronous_commit', 'off', true)
 """
 _SET_LENGTH: Final = "UPDATE upload SET length = %s WHERE upload_id = %s AND claim = %s RETURNING 1"
-_KEEP: Final = "SELECT upload_keep(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) AS expires_at"
+# No row where the database has lost what this process recorded last, or the upload ended under a remembered claim.
+_KEEP: Final = """
+SELECT upload_keep(%s, %s, %s, %s, %s, %s, false, %s, %s, %s, %s) AS expires_at FROM upload
+WHERE upload_id = %s AND received = %s AND NOT ending AND (expires_at > now() OR NOT %s)
+"""
 _GO_BACK: Final = """
 WITH held AS (
     UPDATE upload SET received = received - %(gone)s, pieces = pieces - CASE WHEN %(left)s > 0 THEN 0 ELSE 1 END
@@ -71,12 +82,14 @@ class Claim:
         self,
         database: Database,
         upload_id: str,
+        owner: str,
         token: str,
         reservation: Reservation,
         row: Any,
     ) -> None:
         """`row`: as `upload_claim` returns it."""
         self.upload_id = upload_id
+        self.owner = owner
         self.reservation = reservation
         self.declared = Declared(row.filename, row.claimed_type, row.tenant_scope, row.room_id, row.declared)
         self.concat: str | None = row.concat
@@ -91,7 +104,10 @@ class Claim:
         self._token = token
         self._touched = time.monotonic()
         self._working = 0
-        self._is_held = True
+        self.is_held = True
+        """False once its last bytes count and it has expired: the next request may go on with it."""
+        self.is_remembered = False
+        """Nobody has asked the database for it since an earlier request of this process."""
 
     @property
     def is_partial(self) -> bool:
@@ -110,6 +126,12 @@ class Claim:
             self._working -= 1
             self.touch()
 
+    def remembered(self) -> "Claim":
+        """For the next request of this process."""
+        self.is_held = self.is_remembered = True
+        self.touch()
+        return self
+
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Renews the claim, and lets it go at the end."""
@@ -121,8 +143,10 @@ class Claim:
             await shielded(self._let_go())
 
     async def _renew(self) -> None:
+        seconds = RENEW_REMEMBERED_SECONDS if self.is_remembered else RENEW_SECONDS
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(seconds)
+            seconds = RENEW_SECONDS
             if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
                 with contextlib.suppress(Unavailable):
                     await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self._token))
@@ -139,7 +163,7 @@ class Claim:
             raise locked()
 
     async def keep(self, new: Flushed, lifetime: timedelta, *, is_last: bool = False) -> None:
-        """Makes new pieces count. `is_last`: the claim is let go as well, unless the upload is whole by now.
+        """Makes new pieces count. `is_last`: the claim expires as well, unless the upload is whole by now.
 
         Not durable while more bytes have to come: a crash of the database server takes back what counted in its last
         half second. Raises Refused `upload_locked` if somebody else has the claim by
@@ -149,7 +173,7 @@ class Claim:
         received = self.received
         for number, piece in enumerate(pieces, first):
             received += piece.size - self._sizes.get(number, 0)
-        let_go = is_last and (received != self.length or self.is_partial)
+        expires = is_last and (received != self.length or self.is_partial)
         kept = await self._database.call(
             _KEEP,
             (
@@ -159,16 +183,18 @@ class Claim:
                 first,
                 [piece.name for piece in pieces],
                 [piece.size for piece in pieces],
-                let_go,
                 received != self.length and not new.replaces,
-                CLAIM_LIFETIME,
+                _EXPIRED if expires else CLAIM_LIFETIME,
                 lifetime,
                 lifetime + RESERVED_LONGER,
+                self.upload_id,
+                self.received,
+                self.is_remembered,
             ),
         )
-        if kept[0].expires_at is None:
+        if not kept or kept[0].expires_at is None:
             raise locked()
-        self._is_held = not let_go
+        self.is_held = not expires
         self.received, self.pieces, self.expires_at = received, first + len(pieces), kept[0].expires_at
         self.last = pieces[-1]
         self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
@@ -185,7 +211,7 @@ class Claim:
         self.received -= gone
 
     async def _let_go(self) -> None:
-        if not self._is_held:
+        if not self.is_held:
             return
         with contextlib.suppress(Unavailable):  # it runs out
             await self._database.call(_LET_GO, (self.upload_id, self._token))
@@ -203,7 +229,7 @@ async def take_claim(
     if not rows:
         return None
     reservation = contents.reservation(upload_id, held=rows[0].reserved, lifetime=lifetime)
-    return Claim(database, upload_id, token, reservation, rows[0])
+    return Claim(database, upload_id, owner, token, reservation, rows[0])
 
 
 async def shielded(work: Coroutine[Any, Any, None]) -> None:

@@ -45,13 +45,11 @@ from media_core.policy import Policy
 from media_core.store import BodySource, GatheredObject, Piece, PieceGone
 from media_core.store.trailing_hash import TrailingHash
 from media_core.uploads.claims import Claim, Declared, shielded
-from media_core.uploads.rows import Once, Progress, Rows, progress_of, whole
+from media_core.uploads.rows import REMEMBERED, Once, Progress, Rows, progress_of, whole
 from media_core.uploads.upload import CONNECTION_BYTES, Uploads, another_digest, too_large
 
 MOST_OPEN: Final = 1000
 """Uploads that one person may have under way."""
-REMEMBERED: Final = 512
-"""Uploads whose hash so far this process keeps."""
 _RESERVED_AHEAD: Final = 16 * 1024 * 1024
 ALGORITHMS: Final = ("sha1", "sha256", "md5")
 """Of Upload-Checksum; tus asks for sha1."""
@@ -174,7 +172,7 @@ class Resumables:
         `file_too_large`, `quota_exceeded`, `file_quota_exceeded`, `upload_final`, `bad_request`. Where it is about
         another length than was announced, its facts have the `length`.
         """
-        async with self.rows.claimed(caller, upload_id, patience=patience) as claim:
+        async with self.rows.claimed(caller, upload_id, at=offset, patience=patience) as claim:
             if claim.concat is not None and not claim.is_partial:
                 raise Refused("upload_final", "A final upload is made of others; it takes no bytes itself.")
             policy = await self.uploads.policy.current()
@@ -393,7 +391,11 @@ class Receiving:
         if not flushed.pieces:
             return
         self._uncertain = True
-        await self._claim.keep(flushed, self._resumables.rows.lifetime, is_last=is_last)
+        try:
+            await self._claim.keep(flushed, self._resumables.rows.lifetime, is_last=is_last)
+        except Refused:
+            self._uncertain = False
+            raise
         self._uncertain = False
         await self._append.kept()
 

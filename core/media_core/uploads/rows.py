@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,13 +13,17 @@ from typing import Any, Final
 from media_core.auth.tokens import Claims
 from media_core.contents.life import KeyReused
 from media_core.database import Database
-from media_core.errors import Refused, not_found
+from media_core.errors import Refused, Unavailable, not_found
 from media_core.store import ObjectStore, Piece
 from media_core.uploads.claims import RESERVED_LONGER, Claim, Declared, locked, take_claim
 from media_core.uploads.upload import Uploaded, Uploads, key_reused
 
 CLAIM_POLL_SECONDS: Final = 0.25
 """Time between two looks of a request that waits for the claim. A stalled request loses its claim without a notice."""
+REMEMBERED: Final = 512
+"""Uploads whose claim, and whose hash so far, this process keeps."""
+REMEMBERED_SECONDS: Final = 1.0
+"""For so long after a request its claim is. A client that sends piece after piece pauses for milliseconds."""
 
 _READ: Final = """
 SELECT upload.*, coalesce(reservation.bytes, 0) AS reserved, upload.expires_at <= now() AS expired
@@ -92,6 +97,8 @@ class Rows:
         self._contents = uploads.contents
         self._database = uploads.database
         self._store = uploads.store
+        self._remembered: OrderedDict[str, tuple[float, Claim]] = OrderedDict()
+        """By upload: when its last request ended, and its claim."""
 
     async def read(self, caller: Claims, upload_id: str) -> Any:
         """Raises Refused `not_found` for what is not the caller's, and `upload_expired`."""
@@ -152,22 +159,42 @@ class Rows:
         return None if answer is None else str(answer["upload_id"])
 
     @asynccontextmanager
-    async def claimed(self, caller: Claims, upload_id: str, *, patience: float = 0) -> AsyncIterator[Claim]:
+    async def claimed(
+        self, caller: Claims, upload_id: str, *, at: int | None = None, patience: float = 0
+    ) -> AsyncIterator[Claim]:
         """Raises Refused `upload_locked` while another request holds the claim, for `patience` seconds and longer, and
-        as `read`.
+        as `read`. `at`: where the bytes begin that are added; a claim is remembered for them.
         """
+        claim = self._goes_on(caller, upload_id, at) or await self._taken(caller, upload_id, patience)
+        async with claim.held():
+            try:
+                yield claim
+            except (Refused, Unavailable) as error:
+                if claim.is_remembered and (isinstance(error, Unavailable) or error.code == "upload_locked"):
+                    await self.read(caller, upload_id)  # it may have ended meanwhile
+                raise
+        if not claim.is_held:
+            self._remembered[upload_id] = time.monotonic(), claim
+            if len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
+
+    def _goes_on(self, caller: Claims, upload_id: str, at: int | None) -> Claim | None:
+        ended_at, claim = self._remembered.pop(upload_id, (0.0, None))
+        if claim is None or (claim.owner, claim.received) != (caller.subject, at):
+            return None
+        return claim.remembered() if time.monotonic() - ended_at < REMEMBERED_SECONDS else None
+
+    async def _taken(self, caller: Claims, upload_id: str, patience: float) -> Claim:
         lifetime = self.lifetime + RESERVED_LONGER
         until = time.monotonic() + patience
         while True:
             claim = await take_claim(self._database, self._contents, upload_id, caller.subject, lifetime)
             if claim is not None:
-                break
+                return claim
             await self.read(caller, upload_id)  # there may be another reason
             if time.monotonic() >= until:
                 raise locked()
             await asyncio.sleep(CLAIM_POLL_SECONDS)
-        async with claim.held():
-            yield claim
 
     async def end(self, claim: Claim) -> None:
         with claim.working():

@@ -215,8 +215,8 @@ async def test_what_came_with_a_creation_that_broke_off_is_kept_for_its_key(api:
         writer.close()
 
         async def is_kept() -> bool:
-            (row,) = await api.database.call("SELECT received, claim FROM upload", ())
-            return row.received > 0 and row.claim is None
+            (row,) = await api.database.call("SELECT received, claimed_until <= now() AS is_free FROM upload", ())
+            return row.received > 0 and bool(row.is_free)
 
         await eventually(is_kept)
         again = await client.post(UPLOADS, content=data, headers=announced, timeout=60)

@@ -26,6 +26,7 @@ from media_core.uploads.upload import Upload, Uploads
 from tests.integration.acting import upload, usage
 from tests.integration.invariants import broken
 from tests.integration.servers import s3_servers
+from tests.integration.servers.api import eventually
 from tests.integration.tenancy import ALICE, BOB, MIB
 
 FILE = Declared("a.bin")
@@ -129,8 +130,9 @@ async def test_one_who_takes_over_and_adds_nothing_keeps_others_away_from_the_pi
 
 
 async def test_a_file_has_its_hash_where_a_crash_of_the_database_took_back_bytes_and_others_came_in_their_place(
-    resumables: Resumables, elsewhere: Resumables, database: Database
+    resumables: Resumables, elsewhere: Resumables, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("media_core.uploads.rows.REMEMBERED_SECONDS", 0.0)
     begin, lost, other, end = (secrets.token_bytes(MIB) for _ in range(4))
     made = await resumables.create(ALICE, FILE, 3 * MIB)
     await add(resumables, made.upload_id, begin, 0)
@@ -143,6 +145,60 @@ async def test_a_file_has_its_hash_where_a_crash_of_the_database_took_back_bytes
     uploaded = (await add(resumables, made.upload_id, end, 2 * MIB)).uploaded
     assert uploaded is not None
     assert uploaded.sha256 == hashlib.sha256(begin + other + end).hexdigest()
+
+
+async def test_bytes_of_a_remembered_claim_count_if_nobody_has_claimed_the_upload_meanwhile(
+    resumables: Resumables, elsewhere: Resumables, database: Database
+) -> None:
+    begin, other, end = (secrets.token_bytes(MIB) for _ in range(3))
+    made = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, made.upload_id, begin, 0)
+    async with elsewhere.receiving(ALICE, made.upload_id, MIB) as receiving:
+        await receiving.write(other)
+        with pytest.raises(Refused) as refused:
+            await add(resumables, made.upload_id, end, MIB)
+        assert refused.value.code == "upload_locked"
+        assert (await receiving.end()).received == 2 * MIB
+    uploaded = (await add(resumables, made.upload_id, end, 2 * MIB)).uploaded
+    assert uploaded is not None
+    assert uploaded.sha256 == hashlib.sha256(begin + other + end).hexdigest()
+
+    ended = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, ended.upload_id, begin, 0)
+    await elsewhere.terminate(ALICE, ended.upload_id)
+    with pytest.raises(Refused) as refused:
+        await add(resumables, ended.upload_id, end, MIB)
+    assert refused.value.code == "not_found"
+
+    lost = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, lost.upload_id, begin, 0)
+    async with database.transaction() as tx:  # as a crash of the server does
+        await tx.execute("UPDATE upload SET received = 0, pieces = 0 WHERE upload_id = %s", (lost.upload_id,))
+        await tx.execute("DELETE FROM upload_piece WHERE upload_id = %s", (lost.upload_id,))
+    with pytest.raises(Refused) as refused:
+        await add(resumables, lost.upload_id, end, MIB)
+    assert refused.value.code == "upload_locked"
+    with pytest.raises(Refused) as refused:
+        await add(resumables, lost.upload_id, end, MIB)
+    assert refused.value.code == "offset_mismatch"
+
+
+async def test_a_remembered_claim_is_soon_as_good_as_a_new_one(
+    resumables: Resumables, elsewhere: Resumables, database: Database
+) -> None:
+    made = await resumables.create(ALICE, FILE, 3 * MIB)
+    await add(resumables, made.upload_id, bytes(MIB), 0)
+    async with resumables.receiving(ALICE, made.upload_id, MIB) as receiving:
+        await eventually(lambda: _is_claimed(database))
+        with pytest.raises(Refused) as refused:
+            await add(elsewhere, made.upload_id, bytes(MIB), MIB)
+        assert refused.value.code == "upload_locked"
+        await receiving.write(bytes(MIB))
+        assert (await receiving.end()).received == 2 * MIB
+
+
+async def _is_claimed(database: Database) -> bool:
+    return bool(await database.call("SELECT 1 FROM upload WHERE claimed_until > now()", ()))
 
 
 async def test_the_claim_of_a_request_that_goes_on_is_not_taken(resumables: Resumables, elsewhere: Resumables) -> None:
@@ -423,7 +479,7 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
             assert await expiry.expire(library) == 1
             assert await reserved() == 0
             await receiving.end()
-    assert refused.value.code == "upload_locked"
+    assert refused.value.code == "not_found"
     assert await reserved() == 0
 
     part = (await resumables.create(ALICE, FILE, None, partial=True)).upload_id
