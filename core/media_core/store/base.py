@@ -49,16 +49,14 @@ class ObjectMissing(Exception):
 
 
 class PieceGone(Unavailable):
-    """The last piece of an upload is not there, though it was recorded: its bytes have to come again, but the first
-    `left`.
+    """The last piece of an upload is not there, though it was recorded: its bytes have to come again.
 
     As after a failover that lost what was committed last: the record is older than what staging has. A piece that was
-    replaced meanwhile is gone. Or as after a crash of a machine that had not yet written all of it.
+    replaced meanwhile is gone.
     """
 
-    def __init__(self, *, left: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__("object store", "a piece of this upload is gone")
-        self.left = left
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class SignedUrl:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of an object that comes in several requests: the first `size` bytes of what staging has as `name`.
+    """Durable bytes of an object that comes in several requests: the first `size` bytes of what staging has as `name`.
 
     Whoever records pieces elsewhere decides which bytes count. What staging has beside them is nobody's.
     """
@@ -93,7 +91,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Flushed:
+class Durable:
     """The pieces from index `first` on; those before it are as they were. `replaces`: a former one goes after it."""
 
     first: int
@@ -181,7 +179,7 @@ async def to_its_end(work: Awaitable[int]) -> int:
 class Appending(Protocol):
     """What one request adds to an object in pieces, for one task at a time.
 
-    Bytes count once the caller has recorded the pieces that `flush` gave, which it then says with `kept`. No piece
+    Bytes count once the caller has recorded the pieces that `durable` gave, which it then says with `kept`. No piece
     that is recorded is ever changed by somebody else, so two that append at once cannot harm each other's bytes.
     """
 
@@ -198,16 +196,13 @@ class Appending(Protocol):
         Does not return before the source is left alone, also if it is cancelled. Raises as `write`.
         """
 
-    async def flush(self, *, to_the_end: bool = False, whole: bool = False) -> Flushed:
-        """Hands bytes to the backend, and returns the pieces that are new or larger. They survive the process. A crash
-        of the machine may take back those of the last seconds, which PieceGone tells, until the object is `whole`.
-
-        `to_the_end`: all bytes written so far; nothing can be written afterwards. Otherwise it may leave out the last
-        ones. `whole`: with `to_the_end`, nothing more will come: all pieces are durable from here on.
+    async def durable(self, *, to_the_end: bool = False) -> Durable:
+        """Makes bytes durable, and returns the pieces that are new or larger. `to_the_end`: all bytes written so far;
+        nothing can be written afterwards. Otherwise it may leave out the last ones.
         """
 
     async def kept(self) -> None:
-        """The result of the last `flush` has been recorded: what it replaces may go."""
+        """The result of the last `durable` has been recorded: what it replaces may go."""
 
     async def close(self, *, leave: bool = False) -> None:
         """Ends it, and removes what has not been kept, as far as the backend answers.

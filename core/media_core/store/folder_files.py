@@ -64,15 +64,6 @@ def write_all(file: int, data: bytes | bytearray | memoryview) -> None:
         left = left[os.write(file, left) :]
 
 
-def fsync_file(path: Path) -> None:
-    """Makes what was written to a file survive a crash."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def fsync_folder(path: Path) -> None:
     """Makes creations, renames and removals in the folder survive a crash."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

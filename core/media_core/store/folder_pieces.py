@@ -18,22 +18,21 @@ from media_core.store.base import (
     BodySource,
     Chunk,
     Complete,
-    Flushed,
+    Durable,
     Piece,
-    PieceGone,
     pass_on,
     to_its_end,
     unavailable,
 )
-from media_core.store.folder_files import TAKEN_BYTES, fsync_file, fsync_folder, in_thread, read_file, write_all
+from media_core.store.folder_files import TAKEN_BYTES, fsync_folder, in_thread, read_file, write_all
 from media_core.store.trailing_hash import TrailingHash
 
 if TYPE_CHECKING:
     from media_core.store.folder import FolderStore
 
 _SHORTER = "a piece of this upload is shorter than what was recorded"
-_FLUSHED_BYTES = 16 * 1024 * 1024
-"""Most bytes of an object in pieces that a killed process loses: each record costs a millisecond."""
+_SYNCED_BYTES = 16 * 1024 * 1024
+"""Most bytes of an object in pieces that a killed process loses: each fsync costs milliseconds."""
 
 
 class FolderAppending:
@@ -42,10 +41,6 @@ class FolderAppending:
     Whoever writes to a file has its lock, and leaves no byte in it that does not count. So a file is gone on with only
     if its lock is free and its size is what was recorded, also by one whose claim to the upload is lost. Bytes are
     written while the next ones come. An error is told by the call that follows.
-
-    What was flushed is the kernel's, which begins to write it to the disk at once. An fsync for each request would take
-    a fifth of an upload's time, so there is one at the end. After a crash of the machine before it, the file may be
-    shorter than what was recorded.
     """
 
     def __init__(self, store: "FolderStore", name: str, count: int, last: Piece | None) -> None:
@@ -55,7 +50,7 @@ class FolderAppending:
         self._name = store._piece_name(name, count) if last is None else last.name
         self._size = 0 if last is None else last.size
         """Of the file, before this one wrote to it. What follows is counted from there on."""
-        self._taken = self._written = self._kept = 0
+        self._taken = self._written = self._synced = self._kept = 0
         self._written_back = 0
         self._file: int | None = None
         self._gathered = bytearray()
@@ -65,7 +60,7 @@ class FolderAppending:
 
     @property
     def is_due(self) -> bool:
-        return self._taken - self._kept >= _FLUSHED_BYTES
+        return self._taken - self._kept >= _SYNCED_BYTES
 
     async def write(self, chunk: bytes | memoryview) -> None:
         self._gathered += chunk
@@ -76,26 +71,26 @@ class FolderAppending:
     async def take(self, source: BodySource, hashing: TrailingHash) -> int:
         await self._settle()
         gathered, self._gathered = self._gathered, bytearray()
-        until_due = _FLUSHED_BYTES - (self._taken - self._kept)
+        until_due = _SYNCED_BYTES - (self._taken - self._kept)
         at_most = min(until_due, TAKEN_BYTES) if until_due > 0 else TAKEN_BYTES
         taken = await to_its_end(in_thread(self._take, gathered, source, at_most, hashing))
         self._taken += taken
         return taken
 
-    async def flush(self, *, to_the_end: bool = False, whole: bool = False) -> Flushed:
+    async def durable(self, *, to_the_end: bool = False) -> Durable:
         if to_the_end and self._gathered:
             await self._hand_over()
         await self._settle()
-        if whole:
-            await in_thread(self._make_durable)
-        changed = (Piece(self._name, self._size + self._written),) if self._written > self._kept else ()
-        return Flushed(self._number, changed)
+        if self._synced < self._written:
+            await in_thread(self._sync)
+        changed = (Piece(self._name, self._size + self._synced),) if self._synced > self._kept else ()
+        return Durable(self._number, changed)
 
     async def kept(self) -> None:
-        self._kept = self._written
+        self._kept = self._synced
 
     async def close(self, *, leave: bool = False) -> None:
-        with contextlib.suppress(Unavailable):  # what was not flushed does not count
+        with contextlib.suppress(Unavailable):  # what was not made durable does not count
             await self._settle()
         if not self._closed:
             await in_thread(self._close, leave)
@@ -133,28 +128,26 @@ class FolderAppending:
     def _open(self) -> int:
         if self._size:
             if (free := _free(self._path, self._size)) is not None:
-                page_cache.written_back(free, self._size - page_cache.WRITE_BACK_BYTES)
                 os.lseek(free, 0, os.SEEK_END)
                 return free
-            fsync_file(self._path)  # so that after a crash only the last piece can be shorter
             self._number, self._size = self._number + 1, 0
             self._name = self._store._piece_name(self._object, self._number)
         file = self._store._create(self._path)
         _lock(file)
-        fsync_folder(self._path.parent)
         return file
-
-    def _make_durable(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            if self._file is None:
-                self._file = self._open()
-            os.fsync(self._file)
 
     @property
     def _path(self) -> Path:
         return self._store._staged(self._name)
+
+    def _sync(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                written = self._written
+                os.fsync(self._file)
+                if not self._size and not self._synced:
+                    fsync_folder(self._path.parent)
+                self._synced = written
 
     def _close(self, leave: bool) -> None:
         with self._lock:
@@ -168,7 +161,6 @@ class FolderAppending:
                     self._path.unlink(missing_ok=True)
                 elif not leave and os.fstat(file).st_size > counts:
                     os.ftruncate(file, counts)
-                page_cache.write_back(file, self._written_back, counts, at_least=1)
             finally:
                 os.close(file)
 
@@ -242,7 +234,7 @@ class FolderGatheredObject(Complete):
 
 def _free(path: Path, size: int) -> int | None:
     """Opens a piece of this size, and locks it. None: somebody writes to it, or it has bytes that do not count, or an
-    object's name as well. Raises PieceGone if it is shorter.
+    object's name as well. Raises Unavailable if it is shorter.
     """
     file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     locked, found = _lock(file), os.fstat(file)
@@ -250,7 +242,7 @@ def _free(path: Path, size: int) -> int | None:
         return file
     os.close(file)
     if found.st_size < size:
-        raise PieceGone(left=found.st_size)
+        raise unavailable(_SHORTER)
     return None
 
 

@@ -42,25 +42,17 @@ def read(path: Path, start: int, length: int | None, *, at_most: int) -> bytes |
         os.close(file)
 
 
-def write_back(file: int, start: int, end: int, *, at_least: int = WRITE_BACK_BYTES) -> int:
-    """The kernel begins to write the bytes of an open file from `start` to `end` to the disk, if they are `at_least` so
-    many, so that an fsync later waits for less. Returns where those begin that are still to be written.
+def write_back(file: int, start: int, end: int) -> int:
+    """The kernel begins to write the bytes of an open file from `start` to `end` to the disk, once they are many, so
+    that an fsync later waits for less. Returns where those begin that are still to be written.
 
     It is no fsync: an error of the disk is told by that.
     """
-    if end - start < at_least:
+    if end - start < WRITE_BACK_BYTES:
         return start
     if _sync_file_range is not None:
         _sync_file_range(file, start, end - start, _SYNC_FILE_RANGE_WRITE)
     return end
-
-
-def written_back(file: int, length: int) -> None:
-    """Returns once the kernel has written these first bytes of an open file to the disk. The file's size may follow
-    seconds later, so it is no fsync. Raises OSError: the disk failed.
-    """
-    if length > 0 and _sync_file_range is not None and _sync_file_range(file, 0, length, _SYNC_FILE_RANGE_WAIT) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class _OpenHow(ctypes.Structure):
@@ -75,7 +67,6 @@ _RESOLVE_CACHED = 0x20
 _HOW = _OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYNC_FILE_RANGE_WRITE = 2
-_SYNC_FILE_RANGE_WAIT = 1 | 2 | 4
 _sync_file_range = getattr(_LIBC, "sync_file_range", None)  # only Linux has it
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)

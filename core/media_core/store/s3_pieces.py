@@ -12,7 +12,7 @@ from media_core.store.base import (
     BodySource,
     Chunk,
     Complete,
-    Flushed,
+    Durable,
     ObjectMissing,
     Piece,
     PieceGone,
@@ -78,13 +78,13 @@ class S3Appending:
             await self._hand_over()
         return taken
 
-    async def flush(self, *, to_the_end: bool = False, whole: bool = False) -> Flushed:
+    async def durable(self, *, to_the_end: bool = False) -> Durable:
         if to_the_end:
             if self._gathered:
                 await self._hand_over()
             await self._settle()
         self._told = len(self._put)
-        return Flushed(self._first, tuple(self._put), replaces=bool(self._put) and self._replaced is not None)
+        return Durable(self._first, tuple(self._put), replaces=bool(self._put) and self._replaced is not None)
 
     async def kept(self) -> None:
         replaced = self._replaced if self._told else None

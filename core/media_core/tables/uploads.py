@@ -32,7 +32,7 @@ class UploadRow(SQLModel, table=True):
     length: int | None = Field(default=None, sa_type=BigInteger)
     """Null until the client has told it."""
     received: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
-    """Bytes that have come and count: the Upload-Offset."""
+    """Bytes that have come and are durable: the Upload-Offset."""
     pieces: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
     sealed: int = Field(sa_column=Column(Integer, nullable=False, server_default="0"))
     """Only pods of an earlier release read it: how many pieces somebody who lost the claim may still write to."""
@@ -47,7 +47,7 @@ class UploadRow(SQLModel, table=True):
 
 
 class UploadPieceRow(SQLModel, table=True):
-    """Bytes of an upload that count, in order (`store.Piece`)."""
+    """Durable bytes of an upload, in order (`store.Piece`)."""
 
     __tablename__ = "upload_piece"
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from media_core.contents.life import Contents, Reservation
 from media_core.database import Database
 from media_core.errors import Refused, Unavailable
-from media_core.store import Flushed, Piece
+from media_core.store import Durable, Piece
 
 CLAIM_LIFETIME: Final = timedelta(seconds=8)
 """How long an upload stays locked after its process was killed. Clients try again for about that long."""
@@ -50,16 +50,11 @@ WHERE upload_id = %s AND received = %s AND NOT ending AND (expires_at > now() OR
 """
 _GO_BACK: Final = """
 WITH held AS (
-    UPDATE upload SET received = received - %(gone)s, pieces = pieces - CASE WHEN %(left)s > 0 THEN 0 ELSE 1 END
-    WHERE upload_id = %(upload_id)s AND claim = %(claim)s AND pieces = %(pieces)s RETURNING upload_id
-), shorter AS (
-    UPDATE upload_piece SET size = %(left)s FROM held
-    WHERE upload_piece.upload_id = held.upload_id AND number = %(pieces)s - 1 AND %(left)s > 0
-), none AS (
-    DELETE FROM upload_piece USING held
-    WHERE upload_piece.upload_id = held.upload_id AND number = %(pieces)s - 1 AND %(left)s = 0
+    UPDATE upload SET received = received - %(size)s, pieces = pieces - 1
+    WHERE upload_id = %(upload_id)s AND claim = %(claim)s AND pieces = %(pieces)s RETURNING upload_id, pieces
 )
-SELECT FROM held
+DELETE FROM upload_piece USING held
+WHERE upload_piece.upload_id = held.upload_id AND number = held.pieces RETURNING 1
 """
 _ENDING: Final = "UPDATE upload SET ending = true WHERE upload_id = %s AND claim = %s RETURNING 1"
 
@@ -162,11 +157,11 @@ class Claim:
         if not await self._database.call(_ENDING, (self.upload_id, self._token)):
             raise locked()
 
-    async def keep(self, new: Flushed, lifetime: timedelta, *, is_last: bool = False) -> None:
+    async def keep(self, new: Durable, lifetime: timedelta, *, is_last: bool = False) -> None:
         """Makes new pieces count. `is_last`: the claim expires as well, unless the upload is whole by now.
 
         Not durable while more bytes have to come: a crash of the database server takes back what counted in its last
-        half second. Raises Refused `upload_locked` if somebody else has the claim by
+        half second, and the client learns the offset. Raises Refused `upload_locked` if somebody else has the claim by
         now.
         """
         first, pieces = new.first, new.pieces
@@ -199,16 +194,13 @@ class Claim:
         self.last = pieces[-1]
         self._sizes |= {number: piece.size for number, piece in enumerate(pieces, first)}
 
-    async def go_back(self, *, left: int) -> None:
-        """Of the last piece only its first `left` bytes count: the others are gone, and have to come again. Raises as
-        `keep`.
-        """
+    async def go_back(self) -> None:
+        """The last piece counts no more: it is gone, and its bytes have to come again. Raises as `keep`."""
         assert self.last is not None  # noqa: S101 (it was missed)
-        gone = self.last.size - left
-        arguments = {"gone": gone, "left": left, "pieces": self.pieces, "upload_id": self.upload_id}
-        if not await self._database.call(_GO_BACK, arguments | {"claim": self._token}):
+        arguments = {"size": self.last.size, "pieces": self.pieces, "upload_id": self.upload_id, "claim": self._token}
+        if not await self._database.call(_GO_BACK, arguments):
             raise locked()
-        self.received -= gone
+        self.received, self.pieces = self.received - self.last.size, self.pieces - 1
 
     async def _let_go(self) -> None:
         if not self.is_held:

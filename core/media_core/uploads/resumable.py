@@ -4,10 +4,9 @@
                  |                                        |                |
                  '----- expired, terminated, infected ----'------> ending: pieces gone, reservation given back, row gone
 
-A row of `upload` says how many bytes count (`received`), and `upload_piece` where they are (`store.Piece`). Both change
-in one statement, after the store has the bytes. So a byte counts once it is in the row, whoever is killed when. Until
-the last byte has come, a crash of a machine may take back what counted in its last seconds: the database's its rows,
-and that of a folder its bytes. The client learns the offset, and sends them again; they are durable with the last one.
+A row of `upload` says how many bytes are durable (`received`), and `upload_piece` where they are (`store.Piece`). Both
+change in one statement, after the bytes are durable. So a byte counts once it is in the row, whoever is killed when.
+Only a crash of the database server may take back the rows of its last half second, until the last byte has come.
 The end is the end of every other upload: `upload.Upload` commits what has come, and the row keeps its answer.
 
 1. One request at a time adds bytes. It holds the row's claim (`claims`), a token with an expiry, and moves the
@@ -187,8 +186,8 @@ class Resumables:
                 receiving = Receiving(self, caller, claim, limit, checksum, digest)
                 try:
                     yield receiving
-                except PieceGone as gone:
-                    await shielded(claim.go_back(left=gone.left))
+                except PieceGone:
+                    await shielded(claim.go_back())
                     raise _another_offset(claim.received, offset) from None
                 except Exception:
                     await shielded(receiving.keep_what_came())
@@ -386,13 +385,12 @@ class Receiving:
             raise
 
     async def _keep(self, *, to_the_end: bool = False, is_last: bool = False) -> None:
-        whole = to_the_end and self._size == self._claim.length and self._claim.answer is None
-        flushed = await self._append.flush(to_the_end=to_the_end, whole=whole)
-        if not flushed.pieces:
+        durable = await self._append.durable(to_the_end=to_the_end)
+        if not durable.pieces:
             return
         self._uncertain = True
         try:
-            await self._claim.keep(flushed, self._resumables.rows.lifetime, is_last=is_last)
+            await self._claim.keep(durable, self._resumables.rows.lifetime, is_last=is_last)
         except Refused:
             self._uncertain = False
             raise

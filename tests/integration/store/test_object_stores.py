@@ -486,18 +486,15 @@ async def test_a_folder_whose_files_are_cut_short_gives_no_other_bytes_for_those
     store = FolderStore(tmp_path, "tcut", b"", "http://127.0.0.1:1")
     first = store.append("upload", 0, None)
     await first.write(b"x" * 1000)
-    (piece,) = (await first.flush(to_the_end=True)).pieces
+    (piece,) = (await first.durable(to_the_end=True)).pieces
     await first.kept()
     await first.close()
     os.truncate(tmp_path / "tenant" / "tcut" / ".staging" / piece.name, 500)
     then = store.append("upload", 1, piece)
-    with pytest.raises(PieceGone) as gone:
-        await then.write(b"x" * MIB)
-        await then.flush(to_the_end=True)
-    assert gone.value.left == 500
-    await then.close()
     with pytest.raises(Unavailable, match="shorter than what was recorded"):
-        await everything_in(store.gathered("upload", [piece]).stream())
+        await then.write(b"x" * MIB)
+        await then.durable(to_the_end=True)
+    await then.close()
 
     key = content_key("tcut", "ab" * 32)
     await store.put(key, bytes(3 * MIB))
@@ -923,8 +920,8 @@ class Pieces:
         return self.store.append(self.name, len(self.recorded), last, at_most=64 * MIB)
 
     async def record(self, append: Appending, *, to_the_end: bool = True) -> None:
-        flushed = await append.flush(to_the_end=to_the_end)
-        self.recorded[flushed.first :] = flushed.pieces or self.recorded[flushed.first :]
+        durable = await append.durable(to_the_end=to_the_end)
+        self.recorded[durable.first :] = durable.pieces or self.recorded[durable.first :]
         await append.kept()
 
     async def add(self, data: bytes) -> None:
@@ -1021,7 +1018,7 @@ async def test_bytes_that_were_not_recorded_do_not_count_and_are_not_left(opened
         append = pieces.begin()
         for start in range(0, len(wrong), MIB):
             await append.write(wrong[start : start + MIB])
-        await append.flush(to_the_end=True)
+        await append.durable(to_the_end=True)
         await append.close()
         await pieces.add(recorded)
     assert b"".join([bytes(chunk) async for chunk in pieces.whole.stream()]) == first + second
@@ -1045,7 +1042,7 @@ async def test_an_append_to_a_full_disk_is_told_so_and_what_was_durable_before_s
         with pytest.raises(NotNow, match="the disk of the object store is full"):
             for start in range(0, len(rest), MIB):
                 await append.write(rest[start : start + MIB])
-            await append.flush(to_the_end=True)
+            await append.durable(to_the_end=True)
         await append.close()
         append = pieces.begin()
         await append.write(rest)  # it is under way when its caller gives up
@@ -1068,7 +1065,7 @@ async def test_one_that_appends_too_late_changes_no_byte_of_its_successors(
     await pieces.add(second[: 2 * MIB])
     with contextlib.suppress(PieceGone):  # S3's, which was replaced
         await slow.write(late[before:])
-        await slow.flush(to_the_end=True)
+        await slow.durable(to_the_end=True)
     await pieces.add(second[2 * MIB :])
     await slow.close()
     whole = pieces.whole
@@ -1093,7 +1090,7 @@ async def test_one_that_appends_too_late_changes_no_byte_of_what_has_its_key(
     await whole.finish()
     await whole.promote(opened.key())
     await slow.write(late[before:])
-    await slow.flush(to_the_end=True)
+    await slow.durable(to_the_end=True)
     assert await everything_in(store.stream(opened.key())) == data
     await slow.close()
     await whole.discard()
@@ -1400,7 +1397,7 @@ async def test_what_a_gateway_answers_in_place_of_s3_does_not_pass_for_a_piece_i
     append = Pieces(store).begin()
     await append.write(b"small")
     with pytest.raises(Unavailable, match="S3 does not have what was uploaded"):
-        await append.flush(to_the_end=True)
+        await append.durable(to_the_end=True)
     await append.close()
 
 

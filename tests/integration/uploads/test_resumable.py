@@ -496,53 +496,6 @@ async def test_an_upload_that_expires_in_the_middle_gives_its_quota_back_once(
     assert await reserved() == 0
 
 
-@pytest.mark.parametrize(("left", "end"), [(2 * MIB, b""), (0, b"more")], ids=["some are left", "none is left"])
-async def test_bytes_that_a_crash_of_the_machine_took_from_a_folder_come_again(
-    resumables: Resumables, elsewhere: Resumables, uploads: Uploads, tmp_path: Path, left: int, end: bytes
-) -> None:
-    data = secrets.token_bytes(4 * MIB)
-    upload_id = (await resumables.create(ALICE, FILE, None)).upload_id
-    await add(resumables, upload_id, data, 0)
-    (file,) = (tmp_path / "bucket" / "tenant" / uploads.tenant_id / ".staging").iterdir()
-    os.truncate(file, left)  # what a file is after a crash before its bytes and its size were on the disk
-    with pytest.raises(Refused) as refused:
-        await add(elsewhere, upload_id, end, len(data), length=len(data + end))
-    assert (refused.value.code, refused.value.facts) == ("offset_mismatch", {"offset": left})
-    assert (await elsewhere.find(ALICE, upload_id)).received == left
-    uploaded = (await add(elsewhere, upload_id, data[left:] + end, left)).uploaded
-    assert uploaded is not None
-    assert await uploads.store.read(content_key(uploads.tenant_id, uploaded.sha256), 0, 5 * MIB) == data + end
-
-
-@pytest.mark.parametrize("how", ["at once", "in two requests", "its length comes last", "a part"])
-async def test_an_upload_is_on_the_disk_before_anybody_is_told_that_it_is_whole(
-    resumables: Resumables, uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    on_disk: dict[int, int] = {}
-
-    def fsync(file: int) -> None:
-        found = os.stat(file)
-        on_disk[found.st_ino] = found.st_size
-        real_fsync(file)
-
-    real_fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", fsync)
-    data, is_part = secrets.token_bytes(2 * MIB), how == "a part"
-    length = None if how == "its length comes last" else len(data)
-    upload_id = (await resumables.create(ALICE, FILE, length, partial=is_part)).upload_id
-    if how == "at once":
-        await add(resumables, upload_id, data, 0)
-    else:
-        await add(resumables, upload_id, data[:MIB], 0)
-        (file,) = (tmp_path / "bucket" / "tenant" / uploads.tenant_id / ".staging").iterdir()
-        assert file.stat().st_ino not in on_disk, "more has to come"
-        await add(resumables, upload_id, data[MIB:], MIB)
-        if length is None:
-            await add(resumables, upload_id, b"", len(data), length=len(data))
-    (stored,) = (path for path in (tmp_path / "bucket").rglob("*") if path.is_file() and not path.stat().st_size % MIB)
-    assert on_disk[stored.stat().st_ino] == len(data)
-
-
 async def test_where_the_last_piece_is_gone_its_bytes_come_again(
     uploads: Uploads, library: Library, database: Database, tmp_path: Path
 ) -> None:
