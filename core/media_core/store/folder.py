@@ -270,7 +270,7 @@ class FolderStagedObject:
         self._path = path
         self._at_most = at_most
         self._file: int | None = store._create(path)
-        self._written = self._written_back = 0
+        self._written = 0
         self._finished = False
         self._lock = threading.Lock()
 
@@ -305,8 +305,8 @@ class FolderStagedObject:
             if self._file is None:
                 raise ValueError("a staged object that was finished or discarded takes no more bytes")
             write_all(self._file, chunk)
+            page_cache.write_back(self._file, self._written, len(chunk))
             self._written += len(chunk)
-            self._written_back = page_cache.write_back(self._file, self._written_back, self._written)
 
     def _finish(self) -> None:
         with self._lock:

@@ -51,7 +51,6 @@ class FolderAppending:
         self._size = 0 if last is None else last.size
         """Of the file, before this one wrote to it. What follows is counted from there on."""
         self._taken = self._written = self._synced = self._kept = 0
-        self._written_back = 0
         self._file: int | None = None
         self._gathered = bytearray()
         self._writing: asyncio.Future[None] | None = None
@@ -120,10 +119,9 @@ class FolderAppending:
             raise ValueError("an append that was closed takes no more bytes")
         if self._file is None:
             self._file = self._open()
-            self._written_back = self._size
         write_all(self._file, data)
+        page_cache.write_back(self._file, self._size + self._written, len(data))
         self._written += len(data)
-        self._written_back = page_cache.write_back(self._file, self._written_back, self._size + self._written)
 
     def _open(self) -> int:
         if self._size:

@@ -11,9 +11,6 @@ import sys
 from pathlib import Path
 from stat import S_ISREG
 
-WRITE_BACK_BYTES = 8 * 1024 * 1024
-"""Bytes that are written back at once: by 1 MiB each takes as long as the copy of its bytes to the kernel."""
-
 
 def read(path: Path, start: int, length: int | None, *, at_most: int) -> bytes | None:
     """`length` bytes of a file from `start` on (None: all that follow), fewer at its end.
@@ -42,17 +39,12 @@ def read(path: Path, start: int, length: int | None, *, at_most: int) -> bytes |
         os.close(file)
 
 
-def write_back(file: int, start: int, end: int) -> int:
-    """The kernel begins to write the bytes of an open file from `start` to `end` to the disk, once they are many, so
-    that an fsync later waits for less. Returns where those begin that are still to be written.
-
-    It is no fsync: an error of the disk is told by that.
+def write_back(file: int, start: int, length: int) -> None:
+    """The kernel begins to write these bytes of an open file to the disk, so that an fsync later waits for less. It is
+    no fsync: an error of the disk is told by that.
     """
-    if end - start < WRITE_BACK_BYTES:
-        return start
     if _sync_file_range is not None:
-        _sync_file_range(file, start, end - start, _SYNC_FILE_RANGE_WRITE)
-    return end
+        _sync_file_range(file, start, length, _SYNC_FILE_RANGE_WRITE)
 
 
 class _OpenHow(ctypes.Structure):

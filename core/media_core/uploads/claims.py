@@ -121,30 +121,29 @@ class Claim:
             self._working -= 1
             self.touch()
 
-    def remembered(self) -> "Claim":
-        """For the next request of this process."""
-        self.is_held = self.is_remembered = True
-        self.touch()
-        return self
-
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Renews the claim, and lets it go at the end."""
-        renewing = asyncio.create_task(self._renew())
+        self.touch()
+        renewing = asyncio.create_task(self._renew_again())
         try:
             yield
         finally:
             renewing.cancel()
             await shielded(self._let_go())
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Moves the expiry forward, unless the request stalls."""
+        if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
+            with contextlib.suppress(Unavailable):
+                await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self._token))
+
+    async def _renew_again(self) -> None:
         seconds = RENEW_REMEMBERED_SECONDS if self.is_remembered else RENEW_SECONDS
         while True:
             await asyncio.sleep(seconds)
             seconds = RENEW_SECONDS
-            if self._working or time.monotonic() - self._touched < IDLE_SECONDS:
-                with contextlib.suppress(Unavailable):
-                    await self._database.call(_RENEW, (CLAIM_LIFETIME, self.upload_id, self._token))
+            await self.renew()
 
     async def set_length(self, length: int) -> None:
         """The length of an upload whose client had not told it. Raises Refused `upload_locked`, as `keep`."""

@@ -99,6 +99,8 @@ class Rows:
         self._store = uploads.store
         self._remembered: OrderedDict[str, tuple[float, Claim]] = OrderedDict()
         """By upload: when its last request ended, and its claim."""
+        self._going_on: dict[str, Claim] = {}
+        """Remembered claims in use."""
 
     async def read(self, caller: Claims, upload_id: str) -> Any:
         """Raises Refused `not_found` for what is not the caller's, and `upload_expired`."""
@@ -165,7 +167,10 @@ class Rows:
         """Raises Refused `upload_locked` while another request holds the claim, for `patience` seconds and longer, and
         as `read`. `at`: where the bytes begin that are added; a claim is remembered for them.
         """
-        claim = self._goes_on(caller, upload_id, at) or await self._taken(caller, upload_id, patience)
+        if (claim := self._goes_on(caller, upload_id, at)) is None:
+            if (other := self._going_on.get(upload_id)) is not None:
+                await other.renew()
+            claim = await self._taken(caller, upload_id, patience)
         async with claim.held():
             try:
                 yield claim
@@ -173,6 +178,9 @@ class Rows:
                 if claim.is_remembered and (isinstance(error, Unavailable) or error.code == "upload_locked"):
                     await self.read(caller, upload_id)  # it may have ended meanwhile
                 raise
+            finally:
+                if claim.is_remembered:
+                    self._going_on.pop(upload_id, None)
         if not claim.is_held:
             self._remembered[upload_id] = time.monotonic(), claim
             if len(self._remembered) > REMEMBERED:
@@ -182,7 +190,11 @@ class Rows:
         ended_at, claim = self._remembered.pop(upload_id, (0.0, None))
         if claim is None or (claim.owner, claim.received) != (caller.subject, at):
             return None
-        return claim.remembered() if time.monotonic() - ended_at < REMEMBERED_SECONDS else None
+        if time.monotonic() - ended_at > REMEMBERED_SECONDS:
+            return None
+        claim.is_held = claim.is_remembered = True
+        self._going_on[upload_id] = claim
+        return claim
 
     async def _taken(self, caller: Claims, upload_id: str, patience: float) -> Claim:
         lifetime = self.lifetime + RESERVED_LONGER

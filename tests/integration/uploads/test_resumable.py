@@ -183,18 +183,24 @@ async def test_bytes_of_a_remembered_claim_count_if_nobody_has_claimed_the_uploa
     assert refused.value.code == "offset_mismatch"
 
 
-async def test_a_remembered_claim_is_soon_as_good_as_a_new_one(
+async def test_a_remembered_claim_is_at_once_as_good_as_a_new_one_here_and_soon_elsewhere(
     resumables: Resumables, elsewhere: Resumables, database: Database
 ) -> None:
     made = await resumables.create(ALICE, FILE, 3 * MIB)
     await add(resumables, made.upload_id, bytes(MIB), 0)
     async with resumables.receiving(ALICE, made.upload_id, MIB) as receiving:
+        with pytest.raises(Refused) as refused:
+            await add(resumables, made.upload_id, bytes(MIB), MIB)
+        assert refused.value.code == "upload_locked"
+        await receiving.write(bytes(10))
+        assert (await receiving.end()).received == MIB + 10
+    async with resumables.receiving(ALICE, made.upload_id, MIB + 10) as receiving:
         await eventually(lambda: _is_claimed(database))
         with pytest.raises(Refused) as refused:
-            await add(elsewhere, made.upload_id, bytes(MIB), MIB)
+            await add(elsewhere, made.upload_id, bytes(MIB), MIB + 10)
         assert refused.value.code == "upload_locked"
         await receiving.write(bytes(MIB))
-        assert (await receiving.end()).received == 2 * MIB
+        assert (await receiving.end()).received == 2 * MIB + 10
 
 
 async def _is_claimed(database: Database) -> bool:
