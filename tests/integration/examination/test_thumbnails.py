@@ -1256,9 +1256,9 @@ async def test_a_large_film_is_not_read_whole_in_search_of_a_picture(decoding_po
 
 
 @pytest.mark.parametrize("transfer", [media.PQ, media.HLG])
-@pytest.mark.parametrize("kind", ["JPEG", "HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
+@pytest.mark.parametrize("kind", ["JPEG", "HEIF", "AVIF", "PNG", "libx265", "libsvtav1", "prores_ks"])
 async def test_high_dynamic_range_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
-    data, mime_type = media.hdr_quadrants(kind, transfer), "video/mp4" if kind.startswith("lib") else "image/png"
+    data, mime_type = media.hdr_quadrants(kind, transfer), "image/png" if kind.isupper() else "video/mp4"
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
     assert thumbnail.source_width == 256
     # White is a little darker, as there is light beyond it.
