@@ -1275,6 +1275,13 @@ async def test_a_wide_gamut_by_its_code_points_is_shown_in_srgb(decoding_pool: D
     assert_quadrants(shown(thumbnail), 12)
 
 
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG"])
+@pytest.mark.parametrize("transfer", media.GAMMAS)
+async def test_light_by_any_power_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
+    data = media.hdr_quadrants(kind, transfer, primaries=12)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")), 26)
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])
 @pytest.mark.parametrize("gamut", ["Display P3", "Adobe RGB"])
 async def test_a_wide_gamut_by_its_profile_is_shown_in_srgb(
