@@ -853,6 +853,30 @@ async def test_values_that_were_not_measured_do_not_count(decoding_pool: Decodin
     assert abs(image.getpixel((150, 10)) - 192) < 12  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("far", [-9_999, 1e9])
+@pytest.mark.parametrize("share", [1, 1_200])
+async def test_what_is_far_from_all_that_was_measured_does_not_count(
+    decoding_pool: DecodingPool, far: float, share: int
+) -> None:
+    """A code for "no data" that the file does not name, a pixel that is broken."""
+    values = struct.unpack("<4000f", wedge("float32", 100, 200)[8:16_008])
+    data = media.plain_tiff(200, 20, struct.pack("<4000f", *[far] * share, *values[share:]), 32, 3)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    assert abs(image.getpixel((50, 15)) - 64) < 12  # type: ignore[operator]
+    assert abs(image.getpixel((150, 15)) - 192) < 12  # type: ignore[operator]
+
+
+async def test_two_values_that_are_far_from_each_other_are_black_and_white(decoding_pool: DecodingPool) -> None:
+    data = media.plain_tiff(200, 20, struct.pack("<4000H", *([7] * 180 + [60_000] * 20) * 20), 16, 1)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    assert (image.getpixel((90, 10)), image.getpixel((192, 10))) == (0, 255)
+
+
+async def test_fractions_near_0_are_not_black(decoding_pool: DecodingPool) -> None:
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(wedge("float32", 0, 1e-6)), "image/tiff"))
+    assert image.convert("L").getpixel((150, 10)) == pytest.approx(192, abs=12)
+
+
 async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool) -> None:
     image = shown(await make_thumbnail(decoding_pool, BytesSource(wedge("float32", 0.4, 0.6)), "image/tiff"))
     low, high = image.convert("L").getextrema()
