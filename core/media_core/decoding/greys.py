@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from array import array
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
-SAMPLED_SIDE = 512
+SAMPLED_SIDE = 256
 """Pixels. The range is looked for in so many columns and rows."""
 
 FEW = 50
@@ -71,11 +72,9 @@ def _range(image: Image.Image, no_data: float | None) -> tuple[float, float]:
     values = sorted(value for value in {*sample} if abs(value) < LARGEST_VALUE and value != no_data)
     first, last = 0, len(values) - 1
     while last - first >= FEW:
-        gap = max(range(first, last), key=lambda at: values[at + 1] - values[at])
-        below, above = gap + 1 - first, last - gap
-        if 2 * (values[gap + 1] - values[gap]) <= values[last] - values[first] or max(below, above) < FEW * min(
-            below, above
-        ):
+        middle = bisect(values, (values[first] + values[last]) / 2, first, last)
+        gap, below, above = values[middle] - values[middle - 1], middle - first, last + 1 - middle
+        if 2 * gap <= values[last] - values[first] or max(below, above) < FEW * min(below, above):
             break
-        first, last = (first, gap) if below > above else (gap + 1, last)
+        first, last = (first, middle - 1) if below > above else (middle, last)
     return (values[first], values[last]) if values else (0.0, 0.0)
