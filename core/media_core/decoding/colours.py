@@ -93,6 +93,15 @@ class Coding:
         """Whether it is shown as sRGB without a conversion, as browsers do with BT.601 and BT.709."""
         return not self.is_hdr and self.primaries not in _TO_BT709
 
+    @property
+    def profile(self) -> bytes | None:
+        """The same as an ICC profile, if a plain power says the light. Only pictures are shown so: players of films
+        pass over it.
+        """
+        if self.transfer not in _GAMMAS:
+            return None
+        return profile_of(1 / _GAMMAS[self.transfer], _CHROMATICITIES.get(self.primaries))
+
 
 def to_srgb(image: Image.Image, coding: Coding | None = None) -> Image.Image:
     """The picture as RGB or RGBA in sRGB. A colour profile that cannot be used is ignored.
@@ -102,9 +111,6 @@ def to_srgb(image: Image.Image, coding: Coding | None = None) -> Image.Image:
     mode = "RGBA" if image.mode == "RGBA" else "RGB"
     profile = image.info.get("icc_profile")
     coding = coding or _coding_in(profile or b"")
-    if coding and not profile and coding.transfer in _GAMMAS:
-        profile = profile_of(1 / _GAMMAS[coding.transfer], _CHROMATICITIES.get(coding.primaries))
-        image = image.convert(mode)
     if profile and not (coding and coding.is_hdr):
         try:
             converted = ImageCms.profileToProfile(
