@@ -464,7 +464,7 @@ def grain(width: int, height: int) -> Image.Image:
     return Image.blend(picture, noise.convert("RGB"), 0.2)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM"])
 @pytest.mark.parametrize("part", [0.4, 0.9, 0.999])
 async def test_of_a_picture_cut_short_is_shown_what_is_there(
     decoding_pool: DecodingPool, image_format: str, part: float
@@ -510,7 +510,7 @@ async def test_an_interlaced_picture_cut_short_is_shown_as_a_whole(
     assert_quadrants(small, 36)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM"])
 async def test_a_picture_that_has_just_begun_has_a_size(decoding_pool: DecodingPool, image_format: str) -> None:
     data = media.encoded(grain(400, 300), image_format)
     facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data[: len(data) // 10]))
@@ -551,13 +551,13 @@ async def test_a_jpeg_may_end_as_it_likes(decoding_pool: DecodingPool, kind: str
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")))
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM"])
 async def test_a_picture_without_pixels_is_corrupt(decoding_pool: DecodingPool, image_format: str) -> None:
     data = media.photo(800, 600, image_format)
     if image_format == "PNG":
         cut = data[:41] + b"\x12" * (len(data) - 41)
     else:
-        cut = data[: {"JPEG": 180, "WEBP": 40}.get(image_format) or data.rindex(b"," + bytes(4)) + 12]
+        cut = data[: {"JPEG": 180, "WEBP": 40, "PPM": 15}.get(image_format) or data.rindex(b"," + bytes(4)) + 12]
     with pytest.raises(DecodingFailed) as failed:
         await make_thumbnail(decoding_pool, BytesSource(cut), "image/jpeg")
     assert failed.value.code in ("corrupt", "unsupported")
