@@ -53,8 +53,15 @@ _TO_BT709 = {
     DISPLAY_P3: ((1.2249, -0.2247, 0.0), (-0.0420, 1.0419, 0.0), (-0.0197, -0.0786, 1.0979)),
 }
 
+_GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
+"""Transfers of plain powers (H.273, table 3), by which a coded value becomes light."""
 
 _BT709_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+_CHROMATICITIES = {
+    BT2020: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    DCI_P3: (0.3140, 0.3510, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    DISPLAY_P3: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
 _LEAST_DIFFERENCE = 0.05
 """What makes less of a difference to the gamma is left as it is, as libpng does (PNG_GAMMA_THRESHOLD)."""
 
@@ -85,6 +92,15 @@ class Coding:
     def is_srgb(self) -> bool:
         """Whether it is shown as sRGB without a conversion, as browsers do with BT.601 and BT.709."""
         return not self.is_hdr and self.primaries not in _TO_BT709
+
+    @property
+    def profile(self) -> bytes | None:
+        """The same as an ICC profile, if a plain power says the light. Only pictures are shown so: players of films
+        pass over it.
+        """
+        if self.transfer not in _GAMMAS:
+            return None
+        return profile_of(1 / _GAMMAS[self.transfer], _CHROMATICITIES.get(self.primaries))
 
 
 def to_srgb(image: Image.Image, coding: Coding | None = None) -> Image.Image:

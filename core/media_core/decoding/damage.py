@@ -6,8 +6,8 @@
 - A PNG of an iPhone's app is read as others are.
 - An AVIF that is turned, mirrored or cropped need not say that this is essential.
 - A PNG's side chunks may have a wrong checksum, or be larger than anybody reads.
-- Of a PNG, GIF or BMP that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown; what is
-  missing is white or transparent.
+- Of a PNG, GIF, BMP or Netpbm that breaks off, or a JPEG that its decoder gives up, the rows up to there are shown;
+  what is missing is white or transparent.
 - Of an interlaced one the rows and columns that came first stand for those between them.
 """
 
@@ -34,7 +34,7 @@ packed without the beginning and the end of a zlib stream.
 """
 _OF_ZLIB = b"\x78\x01"
 MOST_BEFORE_PIXELS = 1 << 16
-SHOWN_IN_PART = ("PNG", "GIF", "BMP", "DIB", "JPEG", "MPO")
+SHOWN_IN_PART = ("PNG", "GIF", "BMP", "DIB", "JPEG", "MPO", "PPM")
 ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
 """What Pillow raises at damaged bytes."""
 

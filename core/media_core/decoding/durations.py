@@ -451,5 +451,7 @@ def counted_duration(container: InputContainer) -> tuple[float | None, bool]:
         stream = streams.get(packet.stream_index)
         if stream is not None and packet.pts is not None:
             begins, ends = stream.times(packet)
+            if container.format.name == "loas" and last < 0:  # its first packets may have no time
+                begins -= (packets - 1) * (ends - begins)
             first, last = min(first, begins), max(last, ends)
     return last - first if streams and last >= first else None, any(stream.begins_again for stream in streams.values())

@@ -83,7 +83,10 @@ HEAD = 1 << 16
 """So much is looked at for that note."""
 
 _UNSPECIFIED, _BT709 = 2, 1
-"""Matrix coefficients (ITU-T H.273, table 4)."""
+"""Code points of ITU-T H.273."""
+
+_COLOURS = {"color_primaries": _UNSPECIFIED, "color_trc": _UNSPECIFIED, "colorspace": _UNSPECIFIED, "color_range": 0}
+"""What a film says of its colours, by FFmpeg's names, and the value that says nothing."""
 _ALONG = {
     (False, False): None,
     (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
@@ -195,13 +198,15 @@ def _worth_looking_at(
             for moment in _more_moments(container, stream, duration)
         ),
     )
+    # As the container says them. The decoder replaces them by what its frames say, which may be nothing.
+    colours = {name: getattr(stream.codec_context, name) for name in _COLOURS}
     seen: list[Image.Image] = []
     is_dark, sides = False, (0, 0)
     for frame in frames if is_sought else _numbered(container, stream):
         if frame is None:
             continue
         sides = displayed_sides(frame, stream)
-        image = _as_shown(frame, stream, max_side)
+        image = _as_shown(frame, stream, max_side, colours)
         if _has_contrast(image) and _brightness(image) > DARKEST:
             return image, *sides
         seen.append(image)
@@ -214,7 +219,7 @@ def _worth_looking_at(
             frame = _frame_at(container, stream, moment, spending, start=start)
             if frame is not None:
                 sides = displayed_sides(frame, stream)
-                seen.insert(0, _as_shown(frame, stream, max_side))
+                seen.insert(0, _as_shown(frame, stream, max_side, colours))
                 if _brightness(seen[0]) > DARKEST:
                     break
     if not seen:
@@ -275,9 +280,13 @@ def _frame_at(
     return frame
 
 
-def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int) -> Image.Image:
+def _as_shown(frame: VideoFrame, stream: VideoStream, max_side: int, colours: dict[str, int]) -> Image.Image:
+    """`colours`: what counts where the frame says nothing."""
     width, height = _square(frame, stream)
     scale = min(1.0, max_side / max(width, height))
+    for name, unspecified in _COLOURS.items():
+        if getattr(frame, name) == unspecified:
+            setattr(frame, name, colours[name])
     if frame.colorspace == _UNSPECIFIED and frame.height >= ROWS_OF_BT709:
         frame.colorspace = _BT709
     small = pixels(frame, sides=(max(1, round(width * scale)), max(1, round(height * scale))))

@@ -1,21 +1,28 @@
 """Pictures of measured values: scans, microscopes, satellites. Runs in the child.
 
 Their samples have no white of their own, so what is there is spread from black to white: from the least value to the
-greatest, or from 0 to 1 where all values lie in it.
+greatest, or from 0 to 1 where all values lie in it. Values far from all others do not count: a code for "no data", or
+pixels that are broken.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from array import array
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
-SAMPLED_SIDE = 512
-"""Pixels. Where some values do not count, the range is looked for in so many columns and rows."""
+SAMPLED_SIDE = 256
+"""Pixels. The range is looked for in so many columns and rows."""
+
+FEW = 50
+"""Of two groups of values that are far apart, one does not count if the other has so many times as many values."""
+
+LEAST_FRACTION = 0.05
+"""Where the greatest of values from 0 to 1 is below it, hardly anything would be seen."""
 
 LARGEST_VALUE = 1e30
 """Larger numbers stand for "no data"."""
@@ -39,7 +46,7 @@ def visible_bands(bands: Sequence[Image.Image], tags: Mapping[int, Any]) -> list
         bands = [band.convert("I") for band in bands]
     ranges = [_range(band, no_data) for band in bands]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    if bands[0].mode == "F" and low >= 0 and high <= 1:
+    if bands[0].mode == "F" and low >= 0 and LEAST_FRACTION <= high <= 1:
         low, high = 0.0, 1.0
     scale = 255 / (high - low) if high > low else 0.0
     offset = -low * scale if scale else 128.0 * (low != 0)
@@ -60,10 +67,14 @@ def every(wide: Image.Image, count: int, number: int) -> Image.Image:
 
 
 def _range(image: Image.Image, no_data: float | None) -> tuple[float, float]:
-    low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
-    if no_data is None and math.isfinite(low) and math.isfinite(high) and max(-low, high) < LARGEST_VALUE:
-        return low, high
     sides = min(image.width, SAMPLED_SIDE), min(image.height, SAMPLED_SIDE)
     sample = array("f" if image.mode == "F" else "i", image.resize(sides, Image.Resampling.NEAREST).tobytes())
-    values = [value for value in sample if abs(value) < LARGEST_VALUE and value != no_data]
-    return (min(values), max(values)) if values else (0.0, 0.0)
+    values = sorted(value for value in {*sample} if abs(value) < LARGEST_VALUE and value != no_data)
+    first, last = 0, len(values) - 1
+    while last - first >= FEW:
+        middle = bisect(values, (values[first] + values[last]) / 2, first, last)
+        gap, below, above = values[middle] - values[middle - 1], middle - first, last + 1 - middle
+        if 2 * gap <= values[last] - values[first] or max(below, above) < FEW * min(below, above):
+            break
+        first, last = (first, middle - 1) if below > above else (middle, last)
+    return (values[first], values[last]) if values else (0.0, 0.0)

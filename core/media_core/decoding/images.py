@@ -207,7 +207,7 @@ def thumbnail(file: IO[bytes], max_side: int = 1024) -> tuple[dict[str, Any], by
     if _ASPECT in image.info:
         scale = min(1.0, max_side / max(sides))
         small = small.resize((max(1, round(sides[0] * scale)), max(1, round(sides[1] * scale))))
-    if coding is None and (profile := _stated_profile(image)):
+    if not small.info.get("icc_profile") and (profile := coding.profile if coding else _stated_profile(image)):
         small = small if small.mode in ("RGB", "RGBA") else small.convert("RGB")
         small.info["icc_profile"] = profile
     small = to_srgb(small, coding)

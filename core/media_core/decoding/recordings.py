@@ -120,7 +120,7 @@ def _plane(frame: AudioFrame, channel: int | None) -> int:
 
 
 def _seekable(container: InputContainer, stream: AudioStream) -> bool:
-    if container.format.name == "dss":  # a dictation, whose packets say no time
+    if container.format.name in ("dss", "loas"):  # whose packets, or the first of them, say no time
         return False
     return container.format.name not in ("wav", "w64") or stream.codec_context.name not in _UNSEEKABLE_IN_WAV
 

@@ -641,6 +641,14 @@ async def test_a_duration_is_counted_where_the_format_says_none(decoding_pool: D
     assert facts.duration == pytest.approx(30, abs=0.3)
 
 
+async def test_a_broadcast_that_begins_silent_is_as_long_as_it_is(decoding_pool: DecodingPool) -> None:
+    data = media.recording([*[0] * 9, 300, 400], "latm", "aac", rate=48_000)  # whose small packets say no time
+    assert (await looked_at(decoding_pool, data, "a.loas")).duration == pytest.approx(11, abs=0.1)
+    for start, pitch in ((9.2, 300), (10.2, 400)):
+        pcm = await decoding_pool.run("audio_window", BytesSource(data), start=start, seconds=0.6)
+        assert np.abs(np.fft.rfft(np.frombuffer(pcm, np.int16))).argmax() / 0.6 == pytest.approx(pitch, abs=6)
+
+
 def many_channels(layout: str, speaking: int) -> bytes:
     """A second of 400 Hz in one channel of a WAV, from 0; the others are silent."""
     channels = av.AudioLayout(layout).nb_channels

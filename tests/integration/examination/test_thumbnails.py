@@ -464,7 +464,7 @@ def grain(width: int, height: int) -> Image.Image:
     return Image.blend(picture, noise.convert("RGB"), 0.2)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM"])
 @pytest.mark.parametrize("part", [0.4, 0.9, 0.999])
 async def test_of_a_picture_cut_short_is_shown_what_is_there(
     decoding_pool: DecodingPool, image_format: str, part: float
@@ -510,7 +510,7 @@ async def test_an_interlaced_picture_cut_short_is_shown_as_a_whole(
     assert_quadrants(small, 36)
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM"])
 async def test_a_picture_that_has_just_begun_has_a_size(decoding_pool: DecodingPool, image_format: str) -> None:
     data = media.encoded(grain(400, 300), image_format)
     facts: ImageFacts = await decoding_pool.run("inspect_image", BytesSource(data[: len(data) // 10]))
@@ -551,13 +551,13 @@ async def test_a_jpeg_may_end_as_it_likes(decoding_pool: DecodingPool, kind: str
     assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/jpeg")))
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "PPM"])
 async def test_a_picture_without_pixels_is_corrupt(decoding_pool: DecodingPool, image_format: str) -> None:
     data = media.photo(800, 600, image_format)
     if image_format == "PNG":
         cut = data[:41] + b"\x12" * (len(data) - 41)
     else:
-        cut = data[: {"JPEG": 180, "WEBP": 40}.get(image_format) or data.rindex(b"," + bytes(4)) + 12]
+        cut = data[: {"JPEG": 180, "WEBP": 40, "PPM": 15}.get(image_format) or data.rindex(b"," + bytes(4)) + 12]
     with pytest.raises(DecodingFailed) as failed:
         await make_thumbnail(decoding_pool, BytesSource(cut), "image/jpeg")
     assert failed.value.code in ("corrupt", "unsupported")
@@ -851,6 +851,30 @@ async def test_values_that_were_not_measured_do_not_count(decoding_pool: Decodin
     image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
     assert abs(image.getpixel((50, 10)) - 64) < 12  # type: ignore[operator]
     assert abs(image.getpixel((150, 10)) - 192) < 12  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("far", [-9_999, 1e9])
+@pytest.mark.parametrize("share", [1, 1_200])
+async def test_what_is_far_from_all_that_was_measured_does_not_count(
+    decoding_pool: DecodingPool, far: float, share: int
+) -> None:
+    """A code for "no data" that the file does not name, a pixel that is broken."""
+    values = struct.unpack("<4000f", wedge("float32", 100, 200)[8:16_008])
+    data = media.plain_tiff(200, 20, struct.pack("<4000f", *[far] * share, *values[share:]), 32, 3)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    assert abs(image.getpixel((50, 15)) - 64) < 12  # type: ignore[operator]
+    assert abs(image.getpixel((150, 15)) - 192) < 12  # type: ignore[operator]
+
+
+async def test_two_values_that_are_far_from_each_other_are_black_and_white(decoding_pool: DecodingPool) -> None:
+    data = media.plain_tiff(200, 20, struct.pack("<4000H", *([7] * 180 + [60_000] * 20) * 20), 16, 1)
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/tiff")).convert("L")
+    assert (image.getpixel((90, 10)), image.getpixel((192, 10))) == (0, 255)
+
+
+async def test_fractions_near_0_are_not_black(decoding_pool: DecodingPool) -> None:
+    image = shown(await make_thumbnail(decoding_pool, BytesSource(wedge("float32", 0, 1e-6)), "image/tiff"))
+    assert image.convert("L").getpixel((150, 10)) == pytest.approx(192, abs=12)
 
 
 async def test_a_fraction_between_0_and_1_stays_one(decoding_pool: DecodingPool) -> None:
@@ -1256,9 +1280,9 @@ async def test_a_large_film_is_not_read_whole_in_search_of_a_picture(decoding_po
 
 
 @pytest.mark.parametrize("transfer", [media.PQ, media.HLG])
-@pytest.mark.parametrize("kind", ["JPEG", "HEIF", "AVIF", "PNG", "libx265", "libsvtav1"])
+@pytest.mark.parametrize("kind", ["JPEG", "HEIF", "AVIF", "PNG", "libx265", "libsvtav1", "prores_ks"])
 async def test_high_dynamic_range_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
-    data, mime_type = media.hdr_quadrants(kind, transfer), "video/mp4" if kind.startswith("lib") else "image/png"
+    data, mime_type = media.hdr_quadrants(kind, transfer), "image/png" if kind.isupper() else "video/mp4"
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
     assert thumbnail.source_width == 256
     # White is a little darker, as there is light beyond it.
@@ -1273,6 +1297,13 @@ async def test_a_wide_gamut_by_its_code_points_is_shown_in_srgb(decoding_pool: D
     mime_type = "video/mp4" if kind.startswith("lib") else "image/png"
     thumbnail = await make_thumbnail(decoding_pool, BytesSource(data), mime_type)
     assert_quadrants(shown(thumbnail), 12)
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "PNG"])
+@pytest.mark.parametrize("transfer", media.GAMMAS)
+async def test_light_by_any_power_is_shown_in_srgb(decoding_pool: DecodingPool, kind: str, transfer: int) -> None:
+    data = media.hdr_quadrants(kind, transfer, primaries=12)
+    assert_quadrants(shown(await make_thumbnail(decoding_pool, BytesSource(data), "image/png")), 26)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])

@@ -455,7 +455,8 @@ def stereo(left: "np.ndarray[Any, Any]", right: "np.ndarray[Any, Any]") -> bytes
 async def test_stereo_out_of_phase_is_heard(tenant: Tenant) -> None:
     said = samples_of("digits_en.wav")
     offset = (0.4 * said + 0.2, 0.2 - 0.4 * said)
-    for left, right in ((said, -said), (said, -0.9 * said), (said, np.zeros_like(said)), (said, said), offset):
+    in_part = (said, np.where(np.arange(len(said)) < len(said) // 2, said, -said))
+    for left, right in ((said, -said), (said, -0.9 * said), (said, np.zeros_like(said)), (said, said), offset, in_part):
         result = await tenant.transcribe(stereo(left, right))
         assert result["transcript"] == SPOKEN["digits_en.wav"]["text"]
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from media_core.decoding import DecodingFailed, MediaFacts, SoundTrack
 from media_core.decoding.pool import DecodingPool
@@ -19,6 +20,8 @@ ROUNDING: Final = 0.25
 _CANCELLED: Final = 0.1
 """Share of the louder channel's power below which the mix of both has lost what was said. Unlike sounds keep a quarter
 of it at least."""
+_MOMENT: Final = SAMPLE_RATE // 4
+"""Samples for which that is looked at."""
 _STEP: Final = SAMPLE_RATE // 400
 _NEARBY: Final = np.hanning(43)[1:-1] / np.hanning(43).sum()
 """Weights of the steps (0.1 s) whose mean is a moment's constant. They fall off gently: of a plain mean over 0.1 s a
@@ -169,13 +172,19 @@ class Recording:
 
 def mixed(left: Samples, right: Samples) -> Samples:
     """Both channels as one, or the louder alone where they cancel each other: a cable or a microphone of the wrong
-    polarity.
+    polarity, of one speaker of several perhaps.
     """
     both: Samples = (left + right) / np.float32(2)
     if not len(both):
         return both
-    louder: Samples = max(left, right, key=_power)
-    return np.ascontiguousarray(louder) if _power(both) < _CANCELLED * _power(louder) else both
+    louder = max(left, right, key=_power)
+    starts = np.arange(0, len(both), _MOMENT)
+    lost = _powers(both, starts) < _CANCELLED * _powers(louder, starts)
+    for start in range(0, len(both), SAMPLE_RATE) if lost.any() else ():
+        part = slice(start, start + SAMPLE_RATE)
+        share = np.interp(np.arange(start, start + len(both[part])), starts + _MOMENT / 2, lost)
+        both[part] += share * (louder[part] - both[part])
+    return both
 
 
 def _centre(samples: Samples) -> None:
@@ -196,3 +205,8 @@ def _centre(samples: Samples) -> None:
 
 def _power(samples: Samples) -> float:
     return float(np.mean(np.square(samples)))
+
+
+def _powers(samples: Samples, starts: NDArray[np.int64]) -> Samples:
+    """The sums of the squares between these starts."""
+    return np.add.reduceat(np.square(samples), starts)
