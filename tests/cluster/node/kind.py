@@ -73,17 +73,17 @@ class Cluster:
         """
         started = time.monotonic()
         identities = {name: self.docker.run("image", "inspect", "--format", "{{.Id}}", name) for name in names}
-        there = self.node(*CTR, "images", "list")
-        missing = [name for name, identity in identities.items() if f"{IDENTITY}={identity}" not in there]
+        there = {line.split(" ", 1)[0]: line for line in self.node(*CTR, "images", "list").splitlines()}
+        missing = [name for name, identity in identities.items() if f"{IDENTITY}={identity}" not in there.get(name, "")]
         if not missing:
             return
         into = ["docker", "exec", "--interactive", NODE, *CTR, "images", "import", "--digests", "-"]
         with tempfile.TemporaryDirectory(prefix=".saved-", dir=home()) as scratch:
             saved, sent = Path(scratch) / "saved.tar", Path(scratch) / "sent.tar"
             self.docker.run("save", "--output", saved, *missing)
-            there = self.node(*CTR, "content", "list", "--quiet").split()
+            layers = self.node(*CTR, "content", "list", "--quiet").split()
             with saved.open("rb") as source, sent.open("wb") as file:
-                thin(source, file, there)
+                thin(source, file, layers)
             with sent.open("rb") as file:
                 subprocess.run(into, env=self.docker.environment, stdin=file, capture_output=True, check=True)
         for name in missing:
