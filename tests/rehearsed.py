@@ -1,8 +1,8 @@
 """What each start of api, operator and workers computes anew, computed once, by the fork server of `preloaded`.
 
 That is above all what `abc` finds out by a look at all classes there are: whether one is a subclass of another. It
-remembers that in the classes themselves, and a forked process has them. Nothing here opens a file or a connection, or
-starts a thread.
+remembers that in the classes themselves, and a forked process has them. And boto3 reads what it knows of AWS' services,
+for one session. Nothing here opens a connection or starts a thread.
 """
 
 import gc
@@ -15,6 +15,7 @@ from media_api.app import create_app
 from media_api.metrics import Metrics
 from media_api.settings import Settings
 from media_operator import main as operator
+from media_operator.backends.boto import open_client
 from media_workers.settings import Settings as WorkerSettings
 
 _API = {
@@ -34,12 +35,15 @@ _OPERATOR = {
     "MEDIA_OPERATOR_API_IMAGE": "api",
     "MEDIA_OPERATOR_WORKER_IMAGE": "workers",
     "MEDIA_OPERATOR_CLAMD_HOST": "127.0.0.1",
+    "HOME": "/nonexistent",  # boto3 would read the files of whoever runs the tests
 }
 
 with patch.dict(os.environ, _API | _OPERATOR, clear=True):
     create_app(Settings(), Metrics())
     WorkerSettings()
     operator.Settings()
+    for service in ("s3", "iam", "sts"):
+        open_client(service, operator.Settings().store)
 # A forked process that collects garbage would look through, and so copy, all of this.
 gc.collect()
 gc.freeze()

@@ -26,6 +26,8 @@ NAME = "media"
 NODE = f"{NAME}-control-plane"
 CONFIG = HERE / "kind.yaml"
 OWN_NODE_CONFIG = HERE / "kind-own-node.yaml"
+PATCHES = HERE / "patches"
+"""Changes of kubeadm's static pods. It has each of these asked every second whether it is ready, which takes CPU."""
 READY_SECONDS = 180
 CTR = ("ctr", "--namespace", "k8s.io")
 IDENTITY = "docker-id"
@@ -73,17 +75,17 @@ class Cluster:
         """
         started = time.monotonic()
         identities = {name: self.docker.run("image", "inspect", "--format", "{{.Id}}", name) for name in names}
-        there = self.node(*CTR, "images", "list")
-        missing = [name for name, identity in identities.items() if f"{IDENTITY}={identity}" not in there]
+        there = {line.split(" ", 1)[0]: line for line in self.node(*CTR, "images", "list").splitlines()}
+        missing = [name for name, identity in identities.items() if f"{IDENTITY}={identity}" not in there.get(name, "")]
         if not missing:
             return
         into = ["docker", "exec", "--interactive", NODE, *CTR, "images", "import", "--digests", "-"]
         with tempfile.TemporaryDirectory(prefix=".saved-", dir=home()) as scratch:
             saved, sent = Path(scratch) / "saved.tar", Path(scratch) / "sent.tar"
             self.docker.run("save", "--output", saved, *missing)
-            there = self.node(*CTR, "content", "list", "--quiet").split()
+            layers = self.node(*CTR, "content", "list", "--quiet").split()
             with saved.open("rb") as source, sent.open("wb") as file:
-                thin(source, file, there)
+                thin(source, file, layers)
             with sent.open("rb") as file:
                 subprocess.run(into, env=self.docker.environment, stdin=file, capture_output=True, check=True)
         for name in missing:
@@ -165,7 +167,7 @@ def down() -> None:
 
 
 def _config(docker: Docker, image: str) -> str:
-    """Images stay in a folder of this machine, so that the next cluster need not unpack them again."""
+    """Our own node's images stay in a folder of this machine, so that the next cluster need not unpack them again."""
     if image == images.KINDEST_NODE:
         return CONFIG.read_text()
     config = OWN_NODE_CONFIG.read_text()
@@ -176,8 +178,13 @@ def _config(docker: Docker, image: str) -> str:
         if other != store:
             shutil.rmtree(other)
     store.mkdir(parents=True, exist_ok=True)
-    mount = {"hostPath": str(store), "containerPath": "/var/lib/containerd"}
-    return f"{config}nodes: {json.dumps([{'role': 'control-plane', 'extraMounts': [mount]}])}\n"
+    folders = {store: "/var/lib/containerd", PATCHES: "/kind/patches"}
+    node = {
+        "role": "control-plane",
+        "extraMounts": [{"hostPath": str(ours), "containerPath": its} for ours, its in folders.items()],
+        "kubeadmConfigPatches": [json.dumps({"kind": "InitConfiguration", "patches": {"directory": folders[PATCHES]}})],
+    }
+    return f"{config}nodes: {json.dumps([node])}\n"
 
 
 def _stores() -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.node import images
+from tests.cluster.node import images, kind
 from tests.cluster.node.kind import Cluster
 from tests.cluster.node.namespace import Namespace, body, pod, pod_spec
 
@@ -133,6 +133,11 @@ def test_a_changed_source_changes_one_small_layer_and_runs_in_the_cluster(
     (tmp_path / "api/media_api/__init__.py").open("a").write(f"CHANGE = {change!r}\n")
 
     before = layers(loaded, images.tag("api"))
+    on_node = (*kind.CTR, "images", "list", f"name=={images.tag('api')}")
+    unchanged = loaded.node(*on_node)
+    # The life of an installation leaves it under a second name.
+    second = f"{images.tag('api')}-before"
+    loaded.node(*kind.CTR, "images", "tag", "--force", images.tag("api"), second)
     try:
         loaded.load(*images.make(loaded.docker, "api", root=tmp_path))
         after = layers(loaded, images.tag("api"))
@@ -141,6 +146,8 @@ def test_a_changed_source_changes_one_small_layer_and_runs_in_the_cluster(
         assert workspace.run("import media_api; print(media_api.CHANGE)").strip() == change
     finally:
         loaded.load(*images.make(loaded.docker, "api"))
+    assert loaded.node(*on_node) == unchanged
+    loaded.node(*kind.CTR, "images", "rm", second)
 
 
 def layers(cluster: Cluster, image: str) -> list[str]:
