@@ -19,8 +19,9 @@ Purpose = Literal["see", "read", "share"]
 
 RETRY_AFTER_SECONDS = 5
 
-VERDICT_DUE = timedelta(seconds=10)
-"""How long a job waits for content that has no verdict yet. The verdict ends the wait earlier (`contents.life`)."""
+VERDICT_DUE = timedelta(minutes=1)
+"""How long a job waits for content that has no verdict yet. The verdict ends the wait earlier (`contents.life`); on a
+cluster each look without one starts a pod."""
 
 
 @dataclass(frozen=True)
