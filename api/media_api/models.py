@@ -1,6 +1,7 @@
 """The JSON of requests and answers, as pydantic models. OpenAPI and generated clients are made from them."""
 
 from datetime import UTC, datetime
+from enum import IntEnum
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
@@ -195,6 +196,21 @@ class Change(BaseModel):
     )
 
 
+class ThumbnailSize(IntEnum):
+    """The sizes of `media_core.examination.thumbnails.SIZES`; the largest is the master itself."""
+
+    SMALL = 160
+    MEDIUM = 320
+    LARGE = 640
+    LARGEST = 1024
+
+
+SIGNED_SIZE = (
+    f"Sign the thumbnail in this size instead: its longest side in pixels. Any but {ThumbnailSize.LARGEST} needs "
+    "`via=api`. In such a URL you may write another size, so one URL fills a `srcset`."
+)
+
+
 class Signed(BaseModel):
     """A URL that needs no header, for image tags and embedded players."""
 
@@ -214,6 +230,7 @@ class SignRequest(BaseModel):
 
     media_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=200, examples=[[_MEDIA_ID]])
     thumbnail: bool = Field(False, description="Sign the thumbnails instead.")
+    size: Annotated[Literal[160, 320, 640, 1024] | None, BeforeValidator(_whole)] = Field(None, description=SIGNED_SIZE)
     expires_in: Annotated[int | None, BeforeValidator(_whole)] = Field(
         None,
         ge=1,

@@ -220,18 +220,32 @@ class Calls:
     # --- URLs without a token ----------------------------------------------------------------------------------------
 
     async def signed(
-        self, media_id: str, *, thumbnail: bool = False, expires_in: int | None = None, via: Via | None = None
+        self,
+        media_id: str,
+        *,
+        thumbnail: bool = False,
+        size: int | None = None,
+        expires_in: int | None = None,
+        via: Via | None = None,
     ) -> Signed:
-        """A URL that needs no token, for `expires_in` seconds; by default five minutes."""
-        wanted = {"thumbnail": "true" if thumbnail else None, "expires_in": expires_in, "via": via}
+        """A URL that needs no token, for `expires_in` seconds; by default five minutes. `size`: of its thumbnail."""
+        wanted = {"thumbnail": "true" if thumbnail else None, "size": size, "expires_in": expires_in, "via": via}
         signed: Signed = await self._api.get("media", "signed", media_id, **wanted)
         return signed
 
     async def sign(
-        self, media_ids: Sequence[str], *, thumbnail: bool = False, expires_in: int | None = None, via: Via = "store"
+        self,
+        media_ids: Sequence[str],
+        *,
+        thumbnail: bool = False,
+        size: int | None = None,
+        expires_in: int | None = None,
+        via: Via = "store",
     ) -> list[SignedOne]:
         """The same for any number of files, in their order. One without a URL has an `error` instead."""
-        wanted = {"thumbnail": thumbnail, "expires_in": expires_in, "via": via}
+        wanted: dict[str, Any] = {"thumbnail": thumbnail, "expires_in": expires_in, "via": via}
+        if size is not None:
+            wanted["size"] = size
         found: list[SignedOne] = []
         for start in range(0, len(media_ids), MOST_SIGNED):
             ids = list(media_ids[start : start + MOST_SIGNED])

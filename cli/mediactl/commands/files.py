@@ -121,10 +121,7 @@ def download(
 
     After a break the same command goes on where it stopped.
     """
-    if size is not None and not thumbnail:
-        raise Misuse("--size needs --thumbnail")
-    if size is not None and size not in PREVIEW_SIZES:
-        raise Misuse(f"--size {size}: it has to be one of {', '.join(map(str, PREVIEW_SIZES))}")
+    _check_size(size, thumbnail=thumbnail)
     jpeg = output is not None and output.suffix.lower() in {".jpg", ".jpeg"}
     with render.transfer_progress() as progress:
         task = progress.add_task(render.printable(output.name if output else media_id), total=None)
@@ -146,6 +143,13 @@ def download(
         render.data({"path": str(done.path), "size": done.size, "outcome": done.outcome})
     else:
         render.line(done.path, render.size(done.size), done.outcome)
+
+
+def _check_size(size: int | None, *, thumbnail: bool) -> None:
+    if size is not None and not thumbnail:
+        raise Misuse("--size needs --thumbnail")
+    if size is not None and size not in PREVIEW_SIZES:
+        raise Misuse(f"--size {size}: it has to be one of {', '.join(map(str, PREVIEW_SIZES))}")
 
 
 @command(app, "info")
@@ -243,6 +247,9 @@ def sign(
     session: Session,
     media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")],
     thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Sign their thumbnails instead.")] = False,
+    size: Annotated[
+        int | None, typer.Option(help="Longest side of the thumbnails: 160, 320, 640; with --via api. Default: 1024.")
+    ] = None,
     seconds: Annotated[int | None, typer.Option(min=1, help="How long they are valid. Default: 300.")] = None,
     via: Annotated[Via, typer.Option(help="api: URLs that end early with the file or its verdict.")] = Via.store,
 ) -> None:
@@ -250,7 +257,8 @@ def sign(
 
     Prints a line for each: media id, URL. Where there is none, stderr says why, and the exit code is 1.
     """
-    signed = session.client.sign(media_ids, thumbnail=thumbnail, expires_in=seconds, via=via.value)
+    _check_size(size, thumbnail=thumbnail)
+    signed = session.client.sign(media_ids, thumbnail=thumbnail, size=size, expires_in=seconds, via=via.value)
     answers = {answer["media_id"]: answer for answer in signed}
 
     def one(media_id: str) -> None:

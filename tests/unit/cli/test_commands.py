@@ -852,10 +852,11 @@ def test_several_are_signed_in_one_request_and_one_without_a_url_is_a_complaint(
         {"media_id": "med-2", "url": None, "expires_at": None, "error": {"code": "not_found", "detail": "Not here."}},
     ]
     server.on("POST", "/v1/media/sign", data(signed))
-    done = mediactl(server, "sign", "med-1", "med-2", "--seconds", "60", "--via", "api", code=1)
+    gallery = ("--thumbnail", "--size", "320", "--via", "api")
+    done = mediactl(server, "sign", "med-1", "med-2", "--seconds", "60", *gallery, code=1)
     assert done.stdout == "med-1\thttps://s3.example/1\n"
     assert "med-2: Not here." in done.stderr
-    wanted = {"media_ids": ["med-1", "med-2"], "thumbnail": False, "expires_in": 60, "via": "api"}
+    wanted = {"media_ids": ["med-1", "med-2"], "thumbnail": True, "size": 320, "expires_in": 60, "via": "api"}
     assert json.loads(server.seen[0].body) == wanted
 
 
