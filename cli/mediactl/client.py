@@ -153,6 +153,7 @@ class Calls:
         *,
         owner: str | None = None,
         type: MediaType | None = None,  # noqa: A002 (the API's name)
+        room_id: str | None = None,
         room: str | None = None,
         scan_status: str | None = None,
         name: str | None = None,
@@ -166,6 +167,7 @@ class Calls:
         """Pages of the files that you have uploaded, newest first, `limit` files in all.
 
         `owner`: for admins, whose: a subject, or `all`. A page may have few files, even none, and another follow.
+        `room`: as `room_id`.
         """
         return self._api.pages(
             "media",
@@ -173,7 +175,7 @@ class Calls:
             cursor=cursor,
             owner=owner,
             type=type,
-            room=None if room is None else known_room(room),
+            room_id=_room(room_id, room),
             scan_status=scan_status,
             name=name,
             created_after=None if created_after is None else created_after.astimezone().isoformat(),
@@ -328,14 +330,23 @@ class Calls:
         job: Job = await self._api.get("jobs", job_id)
         return job
 
-    def jobs(self, *, cursor: str | None = None, limit: int | None = None) -> AsyncGenerator[Page[Job], None]:
-        """Pages of your own jobs, newest first, `limit` jobs in all."""
-        return self._api.pages("jobs", limit=limit, cursor=cursor)
+    def jobs(
+        self,
+        *,
+        kind: str | None = None,
+        status: str | Sequence[str] | None = None,
+        media_id: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Page[Job], None]:
+        """Pages of your own jobs, newest first, `limit` jobs in all. `status`: one or several."""
+        return self._api.pages("jobs", limit=limit, cursor=cursor, kind=kind, status=status, media_id=media_id)
 
     def search(
         self,
         words: str,
         *,
+        room_id: str | None = None,
         room: str | None = None,
         owner: str | None = None,
         language: str | None = None,
@@ -345,7 +356,8 @@ class Calls:
     ) -> AsyncGenerator[Page[SearchHit], None]:
         """Pages of places where something was said, the best first, `limit` places in all.
 
-        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`, or a subject.
+        `words`: words, `"a phrase"`, the beginning of a word as `word*`. `owner`: `me`, or a subject. `room`: as
+        `room_id`.
         """
         return self._api.pages(
             "transcripts",
@@ -353,7 +365,7 @@ class Calls:
             limit=limit,
             cursor=cursor,
             q=words,
-            room=None if room is None else known_room(room),
+            room_id=_room(room_id, room),
             owner=owner,
             language=language,
             label=_labels(labels),
@@ -510,6 +522,11 @@ class AsyncClient(Calls):
 
     async def close(self) -> None:
         await self._api.wire.end()
+
+
+def _room(room_id: str | None, room: str | None) -> str | None:
+    named = room if room_id is None else room_id
+    return None if named is None else known_room(named)
 
 
 def _labels(labels: Mapping[str, str] | None) -> list[str] | None:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query
 from fastapi.routing import APIRoute
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
@@ -83,7 +84,9 @@ def require_known(request: Request) -> None:
     Raises Refused `invalid_request`.
     """
     several = {
-        field.alias: str(field.field_info.annotation).startswith("list") for field in _parameters(request).query_params
+        field.alias: str(field.field_info.annotation).startswith("list")
+        for field in get_flat_params(_parameters(request))
+        if isinstance(field.field_info, Query)
     }
     seen: set[str] = set()
     for name, value in request.query_params.multi_items():

@@ -200,7 +200,7 @@ async def test_only_what_the_caller_may_read_is_found(api: Api) -> None:
         attached = await alice.post("/v1/rooms/garden/files", json={"media_id": media_id})
         assert attached.is_success
         assert await seen_by() == {"alice", "bob", "root"}
-        (hit,) = await search(bob, "xylophone", room="garden")
+        (hit,) = await search(bob, "xylophone", room_id="garden")
         assert hit["job_id"] is None  # bob cannot open the job of alice
         assert await search(bob, "xylophone", owner="me") == []
         assert len(await search(bob, "xylophone", owner="alice")) == 1

@@ -544,7 +544,7 @@ def test_the_longest_room_is_asked_for(server: Script) -> None:
 def test_ls_without_a_room_lists_what_one_uploaded(server: Script) -> None:
     server.on("GET", "/v1/media", page_of)
     assert mediactl(server, "ls", "--type", "image").stdout == mediactl(server, "ls", "--mine").stdout
-    assert [request.query.get("room") for request in server.seen] == [None, None]
+    assert [request.query.get("room_id") for request in server.seen] == [None, None]
 
 
 def test_a_value_that_an_option_does_not_have_is_refused_with_those_it_has(server: Script) -> None:
@@ -802,7 +802,7 @@ def test_ls_of_what_is_mine_passes_every_filter_on(server: Script) -> None:
     mediactl(server, "ls", "kitchen", "--mine", "--type", "video", *filters)
     assert server.seen[0].query == {
         "limit": ["50"],
-        "room": ["kitchen"],
+        "room_id": ["kitchen"],
         "type": ["video"],
         "label": ["a=b", "c=d=e"],
         "created_after": [datetime(2026, 5, 17, 14, tzinfo=UTC).astimezone().isoformat()],
@@ -961,6 +961,9 @@ def test_a_job_names_its_file(server: Script) -> None:
     server.on("GET", "/v1/jobs", data([job], next_cursor=None))
     server.on("GET", "/v1/jobs/job-1", data(job))
     assert mediactl(server, "jobs", "ls").stdout.rstrip("\n").split("\t")[-1] == "med-1"
+    mediactl(server, "jobs", "ls", "--kind", "transcribe", "--status", "queued", "--status", "running")
+    wanted = {"limit": ["50"], "kind": ["transcribe"], "status": ["queued", "running"]}
+    assert server.seen[1].query == wanted
     assert "file\tmed-1\n" in mediactl(server, "jobs", "get", "job-1").stdout
 
 
