@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-from media_api.requests.identifiers import LABEL_KEY, checked_label
+from media_api.requests.identifiers import LABEL_KEY, MAX_LABELS, checked_labels
 from media_core import ids
 from media_core.auth.tokens import Claims
 from media_core.events import feed
@@ -158,17 +158,8 @@ class Attachment(BaseModel):
     media_id: str = Field(max_length=64, examples=[_MEDIA_ID])
 
 
-MAX_LABELS = 16
 MOST_SIGNED_SECONDS = 604_800
 """What any tenant can allow."""
-
-
-def _labels(labels: dict[str, str]) -> dict[str, str]:
-    if len(labels) > MAX_LABELS:
-        raise ValueError(f"A file has at most {MAX_LABELS} labels")
-    for key, value in labels.items():
-        checked_label(key, value)
-    return labels
 
 
 LabelValue = Annotated[str, Field(json_schema_extra={"format": "label-value"})]
@@ -187,7 +178,7 @@ class Change(BaseModel):
         description="As with an upload. `name` is taken, too.",
     )
     tenant_scope: bool | None = Field(None, description="Everybody of the tenant may see it.")
-    labels: Annotated[dict[str, LabelValue], AfterValidator(_labels)] | None = Field(
+    labels: Annotated[dict[str, LabelValue], AfterValidator(checked_labels)] | None = Field(
         None,
         description=f"All its labels: they take the place of those that it has. At most {MAX_LABELS}; a key has 1 to "
         "63 characters of `a-z0-9._-`, a value up to 255 printable ones.",

@@ -10,6 +10,7 @@ says "later" (425, 429, 503), a call waits as long as it says, at most a minute 
 """
 
 import functools
+import json
 import math
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
@@ -70,6 +71,7 @@ class Calls:
         filename: str | None = None,
         room_id: str | None = None,
         tenant_scope: bool = False,
+        labels: Mapping[str, str] | None = None,
         on_bytes: OnBytes = lambda _: None,
         notes: str | os.PathLike[str] | None = None,
     ) -> Media:
@@ -80,6 +82,8 @@ class Calls:
         fields = {"tenant_scope": "true"} if tenant_scope else {}
         if room_id is not None:
             fields["room_id"] = known_room(room_id)
+        if labels:
+            fields["labels"] = json.dumps(dict(labels), sort_keys=True)
         with open_source(file, filename) as source:
             media: Media
             if source.size is not None and source.size >= FROM_BYTES:

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator, Field
 
-from media_api.models import MAX_LABELS
 from media_api.requests import wrong_input
-from media_api.requests.identifiers import ROOM_SCHEMA, known_id, known_room, visitable_room
+from media_api.requests.identifiers import MAX_LABELS, ROOM_SCHEMA, known_id, known_room, visitable_room
 from media_core.errors import Refused
 from media_core.examination.media_types import Category
 

@@ -36,6 +36,7 @@ def upload(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files; - reads standard input.")],
     room: Annotated[str | None, typer.Option(help="Add them to this room.")] = None,
     tenant_scope: Annotated[bool, typer.Option("--tenant-scope", help="Let everybody of the tenant see them.")] = False,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label them; repeatable.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scanner's verdict.")] = False,
     name: Annotated[str | None, typer.Option(help="Store it under this file name (one file only).")] = None,
 ) -> None:
@@ -47,14 +48,13 @@ def upload(
     if name and len(files) > 1:
         raise Misuse("--name is for one file, and several are given")
     room_id = None if room is None else known_room(room)
+    wanted: dict[str, Any] = {"room_id": room_id, "tenant_scope": tenant_scope, "labels": labels_of(label)}
 
     def send(source: Source) -> Media:
         try:
             return with_bar(
                 source,
-                lambda on_bytes: session.client.upload(
-                    source, room_id=room_id, tenant_scope=tenant_scope, on_bytes=on_bytes, notes=under_way()
-                ),
+                lambda on_bytes: session.client.upload(source, **wanted, on_bytes=on_bytes, notes=under_way()),
             )
         except KeyboardInterrupt:
             if source.size is not None and source.size >= FROM_BYTES:

@@ -398,12 +398,13 @@ def test_upload_sends_a_form_and_prints_id_and_status(server: Script, tmp_path: 
     file = tmp_path / 'Grü"ße.txt'
     file.write_bytes(b"hello")
     server.on("POST", "/v1/media/upload", data(ITEM, 201))
-    shown = mediactl(server, "upload", file, "--room", "kitchen", "--tenant-scope").stdout
+    shown = mediactl(server, "upload", file, "--room", "kitchen", "--tenant-scope", "--label", "a=b").stdout
     assert shown == 'med-1\tpending\t5 bytes\ttext/plain\tGrü"ße.txt\n'
     request = server.seen[0]
     assert int(request.headers["Content-Length"]) == len(request.body)
     form = request.form()
-    assert list(form) == ["tenant_scope", "room_id", "file"]
+    assert list(form) == ["tenant_scope", "room_id", "labels", "file"]
+    assert json.loads(form["labels"].get_content()) == {"a": "b"}
     assert form["room_id"].get_content().strip() == "kitchen"
     assert form["file"].get_payload(decode=True) == b"hello"
     assert form["file"].get_content_type() == "text/plain"
