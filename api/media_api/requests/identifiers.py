@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from media_api.requests.filenames import is_kept
 from media_api.requests.wrong_input import refused
-from media_core.errors import Refused, not_found
+from media_core.errors import not_found
 
 _ID: Final = re.compile(r"(?:med|med-thumb|job|upl)-[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -54,10 +54,8 @@ def _can_be_a_room(room_id: str) -> bool:
 def known_room(room_id: str) -> str:
     """The room id itself. Raises Refused `invalid_request` for a malformed one, whether or not a room exists."""
     if not _can_be_a_room(room_id):
-        raise Refused(
-            "invalid_request",
-            f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`.",
-        )
+        what = f"A room id has 1 to {MAX_ROOM_CHARACTERS} printable characters, none of them `/`"
+        raise refused("room_id", what, f"{what}.")
     return room_id
 
 

@@ -214,7 +214,8 @@ WRONG: tuple[dict[str, Any], ...] = (
 async def test_what_no_list_can_be_made_of_is_refused(api: Api) -> None:
     async with api.client(somebody(), scopes=["admin"]) as client:
         for params in WRONG:
-            problem(await client.get("/v1/media", params=params), 422, "invalid_request")
+            told = problem(await client.get("/v1/media", params=params), 422, "invalid_request")
+            assert told["errors"][0]["where"].removesuffix("_id") == next(iter(params)).removesuffix("_id")
         for number in range(2):
             await upload(client, b"%d" % number)
         cursor = (await client.get("/v1/media", params={"limit": 1})).json()["next_cursor"]

@@ -256,7 +256,9 @@ async def test_a_room_is_joined_in_the_same_transaction_or_nothing_is_stored(fre
         problem(refused, 404, "not_found")
         for room in ("x" * 256, "a\u2028b", "a\tb", "a/b", "a\u202eb"):
             refused = await client.post(UPLOAD, files={"file": ("a", b"elsewhere")}, data={"room_id": room})
-            assert "1 to 255 printable characters" in problem(refused, 422, "invalid_request")["detail"]
+            told = problem(refused, 422, "invalid_request")
+            assert "1 to 255 printable characters" in told["detail"]
+            assert told["errors"][0]["where"] == "room_id"
     assert [entry["media_id"] for entry in listed] == [uploaded["media_id"]]
     assert await left(fresh_api) == before
 
