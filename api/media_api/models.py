@@ -197,8 +197,9 @@ class ThumbnailSize(IntEnum):
 
 
 SIGNED_SIZE = (
-    f"Sign the thumbnail in this size instead: its longest side in pixels. Any but {ThumbnailSize.LARGEST} needs "
-    "`via=api`. In such a URL you may write another size, so one URL fills a `srcset`."
+    "Sign the thumbnail in this size instead: its longest side in pixels. For any but "
+    f"{ThumbnailSize.LARGEST} it is a URL of this api, as with `via=api`. In such a URL you may write another size, so "
+    "one URL fills a `srcset`."
 )
 
 

@@ -36,9 +36,13 @@ CategoryFilter = Annotated[Category | None, Query(alias="type", description="Onl
 
 def _room_filter(
     room_id: Annotated[
-        str | None, Query(description="Only files that are attached in this room.", json_schema_extra=ROOM_SCHEMA)
+        str | None,
+        Query(
+            description="Only files that are attached in this room. `room` is taken, too.",
+            json_schema_extra=ROOM_SCHEMA,
+        ),
     ] = None,
-    room: Annotated[str | None, Query(description="As `room_id`.", json_schema_extra=ROOM_SCHEMA)] = None,
+    room: Annotated[str | None, Query(include_in_schema=False)] = None,
 ) -> str | None:
     if room_id is not None and room is not None:
         raise wrong_input.refused("room", "it is another name of `room_id`; send one of the two")

@@ -104,15 +104,13 @@ async def _answer(sign: "_Signing", media_id: str, item: Item | Refused, *, thum
 
 
 async def _signing(services: Services, expires_in: int | None, via: Via, size: int | None) -> "_Signing":
-    """Raises Refused `invalid_request` where the tenant allows less, and for a size that the store does not have."""
-    if via == "store" and size not in (None, ThumbnailSize.LARGEST):
-        said = f"the object store has thumbnails of {ThumbnailSize.LARGEST} pixels only; send `via=api`, too"
-        raise wrong_input.refused("size", said)
+    """Raises Refused `invalid_request` where the tenant allows less."""
     most = services.settings.server.signed_url_max_seconds
     if expires_in is not None and expires_in > most:
         raise wrong_input.refused("expires_in", f"a URL may be valid for at most {most} seconds here", limit=most)
     lifetime = timedelta(seconds=min(SIGNED_FOR, most) if expires_in is None else expires_in)
-    signer = await services.shared_urls.signer(lifetime) if via == "api" else None
+    is_ours = via == "api" or size not in (None, ThumbnailSize.LARGEST)  # the store has thumbnails in one size only
+    signer = await services.shared_urls.signer(lifetime) if is_ours else None
     return _Signing(services, lifetime, signer, size)
 
 

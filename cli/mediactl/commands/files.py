@@ -247,9 +247,7 @@ def sign(
     session: Session,
     media_ids: Annotated[list[str], typer.Argument(metavar="ID", help="Media ids.")],
     thumbnail: Annotated[bool, typer.Option("--thumbnail", help="Sign their thumbnails instead.")] = False,
-    size: Annotated[
-        int | None, typer.Option(help="Longest side of the thumbnails: 160, 320, 640; with --via api. Default: 1024.")
-    ] = None,
+    size: Annotated[int | None, typer.Option(help="Longest side of the thumbnails: 160, 320, 640, 1024.")] = None,
     seconds: Annotated[int | None, typer.Option(min=1, help="How long they are valid. Default: 300.")] = None,
     via: Annotated[Via, typer.Option(help="api: URLs that end early with the file or its verdict.")] = Via.store,
 ) -> None:
