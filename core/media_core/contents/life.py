@@ -78,6 +78,7 @@ _BEGIN: Final = "SELECT * FROM content_begin(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s
 _COMMIT: Final = (
     "SELECT * FROM content_commit(%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
 )
+# An answer that is given again changes no labels.
 _LABELLED: Final = """
 WITH made AS MATERIALIZED ({}), labelled AS (
     INSERT INTO label (media_id, key, value)
