@@ -83,13 +83,15 @@ def require_known(request: Request) -> None:
 
     Raises Refused `invalid_request`.
     """
+    if not (sent := request.query_params.multi_items()):
+        return
     several = {
         field.alias: str(field.field_info.annotation).startswith("list")
         for field in get_flat_params(_parameters(request))
         if isinstance(field.field_info, Query)
     }
     seen: set[str] = set()
-    for name, value in request.query_params.multi_items():
+    for name, value in sent:
         if name not in several:
             if name in _NEUTRAL or name.startswith(("_", "utm_")):
                 continue
