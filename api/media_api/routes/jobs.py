@@ -78,7 +78,7 @@ async def get_job(caller: JobOwner, services: Wired, job_id: JobId) -> Response:
 @router.delete(
     "/v1/jobs/{job_id}",
     status_code=202,
-    responses=problems.described("not_found"),
+    responses=problems.described("not_found", "invalid_request"),
     response_model=Data[Job],
 )
 async def cancel_job(caller: JobOwner, services: Wired, _known: KnownOnly, job_id: JobId) -> Response:
@@ -178,7 +178,7 @@ async def get_transcript(
             "the event's id). The stream ends with the job.",
             "content": EVENT_STREAM_CONTENT,
         },
-        **problems.described("not_found"),
+        **problems.described("not_found", "invalid_request"),
     },
 )
 async def watch_job(

@@ -150,7 +150,7 @@ async def change_media(
     "/v1/media/{media_id}",
     status_code=204,
     response_class=Response,
-    responses=problems.described("not_yours", "not_found"),
+    responses=problems.described("not_yours", "not_found", "invalid_request"),
 )
 async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media_id: MediaId) -> None:
     """Delete a file: its uploader or an admin. The bytes go with the last upload of the same content. Repeatable."""
@@ -162,7 +162,7 @@ async def delete_media(caller: Writer, services: Wired, _known: KnownOnly, media
     status_code=202,
     responses={
         202: {"headers": {"Location": openapi.header("The job.")}},
-        **problems.described("not_found"),
+        **problems.described("not_found", "invalid_request"),
     },
     response_model_exclude_unset=True,
 )
